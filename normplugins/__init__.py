@@ -1,0 +1,17 @@
+"""The fairseq ``--user-dir``: importing it registers the project's models and optimizers with fairseq."""
+
+import sys
+
+__version__ = "0.1.0"
+
+
+def register() -> None:
+    """Register every model, architecture and optimizer of this package with fairseq."""
+    from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
+    from normplugins import models, optim  # noqa: F401
+
+
+# ``normplugins.norms`` is plain PyTorch: importing it must not pull fairseq in. Under ``--user-dir`` fairseq is
+# already there, and importing this package is all it does to find the plugin.
+if "fairseq" in sys.modules:
+    register()

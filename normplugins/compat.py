@@ -1,0 +1,58 @@
+"""Lets fairseq 0.12.2 import and run on Python >= 3.11, PyTorch >= 2.6 and Hydra 1.3: import it before fairseq."""
+
+import argparse
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+FAIRSEQ_PACKAGES = ("fairseq", "fairseq_cli")
+
+
+def _hash_fairseq_dataclasses() -> None:
+    """Make instances of fairseq's dataclasses hashable.
+
+    fairseq writes ``common: CommonConfig = CommonConfig()``. Since Python 3.11 a default whose class has no hash
+    counts as mutable and is refused; ``unsafe_hash`` gives it one. Nothing else about the class changes.
+    """
+    original: Callable[..., Any] = dataclasses.dataclass
+
+    @functools.wraps(original)
+    def dataclass(cls: type | None = None, /, **options: Any) -> Any:
+        def decorate(decorated: type) -> Any:
+            if decorated.__module__.partition(".")[0] in FAIRSEQ_PACKAGES:
+                options.setdefault("unsafe_hash", True)
+            return original(decorated, **options)
+
+        return decorate if cls is None else decorate(cls)
+
+    dataclasses.dataclass = dataclass  # type: ignore[assignment]
+
+
+def _allow_checkpoint_classes() -> None:
+    """Let ``torch.load`` read fairseq's checkpoints without unpickling arbitrary code.
+
+    Since PyTorch 2.6 ``torch.load`` builds tensors and plain containers only. fairseq's checkpoints hold one class
+    beside these, the ``argparse.Namespace`` of stock command lines. Whatever else a file names is still refused.
+    """
+    torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def _silence_hydra_migration_warnings() -> None:
+    """Hide what Hydra 1.3 says about fairseq's use of Hydra 1.0's interface: the user can do nothing about it."""
+    for start in (
+        r"hydra\.experimental\.",
+        r"In 'config': Usage of deprecated keyword in package header",
+        r"\s*'config' is validated against ConfigStore schema",
+        r"\s*The strict flag in the compose API",
+        r"\s*The version_base parameter is not specified",
+    ):
+        warnings.filterwarnings("ignore", message=start)
+
+
+_hash_fairseq_dataclasses()
+_allow_checkpoint_classes()
+_silence_hydra_migration_warnings()

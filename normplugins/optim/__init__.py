@@ -1,0 +1,1 @@
+"""fairseq optimizers of our own; importing this package registers them."""
