@@ -1,0 +1,110 @@
+"""Multi-head softmax attention over (T, B, C) tensors, and the additive masks that it takes.
+
+All masks are built so that no query is left without a key: softmax over an empty set is NaN, and asking whether there
+is one (``padding_mask.any()``) would make the host wait for the device.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Cache = dict[str, Tensor]
+"""Keys and values (B, H, T, C/H) that incremental decoding keeps from step to step, changed in place."""
+
+
+def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros_like(keep, dtype=dtype).masked_fill_(~keep, -torch.inf)
+
+
+def padding_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Hide padding keys: (B, S) bool, True = padding, to an additive (B, 1, 1, S).
+
+    A sentence of nothing but padding sees all of it: finite, and nobody reads it.
+    """
+    keep = ~padding_mask | padding_mask.all(dim=1, keepdim=True)
+    return _additive(keep[:, None, None, :], dtype)
+
+
+def causal_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Hide the future and padding keys: (B, T) bool to an additive (B, 1, T, T). A token always sees itself."""
+    length = padding_mask.size(1)
+    past = torch.ones(length, length, dtype=torch.bool, device=padding_mask.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=padding_mask.device)
+    keep = past & (~padding_mask[:, None, :] | itself)
+    return _additive(keep[:, None], dtype)
+
+
+def newest_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Last row of ``causal_attention_mask``, for decoding token by token: (B, T) bool to an additive (B, 1, 1, T)."""
+    keep = ~padding_mask
+    keep[:, -1] = True
+    return _additive(keep[:, None, None, :], dtype)
+
+
+class _Attention(nn.Module):
+    """What self- and cross-attention share: heads, dropout on the attention weights, the output projection."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.out = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(T, B, parts*C) to ``parts`` tensors (B, H, T, C/H)."""
+        time, batch, width = x.shape
+        return x.view(time, batch, parts, self.heads, width // (parts * self.heads)).permute(2, 1, 3, 0, 4).unbind(0)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out(x.permute(2, 0, 1, 3).flatten(2))
+
+
+def _init_projections(linear: nn.Linear, parts: int) -> None:
+    """Xavier-uniform with gain 1/sqrt(2) for each projection of a packed one; biases stay torch.nn.Linear's own."""
+    for weight in linear.weight.detach().chunk(parts):
+        nn.init.xavier_uniform_(weight, gain=1 / math.sqrt(2))
+
+
+class SelfAttention(_Attention):
+    """Attention of a sequence to itself; query, key and value projections packed into one matrix (3C, C)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__(dim, heads, dropout)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        _init_projections(self.qkv, 3)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None) -> Tensor:
+        """x (T, B, C) to (T, B, C); with a cache, x holds the newest tokens and sees the cached ones before them."""
+        q, k, v = self._split(self.qkv(x), 3)
+        if cache is not None:
+            if cache:
+                k, v = torch.cat([cache["k"], k], dim=2), torch.cat([cache["v"], v], dim=2)
+            cache["k"], cache["v"] = k, v
+        return self._attend(q, k, v, mask)
+
+
+class CrossAttention(_Attention):
+    """Attention of the target (T, B, C) to the encoder's output (S, B, C'); keys and values packed into one matrix."""
+
+    def __init__(self, dim: int, memory_dim: int, heads: int, dropout: float) -> None:
+        super().__init__(dim, heads, dropout)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(memory_dim, 2 * dim)
+        _init_projections(self.q, 1)
+        _init_projections(self.kv, 2)
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None, cache: Cache | None = None) -> Tensor:
+        """x (T, B, C) to (T, B, C); with a cache, the projected memory is computed once and then reused."""
+        (q,) = self._split(self.q(x), 1)
+        if cache:
+            k, v = cache["k"], cache["v"]
+        else:
+            k, v = self._split(self.kv(memory), 2)
+            if cache is not None:
+                cache["k"], cache["v"] = k, v
+        return self._attend(q, k, v, mask)

@@ -1,0 +1,110 @@
+"""Encoder and decoder layers: sublayers wrapped in dropout, residual and a norm that is told what is padding."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normplugins.models.attention import Cache, CrossAttention, SelfAttention
+from normplugins.models.config import NormTransformerConfig, Side, build_side_norm
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+
+
+class FeedForward(nn.Module):
+    """Two linear maps, dim -> inner -> dim, with an activation and dropout between them.
+
+    ``init`` "xavier" is the released code's (Xavier-uniform weights, zero biases); "linear" keeps torch.nn.Linear's
+    own initialisation, as fairseq has done since 0.10.
+    """
+
+    def __init__(self, dim: int, inner: int, activation: str, dropout: float, init: str) -> None:
+        super().__init__()
+        self.activation, self.dropout = ACTIVATIONS[activation], dropout
+        self.fc1, self.fc2 = nn.Linear(dim, inner), nn.Linear(inner, dim)
+        if init == "xavier":
+            for linear in (self.fc1, self.fc2):
+                nn.init.xavier_uniform_(linear.weight)
+                nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, C) to (T, B, C), token by token."""
+        return self.fc2(F.dropout(self.activation(self.fc1(x)), self.dropout, self.training))
+
+
+class Residual(nn.Module):
+    """x + sublayer(norm(x)) (pre-norm) or norm(x + sublayer(x)) (post-norm), with dropout on the sublayer's output."""
+
+    def __init__(self, sublayer: nn.Module, cfg: NormTransformerConfig, side: Side) -> None:
+        super().__init__()
+        self.sublayer, self.norm = sublayer, build_side_norm(cfg, side)
+        self.pre, self.dropout = cfg.normalize_before, cfg.dropout
+
+    def forward(self, x: Tensor, padding_mask: Tensor, *args: Tensor | Cache | None) -> Tensor:
+        """x (T, B, C), padding_mask (B, T) True = padding; ``args`` go to the sublayer. Returns (T, B, C)."""
+        y = self.sublayer(self.norm(x, padding_mask) if self.pre else x, *args)
+        x = x + F.dropout(y, self.dropout, self.training)
+        return x if self.pre else self.norm(x, padding_mask)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward."""
+
+    def __init__(self, cfg: NormTransformerConfig) -> None:
+        super().__init__()
+        dim = cfg.encoder_embed_dim
+        attention = SelfAttention(dim, cfg.encoder_attention_heads, cfg.attention_dropout)
+        feed_forward = FeedForward(
+            dim, cfg.encoder_ffn_embed_dim, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
+        )
+        self.self_attention = Residual(attention, cfg, "encoder")
+        self.feed_forward = Residual(feed_forward, cfg, "encoder")
+
+    def forward(self, x: Tensor, padding_mask: Tensor, attention_mask: Tensor) -> Tensor:
+        """x (T, B, C), padding_mask (B, T), additive attention_mask (B, 1, 1, T) to (T, B, C)."""
+        x = self.self_attention(x, padding_mask, attention_mask)
+        return self.feed_forward(x, padding_mask)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the encoder's output, and feed-forward."""
+
+    def __init__(self, cfg: NormTransformerConfig) -> None:
+        super().__init__()
+        dim, heads = cfg.decoder_embed_dim, cfg.decoder_attention_heads
+        attention = SelfAttention(dim, heads, cfg.attention_dropout)
+        cross = CrossAttention(dim, cfg.encoder_embed_dim, heads, cfg.attention_dropout)
+        feed_forward = FeedForward(
+            dim, cfg.decoder_ffn_embed_dim, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
+        )
+        self.self_attention = Residual(attention, cfg, "decoder")
+        self.cross_attention = Residual(cross, cfg, "decoder")
+        self.feed_forward = Residual(feed_forward, cfg, "decoder")
+
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Tensor,
+        attention_mask: Tensor,
+        memory: Tensor,
+        memory_mask: Tensor,
+        self_cache: Cache | None = None,
+        cross_cache: Cache | None = None,
+    ) -> Tensor:
+        """One decoder layer.
+
+        Args:
+            x: (T, B, C); the newest token alone where caches are given.
+            padding_mask: (B, T), True = padding.
+            attention_mask: additive (B, 1, T, keys).
+            memory: the encoder's output (S, B, C').
+            memory_mask: additive (B, 1, 1, S).
+            self_cache: keys and values of the tokens before x, updated in place.
+            cross_cache: keys and values of the memory, filled at the first step.
+
+        Returns:
+            (T, B, C).
+        """
+        x = self.self_attention(x, padding_mask, attention_mask, self_cache)
+        x = self.cross_attention(x, padding_mask, memory, memory_mask, cross_cache)
+        return self.feed_forward(x, padding_mask)

@@ -1,0 +1,208 @@
+"""``norm_transformer``: an encoder-decoder transformer whose encoder and decoder norms are settings."""
+
+import math
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import (
+    FairseqEncoder,
+    FairseqEncoderDecoderModel,
+    FairseqIncrementalDecoder,
+    register_model,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from normplugins.errors import UserError
+from normplugins.models.attention import Cache, causal_attention_mask, newest_attention_mask, padding_attention_mask
+from normplugins.models.config import NormTransformerConfig, build_side_norm, resolve_config
+from normplugins.models.layers import DecoderLayer, EncoderLayer
+from normplugins.models.parser import add_boolean_arguments
+from normplugins.models.positions import SinusoidalPositions
+
+EncoderOut = dict[str, list[Tensor]]
+
+
+def _embedding(dictionary: Dictionary, dim: int) -> nn.Embedding:
+    embedding = nn.Embedding(len(dictionary), dim, dictionary.pad())
+    nn.init.normal_(embedding.weight, std=dim**-0.5)
+    nn.init.zeros_(embedding.weight[dictionary.pad()].detach())
+    return embedding
+
+
+class _Stack(nn.Module):
+    """What encoder and decoder share, mixed into fairseq's classes: embedding, dropout, checkpointed layers."""
+
+    cfg: NormTransformerConfig
+    embed_tokens: nn.Embedding
+    positions: SinusoidalPositions
+
+    def _embed(self, tokens: Tensor, newest_only: bool = False) -> Tensor:
+        """(B, T) to (T, B, C): scaled token embeddings plus positions; of the last token alone if ``newest_only``."""
+        positions = self.positions(tokens)
+        if newest_only:
+            tokens, positions = tokens[:, -1:], positions[:, -1:]
+        x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + positions
+        return F.dropout(x, self.cfg.dropout, self.training).transpose(0, 1).contiguous()
+
+    def _run(self, layer: nn.Module, *args: Any) -> Tensor:
+        if self.cfg.checkpoint_activations and self.training and torch.is_grad_enabled():
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)
+
+
+class NormTransformerEncoder(_Stack, FairseqEncoder):
+    """Token and position embeddings, encoder layers and, pre-norm, a final norm."""
+
+    def __init__(self, cfg: NormTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding) -> None:
+        super().__init__(dictionary)
+        self.cfg, self.embed_tokens = cfg, embed_tokens
+        self.positions = SinusoidalPositions(cfg.encoder_embed_dim, dictionary.pad(), cfg.max_source_positions)
+        self.layers = nn.ModuleList(EncoderLayer(cfg) for _ in range(cfg.encoder_layers))
+        self.final_norm = build_side_norm(cfg, "encoder", final=True) if cfg.normalize_before else None
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> EncoderOut:  # noqa: ARG002
+        """Encode.
+
+        Args:
+            src_tokens: token indices (B, S), padded on either side.
+            src_lengths: not needed; fairseq passes it.
+
+        Returns:
+            fairseq's encoder output: ``encoder_out`` [(S, B, C)], ``encoder_padding_mask`` [(B, S), True = padding],
+            other entries empty.
+        """
+        padding_mask = src_tokens.eq(self.embed_tokens.padding_idx)
+        x = self._embed(src_tokens)
+        attention_mask = padding_attention_mask(padding_mask, x.dtype)
+        for layer in self.layers:
+            x = self._run(layer, x, padding_mask, attention_mask)
+        if self.final_norm is not None:
+            x = self.final_norm(x, padding_mask)
+        return {
+            "encoder_out": [x],
+            "encoder_padding_mask": [padding_mask],
+            "encoder_embedding": [],
+            "encoder_states": [],
+            "src_tokens": [],
+            "src_lengths": [],
+        }
+
+    def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
+        """Pick sentences: ``new_order`` (B',) indices into the batch."""
+        return {
+            **encoder_out,
+            "encoder_out": [x.index_select(1, new_order) for x in encoder_out["encoder_out"]],
+            "encoder_padding_mask": [m.index_select(0, new_order) for m in encoder_out["encoder_padding_mask"]],
+        }
+
+    def max_positions(self) -> int:
+        """Longest source sentence, in tokens."""
+        return self.cfg.max_source_positions
+
+
+class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
+    """Embeddings, decoder layers, pre-norm a final norm, and the output projection."""
+
+    def __init__(self, cfg: NormTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding) -> None:
+        super().__init__(dictionary)
+        self.cfg, self.embed_tokens = cfg, embed_tokens
+        self.positions = SinusoidalPositions(cfg.decoder_embed_dim, dictionary.pad(), cfg.max_target_positions)
+        self.layers = nn.ModuleList(DecoderLayer(cfg) for _ in range(cfg.decoder_layers))
+        self.final_norm = build_side_norm(cfg, "decoder", final=True) if cfg.normalize_before else None
+        self.output_projection = nn.Linear(cfg.decoder_embed_dim, len(dictionary), bias=False)
+        if cfg.share_decoder_input_output_embed:
+            self.output_projection.weight = embed_tokens.weight
+        else:
+            nn.init.normal_(self.output_projection.weight, std=cfg.decoder_embed_dim**-0.5)
+
+    def forward(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: EncoderOut,
+        incremental_state: dict[str, Cache] | None = None,
+        features_only: bool = False,
+        **_unused: Any,
+    ) -> tuple[Tensor, dict[str, list[None]]]:
+        """Logits (B, T, V), or features (B, T, C) if ``features_only``; T = 1 with an ``incremental_state``.
+
+        Args:
+            prev_output_tokens: the target shifted right, (B, T): all of it, with an ``incremental_state`` too.
+            encoder_out: what the encoder returned.
+            incremental_state: attention caches by name, changed in place; None is teacher forcing.
+            features_only: leave the output projection to the caller.
+            _unused: ``src_lengths`` and the like, which fairseq passes.
+        """
+        x = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
+        return (x if features_only else self.output_layer(x)), {"attn": [None]}
+
+    def extract_features(
+        self, prev_output_tokens: Tensor, encoder_out: EncoderOut, incremental_state: dict[str, Cache] | None = None
+    ) -> Tensor:
+        """Decoder states before the output projection, (B, T, C); arguments as in ``forward``."""
+        step = incremental_state is not None
+        padding_mask = prev_output_tokens.eq(self.embed_tokens.padding_idx)
+        x = self._embed(prev_output_tokens, newest_only=step)
+        if step:
+            attention_mask, padding_mask = newest_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
+        else:
+            attention_mask = causal_attention_mask(padding_mask, x.dtype)
+        memory = encoder_out["encoder_out"][0]
+        memory_mask = padding_attention_mask(encoder_out["encoder_padding_mask"][0], x.dtype)
+        for index, layer in enumerate(self.layers):
+            caches: list[Cache | None] = [None, None]
+            if incremental_state is not None:
+                caches = [incremental_state.setdefault(f"{index}.{kind}", {}) for kind in ("self", "cross")]
+            x = self._run(layer, x, padding_mask, attention_mask, memory, memory_mask, *caches)
+        if self.final_norm is not None:
+            x = self.final_norm(x, padding_mask)
+        return x.transpose(0, 1)
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        """(B, T, C) to logits (B, T, V)."""
+        return self.output_projection(features)
+
+    def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
+        """Follow the beam search: row i of every cache becomes row ``new_order[i]``."""
+        for cache in incremental_state.values():
+            cache.update({name: value.index_select(0, new_order) for name, value in cache.items()})
+
+    def max_positions(self) -> int:
+        """Longest target sentence, in tokens."""
+        return self.cfg.max_target_positions
+
+
+@register_model("norm_transformer", dataclass=NormTransformerConfig)
+class NormTransformer(FairseqEncoderDecoderModel):
+    """Encoder-decoder transformer built from this package's layers; see NormTransformerConfig for its settings."""
+
+    @classmethod
+    def add_args(cls, parser: Any) -> None:
+        """Add one argument per setting; switches come as ``--name`` and ``--no-name``."""
+        add_boolean_arguments(parser, NormTransformerConfig)
+        gen_parser_from_dataclass(parser, NormTransformerConfig(), delete_default=True)
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: Any) -> "NormTransformer":
+        """Build from settings (OmegaConf node or Namespace) and a task's two dictionaries.
+
+        Raises:
+            UserError: settings that do not fit together or with the dictionaries, or an unknown norm.
+        """
+        cfg = resolve_config(cfg)
+        source, target = task.source_dictionary, task.target_dictionary
+        encoder_embedding = _embedding(source, cfg.encoder_embed_dim)
+        if cfg.share_all_embeddings:
+            if source != target:
+                raise UserError(
+                    "share_all_embeddings needs one dictionary for both languages: "
+                    "prepare the corpus with a joined dictionary, or turn share_all_embeddings off"
+                )
+            decoder_embedding = encoder_embedding
+        else:
+            decoder_embedding = _embedding(target, cfg.decoder_embed_dim)
+        encoder = NormTransformerEncoder(cfg, source, encoder_embedding)
+        return cls(encoder, NormTransformerDecoder(cfg, target, decoder_embedding))
