@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,12 @@ def _silence_hydra_migration_warnings() -> None:
         warnings.filterwarnings("ignore", message=start)
 
 
+def _silence_tensorboard_notice() -> None:
+    """Importing fairseq announces that tensorboardX is missing, whatever one is about to do."""
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+
+
 _hash_fairseq_dataclasses()
 _allow_checkpoint_classes()
 _silence_hydra_migration_warnings()
+_silence_tensorboard_notice()

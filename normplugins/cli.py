@@ -1,0 +1,160 @@
+"""The ``normplugins`` command: prepare, run, evaluate, report, and stock fairseq with the plugin registered."""
+
+from normplugins import compat  # noqa: F401  (before fairseq, and in every process that fairseq starts)
+
+# isort: split
+import argparse
+import importlib
+import logging
+import pickle
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import normplugins
+from normplugins.errors import UserError
+
+FAIRSEQ_TOOLS = {
+    "train": "train",
+    "generate": "generate",
+    "preprocess": "preprocess",
+    "eval-lm": "eval_lm",
+    "validate": "validate",
+    "interactive": "interactive",
+    "score": "score",
+    "hydra-train": "hydra_train",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status. What the user can put right is one line on stderr."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not options.takes_overrides:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides = [*getattr(options, "overrides", []), *rest]
+    try:
+        status = options.command(options)
+    except UserError as error:
+        return complain(str(error))
+    except pickle.UnpicklingError as error:
+        return complain(
+            "a checkpoint was refused: it names objects that could run code when loaded "
+            f"({str(error).splitlines()[0]})"
+        )
+    except KeyboardInterrupt:
+        complain("interrupted; the same command goes on from the last checkpoint")
+        return 130
+    return status or 0
+
+
+def complain(message: str) -> int:
+    """One line on stderr; returns the exit status 1."""
+    print(f"normplugins: {' '.join(message.split())}", file=sys.stderr)
+    return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="normplugins", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"normplugins {normplugins.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: object, text: str, takes_overrides: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function, takes_overrides=takes_overrides)
+        return sub
+
+    def overrides(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, such as norm=pn")
+
+    run = command("run", run_experiment, "train, score and record one cell of a table", takes_overrides=True)
+    run.add_argument("experiment", help="a primary config in configs/, such as iwslt14")
+    run.add_argument("-m", "--multirun", action="store_true", help="run every combination: norm=ln,pn seed=1,2,3")
+    overrides(run)
+    prepare = command("prepare", prepare_corpus, "fetch, check, tokenise, split and binarise a corpus", True)
+    prepare.add_argument("experiment", metavar="CORPUS", help="the corpus of the experiment of that name")
+    overrides(prepare)
+    evaluate = command("evaluate", evaluate_run, "translate and score a trained run again, with other search settings", True)
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/iwslt14/pn/seed1")
+    overrides(evaluate)
+    report = command("report", write_report, "print the tables and write them to results/README.md")
+    report.add_argument("--results", type=Path, default=Path("results"), help="default: results")
+    convert = command("import-checkpoint", import_checkpoint, "convert a checkpoint of the released PowerNorm code")
+    convert.add_argument("source", type=Path, help="checkpoint.pt of the released code")
+    convert.add_argument("destination", type=Path, help="the checkpoint to write")
+    fairseq = commands.add_parser("fairseq", help="a stock fairseq tool with the plugin registered", add_help=False)
+    fairseq.add_argument("tool", choices=sorted(FAIRSEQ_TOOLS), help="as in fairseq-TOOL")
+    fairseq.add_argument("overrides", nargs=argparse.REMAINDER)
+    fairseq.set_defaults(command=run_fairseq, takes_overrides=True)
+    return parser
+
+
+def run_experiment(options: argparse.Namespace) -> int:
+    """``normplugins run EXPERIMENT [overrides]``: one run, or with ``-m`` every combination, one after the other."""
+    from normplugins.experiment.config import compose_config, expand_sweep
+    from normplugins.experiment.run import run
+
+    if not options.multirun:
+        run(compose_config(options.experiment, options.overrides))
+        return 0
+    # All jobs are composed first: a typing error in the last shows before the first has run for hours.
+    configs = [compose_config(options.experiment, job) for job in expand_sweep(options.overrides)]
+    failed = 0
+    for number, config in enumerate(configs, 1):
+        print(f"== {number} of {len(configs)}: {config.experiment} {config.variant} seed {config.seed}")
+        try:
+            run(config)
+        except UserError as error:
+            failed += complain(str(error))
+    if failed:
+        raise UserError(f"{failed} of {len(configs)} runs failed")
+    return 0
+
+
+def prepare_corpus(options: argparse.Namespace) -> None:
+    """``normplugins prepare CORPUS [overrides]``."""
+    from normplugins.corpora import CorpusConfig, prepare
+    from normplugins.experiment.config import compose_config
+
+    config = compose_config(options.experiment, options.overrides)
+    prepared = prepare(CorpusConfig.from_mapping(config.corpus), Path(config.data_dir))
+    print(f"ready in {prepared.bin_dir}")
+
+
+def evaluate_run(options: argparse.Namespace) -> None:
+    """``normplugins evaluate RUN [evaluate.beam=4 ...]``: prints the scores; the record stays as it is."""
+    from normplugins.experiment.rescore import rescore
+
+    rescore(options.run, options.overrides)
+
+
+def write_report(options: argparse.Namespace) -> None:
+    """``normplugins report``."""
+    from normplugins.report import report
+
+    report(options.results)
+
+
+def import_checkpoint(options: argparse.Namespace) -> None:
+    """``normplugins import-checkpoint SOURCE DESTINATION``."""
+    normplugins.register()
+    from normplugins.models.released import import_checkpoint as convert
+
+    convert(options.source, options.destination)
+    print(f"written to {options.destination}")
+
+
+def run_fairseq(options: argparse.Namespace) -> None:
+    """``normplugins fairseq TOOL ...``: the stock tool's own command line, our models known to it."""
+    normplugins.register()
+    tool = importlib.import_module(f"fairseq_cli.{FAIRSEQ_TOOLS[options.tool]}")
+    plugin = str(Path(normplugins.__file__).parent)
+    user_dir = [f"common.user_dir={plugin}"] if options.tool == "hydra-train" else ["--user-dir", plugin]
+    sys.argv = [f"fairseq-{options.tool}", *options.overrides, *([] if options.tool == "score" else user_dir)]
+    logging.getLogger("fairseq").setLevel(logging.NOTSET)
+    (tool.main if options.tool == "score" else tool.cli_main)()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One run, from a Hydra config to a recorded result: compose, prepare, train, average, translate, score, record."""

@@ -1,0 +1,100 @@
+"""Checkpoints that survive a kill at any moment, and their mean over the last epochs."""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import torch
+from fairseq.trainer import Trainer
+
+from normplugins.errors import UserError
+
+LAST = "checkpoint_last.pt"
+BEST = "checkpoint_best.pt"
+AVERAGED = "checkpoint_averaged.pt"
+
+
+def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequence[str] = ()) -> None:
+    """Write the whole training state to ``path`` and make it known under the names in ``also``, each step atomic.
+
+    ``LAST`` is best named in ``also``, after the file that it stands for exists: a kill in between leaves the old
+    ``LAST``, and the run goes on from there.
+
+    Raises:
+        UserError: the disk is full or cannot be written; what stood there before is untouched.
+    """
+    temporary = path.with_name(path.name + ".tmp")  # the name fairseq writes to before it renames
+    try:
+        trainer.save_checkpoint(str(path), extra_state)
+        if trainer.is_data_parallel_master:
+            for name in also:
+                _link(path, path.with_name(name))
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"could not write the checkpoint {path}: {error}. The one before it is untouched.") from error
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give ``source`` a second name, replacing what had it, with no moment in which the name is gone."""
+    temporary = target.with_name(target.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def epoch_checkpoints(directory: Path) -> list[Path]:
+    """The end-of-epoch checkpoints, oldest first."""
+    found = [(re.fullmatch(r"checkpoint(\d+)\.pt", path.name), path) for path in directory.glob("checkpoint*.pt")]
+    return [path for _, path in sorted((int(match.group(1)), path) for match, path in found if match)]
+
+
+def keep_newest(directory: Path, count: int) -> None:
+    """Delete all but the newest ``count`` end-of-epoch checkpoints."""
+    for path in epoch_checkpoints(directory)[:-count]:
+        path.unlink()
+
+
+def average(paths: Sequence[Path], destination: Path) -> None:
+    """Write the mean of several checkpoints' models, as a checkpoint without optimizer state.
+
+    Weights and running statistics are averaged alike, in float64; counts (integer buffers) are the last one's.
+
+    Raises:
+        UserError: there is no checkpoint to average, or they are not of one model.
+    """
+    if not paths:
+        raise UserError(f"no checkpoint to average in {destination.parent}: the run has not finished an epoch")
+    sums: dict[str, torch.Tensor] = {}
+    state: dict[str, Any] = {}
+    for path in paths:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if sums and sums.keys() != state["model"].keys():
+            raise UserError(f"{path} holds another model than {paths[0]}: cannot average them")
+        for name, value in state["model"].items():
+            sums[name] = sums.get(name, 0) + value.double() if value.is_floating_point() else value
+    state["model"] = {
+        name: (total / len(paths)).to(state["model"][name].dtype) if total.is_floating_point() else total
+        for name, total in sums.items()
+    }
+    state.pop("last_optimizer_state", None)
+    state["extra_state"] = {"averaged_from": [path.name for path in paths]}
+    temporary = destination.with_name(destination.name + ".tmp")
+    torch.save(state, temporary)
+    temporary.replace(destination)
+
+
+def averaged_from(path: Path) -> list[str]:
+    """The names of the checkpoints that an averaged one was made from; empty when there is no such file."""
+    if not path.exists():
+        return []
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return list(state["extra_state"]["averaged_from"])

@@ -1,0 +1,166 @@
+"""Composes the Hydra config of a run, and names the known alternatives when an override does not fit."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+from fairseq.dataclass.configs import FairseqConfig
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import normplugins
+from normplugins.errors import UserError
+from normplugins.norms import NormConfig
+
+CONFIG_DIR = Path(normplugins.__file__).parent.parent / "configs"
+# The parts of fairseq's config that its trainer reads; the components (model, task, ...) come as config groups.
+FAIRSEQ_SECTIONS = ("common", "distributed_training", "dataset", "optimization", "checkpoint", "bmuf", "ema")
+FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
+# What does not make another table cell, and so does not name another folder: the cell's own coordinates, where and how
+# a run is carried out, and which files a custom corpus is made of (``experiment=NAME`` gives that its own folder).
+NOT_IN_VARIANT = re.compile(
+    r"(norm|experiment|seed|data_dir|results_dir|run_dir|force|train\.checkpoint_minutes|"
+    r"(hardware|tracking)(\..*)?|corpus\.((train|valid|test)(_source|_target)?|source|target))"
+)
+
+
+def register_nodes() -> None:
+    """Give Hydra fairseq's own config dataclasses and the norm's options of a model, under names the YAML refers to.
+
+    With these, every key of fairseq's trainer can be overridden from the command line and is checked for its type.
+    """
+    normplugins.register()
+    store = ConfigStore.instance()
+    defaults = FairseqConfig()
+    store.store(name="_fairseq", node={section: getattr(defaults, section) for section in FAIRSEQ_SECTIONS})
+    options = {f"norm_{field.name}": f"${{norm.{field.name}}}" for field in fields(NormConfig) if field.name != "name"}
+    store.store(name="_norm_options", node={"model": options})
+
+
+def experiments() -> list[str]:
+    """The names that ``normplugins run`` knows: one primary file each in configs/."""
+    return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config of one run.
+
+    Args:
+        experiment: a primary config's name, such as ``iwslt14``.
+        overrides: Hydra overrides, such as ``norm=pn`` or ``optimization.max_update=100``.
+
+    Raises:
+        UserError: the experiment, a group's option or a key is unknown (the known ones are listed), or a value has
+            the wrong type.
+    """
+    if experiment not in experiments():
+        raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
+    register_nodes()
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose(experiment, overrides=list(overrides))
+        config.variant = variant(overrides, config.norm.name)
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, experiment)) from error
+    return config
+
+
+def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job of a multirun: ``norm=ln,pn seed=1,2`` gives four lists.
+
+    Raises:
+        UserError: an override cannot be parsed.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(_first_lines(error)) from error
+    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(job) for job in jobs]
+
+
+def variant(overrides: Sequence[str], norm: str) -> str:
+    """The cell's folder name: the norm, then every other override that changes what is measured."""
+    extra = sorted(
+        override.lstrip("+")
+        for override in overrides
+        if not NOT_IN_VARIANT.fullmatch(re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0])
+    )
+    return ",".join([norm, *(re.sub(r"[^\w.,=+-]+", "_", item) for item in extra)])
+
+
+def fairseq_config(config: DictConfig) -> DictConfig:
+    """The part of a run's config that fairseq's trainer takes, in the shape it expects (its own FairseqConfig)."""
+    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    chosen = {key: plain[key] for key in (*FAIRSEQ_SECTIONS, *FAIRSEQ_COMPONENTS)}
+    result = OmegaConf.create(chosen, flags={"allow_objects": True})
+    OmegaConf.set_struct(result, True)
+    return result
+
+
+def norm_config(section: DictConfig) -> NormConfig:
+    """The ``norm`` section as the norms package takes it."""
+    return NormConfig(**{str(key): value for key, value in section.items()})
+
+
+def flatten(config: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Every leaf of the config as (dotted key, value)."""
+
+    def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                yield from walk(value, f"{path}.{key}" if path else str(key))
+        else:
+            yield path, node
+
+    yield from walk(OmegaConf.to_container(config, resolve=True, enum_to_str=True), "")
+
+
+def _first_lines(error: Exception, count: int = 2) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:count] if line.strip())
+
+
+def _explain(error: Exception, experiment: str) -> str:
+    """One line that names what is wrong and what is known, from Hydra's several."""
+    text = str(error)
+    group = re.search(r"Could not find '([\w./-]+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)'", text)
+    if group:
+        folder, _, name = group.group(1).rpartition("/")
+        known = sorted(p.stem for p in (CONFIG_DIR / folder).glob("*.yaml") if not p.stem.startswith("_"))
+        if not known:
+            known = sorted(
+                key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {}) if key[0] != "_"
+            )
+        return f"unknown {folder} '{name}'. Known: {', '.join(known)}"
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' (?:is not in struct|not in)", text)
+    if key and isinstance(error, ConfigCompositionException):
+        return _unknown_key(key.group(1), experiment)
+    return _first_lines(error, 3)
+
+
+def _unknown_key(key: str, experiment: str) -> str:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose(experiment)
+    parent, _, leaf = key.rpartition(".")
+    while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
+        parent, _, leaf = parent.rpartition(".")
+    section = OmegaConf.select(config, parent) if parent else config
+    known = [str(name) for name in section]
+    close = difflib.get_close_matches(leaf, known, n=3)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"unknown key '{key}': {hint}Known {'in ' + parent if parent else 'at the top'}: {', '.join(sorted(known))}"
+
+

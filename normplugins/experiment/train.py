@@ -1,0 +1,274 @@
+"""Trains one model with fairseq's trainer: resumable to the bit, stopped by patience, epochs or updates."""
+
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import numpy as np
+import torch
+from fairseq import checkpoint_utils, tasks, utils
+from fairseq.data import iterators
+from fairseq.logging import metrics
+from fairseq.trainer import Trainer
+from omegaconf import DictConfig
+
+import normplugins
+from normplugins.errors import UserError
+from normplugins.experiment import checkpoints, nonfinite
+from normplugins.experiment.progress import Progress
+from normplugins.experiment.tracking import Tracker, Tracking, tracked
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What training needs beside fairseq's own config. Picklable: each process of a run gets a copy."""
+
+    title: str
+    checkpoint_minutes: float
+    keep_epochs: int
+    tracking: Tracking
+
+
+@dataclass
+class History:
+    """What a run has done so far. Saved in every checkpoint, so that a resumed run knows its own past.
+
+    ``train`` and ``valid`` are the curves, a point each log interval and each epoch; ``words`` counts target tokens;
+    ``seconds`` is time spent in updates, without validation and saving; ``wall_seconds`` everything.
+    """
+
+    train: list[dict[str, float]] = field(default_factory=list)
+    valid: list[dict[str, float]] = field(default_factory=list)
+    best_loss: float | None = None
+    epochs_without_progress: int = 0
+    epoch: int = 0
+    updates: int = 0
+    words: int = 0
+    seconds: float = 0.0
+    wall_seconds: float = 0.0
+    stopped_by: str | None = None
+    parameters: int = 0
+
+    @property
+    def words_per_second(self) -> float:
+        """Target tokens per second of training."""
+        return self.words / self.seconds if self.seconds else 0.0
+
+
+def saved_history(directory: Path) -> History | None:
+    """The history in the last checkpoint of a folder, or None when there is no checkpoint."""
+    last = directory / checkpoints.LAST
+    if not last.exists():
+        return None
+    state = torch.load(last, map_location="cpu", weights_only=True)
+    return History(**state["extra_state"]["history"])
+
+
+def train(config: DictConfig, settings: TrainSettings) -> None:
+    """Train to the end, from the last checkpoint in ``checkpoint.save_dir`` if there is one.
+
+    Called once in each process of a run. Leaves ``checkpoint_last.pt``, ``checkpoint_best.pt`` and the last
+    ``settings.keep_epochs`` epochs' checkpoints.
+
+    Raises:
+        UserError: the loss or a gradient is not finite (the message names the layer and the update), or a checkpoint
+            cannot be written.
+    """
+    normplugins.register()
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    logging.getLogger("fairseq.nan_detector").setLevel(logging.CRITICAL)  # we name the layer ourselves
+    np.random.seed(config.common.seed)
+    utils.set_torch_seed(config.common.seed)
+    metrics.reset()
+    task = tasks.setup_task(config.task)
+    model = task.build_model(config.model)
+    trainer = Trainer(config, task, model, task.build_criterion(config.criterion))
+    for subset in config.dataset.valid_subset.split(","):
+        task.load_dataset(subset)
+    extra_state, epoch_itr = checkpoint_utils.load_checkpoint(config.checkpoint, trainer)
+    history = History(**extra_state["history"]) if extra_state else History()
+    history.parameters = sum(parameter.numel() for parameter in model.parameters())
+    master = trainer.is_data_parallel_master
+    run = _Run(config, settings, trainer, epoch_itr, history)
+    title = f"{settings.title} on {run.device}"
+    with Progress(title, run.most_updates(), history.updates, silent=not master) as progress:
+        if extra_state:
+            progress.line(f"going on from update {history.updates} (epoch {history.epoch})")
+        with tracked(settings.tracking) if master else _untracked() as tracker:
+            run.to_the_end(progress, tracker)
+
+
+def _untracked() -> Any:
+    return tracked(Tracking(None, None, "", "", [], Path()))
+
+
+class _Run:
+    """One process's training: the objects that every step needs."""
+
+    def __init__(
+        self, config: DictConfig, settings: TrainSettings, trainer: Trainer, epoch_itr: Any, history: History
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.trainer = trainer
+        self.epoch_itr = epoch_itr
+        self.history = history
+        self.directory = Path(config.checkpoint.save_dir)
+        self.started = time.perf_counter() - history.wall_seconds
+        self.saved_at = time.perf_counter()
+
+    @property
+    def device(self) -> str:
+        if self.trainer.cuda:
+            return f"{self.trainer.data_parallel_world_size} x {torch.cuda.get_device_name()}"
+        return f"CPU with {torch.get_num_threads()} threads"
+
+    def update_freq(self, epoch: int) -> int:
+        """Batches per update in this epoch."""
+        per_epoch = self.config.optimization.update_freq
+        return int(per_epoch[min(epoch, len(per_epoch)) - 1])
+
+    def most_updates(self) -> int | None:
+        """The update after which training ends at the latest, or None when only patience can end it."""
+        limits = [self.config.optimization.max_update] if self.config.optimization.max_update else []
+        if self.config.optimization.max_epoch:
+            batches = len(self.epoch_itr)
+            limits.append(
+                sum(
+                    math.ceil(batches / self.update_freq(epoch))
+                    for epoch in range(1, self.config.optimization.max_epoch + 1)
+                )
+            )
+        return min(limits) if limits else None
+
+    def to_the_end(self, progress: Progress, tracker: Tracker) -> None:
+        """Train epoch after epoch until something stops it."""
+        while self.history.stopped_by is None:
+            if self.trainer.get_lr() <= self.config.optimization.stop_min_lr and self.history.updates:
+                self.history.stopped_by = "stop_min_lr"
+                self.save()
+                return
+            self.train_epoch(progress, tracker)
+            self.epoch_itr = self.trainer.get_train_iterator(self.epoch_itr.next_epoch_idx, load_dataset=False)
+
+    def train_epoch(self, progress: Progress, tracker: Tracker) -> None:
+        """Train to the end of the epoch (or to ``max_update``), validate, save."""
+        batches = self.epoch_itr.next_epoch_itr(shuffle=self.epoch_itr.next_epoch_idx > self.config.dataset.curriculum)
+        self.history.epoch = self.epoch_itr.epoch
+        updates = iterators.GroupedIterator(batches, self.update_freq(self.epoch_itr.epoch))
+        self.trainer.begin_epoch(self.epoch_itr.epoch)
+        for samples in updates:
+            self.update(samples, progress, tracker)
+            if self.history.updates >= (self.config.optimization.max_update or math.inf):
+                self.history.stopped_by = "max_update"
+                break
+            minutes = (time.perf_counter() - self.saved_at) / 60
+            if updates.has_next() and minutes >= self.settings.checkpoint_minutes:
+                self.save()
+        self.finish_epoch(progress, tracker)
+
+    def update(self, samples: list[dict[str, Any]], progress: Progress, tracker: Tracker) -> None:
+        """One update, logged each ``common.log_interval``."""
+        begun = time.perf_counter()
+        try:
+            with metrics.aggregate("train_inner"):
+                figures = self.trainer.train_step(samples)
+            finite = figures is None or math.isfinite(figures["loss"])
+        except FloatingPointError:
+            finite = False
+        if not finite:
+            self.stop_not_finite(samples)
+        if figures is None:  # a batch that fairseq skipped, after an overflow of half precision
+            return
+        history = self.history
+        history.updates = self.trainer.get_num_updates()
+        history.words += int(figures["wpb"])
+        history.seconds += time.perf_counter() - begun
+        history.wall_seconds = time.perf_counter() - self.started
+        progress.step(history.updates, figures["loss"], history.words_per_second)
+        if history.updates % self.config.common.log_interval == 0:
+            mean = metrics.get_smoothed_values("train_inner")
+            metrics.reset_meters("train_inner")
+            point = {
+                "loss": float(mean["loss"]),
+                "ppl": float(mean.get("ppl", math.nan)),
+                "lr": self.trainer.get_lr(),
+                "gnorm": float(mean["gnorm"]),
+                "words_per_second": round(history.words_per_second, 1),
+            }
+            history.train.append({"update": history.updates, "epoch": history.epoch, **point})
+            tracker.log("train", point, history.updates)
+            pace = history.wall_seconds / history.updates
+            progress.figures(
+                history.epoch, history.updates, point["loss"], point["ppl"], history.words_per_second, pace
+            )
+
+    def finish_epoch(self, progress: Progress, tracker: Tracker) -> None:
+        """Validate, decide whether to stop, save the epoch's checkpoint."""
+        history = self.history
+        figures = self.validate()
+        loss = figures["loss"]
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the validation loss is not finite after update {history.updates} (epoch {history.epoch}). "
+                f"{self.last_good_checkpoint()}"
+            )
+        better = history.best_loss is None or loss < history.best_loss
+        history.best_loss = loss if better else history.best_loss
+        history.epochs_without_progress = 0 if better else history.epochs_without_progress + 1
+        history.valid.append({"update": history.updates, "epoch": history.epoch, **figures})
+        tracker.log("valid", figures, history.updates)
+        progress.line(
+            f"epoch {history.epoch:3d}  validation loss {loss:.3f}  ppl {figures['ppl']:.2f}{'  best' if better else ''}"
+        )
+        if history.stopped_by is None:
+            if 0 < self.config.checkpoint.patience <= history.epochs_without_progress:
+                history.stopped_by = "patience"
+            elif self.epoch_itr.next_epoch_idx > (self.config.optimization.max_epoch or math.inf):
+                history.stopped_by = "max_epoch"
+        self.save(epoch_end=True, best=better)
+
+    def validate(self) -> dict[str, float]:
+        """Loss (in bits, as the criterion counts it) and perplexity on the first validation set."""
+        subset = self.config.dataset.valid_subset.split(",")[0]
+        batches = self.trainer.get_valid_iterator(subset).next_epoch_itr(shuffle=False, set_dataset_epoch=False)
+        with metrics.aggregate(new_root=True) as aggregate:
+            for sample in batches:
+                self.trainer.valid_step(sample)
+        mean = aggregate.get_smoothed_values()
+        return {name: float(mean[name]) for name in ("loss", "nll_loss", "ppl") if name in mean}
+
+    def save(self, epoch_end: bool = False, best: bool = False) -> None:
+        """Save the whole state: as the epoch's checkpoint at its end, otherwise as the last one only."""
+        self.history.wall_seconds = time.perf_counter() - self.started
+        extra_state = {"train_iterator": self.epoch_itr.state_dict(), "history": asdict(self.history)}
+        name = f"checkpoint{self.history.epoch}.pt" if epoch_end else checkpoints.LAST
+        also = ([checkpoints.BEST] if best else []) + ([checkpoints.LAST] if epoch_end else [])
+        checkpoints.save(self.trainer, self.directory / name, extra_state, also)
+        if self.trainer.is_data_parallel_master:
+            checkpoints.keep_newest(self.directory, self.settings.keep_epochs)
+        self.saved_at = time.perf_counter()
+
+    def stop_not_finite(self, samples: list[dict[str, Any]]) -> NoReturn:
+        """End the run with a line that says where, and keep what was good."""
+        (self.directory / "crash.pt").unlink(missing_ok=True)  # fairseq's copy of the broken state
+        update = self.trainer.get_num_updates() + 1
+        where = nonfinite.locate(self.trainer, samples)
+        raise UserError(f"update {update}: {where} is not finite. {self.last_good_checkpoint()}")
+
+    def last_good_checkpoint(self) -> str:
+        """A sentence about what is left after a failure."""
+        kept = saved_history(self.directory)
+        if kept is None:
+            return "There is no checkpoint yet. A lower optimization.lr or more lr_scheduler.warmup_updates may help."
+        return (
+            f"The last good checkpoint is {self.directory / checkpoints.LAST} (update {kept.updates}). "
+            "A lower optimization.lr or more lr_scheduler.warmup_updates may help."
+        )
+
