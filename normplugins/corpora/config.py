@@ -1,0 +1,110 @@
+"""What can be chosen about a corpus: one flat dataclass, its values per corpus in configs/corpus/*.yaml."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from normplugins.errors import UserError
+
+SUBWORDS = ("bpe", "sentencepiece")
+TOKENIZERS = ("auto", "moses", "none", "given")
+# Settings that say where text comes from or what is expected of it, but do not change what is made of it.
+_NOT_IN_VARIANT = {"name", "url", "verify", "expected_train", "expected_valid", "expected_test"}
+
+
+@dataclass
+class CorpusConfig:
+    """One corpus and how it is prepared.
+
+    ``tokenizer``: ``moses`` tokenises raw text, ``none`` leaves raw text to the subword model, ``given`` says that the
+    files hold tokens already; ``auto`` is ``moses`` with BPE and ``none`` with SentencePiece.
+    ``subword_size``: merges for ``bpe``, pieces for ``sentencepiece``.
+    ``max_length`` (words) and ``max_ratio`` (longer side / shorter side) clean the training text only.
+    ``valid_every``: every n-th cleaned training pair becomes the validation set, if there is no other.
+    ``train``, ``valid``, ``test``: prefixes of a custom corpus (``prefix.de``, ``prefix.en``, each also as ``.gz``);
+    ``*_source``, ``*_target``: the files themselves, when their names do not follow that rule.
+    ``*_size``: pairs to draw for a split without files (custom), or to generate (demo); ``seed`` drives both.
+    ``expected_*``: published pairs; ``verify`` refuses a test set that is not the published one.
+    """
+
+    name: str = "demo"
+    source: str = "de"
+    target: str = "en"
+    subword: str = "bpe"
+    subword_size: int = 10000
+    lowercase: bool = True
+    tokenizer: str = "auto"
+    max_length: int | None = None
+    max_ratio: float | None = None
+    valid_every: int | None = None
+    train: str | None = None
+    valid: str | None = None
+    test: str | None = None
+    train_source: str | None = None
+    train_target: str | None = None
+    valid_source: str | None = None
+    valid_target: str | None = None
+    test_source: str | None = None
+    test_target: str | None = None
+    train_size: int | None = None
+    valid_size: int | None = None
+    test_size: int | None = None
+    seed: int = 1
+    expected_train: int | None = None
+    expected_valid: int | None = None
+    expected_test: int | None = None
+    verify: bool = True
+    url: str | None = None
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> CorpusConfig:
+        """Build from any mapping (a composed Hydra node too); an unknown key raises a UserError with the known ones."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(str(key) for key in mapping if key not in known)
+        if unknown:
+            raise UserError(f"unknown corpus setting {', '.join(unknown)}; known: {', '.join(known)}")
+        return cls(**{str(key): value for key, value in mapping.items()})
+
+    def check(self) -> None:
+        """Raise a UserError for a value that no corpus can be prepared with."""
+        for key, known in (("subword", SUBWORDS), ("tokenizer", TOKENIZERS)):
+            if getattr(self, key) not in known:
+                raise UserError(f"unknown corpus.{key} {getattr(self, key)!r}; known: {', '.join(known)}")
+        if self.source == self.target:
+            raise UserError(f"corpus.source and corpus.target are both {self.source!r}")
+        for language in (self.source, self.target):
+            # fairseq puts the languages into file names: train.de-en.de
+            if not isinstance(language, str) or not language.replace("_", "").isalnum():
+                raise UserError(f"a language is a code such as de, not {language!r} (quote it in YAML: 'no')")
+        minima = {"subword_size": 1, "max_length": 1, "max_ratio": 1, "valid_every": 2}
+        minima |= {"train_size": 1, "valid_size": 1, "test_size": 1}
+        for key, least in minima.items():
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise UserError(f"corpus.{key} is {value}, and must be at least {least}")
+
+    @property
+    def text_kind(self) -> str:
+        """``moses``, ``none`` or ``given``: ``tokenizer`` with ``auto`` decided."""
+        if self.tokenizer != "auto":
+            return self.tokenizer
+        return "moses" if self.subword == "bpe" else "none"
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the prepared text depends on, besides the corpus files themselves."""
+        values = {key: value for key, value in asdict(self).items() if key not in _NOT_IN_VARIANT}
+        for key in ("train", "valid", "test"):
+            for name in (key, f"{key}_source", f"{key}_target"):
+                if values[name] is not None:  # the same relative path means another corpus in another folder
+                    values[name] = str(Path(values[name]).expanduser().absolute())
+        return values | {"tokenizer": self.text_kind}
+
+    def variant(self) -> str:
+        """Return a folder name that no other settings share: readable first, then a digest of all of them."""
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.source}-{self.target}-{self.subword}{self.subword_size}-{digest}"

@@ -1,0 +1,92 @@
+"""Anybody's corpus: parallel text files, plain or gzipped, raw or tokenised, split already or to be split here."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from normplugins.corpora.bitext import Bitext, Pairs
+from normplugins.corpora.config import CorpusConfig
+from normplugins.corpora.files import read_lines
+from normplugins.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+
+
+def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> dict[str, Path]:  # noqa: ARG001
+    """Return the files of each split that has any, as ``split.source`` and ``split.target``."""
+    files = {}
+    for split in SPLITS:
+        for side, language in (("source", config.source), ("target", config.target)):
+            given, prefix = getattr(config, f"{split}_{side}"), getattr(config, split)
+            if given:
+                files[f"{split}.{side}"] = _existing(Path(given).expanduser(), f"corpus.{split}_{side}")
+            elif prefix:
+                path = Path(f"{prefix}.{language}").expanduser()
+                zipped = path.with_name(path.name + ".gz")
+                found = zipped if zipped.is_file() and not path.is_file() else path
+                files[f"{split}.{side}"] = _existing(found, f"corpus.{split}")
+        held = [side for side in ("source", "target") if f"{split}.{side}" in files]
+        if len(held) == 1:
+            raise UserError(f"corpus.{split}_{held[0]} is set and the other side is not: set both, or corpus.{split}")
+    if "train.source" not in files:
+        raise UserError(
+            "custom needs corpus.train=PREFIX (for PREFIX.de and PREFIX.en), or corpus.train_source and train_target"
+        )
+    return files
+
+
+def read(config: CorpusConfig, files: dict[str, Path]) -> Bitext:
+    """Read the given splits, and draw those that are not given out of the training pairs."""
+    pairs = {
+        split: Pairs(
+            read_lines(files[f"{split}.source"]),
+            read_lines(files[f"{split}.target"]),
+            (str(files[f"{split}.source"]), str(files[f"{split}.target"])),
+        )
+        for split in SPLITS
+        if f"{split}.source" in files
+    }
+    notes: list[str] = []
+    draw = {split: getattr(config, f"{split}_size") for split in ("valid", "test") if split not in pairs}
+    if config.valid_every and "valid" in draw:
+        del draw["valid"]
+    for split, size in draw.items():
+        if not size:
+            raise UserError(
+                f"no {split} set: give corpus.{split}=PREFIX, or corpus.{split}_size to draw one from train"
+            )
+    if draw:
+        pairs |= _draw(pairs["train"], draw, config.seed, notes)
+    return Bitext(pairs["train"], pairs["test"], pairs.get("valid"), notes=notes)
+
+
+def _existing(path: Path, setting: str) -> Path:
+    if not path.is_file():
+        raise UserError(f"{setting}: there is no file {path}")
+    return path
+
+
+def _draw(train: Pairs, sizes: dict[str, int], seed: int, notes: list[str]) -> dict[str, Pairs]:
+    """Draw pairs at random, each drawn pair once; equal pairs left in the training set go too, or it would leak."""
+    train = train.keep(lambda source, target: bool(source.strip() and target.strip()))
+    wanted = sum(sizes.values())
+    if wanted >= len(train):
+        raise UserError(
+            f"{train.where[0]} has {len(train):,} pairs: too few to draw {wanted:,} of them for {list(sizes)}"
+        )
+    generator = random.Random(seed)
+    keys = [generator.random() for _ in range(len(train))]  # random() alone is the same on every Python
+    order = sorted(range(len(train)), key=keys.__getitem__)
+    drawn, start = {}, 0
+    for split, size in sizes.items():
+        drawn[split] = train.take(sorted(order[start : start + size]))
+        start += size
+    held_out = {pair for pairs in drawn.values() for pair in zip(pairs.source, pairs.target, strict=True)}
+    rest = train.take(sorted(order[start:]))
+    kept = rest.keep(lambda source, target: (source, target) not in held_out)
+    notes.append(f"{', '.join(f'{size:,} {split}' for split, size in sizes.items())} pairs drawn with seed {seed}")
+    if leaks := len(rest) - len(kept):
+        notes.append(f"{leaks:,} training pairs equal to a drawn pair dropped")
+    return {"train": kept, **drawn}

@@ -1,0 +1,138 @@
+"""A generated pair of languages: skewed vocabulary, varying lengths, local reordering; learned in minutes on a CPU."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+
+from normplugins.corpora.bitext import Bitext, Pairs
+from normplugins.corpora.config import CorpusConfig
+from normplugins.errors import UserError
+
+NOUNS, VERBS, ADJECTIVES, ADVERBS = 260, 120, 90, 40
+SHORTEST, LONGEST = 4, 30  # words of a source sentence
+_CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
+_VERSION = "demo-1"
+
+
+def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> dict[str, Path]:  # noqa: ARG001
+    """Return no file: the corpus is computed."""
+    return {}
+
+
+def read(config: CorpusConfig, files: dict[str, Path]) -> Bitext:  # noqa: ARG001
+    """Generate ``train_size``, ``valid_size`` and ``test_size`` pairs, no source sentence twice."""
+    sizes = {split: getattr(config, f"{split}_size") for split in ("train", "valid", "test")}
+    if missing := [split for split, size in sizes.items() if not size]:
+        raise UserError(f"demo needs corpus.{missing[0]}_size")
+    language = _Languages(config.seed)
+    seen: set[str] = set()
+    splits = {}
+    for split, size in sizes.items():
+        pairs: list[tuple[str, str]] = []
+        while len(pairs) < size:
+            source, target = language.sentence()
+            if SHORTEST <= len(source) <= LONGEST and " ".join(source) not in seen:
+                seen.add(" ".join(source))
+                pairs.append((" ".join(source), " ".join(target)))
+        where = (f"{_VERSION} {split} source", f"{_VERSION} {split} target")
+        splits[split] = Pairs([source for source, _ in pairs], [target for _, target in pairs], where)
+    return Bitext(**splits)
+
+
+class _Languages:
+    """The words of both languages and the grammar that makes one sentence in both.
+
+    Source: determiner adjective* noun, verb second, prepositional phrases and ``que`` clauses behind. Target:
+    adjectives behind the noun and agreeing with its gender, an object particle that depends on the gender, a negation
+    around the verb, and the verb at the end of its clause. A third of the verbs has two translations, chosen by the
+    object's gender; a few nouns have two that nothing tells apart, so no system reaches BLEU 100.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.uniform = random.Random(seed).random  # the only method whose values never changed between Pythons
+        taken: set[str] = set()
+        word = self._new_word
+        self.nouns = [(word(taken, 2), word(taken, 2), word(taken, 2)) for _ in range(NOUNS)]
+        self.verbs = [(word(taken, 2), word(taken, 2), word(taken, 2)) for _ in range(VERBS)]
+        self.adjectives = [(word(taken, 2), word(taken, 2)) for _ in range(ADJECTIVES)]
+        self.adverbs = [(word(taken, 3), word(taken, 3)) for _ in range(ADVERBS)]
+        self.prepositions = [(word(taken, 1), word(taken, 1)) for _ in range(6)]
+        # Zipf's law: the k-th word has a weight of 1 / (k + 2)
+        self.weights = {
+            n: list(accumulate(1 / (k + 2) for k in range(n))) for n in (NOUNS, VERBS, ADJECTIVES, ADVERBS, 6)
+        }
+
+    def _new_word(self, taken: set[str], syllables: int) -> str:
+        while True:
+            word = "".join(self._any(_CONSONANTS) + self._any(_VOWELS) for _ in range(syllables)) + self._any("nrst ")
+            if (word := word.strip()) not in taken:
+                taken.add(word)
+                return word
+
+    def _any(self, letters: str) -> str:
+        return letters[int(self.uniform() * len(letters))]
+
+    def _zipf(self, n: int) -> int:
+        weights = self.weights[n]
+        return bisect(weights, self.uniform() * weights[-1])
+
+    def _chance(self, probability: float) -> bool:
+        return self.uniform() < probability
+
+    def _phrase(self) -> tuple[list[str], list[str], int]:
+        """Return a noun phrase in both languages and its gender: 0, 1 or 2, a property of the noun."""
+        index = self._zipf(NOUNS)
+        source_noun, target_noun, synonym = self.nouns[index]
+        gender, plural, definite = index % 3, self._chance(0.3), self._chance(0.6)
+        if index % 11 == 0 and self._chance(0.5):
+            target_noun = synonym
+        source, target = ["the" if definite else "a"], [("lo", "la", "le")[gender]] if definite else []
+        agreeing: list[str] = []
+        while self._chance(0.35) and len(agreeing) < 2:
+            adjective, translated = self.adjectives[self._zipf(ADJECTIVES)]
+            source.append(adjective)
+            agreeing.insert(0, translated + ("o", "a", "e")[gender] + ("s" if plural else ""))
+        source.append(source_noun + ("en" if plural else ""))
+        target += [target_noun + ("im" if plural else ""), *agreeing]
+        return source, target, gender
+
+    def _clause(self, depth: int = 0) -> tuple[list[str], list[str]]:
+        subject, translated_subject, _ = self._phrase()
+        thing, translated_thing, gender = self._phrase()
+        index = self._zipf(VERBS)
+        verb, translated_verb, other_verb = self.verbs[index]
+        if index % 3 == 0 and gender == 1:
+            translated_verb = other_verb
+        source, target = [*subject, verb], list(translated_subject)
+        verb_group = [translated_verb]
+        if self._chance(0.15):
+            source.append("not")
+            verb_group = ["ne", translated_verb, "pa"]
+        source += thing
+        target += [*translated_thing, ("ko", "ka", "ki")[gender]]
+        if self._chance(0.4):
+            preposition, postposition = self.prepositions[self._zipf(6)]
+            place, translated_place, _ = self._phrase()
+            source += [preposition, *place]
+            target = [*translated_place, postposition, *target]
+        if self._chance(0.3):
+            adverb, translated_adverb = self.adverbs[self._zipf(ADVERBS)]
+            source = [adverb, *source]
+            verb_group = [translated_adverb, *verb_group]
+        target += verb_group
+        if depth < 2 and self._chance(0.25):
+            inner, translated_inner = self._clause(depth + 1)
+            source += ["que", *inner]
+            target += ["ke", *translated_inner]
+        return source, target
+
+    def sentence(self) -> tuple[list[str], list[str]]:
+        """Return one sentence in both languages, a full stop or a question mark behind."""
+        source, target = self._clause()
+        if self._chance(0.15):
+            return [*source, "?"], ["su", *target, "?"]
+        return [*source, "."], [*target, "."]

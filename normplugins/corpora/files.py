@@ -1,0 +1,129 @@
+"""Text in and out of files: strict UTF-8, whole or not at all, disk errors as one clear line."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import hashlib
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from normplugins.errors import UserError
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def decode_lines(data: bytes, where: str) -> list[str]:
+    """Split UTF-8 bytes into lines at LF or CR LF, without a byte order mark; raises UserError with the bad line."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{where}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file to UTF-8"
+        ) from None
+    lines = text.removeprefix("\ufeff").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, plain or ``.gz``; raises UserError if it is missing, truncated or not UTF-8."""
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is truncated or no gzip file ({error}); get it again") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return decode_lines(data, str(path))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines as UTF-8, each ended by LF."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn a full or read-only disk met while writing ``place`` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise UserError(f"no space left to write {place}: free some, then give the same command again") from error
+        if error.errno in _NOT_ALLOWED:
+            raise UserError(f"not allowed to write {place}: {error.strerror}") from error
+        raise
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``folder`` when the block ends well, and goes away when it does not."""
+    temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    with disk_errors(folder):
+        for left_over in (temporary, old):  # of a call that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if folder.exists():
+                folder.rename(old)
+            temporary.rename(folder)
+        finally:
+            for left_over in (temporary, old):
+                shutil.rmtree(left_over, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that becomes ``path`` when the block ends well, and goes away when it does not."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(folder: Path, echo: Callable[[str], None]) -> Iterator[None]:
+    """Hold a folder alone; a second process says so and waits.
+
+    POSIX record locks, not ``flock``: forked workers do not inherit them, so a killed call never leaves one behind.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            echo(f"another process ({file.read().strip() or 'unknown'}) prepares {folder}: waiting for it")
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate()
+        file.write(f"pid {os.getpid()}\n")
+        file.flush()
+        yield
