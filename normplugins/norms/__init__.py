@@ -1,0 +1,19 @@
+"""Normalizations for sequences, in plain PyTorch: one file per idea, each found here by itself.
+
+    from normplugins.norms import NormConfig, build_norm
+    norm = build_norm(NormConfig(name="pn", groups=4, warmup_updates=8000), dim=512)
+    y = norm(x, padding_mask)  # x (T, B, C) or (N, C); padding_mask (B, T) or (N,), True = padding, or None
+
+To add a norm, put a file here with a module decorated by :func:`register_norm`, and a ``configs/norm/NAME.yaml``. A
+norm that lives in another package registers itself the same way, when that package is imported.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from normplugins.norms.config import NormConfig, build_norm, known_norms, register_norm, resolve_norm
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["NormConfig", "build_norm", "known_norms", "register_norm", "resolve_norm"]

@@ -1,0 +1,174 @@
+"""PowerNorm (arXiv 2003.07845, Algorithm 2): the running quadratic mean in the forward, an approximate backward.
+
+For the tokens x of one channel, with psi^2 the running quadratic mean and nu the backward's running quantity:
+
+    x^ = x / sqrt(psi^2 + eps)        y = weight x^ + bias        psi^2 <- a psi^2 + (1 - a) mean(x^2)
+    x~ = weight dL/dy - nu x^         dL/dx = x~ / sqrt(psi^2 + eps)      (both psi: before the update)
+    nu <- nu + (1 - a) mean(x~ x^)  =  nu (1 - (1 - a) mean(x^ x^)) + (1 - a) mean(weight dL/dy x^)
+
+That is ``pn_alg2``. ``pn``, the code behind the paper's numbers, does more; each difference is a switch:
+
+``group_scaling``        scales each token's channel groups first
+``warmup_updates``       while t <= this, divides by the batch's own quadratic mean
+``double_update``        while t < this, psi^2 takes psi^2 + (mean(x^2) - psi^2) / t *and then* the update above
+``batch_backward``       dL/dx divides by the batch's quadratic mean, always
+``padding_in_backward``  normalizes padding like tokens; the backward's means run over all positions
+``unscaled_nu``          ``ema_gz`` holds nu / (1 - a)
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from normplugins.norms.config import register_norm
+from normplugins.norms.group_scaling import check_groups, scale_groups
+from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
+
+
+class _ApproximateBackward(torch.autograd.Function):
+    """y = weight z scale + bias for z (N, C), with the backward of Algorithm 2, which updates ``ema_gz``.
+
+    ``scale`` and ``scale_backward`` (C,) are 1 / psi as the forward and as dL/dx use it; ``count`` is what the
+    backward's means divide by; nu is ``feedback`` * ema_gz, and ema_gz adds ``step`` * mean(x~ x^).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        scale: Tensor,
+        scale_backward: Tensor,
+        count: Tensor,
+        ema_gz: Tensor,
+        feedback: float,
+        step: float,
+    ) -> Tensor:
+        ctx.save_for_backward(z, weight, scale, scale_backward, count)
+        # Not a saved tensor: a norm called twice changes it in the first of the two backwards.
+        ctx.ema_gz, ctx.feedback, ctx.step = ema_gz, feedback, step
+        return torch.addcmul(bias, z, weight * scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        z, weight, scale, scale_backward, count = ctx.saved_tensors
+        nu = ctx.feedback * ctx.ema_gz.to(z.dtype)
+        grad_weight = (g * z).sum(0) * scale
+        # mean(x~ x^) = weight mean(dL/dy x^) - nu mean(x^ x^): sums of g z and z z, with no pass for x~ itself
+        projection = (weight * grad_weight - nu * z.square().sum(0) * scale.square()) / count
+        ctx.ema_gz.add_(projection, alpha=ctx.step)
+        grad_z = torch.addcmul(z * (-nu * scale * scale_backward), g, weight * scale_backward)
+        return grad_z, grad_weight, g.sum(0), None, None, None, None, None, None
+
+
+@register_norm("pn")
+@register_norm(
+    "pn_alg2",
+    groups=1,
+    warmup_updates=0,
+    group_scaling=False,
+    double_update=False,
+    batch_backward=False,
+    padding_in_backward=False,
+    unscaled_nu=False,
+)
+class PowerNorm(RunningNorm):
+    """PN of ``dim`` channels over (T, B, C) or (N, C); settings as in ``NormConfig``, defaults as released.
+
+    Buffers ``running_phi`` (C,), psi^2, from 1; ``ema_gz`` (C,), from 0; ``num_updates``, the batches counted. Psi's
+    mean is over real tokens. Padding's output is 0, except with ``padding_in_backward``. At evaluation the gradient is
+    that of a fixed psi. Raises ValueError when groups do not divide dim.
+
+    Under activation checkpointing the recomputed forward uses the psi of the latest forward: call the module once
+    between a forward and its backward there.
+    """
+
+    statistics: ClassVar[tuple[str, ...]] = ("running_phi", "ema_gz")
+    running_phi: Tensor
+    ema_gz: Tensor
+    num_updates: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        eps: float = 1e-5,
+        groups: int = 4,
+        warmup_updates: int = 8000,
+        alpha_fwd: float = 0.9,
+        alpha_bkw: float = 0.9,
+        group_scaling: bool = True,
+        double_update: bool = True,
+        batch_backward: bool = True,
+        padding_in_backward: bool = True,
+        unscaled_nu: bool = True,
+    ) -> None:
+        super().__init__(dim, eps)
+        check_groups(dim, groups if group_scaling else 1)
+        self.groups, self.warmup_updates = groups, warmup_updates
+        self.alpha_fwd, self.alpha_bkw = alpha_fwd, alpha_bkw
+        self.group_scaling, self.double_update = group_scaling, double_update
+        self.batch_backward, self.padding_in_backward = batch_backward, padding_in_backward
+        self.unscaled_nu = unscaled_nu
+        self.add_statistic("running_phi", 1.0)
+        self.add_statistic("ema_gz", 0.0)
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        self._forward_phi: Tensor | None = None  # what the latest forward divided by, for its recomputation
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Normalize x (T, B, C) or (N, C); in training, count the batch in the running statistics."""
+        rows, real = token_rows(x, padding_mask, self.dim)
+        if not self.padding_in_backward:
+            rows = zero_padding(rows, real)
+        if self.group_scaling:
+            rows = scale_groups(rows, self.groups, self.eps)
+        y = self._train(rows, real) if self.training else self.affine(rows, torch.rsqrt(self.running_phi + self.eps))
+        if not self.padding_in_backward:
+            y = zero_padding(y, real)
+        return y.view(x.shape).to(x.dtype)
+
+    def _train(self, rows: Tensor, real: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            count = count_tokens(rows, real)
+            batch_phi = mean_over(zero_padding(rows, real).square(), count)
+            batch_phi = torch.where(count > 0, batch_phi, self.running_phi.to(rows.dtype))
+            if self._forward_phi is None or not recomputing():
+                self._forward_phi = self._count_batch(batch_phi, count > 0)
+            scale = torch.rsqrt(self._forward_phi.to(rows.dtype) + self.eps)
+            scale_backward = torch.rsqrt(batch_phi + self.eps) if self.batch_backward else scale
+            positions = count_tokens(rows, None if self.padding_in_backward else real).clamp(min=1)
+        kept = 1 - self.alpha_bkw
+        y: Tensor = _ApproximateBackward.apply(  # type: ignore[no-untyped-call]
+            rows,
+            self.weight.to(rows.dtype),
+            self.bias.to(rows.dtype),
+            scale,
+            scale_backward,
+            positions,
+            self.ema_gz,
+            kept if self.unscaled_nu else 1.0,
+            1.0 if self.unscaled_nu else kept,
+        )
+        return y
+
+    def _count_batch(self, batch_phi: Tensor, any_token: Tensor) -> Tensor:
+        """Update psi^2 and the update count; return the (C,) that the forward divides by.
+
+        A batch of padding alone comes with batch_phi = psi^2, which every ``lerp`` here leaves exactly as it is.
+        """
+        phi, new_weight = self.running_phi, 1 - self.alpha_fwd
+        forward_phi, batch = phi.clone(), batch_phi.to(phi.dtype)
+        updated = phi.lerp(batch, new_weight)
+        if self.warmup_updates:
+            t = self.num_updates + 1
+            forward_phi = torch.where(t <= self.warmup_updates, batch_phi, phi)
+            cumulative = phi.lerp(batch, t.to(phi.dtype).reciprocal())
+            warming = cumulative.lerp(batch, new_weight) if self.double_update else cumulative
+            updated = torch.where(t < self.warmup_updates, warming, updated)
+        phi.copy_(updated)
+        self.num_updates += any_token
+        return forward_phi

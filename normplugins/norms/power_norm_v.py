@@ -1,0 +1,51 @@
+"""PN-V (arXiv 2003.07845, Section 4): BatchNorm without the mean, and with the quadratic mean for the variance.
+
+    psi_B^2 = mean over the batch's tokens of x^2,    y = weight x / sqrt(psi_B^2 + eps) + bias
+
+in training, with the exact gradient through psi_B; at evaluation psi_B^2 is replaced by its running mean
+
+    psi^2 <- alpha psi^2 + (1 - alpha) psi_B^2.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from normplugins.norms.config import register_norm
+from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
+
+
+@register_norm("pnv")
+class PowerNormV(RunningNorm):
+    """PN-V of ``dim`` channels over the real tokens of (T, B, C) or (N, C); settings as in ``NormConfig``.
+
+    Buffer ``running_phi`` (C,) is psi^2, from 1. Padding's output is 0.
+    """
+
+    statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
+    running_phi: Tensor
+
+    def __init__(self, dim: int, *, eps: float = 1e-5, alpha_fwd: float = 0.9) -> None:
+        super().__init__(dim, eps)
+        self.alpha_fwd = alpha_fwd
+        self.add_statistic("running_phi", 1.0)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Normalize x (T, B, C) or (N, C); in training, count the batch in the running quadratic mean."""
+        rows, real = token_rows(x, padding_mask, self.dim)
+        rows = zero_padding(rows, real)
+        phi = self.running_phi
+        if self.training:
+            count = count_tokens(rows, real)
+            phi = mean_over(rows.square(), count)
+            self._count_batch(phi, count > 0)
+        y = zero_padding(self.affine(rows, torch.rsqrt(phi + self.eps)), real)
+        return y.view(x.shape).to(x.dtype)
+
+    @torch.no_grad()
+    def _count_batch(self, batch_phi: Tensor, any_token: Tensor) -> None:
+        if not recomputing():
+            running = self.running_phi
+            new = running.lerp(batch_phi.to(running.dtype), 1 - self.alpha_fwd)
+            running.copy_(torch.where(any_token, new, running))

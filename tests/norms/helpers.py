@@ -1,0 +1,77 @@
+"""Steps of a norm in training, and what they leave behind."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NORMS = ("ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none")
+BATCH_NORMS = ("bn", "bn_released", "pnv", "pn", "pn_alg2")  # those with running statistics
+PADDING_FREE = ("bn", "pnv", "pn_alg2")  # those that never count padding
+
+
+@dataclass
+class Step:
+    y: Tensor
+    gx: Tensor
+    gw: Tensor | None
+    gb: Tensor | None
+
+
+def step(norm: nn.Module, x: Tensor, mask: Tensor | None, g: Tensor) -> Step:
+    """One forward and backward with dL/dy = g."""
+    norm.zero_grad()
+    x = x.detach().clone().requires_grad_()
+    y = norm(x, mask)
+    y.backward(g)
+    assert x.grad is not None
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    return Step(
+        y.detach(), x.grad, None if weight is None else weight.grad.clone(), None if bias is None else bias.grad.clone()
+    )
+
+
+def set_affine(norm: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    with torch.no_grad():
+        norm.weight.copy_(weight)
+        norm.bias.copy_(bias)
+
+
+def random_affine(norm: nn.Module, seed: int = 7) -> nn.Module:
+    """Give the norm weights and biases away from 1 and 0; norms without any stay as they are."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in norm.parameters():
+            p.copy_(torch.rand(p.shape, generator=generator, dtype=torch.float64) + 0.5)
+    return norm
+
+
+def buffers(norm: nn.Module) -> dict[str, Tensor]:
+    return {name: b.clone() for name, b in norm.named_buffers()}
+
+
+def replay(norm: nn.Module, vectors: "np.lib.npyio.NpzFile", names: tuple[str, ...]) -> None:
+    """Train through recorded steps; assert outputs, gradients and the buffers ``names`` after each, and evaluation."""
+
+    def close(got: Tensor, want: "np.ndarray", what: str) -> None:
+        torch.testing.assert_close(
+            got, torch.from_numpy(want), rtol=0, atol=1e-9, msg=lambda m: f"step {s}, {what}: {m}"
+        )
+
+    norm.double()
+    set_affine(norm, torch.from_numpy(vectors["weight"]), torch.from_numpy(vectors["bias"]))
+    recorded = {key: vectors[key] for key in ("x", "g", "mask", "y", "gx", "gw", "gb", *names)}
+    padded, mask = bool(vectors["meta_padded"]), None
+    for s in range(len(recorded["x"])):
+        mask = torch.from_numpy(recorded["mask"][s]) if padded else None
+        x, g = torch.from_numpy(recorded["x"][s]), torch.from_numpy(recorded["g"][s])
+        done = step(norm, x, mask, g)
+        for what in ("y", "gx", "gw", "gb"):
+            close(getattr(done, what), recorded[what][s], what)
+        for name in names:
+            close(norm.get_buffer(name), recorded[name][s], name)
+    norm.eval()
+    close(norm(x, mask).detach(), vectors["y_eval"], "evaluation")

@@ -1,0 +1,97 @@
+"""The norms once more, as plain loops over tokens in float64: what the tests hold the modules to.
+
+Each takes x as a list of real tokens, an (n, C) array: padding does not exist here.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
+    out = np.empty_like(x)
+    for i, token in enumerate(x):
+        mean = sum(token) / len(token)
+        var = sum((v - mean) ** 2 for v in token) / len(token)
+        out[i] = (token - mean) / np.sqrt(var + eps) * weight + bias
+    return out
+
+
+@dataclass
+class BatchNorm:
+    dim: int
+    eps: float = 1e-5
+    momentum: float = 0.1
+    mean: Array = field(init=False)
+    var: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mean, self.var = np.zeros(self.dim), np.ones(self.dim)
+
+    def train(self, x: Array, weight: Array, bias: Array) -> Array:
+        n = len(x)
+        out = np.empty_like(x)
+        for c in range(self.dim):
+            mu = sum(x[:, c]) / n
+            var = sum((v - mu) ** 2 for v in x[:, c]) / n
+            out[:, c] = weight[c] * (x[:, c] - mu) / np.sqrt(var + self.eps) + bias[c]
+            self.mean[c] = (1 - self.momentum) * self.mean[c] + self.momentum * mu
+            self.var[c] = (1 - self.momentum) * self.var[c] + self.momentum * var * n / max(n - 1, 1)
+        return out
+
+    def evaluate(self, x: Array, weight: Array, bias: Array) -> Array:
+        return weight * (x - self.mean) / np.sqrt(self.var + self.eps) + bias
+
+
+@dataclass
+class PowerNormV:
+    dim: int
+    eps: float = 1e-5
+    alpha: float = 0.9
+    phi: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.phi = np.ones(self.dim)
+
+    def train(self, x: Array, weight: Array, bias: Array) -> Array:
+        out = np.empty_like(x)
+        for c in range(self.dim):
+            phi = sum(v * v for v in x[:, c]) / len(x)
+            out[:, c] = weight[c] * x[:, c] / np.sqrt(phi + self.eps) + bias[c]
+            self.phi[c] = self.alpha * self.phi[c] + (1 - self.alpha) * phi
+        return out
+
+    def evaluate(self, x: Array, weight: Array, bias: Array) -> Array:
+        return weight * x / np.sqrt(self.phi + self.eps) + bias
+
+
+@dataclass
+class PowerNormAlgorithm2:
+    dim: int
+    eps: float = 1e-5
+    alpha: float = 0.9
+    alpha_backward: float = 0.9
+    phi: Array = field(init=False)
+    nu: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.phi, self.nu = np.ones(self.dim), np.zeros(self.dim)
+
+    def train(self, x: Array, weight: Array, bias: Array, g: Array) -> tuple[Array, Array, Array, Array]:
+        """Output, dL/dx, dL/dweight, dL/dbias of one forward and backward; psi^2 and nu move on."""
+        n, psi = len(x), np.sqrt(self.phi + self.eps)
+        x_hat = x / psi
+        for c in range(self.dim):
+            self.phi[c] = self.alpha * self.phi[c] + (1 - self.alpha) * sum(v * v for v in x[:, c]) / n
+        x_tilde = np.stack([g[i] * weight - self.nu * x_hat[i] for i in range(n)])
+        keep = 1 - self.alpha_backward
+        gamma = sum(x_hat[i] * x_hat[i] for i in range(n)) / n
+        lam = sum(g[i] * weight * x_hat[i] for i in range(n)) / n
+        self.nu = self.nu * (1 - keep * gamma) + keep * lam
+        return x_hat * weight + bias, x_tilde / psi, (g * x_hat).sum(0), g.sum(0)
+
+    def evaluate(self, x: Array, weight: Array, bias: Array) -> Array:
+        return weight * x / np.sqrt(self.phi + self.eps) + bias

@@ -1,0 +1,131 @@
+"""PN as released against recorded vectors, PN as Algorithm 2 against a plain reference, and the way between."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from normplugins.norms import NormConfig, build_norm
+
+from . import reference
+from .helpers import GOLDEN, buffers, random_affine, replay, step
+
+SWITCHES = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
+OFF = {"warmup_updates": 0, **dict.fromkeys(SWITCHES, False)}
+
+
+def released(i: int, **changes: object) -> tuple["np.lib.npyio.NpzFile", NormConfig]:
+    vectors = np.load(GOLDEN / f"power_released_{i}.npz")
+    settings: dict[str, object] = {key: float(vectors[f"meta_{key}"]) for key in ("eps", "alpha_fwd", "alpha_bkw")}
+    settings |= {"groups": int(vectors["meta_groups"]), "warmup_updates": int(vectors["meta_warmup_iters"])}
+    return vectors, NormConfig(**({"name": "pn"} | settings | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("i", [0, 1, 2])
+def test_released_pn_is_reproduced(i: int) -> None:
+    vectors, config = released(i)
+    norm = build_norm(config, len(vectors["weight"]))
+    replay(norm, vectors, ("running_phi", "ema_gz"))
+    assert norm.num_updates.item() == len(vectors["x"])
+
+
+def test_algorithm_2_with_every_switch_is_pn_as_released() -> None:
+    vectors, config = released(0, name="pn_alg2", **dict.fromkeys(SWITCHES, True))
+    replay(build_norm(config, len(vectors["weight"])), vectors, ("running_phi", "ema_gz"))
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_each_switch_matters_to_the_recorded_vectors(switch: str) -> None:
+    vectors, config = released(0, **{switch: False})
+    with pytest.raises(AssertionError, match=r"step \d+"):
+        replay(build_norm(config, len(vectors["weight"])), vectors, ("running_phi", "ema_gz"))
+
+
+def test_pn_with_every_switch_off_is_algorithm_2_bitwise() -> None:
+    left, right = (build_norm(c, 8) for c in (NormConfig("pn", **OFF), NormConfig("pn_alg2")))
+    random_affine(left)
+    random_affine(right)
+    for _ in range(5):
+        x, g = torch.randn(2, 4, 3, 8)
+        mask = torch.tensor([[False, False, False, True], [False] * 4, [False, True, True, True]])
+        a, b = step(left, x, mask, g), step(right, x, mask, g)
+        assert torch.equal(a.y, b.y)
+        assert torch.equal(a.gx, b.gx)
+        assert torch.equal(a.gw, b.gw)
+        assert torch.equal(a.gb, b.gb)
+        assert_close(buffers(left), buffers(right), rtol=0, atol=0)
+    assert torch.equal(left.eval()(x, mask), right.eval()(x, mask))
+
+
+@pytest.mark.parametrize("alphas", [(0.9, 0.9), (0.7, 0.95)])
+def test_algorithm_2_is_the_reference_on_real_tokens(alphas: tuple[float, float]) -> None:
+    norm = random_affine(build_norm(NormConfig("pn_alg2", alpha_fwd=alphas[0], alpha_bkw=alphas[1]), 6).double())
+    plain = reference.PowerNormAlgorithm2(6, alpha=alphas[0], alpha_backward=alphas[1])
+    w, b = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+    rng = np.random.default_rng(1)
+    for _ in range(6):
+        x, g, mask = rng.normal(1, 2, (5, 3, 6)), rng.normal(0, 1, (5, 3, 6)), rng.random((3, 5)) < 0.3
+        mask[0, 0] = False
+        real = ~mask.T
+        done = step(norm, torch.from_numpy(x), torch.from_numpy(mask), torch.from_numpy(g))
+        y, gx, gw, gb = plain.train(x[real], w, b, g[real])
+        for got, want in ((done.y[real], y), (done.gx[real], gx), (done.gw, gw), (done.gb, gb)):
+            assert_close(got, torch.from_numpy(want), rtol=0, atol=1e-11)
+        assert_close(norm.running_phi, torch.from_numpy(plain.phi), rtol=0, atol=1e-12)
+        assert_close(norm.ema_gz, torch.from_numpy(plain.nu), rtol=0, atol=1e-12)
+    y = norm.eval()(torch.from_numpy(x), torch.from_numpy(mask)).detach()
+    assert_close(y[real], torch.from_numpy(plain.evaluate(x[real], w, b)), rtol=0, atol=1e-12)
+
+
+def test_unscaled_nu_is_the_same_recursion_rescaled() -> None:
+    scaled, unscaled = (
+        random_affine(build_norm(NormConfig("pn_alg2", alpha_bkw=0.8, unscaled_nu=u), 6).double())
+        for u in (False, True)
+    )
+    for _ in range(5):
+        x, g = torch.randn(2, 7, 6, dtype=torch.float64)
+        assert_close(step(scaled, x, None, g).gx, step(unscaled, x, None, g).gx)
+        assert_close(scaled.ema_gz, unscaled.ema_gz * (1 - 0.8))
+
+
+def test_warmup_takes_the_cumulative_mean_and_without_double_update_nothing_else() -> None:
+    norm = build_norm(NormConfig("pn_alg2", warmup_updates=4), 5).double()
+    batches = torch.randn(6, 7, 5, dtype=torch.float64)
+    means = batches.square().mean(1)
+    for t, x in enumerate(batches, 1):
+        phi = norm.running_phi.clone()
+        y = norm(x)
+        divisor = means[t - 1] if t <= 4 else phi
+        assert_close(y, x / (divisor + 1e-5).sqrt())
+        expected = means[:t].mean(0) if t < 4 else 0.9 * phi + 0.1 * means[t - 1]
+        assert_close(norm.running_phi, expected)
+
+
+def test_evaluation_scales_groups_and_divides_by_the_running_mean() -> None:
+    norm = build_norm(NormConfig("pn", groups=2, warmup_updates=8000), 6).double()
+    norm(torch.randn(9, 6, dtype=torch.float64))
+    norm.eval()
+    x = torch.randn(4, 6, dtype=torch.float64)
+    z = torch.cat([h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() for h in x.chunk(2, -1)], -1)
+    assert_close(norm(x), z / (norm.running_phi + 1e-5).sqrt())
+
+
+def test_gradient_at_evaluation_is_that_of_a_fixed_psi() -> None:
+    norm = random_affine(build_norm(NormConfig("pn", groups=2), 4).double()).eval()
+    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(norm, (x,))
+
+
+def test_two_calls_before_one_backward_work() -> None:
+    norm = build_norm(NormConfig("pn_alg2"), 4)
+    x = torch.randn(5, 4, requires_grad=True)
+    norm(norm(x)).square().sum().backward()
+    assert norm.num_updates.item() == 2
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"10 channels cannot be split into 4"):
+        build_norm(NormConfig("pn", groups=4), 10)
+    build_norm(NormConfig("pn", groups=4, group_scaling=False), 10)

@@ -1,0 +1,234 @@
+"""Laws of every norm: padding, dtypes, checkpointing, evaluation, and a host that never waits for the device."""
+
+import copy
+import io
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
+
+from normplugins.norms import NormConfig, build_norm
+
+from .helpers import BATCH_NORMS, NORMS, PADDING_FREE, buffers, random_affine, step
+
+
+def small(name: str, dim: int = 8) -> nn.Module:
+    """A norm whose warmup ends within a few updates, with weights away from 1."""
+    return random_affine(build_norm(NormConfig(name, groups=2, warmup_updates=2 if name == "pn" else None), dim))
+
+
+def padding(lengths: list[int], extra: int = 0) -> Tensor:
+    return torch.arange(max(lengths) + extra) >= torch.tensor(lengths).unsqueeze(1)
+
+
+@pytest.mark.parametrize("name", PADDING_FREE)
+@settings(deadline=None, max_examples=25)
+@given(
+    lengths=st.lists(st.integers(0, 4), min_size=1, max_size=4).filter(any),
+    extra=st.integers(0, 3),
+    junk=st.sampled_from([0.0, 1e30, float("inf"), float("-inf"), float("nan")]),
+    left=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_padding_changes_nothing(name: str, lengths: list[int], extra: int, junk: float, left: bool, seed: int) -> None:
+    """The same tokens, bare as (N, C) and padded as (T, B, C): same outputs, gradients and statistics."""
+    torch.manual_seed(seed)
+    bare, padded = small(name).double(), small(name).double()
+    mask = padding(lengths, extra)
+    mask = mask.flip(1) if left else mask
+    pads = mask.t()
+    for _ in range(3):
+        x = torch.randn(*pads.shape, 8, dtype=torch.float64)
+        g = torch.randn_like(x)
+        filled = torch.where(pads.unsqueeze(-1), junk, x)
+        want, got = step(bare, x[~pads], None, g[~pads]), step(padded, filled, mask, g)
+        assert_close((got.y[~pads], got.gx[~pads], got.gw, got.gb), (want.y, want.gx, want.gw, want.gb))
+        assert not got.gx[pads].any()
+        assert got.y.isfinite().all()
+        assert_close(buffers(padded), buffers(bare))
+    assert_close(padded.eval()(filled, mask)[~pads], bare.eval()(x[~pads]))
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_the_forwards_statistics_never_see_padding(name: str) -> None:
+    """Whatever padding holds, ``pn`` and ``bn_released`` too keep it from real tokens and running statistics."""
+    one, other, mask = small(name), small(name), padding([3, 1, 4])
+    x = torch.randn(4, 3, 8)
+    poisoned = torch.where(mask.t().unsqueeze(-1), float("nan"), x)
+    for _ in range(3):
+        real = ~mask.t()
+        assert torch.equal(one(x, mask)[real], other(poisoned, mask)[real])
+        assert_close(buffers(one), buffers(other), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_of_padding_alone_counts_nothing(name: str, training: bool) -> None:
+    norm = small(name)
+    step(norm, torch.randn(4, 3, 8), padding([3, 1, 4]), torch.randn(4, 3, 8))
+    norm.train(training)
+    before = buffers(norm)
+    done = step(norm, torch.randn(4, 3, 8), torch.ones(3, 4, dtype=torch.bool), torch.zeros(4, 3, 8))
+    for made in (done.y, done.gx, done.gw, done.gb):
+        assert made is None or made.isfinite().all()
+    after = buffers(norm)
+    if name == "pn":  # as released, its backward counts padding
+        del before["ema_gz"], after["ema_gz"]
+    assert_close(after, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_an_empty_batch_passes(name: str) -> None:
+    norm = small(name)
+    before = buffers(norm)
+    assert step(norm, torch.empty(0, 3, 8), torch.empty(3, 0, dtype=torch.bool), torch.empty(0, 3, 8)).y.numel() == 0
+    assert_close(buffers(norm), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_flat_batch_equals_the_same_tokens_in_sentences(name: str) -> None:
+    flat, sentences, mask = small(name).double(), small(name).double(), padding([3, 1, 4])
+    for _ in range(3):
+        x, g = torch.randn(2, 4, 3, 8, dtype=torch.float64)
+        a = step(sentences, x, mask, g)
+        b = step(flat, x.flatten(0, 1), mask.t().flatten(), g.flatten(0, 1))
+        assert_close((a.y.flatten(0, 1), a.gx.flatten(0, 1)), (b.y, b.gx))
+        assert_close(buffers(flat), buffers(sentences))
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_evaluation_changes_no_buffer_and_sees_no_other_token(name: str) -> None:
+    norm = small(name)
+    norm(torch.randn(4, 3, 8))
+    norm.eval()
+    before, x = buffers(norm), torch.randn(4, 3, 8)
+    done = step(norm, x, None, torch.randn(4, 3, 8))
+    assert_close(buffers(norm), before, rtol=0, atol=0)
+    assert_close(norm(x[:1, 1:2]).detach(), done.y[:1, 1:2])
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("weights", ["low", "float32"])
+def test_statistics_stay_in_float32(name: str, dtype: torch.dtype, weights: str) -> None:
+    full, low = small(name), small(name)
+    full(torch.randn(6, 8) + 0.1)  # statistics that a low precision could not hold
+    low.load_state_dict(full.state_dict())
+    low = low.to(dtype) if weights == "low" else low
+    assert_close(buffers(low), buffers(full), rtol=0, atol=0)
+    for p, q in zip(full.parameters(), low.parameters(), strict=True):
+        assert q.dtype == (dtype if weights == "low" else torch.float32)
+        p.data.copy_(q)
+    for _ in range(4):
+        x, g = torch.randn(2, 4, 3, 8).to(dtype)
+        a, b = step(full, x.float(), padding([3, 1, 4]), g.float()), step(low, x, padding([3, 1, 4]), g)
+        assert b.y.dtype == b.gx.dtype == dtype
+        assert_close((b.y, b.gx), (a.y.to(dtype), a.gx.to(dtype)))
+        assert_close(buffers(low), buffers(full))
+        assert all(v.dtype == torch.float32 for k, v in buffers(low).items() if k != "num_updates")
+    assert low.eval()(x).dtype == dtype
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_large_half_precision_values_do_not_overflow_the_statistics(name: str) -> None:
+    norm = small(name).half()
+    for _ in range(3):
+        x = torch.randn(5, 8).clamp(-3, 3) * 1e4  # float16 ends at 65,504: the squares are out of its range
+        assert norm(x.half()).isfinite().all()
+    assert all(b.isfinite().all() for b in norm.buffers())
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_double_and_back_keeps_float32_statistics(name: str) -> None:
+    norm = small(name).double()
+    assert all(b.dtype == torch.float64 for k, b in norm.named_buffers() if k != "num_updates")
+    assert all(b.dtype == torch.float32 for k, b in norm.bfloat16().named_buffers() if k != "num_updates")
+
+
+class Block(nn.Module):
+    """Two norms and a linear between: in a checkpoint, the recomputation has something to go wrong with."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.linear, self.second = small(name), nn.Linear(8, 8), small(name)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x + self.second(torch.relu(self.linear(self.first(x, mask))), mask)
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_changes_not_a_bit(name: str, reentrant: bool) -> None:
+    plain, saving = Block(name), Block(name)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.05) for m in (plain, saving)]
+    for _ in range(5):
+        mask, made = padding([3, 1, 4]), []
+        x0, g = torch.randn(2, 4, 3, 8)
+        for model, optimizer in zip((plain, saving), optimizers, strict=True):
+            optimizer.zero_grad()
+            x = x0.clone().requires_grad_()
+            y = model(x, mask) if model is plain else checkpoint(model, x, mask, use_reentrant=reentrant)
+            y.backward(g)
+            optimizer.step()
+            made.append([y.detach(), x.grad, *(p.grad for p in model.parameters())])
+        assert_close(made[1], made[0], rtol=0, atol=0)
+        assert_close(dict(saving.named_buffers()), dict(plain.named_buffers()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_host_reads_nothing_from_the_device(name: str, training: bool) -> None:
+    """Meta tensors have no values: ``.item()``, ``.any()`` in an ``if`` and the like would raise."""
+    norm = small(name).to("meta").train(training)
+    x = torch.empty(4, 3, 8, device="meta", requires_grad=True)
+    y = norm(x, torch.empty(3, 4, dtype=torch.bool, device="meta"))
+    y.backward(torch.empty_like(y))
+    assert x.grad is not None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", NORMS)
+def test_a_gpu_is_never_waited_for_and_agrees_with_the_cpu(name: str) -> None:
+    host, device = small(name), small(name).cuda()
+    x, g, mask = torch.randn(4, 3, 8), torch.randn(4, 3, 8), padding([3, 1, 4])
+    on_device = [t.cuda() for t in (x, mask, g)]
+    for _ in range(3):
+        want = step(host, x, mask, g)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            got = step(device, *on_device)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert_close((got.y.cpu(), got.gx.cpu()), (want.y, want.gx), rtol=1e-4, atol=1e-5)
+        assert_close({k: b.cpu() for k, b in buffers(device).items()}, buffers(host), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_state_survives_saving_and_copying(name: str) -> None:
+    norm = small(name)
+    for _ in range(3):
+        step(norm, torch.randn(4, 3, 8), padding([3, 1, 4]), torch.randn(4, 3, 8))
+    file = io.BytesIO()
+    torch.save(norm.state_dict(), file)
+    file.seek(0)
+    loaded = small(name)
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    x, g = torch.randn(2, 4, 3, 8)
+    for other in (loaded, copy.deepcopy(norm)):
+        twin = copy.deepcopy(norm)
+        assert_close(vars(step(other, x, None, g)), vars(step(twin, x, None, g)), rtol=0, atol=0)
+        assert_close(buffers(other), buffers(twin), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
+    norm = small(name)
+    with pytest.raises(ValueError, match=r"8 channels takes \(T, B, 8\) or \(N, 8\), not \(4, 3, 6\)"):
+        norm(torch.randn(4, 3, 6))
+    with pytest.raises(ValueError, match=r"padding mask \(4, 3\) does not fit x \(4, 3, 8\)"):
+        norm(torch.randn(4, 3, 8), torch.zeros(4, 3, dtype=torch.bool))
