@@ -42,14 +42,15 @@ def _allow_checkpoint_classes() -> None:
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
-def _silence_hydra_migration_warnings() -> None:
-    """Hide what Hydra 1.3 says about fairseq's use of Hydra 1.0's interface: the user can do nothing about it."""
+def _silence_deprecation_warnings() -> None:
+    """Hide what Hydra 1.3 and PyTorch say about the older interfaces that fairseq uses: the user cannot change it."""
     for start in (
         r"hydra\.experimental\.",
         r"In 'config': Usage of deprecated keyword in package header",
         r"\s*'config' is validated against ConfigStore schema",
         r"\s*The strict flag in the compose API",
         r"\s*The version_base parameter is not specified",
+        r"`torch\.cuda\.amp\.",
     ):
         warnings.filterwarnings("ignore", message=start)
 
@@ -61,5 +62,5 @@ def _silence_tensorboard_notice() -> None:
 
 _hash_fairseq_dataclasses()
 _allow_checkpoint_classes()
-_silence_hydra_migration_warnings()
+_silence_deprecation_warnings()
 _silence_tensorboard_notice()

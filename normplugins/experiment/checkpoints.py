@@ -30,6 +30,7 @@ def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequen
         UserError: the disk is full or cannot be written; what stood there before is untouched.
     """
     temporary = path.with_name(path.name + ".tmp")  # the name fairseq writes to before it renames
+    trainer.consolidate_optimizer()  # what a sharded optimizer needs before its state can be saved
     try:
         trainer.save_checkpoint(str(path), extra_state)
         if trainer.is_data_parallel_master:

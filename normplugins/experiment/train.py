@@ -188,7 +188,7 @@ class _Run:
             return
         history = self.history
         history.updates = self.trainer.get_num_updates()
-        history.words += int(figures["wpb"])
+        history.words += int(figures["sample_size"])
         history.seconds += time.perf_counter() - begun
         history.wall_seconds = time.perf_counter() - self.started
         progress.step(history.updates, figures["loss"], history.words_per_second)

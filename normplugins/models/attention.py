@@ -28,19 +28,15 @@ def padding_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def causal_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Hide the future and padding keys: (B, T) bool to an additive (B, 1, T, T). A token always sees itself."""
+    """Hide the future and padding keys: (B, T) bool to an additive (B, 1, T, T).
+
+    Row t is ``padding_attention_mask`` of the first t tokens, which is what decoding token by token uses.
+    """
     length = padding_mask.size(1)
     past = torch.ones(length, length, dtype=torch.bool, device=padding_mask.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=padding_mask.device)
-    keep = past & (~padding_mask[:, None, :] | itself)
+    nothing_real_yet = (~padding_mask).cumsum(dim=1).eq(0)
+    keep = past & (~padding_mask[:, None, :] | nothing_real_yet[:, :, None])
     return _additive(keep[:, None], dtype)
-
-
-def newest_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Last row of ``causal_attention_mask``, for decoding token by token: (B, T) bool to an additive (B, 1, 1, T)."""
-    keep = ~padding_mask
-    keep[:, -1] = True
-    return _additive(keep[:, None, None, :], dtype)
 
 
 class _Attention(nn.Module):

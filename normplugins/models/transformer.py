@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.errors import UserError
-from normplugins.models.attention import Cache, causal_attention_mask, newest_attention_mask, padding_attention_mask
+from normplugins.models.attention import Cache, causal_attention_mask, padding_attention_mask
 from normplugins.models.config import NormTransformerConfig, build_side_norm, resolve_config
 from normplugins.models.layers import DecoderLayer, EncoderLayer
 from normplugins.models.parser import add_boolean_arguments
@@ -147,7 +147,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         padding_mask = prev_output_tokens.eq(self.embed_tokens.padding_idx)
         x = self._embed(prev_output_tokens, newest_only=step)
         if step:
-            attention_mask, padding_mask = newest_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
+            attention_mask, padding_mask = padding_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
         else:
             attention_mask = causal_attention_mask(padding_mask, x.dtype)
         memory = encoder_out["encoder_out"][0]
