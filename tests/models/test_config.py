@@ -1,0 +1,90 @@
+from argparse import Namespace
+from dataclasses import fields
+
+import pytest
+from omegaconf import OmegaConf
+
+from normplugins.errors import UserError
+from normplugins.models.config import NormTransformerConfig, resolve_config, side_norm_config
+from normplugins.norms import NormConfig
+from tests.models.helpers import make_model, make_settings
+
+
+def norm_config(side="encoder", final=False, **changes):
+    return side_norm_config(resolve_config(make_settings(**changes)), side, final)
+
+
+def test_every_field_of_a_norm_is_a_setting_with_the_same_default_and_a_help_text():
+    settings = {f.name: f for f in fields(NormTransformerConfig)}
+    for f in fields(NormConfig):
+        if f.name != "name":
+            assert settings[f"norm_{f.name}"].default == f.default
+            assert settings[f"norm_{f.name}"].type == f.type
+    assert all(f.metadata.get("help") for name, f in settings.items() if name != "_name")
+
+
+def test_settings_reach_the_norm():
+    config = norm_config(encoder_norm="pn", norm_eps=1e-3, norm_warmup_updates=7, norm_double_update=False)
+    assert (config.name, config.eps, config.warmup_updates, config.double_update) == ("pn", 1e-3, 7, False)
+
+
+@pytest.mark.parametrize("norm", ["pn", "pn_alg2"])
+def test_groups_of_pn_are_the_attention_heads_of_the_stack(norm):
+    changes = {"encoder_norm": norm, "decoder_norm": norm, "decoder_attention_heads": 4}
+    assert norm_config("encoder", **changes).groups == 2
+    assert norm_config("decoder", **changes).groups == 4
+    assert norm_config("decoder", norm_groups=8, **changes).groups == 8
+
+
+def test_released_batch_norm_keeps_its_one_group():
+    assert norm_config(encoder_norm="bn_released").groups in (None, 1)
+
+
+def test_the_final_norm_has_its_own_warmup_as_released():
+    assert norm_config(encoder_norm="pn").warmup_updates == 8000
+    assert norm_config(encoder_norm="pn", final=True).warmup_updates == 1000
+    assert norm_config(encoder_norm="pn", final=True, final_norm_warmup_updates=5).warmup_updates == 5
+
+
+def test_a_norm_without_warmup_gets_none_at_the_end_of_the_stack():
+    assert norm_config(encoder_norm="pn_alg2", final=True).warmup_updates == 0
+
+
+def test_a_switch_goes_to_the_stack_whose_norm_has_it():
+    changes = {"encoder_norm": "pn", "decoder_norm": "ln", "norm_group_scaling": True}
+    assert norm_config("encoder", **changes).group_scaling is True
+    assert norm_config("decoder", **changes).group_scaling is None
+
+
+def test_a_switch_that_neither_norm_has_is_refused():
+    with pytest.raises(UserError, match="double_update"):
+        norm_config(encoder_norm="bn", norm_double_update=True)
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_an_unknown_norm_lists_the_known_ones(side):
+    with pytest.raises(UserError, match=r"pnn.*bn.*pn_alg2"):
+        make_model(**{f"{side}_norm": "pnn"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder_embed_dim": 15}, "encoder_embed_dim=15 .* encoder_attention_heads=2"),
+        ({"decoder_attention_heads": 0}, "decoder_attention_heads=0"),
+        ({"encoder_norm": "pn", "norm_groups": 3}, "encoder_norm: .*3"),
+        ({"activation_fn": "tanhh"}, "unknown activation_fn 'tanhh': choose one of relu, gelu, swish"),
+        ({"ffn_init": "zeros"}, "unknown ffn_init 'zeros': choose one of xavier, linear"),
+        ({"decoder_embed_dim": 32}, "share_all_embeddings needs"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        make_model(**changes)
+
+
+def test_settings_come_from_omegaconf_as_from_a_namespace_and_default_where_absent():
+    given = {"encoder_norm": "pn", "dropout": 0.25}
+    from_node, from_args = resolve_config(OmegaConf.create(given)), resolve_config(Namespace(**given))
+    assert from_node == from_args
+    assert (from_args.encoder_norm, from_args.dropout, from_args.encoder_layers) == ("pn", 0.25, 6)

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from normplugins.errors import UserError
+from normplugins.models.positions import SinusoidalPositions
+
+# isort: split
+from fairseq.modules import SinusoidalPositionalEmbedding
+
+
+@pytest.mark.parametrize("dim", [4, 16, 17])
+def test_they_are_fairseqs(dim):
+    tokens = torch.tensor([[5, 6, 7, 2], [1, 1, 5, 2], [5, 2, 1, 1]])
+    expected = SinusoidalPositionalEmbedding(dim, 1, 16)(tokens)
+    torch.testing.assert_close(SinusoidalPositions(dim, 1, 12)(tokens), expected)
+
+
+def test_padding_on_either_side_changes_no_real_position():
+    positions = SinusoidalPositions(8, 1, 12)
+    alone, padded = positions(torch.tensor([[5, 6, 2]])), positions(torch.tensor([[1, 5, 6, 2, 1]]))
+    assert torch.equal(alone, padded[:, 1:4])
+    assert not padded[:, [0, 4]].any()
+
+
+def test_a_sequence_of_just_the_greatest_length_is_taken():
+    assert SinusoidalPositions(8, 1, 12)(torch.full((1, 12), 5)).shape == (1, 12, 8)
+
+
+def test_a_longer_sequence_is_refused_by_name():
+    with pytest.raises(UserError, match="13 tokens, but the model takes at most 12"):
+        SinusoidalPositions(8, 1, 12)(torch.full((1, 13), 5))

@@ -1,0 +1,197 @@
+from argparse import Namespace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from normplugins.errors import UserError
+from tests.models.helpers import (
+    NORMS,
+    PAD,
+    loss_of,
+    make_batch,
+    make_dictionary,
+    make_model,
+    make_settings,
+    make_task,
+    train,
+)
+
+# isort: split
+from fairseq.models.transformer import TransformerConfig, TransformerModelBase
+
+from normplugins.models.transformer import NormTransformer
+
+PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
+EACH_NORM = pytest.mark.parametrize("norm", NORMS)
+
+
+def test_the_iwslt_model_has_no_dead_parameters():
+    task = Namespace(source_dictionary=make_dictionary(10_080))
+    task.target_dictionary = task.source_dictionary
+    with torch.device("meta"):
+        model = NormTransformer.build_model(
+            Namespace(
+                share_all_embeddings=True,
+                **{f"{side}_ffn_embed_dim": 1024 for side in ("encoder", "decoder")},
+                **{f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
+            ),
+            task,
+        )
+    assert sum(p.numel() for p in model.parameters()) == 36_706_304
+
+
+@PLACEMENTS
+@EACH_NORM
+def test_gradient_reaches_every_parameter(norm, pre):
+    model = make_model(encoder_norm=norm, decoder_norm=norm, normalize_before=pre)
+    loss_of(model.train(), make_batch()).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not silent
+
+
+def stock_twin(model: NormTransformer, **changes) -> TransformerModelBase:
+    """Stock fairseq's transformer of the same size, with the weights of ``model``."""
+    settings = vars(make_settings(**changes)) | {"share_decoder_input_output_embed": True}
+    pre = settings.pop("normalize_before", True)
+    settings |= {"encoder_normalize_before": pre, "decoder_normalize_before": pre}
+    stock = TransformerModelBase.build_model(TransformerConfig.from_namespace(Namespace(**settings)), make_task())
+    state, ours = stock.state_dict(), model.state_dict()
+    for name in state:
+        if name in ours:
+            state[name] = ours[name]
+    names = {"self_attention": "self_attn", "cross_attention": "encoder_attn", "feed_forward": "final"}
+    for side in ("encoder", "decoder"):
+        for kind in ("weight", "bias") if pre else ():
+            state[f"{side}.layer_norm.{kind}"] = ours[f"{side}.final_norm.{kind}"]
+        for layer in range(2):
+            mine, theirs = f"{side}.layers.{layer}.", f"{side}.layers.{layer}."
+            for kind in ("weight", "bias"):
+                for fc in ("fc1", "fc2"):
+                    state[f"{theirs}{fc}.{kind}"] = ours[f"{mine}feed_forward.sublayer.{fc}.{kind}"]
+                for sublayer in names if side == "decoder" else ("self_attention", "feed_forward"):
+                    norm, attention = f"{names[sublayer]}_layer_norm.{kind}", f"{mine}{sublayer}.sublayer."
+                    state[theirs + norm] = ours[f"{mine}{sublayer}.norm.{kind}"]
+                    if sublayer == "feed_forward":
+                        continue
+                    if sublayer == "self_attention":
+                        packed = ours[f"{attention}qkv.{kind}"].chunk(3)
+                    else:
+                        packed = (ours[f"{attention}q.{kind}"], *ours[f"{attention}kv.{kind}"].chunk(2))
+                    for part, value in zip("qkv", packed, strict=True):
+                        state[f"{theirs}{names[sublayer]}.{part}_proj.{kind}"] = value
+                    state[f"{theirs}{names[sublayer]}.out_proj.{kind}"] = ours[f"{attention}out.{kind}"]
+    stock.load_state_dict(state)
+    return stock
+
+
+@PLACEMENTS
+def test_with_layer_norm_it_is_stock_fairseqs_transformer(pre):
+    model = make_model(normalize_before=pre).train()
+    stock, batch = stock_twin(model, normalize_before=pre).train(), make_batch()
+    ours, _ = model(batch["src_tokens"], None, batch["prev_output_tokens"])
+    theirs, _ = stock(batch["src_tokens"], None, batch["prev_output_tokens"])
+    real = batch["target"].ne(PAD)
+    torch.testing.assert_close(ours[real], theirs[real], atol=1e-5, rtol=1e-5)
+    losses = [loss_of(m, batch) for m in (model, stock)]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        model.encoder.embed_tokens.weight.grad, stock.encoder.embed_tokens.weight.grad, atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("init", "bound"), [("xavier", (6 / 40) ** 0.5), ("linear", 16**-0.5)])
+def test_initial_weights_are_drawn_as_published(init, bound):
+    task = make_task(2000)
+    layer = make_model(task=task, ffn_init=init).encoder.layers[0]
+    fc1, qkv = layer.feed_forward.sublayer.fc1, layer.self_attention.sublayer.qkv
+    assert 0.9 * bound < fc1.weight.abs().max() <= bound
+    assert bool(fc1.bias.any()) is (init == "linear")
+    xavier = (6 / (16 + 16)) ** 0.5 / 2**0.5
+    assert all(0.9 * xavier < part.abs().max() <= xavier for part in qkv.weight.chunk(3))
+    embedding = make_model(task=task).encoder.embed_tokens.weight
+    assert not embedding[PAD].any()
+    assert embedding[2:].std().item() == pytest.approx(16**-0.5, rel=0.02)
+
+
+@PLACEMENTS
+@EACH_NORM
+def test_past_outputs_do_not_depend_on_future_tokens(norm, pre):
+    model = train(make_model(encoder_norm=norm, decoder_norm=norm, normalize_before=pre)).eval()
+    batch = make_batch()
+    changed = batch["prev_output_tokens"].clone()
+    changed[:, 3:] = changed[:, 3:].flip(0)
+    before, _ = model(batch["src_tokens"], None, batch["prev_output_tokens"])
+    after, _ = model(batch["src_tokens"], None, changed)
+    torch.testing.assert_close(before[:, :3], after[:, :3])
+    assert not torch.allclose(before[:, 3:], after[:, 3:])
+
+
+@PLACEMENTS
+@EACH_NORM
+@pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
+def test_padding_the_source_changes_no_output(norm, pre, left):
+    # bn_released fills padding with the batch's channel means at evaluation too, which no real token sees
+    model = train(make_model(encoder_norm=norm, decoder_norm=norm, normalize_before=pre)).eval()
+    batch = make_batch()
+    padding = (3, 0) if left else (0, 3)
+    padded = torch.nn.functional.pad(batch["src_tokens"], padding, value=PAD)
+    before, _ = model(batch["src_tokens"], None, batch["prev_output_tokens"])
+    after, _ = model(padded, None, batch["prev_output_tokens"])
+    torch.testing.assert_close(before, after)
+
+
+@EACH_NORM
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_sentence_of_nothing_but_padding_is_finite(norm, training):
+    model, batch = make_model(encoder_norm=norm, decoder_norm=norm), make_batch()
+    batch["src_tokens"][1] = PAD
+    batch["prev_output_tokens"][2] = PAD
+    loss = loss_of(model.train(training), batch)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@PLACEMENTS
+@EACH_NORM
+def test_no_forward_or_backward_reads_a_value_back_from_the_device(norm, pre):
+    model = make_model(encoder_norm=norm, decoder_norm=norm, normalize_before=pre, dropout=0.1).train()
+    batch = make_batch()
+    with FakeTensorMode(allow_non_fake_inputs=True):  # has shapes and no values: reading one raises
+        loss_of(model, {name: torch.empty_like(value) for name, value in batch.items()}).backward()
+
+
+@EACH_NORM
+def test_activation_checkpointing_changes_nothing(norm):
+    runs = []
+    for checkpointed in (False, True):
+        model = make_model(encoder_norm=norm, dropout=0.1, checkpoint_activations=checkpointed)
+        torch.manual_seed(1)
+        runs.append(train(model, updates=3).state_dict())
+    for name, plain in runs[0].items():
+        torch.testing.assert_close(runs[1][name], plain, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_separate_dictionaries_and_embeddings():
+    task = make_task()
+    task.tgt_dict = make_dictionary(30)
+    model = make_model(task=task, share_all_embeddings=False, decoder_embed_dim=8, decoder_attention_heads=4)
+    batch = make_batch()
+    logits, _ = model(batch["src_tokens"], None, batch["prev_output_tokens"])
+    assert logits.shape == (4, 6, 30)
+    assert model.decoder.output_projection.weight is not model.decoder.embed_tokens.weight
+
+
+def test_sharing_embeddings_needs_a_joined_dictionary():
+    task = make_task()
+    task.tgt_dict = make_dictionary(30)
+    with pytest.raises(UserError, match="one dictionary for both languages"):
+        make_model(task=task)
+
+
+def test_it_tells_fairseq_how_long_sentences_may_be():
+    model = make_model(max_source_positions=50, max_target_positions=60)
+    assert model.max_positions() == (50, 60)
