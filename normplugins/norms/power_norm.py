@@ -83,8 +83,8 @@ class PowerNorm(RunningNorm):
     mean is over real tokens. Padding's output is 0, except with ``padding_in_backward``. At evaluation the gradient is
     that of a fixed psi. Raises ValueError when groups do not divide dim.
 
-    Under activation checkpointing the recomputed forward uses the psi of the latest forward: call the module once
-    between a forward and its backward there.
+    Under activation checkpointing the recomputation takes the psi that the module's latest forward used, so there each
+    forward must be followed by its backward before the next.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi", "ema_gz")
