@@ -104,26 +104,24 @@ def resolve_config(cfg: Any) -> NormTransformerConfig:
 def side_norm_config(cfg: NormTransformerConfig, side: Side, final: bool = False) -> NormConfig:
     """NormConfig of one stack's norms; ``final``: of the one that ends a pre-norm stack, with its own warmup.
 
-    The stacks share the ``norm_<field>`` settings: one that only the other stack's norm has is left out here.
-    PN's channel groups are the attention heads of the stack, and a norm that never warms up has no final warmup.
+    The stacks share the ``norm_<field>`` settings; each norm reads those that it has. PN's channel groups are the
+    attention heads of the stack, and a norm that never warms up has no final warmup.
 
     Raises:
-        UserError: an unknown norm, or settings that it cannot have.
+        UserError: an unknown norm, a value out of range, or a switch that neither stack's norm has.
     """
+    settings = {f.name: getattr(cfg, f"norm_{f.name}") for f in fields(NormConfig) if f.name != "name"}
     name = getattr(cfg, f"{side}_norm")
+    if name in HEAD_GROUPED and settings["groups"] is None:
+        settings["groups"] = getattr(cfg, f"{side}_attention_heads")
     try:
-        own = resolve_norm(NormConfig(name=name))
-        others = [resolve_norm(NormConfig(name=n)) for n in (cfg.encoder_norm, cfg.decoder_norm) if n != name]
-        settings = {}
-        for f in fields(NormConfig):
-            owned_elsewhere = any(getattr(other, f.name) is not None for other in others)
-            if f.name != "name" and (getattr(own, f.name) is not None or not owned_elsewhere):
-                settings[f.name] = getattr(cfg, f"norm_{f.name}")
-        if name in HEAD_GROUPED and settings["groups"] is None:
-            settings["groups"] = getattr(cfg, f"{side}_attention_heads")
+        defaults = [resolve_norm(NormConfig(name=each)) for each in (cfg.encoder_norm, cfg.decoder_norm)]
         config = resolve_norm(NormConfig(name=name, **settings))
     except ValueError as error:
         raise UserError(f"{side}_norm: {error}") from error
+    for switch, value in settings.items():
+        if value is True and all(getattr(default, switch) is None for default in defaults):
+            raise UserError(f"norm_{switch} is on, but neither {cfg.encoder_norm} nor {cfg.decoder_norm} has it")
     return replace(config, warmup_updates=cfg.final_norm_warmup_updates) if final and config.warmup_updates else config
 
 

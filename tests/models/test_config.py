@@ -50,10 +50,10 @@ def test_a_norm_without_warmup_gets_none_at_the_end_of_the_stack():
     assert norm_config(encoder_norm="pn_alg2", final=True).warmup_updates == 0
 
 
-def test_a_switch_goes_to_the_stack_whose_norm_has_it():
-    changes = {"encoder_norm": "pn", "decoder_norm": "ln", "norm_group_scaling": True}
-    assert norm_config("encoder", **changes).group_scaling is True
-    assert norm_config("decoder", **changes).group_scaling is None
+def test_a_switch_that_one_stack_has_leaves_the_other_alone():
+    model = make_model(encoder_norm="pn", decoder_norm="ln", norm_group_scaling=False)
+    assert model.encoder.final_norm.group_scaling is False
+    make_model(encoder_norm="pn_alg2", decoder_norm="ln", norm_group_scaling=True)
 
 
 def test_a_switch_that_neither_norm_has_is_refused():

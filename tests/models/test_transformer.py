@@ -53,6 +53,7 @@ def test_gradient_reaches_every_parameter(norm, pre):
 def stock_twin(model: NormTransformer, **changes) -> TransformerModelBase:
     """Stock fairseq's transformer of the same size, with the weights of ``model``."""
     settings = vars(make_settings(**changes)) | {"share_decoder_input_output_embed": True}
+    settings |= {"decoder_input_dim": 16, "decoder_output_dim": 16}
     pre = settings.pop("normalize_before", True)
     settings |= {"encoder_normalize_before": pre, "decoder_normalize_before": pre}
     stock = TransformerModelBase.build_model(TransformerConfig.from_namespace(Namespace(**settings)), make_task())
