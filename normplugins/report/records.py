@@ -1,0 +1,168 @@
+"""Reads the records of runs, and groups those that may be averaged: the same cell with different seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, TypeVar
+
+from normplugins.errors import UserError
+
+FORMAT = 1
+NORM_ORDER = ("ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none")
+T = TypeVar("T")
+Curve = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What the report needs of one record. Curves are (update, loss) points; losses are in bits per token."""
+
+    experiment: str
+    norm: str
+    extras: str
+    seed: int
+    scores: Mapping[str, float]
+    signatures: Mapping[str, str]
+    updates: int
+    epochs: int
+    stopped_by: str
+    words_per_second: float
+    wall_seconds: float
+    valid_ppl: float | None
+    train_pairs: int | None
+    corpus: str
+    note: str
+    hardware: str
+    machine: str
+    label_smoothing: float
+    train_curve: Curve
+    valid_curve: Curve
+
+    @property
+    def label(self) -> str:
+        """The norm and what else was set, as in the name of the run's folder."""
+        return ", ".join([self.norm, *filter(None, self.extras.split(","))])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in nothing but the seed, and where they ran."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        """Any of the runs, for what they have in common."""
+        return self.runs[0]
+
+    def mean(self, metric: str) -> float | None:
+        """Mean score over the seeds, or None where a run lacks this metric."""
+        values = [run.scores[metric] for run in self.runs if metric in run.scores]
+        return fmean(values) if len(values) == len(self.runs) else None
+
+    def spread(self, metric: str) -> float | None:
+        """Sample standard deviation over the seeds, or None for one seed."""
+        values = [run.scores[metric] for run in self.runs if metric in run.scores]
+        return stdev(values) if len(values) == len(self.runs) > 1 else None
+
+    def each(self, get: Callable[[Run], T]) -> list[T]:
+        """The different values among the runs, in the order of their seeds."""
+        return list(dict.fromkeys(get(run) for run in self.runs))
+
+
+def read_runs(results: Path) -> list[Run]:
+    """Every ``runs/<experiment>/<variant>/seed<k>.json`` under ``results``, norms in their fixed order.
+
+    Raises:
+        UserError: a record is broken, of an unknown format, lacks a field, or is not what its path says.
+    """
+    runs = [read_run(path) for path in sorted((results / "runs").glob("*/*/seed*.json"))]
+    return sorted(runs, key=lambda run: (run.experiment, norm_rank(run.norm), run.extras, run.seed))
+
+
+def read_run(path: Path) -> Run:
+    """One record; raises UserError naming the file."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not a record of a run: {error}. Remove it, or run that seed again") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else None
+        raise UserError(f"{path}: format {found!r}, but this version reads format {FORMAT}")
+    try:
+        run = _run(record)
+    except KeyError as error:
+        raise UserError(f"{path} lacks the field {error.args[0]}. Remove it, or run that seed again") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds a field of the wrong kind: {error}") from error
+    named = (path.parent.parent.name, path.parent.name, path.stem)
+    inside = (run.experiment, record["variant"], f"seed{run.seed}")
+    if named != inside:
+        raise UserError(f"{path} holds the record of {'/'.join(inside)}: move it there, or remove it")
+    return run
+
+
+def group(runs: Iterable[Run], key: Callable[[Run], Any] = lambda _: None) -> list[Cell]:
+    """Group runs of one norm, settings and corpus (and ``key``, if given) into cells, keeping their order."""
+    cells: dict[Any, list[Run]] = {}
+    for run in runs:
+        cells.setdefault((run.norm, run.extras, run.note, run.train_pairs, key(run)), []).append(run)
+    return [Cell(tuple(members)) for members in cells.values()]
+
+
+def norm_rank(norm: str) -> tuple[int, str]:
+    """Where a norm stands among the rows: the paper's first, unknown ones by name at the end."""
+    return (NORM_ORDER.index(norm) if norm in NORM_ORDER else len(NORM_ORDER), norm)
+
+
+def _run(record: dict[str, Any]) -> Run:
+    norm, variant = str(record["norm"]), str(record["variant"])
+    if variant.split(",")[0] != norm:
+        raise ValueError(f"variant {variant!r} does not begin with norm {norm!r}")
+    training, corpus, hardware = record["training"], record["corpus"], record["hardware"]
+    metrics = dict(record["metrics"])
+    if not metrics:
+        raise KeyError("metrics")
+    ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
+    pairs = corpus["counts"].get("train", {}).get("pairs")  # a corpus of running text has none
+    device = str(hardware["device"])
+    machine = f"{hardware['cpu']}, {hardware['threads']} threads, {hardware['memory_gb']} GB"
+    return Run(
+        experiment=str(record["experiment"]),
+        norm=norm,
+        extras=variant.partition(",")[2],
+        seed=int(record["seed"]),
+        scores={name: _number(value["score"]) for name, value in metrics.items()},
+        signatures={name: str(value["signature"]) for name, value in metrics.items() if value.get("signature")},
+        updates=int(training["updates"]),
+        epochs=int(training["epochs"]),
+        stopped_by=str(training["stopped_by"]),
+        words_per_second=_number(training["words_per_second"]),
+        wall_seconds=_number(training["wall_seconds"]),
+        valid_ppl=min(ppls, default=None),
+        train_pairs=int(pairs) if pairs is not None else None,
+        corpus=str(corpus.get("corpus", "")),
+        note=str(corpus.get("note") or ""),
+        hardware=f"CPU, {hardware['threads']} threads" if device == "CPU" else device,
+        machine=machine if device == "CPU" else f"{device}; host {machine}",
+        label_smoothing=float(record.get("config", {}).get("criterion.label_smoothing") or 0),
+        train_curve=_curve(record["curves"]["train"]),
+        valid_curve=_curve(record["curves"]["valid"]),
+    )
+
+
+def _curve(points: list[dict[str, Any]]) -> Curve:
+    return tuple((_number(point["update"]), _number(point["loss"])) for point in points)
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)

@@ -1,0 +1,89 @@
+"""Makes records of runs as ``normplugins run`` writes them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+SIGNATURES = {
+    "bleu": "nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:2.6.0",
+    "sacrebleu": "nrefs:1|case:lc|eff:no|tok:13a|smooth:exp|version:2.6.0",
+    "ppl": None,
+}
+CPU = {"device": "CPU", "cpu": "2 x Some Processor", "threads": 2, "memory_gb": 8, "gpus": [], "processes": 1}
+GPU = {**CPU, "device": "1 x NVIDIA H200", "gpus": ["NVIDIA H200"]}
+
+
+def record(
+    experiment: str = "multi30k",
+    variant: str = "ln",
+    seed: int = 1,
+    metrics: dict[str, float] | None = None,
+    updates: int = 1200,
+    stopped_by: str = "patience",
+    epochs: int = 12,
+    note: str = "",
+    hardware: dict[str, Any] = CPU,
+    floor: float = 4.0,
+    corpus: str = "multi30k",
+    words_per_second: float = 1500.0,
+    wall_seconds: float = 900.0,
+) -> dict[str, Any]:
+    """A record; losses fall towards ``floor``."""
+    metrics = {"bleu": 35.0, "sacrebleu": 34.0} if metrics is None else metrics
+
+    def loss(update: float) -> float:
+        return floor + 9 * math.exp(-5 * update / updates) + 0.02 * math.sin(update)
+
+    train = [
+        {"update": u, "epoch": 1, "loss": loss(u), "ppl": 2 ** loss(u), "lr": 1e-3} for u in range(50, updates, 50)
+    ]
+    ends = [round(updates * (e + 1) / epochs) for e in range(epochs)]
+    valid = [
+        {"update": u, "epoch": e + 1, "loss": loss(u) + 0.3, "nll_loss": loss(u) - 1, "ppl": 2 ** (loss(u) - 1)}
+        for e, u in enumerate(ends)
+    ]
+    return {
+        "format": 1,
+        "experiment": experiment,
+        "variant": variant,
+        "norm": variant.split(",")[0],
+        "seed": seed,
+        "metrics": {
+            name: {
+                "score": score,
+                "signature": SIGNATURES.get(name),
+                "precisions": [60.0, 40.0, 25.0, 18.0],
+                "brevity_penalty": 0.98,
+                "system_length": 1000,
+                "reference_length": 1020,
+            }
+            for name, score in metrics.items()
+        },
+        "training": {
+            "updates": updates,
+            "epochs": epochs,
+            "stopped_by": stopped_by,
+            "best_valid_loss": min(point["loss"] for point in valid),
+            "words_per_second": words_per_second,
+            "wall_seconds": wall_seconds,
+            "parameters": 1_000_000,
+            "averaged": ["checkpoint12.pt"],
+        },
+        "decoding": {"seconds": 10.0, "sentences_per_second": 100.0},
+        "corpus": {"corpus": corpus, "counts": {"train": {"pairs": 29000}}, "note": note, "notes": []},
+        "hardware": dict(hardware),
+        "versions": {"python": "3.11.0"},
+        "git_commit": None,
+        "finished_at": "2026-01-01T00:00:00+00:00",
+        "curves": {"train": train, "valid": valid},
+        "config": {"criterion.label_smoothing": 0.1, "norm.name": variant.split(",")[0]},
+    }
+
+
+def put(results: Path, content: dict[str, Any]) -> Path:
+    """Write a record where ``normplugins run`` puts it."""
+    path = results / "runs" / content["experiment"] / content["variant"] / f"seed{content['seed']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,65 @@
+"""The curves: a whole PNG, the same colour for the same norm."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from factory import put, record
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+
+from normplugins.report.figures import COLOURS, OTHER_COLOURS, colour, curves
+from normplugins.report.records import NORM_ORDER, read_runs
+
+
+def drawn(tmp_path: Path, *variants: str, **changes) -> np.ndarray:
+    """The pixels (height, width, RGBA) of a figure of runs of these variants."""
+    for variant in variants:
+        put(tmp_path, record("demo", variant, **changes))
+    path = tmp_path / "curves.png"
+    curves([run for run in read_runs(tmp_path) if run.experiment == "demo"], path)
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    return imread(path)
+
+
+def pixels_of(image: np.ndarray, norm: str) -> int:
+    return int((np.abs(image[..., :3] - to_rgb(colour(norm))).max(-1) < 0.02).sum())
+
+
+def test_a_figure_is_an_image_with_each_norm_in_its_colour(tmp_path: Path) -> None:
+    put(tmp_path, record("demo", "bn", floor=5.0))
+    image = drawn(tmp_path, "pn")
+    height, width = image.shape[:2]
+    assert width >= 1000
+    assert height >= 500
+    assert pixels_of(image, "bn") > 300
+    assert pixels_of(image, "pn") > 300
+    assert pixels_of(image, "pn_alg2") == 0
+
+
+def test_colours_differ_between_the_norms_and_do_not_depend_on_the_others() -> None:
+    assert set(COLOURS) == set(NORM_ORDER)
+    assert len({*COLOURS.values(), *OTHER_COLOURS}) == len(COLOURS) + len(OTHER_COLOURS)
+    assert colour("rms") == colour("rms")
+    assert colour("rms") in OTHER_COLOURS
+
+
+def test_a_run_far_shorter_than_the_others_is_left_out(tmp_path: Path) -> None:
+    put(tmp_path, record("demo", "bn,optimization.max_update=100", updates=100))
+    image = drawn(tmp_path, "ln", updates=20_000)
+    assert pixels_of(image, "bn") == 0
+    assert pixels_of(image, "ln") > 300
+
+
+def test_one_point_or_a_flat_curve_is_no_obstacle(tmp_path: Path) -> None:
+    content = record("demo", "pn", updates=50, epochs=1)
+    content["curves"]["train"] = []
+    put(tmp_path, content)
+    assert pixels_of(drawn(tmp_path), "pn") > 20
+
+
+def test_the_users_own_matplotlib_settings_change_nothing(tmp_path: Path) -> None:
+    plain = drawn(tmp_path, "ln")
+    with mpl.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "savefig.dpi": 20}):
+        assert np.array_equal(drawn(tmp_path, "ln"), plain)
+        assert mpl.rcParams["lines.linewidth"] == 9
