@@ -14,6 +14,7 @@ from normplugins.corpora import custom, demo, iwslt14, multi30k, subwords
 from normplugins.corpora.binarize import binarize
 from normplugins.corpora.bitext import Bitext, Tokenized, prepare_text
 from normplugins.corpora.config import CorpusConfig
+from normplugins.corpora.fetch import find_in_mirror
 from normplugins.corpora.files import lock, read_lines, sha256, whole_file, whole_folder, write_lines
 from normplugins.corpora.parallel import map_lines
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
@@ -84,9 +85,8 @@ def _prepare(config: CorpusConfig, home: Path, echo: Echo, workers: int | None) 
             bitext: Bitext = module.read(config, files)
             text = prepare_text(bitext, config, workers)
             _check_test(config, text)
-        except UserError:
-            _forget_downloads(files, home / "raw")
-            raise
+        except UserError as error:
+            raise _forget_downloads(files, home / "raw", error) from None
         return _write_text(text, config, to)
 
     def subworded(to: Path) -> dict[str, Any]:
@@ -147,11 +147,15 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "stage.json"}
 
 
-def _forget_downloads(files: dict[str, Path], raw: Path) -> None:
-    """Remove bad files that were fetched, so that the same command fetches them again."""
-    for path in files.values():
+def _forget_downloads(files: dict[str, Path], raw: Path, error: UserError) -> UserError:
+    """Remove what was fetched after it proved bad, so that the same command fetches it again; name a mirror's file."""
+    message = str(error)
+    for name, path in files.items():
         if path.parent == raw:
             path.unlink(missing_ok=True)
+            if mirrored := find_in_mirror(name, raw.parent.name):
+                message = message.replace(str(path), str(mirrored))
+    return UserError(message)
 
 
 def _check_test(config: CorpusConfig, text: Tokenized) -> None:

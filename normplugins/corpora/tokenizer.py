@@ -38,7 +38,7 @@ def tokenize(line: str, language: str) -> str:
     line = squeeze(line)
     if not line or _TAG_LINE.fullmatch(line):  # Moses hands such lines through
         return line
-    return str(_tokenizer(language).tokenize(line, return_str=True))
+    return squeeze(_tokenizer(language).tokenize(line, return_str=True))
 
 
 def detokenize(lines: Iterable[str], language: str) -> list[str]:

@@ -1,0 +1,100 @@
+"""Small corpora of the real ones' layout, and their settings, for the tests of this folder."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from normplugins.corpora import CorpusConfig
+from normplugins.corpora.iwslt14 import TEST_PARTS
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "corpus"
+
+
+def config(name: str, **overrides: Any) -> CorpusConfig:
+    """The committed settings of a corpus with some of them changed."""
+    merged = OmegaConf.merge(
+        OmegaConf.load(CONFIGS / "_fields.yaml"), OmegaConf.load(CONFIGS / f"{name}.yaml"), overrides
+    )
+    values = OmegaConf.to_container(merged)
+    assert isinstance(values, dict)
+    values.pop("defaults")
+    return CorpusConfig.from_mapping({str(key): value for key, value in values.items()})
+
+
+def sentences(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Pairs of raw sentences of equal length, case and punctuation included."""
+    words = {
+        "de": ["Haus", "Tür", "groß", "und", "läuft", "schön", "Straße"],
+        "en": ["house", "door", "big", "and", "runs", "nice", "street"],
+    }
+    choose = random.Random(seed)
+    picks = [[choose.randrange(7) for _ in range(choose.randrange(3, 9))] for _ in range(count)]
+    made = {
+        language: [f"{' '.join(known[i] for i in pick).capitalize()}, Nr {n}." for n, pick in enumerate(picks)]
+        for language, known in words.items()
+    }
+    return made["de"], made["en"]
+
+
+def iwslt_members(pairs: int = 60) -> dict[str, bytes]:
+    """The files of the IWSLT14 archive, each with a few sentences."""
+    members = {}
+    train = sentences(pairs)
+    for side, language in enumerate(("de", "en")):
+        talk = ["<url>http://x</url>", "<keywords>a, b</keywords>", "<talkid>1</talkid>"]
+        talk += [
+            "<title>Ein Titel , one title</title>",
+            "<description>Mit vier Worten hier</description>",
+            *train[side],
+        ]
+        members[f"de-en/train.tags.de-en.{language}"] = text(talk)
+        for number, part in enumerate(TEST_PARTS):
+            lines = [f'<seg id="{i}"> {line} </seg>' for i, line in enumerate(sentences(3, number + 1)[side], 1)]
+            lines[0] = f'<seg id="1"> {part} it’s No. {number}, not U.S. </seg>'
+            head = ['<?xml version="1.0"?>', "<doc>", "<title>left out</title>"]
+            members[f"de-en/IWSLT14.{part}.de-en.{language}.xml"] = text([*head, *lines, "</doc>"])
+    return members
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    """Write a .tgz whose bytes depend on its members only."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(packed.getvalue(), mtime=0))
+    return path
+
+
+def text(lines: Iterable[str], end: str = "\n") -> bytes:
+    """Lines as UTF-8 bytes."""
+    return "".join(line + end for line in lines).encode()
+
+
+def stranger(folder: Path, count: int = 120, **splits: int) -> Path:
+    """Write a parallel corpus: train.de and train.en, and other splits with their sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, size) in enumerate({"train": count, **splits}.items()):
+        for language, lines in zip(("de", "en"), sentences(size, seed), strict=True):
+            (folder / f"{split}.{language}").write_bytes(text(lines))
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def quiet(line: str) -> None:
+    """An echo that says nothing."""
