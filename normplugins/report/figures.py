@@ -5,11 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from normplugins.report.records import Cell, Curve, Run, group
 
@@ -26,7 +28,13 @@ COLOURS = {
 OTHER_COLOURS = ("#CC79A7", "#882255", "#999933", "#332288", "#117733")
 MARKERS = {"ln": "o", "bn": "s", "bn_released": "D", "pnv": "v", "pn": "^", "pn_alg2": "P", "none": "X"}
 # A file shows the same whatever the user's own matplotlib settings are.
-STYLE = {"font.family": "DejaVu Sans", "font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "axes.titlesize": 11}
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.titlesize": 11,
+}
 
 
 def colour(norm: str) -> str:
@@ -62,6 +70,7 @@ def curves(runs: Sequence[Run], path: Path) -> None:
             axis.set_title(f"{name} loss{smoothed}")
             axis.set_xlabel("updates")
             axis.set_ylabel("loss (bits per token)")
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.xaxis.set_major_formatter("{x:,.0f}")
             _leave_out_the_start(axis, [getattr(run, which) for run in handles])
         figure.suptitle("\n".join([*_title(runs), *([f"too short to draw: {'; '.join(short)}"] if short else [])]))
