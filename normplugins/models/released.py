@@ -1,5 +1,6 @@
 """Imports checkpoints of the released PowerNorm code (a fork of fairseq 0.8) as checkpoints of ``norm_transformer``."""
 
+import contextlib
 import pickle
 from argparse import Namespace
 from pathlib import Path
@@ -169,7 +170,7 @@ def import_checkpoint(source: Path, destination: Path, data: Path | None = None)
 
     Raises:
         UserError: ``source`` cannot be read, holds code, is no such checkpoint, or is of a model that norm_transformer
-            has no settings for.
+            has no settings for; or ``destination`` cannot be written.
     """
     state = _read(source)
     args = state["args"]
@@ -177,7 +178,8 @@ def import_checkpoint(source: Path, destination: Path, data: Path | None = None)
     languages = {name: _setting(args, name, source) for name in ("source_lang", "target_lang")}
     if data is None:
         beside = all((source.parent / f"dict.{language}.txt").exists() for language in languages.values())
-        data = source.parent if beside else Path(_setting(args, "data", source))
+        recorded = _setting(args, "data", source)
+        data = source.parent if beside else Path(recorded if isinstance(recorded, str) else recorded[0])
     model = NormTransformer.build_model(settings, _Languages(state["model"], source))
     weights = _convert(state["model"], model, source)
     padding = {name: getattr(args, name) for name in ("left_pad_source", "left_pad_target") if hasattr(args, name)}
@@ -185,17 +187,20 @@ def import_checkpoint(source: Path, destination: Path, data: Path | None = None)
     vars(namespace).update({name: value for name, value in vars(settings).items() if not name.startswith("_")})
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
     history["num_updates"] = state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    torch_persistent_save(
-        {
-            "args": None,
-            "cfg": OmegaConf.to_container(convert_namespace_to_omegaconf(namespace), resolve=True, enum_to_str=True),
-            "model": weights,
-            "criterion": None,
-            "optimizer_history": [history],
-            "task_state": {},
-            "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-            "last_optimizer_state": None,
-        },
-        str(destination),
-    )
+    checkpoint = {
+        "args": None,
+        "cfg": OmegaConf.to_container(convert_namespace_to_omegaconf(namespace), resolve=True, enum_to_str=True),
+        "model": weights,
+        "criterion": None,
+        "optimizer_history": [history],
+        "task_state": {},
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "last_optimizer_state": None,
+    }
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        torch_persistent_save(checkpoint, str(destination))
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        with contextlib.suppress(OSError):
+            Path(f"{destination}.tmp").unlink()
+        raise UserError(f"cannot write {destination}: {getattr(error, 'strerror', None) or error}") from error

@@ -54,6 +54,16 @@ def test_the_dictionaries_may_lie_elsewhere(tmp_path):
     assert len(task.target_dictionary) == 112
 
 
+def test_a_destination_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*file/out.pt"):
+        import_checkpoint(GOLDEN / "checkpoint.pt", tmp_path / "file" / "out.pt")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*folder"):
+        import_checkpoint(GOLDEN / "checkpoint.pt", tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
 class Malicious:
     def __reduce__(self):
         return print, ("this ran",)

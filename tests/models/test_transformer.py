@@ -196,3 +196,12 @@ def test_sharing_embeddings_needs_a_joined_dictionary():
 def test_it_tells_fairseq_how_long_sentences_may_be():
     model = make_model(max_source_positions=50, max_target_positions=60)
     assert model.max_positions() == (50, 60)
+
+
+@EACH_NORM
+def test_in_bfloat16_it_stays_close_to_float32(norm):
+    model, batch = train(make_model(encoder_norm=norm, decoder_norm=norm)).eval(), make_batch()
+    expected, _ = model(batch["src_tokens"], None, batch["prev_output_tokens"])
+    given, _ = model.bfloat16()(batch["src_tokens"], None, batch["prev_output_tokens"])
+    assert given.dtype == torch.bfloat16
+    assert (given - expected).abs().max() < 0.05 * expected.abs().max()
