@@ -179,7 +179,7 @@ def import_checkpoint(source: Path, destination: Path, data: Path | None = None)
     if data is None:
         beside = all((source.parent / f"dict.{language}.txt").exists() for language in languages.values())
         recorded = _setting(args, "data", source)
-        data = source.parent if beside else Path(recorded if isinstance(recorded, str) else recorded[0])
+        data = source.parent.resolve() if beside else Path(recorded if isinstance(recorded, str) else recorded[0])
     model = NormTransformer.build_model(settings, _Languages(state["model"], source))
     weights = _convert(state["model"], model, source)
     padding = {name: getattr(args, name) for name in ("left_pad_source", "left_pad_target") if hasattr(args, name)}
