@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -17,13 +18,15 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _work(function: Callable[[str], str], lines: list[str], pipe: Connection) -> None:
+def _work(function: Callable[[str], str], lines: list[str], pipe: Connection, parents_end: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to answer
+    parents_end.close()  # inherited: held open here, it would let the answer to a killed parent wait for ever
     try:
         answer: list[str] | Exception = [function(line) for line in lines]
     except Exception as error:
         answer = error
-    pipe.send(answer)
+    with contextlib.suppress(BrokenPipeError):
+        pipe.send(answer)
 
 
 def map_lines(function: Callable[[str], str], lines: list[str], workers: int | None = None) -> list[str]:
@@ -41,7 +44,7 @@ def map_lines(function: Callable[[str], str], lines: list[str], workers: int | N
     try:
         for start, stop in pairwise(cuts[1:]):
             mine, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(function, lines[start:stop], theirs), daemon=True)
+            process = context.Process(target=_work, args=(function, lines[start:stop], theirs, mine), daemon=True)
             process.start()
             theirs.close()
             jobs.append((process, mine))
