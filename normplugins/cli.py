@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(str(error))
     except pickle.UnpicklingError as error:
         return complain(
-            "a checkpoint was refused: it names objects that could run code when loaded "
-            f"({str(error).splitlines()[0]})"
+            f"a checkpoint was refused: it names objects that could run code when loaded ({str(error).splitlines()[0]})"
         )
     except KeyboardInterrupt:
         complain("interrupted; the same command goes on from the last checkpoint")
@@ -75,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     prepare = command("prepare", prepare_corpus, "fetch, check, tokenise, split and binarise a corpus", True)
     prepare.add_argument("experiment", metavar="CORPUS", help="the corpus of the experiment of that name")
     overrides(prepare)
-    evaluate = command("evaluate", evaluate_run, "translate and score a trained run again, with other search settings", True)
+    evaluate = command(
+        "evaluate", evaluate_run, "translate and score a trained run again, with other search settings", True
+    )
     evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/iwslt14/pn/seed1")
     overrides(evaluate)
     report = command("report", write_report, "print the tables and write them to results/README.md")

@@ -51,6 +51,7 @@ def _silence_deprecation_warnings() -> None:
         r"\s*The strict flag in the compose API",
         r"\s*The version_base parameter is not specified",
         r"`torch\.cuda\.amp\.",
+        r"'pin_memory' argument is set as true but no accelerator",
     ):
         warnings.filterwarnings("ignore", message=start)
 

@@ -145,7 +145,9 @@ def _explain(error: Exception, experiment: str) -> str:
                 key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {}) if key[0] != "_"
             )
         return f"unknown {folder} '{name}'. Known: {', '.join(known)}"
-    key = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' (?:is not in struct|not in)", text)
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Key '([^']+)' (?:is not in struct|not in)", text
+    )
     if key and isinstance(error, ConfigCompositionException):
         return _unknown_key(key.group(1), experiment)
     return _first_lines(error, 3)
@@ -162,5 +164,3 @@ def _unknown_key(key: str, experiment: str) -> str:
     close = difflib.get_close_matches(leaf, known, n=3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"unknown key '{key}': {hint}Known {'in ' + parent if parent else 'at the top'}: {', '.join(sorted(known))}"
-
-

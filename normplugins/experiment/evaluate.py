@@ -140,4 +140,3 @@ def evaluate(
 def as_metrics(scores: dict[str, Score]) -> dict[str, dict[str, Any]]:
     """Scores as they stand in a run's JSON."""
     return {name: asdict(value) for name, value in scores.items()}
-

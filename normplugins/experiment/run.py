@@ -27,7 +27,16 @@ from normplugins.experiment.train import History, TrainSettings, saved_history, 
 from normplugins.norms import build_norm
 
 # Settings that may change between two calls of one run without making another run of it.
-FREE_TO_CHANGE = ("hardware", "tracking", "data_dir", "results_dir", "run_dir", "force", "task.data", "checkpoint.save_dir")
+FREE_TO_CHANGE = (
+    "hardware",
+    "tracking",
+    "data_dir",
+    "results_dir",
+    "run_dir",
+    "force",
+    "task.data",
+    "checkpoint.save_dir",
+)
 
 
 def run(config: DictConfig) -> dict[str, Any]:
@@ -162,9 +171,7 @@ def averaged_checkpoint(directory: Path, count: int) -> list[str]:
 def search(config: DictConfig) -> Search:
     """The beam search of the config's ``evaluate`` section."""
     section = config.evaluate
-    return Search(
-        section.beam, section.length_penalty, section.max_length_a, section.max_length_b, section.max_tokens
-    )
+    return Search(section.beam, section.length_penalty, section.max_length_a, section.max_length_b, section.max_tokens)
 
 
 def tracking(config: DictConfig, directory: Path) -> Tracking:

@@ -271,4 +271,3 @@ class _Run:
             f"The last good checkpoint is {self.directory / checkpoints.LAST} (update {kept.updates}). "
             "A lower optimization.lr or more lr_scheduler.warmup_updates may help."
         )
-

@@ -1,0 +1,58 @@
+# Every job of the project by name. `make` alone prints them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NORMS := ln bn bn_released pnv pn pn_alg2 none
+EXPERIMENTS := iwslt14 multi30k
+# Extra Hydra overrides for any run: make iwslt14-pn ARGS="seed=2 tracking=none"
+ARGS ?=
+
+.PHONY: help setup demo test lint format report clean distclean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z0-9%_ -]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@for e in $(EXPERIMENTS); do printf '  %-22s %s\n' "$$e-NORM" "train, score and record $$e with NORM: $(NORMS)"; done
+
+setup: $(READY) ## install everything into .venv (a second call installs nothing)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 14) else f"Python 3.10-3.13 is needed, and $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
+	@command -v c++ >/dev/null || { echo "a C++ compiler is needed to build fairseq (Debian: apt install g++)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fairseq==0.12.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: setup ## ln, bn and pn on a generated corpus: table and picture, in minutes on a CPU
+	$(BIN)/normplugins run demo -m norm=ln,bn,pn $(ARGS)
+	$(BIN)/normplugins report
+
+$(foreach e,$(EXPERIMENTS),$(foreach n,$(NORMS),$(eval .PHONY: $e-$n)$(eval $e-$n: setup ; $(BIN)/normplugins run $e norm=$n $(ARGS))))
+
+report: setup ## print the tables of all recorded runs and write results/README.md
+	$(BIN)/normplugins report
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff on everything, mypy --strict on the norms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove caches; corpora, runs and results stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find normplugins tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove the virtual environment too
+	rm -rf $(VENV)
