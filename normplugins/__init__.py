@@ -7,8 +7,7 @@ __version__ = "0.1.0"
 
 def register() -> None:
     """Register every model, architecture and optimizer of this package with fairseq."""
-    from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
-    from normplugins import models, optim  # noqa: F401
+    from normplugins import compat, models, optim  # noqa: F401  (compat first: it lets fairseq import)
 
 
 # ``normplugins.norms`` is plain PyTorch: importing it must not pull fairseq in. Under ``--user-dir`` fairseq is

@@ -22,7 +22,7 @@ def locate(trainer: Trainer, samples: Sequence[dict[str, Any]]) -> str:
     first: list[str] = []
 
     def watch(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if not first and any(not torch.isfinite(tensor).all() for tensor in _floating(output)):
                 first.append(name)
 

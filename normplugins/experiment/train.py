@@ -224,9 +224,8 @@ class _Run:
         history.epochs_without_progress = 0 if better else history.epochs_without_progress + 1
         history.valid.append({"update": history.updates, "epoch": history.epoch, **figures})
         tracker.log("valid", figures, history.updates)
-        progress.line(
-            f"epoch {history.epoch:3d}  validation loss {loss:.3f}  ppl {figures['ppl']:.2f}{'  best' if better else ''}"
-        )
+        mark = "  best" if better else ""
+        progress.line(f"epoch {history.epoch:3d}  validation loss {loss:.3f}  ppl {figures['ppl']:.2f}{mark}")
         if history.stopped_by is None:
             if 0 < self.config.checkpoint.patience <= history.epochs_without_progress:
                 history.stopped_by = "patience"
