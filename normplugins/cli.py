@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return complain(str(error))
     except pickle.UnpicklingError as error:
-        return complain(
-            f"a checkpoint was refused: it names objects that could run code when loaded ({str(error).splitlines()[0]})"
-        )
+        from normplugins.experiment.checkpoints import why_refused
+
+        return complain(f"a checkpoint was refused: {why_refused(error)}")
     except KeyboardInterrupt:
         complain("interrupted; the same command goes on from the last checkpoint")
         return 130

@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill at any moment, and their mean over the last epochs."""
 
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Sequence
@@ -18,6 +19,29 @@ from normplugins.errors import UserError
 LAST = "checkpoint_last.pt"
 BEST = "checkpoint_best.pt"
 AVERAGED = "checkpoint_averaged.pt"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU, without running anything that the file names.
+
+    Raises:
+        UserError: the file names code to run, is damaged, or cannot be read.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} was refused: {why_refused(error)}") from error
+    except (OSError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    return state
+
+
+def why_refused(error: pickle.UnpicklingError) -> str:
+    """What PyTorch found in a file that it would not unpickle (its own text advises to unpickle all the same)."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named:
+        return f"it names {named.group(1)}, code that would run on loading. Use checkpoints whose origin you know"
+    return "it is damaged or no checkpoint"
 
 
 def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequence[str] = ()) -> None:
@@ -77,7 +101,7 @@ def average(paths: Sequence[Path], destination: Path) -> None:
     sums: dict[str, torch.Tensor] = {}
     state: dict[str, Any] = {}
     for path in paths:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load(path)
         if sums and sums.keys() != state["model"].keys():
             raise UserError(f"{path} holds another model than {paths[0]}: cannot average them")
         for name, value in state["model"].items():
@@ -97,5 +121,5 @@ def averaged_from(path: Path) -> list[str]:
     """The names of the checkpoints that an averaged one was made from; empty when there is no such file."""
     if not path.exists():
         return []
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = load(path)
     return list(state["extra_state"]["averaged_from"])

@@ -1,9 +1,10 @@
 """Composes the Hydra config of a run, and names the known alternatives when an override does not fit."""
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import normplugins
+from normplugins.corpora import CorpusConfig
 from normplugins.errors import UserError
 from normplugins.norms import NormConfig
 
@@ -33,6 +35,46 @@ NOT_IN_VARIANT = re.compile(
     r"(norm|experiment|seed|data_dir|results_dir|run_dir|force|train\.checkpoint_minutes|"
     r"(hardware|tracking)(\..*)?|corpus\.((train|valid|test)(_source|_target)?|source|target))"
 )
+LONGEST_NAME = 120  # a file system takes 255 bytes, and wandb and the record add to it
+
+
+@dataclass
+class TrainSection:
+    """Types of the ``train`` section."""
+
+    checkpoint_minutes: float = MISSING
+
+
+@dataclass
+class EvaluateSection:
+    """Types of the ``evaluate`` section."""
+
+    average: int = MISSING
+    translate: bool = MISSING
+    beam: int = MISSING
+    length_penalty: float = MISSING
+    max_length_a: float = MISSING
+    max_length_b: int = MISSING
+    max_tokens: int = MISSING
+
+
+@dataclass
+class HardwareSection:
+    """Types of the ``hardware`` section."""
+
+    name: str = MISSING
+    threads: int | None = None
+
+
+@dataclass
+class OwnSections:
+    """Types of the keys that are ours, not fairseq's, and that no dataclass of fairseq's checks."""
+
+    force: bool = MISSING
+    train: TrainSection = MISSING
+    evaluate: EvaluateSection = MISSING
+    hardware: HardwareSection = MISSING
+    corpus: CorpusConfig = MISSING
 
 
 def register_nodes() -> None:
@@ -70,9 +112,12 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             config = compose(experiment, overrides=list(overrides))
+        own = [field.name for field in fields(OwnSections)]
+        typed = OmegaConf.merge(OmegaConf.structured(OwnSections), OmegaConf.masked_copy(config, own))
+        config.update(OmegaConf.to_container(typed))
         config.variant = variant(overrides, config.norm.name)
         OmegaConf.resolve(config)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, experiment)) from error
     return config
 
@@ -92,13 +137,20 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def variant(overrides: Sequence[str], norm: str) -> str:
-    """The cell's folder name: the norm, then every other override that changes what is measured."""
+    """The cell's folder name: the norm, then every other override that changes what is measured.
+
+    A name too long for a file system is cut, and a digest of all of it put behind.
+    """
     extra = sorted(
         override.lstrip("+")
         for override in overrides
         if not NOT_IN_VARIANT.fullmatch(re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0])
     )
-    return ",".join([norm, *(re.sub(r"[^\w.,=+-]+", "_", item) for item in extra)])
+    name = ",".join([norm, *(re.sub(r"[^\w.,=+-]+", "_", item) for item in extra)])
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
 def fairseq_config(config: DictConfig) -> DictConfig:
@@ -136,6 +188,8 @@ def _first_lines(error: Exception, count: int = 2) -> str:
 def _explain(error: Exception, experiment: str) -> str:
     """One line that names what is wrong and what is known, from Hydra's several."""
     text = str(error)
+    if text.startswith("Error merging override") and error.__cause__:
+        return f"{text}: {_first_lines(error.__cause__, 1)}"
     group = re.search(r"Could not find '([\w./-]+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)'", text)
     if group:
         folder, _, name = group.group(1).rpartition("/")

@@ -49,6 +49,14 @@ def locate(trainer: Trainer, samples: Sequence[dict[str, Any]]) -> str:
     return f"the gradient of {broken[-1]}" if broken else "the loss"
 
 
+def broken_state(model: nn.Module) -> str | None:
+    """The name of the first parameter or buffer that is not finite; None when all are."""
+    state = model.state_dict()
+    finite = torch.stack([torch.isfinite(value).all() for value in state.values()])
+    names = [name for name, fine in zip(state, finite.tolist(), strict=True) if not fine]  # one wait for the device
+    return names[0] if names else None
+
+
 def _floating(output: Any) -> list[torch.Tensor]:
     """Every floating-point tensor in a module's output."""
     if isinstance(output, torch.Tensor):

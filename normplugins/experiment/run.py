@@ -29,7 +29,9 @@ from normplugins.norms import build_norm
 # Settings that may change between two calls of one run without making another run of it.
 FREE_TO_CHANGE = (
     "hardware",
+    "common.cpu",
     "tracking",
+    "train.checkpoint_minutes",
     "data_dir",
     "results_dir",
     "run_dir",
@@ -74,9 +76,12 @@ def run(config: DictConfig) -> dict[str, Any]:
             history = trained(config, directory, name)
             averaged = averaged_checkpoint(directory, config.evaluate.average)
             print(f"averaged {', '.join(averaged)}")
-            scores, decoding = evaluate(
-                directory / checkpoints.AVERAGED, corpus, search(config), directory, config.common.cpu
-            )
+            scores: dict[str, Score] = {}
+            decoding: dict[str, float] = {}
+            if config.evaluate.translate:
+                scores, decoding = evaluate(
+                    directory / checkpoints.AVERAGED, corpus, search(config), directory, config.common.cpu
+                )
             done = compose_record(config, corpus, history, scores, decoding, averaged)
             record.write(result, done)
             tracker.summarize({f"test/{metric}": value.score for metric, value in scores.items()})
@@ -233,7 +238,7 @@ def compose_record(
 
 def summary(done: dict[str, Any]) -> str:
     """The line a user waits for, and the signatures that make it comparable."""
-    lines = []
+    lines = [f"best validation loss: {done['training']['best_valid_loss']:.3f}"]
     for metric, value in done["metrics"].items():
         lines.append(f"{metric}: {Score(**value)}")
         lines.append(f"  {value['signature']}")

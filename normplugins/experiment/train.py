@@ -66,7 +66,7 @@ def saved_history(directory: Path) -> History | None:
     last = directory / checkpoints.LAST
     if not last.exists():
         return None
-    state = torch.load(last, map_location="cpu", weights_only=True)
+    state = checkpoints.load(last)
     return History(**state["extra_state"]["history"])
 
 
@@ -244,7 +244,14 @@ class _Run:
         return {name: float(mean[name]) for name in ("loss", "nll_loss", "ppl") if name in mean}
 
     def save(self, epoch_end: bool = False, best: bool = False) -> None:
-        """Save the whole state: as the epoch's checkpoint at its end, otherwise as the last one only."""
+        """Save the whole state: as the epoch's checkpoint at its end, otherwise as the last one only.
+
+        Raises:
+            UserError: a parameter or statistic is not finite: nothing is written over the last good checkpoint.
+        """
+        broken = nonfinite.broken_state(self.trainer.get_model())
+        if broken:
+            raise UserError(f"update {self.history.updates}: {broken} is not finite. {self.last_good_checkpoint()}")
         self.history.wall_seconds = time.perf_counter() - self.started
         extra_state = {"train_iterator": self.epoch_itr.state_dict(), "history": asdict(self.history)}
         name = f"checkpoint{self.history.epoch}.pt" if epoch_end else checkpoints.LAST

@@ -68,7 +68,7 @@ def paper_table(paper: PaperTable, corpus: PaperCorpus, runs: Sequence[Run]) -> 
             known = [_known(number, missing="unknown"), _known(difference, sign="+")]
             name = f"{NAMES[norm]} ({norm})"
             missing = "not run in full" if of_norm else NOT_RUN
-            ours = _ours(first, cells, paper, corpus, footnotes) if first else [missing, *[""] * (6 + len(paper.also))]
+            ours = _ours(first, cells, paper, corpus, footnotes) if first else [missing, *[""] * (7 + len(paper.also))]
             rows.append([name, *known, *ours])
         elif first:
             of_norm.insert(0, first)
@@ -83,6 +83,7 @@ def paper_table(paper: PaperTable, corpus: PaperCorpus, runs: Sequence[Run]) -> 
         Column("spread"),
         Column("ours - LN"),
         *(Column(METRIC_NAMES[also], detail=True) for also in paper.also),
+        Column("best valid ppl", detail=True),
         Column("seeds"),
         Column("updates", detail=True),
         Column("stopped by", right=False, detail=True),
@@ -94,19 +95,18 @@ def paper_table(paper: PaperTable, corpus: PaperCorpus, runs: Sequence[Run]) -> 
 
 def experiment_table(name: str, runs: Sequence[Run]) -> Table:
     """The runs of an experiment that is not in the paper."""
-    metrics = sorted({metric for run in runs for metric in run.scores}, key=_metric_rank)
+    metrics = sorted({metric for run in runs for metric in run.scores}, key=_metric_rank) or ["bleu"]
     footnotes = _Footnotes()
     rows = []
     for cell in group(runs):
         first, *others = [_mean(cell, metric) for metric in metrics]
-        ppl = [run.valid_ppl for run in cell.runs if run.valid_ppl is not None]
         rows.append(
             [
                 _label(cell),
                 first + footnotes.mark(_corpus_note(cell)),
                 _spread(cell, metrics[0]),
                 *others,
-                f"{fmean(ppl):.2f}" if ppl else "",
+                _valid_ppl(cell),
                 _span(cell, lambda run: run.updates),
                 ", ".join(cell.each(lambda run: run.stopped_by)),
                 _span(cell, lambda run: run.words_per_second),
@@ -148,6 +148,7 @@ def _ours(
         _spread(cell, paper.metric),
         _difference(cell, cells, paper.metric, corpus),
         *(_mean(cell, also) for also in paper.also),
+        _valid_ppl(cell),
         str(len(cell.runs)),
         _span(cell, lambda run: run.updates),
         ", ".join(cell.each(lambda run: run.stopped_by)),
@@ -197,7 +198,12 @@ def _label(cell: Cell) -> str:
 
 def _mean(cell: Cell, metric: str) -> str:
     mean = cell.mean(metric)
-    return "" if mean is None else f"{mean:.2f}"
+    return "not scored" if mean is None else f"{mean:.2f}"
+
+
+def _valid_ppl(cell: Cell) -> str:
+    ppl = [run.valid_ppl for run in cell.runs if run.valid_ppl is not None]
+    return f"{fmean(ppl):.2f}" if ppl else ""
 
 
 def _spread(cell: Cell, metric: str) -> str:

@@ -75,7 +75,6 @@ def test_an_unknown_format_is_refused(tmp_path: Path, version: object) -> None:
         (("metrics", "bleu", "score"), "35.9"),
         (("metrics", "bleu", "score"), float("nan")),
         (("metrics", "bleu"), 35.9),
-        (("metrics",), {}),
         (("training",), None),
         (("training", "updates"), "many"),
         (("curves", "train"), 3),

@@ -205,3 +205,11 @@ def test_durations_are_for_people() -> None:
         "1 h 00 min",
         "2 h 05 min",
     ]
+
+
+def test_a_run_that_was_not_translated_says_so(tmp_path, page) -> None:
+    put(tmp_path, record("iwslt14", "ln", metrics={}, stopped_by="max_update", updates=120))
+    put(tmp_path, record("mine", "ln", metrics={}))
+    made = page()
+    assert made.rows(IWSLT)["ln"]["ours, BLEU"] == "not scored, cut at 120 updates"
+    assert made.rows("mine")["ln"]["BLEU"] == "not scored"
