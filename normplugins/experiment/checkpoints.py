@@ -94,7 +94,7 @@ def average(paths: Sequence[Path], destination: Path) -> None:
     Weights and running statistics are averaged alike, in float64; counts (integer buffers) are the last one's.
 
     Raises:
-        UserError: there is no checkpoint to average, or they are not of one model.
+        UserError: there is no checkpoint to average, they are not of one model, or the mean cannot be written.
     """
     if not paths:
         raise UserError(f"no checkpoint to average in {destination.parent}: the run has not finished an epoch")
@@ -113,8 +113,12 @@ def average(paths: Sequence[Path], destination: Path) -> None:
     state.pop("last_optimizer_state", None)
     state["extra_state"] = {"averaged_from": [path.name for path in paths]}
     temporary = destination.with_name(destination.name + ".tmp")
-    torch.save(state, temporary)
-    temporary.replace(destination)
+    try:
+        torch.save(state, temporary)
+        temporary.replace(destination)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"could not write the checkpoint {destination}: {error}") from error
 
 
 def averaged_from(path: Path) -> list[str]:

@@ -17,6 +17,7 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.corpora import CorpusConfig, PreparedCorpus, prepare
+from normplugins.corpora.files import disk_errors
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints, record
 from normplugins.experiment.config import fairseq_config, flatten, norm_config
@@ -57,7 +58,7 @@ def run(config: DictConfig) -> dict[str, Any]:
     directory = Path(config.run_dir)
     result = result_path(config)
     name = f"{config.experiment} {config.variant} seed {config.seed}"
-    with locked(directory):
+    with disk_errors(directory), locked(directory):
         if config.force:
             for path in directory.iterdir():
                 if path.name != "lock":

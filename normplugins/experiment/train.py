@@ -1,5 +1,6 @@
 """Trains one model with fairseq's trainer: resumable to the bit, stopped by patience, epochs or updates."""
 
+import contextlib
 import logging
 import math
 import time
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
+import fairseq.trainer
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, tasks, utils
@@ -23,6 +25,10 @@ from normplugins.errors import UserError
 from normplugins.experiment import checkpoints, nonfinite
 from normplugins.experiment.progress import Progress
 from normplugins.experiment.tracking import Tracker, Tracking, tracked
+
+# After a step that is not finite fairseq repeats it with hooks that name the layer, but that PyTorch >= 2 cannot run on
+# an encoder whose output is a dict of lists. ``nonfinite`` names the layer instead.
+fairseq.trainer.NanDetector = contextlib.nullcontext
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,6 @@ def train(config: DictConfig, settings: TrainSettings) -> None:
     """
     normplugins.register()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    logging.getLogger("fairseq.nan_detector").setLevel(logging.CRITICAL)  # we name the layer ourselves
     np.random.seed(config.common.seed)
     utils.set_torch_seed(config.common.seed)
     metrics.reset()
