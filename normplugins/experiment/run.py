@@ -25,6 +25,7 @@ from normplugins.experiment.evaluate import Score, Search, as_metrics, evaluate
 from normplugins.experiment.progress import clock
 from normplugins.experiment.tracking import Tracking, tracked
 from normplugins.experiment.train import History, TrainSettings, saved_history, train
+from normplugins.models.config import build_side_norm, resolve_config
 from normplugins.norms import build_norm
 
 # Settings that may change between two calls of one run without making another run of it.
@@ -98,6 +99,9 @@ def check(config: DictConfig) -> None:
         build_norm(norm_config(config.norm), dim=config.model.encoder_embed_dim)
     except ValueError as error:
         raise UserError(f"norm: {error}") from error
+    model = resolve_config(config.model)
+    for side in ("encoder", "decoder"):
+        build_side_norm(model, side)
     CorpusConfig.from_mapping(config.corpus).check()
     if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
         raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
@@ -113,8 +117,14 @@ def set_threads(config: DictConfig) -> None:
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the run's folder: a second run in it is refused. The lock goes with the process, however it ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a+") as lock:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "lock").open("a+")
+    except OSError as error:
+        raise UserError(
+            f"{directory} cannot be the run's folder: {error.strerror}. Choose another run_dir=..."
+        ) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

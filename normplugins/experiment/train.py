@@ -88,6 +88,7 @@ def train(config: DictConfig, settings: TrainSettings) -> None:
     """
     normplugins.register()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
+    logging.getLogger("fairseq.checkpoint_utils").setLevel(logging.CRITICAL)  # its traceback: we say it in a line
     np.random.seed(config.common.seed)
     utils.set_torch_seed(config.common.seed)
     metrics.reset()

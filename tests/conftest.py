@@ -1,0 +1,58 @@
+"""One tiny trained run that many tests look at."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from experiment.helpers import PATIENCE, REPOSITORY, TINY, Trained
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """``normplugins run demo norm=pn``, tiny, never broken off."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = [sys.executable, "-m", "normplugins.cli", "run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Trained(folder, folder / "run", done.stdout)
+
+
+@pytest.fixture
+def normplugins(capsys):
+    """Calls the command line in this process: its exit status, stdout and stderr."""
+    from normplugins.cli import main
+
+    threads = torch.get_num_threads()
+
+    def call(*arguments):
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return (status, *capsys.readouterr())
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def refused(normplugins):
+    """Calls a command line that must be refused with status 1 and one line, and returns that line."""
+
+    def call(*arguments):
+        status, _, errors = normplugins(*arguments)
+        assert status == 1
+        lines = errors.splitlines()
+        assert len(lines) == 1, errors
+        assert lines[0].startswith("normplugins: ")
+        return lines[0]
+
+    return call

@@ -1,0 +1,157 @@
+"""Composing: every experiment with every norm, what is unknown or of the wrong type, and the names of cells."""
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from normplugins.errors import UserError
+from normplugins.experiment.config import (
+    CONFIG_DIR,
+    compose_config,
+    expand_sweep,
+    experiments,
+    fairseq_config,
+    norm_config,
+    variant,
+)
+from normplugins.norms import build_norm
+
+NORMS = sorted(path.stem for path in (CONFIG_DIR / "norm").glob("[!_]*.yaml"))
+
+
+def test_known_names():
+    assert {"iwslt14", "multi30k", "demo", "custom"} <= set(experiments())
+    assert {"ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none"} <= set(NORMS)
+
+
+@pytest.mark.parametrize(("experiment", "norm"), itertools.product(experiments(), NORMS))
+def test_every_experiment_composes_with_every_norm(experiment, norm):
+    config = compose_config(experiment, [f"norm={norm}"])
+    assert config.norm.name == config.model.encoder_norm == norm
+    assert config.model.decoder_norm == "ln"
+    assert {key: config.model[f"norm_{key}"] for key in config.norm if key != "name"} == {
+        key: value for key, value in config.norm.items() if key != "name"
+    }
+    build_norm(norm_config(config.norm), config.model.encoder_embed_dim)
+    assert config.run_dir == f"runs/{config.experiment}/{norm}/seed1"
+    assert fairseq_config(config).model._name == "norm_transformer"
+
+
+def test_iwslt14_is_the_published_recipe():
+    config = compose_config("iwslt14", ["norm=pn", "seed=3"])
+    model = config.model
+    assert (model.encoder_layers, model.decoder_layers, model.encoder_embed_dim) == (6, 6, 512)
+    assert (model.encoder_ffn_embed_dim, model.encoder_attention_heads, model.normalize_before) == (1024, 4, True)
+    assert (model.dropout, model.attention_dropout, model.activation_dropout) == (0.3, 0.1, 0.1)
+    assert (config.norm.groups, config.norm.warmup_updates, config.norm.eps) == (4, 8000, 1e-5)
+    assert (list(config.optimization.lr), config.lr_scheduler.warmup_updates) == ([0.0015], 8000)
+    assert (config.dataset.max_tokens, config.optimization.clip_norm) == (4096, 0.0)
+    assert (config.optimizer.weight_decay, config.criterion.label_smoothing) == (1e-4, 0.1)
+    assert (config.checkpoint.patience, config.evaluate.average, config.evaluate.beam) == (5, 5, 5)
+    assert config.common.seed == 3
+
+
+def test_norm_follows_heads_and_learning_rate():
+    config = compose_config("demo", ["norm=pn", "model.encoder_attention_heads=2", "lr_scheduler.warmup_updates=77"])
+    assert (config.norm.groups, config.norm.warmup_updates) == (2, 77)
+    assert (config.model.norm_groups, config.model.norm_warmup_updates) == (2, 77)
+    assert compose_config("demo", ["norm=pn", "norm.alpha_fwd=0.5"]).model.norm_alpha_fwd == 0.5
+
+
+def test_every_key_of_the_trainer_can_be_overridden():
+    config = compose_config("demo", ["optimization.update_freq=[2]", "common.fp16=true", "dataset.curriculum=1"])
+    passed = fairseq_config(config)
+    assert (list(passed.optimization.update_freq), passed.common.fp16, passed.dataset.curriculum) == ([2], True, 1)
+
+
+def test_hardware_decides_where_and_not_what():
+    automatic, cpu, gpu = (compose_config("demo", [f"hardware={name}"]) for name in ("auto", "cpu", "gpu1"))
+    assert (automatic.common.cpu, cpu.common.cpu, gpu.common.cpu) == (False, True, False)
+    assert cpu.distributed_training.distributed_world_size == gpu.distributed_training.distributed_world_size == 1
+    assert automatic.run_dir == cpu.run_dir == gpu.run_dir
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("norm=nope", ["norm 'nope'", *NORMS]),
+        ("corpus=nope", ["corpus 'nope'", "custom", "demo", "iwslt14", "multi30k"]),
+        ("hardware=nope", ["hardware 'nope'", "auto", "cpu", "gpu1"]),
+        ("tracking=nope", ["tracking 'nope'", "none", "wandb"]),
+        ("nope=1", ["'nope'", "norm", "seed", "corpus", "evaluate"]),
+        ("model.encoder_layer=3", ["'model.encoder_layer'", "did you mean encoder_layers", "dropout"]),
+        ("norm.group=3", ["'norm.group'", "groups", "warmup_updates"]),
+        ("evaluate.beems=3", ["'evaluate.beems'", "beam", "average", "length_penalty"]),
+        ("corpus.size=3", ["'corpus.size'", "train_size", "subword"]),
+        ("optimization.max_epochs=3", ["'optimization.max_epochs'", "max_epoch", "max_update"]),
+        ("model.encoder_layers=six", ["model.encoder_layers", "'six'", "Integer"]),
+        ("norm.groups=six", ["norm.groups", "'six'", "Integer"]),
+        ("seed=one", ["seed", "'one'", "Integer"]),
+        ("evaluate.beam=many", ["evaluate.beam", "'many'", "Integer"]),
+        ("evaluate.length_penalty=many", ["evaluate.length_penalty", "'many'", "Float"]),
+        ("train.checkpoint_minutes=few", ["train.checkpoint_minutes", "'few'", "Float"]),
+        ("corpus.train_size=many", ["corpus.train_size", "'many'", "Integer"]),
+        ("hardware.threads=many", ["hardware.threads", "'many'", "Integer"]),
+        ("force=perhaps", ["force", "'perhaps'", "bool"]),
+        ("norm", ["'norm'", "EQUAL"]),
+        ("=3", []),
+        ("seed=1,2", ["seed=1,2"]),
+    ],
+)
+def test_what_is_unknown_or_of_the_wrong_type(override, words):
+    with pytest.raises(UserError) as error:
+        compose_config("demo", [override])
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_unknown_experiment():
+    with pytest.raises(UserError, match=r"unknown experiment 'nope'. Known: custom, demo, iwslt14, multi30k"):
+        compose_config("nope")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["norm=pn"], "pn"),
+        (["norm=pn", "seed=7", "data_dir=/d", "results_dir=/r", "run_dir=/x", "force=true"], "pn"),
+        (["norm=pn", "hardware=cpu", "hardware.threads=3", "tracking=none", "tracking.project=x"], "pn"),
+        (["norm=pn", "train.checkpoint_minutes=0", "experiment=mine"], "pn"),
+        (["norm=pn", "corpus.train=/a b/c", "corpus.test_target=x", "corpus.source=de"], "pn"),
+        (["norm=pn", "corpus.subword=sentencepiece"], "pn,corpus.subword=sentencepiece"),
+        (["norm=pn", "corpus.train_size=3"], "pn,corpus.train_size=3"),
+        (["norm.groups=1", "norm=pn", "model.dropout=0.2"], "pn,model.dropout=0.2,norm.groups=1"),
+        (["model.decoder_norm=bn", "norm=bn"], "bn,model.decoder_norm=bn"),
+        (["norm=ln", "optimization.lr=[0.1,0.2]"], "ln,optimization.lr=_0.1,0.2_"),
+        (["norm=ln", "++optimization.lr=[3e-4]"], "ln,optimization.lr=_3e-4_"),
+    ],
+)
+def test_a_cell_is_named_by_what_changes_its_number(overrides, name):
+    assert variant(overrides, name.split(",")[0]) == name
+
+
+def test_order_of_overrides_makes_no_other_cell():
+    overrides = ["norm=pn", "model.dropout=0.2", "evaluate.beam=4"]
+    assert len({variant(list(order), "pn") for order in itertools.permutations(overrides)}) == 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=90), min_size=1, max_size=6), st.text(min_size=1, max_size=90))
+def test_a_cell_s_name_fits_every_file_system_and_stays_apart(values, other):
+    overrides = [f"model.key{i}={value}" for i, value in enumerate(values)]
+    name = variant(overrides, "pn")
+    assert len(name.encode()) <= 120
+    assert re.fullmatch(r"pn,[^/\0\s]*", name)
+    long = [f"a.b={'x' * 200}{text}" for text in ("1", "2")]
+    assert variant([*overrides, long[0]], "pn") != variant([*overrides, long[1]], "pn")
+
+
+def test_sweep_expands_to_every_combination():
+    assert expand_sweep(["norm=ln,pn", "seed=1,2", "optimization.lr=[0.1,0.2]"]) == [
+        [f"norm={norm}", f"seed={seed}", "optimization.lr=[0.1,0.2]"] for norm in ("ln", "pn") for seed in (1, 2)
+    ]
+    assert expand_sweep(["seed=range(1,4)"]) == [["seed=1"], ["seed=2"], ["seed=3"]]
+    with pytest.raises(UserError, match="EQUAL"):
+        expand_sweep(["norm"])
