@@ -32,7 +32,9 @@ def load(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} was refused: {why_refused(error)}") from error
     except (OSError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{path} cannot be read as a checkpoint: {(str(error) or 'it is empty').splitlines()[0]}"
+        ) from error
     return state
 
 

@@ -112,14 +112,19 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             config = compose(experiment, overrides=list(overrides))
-        own = [field.name for field in fields(OwnSections)]
-        typed = OmegaConf.merge(OmegaConf.structured(OwnSections), OmegaConf.masked_copy(config, own))
-        config.update(OmegaConf.to_container(typed))
+        check_types(config)
         config.variant = variant(overrides, config.norm.name)
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, experiment)) from error
     return config
+
+
+def check_types(config: DictConfig) -> None:
+    """Convert the values of our own sections to their types; raises an OmegaConf error that names key and type."""
+    own = [field.name for field in fields(OwnSections)]
+    typed = OmegaConf.merge(OmegaConf.structured(OwnSections), OmegaConf.masked_copy(config, own))
+    config.update(OmegaConf.to_container(typed))
 
 
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:

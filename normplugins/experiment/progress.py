@@ -20,20 +20,21 @@ class Progress:
 
     def __init__(self, title: str, total: int | None, done: int = 0, silent: bool = False) -> None:
         self.console = Console(quiet=silent, soft_wrap=True, highlight=False)
+        self.title = title
         self.total = total
         self.bar: RichProgress | None = None
         if self.console.is_terminal:
             self.bar = RichProgress(
-                TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[figures]}"),
                 TimeRemainingColumn(),
                 console=self.console,
             )
-            self.task = self.bar.add_task(title, total=total, completed=done, figures="")
+            self.task = self.bar.add_task("", total=total, completed=done, figures="")
 
     def __enter__(self) -> Self:
+        self.line(self.title)  # above the bar, which has 80 columns for loss, speed and time left
         if self.bar:
             self.bar.start()
         return self

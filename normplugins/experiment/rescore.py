@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from normplugins.corpora import CorpusConfig, prepare
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints
+from normplugins.experiment.config import check_types
 from normplugins.experiment.evaluate import Score, evaluate
 from normplugins.experiment.run import search, set_threads
 
@@ -39,6 +40,10 @@ def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, Score]:
             OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
         except OmegaConfBaseException as error:
             raise UserError(f"unknown key '{key}'. Known in evaluate: {', '.join(sorted(config.evaluate))}") from error
+    try:
+        check_types(config)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error)) from error
     set_threads(config)
     corpus = prepare(CorpusConfig.from_mapping(config.corpus), Path(config.data_dir))
     with tempfile.TemporaryDirectory() as scratch:

@@ -93,7 +93,8 @@ def command(arguments: list[str], folder: Path, at: Point | None = None, **env: 
 
 def _execute(arguments: list[str], folder: str, output: str, at: Point | None, env: dict[str, str]) -> None:
     os.chdir(folder)
-    os.environ.update(env)
+    for name, value in env.items():  # an empty value takes the variable away
+        os.environ.pop(name, None) if value == "" else os.environ.update({name: value})
     nothing, file = os.open(os.devnull, os.O_RDONLY), os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for source, number in ((nothing, 0), (file, 1), (file, 2)):
         os.dup2(source, number)
