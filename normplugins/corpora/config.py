@@ -95,13 +95,16 @@ class CorpusConfig:
             return self.tokenizer
         return "moses" if self.subword == "bpe" else "none"
 
+    def files(self) -> dict[str, str]:
+        """Return the settings that name files of a custom corpus, as the user gave them."""
+        names = (f"{split}{side}" for split in ("train", "valid", "test") for side in ("", "_source", "_target"))
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     def settings(self) -> dict[str, Any]:
         """Return everything that the prepared text depends on, besides the corpus files themselves."""
         values = {key: value for key, value in asdict(self).items() if key not in _NOT_IN_VARIANT}
-        for key in ("train", "valid", "test"):
-            for name in (key, f"{key}_source", f"{key}_target"):
-                if values[name] is not None:  # the same relative path means another corpus in another folder
-                    values[name] = str(Path(values[name]).expanduser().absolute())
+        for name, path in self.files().items():  # the same relative path means another corpus in another folder
+            values[name] = str(Path(path).expanduser().absolute())
         return values | {"tokenizer": self.text_kind}
 
     def variant(self) -> str:

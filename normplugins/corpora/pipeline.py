@@ -227,6 +227,6 @@ def _manifest(
             for name, file in record["files"].items()
         },
         "inputs": key["inputs"],
-        "settings": key["settings"],
+        "settings": {**key["settings"], **config.files()},  # files as the user named them, not as absolute paths
         "versions": key["versions"],
     }

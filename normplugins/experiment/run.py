@@ -28,18 +28,16 @@ from normplugins.experiment.train import History, TrainSettings, saved_history, 
 from normplugins.models.config import build_side_norm, resolve_config
 from normplugins.norms import build_norm
 
+# Where things lie on one machine: no part of what a record says.
+PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
 # Settings that may change between two calls of one run without making another run of it.
 FREE_TO_CHANGE = (
     "hardware",
     "common.cpu",
     "tracking",
     "train.checkpoint_minutes",
-    "data_dir",
-    "results_dir",
-    "run_dir",
     "force",
-    "task.data",
-    "checkpoint.save_dir",
+    *PLACES,
 )
 
 
@@ -243,7 +241,7 @@ def compose_record(
         "git_commit": record.git_commit(),
         "finished_at": record.now(),
         "curves": {"train": history.train, "valid": history.valid},
-        "config": dict(flatten(config)),
+        "config": {key: value for key, value in flatten(config) if key not in PLACES},
     }
 
 
