@@ -72,8 +72,14 @@ def run(config: DictConfig) -> dict[str, Any]:
         corpus = prepare(CorpusConfig.from_mapping(config.corpus), Path(config.data_dir))
         config.task.data = str(corpus.bin_dir)
         config.checkpoint.save_dir = str(directory)
+        if config.distributed_training.distributed_world_size > 1:
+            trained(config, directory, name)  # the first of its processes opens the wandb run: none may be open here
         with tracked(tracking(config, directory)) as tracker:
             history = trained(config, directory, name)
+            print(
+                f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
+                f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
+            )
             averaged = averaged_checkpoint(directory, config.evaluate.average)
             print(f"averaged {', '.join(averaged)}")
             scores: dict[str, Score] = {}
@@ -166,10 +172,6 @@ def trained(config: DictConfig, directory: Path, name: str) -> History:
         distributed_utils.call_main(fairseq_config(config), train, settings=settings)
         history = saved_history(directory)
     assert history is not None
-    print(
-        f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
-        f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
-    )
     return history
 
 
