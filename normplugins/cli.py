@@ -154,7 +154,7 @@ def run_fairseq(options: argparse.Namespace) -> None:
     user_dir = [f"common.user_dir={plugin}"] if options.tool == "hydra-train" else ["--user-dir", plugin]
     sys.argv = [f"fairseq-{options.tool}", *options.overrides, *([] if options.tool == "score" else user_dir)]
     logging.getLogger("fairseq").setLevel(logging.NOTSET)
-    (tool.main if options.tool == "score" else tool.cli_main)()
+    tool.cli_main()
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ _METERS = [(_Ignored, f"fairseq.meters.{name}") for name in ("AverageMeter", "Ti
 def _read(source: Path) -> dict[str, Any]:
     """Read the checkpoint as tensors, plain containers and a Namespace; whatever else it holds is refused."""
     try:
-        with torch.serialization.safe_globals([Namespace, *_METERS]):
+        with torch.serialization.safe_globals(_METERS):
             state = torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from error

@@ -68,15 +68,15 @@ class Command:
         env: dict[str, str] | None = None,
     ) -> None:
         self.output = output
-        self.process = _context.Process(
-            target=_execute, args=(arguments, str(folder), str(output), at, env or {}), daemon=True
-        )
+        self.process = _context.Process(target=_execute, args=(arguments, str(folder), str(output), at, env or {}))
         self.process.start()
 
     def wait(self) -> int:
         """The exit status; minus the signal's number when one ended it."""
         self.process.join(PATIENCE)
-        assert self.process.exitcode is not None, f"still running:\n{self.text}"
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running after {PATIENCE} s:\n{self.text}")
         return self.process.exitcode
 
     @property
@@ -92,6 +92,7 @@ def command(arguments: list[str], folder: Path, at: Point | None = None, **env: 
 
 
 def _execute(arguments: list[str], folder: str, output: str, at: Point | None, env: dict[str, str]) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that no server forked
     os.chdir(folder)
     for name, value in env.items():  # an empty value takes the variable away
         os.environ.pop(name, None) if value == "" else os.environ.update({name: value})

@@ -1,0 +1,147 @@
+"""The command line: its help, its errors, and stock fairseq's tools with the plugin."""
+
+import re
+
+import pytest
+from experiment.helpers import MODEL, command, load, write_malicious
+
+import normplugins as package
+from normplugins.cli import FAIRSEQ_TOOLS, main
+
+COMMANDS = ["run", "prepare", "evaluate", "report", "import-checkpoint", "fairseq"]
+TINY = [option for item in MODEL for option in ("--" + item.removeprefix("model.").replace("_", "-")).split("=")]
+TRAINING = [
+    *("--optimizer", "adam", "--lr", "0.01", "--criterion", "label_smoothed_cross_entropy", "--max-tokens", "1500"),
+    *("--max-update", "3", "--cpu", "--share-all-embeddings", "--log-format", "simple", "--log-interval", "1"),
+]
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"normplugins {package.__version__}\n"
+
+
+def test_help_lists_the_commands(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert [name for name in COMMANDS if not re.search(rf"^ +{name}\b", said, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["nope"], ["report", "--nope"], ["fairseq", "nope"], ["run"]])
+def test_what_argparse_refuses(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage: normplugins" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nope"], ["'nope'", "demo", "iwslt14"]),
+        (["run", "demo", "norm=nope"], ["'nope'", "pn_alg2"]),
+        (["run", "demo", "model.nope=1"], ["'model.nope'", "dropout"]),
+        (["run", "demo", "-m", "norm=ln,nope"], ["'nope'", "pn_alg2"]),
+        (["prepare", "nope"], ["'nope'", "multi30k"]),
+        (["prepare", "demo", "corpus.train_size=many"], ["corpus.train_size", "many"]),
+        (["evaluate", "nowhere"], ["nowhere", "no finished run"]),
+        (["import-checkpoint", "nowhere.pt", "there.pt"], ["nowhere.pt"]),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_line(arguments, words, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refused(*arguments)
+    assert all(word in line for word in words), line
+    assert not list(tmp_path.iterdir())
+
+
+def test_prepare_says_where(trained, normplugins):
+    sizes = ["corpus.train_size=300", "corpus.valid_size=20", "corpus.test_size=20", "corpus.subword_size=60"]
+    status, said, _ = normplugins("prepare", "demo", f"data_dir={trained.data_dir}", *sizes)
+    (folder,) = trained.data_dir.glob("demo/*/bin")
+    assert (status, said.splitlines()[-1]) == (0, f"ready in {folder}")
+
+
+@pytest.mark.parametrize("tool", sorted(FAIRSEQ_TOOLS))
+def test_every_fairseq_tool_explains_itself(tool, tmp_path):
+    status, said = command(["fairseq", tool, "--help"], tmp_path)
+    assert status == 0, said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) > 5
+
+
+def test_fairseq_score(tmp_path):
+    (tmp_path / "text").write_text("a b c d\n")
+    status, said = command(["fairseq", "score", "--sys", "text", "--ref", "text"], tmp_path)
+    assert (status, "BLEU4 = 100.00" in said) == (0, True)
+
+
+@pytest.fixture(scope="module")
+def data(trained):
+    (folder,) = trained.data_dir.glob("demo/*/bin")
+    return folder
+
+
+def test_stock_train_and_generate(data, tmp_path):
+    arguments = ["fairseq", "train", str(data), "--arch", "transformer_pn_iwslt_de_en", *TINY, *TRAINING]
+    status, said = command(arguments, tmp_path)
+    assert status == 0, said
+    assert "done training" in said
+    state = load(tmp_path / "checkpoints" / "checkpoint_last.pt")
+    assert int(state["model"]["encoder.layers.0.self_attention.norm.num_updates"]) == 3
+    assert state["optimizer_history"][-1]["num_updates"] == 3
+    status, said = command(
+        [
+            "fairseq",
+            "generate",
+            str(data),
+            "--path",
+            "checkpoints/checkpoint_best.pt",
+            "--max-len-b",
+            "10",
+            "--cpu",
+            "--remove-bpe",
+        ],
+        tmp_path,
+    )
+    assert status == 0, said
+    assert len(re.findall(r"^H-\d+\t", said, re.MULTILINE)) == 20
+    assert re.search(r"^Generate test with beam=5: BLEU4 = \d", said, re.MULTILINE)
+
+
+def test_hydra_train_with_the_model_as_a_config_group(data, tmp_path):
+    arguments = [
+        *("fairseq", "hydra-train", f"task.data={data}", "task=translation", "model=norm_transformer", *MODEL),
+        *("model.share_all_embeddings=true", "model.encoder_norm=bn", "criterion=label_smoothed_cross_entropy"),
+        *("optimizer=adam", "lr_scheduler=inverse_sqrt", "optimization.lr=[0.01]", "optimization.max_update=2"),
+        *("dataset.max_tokens=1500", "common.cpu=true", f"checkpoint.save_dir={tmp_path}/saved"),
+    ]
+    status, said = command(arguments, tmp_path)
+    assert status == 0, said
+    state = load(tmp_path / "saved" / "checkpoint_last.pt")
+    assert state["optimizer_history"][-1]["num_updates"] == 2
+    assert "encoder.layers.0.self_attention.norm.running_var" in state["model"]
+
+
+def test_malicious_checkpoint_is_refused_by_every_command_that_reads_one(data, tmp_path):
+    proof = tmp_path / "proof"
+    write_malicious(tmp_path / "evil.pt", proof)
+    write_malicious(tmp_path / "run" / "checkpoint_averaged.pt", proof)
+    (tmp_path / "run" / "config.yaml").write_text((data.parents[3] / "run" / "config.yaml").read_text())
+    for arguments in (
+        ["fairseq", "generate", str(data), "--path", "evil.pt"],
+        ["fairseq", "validate", str(data), "--path", "evil.pt", "--task", "translation", "--max-tokens", "99"],
+        ["evaluate", "run", f"data_dir={data.parents[2]}"],
+        ["import-checkpoint", "evil.pt", "there.pt"],
+    ):
+        status, said = command(arguments, tmp_path)
+        assert status == 1, said
+        assert "Traceback" not in said
+        last = said.splitlines()[-1]
+        assert last.startswith("normplugins: ")
+        assert "refused" in last
+        assert not proof.exists()
