@@ -70,9 +70,13 @@ def test_checkpoint_with_a_namespace_loads(tmp_path):
     extra = {"train_iterator": {"epoch": 1}}
     content = {"args": args, "model": {"w": torch.ones(2)}, "optimizer_history": history, "extra_state": extra}
     torch.save(content | {"last_optimizer_state": None}, path)
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(path), {"lr": [0.2]})
-    assert list(state["cfg"].optimization.lr) == [0.2]
-    assert torch.equal(state["model"]["w"], torch.ones(2))
+    # in a process of its own: fairseq reads it through an interface that Hydra refuses after composing a config of 1.3
+    done = python(
+        "from normplugins import compat; from fairseq.checkpoint_utils import load_checkpoint_to_cpu\n"
+        f"state = load_checkpoint_to_cpu({str(path)!r}, {{'lr': [0.2]}})\n"
+        "print(state['cfg'].optimization.lr, state['model']['w'].tolist())"
+    )
+    assert done.stdout == "[0.2] [1.0, 1.0]\n", done.stderr
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

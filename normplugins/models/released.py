@@ -57,7 +57,7 @@ def _read(source: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error):
+        if "GLOBAL " in str(error):
             name = str(error).partition("GLOBAL ")[2].split(" ")[0]
             raise UserError(
                 f"{source} is refused: beside weights and settings it holds {name}, and loading that could run any code"
