@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.version import VersionBase
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,9 +34,24 @@ FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 # What does not make another table cell, and so does not name another folder: the cell's own coordinates, where and how
 # a run is carried out, and which files a custom corpus is made of (``experiment=NAME`` gives that its own folder).
 NOT_IN_VARIANT = re.compile(
-    r"(norm|experiment|seed|data_dir|results_dir|run_dir|force|train\.checkpoint_minutes|"
-    r"(hardware|tracking)(\..*)?|corpus\.((train|valid|test)(_source|_target)?|source|target))"
+    r"norm|experiment|seed|data_dir|results_dir|run_dir|force|train\.checkpoint_minutes|(hardware|tracking)(\..*)?"
 )
+FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_target)?|source|target)")
+# Where things lie on one machine: no part of what a record says.
+PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
+# Keys of fairseq that its own command line reads and our training does not: setting one would do nothing.
+UNUSED = (
+    "optimization.stop_time_hours",
+    *(f"dataset.{key}" for key in ("validate_interval", "validate_interval_updates", "validate_after_updates")),
+    *(f"dataset.{key}" for key in ("disable_validation", "max_valid_steps", "fixed_validation_seed")),
+    *(f"checkpoint.{key}" for key in ("best_checkpoint_metric", "maximize_best_checkpoint_metric", "no_save")),
+    *(f"checkpoint.{key}" for key in ("save_interval", "save_interval_updates", "keep_interval_updates")),
+    *(f"checkpoint.{key}" for key in ("keep_last_epochs", "keep_best_checkpoints", "no_epoch_checkpoints")),
+    *(f"checkpoint.{key}" for key in ("finetune_from_model", "restore_file", "continue_once", "no_last_checkpoints")),
+    *(f"common.{key}" for key in ("log_file", "log_format", "tensorboard_logdir", "wandb_project")),
+)
+# A number given for a key that takes a list of them (one per epoch) stands for a list of one.
+ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
 LONGEST_NAME = 120  # a file system takes 255 bytes, and wandb and the record add to it
 
 
@@ -90,6 +107,22 @@ def register_nodes() -> None:
     store.store(name="_norm_options", node={"model": options})
 
 
+@contextmanager
+def composing() -> Iterator[None]:
+    """Let Hydra 1.3 compose from configs/, and forget its version afterwards.
+
+    It would keep it for the whole process, in which fairseq could then read no checkpoint of its older versions: it
+    does so through an interface that Hydra refuses from 1.2 on.
+    """
+    base = VersionBase.instance()
+    before = base.version_base
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            yield
+    finally:
+        base.version_base = before
+
+
 def experiments() -> list[str]:
     """The names that ``normplugins run`` knows: one primary file each in configs/."""
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if not path.stem.startswith("_"))
@@ -110,10 +143,12 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes()
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose(experiment, overrides=list(overrides))
+        with composing():
+            config = compose(experiment, overrides=[ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides])
+        if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
+            raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
         check_types(config)
-        config.variant = variant(overrides, config.norm.name)
+        config.variant = variant(overrides, config)
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, experiment)) from error
@@ -135,23 +170,29 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
+        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
         raise UserError(_first_lines(error)) from error
-    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(job) for job in jobs]
 
 
-def variant(overrides: Sequence[str], norm: str) -> str:
+def variant(overrides: Sequence[str], config: DictConfig) -> str:
     """The cell's folder name: the norm, then every other override that changes what is measured.
+
+    Several GPUs make a cell of their own, because each adds its batch to an update.
 
     A name too long for a file system is cut, and a digest of all of it put behind.
     """
-    extra = sorted(
-        override.lstrip("+")
-        for override in overrides
-        if not NOT_IN_VARIANT.fullmatch(re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0])
-    )
-    name = ",".join([norm, *(re.sub(r"[^\w.,=+-]+", "_", item) for item in extra)])
+    extra = []
+    for override in overrides:
+        key = re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
+        of_files = config.corpus.name == "custom" and FILES_OF_A_CUSTOM_CORPUS.fullmatch(key)
+        if not of_files and not NOT_IN_VARIANT.fullmatch(key):
+            extra.append(override.lstrip("+"))
+    if config.distributed_training.distributed_world_size > 1:
+        extra.append(f"gpus={config.distributed_training.distributed_world_size}")
+    extra.sort()
+    name = ",".join([config.norm.name, *(re.sub(r"[^\w.,=+-]+", "_", item) for item in extra)])
     if len(name.encode()) <= LONGEST_NAME:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -166,11 +207,6 @@ def fairseq_config(config: DictConfig) -> DictConfig:
     result = OmegaConf.create(chosen, flags={"allow_objects": True})
     OmegaConf.set_struct(result, True)
     return result
-
-
-def norm_config(section: DictConfig) -> NormConfig:
-    """The ``norm`` section as the norms package takes it."""
-    return NormConfig(**{str(key): value for key, value in section.items()})
 
 
 def flatten(config: DictConfig) -> Iterator[tuple[str, Any]]:
@@ -213,7 +249,7 @@ def _explain(error: Exception, experiment: str) -> str:
 
 
 def _unknown_key(key: str, experiment: str) -> str:
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with composing():
         config = compose(experiment)
     parent, _, leaf = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):

@@ -19,7 +19,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "released_checkpoint"
 def read_golden() -> dict:
     names = ("AverageMeter", "TimeMeter", "StopwatchMeter")
     meters = [(type(name, (), {}), f"fairseq.meters.{name}") for name in names]
-    with torch.serialization.safe_globals(meters):  # compat allows Namespace; leaving such a block takes back what it lists
+    # compat allows Namespace; leaving this block would take it back if it were listed here
+    with torch.serialization.safe_globals(meters):
         state = torch.load(GOLDEN / "checkpoint.pt", weights_only=True)
     return {name: state[name] for name in ("args", "model", "optimizer_history")}
 
