@@ -14,10 +14,9 @@ from normplugins.experiment.config import (
     expand_sweep,
     experiments,
     fairseq_config,
-    norm_config,
     variant,
 )
-from normplugins.norms import build_norm
+from normplugins.norms import NormConfig, build_norm
 
 NORMS = sorted(path.stem for path in (CONFIG_DIR / "norm").glob("[!_]*.yaml"))
 
@@ -35,7 +34,7 @@ def test_every_experiment_composes_with_every_norm(experiment, norm):
     assert {key: config.model[f"norm_{key}"] for key in config.norm if key != "name"} == {
         key: value for key, value in config.norm.items() if key != "name"
     }
-    build_norm(norm_config(config.norm), config.model.encoder_embed_dim)
+    build_norm(NormConfig(**config.norm), config.model.encoder_embed_dim)
     assert config.run_dir == f"runs/{config.experiment}/{norm}/seed1"
     assert fairseq_config(config).model._name == "norm_transformer"
 
