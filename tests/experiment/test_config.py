@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from normplugins.errors import UserError
 from normplugins.experiment.config import (
@@ -111,6 +112,12 @@ def test_unknown_experiment():
         compose_config("nope")
 
 
+def name_of(overrides, norm="pn", corpus="custom", gpus=1):
+    processes = {"distributed_world_size": gpus}
+    config = {"norm": {"name": norm}, "corpus": {"name": corpus}, "distributed_training": processes}
+    return variant(overrides, OmegaConf.create(config))
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
@@ -128,23 +135,28 @@ def test_unknown_experiment():
     ],
 )
 def test_a_cell_is_named_by_what_changes_its_number(overrides, name):
-    assert variant(overrides, name.split(",")[0]) == name
+    assert name_of(overrides, name.split(",")[0]) == name
+
+
+def test_languages_of_another_corpus_and_several_gpus_make_a_cell():
+    assert name_of(["norm=pn", "corpus.source=en"], corpus="iwslt14") == "pn,corpus.source=en"
+    assert name_of(["norm=pn"], gpus=4) == "pn,gpus=4"
 
 
 def test_order_of_overrides_makes_no_other_cell():
     overrides = ["norm=pn", "model.dropout=0.2", "evaluate.beam=4"]
-    assert len({variant(list(order), "pn") for order in itertools.permutations(overrides)}) == 1
+    assert len({name_of(list(order)) for order in itertools.permutations(overrides)}) == 1
 
 
 @settings(deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=90), min_size=1, max_size=6), st.text(min_size=1, max_size=90))
 def test_a_cell_s_name_fits_every_file_system_and_stays_apart(values, other):
     overrides = [f"model.key{i}={value}" for i, value in enumerate(values)]
-    name = variant(overrides, "pn")
+    name = name_of(overrides)
     assert len(name.encode()) <= 120
     assert re.fullmatch(r"pn,[^/\0\s]*", name)
     long = [f"a.b={'x' * 200}{text}" for text in ("1", "2")]
-    assert variant([*overrides, long[0]], "pn") != variant([*overrides, long[1]], "pn")
+    assert name_of([*overrides, long[0]]) != name_of([*overrides, long[1]])
 
 
 def test_sweep_expands_to_every_combination():
