@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # Prepare the corpus iwslt14; further arguments are settings, e.g. corpus.subword_size=8000
 set -euo pipefail
-cd "$(dirname "$0")/.."
-PATH="$PWD/.venv/bin:$PATH"
+PATH="$(CDPATH="" cd -- "$(dirname -- "$0")/.." && pwd)/.venv/bin:$PATH"  # no cd: relative paths are the caller's
 exec normplugins prepare iwslt14 "$@"

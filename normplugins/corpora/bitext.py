@@ -88,17 +88,14 @@ def prepare_text(bitext: Bitext, config: CorpusConfig, workers: int | None = Non
     train = _clean(train, config, notes)
     if bitext.valid is not None:
         valid = _drop_empty(both(bitext.valid), "validation", notes)
-    elif config.valid_every:
+    else:
+        assert config.valid_every, "a corpus without a validation set asks for valid_every in its check"
         n = config.valid_every
         valid = train.take(list(range(n - 1, len(train), n)))
         train = train.take([i for i in range(len(train)) if i % n != n - 1])
-    else:
-        raise UserError(
-            f"{config.name} has no validation set: set corpus.valid, corpus.valid_size or corpus.valid_every"
-        )
     for name, pairs in (("training", train), ("validation", valid), ("test", test)):
         if not len(pairs):
-            raise UserError(f"no {name} pair is left in {' and '.join(pairs.where)}")
+            raise UserError("; ".join([f"no {name} pair is left of {' and '.join(pairs.where)}", *notes]))
     raw = bitext.raw_test or bitext.test
     tokens = test.target if kind != "none" else side(bitext.test.target, config.target, "moses")
     text = detokenize(raw.target, config.target) if kind == "given" else raw.target
@@ -136,5 +133,7 @@ def _clean(train: Pairs, config: CorpusConfig, notes: list[str]) -> Pairs:
 
     kept = train.keep(fits)
     if dropped := len(train) - len(kept):
-        notes.append(f"{dropped:,} training pairs over length {config.max_length} or ratio {config.max_ratio} dropped")
+        limits = {"length": config.max_length, "ratio": config.max_ratio}
+        over = " or ".join(f"{name} {limit}" for name, limit in limits.items() if limit)
+        notes.append(f"{dropped:,} training pairs over {over} dropped")
     return kept

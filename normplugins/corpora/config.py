@@ -71,7 +71,11 @@ class CorpusConfig:
         return cls(**{str(key): value for key, value in mapping.items()})
 
     def check(self) -> None:
-        """Raise a UserError for a value that no corpus can be prepared with."""
+        """Raise a UserError for a value that this corpus cannot be prepared with, or that would change nothing."""
+        from normplugins.corpora.pipeline import CORPORA  # its modules import this one
+
+        if self.name not in CORPORA:
+            raise UserError(f"unknown corpus {self.name!r}; known: {', '.join(CORPORA)}")
         for key, known in (("subword", SUBWORDS), ("tokenizer", TOKENIZERS)):
             if getattr(self, key) not in known:
                 raise UserError(f"unknown corpus.{key} {getattr(self, key)!r}; known: {', '.join(known)}")
@@ -87,6 +91,10 @@ class CorpusConfig:
             value = getattr(self, key)
             if value is not None and value < least:
                 raise UserError(f"corpus.{key} is {value}, and must be at least {least}")
+        for key in (*self.files(), "train_size", "valid_size", "test_size", "valid_every"):
+            if getattr(self, key) is not None and key not in CORPORA[self.name].USES:
+                raise UserError(f"corpus.{key} is set, and changes nothing about {self.name}")
+        CORPORA[self.name].check(self)
 
     @property
     def text_kind(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,24 @@ from normplugins.corpora.files import read_lines
 from normplugins.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+_FILES = {f"{split}{side}" for split in SPLITS for side in ("", "_source", "_target")}
+USES = frozenset(_FILES | {"valid_size", "test_size", "valid_every"})
+
+
+def check(config: CorpusConfig) -> None:
+    """Raise UserError for settings that this corpus cannot be prepared with; the files are not looked at."""
+    for split in SPLITS:
+        given = {side: getattr(config, f"{split}_{side}") or getattr(config, split) for side in ("source", "target")}
+        held = [side for side, path in given.items() if path]
+        if len(held) == 1:
+            raise UserError(f"corpus.{split}_{held[0]} is set and the other side is not: set both, or corpus.{split}")
+        if held or getattr(config, f"{split}_size") or (split == "valid" and config.valid_every):
+            continue
+        if split == "train":
+            raise UserError(
+                "custom needs corpus.train=PREFIX (of PREFIX.de and PREFIX.en), or corpus.train_source and train_target"
+            )
+        raise UserError(f"no {split} set: give corpus.{split}=PREFIX, or corpus.{split}_size to draw one from train")
 
 
 def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> dict[str, Path]:  # noqa: ARG001
@@ -25,15 +44,8 @@ def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> d
             elif prefix:
                 path = Path(f"{prefix}.{language}").expanduser()
                 zipped = path.with_name(path.name + ".gz")
-                found = zipped if zipped.is_file() and not path.is_file() else path
+                found = zipped if os.path.isfile(zipped) and not os.path.exists(path) else path  # noqa: PTH110, PTH113
                 files[f"{split}.{side}"] = _existing(found, f"corpus.{split}")
-        held = [side for side in ("source", "target") if f"{split}.{side}" in files]
-        if len(held) == 1:
-            raise UserError(f"corpus.{split}_{held[0]} is set and the other side is not: set both, or corpus.{split}")
-    if "train.source" not in files:
-        raise UserError(
-            "custom needs corpus.train=PREFIX (for PREFIX.de and PREFIX.en), or corpus.train_source and train_target"
-        )
     return files
 
 
@@ -52,19 +64,18 @@ def read(config: CorpusConfig, files: dict[str, Path]) -> Bitext:
     draw = {split: getattr(config, f"{split}_size") for split in ("valid", "test") if split not in pairs}
     if config.valid_every and "valid" in draw:
         del draw["valid"]
-    for split, size in draw.items():
-        if not size:
-            raise UserError(
-                f"no {split} set: give corpus.{split}=PREFIX, or corpus.{split}_size to draw one from train"
-            )
     if draw:
         pairs |= _draw(pairs["train"], draw, config.seed, notes)
     return Bitext(pairs["train"], pairs["test"], pairs.get("valid"), notes=notes)
 
 
 def _existing(path: Path, setting: str) -> Path:
-    if not path.is_file():
-        raise UserError(f"{setting}: there is no file {path}")
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise UserError(f"{setting}: there is no file {path}") from None
+    except OSError as error:
+        raise UserError(f"{setting}: cannot read {path}: {error.strerror}") from None
     return path
 
 

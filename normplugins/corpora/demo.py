@@ -16,6 +16,13 @@ NOUNS, VERBS, ADJECTIVES, ADVERBS = 260, 120, 90, 40
 SHORTEST, LONGEST = 4, 30  # words of a source sentence
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _VERSION = "demo-1"
+USES = frozenset({"train_size", "valid_size", "test_size"})
+
+
+def check(config: CorpusConfig) -> None:
+    """Raise UserError for settings that this corpus cannot be prepared with."""
+    if missing := [split for split in ("train", "valid", "test") if not getattr(config, f"{split}_size")]:
+        raise UserError(f"demo needs corpus.{missing[0]}_size")
 
 
 def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> dict[str, Path]:  # noqa: ARG001
@@ -26,8 +33,6 @@ def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> d
 def read(config: CorpusConfig, files: dict[str, Path]) -> Bitext:  # noqa: ARG001
     """Generate ``train_size``, ``valid_size`` and ``test_size`` pairs, no source sentence twice."""
     sizes = {split: getattr(config, f"{split}_size") for split in ("train", "valid", "test")}
-    if missing := [split for split, size in sizes.items() if not size]:
-        raise UserError(f"demo needs corpus.{missing[0]}_size")
     language = _Languages(config.seed)
     seen: set[str] = set()
     splits = {}

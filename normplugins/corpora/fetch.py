@@ -1,4 +1,4 @@
-"""Files from elsewhere: a mirror folder first, then the network; resumed, checked, whole or not at all."""
+"""Files from elsewhere: a mirror folder first, then the network; resumed, whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,25 +20,22 @@ _TIMEOUT = (20, 60)  # seconds to connect, and to wait for the next bytes
 _BLOCK = 1 << 16
 
 
-def fetch(name: str, url: str, folder: Path, echo: Callable[[str], None], checksum: str | None = None) -> Path:
+def fetch(name: str, url: str, folder: Path, echo: Callable[[str], None]) -> Path:
     """Return ``folder/name``, taken from the mirror, from an earlier call, or from ``url``.
 
     The parent of ``folder`` is named after the corpus, and so may a subfolder of the mirror be. A file in the mirror
-    that differs from the one at hand replaces it. ``checksum`` is a SHA-256 in hex. Raises UserError.
+    that differs from the one at hand replaces it. Raises UserError.
     """
     path = folder / name
     mirrored = find_in_mirror(name, folder.parent.name)
     if mirrored:
-        _same(mirrored, checksum)
-        if not path.exists() or sha256(path) != sha256(mirrored):
+        wanted = sha256(mirrored)
+        if not path.exists() or sha256(path) != wanted:
             with whole_file(path) as temporary:
                 shutil.copyfile(mirrored, temporary)
             echo(f"{name}: taken from the mirror {mirrored.parent}")
     elif not path.exists():
-        _download(url, path, echo, checksum)
-    elif checksum and sha256(path) != checksum:
-        path.unlink()
-        return fetch(name, url, folder, echo, checksum)
+        _download(url, path, echo)
     return path
 
 
@@ -62,12 +59,7 @@ def find_in_mirror(name: str, corpus: str) -> Path | None:
     return found[0] if found else None
 
 
-def _same(path: Path, checksum: str | None) -> None:
-    if checksum and (found := sha256(path)) != checksum:
-        raise UserError(f"{path} is not the published file: its sha256 is {found}, not {checksum}; get it again")
-
-
-def _download(url: str, path: Path, echo: Callable[[str], None], checksum: str | None) -> None:
+def _download(url: str, path: Path, echo: Callable[[str], None]) -> None:
     part = path.with_name(path.name + ".part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,11 +83,6 @@ def _download(url: str, path: Path, echo: Callable[[str], None], checksum: str |
                 f"{url} was broken off at {part.stat().st_size:,} of {total:,} bytes: "
                 "the same command goes on from there"
             )
-        try:
-            _same(part, checksum)
-        except UserError:
-            part.unlink()  # resuming it would never end well
-            raise
         part.replace(path)
         _version_file(part).unlink(missing_ok=True)
 

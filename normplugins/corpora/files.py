@@ -34,17 +34,20 @@ def decode_lines(data: bytes, where: str) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file, plain or ``.gz``; raises UserError if it is missing, truncated or not UTF-8."""
+def read_bytes(path: Path) -> bytes:
+    """Read a file, unpacked if it is a ``.gz``; raises UserError if it cannot be read or is truncated."""
     try:
         data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
+        return gzip.decompress(data) if path.suffix == ".gz" else data
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is truncated or no gzip file ({error}); get it again") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    return decode_lines(data, str(path))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, plain or ``.gz``; raises UserError as ``read_bytes`` does, and if not UTF-8."""
+    return decode_lines(read_bytes(path), str(path))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -54,11 +57,14 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hex."""
+    """Return the SHA-256 of a file in hex; raises UserError if it cannot be read."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     return digest.hexdigest()
 
 

@@ -23,15 +23,22 @@ TEST_SHA256 = {
     "de": "e718c783e33160b7d72af8f733756a466e0d0c016eff8ab624c1b0d1d01cbbdf",
     "en": "4b127beb9050511a3e6209cd837ff36f623a3a423666b32aba6e208b7330cf4c",
 }
+USES = frozenset({"valid_every"})
 _DROPPED = ("<url>", "<talkid>", "<keywords>")
 _UNWRAPPED = re.compile(r"</?(?:title|description)>")
 _SEGMENT_START, _SEGMENT_END = re.compile(r'<seg id="[0-9]*">\s*'), re.compile(r"\s*</seg>\s*")
 
 
+def check(config: CorpusConfig) -> None:
+    """Raise UserError for settings that this corpus cannot be prepared with."""
+    if {config.source, config.target} != set(LANGUAGES):
+        raise UserError(f"iwslt14 is German-English: de-en or en-de, not {config.source}-{config.target}")
+    if not config.valid_every:
+        raise UserError("iwslt14 has no validation set of its own: corpus.valid_every=23 makes the published one")
+
+
 def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> dict[str, Path]:
     """Return the archive, fetched into ``folder`` if need be."""
-    if {config.source, config.target} != set(LANGUAGES):
-        raise UserError(f"iwslt14 is German-English: not {config.source}-{config.target}")
     return {ARCHIVE: fetch(ARCHIVE, config.url or "", folder, echo)}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from normplugins.errors import UserError
 
 CORPORA = {"iwslt14": iwslt14, "multi30k": multi30k, "demo": demo, "custom": custom}
 SPLITS = ("train", "valid", "test")
-_RECIPE = 1  # raise it when the same files and settings come to give other text
+_RECIPE = 2  # raise it when the same files and settings come to give other text, or other facts about it
 _TOOLS = {"moses": ["sacremoses"], "bpe": ["subword-nmt"], "sentencepiece": ["sentencepiece"]}
 Echo = Callable[[str], None]
 
@@ -64,8 +65,6 @@ def prepare(config: CorpusConfig, root: Path, echo: Echo = print, workers: int |
     Stages that are done with the same settings and the same input files are not repeated. The bytes written do not
     depend on ``workers`` (default: all cores). Raises UserError for an unknown corpus and for bad input.
     """
-    if config.name not in CORPORA:
-        raise UserError(f"unknown corpus {config.name!r}; known: {', '.join(CORPORA)}")
     config.check()
     home = Path(root).absolute() / config.name
     with lock(home, echo):
@@ -74,19 +73,22 @@ def prepare(config: CorpusConfig, root: Path, echo: Echo = print, workers: int |
 
 def _prepare(config: CorpusConfig, home: Path, echo: Echo, workers: int | None) -> PreparedCorpus:
     module, folder = CORPORA[config.name], home / config.variant()
+    held = _inodes(home / "raw")
     files = module.inputs(config, home / "raw", echo)
+    now = _inodes(home / "raw")
+    fetched = {name: path for name, path in files.items() if held.get(path) != now.get(path)}
     versions = {name: version(name) for name in _tools(config)}
     key: dict[str, Any] = {"recipe": _RECIPE, "settings": config.settings(), "versions": versions}
+    key["verified"] = config.verify
     key |= {"inputs": {name: sha256(path) for name, path in files.items()}}
 
     def tokenized(to: Path) -> dict[str, Any]:
         echo(f"{config.name}: tokenizing")
-        try:
+        with _downloads_refused(fetched, config.name):
             bitext: Bitext = module.read(config, files)
-            text = prepare_text(bitext, config, workers)
+        text = prepare_text(bitext, config, workers)
+        with _downloads_refused(fetched, config.name):
             _check_test(config, text)
-        except UserError as error:
-            raise _forget_downloads(files, home / "raw", error) from None
         return _write_text(text, config, to)
 
     def subworded(to: Path) -> dict[str, Any]:
@@ -147,15 +149,26 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "stage.json"}
 
 
-def _forget_downloads(files: dict[str, Path], raw: Path, error: UserError) -> UserError:
-    """Remove what was fetched after it proved bad, so that the same command fetches it again; name a mirror's file."""
-    message = str(error)
-    for name, path in files.items():
-        if path.parent == raw:
+def _inodes(raw: Path) -> dict[Path, int]:
+    """Return what tells a file from one fetched in its place; empty for a folder that is not there yet."""
+    return {path: path.lstat().st_ino for path in raw.iterdir()} if raw.is_dir() else {}
+
+
+@contextmanager
+def _downloads_refused(fetched: dict[str, Path], corpus: str) -> Iterator[None]:
+    """Remove what this call fetched when it proves bad, so that the same command fetches it again; no other file.
+
+    The message names the mirror's file in place of its copy.
+    """
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for name, path in fetched.items():
             path.unlink(missing_ok=True)
-            if mirrored := find_in_mirror(name, raw.parent.name):
+            if mirrored := find_in_mirror(name, corpus):
                 message = message.replace(str(path), str(mirrored))
-    return UserError(message)
+        raise UserError(message) from None
 
 
 def _check_test(config: CorpusConfig, text: Tokenized) -> None:
@@ -185,18 +198,21 @@ def _write_text(text: Tokenized, config: CorpusConfig, to: Path) -> dict[str, An
 
 
 def _split_words(config: CorpusConfig, texts: Path, to: Path, workers: int | None) -> dict[str, Any]:
-    languages = config.source, config.target
-    train = [line for language in languages for line in read_lines(texts / f"train.{language}")]
+    languages = {"source": config.source, "target": config.target}
+    train = [line for language in languages.values() for line in read_lines(texts / f"train.{language}")]
     model = subwords.learn(config.subword, config.subword_size, train, to)
     split_line = subwords.splitter(config.subword, model)
-    counts = {}
+    counts: dict[str, int] = {}
+    longest: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
     for split in SPLITS:
-        for language in languages:
+        for side, language in languages.items():
             lines = map_lines(split_line, read_lines(texts / f"{split}.{language}"), workers)
             write_lines(to / f"{split}.{language}", lines)
-            counts[f"{split}.{language}"] = sum(len(line.split()) for line in lines)
+            lengths = [len(line.split()) for line in lines]
+            counts[f"{split}.{language}"] = sum(lengths)
+            longest[split][side] = max(lengths) + 1  # as the model counts it: the end of the sentence is one more
     learned = subwords.learned_merges(model) if config.subword == "bpe" else config.subword_size
-    return {"model": model.name, "learned": learned, "subwords": counts}
+    return {"subword": {"model": model.name, "learned": learned, "subwords": counts}, "longest": longest}
 
 
 def _manifest(
@@ -219,7 +235,8 @@ def _manifest(
         "notes": texts["facts"]["notes"],
         "lowercase": config.lowercase,
         "tokenizer": config.text_kind,
-        "subword": {"kind": config.subword, "size": config.subword_size, **pieces["facts"]},
+        "subword": {"kind": config.subword, "size": config.subword_size, **pieces["facts"]["subword"]},
+        "longest": pieces["facts"]["longest"],
         "dictionary_types": binary["facts"]["dictionary_types"],
         "sha256": {
             f"{stage}/{name}": file["sha256"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 
 from normplugins.corpora import CorpusConfig, prepare, remove_subwords
 from normplugins.corpora.iwslt14 import ARCHIVE
+from normplugins.corpora.multi30k import TEXT_SHA256
 from normplugins.corpora.pipeline import PreparedCorpus
 from normplugins.errors import UserError
 
@@ -119,6 +121,11 @@ def test_custom_gives_what_fairseq_translates_and_scores(tmp_path: Path, kind: s
     words = Dictionary.load(str(prepared.bin_dir / "dict.en.txt"))
     stored = data_utils.load_indexed_dataset(str(prepared.bin_dir / "test.de-en.en"), words)
     assert [words.string(sentence) for sentence in stored] == lines(folder / "subword" / "test.en")
+    assert manifest["longest"].keys() == {"train", "valid", "test"}
+    for split, longest in manifest["longest"].items():
+        for side, language in (("source", "de"), ("target", "en")):
+            stored = data_utils.load_indexed_dataset(str(prepared.bin_dir / f"{split}.de-en.{language}"), words)
+            assert longest[side] == max(stored.sizes)
 
 
 def test_given_tokens_stay_and_gz_prefixes_crlf_and_bom_are_read(tmp_path: Path) -> None:
@@ -222,6 +229,10 @@ BAD = {
         lambda d: ((d / "train.en.gz").write_bytes(b"hello\n"), (d / "train.en").unlink()),
         r"train\.en\.gz is truncated or no gzip",
     ),
+    "folder": (
+        lambda d: ((d / "train.en").unlink(), (d / "train.en").mkdir()),
+        r"corpus\.train: cannot read .*train\.en: Is a directory",
+    ),
 }
 
 
@@ -234,6 +245,7 @@ def test_bad_text_is_one_clear_line_and_the_same_command_works_once_it_is_good(t
         prepare(custom(folder), root, quiet)
     assert "\n" not in str(raised.value)
     assert not [path for path in tree(root) if not path.endswith(".lock")]
+    shutil.rmtree(folder)
     stranger(folder)
     assert prepare(custom(folder), root, quiet).manifest["counts"]["test"]["pairs"] == 12
 
@@ -257,6 +269,8 @@ def test_an_empty_test_line_is_refused(tmp_path: Path) -> None:
         ({"train": None}, "custom needs corpus.train=PREFIX"),
         ({"train": None, "train_source": "SELF"}, "the other side is not"),
         ({"target": "de"}, "both 'de'"),
+        ({"train_size": 50}, "corpus.train_size is set, and changes nothing about custom"),
+        ({"max_length": 1}, r"no training pair is left of .*train\.de and .*; 98 training pairs over length 1 dropped"),
         ({"subword": "sentencepiece", "subword_size": 100000}, "SentencePiece cannot learn 100000 pieces"),
     ],
 )
@@ -313,16 +327,93 @@ def test_both_directions_of_iwslt14_share_their_text(tmp_path: Path) -> None:
     assert one.folder != other.folder
     for name in ("train.de", "valid.en", "test.de"):
         assert (one.folder / "tokenized" / name).read_bytes() == (other.folder / "tokenized" / name).read_bytes()
-    with pytest.raises(UserError, match="German-English"):
-        iwslt(tmp_path, iwslt_members(), source="fr")
+    assert one.manifest["longest"]["test"]["source"] == other.manifest["longest"]["test"]["target"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("iwslt14", {"source": "fr"}, "iwslt14 is German-English: de-en or en-de, not fr-en"),
+        ("multi30k", {"target": "fr"}, "multi30k is German-English here: de-en or en-de, not de-fr"),
+        ("iwslt14", {"valid_every": None}, "iwslt14 has no validation set of its own: corpus.valid_every=23"),
+        ("multi30k", {"train": "my/train"}, "corpus.train is set, and changes nothing about multi30k"),
+        ("multi30k", {"train_size": 300}, "corpus.train_size is set, and changes nothing about multi30k"),
+        ("demo", {"test_size": None}, "demo needs corpus.test_size"),
+    ],
+)
+def test_settings_that_do_not_fit_a_corpus_are_refused_before_any_download(
+    tmp_path: Path, name: str, settings: dict[str, object], message: str
+) -> None:
+    chosen = config(name, **settings)
+    with pytest.raises(UserError, match=message):
+        chosen.check()
+    with pytest.raises(UserError, match=message):
+        prepare(chosen, tmp_path / "data", quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def multi30k(folder: Path) -> Path:
+    """Write files of Multi30k's names, with other text."""
+    made = stranger(folder.parent / "made", 120, val=11, test_2016_flickr=12)
+    folder.mkdir(parents=True)
+    for path in made.iterdir():
+        (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"verify": False, "max_length": 1}, "no training pair is left of .*; 120 training pairs over length 1"),,
+        ({}, r"train\.de\.gz is not the published Multi30k text"),
+        ({"verify": False, "source": "fr"}, "not fr-en"),
+    ],
+)
+def test_files_put_there_by_hand_stay_whatever_is_refused(
+    tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    before = tree(multi30k(tmp_path / "multi30k" / "raw"))
+    with pytest.raises(UserError, match=message):
+        prepare(config("multi30k", subword_size=40, **settings), tmp_path, quiet)
+    assert tree(tmp_path / "multi30k" / "raw") == before
+
+
+def test_what_was_fetched_stays_when_a_setting_is_wrong_and_goes_when_it_is_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, raw = multi30k(tmp_path / "mirror" / "multi30k"), tmp_path / "multi30k" / "raw"
+    raw.mkdir(parents=True)
+    shutil.copy(mirror / "val.de.gz", raw)  # by hand
+    monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
+    with pytest.raises(UserError, match=r"mirror/multi30k/train\.de\.gz is not the published Multi30k text"):
+        prepare(config("multi30k", subword_size=40), tmp_path, quiet)
+    assert [path.name for path in raw.iterdir()] == ["val.de.gz"]
+    with pytest.raises(UserError, match="no training pair is left"):
+        prepare(config("multi30k", **SMALL, max_length=1), tmp_path, quiet)
+    assert tree(raw) == tree(mirror)
+
+
+def test_multi30k_is_verified_by_its_text_and_each_time_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = multi30k(tmp_path / "multi30k" / "raw")
+    settings = {"subword_size": 40, "expected_test": 12}
+    unverified = prepare(config("multi30k", **settings, verify=False), tmp_path, quiet)
+    with pytest.raises(UserError, match="not the published Multi30k text"):
+        prepare(config("multi30k", **settings), tmp_path, quiet)
+    texts = {path.name.removesuffix(".gz"): gzip.decompress(path.read_bytes()) for path in raw.iterdir()}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in texts.items()}
+    assert digests.keys() == TEXT_SHA256.keys()
+    monkeypatch.setattr("normplugins.corpora.multi30k.TEXT_SHA256", digests)  # the published text is not ours to commit
+    for name, data in texts.items():
+        (raw / f"{name}.gz").write_bytes(gzip.compress(data, compresslevel=1))
+    assert prepare(config("multi30k", **settings), tmp_path, quiet).folder == unverified.folder
+    backwards = prepare(config("multi30k", **settings, source="en", target="de"), tmp_path, quiet)
+    assert lines(backwards.folder / "tokenized" / "test.de") == lines(unverified.folder / "tokenized" / "test.de")
 
 
 def test_multi30k_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = stranger(tmp_path / "made", 120, val=11, test_2016_flickr=12)
-    mirror = tmp_path / "mirror" / "multi30k"
-    mirror.mkdir(parents=True)
-    for path in made.iterdir():
-        (mirror / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    mirror = multi30k(tmp_path / "mirror" / "multi30k")
     monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror.parent))
     prepared = prepare(config("multi30k", **SMALL), tmp_path / "data", quiet)
     assert prepared.manifest["note"] == ("120 of 29,000 train pairs, 11 of 1,014 valid pairs, 12 of 1,000 test pairs")
