@@ -364,7 +364,7 @@ def multi30k(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"verify": False, "max_length": 1}, "no training pair is left of .*; 120 training pairs over length 1"),,
+        ({"verify": False, "max_length": 1}, "no training pair is left of .*; 120 training pairs over length 1"),
         ({}, r"train\.de\.gz is not the published Multi30k text"),
         ({"verify": False, "source": "fr"}, "not fr-en"),
     ],
