@@ -9,6 +9,8 @@ def register() -> None:
     """Register every model, architecture and optimizer of this package with fairseq."""
     from normplugins import compat, models, optim  # noqa: F401  (compat first: it lets fairseq import)
 
+    compat.without_nan_detector()
+
 
 # ``normplugins.norms`` is plain PyTorch: importing it must not pull fairseq in. Under ``--user-dir`` fairseq is
 # already there, and importing this package is all it does to find the plugin.

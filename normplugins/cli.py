@@ -6,6 +6,7 @@ from normplugins import compat  # noqa: F401  (before fairseq, and in every proc
 import argparse
 import importlib
 import logging
+import os
 import pickle
 import sys
 from collections.abc import Sequence
@@ -42,8 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return complain(f"a checkpoint was refused: {why_refused(error)}")
     except KeyboardInterrupt:
-        complain("interrupted; the same command goes on from the last checkpoint")
+        goes_on = options.command in (run_experiment, prepare_corpus)
+        complain("interrupted; the same command goes on where it stopped" if goes_on else "interrupted")
         return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `normplugins report | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return status or 0
 
 
@@ -85,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("source", type=Path, help="checkpoint.pt of the released code")
     convert.add_argument("destination", type=Path, help="the checkpoint to write")
     fairseq = commands.add_parser("fairseq", help="a stock fairseq tool with the plugin registered", add_help=False)
+    fairseq.add_argument("-h", "--help", action="help", help="this text; fairseq TOOL --help: the tool's own")
     fairseq.add_argument("tool", choices=sorted(FAIRSEQ_TOOLS), help="as in fairseq-TOOL")
     fairseq.add_argument("overrides", nargs=argparse.REMAINDER)
     fairseq.set_defaults(command=run_fairseq, takes_overrides=True)

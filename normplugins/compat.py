@@ -1,8 +1,10 @@
 """Lets fairseq 0.12.2 import and run on Python >= 3.11, PyTorch >= 2.6 and Hydra 1.3: import it before fairseq."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
+import importlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -59,6 +61,16 @@ def _silence_deprecation_warnings() -> None:
 def _silence_tensorboard_notice() -> None:
     """Importing fairseq announces that tensorboardX is missing, whatever one is about to do."""
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+
+
+def without_nan_detector() -> None:
+    """Take out fairseq's NanDetector; to be called once fairseq is imported.
+
+    After a step that is not finite, fairseq repeats it with hooks that name the layer. PyTorch >= 2 cannot run these
+    hooks on an encoder whose output is a dict of lists, and the run ends with their error instead of its own.
+    """
+    trainer = importlib.import_module("fairseq.trainer")
+    trainer.NanDetector = contextlib.nullcontext
 
 
 _hash_fairseq_dataclasses()

@@ -39,17 +39,6 @@ NOT_IN_VARIANT = re.compile(
 FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_target)?|source|target)")
 # Where things lie on one machine: no part of what a record says.
 PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
-# Keys of fairseq that its own command line reads and our training does not: setting one would do nothing.
-UNUSED = (
-    "optimization.stop_time_hours",
-    *(f"dataset.{key}" for key in ("validate_interval", "validate_interval_updates", "validate_after_updates")),
-    *(f"dataset.{key}" for key in ("disable_validation", "max_valid_steps", "fixed_validation_seed")),
-    *(f"checkpoint.{key}" for key in ("best_checkpoint_metric", "maximize_best_checkpoint_metric", "no_save")),
-    *(f"checkpoint.{key}" for key in ("save_interval", "save_interval_updates", "keep_interval_updates")),
-    *(f"checkpoint.{key}" for key in ("keep_last_epochs", "keep_best_checkpoints", "no_epoch_checkpoints")),
-    *(f"checkpoint.{key}" for key in ("finetune_from_model", "restore_file", "continue_once", "no_last_checkpoints")),
-    *(f"common.{key}" for key in ("log_file", "log_format", "tensorboard_logdir", "wandb_project")),
-)
 # A number given for a key that takes a list of them (one per epoch) stands for a list of one.
 ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
 LONGEST_NAME = 120  # a file system takes 255 bytes, and wandb and the record add to it
@@ -101,8 +90,7 @@ def register_nodes() -> None:
     """
     normplugins.register()
     store = ConfigStore.instance()
-    defaults = FairseqConfig()
-    store.store(name="_fairseq", node={section: getattr(defaults, section) for section in FAIRSEQ_SECTIONS})
+    store.store(name="_fairseq", node=fairseq_defaults())
     options = {f"norm_{field.name}": f"${{norm.{field.name}}}" for field in fields(NormConfig) if field.name != "name"}
     store.store(name="_norm_options", node={"model": options})
 
@@ -121,6 +109,12 @@ def composing() -> Iterator[None]:
             yield
     finally:
         base.version_base = before
+
+
+def fairseq_defaults() -> DictConfig:
+    """The sections of fairseq's config that its trainer reads, each key with fairseq's default."""
+    defaults = FairseqConfig()
+    return OmegaConf.create({section: getattr(defaults, section) for section in FAIRSEQ_SECTIONS})
 
 
 def experiments() -> list[str]:
@@ -150,6 +144,8 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         check_types(config)
         config.variant = variant(overrides, config)
         OmegaConf.resolve(config)
+    except TypeError as error:  # Hydra's own, for a group given a list of numbers and the like
+        raise UserError(f"an override has a value of the wrong kind ({error}): {' '.join(overrides)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, experiment)) from error
     return config

@@ -11,12 +11,12 @@ from fairseq.trainer import Trainer
 from torch import nn
 
 
-def locate(trainer: Trainer, samples: Sequence[dict[str, Any]]) -> str:
+def locate(trainer: Trainer, samples: Sequence[dict[str, Any]]) -> str | None:
     """Repeat a step's forward and backward passes and name the first place that is not finite.
 
     Returns:
         ``the output of encoder.layers.3.norm``, or, when every output is finite, ``the gradient of`` the parameter
-        closest to the loss; ``the loss`` when neither shows it.
+        closest to the loss; None when neither shows it.
     """
     model: nn.Module = trainer.get_model()
     first: list[str] = []
@@ -30,6 +30,7 @@ def locate(trainer: Trainer, samples: Sequence[dict[str, Any]]) -> str:
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
     trainer.zero_grad()
+    trainer._set_seed()  # the dropout masks of the step that failed
     try:
         for sample in samples:
             prepared, _ = trainer._prepare_sample(sample)
@@ -46,7 +47,7 @@ def locate(trainer: Trainer, samples: Sequence[dict[str, Any]]) -> str:
         for name, parameter in model.named_parameters()
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
     ]
-    return f"the gradient of {broken[-1]}" if broken else "the loss"
+    return f"the gradient of {broken[-1]}" if broken else None
 
 
 def broken_state(model: nn.Module) -> str | None:

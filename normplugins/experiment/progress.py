@@ -1,5 +1,7 @@
 """How a run shows where it is: a live bar on a terminal, plain lines in a file."""
 
+import math
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -16,9 +18,13 @@ class Progress:
         total: the number of updates after which training ends at the latest, or None when only patience ends it.
         done: updates already made, by the run that this one continues.
         silent: show nothing (every process of a run but the first).
+        log: a file that gets every line too, also those that a live bar stands for.
     """
 
-    def __init__(self, title: str, total: int | None, done: int = 0, silent: bool = False) -> None:
+    def __init__(
+        self, title: str, total: int | None, done: int = 0, silent: bool = False, log: Path | None = None
+    ) -> None:
+        self.log = log
         self.console = Console(quiet=silent, soft_wrap=True, highlight=False)
         self.title = title
         self.total = total
@@ -51,19 +57,30 @@ class Progress:
             figures = f"loss {loss:.3f}  {words_per_second:,.0f} words/s"
             self.bar.update(self.task, completed=update, figures=figures)
 
-    def figures(self, epoch: int, update: int, loss: float, ppl: float, words_per_second: float, pace: float) -> None:
-        """A line of a log file. ``pace``: seconds per update, of which the time left is made."""
-        if not self.bar:
-            left = f"  left {clock(pace * (self.total - update))}" if self.total else ""
-            of = f"/{self.total}" if self.total else ""
-            self.line(
-                f"epoch {epoch:3d}  update {update:6d}{of}  loss {loss:7.3f}  ppl {ppl:9.2f}  "
-                f"{words_per_second:9,.0f} words/s{left}"
-            )
+    def figures(
+        self, epoch: int, update: int, loss: float, ppl: float | None, words_per_second: float, pace: float
+    ) -> None:
+        """What the bar shows, as a line of a file. ``pace``: seconds per update, of which the time left is made."""
+        left = f"  left {clock(pace * (self.total - update))}" if self.total else ""
+        of = f"/{self.total}" if self.total else ""
+        text = (
+            f"epoch {epoch:3d}  update {update:6d}{of}  loss {loss:7.3f}  ppl {math.nan if ppl is None else ppl:9.2f}  "
+            f"{words_per_second:9,.0f} words/s{left}"
+        )
+        if self.bar:
+            self._write(text)
+        else:
+            self.line(text)
 
     def line(self, text: str) -> None:
         """A line that stays, above the bar on a terminal."""
         self.console.print(text, markup=False)
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        if self.log:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(f"{text}\n")
 
 
 def clock(seconds: float) -> str:

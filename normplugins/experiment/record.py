@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import normplugins
+from normplugins.corpora.files import whole_file
 
 PACKAGES = ("torch", "fairseq", "hydra-core", "omegaconf", "sacrebleu", "sentencepiece", "subword-nmt", "sacremoses")
 
@@ -63,11 +64,10 @@ def now() -> str:
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a record whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write a record whole or not at all; raises UserError when the disk is full or may not be written."""
+    with whole_file(path) as temporary:
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -2,17 +2,26 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from normplugins.corpora import CorpusConfig, prepare
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints
 from normplugins.experiment.config import check_types
-from normplugins.experiment.evaluate import Score, evaluate
+from normplugins.experiment.evaluate import Score, Search, evaluate
 from normplugins.experiment.run import search, set_threads
+
+CHANGEABLE = (
+    *(f"evaluate.{field.name}" for field in fields(Search)),
+    "hardware.threads",
+    "common.cpu",
+    "data_dir",
+)
 
 
 def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, Score]:
@@ -34,12 +43,14 @@ def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, Score]:
     OmegaConf.set_struct(config, True)
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals or not key.startswith(("evaluate.", "hardware.", "data_dir")):
-            raise UserError(f"'{override}' does not change how a trained run is scored: evaluate.KEY=VALUE does")
+        if not equals or key not in CHANGEABLE:
+            raise UserError(
+                f"'{override}' does not change how a trained run is scored. KEY=VALUE of: {', '.join(CHANGEABLE)}"
+            )
         try:
             OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
-        except OmegaConfBaseException as error:
-            raise UserError(f"unknown key '{key}'. Known in evaluate: {', '.join(sorted(config.evaluate))}") from error
+        except YAMLError as error:
+            raise UserError(f"'{override}' cannot be read: {' '.join(str(error).split())}") from error
     try:
         check_types(config)
     except OmegaConfBaseException as error:

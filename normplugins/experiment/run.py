@@ -1,11 +1,7 @@
 """Runs one cell of a table from its config to its record, skipping every step whose output is already there."""
 
-import fcntl
 import logging
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +13,15 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.corpora import CorpusConfig, PreparedCorpus, prepare
-from normplugins.corpora.files import disk_errors
+from normplugins.corpora.parallel import available_cores
 from normplugins.errors import UserError
-from normplugins.experiment import checkpoints, record
-from normplugins.experiment.config import fairseq_config, flatten, norm_config
+from normplugins.experiment import checkpoints, folder, record
+from normplugins.experiment.check import check, check_lengths
+from normplugins.experiment.config import PLACES, fairseq_config, flatten
 from normplugins.experiment.evaluate import Score, Search, as_metrics, evaluate
 from normplugins.experiment.progress import clock
 from normplugins.experiment.tracking import Tracking, tracked
 from normplugins.experiment.train import History, TrainSettings, saved_history, train
-from normplugins.models.config import build_side_norm, resolve_config
-from normplugins.norms import build_norm
-
-# Where things lie on one machine: no part of what a record says.
-PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
-# Settings that may change between two calls of one run without making another run of it.
-FREE_TO_CHANGE = (
-    "hardware",
-    "common.cpu",
-    "tracking",
-    "train.checkpoint_minutes",
-    "force",
-    *PLACES,
-)
 
 
 def run(config: DictConfig) -> dict[str, Any]:
@@ -57,109 +40,57 @@ def run(config: DictConfig) -> dict[str, Any]:
     directory = Path(config.run_dir)
     result = result_path(config)
     name = f"{config.experiment} {config.variant} seed {config.seed}"
-    with disk_errors(directory), locked(directory):
+    with folder.locked(directory):
         if config.force:
-            for path in directory.iterdir():
-                if path.name != "lock":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            result.unlink(missing_ok=True)
-        remember_settings(config, directory)
-        done = record.read(result)
-        if done is not None and (directory / checkpoints.AVERAGED).exists():
-            print(f"{name}: already complete, {result} (force=true runs it again)")
-            print(summary(done))
-            return done
-        corpus = prepare(CorpusConfig.from_mapping(config.corpus), Path(config.data_dir))
-        config.task.data = str(corpus.bin_dir)
-        config.checkpoint.save_dir = str(directory)
-        if config.distributed_training.distributed_world_size > 1:
-            trained(config, directory, name)  # the first of its processes opens the wandb run: none may be open here
-        with tracked(tracking(config, directory)) as tracker:
-            history = trained(config, directory, name)
-            print(
-                f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
-                f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
-            )
-            averaged = averaged_checkpoint(directory, config.evaluate.average)
-            print(f"averaged {', '.join(averaged)}")
-            scores: dict[str, Score] = {}
-            decoding: dict[str, float] = {}
-            if config.evaluate.translate:
-                scores, decoding = evaluate(
-                    directory / checkpoints.AVERAGED, corpus, search(config), directory, config.common.cpu
-                )
-            done = compose_record(config, corpus, history, scores, decoding, averaged)
+            folder.clear(directory)
+        folder.remember_settings(directory, config)
+        done = record.read(directory / folder.RECORD)
+        if done is None:
+            done = carry_out(config, directory, name)
+        else:
+            print(f"{name}: already complete, in {directory} (force=true runs it again)")
+        if record.read(result) != done:
             record.write(result, done)
-            tracker.summarize({f"test/{metric}": value.score for metric, value in scores.items()})
-            tracker.summarize({"signature": {metric: value.signature for metric, value in scores.items()}})
     print(summary(done))
     print(f"recorded in {result}")
     return done
 
 
-def check(config: DictConfig) -> None:
-    """Refuse what cannot work before anything is downloaded or trained."""
-    try:
-        build_norm(norm_config(config.norm), dim=config.model.encoder_embed_dim)
-    except ValueError as error:
-        raise UserError(f"norm: {error}") from error
-    model = resolve_config(config.model)
-    for side in ("encoder", "decoder"):
-        build_side_norm(model, side)
-    CorpusConfig.from_mapping(config.corpus).check()
-    if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
-        raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
-    if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
-        raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
+def carry_out(config: DictConfig, directory: Path, name: str) -> dict[str, Any]:
+    """Do what is left to do of a run whose folder is held; returns its record, written to the folder."""
+    corpus = prepare(CorpusConfig.from_mapping(config.corpus), Path(config.data_dir))
+    check_lengths(config, corpus)
+    folder.remember_work(directory, config, corpus)
+    config.task.data = str(corpus.bin_dir)
+    config.checkpoint.save_dir = str(directory)
+    if config.distributed_training.distributed_world_size > 1:
+        trained(config, directory, name)  # the first of its processes opens the wandb run: none may be open here
+    with tracked(tracking(config, directory)) as tracker:
+        if before := saved_history(directory):
+            tracker.replay(before.curves)
+        history = trained(config, directory, name)
+        print(
+            f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
+            f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
+        )
+        averaged = averaged_checkpoint(directory, config.evaluate.average)
+        print(f"averaged {', '.join(averaged)}")
+        scores: dict[str, Score] = {}
+        decoding: dict[str, float] = {}
+        if config.evaluate.translate:
+            scores, decoding = evaluate(
+                directory / checkpoints.AVERAGED, corpus, search(config), directory, config.common.cpu
+            )
+        done = compose_record(config, corpus, history, scores, decoding, averaged)
+        record.write(directory / folder.RECORD, done)
+        tracker.summarize({f"test/{metric}": value.score for metric, value in scores.items()})
+        tracker.summarize({"signature": {metric: value.signature for metric, value in scores.items()}})
+    return done
 
 
 def set_threads(config: DictConfig) -> None:
     """Let PyTorch use ``hardware.threads`` threads, or every core that this process may use."""
-    torch.set_num_threads(config.hardware.threads or len(os.sched_getaffinity(0)))
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the run's folder: a second run in it is refused. The lock goes with the process, however it ends."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / "lock").open("a+")
-    except OSError as error:
-        raise UserError(
-            f"{directory} cannot be the run's folder: {error.strerror}. Choose another run_dir=..."
-        ) from error
-    with file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise UserError(f"another run (process {lock.read().strip()}) is at work in {directory}") from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def remember_settings(config: DictConfig, directory: Path) -> None:
-    """Write the resolved config beside the checkpoints, or check that it is the one they were made with."""
-    path = directory / "config.yaml"
-    if path.exists():
-        before = dict(flatten(OmegaConf.create(path.read_text(encoding="utf-8"))))
-        today = dict(flatten(config))
-        changed = [
-            f"{key}: {before.get(key)} there, {today.get(key)} now"
-            for key in sorted(before.keys() | today.keys())
-            if before.get(key) != today.get(key) and not key.startswith(FREE_TO_CHANGE)
-        ]
-        if changed:
-            raise UserError(
-                f"{directory} holds a run with other settings ({'; '.join(changed[:5])}). "
-                "Give this one its own run_dir=..., or start it again with force=true"
-            )
-    else:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-        temporary.replace(path)
+    torch.set_num_threads(config.hardware.threads or available_cores())
 
 
 def trained(config: DictConfig, directory: Path, name: str) -> History:
@@ -169,7 +100,13 @@ def trained(config: DictConfig, directory: Path, name: str) -> History:
         settings = TrainSettings(
             name, config.train.checkpoint_minutes, config.evaluate.average, tracking(config, directory)
         )
-        distributed_utils.call_main(fairseq_config(config), train, settings=settings)
+        try:
+            distributed_utils.call_main(fairseq_config(config), train, settings=settings)
+        except torch.multiprocessing.ProcessRaisedException as error:  # what a process of several raised, as text
+            told = re.search(rf"{UserError.__module__}\.UserError: (.+)", str(error))
+            if told is None:
+                raise
+            raise UserError(told.group(1)) from error
         history = saved_history(directory)
     assert history is not None
     return history
@@ -201,6 +138,7 @@ def tracking(config: DictConfig, directory: Path) -> Tracking:
         name=f"{config.variant}-seed{config.seed}",
         tags=[config.experiment, config.norm.name, config.corpus.name],
         directory=directory,
+        run_id=folder.wandb_id(directory) if config.tracking.project else "",
         config={str(key): value for key, value in plain.items()},
     )
 
@@ -238,11 +176,9 @@ def compose_record(
         },
         "decoding": decoding,
         "corpus": corpus.manifest,
-        "hardware": record.hardware(config.common.cpu, config.distributed_training.distributed_world_size),
-        "versions": record.versions(),
-        "git_commit": record.git_commit(),
+        **folder.provenance(Path(config.run_dir)),
         "finished_at": record.now(),
-        "curves": {"train": history.train, "valid": history.valid},
+        "curves": history.curves,
         "config": {key: value for key, value in flatten(config) if key not in PLACES},
     }
 

@@ -1,6 +1,5 @@
 """wandb: one run a seed, online when logged in and offline without a question otherwise."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,19 +20,28 @@ class Tracking:
     name: str
     tags: list[str]
     directory: Path
+    run_id: str
     config: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def run_id(self) -> str:
-        """The same for the same run folder, so that a run which goes on after a kill stays one run in wandb."""
-        return hashlib.sha256(str(self.directory.resolve()).encode()).hexdigest()[:16]
+
+NOWHERE = Tracking(None, None, "", "", [], Path(), "")
 
 
 class Tracker:
     """Sends figures to the open wandb run, or nowhere."""
 
-    def __init__(self, run: Any = None) -> None:
+    def __init__(self, run: Any = None, blank: bool = False) -> None:
         self.run = run
+        self.blank = blank  # whether what came before in this run is missing from where it is tracked
+
+    def replay(self, curves: dict[str, list[dict[str, float]]]) -> None:
+        """Log the curves so far, where they are missing: an offline file is begun anew by each call of a run."""
+        if self.blank:
+            points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
+            for update, prefix, point in sorted(points, key=lambda item: item[0]):
+                figures = {name: value for name, value in point.items() if name not in ("update", "epoch")}
+                self.log(prefix, figures, int(update))
+            self.blank = False
 
     def log(self, prefix: str, figures: dict[str, float], update: int) -> None:
         """Add a point to each curve ``prefix/name`` at this update."""
@@ -81,10 +89,11 @@ def tracked(tracking: Tracking) -> Iterator[Tracker]:
     }
     try:
         run = wandb.init(mode=mode, **options)
-    except wandb.Error:
-        run = wandb.init(mode="offline", **{**options, "resume": None})
+    except Exception as error:  # whatever keeps it from its server must not keep the run from training
+        print(f"wandb: {str(error).splitlines()[0] if str(error) else type(error).__name__}; tracking offline")
+        mode, run = "offline", wandb.init(mode="offline", **{**options, "resume": None})
     try:
-        yield Tracker(run)
+        yield Tracker(run, blank=mode == "offline")
     except BaseException:
         run.finish(exit_code=1)
         raise

@@ -1,6 +1,5 @@
 """Trains one model with fairseq's trainer: resumable to the bit, stopped by patience, epochs or updates."""
 
-import contextlib
 import logging
 import math
 import time
@@ -11,7 +10,6 @@ from typing import Any, NoReturn
 from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
-import fairseq.trainer
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, tasks, utils
@@ -23,12 +21,9 @@ from omegaconf import DictConfig
 import normplugins
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints, nonfinite
+from normplugins.experiment.folder import LOG
 from normplugins.experiment.progress import Progress
-from normplugins.experiment.tracking import Tracker, Tracking, tracked
-
-# After a step that is not finite fairseq repeats it with hooks that name the layer, but that PyTorch >= 2 cannot run on
-# an encoder whose output is a dict of lists. ``nonfinite`` names the layer instead.
-fairseq.trainer.NanDetector = contextlib.nullcontext
+from normplugins.experiment.tracking import NOWHERE, Tracker, Tracking, tracked
 
 
 @dataclass(frozen=True)
@@ -45,12 +40,13 @@ class TrainSettings:
 class History:
     """What a run has done so far. Saved in every checkpoint, so that a resumed run knows its own past.
 
-    ``train`` and ``valid`` are the curves, a point each log interval and each epoch; ``words`` counts target tokens;
-    ``seconds`` is time spent in updates, without validation and saving; ``wall_seconds`` everything.
+    ``train`` and ``valid`` are the curves, a point each log interval and each epoch, with None for a perplexity that no
+    float holds; ``words`` counts target tokens; ``seconds`` is time spent in updates, without validation and saving;
+    ``wall_seconds`` everything.
     """
 
-    train: list[dict[str, float]] = field(default_factory=list)
-    valid: list[dict[str, float]] = field(default_factory=list)
+    train: list[dict[str, Any]] = field(default_factory=list)
+    valid: list[dict[str, Any]] = field(default_factory=list)
     best_loss: float | None = None
     epochs_without_progress: int = 0
     epoch: int = 0
@@ -60,6 +56,11 @@ class History:
     wall_seconds: float = 0.0
     stopped_by: str | None = None
     parameters: int = 0
+
+    @property
+    def curves(self) -> dict[str, list[dict[str, Any]]]:
+        """Both curves by name."""
+        return {"train": self.train, "valid": self.valid}
 
     @property
     def words_per_second(self) -> float:
@@ -103,15 +104,13 @@ def train(config: DictConfig, settings: TrainSettings) -> None:
     master = trainer.is_data_parallel_master
     run = _Run(config, settings, trainer, epoch_itr, history)
     title = f"{settings.title} on {run.device}"
-    with Progress(title, run.most_updates(), history.updates, silent=not master) as progress:
+    log = run.directory / LOG if master else None
+    with Progress(title, run.most_updates(), history.updates, silent=not master, log=log) as progress:
         if extra_state:
             progress.line(f"going on from update {history.updates} (epoch {history.epoch})")
-        with tracked(settings.tracking) if master else _untracked() as tracker:
+        with tracked(settings.tracking if master else NOWHERE) as tracker:
+            tracker.replay(history.curves)
             run.to_the_end(progress, tracker)
-
-
-def _untracked() -> Any:
-    return tracked(Tracking(None, None, "", "", [], Path()))
 
 
 class _Run:
@@ -184,12 +183,16 @@ class _Run:
         begun = time.perf_counter()
         try:
             with metrics.aggregate("train_inner"):
-                figures = self.trainer.train_step(samples)
-            finite = figures is None or math.isfinite(figures["loss"])
-        except FloatingPointError:
-            finite = False
-        if not finite:
-            self.stop_not_finite(samples)
+                figures = self.trainer.train_step(samples, raise_oom=True)
+        except FloatingPointError as error:
+            self.stop_not_finite(samples, str(error))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"update {self.trainer.get_num_updates() + 1}: out of GPU memory. Halve dataset.max_tokens and double "
+                "optimization.update_freq: an update then has as many tokens as before"
+            ) from error
+        if figures is not None and not math.isfinite(figures["loss"]):
+            self.stop_not_finite(samples, "the loss is not finite")
         if figures is None:  # a batch that fairseq skipped, after an overflow of half precision
             return
         history = self.history
@@ -203,7 +206,7 @@ class _Run:
             metrics.reset_meters("train_inner")
             point = {
                 "loss": float(mean["loss"]),
-                "ppl": float(mean.get("ppl", math.nan)),
+                "ppl": _finite(mean.get("ppl", math.nan)),
                 "lr": self.trainer.get_lr(),
                 "gnorm": float(mean["gnorm"]),
                 "words_per_second": round(history.words_per_second, 1),
@@ -231,7 +234,8 @@ class _Run:
         history.valid.append({"update": history.updates, "epoch": history.epoch, **figures})
         tracker.log("valid", figures, history.updates)
         mark = "  best" if better else ""
-        progress.line(f"epoch {history.epoch:3d}  validation loss {loss:.3f}  ppl {figures['ppl']:.2f}{mark}")
+        ppl = f"  ppl {figures['ppl']:.2f}" if figures.get("ppl") is not None else ""
+        progress.line(f"epoch {history.epoch:3d}  validation loss {loss:.3f}{ppl}{mark}")
         if history.stopped_by is None:
             if 0 < self.config.checkpoint.patience <= history.epochs_without_progress:
                 history.stopped_by = "patience"
@@ -239,7 +243,7 @@ class _Run:
                 history.stopped_by = "max_epoch"
         self.save(epoch_end=True, best=better)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, Any]:
         """Loss (in bits, as the criterion counts it) and perplexity on the first validation set."""
         subset = self.config.dataset.valid_subset.split(",")[0]
         batches = self.trainer.get_valid_iterator(subset).next_epoch_itr(shuffle=False, set_dataset_epoch=False)
@@ -247,7 +251,10 @@ class _Run:
             for sample in batches:
                 self.trainer.valid_step(sample)
         mean = aggregate.get_smoothed_values()
-        return {name: float(mean[name]) for name in ("loss", "nll_loss", "ppl") if name in mean}
+        return {
+            "loss": float(mean["loss"]),
+            **{name: _finite(mean[name]) for name in ("nll_loss", "ppl") if name in mean},
+        }
 
     def save(self, epoch_end: bool = False, best: bool = False) -> None:
         """Save the whole state: as the epoch's checkpoint at its end, otherwise as the last one only.
@@ -267,12 +274,13 @@ class _Run:
             checkpoints.keep_newest(self.directory, self.settings.keep_epochs)
         self.saved_at = time.perf_counter()
 
-    def stop_not_finite(self, samples: list[dict[str, Any]]) -> NoReturn:
-        """End the run with a line that says where, and keep what was good."""
+    def stop_not_finite(self, samples: list[dict[str, Any]], reason: str) -> NoReturn:
+        """End the run with a line that says where, and keep what was good. ``reason``: what fairseq said."""
         (self.directory / "crash.pt").unlink(missing_ok=True)  # fairseq's copy of the broken state
         update = self.trainer.get_num_updates() + 1
         where = nonfinite.locate(self.trainer, samples)
-        raise UserError(f"update {update}: {where} is not finite. {self.last_good_checkpoint()}")
+        what = f"{where} is not finite" if where else reason.rstrip(".")
+        raise UserError(f"update {update}: {what}. {self.last_good_checkpoint()}")
 
     def last_good_checkpoint(self) -> str:
         """A sentence about what is left after a failure."""
@@ -283,3 +291,8 @@ class _Run:
             f"The last good checkpoint is {self.directory / checkpoints.LAST} (update {kept.updates}). "
             "A lower optimization.lr or more lr_scheduler.warmup_updates may help."
         )
+
+
+def _finite(value: float) -> float | None:
+    """A number as JSON holds it: None for what is not finite."""
+    return float(value) if math.isfinite(value) else None

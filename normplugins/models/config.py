@@ -13,6 +13,7 @@ from normplugins.errors import UserError
 from normplugins.norms import NormConfig, build_norm, resolve_norm
 
 Side = Literal["encoder", "decoder"]
+SIDES: tuple[Side, ...] = ("encoder", "decoder")
 
 HEAD_GROUPED = ("pn", "pn_alg2")
 """Norms whose group scaling has, unless told otherwise, one group per attention head."""
@@ -101,6 +102,13 @@ def resolve_config(cfg: Any) -> NormTransformerConfig:
     return resolved
 
 
+def _norm_defaults(cfg: NormTransformerConfig, side: Side) -> NormConfig:
+    try:
+        return resolve_norm(NormConfig(name=getattr(cfg, f"{side}_norm")))
+    except ValueError as error:
+        raise UserError(f"{side}_norm: {error}") from error
+
+
 def side_norm_config(cfg: NormTransformerConfig, side: Side, final: bool = False) -> NormConfig:
     """NormConfig of one stack's norms; ``final``: of the one that ends a pre-norm stack, with its own warmup.
 
@@ -114,8 +122,8 @@ def side_norm_config(cfg: NormTransformerConfig, side: Side, final: bool = False
     name = getattr(cfg, f"{side}_norm")
     if name in HEAD_GROUPED and settings["groups"] is None:
         settings["groups"] = getattr(cfg, f"{side}_attention_heads")
+    defaults = [_norm_defaults(cfg, each) for each in SIDES]
     try:
-        defaults = [resolve_norm(NormConfig(name=each)) for each in (cfg.encoder_norm, cfg.decoder_norm)]
         config = resolve_norm(NormConfig(name=name, **settings))
     except ValueError as error:
         raise UserError(f"{side}_norm: {error}") from error

@@ -27,7 +27,7 @@ def test_known_names():
     assert {"ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none"} <= set(NORMS)
 
 
-@pytest.mark.parametrize(("experiment", "norm"), itertools.product(experiments(), NORMS))
+@pytest.mark.parametrize(("experiment", "norm"), list(itertools.product(experiments(), NORMS)))
 def test_every_experiment_composes_with_every_norm(experiment, norm):
     config = compose_config(experiment, [f"norm={norm}"])
     assert config.norm.name == config.model.encoder_norm == norm

@@ -82,7 +82,7 @@ def test_rescoring_prints_scores_and_leaves_the_run_as_it_is(trained, normplugin
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["model.dropout=0"], ["model.dropout=0", "evaluate.KEY=VALUE"]),
+        (["model.dropout=0"], ["model.dropout=0", "evaluate.length_penalty"]),
         (["seed=2"], ["seed=2"]),
         (["evaluate.beems=2"], ["evaluate.beems", "beam", "length_penalty"]),
         (["evaluate.beam"], ["evaluate.beam"]),

@@ -7,8 +7,6 @@ from collections import defaultdict
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from normplugins.experiment.tracking import Tracking
-
 from .helpers import TINY, command
 
 
@@ -89,11 +87,3 @@ def test_offline_file_holds_curves_and_scores(tracked_run):
 def test_without_tracking_wandb_leaves_nothing(trained):
     assert not list(trained.folder.rglob("*wandb*"))
     assert "wandb" not in trained.output
-
-
-def test_one_folder_is_one_run(tmp_path):
-    def tracking(folder):
-        return Tracking("p", None, "g", "n", [], folder)
-
-    assert tracking(tmp_path / "a").run_id == tracking(tmp_path / "b" / ".." / "a").run_id
-    assert tracking(tmp_path / "a").run_id != tracking(tmp_path / "b").run_id

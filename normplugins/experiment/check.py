@@ -1,0 +1,92 @@
+"""Refuses what cannot work or would do nothing, before anything is downloaded or trained."""
+
+import re
+from dataclasses import fields
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from normplugins.corpora import CorpusConfig, PreparedCorpus
+from normplugins.errors import UserError
+from normplugins.experiment.config import fairseq_defaults
+from normplugins.models.config import build_side_norm, resolve_config
+from normplugins.norms import NormConfig
+
+# Keys of fairseq that its own command line reads and our training does not: setting one would do nothing.
+UNUSED = (
+    "optimization.stop_time_hours",
+    *(f"dataset.{key}" for key in ("validate_interval", "validate_interval_updates", "validate_after_updates")),
+    *(f"dataset.{key}" for key in ("disable_validation", "max_valid_steps", "fixed_validation_seed")),
+    *(f"checkpoint.{key}" for key in ("best_checkpoint_metric", "maximize_best_checkpoint_metric", "no_save")),
+    *(f"checkpoint.{key}" for key in ("save_interval", "save_interval_updates", "keep_interval_updates")),
+    *(f"checkpoint.{key}" for key in ("keep_last_epochs", "keep_best_checkpoints", "no_epoch_checkpoints")),
+    *(f"checkpoint.{key}" for key in ("finetune_from_model", "restore_file", "continue_once", "no_last_checkpoints")),
+    *(f"common.{key}" for key in ("log_file", "log_format", "tensorboard_logdir", "wandb_project")),
+)
+# The least that each of these keys, or each number of its list, can be; null is always allowed.
+LEAST = {
+    "hardware.threads": 1,
+    "evaluate.average": 1,
+    "evaluate.beam": 1,
+    "evaluate.max_tokens": 1,
+    "evaluate.max_length_b": 0,
+    "common.log_interval": 1,
+    "common.seed": 0,
+    "dataset.max_tokens": 1,
+    "optimization.max_epoch": 0,
+    "optimization.max_update": 0,
+    "optimization.lr": 0,
+    "optimization.update_freq": 1,
+}
+
+
+def check(config: DictConfig) -> None:
+    """Refuse a config that cannot work or has keys without effect.
+
+    Raises:
+        UserError: the message names the key, its value and what would do.
+    """
+    known = {field.name for field in fields(NormConfig)}
+    if unknown := sorted(str(key) for key in config.norm if key not in known):
+        raise UserError(f"unknown key 'norm.{unknown[0]}'. Known in norm: {', '.join(sorted(known))}")
+    model = resolve_config(config.model)
+    for side in ("encoder", "decoder"):
+        build_side_norm(model, side)
+    CorpusConfig.from_mapping(config.corpus).check()
+    for key, bound in LEAST.items():
+        value = OmegaConf.select(config, key)
+        values = list(value) if isinstance(value, ListConfig) else [value]
+        if not values or any(one is not None and one < bound for one in values):
+            raise UserError(f"{key}={value}: what is needed is at least {bound}")
+    if config.seed >= 2**32:
+        raise UserError(f"seed={config.seed}: below 2**32 is needed")
+    if not re.fullmatch(r"\w[\w.-]*", config.experiment):
+        raise UserError(f"experiment={config.experiment} names a folder: letters, digits, '.', '_' and '-' only")
+    if not config.run_dir:
+        raise UserError("run_dir=null: a run needs a folder")
+    if unused := [key for key in UNUSED if OmegaConf.select(config, key) != OmegaConf.select(fairseq_defaults(), key)]:
+        raise UserError(f"{unused[0]} has no effect here: only fairseq's own command line reads it")
+    if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
+        raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
+    if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
+        raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
+
+
+def check_lengths(config: DictConfig, corpus: PreparedCorpus) -> None:
+    """Refuse validation and test sentences that the model cannot take: fairseq would, after hours of training."""
+    for split, longest in corpus.manifest["longest"].items():
+        for side, length in longest.items():
+            most = config.model[f"max_{side}_positions"]
+            if split != "train" and length > most:
+                raise UserError(
+                    f"the longest {side} sentence of the {split} set has {length:,} subwords, and the model takes "
+                    f"{most:,}: set model.max_{side}_positions and task.max_{side}_positions to {length}"
+                )
+        if split != "train" and max(longest.values()) > config.dataset.max_tokens:
+            raise UserError(
+                f"a sentence of the {split} set has {max(longest.values()):,} subwords, more than a batch may hold "
+                f"(dataset.max_tokens={config.dataset.max_tokens})"
+            )

@@ -1,0 +1,134 @@
+"""A run's folder: held by one process, bound to one config and one corpus, and knowing who worked in it."""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from normplugins.corpora import PreparedCorpus
+from normplugins.corpora.files import whole_file
+from normplugins.errors import UserError
+from normplugins.experiment import record
+from normplugins.experiment.config import PLACES, flatten
+
+CONFIG = "config.yaml"
+PROVENANCE = "provenance.json"
+WANDB_ID = "wandb_id"
+RECORD = "record.json"
+HYPOTHESES = "test.hypotheses"
+LOG = "train.log"
+# Settings that may change between two calls of one run without making another run of it.
+FREE_TO_CHANGE = ("hardware", "common.cpu", "tracking", "train.checkpoint_minutes", "force", *PLACES)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the run's folder: a second run in it is refused.
+
+    A POSIX record lock: it goes with the process, however that ends, and forked workers do not inherit it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "lock").open("a+")
+    except OSError as error:
+        raise UserError(
+            f"{directory} cannot be the run's folder: {error.strerror}. Choose another run_dir=..."
+        ) from error
+    with file as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(f"another run (process {lock.read().strip()}) is at work in {directory}") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def clear(directory: Path) -> None:
+    """Throw away what a run left in its folder, and nothing else.
+
+    Raises:
+        UserError: the folder holds files, but no run.
+    """
+    present = {path.name for path in directory.iterdir()} - {"lock"}
+    if present and CONFIG not in present:
+        raise UserError(f"{directory} holds files but no run of ours ({CONFIG} is missing): force=true leaves it alone")
+    for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, PROVENANCE, WANDB_ID, HYPOTHESES, LOG, CONFIG):
+        for path in directory.glob(pattern):  # the config last: a kill before that leaves a folder that can be cleared
+            path.unlink()
+    shutil.rmtree(directory / "wandb", ignore_errors=True)
+
+
+def remember_settings(directory: Path, config: DictConfig) -> None:
+    """Write the resolved config beside the checkpoints, or check that it is the one they were made with.
+
+    Raises:
+        UserError: the folder holds a run with other settings.
+    """
+    path = directory / CONFIG
+    if not path.exists():
+        with whole_file(path) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        return
+    before = dict(flatten(OmegaConf.create(path.read_text(encoding="utf-8"))))
+    today = dict(flatten(config))
+    changed = [
+        f"{key}: {before.get(key)} there, {today.get(key)} now"
+        for key in sorted(before.keys() | today.keys())
+        if before.get(key) != today.get(key) and not key.startswith(FREE_TO_CHANGE)
+    ]
+    if changed:
+        raise UserError(
+            f"{directory} holds a run with other settings ({'; '.join(changed[:5])}). "
+            "Give this one its own run_dir=..., or start it again with force=true"
+        )
+
+
+def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus) -> None:
+    """Note with which code, versions and hardware this call works on the run, and on which corpus.
+
+    Raises:
+        UserError: the run was begun on another text, so that its checkpoints do not fit this one.
+    """
+    path = directory / PROVENANCE
+    notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"calls": []}
+    text = hashlib.sha256(json.dumps(corpus.manifest["sha256"], sort_keys=True).encode()).hexdigest()
+    if notes.setdefault("corpus", text) != text:
+        raise UserError(
+            f"the corpus in {corpus.folder} has changed since the run in {directory} began: "
+            "restore its files, or start the run again with force=true"
+        )
+    call = {
+        "git_commit": record.git_commit(),
+        "hardware": record.hardware(config.common.cpu, config.distributed_training.distributed_world_size),
+        "versions": record.versions(),
+    }
+    if call not in notes["calls"]:
+        notes["calls"].append(call)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+
+
+def provenance(directory: Path) -> dict[str, Any]:
+    """What trained the run: the first call's commit, hardware and versions, and under ``later`` any that differ."""
+    first, *later = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))["calls"]
+    return {**first, **({"later": later} if later else {})}
+
+
+def wandb_id(directory: Path) -> str:
+    """The run's own id in wandb, drawn once: a run that goes on after a kill stays one run there."""
+    path = directory / WANDB_ID
+    if not path.exists():
+        with whole_file(path) as temporary:
+            temporary.write_text(secrets.token_hex(8), encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()

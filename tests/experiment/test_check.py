@@ -1,0 +1,68 @@
+"""What is refused before any work: values out of range, keys without effect, sentences too long for the model."""
+
+import pytest
+
+from normplugins.errors import UserError
+from normplugins.experiment.check import LEAST, UNUSED, check, check_lengths
+from normplugins.experiment.config import compose_config
+
+
+def test_every_experiment_passes_as_it_is():
+    for experiment in ("demo", "iwslt14", "multi30k"):
+        check(compose_config(experiment))
+
+
+@pytest.mark.parametrize("key", LEAST)
+def test_below_the_least(key):
+    with pytest.raises(UserError, match=key):
+        check(compose_config("demo", [f"{key}={LEAST[key] - 1}"]))
+
+
+@pytest.mark.parametrize("key", UNUSED)
+def test_keys_without_effect_are_known_keys_of_fairseq(key):
+    from omegaconf import OmegaConf
+
+    from normplugins.experiment.config import fairseq_defaults
+
+    section, _, name = key.rpartition(".")
+    assert name in OmegaConf.select(fairseq_defaults(), section)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("dataset.validate_interval=2", "no effect"),
+        ("checkpoint.finetune_from_model=x.pt", "no effect"),
+        ("optimization.lr=[]", "optimization.lr"),
+        ("optimization.update_freq=[0]", "at least 1"),
+        ("seed=4294967296", "2\\*\\*32"),
+        ("experiment=../elsewhere", "names a folder"),
+        ("experiment=a/b", "names a folder"),
+        ("run_dir=null", "needs a folder"),
+        ("+norm.foo=1", "unknown key 'norm.foo'"),
+        ("model.decoder_norm=foo", "decoder_norm: unknown norm 'foo'"),
+    ],
+)
+def test_refused(override, words):
+    with pytest.raises(UserError, match=words):
+        check(compose_config("demo", [override]))
+
+
+def test_one_number_stands_for_a_list_of_one():
+    config = compose_config("demo", ["optimization.lr=0.003", "optimization.update_freq=2"])
+    assert (list(config.optimization.lr), list(config.optimization.update_freq)) == ([0.003], [2])
+
+
+class _Corpus:
+    def __init__(self, **longest):
+        self.manifest = {"longest": longest}
+
+
+def test_sentences_too_long_for_the_model():
+    config = compose_config("demo", ["model.max_target_positions=50", "dataset.max_tokens=100"])
+    fits = {"source": 100, "target": 50}
+    check_lengths(config, _Corpus(train={"source": 9999, "target": 9999}, valid=fits, test=fits))
+    with pytest.raises(UserError, match=r"longest target sentence of the test set has 51 subwords"):
+        check_lengths(config, _Corpus(valid=fits, test={"source": 9, "target": 51}))
+    with pytest.raises(UserError, match=r"valid set has 101 subwords, more than a batch"):
+        check_lengths(config, _Corpus(valid={"source": 101, "target": 5}, test=fits))
