@@ -71,12 +71,12 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A record, or None when there is none."""
-    if not path.exists():
+    """A record, or None when there is none that can be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(record, dict)
-    return record
+    return record if isinstance(record, dict) else None
 
 
 def _cpu_model() -> str:
