@@ -17,6 +17,7 @@ from normplugins.corpora import PreparedCorpus
 from normplugins.corpora.files import whole_file
 from normplugins.errors import UserError
 from normplugins.experiment import record
+from normplugins.experiment.checkpoints import LAST
 from normplugins.experiment.config import PLACES, flatten
 
 CONFIG = "config.yaml"
@@ -108,6 +109,8 @@ def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus) -
             f"the corpus in {corpus.folder} has changed since the run in {directory} began: "
             "restore its files, or start the run again with force=true"
         )
+    if not (directory / LAST).exists():
+        notes["calls"] = []  # what earlier calls did was lost with them
     call = {
         "git_commit": record.git_commit(),
         "hardware": record.hardware(config.common.cpu, config.distributed_training.distributed_world_size),

@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+from normplugins.corpora import CorpusConfig, prepare
 from normplugins.errors import UserError
 from normplugins.experiment import folder
+from normplugins.experiment.config import compose_config
 
 
 def test_clear_takes_the_run_and_leaves_the_rest(tmp_path):
@@ -40,6 +42,24 @@ def test_code_that_worked_on_a_run_later_is_recorded_beside_the_first(trained, t
     notes["calls"].append({**first, "git_commit": "another"})
     path.write_text(json.dumps(notes), encoding="utf-8")
     assert folder.provenance(tmp_path) == {**first, "later": [{**first, "git_commit": "another"}]}
+
+
+def test_a_call_whose_work_was_lost_is_not_recorded(trained, tmp_path):
+    """Killed before its first checkpoint, as on another machine: the call after it begins anew."""
+    from experiment.helpers import TINY
+
+    config = compose_config("demo", ["norm=pn", *TINY])
+    corpus = prepare(CorpusConfig.from_mapping(config.corpus), trained.data_dir)
+    path = tmp_path / folder.PROVENANCE
+    for checkpoint, earlier in ((False, 0), (True, 1)):
+        folder.remember_work(tmp_path, config, corpus)
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        notes["calls"] = [{**notes["calls"][0], "git_commit": "another"}]
+        path.write_text(json.dumps(notes), encoding="utf-8")
+        if checkpoint:
+            (tmp_path / "checkpoint_last.pt").touch()
+        folder.remember_work(tmp_path, config, corpus)
+        assert len(folder.provenance(tmp_path).get("later", [])) == earlier
 
 
 def _copy(trained, tmp_path):
