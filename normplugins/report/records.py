@@ -131,7 +131,8 @@ def _run(record: dict[str, Any]) -> Run:
     ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
     pairs = corpus["counts"].get("train", {}).get("pairs")  # a corpus of running text has none
     device = str(hardware["device"])
-    machine = f"{hardware['cpu']}, {hardware['threads']} threads, {hardware['memory_gb']} GB"
+    threads = f"{hardware['threads']} thread{'s' if hardware['threads'] != 1 else ''}"
+    machine = f"{hardware['cpu']}, {threads}, {hardware['memory_gb']} GB"
     return Run(
         experiment=str(record["experiment"]),
         norm=norm,
@@ -148,7 +149,7 @@ def _run(record: dict[str, Any]) -> Run:
         train_pairs=int(pairs) if pairs is not None else None,
         corpus=str(corpus.get("corpus", "")),
         note=str(corpus.get("note") or ""),
-        hardware=f"CPU, {hardware['threads']} threads" if device == "CPU" else device,
+        hardware=f"CPU, {threads}" if device == "CPU" else device,
         machine=machine if device == "CPU" else f"{device}; host {machine}",
         label_smoothing=float(record.get("config", {}).get("criterion.label_smoothing") or 0),
         train_curve=_curve(record["curves"]["train"]),
