@@ -67,7 +67,8 @@ def check(config: DictConfig) -> None:
         raise UserError(f"experiment={config.experiment} names a folder: letters, digits, '.', '_' and '-' only")
     if not config.run_dir:
         raise UserError("run_dir=null: a run needs a folder")
-    if unused := [key for key in UNUSED if OmegaConf.select(config, key) != OmegaConf.select(fairseq_defaults(), key)]:
+    defaults = fairseq_defaults()
+    if unused := [key for key in UNUSED if OmegaConf.select(config, key) != OmegaConf.select(defaults, key)]:
         raise UserError(f"{unused[0]} has no effect here: only fairseq's own command line reads it")
     if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
         raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")

@@ -13,12 +13,12 @@ import sacrebleu
 import torch
 from fairseq import checkpoint_utils, utils
 from fairseq.dataclass.configs import GenerationConfig
+from rich.console import Console
 from rich.progress import track
 
 import normplugins
 from normplugins.corpora import PreparedCorpus, remove_subwords
 from normplugins.corpora.files import read_lines, write_lines
-from normplugins.experiment.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def translate(checkpoint: Path, corpus: PreparedCorpus, search: Search, cpu: boo
     ).next_epoch_itr(shuffle=False)
     lines = [""] * len(task.dataset(subset))
     kind = corpus.manifest["subword"]["kind"]
-    console = Progress("", None).console
+    console = Console()
     for sample in track(batches, f"translating {subset}", console=console, disable=not console.is_terminal):
         sample = utils.move_to_cuda(sample) if device == "cuda" else sample
         for index, hypotheses in zip(

@@ -64,11 +64,14 @@ def carry_out(config: DictConfig, directory: Path, name: str) -> dict[str, Any]:
     config.task.data = str(corpus.bin_dir)
     config.checkpoint.save_dir = str(directory)
     if config.distributed_training.distributed_world_size > 1:
-        trained(config, directory, name)  # the first of its processes opens the wandb run: none may be open here
+        trained(
+            config, directory, name, saved_history(directory)
+        )  # the first of its processes opens the wandb run: none may be open here
     with tracked(tracking(config, directory)) as tracker:
-        if before := saved_history(directory):
+        before = saved_history(directory)
+        if before:
             tracker.replay(before.curves)
-        history = trained(config, directory, name)
+        history = trained(config, directory, name, before)
         print(
             f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
             f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
@@ -93,9 +96,11 @@ def set_threads(config: DictConfig) -> None:
     torch.set_num_threads(config.hardware.threads or available_cores())
 
 
-def trained(config: DictConfig, directory: Path, name: str) -> History:
-    """Train unless that is done, in as many processes as the config asks for; returns what was done."""
-    history = saved_history(directory)
+def trained(config: DictConfig, directory: Path, name: str, history: History | None) -> History:
+    """Train unless that is done, in as many processes as the config asks for; returns what was done.
+
+    ``history`` is what the folder's last checkpoint holds: reading it takes seconds for a large model.
+    """
     if history is None or history.stopped_by is None:
         settings = TrainSettings(
             name, config.train.checkpoint_minutes, config.evaluate.average, tracking(config, directory)
