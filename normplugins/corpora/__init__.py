@@ -1,8 +1,20 @@
 """Corpora: fetch -> verify -> tokenize -> subword -> binarize, one file per corpus."""
 
-from normplugins.corpora.config import CorpusConfig
-from normplugins.corpora.pipeline import CORPORA, PreparedCorpus, prepare
+from normplugins.corpora.config import CorpusConfig, TextConfig
+from normplugins.corpora.pipeline import CORPORA, PreparedCorpus, corpus_config, prepare
+from normplugins.corpora.running_text import TEXTS, PreparedText
 from normplugins.corpora.subwords import remove_subwords
 from normplugins.corpora.tokenizer import detokenize
 
-__all__ = ["CORPORA", "CorpusConfig", "PreparedCorpus", "detokenize", "prepare", "remove_subwords"]
+__all__ = [
+    "CORPORA",
+    "TEXTS",
+    "CorpusConfig",
+    "PreparedCorpus",
+    "PreparedText",
+    "TextConfig",
+    "corpus_config",
+    "detokenize",
+    "prepare",
+    "remove_subwords",
+]

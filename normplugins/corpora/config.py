@@ -1,4 +1,4 @@
-"""What can be chosen about a corpus: one flat dataclass, its values per corpus in configs/corpus/*.yaml."""
+"""What can be chosen about a corpus: a flat dataclass per kind, its values per corpus in configs/corpus/*.yaml."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 from normplugins.errors import UserError
 
 SUBWORDS = ("bpe", "sentencepiece")
@@ -18,8 +20,20 @@ _NOT_IN_VARIANT = {"name", "url", "verify", "expected_train", "expected_valid", 
 
 
 @dataclass
-class CorpusConfig:
-    """One corpus and how it is prepared.
+class _Settings:
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+        """Build from any mapping (a composed Hydra node too); an unknown key raises a UserError with the known ones."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(str(key) for key in mapping if key not in known)
+        if unknown:
+            raise UserError(f"unknown corpus setting {', '.join(unknown)}; known: {', '.join(known)}")
+        return cls(**{str(key): value for key, value in mapping.items()})
+
+
+@dataclass
+class CorpusConfig(_Settings):
+    """One parallel corpus and how it is prepared.
 
     ``tokenizer``: ``moses`` tokenises raw text, ``none`` leaves raw text to the subword model, ``given`` says that the
     files hold tokens already; ``auto`` is ``moses`` with BPE and ``none`` with SentencePiece.
@@ -61,21 +75,13 @@ class CorpusConfig:
     verify: bool = True
     url: str | None = None
 
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> CorpusConfig:
-        """Build from any mapping (a composed Hydra node too); an unknown key raises a UserError with the known ones."""
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(str(key) for key in mapping if key not in known)
-        if unknown:
-            raise UserError(f"unknown corpus setting {', '.join(unknown)}; known: {', '.join(known)}")
-        return cls(**{str(key): value for key, value in mapping.items()})
-
     def check(self) -> None:
         """Raise a UserError for a value that this corpus cannot be prepared with, or that would change nothing."""
         from normplugins.corpora.pipeline import CORPORA  # its modules import this one
+        from normplugins.corpora.running_text import TEXTS
 
         if self.name not in CORPORA:
-            raise UserError(f"unknown corpus {self.name!r}; known: {', '.join(CORPORA)}")
+            raise UserError(f"unknown corpus {self.name!r}; known: {', '.join([*CORPORA, *TEXTS])}")
         for key, known in (("subword", SUBWORDS), ("tokenizer", TOKENIZERS)):
             if getattr(self, key) not in known:
                 raise UserError(f"unknown corpus.{key} {getattr(self, key)!r}; known: {', '.join(known)}")
@@ -119,3 +125,43 @@ class CorpusConfig:
         """Return a folder name that no other settings share: readable first, then a digest of all of them."""
         digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.source}-{self.target}-{self.subword}{self.subword_size}-{digest}"
+
+
+@dataclass
+class TextConfig(_Settings):
+    """One corpus of running text: words as they are in its files, each line ended by one symbol.
+
+    ``expected_*``: published counts, a token being a word or the end of a line; ``expected_types``: different tokens
+    of the training text, that end among them. ``verify`` refuses a text that is not the published one.
+    """
+
+    name: str = "ptb"
+    expected_train_lines: int | None = None
+    expected_train_tokens: int | None = None
+    expected_valid_lines: int | None = None
+    expected_valid_tokens: int | None = None
+    expected_test_lines: int | None = None
+    expected_test_tokens: int | None = None
+    expected_types: int | None = None
+    verify: bool = True
+    url: str | None = None
+
+    def check(self) -> None:
+        """Raise a UserError for a corpus that is not known."""
+        from normplugins.corpora.running_text import TEXTS  # its modules import this one
+
+        if self.name not in TEXTS:
+            raise UserError(f"unknown text corpus {self.name!r}; known: {', '.join(TEXTS)}")
+
+    def expected(self) -> dict[str, int | None]:
+        """Return the published counts by what they count: ``train tokens``, ``train lines``, ..., ``types``."""
+        names = [f"{split} {unit}" for split in ("train", "valid", "test") for unit in ("tokens", "lines")]
+        return {name: getattr(self, f"expected_{name.replace(' ', '_')}") for name in (*names, "types")}
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the numbers depend on, besides the corpus files themselves."""
+        return {"level": "word"}
+
+    def variant(self) -> str:
+        """Return the folder name of these settings."""
+        return "word"

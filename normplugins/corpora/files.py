@@ -24,14 +24,18 @@ def decode_lines(data: bytes, where: str) -> list[str]:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{where}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file to UTF-8"
-        ) from None
+        raise not_utf8(where, data.count(b"\n", 0, error.start) + 1, error) from None
     lines = text.removeprefix("\ufeff").split("\n")
     if lines[-1] == "":
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
+
+
+def not_utf8(where: str, line: int, error: UnicodeDecodeError) -> UserError:
+    """Return what to raise for a line (from 1) that is not UTF-8."""
+    return UserError(
+        f"{where}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file to UTF-8"
+    )
 
 
 def read_bytes(path: Path) -> bytes:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from normplugins.corpora import custom, demo, iwslt14, multi30k, subwords
 from normplugins.corpora.binarize import binarize
 from normplugins.corpora.bitext import Bitext, Tokenized, prepare_text
-from normplugins.corpora.config import CorpusConfig
-from normplugins.corpora.fetch import find_in_mirror
-from normplugins.corpora.files import lock, read_lines, sha256, whole_file, whole_folder, write_lines
+from normplugins.corpora.config import CorpusConfig, TextConfig
+from normplugins.corpora.files import lock, read_lines, sha256, write_lines
 from normplugins.corpora.parallel import map_lines
+from normplugins.corpora.running_text import TEXTS, PreparedText, prepare_running_text
+from normplugins.corpora.stages import SPLITS, Echo, conclude, downloads_refused, gather, stage
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.errors import UserError
 
 CORPORA = {"iwslt14": iwslt14, "multi30k": multi30k, "demo": demo, "custom": custom}
-SPLITS = ("train", "valid", "test")
 _RECIPE = 2  # raise it when the same files and settings come to give other text, or other facts about it
 _TOOLS = {"moses": ["sacremoses"], "bpe": ["subword-nmt"], "sentencepiece": ["sentencepiece"]}
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -59,24 +55,42 @@ class PreparedCorpus:
         return detokenize(lines, self.target)
 
 
-def prepare(config: CorpusConfig, root: Path, echo: Echo = print, workers: int | None = None) -> PreparedCorpus:
+def corpus_config(mapping: Mapping[str, Any]) -> CorpusConfig | TextConfig:
+    """Build the settings of a corpus from any mapping (a composed Hydra node too): its ``name`` says of which kind.
+
+    Raises UserError for a key that this kind does not have.
+    """
+    return (TextConfig if mapping.get("name") in TEXTS else CorpusConfig).from_mapping(mapping)
+
+
+@overload
+def prepare(config: CorpusConfig, root: Path, echo: Echo = ..., workers: int | None = ...) -> PreparedCorpus: ...
+@overload
+def prepare(config: TextConfig, root: Path, echo: Echo = ..., workers: int | None = ...) -> PreparedText: ...
+@overload
+def prepare(
+    config: CorpusConfig | TextConfig, root: Path, echo: Echo = ..., workers: int | None = ...
+) -> PreparedCorpus | PreparedText: ...
+def prepare(
+    config: CorpusConfig | TextConfig, root: Path, echo: Echo = print, workers: int | None = None
+) -> PreparedCorpus | PreparedText:
     """Make sure that a corpus lies prepared under ``root/<name>/<variant>`` and return it.
 
     Stages that are done with the same settings and the same input files are not repeated. The bytes written do not
-    depend on ``workers`` (default: all cores). Raises UserError for an unknown corpus and for bad input.
+    depend on ``workers`` (default: all cores; running text is one process's work). Raises UserError for an unknown
+    corpus and for bad input.
     """
     config.check()
     home = Path(root).absolute() / config.name
     with lock(home, echo):
+        if isinstance(config, TextConfig):
+            return prepare_running_text(config, home, echo)
         return _prepare(config, home, echo, workers)
 
 
 def _prepare(config: CorpusConfig, home: Path, echo: Echo, workers: int | None) -> PreparedCorpus:
     module, folder = CORPORA[config.name], home / config.variant()
-    held = _inodes(home / "raw")
-    files = module.inputs(config, home / "raw", echo)
-    now = _inodes(home / "raw")
-    fetched = {name: path for name, path in files.items() if held.get(path) != now.get(path)}
+    files, fetched = gather(lambda: module.inputs(config, home / "raw", echo), home / "raw")
     versions = {name: version(name) for name in _tools(config)}
     key: dict[str, Any] = {"recipe": _RECIPE, "settings": config.settings(), "versions": versions}
     key["verified"] = config.verify
@@ -84,10 +98,10 @@ def _prepare(config: CorpusConfig, home: Path, echo: Echo, workers: int | None) 
 
     def tokenized(to: Path) -> dict[str, Any]:
         echo(f"{config.name}: tokenizing")
-        with _downloads_refused(fetched, config.name):
+        with downloads_refused(fetched, config.name):
             bitext: Bitext = module.read(config, files)
         text = prepare_text(bitext, config, workers)
-        with _downloads_refused(fetched, config.name):
+        with downloads_refused(fetched, config.name):
             _check_test(config, text)
         return _write_text(text, config, to)
 
@@ -99,18 +113,11 @@ def _prepare(config: CorpusConfig, home: Path, echo: Echo, workers: int | None) 
         echo(f"{config.name}: binarizing")
         return {"dictionary_types": binarize(folder / "subword", to, config.source, config.target)}
 
-    texts = _stage(folder / "tokenized", key, tokenized)
-    pieces = _stage(folder / "subword", {"of": texts["fingerprint"]}, subworded)
-    binary = _stage(folder / "bin", {"of": pieces["fingerprint"]}, binarized)
+    texts = stage(folder / "tokenized", key, tokenized)
+    pieces = stage(folder / "subword", {"of": texts["fingerprint"]}, subworded)
+    binary = stage(folder / "bin", {"of": pieces["fingerprint"]}, binarized)
     manifest = _manifest(config, key, texts, pieces, binary)
-    path = folder / "corpus.json"
-    content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    if not path.exists() or path.read_text(encoding="utf-8") != content:
-        with whole_file(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    for line in (manifest["note"], *manifest["notes"]):
-        if line:
-            echo(f"{config.name}: {line}")
+    conclude(folder, manifest, echo)
     return PreparedCorpus(
         folder=folder,
         bin_dir=folder / "bin",
@@ -126,49 +133,6 @@ def _prepare(config: CorpusConfig, home: Path, echo: Echo, workers: int | None) 
 def _tools(config: CorpusConfig) -> list[str]:
     # With text left raw the reference is still tokenised; given tokens are still detokenised.
     return ["sacremoses", *_TOOLS[config.subword], "fairseq"]
-
-
-def _stage(folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Return the record of a stage, after building its folder unless it is there, whole, and of this key."""
-    fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    marker = folder / "stage.json"
-    if marker.is_file():
-        record: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
-        sizes = {name: file["bytes"] for name, file in record["files"].items()}
-        if record["fingerprint"] == fingerprint and sizes == _sizes(folder):
-            return record
-    with whole_folder(folder) as temporary:
-        facts = build(temporary)
-        files = {name: {"bytes": size, "sha256": sha256(temporary / name)} for name, size in _sizes(temporary).items()}
-        record = {"fingerprint": fingerprint, "facts": facts, "files": files}
-        (temporary / "stage.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    return record
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "stage.json"}
-
-
-def _inodes(raw: Path) -> dict[Path, int]:
-    """Return what tells a file from one fetched in its place; empty for a folder that is not there yet."""
-    return {path: path.lstat().st_ino for path in raw.iterdir()} if raw.is_dir() else {}
-
-
-@contextmanager
-def _downloads_refused(fetched: dict[str, Path], corpus: str) -> Iterator[None]:
-    """Remove what this call fetched when it proves bad, so that the same command fetches it again; no other file.
-
-    The message names the mirror's file in place of its copy.
-    """
-    try:
-        yield
-    except UserError as error:
-        message = str(error)
-        for name, path in fetched.items():
-            path.unlink(missing_ok=True)
-            if mirrored := find_in_mirror(name, corpus):
-                message = message.replace(str(path), str(mirrored))
-        raise UserError(message) from None
 
 
 def _check_test(config: CorpusConfig, text: Tokenized) -> None:
