@@ -1,81 +1,51 @@
-"""Settings of ``norm_transformer``: sizes, dropouts, the two norms, and one ``norm_<field>`` per NormConfig field."""
+"""Settings of the models: sizes, dropouts, which norm where."""
 
-import ast
-import inspect
-import itertools
-from dataclasses import dataclass, field, fields, make_dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Optional, TypeVar
 
-from fairseq.dataclass import FairseqDataclass
+from omegaconf import II
 from torch import nn
 
 from normplugins.errors import UserError
-from normplugins.norms import NormConfig, build_norm, resolve_norm
+from normplugins.models.norm_settings import NormSettings, Stack, build_stack_norm, setting, stack_norm_config
+from normplugins.norms import NormConfig
 
 Side = Literal["encoder", "decoder"]
 SIDES: tuple[Side, ...] = ("encoder", "decoder")
-
-HEAD_GROUPED = ("pn", "pn_alg2")
-"""Norms whose group scaling has, unless told otherwise, one group per attention head."""
-
-
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-def _field_docs(cls: type) -> dict[str, str]:
-    """Read the string that follows each field in a dataclass's source."""
-    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
-    return {
-        node.target.id: " ".join(text.value.value.split())
-        for node, text in itertools.pairwise(body)
-        if isinstance(node, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
-
-
-def _norm_fields() -> list[tuple[str, Any, Any]]:
-    """Make ``norm_<field>`` of each field of NormConfig but its name, with its type, default and documentation."""
-    docs = _field_docs(NormConfig)
-    return [
-        (f"norm_{f.name}", f.type, _setting(f.default, f"norms: {docs[f.name]}"))
-        for f in fields(NormConfig)
-        if f.name != "name"
-    ]
-
-
-_NormFields: Any = make_dataclass("_NormFields", _norm_fields(), bases=(FairseqDataclass,))
+ACTIVATIONS = ("relu", "gelu", "swish")
+_Settings = TypeVar("_Settings", bound=NormSettings)
 
 
 @dataclass
-class NormTransformerConfig(_NormFields):
+class NormTransformerConfig(NormSettings):
     """A pre-norm transformer base with LayerNorm; ``norm_<field>`` go to the norms of both stacks."""
 
-    encoder_layers: int = _setting(6, "encoder layers")
-    encoder_embed_dim: int = _setting(512, "encoder width")
-    encoder_ffn_embed_dim: int = _setting(2048, "inner width of the encoder's feed-forward layers")
-    encoder_attention_heads: int = _setting(8, "encoder attention heads")
-    decoder_layers: int = _setting(6, "decoder layers")
-    decoder_embed_dim: int = _setting(512, "decoder width")
-    decoder_ffn_embed_dim: int = _setting(2048, "inner width of the decoder's feed-forward layers")
-    decoder_attention_heads: int = _setting(8, "decoder attention heads")
-    dropout: float = _setting(0.1, "dropout on embeddings and on each sublayer's output")
-    attention_dropout: float = _setting(0.0, "dropout on attention weights")
-    activation_dropout: float = _setting(0.0, "dropout after the activation of feed-forward layers")
-    activation_fn: str = _setting("relu", "activation of feed-forward layers: relu, gelu or swish")
-    ffn_init: str = _setting(
+    encoder_layers: int = setting(6, "encoder layers")
+    encoder_embed_dim: int = setting(512, "encoder width")
+    encoder_ffn_embed_dim: int = setting(2048, "inner width of the encoder's feed-forward layers")
+    encoder_attention_heads: int = setting(8, "encoder attention heads")
+    decoder_layers: int = setting(6, "decoder layers")
+    decoder_embed_dim: int = setting(512, "decoder width")
+    decoder_ffn_embed_dim: int = setting(2048, "inner width of the decoder's feed-forward layers")
+    decoder_attention_heads: int = setting(8, "decoder attention heads")
+    dropout: float = setting(0.1, "dropout on embeddings and on each sublayer's output")
+    attention_dropout: float = setting(0.0, "dropout on attention weights")
+    activation_dropout: float = setting(0.0, "dropout after the activation of feed-forward layers")
+    activation_fn: str = setting("relu", "activation of feed-forward layers: relu, gelu or swish")
+    ffn_init: str = setting(
         "xavier", "initialisation of feed-forward layers: xavier, as the released code, or linear, as fairseq >= 0.10"
     )
-    normalize_before: bool = _setting(True, "pre-norm: normalise each sublayer's input, and each stack's output")
-    encoder_norm: str = _setting("ln", "norm of the encoder")
-    decoder_norm: str = _setting("ln", "norm of the decoder")
-    final_norm_warmup_updates: int = _setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
-    share_all_embeddings: bool = _setting(
+    normalize_before: bool = setting(True, "pre-norm: normalise each sublayer's input, and each stack's output")
+    encoder_norm: str = setting("ln", "norm of the encoder")
+    decoder_norm: str = setting("ln", "norm of the decoder")
+    final_norm_warmup_updates: int = setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
+    share_all_embeddings: bool = setting(
         False, "share encoder, decoder and output embeddings (needs a joined dictionary)"
     )
-    share_decoder_input_output_embed: bool = _setting(False, "share decoder input and output embeddings")
-    max_source_positions: int = _setting(1024, "longest source sentence, in tokens")
-    max_target_positions: int = _setting(1024, "longest target sentence, in tokens")
-    checkpoint_activations: bool = _setting(False, "recompute each layer in the backward pass to save memory")
+    share_decoder_input_output_embed: bool = setting(False, "share decoder input and output embeddings")
+    max_source_positions: int = setting(1024, "longest source sentence, in tokens")
+    max_target_positions: int = setting(1024, "longest target sentence, in tokens")
+    checkpoint_activations: bool = setting(False, "recompute each layer in the backward pass to save memory")
 
 
 def resolve_config(cfg: Any) -> NormTransformerConfig:
@@ -84,17 +54,15 @@ def resolve_config(cfg: Any) -> NormTransformerConfig:
     Raises:
         UserError: settings that do not fit together.
     """
-    known = (f for f in fields(NormTransformerConfig) if not f.name.startswith("_"))
-    resolved = NormTransformerConfig(**{f.name: getattr(cfg, f.name, f.default) for f in known})
-    for side in ("encoder", "decoder"):
+    resolved = _read(NormTransformerConfig, cfg)
+    for side in SIDES:
         dim, heads = getattr(resolved, f"{side}_embed_dim"), getattr(resolved, f"{side}_attention_heads")
         if heads < 1 or dim < 4 or dim % heads:
             raise UserError(
                 f"{side}_embed_dim={dim} must be at least 4 and a multiple of {side}_attention_heads={heads}"
             )
-    for name, known_values in (("activation_fn", ("relu", "gelu", "swish")), ("ffn_init", ("xavier", "linear"))):
-        if getattr(resolved, name) not in known_values:
-            raise UserError(f"unknown {name} {getattr(resolved, name)!r}: choose one of {', '.join(known_values)}")
+    _check_choice("activation_fn", resolved.activation_fn, ACTIVATIONS)
+    _check_choice("ffn_init", resolved.ffn_init, ("xavier", "linear"))
     if resolved.share_all_embeddings:
         if resolved.encoder_embed_dim != resolved.decoder_embed_dim:
             raise UserError("share_all_embeddings needs encoder_embed_dim and decoder_embed_dim to be equal")
@@ -102,40 +70,142 @@ def resolve_config(cfg: Any) -> NormTransformerConfig:
     return resolved
 
 
-def _norm_defaults(cfg: NormTransformerConfig, side: Side) -> NormConfig:
-    try:
-        return resolve_norm(NormConfig(name=getattr(cfg, f"{side}_norm")))
-    except ValueError as error:
-        raise UserError(f"{side}_norm: {error}") from error
+def _read(settings: type[_Settings], cfg: Any) -> _Settings:
+    known = (f for f in fields(settings) if not f.name.startswith("_"))
+    return settings(**{f.name: getattr(cfg, f.name, f.default) for f in known})
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+
+
+def _stack(cfg: NormTransformerConfig, side: Side) -> Stack:
+    return Stack(f"{side}_norm", getattr(cfg, f"{side}_embed_dim"), getattr(cfg, f"{side}_attention_heads"))
+
+
+KEYS = tuple(f"{side}_norm" for side in SIDES)
 
 
 def side_norm_config(cfg: NormTransformerConfig, side: Side, final: bool = False) -> NormConfig:
-    """NormConfig of one stack's norms; ``final``: of the one that ends a pre-norm stack, with its own warmup.
-
-    The stacks share the ``norm_<field>`` settings; each norm reads those that it has. PN's channel groups are the
-    attention heads of the stack, and a norm that never warms up has no final warmup.
-
-    Raises:
-        UserError: an unknown norm, a value out of range, or a switch that neither stack's norm has.
-    """
-    settings = {f.name: getattr(cfg, f"norm_{f.name}") for f in fields(NormConfig) if f.name != "name"}
-    name = getattr(cfg, f"{side}_norm")
-    if name in HEAD_GROUPED and settings["groups"] is None:
-        settings["groups"] = getattr(cfg, f"{side}_attention_heads")
-    defaults = [_norm_defaults(cfg, each) for each in SIDES]
-    try:
-        config = resolve_norm(NormConfig(name=name, **settings))
-    except ValueError as error:
-        raise UserError(f"{side}_norm: {error}") from error
-    for switch, value in settings.items():
-        if value is True and all(getattr(default, switch) is None for default in defaults):
-            raise UserError(f"norm_{switch} is on, but neither {cfg.encoder_norm} nor {cfg.decoder_norm} has it")
-    return replace(config, warmup_updates=cfg.final_norm_warmup_updates) if final and config.warmup_updates else config
+    """NormConfig of one stack's norms; ``final`` and errors as in :func:`stack_norm_config`."""
+    return stack_norm_config(cfg, _stack(cfg, side), KEYS, final)
 
 
 def build_side_norm(cfg: NormTransformerConfig, side: Side, final: bool = False) -> nn.Module:
-    """Build a norm of the stack's width; arguments and errors as in :func:`side_norm_config`."""
+    """Build a norm of the stack's width; ``final`` and errors as in :func:`stack_norm_config`."""
+    return build_stack_norm(cfg, _stack(cfg, side), KEYS, final)
+
+
+@dataclass
+class LanguageModelConfig(NormSettings):
+    """What both language models share: a post-norm stack of one norm, as the paper's language models have."""
+
+    layers: int = setting(3, "layers")
+    embed_dim: int = setting(256, "width")
+    ffn_embed_dim: int = setting(2100, "inner width of the feed-forward layers")
+    dropout: float = setting(0.3, "dropout on embeddings, sublayer outputs, activations and the stack's output")
+    activation_fn: str = setting("relu", "activation of feed-forward layers: relu, gelu or swish")
+    normalize_before: bool = setting(False, "pre-norm: normalise each sublayer's input, and the stack's output")
+    norm: str = setting("ln", "norm of every sublayer")
+    final_norm_warmup_updates: int = setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
+    tie_embeddings: bool = setting(True, "predict with the input's embeddings (of an adaptive softmax: adaptive_input)")
+    adaptive_softmax_cutoff: Optional[str] = setting(  # noqa: UP045
+        None, "adaptive softmax: the ranks at which its clusters of ever rarer words begin, such as 20000,40000"
+    )
+    adaptive_softmax_factor: float = setting(1.0, "each cluster's embeddings are this many times narrower")
+    adaptive_input: bool = setting(False, "embed the input in the adaptive softmax's clusters too")
+    tokens_per_sample: int = II("task.tokens_per_sample")
+    checkpoint_activations: bool = setting(False, "recompute each layer in the backward pass to save memory")
+
+    @property
+    def stack(self) -> Stack:
+        """What the norms are told of the stack; PN has one channel group a head."""
+        return Stack("norm", self.embed_dim, getattr(self, "attention_heads", 1))
+
+    @property
+    def cutoffs(self) -> list[int]:
+        """Where the adaptive softmax's clusters begin; empty for a full softmax."""
+        return [int(cutoff) for cutoff in (self.adaptive_softmax_cutoff or "").split(",") if cutoff.strip()]
+
+    def build_norm(self, final: bool = False) -> nn.Module:
+        """Build a norm of the stack; ``final`` and errors as in :func:`stack_norm_config`."""
+        return build_stack_norm(self, self.stack, (self.stack.key,), final)
+
+
+@dataclass
+class NormTransformerLMConfig(LanguageModelConfig):
+    """A causal transformer language model."""
+
+    attention_heads: int = setting(4, "attention heads")
+    attention_dropout: float = setting(0.0, "dropout on attention weights")
+    max_positions: int = setting(1024, "longest segment, in tokens")
+
+
+@dataclass
+class TensorTransformerLMConfig(LanguageModelConfig):
+    """The paper's language model: single- or multi-core tensor attention over segments of ``tokens_per_sample``."""
+
+    head_dim: int = setting(40, "channels of query, key, value and position key")
+    cores: int = setting(1, "core tensors, of which the mean is used")
+    causal: bool = setting(True, "hide the tokens after each position; off: every position sees them, as published")
+
+
+_LanguageModel = TypeVar("_LanguageModel", bound=LanguageModelConfig)
+
+
+def resolve_language_model(settings: type[_LanguageModel], cfg: Any) -> _LanguageModel:
+    """Read a language model's settings from an OmegaConf node or a Namespace; what is absent gets its default.
+
+    Raises:
+        UserError: settings that do not fit together.
+    """
+    resolved = _read(settings, cfg)
+    _check_choice("activation_fn", resolved.activation_fn, ACTIVATIONS)
+    sizes = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads", "max_positions", "head_dim", "cores")
+    for name in (*sizes, "tokens_per_sample"):
+        if getattr(resolved, name, 1) < 1:
+            raise UserError(f"{name}={getattr(resolved, name)} must be at least 1")
+    heads = resolved.stack.heads
+    if resolved.embed_dim < 4 or resolved.embed_dim % (2 * heads if heads > 1 else 2):
+        raise UserError(
+            f"embed_dim={resolved.embed_dim} must be at least 4, even and a multiple of attention_heads={heads}"
+        )
+    cutoffs = _check_cutoffs(resolved)
+    if resolved.adaptive_input and not cutoffs:
+        raise UserError("adaptive_input needs adaptive_softmax_cutoff: it embeds the words in the softmax's clusters")
+    return resolved
+
+
+def _check_cutoffs(cfg: LanguageModelConfig) -> list[int]:
     try:
-        return build_norm(side_norm_config(cfg, side, final), getattr(cfg, f"{side}_embed_dim"))
-    except ValueError as error:
-        raise UserError(f"{side}_norm: {error}") from error
+        cutoffs = cfg.cutoffs
+    except ValueError:
+        cutoffs = [0]
+    if cutoffs != sorted({*cutoffs}) or min(cutoffs, default=1) < 1 or cfg.adaptive_softmax_factor < 1:
+        raise UserError(
+            f"adaptive_softmax_cutoff={cfg.adaptive_softmax_cutoff} with adaptive_softmax_factor="
+            f"{cfg.adaptive_softmax_factor}: rising ranks such as 20000,40000 and a factor of at least 1 are needed"
+        )
+    return cutoffs
+
+
+def check_model(cfg: Any) -> None:
+    """Refuse settings of a model, ``cfg._name``, that cannot work; needs no corpus.
+
+    Raises:
+        UserError: settings that do not fit together, an unknown norm, or a switch that no norm of the model has.
+    """
+    if cfg._name in LANGUAGE_MODELS:
+        model = resolve_language_model(LANGUAGE_MODELS[cfg._name], cfg)
+        model.build_norm()
+        return
+    translation = resolve_config(cfg)
+    for side in SIDES:
+        build_side_norm(translation, side)
+
+
+LANGUAGE_MODELS: dict[str, type[LanguageModelConfig]] = {
+    "norm_transformer_lm": NormTransformerLMConfig,
+    "tensor_transformer_lm": TensorTransformerLMConfig,
+}

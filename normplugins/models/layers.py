@@ -1,12 +1,15 @@
 """Encoder and decoder layers: sublayers wrapped in dropout, residual and a norm that is told what is padding."""
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from normplugins.models.attention import Cache, CrossAttention, SelfAttention
-from normplugins.models.config import NormTransformerConfig, Side, build_side_norm
+from normplugins.models.config import NormTransformerConfig, build_side_norm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 
@@ -32,12 +35,19 @@ class FeedForward(nn.Module):
         return self.fc2(F.dropout(self.activation(self.fc1(x)), self.dropout, self.training))
 
 
+class ResidualSettings(Protocol):
+    """What a residual connection reads of its model's settings."""
+
+    normalize_before: bool
+    dropout: float
+
+
 class Residual(nn.Module):
     """x + sublayer(norm(x)) (pre-norm) or norm(x + sublayer(x)) (post-norm), with dropout on the sublayer's output."""
 
-    def __init__(self, sublayer: nn.Module, cfg: NormTransformerConfig, side: Side) -> None:
+    def __init__(self, sublayer: nn.Module, norm: nn.Module, cfg: ResidualSettings) -> None:
         super().__init__()
-        self.sublayer, self.norm = sublayer, build_side_norm(cfg, side)
+        self.sublayer, self.norm = sublayer, norm
         self.pre, self.dropout = cfg.normalize_before, cfg.dropout
 
     def forward(self, x: Tensor, padding_mask: Tensor, *args: Tensor | Cache | None) -> Tensor:
@@ -47,23 +57,31 @@ class Residual(nn.Module):
         return x if self.pre else self.norm(x, padding_mask)
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward."""
+class SelfAttentionLayer(nn.Module):
+    """Self-attention of any kind and feed-forward, each with a norm of its own."""
 
-    def __init__(self, cfg: NormTransformerConfig) -> None:
+    def __init__(
+        self, attention: nn.Module, feed_forward: nn.Module, norm: Callable[[], nn.Module], cfg: ResidualSettings
+    ) -> None:
         super().__init__()
-        dim = cfg.encoder_embed_dim
-        attention = SelfAttention(dim, cfg.encoder_attention_heads, cfg.attention_dropout)
-        feed_forward = FeedForward(
-            dim, cfg.encoder_ffn_embed_dim, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
-        )
-        self.self_attention = Residual(attention, cfg, "encoder")
-        self.feed_forward = Residual(feed_forward, cfg, "encoder")
+        self.self_attention = Residual(attention, norm(), cfg)
+        self.feed_forward = Residual(feed_forward, norm(), cfg)
 
-    def forward(self, x: Tensor, padding_mask: Tensor, attention_mask: Tensor) -> Tensor:
-        """x (T, B, C), padding_mask (B, T), additive attention_mask (B, 1, 1, T) to (T, B, C)."""
-        x = self.self_attention(x, padding_mask, attention_mask)
+    def forward(self, x: Tensor, padding_mask: Tensor, *args: Tensor | Cache | None) -> Tensor:
+        """x (T, B, C), padding_mask (B, T), what the attention takes beside x; returns (T, B, C)."""
+        x = self.self_attention(x, padding_mask, *args)
         return self.feed_forward(x, padding_mask)
+
+
+def encoder_layer(cfg: NormTransformerConfig) -> SelfAttentionLayer:
+    """Build a layer of the encoder; its attention takes an additive mask (B, 1, 1, T)."""
+    dim = cfg.encoder_embed_dim
+    return SelfAttentionLayer(
+        SelfAttention(dim, cfg.encoder_attention_heads, cfg.attention_dropout),
+        FeedForward(dim, cfg.encoder_ffn_embed_dim, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init),
+        lambda: build_side_norm(cfg, "encoder"),
+        cfg,
+    )
 
 
 class DecoderLayer(nn.Module):
@@ -77,9 +95,9 @@ class DecoderLayer(nn.Module):
         feed_forward = FeedForward(
             dim, cfg.decoder_ffn_embed_dim, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
         )
-        self.self_attention = Residual(attention, cfg, "decoder")
-        self.cross_attention = Residual(cross, cfg, "decoder")
-        self.feed_forward = Residual(feed_forward, cfg, "decoder")
+        self.self_attention = Residual(attention, build_side_norm(cfg, "decoder"), cfg)
+        self.cross_attention = Residual(cross, build_side_norm(cfg, "decoder"), cfg)
+        self.feed_forward = Residual(feed_forward, build_side_norm(cfg, "decoder"), cfg)
 
     def forward(
         self,
@@ -108,3 +126,10 @@ class DecoderLayer(nn.Module):
         x = self.self_attention(x, padding_mask, attention_mask, self_cache)
         x = self.cross_attention(x, padding_mask, memory, memory_mask, cross_cache)
         return self.feed_forward(x, padding_mask)
+
+
+def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor:
+    """Call a layer; with ``recompute``, in training, keep only its inputs and run it again in the backward pass."""
+    if recompute and layer.training and torch.is_grad_enabled():
+        return checkpoint(layer, *args, use_reentrant=False)
+    return layer(*args)

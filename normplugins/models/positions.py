@@ -1,4 +1,4 @@
-"""Sinusoidal position embeddings, numbered over real tokens so that padding on either side changes nothing."""
+"""Sinusoidal position embeddings: over real tokens, whatever padding there is, or counted back from a segment's end."""
 
 import math
 
@@ -43,3 +43,13 @@ class SinusoidalPositions(nn.Module):
             )
         real = tokens.ne(self.padding_idx).long()
         return nn.functional.embedding(real.cumsum(dim=1) * real + self.padding_idx, self.table)
+
+
+def positions_from_the_end(length: int, dim: int) -> Tensor:
+    """Embeddings (L, C) of the distances L - 1, ..., 0 to a segment's last token (Transformer-XL, arXiv 1901.02860).
+
+    C is even; the wavelengths of sin and cos are 2 pi 10,000^(2n / C), n = 0 ... C/2 - 1.
+    """
+    frequencies = 10_000 ** -(torch.arange(0, dim, 2, dtype=torch.float) / dim)
+    angles = torch.arange(length - 1, -1, -1, dtype=torch.float)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

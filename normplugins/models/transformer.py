@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import (
@@ -14,12 +13,11 @@ from fairseq.models import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from normplugins.errors import UserError
 from normplugins.models.attention import Cache, causal_attention_mask, padding_attention_mask
 from normplugins.models.config import NormTransformerConfig, build_side_norm, resolve_config
-from normplugins.models.layers import DecoderLayer, EncoderLayer
+from normplugins.models.layers import DecoderLayer, encoder_layer, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import SinusoidalPositions
 
@@ -34,7 +32,7 @@ def _embedding(dictionary: Dictionary, dim: int) -> nn.Embedding:
 
 
 class _Stack(nn.Module):
-    """What encoder and decoder share, mixed into fairseq's classes: embedding, dropout, checkpointed layers."""
+    """What encoder and decoder share, mixed into fairseq's classes: embedding and dropout."""
 
     cfg: NormTransformerConfig
     embed_tokens: nn.Embedding
@@ -48,11 +46,6 @@ class _Stack(nn.Module):
         x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + positions
         return F.dropout(x, self.cfg.dropout, self.training).transpose(0, 1).contiguous()
 
-    def _run(self, layer: nn.Module, *args: Any) -> Tensor:
-        if self.cfg.checkpoint_activations and self.training and torch.is_grad_enabled():
-            return checkpoint(layer, *args, use_reentrant=False)
-        return layer(*args)
-
 
 class NormTransformerEncoder(_Stack, FairseqEncoder):
     """Token and position embeddings, encoder layers and, pre-norm, a final norm."""
@@ -61,7 +54,7 @@ class NormTransformerEncoder(_Stack, FairseqEncoder):
         super().__init__(dictionary)
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(cfg.encoder_embed_dim, dictionary.pad(), cfg.max_source_positions)
-        self.layers = nn.ModuleList(EncoderLayer(cfg) for _ in range(cfg.encoder_layers))
+        self.layers = nn.ModuleList(encoder_layer(cfg) for _ in range(cfg.encoder_layers))
         self.final_norm = build_side_norm(cfg, "encoder", final=True) if cfg.normalize_before else None
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> EncoderOut:  # noqa: ARG002
@@ -79,7 +72,7 @@ class NormTransformerEncoder(_Stack, FairseqEncoder):
         x = self._embed(src_tokens)
         attention_mask = padding_attention_mask(padding_mask, x.dtype)
         for layer in self.layers:
-            x = self._run(layer, x, padding_mask, attention_mask)
+            x = run_layer(layer, x, padding_mask, attention_mask, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
             x = self.final_norm(x, padding_mask)
         return {
@@ -156,7 +149,8 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
             caches: list[Cache | None] = [None, None]
             if incremental_state is not None:
                 caches = [incremental_state.setdefault(f"{index}.{kind}", {}) for kind in ("self", "cross")]
-            x = self._run(layer, x, padding_mask, attention_mask, memory, memory_mask, *caches)
+            args = x, padding_mask, attention_mask, memory, memory_mask, *caches
+            x = run_layer(layer, *args, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
             x = self.final_norm(x, padding_mask)
         return x.transpose(0, 1)

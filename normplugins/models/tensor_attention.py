@@ -1,0 +1,137 @@
+"""Tensor attention (tensorized transformer, arXiv 1906.09777): a sum over pairs of tokens, without a softmax.
+
+For a query i and tokens j, k of a segment of L, channels h, position keys r, biases u and w, and a core c:
+
+    t_ijk = Σ_h c_h (q_i + u)_h k_jh v_kh + Σ_h c_h (q_i + w)_h r_jh v_kh        out_i = W vec(t_i)
+
+W is C × L²; of several cores the mean counts. As published j and k run over the whole segment whatever i is, so that
+every position sees the tokens after it; ``causal`` lets them run to i. A segment cut short is one whose missing tokens
+have keys and values of zero: their position keys stay.
+
+``plain`` computes this as it is written. ``contract`` chooses an order that does less:
+
+- not causal, i comes last: G_dh = Σ_jk W_djk k_jh v_kh is the same for all i, and out_id = Σ_h c_h (q_i + u)_h G_dh. So
+  too with r, where Σ_j W_djk r_jh is the same for the whole batch.
+- causal, queries go block by block, each block with the tokens up to its own end: half the products.
+
+A block's products are computed again in the backward pass, so that of the L × L × d_head and L × L × L numbers a
+sentence that ``plain`` keeps there is never more than a block.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+BLOCK = 16  # positions; see benchmarks/tensor_attention.py
+
+
+def plain(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor, causal: bool) -> Tensor:
+    """The sum as it is written: the reference for :func:`contract`, whose arguments it takes."""
+    missing = weight.size(1) - k.size(1)
+    k, v = F.pad(k, (0, 0, 0, missing)), F.pad(v, (0, 0, 0, missing))
+    t = torch.einsum("bih,bjh,bkh->bijk", a, k, v) + torch.einsum("bih,jh,bkh->bijk", b, r, v)
+    if causal:
+        t = t.masked_fill(_future(a.size(1), weight.size(1), a.device), 0)
+    return torch.einsum("bijk,djk->bid", t, weight)
+
+
+def contract(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor, causal: bool) -> Tensor:
+    """Sum over all pairs of tokens that each query may see.
+
+    Args:
+        a: c (q + u), (B, T, H), T <= L.
+        b: c (q + w), (B, T, H).
+        k: keys (B, T, H), zero where padding.
+        r: position keys (L, H).
+        v: values (B, T, H), zero where padding.
+        weight: W, (C, L, L).
+        causal: whether a query sees no token after its own.
+
+    Returns:
+        (B, T, C).
+    """
+    time = k.size(1)
+    blocks = [slice(start, min(start + BLOCK, time)) for start in range(0, time, BLOCK)]
+    if causal:
+        parts = []
+        for block in blocks:
+            end = block.stop
+            seen = k[:, :end], r[:end], v[:, :end], weight[:, :end, :end]
+            parts.append(_recomputed(_causal_block, a[:, block], b[:, block], *seen))
+        return torch.cat(parts, dim=1)
+    content = torch.stack([_recomputed(_pairs, k[:, block], v, weight[:, block, :time]) for block in blocks]).sum(0)
+    position = torch.einsum("djk,jh,bkh->bhd", weight[:, :, :time], r, v)
+    return a @ content + b @ position
+
+
+def _causal_block(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor) -> Tensor:
+    """The last ``a.size(1)`` of ``k.size(1)`` positions as queries: (B, I, H) to (B, I, C)."""
+    queries, tokens = a.size(1), k.size(1)
+    pairs = a[:, :, None] * k[:, None] + b[:, :, None] * r
+    t = (pairs.flatten(1, 2) @ v.mT).view(-1, queries, tokens, tokens)
+    t = t.masked_fill(_future(queries, tokens, a.device, tokens - queries), 0)
+    return F.linear(t.flatten(2), weight.flatten(1))
+
+
+def _pairs(k: Tensor, v: Tensor, weight: Tensor) -> Tensor:
+    """Σ_jk W_djk k_jh v_kh over a block of j: (B, J, H), (B, T, H), (C, J, T) to (B, H, C)."""
+    products = (k[:, :, None] * v[:, None]).flatten(1, 2)
+    return products.mT @ weight.flatten(1).t()
+
+
+def _future(queries: int, tokens: int, device: torch.device, first: int = 0) -> Tensor:
+    """(I, T, T), True where j or k comes after query ``first + i``."""
+    later = torch.arange(tokens, device=device) > torch.arange(first, first + queries, device=device)[:, None]
+    return later[:, :, None] | later[:, None, :]
+
+
+def _recomputed(function: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return function(*args)
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+
+
+class TensorAttention(nn.Module):
+    """Single-head tensor attention over segments of ``segment`` tokens, single- or multi-core, without biases.
+
+    Args:
+        dim: width C.
+        head_dim: channels of query, key, value and position key.
+        segment: L.
+        cores: core tensors; one has the diagonal c.
+        causal: whether a position sees none of the tokens after it; False is as published.
+    """
+
+    def __init__(self, dim: int, head_dim: int, segment: int, cores: int, causal: bool) -> None:
+        super().__init__()
+        self.segment, self.causal = segment, causal
+        self.qkv = nn.Linear(dim, 3 * head_dim, bias=False)
+        self.position = nn.Linear(dim, head_dim, bias=False)
+        self.cores = nn.Parameter(torch.rand(cores, head_dim).softmax(dim=1))
+        self.out = nn.Linear(segment * segment, dim, bias=False)
+
+    def forward(
+        self, x: Tensor, real: Tensor, positions: Tensor, content_bias: Tensor, position_bias: Tensor
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (T, B, C), T <= L.
+            real: (B, T, 1), False where padding.
+            positions: embeddings of the L positions, (L, C).
+            content_bias: u, (H,), shared by the layers of a model.
+            position_bias: w, (H,), likewise.
+
+        Returns:
+            (T, B, C).
+        """
+        q, k, v = self.qkv(x.transpose(0, 1)).chunk(3, dim=-1)
+        core = self.cores.mean(0)
+        k, v = k.masked_fill(~real, 0), v.masked_fill(~real, 0)
+        weight = self.out.weight.view(-1, self.segment, self.segment)
+        r = self.position(positions)
+        y = contract(core * (q + content_bias), core * (q + position_bias), k, r, v, weight, self.causal)
+        return y.transpose(0, 1)

@@ -1,0 +1,113 @@
+"""``tensor_transformer_lm``: the paper's language model (arXiv 1906.09777), as published or causal; any norm.
+
+As published (``causal`` off) every position sees the tokens after it: what is measured then is not the perplexity of a
+language model. Positions are counted back from the segment's end, as in Transformer-XL (arXiv 1901.02860), whose
+layout, initialisation and dropout the published model has; u and w are shared by all layers.
+"""
+
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import FairseqDecoder, FairseqLanguageModel, register_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normplugins.errors import UserError
+from normplugins.models.config import TensorTransformerLMConfig, resolve_language_model
+from normplugins.models.language_model import Logits, feed_forward, one_dictionary, predict
+from normplugins.models.layers import SelfAttentionLayer, run_layer
+from normplugins.models.parser import add_boolean_arguments
+from normplugins.models.positions import positions_from_the_end
+from normplugins.models.tensor_attention import TensorAttention
+from normplugins.models.vocabulary import Vocabulary
+
+INIT_STD = 0.02
+
+
+class TensorTransformerDecoder(FairseqDecoder):
+    """Embeddings, layers of tensor attention and feed-forward, pre-norm a final norm, output projection."""
+
+    def __init__(self, cfg: TensorTransformerLMConfig, dictionary: Dictionary) -> None:
+        super().__init__(dictionary)
+        self.cfg = cfg
+        self.vocabulary = Vocabulary(cfg, dictionary)
+        self.adaptive_softmax = self.vocabulary.build_adaptive_softmax(cfg)
+        self.register_buffer(
+            "positions", positions_from_the_end(cfg.tokens_per_sample, cfg.embed_dim), persistent=False
+        )
+        self.positions: Tensor
+        self.content_bias = nn.Parameter(torch.empty(cfg.head_dim).normal_(std=INIT_STD))
+        self.position_bias = nn.Parameter(torch.empty(cfg.head_dim).normal_(std=INIT_STD))
+        self.layers = nn.ModuleList(self._layer(cfg) for _ in range(cfg.layers))
+        self.final_norm = cfg.build_norm(final=True) if cfg.normalize_before else None
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INIT_STD)
+        if not cfg.adaptive_input:
+            nn.init.normal_(self.vocabulary.embeddings, std=INIT_STD)
+
+    @staticmethod
+    def _layer(cfg: TensorTransformerLMConfig) -> SelfAttentionLayer:
+        attention = TensorAttention(cfg.embed_dim, cfg.head_dim, cfg.tokens_per_sample, cfg.cores, cfg.causal)
+        return SelfAttentionLayer(attention, feed_forward(cfg), cfg.build_norm, cfg)
+
+    def forward(self, prev_output_tokens: Tensor, **_unused: Any) -> Logits:
+        """Logits (B, T, V), or features (B, T, C) for an adaptive softmax.
+
+        Args:
+            prev_output_tokens: each the token before the one to predict, (B, T), T at most ``tokens_per_sample``.
+            _unused: ``src_lengths``, ``encoder_out`` and the like, which fairseq passes.
+
+        Raises:
+            UserError: the segment is longer than the model's.
+        """
+        if prev_output_tokens.size(1) > self.cfg.tokens_per_sample:
+            raise UserError(
+                f"a segment of {prev_output_tokens.size(1)} tokens, but this model was built for "
+                f"{self.cfg.tokens_per_sample}: tensor attention has a weight for each pair of positions"
+            )
+        padding_mask = prev_output_tokens.eq(self.vocabulary.padding_idx)
+        x = self._dropout(self.vocabulary.embed(prev_output_tokens)).transpose(0, 1).contiguous()
+        args = padding_mask, ~padding_mask[..., None], self._dropout(self.positions)
+        for layer in self.layers:
+            x = run_layer(
+                layer,
+                x,
+                *args,
+                self.content_bias,
+                self.position_bias,
+                recompute=self.cfg.checkpoint_activations,
+            )
+        if self.final_norm is not None:
+            x = self.final_norm(x, padding_mask)
+        return predict(self, self._dropout(x))
+
+    def _dropout(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.cfg.dropout, self.training)
+
+    def max_positions(self) -> int:
+        """Longest segment, in tokens."""
+        return self.cfg.tokens_per_sample
+
+
+@register_model("tensor_transformer_lm", dataclass=TensorTransformerLMConfig)
+class TensorTransformerLM(FairseqLanguageModel):
+    """Tensorized transformer language model; see TensorTransformerLMConfig for its settings."""
+
+    @classmethod
+    def add_args(cls, parser: Any) -> None:
+        """Add one argument per setting; switches come as ``--name`` and ``--no-name``."""
+        add_boolean_arguments(parser, TensorTransformerLMConfig)
+        gen_parser_from_dataclass(parser, TensorTransformerLMConfig(), delete_default=True)
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: Any) -> "TensorTransformerLM":
+        """Build from settings (OmegaConf node or Namespace) and a language-modelling task.
+
+        Raises:
+            UserError: settings that do not fit together or with the dictionary, or an unknown norm.
+        """
+        settings = resolve_language_model(TensorTransformerLMConfig, cfg)
+        return cls(TensorTransformerDecoder(settings, one_dictionary(task)))

@@ -1,0 +1,79 @@
+"""What a language model reads and predicts: word embeddings, and a full or an adaptive softmax (arXiv 1609.04309)."""
+
+import math
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normplugins.errors import UserError
+from normplugins.models.config import LanguageModelConfig
+
+
+class Vocabulary(nn.Module):
+    """Embeddings scaled by sqrt(C) on the way in; logits on the way out, unless there is an adaptive softmax.
+
+    fairseq puts ``<s>`` and ``<pad>`` before the words of every dictionary, and no running text has them. With a full
+    softmax they have neither embedding nor probability, so that the model counts words as published ones do (PTB:
+    10,000). fairseq's adaptive modules, used as they are (word and position of a cluster, no biases), keep both rows.
+
+    Raises UserError when a cluster would begin beyond the dictionary's end.
+    """
+
+    def __init__(self, cfg: LanguageModelConfig, dictionary: Dictionary) -> None:
+        super().__init__()
+        self.scale, self.padding_idx = math.sqrt(cfg.embed_dim), dictionary.pad()
+        self.unused = min(dictionary.eos(), dictionary.unk())
+        self.size = size = len(dictionary)
+        cutoffs = cfg.cutoffs
+        if cutoffs and cutoffs[-1] >= size:
+            raise UserError(
+                f"adaptive_softmax_cutoff={cfg.adaptive_softmax_cutoff} needs more than {cutoffs[-1]:,} words, and the "
+                f"dictionary has {size:,}"
+            )
+        self.adaptive_input: Any = None
+        if cfg.adaptive_input:
+            factor = cfg.adaptive_softmax_factor
+            self.adaptive_input = AdaptiveInput(size, self.padding_idx, cfg.embed_dim, factor, cfg.embed_dim, cutoffs)
+        else:
+            self.embeddings = self._table(size - self.unused, cfg.embed_dim)
+        if not cutoffs:
+            self.output = self.embeddings if cfg.tie_embeddings else self._table(size - self.unused, cfg.embed_dim)
+            self.output_bias = nn.Parameter(torch.zeros(size - self.unused))
+
+    @staticmethod
+    def _table(words: int, dim: int) -> nn.Parameter:
+        return nn.Parameter(torch.empty(words, dim).normal_(std=dim**-0.5))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Word indices (B, T) to embeddings (B, T, C) times sqrt(C); padding's is zero."""
+        if self.adaptive_input is not None:
+            return self.adaptive_input(tokens) * self.scale
+        embedded = F.embedding((tokens - self.unused).clamp(min=0), self.embeddings) * self.scale
+        return embedded.masked_fill(tokens.eq(self.padding_idx)[..., None], 0)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Features (B, T, C) to logits (B, T, V), minus infinity where a symbol is unused; full softmax only."""
+        rows, bias = (
+            F.pad(self.output, (0, 0, self.unused, 0)),
+            F.pad(self.output_bias, (self.unused, 0), value=-math.inf),
+        )
+        return F.linear(x, rows, bias)
+
+    def build_adaptive_softmax(self, cfg: LanguageModelConfig) -> AdaptiveSoftmax | None:
+        """Build the adaptive softmax, which the criterion ``adaptive_loss`` looks for in a decoder; None if full."""
+        if not cfg.cutoffs:
+            return None
+        tied = cfg.adaptive_input and cfg.tie_embeddings
+        return AdaptiveSoftmax(
+            self.size,
+            cfg.embed_dim,
+            cfg.cutoffs,
+            cfg.dropout,
+            factor=cfg.adaptive_softmax_factor,
+            adaptive_inputs=self.adaptive_input if tied else None,
+            tie_proj=tied,
+        )
