@@ -76,11 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("experiment", help="a primary config in configs/, such as iwslt14")
     run.add_argument("-m", "--multirun", action="store_true", help="run every combination: norm=ln,pn seed=1,2,3")
     overrides(run)
-    prepare = command("prepare", prepare_corpus, "fetch, check, tokenise, split and binarise a corpus", True)
+    prepare = command("prepare", prepare_corpus, "fetch, check and binarise a corpus", True)
     prepare.add_argument("experiment", metavar="CORPUS", help="the corpus of the experiment of that name")
     overrides(prepare)
     evaluate = command(
-        "evaluate", evaluate_run, "translate and score a trained run again, with other search settings", True
+        "evaluate", evaluate_run, "score a trained run again, with other search settings or windows", True
     )
     evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/iwslt14/pn/seed1")
     overrides(evaluate)
@@ -121,16 +121,16 @@ def run_experiment(options: argparse.Namespace) -> int:
 
 def prepare_corpus(options: argparse.Namespace) -> None:
     """``normplugins prepare CORPUS [overrides]``."""
-    from normplugins.corpora import CorpusConfig, prepare
+    from normplugins.corpora import corpus_config, prepare
     from normplugins.experiment.config import compose_config
 
     config = compose_config(options.experiment, options.overrides)
-    prepared = prepare(CorpusConfig.from_mapping(config.corpus), Path(config.data_dir))
+    prepared = prepare(corpus_config(config.corpus), Path(config.data_dir))
     print(f"ready in {prepared.bin_dir}")
 
 
 def evaluate_run(options: argparse.Namespace) -> None:
-    """``normplugins evaluate RUN [evaluate.beam=4 ...]``: prints the scores; the record stays as it is."""
+    """``normplugins evaluate RUN [evaluate.beam=4 evaluate.context=16 ...]``: prints the scores; the record stays as it is."""
     from normplugins.experiment.rescore import rescore
 
     rescore(options.run, options.overrides)

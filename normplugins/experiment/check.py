@@ -9,10 +9,11 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from normplugins.corpora import CorpusConfig, PreparedCorpus
+from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
 from normplugins.experiment.config import fairseq_defaults
-from normplugins.models.config import build_side_norm, resolve_config
+from normplugins.experiment.kinds import kind_of
+from normplugins.models.config import check_model
 from normplugins.norms import NormConfig
 
 # Keys of fairseq that its own command line reads and our training does not: setting one would do nothing.
@@ -33,13 +34,20 @@ LEAST = {
     "evaluate.beam": 1,
     "evaluate.max_tokens": 1,
     "evaluate.max_length_b": 0,
+    "evaluate.segment": 1,
+    "evaluate.context": 0,
+    "evaluate.batch_size": 1,
     "common.log_interval": 1,
     "common.seed": 0,
     "dataset.max_tokens": 1,
+    "dataset.batch_size": 1,
     "optimization.max_epoch": 0,
     "optimization.max_update": 0,
     "optimization.lr": 0,
     "optimization.update_freq": 1,
+    "lr_scheduler.warmup_updates": 0,
+    "task.tokens_per_sample": 1,
+    "pn_warmup_updates": 0,
 }
 
 
@@ -52,21 +60,20 @@ def check(config: DictConfig) -> None:
     known = {field.name for field in fields(NormConfig)}
     if unknown := sorted(str(key) for key in config.norm if key not in known):
         raise UserError(f"unknown key 'norm.{unknown[0]}'. Known in norm: {', '.join(sorted(known))}")
-    model = resolve_config(config.model)
-    for side in ("encoder", "decoder"):
-        build_side_norm(model, side)
-    CorpusConfig.from_mapping(config.corpus).check()
-    for key, bound in LEAST.items():
-        value = OmegaConf.select(config, key)
-        values = list(value) if isinstance(value, ListConfig) else [value]
-        if not values or any(one is not None and one < bound for one in values):
-            raise UserError(f"{key}={value}: what is needed is at least {bound}")
+    kind, corpus = kind_of(config.task._name), corpus_config(config.corpus)
+    if not isinstance(corpus, kind.CORPUS):
+        raise UserError(f"corpus={corpus.name} does not fit the experiment: its task is {config.task._name}")
+    corpus.check()
+    check_values(config)
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed}: below 2**32 is needed")
     if not re.fullmatch(r"\w[\w.-]*", config.experiment):
         raise UserError(f"experiment={config.experiment} names a folder: letters, digits, '.', '_' and '-' only")
     if not config.run_dir:
         raise UserError("run_dir=null: a run needs a folder")
+    if config.dataset.max_tokens is None and config.dataset.batch_size is None:
+        raise UserError("dataset.max_tokens and dataset.batch_size are null: one of them says what a batch holds")
+    check_model(config.model)
     defaults = fairseq_defaults()
     if unused := [key for key in UNUSED if OmegaConf.select(config, key) != OmegaConf.select(defaults, key)]:
         raise UserError(f"{unused[0]} has no effect here: only fairseq's own command line reads it")
@@ -76,18 +83,15 @@ def check(config: DictConfig) -> None:
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
 
 
-def check_lengths(config: DictConfig, corpus: PreparedCorpus) -> None:
-    """Refuse validation and test sentences that the model cannot take: fairseq would, after hours of training."""
-    for split, longest in corpus.manifest["longest"].items():
-        for side, length in longest.items():
-            most = config.model[f"max_{side}_positions"]
-            if split != "train" and length > most:
-                raise UserError(
-                    f"the longest {side} sentence of the {split} set has {length:,} subwords, and the model takes "
-                    f"{most:,}: set model.max_{side}_positions and task.max_{side}_positions to {length}"
-                )
-        if split != "train" and max(longest.values()) > config.dataset.max_tokens:
-            raise UserError(
-                f"a sentence of the {split} set has {max(longest.values()):,} subwords, more than a batch may hold "
-                f"(dataset.max_tokens={config.dataset.max_tokens})"
-            )
+def check_values(config: DictConfig) -> None:
+    """Refuse values out of range, and those that do not fit each other or the model.
+
+    Raises:
+        UserError: the message names the key, its value and what would do.
+    """
+    for key, bound in LEAST.items():
+        value = OmegaConf.select(config, key)
+        values = list(value) if isinstance(value, ListConfig) else [value]
+        if not values or any(one is not None and one < bound for one in values):
+            raise UserError(f"{key}={value}: what is needed is at least {bound}")
+    kind_of(config.task._name).check(config)

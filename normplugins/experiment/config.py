@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import normplugins
-from normplugins.corpora import CorpusConfig
+from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
+from normplugins.experiment.kinds import kind_of
 from normplugins.norms import NormConfig
 
 CONFIG_DIR = Path(normplugins.__file__).parent.parent / "configs"
@@ -52,35 +53,11 @@ class TrainSection:
 
 
 @dataclass
-class EvaluateSection:
-    """Types of the ``evaluate`` section."""
-
-    average: int = MISSING
-    translate: bool = MISSING
-    beam: int = MISSING
-    length_penalty: float = MISSING
-    max_length_a: float = MISSING
-    max_length_b: int = MISSING
-    max_tokens: int = MISSING
-
-
-@dataclass
 class HardwareSection:
     """Types of the ``hardware`` section."""
 
     name: str = MISSING
     threads: int | None = None
-
-
-@dataclass
-class OwnSections:
-    """Types of the keys that are ours, not fairseq's, and that no dataclass of fairseq's checks."""
-
-    force: bool = MISSING
-    train: TrainSection = MISSING
-    evaluate: EvaluateSection = MISSING
-    hardware: HardwareSection = MISSING
-    corpus: CorpusConfig = MISSING
 
 
 def register_nodes() -> None:
@@ -147,14 +124,16 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     except TypeError as error:  # Hydra's own, for a group given a list of numbers and the like
         raise UserError(f"an override has a value of the wrong kind ({error}): {' '.join(overrides)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(_explain(error, experiment)) from error
+        raise UserError(_explain(error, experiment, overrides)) from error
     return config
 
 
 def check_types(config: DictConfig) -> None:
     """Convert the values of our own sections to their types; raises an OmegaConf error that names key and type."""
-    own = [field.name for field in fields(OwnSections)]
-    typed = OmegaConf.merge(OmegaConf.structured(OwnSections), OmegaConf.masked_copy(config, own))
+    types: dict[str, type] = {"force": bool, "train": TrainSection, "hardware": HardwareSection}
+    types |= {"corpus": type(corpus_config(config.corpus)), **kind_of(config.task._name).SECTIONS}
+    own = make_dataclass("OwnSections", [(name, kind, MISSING) for name, kind in types.items()])
+    typed = OmegaConf.merge(OmegaConf.structured(own), OmegaConf.masked_copy(config, list(types)))
     config.update(OmegaConf.to_container(typed))
 
 
@@ -222,7 +201,7 @@ def _first_lines(error: Exception, count: int = 2) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[:count] if line.strip())
 
 
-def _explain(error: Exception, experiment: str) -> str:
+def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str:
     """One line that names what is wrong and what is known, from Hydra's several."""
     text = str(error)
     if text.startswith("Error merging override") and error.__cause__:
@@ -240,13 +219,14 @@ def _explain(error: Exception, experiment: str) -> str:
         r"Key '([^']+)' (?:is not in struct|not in)", text
     )
     if key and isinstance(error, ConfigCompositionException):
-        return _unknown_key(key.group(1), experiment)
+        return _unknown_key(key.group(1), experiment, overrides)
     return _first_lines(error, 3)
 
 
-def _unknown_key(key: str, experiment: str) -> str:
+def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
+    choices = [item for item in overrides if (CONFIG_DIR / item.partition("=")[0]).is_dir()]  # such as norm=pn
     with composing():
-        config = compose(experiment)
+        config = compose(experiment, overrides=choices)
     parent, _, leaf = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
         parent, _, leaf = parent.rpartition(".")

@@ -13,18 +13,18 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from normplugins.corpora import PreparedCorpus
+from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.corpora.files import whole_file
 from normplugins.errors import UserError
 from normplugins.experiment import record
 from normplugins.experiment.checkpoints import LAST
 from normplugins.experiment.config import PLACES, flatten
+from normplugins.experiment.kinds import KINDS
 
 CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 RECORD = "record.json"
-HYPOTHESES = "test.hypotheses"
 LOG = "train.log"
 # Settings that may change between two calls of one run without making another run of it.
 FREE_TO_CHANGE = ("hardware", "common.cpu", "tracking", "train.checkpoint_minutes", "force", *PLACES)
@@ -64,7 +64,8 @@ def clear(directory: Path) -> None:
     present = {path.name for path in directory.iterdir()} - {"lock"}
     if present and CONFIG not in present:
         raise UserError(f"{directory} holds files but no run of ours ({CONFIG} is missing): force=true leaves it alone")
-    for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, PROVENANCE, WANDB_ID, HYPOTHESES, LOG, CONFIG):
+    outputs = [name for kind in KINDS.values() for name in kind.OUTPUTS]
+    for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
         for path in directory.glob(pattern):  # the config last: a kill before that leaves a folder that can be cleared
             path.unlink()
     shutil.rmtree(directory / "wandb", ignore_errors=True)
@@ -95,7 +96,7 @@ def remember_settings(directory: Path, config: DictConfig) -> None:
         )
 
 
-def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus) -> None:
+def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
     """Note with which code, versions and hardware this call works on the run, and on which corpus.
 
     Raises:

@@ -1,51 +1,55 @@
-"""Scores a trained run again, with other search settings; its record stays as it is."""
+"""Scores a trained run again, with other search settings or other windows; its record stays as it is."""
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from normplugins.corpora import CorpusConfig, prepare
+from normplugins.corpora import corpus_config, prepare
 from normplugins.errors import UserError
-from normplugins.experiment import checkpoints
-from normplugins.experiment.config import check_types
-from normplugins.experiment.evaluate import Score, Search, evaluate
-from normplugins.experiment.run import search, set_threads
+from normplugins.experiment import checkpoints, folder
+from normplugins.experiment.check import check_values
+from normplugins.experiment.config import check_types, flatten
+from normplugins.experiment.kinds import kind_of
+from normplugins.experiment.run import set_threads
 
-CHANGEABLE = (
-    *(f"evaluate.{field.name}" for field in fields(Search)),
-    "hardware.threads",
-    "common.cpu",
-    "data_dir",
-)
+CHANGEABLE = ("hardware.threads", "common.cpu", "data_dir")
 
 
-def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, Score]:
-    """Translate the test set with a run's averaged model and print the scores.
+def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Score the test set with the model that a run's record is about and print the scores.
 
     Args:
-        directory: the run's folder, with its ``config.yaml`` and averaged checkpoint.
-        overrides: changes to the ``evaluate`` and ``hardware`` sections, such as ``evaluate.beam=4``.
+        directory: the run's folder, with its ``config.yaml`` and the checkpoint that was scored.
+        overrides: changes to the ``evaluate`` and ``hardware`` sections, such as ``evaluate.beam=4`` for a translation
+            run or ``evaluate.context=16`` for a language model.
+
+    Returns:
+        The metrics as they would stand in a record.
 
     Raises:
-        UserError: the folder holds no finished run, or an override is not of these sections.
+        UserError: the folder holds no finished run, or an override is not of these sections or does not fit the model.
     """
-    path = directory / "config.yaml"
-    checkpoint = directory / checkpoints.AVERAGED
-    if not path.exists() or not checkpoint.exists():
-        raise UserError(f"{directory} holds no finished run ({path.name} and {checkpoint.name} are needed)")
-    config = OmegaConf.create(path.read_text(encoding="utf-8"))
+    for needed in (folder.CONFIG, folder.RECORD):
+        if not (directory / needed).exists():
+            raise UserError(f"{directory} holds no finished run ({needed} is needed)")
+    config = OmegaConf.create((directory / folder.CONFIG).read_text(encoding="utf-8"))
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
+    checkpoint = directory / (checkpoints.AVERAGED if config.evaluate.average else checkpoints.BEST)
+    if not checkpoint.exists():
+        raise UserError(f"the model of the run in {directory} is gone ({checkpoint.name})")
+    kind = kind_of(config.task._name)
+    changeable = (*kind.RESCORABLE, *CHANGEABLE)
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals or key not in CHANGEABLE:
+        if not equals or key not in changeable:
             raise UserError(
-                f"'{override}' does not change how a trained run is scored. KEY=VALUE of: {', '.join(CHANGEABLE)}"
+                f"'{override}' does not change how a trained run is scored. KEY=VALUE of: {', '.join(changeable)}"
             )
         try:
             OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
@@ -55,11 +59,15 @@ def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, Score]:
         check_types(config)
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error
+    check_values(config)
     set_threads(config)
-    corpus = prepare(CorpusConfig.from_mapping(config.corpus), Path(config.data_dir))
+    corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     with tempfile.TemporaryDirectory() as scratch:
-        scores, speed = evaluate(checkpoint, corpus, search(config), Path(scratch), config.common.cpu)
-    for metric, value in scores.items():
-        print(f"{metric}: {value}\n  {value.signature}")
-    print(f"{speed['sentences_per_second']} sentences/s")
-    return scores
+        metrics, speed = kind.evaluate(config, checkpoint, corpus, Path(scratch))
+    for name, metric in metrics.items():
+        print(f"{name}: {kind.describe(metric)}\n  {metric['signature']}")
+    if label := kind.label(dict(flatten(config))):
+        print(f"  {label}")
+    for name, value in speed.items():
+        print(f"{name.replace('_', ' ')}: {value:,}")
+    return metrics

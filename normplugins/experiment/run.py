@@ -12,13 +12,13 @@ import torch
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 
-from normplugins.corpora import CorpusConfig, PreparedCorpus, prepare
+from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
 from normplugins.corpora.parallel import available_cores
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints, folder, record
-from normplugins.experiment.check import check, check_lengths
+from normplugins.experiment.check import check
 from normplugins.experiment.config import PLACES, fairseq_config, flatten
-from normplugins.experiment.evaluate import Score, Search, as_metrics, evaluate
+from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.progress import clock
 from normplugins.experiment.tracking import Tracking, tracked
 from normplugins.experiment.train import History, TrainSettings, saved_history, train
@@ -39,7 +39,7 @@ def run(config: DictConfig) -> dict[str, Any]:
     set_threads(config)
     directory = Path(config.run_dir)
     result = result_path(config)
-    name = f"{config.experiment} {config.variant} seed {config.seed}"
+    name = titled(config)
     with folder.locked(directory):
         if config.force:
             folder.clear(directory)
@@ -58,8 +58,9 @@ def run(config: DictConfig) -> dict[str, Any]:
 
 def carry_out(config: DictConfig, directory: Path, name: str) -> dict[str, Any]:
     """Do what is left to do of a run whose folder is held; returns its record, written to the folder."""
-    corpus = prepare(CorpusConfig.from_mapping(config.corpus), Path(config.data_dir))
-    check_lengths(config, corpus)
+    kind = kind_of(config.task._name)
+    corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
+    kind.check_corpus(config, corpus)
     folder.remember_work(directory, config, corpus)
     config.task.data = str(corpus.bin_dir)
     config.checkpoint.save_dir = str(directory)
@@ -76,18 +77,13 @@ def carry_out(config: DictConfig, directory: Path, name: str) -> dict[str, Any]:
             f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
             f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
         )
-        averaged = averaged_checkpoint(directory, config.evaluate.average)
-        print(f"averaged {', '.join(averaged)}")
-        scores: dict[str, Score] = {}
-        decoding: dict[str, float] = {}
-        if config.evaluate.translate:
-            scores, decoding = evaluate(
-                directory / checkpoints.AVERAGED, corpus, search(config), directory, config.common.cpu
-            )
-        done = compose_record(config, corpus, history, scores, decoding, averaged)
+        checkpoint, averaged = scored_checkpoint(directory, config.evaluate.average)
+        print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
+        metrics, decoding = kind.evaluate(config, checkpoint, corpus, directory)
+        done = compose_record(config, corpus, history, metrics, decoding, averaged)
         record.write(directory / folder.RECORD, done)
-        tracker.summarize({f"test/{metric}": value.score for metric, value in scores.items()})
-        tracker.summarize({"signature": {metric: value.signature for metric, value in scores.items()}})
+        tracker.summarize({f"test/{metric}": value["score"] for metric, value in metrics.items()})
+        tracker.summarize({"signature": {metric: value["signature"] for metric, value in metrics.items()}})
     return done
 
 
@@ -103,7 +99,7 @@ def trained(config: DictConfig, directory: Path, name: str, history: History | N
     """
     if history is None or history.stopped_by is None:
         settings = TrainSettings(
-            name, config.train.checkpoint_minutes, config.evaluate.average, tracking(config, directory)
+            name, config.train.checkpoint_minutes, config.evaluate.average or 1, tracking(config, directory)
         )
         try:
             distributed_utils.call_main(fairseq_config(config), train, settings=settings)
@@ -117,31 +113,43 @@ def trained(config: DictConfig, directory: Path, name: str, history: History | N
     return history
 
 
-def averaged_checkpoint(directory: Path, count: int) -> list[str]:
-    """Average the last ``count`` epochs' checkpoints unless that is done; returns their names."""
+def scored_checkpoint(directory: Path, count: int | None) -> tuple[Path, list[str]]:
+    """The checkpoint to score and the names of those it was made from.
+
+    The mean of the last ``count`` epochs, made unless that is done; for None the one with the best validation loss.
+    """
+    if count is None:
+        return directory / checkpoints.BEST, [checkpoints.BEST]
     paths = checkpoints.epoch_checkpoints(directory)[-count:]
     names = [path.name for path in paths]
     if checkpoints.averaged_from(directory / checkpoints.AVERAGED) != names:
         checkpoints.average(paths, directory / checkpoints.AVERAGED)
-    return names
+    return directory / checkpoints.AVERAGED, names
 
 
-def search(config: DictConfig) -> Search:
-    """The beam search of the config's ``evaluate`` section."""
-    section = config.evaluate
-    return Search(section.beam, section.length_penalty, section.max_length_a, section.max_length_b, section.max_tokens)
+def titled(config: DictConfig) -> str:
+    """What a run is called, and what a reader of any figure of it has to know."""
+    name, label = f"{config.experiment} {config.variant} seed {config.seed}", run_label(config)
+    return f"{name} ({label})" if label else name
+
+
+def run_label(config: DictConfig) -> str:
+    """What a reader of any figure of this run has to know; mostly nothing."""
+    label: str = kind_of(config.task._name).label(dict(flatten(config)))
+    return label
 
 
 def tracking(config: DictConfig, directory: Path) -> Tracking:
     """What the run is called in wandb: group = experiment, name = norm (with what else differs) and seed."""
     plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(plain, dict)
+    label = run_label(config)
     return Tracking(
         project=config.tracking.project,
         entity=config.tracking.entity,
         group=config.experiment,
         name=f"{config.variant}-seed{config.seed}",
-        tags=[config.experiment, config.norm.name, config.corpus.name],
+        tags=[config.experiment, config.norm.name, config.corpus.name, *([label] if label else [])],
         directory=directory,
         run_id=folder.wandb_id(directory) if config.tracking.project else "",
         config={str(key): value for key, value in plain.items()},
@@ -155,9 +163,9 @@ def result_path(config: DictConfig) -> Path:
 
 def compose_record(
     config: DictConfig,
-    corpus: PreparedCorpus,
+    corpus: PreparedCorpus | PreparedText,
     history: History,
-    scores: dict[str, Score],
+    metrics: dict[str, dict[str, Any]],
     decoding: dict[str, float],
     averaged: list[str],
 ) -> dict[str, Any]:
@@ -168,7 +176,7 @@ def compose_record(
         "variant": config.variant,
         "norm": config.norm.name,
         "seed": config.seed,
-        "metrics": as_metrics(scores),
+        "metrics": metrics,
         "training": {
             "updates": history.updates,
             "epochs": history.epoch,
@@ -190,9 +198,13 @@ def compose_record(
 
 def summary(done: dict[str, Any]) -> str:
     """The line a user waits for, and the signatures that make it comparable."""
+    kind = kind_of(done["config"]["task._name"])
     lines = [f"best validation loss: {done['training']['best_valid_loss']:.3f}"]
     for metric, value in done["metrics"].items():
-        lines.append(f"{metric}: {Score(**value)}")
+        lines.append(f"{metric}: {kind.describe(value)}")
         lines.append(f"  {value['signature']}")
-    note = done["corpus"].get("note")
-    return "\n".join([*lines, *([f"  corpus: {note}"] if note else [])])
+    if label := kind.label(done["config"]):
+        lines.append(f"  {label}")
+    if note := done["corpus"].get("note"):
+        lines.append(f"  corpus: {note}")
+    return "\n".join(lines)

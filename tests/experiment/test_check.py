@@ -3,7 +3,7 @@
 import pytest
 
 from normplugins.errors import UserError
-from normplugins.experiment.check import LEAST, UNUSED, check, check_lengths
+from normplugins.experiment.check import LEAST, UNUSED, check
 from normplugins.experiment.config import compose_config
 
 
@@ -51,18 +51,3 @@ def test_refused(override, words):
 def test_one_number_stands_for_a_list_of_one():
     config = compose_config("demo", ["optimization.lr=0.003", "optimization.update_freq=2"])
     assert (list(config.optimization.lr), list(config.optimization.update_freq)) == ([0.003], [2])
-
-
-class _Corpus:
-    def __init__(self, **longest):
-        self.manifest = {"longest": longest}
-
-
-def test_sentences_too_long_for_the_model():
-    config = compose_config("demo", ["model.max_target_positions=50", "dataset.max_tokens=100"])
-    fits = {"source": 100, "target": 50}
-    check_lengths(config, _Corpus(train={"source": 9999, "target": 9999}, valid=fits, test=fits))
-    with pytest.raises(UserError, match=r"longest target sentence of the test set has 51 subwords"):
-        check_lengths(config, _Corpus(valid=fits, test={"source": 9, "target": 51}))
-    with pytest.raises(UserError, match=r"valid set has 101 subwords, more than a batch"):
-        check_lengths(config, _Corpus(valid={"source": 101, "target": 5}, test=fits))

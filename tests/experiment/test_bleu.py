@@ -1,14 +1,13 @@
 """BLEU against figures worked out by hand, and translations in the corpus's order."""
 
 import math
-import re
 
 import pytest
 from omegaconf import OmegaConf
 
 from normplugins.corpora import CorpusConfig, prepare
 from normplugins.experiment import checkpoints
-from normplugins.experiment.evaluate import Search, as_metrics, bleu, translate
+from normplugins.experiment.bleu import Search, as_metrics, bleu, translate
 
 
 def test_bleu_worked_out_by_hand():
@@ -63,37 +62,3 @@ def test_scores_of_the_run_are_those_of_its_file(trained, corpus):
     references = corpus.reference_tokens.read_text(encoding="utf-8").splitlines()
     score = bleu(lines, references, tokenize="none", force=True)
     assert as_metrics({"bleu": score})["bleu"] == trained.record["metrics"]["bleu"]
-
-
-def test_rescoring_prints_scores_and_leaves_the_run_as_it_is(trained, normplugins, monkeypatch):
-    monkeypatch.chdir(trained.folder)
-    before = trained.result.read_bytes(), (trained.directory / "test.hypotheses").read_bytes()
-    status, said, _ = normplugins("evaluate", "run")
-    assert status == 0
-    bleu_line = next(line for line in said.splitlines() if line.startswith("bleu: "))
-    assert bleu_line in trained.output.splitlines()
-    status, said, _ = normplugins("evaluate", "run", "evaluate.beam=1", "hardware.threads=1")
-    assert status == 0
-    assert re.search(r"^bleu: BLEU = \d+\.\d\d .*\n  nrefs:1\|case:mixed\|eff:no\|tok:none", said, re.MULTILINE)
-    assert re.search(r"^sacrebleu: BLEU = \d+\.\d\d .*\n  nrefs:1\|case:lc\|eff:no\|tok:13a", said, re.MULTILINE)
-    assert (trained.result.read_bytes(), (trained.directory / "test.hypotheses").read_bytes()) == before
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["model.dropout=0"], ["model.dropout=0", "evaluate.length_penalty"]),
-        (["seed=2"], ["seed=2"]),
-        (["evaluate.beems=2"], ["evaluate.beems", "beam", "length_penalty"]),
-        (["evaluate.beam"], ["evaluate.beam"]),
-        (["evaluate.beam=many"], ["evaluate.beam", "many"]),
-    ],
-)
-def test_rescoring_refuses_what_does_not_change_the_score(overrides, words, trained, refused, monkeypatch):
-    monkeypatch.chdir(trained.folder)
-    line = refused("evaluate", "run", *overrides)
-    assert all(word in line for word in words), line
-
-
-def test_rescoring_needs_a_finished_run(refused, tmp_path):
-    assert "holds no finished run" in refused("evaluate", tmp_path)

@@ -1,6 +1,5 @@
-"""Translates the test set with the averaged model and scores it, as published and with sacreBLEU."""
+"""Translates a test set with a trained model and scores it, as published and with sacreBLEU."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.progress import track
 
 import normplugins
 from normplugins.corpora import PreparedCorpus, remove_subwords
-from normplugins.corpora.files import read_lines, write_lines
+from normplugins.corpora.files import read_lines
 
 
 @dataclass(frozen=True)
@@ -119,22 +118,6 @@ def score(translations: Sequence[str], corpus: PreparedCorpus) -> dict[str, Scor
         "bleu": bleu(tokens, read_lines(corpus.reference_tokens), tokenize="none", force=True),
         "sacrebleu": bleu(text, read_lines(corpus.reference_text), lowercase=lower),
     }
-
-
-def evaluate(
-    checkpoint: Path, corpus: PreparedCorpus, search: Search, directory: Path, cpu: bool
-) -> tuple[dict[str, Score], dict[str, float]]:
-    """Translate and score the test set, and leave the translation in ``directory/test.hypotheses``.
-
-    Returns:
-        The scores, and how long it took: ``seconds`` and ``sentences_per_second``.
-    """
-    begun = time.perf_counter()
-    translations = translate(checkpoint, corpus, search, cpu)
-    seconds = time.perf_counter() - begun
-    write_lines(directory / "test.hypotheses", translations)
-    speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(translations) / seconds, 2)}
-    return score(translations, corpus), speed
 
 
 def as_metrics(scores: dict[str, Score]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,25 @@
+"""The kinds of runs, by fairseq task: each a module with what is checked, how it is scored and what is said of it.
+
+Each has ``CORPUS`` (the config of its corpora), ``SECTIONS`` (types of its part of our own config), ``RESCORABLE``
+(keys that ``normplugins evaluate`` may change), ``OUTPUTS`` (files that ``evaluate`` leaves in a run's folder), and
+``check(config)``, ``check_corpus(config, corpus)``, ``evaluate(config, checkpoint, corpus, directory)``,
+``describe(metric)`` and ``label(settings)``, whose settings are a flat config.
+"""
+
+from types import ModuleType
+
+from normplugins.errors import UserError
+from normplugins.experiment import language_modeling, translation
+
+KINDS = {"translation": translation, "language_modeling": language_modeling}
+
+
+def kind_of(task: str) -> ModuleType:
+    """The kind of a run, by its ``task._name``.
+
+    Raises:
+        UserError: no such kind.
+    """
+    if task not in KINDS:
+        raise UserError(f"unknown task '{task}': runs are of {' or '.join(KINDS)}")
+    return KINDS[task]

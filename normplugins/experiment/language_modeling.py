@@ -1,0 +1,97 @@
+"""What a language-model run does its own way: segments and windows are checked, perplexity is measured."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig
+
+from normplugins.corpora import PreparedText, TextConfig
+from normplugins.errors import UserError
+from normplugins.experiment.perplexity import Perplexity, Windows, check_windows, measure
+
+CORPUS = TextConfig
+RESCORABLE = ("evaluate.segment", "evaluate.context", "evaluate.batch_size")
+LOGPROBS = "test.logprobs.npy"
+OUTPUTS = (LOGPROBS,)
+SEES_THE_FUTURE = "as published: every position sees the tokens after it"
+
+
+@dataclass
+class EvaluateSection:
+    """Types of the ``evaluate`` section."""
+
+    average: int | None = MISSING
+    segment: int | None = MISSING
+    context: int = MISSING
+    batch_size: int = MISSING
+
+
+SECTIONS = {"evaluate": EvaluateSection, "pn_warmup_updates": int}
+
+
+def check(config: DictConfig) -> None:
+    """Refuse settings that cannot work, those of the windows that are scored after training too.
+
+    Raises:
+        UserError: the message names the key, its value and what would do.
+    """
+    segment = config.task.tokens_per_sample
+    most = config.model.get("max_positions", segment)
+    if segment > most:
+        raise UserError(f"task.tokens_per_sample={segment}, and the model takes {most} tokens (model.max_positions)")
+    check_windows(_windows(config), most)
+    if config.task.sample_break_mode not in (None, "none"):
+        raise UserError(f"task.sample_break_mode={config.task.sample_break_mode}: perplexity is measured with none")
+    if config.dataset.max_tokens is not None and config.dataset.max_tokens < segment:
+        raise UserError(f"dataset.max_tokens={config.dataset.max_tokens}: a segment has {segment} tokens")
+    if config.lr_scheduler._name == "cosine":
+        _check_cosine(config)
+
+
+def _check_cosine(config: DictConfig) -> None:
+    """What fairseq's cosine schedule needs; it would say so in an assertion, or divide by zero."""
+    updates, warmup = config.optimization.max_update, config.lr_scheduler.warmup_updates
+    if len(config.optimization.lr) > 1:
+        raise UserError(f"optimization.lr={config.optimization.lr}: the cosine schedule starts from a single rate")
+    if config.lr_scheduler.lr_period_updates <= 0 and updates <= warmup:
+        raise UserError(
+            f"optimization.max_update={updates}: the learning rate falls until then, from "
+            f"lr_scheduler.warmup_updates={warmup} on, so that more updates are needed"
+        )
+    if config.optimization.lr[0] <= config.lr_scheduler.min_lr:
+        raise UserError(f"optimization.lr={config.optimization.lr}: above lr_scheduler.min_lr is needed")
+
+
+def check_corpus(_config: DictConfig, _corpus: PreparedText) -> None:
+    """Refuse a corpus that the model cannot take; any text can be cut into segments."""
+
+
+def evaluate(
+    config: DictConfig, checkpoint: Path, corpus: PreparedText, directory: Path
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Measure the perplexity of the test set, and leave every token's log-probability in ``directory``.
+
+    Returns:
+        The metrics as they stand in a record, and how long it took: ``seconds`` and ``tokens_per_second``.
+    """
+    causal = config.model.get("causal", True)
+    path = directory / LOGPROBS
+    metrics, speed = measure(checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, path)
+    return {name: asdict(value) for name, value in metrics.items()}, speed
+
+
+def describe(metric: dict[str, Any]) -> str:
+    """A metric of a record, as a line."""
+    return str(Perplexity(**metric))
+
+
+def label(settings: Mapping[str, Any]) -> str:
+    """What a reader of any figure of this run has to know: a model that sees the future is no language model."""
+    return "" if settings.get("model.causal", True) else SEES_THE_FUTURE
+
+
+def _windows(config: DictConfig) -> Windows:
+    section = config.evaluate
+    return Windows(section.segment or config.task.tokens_per_sample, section.context, section.batch_size)

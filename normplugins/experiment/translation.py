@@ -1,0 +1,87 @@
+"""What a translation run does its own way: long sentences are refused, the test set is translated, BLEU is measured."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig
+
+from normplugins.corpora import CorpusConfig, PreparedCorpus
+from normplugins.corpora.files import write_lines
+from normplugins.errors import UserError
+from normplugins.experiment.bleu import Score, Search, as_metrics, score, translate
+
+CORPUS = CorpusConfig
+RESCORABLE = tuple(f"evaluate.{field.name}" for field in fields(Search))
+HYPOTHESES = "test.hypotheses"
+OUTPUTS = (HYPOTHESES,)
+
+
+@dataclass
+class EvaluateSection:
+    """Types of the ``evaluate`` section."""
+
+    average: int | None = MISSING
+    translate: bool = MISSING
+    beam: int = MISSING
+    length_penalty: float = MISSING
+    max_length_a: float = MISSING
+    max_length_b: int = MISSING
+    max_tokens: int = MISSING
+
+
+SECTIONS = {"evaluate": EvaluateSection}
+
+
+def check(_config: DictConfig) -> None:
+    """Refuse settings that cannot work; the parts that all runs share are checked for all of them."""
+
+
+def check_corpus(config: DictConfig, corpus: PreparedCorpus) -> None:
+    """Refuse validation and test sentences that the model cannot take: fairseq would, after hours of training."""
+    for split, longest in corpus.manifest["longest"].items():
+        for side, length in longest.items():
+            most = config.model[f"max_{side}_positions"]
+            if split != "train" and length > most:
+                raise UserError(
+                    f"the longest {side} sentence of the {split} set has {length:,} subwords, and the model takes "
+                    f"{most:,}: set model.max_{side}_positions and task.max_{side}_positions to {length}"
+                )
+        if split != "train" and max(longest.values()) > (config.dataset.max_tokens or math.inf):
+            raise UserError(
+                f"a sentence of the {split} set has {max(longest.values()):,} subwords, more than a batch may hold "
+                f"(dataset.max_tokens={config.dataset.max_tokens})"
+            )
+
+
+def evaluate(
+    config: DictConfig, checkpoint: Path, corpus: PreparedCorpus, directory: Path
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Translate and score the test set, and leave the translation in ``directory``.
+
+    Returns:
+        The metrics as they stand in a record, and how long it took: ``seconds`` and ``sentences_per_second``. Both are
+        empty with ``evaluate.translate`` off.
+    """
+    if not config.evaluate.translate:
+        return {}, {}
+    begun = time.perf_counter()
+    search = Search(**{field.name: config.evaluate[field.name] for field in fields(Search)})
+    translations = translate(checkpoint, corpus, search, config.common.cpu)
+    seconds = time.perf_counter() - begun
+    write_lines(directory / HYPOTHESES, translations)
+    speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(translations) / seconds, 2)}
+    return as_metrics(score(translations, corpus)), speed
+
+
+def describe(metric: dict[str, Any]) -> str:
+    """A metric of a record, as a line."""
+    return str(Score(**metric))
+
+
+def label(_settings: Mapping[str, Any]) -> str:
+    """What a reader of any figure of this run has to know; nothing, for a translation."""
+    return ""
