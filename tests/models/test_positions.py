@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from normplugins.errors import UserError
-from normplugins.models.positions import SinusoidalPositions
+from normplugins.models.positions import SinusoidalPositions, positions_from_the_end
 
 # isort: split
 from fairseq.modules import SinusoidalPositionalEmbedding
@@ -29,3 +29,15 @@ def test_a_sequence_of_just_the_greatest_length_is_taken():
 def test_a_longer_sequence_is_refused_by_name():
     with pytest.raises(UserError, match="13 tokens, but the model takes at most 12"):
         SinusoidalPositions(8, 1, 12)(torch.full((1, 13), 5))
+
+
+def test_positions_from_the_end_count_down_to_the_last_token():
+    table = positions_from_the_end(4, 6)
+    assert torch.equal(table[-1], torch.tensor([0.0, 0, 0, 1, 1, 1]))
+    for row, distance in enumerate((3, 2, 1, 0)):
+        angles = distance / 10_000 ** (torch.tensor([0, 2, 4]) / 6)
+        torch.testing.assert_close(table[row], torch.cat([angles.sin(), angles.cos()]))
+
+
+def test_positions_from_the_end_of_a_shorter_segment_are_its_last_ones():
+    torch.testing.assert_close(positions_from_the_end(3, 8), positions_from_the_end(5, 8)[2:])

@@ -1,0 +1,166 @@
+import pytest
+import torch
+
+from normplugins.errors import UserError
+from tests.models.helpers import NORMS, PAD
+from tests.models.language_models import (
+    MODELS,
+    SEGMENT,
+    lm_loss,
+    log_probs,
+    make_language_model,
+    make_segments,
+    make_task,
+    train_lm,
+)
+
+EACH_MODEL = pytest.mark.parametrize("kind", MODELS)
+EACH_NORM = pytest.mark.parametrize("norm", NORMS)
+PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
+
+
+@EACH_MODEL
+@EACH_NORM
+@PLACEMENTS
+def test_gradient_reaches_every_parameter(kind, norm, pre):
+    model = make_language_model(kind, norm=norm, normalize_before=pre)
+    lm_loss(model.train(), make_segments(batch=16)).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not silent
+
+
+@EACH_MODEL
+@EACH_NORM
+@PLACEMENTS
+def test_two_norms_a_layer_and_one_more_at_the_end_of_a_pre_norm_stack(kind, norm, pre):
+    model = make_language_model(kind, norm=norm, normalize_before=pre)
+    plain = make_language_model(kind, norm="none", normalize_before=pre)
+    kinds = [type(module) for module in model.modules()]
+    ours = type(model.decoder.layers[0].self_attention.norm)
+    assert kinds.count(ours) == 2 * 2 + pre
+    assert ours is not type(plain.decoder.layers[0].self_attention.norm) or norm == "none"
+
+
+@EACH_MODEL
+@EACH_NORM
+def test_a_causal_model_sees_no_later_token_at_evaluation_to_the_bit(kind, norm):
+    model = train_lm(make_language_model(kind, norm=norm)).eval()
+    tokens = make_segments()[:, :SEGMENT]
+    expected = log_probs(model, tokens)
+    for time in range(SEGMENT - 1):
+        changed = tokens.clone()
+        changed[:, time + 1 :] = (changed[:, time + 1 :] - 1) % 18 + 2
+        found = log_probs(model, changed)
+        assert torch.equal(found[:, : time + 1], expected[:, : time + 1])
+        assert not torch.equal(found[:, time + 1 :], expected[:, time + 1 :])
+
+
+def test_as_published_the_first_position_sees_the_last_token():
+    model = train_lm(make_language_model("tensor", causal=False)).eval()
+    tokens = make_segments()[:, :SEGMENT]
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] - 1) % 18 + 2
+    assert (log_probs(model, tokens)[:, 0] != log_probs(model, changed)[:, 0]).any(dim=-1).all()
+
+
+@pytest.mark.parametrize(("norm", "leaks"), [("ln", False), ("pn_alg2", False), ("bn", True), ("pnv", True)])
+def test_what_a_batch_statistic_leaks_in_training(norm, leaks):
+    """bn and pnv show a causal position what comes after it, per-token norms and Algorithm 2 do not."""
+    tokens = make_segments()[:, :SEGMENT]
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] - 1) % 18 + 2
+    first, second = (
+        log_probs(make_language_model("transformer", norm=norm).train(), batch)[:, :-1] for batch in (tokens, changed)
+    )
+    assert torch.equal(first, second) is not leaks
+
+
+@pytest.mark.parametrize(("warmup", "leaks"), [(0, False), (5, True)])
+def test_pn_leaks_while_it_warms_up(warmup, leaks):
+    tokens = make_segments()[:, :SEGMENT]
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] - 1) % 18 + 2
+    first, second = (
+        log_probs(make_language_model("transformer", norm="pn", norm_warmup_updates=warmup).train(), batch)[:, :-1]
+        for batch in (tokens, changed)
+    )
+    assert torch.equal(first, second) is not leaks
+
+
+@EACH_NORM
+@PLACEMENTS
+def test_decoding_step_by_step_is_decoding_at_once(norm, pre):
+    model = train_lm(make_language_model("transformer", norm=norm, normalize_before=pre)).eval()
+    tokens = make_segments()[:, :SEGMENT]
+    tokens[0, :2] = PAD  # as fairseq pads prompts
+    whole, state = model(tokens)[0], {}
+    for length in range(1, SEGMENT + 1):
+        step = model(tokens[:, :length], incremental_state=state)[0]
+        if length > 2:
+            torch.testing.assert_close(step[:, 0], whole[:, length - 1], rtol=1e-4, atol=1e-4)
+
+
+@EACH_MODEL
+@EACH_NORM
+def test_padding_at_the_end_changes_no_prediction(kind, norm):
+    model = train_lm(make_language_model(kind, norm=norm)).eval()
+    tokens = make_segments()[:, :SEGMENT]
+    padded = tokens.clone()
+    padded[:, 4:] = PAD
+    torch.testing.assert_close(log_probs(model, padded)[:, :4], log_probs(model, tokens[:, :4]))
+
+
+@EACH_MODEL
+@EACH_NORM
+def test_recomputing_layers_changes_nothing(kind, norm):
+    results = []
+    for recompute in (False, True):
+        model = make_language_model(kind, norm=norm, checkpoint_activations=recompute)
+        train_lm(model)
+        results.append(model.state_dict())
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, msg=name)
+
+
+@EACH_MODEL
+def test_dropout_is_drawn_in_training_alone(kind):
+    model = make_language_model(kind, dropout=0.5)
+    tokens = make_segments()
+    assert not torch.equal(model(tokens[:, :SEGMENT])[0], model(tokens[:, :SEGMENT])[0])
+    model.eval()
+    assert torch.equal(model(tokens[:, :SEGMENT])[0], model(tokens[:, :SEGMENT])[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("transformer", {"norm": "pnn"}, r"pnn.*bn.*pn_alg2"),
+        ("transformer", {"attention_heads": 3}, "embed_dim=16 .*attention_heads=3"),
+        ("transformer", {"embed_dim": 7}, "embed_dim=7"),
+        ("tensor", {"cores": 0}, "cores=0"),
+        ("tensor", {"head_dim": 0}, "head_dim=0"),
+        ("tensor", {"activation_fn": "tanh"}, "tanh.*relu"),
+        ("tensor", {"norm": "bn", "norm_double_update": True}, "double_update.*bn"),
+        ("tensor", {"adaptive_softmax_cutoff": "9,5"}, "9,5"),
+        ("tensor", {"adaptive_softmax_cutoff": "many"}, "many"),
+        ("tensor", {"adaptive_softmax_cutoff": "5,20"}, "more than 20 words"),
+        ("tensor", {"adaptive_input": True}, "adaptive_softmax_cutoff"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(kind, changes, message):
+    with pytest.raises(UserError, match=message):
+        make_language_model(kind, **changes)
+
+
+@EACH_MODEL
+def test_a_segment_that_is_too_long_is_refused(kind):
+    model = make_language_model(kind)
+    with pytest.raises(UserError, match=f"{model.max_positions() + 1} tokens"):
+        model(torch.full((1, model.max_positions() + 1), 5))
+
+
+def test_reading_and_predicting_other_words_is_refused():
+    task = make_task()
+    task.target_dictionary = make_task(12).source_dictionary
+    with pytest.raises(UserError, match="one dictionary"):
+        MODELS["transformer"].build_model(make_language_model("transformer").decoder.cfg, task)
