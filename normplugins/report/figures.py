@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from normplugins.report.records import Cell, Curve, Run, group
+from normplugins.report.records import AS_PUBLISHED, CAUSAL, TRANSFORMER, Cell, Curve, Run, group
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the rest, of Tol's muted set, for norms of your own.
 COLOURS = {
@@ -27,6 +27,7 @@ COLOURS = {
 }
 OTHER_COLOURS = ("#CC79A7", "#882255", "#999933", "#332288", "#117733")
 MARKERS = {"ln": "o", "bn": "s", "bn_released": "D", "pnv": "v", "pn": "^", "pn_alg2": "P", "none": "X"}
+MODEL_STYLES = {AS_PUBLISHED: "-", CAUSAL: "--", TRANSFORMER: ":"}
 # A file shows the same whatever the user's own matplotlib settings are.
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -51,12 +52,16 @@ def curves(runs: Sequence[Run], path: Path) -> None:
     longest = max(run.updates for run in runs)
     cells = group(runs)
     shown = [cell for cell in cells if max(run.updates for run in cell.runs) >= longest / 10]
-    short = [cell.first.label for cell in cells if cell not in shown]
-    dashes = {extras: ("--", ":", "-.")[index % 3] for index, extras in enumerate(_extras(shown))} | {"": "-"}
+    short = [cell.first.name for cell in cells if cell not in shown]
+    dashes = _dashes(shown)
+    seeds = [f" ({len(cell.runs)} seeds)" if len(cell.runs) > 1 else "" for cell in shown]
+    labels = [cell.first.name + count for cell, count in zip(shown, seeds, strict=True)]
+    columns = max(1, min(7, 110 // (max(map(len, labels)) + 8)))
+    height = 5 + 0.2 * max(0, -(-len(labels) // columns) - 2)  # inches; a long legend must not squeeze the curves
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
-        figure = Figure(figsize=(10, 5), dpi=120, layout="constrained")
+        figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, 2)
         handles = {}
@@ -74,9 +79,6 @@ def curves(runs: Sequence[Run], path: Path) -> None:
             axis.xaxis.set_major_formatter("{x:,.0f}")
             _leave_out_the_start(axis, [getattr(run, which) for run in handles])
         figure.suptitle("\n".join([*_title(runs), *([f"too short to draw: {'; '.join(short)}"] if short else [])]))
-        seeds = [f" ({len(cell.runs)} seeds)" if len(cell.runs) > 1 else "" for cell in shown]
-        labels = [cell.first.label + count for cell, count in zip(shown, seeds, strict=True)]
-        columns = max(1, min(7, 110 // (max(map(len, labels)) + 8)))
         lines = [handles[cell.first] for cell in shown]
         figure.legend(lines, labels, loc="outside lower center", ncols=columns)
         # matplotlib's version is left out of the file, so that an upgrade alone does not change it
@@ -93,16 +95,24 @@ def _leave_out_the_start(axis: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _title(runs: Sequence[Run]) -> list[str]:
-    sizes = dict.fromkeys(
-        (f"{run.train_pairs:,} training pairs" if run.train_pairs else "") + (f" ({run.note})" if run.note else "")
-        for run in runs
-    )
+    sizes = dict.fromkeys(run.train_size + (f" ({run.note})" if run.note else "") for run in runs)
     machines = dict.fromkeys(run.hardware for run in runs)
-    return [": ".join(filter(None, [runs[0].experiment, "; ".join(sizes)])), "; ".join(machines)]
+    lines = [": ".join(filter(None, [runs[0].experiment, "; ".join(filter(None, sizes))])), "; ".join(machines)]
+    if runs[0].budget:
+        shortest, longest = min(run.updates for run in runs), max(run.updates for run in runs)
+        updates = f"{shortest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
+        lines.insert(1, f"shortened to {updates} updates (budget={runs[0].budget})")
+    if any(run.model == AS_PUBLISHED for run in runs):
+        lines.append(f'"{AS_PUBLISHED}": its model reads the tokens it has to predict; not a language model\'s loss')
+    return lines
 
 
-def _extras(cells: Sequence[Cell]) -> list[str]:
-    return sorted({cell.first.extras for cell in cells} - {""})
+def _dashes(cells: Sequence[Cell]) -> dict[str, str]:
+    """A line style for each way to set a run; a kind of language model has its own, its other settings share one."""
+    firsts = [cell.first for cell in cells]
+    extras = sorted({run.extras for run in firsts} - {""})
+    styles = {name: ("--", ":", "-.")[index % 3] for index, name in enumerate(extras)} | {"": "-"}
+    return styles | {run.extras: "-." if run.settings else MODEL_STYLES[run.model] for run in firsts if run.model}
 
 
 def _columns(curve: Curve) -> tuple[list[float], list[float]]:

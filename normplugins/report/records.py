@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,24 @@ from normplugins.errors import UserError
 
 FORMAT = 1
 NORM_ORDER = ("ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none")
+# What a language model is called wherever its number or its curve stands.
+AS_PUBLISHED = "as published: sees the future"
+CAUSAL = "causal"
+TRANSFORMER = "causal transformer"
+KINDS = (AS_PUBLISHED, CAUSAL, TRANSFORMER)
+# Overrides that choose one of these, or a shorter schedule: labels say them in words.
+CHOICES = re.compile(r"(model\.causal|architecture|budget)=\w+")
 T = TypeVar("T")
 Curve = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What the report needs of one record. Curves are (update, loss) points; losses are in bits per token."""
+    """What the report needs of one record. Curves are (update, loss) points; losses are in bits per token.
+
+    ``model`` says which language model it is, and is empty for a translation; ``budget`` is the name of a shortened
+    schedule, and empty for the experiment's own. ``unigram`` is a unigram model's perplexity on valid and test.
+    """
 
     experiment: str
     norm: str
@@ -34,19 +46,33 @@ class Run:
     words_per_second: float
     wall_seconds: float
     valid_ppl: float | None
-    train_pairs: int | None
+    train_size: str
     corpus: str
     note: str
     hardware: str
     machine: str
     label_smoothing: float
+    model: str
+    budget: str
+    unigram: tuple[float, float] | None
     train_curve: Curve
     valid_curve: Curve
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """What was set besides the norm and, for a language model, besides its kind and schedule."""
+        given = filter(None, self.extras.split(","))
+        return tuple(item for item in given if not (self.model and CHOICES.fullmatch(item)))
+
+    @property
+    def name(self) -> str:
+        """The norm, the kind of language model, and what else was set."""
+        return ", ".join([self.norm, *filter(None, [self.model]), *self.settings])
+
+    @property
     def label(self) -> str:
-        """The norm and what else was set, as in the name of the run's folder."""
-        return ", ".join([self.norm, *filter(None, self.extras.split(","))])
+        """The name, and how short the schedule is if it is not the experiment's own."""
+        return self.name + (f", shortened to {self.updates:,} updates" if self.budget else "")
 
 
 @dataclass(frozen=True)
@@ -82,7 +108,12 @@ def read_runs(results: Path) -> list[Run]:
         UserError: a record is broken, of an unknown format, lacks a field, or is not what its path says.
     """
     runs = [read_run(path) for path in sorted((results / "runs").glob("*/*/seed*.json"))]
-    return sorted(runs, key=lambda run: (run.experiment, norm_rank(run.norm), run.extras, run.seed))
+
+    def order(run: Run) -> tuple[object, ...]:
+        kind = ("", *KINDS).index(run.model)
+        return (run.experiment, norm_rank(run.norm), run.budget, kind, run.extras, run.seed)
+
+    return sorted(runs, key=order)
 
 
 def read_run(path: Path) -> Run:
@@ -113,7 +144,7 @@ def group(runs: Iterable[Run], key: Callable[[Run], Any] = lambda _: None) -> li
     """Group runs of one norm, settings and corpus (and ``key``, if given) into cells, keeping their order."""
     cells: dict[Any, list[Run]] = {}
     for run in runs:
-        cells.setdefault((run.norm, run.extras, run.note, run.train_pairs, key(run)), []).append(run)
+        cells.setdefault((run.norm, run.extras, run.note, run.train_size, key(run)), []).append(run)
     return [Cell(tuple(members)) for members in cells.values()]
 
 
@@ -129,7 +160,8 @@ def _run(record: dict[str, Any]) -> Run:
     training, corpus, hardware = record["training"], record["corpus"], record["hardware"]
     metrics = dict(record["metrics"])  # empty for a run with evaluate.translate=false
     ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
-    pairs = corpus["counts"].get("train", {}).get("pairs")  # a corpus of running text has none
+    config = record.get("config", {})
+    unigram = corpus.get("unigram_ppl")
     device = str(hardware["device"])
     threads = f"{hardware['threads']} thread{'s' if hardware['threads'] != 1 else ''}"
     machine = f"{hardware['cpu']}, {threads}, {hardware['memory_gb']} GB"
@@ -146,15 +178,38 @@ def _run(record: dict[str, Any]) -> Run:
         words_per_second=_number(training["words_per_second"]),
         wall_seconds=_number(training["wall_seconds"]),
         valid_ppl=min(ppls, default=None),
-        train_pairs=int(pairs) if pairs is not None else None,
+        train_size=_train_size(corpus["counts"].get("train", {})),
         corpus=str(corpus.get("corpus", "")),
         note=str(corpus.get("note") or ""),
         hardware=f"CPU, {threads}" if device == "CPU" else device,
         machine=machine if device == "CPU" else f"{device}; host {machine}",
-        label_smoothing=float(record.get("config", {}).get("criterion.label_smoothing") or 0),
+        label_smoothing=float(config.get("criterion.label_smoothing") or 0),
+        model=_model(config, scored_as_text="ppl" in metrics),
+        budget="" if config.get("budget.name") in (None, "full") else str(config["budget.name"]),
+        unigram=(_number(unigram["valid"]), _number(unigram["test"])) if unigram else None,
         train_curve=_curve(record["curves"]["train"]),
         valid_curve=_curve(record["curves"]["valid"]),
     )
+
+
+def _model(config: Mapping[str, Any], scored_as_text: bool) -> str:
+    """Which language model it is; one that may or may not see the future must not pass for either."""
+    if not scored_as_text and config.get("task._name") != "language_modeling":
+        return ""
+    name = config["model._name"]
+    if name == "tensor_transformer_lm":
+        return CAUSAL if config["model.causal"] else AS_PUBLISHED
+    if name == "norm_transformer_lm":
+        return TRANSFORMER
+    raise ValueError(f"unknown language model {name!r}")
+
+
+def _train_size(counts: Mapping[str, Any]) -> str:
+    """How much there is to train on: pairs of sentences, or the tokens of running text."""
+    for unit in ("pairs", "tokens"):
+        if counts.get(unit) is not None:
+            return f"{int(counts[unit]):,} training {unit}"
+    return ""
 
 
 def _curve(points: list[dict[str, Any]]) -> Curve:

@@ -21,7 +21,7 @@ class Page:
         return "\n".join(self.printed)
 
     def section(self, heading: str) -> str:
-        """The text under the heading that begins with these words, up to the next heading."""
+        """The text under the first heading that begins with these words, up to the next heading."""
         match = re.search(rf"^#+ {re.escape(heading)}.*?\n(.*?)(?=^#|\Z)", self.text, re.MULTILINE | re.DOTALL)
         assert match, f"no heading {heading!r} in:\n{self.text}"
         return match.group(1)
@@ -29,7 +29,7 @@ class Page:
     def rows(self, heading: str) -> dict[str, dict[str, str]]:
         """The rows of the table under a heading, by their first cell; each a dict by column, in order."""
         lines = [line for line in self.section(heading).splitlines() if line.startswith("|")]
-        cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+        cells = [[cell.strip().replace("<br>", " ") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
         head, _, *body = cells
         assert all(len(row) == len(head) for row in body)
         rows = {row[0]: dict(zip(head, row, strict=True)) for row in body}

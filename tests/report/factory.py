@@ -81,6 +81,46 @@ def record(
     }
 
 
+def language_model(
+    experiment: str = "ptb",
+    variant: str = "ln",
+    seed: int = 1,
+    ppl: float | None = 50.0,
+    updates: int = 20_000,
+    stopped_by: str = "max_update",
+    **changes: Any,
+) -> dict[str, Any]:
+    """A record of a language model; the variant's settings say which (``ln,budget=cpu,model.causal=true``)."""
+    extras = dict(item.split("=", 1) for item in variant.split(",")[1:])
+    transformer = extras.get("architecture") == "transformer"
+    causal = extras.get("model.causal") == "true"
+    content = record(experiment, variant, seed, {}, updates, stopped_by, corpus=experiment, **changes)
+    signature = (
+        f"level:word|tokens:%d|segment:32|context:0|partial:%s|causal:{'yes' if causal or transformer else 'no'}"
+    )
+    if ppl is not None:
+        for name, score, tokens, partial in (
+            ("ppl", ppl, 82_430, "counted"),
+            ("ppl_full_segments", ppl - 0.25, 82_400, "dropped"),
+        ):
+            said = {"signature": signature % (tokens, partial), "tokens": tokens, "nats": math.log(score)}
+            content["metrics"][name] = {"score": score, **said}
+    content["decoding"] = {"seconds": 10.0, "tokens_per_second": 8243.0}
+    content["corpus"] |= {
+        "counts": {"train": {"lines": 42_068, "words": 887_521, "tokens": 929_589}},
+        "unigram_ppl": {"valid": 650.25, "test": 620.5},
+    }
+    content["config"] = {
+        "task._name": "language_modeling",
+        "task.tokens_per_sample": 32,
+        "norm.name": variant.split(",")[0],
+        "budget.name": extras.get("budget", "full"),
+        "model._name": "norm_transformer_lm" if transformer else "tensor_transformer_lm",
+        **({} if transformer else {"model.causal": causal}),
+    }
+    return content
+
+
 def put(results: Path, content: dict[str, Any]) -> Path:
     """Write a record where ``normplugins run`` puts it."""
     path = results / "runs" / content["experiment"] / content["variant"] / f"seed{content['seed']}.json"

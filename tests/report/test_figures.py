@@ -4,7 +4,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from factory import put, record
+from factory import language_model, put, record
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
@@ -63,3 +63,27 @@ def test_the_users_own_matplotlib_settings_change_nothing(tmp_path: Path) -> Non
     with mpl.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "savefig.dpi": 20}):
         assert np.array_equal(drawn(tmp_path, "ln"), plain)
         assert mpl.rcParams["lines.linewidth"] == 9
+
+
+def test_kinds_of_language_models_are_drawn_in_styles_of_their_own(tmp_path: Path) -> None:
+    inks = {}
+    for variant in ("pn", "pn,model.causal=true", "pn,architecture=transformer"):
+        put(tmp_path / variant, language_model("ptb", variant))
+        path = tmp_path / f"{variant}.png"
+        curves(read_runs(tmp_path / variant), path)
+        # the training panel alone: it has no markers, and the legend is below it
+        image = imread(path)
+        inks[variant] = pixels_of(image[: image.shape[0] * 3 // 4, : image.shape[1] // 2], "pn")
+    solid, dashed, dotted = inks.values()
+    assert solid > 1.2 * dashed
+    assert dashed > 1.2 * dotted > 50
+
+
+def test_a_long_legend_makes_the_figure_taller_and_leaves_the_curves_their_room(tmp_path: Path) -> None:
+    few = drawn(tmp_path / "few", "ln", "pn")
+    for norm in COLOURS:
+        for kind in ("", ",model.causal=true"):
+            put(tmp_path / "many", language_model("demo", norm + kind))
+    many = drawn(tmp_path / "many")
+    assert many.shape[0] > few.shape[0] + 100
+    assert many.shape[1] == few.shape[1]

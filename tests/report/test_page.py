@@ -8,8 +8,8 @@ from factory import put, record
 
 from normplugins.errors import UserError
 from normplugins.report import report
+from normplugins.report.parts import Column, Table
 from normplugins.report.render import terminal
-from normplugins.report.tables import Column, Table
 
 
 def test_the_page_says_what_made_it_and_how_to_get_a_row(page, tmp_path: Path) -> None:

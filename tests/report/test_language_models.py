@@ -1,0 +1,241 @@
+"""Perplexities: which number stands in which column, and that one that sees the future never passes for causal."""
+
+import re
+
+import pytest
+from factory import language_model, put
+
+from normplugins.errors import UserError
+from normplugins.report import paper
+from normplugins.report.language_models import perplexity_table, shortened_table
+from normplugins.report.records import read_runs
+from normplugins.report.render import terminal
+
+PUBLISHED, CAUSAL = "ours, ppl as published: sees the future", "ours, ppl causal"
+SHORT = ("tensor transformer as published: sees the future", "tensor transformer causal", "causal transformer")
+SHORT_COLUMNS = [f"{kind} test / best valid" for kind in SHORT]
+SHORT_PTB = "PTB (ptb), shortened schedules (budget=cpu)"
+PTB = next(corpus for table in paper.TABLES for corpus in table.corpora if corpus.experiment == "ptb")
+
+
+def best_valid(content) -> float:
+    return min(point["ppl"] for point in content["curves"]["valid"])
+
+
+def test_as_published_and_causal_stand_side_by_side_with_seeds_spread_and_difference(page, tmp_path) -> None:
+    for seed, ppl in enumerate((48.0, 48.5, 49.3), 1):
+        put(tmp_path, language_model("ptb", "pn", seed, ppl))
+    put(tmp_path, language_model("ptb", "ln", 1, 53.0))
+    put(tmp_path, language_model("ptb", "pn,model.causal=true", 1, 104.0))
+    put(tmp_path, language_model("ptb", "ln,model.causal=true", 1, 110.0))
+    rows = page().rows("PTB")
+    assert list(rows) == ["LN (ln)", "BN (bn)", "PN-V (pnv)", "PN (pn)"]
+    pn, ln = rows["PN (pn)"], rows["LN (ln)"]
+    # mean 48.6; deviations -0.6, -0.1, 0.7; sqrt(0.86 / 2) = 0.6557
+    assert (pn[PUBLISHED], pn["seeds"], pn["ours - LN"]) == ("48.60 ± 0.66", "3", "-4.40")
+    assert (pn[CAUSAL], pn["causal seeds"], pn["causal - LN"]) == ("104.00", "1", "-6.00")
+    assert (ln[PUBLISHED], ln["ours - LN"], ln[CAUSAL], ln["causal - LN"]) == ("53.00", "", "110.00", "")
+    assert (pn["paper"], pn["paper - LN"]) == ("47.6 M", "-5.6 S")
+    # the factory's published count is 0.25 lower
+    assert pn["as published sees the future ppl, full segments"] == "48.35"
+    assert pn["causal ppl, full segments"] == "103.75"
+    assert (pn["updates"], pn["hardware"]) == ("20,000", "CPU, 2 threads")
+
+
+def test_best_validation_perplexity_is_each_models_own(page, tmp_path) -> None:
+    published = language_model("ptb", "ln", floor=5.0)
+    causal = language_model("ptb", "ln,model.causal=true", floor=6.0)
+    for content in (published, causal):
+        put(tmp_path, content)
+    row = page().rows("PTB")["LN (ln)"]
+    assert row["as published sees the future best valid ppl"] == f"{best_valid(published):.2f}"
+    assert row["causal best valid ppl"] == f"{best_valid(causal):.2f}"
+    assert best_valid(published) < best_valid(causal)
+
+
+@pytest.mark.parametrize(
+    ("variant", "updates", "stopped_by", "label", "column"),
+    [
+        ("ln,architecture=transformer", 20_000, "max_update", "ln, causal transformer", CAUSAL),
+        ("ln,model.dropout=0.1", 20_000, "max_update", "ln, model.dropout=0.1", PUBLISHED),
+        ("ln,model.causal=true,model.dropout=0.1", 20_000, "max_update", "ln, model.dropout=0.1", CAUSAL),
+        ("ln", 9_000, "max_epoch", "ln, cut at 9,000 updates", PUBLISHED),
+        ("ln,model.causal=true", 9_000, "max_update", "ln, cut at 9,000 updates", CAUSAL),
+    ],
+)
+def test_what_is_not_the_published_recipe_has_a_row_of_its_own(
+    page, tmp_path, variant, updates, stopped_by, label, column
+) -> None:
+    put(tmp_path, language_model("ptb", variant, 1, 77.0, updates, stopped_by))
+    rows = page().rows("PTB")
+    assert list(rows)[:2] == ["LN (ln)", label]
+    assert rows[label][column] == "77.00"
+    assert rows[label][{PUBLISHED: CAUSAL, CAUSAL: PUBLISHED}[column]] == ""
+    assert rows[label]["paper"] == rows[label]["paper - LN"] == ""
+    assert "77.00" not in rows["LN (ln)"].values()
+    of_tensor = "architecture" not in variant
+    assert rows["LN (ln)"][column] == ("not run in full" if of_tensor else "not run")
+
+
+def test_a_norm_that_is_not_in_the_paper_has_one_row_for_both(page, tmp_path) -> None:
+    put(tmp_path, language_model("ptb", "pn_alg2", 1, 49.0))
+    put(tmp_path, language_model("ptb", "pn_alg2,model.causal=true", 1, 105.0))
+    rows = page().rows("PTB")
+    assert list(rows)[-1] == "pn_alg2"
+    assert (rows["pn_alg2"][PUBLISHED], rows["pn_alg2"][CAUSAL], rows["pn_alg2"]["paper"]) == ("49.00", "105.00", "")
+
+
+def test_saying_model_causal_false_changes_no_column(page, tmp_path) -> None:
+    put(tmp_path, language_model("ptb", "ln,model.causal=false", 1, 53.0))
+    row = page().rows("PTB")["LN (ln)"]
+    assert (row[PUBLISHED], row[CAUSAL]) == ("53.00", "not run")
+
+
+def test_the_difference_to_ln_is_taken_between_one_kind_of_model_only(page, tmp_path) -> None:
+    put(tmp_path, language_model("ptb", "ln", 1, 53.0))
+    put(tmp_path, language_model("ptb", "pn,model.causal=true", 1, 104.0))
+    put(tmp_path, language_model("ptb", "pn,architecture=transformer", 1, 90.0))
+    put(tmp_path, language_model("ptb", "ln,architecture=transformer", 1, 95.0))
+    put(tmp_path, language_model("ptb", "ln,budget=cpu,model.causal=true", 1, 300.0, updates=20_000))
+    rows = page().rows("PTB")
+    assert rows["PN (pn)"]["causal - LN"] == ""
+    assert rows["pn, causal transformer"]["causal - LN"] == "-5.00"
+
+
+def test_shortened_schedules_have_a_table_of_their_own(page, tmp_path) -> None:
+    variants = ("ln,budget=cpu", "ln,budget=cpu,model.causal=true", "ln,architecture=transformer,budget=cpu")
+    contents = [
+        language_model("ptb", variant, 1, 250.0 + 50 * place, updates=1_500, floor=7 + place / 4)
+        for place, variant in enumerate(variants)
+    ]
+    for content in contents:
+        put(tmp_path, content)
+    put(tmp_path, language_model("ptb", "pn,budget=cpu", 1, 240.0, updates=1_200))
+    made = page()
+    rows = made.rows(SHORT_PTB)
+    assert list(rows) == ["ln", "pn"]
+    assert [rows["ln"][column] for column in SHORT_COLUMNS] == [
+        f"{250.0 + 50 * place:.1f} / {best_valid(content):.1f}" for place, content in enumerate(contents)
+    ]
+    assert (rows["ln"]["shortened to"], rows["ln"]["seeds"]) == ("1,500 updates", "1")
+    assert (rows["pn"]["shortened to"], rows["pn"]["seeds"]) == ("1,200 updates", "1 / - / -")
+    assert [rows["pn"][column] for column in SHORT_COLUMNS[1:]] == ["not run", "not run"]
+    section = made.section(SHORT_PTB)
+    assert "the published schedule takes 20,000 updates" in section
+    assert "perplexity 620.5 on test and 650.2 on valid" in section
+    full = made.rows("PTB")
+    assert full["LN (ln)"][PUBLISHED] == full["LN (ln)"][CAUSAL] == "not run in full"
+    assert list(full) == ["LN (ln)", "BN (bn)", "PN-V (pnv)", "PN (pn)"]
+
+
+def test_seeds_of_a_shortened_schedule_are_averaged_and_other_settings_are_not(page, tmp_path) -> None:
+    for seed, ppl in enumerate((250.0, 252.0), 1):
+        put(tmp_path, language_model("ptb", "ln,budget=cpu", seed, ppl, updates=1_500))
+    put(tmp_path, language_model("ptb", "ln,budget=cpu,model.dropout=0.1", 1, 240.0, updates=1_500))
+    rows = page().rows(SHORT_PTB)
+    assert rows["ln"][SHORT_COLUMNS[0]].startswith("251.0 ± 1.4 / ")
+    assert rows["ln"]["seeds"] == "2 / - / -"
+    assert rows["ln, model.dropout=0.1"][SHORT_COLUMNS[0]].startswith("240.0 / ")
+
+
+def test_a_table_with_numbers_that_see_the_future_says_so_in_two_sentences(page, tmp_path) -> None:
+    put(tmp_path, language_model("wikitext103", "ln,budget=cpu", updates=200))
+    put(tmp_path, language_model("wikitext2", "ln"))
+    put(tmp_path, language_model("other", "ln,model.causal=true"))
+    made = page()
+    for heading in ("PTB (ptb)", "WikiText-103 (wikitext103)", "WikiText-103 (wikitext103), shortened", "wikitext2"):
+        (note,) = [line for line in made.section(heading).splitlines() if line.startswith('- "as published: sees')]
+        assert len(re.findall(r"\.(?= |$)", note)) == 2
+        assert "no language model's perplexity" in note
+    assert "sees the future" not in made.section("other").replace(f"({'as published: sees the future'})", "")
+    assert made.terminal.count('"as published: sees the future"') == 4
+
+
+def test_a_corpus_of_running_text_has_tokens(page, tmp_path) -> None:
+    put(tmp_path, language_model("ptb", "ln"))
+    put(tmp_path, language_model("wikitext103", "ln", updates=200_000, note="1,234 of 103,227,021 train tokens"))
+    made = page()
+    assert "- Corpus: 929,589 training tokens." in made.section("PTB")
+    assert "not the paper's corpus" in made.section("WikiText-103")
+    assert made.rows("WikiText-103")["LN (ln)"][PUBLISHED] == "50.00 [1]"
+    assert "pairs" not in made.section("PTB")
+
+
+def test_another_experiment_shows_both_counts_with_their_signatures_and_plain_labels(page, tmp_path) -> None:
+    put(tmp_path, language_model("wikitext2", "pn", 1, 60.0))
+    put(tmp_path, language_model("wikitext2", "pn,model.causal=true", 1, 120.0))
+    put(tmp_path, language_model("wikitext2", "pn,architecture=transformer,budget=cpu", 1, 300.0, updates=900))
+    made = page()
+    rows = made.rows("wikitext2")
+    assert {name: (row["ppl"], row["ppl, full segments"]) for name, row in rows.items()} == {
+        "pn, as published: sees the future": ("60.00", "59.75"),
+        "pn, causal": ("120.00", "119.75"),
+        "pn, causal transformer, shortened to 900 updates": ("300.00", "299.75"),
+    }
+    section = made.section("wikitext2")
+    counted = "`level:word|tokens:82430|segment:32|context:0|partial:counted|causal"
+    assert f"- ppl (as published: sees the future): {counted}:no`" in section
+    assert f"- ppl (causal; causal transformer): {counted}:yes`" in section
+    assert section.count("partial:dropped") == 2
+    for name in ("wikitext2", "wikitext2-budget-cpu"):
+        assert f"(figures/{name}.png)" in section
+        assert (tmp_path / "figures" / f"{name}.png").is_file()
+
+
+def test_a_run_that_was_not_scored_says_so(page, tmp_path) -> None:
+    put(tmp_path, language_model("ptb", "ln", ppl=None))
+    put(tmp_path, language_model("ptb", "pn,budget=cpu", ppl=None, updates=100))
+    made = page()
+    assert made.rows("PTB")["LN (ln)"][PUBLISHED] == "not scored"
+    assert made.rows(SHORT_PTB)["pn"][SHORT_COLUMNS[0]].startswith("not scored / ")
+
+
+def test_the_page_on_causality_is_linked_where_it_is(page, tmp_path) -> None:
+    put(tmp_path, language_model("ptb", "ln"))
+    assert "causality.md" not in page().text
+    (tmp_path / "causality.md").write_text("# Causality\n")
+    assert "(causality.md)" in page().section("Table 2")
+
+
+def test_the_way_to_get_a_row_again_names_what_chooses_its_column(page, tmp_path) -> None:
+    put(tmp_path, language_model("ptb", "ln"))
+    put(tmp_path, language_model("ptb", "ln,budget=cpu", updates=100))
+    made = page()
+    assert "`normplugins run ptb norm=NORM seed=K`" in made.section("PTB")
+    for setting in ("`model.causal=true`", "`architecture=transformer`"):
+        assert setting in made.section("PTB")
+    assert "`normplugins run ptb budget=cpu norm=NORM seed=K`" in made.section(SHORT_PTB)
+
+
+@pytest.mark.parametrize("key", ["model._name", "model.causal"])
+def test_a_model_that_may_see_the_future_or_not_is_refused(page, tmp_path, key) -> None:
+    content = language_model("ptb", "ln")
+    del content["config"][key]
+    path = put(tmp_path, content)
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))} lacks the field {re.escape(key)}"):
+        page()
+    content["config"][key] = "another"
+    put(tmp_path, content)
+    if key == "model._name":
+        with pytest.raises(UserError, match="unknown language model 'another'"):
+            page()
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_both_tables_fit_a_terminal_with_every_label_whole(tmp_path, width) -> None:
+    for kind in ("", ",model.causal=true", ",architecture=transformer"):
+        for seed, ppl in enumerate((251.25, 262.75), 1):
+            for norm in ("ln", "bn_released", "pn"):
+                put(tmp_path, language_model("ptb", norm + kind, seed, ppl))
+                extras = ",".join(sorted(["budget=cpu", *filter(None, kind.split(","))]))
+                put(tmp_path, language_model("ptb", f"{norm},{extras}", seed, ppl, updates=1_500))
+    runs = read_runs(tmp_path)
+    full = terminal(perplexity_table(PTB, runs), width)
+    short = terminal(shortened_table(PTB, "cpu", [run for run in runs if run.budget]), width)
+    for text in (full, short):
+        lines = [line for line in text.splitlines() if "level:" not in line]
+        assert max(map(len, lines)) <= width
+        assert "sees the future" in text
+        assert "…" not in text
+    assert full.count("257.00 ± 8.13") == 9
+    assert short.count("257.0 ± 8.1 / ") == 9
