@@ -11,6 +11,7 @@ import requests
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from normplugins import __version__
 from normplugins.corpora.files import disk_errors, sha256, whole_file
 from normplugins.errors import UserError
 
@@ -99,7 +100,10 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
     """Fetch what is missing of ``url`` into ``part``; return the size of the whole, None if the server hides it."""
     held = part.stat().st_size if part.exists() else 0
     version = _version_file(part)
-    headers = {"Accept-Encoding": "identity"}
+    headers = {
+        "Accept-Encoding": "identity",
+        "User-Agent": f"normplugins/{__version__}",
+    }  # libraries' own: often refused
     if held:
         headers["Range"] = f"bytes={held}-"
         if version.exists():  # else a file changed on the server would be glued to the old one's start

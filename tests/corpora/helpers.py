@@ -12,21 +12,31 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from normplugins.corpora import CorpusConfig
+from normplugins.corpora import CorpusConfig, TextConfig, corpus_config
 from normplugins.corpora.iwslt14 import TEST_PARTS
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "corpus"
 
 
-def config(name: str, **overrides: Any) -> CorpusConfig:
+def composed(name: str, fields: str, **overrides: Any) -> dict[str, Any]:
     """The committed settings of a corpus with some of them changed."""
-    merged = OmegaConf.merge(
-        OmegaConf.load(CONFIGS / "_fields.yaml"), OmegaConf.load(CONFIGS / f"{name}.yaml"), overrides
-    )
-    values = OmegaConf.to_container(merged)
+    files = [OmegaConf.load(CONFIGS / f"{file}.yaml") for file in (fields, name)]
+    values = OmegaConf.to_container(OmegaConf.merge(*files, overrides))
     assert isinstance(values, dict)
     values.pop("defaults")
-    return CorpusConfig.from_mapping({str(key): value for key, value in values.items()})
+    return {str(key): value for key, value in values.items()}
+
+
+def config(name: str, **overrides: Any) -> CorpusConfig:
+    """The same, of a parallel corpus."""
+    return CorpusConfig.from_mapping(composed(name, "_fields", **overrides))
+
+
+def text_config(name: str, **overrides: Any) -> TextConfig:
+    """The same, of a corpus of running text."""
+    made = corpus_config(composed(name, "_text_fields", **overrides))
+    assert isinstance(made, TextConfig)
+    return made
 
 
 def sentences(count: int, seed: int = 0) -> tuple[list[str], list[str]]:

@@ -39,6 +39,9 @@ class Handler(BaseHTTPRequestHandler):
         server, start = self.server, 0
         asked = self.headers.get("Range")
         server.asked.append(asked)
+        if not self.headers["User-Agent"].startswith("normplugins/"):  # some hosts refuse Python libraries' own names
+            self.send_error(403)
+            return
         if self.path != "/file.bin":
             self.send_error(404)
             return

@@ -1,0 +1,134 @@
+"""Rate and peak memory of preparing WikiText-103, on an archive of its layout and size made of WikiText-2.
+
+The archive holds WikiText-2's training text 50 times (104 million tokens). In every copy but the first, WikiText-2's
+4,785 rarest words get the copy's number, which brings the vocabulary to WikiText-103's 267,735 types and more: a plain
+repetition would keep it at 33,278, and flatter the memory.
+
+    python benchmarks/prepare_wikitext103.py [--copies 50] [--wikitext2 wikitext-2-v1.zip] [--folder DIR]
+
+It prints what it measured and adds it to results/prepare_wikitext103.json. The temporary folder takes about 2 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+from normplugins.corpora.fetch import find_in_mirror
+from normplugins.corpora.files import whole_file
+from normplugins.corpora.wikitext import ARCHIVES
+from normplugins.experiment.record import git_commit, hardware, now, versions
+
+RESULTS = Path(__file__).parents[1] / "results" / "prepare_wikitext103.json"
+TYPES = 267_735  # of WikiText-103
+MARK = b"\0"
+CHILD = """
+import sys
+from pathlib import Path
+from normplugins.corpora import TextConfig, prepare
+prepare(TextConfig(name="wikitext103", verify=False), Path(sys.argv[1]))
+"""
+
+
+def make_archive(wikitext2: Path, path: Path, copies: int) -> None:
+    """Write an archive of WikiText-103's layout."""
+    path.parent.mkdir(parents=True)
+    with (
+        zipfile.ZipFile(wikitext2) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made,
+    ):
+        for split in ("valid", "test"):
+            made.writestr(f"wikitext-103/wiki.{split}.tokens", source.read(f"wikitext-2/wiki.{split}.tokens"))
+        lines = [line.split(b" ") for line in source.read("wikitext-2/wiki.train.tokens").split(b"\n")]
+        counts = Counter(word for words in lines for word in words if word)
+        wanted = -(-(TYPES - len(counts)) // max(1, copies - 1))
+        rare = {word for word, _ in counts.most_common()[-wanted:]}
+        text = b"\n".join(b" ".join(word + MARK if word in rare else word for word in words) for words in lines)
+        with made.open("wikitext-103/wiki.train.tokens", "w", force_zip64=True) as train:
+            for copy in range(copies):
+                train.write(text.replace(MARK, b"~%d" % copy if copy else b""))
+
+
+def memory(root: int) -> tuple[float, int]:
+    """Return the resident memory of a process and all below it, in MB, and how many they are."""
+    parents, sizes = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = dict(line.split(":\t", 1) for line in (entry / "status").read_text().splitlines())
+            except (OSError, ValueError):  # it has just ended
+                continue
+            parents[int(entry.name)] = int(status["PPid"])
+            sizes[int(entry.name)] = int(status.get("VmRSS", "0 kB").split()[0]) / 1024
+    tree, before = {root}, 0
+    while len(tree) != before:
+        before = len(tree)
+        tree |= {process for process, parent in parents.items() if parent in tree}
+    return sum(sizes.get(process, 0.0) for process in tree), len(tree & sizes.keys())
+
+
+def measure(root: Path) -> dict[str, float | int]:
+    """Prepare in a process of its own; return seconds, peak memory of it and its children in MB, and their number."""
+    start = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(root)], env=os.environ | {"NORMPLUGINS_MIRROR": ""})
+    peak, processes = 0.0, 1
+    while child.poll() is None:
+        now_used, now_running = memory(child.pid)
+        peak, processes = max(peak, now_used), max(processes, now_running)
+        time.sleep(0.1)
+    seconds = time.perf_counter() - start
+    if child.returncode:
+        sys.exit(child.returncode)
+    alone = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # exact, of the largest process
+    return {"seconds": round(seconds, 1), "peak_mb": round(max(peak, alone)), "processes": processes}
+
+
+def main() -> None:
+    """Make the archive, prepare it, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--copies", type=int, default=50)
+    parser.add_argument("--wikitext2", type=Path, default=find_in_mirror(ARCHIVES["wikitext2"], "wikitext2"))
+    parser.add_argument("--folder", type=Path, help="where the temporary folder goes")
+    options = parser.parse_args()
+    wikitext2 = options.wikitext2 or Path("data/wikitext2/raw") / ARCHIVES["wikitext2"]
+    if not wikitext2.is_file():
+        parser.error(f"no {wikitext2}: prepare wikitext2 first, or name its archive with --wikitext2")
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        root = Path(folder)
+        archive = root / "wikitext103" / "raw" / ARCHIVES["wikitext103"]
+        make_archive(wikitext2, archive, options.copies)
+        size = archive.stat().st_size
+        measured = measure(root)
+        manifest = json.loads((root / "wikitext103" / "word" / "corpus.json").read_text(encoding="utf-8"))
+    tokens = sum(counts["tokens"] for counts in manifest["counts"].values())
+    row = {
+        "text": f"WikiText-2's training text {options.copies} times, rare words varied, in WikiText-103's layout",
+        "train_tokens": manifest["counts"]["train"]["tokens"],
+        "tokens": tokens,
+        "types": manifest["types"],
+        "archive_mb": round(size / 1e6),
+        **measured,
+        "tokens_per_second": round(tokens / measured["seconds"]),
+        "nice": os.nice(0),
+        "when": now(),
+        "commit": git_commit(),
+        "hardware": hardware(cpu=True, processes=1),
+        "versions": versions(),
+    }
+    print(json.dumps(row, indent=1))
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    with whole_file(RESULTS) as temporary:
+        temporary.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
