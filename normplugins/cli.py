@@ -130,7 +130,7 @@ def prepare_corpus(options: argparse.Namespace) -> None:
 
 
 def evaluate_run(options: argparse.Namespace) -> None:
-    """``normplugins evaluate RUN [evaluate.beam=4 evaluate.context=16 ...]``: prints the scores; the record stays as it is."""
+    """``normplugins evaluate RUN [KEY=VALUE ...]``: prints the scores; the record stays as it is."""
     from normplugins.experiment.rescore import rescore
 
     rescore(options.run, options.overrides)

@@ -1,4 +1,4 @@
-"""One tiny trained run that many tests look at."""
+"""Tiny trained runs that many tests look at."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from experiment.helpers import PATIENCE, REPOSITORY, TINY, Trained
+from experiment.helpers import PATIENCE, REPOSITORY, TINY, TINY_LM, Trained, command, write_text
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +25,43 @@ def trained(tmp_path_factory):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return Trained(folder, folder / "run", done.stdout)
+
+
+@pytest.fixture(scope="session")
+def made_up_text(tmp_path_factory):
+    """A folder that serves as the mirror of a small text in the place of PTB."""
+    folder = tmp_path_factory.mktemp("text")
+    write_text(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train_language_model(tmp_path_factory, made_up_text):
+    """Trains ``normplugins run ptb``, tiny, with these overrides; the same ones give the same run."""
+    done = {}
+
+    def train(*overrides):
+        if overrides not in done:
+            folder = tmp_path_factory.mktemp("language_model")
+            arguments = ["run", "ptb", "tracking=none", "run_dir=run", *TINY_LM, *overrides]
+            status, said = command(arguments, folder, NORMPLUGINS_MIRROR=str(made_up_text))
+            assert status == 0, said
+            done[overrides] = Trained(folder, folder / "run", said)
+        return done[overrides]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def tensor_lm(train_language_model):
+    """The tensorized transformer as published: not causal."""
+    return train_language_model("norm=pn")
+
+
+@pytest.fixture(scope="session")
+def transformer_lm(train_language_model):
+    """A causal transformer."""
+    return train_language_model("norm=ln", "architecture=transformer", "model.attention_heads=2")
 
 
 @pytest.fixture

@@ -57,8 +57,8 @@ def _check_cosine(config: DictConfig) -> None:
         raise UserError(f"optimization.lr={config.optimization.lr}: the cosine schedule starts from a single rate")
     if config.lr_scheduler.lr_period_updates <= 0 and updates <= warmup:
         raise UserError(
-            f"optimization.max_update={updates}: the learning rate falls until then, from "
-            f"lr_scheduler.warmup_updates={warmup} on, so that more updates are needed"
+            f"optimization.max_update={updates}: at that update the learning rate has fallen to 0, so that more than "
+            f"lr_scheduler.warmup_updates={warmup} are needed"
         )
     if config.optimization.lr[0] <= config.lr_scheduler.min_lr:
         raise UserError(f"optimization.lr={config.optimization.lr}: above lr_scheduler.min_lr is needed")

@@ -41,7 +41,8 @@ class Windows:
     """How a text is cut: ``segment`` tokens a window, of which the first ``context`` are scored by the window before.
 
     So every token but the text's first ``context`` is predicted from at least ``context`` tokens before it, and from
-    the one before the window besides. The text's first token is predicted from ``</s>``. ``batch_size``: windows at once.
+    the one before the window besides; the text's first token is predicted from ``</s>``. ``batch_size``: windows at
+    once.
     """
 
     segment: int
@@ -107,12 +108,11 @@ def perplexity(logprobs: NDArray[np.float32], windows: Windows, causal: bool, pa
     """
     nats = -float(logprobs.mean(dtype=np.float64))
     if not math.isfinite(nats):
-        raise UserError(
-            f"the model's log-probabilities of {int((~np.isfinite(logprobs)).sum()):,} tokens are not finite"
-        )
+        broken = int((~np.isfinite(logprobs)).sum())
+        raise UserError(f"the log-probabilities that the model gives to {broken:,} tokens are not finite")
     parts = ("level:word", f"tokens:{len(logprobs)}", f"segment:{windows.segment}", f"context:{windows.context}")
     signature = "|".join([*parts, f"partial:{partial}", f"causal:{'yes' if causal else 'no'}"])
-    return Perplexity(math.exp(min(nats, 700.0)), signature, len(logprobs), nats)
+    return Perplexity(math.exp(min(nats, 709.0)), signature, len(logprobs), nats)
 
 
 def token_logprobs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import re
 import signal
 import sys
@@ -41,6 +42,25 @@ TINY = [
     "evaluate.beam=2",
     "evaluate.max_length_b=20",
 ]
+
+# A language model on a made-up text: 9 updates an epoch, and a last segment that is shorter than the others.
+TINY_LM = [
+    "corpus.verify=false",
+    "hardware=cpu",
+    "hardware.threads=1",
+    "task.tokens_per_sample=8",
+    "model.layers=1",
+    "model.embed_dim=16",
+    "model.ffn_embed_dim=16",
+    "dataset.batch_size=6",
+    "evaluate.batch_size=4",
+    "optimization.lr=[0.01]",
+    "optimization.max_update=24",
+    "pn_warmup_updates=6",
+    "common.log_interval=3",
+    "train.checkpoint_minutes=0",
+]
+LINES = {"train": 70, "valid": 15, "test": 17}
 
 # A server that has imported everything and forks: each process starts as a fresh command would, seconds earlier.
 _context = multiprocessing.get_context("forkserver")
@@ -120,6 +140,20 @@ def _signal_at(point: Point) -> Any:
     return hook
 
 
+def write_text(folder: Path) -> None:
+    """Three small files for ``corpus=ptb``: words that mostly follow from the one before, and a blank line."""
+    draw = random.Random(7)
+    for split, count in LINES.items():
+        lines = []
+        for _ in range(count):
+            word = draw.randrange(12)
+            words = [word := (5 * word + draw.choice((1, 1, 1, 2))) % 12 for _ in range(draw.randrange(1, 9))]
+            lines.append(" ".join(f"w{word}" for word in words))
+        if split == "train":
+            lines[:2] = [" ".join(f"w{word}" for word in range(12)), ""]
+        (folder / f"ptb.{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Trained:
     """A finished run: ``folder`` is where the command was given, ``directory`` the run's, ``output`` what it said."""
@@ -147,16 +181,16 @@ def outcome(folder: Path, directory: Path) -> dict[str, Any]:
     """Everything that a run produced and that must not depend on how often it was broken off."""
     (result,) = (folder / "results").rglob("seed*.json")
     record = json.loads(result.read_text(encoding="utf-8"))
-    last, averaged = load(directory / "checkpoint_last.pt"), load(directory / "checkpoint_averaged.pt")
+    last = load(directory / "checkpoint_last.pt")
+    averaged = [load(path) for path in directory.glob("checkpoint_averaged.pt")]
     return {
         "model": last["model"],
         "optimizer": last["last_optimizer_state"],
         "iterator": last["extra_state"]["train_iterator"],
         "history": _without_clock(last["extra_state"]["history"]),
-        "averaged": averaged["model"],
-        "averaged from": averaged["extra_state"],
+        "averaged": [(state["model"], state["extra_state"]) for state in averaged],
         "best": load(directory / "checkpoint_best.pt")["model"],
-        "translations": (directory / "test.hypotheses").read_text(encoding="utf-8").splitlines(),
+        "outputs": {path.name: path.read_bytes() for path in directory.glob("test.*")},
         "scores": record["metrics"],
         "curves": _without_clock(record["curves"]),
     }

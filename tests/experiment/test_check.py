@@ -1,6 +1,7 @@
 """What is refused before any work: values out of range, keys without effect, sentences too long for the model."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from normplugins.errors import UserError
 from normplugins.experiment.check import LEAST, UNUSED, check
@@ -8,20 +9,19 @@ from normplugins.experiment.config import compose_config
 
 
 def test_every_experiment_passes_as_it_is():
-    for experiment in ("demo", "iwslt14", "multi30k"):
+    for experiment in ("demo", "iwslt14", "multi30k", "ptb", "wikitext2", "wikitext103"):
         check(compose_config(experiment))
 
 
 @pytest.mark.parametrize("key", LEAST)
 def test_below_the_least(key):
+    experiment = "demo" if OmegaConf.select(compose_config("demo"), key, default="none") != "none" else "ptb"
     with pytest.raises(UserError, match=key):
-        check(compose_config("demo", [f"{key}={LEAST[key] - 1}"]))
+        check(compose_config(experiment, [f"{key}={LEAST[key] - 1}"]))
 
 
 @pytest.mark.parametrize("key", UNUSED)
 def test_keys_without_effect_are_known_keys_of_fairseq(key):
-    from omegaconf import OmegaConf
-
     from normplugins.experiment.config import fairseq_defaults
 
     section, _, name = key.rpartition(".")
@@ -41,6 +41,8 @@ def test_keys_without_effect_are_known_keys_of_fairseq(key):
         ("run_dir=null", "needs a folder"),
         ("+norm.foo=1", "unknown key 'norm.foo'"),
         ("model.decoder_norm=foo", "decoder_norm: unknown norm 'foo'"),
+        ("dataset.max_tokens=null", "dataset.batch_size are null"),
+        ("corpus=ptb", "corpus=ptb does not fit"),
     ],
 )
 def test_refused(override, words):

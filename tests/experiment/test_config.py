@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from normplugins.errors import UserError
+from normplugins.experiment.check import check
 from normplugins.experiment.config import (
     CONFIG_DIR,
     compose_config,
@@ -27,8 +28,78 @@ def test_known_names():
     assert {"ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none"} <= set(NORMS)
 
 
-@pytest.mark.parametrize(("experiment", "norm"), list(itertools.product(experiments(), NORMS)))
-def test_every_experiment_composes_with_every_norm(experiment, norm):
+LANGUAGE_MODELS = ("ptb", "wikitext103", "wikitext2")
+TRANSLATIONS = sorted(set(experiments()) - set(LANGUAGE_MODELS))
+
+
+@pytest.mark.parametrize(("experiment", "norm"), list(itertools.product(LANGUAGE_MODELS, NORMS)))
+def test_every_language_model_composes_with_every_norm_architecture_and_budget(experiment, norm):
+    for architecture, budget in itertools.product(("tensor", "transformer"), ("full", "cpu")):
+        config = compose_config(experiment, [f"norm={norm}", f"architecture={architecture}", f"budget={budget}"])
+        check(config)
+        assert config.norm.name == config.model.norm == norm
+        assert {key: config.model[f"norm_{key}"] for key in config.norm if key != "name"} == {
+            key: value for key, value in config.norm.items() if key != "name"
+        }
+        assert config.run_dir == f"runs/{experiment}/{norm},architecture={architecture},budget={budget}/seed1"
+        assert config.budget.name == budget
+        assert fairseq_config(config).model._name == {"tensor": "tensor_transformer_lm"}.get(
+            architecture, "norm_transformer_lm"
+        )
+        if norm == "pn":
+            assert config.norm.groups == (1 if architecture == "tensor" else 4)
+            assert config.norm.warmup_updates == config.optimization.max_update // 10
+
+
+def test_ptb_is_the_published_recipe():
+    config = compose_config("ptb", ["norm=pn"])
+    model = config.model
+    assert (model._name, model.causal, model.cores, model.head_dim) == ("tensor_transformer_lm", False, 1, 40)
+    assert (model.layers, model.embed_dim, model.ffn_embed_dim, model.dropout) == (3, 256, 2100, 0.3)
+    assert (model.normalize_before, model.adaptive_softmax_cutoff, config.criterion._name) == (
+        False,
+        None,
+        "cross_entropy",
+    )
+    assert (config.task.tokens_per_sample, model.tokens_per_sample, config.task.sample_break_mode) == (32, 32, "none")
+    assert (config.dataset.batch_size, config.dataset.max_tokens, config.criterion.sentence_avg) == (120, None, False)
+    assert (list(config.optimization.lr), config.optimization.max_update) == ([2.5e-4], 20000)
+    assert (list(config.optimizer.adam_betas), config.optimizer.weight_decay) == ([0.9, 0.999], 0)
+    assert (config.optimization.clip_norm, config.lr_scheduler.warmup_updates) == (0.25, 0)
+    assert config.evaluate.average is None
+
+
+def test_wikitext103_is_the_published_recipe():
+    config = compose_config("wikitext103")
+    model = config.model
+    assert (model.layers, model.embed_dim, model.ffn_embed_dim, model.dropout) == (6, 256, 2100, 0.1)
+    assert (model.adaptive_softmax_cutoff, model.adaptive_softmax_factor) == ("20000,40000,200000", 1.0)
+    assert (model.adaptive_input, config.criterion._name) == (True, "adaptive_loss")
+    assert (config.task.tokens_per_sample, config.dataset.batch_size) == (80, 60)
+    assert (config.optimization.max_update, list(config.optimization.lr)) == (200000, [2.5e-4])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["architecture=nope"], ["architecture 'nope'", "tensor", "transformer"]),
+        (["budget=nope"], ["budget 'nope'", "cpu", "full"]),
+        (["evaluate.beam=3"], ["evaluate.beam", "context", "segment"]),
+        (["evaluate.context=many"], ["evaluate.context", "'many'", "Integer"]),
+        (["pn_warmup_updates=many"], ["pn_warmup_updates", "'many'", "Integer"]),
+        (["corpus.lowercase=false"], ["corpus.lowercase", "verify", "expected_types"]),
+        (["model.attention_heads=2"], ["model.attention_heads", "causal", "cores"]),
+        (["architecture=transformer", "model.causal=true"], ["model.causal", "attention_heads", "max_positions"]),
+    ],
+)
+def test_what_a_language_model_does_not_know(overrides, words):
+    with pytest.raises(UserError) as error:
+        compose_config("ptb", overrides)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(("experiment", "norm"), list(itertools.product(TRANSLATIONS, NORMS)))
+def test_every_translation_composes_with_every_norm(experiment, norm):
     config = compose_config(experiment, [f"norm={norm}"])
     assert config.norm.name == config.model.encoder_norm == norm
     assert config.model.decoder_norm == "ln"
@@ -132,6 +203,7 @@ def name_of(overrides, norm="pn", corpus="custom", gpus=1):
         (["model.decoder_norm=bn", "norm=bn"], "bn,model.decoder_norm=bn"),
         (["norm=ln", "optimization.lr=[0.1,0.2]"], "ln,optimization.lr=_0.1,0.2_"),
         (["norm=ln", "++optimization.lr=[3e-4]"], "ln,optimization.lr=_3e-4_"),
+        (["norm=ln", "model.causal=true", "budget=cpu"], "ln,budget=cpu,model.causal=true"),
     ],
 )
 def test_a_cell_is_named_by_what_changes_its_number(overrides, name):
