@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -58,9 +57,9 @@ def make_archive(wikitext2: Path, path: Path, copies: int) -> None:
                 train.write(text.replace(MARK, b"~%d" % copy if copy else b""))
 
 
-def memory(root: int) -> tuple[float, int]:
-    """Return the resident memory of a process and all below it, in MB, and how many they are."""
-    parents, sizes = {}, {}
+def memory(root: int) -> dict[int, float]:
+    """Return the highest resident memory so far of a process and of each below it, in MB."""
+    parents, peaks = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -68,28 +67,30 @@ def memory(root: int) -> tuple[float, int]:
             except (OSError, ValueError):  # it has just ended
                 continue
             parents[int(entry.name)] = int(status["PPid"])
-            sizes[int(entry.name)] = int(status.get("VmRSS", "0 kB").split()[0]) / 1024
+            peaks[int(entry.name)] = int(status.get("VmHWM", "0 kB").split()[0]) / 1024
     tree, before = {root}, 0
     while len(tree) != before:
         before = len(tree)
         tree |= {process for process, parent in parents.items() if parent in tree}
-    return sum(sizes.get(process, 0.0) for process in tree), len(tree & sizes.keys())
+    return {process: peaks[process] for process in tree if process in peaks}
 
 
 def measure(root: Path) -> dict[str, float | int]:
-    """Prepare in a process of its own; return seconds, peak memory of it and its children in MB, and their number."""
+    """Prepare in a process of its own; return seconds, MB and processes.
+
+    The memory is the sum of every process's own peak: what they hold at one time is not more.
+    """
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(root)], env=os.environ | {"NORMPLUGINS_MIRROR": ""})
-    peak, processes = 0.0, 1
+    peaks: dict[int, float] = {}
     while child.poll() is None:
-        now_used, now_running = memory(child.pid)
-        peak, processes = max(peak, now_used), max(processes, now_running)
-        time.sleep(0.1)
+        for process, peak in memory(child.pid).items():
+            peaks[process] = max(peak, peaks.get(process, 0.0))
+        time.sleep(0.05)
     seconds = time.perf_counter() - start
     if child.returncode:
         sys.exit(child.returncode)
-    alone = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # exact, of the largest process
-    return {"seconds": round(seconds, 1), "peak_mb": round(max(peak, alone)), "processes": processes}
+    return {"seconds": round(seconds, 1), "peak_mb": round(sum(peaks.values())), "processes": len(peaks)}
 
 
 def main() -> None:
