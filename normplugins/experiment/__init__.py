@@ -1,1 +1,1 @@
-"""One run, from a Hydra config to a recorded result: compose, prepare, train, average, translate, score, record."""
+"""One run, from a Hydra config to a recorded result: compose, prepare, train, score, record."""

@@ -60,10 +60,7 @@ def check(config: DictConfig) -> None:
     known = {field.name for field in fields(NormConfig)}
     if unknown := sorted(str(key) for key in config.norm if key not in known):
         raise UserError(f"unknown key 'norm.{unknown[0]}'. Known in norm: {', '.join(sorted(known))}")
-    kind, corpus = kind_of(config.task._name), corpus_config(config.corpus)
-    if not isinstance(corpus, kind.CORPUS):
-        raise UserError(f"corpus={corpus.name} does not fit the experiment: its task is {config.task._name}")
-    corpus.check()
+    corpus_config(config.corpus).check()
     check_values(config)
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed}: below 2**32 is needed")

@@ -129,10 +129,18 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
 
 
 def check_types(config: DictConfig) -> None:
-    """Convert the values of our own sections to their types; raises an OmegaConf error that names key and type."""
+    """Convert the values of our own sections to their types.
+
+    Raises:
+        UserError: the corpus is of another kind than the task.
+        OmegaConfBaseException: a value has the wrong type; it names key and type.
+    """
+    kind, corpus = kind_of(config.task._name), corpus_config(config.corpus)
+    if not isinstance(corpus, kind.CORPUS):
+        raise UserError(f"corpus={corpus.name} does not fit the experiment, whose task is {config.task._name}")
     types: dict[str, type] = {"force": bool, "train": TrainSection, "hardware": HardwareSection}
-    types |= {"corpus": type(corpus_config(config.corpus)), **kind_of(config.task._name).SECTIONS}
-    own = make_dataclass("OwnSections", [(name, kind, MISSING) for name, kind in types.items()])
+    types |= {"corpus": type(corpus), **kind.SECTIONS}
+    own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])
     typed = OmegaConf.merge(OmegaConf.structured(own), OmegaConf.masked_copy(config, list(types)))
     config.update(OmegaConf.to_container(typed))
 

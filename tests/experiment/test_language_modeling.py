@@ -13,6 +13,7 @@ from normplugins.errors import UserError
 from normplugins.experiment.check import check
 from normplugins.experiment.config import compose_config
 from normplugins.experiment.language_modeling import SEES_THE_FUTURE
+from normplugins.experiment.run import tracking
 
 from .helpers import LINES, TINY_LM, Point, command, differences, files, load, outcome
 
@@ -87,6 +88,12 @@ def test_a_model_that_sees_the_future_is_labelled(tensor_lm, transformer_lm):
         for metric in run.record["metrics"].values():
             assert f"perplexity = {metric['score']:.2f}" in run.output
             assert metric["signature"] in run.output
+
+
+def test_tracked_runs_carry_the_label_too(tmp_path):
+    assert SEES_THE_FUTURE in tracking(compose_config("ptb", ["tracking=none"]), tmp_path).tags
+    causal = compose_config("ptb", ["tracking=none", "model.causal=true"])
+    assert tracking(causal, tmp_path).tags == ["ptb", "ln", "ptb"]
 
 
 def test_a_complete_run_is_not_repeated(tensor_lm, normplugins, at_home):
