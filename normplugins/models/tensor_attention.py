@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-BLOCK = 16  # positions; see benchmarks/tensor_attention.py
+BLOCK = 8  # positions; see benchmarks/tensor_attention.py
 
 
 def plain(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor, causal: bool) -> Tensor:
@@ -62,9 +62,9 @@ def contract(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tens
             seen = k[:, :end], r[:end], v[:, :end], weight[:, :end, :end]
             parts.append(_recomputed(_causal_block, a[:, block], b[:, block], *seen))
         return torch.cat(parts, dim=1)
-    content = torch.stack([_recomputed(_pairs, k[:, block], v, weight[:, block, :time]) for block in blocks]).sum(0)
+    content = torch.stack([_recomputed(_pairs, k.mT[..., block], v.mT, weight[:, block, :time]) for block in blocks])
     position = torch.einsum("djk,jh,bkh->bhd", weight[:, :, :time], r, v)
-    return a @ content + b @ position
+    return a @ content.sum(0) + b @ position
 
 
 def _causal_block(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor) -> Tensor:
@@ -77,9 +77,8 @@ def _causal_block(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight:
 
 
 def _pairs(k: Tensor, v: Tensor, weight: Tensor) -> Tensor:
-    """Σ_jk W_djk k_jh v_kh over a block of j: (B, J, H), (B, T, H), (C, J, T) to (B, H, C)."""
-    products = (k[:, :, None] * v[:, None]).flatten(1, 2)
-    return products.mT @ weight.flatten(1).t()
+    """Σ_jk W_djk k_jh v_kh over a block of j: (B, H, J), (B, H, T), (C, J, T) to (B, H, C)."""
+    return F.linear((k[..., None] * v[..., None, :]).flatten(2), weight.flatten(1))
 
 
 def _future(queries: int, tokens: int, device: torch.device, first: int = 0) -> Tensor:
