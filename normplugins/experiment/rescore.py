@@ -34,15 +34,15 @@ def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, dict[st
     Raises:
         UserError: the folder holds no finished run, or an override is not of these sections or does not fit the model.
     """
-    for needed in (folder.CONFIG, folder.RECORD):
-        if not (directory / needed).exists():
-            raise UserError(f"{directory} holds no finished run ({needed} is needed)")
-    config = OmegaConf.create((directory / folder.CONFIG).read_text(encoding="utf-8"))
+    path = directory / folder.CONFIG
+    if not path.exists():
+        raise UserError(f"{directory} holds no finished run ({path.name} is needed)")
+    config = OmegaConf.create(path.read_text(encoding="utf-8"))
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
     checkpoint = directory / (checkpoints.AVERAGED if config.evaluate.average else checkpoints.BEST)
     if not checkpoint.exists():
-        raise UserError(f"the model of the run in {directory} is gone ({checkpoint.name})")
+        raise UserError(f"{directory} holds no finished run ({checkpoint.name} is needed)")
     kind = kind_of(config.task._name)
     changeable = (*kind.RESCORABLE, *CHANGEABLE)
     for override in overrides:
