@@ -1,4 +1,4 @@
-"""The ``normplugins`` command: prepare, run, evaluate, report, and stock fairseq with the plugin registered."""
+"""The ``normplugins`` command: prepare, run, evaluate, analyze, report, and stock fairseq with our plugin."""
 
 from normplugins import compat  # noqa: F401  (before fairseq, and in every process that fairseq starts)
 
@@ -86,6 +86,17 @@ def build_parser() -> argparse.ArgumentParser:
     overrides(evaluate)
     report = command("report", write_report, "print the tables and write them to results/README.md")
     report.add_argument("--results", type=Path, default=Path("results"), help="default: results")
+    analyze = commands.add_parser("analyze", help="measure something on a trained run")
+    analyses = analyze.add_subparsers(required=True, metavar="ANALYSIS")
+    text = "what a language model sees of the tokens after each position: a record, and the page results/causality.md"
+    causality = analyses.add_parser("causality", help=text, description=text)
+    causality.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/ptb/ln/seed1")
+    causality.add_argument("--draws", type=int, default=2, help="replacements of each future (default: %(default)s)")
+    causality.add_argument(
+        "--segments", type=int, default=32, help="segments scored; in training mode, trials (default: %(default)s)"
+    )
+    causality.add_argument("--results", type=Path, default=Path("results"), help="default: results")
+    causality.set_defaults(command=analyze_causality, takes_overrides=False)
     convert = command("import-checkpoint", import_checkpoint, "convert a checkpoint of the released PowerNorm code")
     convert.add_argument("source", type=Path, help="checkpoint.pt of the released code")
     convert.add_argument("destination", type=Path, help="the checkpoint to write")
@@ -141,6 +152,13 @@ def write_report(options: argparse.Namespace) -> None:
     from normplugins.report import report
 
     report(options.results)
+
+
+def analyze_causality(options: argparse.Namespace) -> None:
+    """``normplugins analyze causality RUN``."""
+    from normplugins.analysis.audit import audit_causality
+
+    audit_causality(options.run, options.results, options.draws, options.segments)
 
 
 def import_checkpoint(options: argparse.Namespace) -> None:

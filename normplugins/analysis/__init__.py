@@ -1,0 +1,1 @@
+"""Measurements on trained models: what they see, and what a norm's statistics carry."""
