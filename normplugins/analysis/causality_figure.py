@@ -31,7 +31,7 @@ REPLACED: dict[str, Any] = {"marker": "o", "markersize": 10, "markerfacecolor": 
 
 def draw(cells: Sequence[Cell], path: Path) -> None:
     """Write the PNG of at least one cell; the same records give the same bytes with the same version of matplotlib."""
-    modes = [name for name in MODES if any(cell.mode(name) for cell in cells)]
+    modes = [name for name in MODES if any(name in cell.modes for cell in cells)]
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -55,9 +55,10 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
 
 
 def _names(cells: Sequence[Cell]) -> list[str]:
-    """The norm and the model, and the run where there are several."""
-    runs = {cell.run for cell in cells}
-    return [f"{cell.norm}, {cell.kind}" + (f"\n{cell.run}" if len(runs) > 1 else "") for cell in cells]
+    """The norm and the model, and the run where there are several: as much of it as has room."""
+    several = len({cell.run for cell in cells}) > 1
+    runs = [cell.run if len(cell.run) <= 45 else f"{cell.run[:44]}…" for cell in cells]
+    return [f"{cell.norm}, {cell.kind}" + f"\n{run}" * several for cell, run in zip(cells, runs, strict=True)]
 
 
 def _perplexities(axis: Axes, cells: Sequence[Cell]) -> None:
@@ -100,10 +101,8 @@ def _by_distance(axis: Axes, cells: Sequence[Cell]) -> None:
     axis.set_yscale("symlog", linthresh=SMALLEST, linscale=0.5)
     _ticks(axis.yaxis, heights)
     axis.set_xlim(1 - 0.02 * last, last * 1.02)
-    axis.set_title(
-        "The same by distance to the nearest replaced token\n(as published: evaluation; causal: training, if not 0)"
-    )
-    axis.set_xlabel("tokens from the scored position")
+    axis.set_title("The same by distance (as published: evaluation;\ncausal: training, where not exactly 0)")
+    axis.set_xlabel("tokens from the position to the nearest replaced one")
     axis.set_ylabel("nats")
     if len(heights) == 1:
         axis.text(0.5, 0.5, "exactly 0 everywhere", transform=axis.transAxes, ha="center")
@@ -111,7 +110,7 @@ def _by_distance(axis: Axes, cells: Sequence[Cell]) -> None:
 
 def _ticks(axis: Axis, values: Sequence[float]) -> None:
     """Ticks at 0 and at every second power of ten up to the greatest value."""
-    powers = [10.0**power for power in range(-8, 4, 2)]
+    powers = [10.0**power for power in range(-6, 4, 2)]
     shown = [0.0, *powers[: sum(power < max(values, default=0) for power in powers) + 1]]
     axis.set_major_locator(FixedLocator(shown))
     axis.set_minor_locator(FixedLocator([]))

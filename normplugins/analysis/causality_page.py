@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from normplugins.analysis.causality_figure import draw
-from normplugins.analysis.causality_records import MODELS, MODES, Cell, Change, machines, read_cells
+from normplugins.analysis.causality_findings import findings, ppl, size, spread
+from normplugins.analysis.causality_records import MODELS, Cell, Change, machines, read_cells
 from normplugins.corpora.files import whole_file
 from normplugins.report.parts import Column, Table
 from normplugins.report.records import AS_PUBLISHED
@@ -23,7 +24,7 @@ HEAD = """\
 
 A language model predicts each word of a text from the words before it. Its perplexity (lower is better) means something
 only if it cannot read the word that it is asked for. The published code of the paper's baseline, the tensorized
-transformer, builds a mask against that and never applies it. This page measures what every recorded model sees."""
+transformer, is handed a mask against that and never uses it. This page measures what every recorded model sees."""
 
 METHOD = """\
 ## What was done
@@ -105,128 +106,17 @@ def page(cells: Sequence[Cell]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def findings(cells: Sequence[Cell]) -> list[str]:
-    """Sentences that follow from the numbers, whatever they are."""
-    published = [cell for cell in cells if cell.kind == AS_PUBLISHED]
-    causal = [cell for cell in cells if cell.kind != AS_PUBLISHED]
-    found = [text for run in dict.fromkeys(cell.run for cell in published) for text in _published(run, published)]
-    if causal:
-        found.append(_masked(causal))
-        found.extend(_leaks(causal))
-    if published:
-        found.append(_published_training(published))
-    unsure = [_name(cell, mode) for cell in cells for mode, of in cell.modes.items() if not of.repeatable]
-    if unsure:
-        found.append(
-            f"Careful: with {_list(unsure)}, reading the *same* input twice did not give the same bits on this device, "
-            "so that small changes there mean nothing."
-        )
-    return found
-
-
-def _published(run: str, published: Sequence[Cell]) -> list[str]:
-    cells = [cell for cell in published if cell.run == run]
-    modes = [cell.modes["evaluation"] for cell in cells]
-    true, replaced = _range([mode.ppl_true for mode in modes]), _range([mode.ppl_replaced for mode in modes])
-    worse = min(mode.ppl_replaced / mode.ppl_true for mode in modes)
-    verdict = "**The published model reads its answers**" if worse > 1.1 else "The published model, where not masked"
-    norms = _list([cell.norm for cell in cells])
-    text = (
-        f"{verdict} ({run}; norm {norms}): perplexity {true} with the true future, {replaced} once the words after "
-        "each position are others."
-    )
-    last, elsewhere = _places(cells, "last"), _places(cells, "others")
-    if last and elsewhere:
-        text += (
-            f" Nothing need be replaced to see it: over the whole test text, the same models have perplexity "
-            f"{_range(elsewhere)} where words follow in the segment, and {_range(last)} at a segment's last position, "
-            "where none does."
-        )
-    return [text]
-
-
-def _places(cells: Iterable[Cell], place: str) -> list[float]:
-    values = [cell.over_seeds(lambda one: one["by_place"] and one["by_place"][place]) for cell in cells]
-    return [value for value in values if value is not None]
-
-
-def _masked(causal: Sequence[Cell]) -> str:
-    leaking = [cell for cell in causal if not cell.modes["evaluation"].change.identical]
-    if not leaking:
-        which = "the causal model" if len(causal) == 1 else f"all {len(causal)} causal models"
-        return f"**In evaluation, {which} saw nothing of the future**: no number that came out changed in any bit."
-    worst = max(cell.modes["evaluation"].change.max for cell in leaking)
-    return (
-        f"In evaluation, {len(leaking)} of {len(causal)} models that should be causal are not, to the bit: "
-        f"{_list([_name(cell) for cell in leaking])}. No log-probability of a true word changed by more than "
-        f"{_nats(worst)}."
-    )
-
-
-def _leaks(causal: Sequence[Cell]) -> list[str]:
-    """A sentence for the norms that leak nothing in training, and one for each that does."""
-    silent: list[str] = []
-    leaking: dict[str, list[tuple[Cell, str]]] = {}
-    for cell, mode in ((cell, mode) for cell in causal for mode in ("training", "training_in_warmup")):
-        if mode in cell.modes:
-            state = _state(cell, mode)
-            changes = [cell.modes[mode].change, cell.modes[mode].other]
-            if all(change is None or change.identical for change in changes):
-                silent.append(state)
-            else:
-                leaking.setdefault(state, []).append((cell, mode))
-    found = []
-    silent = [state for state in dict.fromkeys(silent) if state not in leaking]
-    if silent:
-        found.append(f"In training mode, nothing at all leaks with {_list(silent)}: 0 to the bit.")
-    for state, members in leaking.items():
-        modes = [cell.modes[mode] for cell, mode in members]
-        effect = max(abs(mode.ppl_replaced / mode.ppl_true - 1) for mode in modes)
-        text = (
-            f"In training mode, **{state}** lets the future through: on average "
-            f"{_range([mode.change.mean for mode in modes], _size)} nats, at most "
-            f"{_nats(max(mode.change.max for mode in modes))}; the perplexity moves by "
-            f"{'less than 0.1' if effect < 0.001 else f'up to {100 * effect:.1f}'} %."
-        )
-        others = [mode.other for mode in modes if mode.other]
-        if others and not all(other.identical for other in others):
-            text += (
-                f" It reaches other segments too: {_range([other.mean for other in others], _size)} nats on average."
-            )
-        found.append(text)
-    return found
-
-
-def _published_training(published: Sequence[Cell]) -> str:
-    text = (
-        "In training mode, what a model as published sees through its norm cannot be told apart from what it sees "
-        "through attention, in the segment whose end was replaced."
-    )
-    others = [cell for cell in published if cell.modes["training"].other]
-    if others:
-        text += " In another segment only the norm can carry anything: see the last columns of the second table."
-    return text
-
-
-def _state(cell: Cell, mode: str) -> str:
-    """The norm, and for PN, when."""
-    if cell.first["warmup"] is None:
-        return f"`{cell.norm}`"
-    during = mode == "training_in_warmup" or cell.warming
-    return f"`{cell.norm}` {'during' if during else 'after'} its warmup"
-
-
 def _evaluation(cells: Sequence[Cell]) -> Table:
     rows = []
     for cell in cells:
         mode = cell.modes["evaluation"]
-        numbers = [_ppl(mode.ppl_true), _ppl(mode.ppl_replaced)]
+        numbers = [ppl(mode.ppl_true), ppl(mode.ppl_replaced)]
         whole = [
             cell.over_seeds(lambda one: one["by_place"] and one["by_place"]["last"]),
             cell.over_seeds(lambda one: one["by_place"] and one["by_place"]["others"]),
             cell.over_seeds(lambda one: one["run"]["ppl"]),
         ]
-        rows.append([*_row(cell), *_change(mode.change), *numbers, *(_ppl(value) for value in whole)])
+        rows.append([*_row(cell), *_change(mode.change), *numbers, *(ppl(value) for value in whole)])
     columns = [
         *_COLUMNS,
         *_CHANGE,
@@ -247,11 +137,11 @@ def _training(cells: Sequence[Cell]) -> Table:
                 mode = cell.modes[name]
                 warmup = cell.first["warmup"] is not None
                 state = "in warmup" if name != "training" else "as trained" + (", in warmup" * cell.warming * warmup)
-                mixed = " (attention and norm)" if cell.kind == AS_PUBLISHED and not mode.change.identical else ""
+                mixed = " (attention included)" if cell.kind == AS_PUBLISHED and not mode.change.identical else ""
                 mean, most = _change(mode.change)
                 other = _change(mode.other) if mode.other else ["-", "-"]
-                ppl = [_ppl(mode.ppl_true), _ppl(mode.ppl_replaced)]
-                rows.append([*_row(cell), state, mean + mixed, most, *ppl, *other])
+                numbers = [ppl(mode.ppl_true), ppl(mode.ppl_replaced)]
+                rows.append([*_row(cell), state, mean + mixed, most, *numbers, *other])
     columns = [
         *_COLUMNS,
         Column("norm's state", right=False),
@@ -283,10 +173,11 @@ def _repeat(cells: Sequence[Cell]) -> str:
     def probe(one: Any) -> str:
         probed, full = one["probe"], one["run"]["batch"]
         smaller = "" if probed["batch"] == full else f" (the run's own is {full[0]}: the text has no more)"
+        times = f"{probed['draws']} time{'s' if probed['draws'] != 1 else ''}"
         return (
             f"{probed['segments']} segments of {probed['batch'][1]} tokens, spread evenly over the text, each replaced "
-            f"{probed['draws']} times from every position on, random seed {probed['seed']}; in training mode "
-            f"{probed['trials']} trials in a batch of {probed['batch'][0]} segments{smaller}"
+            f"{times} from every position on, random seed {probed['seed']}; in training mode {probed['trials']} trials "
+            f"in a batch of {probed['batch'][0]} segments{smaller}"
         )
 
     run = cells[0].first
@@ -302,7 +193,7 @@ def _repeat(cells: Sequence[Cell]) -> str:
                 *(f"- Measured: {text}." for text in every(probe)),
                 *(
                     f"- Took: {text}."
-                    for text in [_range([one["seconds"] for c in cells for one in c.records]) + " s a run"]
+                    for text in [spread([one["seconds"] for c in cells for one in c.records]) + " s a run"]
                 ),
                 *(f"- Hardware: {text}." for text in machines(cells)),
                 *(f"- Commit: {text}." for text in every(lambda one: str(one["git_commit"]))),
@@ -317,36 +208,8 @@ def _versions(record: Any) -> str:
     return ", ".join(f"{name} {record['versions'][name]}" for name in ("python", "torch", "fairseq"))
 
 
-def _name(cell: Cell, mode: str = "") -> str:
-    return f"{cell.norm} ({MODELS[cell.kind]}; {cell.run}{f'; {MODES[mode]}' if mode else ''})"
-
-
 def _change(change: Change) -> list[str]:
     """Mean and max as cells; nothing is called zero that is not so to the bit."""
     if change.identical:
         return [ZERO, ZERO]
-    return [_size(change.mean), _size(change.max)]
-
-
-def _size(value: float) -> str:
-    return f"{value:.2g}" if value else "0 (rounded)"
-
-
-def _nats(value: float) -> str:
-    return f"{_size(value)} nats"
-
-
-def _ppl(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if value < 100 else f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"
-
-
-def _range(values: Sequence[float], text: Callable[[float], str] = _ppl) -> str:
-    low, high = text(min(values)), text(max(values))
-    return low if low == high else f"{low} to {high}"
-
-
-def _list(names: Sequence[str]) -> str:
-    unique = list(dict.fromkeys(names))
-    return unique[0] if len(unique) == 1 else f"{', '.join(unique[:-1])} and {unique[-1]}"
+    return [size(change.mean), size(change.max)]

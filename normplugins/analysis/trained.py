@@ -1,5 +1,6 @@
 """Loads what a finished language-model run left: its model, its settings, and the text that it was scored on."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ def load_trained(directory: Path) -> TrainedLanguageModel:
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     assert isinstance(corpus, PreparedText)
     normplugins.register()
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
         [str(checkpoint)], arg_overrides={"data": str(corpus.bin_dir)}
     )
