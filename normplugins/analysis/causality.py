@@ -106,7 +106,7 @@ def log_probabilities(model: Any, output: Tensor, targets: Tensor) -> Tensor:
     rows = max(1, MOST_NUMBERS // (targets.size(1) * len(model.decoder.dictionary)))
     parts = []
     for some, wanted in zip(output.split(rows), targets.split(rows), strict=True):
-        every = model.get_normalized_probs((some, {}), log_probs=True, sample={"target": wanted})
+        every = model.get_normalized_probs((some, {}), log_probs=True, sample={"target": wanted.contiguous()})
         parts.append(every.gather(-1, wanted[..., None]).squeeze(-1).float())
     return torch.cat(parts)
 

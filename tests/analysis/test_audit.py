@@ -1,0 +1,86 @@
+"""``normplugins analyze causality`` on tiny trained runs: what it records, and whom it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = ["--segments", "3", "--draws", "1"]
+
+
+@pytest.fixture
+def analyze(made_up_text, monkeypatch, normplugins, tmp_path):
+    """Calls the command for a run, where its own was given; returns the record and what was said."""
+
+    def call(run, *arguments):
+        monkeypatch.chdir(run.folder)
+        monkeypatch.setenv("NORMPLUGINS_MIRROR", str(made_up_text))
+        status, said, errors = normplugins(
+            "analyze", "causality", run.directory, "--results", tmp_path, *SMALL, *arguments
+        )
+        assert status == 0, errors
+        of = run.record
+        path = tmp_path / "causality" / "ptb" / of["variant"] / f"seed{of['seed']}.json"
+        return json.loads(path.read_text(encoding="utf-8")), said
+
+    return call
+
+
+def test_a_run_as_published_and_a_causal_one(analyze, tensor_lm, transformer_lm, tmp_path):
+    published, said = analyze(tensor_lm)
+    assert (published["norm"], published["model"]) == ("pn", {"name": "tensor_transformer_lm", "causal": False})
+    assert published["run"]["ppl"] == tensor_lm.record["metrics"]["ppl"]["score"]
+    assert published["probe"] == {"draws": 1, "segments": 3, "trials": 3, "seed": 1, "batch": [6, 8]}
+    assert published["warmup"] == {"updates": 24, "of": 6}
+    assert not published["measured"]["evaluation"]["identical"]
+    assert published["measured"]["training"]["other_segment"]["identical"], "PN's warmup has ended"
+    assert not published["measured"]["training_in_warmup"]["other_segment"]["identical"]
+    assert {"git_commit", "hardware", "versions", "date", "seconds"} <= published.keys()
+    assert f"written: {tmp_path / 'causality.md'}" in said
+
+    causal, said = analyze(transformer_lm)
+    assert causal["measured"]["evaluation"]["identical"]
+    assert causal["measured"]["training"]["identical"]
+    assert causal["measured"]["training_in_warmup"] is causal["warmup"] is None
+    assert "evaluation mode: |change of log p| 0, to the bit" in said
+
+    page = (tmp_path / "causality.md").read_text(encoding="utf-8")
+    assert "**The published model reads the future**" in page
+    assert "the causal model saw nothing of the future" in page
+    assert page.count("\n| ptb") == 2 + 3, "two runs in evaluation; in training one of them in two states"
+    with Image.open(tmp_path / "figures" / "causality.png") as figure:
+        assert figure.width > figure.height > 200
+
+
+def test_the_last_positions_perplexity_is_the_runs_own(analyze, tensor_lm):
+    places = analyze(tensor_lm)[0]["by_place"]
+    logprobs = np.load(tensor_lm.directory / "test.logprobs.npy").astype(float)
+    last = [logprobs[index] for index in range(7, len(logprobs), 8)]
+    assert places["segments"] == len(last)
+    assert places["last"] == pytest.approx(np.exp(-np.mean(last)))
+
+
+def test_a_run_without_saved_log_probabilities_has_no_such_number(analyze, tensor_lm, tmp_path):
+    moved = tmp_path / "run"
+    shutil.copytree(tensor_lm.directory, moved)
+    (moved / "test.logprobs.npy").unlink()
+    run = type(tensor_lm)(tensor_lm.folder, moved, "")
+    assert analyze(run)[0]["by_place"] is None
+
+
+def test_what_cannot_be_analyzed(refused, tensor_lm, tmp_path):
+    def line(*arguments):
+        return refused("analyze", "causality", *arguments, "--results", tmp_path / "results")
+
+    assert "holds no finished run" in line(tmp_path / "nowhere")
+    assert "--draws 0: at least 1" in line(tensor_lm.directory, "--draws", "0")
+    run = tmp_path / "run"
+    shutil.copytree(tensor_lm.directory, run)
+    (run / "checkpoint_best.pt").unlink()
+    assert "is gone (checkpoint_best.pt)" in line(run)
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    (run / "config.yaml").write_text(config.replace("_name: language_modeling", "_name: translation"), encoding="utf-8")
+    assert "is of task translation; language_modeling is needed" in line(run)
+    assert not (tmp_path / "results").exists()
