@@ -13,12 +13,41 @@ from normplugins.errors import UserError
 from normplugins.models.config import LanguageModelConfig
 
 
+class _AdaptiveSoftmax(AdaptiveSoftmax):
+    """fairseq's, with every word learnt: its ``adaptive_loss`` leaves out what has padding's index within a cluster.
+
+    In the first cluster that is padding. In the later ones, counted from their own first word, it would be a word:
+    there all indices are moved beyond padding's.
+    """
+
+    def __init__(self, padding_idx: int, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.moved = padding_idx + 1
+
+    def forward(self, input: Tensor, target: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """Features (B, T, C) and words (B, T) to each cluster's logits and targets; None where no word is of it."""
+        logits, targets = super().forward(input, target)
+        for index in range(1, len(targets)):
+            if targets[index] is not None:
+                logits[index] = F.pad(logits[index], (self.moved, 0), value=-math.inf)
+                targets[index] = targets[index] + self.moved
+        return logits, targets
+
+
+def _zero_buffers(module: nn.Module) -> Any:
+    """Set what fairseq leaves as it finds it in memory, and we would refuse to save where that is no number."""
+    for name, buffer in module.named_buffers():
+        if name.endswith("_float_tensor"):
+            buffer.zero_()
+    return module
+
+
 class Vocabulary(nn.Module):
     """Embeddings scaled by sqrt(C) on the way in; logits on the way out, unless there is an adaptive softmax.
 
     fairseq puts ``<s>`` and ``<pad>`` before the words of every dictionary, and no running text has them. With a full
     softmax they have neither embedding nor probability, so that the model counts words as published ones do (PTB:
-    10,000). fairseq's adaptive modules, used as they are (word and position of a cluster, no biases), keep both rows.
+    10,000). fairseq's adaptive modules (no biases) keep both rows.
 
     Raises UserError when a cluster would begin beyond the dictionary's end.
     """
@@ -37,7 +66,9 @@ class Vocabulary(nn.Module):
         self.adaptive_input: Any = None
         if cfg.adaptive_input:
             factor = cfg.adaptive_softmax_factor
-            self.adaptive_input = AdaptiveInput(size, self.padding_idx, cfg.embed_dim, factor, cfg.embed_dim, cutoffs)
+            self.adaptive_input = _zero_buffers(
+                AdaptiveInput(size, self.padding_idx, cfg.embed_dim, factor, cfg.embed_dim, cutoffs)
+            )
         else:
             self.embeddings = self._table(size - self.unused, cfg.embed_dim)
         if not cutoffs:
@@ -68,12 +99,14 @@ class Vocabulary(nn.Module):
         if not cfg.cutoffs:
             return None
         tied = cfg.adaptive_input and cfg.tie_embeddings
-        return AdaptiveSoftmax(
+        softmax = _AdaptiveSoftmax(
+            self.padding_idx,
             self.size,
             cfg.embed_dim,
             cfg.cutoffs,
-            cfg.dropout,
+            dropout=0.0,  # the stack's output comes with its dropout
             factor=cfg.adaptive_softmax_factor,
             adaptive_inputs=self.adaptive_input if tied else None,
             tie_proj=tied,
         )
+        return _zero_buffers(softmax)

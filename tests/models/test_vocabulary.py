@@ -52,6 +52,35 @@ def test_an_adaptive_softmax_gives_probabilities_and_gradients(kind, adaptive_in
     assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
 
 
+@EACH_MODEL
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_adaptive_loss_counts_every_word(kind, tied):
+    """In every cluster; fairseq's own leaves out the one that has padding's index within a later cluster."""
+    model = make_language_model(kind, adaptive_input=True, tie_embeddings=tied, **ADAPTIVE)
+    words = torch.arange(2, 24).view(-1, 1)
+    segments = torch.cat([words, words.flip(0)], dim=1)  # each word is read and predicted once
+    expected = log_probs(model, segments[:, :1])[:, 0].gather(1, segments[:, 1:])
+    torch.testing.assert_close(lm_loss(model, segments), -expected.mean().view(1))
+    padded = torch.cat([segments, torch.full_like(words, PAD)], dim=1)
+    torch.testing.assert_close(lm_loss(model, padded), lm_loss(model, segments))
+
+
+def test_an_adaptive_softmax_has_no_dropout_of_its_own():
+    """The stack's output has it already."""
+    softmax = make_language_model("tensor", dropout=0.9, **ADAPTIVE).decoder.adaptive_softmax.train()
+    features, words = torch.randn(2, 6, 16), torch.arange(2, 14).view(2, 6)
+    for once, again in zip(softmax(features, words)[0], softmax(features, words)[0], strict=True):
+        assert (once is None and again is None) or torch.equal(once, again)
+
+
+def test_nothing_is_left_as_it_was_found_in_memory(monkeypatch):
+    """fairseq's adaptive modules keep a buffer that they never set."""
+    monkeypatch.setattr(torch, "FloatTensor", lambda size: torch.full((size,), math.nan))
+    model = make_language_model("tensor", adaptive_input=True, **ADAPTIVE)
+    assert [name for name in model.state_dict() if name.endswith("_float_tensor")]
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
 def test_adaptive_input_and_softmax_share_their_embeddings_when_tied():
     counts = [
         sum(
