@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "command"),
     [
         ("run.sh", ["custom", "pn", "corpus.train=my/a b"], ["run", "custom", "norm=pn", "corpus.train=my/a b"]),
+        (
+            "campaign.sh",
+            ["8", "ptb", "norm=ln,pn", "seed=1,2"],
+            ["run", "ptb", "-m", "train.checkpoint_minutes=1", "norm=ln,pn", "seed=1,2"],
+        ),
         ("prepare_custom.sh", ["corpus.train=my/a b"], ["prepare", "custom", "corpus.train=my/a b"]),
         ("prepare_demo.sh", ["data_dir=here"], ["prepare", "demo", "data_dir=here"]),
         ("prepare_iwslt14.sh", [], ["prepare", "iwslt14"]),
@@ -48,3 +53,25 @@ def test_a_script_calls_normplugins_from_where_the_caller_stands(
         check=True,
     )
     assert done.stdout.splitlines() == [str(here.resolve()), *command]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "program", "status"), [("0.002", "exec sleep 100", 75), ("1", "exit 0", 0), ("1", "exit 3", 3)]
+)
+def test_a_campaign_says_by_its_status_whether_its_time_was_up(
+    tmp_path: Path, minutes: str, program: str, status: int
+) -> None:
+    shutil.copytree(SCRIPTS, tmp_path / "clone" / "scripts")
+    normplugins = tmp_path / "normplugins"
+    normplugins.write_text(f"#!/bin/sh\n{program}\n")
+    normplugins.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(tmp_path / "clone" / "scripts" / "campaign.sh"), minutes, "ptb", "norm=ln"],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status
+    assert ("goes on from here" in done.stderr) is (status == 75)
