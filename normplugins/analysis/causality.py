@@ -24,7 +24,7 @@ MOST_NUMBERS = 2**26  # log-probabilities held at once: 256 MB
 
 @dataclass
 class Change:
-    """|Δ log p| of tokens, in nats, and whether any number that the model put out changed in any bit."""
+    """|Δ log p| of tokens, in nats, and whether the model's features changed in no bit."""
 
     identical: bool = True
     tokens: int = 0
@@ -95,18 +95,29 @@ def _perplexity(logprobs: float, tokens: int) -> float:
 
 
 def outputs(model: Any, inputs: Tensor) -> Tensor:
-    """What comes out for ``inputs`` (B, T): logits (B, T, V), or features (B, T, C) for an adaptive softmax."""
+    """The features (B, T, C) of ``inputs`` (B, T), from which the scores of all words are computed place by place.
+
+    The scores themselves, most of the work for a large vocabulary, are left to ``log_probabilities``.
+    """
     lengths = torch.full((len(inputs),), inputs.size(1), device=inputs.device)
-    output: Tensor = model(inputs, src_lengths=lengths)[0]
-    return output
+    vocabulary = model.decoder.vocabulary
+    vocabulary.logits = lambda features: features  # hides the method: an adaptive softmax's model does so of itself
+    try:
+        features: Tensor = model(inputs, src_lengths=lengths)[0]
+    finally:
+        del vocabulary.logits
+    return features
 
 
-def log_probabilities(model: Any, output: Tensor, targets: Tensor) -> Tensor:
-    """The log-probabilities (B, T) of ``targets`` (B, T) by an ``output`` (B, T, ...), a few rows at a time."""
-    rows = max(1, MOST_NUMBERS // (targets.size(1) * len(model.decoder.dictionary)))
+def log_probabilities(model: Any, features: Tensor, targets: Tensor) -> Tensor:
+    """The log-probabilities (B, T) of ``targets`` (B, T) by features (B, T, C), a few rows at a time."""
+    decoder = model.decoder
+    rows = max(1, MOST_NUMBERS // (targets.size(1) * len(decoder.dictionary)))
     parts = []
-    for some, wanted in zip(output.split(rows), targets.split(rows), strict=True):
-        every = model.get_normalized_probs((some, {}), log_probs=True, sample={"target": wanted.contiguous()})
+    for some, wanted in zip(features.split(rows), targets.split(rows), strict=True):
+        output = some if decoder.adaptive_softmax else decoder.vocabulary.logits(some)
+        sample = {"target": wanted.contiguous()}
+        every = model.get_normalized_probs((output, {}), log_probs=True, sample=sample)
         parts.append(every.gather(-1, wanted[..., None]).squeeze(-1).float())
     return torch.cat(parts)
 
@@ -118,6 +129,23 @@ def others(tokens: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
         again = text[torch.randint(len(text), tokens.shape, generator=generator).to(text.device)]
         drawn = torch.where(drawn == tokens, again, drawn)
     return drawn
+
+
+@contextmanager
+def _words_from_a_table(model: Any) -> Iterator[None]:
+    """Look adaptive embeddings up, computed once: fairseq computes them for a cluster's words of a batch together.
+
+    How many these are changes the last bits of all, which would look like a change of what is seen.
+    """
+    vocabulary = model.decoder.vocabulary
+    adaptive = vocabulary.adaptive_input
+    if adaptive is not None:
+        words = torch.arange(len(model.decoder.dictionary), device=next(model.parameters()).device)
+        vocabulary.adaptive_input = nn.Embedding.from_pretrained(adaptive(words[None])[0])
+    try:
+        yield
+    finally:
+        vocabulary.adaptive_input = adaptive
 
 
 @torch.no_grad()
@@ -137,16 +165,17 @@ def in_evaluation(
     """
     model.eval()
     measured = Measured([Change() for _ in range(inputs.size(1) - 1)])
-    for some, wanted in zip(inputs.split(size), targets.split(size), strict=True):
-        true = outputs(model, some)
-        before = log_probabilities(model, true, wanted)
-        measured.repeatable &= torch.equal(outputs(model, some), true)
-        for _ in range(draws):
-            drawn = others(some, text, generator)
-            for cut in range(1, inputs.size(1)):
-                output = outputs(model, torch.cat([some[:, :cut], drawn[:, cut:]], dim=1))
-                _compare_bits(measured, cut, true, output)
-                measured.add(cut, before, log_probabilities(model, output, wanted))
+    with _words_from_a_table(model):
+        for some, wanted in zip(inputs.split(size), targets.split(size), strict=True):
+            true = outputs(model, some)
+            before = log_probabilities(model, true, wanted)
+            measured.repeatable &= torch.equal(outputs(model, some), true)
+            for _ in range(draws):
+                drawn = others(some, text, generator)
+                for cut in range(1, inputs.size(1)):
+                    output = outputs(model, torch.cat([some[:, :cut], drawn[:, cut:]], dim=1))
+                    same = _compare_bits(measured, cut, true, output)
+                    measured.add(cut, before, before if same else log_probabilities(model, output, wanted))
     return measured
 
 
@@ -176,7 +205,7 @@ def in_training(
     """
     (batch, length), measured = inputs.shape, Measured([Change() for _ in range(inputs.size(1) - 1)])
     cuts = torch.cat([torch.randperm(length - 1, generator=generator) for _ in range(-(-trials // (length - 1)))]) + 1
-    with _norms_training(model, warming) as restored:
+    with _words_from_a_table(model), _norms_training(model, warming) as restored:
 
         def run(tokens: Tensor) -> Tensor:
             restored()
@@ -193,8 +222,9 @@ def in_training(
             tokens[own, cut:] = others(inputs[own], text, generator)[cut:]
             output = run(tokens)
             row = slice(own, own + 1)
-            _compare_bits(measured, cut, true[row], output[row])
-            measured.add(cut, log_probability(true, row), log_probability(output, row))
+            before = log_probability(true, row)
+            same = _compare_bits(measured, cut, true[row], output[row])
+            measured.add(cut, before, before if same else log_probability(output, row))
             if batch > 1:
                 far = (own + batch // 2) % batch
                 row = slice(far, far + 1)
@@ -203,10 +233,12 @@ def in_training(
     return measured
 
 
-def _compare_bits(measured: Measured, cut: int, before: Tensor, after: Tensor) -> None:
-    same = (before[:, :cut] == after[:, :cut]).flatten(2).all(2).all(0).tolist()
+def _compare_bits(measured: Measured, cut: int, before: Tensor, after: Tensor) -> bool:
+    """Count which features (B, T, C) before ``cut`` changed; whether none did: then no log-probability there does."""
+    same = (before[:, :cut] == after[:, :cut]).all(2).all(0).tolist()
     for position in range(cut):
         measured.by_distance[cut - position - 1].identical &= same[position]
+    return all(same)
 
 
 def norms_of(model: nn.Module) -> list[nn.Module]:

@@ -58,7 +58,7 @@ def _masked(causal: Sequence[Cell]) -> str:
         which = (
             "the causal model saw nothing" if len(causal) == 1 else f"none of the {len(causal)} causal models saw any"
         )
-        return f"**In evaluation, {which} of the future**: no number that came out changed in any bit."
+        return f"**In evaluation, {which} of the future**: not one bit changed of what is computed."
     worst = max(cell.modes["evaluation"].change.max for cell in leaking)
     return (
         f"In evaluation, {len(leaking)} of {len(causal)} models that should be causal are not, to the bit: "

@@ -42,9 +42,9 @@ Words of the test text are replaced, and we look whether what the model says of 
 Position 4's input is `on` itself, the very answer at position 3: a model whose attention is not masked reads it there.
 Each `*` is a word drawn at random from the test text, as often as it occurs there, and never the word that it replaces.
 The true word is scored both times; the change of its log-probability, in nats, is what the model saw of the future.
-For a model that sees none of it, every number that it puts out stays the same to the last bit. We do this for every
-position of a segment but its last; a position also counts when the replaced words begin 2, 3, ... words after it: its
-*distance*.
+For a model that sees none of it, all that it computes for a position stays the same to the last bit. We do this for
+every position of a segment but its last; a position also counts when the replaced words begin 2, 3, ... words after it:
+its *distance*.
 
 **In evaluation mode**, in which perplexity is measured, only attention can look ahead.
 
@@ -58,8 +58,8 @@ by the batch's own statistic during its warmup only, so it is measured as the tr
 READ = f"""\
 ## How to read it
 
-- *{ZERO}*: not one number that the models put out (a score for each word of the vocabulary, at every position that was
-  looked at) differs in any bit. Nothing was seen.
+- *{ZERO}*: at every position that was looked at, the vector from which the model computes the scores of all words
+  is the same in every bit. Nothing was seen.
 - *mean, max*: of |change of log p| in nats, over the positions with all that follows them in the segment replaced. A
   change of 0.69 nats doubles or halves a probability. A max of another mode or segment is over other positions.
 - *ppl, true future* and *ppl, replaced future*: over those same positions. They are few (a sample of the test text; in

@@ -44,12 +44,20 @@ def is_seen(figures):
     return not is_zero(figures) and figures["mean"] > 0
 
 
+class Scores:
+    adaptive_input = None
+
+    def logits(self, features):
+        return features
+
+
 class Reader(nn.Module):
     """Knows the future only ``ahead`` words on: gives the input there 5 nats more than any other word."""
 
     def __init__(self, ahead):
         super().__init__()
-        self.ahead, self.decoder = ahead, Namespace(dictionary=range(20))
+        self.ahead = ahead
+        self.decoder = Namespace(dictionary=range(20), adaptive_softmax=None, vocabulary=Scores())
 
     def forward(self, inputs, src_lengths):
         ahead = torch.cat([inputs[:, self.ahead :], inputs.new_zeros(len(inputs), self.ahead)], dim=1)
@@ -95,7 +103,11 @@ def test_the_published_model_sees_every_token_in_evaluation(norm):
 
 def test_an_adaptive_softmax_is_measured_too():
     settings = {"adaptive_softmax_cutoff": "6,12", "adaptive_input": True, "norm": "ln"}
-    assert is_zero(evaluated(make_language_model("tensor", causal=True, **settings)))
+    model = make_language_model("tensor", causal=True, **settings)
+    embedding = model.decoder.vocabulary.adaptive_input
+    assert is_zero(evaluated(model))
+    assert is_zero(trained(model))
+    assert model.decoder.vocabulary.adaptive_input is embedding
     assert is_seen(evaluated(make_language_model("tensor", causal=False, **settings)))
 
 
