@@ -44,6 +44,11 @@ def check(config: DictConfig) -> None:
     check_windows(_windows(config), most)
     if config.task.sample_break_mode not in (None, "none"):
         raise UserError(f"task.sample_break_mode={config.task.sample_break_mode}: perplexity is measured with none")
+    for key in ("add_bos_token", "self_target", "past_target"):
+        if config.task[key]:
+            raise UserError(f"task.{key}=true: perplexity is measured of each token after those of the text before it")
+    if config.criterion._name == "adaptive_loss" and not config.model.adaptive_softmax_cutoff:
+        raise UserError("criterion=adaptive_loss needs model.adaptive_softmax_cutoff; a full softmax: cross_entropy")
     if config.dataset.max_tokens is not None and config.dataset.max_tokens < segment:
         raise UserError(f"dataset.max_tokens={config.dataset.max_tokens}: a segment has {segment} tokens")
     if config.lr_scheduler._name == "cosine":

@@ -194,11 +194,14 @@ def check_model(cfg: Any) -> None:
     """Refuse settings of a model, ``cfg._name``, that cannot work; needs no corpus.
 
     Raises:
-        UserError: settings that do not fit together, an unknown norm, or a switch that no norm of the model has.
+        UserError: an unknown key, settings that do not fit together, an unknown norm, or a switch that no norm of the
+            model has.
     """
+    known = {field.name for field in fields(LANGUAGE_MODELS.get(cfg._name, NormTransformerConfig))}
+    if unknown := sorted(str(key) for key in cfg if key not in known):
+        raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(sorted(known))}")
     if cfg._name in LANGUAGE_MODELS:
-        model = resolve_language_model(LANGUAGE_MODELS[cfg._name], cfg)
-        model.build_norm()
+        resolve_language_model(LANGUAGE_MODELS[cfg._name], cfg).build_norm()
         return
     translation = resolve_config(cfg)
     for side in SIDES:

@@ -40,6 +40,7 @@ def test_keys_without_effect_are_known_keys_of_fairseq(key):
         ("experiment=a/b", "names a folder"),
         ("run_dir=null", "needs a folder"),
         ("+norm.foo=1", "unknown key 'norm.foo'"),
+        ("+model.foo=1", "unknown key 'model.foo'"),
         ("model.decoder_norm=foo", "decoder_norm: unknown norm 'foo'"),
         ("dataset.max_tokens=null", "dataset.batch_size are null"),
         ("corpus=ptb", "corpus=ptb does not fit"),
