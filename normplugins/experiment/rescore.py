@@ -23,6 +23,8 @@ CHANGEABLE = ("hardware.threads", "common.cpu", "data_dir")
 def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Score the test set with the model that a run's record is about and print the scores.
 
+    A run that goes by its best checkpoint can be scored before its end; that it may not have ended is said.
+
     Args:
         directory: the run's folder, with its ``config.yaml`` and the checkpoint that was scored.
         overrides: changes to the ``evaluate`` and ``hardware`` sections, such as ``evaluate.beam=4`` for a translation
@@ -32,7 +34,8 @@ def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, dict[st
         The metrics as they would stand in a record.
 
     Raises:
-        UserError: the folder holds no finished run, or an override is not of these sections or does not fit the model.
+        UserError: the folder holds no checkpoint to score, or an override is not of these sections or does not fit the
+            model.
     """
     path = directory / folder.CONFIG
     if not path.exists():
@@ -64,6 +67,8 @@ def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, dict[st
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     with tempfile.TemporaryDirectory() as scratch:
         metrics, speed = kind.evaluate(config, checkpoint, corpus, Path(scratch))
+    if not (directory / folder.RECORD).exists():
+        print(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
     for name, metric in metrics.items():
         print(f"{name}: {kind.describe(metric)}\n  {metric['signature']}")
     if label := kind.label(dict(flatten(config))):

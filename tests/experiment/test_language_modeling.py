@@ -144,6 +144,17 @@ def test_rescoring_slides_a_window(transformer_lm, normplugins, at_home):
     assert files(transformer_lm.directory) == before
 
 
+def test_rescoring_says_that_a_run_may_not_have_ended(transformer_lm, normplugins, at_home, tmp_path):
+    """The checkpoint with the best validation loss is there long before the last update."""
+    at_home(transformer_lm.folder)
+    shutil.copytree(transformer_lm.directory, tmp_path / "run")
+    (tmp_path / "run" / "record.json").unlink()
+    (_, whole, _), (status, broken_off, _) = normplugins("evaluate", "run"), normplugins("evaluate", tmp_path / "run")
+    assert status == 0
+    assert "no record" in broken_off
+    assert "no record" not in whole
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -167,6 +178,10 @@ def test_rescoring_refuses(override, words, tensor_lm, refused, at_home):
         (["evaluate.segment=33"], "at most 32"),
         (["architecture=transformer", "model.max_positions=31"], "model.max_positions"),
         (["task.sample_break_mode=eos"], "sample_break_mode=eos"),
+        (["task.add_bos_token=true"], "task.add_bos_token=true"),
+        (["task.past_target=true"], "task.past_target=true"),
+        (["criterion=adaptive_loss"], "model.adaptive_softmax_cutoff"),
+        (["architecture=transformer", "+model.causal=false"], "unknown key 'model.causal'"),
         (["dataset.max_tokens=31"], "dataset.max_tokens=31"),
         (["dataset.batch_size=null"], "dataset.batch_size"),
         (["optimization.max_update=0", "optimization.max_epoch=3"], "optimization.max_update=0"),
