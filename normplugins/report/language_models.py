@@ -45,7 +45,8 @@ def perplexity_table(corpus: PaperCorpus, runs: Sequence[Run]) -> Table:
     """
 
     def rest(run: Run) -> tuple[str, ...]:
-        return (*[TRANSFORMER][run.model != TRANSFORMER :], *run.settings, *filter(None, [cut_at(run, corpus)]))
+        kind = TRANSFORMER if run.model == TRANSFORMER else ""
+        return tuple(filter(None, [kind, *run.settings, cut_at(run, corpus)]))
 
     cells = group((run for run in runs if not run.budget), key=lambda run: cut_at(run, corpus))
     footnotes = Footnotes()
