@@ -1,4 +1,4 @@
-"""Corpora: fetch -> verify -> tokenize -> subword -> binarize, one file per corpus."""
+"""Corpora: fetch -> verify -> tokenize -> subword -> binarize (running text: by words as they are), a file each."""
 
 from normplugins.corpora.config import CorpusConfig, TextConfig
 from normplugins.corpora.pipeline import CORPORA, PreparedCorpus, corpus_config, prepare

@@ -100,10 +100,8 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
     """Fetch what is missing of ``url`` into ``part``; return the size of the whole, None if the server hides it."""
     held = part.stat().st_size if part.exists() else 0
     version = _version_file(part)
-    headers = {
-        "Accept-Encoding": "identity",
-        "User-Agent": f"normplugins/{__version__}",
-    }  # libraries' own: often refused
+    # Servers often refuse the name that a library gives itself.
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"normplugins/{__version__}"}
     if held:
         headers["Range"] = f"bytes={held}-"
         if version.exists():  # else a file changed on the server would be glued to the old one's start

@@ -25,7 +25,7 @@ from normplugins.experiment.train import History, TrainSettings, saved_history, 
 
 
 def run(config: DictConfig) -> dict[str, Any]:
-    """Bring one run to its end: prepare the corpus, train, average, translate, score, record.
+    """Bring one run to its end: prepare the corpus, train, average if told to, score, record.
 
     Returns:
         The record, as written to ``results/runs/<experiment>/<variant>/seed<k>.json``.
@@ -65,9 +65,8 @@ def carry_out(config: DictConfig, directory: Path, name: str) -> dict[str, Any]:
     config.task.data = str(corpus.bin_dir)
     config.checkpoint.save_dir = str(directory)
     if config.distributed_training.distributed_world_size > 1:
-        trained(
-            config, directory, name, saved_history(directory)
-        )  # the first of its processes opens the wandb run: none may be open here
+        # The first of its processes opens the wandb run: none may be open here.
+        trained(config, directory, name, saved_history(directory))
     with tracked(tracking(config, directory)) as tracker:
         before = saved_history(directory)
         if before:

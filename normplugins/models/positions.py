@@ -39,7 +39,7 @@ class SinusoidalPositions(nn.Module):
         if tokens.size(1) > self.max_positions:
             raise UserError(
                 f"a sequence of {tokens.size(1)} tokens, but the model takes at most {self.max_positions}: "
-                "shorten it, or train with larger max_source_positions and max_target_positions"
+                "shorten it, or train with larger max_positions (translation: max_source_ and max_target_positions)"
             )
         real = tokens.ne(self.padding_idx).long()
         return nn.functional.embedding(real.cumsum(dim=1) * real + self.padding_idx, self.table)

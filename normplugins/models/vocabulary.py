@@ -88,11 +88,8 @@ class Vocabulary(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Features (B, T, C) to logits (B, T, V), minus infinity where a symbol is unused; full softmax only."""
-        rows, bias = (
-            F.pad(self.output, (0, 0, self.unused, 0)),
-            F.pad(self.output_bias, (self.unused, 0), value=-math.inf),
-        )
-        return F.linear(x, rows, bias)
+        rows = F.pad(self.output, (0, 0, self.unused, 0))
+        return F.linear(x, rows, F.pad(self.output_bias, (self.unused, 0), value=-math.inf))
 
     def build_adaptive_softmax(self, cfg: LanguageModelConfig) -> AdaptiveSoftmax | None:
         """Build the adaptive softmax, which the criterion ``adaptive_loss`` looks for in a decoder; None if full."""
