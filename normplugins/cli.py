@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
         "evaluate", evaluate_run, "score a trained run again, with other search settings or windows", True
     )
     evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/iwslt14/pn/seed1")
+    evaluate.add_argument("--save", type=Path, metavar="DIR", help="keep the translations or log-probabilities there")
     overrides(evaluate)
     report = command("report", write_report, "print the tables and write them to results/README.md")
     report.add_argument("--results", type=Path, default=Path("results"), help="default: results")
@@ -144,7 +145,7 @@ def evaluate_run(options: argparse.Namespace) -> None:
     """``normplugins evaluate RUN [KEY=VALUE ...]``: prints the scores; the record stays as it is."""
     from normplugins.experiment.rescore import rescore
 
-    rescore(options.run, options.overrides)
+    rescore(options.run, options.overrides, options.save)
 
 
 def write_report(options: argparse.Namespace) -> None:

@@ -94,18 +94,12 @@ def _perplexity(logprobs: float, tokens: int) -> float:
     return math.exp(min(-logprobs / tokens, 709.0))
 
 
-def outputs(model: Any, inputs: Tensor) -> Tensor:
+def features_of(model: Any, inputs: Tensor) -> Tensor:
     """The features (B, T, C) of ``inputs`` (B, T), from which the scores of all words are computed place by place.
 
     The scores themselves, most of the work for a large vocabulary, are left to ``log_probabilities``.
     """
-    lengths = torch.full((len(inputs),), inputs.size(1), device=inputs.device)
-    vocabulary = model.decoder.vocabulary
-    vocabulary.logits = lambda features: features  # hides the method: an adaptive softmax's model does so of itself
-    try:
-        features: Tensor = model(inputs, src_lengths=lengths)[0]
-    finally:
-        del vocabulary.logits
+    features: Tensor = model.extract_features(inputs)[0]
     return features
 
 
@@ -115,9 +109,8 @@ def log_probabilities(model: Any, features: Tensor, targets: Tensor) -> Tensor:
     rows = max(1, MOST_NUMBERS // (targets.size(1) * len(decoder.dictionary)))
     parts = []
     for some, wanted in zip(features.split(rows), targets.split(rows), strict=True):
-        output = some if decoder.adaptive_softmax else decoder.vocabulary.logits(some)
         sample = {"target": wanted.contiguous()}
-        every = model.get_normalized_probs((output, {}), log_probs=True, sample=sample)
+        every = model.get_normalized_probs((decoder.output_layer(some), {}), log_probs=True, sample=sample)
         parts.append(every.gather(-1, wanted[..., None]).squeeze(-1).float())
     return torch.cat(parts)
 
@@ -167,13 +160,13 @@ def in_evaluation(
     measured = Measured([Change() for _ in range(inputs.size(1) - 1)])
     with _words_from_a_table(model):
         for some, wanted in zip(inputs.split(size), targets.split(size), strict=True):
-            true = outputs(model, some)
+            true = features_of(model, some)
             before = log_probabilities(model, true, wanted)
-            measured.repeatable &= torch.equal(outputs(model, some), true)
+            measured.repeatable &= torch.equal(features_of(model, some), true)
             for _ in range(draws):
                 drawn = others(some, text, generator)
                 for cut in range(1, inputs.size(1)):
-                    output = outputs(model, torch.cat([some[:, :cut], drawn[:, cut:]], dim=1))
+                    output = features_of(model, torch.cat([some[:, :cut], drawn[:, cut:]], dim=1))
                     same = _compare_bits(measured, cut, true, output)
                     measured.add(cut, before, before if same else log_probabilities(model, output, wanted))
     return measured
@@ -209,7 +202,7 @@ def in_training(
 
         def run(tokens: Tensor) -> Tensor:
             restored()
-            return outputs(model, tokens)
+            return features_of(model, tokens)
 
         def log_probability(output: Tensor, row: slice) -> Tensor:
             return log_probabilities(model, output[row], targets[row])

@@ -20,7 +20,7 @@ from normplugins.experiment.run import set_threads
 CHANGEABLE = ("hardware.threads", "common.cpu", "data_dir")
 
 
-def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def rescore(directory: Path, overrides: Sequence[str] = (), save: Path | None = None) -> dict[str, dict[str, Any]]:
     """Score the test set with the model that a run's record is about and print the scores.
 
     A run that goes by its best checkpoint can be scored before its end; that it may not have ended is said.
@@ -29,6 +29,7 @@ def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, dict[st
         directory: the run's folder, with its ``config.yaml`` and the checkpoint that was scored.
         overrides: changes to the ``evaluate`` and ``hardware`` sections, such as ``evaluate.beam=4`` for a translation
             run or ``evaluate.context=16`` for a language model.
+        save: a folder, made if need be, for what else a run leaves: the translations, or each token's log-probability.
 
     Returns:
         The metrics as they would stand in a record.
@@ -63,10 +64,15 @@ def rescore(directory: Path, overrides: Sequence[str] = ()) -> dict[str, dict[st
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error
     check_values(config)
+    if save:
+        try:
+            save.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"nothing can be saved in {save}: {error.strerror}") from error
     set_threads(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     with tempfile.TemporaryDirectory() as scratch:
-        metrics, speed = kind.evaluate(config, checkpoint, corpus, Path(scratch))
+        metrics, speed = kind.evaluate(config, checkpoint, corpus, save or Path(scratch))
     if not (directory / folder.RECORD).exists():
         print(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
     for name, metric in metrics.items():

@@ -24,8 +24,6 @@ from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import SinusoidalPositions
 from normplugins.models.vocabulary import Vocabulary
 
-Logits = tuple[Tensor, dict[str, list[None]]]
-
 
 def one_dictionary(task: Any) -> Dictionary:
     """Return the task's dictionary; raises UserError when it predicts other words than it reads."""
@@ -34,20 +32,34 @@ def one_dictionary(task: Any) -> Dictionary:
     return task.source_dictionary
 
 
-def predict(decoder: FairseqDecoder, x: Tensor) -> Logits:
-    """Features (T, B, C) to what fairseq's criteria take: logits (B, T, V), or features for an adaptive softmax."""
-    x = x.transpose(0, 1)
-    return (x if decoder.adaptive_softmax else decoder.vocabulary.logits(x)), {"attn": [None]}
+Features = tuple[Tensor, dict[str, list[None]]]
+"""Features (B, T, C), and what fairseq's beam search expects beside them."""
 
 
-class NormTransformerLMDecoder(FairseqIncrementalDecoder):
+class LanguageModelDecoder(FairseqDecoder):
+    """What the language models share: a full or an adaptive softmax over ``vocabulary``.
+
+    fairseq's ``forward`` is ``extract_features`` and then ``output_layer``.
+    """
+
+    vocabulary: Vocabulary
+
+    def __init__(self, cfg: LanguageModelConfig, dictionary: Dictionary) -> None:
+        super().__init__(dictionary)
+        self.vocabulary = Vocabulary(cfg, dictionary)
+        self.adaptive_softmax = self.vocabulary.build_adaptive_softmax(cfg)
+
+    def output_layer(self, features: Tensor, **_unused: Any) -> Tensor:
+        """(B, T, C) to logits (B, T, V); an adaptive softmax takes the features as they are."""
+        return features if self.adaptive_softmax else self.vocabulary.logits(features)
+
+
+class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
     """Embeddings and sinusoidal positions, layers of causal self-attention and feed-forward, pre-norm a final norm."""
 
     def __init__(self, cfg: NormTransformerLMConfig, dictionary: Dictionary) -> None:
-        super().__init__(dictionary)
+        super().__init__(cfg, dictionary)
         self.cfg = cfg
-        self.vocabulary = Vocabulary(cfg, dictionary)
-        self.adaptive_softmax = self.vocabulary.build_adaptive_softmax(cfg)
         self.positions = SinusoidalPositions(cfg.embed_dim, dictionary.pad(), cfg.max_positions)
         self.layers = nn.ModuleList(self._layer(cfg) for _ in range(cfg.layers))
         self.final_norm = cfg.build_norm(final=True) if cfg.normalize_before else None
@@ -57,13 +69,12 @@ class NormTransformerLMDecoder(FairseqIncrementalDecoder):
         attention = SelfAttention(cfg.embed_dim, cfg.attention_heads, cfg.attention_dropout)
         return SelfAttentionLayer(attention, feed_forward(cfg), cfg.build_norm, cfg)
 
-    def forward(
-        self,
-        prev_output_tokens: Tensor,
-        incremental_state: dict[str, Cache] | None = None,
-        **_unused: Any,
-    ) -> Logits:
-        """Logits (B, T, V), or features (B, T, C) for an adaptive softmax; T = 1 with an ``incremental_state``.
+    forward = FairseqDecoder.forward  # FairseqIncrementalDecoder has one that is not implemented
+
+    def extract_features(
+        self, prev_output_tokens: Tensor, incremental_state: dict[str, Cache] | None = None, **_unused: Any
+    ) -> Features:
+        """States before the output projection, (B, T, C); T = 1 with an ``incremental_state``.
 
         Args:
             prev_output_tokens: each the token before the one to predict, (B, T): all, with an incremental_state too.
@@ -85,7 +96,7 @@ class NormTransformerLMDecoder(FairseqIncrementalDecoder):
             x = run_layer(layer, x, padding_mask, mask, cache, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
             x = self.final_norm(x, padding_mask)
-        return predict(self, F.dropout(x, self.cfg.dropout, self.training))
+        return F.dropout(x, self.cfg.dropout, self.training).transpose(0, 1), {"attn": [None]}
 
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
         """Follow the beam search: row i of every cache becomes row ``new_order[i]``."""

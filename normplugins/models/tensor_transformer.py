@@ -10,30 +10,27 @@ from typing import Any
 import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import gen_parser_from_dataclass
-from fairseq.models import FairseqDecoder, FairseqLanguageModel, register_model
+from fairseq.models import FairseqLanguageModel, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normplugins.errors import UserError
 from normplugins.models.config import TensorTransformerLMConfig, resolve_language_model
-from normplugins.models.language_model import Logits, feed_forward, one_dictionary, predict
+from normplugins.models.language_model import Features, LanguageModelDecoder, feed_forward, one_dictionary
 from normplugins.models.layers import SelfAttentionLayer, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import positions_from_the_end
 from normplugins.models.tensor_attention import TensorAttention
-from normplugins.models.vocabulary import Vocabulary
 
 INIT_STD = 0.02
 
 
-class TensorTransformerDecoder(FairseqDecoder):
+class TensorTransformerDecoder(LanguageModelDecoder):
     """Embeddings, layers of tensor attention and feed-forward, pre-norm a final norm, output projection."""
 
     def __init__(self, cfg: TensorTransformerLMConfig, dictionary: Dictionary) -> None:
-        super().__init__(dictionary)
+        super().__init__(cfg, dictionary)
         self.cfg = cfg
-        self.vocabulary = Vocabulary(cfg, dictionary)
-        self.adaptive_softmax = self.vocabulary.build_adaptive_softmax(cfg)
         self.register_buffer(
             "positions", positions_from_the_end(cfg.tokens_per_sample, cfg.embed_dim), persistent=False
         )
@@ -45,16 +42,15 @@ class TensorTransformerDecoder(FairseqDecoder):
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INIT_STD)
-        if not cfg.adaptive_input:
-            nn.init.normal_(self.vocabulary.embeddings, std=INIT_STD)
+        self.vocabulary.reset_embeddings(INIT_STD)
 
     @staticmethod
     def _layer(cfg: TensorTransformerLMConfig) -> SelfAttentionLayer:
         attention = TensorAttention(cfg.embed_dim, cfg.head_dim, cfg.tokens_per_sample, cfg.cores, cfg.causal)
         return SelfAttentionLayer(attention, feed_forward(cfg), cfg.build_norm, cfg)
 
-    def forward(self, prev_output_tokens: Tensor, **_unused: Any) -> Logits:
-        """Logits (B, T, V), or features (B, T, C) for an adaptive softmax.
+    def extract_features(self, prev_output_tokens: Tensor, **_unused: Any) -> Features:
+        """States before the output projection, (B, T, C).
 
         Args:
             prev_output_tokens: each the token before the one to predict, (B, T), T at most ``tokens_per_sample``.
@@ -82,7 +78,7 @@ class TensorTransformerDecoder(FairseqDecoder):
             )
         if self.final_norm is not None:
             x = self.final_norm(x, padding_mask)
-        return predict(self, self._dropout(x))
+        return self._dropout(x).transpose(0, 1), {"attn": [None]}
 
     def _dropout(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.cfg.dropout, self.training)

@@ -79,6 +79,16 @@ class Vocabulary(nn.Module):
     def _table(words: int, dim: int) -> nn.Parameter:
         return nn.Parameter(torch.empty(words, dim).normal_(std=dim**-0.5))
 
+    @torch.no_grad()
+    def reset_embeddings(self, std: float) -> None:
+        """Draw what the input is embedded with anew, from a normal distribution; padding stays zero."""
+        if self.adaptive_input is None:
+            self.embeddings.normal_(std=std)
+            return
+        for band, _ in self.adaptive_input.embeddings:
+            band.weight.normal_(std=std)
+        self.adaptive_input.embeddings[0][0].weight[self.padding_idx] = 0
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Word indices (B, T) to embeddings (B, T, C) times sqrt(C); padding's is zero."""
         if self.adaptive_input is not None:

@@ -9,3 +9,14 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def at_home(made_up_text, monkeypatch):
+    """Goes to a run's folder, where its command was given."""
+
+    def go(folder):
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("NORMPLUGINS_MIRROR", str(made_up_text))
+
+    return go

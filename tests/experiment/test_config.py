@@ -48,7 +48,8 @@ def test_every_language_model_composes_with_every_norm_architecture_and_budget(e
         )
         if norm == "pn":
             assert config.norm.groups == (1 if architecture == "tensor" else 4)
-            assert config.norm.warmup_updates == config.optimization.max_update // 10
+            tenth, learning_rate = config.optimization.max_update // 10, config.lr_scheduler.warmup_updates
+            assert config.norm.warmup_updates == (tenth if budget == "full" else learning_rate)
 
 
 def test_ptb_is_the_published_recipe():

@@ -26,17 +26,6 @@ KILLS = [
 ]
 
 
-@pytest.fixture
-def at_home(made_up_text, monkeypatch):
-    """Goes to a run's folder, where its command was given."""
-
-    def go(folder):
-        monkeypatch.chdir(folder)
-        monkeypatch.setenv("NORMPLUGINS_MIRROR", str(made_up_text))
-
-    return go
-
-
 def test_killed_anywhere_ends_as_if_never_broken_off(tensor_lm, made_up_text, tmp_path):
     arguments = ["run", "ptb", "norm=pn", "tracking=none", "run_dir=run", *TINY_LM, f"data_dir={tensor_lm.data_dir}"]
     for where, point in KILLS:

@@ -37,3 +37,21 @@ def test_rescoring_refuses_what_does_not_change_the_score(overrides, words, trai
 
 def test_rescoring_needs_a_finished_run(refused, tmp_path):
     assert "holds no finished run" in refused("evaluate", tmp_path)
+
+
+def test_what_a_rescoring_leaves_is_kept_where_it_is_asked_to_be(tensor_lm, normplugins, at_home, tmp_path):
+    at_home(tensor_lm.folder)
+    assert normplugins("evaluate", "run", "--save", tmp_path / "again")[0] == 0
+    assert (tmp_path / "again" / "test.logprobs.npy").read_bytes() == (
+        tensor_lm.directory / "test.logprobs.npy"
+    ).read_bytes()
+    assert normplugins("evaluate", "run", "evaluate.context=4", "--save", tmp_path / "sliding")[0] == 0
+    assert (tmp_path / "sliding" / "test.logprobs.npy").read_bytes() != (
+        tensor_lm.directory / "test.logprobs.npy"
+    ).read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tensor_lm, refused, at_home, tmp_path):
+    at_home(tensor_lm.folder)
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in refused("evaluate", "run", "--save", tmp_path / "file")

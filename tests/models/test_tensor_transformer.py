@@ -44,3 +44,11 @@ def test_any_number_of_cores_trains():
 def test_settings_may_come_as_a_namespace_with_nothing_else():
     model = type(make_language_model("tensor")).build_model(Namespace(tokens_per_sample=8), make_task())
     assert model.max_positions() == 8
+
+
+@pytest.mark.parametrize("adaptive", [{}, {"adaptive_softmax_cutoff": "30,60", "adaptive_input": True}])
+def test_words_start_small_as_published_and_padding_at_zero(adaptive):
+    vocabulary = make_language_model("tensor", size=200, embed_dim=64, **adaptive).decoder.vocabulary
+    embedded = vocabulary.embed(torch.arange(2, 200)[None]) / vocabulary.scale
+    assert 0.015 < embedded.std() < 0.025
+    assert not vocabulary.embed(torch.tensor([[1]])).any()
