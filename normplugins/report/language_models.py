@@ -15,6 +15,7 @@ from normplugins.report.parts import (
     Table,
     corpus_note,
     cut_at,
+    duration,
     known_number,
     machines,
     mean,
@@ -113,6 +114,7 @@ def shortened_table(corpus: PaperCorpus, budget: str, runs: Sequence[Run]) -> Ta
                     *(_short(cell) + footnotes.mark(corpus_note(cell)) if cell else NOT_RUN for cell in row),
                     seeds[0] if len(set(seeds)) == 1 else " / ".join(seeds),
                     *(mean(cell, FULL_SEGMENTS) if cell else "" for cell in row),
+                    span(ran, lambda run: run.wall_seconds, duration),
                     "; ".join(ran.each(lambda run: run.hardware)),
                 ]
             )
@@ -124,6 +126,7 @@ def shortened_table(corpus: PaperCorpus, budget: str, runs: Sequence[Run]) -> Ta
         Column("causal\ntransformer\ntest / best valid"),
         Column("seeds"),
         *(Column(f"{kind}:\n{METRIC_NAMES[FULL_SEGMENTS]}", detail=True) for kind in KINDS),
+        Column("training time\nof a run", detail=True),
         Column("hardware", right=False, detail=True),
     ]
     schedule = (
