@@ -1,7 +1,6 @@
 """Perplexity: windows score every token once, the numbers are those of fairseq's own eval-lm."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from normplugins.errors import UserError
 from normplugins.experiment.perplexity import Windows, check_windows, perplexity, token_logprobs
 
-from .helpers import command
+from .helpers import eval_lm
 
 SIZES = st.tuples(st.integers(0, 200), st.integers(1, 12), st.integers(0, 11), st.integers(1, 5)).filter(
     lambda sizes: sizes[2] < sizes[1]
@@ -100,14 +99,9 @@ def test_equal_to_the_definition(segment, context, transformer_lm, made_up_text)
 
 @pytest.mark.parametrize("name", ["tensor_lm", "transformer_lm"])
 def test_equal_to_fairseq_eval_lm(name, request, tmp_path):
-    """eval-lm prints its loss in bits, with four decimals."""
     run = request.getfixturevalue(name)
-    arguments = ["fairseq", "eval-lm", str(bin_dir(run)), "--path", str(run.directory / "checkpoint_best.pt"), "--cpu"]
-    cut = ["--sample-break-mode", "none", "--tokens-per-sample", "8", "--batch-size", "3", "--num-workers", "0"]
-    status, said = command([*arguments, *cut], tmp_path)
-    assert status == 0, said
-    loss = float(re.search(r"Loss \(base 2\): ([\d.]+)", said).group(1))
-    assert run.record["metrics"]["ppl"]["nats"] / math.log(2) == pytest.approx(loss, abs=1e-4)
+    bits = eval_lm(run.directory / "checkpoint_best.pt", bin_dir(run), tmp_path)
+    assert run.record["metrics"]["ppl"]["nats"] / math.log(2) == pytest.approx(bits, abs=1e-4)
 
 
 def test_a_segment_longer_than_the_model_takes(tensor_lm):
