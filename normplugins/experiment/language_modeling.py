@@ -28,7 +28,7 @@ class EvaluateSection:
     batch_size: int = MISSING
 
 
-SECTIONS = {"evaluate": EvaluateSection, "pn_warmup_updates": int}
+SECTIONS = {"evaluate": EvaluateSection, "pn_warmup_updates": int, "pn_groups": int}
 
 
 def check(config: DictConfig) -> None:
