@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator
 
 from normplugins.analysis.causality_records import MODES, Cell
 from normplugins.report.figures import STYLE, colour
@@ -69,6 +69,9 @@ def _perplexities(axis: Axes, cells: Sequence[Cell]) -> None:
         axis.plot(mode.ppl_true, row, color=shade, **TRUE)
         axis.plot(mode.ppl_replaced, row, color=shade, **REPLACED)
     axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(MaxNLocator(5) if high < 10 * low else LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_minor_locator(FixedLocator([]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value < 1e6 else f"{value:.0e}"))
     axis.set_title("In evaluation: perplexity with the true future\nand with a replaced one")
     axis.set_xlabel("perplexity; a dot inside its ring: no difference")
