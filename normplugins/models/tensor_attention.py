@@ -8,10 +8,11 @@ W is C × L²; of several cores the mean counts. As published j and k run over t
 every position sees the tokens after it; ``causal`` lets them run to i. A segment cut short is one whose missing tokens
 have keys and values of zero: their position keys stay.
 
-``plain`` computes this as it is written. ``contract`` chooses an order that does less:
+``plain`` computes this as it is written. ``contract`` sums in another order:
 
 - not causal, i comes last: G_dh = Σ_jk W_djk k_jh v_kh is the same for all i, and out_id = Σ_h c_h (q_i + u)_h G_dh. So
-  too with r, where Σ_j W_djk r_jh is the same for the whole batch.
+  too with r, where Σ_j W_djk r_jh is the same for the whole batch. Less work where L exceeds d_head; a little more at
+  PTB's 32 and 40.
 - causal, queries go block by block, each block with the tokens up to its own end: half the products.
 
 A block's products are computed again in the backward pass, so that of the L × L × d_head and L × L × L numbers a
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-BLOCK = 8  # positions; see benchmarks/tensor_attention.py
+BLOCK = 8  # positions; of 8, 16 and 32 the fastest (benchmarks/tensor_attention.py, results/benchmarks.csv)
 
 
 def plain(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor, causal: bool) -> Tensor:
