@@ -10,12 +10,14 @@ from omegaconf import MISSING, DictConfig
 from normplugins.corpora import PreparedText, TextConfig
 from normplugins.errors import UserError
 from normplugins.experiment.perplexity import Perplexity, Windows, check_windows, measure
+from normplugins.models.config import is_causal
 
 CORPUS = TextConfig
 RESCORABLE = ("evaluate.segment", "evaluate.context", "evaluate.batch_size")
 LOGPROBS = "test.logprobs.npy"
 OUTPUTS = (LOGPROBS,)
 SEES_THE_FUTURE = "as published: every position sees the tokens after it"
+NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
 
 
 @dataclass
@@ -81,7 +83,7 @@ def evaluate(
     Returns:
         The metrics as they stand in a record, and how long it took: ``seconds`` and ``tokens_per_second``.
     """
-    causal = config.model.get("causal", True)
+    causal = is_causal(config.model.norm, config.model.get("causal", True))
     path = directory / LOGPROBS
     metrics, speed = measure(checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, path)
     return {name: asdict(value) for name, value in metrics.items()}, speed
@@ -94,7 +96,9 @@ def describe(metric: dict[str, Any]) -> str:
 
 def label(settings: Mapping[str, Any]) -> str:
     """What a reader of any figure of this run has to know: a model that sees the future is no language model."""
-    return "" if settings.get("model.causal", True) else SEES_THE_FUTURE
+    if not settings.get("model.causal", True):
+        return SEES_THE_FUTURE
+    return "" if is_causal(settings["model.norm"], masked=True) else NORM_SEES_THE_FUTURE
 
 
 def _windows(config: DictConfig) -> Windows:

@@ -8,7 +8,7 @@ from torch import nn
 
 from normplugins.errors import UserError
 from normplugins.models.norm_settings import NormSettings, Stack, build_stack_norm, setting, stack_norm_config
-from normplugins.norms import NormConfig
+from normplugins.norms import NormConfig, sees_sentence
 
 Side = Literal["encoder", "decoder"]
 SIDES: tuple[Side, ...] = ("encoder", "decoder")
@@ -93,7 +93,16 @@ def side_norm_config(cfg: NormTransformerConfig, side: Side, final: bool = False
 
 
 def build_side_norm(cfg: NormTransformerConfig, side: Side, final: bool = False) -> nn.Module:
-    """Build a norm of the stack's width; ``final`` and errors as in :func:`stack_norm_config`."""
+    """Build a norm of the stack's width; ``final`` and errors as in :func:`stack_norm_config`.
+
+    Raises:
+        UserError: also a decoder's norm that sees the whole sentence, which decoding has yet to write.
+    """
+    if side == "decoder" and sees_sentence(cfg.decoder_norm):
+        raise UserError(
+            f"decoder_norm={cfg.decoder_norm}: with this norm a position sees the whole sentence, and a decoder writes "
+            f"it word by word. Use it in the encoder: encoder_norm={cfg.decoder_norm} decoder_norm=ln"
+        )
     return build_stack_norm(cfg, _stack(cfg, side), KEYS, final)
 
 
@@ -188,6 +197,11 @@ def _check_cutoffs(cfg: LanguageModelConfig) -> list[int]:
             f"{cfg.adaptive_softmax_factor}: rising ranks such as 20000,40000 and a factor of at least 1 are needed"
         )
     return cutoffs
+
+
+def is_causal(norm: str, masked: bool) -> bool:
+    """Whether no position of a language model sees a later token at evaluation, by attention or by its norm."""
+    return masked and not sees_sentence(norm)
 
 
 def check_model(cfg: Any) -> None:

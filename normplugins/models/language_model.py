@@ -1,10 +1,11 @@
 """``norm_transformer_lm``: a causal transformer language model; any norm, pre- or post-norm.
 
-What a batch statistic leaks. Attention is masked, so at evaluation no position sees a token after it, with any norm:
-running statistics were fixed before. In training ``bn``, ``pnv`` and, while it warms up, ``pn`` divide by a statistic
-of all the batch's tokens, those to be predicted among them: a position's output then depends, weakly, on the tokens
-after it, and on other segments. Norms of one token, such as ``ln``, leak nothing. Nor does the forward of ``pn`` after
-its warmup or of ``pn_alg2``: they divide by what was there before this batch.
+What a norm leaks. Attention is masked, so at evaluation no position sees a token after it: running statistics were
+fixed before. The exception is a norm of whole sentences, ``instance``: a model with it is not causal, its perplexity is
+labelled so, and it cannot generate text. In training ``bn``, ``pnv`` and, while it warms up, ``pn`` divide by a
+statistic of all the batch's tokens, those to be predicted among them (``weight`` subtracts one): a position's output
+then depends, weakly, on the tokens after it, and on other segments. Norms of one token, such as ``ln``, leak nothing.
+Nor does the forward of ``pn`` after its warmup or of ``pn_alg2``: they divide by what was there before this batch.
 ``normplugins analyze causality`` measures it.
 """
 
@@ -23,6 +24,7 @@ from normplugins.models.layers import FeedForward, SelfAttentionLayer, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import SinusoidalPositions
 from normplugins.models.vocabulary import Vocabulary
+from normplugins.norms import sees_sentence
 
 
 def one_dictionary(task: Any) -> Dictionary:
@@ -80,8 +82,16 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
             prev_output_tokens: each the token before the one to predict, (B, T): all, with an incremental_state too.
             incremental_state: attention caches by name, changed in place.
             _unused: ``src_lengths``, ``encoder_out`` and the like, which fairseq passes.
+
+        Raises:
+            UserError: asked for one position, of a norm that sees the whole segment.
         """
         step = incremental_state is not None
+        if step and sees_sentence(self.cfg.norm):
+            raise UserError(
+                f"norm={self.cfg.norm}: with this norm a position sees the whole segment, so that this model cannot "
+                "generate text word by word; it can only score text that is there"
+            )
         padding_mask = prev_output_tokens.eq(self.vocabulary.padding_idx)
         x = self.vocabulary.embed(prev_output_tokens[:, -1:] if step else prev_output_tokens)
         positions = self.positions(prev_output_tokens)

@@ -47,6 +47,8 @@ class Residual(nn.Module):
 
     def __init__(self, sublayer: nn.Module, norm: nn.Module, cfg: ResidualSettings) -> None:
         super().__init__()
+        if wrap_linears := getattr(norm, "wrap_linears", None):
+            wrap_linears(sublayer)
         self.sublayer, self.norm = sublayer, norm
         self.pre, self.dropout = cfg.normalize_before, cfg.dropout
 

@@ -13,6 +13,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import FairseqLanguageModel, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 from normplugins.errors import UserError
 from normplugins.models.config import TensorTransformerLMConfig, resolve_language_model
@@ -41,7 +42,9 @@ class TensorTransformerDecoder(LanguageModelDecoder):
         self.final_norm = cfg.build_norm(final=True) if cfg.normalize_before else None
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=INIT_STD)
+                weight = nn.init.normal_(module.weight.detach(), std=INIT_STD)
+                if is_parametrized(module):  # there ``weight`` was computed, and is taken apart again
+                    module.weight = weight
         self.vocabulary.reset_embeddings(INIT_STD)
 
     @staticmethod

@@ -28,7 +28,7 @@ class NormConfig:
     eps: float = 1e-5
     """added to a variance or quadratic mean, under the root"""
     groups: Optional[int] = None
-    """channel groups of PN's group scaling (attention heads)"""
+    """channel groups of PN's group scaling (attention heads), and of GroupNorm"""
     warmup_updates: Optional[int] = None
     """while the update count t <= this, PN's forward divides by the batch's quadratic mean; 0: never"""
     alpha_fwd: float = 0.9
@@ -36,7 +36,7 @@ class NormConfig:
     alpha_bkw: float = 0.9
     """decay of nu, the running quantity of PN's approximate backward"""
     momentum: Optional[float] = None
-    """weight of the newest batch in BN's running mean and variance"""
+    """weight of the newest batch in BN's running mean and variance, and in the mean of mean-only BN"""
     sync: str = "none"
     """statistics across processes; ``none``: each process keeps its own, as released"""
 
@@ -72,6 +72,10 @@ def register_norm(name: str, **defaults: Any) -> Callable[[_M], _M]:
     field's value or, where it is None, the default in ``defaults``, else the constructor's. Its ``forward`` takes
     ``(x, padding_mask=None)``. Decorators stack, so that one module serves several names.
 
+    Two things a module may have besides: ``sees_sentence = True`` says that a position sees its whole sentence at
+    evaluation too, so that no decoder takes it and no language model with it passes for causal; a method
+    ``wrap_linears(sublayer)`` is called once with the sublayer that the norm stands at, to change its linear maps.
+
     Raises ValueError for a name already taken, for a default that the constructor does not take, or for
     a setting without a default.
     """
@@ -94,6 +98,11 @@ def register_norm(name: str, **defaults: Any) -> Callable[[_M], _M]:
 def known_norms() -> list[str]:
     """Names of the registered norms, sorted."""
     return sorted(_NORMS)
+
+
+def sees_sentence(name: str) -> bool:
+    """Whether a position sees its whole sentence at evaluation, with this norm; False for an unknown one."""
+    return name in _NORMS and bool(getattr(_NORMS[name].build, "sees_sentence", False))
 
 
 def _settings(config: NormConfig) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from normplugins.report.records import AS_PUBLISHED, CAUSAL, TRANSFORMER, Cell, Curve, Run, group
+from normplugins.report.records import AS_PUBLISHED, BY_NORM, CAUSAL, TRANSFORMER, Cell, Curve, Run, group
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; the rest, of Tol's muted set, for norms of your own.
+# Okabe and Ito's colours, which colour-blind readers tell apart; the rest are of Tol's muted set.
 COLOURS = {
     "ln": "#000000",
     "bn": "#E69F00",
@@ -23,11 +23,17 @@ COLOURS = {
     "pnv": "#56B4E9",
     "pn": "#0072B2",
     "pn_alg2": "#009E73",
+    "rms": "#CC79A7",
+    "scale": "#882255",
+    "group": "#999933",
+    "instance": "#332288",
+    "weight": "#117733",
     "none": "#999999",
 }
-OTHER_COLOURS = ("#CC79A7", "#882255", "#999933", "#332288", "#117733")
+OTHER_COLOURS = ("#CC6677", "#DDCC77", "#AA4499", "#661100", "#6699CC")  # for norms of your own
 MARKERS = {"ln": "o", "bn": "s", "bn_released": "D", "pnv": "v", "pn": "^", "pn_alg2": "P", "none": "X"}
-MODEL_STYLES = {AS_PUBLISHED: "-", CAUSAL: "--", TRANSFORMER: ":"}
+MARKERS |= {"rms": "<", "scale": ">", "group": "p", "instance": "h", "weight": "d"}
+MODEL_STYLES = {AS_PUBLISHED: "-", CAUSAL: "--", TRANSFORMER: ":", **dict.fromkeys(BY_NORM.values(), "-")}
 # A file shows the same whatever the user's own matplotlib settings are.
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

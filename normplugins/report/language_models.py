@@ -23,13 +23,17 @@ from normplugins.report.parts import (
     span,
     valid_ppl,
 )
-from normplugins.report.records import AS_PUBLISHED, CAUSAL, KINDS, TRANSFORMER, Cell, Run, group, norm_rank
+from normplugins.report.records import AS_PUBLISHED, BY_NORM, CAUSAL, KINDS, TRANSFORMER, Cell, Run, group, norm_rank
 
 PPL, FULL_SEGMENTS = METRICS = ("ppl", "ppl_full_segments")
 SEES_THE_FUTURE = (
     f'"{AS_PUBLISHED}" marks the published baseline: its attention is not masked, so at every position it reads the '
     "tokens after it, the one it has to predict among them. Such a number, the paper's included, is no language "
     "model's perplexity and not to be compared with a causal one."
+)
+NORM_SEES_THE_FUTURE = (
+    'In a row that says "its norm sees the future", attention is masked, but the norm\'s statistics are those of the '
+    "whole segment, the tokens to predict among them, at evaluation too. That is no language model's perplexity either."
 )
 COUNTED = (
     f"{METRIC_NAMES[PPL]}: by words, over every test token, `<eos>` included; {METRIC_NAMES[FULL_SEGMENTS]}: the "
@@ -46,7 +50,7 @@ def perplexity_table(corpus: PaperCorpus, runs: Sequence[Run]) -> Table:
     """
 
     def rest(run: Run) -> tuple[str, ...]:
-        kind = TRANSFORMER if run.model == TRANSFORMER else ""
+        kind = run.model if run.model in (TRANSFORMER, *BY_NORM.values()) else ""
         return tuple(filter(None, [kind, *run.settings, cut_at(run, corpus)]))
 
     cells = group((run for run in runs if not run.budget), key=lambda run: cut_at(run, corpus))
@@ -54,7 +58,7 @@ def perplexity_table(corpus: PaperCorpus, runs: Sequence[Run]) -> Table:
     lines = []
     for norm in sorted({*NAMES, *(cell.first.norm for cell in cells)}, key=norm_rank):
         of_norm = [cell for cell in cells if cell.first.norm == norm]
-        rows = _rows(of_norm, rest, [[AS_PUBLISHED], [CAUSAL, TRANSFORMER]])
+        rows = _rows(of_norm, rest, [[AS_PUBLISHED, *BY_NORM.values()], [CAUSAL, TRANSFORMER]])
         head = [norm, "", ""]
         if norm in NAMES:
             number = known_number(corpus.numbers.get(norm), missing="unknown")
@@ -98,12 +102,17 @@ def shortened_table(corpus: PaperCorpus, budget: str, runs: Sequence[Run]) -> Ta
         budget: the schedule's name.
         runs: those with this budget, at least one.
     """
+
+    def shortened(run: Run) -> tuple[str, ...]:
+        kind = [run.model] if run.model in BY_NORM.values() else []
+        return (*kind, *run.settings, f"{run.updates:,} updates")
+
     footnotes = Footnotes()
     cells = group(runs, key=lambda run: run.updates)
     lines = []
     for norm in sorted({run.norm for run in runs}, key=norm_rank):
         of_norm = [cell for cell in cells if cell.first.norm == norm]
-        rows = _rows(of_norm, lambda run: (*run.settings, f"{run.updates:,} updates"), [[kind] for kind in KINDS])
+        rows = _rows(of_norm, shortened, [[AS_PUBLISHED, *BY_NORM.values()], [CAUSAL], [TRANSFORMER]])
         for (*settings, updates), row in rows:
             ran = Cell(tuple(run for cell in row if cell for run in cell.runs))
             seeds = [str(len(cell.runs)) if cell else "-" for cell in row]
@@ -141,6 +150,7 @@ def language_model_notes(runs: Iterable[Run]) -> list[str]:
     """What a reader of perplexities has to know, as far as it is about these runs; nothing about translations."""
     models = [run for run in runs if run.model]
     notes = [SEES_THE_FUTURE] if any(run.model == AS_PUBLISHED for run in models) else []
+    notes += [NORM_SEES_THE_FUTURE] if any(run.model in BY_NORM.values() for run in models) else []
     notes += [COUNTED] if models else []
     for run in models:
         which = f" ({run.note})" if run.note else ""

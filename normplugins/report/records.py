@@ -14,12 +14,17 @@ from typing import Any, TypeVar
 from normplugins.errors import UserError
 
 FORMAT = 1
-NORM_ORDER = ("ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none")
+NORM_ORDER = ("ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "rms", "scale", "group", "instance", "weight", "none")
 # What a language model is called wherever its number or its curve stands.
 AS_PUBLISHED = "as published: sees the future"
 CAUSAL = "causal"
 TRANSFORMER = "causal transformer"
 KINDS = (AS_PUBLISHED, CAUSAL, TRANSFORMER)
+# The same models where attention is masked and the norm, one of whole sentences, sees the future all the same.
+BY_NORM = {
+    CAUSAL: "masked, but its norm sees the future",
+    TRANSFORMER: "masked transformer, but its norm sees the future",
+}
 # Overrides that choose one of these, or a shorter schedule: labels say them in words.
 CHOICES = re.compile(r"(model\.causal|architecture|budget)=\w+")
 T = TypeVar("T")
@@ -110,7 +115,7 @@ def read_runs(results: Path) -> list[Run]:
     runs = [read_run(path) for path in sorted((results / "runs").glob("*/*/seed*.json"))]
 
     def order(run: Run) -> tuple[object, ...]:
-        kind = ("", *KINDS).index(run.model)
+        kind = ("", *KINDS, *BY_NORM.values()).index(run.model)
         return (run.experiment, norm_rank(run.norm), run.budget, kind, run.extras, run.seed)
 
     return sorted(runs, key=order)
@@ -184,7 +189,7 @@ def _run(record: dict[str, Any]) -> Run:
         hardware=f"CPU, {threads}" if device == "CPU" else device,
         machine=machine if device == "CPU" else f"{device}; host {machine}",
         label_smoothing=float(config.get("criterion.label_smoothing") or 0),
-        model=_model(config, scored_as_text="ppl" in metrics),
+        model=_model(config, metrics.get("ppl")),
         budget="" if config.get("budget.name") in (None, "full") else str(config["budget.name"]),
         unigram=(_number(unigram["valid"]), _number(unigram["test"])) if unigram else None,
         train_curve=_curve(record["curves"]["train"]),
@@ -192,16 +197,22 @@ def _run(record: dict[str, Any]) -> Run:
     )
 
 
-def _model(config: Mapping[str, Any], scored_as_text: bool) -> str:
-    """Which language model it is; one that may or may not see the future must not pass for either."""
-    if not scored_as_text and config.get("task._name") != "language_modeling":
+def _model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None) -> str:
+    """Which language model it is; one that may or may not see the future must not pass for either.
+
+    Whether attention is masked stands in the config, and whether the model was causal in the signature of its score.
+    """
+    if ppl is None and config.get("task._name") != "language_modeling":
         return ""
     name = config["model._name"]
     if name == "tensor_transformer_lm":
-        return CAUSAL if config["model.causal"] else AS_PUBLISHED
-    if name == "norm_transformer_lm":
-        return TRANSFORMER
-    raise ValueError(f"unknown language model {name!r}")
+        kind = CAUSAL if config["model.causal"] else AS_PUBLISHED
+    elif name == "norm_transformer_lm":
+        kind = TRANSFORMER
+    else:
+        raise ValueError(f"unknown language model {name!r}")
+    seen = "causal:no" in str((ppl or {}).get("signature")).split("|")
+    return BY_NORM.get(kind, kind) if seen else kind
 
 
 def _train_size(counts: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ NORMS = sorted(path.stem for path in (CONFIG_DIR / "norm").glob("[!_]*.yaml"))
 def test_known_names():
     assert {"iwslt14", "multi30k", "demo", "custom"} <= set(experiments())
     assert {"ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none"} <= set(NORMS)
+    assert {"rms", "scale", "group", "instance", "weight"} <= set(NORMS)
 
 
 LANGUAGE_MODELS = ("ptb", "wikitext103", "wikitext2")

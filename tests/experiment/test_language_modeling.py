@@ -13,7 +13,7 @@ import pytest
 from normplugins.errors import UserError
 from normplugins.experiment.check import check
 from normplugins.experiment.config import compose_config
-from normplugins.experiment.language_modeling import SEES_THE_FUTURE
+from normplugins.experiment.language_modeling import NORM_SEES_THE_FUTURE, SEES_THE_FUTURE
 from normplugins.experiment.run import tracking
 
 from .helpers import LINES, TINY_LM, Point, command, differences, eval_lm, files, load, outcome
@@ -83,6 +83,10 @@ def test_tracked_runs_carry_the_label_too(tmp_path):
     assert SEES_THE_FUTURE in tracking(compose_config("ptb", ["tracking=none"]), tmp_path).tags
     causal = compose_config("ptb", ["tracking=none", "model.causal=true"])
     assert tracking(causal, tmp_path).tags == ["ptb", "ln", "ptb"]
+    for masked in ("model.causal=true", "architecture=transformer"):
+        by_norm = compose_config("ptb", ["tracking=none", "norm=instance", masked])
+        assert tracking(by_norm, tmp_path).tags == ["ptb", "instance", "ptb", NORM_SEES_THE_FUTURE]
+    assert len(NORM_SEES_THE_FUTURE) <= 64, "the longest tag of wandb"
 
 
 def test_a_complete_run_is_not_repeated(tensor_lm, normplugins, at_home):

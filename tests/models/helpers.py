@@ -12,7 +12,8 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from normplugins.models.transformer import NormTransformer
 
-NORMS = ("ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none")
+NORMS = ("ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none", "rms", "scale", "group", "instance", "weight")
+CAUSAL_NORMS = tuple(norm for norm in NORMS if norm != "instance")
 PAD = 1
 
 
@@ -32,6 +33,11 @@ def make_settings(**changes) -> Namespace:
     sizes = {"layers": 2, "embed_dim": 16, "ffn_embed_dim": 24, "attention_heads": 2}
     settings = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sizes.items()}
     return Namespace(**(settings | {"dropout": 0.0, "share_all_embeddings": True} | changes))
+
+
+def both_stacks(norm: str) -> dict[str, str]:
+    """The norm in the encoder, and in the decoder where one can have it."""
+    return {"encoder_norm": norm, "decoder_norm": norm if norm in CAUSAL_NORMS else "ln"}
 
 
 def make_model(seed: int = 0, task: TranslationTask | None = None, **changes) -> NormTransformer:

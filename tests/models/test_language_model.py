@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from normplugins.errors import UserError
-from tests.models.helpers import NORMS, PAD
+from tests.models.helpers import CAUSAL_NORMS, NORMS, PAD
 from tests.models.language_models import (
     MODELS,
     SEGMENT,
@@ -16,6 +16,7 @@ from tests.models.language_models import (
 
 EACH_MODEL = pytest.mark.parametrize("kind", MODELS)
 EACH_NORM = pytest.mark.parametrize("norm", NORMS)
+EACH_CAUSAL_NORM = pytest.mark.parametrize("norm", CAUSAL_NORMS)
 PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
 
 
@@ -42,7 +43,7 @@ def test_two_norms_a_layer_and_one_more_at_the_end_of_a_pre_norm_stack(kind, nor
 
 
 @EACH_MODEL
-@EACH_NORM
+@EACH_CAUSAL_NORM
 def test_a_causal_model_sees_no_later_token_at_evaluation_to_the_bit(kind, norm):
     model = train_lm(make_language_model(kind, norm=norm)).eval()
     tokens = make_segments()[:, :SEGMENT]
@@ -53,6 +54,40 @@ def test_a_causal_model_sees_no_later_token_at_evaluation_to_the_bit(kind, norm)
         found = log_probs(model, changed)
         assert torch.equal(found[:, : time + 1], expected[:, : time + 1])
         assert not torch.equal(found[:, time + 1 :], expected[:, time + 1 :])
+
+
+@EACH_MODEL
+def test_instance_norm_shows_a_masked_model_its_whole_segment_and_no_other(kind):
+    model = train_lm(make_language_model(kind, norm="instance")).eval()
+    tokens = make_segments()[:, :SEGMENT]
+    changed = tokens.clone()
+    changed[0, -1] = (changed[0, -1] - 1) % 18 + 2
+    before, after = log_probs(model, tokens), log_probs(model, changed)
+    assert (before[0, 0] != after[0, 0]).any()
+    assert torch.equal(before[1:], after[1:])
+
+
+def test_a_model_that_sees_its_whole_segment_generates_nothing():
+    model = make_language_model("transformer", norm="instance").eval()
+    with pytest.raises(UserError, match=r"norm=instance: .*word by word"):
+        model(make_segments()[:, :1], incremental_state={})
+
+
+@EACH_MODEL
+@EACH_NORM
+@PLACEMENTS
+def test_two_updates_change_every_parameter_and_leave_numbers(kind, norm, pre):
+    before = make_language_model(kind, norm=norm, normalize_before=pre)
+    after = train_lm(make_language_model(kind, norm=norm, normalize_before=pre), updates=2).state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    assert not [name for name, p in before.named_parameters() if torch.equal(p, after[name])]
+
+
+def test_weight_normalized_tensor_models_start_as_published():
+    plain, model = (make_language_model("tensor", norm=norm) for norm in ("none", "weight"))
+    for name, linear in plain.decoder.layers.named_modules():
+        if isinstance(linear, torch.nn.Linear):
+            torch.testing.assert_close(model.decoder.layers.get_submodule(name).weight, linear.weight)
 
 
 def test_as_published_the_first_position_sees_the_last_token():
@@ -87,7 +122,7 @@ def test_pn_leaks_while_it_warms_up(warmup, leaks):
     assert torch.equal(first, second) is not leaks
 
 
-@EACH_NORM
+@EACH_CAUSAL_NORM
 @PLACEMENTS
 def test_decoding_step_by_step_is_decoding_at_once(norm, pre):
     model = train_lm(make_language_model("transformer", norm=norm, normalize_before=pre)).eval()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.models.helpers import NORMS, make_batch, make_model, make_settings, make_task, train
+from tests.models.helpers import NORMS, both_stacks, make_batch, make_model, make_settings, make_task, train
 
 # isort: split
 from fairseq.checkpoint_utils import load_model_ensemble, torch_persistent_save
@@ -37,7 +37,7 @@ def assert_same_translations(first, second, tolerance=1e-5):
 @pytest.mark.parametrize("norm", NORMS)
 def test_reloaded_it_gives_the_same(norm, pre, tmp_path):
     task = make_task()
-    settings = vars(make_settings(encoder_norm=norm, decoder_norm=norm, normalize_before=pre))
+    settings = vars(make_settings(**both_stacks(norm), normalize_before=pre))
     model = train(make_model(task=task, **settings)).eval()
     save(model, settings, tmp_path / "checkpoint.pt")
     (reloaded,), _ = load_model_ensemble([str(tmp_path / "checkpoint.pt")], task=task)
@@ -56,9 +56,9 @@ def test_reloaded_it_gives_the_same(norm, pre, tmp_path):
 
 
 @pytest.mark.parametrize("pad_left", [True, False], ids=["left", "right"])
-@pytest.mark.parametrize("norm", ["ln", "pn"])
+@pytest.mark.parametrize("norm", ["ln", "pn", "weight"])
 def test_decoding_step_by_step_equals_the_whole_target_at_once(norm, pad_left):
-    model = train(make_model(encoder_norm=norm, decoder_norm=norm)).eval()
+    model = train(make_model(**both_stacks(norm))).eval()
     batch = make_batch(8)
     target = batch["prev_output_tokens"].flip(1) if pad_left else batch["prev_output_tokens"]
     with torch.no_grad():

@@ -8,6 +8,7 @@ from normplugins.errors import UserError
 from tests.models.helpers import (
     NORMS,
     PAD,
+    both_stacks,
     loss_of,
     make_batch,
     make_dictionary,
@@ -44,7 +45,7 @@ def test_the_iwslt_model_has_no_dead_parameters():
 @PLACEMENTS
 @EACH_NORM
 def test_gradient_reaches_every_parameter(norm, pre):
-    model = make_model(encoder_norm=norm, decoder_norm=norm, normalize_before=pre)
+    model = make_model(**both_stacks(norm), normalize_before=pre)
     loss_of(model.train(), make_batch()).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not silent
@@ -120,7 +121,7 @@ def test_initial_weights_are_drawn_as_published(init, bound):
 @PLACEMENTS
 @EACH_NORM
 def test_past_outputs_do_not_depend_on_future_tokens(norm, pre):
-    model = train(make_model(encoder_norm=norm, decoder_norm=norm, normalize_before=pre)).eval()
+    model = train(make_model(**both_stacks(norm), normalize_before=pre)).eval()
     batch = make_batch()
     changed = batch["prev_output_tokens"].clone()
     changed[:, 3:] = changed[:, 3:].flip(0)
@@ -135,7 +136,7 @@ def test_past_outputs_do_not_depend_on_future_tokens(norm, pre):
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 def test_padding_the_source_changes_no_output(norm, pre, left):
     # bn_released fills padding with the batch's channel means at evaluation too, which no real token sees
-    model = train(make_model(encoder_norm=norm, decoder_norm=norm, normalize_before=pre)).eval()
+    model = train(make_model(**both_stacks(norm), normalize_before=pre)).eval()
     batch = make_batch()
     padding = (3, 0) if left else (0, 3)
     padded = torch.nn.functional.pad(batch["src_tokens"], padding, value=PAD)
@@ -147,7 +148,7 @@ def test_padding_the_source_changes_no_output(norm, pre, left):
 @EACH_NORM
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_a_sentence_of_nothing_but_padding_is_finite(norm, training):
-    model, batch = make_model(encoder_norm=norm, decoder_norm=norm), make_batch()
+    model, batch = make_model(**both_stacks(norm)), make_batch()
     batch["src_tokens"][1] = PAD
     batch["prev_output_tokens"][2] = PAD
     loss = loss_of(model.train(training), batch)
@@ -159,7 +160,7 @@ def test_a_sentence_of_nothing_but_padding_is_finite(norm, training):
 @PLACEMENTS
 @EACH_NORM
 def test_no_forward_or_backward_reads_a_value_back_from_the_device(norm, pre):
-    model = make_model(encoder_norm=norm, decoder_norm=norm, normalize_before=pre, dropout=0.1).train()
+    model = make_model(**both_stacks(norm), normalize_before=pre, dropout=0.1).train()
     batch = make_batch()
     with FakeTensorMode(allow_non_fake_inputs=True):  # has shapes and no values: reading one raises
         loss_of(model, {name: torch.empty_like(value) for name, value in batch.items()}).backward()
@@ -174,6 +175,37 @@ def test_activation_checkpointing_changes_nothing(norm):
         runs.append(train(model, updates=3).state_dict())
     for name, plain in runs[0].items():
         torch.testing.assert_close(runs[1][name], plain, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@EACH_NORM
+@PLACEMENTS
+def test_two_updates_change_every_parameter_and_leave_numbers(norm, pre):
+    before = make_model(**both_stacks(norm), normalize_before=pre)
+    after = train(make_model(**both_stacks(norm), normalize_before=pre), updates=2).state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    assert not [name for name, p in before.named_parameters() if torch.equal(p, after[name])]
+
+
+@pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
+def test_a_decoder_refuses_a_norm_that_sees_the_whole_sentence(pre):
+    with pytest.raises(UserError, match=r"decoder_norm=instance: .*whole sentence.*encoder_norm=instance"):
+        make_model(decoder_norm="instance", normalize_before=pre)
+
+
+def test_weight_normalization_is_of_the_linear_maps_of_its_own_stack_and_changes_no_initial_weight():
+    plain, model = make_model(encoder_norm="none"), make_model(encoder_norm="weight")
+    for name, linear in plain.named_modules():
+        if isinstance(linear, torch.nn.Linear):
+            ours = model.get_submodule(name)
+            torch.testing.assert_close(ours.weight, linear.weight)
+            assert hasattr(ours, "parametrizations") is name.startswith("encoder.")
+    directions = {n: p for n, p in model.named_parameters() if n.endswith("original1")}
+    assert len(directions) == 2 * 4
+    fc1 = model.encoder.layers[0].feed_forward.sublayer.fc1
+    before = fc1.weight.detach().clone()
+    with torch.no_grad():
+        fc1.parametrizations.weight.original1.mul_(3)  # the length of v says nothing
+    torch.testing.assert_close(fc1.weight, before)
 
 
 def test_separate_dictionaries_and_embeddings():
@@ -200,7 +232,7 @@ def test_it_tells_fairseq_how_long_sentences_may_be():
 
 @EACH_NORM
 def test_in_bfloat16_it_stays_close_to_float32(norm):
-    model, batch = train(make_model(encoder_norm=norm, decoder_norm=norm)).eval(), make_batch()
+    model, batch = train(make_model(**both_stacks(norm))).eval(), make_batch()
     expected, _ = model(batch["src_tokens"], None, batch["prev_output_tokens"])
     given, _ = model.bfloat16()(batch["src_tokens"], None, batch["prev_output_tokens"])
     assert given.dtype == torch.bfloat16

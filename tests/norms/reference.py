@@ -20,6 +20,54 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     return out
 
 
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    return np.array([token / np.sqrt(sum(v * v for v in token) / len(token) + eps) * weight for token in x])
+
+
+def scale_norm(x: Array, g: float, eps: float) -> Array:
+    """With eps a mean square, so that dim * eps is added to the squared length."""
+    return np.array([g * token / np.sqrt(sum(v * v for v in token) + len(token) * eps) for token in x])
+
+
+def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
+    def normalize(part: Array) -> Array:
+        mean = sum(part) / len(part)
+        return (part - mean) / np.sqrt(sum((v - mean) ** 2 for v in part) / len(part) + eps)
+
+    return (
+        np.array([np.concatenate([normalize(part) for part in np.split(token, groups)]) for token in x]) * weight + bias
+    )
+
+
+def instance_norm(sentence: Array, weight: Array, bias: Array, eps: float) -> Array:
+    """Of one sentence, (T, C), without padding."""
+    out = np.empty_like(sentence)
+    for c in range(sentence.shape[1]):
+        channel = sentence[:, c]
+        mu = sum(channel) / len(channel)
+        var = sum((v - mu) ** 2 for v in channel) / len(channel)
+        out[:, c] = weight[c] * (channel - mu) / np.sqrt(var + eps) + bias[c]
+    return out
+
+
+@dataclass
+class MeanOnlyBatchNorm:
+    dim: int
+    momentum: float = 0.1
+    mean: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mean = np.zeros(self.dim)
+
+    def train(self, x: Array, bias: Array) -> Array:
+        mu = sum(x) / len(x)
+        self.mean = (1 - self.momentum) * self.mean + self.momentum * mu
+        return x - mu + bias
+
+    def evaluate(self, x: Array, bias: Array) -> Array:
+        return x - self.mean + bias
+
+
 @dataclass
 class BatchNorm:
     dim: int

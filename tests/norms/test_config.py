@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
-from normplugins.norms import NormConfig, build_norm, config, known_norms, register_norm, resolve_norm
+from normplugins.norms import NormConfig, build_norm, config, known_norms, register_norm, resolve_norm, sees_sentence
 
 from .helpers import BATCH_NORMS, NORMS
 
@@ -23,14 +23,17 @@ def test_every_norm_builds_and_has_the_buffers_that_others_rely_on() -> None:
     names = {name: {n for n, _ in build_norm(NormConfig(name), 8).named_buffers()} for name in NORMS}
     pn, bn = {"running_phi", "ema_gz", "num_updates"}, {"running_mean", "running_var"}
     assert names == {
-        "ln": set(), "none": set(), "pnv": {"running_phi"}, "pn": pn, "pn_alg2": pn, "bn": bn, "bn_released": bn
+        "ln": set(), "none": set(), "pnv": {"running_phi"}, "pn": pn, "pn_alg2": pn, "bn": bn, "bn_released": bn,
+        "rms": set(), "scale": set(), "group": set(), "instance": set(), "weight": {"running_mean"},
     }  # fmt: skip
-    for name in BATCH_NORMS:
+    for name in sorted({*BATCH_NORMS, "ln", "group", "instance"} - {"weight"}):
         assert {n: tuple(p.shape) for n, p in build_norm(NormConfig(name), 8).named_parameters()} == {
             "weight": (8,),
             "bias": (8,),
         }
     pn_module = build_norm(NormConfig("pn"), 8)
+    parameters = {name: [n for n, _ in build_norm(NormConfig(name), 8).named_parameters()] for name in NORMS}
+    assert [parameters[name] for name in ("rms", "scale", "weight", "none")] == [["weight"], ["weight"], ["bias"], []]
     assert torch.equal(pn_module.running_phi, torch.ones(8))
     assert (pn_module.num_updates.shape, pn_module.num_updates.dtype) == ((), torch.int64)
 
@@ -96,6 +99,11 @@ def test_a_norm_from_outside_registers_itself(monkeypatch: pytest.MonkeyPatch) -
         register_norm("shift")(Shift)
     with pytest.raises(ValueError, match="Shift takes no groups"):
         register_norm("third", groups=2)(Shift)
+
+
+def test_instance_alone_sees_its_sentence() -> None:
+    assert [name for name in known_norms() if sees_sentence(name)] == ["instance"]
+    assert not sees_sentence("no such norm")
 
 
 def test_fields_are_plain_so_that_fairseq_can_make_options_of_them() -> None:

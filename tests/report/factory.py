@@ -95,9 +95,8 @@ def language_model(
     transformer = extras.get("architecture") == "transformer"
     causal = extras.get("model.causal") == "true"
     content = record(experiment, variant, seed, {}, updates, stopped_by, corpus=experiment, **changes)
-    signature = (
-        f"level:word|tokens:%d|segment:32|context:0|partial:%s|causal:{'yes' if causal or transformer else 'no'}"
-    )
+    seen = not (causal or transformer) or variant.startswith("instance")
+    signature = f"level:word|tokens:%d|segment:32|context:0|partial:%s|causal:{'no' if seen else 'yes'}"
     if ppl is not None:
         for name, score, tokens, partial in (
             ("ppl", ppl, 82_430, "counted"),

@@ -221,6 +221,28 @@ def test_a_model_that_may_see_the_future_or_not_is_refused(page, tmp_path, key) 
             page()
 
 
+def test_a_masked_model_whose_norm_sees_the_future_never_passes_for_causal(page, tmp_path) -> None:
+    kinds = {"": 60.0, ",model.causal=true": 70.0, ",architecture=transformer": 80.0}
+    for kind, ppl in kinds.items():
+        put(tmp_path, language_model("ptb", "instance" + kind, 1, ppl))
+        put(tmp_path, language_model("ptb", "ln" + kind, 1, ppl + 100))
+        short = ",".join(["instance", *sorted(["budget=cpu", *filter(None, kind.split(","))])])
+        put(tmp_path, language_model("ptb", short, 1, ppl, updates=1_500))
+    made = page()
+    rows = {name: row for name, row in made.rows("PTB").items() if name.startswith("instance")}
+    tensor, transformer = (f"instance, masked{kind}, but its norm sees the future" for kind in ("", " transformer"))
+    assert {name: (row[PUBLISHED], row[CAUSAL], row["ours - LN"]) for name, row in rows.items()} == {
+        "instance": ("60.00", "", "-100.00"),
+        tensor: ("70.00", "", ""),
+        transformer: ("80.00", "", ""),
+    }
+    short = made.rows(SHORT_PTB)
+    assert len(short) == 3
+    assert all(row[column] == "not run" for row in short.values() for column in SHORT_COLUMNS[1:])
+    runs = [run for run in read_runs(tmp_path) if run.norm == "instance"]
+    assert all("sees the future" in run.name for run in runs)
+
+
 @pytest.mark.parametrize("width", [100, 120])
 def test_both_tables_fit_a_terminal_with_every_label_whole(tmp_path, width) -> None:
     for kind in ("", ",model.causal=true", ",architecture=transformer"):

@@ -127,13 +127,13 @@ def test_runs_on_different_corpora_are_not_averaged(page, tmp_path) -> None:
 
 
 def test_norms_outside_the_paper_follow_in_the_fixed_order(page, tmp_path) -> None:
-    for variant in ("rms", "pn_alg2", "group", "none", "bn_released", "pn,optimization.lr=0.001"):
+    for variant in ("mine", "group", "pn_alg2", "rms", "none", "bn_released", "pn,optimization.lr=0.001"):
         put(tmp_path, iwslt(variant, 30.0))
         put(tmp_path, record("multi30k", variant))
     for variant in ("pnv", "pn", "ln", "bn"):
         put(tmp_path, record("multi30k", variant))
     made = page()
-    others = ["pn_alg2", "none", "group", "rms"]
+    others = ["pn_alg2", "rms", "group", "none", "mine"]
     assert list(made.rows(IWSLT)) == [
         "LN (ln)",
         "BN (bn)",

@@ -1,0 +1,18 @@
+"""RMSNorm: y = weight x / sqrt(mean(x^2) + eps), over each token's own channels (arXiv 1910.07467)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normplugins.norms.config import register_norm
+
+
+@register_norm("rms")
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's RMSNorm over the last dimension; ``weight`` (C,) from 1, and, as in the paper, no bias."""
+
+    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__(dim, eps=eps)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Normalize x (..., C). No token sees another, so the padding mask is not read."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(x.dtype)

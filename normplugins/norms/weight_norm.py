@@ -1,0 +1,65 @@
+"""Weight normalization with mean-only batch normalization (arXiv 1602.07868).
+
+    w = g v / ‖v‖  for the weights of each output of a linear map        y = x - mu + bias  in the norm's own place
+
+mu is the mean over the batch's real tokens in training, and at evaluation its running mean
+
+    running <- (1 - momentum) running + momentum batch.
+
+The paper subtracts the mean of w x; here x is centred just before the map, pre-norm, which is the same:
+W (x - mean(x)) = W x - mean(W x). What the norm keeps of x's scale, g must learn.
+
+One token alone is its own mean, so its output is the bias.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from normplugins.norms.config import register_norm
+from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
+
+
+@register_norm("weight")
+class MeanOnlyBatchNorm(RunningNorm):
+    """Mean-only BatchNorm of ``dim`` channels over real tokens, which weight-normalizes the maps of its sublayer.
+
+    Parameter ``bias`` (C,), from 0; buffer ``running_mean`` (C,), from 0. Padding's output is 0.
+    """
+
+    statistics: ClassVar[tuple[str, ...]] = ("running_mean",)
+    running_mean: Tensor
+
+    def __init__(self, dim: int, *, momentum: float = 0.1) -> None:
+        super().__init__(dim, eps=0.0)
+        del self.weight, self.eps  # the scale is each map's g, and nothing is divided by
+        self.momentum = momentum
+        self.add_statistic("running_mean", 0.0)
+
+    @staticmethod
+    def wrap_linears(sublayer: nn.Module) -> None:
+        """Give each linear map of ``sublayer`` weights g v / ‖v‖, with the values that it has; its bias stays."""
+        for module in list(sublayer.modules()):
+            if isinstance(module, nn.Linear):
+                weight_norm(module)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Centre x (T, B, C) or (N, C); in training, count the batch in the running mean."""
+        rows, real = token_rows(x, padding_mask, self.dim)
+        rows = zero_padding(rows, real)
+        mean = self.running_mean.to(rows.dtype)
+        if self.training:
+            count = count_tokens(rows, real)
+            mean = mean_over(rows, count)
+            self._count_batch(mean, count > 0)
+        y = zero_padding(rows - mean + self.bias.to(rows.dtype), real)
+        return y.view(x.shape).to(x.dtype)
+
+    @torch.no_grad()
+    def _count_batch(self, mean: Tensor, any_token: Tensor) -> None:
+        if not recomputing():
+            running = self.running_mean
+            new = running.lerp(mean.to(running.dtype), self.momentum)
+            running.copy_(torch.where(any_token, new, running))

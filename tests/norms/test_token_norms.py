@@ -1,0 +1,99 @@
+"""RMSNorm, ScaleNorm and GroupNorm against plain references, their gradients and what they do not see."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from normplugins.norms import NormConfig, build_norm
+
+from . import reference
+from .helpers import random_affine
+
+EPS = 1e-3
+
+
+def tokens(shape: tuple[int, ...] = (5, 8), seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(1, 2, shape)
+
+
+def test_rms_is_the_reference() -> None:
+    norm, x = random_affine(build_norm(NormConfig("rms", eps=EPS), 8).double()), tokens()
+    want = reference.rms_norm(x, norm.weight.detach().numpy(), EPS)
+    np.testing.assert_allclose(norm(torch.from_numpy(x)).detach().numpy(), want, rtol=0, atol=1e-12)
+
+
+def test_scale_is_the_reference() -> None:
+    norm, x = random_affine(build_norm(NormConfig("scale", eps=EPS), 8).double()), tokens()
+    want = reference.scale_norm(x, norm.weight.item(), EPS)
+    np.testing.assert_allclose(norm(torch.from_numpy(x)).detach().numpy(), want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_group_is_the_reference(groups: int) -> None:
+    norm, x = random_affine(build_norm(NormConfig("group", eps=EPS, groups=groups), 8).double()), tokens()
+    want = reference.group_norm(x, norm.weight.detach().numpy(), norm.bias.detach().numpy(), groups, EPS)
+    np.testing.assert_allclose(norm(torch.from_numpy(x)).detach().numpy(), want, rtol=0, atol=1e-12)
+    sentences = torch.from_numpy(tokens((3, 2, 8)))
+    assert_close(norm(sentences), norm(sentences.flatten(0, 1)).view(3, 2, 8))
+
+
+def test_one_group_is_layer_norm_and_a_first_scale_norm_is_rms() -> None:
+    x = torch.from_numpy(tokens())
+    assert_close(build_norm(NormConfig("group", groups=1), 8).double()(x), build_norm(NormConfig("ln"), 8).double()(x))
+    assert_close(build_norm(NormConfig("scale"), 8).double()(x), build_norm(NormConfig("rms"), 8)(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rms", "scale", "group"])
+def test_gradient_is_exact(name: str) -> None:
+    norm = random_affine(build_norm(NormConfig(name, groups=2), 4).double())
+    mask = torch.tensor([[False, False, True], [False, True, True]])
+    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    names, parameters = zip(*norm.named_parameters(), strict=True)
+    assert torch.autograd.gradcheck(
+        lambda x, *p: torch.func.functional_call(norm, dict(zip(names, p, strict=True)), (x, mask)), (x, *parameters)
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(name=st.sampled_from(["rms", "scale", "group"]), factor=st.floats(1e-3, 1e3), seed=st.integers(0, 2**16))
+def test_a_tokens_scale_changes_nothing(name: str, factor: float, seed: int) -> None:
+    norm, x = random_affine(build_norm(NormConfig(name, eps=1e-30), 8).double()), torch.from_numpy(tokens(seed=seed))
+    assert_close(norm(x * factor), norm(x))
+
+
+@settings(deadline=None, max_examples=25)
+@given(shift=st.floats(-1e3, 1e3), seed=st.integers(0, 2**16))
+def test_a_shift_changes_group_and_not_rms(shift: float, seed: int) -> None:
+    x = torch.from_numpy(tokens(seed=seed))
+    group, rms = (random_affine(build_norm(NormConfig(name, eps=1e-30), 8).double()) for name in ("group", "rms"))
+    assert_close(group(x + shift), group(x), rtol=1e-5, atol=1e-5)
+    if abs(shift) > 1:
+        assert not torch.allclose(rms(x + shift), rms(x))
+
+
+@settings(deadline=None, max_examples=25)
+@given(radius=st.floats(0.1, 100), seed=st.integers(0, 2**16))
+def test_scale_puts_every_token_on_one_sphere(radius: float, seed: int) -> None:
+    norm = build_norm(NormConfig("scale", eps=1e-30), 8).double()
+    torch.nn.init.constant_(norm.weight, radius)
+    lengths = norm(torch.from_numpy(tokens(seed=seed))).norm(dim=-1)
+    assert_close(lengths, torch.full_like(lengths, radius))
+
+
+@pytest.mark.parametrize("name", ["rms", "scale", "group"])
+def test_a_token_of_zeros_stays_finite(name: str) -> None:
+    norm, x = build_norm(NormConfig(name), 8), torch.zeros(2, 8, requires_grad=True)
+    y = norm(x)
+    y.sum().backward()
+    assert not y.any()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("groups", [3, 8])
+def test_groups_of_unequal_size_or_one_channel_are_refused(groups: int) -> None:
+    with pytest.raises(ValueError, match=f"8 channels cannot be split into {groups} equal groups of two or more"):
+        build_norm(NormConfig("group", groups=groups), 8)
