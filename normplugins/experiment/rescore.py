@@ -1,5 +1,6 @@
 """Scores a trained run again, with other search settings or other windows; its record stays as it is."""
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ def rescore(directory: Path, overrides: Sequence[str] = (), save: Path | None = 
         UserError: the folder holds no checkpoint to score, or an override is not of these sections or does not fit the
             model.
     """
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     path = directory / folder.CONFIG
     if not path.exists():
         raise UserError(f"{directory} holds no finished run ({path.name} is needed)")
