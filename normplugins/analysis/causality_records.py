@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from normplugins.errors import UserError
-from normplugins.report.records import AS_PUBLISHED, CAUSAL, CHOICES, TRANSFORMER, norm_rank
+from normplugins.report.records import AS_PUBLISHED, CAUSAL, CHOICES, TRANSFORMER, machine_names, norm_rank
 
 FORMAT = 1
 MODELS = {
@@ -153,11 +153,5 @@ def _mode(figures: Sequence[Mapping[str, Any]]) -> Mode:
 
 def machines(cells: Iterable[Cell]) -> list[str]:
     """The machines of the measurements."""
-
-    def machine(record: Mapping[str, Any]) -> str:
-        hardware = record["hardware"]
-        threads = f"{hardware['threads']} thread{'s' if hardware['threads'] != 1 else ''}"
-        host = f"{hardware['cpu']}, {threads}, {hardware['memory_gb']} GB"
-        return host if hardware["device"] == "CPU" else f"{hardware['device']}; host {host}"
-
-    return list(dict.fromkeys(found for cell in cells for found in cell.each(machine)))
+    found = (name for cell in cells for name in cell.each(lambda one: machine_names(one["hardware"])[1]))
+    return list(dict.fromkeys(found))

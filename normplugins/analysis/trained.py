@@ -10,15 +10,13 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
 import torch
-from fairseq import checkpoint_utils
-from fairseq.data import data_utils
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-import normplugins
 from normplugins.corpora import PreparedText, corpus_config, prepare
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints, folder, record
+from normplugins.experiment.perplexity import load_model_and_text
 from normplugins.experiment.run import set_threads
 
 TASK = "language_modeling"
@@ -26,7 +24,7 @@ TASK = "language_modeling"
 
 @dataclass(frozen=True)
 class TrainedLanguageModel:
-    """A model of a finished run, in evaluation mode, with the test text, (N,) word indices."""
+    """A model of a finished run, in evaluation mode, with the test text and each place's input, (N,) word indices."""
 
     directory: Path
     checkpoint: Path
@@ -34,8 +32,8 @@ class TrainedLanguageModel:
     record: Mapping[str, Any]
     model: nn.Module
     corpus: PreparedText
+    inputs: Tensor
     text: Tensor
-    eos: int
 
     @property
     def causal(self) -> bool:
@@ -67,8 +65,7 @@ class TrainedLanguageModel:
             raise UserError(f"the test text has {len(self.text):,} tokens, and a segment has {self.segment}")
         first = torch.linspace(0, whole - 1, min(count, whole)).long() * self.segment
         places = first[:, None] + torch.arange(self.segment)
-        inputs = torch.cat([self.text.new_tensor([self.eos]), self.text[:-1]])
-        return inputs[places], self.text[places]
+        return self.inputs[places], self.text[places]
 
 
 def load_trained(directory: Path) -> TrainedLanguageModel:
@@ -84,21 +81,13 @@ def load_trained(directory: Path) -> TrainedLanguageModel:
     assert isinstance(config, DictConfig)
     if config.task._name != TASK:
         raise UserError(f"the run in {directory} is of task {config.task._name}; {TASK} is needed")
-    checkpoint = directory / (checkpoints.AVERAGED if config.evaluate.average else checkpoints.BEST)
+    checkpoint = checkpoints.scored(directory, config.evaluate.average)
     if not checkpoint.exists():
         raise UserError(f"the model of the run in {directory} is gone ({checkpoint.name})")
     set_threads(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     assert isinstance(corpus, PreparedText)
-    normplugins.register()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(checkpoint)], arg_overrides={"data": str(corpus.bin_dir)}
-    )
-    lines = data_utils.load_indexed_dataset(str(corpus.bin_dir / "test"), task.source_dictionary)
-    text = torch.cat([lines[index] for index in range(len(lines))]).long()
-    device = "cuda" if torch.cuda.is_available() and not config.common.cpu else "cpu"
-    model.eval().to(device)
-    return TrainedLanguageModel(
-        directory, checkpoint, config, done, model, corpus, text.to(device), task.source_dictionary.eos()
-    )
+    model, inputs, text = load_model_and_text(checkpoint, corpus.bin_dir, config.common.cpu)
+    device = next(model.parameters()).device
+    return TrainedLanguageModel(directory, checkpoint, config, done, model, corpus, inputs.to(device), text.to(device))

@@ -21,6 +21,11 @@ BEST = "checkpoint_best.pt"
 AVERAGED = "checkpoint_averaged.pt"
 
 
+def scored(directory: Path, average: int | None) -> Path:
+    """The checkpoint that a run is scored by: the mean of its last ``average`` epochs', or the best one for None."""
+    return directory / (AVERAGED if average else BEST)
+
+
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint's content on the CPU, without running anything that the file names.
 

@@ -115,6 +115,26 @@ def perplexity(logprobs: NDArray[np.float32], windows: Windows, causal: bool, pa
     return Perplexity(math.exp(min(nats, 709.0)), signature, len(logprobs), nats)
 
 
+def load_model_and_text(
+    checkpoint: Path, bin_dir: Path, cpu: bool, subset: str = "test"
+) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """A trained model, in evaluation mode on its device, and a split of the corpus in ``bin_dir``.
+
+    Returns:
+        The model; the input at each place of the text, (N,), which is the token before it, and ``</s>`` at the first;
+        the tokens of the text, (N,). Both on the CPU.
+    """
+    normplugins.register()
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
+    )
+    model.eval().to("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    lines = data_utils.load_indexed_dataset(str(bin_dir / subset), task.source_dictionary)
+    targets = torch.cat([lines[index] for index in range(len(lines))]).long()
+    inputs = torch.cat([targets.new_tensor([task.source_dictionary.eos()]), targets[:-1]])
+    return model, inputs, targets
+
+
 def token_logprobs(
     checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool, subset: str = "test"
 ) -> NDArray[np.float32]:
@@ -123,16 +143,9 @@ def token_logprobs(
     Raises:
         UserError: the windows do not fit the model.
     """
-    normplugins.register()
-    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
-    )
+    model, inputs, targets = load_model_and_text(checkpoint, bin_dir, cpu, subset)
     check_windows(windows, model.max_positions())
-    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
-    model.eval().to(device)
-    lines = data_utils.load_indexed_dataset(str(bin_dir / subset), task.source_dictionary)
-    targets = torch.cat([lines[index] for index in range(len(lines))]).long()
-    inputs = torch.cat([targets.new_tensor([task.source_dictionary.eos()]), targets[:-1]])
+    device = next(model.parameters()).device
     scored = np.full(len(targets), np.nan, dtype=np.float32)
     console = Console()
     batches = list(_batches(windows, len(targets)))

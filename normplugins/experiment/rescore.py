@@ -46,7 +46,7 @@ def rescore(directory: Path, overrides: Sequence[str] = (), save: Path | None = 
     config = OmegaConf.create(path.read_text(encoding="utf-8"))
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
-    checkpoint = directory / (checkpoints.AVERAGED if config.evaluate.average else checkpoints.BEST)
+    checkpoint = checkpoints.scored(directory, config.evaluate.average)
     if not checkpoint.exists():
         raise UserError(f"{directory} holds no finished run ({checkpoint.name} is needed)")
     kind = kind_of(config.task._name)

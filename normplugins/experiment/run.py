@@ -117,13 +117,14 @@ def scored_checkpoint(directory: Path, count: int | None) -> tuple[Path, list[st
 
     The mean of the last ``count`` epochs, made unless that is done; for None the one with the best validation loss.
     """
+    scored = checkpoints.scored(directory, count)
     if count is None:
-        return directory / checkpoints.BEST, [checkpoints.BEST]
+        return scored, [scored.name]
     paths = checkpoints.epoch_checkpoints(directory)[-count:]
     names = [path.name for path in paths]
-    if checkpoints.averaged_from(directory / checkpoints.AVERAGED) != names:
-        checkpoints.average(paths, directory / checkpoints.AVERAGED)
-    return directory / checkpoints.AVERAGED, names
+    if checkpoints.averaged_from(scored) != names:
+        checkpoints.average(paths, scored)
+    return scored, names
 
 
 def titled(config: DictConfig) -> str:

@@ -15,6 +15,7 @@ from normplugins.report.parts import (
     Table,
     corpus_note,
     cut_at,
+    difference,
     duration,
     known_number,
     machines,
@@ -219,9 +220,4 @@ def _difference(cell: Cell, cells: Sequence[Cell]) -> str:
         settings = [item for item in run.settings if not item.startswith("norm.")]
         return (run.model, settings, run.note, run.train_size, run.stopped_by, run.updates)
 
-    mine = cell.mean(PPL)
-    for other in cells:
-        theirs = other.mean(PPL)
-        if other.first.norm == "ln" and alike(other.first) == alike(cell.first) and other is not cell:
-            return f"{mine - theirs:+.2f}" if mine is not None and theirs is not None else ""
-    return ""
+    return difference(cell, cells, PPL, alike)

@@ -99,6 +99,16 @@ def valid_ppl(cell: Cell) -> str:
     return f"{fmean(ppl):.2f}" if ppl else ""
 
 
+def difference(cell: Cell, cells: Iterable[Cell], metric: str, alike: Callable[[Run], object]) -> str:
+    """To the mean of the LN cell whose runs are ``alike``, if there is one."""
+    mine = cell.mean(metric)
+    for other in cells:
+        theirs = other.mean(metric)
+        if other.first.norm == "ln" and alike(other.first) == alike(cell.first) and other is not cell:
+            return f"{mine - theirs:+.2f}" if mine is not None and theirs is not None else ""
+    return ""
+
+
 def spread(cell: Cell, metric: str) -> str:
     """The sample standard deviation over the seeds, or what there is instead."""
     deviation = cell.spread(metric)

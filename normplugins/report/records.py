@@ -158,6 +158,14 @@ def norm_rank(norm: str) -> tuple[int, str]:
     return (NORM_ORDER.index(norm) if norm in NORM_ORDER else len(NORM_ORDER), norm)
 
 
+def machine_names(hardware: Mapping[str, Any]) -> tuple[str, str]:
+    """What a record's ``hardware`` is called, in short (``CPU, 2 threads``) and in full."""
+    device = str(hardware["device"])
+    threads = f"{hardware['threads']} thread{'s' if hardware['threads'] != 1 else ''}"
+    host = f"{hardware['cpu']}, {threads}, {hardware['memory_gb']} GB"
+    return (f"CPU, {threads}", host) if device == "CPU" else (device, f"{device}; host {host}")
+
+
 def _run(record: dict[str, Any]) -> Run:
     norm, variant = str(record["norm"]), str(record["variant"])
     if variant.split(",")[0] != norm:
@@ -167,9 +175,7 @@ def _run(record: dict[str, Any]) -> Run:
     ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
     config = record.get("config", {})
     unigram = corpus.get("unigram_ppl")
-    device = str(hardware["device"])
-    threads = f"{hardware['threads']} thread{'s' if hardware['threads'] != 1 else ''}"
-    machine = f"{hardware['cpu']}, {threads}, {hardware['memory_gb']} GB"
+    device, machine = machine_names(hardware)
     return Run(
         experiment=str(record["experiment"]),
         norm=norm,
@@ -186,8 +192,8 @@ def _run(record: dict[str, Any]) -> Run:
         train_size=_train_size(corpus["counts"].get("train", {})),
         corpus=str(corpus.get("corpus", "")),
         note=str(corpus.get("note") or ""),
-        hardware=f"CPU, {threads}" if device == "CPU" else device,
-        machine=machine if device == "CPU" else f"{device}; host {machine}",
+        hardware=device,
+        machine=machine,
         label_smoothing=float(config.get("criterion.label_smoothing") or 0),
         model=_model(config, metrics.get("ppl")),
         budget="" if config.get("budget.name") in (None, "full") else str(config["budget.name"]),

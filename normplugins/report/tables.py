@@ -15,6 +15,7 @@ from normplugins.report.parts import (
     Table,
     corpus_note,
     cut_at,
+    difference,
     duration,
     known_number,
     machines,
@@ -141,9 +142,4 @@ def _difference(cell: Cell, cells: Sequence[Cell], metric: str, corpus: PaperCor
         extras = ",".join(extra for extra in run.extras.split(",") if not extra.startswith("norm."))
         return (extras, run.note, run.train_size, cut_at(run, corpus))
 
-    mine = cell.mean(metric)
-    for other in cells:
-        theirs = other.mean(metric)
-        if other.first.norm == "ln" and alike(other.first) == alike(cell.first) and other is not cell:
-            return f"{mine - theirs:+.2f}" if mine is not None and theirs is not None else ""
-    return ""
+    return difference(cell, cells, metric, alike)
