@@ -107,7 +107,7 @@ def _record(
         "variant": config.variant,
         "seed": config.seed,
         "norm": config.norm.name,
-        "model": {"name": config.model._name, "causal": trained.causal},
+        "model": {"name": config.model._name, "causal": trained.causal, "masked": trained.masked},
         "run": {
             "checkpoint": trained.checkpoint.name,
             "updates": run["training"]["updates"],

@@ -16,7 +16,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from normplugins.analysis.causality_records import MODES, Cell
 from normplugins.report.figures import STYLE, colour
-from normplugins.report.records import AS_PUBLISHED
 
 SMALLEST = 1e-8  # nats: no two log-probabilities in float32 differ by less in the mean; below it the axis goes to 0
 LOOKS: dict[str, dict[str, Any]] = {
@@ -90,11 +89,11 @@ def _changes(axis: Axes, cells: Sequence[Cell], modes: Sequence[str]) -> None:
 
 
 def _by_distance(axis: Axes, cells: Sequence[Cell]) -> None:
-    """What is not zero: models as published in evaluation, and the others in training, whose only leak is the norm."""
+    """What is not zero: causal models in training, where the norm alone can leak, and the others in evaluation."""
     heights, last = [0.0], 2
     for cell in cells:
         for name, mode in cell.modes.items():
-            if (name == "evaluation") != (cell.kind == AS_PUBLISHED) or mode.change.identical:
+            if (name == "evaluation") == cell.causal or mode.change.identical:
                 continue
             distances, means = zip(*mode.distances, strict=True)
             look = LOOKS[name] | {"markersize": 4, "markevery": max(1, len(distances) // 10)}
@@ -104,7 +103,7 @@ def _by_distance(axis: Axes, cells: Sequence[Cell]) -> None:
     axis.set_yscale("symlog", linthresh=SMALLEST, linscale=0.5)
     _ticks(axis.yaxis, heights)
     axis.set_xlim(1 - 0.02 * last, last * 1.02)
-    axis.set_title("The same by distance (as published: evaluation;\ncausal: training, where not exactly 0)")
+    axis.set_title("The same by distance (causal: training, where\nnot exactly 0; all others: evaluation)")
     axis.set_xlabel("tokens from the position to the nearest replaced one")
     axis.set_ylabel("nats")
     if len(heights) == 1:

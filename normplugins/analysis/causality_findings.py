@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from normplugins.analysis.causality_records import MODELS, MODES, Cell
-from normplugins.report.records import AS_PUBLISHED
+from normplugins.report.records import AS_PUBLISHED, BY_NORM
 
 
 def findings(cells: Sequence[Cell]) -> list[str]:
     """Sentences that follow from the numbers, whatever they are."""
     published = [cell for cell in cells if cell.kind == AS_PUBLISHED]
-    causal = [cell for cell in cells if cell.kind != AS_PUBLISHED]
+    by_norm = [cell for cell in cells if cell.kind in BY_NORM.values()]
+    causal = [cell for cell in cells if cell.causal]
     found = [text for run in dict.fromkeys(cell.run for cell in published) for text in _published(run, published)]
+    found.extend(_by_norm(cell) for cell in by_norm)
     if causal:
         found.append(_masked(causal))
         found.extend(_leaks(causal))
@@ -50,6 +52,19 @@ def _published(run: str, published: Sequence[Cell]) -> list[str]:
 def _places(cells: Iterable[Cell], place: str) -> list[float]:
     values = [cell.over_seeds(lambda one: one["by_place"] and one["by_place"][place]) for cell in cells]
     return [value for value in values if value is not None]
+
+
+def _by_norm(cell: Cell) -> str:
+    mode, training = cell.modes["evaluation"], cell.modes["training"]
+    seen = "sees the future all the same" if not mode.change.identical else "saw nothing of the future here"
+    text = (
+        f"**Not causal, by its norm**: with `{cell.norm}`, a model whose attention is masked {seen} ({cell.run}): "
+        f"perplexity {ppl(mode.ppl_true)} with the true future, {ppl(mode.ppl_replaced)} with a replaced one."
+    )
+    if training.other:
+        reach = "does not reach" if training.other.identical else "reaches"
+        text += f" In training, it {reach} another segment of the batch."
+    return text
 
 
 def _masked(causal: Sequence[Cell]) -> str:

@@ -46,7 +46,8 @@ For a model that sees none of it, all that it computes for a position stays the 
 every position of a segment but its last; a position also counts when the replaced words begin 2, 3, ... words after it:
 its *distance*.
 
-**In evaluation mode**, in which perplexity is measured, only attention can look ahead.
+**In evaluation mode**, in which perplexity is measured, only attention can look ahead, and a norm whose statistics are
+those of a whole segment: `instance`. A model with it is labelled so, whatever its attention hides.
 
 **In training mode** (without dropout) there is a second way: a norm that divides by a statistic of the batch's tokens
 lets every token depend, slightly, on all others, those to be predicted among them. There, we replace the end of *one*

@@ -11,13 +11,15 @@ from statistics import fmean
 from typing import Any
 
 from normplugins.errors import UserError
-from normplugins.report.records import AS_PUBLISHED, CAUSAL, CHOICES, TRANSFORMER, machine_names, norm_rank
+from normplugins.report.records import AS_PUBLISHED, BY_NORM, CAUSAL, CHOICES, TRANSFORMER, machine_names, norm_rank
 
 FORMAT = 1
 MODELS = {
     AS_PUBLISHED: f"tensor transformer, {AS_PUBLISHED}",
     CAUSAL: "tensor transformer, causal",
     TRANSFORMER: TRANSFORMER,
+    BY_NORM[CAUSAL]: f"tensor transformer, {BY_NORM[CAUSAL]}",
+    BY_NORM[TRANSFORMER]: BY_NORM[TRANSFORMER],
 }
 MODES = {"evaluation": "evaluation", "training": "training", "training_in_warmup": "training, PN warming up"}
 
@@ -70,11 +72,17 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """Which language model it is."""
+        """Which language model it is, by one of the names in ``MODELS``."""
         model = self.first["model"]
-        if not model["causal"]:
+        if not model.get("masked", model["causal"]):
             return AS_PUBLISHED
-        return CAUSAL if model["name"] == "tensor_transformer_lm" else TRANSFORMER
+        kind = CAUSAL if model["name"] == "tensor_transformer_lm" else TRANSFORMER
+        return kind if model["causal"] else BY_NORM[kind]
+
+    @property
+    def causal(self) -> bool:
+        """Whether nothing of the future may be seen at evaluation, by attention or by the norm."""
+        return bool(self.first["model"]["causal"])
 
     @property
     def run(self) -> str:

@@ -18,6 +18,7 @@ from normplugins.errors import UserError
 from normplugins.experiment import checkpoints, folder, record
 from normplugins.experiment.perplexity import load_model_and_text
 from normplugins.experiment.run import set_threads
+from normplugins.models.config import is_causal
 
 TASK = "language_modeling"
 
@@ -36,9 +37,14 @@ class TrainedLanguageModel:
     text: Tensor
 
     @property
-    def causal(self) -> bool:
+    def masked(self) -> bool:
         """Whether attention is masked; the published tensor transformer's is not."""
         return bool(self.config.model.get("causal", True))
+
+    @property
+    def causal(self) -> bool:
+        """Whether no position may see a later one at evaluation: attention is masked, and the norm sees no sentence."""
+        return is_causal(self.config.model.norm, self.masked)
 
     @property
     def segment(self) -> int:

@@ -176,6 +176,7 @@ def compose_record(
         "variant": config.variant,
         "norm": config.norm.name,
         "seed": config.seed,
+        "label": run_label(config),
         "metrics": metrics,
         "training": {
             "updates": history.updates,

@@ -195,7 +195,7 @@ def _run(record: dict[str, Any]) -> Run:
         hardware=device,
         machine=machine,
         label_smoothing=float(config.get("criterion.label_smoothing") or 0),
-        model=_model(config, metrics.get("ppl")),
+        model=_model(config, metrics.get("ppl"), str(record.get("label") or "")),
         budget="" if config.get("budget.name") in (None, "full") else str(config["budget.name"]),
         unigram=(_number(unigram["valid"]), _number(unigram["test"])) if unigram else None,
         train_curve=_curve(record["curves"]["train"]),
@@ -203,10 +203,11 @@ def _run(record: dict[str, Any]) -> Run:
     )
 
 
-def _model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None) -> str:
+def _model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, label: str) -> str:
     """Which language model it is; one that may or may not see the future must not pass for either.
 
-    Whether attention is masked stands in the config, and whether the model was causal in the signature of its score.
+    Whether attention is masked stands in the config, and whether the model is causal in the signature of its score;
+    without a score, in the record's label.
     """
     if ppl is None and config.get("task._name") != "language_modeling":
         return ""
@@ -217,7 +218,7 @@ def _model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None) -> str:
         kind = TRANSFORMER
     else:
         raise ValueError(f"unknown language model {name!r}")
-    seen = "causal:no" in str((ppl or {}).get("signature")).split("|")
+    seen = "causal:no" in str(ppl.get("signature")).split("|") if ppl else label.startswith("not causal")
     return BY_NORM.get(kind, kind) if seen else kind
 
 

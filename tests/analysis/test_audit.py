@@ -30,7 +30,8 @@ def analyze(made_up_text, monkeypatch, normplugins, tmp_path):
 
 def test_a_run_as_published_and_a_causal_one(analyze, tensor_lm, transformer_lm, tmp_path):
     published, said = analyze(tensor_lm)
-    assert (published["norm"], published["model"]) == ("pn", {"name": "tensor_transformer_lm", "causal": False})
+    assert published["norm"] == "pn"
+    assert published["model"] == {"name": "tensor_transformer_lm", "causal": False, "masked": False}
     assert published["run"]["ppl"] == tensor_lm.record["metrics"]["ppl"]["score"]
     assert published["probe"] == {"draws": 1, "segments": 3, "trials": 3, "seed": 1, "batch": [6, 8]}
     assert published["warmup"] == {"updates": 24, "of": 6}
@@ -52,6 +53,18 @@ def test_a_run_as_published_and_a_causal_one(analyze, tensor_lm, transformer_lm,
     assert page.count("\n| ptb") == 2 + 3, "two runs in evaluation; in training one of them in two states"
     with Image.open(tmp_path / "figures" / "causality.png") as figure:
         assert figure.width > figure.height > 200
+
+
+def test_a_masked_model_whose_norm_sees_the_future_is_labelled_by_its_norm(analyze, train_language_model, tmp_path):
+    run = train_language_model("norm=instance", "model.causal=true")
+    assert run.record["label"].startswith("not causal: by its norm")
+    found, _ = analyze(run)
+    assert found["model"] == {"name": "tensor_transformer_lm", "causal": False, "masked": True}
+    assert not found["measured"]["evaluation"]["identical"]
+    page = (tmp_path / "causality.md").read_text(encoding="utf-8")
+    assert "**Not causal, by its norm**: with `instance`" in page
+    assert "published model reads" not in page
+    assert "should be causal" not in page
 
 
 def test_the_last_positions_perplexity_is_the_runs_own(analyze, tensor_lm):

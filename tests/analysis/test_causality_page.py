@@ -25,7 +25,7 @@ def mode(mean=0.0, ppl=100.0, replaced=None, other=None, identical=None):
     }
 
 
-def record(norm="ln", causal=True, seed=1, warmup=None, warming=False, places=None, **measured):
+def record(norm="ln", causal=True, masked=None, seed=1, warmup=None, warming=False, places=None, **measured):
     modes = {"evaluation": mode(), "training": mode(other=change()), "training_in_warmup": None}
     return {
         "format": 1,
@@ -33,7 +33,7 @@ def record(norm="ln", causal=True, seed=1, warmup=None, warming=False, places=No
         "variant": f"{norm},budget=cpu" + ",model.causal=true" * causal,
         "seed": seed,
         "norm": norm,
-        "model": {"name": "tensor_transformer_lm", "causal": causal},
+        "model": {"name": "tensor_transformer_lm", "causal": causal} | ({} if masked is None else {"masked": masked}),
         "run": {
             "checkpoint": "c.pt",
             "updates": 600,
@@ -85,6 +85,19 @@ def test_a_published_model_that_saw_nothing_is_not_accused(told):
     text = told(record("ln", causal=False))
     assert "The published model saw nothing of the future" in text
     assert "reads the future" not in text
+
+
+def test_a_model_that_is_not_causal_by_its_norm_is_neither_causal_nor_published(told):
+    seen = mode(4.0, ppl=2.5, replaced=1234.5, other=change())
+    by_norm = record("instance", causal=False, masked=True, evaluation=seen, training=seen)
+    text = told(by_norm, record("ln", masked=True))
+    assert "**Not causal, by its norm**: with `instance`, a model whose attention is masked sees the future" in text
+    assert "perplexity 2.5 with the true future, 1,234 with a replaced one. In training, it does not reach" in text
+    assert "the causal model saw nothing of the future" in text
+    assert "should be causal" not in text
+    assert "published model reads" not in text
+    assert "lets something through" not in text
+    assert re.search(r"\| tensor transformer, masked, but its norm sees the future +\| instance ", text)
 
 
 def test_the_published_models_two_perplexities(told):

@@ -243,6 +243,14 @@ def test_a_masked_model_whose_norm_sees_the_future_never_passes_for_causal(page,
     assert all("sees the future" in run.name for run in runs)
 
 
+def test_without_a_score_the_label_says_that_a_masked_model_is_not_causal(tmp_path) -> None:
+    label = "not causal: by its norm every position sees the tokens after it"
+    for norm, said in {"instance": label, "ln": ""}.items():
+        put(tmp_path, language_model("ptb", f"{norm},model.causal=true", 1, None) | {"label": said})
+    models = {run.norm: run.model for run in read_runs(tmp_path)}
+    assert models == {"instance": "masked, but its norm sees the future", "ln": "causal"}
+
+
 @pytest.mark.parametrize("width", [100, 120])
 def test_both_tables_fit_a_terminal_with_every_label_whole(tmp_path, width) -> None:
     for kind in ("", ",model.causal=true", ",architecture=transformer"):
