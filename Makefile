@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NORMS := ln bn bn_released pnv pn pn_alg2 rms scale group instance weight none
-EXPERIMENTS := iwslt14 multi30k ptb wikitext2 wikitext103
+EXPERIMENTS := iwslt14 wmt14 multi30k ptb wikitext2 wikitext103
 # Extra Hydra overrides for any run: make iwslt14-pn ARGS="seed=2 tracking=none"
 ARGS ?=
 

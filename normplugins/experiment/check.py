@@ -29,6 +29,7 @@ UNUSED = (
 )
 # The least that each of these keys, or each number of its list, can be; null is always allowed.
 LEAST = {
+    "train.batches_per_update": 1,
     "hardware.threads": 1,
     "evaluate.average": 1,
     "evaluate.beam": 1,

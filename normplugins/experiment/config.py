@@ -26,6 +26,7 @@ import normplugins
 from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
 from normplugins.experiment.kinds import kind_of
+from normplugins.experiment.update_size import keeps_update_size, share_batches
 from normplugins.norms import NormConfig
 
 CONFIG_DIR = Path(normplugins.__file__).parent.parent / "configs"
@@ -50,6 +51,7 @@ class TrainSection:
     """Types of the ``train`` section."""
 
     checkpoint_minutes: float = MISSING
+    batches_per_update: int | None = None
 
 
 @dataclass
@@ -119,6 +121,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
             raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
         check_types(config)
+        share_batches(config, overrides)
         config.variant = variant(overrides, config)
         OmegaConf.resolve(config)
     except TypeError as error:  # Hydra's own, for a group given a list of numbers and the like
@@ -162,7 +165,7 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 def variant(overrides: Sequence[str], config: DictConfig) -> str:
     """The cell's folder name: the norm, then every other override that changes what is measured.
 
-    Several GPUs make a cell of their own, because each adds its batch to an update.
+    Several GPUs make a cell of their own where each adds its batch to an update.
 
     A name too long for a file system is cut, and a digest of all of it put behind.
     """
@@ -172,7 +175,7 @@ def variant(overrides: Sequence[str], config: DictConfig) -> str:
         of_files = config.corpus.name == "custom" and FILES_OF_A_CUSTOM_CORPUS.fullmatch(key)
         if not of_files and not NOT_IN_VARIANT.fullmatch(key):
             extra.append(override.lstrip("+"))
-    if config.distributed_training.distributed_world_size > 1:
+    if config.distributed_training.distributed_world_size > 1 and not keeps_update_size(config):
         extra.append(f"gpus={config.distributed_training.distributed_world_size}")
     extra.sort()
     name = ",".join([config.norm.name, *(re.sub(r"[^\w.,=+-]+", "_", item) for item in extra)])

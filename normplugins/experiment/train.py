@@ -189,7 +189,8 @@ class _Run:
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"update {self.trainer.get_num_updates() + 1}: out of GPU memory. Halve dataset.max_tokens or "
-                "dataset.batch_size and double optimization.update_freq: an update then has as many tokens as before"
+                "dataset.batch_size and double optimization.update_freq, or train.batches_per_update where that is "
+                "set: an update then has as many tokens as before"
             ) from error
         if figures is not None and not math.isfinite(figures["loss"]):
             self.stop_not_finite(samples, "the loss is not finite")

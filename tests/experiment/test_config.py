@@ -127,6 +127,58 @@ def test_iwslt14_is_the_published_recipe():
     assert config.common.seed == 3
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.encoder_layers", 6),
+        ("model.decoder_layers", 6),
+        ("model.encoder_embed_dim", 1024),
+        ("model.decoder_embed_dim", 1024),
+        ("model.encoder_ffn_embed_dim", 4096),
+        ("model.decoder_ffn_embed_dim", 4096),
+        ("model.encoder_attention_heads", 16),
+        ("model.decoder_attention_heads", 16),
+        ("model.normalize_before", True),
+        ("model.share_all_embeddings", True),
+        ("model.encoder_norm", "pn"),
+        ("model.decoder_norm", "ln"),
+        ("model.dropout", 0.3),
+        ("model.attention_dropout", 0.1),
+        ("model.activation_dropout", 0.1),
+        ("norm.groups", 16),
+        ("norm.warmup_updates", 8000),
+        ("criterion.label_smoothing", 0.1),
+        ("optimizer._name", "adam"),
+        ("optimizer.adam_betas", [0.9, 0.98]),
+        ("optimizer.weight_decay", 0.0),
+        ("lr_scheduler._name", "inverse_sqrt"),
+        ("lr_scheduler.warmup_updates", 8000),
+        ("lr_scheduler.warmup_init_lr", 1e-7),
+        ("optimization.lr", [0.003]),
+        ("optimization.stop_min_lr", 1e-9),
+        ("optimization.clip_norm", 0.0),
+        ("optimization.max_epoch", 0),
+        ("optimization.max_update", 0),
+        ("dataset.max_tokens", 4096),
+        ("train.batches_per_update", 128),
+        ("checkpoint.patience", 10),
+        ("evaluate.average", 10),
+        ("evaluate.beam", 4),
+        ("evaluate.length_penalty", 0.6),
+        ("task.source_lang", "en"),
+        ("task.target_lang", "de"),
+    ],
+)
+def test_wmt14_is_the_published_recipe(wmt14, key, value):
+    found = OmegaConf.select(wmt14, key)
+    assert (list(found) if isinstance(value, list) else found) == value
+
+
+@pytest.fixture(scope="module")
+def wmt14():
+    return compose_config("wmt14", ["norm=pn"])
+
+
 def test_norm_follows_heads_and_learning_rate():
     config = compose_config("demo", ["norm=pn", "model.encoder_attention_heads=2", "lr_scheduler.warmup_updates=77"])
     assert (config.norm.groups, config.norm.warmup_updates) == (2, 77)
