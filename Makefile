@@ -38,8 +38,8 @@ $(foreach e,$(EXPERIMENTS),$(foreach n,$(NORMS),$(eval .PHONY: $e-$n)$(eval $e-$
 report: setup ## print the tables of all recorded runs and write results/README.md
 	$(BIN)/normplugins report
 
-test: setup ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: setup ## run the tests, a file on each core at a time
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile $(ARGS)
 
 lint: setup ## ruff on everything, mypy --strict on the norms
 	$(BIN)/ruff check .

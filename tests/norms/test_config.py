@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 from torch import nn
 
+from normplugins.experiment.config import composing
 from normplugins.norms import NormConfig, build_norm, config, known_norms, register_norm, resolve_norm, sees_sentence
 
 from .helpers import BATCH_NORMS, NORMS
@@ -128,7 +129,7 @@ def test_the_configs_cover_every_norm_and_every_field() -> None:
 
 @pytest.mark.parametrize("name", NORMS)
 def test_each_config_is_the_norms_own_default_and_can_be_overridden(name: str) -> None:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with composing():
         composed = compose(overrides=[f"+norm={name}"]).norm
         changed = compose(overrides=[f"+norm={name}", "norm.groups=2", "norm.unscaled_nu=false"]).norm
     assert resolve_norm(NormConfig(**composed)) == resolve_norm(NormConfig(name))
