@@ -198,6 +198,7 @@ class _Run:
             return
         history = self.history
         history.updates = self.trainer.get_num_updates()
+        self.trainer.get_model().set_num_updates(history.updates)  # the norms' statistics take their step
         history.words += int(figures["sample_size"])
         history.seconds += time.perf_counter() - begun
         history.wall_seconds = time.perf_counter() - self.started

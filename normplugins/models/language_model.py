@@ -23,6 +23,7 @@ from normplugins.models.config import LanguageModelConfig, NormTransformerLMConf
 from normplugins.models.layers import FeedForward, SelfAttentionLayer, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import SinusoidalPositions
+from normplugins.models.updates import EndsUpdates
 from normplugins.models.vocabulary import Vocabulary
 from normplugins.norms import sees_sentence
 
@@ -124,7 +125,7 @@ def feed_forward(cfg: LanguageModelConfig) -> FeedForward:
 
 
 @register_model("norm_transformer_lm", dataclass=NormTransformerLMConfig)
-class NormTransformerLM(FairseqLanguageModel):
+class NormTransformerLM(EndsUpdates, FairseqLanguageModel):
     """Causal transformer language model built from this package's layers; its settings: NormTransformerLMConfig."""
 
     @classmethod

@@ -11,7 +11,7 @@ from fairseq.dataclass import FairseqDataclass
 from torch import nn
 
 from normplugins.errors import UserError
-from normplugins.norms import NormConfig, build_norm, resolve_norm
+from normplugins.norms import NormConfig, build_norm, has_statistics, resolve_norm
 
 HEAD_GROUPED = ("pn", "pn_alg2")
 """Norms whose group scaling has, unless told otherwise, one group per attention head."""
@@ -62,7 +62,7 @@ def stack_norm_config(cfg: Any, stack: Stack, keys: Sequence[str], final: bool =
     that it has. PN's channel groups are the stack's heads, and a norm that never warms up has no final warmup.
 
     Raises:
-        UserError: an unknown norm, a value out of range, or a switch that no stack's norm has.
+        UserError: an unknown norm, a value out of range, or a setting that no stack's norm has.
     """
     settings = {f.name: getattr(cfg, f"norm_{f.name}") for f in fields(NormConfig) if f.name != "name"}
     name = getattr(cfg, stack.key)
@@ -73,10 +73,13 @@ def stack_norm_config(cfg: Any, stack: Stack, keys: Sequence[str], final: bool =
         config = resolve_norm(NormConfig(name=name, **settings))
     except ValueError as error:
         raise UserError(f"{stack.key}: {error}") from error
+    names = list(dict.fromkeys(getattr(cfg, key) for key in keys))
     for switch, value in settings.items():
         if value is True and all(getattr(default, switch) is None for default in defaults):
-            norms = " and ".join(dict.fromkeys(getattr(cfg, key) for key in keys))
-            raise UserError(f"norm_{switch} is on, and changes nothing about {norms}")
+            raise UserError(f"norm_{switch} is on, and changes nothing about {' and '.join(names)}")
+    if (config.sync != "none" or config.per_update) and not any(map(has_statistics, names)):
+        which = "norm_per_update is on" if config.sync == "none" else f"norm_sync={config.sync}"
+        raise UserError(f"{which}, and {' and '.join(names)} has no running statistics: leave it out")
     return replace(config, warmup_updates=cfg.final_norm_warmup_updates) if final and config.warmup_updates else config
 
 

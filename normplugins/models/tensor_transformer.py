@@ -22,6 +22,7 @@ from normplugins.models.layers import SelfAttentionLayer, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import positions_from_the_end
 from normplugins.models.tensor_attention import TensorAttention
+from normplugins.models.updates import EndsUpdates
 
 INIT_STD = 0.02
 
@@ -92,7 +93,7 @@ class TensorTransformerDecoder(LanguageModelDecoder):
 
 
 @register_model("tensor_transformer_lm", dataclass=TensorTransformerLMConfig)
-class TensorTransformerLM(FairseqLanguageModel):
+class TensorTransformerLM(EndsUpdates, FairseqLanguageModel):
     """Tensorized transformer language model; see TensorTransformerLMConfig for its settings."""
 
     @classmethod

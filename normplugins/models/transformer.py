@@ -20,6 +20,7 @@ from normplugins.models.config import NormTransformerConfig, build_side_norm, re
 from normplugins.models.layers import DecoderLayer, encoder_layer, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import SinusoidalPositions
+from normplugins.models.updates import EndsUpdates
 
 EncoderOut = dict[str, list[Tensor]]
 
@@ -170,7 +171,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
 
 
 @register_model("norm_transformer", dataclass=NormTransformerConfig)
-class NormTransformer(FairseqEncoderDecoderModel):
+class NormTransformer(EndsUpdates, FairseqEncoderDecoderModel):
     """Encoder-decoder transformer built from this package's layers; see NormTransformerConfig for its settings."""
 
     @classmethod

@@ -13,11 +13,31 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
 
-from normplugins.norms.config import NormConfig, build_norm, known_norms, register_norm, resolve_norm, sees_sentence
+from normplugins.norms.config import (
+    NormConfig,
+    build_norm,
+    has_statistics,
+    known_norms,
+    register_norm,
+    resolve_norm,
+    sees_sentence,
+)
+from normplugins.norms.statistics import end_update, reestimate, running_statistics
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 for _entry in entry_points(group=__name__):
     import_module(_entry.module)
 
-__all__ = ["NormConfig", "build_norm", "known_norms", "register_norm", "resolve_norm", "sees_sentence"]
+__all__ = [
+    "NormConfig",
+    "build_norm",
+    "end_update",
+    "has_statistics",
+    "known_norms",
+    "reestimate",
+    "register_norm",
+    "resolve_norm",
+    "running_statistics",
+    "sees_sentence",
+]

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from normplugins.norms.config import register_norm
 from normplugins.norms.group_scaling import scale_groups
-from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
+from normplugins.norms.processes import gather_over_processes, sum_gradients
+from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
 @register_norm("bn")
@@ -41,9 +42,12 @@ class BatchNorm(RunningNorm):
         momentum: float = 0.1,
         group_scaling: bool = False,
         padding_filled: bool = False,
+        sync: str = "none",
+        per_update: bool = False,
     ) -> None:
-        super().__init__(dim, eps)
+        super().__init__(dim, eps, sync, per_update)
         self.momentum, self.group_scaling, self.padding_filled = momentum, group_scaling, padding_filled
+        self.newest = momentum
         self.add_statistic("running_mean", 0.0)
         self.add_statistic("running_var", 1.0)
 
@@ -53,7 +57,7 @@ class BatchNorm(RunningNorm):
         rows = zero_padding(rows, real)
         if self.group_scaling:
             rows = scale_groups(rows, 1, self.eps)
-        tokens = count_tokens(rows, real)
+        token, tokens = real, count_tokens(rows, real)
         if self.padding_filled and real is not None:
             rows, real = torch.where(real, rows, mean_over(rows, tokens)), None
         if self.training:
@@ -61,16 +65,38 @@ class BatchNorm(RunningNorm):
             mean = mean_over(rows, count)
             centred = zero_padding(rows - mean, real)
             var = mean_over(centred.square(), count)
-            self._count_batch(mean, var * count / (count - 1).clamp(min=1), tokens > 0)
+            if self.synchronised:
+                tokens, count, mean, var = self.over_processes(tokens, count, mean, var)
+                centred = zero_padding(rows - mean, token)  # padding is filled with this mean, if at all
+            self.count_batch(tokens, count, mean, var)
         else:
             centred, var = rows - self.running_mean.to(rows.dtype), self.running_var
         y = zero_padding(self.affine(centred, torch.rsqrt(var + self.eps)), real)
         return y.view(x.shape).to(x.dtype)
 
-    @torch.no_grad()
-    def _count_batch(self, mean: Tensor, var: Tensor, any_token: Tensor) -> None:
-        if recomputing():
-            return
-        for running, batch in ((self.running_mean, mean), (self.running_var, var)):
-            new = running.lerp(batch.to(running.dtype), self.momentum)
-            running.copy_(torch.where(any_token, new, running))
+    # A batch's moments are (tokens, count, mean (C,), var (C,)): mean over the tokens, var over ``count`` positions,
+    # which are the tokens and the padding that was filled with the mean.
+
+    def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Mean and unbiased variance."""
+        count, mean, var = moments
+        return mean, var * count / (count - 1).clamp(min=1)
+
+    def over_processes(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
+        """Moments of all processes' tokens, from each one's own: variances would lose digits in a sum of squares."""
+        parts = gather_over_processes(torch.cat([tokens.view(1), moments[0].view(1), *moments[1:]]))
+        each_tokens, each_count, means, variances = torch.split(parts, [1, 1, self.dim, self.dim], dim=1)
+        tokens, count = each_tokens.sum(), each_count.sum()
+        mean = (each_tokens * means).sum(0) / tokens.clamp(min=1)
+        squares = each_count * variances + each_tokens * (means - mean).square()
+        mean, var = sum_gradients(torch.cat([mean, squares.sum(0) / count.clamp(min=1)])).chunk(2)
+        return tokens, count, mean, var
+
+    def _sums(self, tokens: Tensor, *moments: Tensor) -> Tensor:
+        count, mean, var = moments
+        return torch.cat([tokens.view(1), count.view(1), tokens * mean, count * var + tokens * mean.square()])
+
+    def _moments(self, sums: Tensor) -> tuple[Tensor, ...]:
+        tokens, count, (total, squares) = sums[0], sums[1], sums[2:].chunk(2)
+        mean = total / tokens.clamp(min=1)
+        return tokens, count, mean, (squares - tokens * mean.square()).clamp(min=0) / count.clamp(min=1)

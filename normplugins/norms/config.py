@@ -13,6 +13,8 @@ from typing import Any, Optional, TypeVar
 
 from torch import nn
 
+SYNCS = ("none", "batch", "deferred")
+
 
 @dataclass(frozen=True)
 class NormConfig:
@@ -38,7 +40,10 @@ class NormConfig:
     momentum: Optional[float] = None
     """weight of the newest batch in BN's running mean and variance, and in the mean of mean-only BN"""
     sync: str = "none"
-    """statistics across processes; ``none``: each process keeps its own, as released"""
+    """statistics across processes: ``none``: each keeps its own, as released; ``batch``: means over all their tokens,
+    forward and backward; ``deferred``: running statistics are summed once an update (implies per_update)"""
+    per_update: bool = False
+    """running statistics take one step an update, of all its micro-batches' tokens; off: one a micro-batch"""
 
     group_scaling: Optional[bool] = None
     """first divide each token's channels, in ``groups`` groups (BN: in one), by the group's root mean square"""
@@ -105,6 +110,11 @@ def sees_sentence(name: str) -> bool:
     return name in _NORMS and bool(getattr(_NORMS[name].build, "sees_sentence", False))
 
 
+def has_statistics(name: str) -> bool:
+    """Whether this norm keeps running statistics, which ``sync`` and ``per_update`` are about; False if unknown."""
+    return name in _NORMS and "sync" in _NORMS[name].settings
+
+
 def _settings(config: NormConfig) -> dict[str, Any]:
     """The settings that ``config.name`` reads, its own defaults filled in. Raises ValueError on a wrong value."""
     if config.name not in _NORMS:
@@ -125,8 +135,10 @@ def _settings(config: NormConfig) -> dict[str, Any]:
             f"norm {config.name!r}: {', '.join(wrong)} out of range; "
             "eps > 0, groups >= 1, warmup_updates >= 0, 0 <= alpha < 1, 0 < momentum <= 1"
         )
-    if config.sync != "none":
-        raise ValueError(f"norm {config.name!r}: sync={config.sync!r} is not supported; only 'none' is so far")
+    if config.sync not in SYNCS:
+        raise ValueError(f"norm {config.name!r}: unknown sync={config.sync!r}; choose one of {', '.join(SYNCS)}")
+    if settings.get("sync") == "deferred" and "per_update" in settings:
+        settings["per_update"] = True
     return settings
 
 

@@ -28,10 +28,10 @@ from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, r
 
 
 class _ApproximateBackward(torch.autograd.Function):
-    """y = weight z scale + bias for z (N, C), with the backward of Algorithm 2, which updates ``ema_gz``.
+    """y = weight z scale + bias for z (N, C), with the backward of Algorithm 2, which hands ``norm`` mean(x~ x^).
 
-    ``scale`` and ``scale_backward`` (C,) are 1 / psi as the forward and as dL/dx use it; ``count`` is what the
-    backward's means divide by; nu is ``feedback`` * ema_gz, and ema_gz adds ``step`` * mean(x~ x^).
+    ``scale`` and ``scale_backward`` (C,) are 1 / psi as the forward and as dL/dx use it; ``positions`` is what the
+    backward's means divide by.
     """
 
     @staticmethod
@@ -42,27 +42,24 @@ class _ApproximateBackward(torch.autograd.Function):
         bias: Tensor,
         scale: Tensor,
         scale_backward: Tensor,
-        count: Tensor,
-        ema_gz: Tensor,
-        feedback: float,
-        step: float,
+        positions: Tensor,
+        norm: "PowerNorm",
     ) -> Tensor:
-        ctx.save_for_backward(z, weight, scale, scale_backward, count)
-        # Not a saved tensor: a norm called twice changes it in the first of the two backwards.
-        ctx.ema_gz, ctx.feedback, ctx.step = ema_gz, feedback, step
+        ctx.save_for_backward(z, weight, scale, scale_backward, positions)
+        ctx.norm = norm  # and not its nu: a norm called twice changes that in the first of the two backwards
         return torch.addcmul(bias, z, weight * scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        z, weight, scale, scale_backward, count = ctx.saved_tensors
-        nu = ctx.feedback * ctx.ema_gz.to(z.dtype)
+        z, weight, scale, scale_backward, positions = ctx.saved_tensors
+        nu = ctx.norm.nu.to(z.dtype)
         grad_weight = (g * z).sum(0) * scale
         # mean(x~ x^) = weight mean(dL/dy x^) - nu mean(x^ x^): sums of g z and z z, with no pass for x~ itself
-        projection = (weight * grad_weight - nu * z.square().sum(0) * scale.square()) / count
-        ctx.ema_gz.add_(projection, alpha=ctx.step)
+        projection = (weight * grad_weight - nu * z.square().sum(0) * scale.square()) / positions.clamp(min=1)
+        ctx.norm.count_backward(positions, projection)
         grad_z = torch.addcmul(z * (-nu * scale * scale_backward), g, weight * scale_backward)
-        return grad_z, grad_weight, g.sum(0), None, None, None, None, None, None
+        return grad_z, grad_weight, g.sum(0), None, None, None, None
 
 
 @register_norm("pn")
@@ -106,8 +103,12 @@ class PowerNorm(RunningNorm):
         batch_backward: bool = True,
         padding_in_backward: bool = True,
         unscaled_nu: bool = True,
+        sync: str = "none",
+        per_update: bool = False,
     ) -> None:
-        super().__init__(dim, eps)
+        batch = warmup_updates or batch_backward
+        hint = "it normalizes with this batch's statistics unless warmup_updates=0 and batch_backward=false; set these"
+        super().__init__(dim, eps, sync, per_update, not_deferrable=f"{hint}, or use sync=batch" if batch else "")
         check_groups(dim, groups if group_scaling else 1)
         self.groups, self.warmup_updates = groups, warmup_updates
         self.alpha_fwd, self.alpha_bkw = alpha_fwd, alpha_bkw
@@ -134,41 +135,49 @@ class PowerNorm(RunningNorm):
     def _train(self, rows: Tensor, real: Tensor | None) -> Tensor:
         with torch.no_grad():
             count = count_tokens(rows, real)
-            batch_phi = mean_over(zero_padding(rows, real).square(), count)
+            count, batch_phi = self.over_processes(count, mean_over(zero_padding(rows, real).square(), count))
             batch_phi = torch.where(count > 0, batch_phi, self.running_phi.to(rows.dtype))
             if self._forward_phi is None or not recomputing():
-                self._forward_phi = self._count_batch(batch_phi, count > 0)
+                self._forward_phi = self._divisor(batch_phi)
+                self.count_batch(count, batch_phi)
             scale = torch.rsqrt(self._forward_phi.to(rows.dtype) + self.eps)
             scale_backward = torch.rsqrt(batch_phi + self.eps) if self.batch_backward else scale
-            positions = count_tokens(rows, None if self.padding_in_backward else real).clamp(min=1)
-        kept = 1 - self.alpha_bkw
+            positions = count_tokens(rows, None if self.padding_in_backward else real)
         y: Tensor = _ApproximateBackward.apply(  # type: ignore[no-untyped-call]
-            rows,
-            self.weight.to(rows.dtype),
-            self.bias.to(rows.dtype),
-            scale,
-            scale_backward,
-            positions,
-            self.ema_gz,
-            kept if self.unscaled_nu else 1.0,
-            1.0 if self.unscaled_nu else kept,
+            rows, self.weight.to(rows.dtype), self.bias.to(rows.dtype), scale, scale_backward, positions, self
         )
         return y
 
-    def _count_batch(self, batch_phi: Tensor, any_token: Tensor) -> Tensor:
-        """Update psi^2 and the update count; return the (C,) that the forward divides by.
+    def _divisor(self, batch_phi: Tensor) -> Tensor:
+        """psi^2 (C,) that the forward divides by: the running one, or while it warms up the batch's."""
+        if not self.warmup_updates:
+            return self.running_phi.clone()
+        return torch.where(self.num_updates < self.warmup_updates, batch_phi, self.running_phi)
 
-        A batch of padding alone comes with batch_phi = psi^2, which every ``lerp`` here leaves exactly as it is.
-        """
+    def step(self, count: Tensor, *moments: Tensor) -> None:
+        """Update psi^2 and the update count with a batch's psi^2, if the batch has a token."""
         phi, new_weight = self.running_phi, 1 - self.alpha_fwd
-        forward_phi, batch = phi.clone(), batch_phi.to(phi.dtype)
+        batch = moments[0].to(phi.dtype)
         updated = phi.lerp(batch, new_weight)
         if self.warmup_updates:
             t = self.num_updates + 1
-            forward_phi = torch.where(t <= self.warmup_updates, batch_phi, phi)
             cumulative = phi.lerp(batch, t.to(phi.dtype).reciprocal())
             warming = cumulative.lerp(batch, new_weight) if self.double_update else cumulative
             updated = torch.where(t < self.warmup_updates, warming, updated)
-        phi.copy_(updated)
-        self.num_updates += any_token
-        return forward_phi
+        phi.copy_(torch.where(count > 0, updated, phi))
+        self.num_updates += count > 0
+
+    @property
+    def nu(self) -> Tensor:
+        """The running quantity of the backward, (C,); a copy."""
+        return self.ema_gz * (1 - self.alpha_bkw if self.unscaled_nu else 1.0)
+
+    @torch.no_grad()
+    def count_backward(self, positions: Tensor, projection: Tensor) -> None:
+        """Count mean(x~ x^) (C,) over so many positions in nu, now or at the end of the update."""
+        if not self._estimating:
+            self._count("step_backward", *self.over_processes(positions, projection))
+
+    def step_backward(self, positions: Tensor, projection: Tensor) -> None:  # noqa: ARG002
+        """nu <- nu + (1 - a) mean(x~ x^)."""
+        self.ema_gz.add_(projection.to(self.ema_gz.dtype), alpha=1.0 if self.unscaled_nu else 1 - self.alpha_bkw)

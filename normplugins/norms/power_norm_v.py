@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from normplugins.norms.config import register_norm
-from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
+from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
 @register_norm("pnv")
@@ -26,9 +26,12 @@ class PowerNormV(RunningNorm):
     statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
     running_phi: Tensor
 
-    def __init__(self, dim: int, *, eps: float = 1e-5, alpha_fwd: float = 0.9) -> None:
-        super().__init__(dim, eps)
+    def __init__(
+        self, dim: int, *, eps: float = 1e-5, alpha_fwd: float = 0.9, sync: str = "none", per_update: bool = False
+    ) -> None:
+        super().__init__(dim, eps, sync, per_update)
         self.alpha_fwd = alpha_fwd
+        self.newest = 1 - alpha_fwd
         self.add_statistic("running_phi", 1.0)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -38,14 +41,7 @@ class PowerNormV(RunningNorm):
         phi = self.running_phi
         if self.training:
             count = count_tokens(rows, real)
-            phi = mean_over(rows.square(), count)
-            self._count_batch(phi, count > 0)
+            count, phi = self.over_processes(count, mean_over(rows.square(), count))
+            self.count_batch(count, phi)
         y = zero_padding(self.affine(rows, torch.rsqrt(phi + self.eps)), real)
         return y.view(x.shape).to(x.dtype)
-
-    @torch.no_grad()
-    def _count_batch(self, batch_phi: Tensor, any_token: Tensor) -> None:
-        if not recomputing():
-            running = self.running_phi
-            new = running.lerp(batch_phi.to(running.dtype), 1 - self.alpha_fwd)
-            running.copy_(torch.where(any_token, new, running))

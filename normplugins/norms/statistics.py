@@ -1,14 +1,17 @@
-"""Tokens and their statistics: rows without padding, means over real tokens, buffers that stay in float32.
+"""Tokens and their statistics: rows without padding, means over real tokens, running statistics and their steps.
 
 Nothing here makes the host wait for the device: counts stay tensors, and padding is taken out with ``torch.where``
 rather than by multiplication, so that inf or nan in a padded position reaches nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from normplugins.norms.processes import several_processes, sum_over_processes
 
 
 def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor, Tensor | None]:
@@ -52,26 +55,101 @@ def recomputing() -> bool:
 
 
 class RunningNorm(nn.Module):
-    """What the norms with running statistics share: weight and bias (C,), and buffers kept in float32.
+    """What the norms with running statistics share: weight and bias (C,), buffers in float32, and how they are counted.
 
     A subclass lists its floating-point buffers in ``statistics``. ``.half()`` and ``.bfloat16()`` convert the
     parameters and leave these in float32; ``.double()`` converts both.
+
+    In training a subclass takes a batch's count and moments, passes them through :meth:`over_processes`, normalizes
+    with what comes back, and hands it to :meth:`count_batch`. Of ``sync`` and ``per_update``, as in ``NormConfig``, it
+    need know no more. ``not_deferrable`` says why ``sync="deferred"`` is refused, and what to do; "" where it is not.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ()
+    newest: float
+    """weight of the newest batch in the running statistics"""
     weight: nn.Parameter
     bias: nn.Parameter
 
-    def __init__(self, dim: int, eps: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        eps: float,
+        sync: str = "none",
+        per_update: bool = False,
+        not_deferrable: str = "it normalizes with this batch's own statistics; use sync=batch",
+    ) -> None:
         super().__init__()
+        if sync == "deferred" and not_deferrable:
+            raise ValueError(f"sync=deferred is not possible for {type(self).__name__}: {not_deferrable}")
         self.dim, self.eps = dim, eps
+        self.sync, self.per_update = sync, per_update or sync == "deferred"
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
+        self._pending: dict[str, Tensor] = {}  # by the step that will take it: sums in float64
+        self._estimating = False
 
     def add_statistic(self, name: str, value: float) -> None:
         """Register the buffer ``name`` (C,), filled with ``value``, in float32 or a wider default dtype."""
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer(name, torch.full((self.dim,), value, dtype=dtype))
+
+    def over_processes(self, count: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
+        """Count and means (C,) over all processes' tokens with ``sync="batch"``; otherwise as they came."""
+        if not self.synchronised:
+            return count, *moments
+        return self._moments(sum_over_processes(self._sums(count, *moments)))
+
+    @property
+    def synchronised(self) -> bool:
+        """Whether this batch's statistics are those of all processes."""
+        return self.sync == "batch" and several_processes()
+
+    @torch.no_grad()
+    def count_batch(self, count: Tensor, *moments: Tensor) -> None:
+        """Take a running step with a batch's moments, now or at the end of the update."""
+        if not recomputing():
+            self._count("step", count, *moments)
+
+    def step(self, count: Tensor, *moments: Tensor) -> None:
+        """running <- (1 - newest) running + newest batch, if the batch has a token."""
+        for running, batch in self._renewed(count, *moments):
+            running.copy_(torch.where(count > 0, running.lerp(batch, self.newest), running))
+
+    def replace(self, count: Tensor, *moments: Tensor) -> None:
+        """Put the batch's own statistics in the place of the running ones, if the batch has a token."""
+        for running, batch in self._renewed(count, *moments):
+            running.copy_(torch.where(count > 0, batch, running))
+
+    def batch_statistics(self, count: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """What ``statistics``, or the first of them, take from a batch with these moments."""
+        return moments
+
+    def _renewed(self, count: Tensor, *moments: Tensor) -> list[tuple[Tensor, Tensor]]:
+        buffers = [self.get_buffer(name) for name in self.statistics]
+        batches = self.batch_statistics(count, *moments)
+        return [(running, batch.to(running.dtype)) for running, batch in zip(buffers, batches, strict=False)]
+
+    def _count(self, step: str, count: Tensor, *moments: Tensor) -> None:
+        """Call the method ``step`` now, or at the end of the update with all its batches' moments."""
+        if self.per_update or self._estimating:
+            sums = self._sums(count.double(), *(moment.double() for moment in moments))
+            self._pending[step] = sums + self._pending[step] if step in self._pending else sums
+        else:
+            getattr(self, step)(count, *moments)
+
+    def _sums(self, count: Tensor, *moments: Tensor) -> Tensor:
+        """Flatten to one vector that adds up over batches and processes: the count, then sums over tokens."""
+        return torch.cat([count.view(1), *(count * moment for moment in moments)])
+
+    def _moments(self, sums: Tensor) -> tuple[Tensor, ...]:
+        """Undo ``_sums``."""
+        count = sums[0]
+        return count, *(sums[1:] / count.clamp(min=1)).view(-1, self.dim)
+
+    def _take_pending(self) -> dict[str, Tensor]:
+        taken, self._pending = self._pending, {}
+        return taken
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RunningNorm":
         before = {name: self.get_buffer(name) for name in self.statistics}
@@ -80,6 +158,7 @@ class RunningNorm(nn.Module):
             new = self.get_buffer(name)
             if torch.finfo(new.dtype).bits < 32:  # from the old values: those in ``new`` are rounded
                 setattr(self, name, old.to(device=new.device, dtype=torch.float32))
+        self._pending = {step: sums.to(self.bias.device) for step, sums in self._pending.items()}
         return self
 
     def affine(self, rows: Tensor, scale: Tensor) -> Tensor:
@@ -88,5 +167,63 @@ class RunningNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Show every plain setting: ``512, eps=1e-05, ...``."""
-        plain = {key: value for key, value in vars(self).items() if key[0] != "_" and key not in ("dim", "training")}
+        hidden = ("dim", "training", "newest")
+        plain = {key: value for key, value in vars(self).items() if key[0] != "_" and key not in hidden}
         return ", ".join([str(self.dim), *(f"{key}={value}" for key, value in plain.items())])
+
+
+def _running_norms(model: nn.Module) -> list[RunningNorm]:
+    return [module for module in model.modules() if isinstance(module, RunningNorm)]
+
+
+def _pooled(norms: list[RunningNorm]) -> list[tuple[RunningNorm, str, tuple[Tensor, ...]]]:
+    """Take what is pending: of which norm, for which step, its moments. One all-reduce if a norm is deferred."""
+    taken = [(norm, step, sums) for norm in norms for step, sums in norm._take_pending().items()]
+    deferred = [sums for norm, _, sums in taken if norm.sync == "deferred"]
+    if deferred and several_processes():
+        total = iter(torch.split(sum_over_processes(torch.cat(deferred)), [len(sums) for sums in deferred]))
+        taken = [(norm, step, next(total) if norm.sync == "deferred" else sums) for norm, step, sums in taken]
+    return [(norm, step, norm._moments(sums)) for norm, step, sums in taken]
+
+
+@torch.no_grad()
+def end_update(model: nn.Module) -> None:
+    """Let what an update's batches left pending (``per_update``, ``sync="deferred"``) enter the running statistics.
+
+    Every process of the default group must call it, after the last backward of the update. One all-reduce of one flat
+    tensor serves all deferred norms of the model. Nothing happens when nothing is pending.
+    """
+    for norm, step, moments in _pooled(_running_norms(model)):
+        getattr(norm, step)(*moments)
+
+
+@contextmanager
+def reestimate(model: nn.Module) -> Iterator[None]:
+    """Inside, forwards in training mode gather statistics and change none; on leaving they are the running ones.
+
+    The running mean, variance and psi^2 become those of all the tokens seen inside, pooled (with ``sync``: by all
+    processes); of a norm that saw no token they stay, and so do ``ema_gz`` and ``num_updates``. When an error leaves
+    the context, everything stays. The caller sets the training mode, and turns dropout and gradients off if it wants.
+    """
+    norms = _running_norms(model)
+    before = [norm._take_pending() for norm in norms]
+    for norm in norms:
+        norm._estimating = True
+    try:
+        yield
+        with torch.no_grad():
+            for norm, _, moments in _pooled(norms):
+                norm.replace(*moments)
+    finally:
+        for norm, pending in zip(norms, before, strict=True):
+            norm._pending, norm._estimating = pending, False
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Every running statistic of a model by its full name, in module order: the floating-point buffers, no copies."""
+    return {
+        f"{path}.{name}" if path else name: module.get_buffer(name)
+        for path, module in model.named_modules()
+        if isinstance(module, RunningNorm)
+        for name in module.statistics
+    }

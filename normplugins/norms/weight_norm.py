@@ -14,12 +14,11 @@ One token alone is its own mean, so its output is the bias.
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from normplugins.norms.config import register_norm
-from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
+from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
 @register_norm("weight")
@@ -32,10 +31,10 @@ class MeanOnlyBatchNorm(RunningNorm):
     statistics: ClassVar[tuple[str, ...]] = ("running_mean",)
     running_mean: Tensor
 
-    def __init__(self, dim: int, *, momentum: float = 0.1) -> None:
-        super().__init__(dim, eps=0.0)
+    def __init__(self, dim: int, *, momentum: float = 0.1, sync: str = "none", per_update: bool = False) -> None:
+        super().__init__(dim, 0.0, sync, per_update)
         del self.weight, self.eps  # the scale is each map's g, and nothing is divided by
-        self.momentum = momentum
+        self.momentum = self.newest = momentum
         self.add_statistic("running_mean", 0.0)
 
     @staticmethod
@@ -52,14 +51,7 @@ class MeanOnlyBatchNorm(RunningNorm):
         mean = self.running_mean.to(rows.dtype)
         if self.training:
             count = count_tokens(rows, real)
-            mean = mean_over(rows, count)
-            self._count_batch(mean, count > 0)
+            count, mean = self.over_processes(count, mean_over(rows, count))
+            self.count_batch(count, mean)
         y = zero_padding(rows - mean + self.bias.to(rows.dtype), real)
         return y.view(x.shape).to(x.dtype)
-
-    @torch.no_grad()
-    def _count_batch(self, mean: Tensor, any_token: Tensor) -> None:
-        if not recomputing():
-            running = self.running_mean
-            new = running.lerp(mean.to(running.dtype), self.momentum)
-            running.copy_(torch.where(any_token, new, running))

@@ -64,8 +64,8 @@ def test_what_is_given_wins_and_what_is_not_read_stays() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"sync": "batch"}, "only 'none'"),
-        ({"sync": "deferred", "name": "ln"}, "only 'none'"),
+        ({"sync": "all"}, "unknown sync='all'; choose one of none, batch, deferred"),
+        ({"sync": "rank0", "name": "ln"}, "unknown sync='rank0'"),
         ({"eps": 0.0}, "eps=0.0"),
         ({"groups": 0}, "groups=0"),
         ({"warmup_updates": -1}, "warmup_updates=-1"),

@@ -1,0 +1,70 @@
+"""Sums over the processes of a training, differentiable; the default process group of ``torch.distributed``.
+
+Each process has a loss of its own, and what is minimized is their sum. A statistic of all processes' tokens therefore
+passes the gradients of *every* process's loss on to each process's tokens: what is summed in the forward has its
+gradient summed in the backward. Every process must make the same calls in the same order, with or without tokens.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def several_processes() -> bool:
+    """Whether this process trains together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _all_reduce(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return _all_reduce(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # noqa: ARG004
+        return _all_reduce(g)
+
+
+class _SumOfGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # noqa: ARG004
+        return _all_reduce(g)
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Sum of all processes' x: one all-reduce here and one, of the gradient, in the backward."""
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
+def gather_over_processes(x: Tensor) -> Tensor:
+    """All processes' x (K,) as the rows of a (W, K). This process's own row has x's gradient, the others have none.
+
+    Every process must pass what it computes of the rows through :func:`sum_gradients`: it then gets the gradients of
+    all losses by its own row.
+    """
+    rows = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, x.detach())
+    rows[dist.get_rank()] = x
+    return torch.stack(rows)
+
+
+def sum_gradients(x: Tensor) -> Tensor:
+    """Return x, the same on every process, with its gradient summed over all processes: one all-reduce."""
+    same: Tensor = _SumOfGradients.apply(x)  # type: ignore[no-untyped-call]
+    return same
