@@ -1,6 +1,8 @@
 """Translates a test set with a trained model and scores it, as published and with sacreBLEU."""
 
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,13 @@ from rich.progress import track
 import normplugins
 from normplugins.corpora import PreparedCorpus, remove_subwords
 from normplugins.corpora.files import read_lines
+
+# The sets that sacreBLEU has by name, by the sha256 of their reference: one line a sentence, each with its newline.
+TEST_SETS = {
+    "ae5d110486bc33d7175e9e28c7d0051eb3e5fcd2166dd93371089852c091a20e": "wmt14/full",  # en-de, newstest2014
+    "7294bccf2879a97b3706b95c9595f1459617a8ee7130d5d8581c910e69736971": "wmt14/full",  # de-en
+}
+_HYPHEN_IN_WORD = re.compile(r"(\S)-(\S)")
 
 
 @dataclass(frozen=True)
@@ -91,13 +100,25 @@ def translate(checkpoint: Path, corpus: PreparedCorpus, search: Search, cpu: boo
     return lines
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str], **options: Any) -> Score:
-    """Corpus BLEU by sacrebleu, one reference a line; ``options`` are those of ``sacrebleu.metrics.BLEU``."""
+def bleu(
+    hypotheses: Sequence[str], references: Sequence[str], said: Mapping[str, str] | None = None, **options: Any
+) -> Score:
+    """Corpus BLEU by sacrebleu, one reference a line.
+
+    Args:
+        hypotheses: one line a sentence.
+        references: likewise.
+        said: further fields of the signature; sacrebleu has a place for ``test`` and ``lang``.
+        options: those of ``sacrebleu.metrics.BLEU``.
+    """
     metric = sacrebleu.metrics.BLEU(**options)
     result = metric.corpus_score(list(hypotheses), [list(references)])
+    signature = metric.get_signature()
+    for name, value in (said or {}).items():
+        signature.update(name, value)
     return Score(
         score=result.score,
-        signature=str(metric.get_signature()),
+        signature=str(signature),
         precisions=[round(precision, 2) for precision in result.precisions],
         brevity_penalty=round(result.bp, 4),
         system_length=result.sys_len,
@@ -105,19 +126,46 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], **options: Any) -
     )
 
 
-def score(translations: Sequence[str], corpus: PreparedCorpus) -> dict[str, Score]:
+def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False) -> dict[str, Score]:
     """Score a translation of the test set.
 
+    Args:
+        translations: as ``translate`` gives them.
+        corpus: whose test set it is.
+        compounds: split hyphenated words on both sides, as BLEU on WMT14 en-de is published.
+
     Returns:
-        ``bleu``: on lower-cased Moses tokens, as published; ``sacrebleu``: on plain text against the untouched
-        references, ignoring case because the models are trained on lower-cased text.
+        ``bleu``, or ``bleu_compound`` with ``compounds``, which is higher and not to be compared with it: on Moses
+        tokens, cased as the training text, as published; ``sacrebleu``: on plain text against the untouched
+        references, ignoring case where the model is trained on lower-cased text. Its signature names the test set if
+        the references are, byte for byte, one that sacreBLEU has.
     """
     tokens, text = corpus.to_tokens(translations), corpus.to_text(translations)
+    reference_tokens, reference_text = read_lines(corpus.reference_tokens), read_lines(corpus.reference_text)
     lower = bool(corpus.manifest["lowercase"])
-    return {
-        "bleu": bleu(tokens, read_lines(corpus.reference_tokens), tokenize="none", force=True),
-        "sacrebleu": bleu(text, read_lines(corpus.reference_text), lowercase=lower),
-    }
+    plain = bleu(text, reference_text, known_test_set(reference_text, corpus.source, corpus.target), lowercase=lower)
+    if compounds:
+        both = split_compounds(tokens), split_compounds(reference_tokens)
+        return {
+            "bleu_compound": bleu(*both, {"compounds": "split"}, tokenize="none", force=True),
+            "sacrebleu": plain,
+        }
+    return {"bleu": bleu(tokens, reference_tokens, tokenize="none", force=True), "sacrebleu": plain}
+
+
+def split_compounds(lines: Iterable[str]) -> list[str]:
+    """Set a hyphen between two characters apart, as BLEU on WMT14 en-de is published (arXiv 1806.00187).
+
+    ``a-b`` becomes ``a ##AT##-##AT## b``. Lines of tokens; a character takes part in one split only, as published:
+    of ``x-y-z`` the first hyphen is set apart.
+    """
+    return [_HYPHEN_IN_WORD.sub(r"\1 ##AT##-##AT## \2", line) for line in lines]
+
+
+def known_test_set(references: Sequence[str], source: str, target: str) -> dict[str, str]:
+    """The fields ``test`` and ``lang`` of sacreBLEU's signature, where these references are a set that it has."""
+    digest = hashlib.sha256("".join(f"{line}\n" for line in references).encode()).hexdigest()
+    return {"test": TEST_SETS[digest], "lang": f"{source}-{target}"} if digest in TEST_SETS else {}
 
 
 def as_metrics(scores: dict[str, Score]) -> dict[str, dict[str, Any]]:

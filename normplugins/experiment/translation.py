@@ -15,7 +15,7 @@ from normplugins.errors import UserError
 from normplugins.experiment.bleu import Score, Search, as_metrics, score, translate
 
 CORPUS = CorpusConfig
-RESCORABLE = tuple(f"evaluate.{field.name}" for field in fields(Search))
+RESCORABLE = (*(f"evaluate.{field.name}" for field in fields(Search)), "evaluate.split_compounds")
 HYPOTHESES = "test.hypotheses"
 OUTPUTS = (HYPOTHESES,)
 
@@ -26,6 +26,7 @@ class EvaluateSection:
 
     average: int | None = MISSING
     translate: bool = MISSING
+    split_compounds: bool = False
     beam: int = MISSING
     length_penalty: float = MISSING
     max_length_a: float = MISSING
@@ -74,7 +75,7 @@ def evaluate(
     seconds = time.perf_counter() - begun
     write_lines(directory / HYPOTHESES, translations)
     speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(translations) / seconds, 2)}
-    return as_metrics(score(translations, corpus)), speed
+    return as_metrics(score(translations, corpus, config.evaluate.split_compounds)), speed
 
 
 def describe(metric: dict[str, Any]) -> str:

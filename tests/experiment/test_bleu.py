@@ -1,13 +1,20 @@
-"""BLEU against figures worked out by hand, and translations in the corpus's order."""
+"""BLEU against figures worked out by hand and sacrebleu's own command, and translations in the corpus's order."""
 
+import hashlib
+import json
 import math
+import subprocess
+import sys
+from typing import ClassVar
 
 import pytest
+import sacrebleu
 from omegaconf import OmegaConf
 
-from normplugins.corpora import CorpusConfig, prepare
+from normplugins.corpora import CorpusConfig, detokenize, prepare
+from normplugins.corpora.files import write_lines
 from normplugins.experiment import checkpoints
-from normplugins.experiment.bleu import Search, as_metrics, bleu, translate
+from normplugins.experiment.bleu import TEST_SETS, Search, as_metrics, bleu, score, split_compounds, translate
 
 
 def test_bleu_worked_out_by_hand():
@@ -62,3 +69,93 @@ def test_scores_of_the_run_are_those_of_its_file(trained, corpus):
     references = corpus.reference_tokens.read_text(encoding="utf-8").splitlines()
     score = bleu(lines, references, tokenize="none", force=True)
     assert as_metrics({"bleu": score})["bleu"] == trained.record["metrics"]["bleu"]
+
+
+@pytest.mark.parametrize(
+    ("line", "split"),
+    [
+        ("ein E-Mail-Konto", "ein E ##AT##-##AT## Mail ##AT##-##AT## Konto"),
+        ("das Spiel - Platz 1- -2 -", "das Spiel - Platz 1- -2 -"),
+        ("die @-@ Zeit", "die @ ##AT##-##AT## @ Zeit"),
+        ("x-y-z", "x ##AT##-##AT## y-z"),  # as published: y belongs to the first split
+        ("Ä-ß 2013-14", "Ä ##AT##-##AT## ß 2013 ##AT##-##AT## 14"),
+        ("", ""),
+    ],
+)
+def test_hyphens_within_words_are_set_apart(line, split):
+    assert split_compounds([line]) == [split]
+
+
+class _References:
+    """What a corpus is to scoring: a translation's tokens, and references in a folder."""
+
+    source, target = "en", "de"
+    manifest: ClassVar = {"lowercase": False}
+
+    def __init__(self, folder, tokens, text):
+        self.reference_tokens, self.reference_text = folder / "tokens.de", folder / "text.de"
+        write_lines(self.reference_tokens, tokens)
+        write_lines(self.reference_text, text)
+
+    def to_tokens(self, lines):
+        return list(lines)
+
+    def to_text(self, lines):
+        return detokenize(lines, "de")
+
+
+def test_compounds_count_as_their_parts(tmp_path):
+    corpus = _References(tmp_path, ["Wir sehen das E-Mail Konto heute ."], ["Wir sehen das E-Mail Konto heute."])
+    found = score(["Wir sehen das E-Mail-Konto heute ."], corpus, compounds=True)
+    assert list(found) == ["bleu_compound", "sacrebleu"]
+    # hypothesis: Wir sehen das E ## Mail ## Konto heute . (10); reference: Wir sehen das E ## Mail Konto heute . (9)
+    precisions = [9 / 10, 7 / 9, 5 / 8, 3 / 7]
+    assert found["bleu_compound"].score == pytest.approx(100 * math.prod(precisions) ** 0.25, abs=1e-9)
+    assert (found["bleu_compound"].system_length, found["bleu_compound"].reference_length) == (10, 9)
+    assert "case:mixed" in found["bleu_compound"].signature
+    assert "|compounds:split|" in found["bleu_compound"].signature
+    plain = score(["Wir sehen das E-Mail-Konto heute ."], corpus)
+    assert list(plain) == ["bleu", "sacrebleu"]
+    assert "compounds" not in plain["bleu"].signature
+    assert plain["sacrebleu"] == found["sacrebleu"]
+    assert "test:" not in found["sacrebleu"].signature  # references of our own
+
+
+def test_scores_are_those_of_sacrebleu_s_own_command(tmp_path):
+    """Tokens split by sed and scored from files; plain text against the references as written."""
+    reference = ["Ein Test-Satz mit Maß und Ziel .", "Der 2013-er Wein , sagt sie , sei gut .", "Es war einmal ."]
+    text = ["Ein Test-Satz mit Maß und Ziel.", "Der 2013-er Wein, sagt sie, sei gut.", "Es war einmal."]
+    hypotheses = ["Ein Test Satz mit Maß und Ziel .", "Der 2013-er Wein sei gut , sagt sie .", "es war einmal ."]
+    corpus = _References(tmp_path, reference, text)
+    found = score(hypotheses, corpus, compounds=True)
+    write_lines(tmp_path / "hypotheses", hypotheses)
+    write_lines(tmp_path / "detokenized", corpus.to_text(hypotheses))
+    for name in ("hypotheses", "tokens.de"):
+        split = subprocess.run(
+            ["sed", "-E", r"s/([^ ])-([^ ])/\1 ##AT##-##AT## \2/g", str(tmp_path / name)],
+            env={"LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            check=True,
+        )
+        (tmp_path / f"split.{name}").write_bytes(split.stdout)
+    for metric, files, options in (
+        ("bleu_compound", ("split.tokens.de", "split.hypotheses"), ["--tokenize", "none", "--force"]),
+        ("sacrebleu", ("text.de", "detokenized"), []),
+    ):
+        one, other = (str(tmp_path / file) for file in files)
+        command = [sys.executable, "-m", "sacrebleu", one, "-i", other, "--width", "9", *options]
+        said = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        assert found[metric].score == pytest.approx(said["score"], abs=1e-8)
+        assert found[metric].signature.replace("|compounds:split", "") == said["signature"]
+
+
+def test_a_test_set_of_sacrebleu_is_named_where_the_references_are_its_own(tmp_path, monkeypatch):
+    text = ["Es war einmal.", "Und so weiter."]
+    digest = hashlib.sha256("".join(f"{line}\n" for line in text).encode()).hexdigest()
+    monkeypatch.setitem(TEST_SETS, digest, "wmt14/full")
+    found = score(["Es war einmal ."] * 2, _References(tmp_path, text, text), compounds=True)
+    assert found["sacrebleu"].signature.startswith("nrefs:1|test:wmt14/full|lang:en-de|case:mixed|eff:no|tok:13a|")
+    assert "test:" not in found["bleu_compound"].signature  # tokens of ours, which sacreBLEU does not know
+    assert "wmt14/full" in sacrebleu.get_available_testsets()
+    changed = _References(tmp_path, text, [text[0], "und so weiter."])
+    assert "test:" not in score(["Es war einmal ."] * 2, changed)["sacrebleu"].signature
