@@ -13,12 +13,14 @@ NOT_RUN = "not run"
 OTHER_CORPUS = ", not the paper's corpus: compare it with ours, not with the paper's number"
 METRIC_NAMES = {
     "bleu": "BLEU",
+    "bleu_compound": "BLEU, compounds split",
     "sacrebleu": "sacreBLEU",
     "ppl": "ppl",
     "ppl_full_segments": "ppl, full segments",
 }
 METRIC_TEXTS = {
     "bleu": "BLEU (tokenised)",
+    "bleu_compound": "BLEU (tokenised, hyphenated compounds split)",
     "sacrebleu": "sacreBLEU (plain text)",
     "ppl": "ppl",
     "ppl_full_segments": "ppl, full segments",

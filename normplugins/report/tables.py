@@ -35,6 +35,7 @@ def paper_table(paper: PaperTable, corpus: PaperCorpus, runs: Sequence[Run]) -> 
     The row of a norm of the paper holds the runs of the published recipe to its end. Runs with other settings, runs cut
     short and norms that are not in the paper have rows of their own, without a number of the paper to be compared to.
     """
+    metrics = (corpus.metric or paper.metric, *paper.also)
     cells = group(runs, key=lambda run: cut_at(run, corpus))
     footnotes = Footnotes()
     rows = []
@@ -46,28 +47,28 @@ def paper_table(paper: PaperTable, corpus: PaperCorpus, runs: Sequence[Run]) -> 
             known = [known_number(number, missing="unknown"), known_number(difference, sign="+")]
             name = f"{NAMES[norm]} ({norm})"
             missing = "not run in full" if of_norm else NOT_RUN
-            ours = _ours(first, cells, paper, corpus, footnotes) if first else [missing, *[""] * (7 + len(paper.also))]
+            empty = [missing, *[""] * (6 + len(metrics))]
+            ours = _ours(first, cells, metrics, corpus, footnotes) if first else empty
             rows.append([name, *known, *ours])
         elif first:
             of_norm.insert(0, first)
         for cell in of_norm:
-            rows.append([cell.first.label, "", "", *_ours(cell, cells, paper, corpus, footnotes)])
-    metric = METRIC_NAMES[paper.metric]
+            rows.append([cell.first.label, "", "", *_ours(cell, cells, metrics, corpus, footnotes)])
     columns = [
         Column("norm", right=False),
         Column("paper"),
         Column("paper - LN"),
-        Column(f"ours, {metric}"),
+        Column(f"ours, {METRIC_NAMES[metrics[0]]}"),
         Column("spread"),
         Column("ours - LN"),
-        *(Column(METRIC_NAMES[also], detail=True) for also in paper.also),
+        *(Column(METRIC_NAMES[also], detail=True) for also in metrics[1:]),
         Column("best valid ppl", detail=True),
         Column("seeds"),
         Column("updates", detail=True),
         Column("stopped by", right=False, detail=True),
         Column("hardware", right=False, detail=True),
     ]
-    notes = [*footnotes.lines(), *corpus.notes, *signatures(runs, (paper.metric, *paper.also)), *machines(runs)]
+    notes = [*footnotes.lines(), *corpus.notes, *signatures(runs, metrics), *machines(runs)]
     return Table(f"{corpus.title} ({corpus.experiment})", columns, rows, notes)
 
 
@@ -111,13 +112,15 @@ def experiment_table(name: str, runs: Sequence[Run]) -> Table:
     return Table(name, columns, rows, notes)
 
 
-def _ours(cell: Cell, cells: Sequence[Cell], paper: PaperTable, corpus: PaperCorpus, footnotes: Footnotes) -> list[str]:
+def _ours(
+    cell: Cell, cells: Sequence[Cell], metrics: Sequence[str], corpus: PaperCorpus, footnotes: Footnotes
+) -> list[str]:
     cut = cut_at(cell.first, corpus)
     return [
-        mean(cell, paper.metric) + footnotes.mark(corpus_note(cell, OTHER_CORPUS)) + (f", {cut}" if cut else ""),
-        spread(cell, paper.metric),
-        _difference(cell, cells, paper.metric, corpus),
-        *(mean(cell, also) for also in paper.also),
+        mean(cell, metrics[0]) + footnotes.mark(corpus_note(cell, OTHER_CORPUS)) + (f", {cut}" if cut else ""),
+        spread(cell, metrics[0]),
+        _difference(cell, cells, metrics[0], corpus),
+        *(mean(cell, also) for also in metrics[1:]),
         valid_ppl(cell),
         str(len(cell.runs)),
         span(cell, lambda run: run.updates),

@@ -7,6 +7,7 @@ from typing import Any
 
 SIGNATURES = {
     "bleu": "nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:2.6.0",
+    "bleu_compound": "nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|compounds:split|version:2.6.0",
     "sacrebleu": "nrefs:1|case:lc|eff:no|tok:13a|smooth:exp|version:2.6.0",
     "ppl": None,
 }
