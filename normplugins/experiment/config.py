@@ -27,7 +27,7 @@ from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.update_size import keeps_update_size, share_batches
-from normplugins.norms import NormConfig
+from normplugins.norms import NormConfig, known_norms
 
 CONFIG_DIR = Path(normplugins.__file__).parent.parent / "configs"
 # The parts of fairseq's config that its trainer reads; the components (model, task, ...) come as config groups.
@@ -65,13 +65,17 @@ class HardwareSection:
 def register_nodes() -> None:
     """Give Hydra fairseq's own config dataclasses and the norm's options of a model, under names the YAML refers to.
 
-    With these, every key of fairseq's trainer can be overridden from the command line and is checked for its type.
+    With these, every key of fairseq's trainer can be overridden from the command line and is checked for its type. A
+    norm of another package has no file in configs/norm/: its node says its name, and leaves it its own defaults.
     """
     normplugins.register()
     store = ConfigStore.instance()
     store.store(name="_fairseq", node=fairseq_defaults())
     options = {f"norm_{field.name}": f"${{norm.{field.name}}}" for field in fields(NormConfig) if field.name != "name"}
     store.store(name="_norm_options", node={"model": options})
+    for name in known_norms():
+        if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
+            store.store(group="norm", name=name, node={"defaults": ["_fields", "_self_"], "name": name})
 
 
 @contextmanager
@@ -220,12 +224,10 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
     group = re.search(r"Could not find '([\w./-]+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)'", text)
     if group:
         folder, _, name = group.group(1).rpartition("/")
-        known = sorted(p.stem for p in (CONFIG_DIR / folder).glob("*.yaml") if not p.stem.startswith("_"))
-        if not known:
-            known = sorted(
-                key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {}) if key[0] != "_"
-            )
-        return f"unknown {folder} '{name}'. Known: {', '.join(known)}"
+        files = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
+        if not files or folder == "norm":  # of fairseq's components, and norms of other packages
+            files |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
+        return f"unknown {folder} '{name}'. Known: {', '.join(sorted(key for key in files if key[0] != '_'))}"
     key = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Key '([^']+)' (?:is not in struct|not in)", text
     )

@@ -52,9 +52,9 @@ def test_it_is_composed_by_name_and_trains_in_every_model(outside: Path) -> None
     norm = build_norm(NormConfig("outside", eps=0.5), 3)
     assert (norm.eps, norm.momentum) == (0.5, 0.5)
     for experiment in ("demo", "ptb"):
-        composed = compose_config(experiment, ["norm=none", "norm.name=outside", "norm.momentum=0.125"])
+        composed = compose_config(experiment, ["norm=outside", "norm.momentum=0.125"])
         check(composed)
-        assert composed.run_dir.startswith(f"runs/{experiment}/outside,")
+        assert composed.run_dir == f"runs/{experiment}/outside,norm.momentum=0.125/seed1"
         assert composed.model.norm_momentum == 0.125
     models = [train(make_model(encoder_norm="outside", decoder_norm="outside", norm_momentum=0.125), updates=2)]
     models += [train_lm(make_language_model(kind, norm="outside", norm_momentum=0.125), updates=2) for kind in MODELS]
