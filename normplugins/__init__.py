@@ -10,6 +10,7 @@ def register() -> None:
     from normplugins import compat, models, optim  # noqa: F401  (compat first: it lets fairseq import)
 
     compat.without_nan_detector()
+    compat.without_device_ids()
 
 
 # ``normplugins.norms`` is plain PyTorch: importing it must not pull fairseq in. Under ``--user-dir`` fairseq is

@@ -53,6 +53,7 @@ def _silence_deprecation_warnings() -> None:
         r"\s*The strict flag in the compose API",
         r"\s*The version_base parameter is not specified",
         r"`torch\.cuda\.amp\.",
+        r"`broadcast_buffers` is deprecated",
         r"'pin_memory' argument is set as true but no accelerator",
     ):
         warnings.filterwarnings("ignore", message=start)
@@ -71,6 +72,22 @@ def without_nan_detector() -> None:
     """
     trainer = importlib.import_module("fairseq.trainer")
     trainer.NanDetector = contextlib.nullcontext
+
+
+def without_device_ids() -> None:
+    """Let fairseq wrap a model on the CPU for several processes; to be called once fairseq is imported.
+
+    It always names a GPU to ``DistributedDataParallel``, which refuses one for a model that is on none.
+    """
+    module = importlib.import_module("fairseq.models.distributed_fairseq_model")
+    original = torch.nn.parallel.DistributedDataParallel
+
+    def wrapped(module: torch.nn.Module, **options: Any) -> torch.nn.Module:
+        if not next(module.parameters()).is_cuda:
+            options.update(device_ids=None, output_device=None)
+        return original(module, **options)
+
+    module.DistributedDataParallel = wrapped
 
 
 _hash_fairseq_dataclasses()

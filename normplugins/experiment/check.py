@@ -13,6 +13,7 @@ from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
 from normplugins.experiment.config import fairseq_defaults
 from normplugins.experiment.kinds import kind_of
+from normplugins.experiment.processes import launched, on_cpu
 from normplugins.models.config import check_model
 from normplugins.norms import NormConfig
 
@@ -30,7 +31,9 @@ UNUSED = (
 # The least that each of these keys, or each number of its list, can be; null is always allowed.
 LEAST = {
     "train.batches_per_update": 1,
+    "hardware.processes": 1,
     "hardware.threads": 1,
+    "hardware.timeout_seconds": 1,
     "evaluate.average": 1,
     "evaluate.beam": 1,
     "evaluate.max_tokens": 1,
@@ -78,8 +81,33 @@ def check(config: DictConfig) -> None:
         raise UserError(f"{unused[0]} has no effect here: only fairseq's own command line reads it")
     if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
         raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
+    check_processes(config)
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
+
+
+def check_processes(config: DictConfig) -> None:
+    """Refuse more processes than there are GPUs, and numbers of processes that contradict each other.
+
+    Raises:
+        UserError: the message names the key, its value and what would do.
+    """
+    member, asked = launched(), config.hardware.processes
+    if member and asked not in (1, member.local_size):
+        raise UserError(
+            f"hardware.processes={asked}, and the launcher started {member.local_size} processes on this machine"
+        )
+    here, size = (member.local_size, member.size) if member else (asked, asked)
+    if config.distributed_training.distributed_world_size != size:
+        raise UserError(
+            f"distributed_training.distributed_world_size={config.distributed_training.distributed_world_size} follows "
+            "from hardware.processes, or from torchrun"
+        )
+    if not on_cpu(config) and here > torch.cuda.device_count():
+        raise UserError(
+            f"{here} processes on this machine (hardware.processes), one a GPU, and PyTorch sees "
+            f"{torch.cuda.device_count()}. hardware=cpu hardware.processes={here} runs them without"
+        )
 
 
 def check_values(config: DictConfig) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
+import torch
 from fairseq.dataclass.configs import FairseqConfig
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -26,6 +27,7 @@ import normplugins
 from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
 from normplugins.experiment.kinds import kind_of
+from normplugins.experiment.processes import launched
 from normplugins.experiment.update_size import keeps_update_size, share_batches
 from normplugins.norms import NormConfig, known_norms
 
@@ -59,7 +61,9 @@ class HardwareSection:
     """Types of the ``hardware`` section."""
 
     name: str = MISSING
+    processes: int = MISSING
     threads: int | None = None
+    timeout_seconds: float = MISSING
 
 
 def register_nodes() -> None:
@@ -76,6 +80,7 @@ def register_nodes() -> None:
     for name in known_norms():
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node={"defaults": ["_fields", "_self_"], "name": name})
+    OmegaConf.register_new_resolver("visible_gpus", torch.cuda.device_count, replace=True)
 
 
 @contextmanager
@@ -121,7 +126,9 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     register_nodes()
     try:
         with composing():
-            config = compose(experiment, overrides=[ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides])
+            config = compose(
+                experiment, overrides=[*(ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides), *by_launcher()]
+            )
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
             raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
         check_types(config)
@@ -133,6 +140,12 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, experiment, overrides)) from error
     return config
+
+
+def by_launcher() -> list[str]:
+    """The override that torchrun or srun brings: how many processes the run has, on all machines together."""
+    member = launched()
+    return [f"distributed_training.distributed_world_size={member.size}"] if member else []
 
 
 def check_types(config: DictConfig) -> None:
@@ -169,7 +182,7 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 def variant(overrides: Sequence[str], config: DictConfig) -> str:
     """The cell's folder name: the norm, then every other override that changes what is measured.
 
-    Several GPUs make a cell of their own where each adds its batch to an update.
+    Several processes make a cell of their own where each adds its batch to an update.
 
     A name too long for a file system is cut, and a digest of all of it put behind.
     """
@@ -180,7 +193,7 @@ def variant(overrides: Sequence[str], config: DictConfig) -> str:
         if not of_files and not NOT_IN_VARIANT.fullmatch(key):
             extra.append(override.lstrip("+"))
     if config.distributed_training.distributed_world_size > 1 and not keeps_update_size(config):
-        extra.append(f"gpus={config.distributed_training.distributed_world_size}")
+        extra.append(f"processes={config.distributed_training.distributed_world_size}")
     extra.sort()
     name = ",".join([config.norm.name, *(re.sub(r"[^\w.,=+-]+", "_", item) for item in extra)])
     if len(name.encode()) <= LONGEST_NAME:

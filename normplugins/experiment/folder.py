@@ -20,6 +20,8 @@ from normplugins.experiment import record
 from normplugins.experiment.checkpoints import LAST
 from normplugins.experiment.config import PLACES, flatten
 from normplugins.experiment.kinds import KINDS
+from normplugins.experiment.processes import terms_of
+from normplugins.experiment.update_size import world_size
 
 CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
@@ -114,7 +116,7 @@ def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | 
         notes["calls"] = []  # what earlier calls did was lost with them
     call = {
         "git_commit": record.git_commit(),
-        "hardware": record.hardware(config.common.cpu, config.distributed_training.distributed_world_size),
+        "hardware": record.hardware(config.common.cpu, world_size(config), terms_of(config).threads),
         "versions": record.versions(),
     }
     if call not in notes["calls"]:

@@ -17,13 +17,13 @@ from normplugins.corpora.files import whole_file
 PACKAGES = ("torch", "fairseq", "hydra-core", "omegaconf", "sacrebleu", "sentencepiece", "subword-nmt", "sacremoses")
 
 
-def hardware(cpu: bool, processes: int) -> dict[str, Any]:
-    """What the run ran on: processor model, threads and memory in GB, and the GPUs it used."""
+def hardware(cpu: bool, processes: int, threads: int | None = None) -> dict[str, Any]:
+    """What the run ran on: processor model, memory in GB, this machine's GPUs; each process's threads (None: as here)."""
     gpus = [] if cpu else [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())][:processes]
     return {
-        "device": f"{len(gpus)} x {gpus[0]}" if gpus else "CPU",
+        "device": f"{processes} x {gpus[0]}" if gpus else "CPU",
         "cpu": _cpu_model(),
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "gpus": gpus,
         "processes": processes,

@@ -1,7 +1,7 @@
 """Runs one cell of a table from its config to its record, skipping every step whose output is already there."""
 
 import logging
-import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +9,29 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
 import torch
-from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
 from normplugins.corpora.parallel import available_cores
-from normplugins.errors import UserError
-from normplugins.experiment import checkpoints, folder, record
+from normplugins.experiment import checkpoints, folder, processes, record
 from normplugins.experiment.check import check
 from normplugins.experiment.config import PLACES, fairseq_config, flatten
+from normplugins.experiment.history import History, saved_history
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.progress import clock
-from normplugins.experiment.tracking import Tracking, tracked
-from normplugins.experiment.train import History, TrainSettings, saved_history, train
+from normplugins.experiment.tracking import NOWHERE, Tracking, tracked
+from normplugins.experiment.train import TrainSettings, train
+from normplugins.experiment.update_size import world_size
 
 
-def run(config: DictConfig) -> dict[str, Any]:
+def run(config: DictConfig) -> dict[str, Any] | None:
     """Bring one run to its end: prepare the corpus, train, average if told to, score, record.
 
+    Where a launcher such as torchrun started several processes, each calls this: the first does all of it, the others
+    train with it.
+
     Returns:
-        The record, as written to ``results/runs/<experiment>/<variant>/seed<k>.json``.
+        The record, as written to ``results/runs/<experiment>/<variant>/seed<k>.json``; None in the others.
 
     Raises:
         UserError: anything the user can put right, among them: another process works in the run's folder, the folder
@@ -36,6 +39,28 @@ def run(config: DictConfig) -> dict[str, Any]:
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     check(config)
+    member = processes.launched()
+    if member is None:
+        return lead(config)
+    meeting = processes.Meeting(member)
+    if member.rank:
+        return follow(config, meeting)
+    with meeting.led():
+        return lead(config, meeting)
+
+
+def follow(config: DictConfig, meeting: processes.Meeting) -> None:
+    """Train with the first process, which prepares, writes and records; nothing where it has nothing to train."""
+    word = meeting.word()
+    if word:
+        config.task.data, config.checkpoint.save_dir = word["data"], word["save_dir"]
+        settings = TrainSettings("", config.train.checkpoint_minutes, config.evaluate.average or 1, NOWHERE)
+        work = partial(train, fairseq_config(config), settings)
+        processes.take_part(work, meeting.member, meeting.store, processes.terms_of(config))
+
+
+def lead(config: DictConfig, meeting: processes.Meeting | None = None) -> dict[str, Any]:
+    """Bring a run to its end, as its only process or as the first of those that wait at the ``meeting``."""
     set_threads(config)
     directory = Path(config.run_dir)
     result = result_path(config)
@@ -46,7 +71,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         folder.remember_settings(directory, config)
         done = record.read(directory / folder.RECORD)
         if done is None:
-            done = carry_out(config, directory, name)
+            done = carry_out(config, directory, name, meeting)
         else:
             print(f"{name}: already complete, in {directory} (force=true runs it again)")
         if record.read(result) != done:
@@ -56,7 +81,9 @@ def run(config: DictConfig) -> dict[str, Any]:
     return done
 
 
-def carry_out(config: DictConfig, directory: Path, name: str) -> dict[str, Any]:
+def carry_out(
+    config: DictConfig, directory: Path, name: str, meeting: processes.Meeting | None = None
+) -> dict[str, Any]:
     """Do what is left to do of a run whose folder is held; returns its record, written to the folder."""
     kind = kind_of(config.task._name)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
@@ -64,14 +91,14 @@ def carry_out(config: DictConfig, directory: Path, name: str) -> dict[str, Any]:
     folder.remember_work(directory, config, corpus)
     config.task.data = str(corpus.bin_dir)
     config.checkpoint.save_dir = str(directory)
-    if config.distributed_training.distributed_world_size > 1:
+    if world_size(config) > 1 and meeting is None:
         # The first of its processes opens the wandb run: none may be open here.
         trained(config, directory, name, saved_history(directory))
     with tracked(tracking(config, directory)) as tracker:
         before = saved_history(directory)
         if before:
             tracker.replay(before.curves)
-        history = trained(config, directory, name, before)
+        history = trained(config, directory, name, before, meeting)
         print(
             f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
             f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
@@ -91,7 +118,13 @@ def set_threads(config: DictConfig) -> None:
     torch.set_num_threads(config.hardware.threads or available_cores())
 
 
-def trained(config: DictConfig, directory: Path, name: str, history: History | None) -> History:
+def trained(
+    config: DictConfig,
+    directory: Path,
+    name: str,
+    history: History | None,
+    meeting: processes.Meeting | None = None,
+) -> History:
     """Train unless that is done, in as many processes as the config asks for; returns what was done.
 
     ``history`` is what the folder's last checkpoint holds: reading it takes seconds for a large model.
@@ -100,15 +133,17 @@ def trained(config: DictConfig, directory: Path, name: str, history: History | N
         settings = TrainSettings(
             name, config.train.checkpoint_minutes, config.evaluate.average or 1, tracking(config, directory)
         )
-        try:
-            distributed_utils.call_main(fairseq_config(config), train, settings=settings)
-        except torch.multiprocessing.ProcessRaisedException as error:  # what a process of several raised, as text
-            told = re.search(rf"{UserError.__module__}\.UserError: (.+)", str(error))
-            if told is None:
-                raise
-            raise UserError(told.group(1)) from error
+        work, terms = partial(train, fairseq_config(config), settings), processes.terms_of(config)
+        if meeting:
+            meeting.say({"data": config.task.data, "save_dir": config.checkpoint.save_dir})
+            processes.take_part(work, meeting.member, meeting.store, terms)
+        elif world_size(config) > 1:
+            processes.spawn(work, world_size(config), terms)
+        else:
+            work()
         history = saved_history(directory)
     assert history is not None
+    assert history.stopped_by is not None
     return history
 
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,15 +15,16 @@ import torch
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq.data import iterators
 from fairseq.logging import metrics
-from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
 import normplugins
 from normplugins.errors import UserError
-from normplugins.experiment import checkpoints, nonfinite
+from normplugins.experiment import checkpoints, drift, nonfinite, processes
 from normplugins.experiment.folder import LOG
+from normplugins.experiment.history import History, saved_history
 from normplugins.experiment.progress import Progress
 from normplugins.experiment.tracking import NOWHERE, Tracker, Tracking, tracked
+from normplugins.experiment.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -34,47 +35,6 @@ class TrainSettings:
     checkpoint_minutes: float
     keep_epochs: int
     tracking: Tracking
-
-
-@dataclass
-class History:
-    """What a run has done so far. Saved in every checkpoint, so that a resumed run knows its own past.
-
-    ``train`` and ``valid`` are the curves, a point each log interval and each epoch, with None for a perplexity that no
-    float holds; ``words`` counts target tokens; ``seconds`` is time spent in updates, without validation and saving;
-    ``wall_seconds`` everything.
-    """
-
-    train: list[dict[str, Any]] = field(default_factory=list)
-    valid: list[dict[str, Any]] = field(default_factory=list)
-    best_loss: float | None = None
-    epochs_without_progress: int = 0
-    epoch: int = 0
-    updates: int = 0
-    words: int = 0
-    seconds: float = 0.0
-    wall_seconds: float = 0.0
-    stopped_by: str | None = None
-    parameters: int = 0
-
-    @property
-    def curves(self) -> dict[str, list[dict[str, Any]]]:
-        """Both curves by name."""
-        return {"train": self.train, "valid": self.valid}
-
-    @property
-    def words_per_second(self) -> float:
-        """Target tokens per second of training."""
-        return self.words / self.seconds if self.seconds else 0.0
-
-
-def saved_history(directory: Path) -> History | None:
-    """The history in the last checkpoint of a folder, or None when there is no checkpoint."""
-    last = directory / checkpoints.LAST
-    if not last.exists():
-        return None
-    state = checkpoints.load(last)
-    return History(**state["extra_state"]["history"])
 
 
 def train(config: DictConfig, settings: TrainSettings) -> None:
@@ -100,6 +60,10 @@ def train(config: DictConfig, settings: TrainSettings) -> None:
         task.load_dataset(subset)
     extra_state, epoch_itr = checkpoint_utils.load_checkpoint(config.checkpoint, trainer)
     history = History(**extra_state["history"]) if extra_state else History()
+    if len(set(processes.gathered(history.updates))) > 1:
+        raise UserError(f"{config.checkpoint.save_dir} is not on a file system that all processes of the run share")
+    if extra_state and (states := extra_state.get("statistics")):
+        drift.give(model, states[trainer.data_parallel_rank])
     history.parameters = sum(parameter.numel() for parameter in model.parameters())
     master = trainer.is_data_parallel_master
     run = _Run(config, settings, trainer, epoch_itr, history)
@@ -126,13 +90,14 @@ class _Run:
         self.history = history
         self.directory = Path(config.checkpoint.save_dir)
         self.started = time.perf_counter() - history.wall_seconds
-        self.saved_at = time.perf_counter()
+        self.saved_at = trainer.cumulative_training_time()
 
     @property
     def device(self) -> str:
         if self.trainer.cuda:
             return f"{self.trainer.data_parallel_world_size} x {torch.cuda.get_device_name()}"
-        return f"CPU with {torch.get_num_threads()} threads"
+        size, threads = self.trainer.data_parallel_world_size, torch.get_num_threads()
+        return f"CPU with {f'{size} processes of ' if size > 1 else ''}{threads} thread{'s' if threads > 1 else ''}"
 
     def update_freq(self, epoch: int) -> int:
         """Batches per update in this epoch."""
@@ -173,7 +138,7 @@ class _Run:
             if self.history.updates >= (self.config.optimization.max_update or math.inf):
                 self.history.stopped_by = "max_update"
                 break
-            minutes = (time.perf_counter() - self.saved_at) / 60
+            minutes = (self.trainer.cumulative_training_time() - self.saved_at) / 60  # the same in every process
             if updates.has_next() and minutes >= self.settings.checkpoint_minutes:
                 self.save()
         self.finish_epoch(progress, tracker)
@@ -223,7 +188,10 @@ class _Run:
     def finish_epoch(self, progress: Progress, tracker: Tracker) -> None:
         """Validate, decide whether to stop, save the epoch's checkpoint."""
         history = self.history
-        figures = self.validate()
+        states = drift.gather(self.trainer.get_model())
+        drifted = drift.measure(self.trainer.get_model(), states)
+        with drift.as_saved(self.trainer.get_model(), states):  # each validates a part, all with what will be saved
+            figures = self.validate() | (drifted.figures if drifted else {})
         loss = figures["loss"]
         if not math.isfinite(loss):
             raise UserError(
@@ -238,6 +206,8 @@ class _Run:
         mark = "  best" if better else ""
         ppl = f"  ppl {figures['ppl']:.2f}" if figures.get("ppl") is not None else ""
         progress.line(f"epoch {history.epoch:3d}  validation loss {loss:.3f}{ppl}{mark}")
+        if drifted:
+            progress.line(f"epoch {history.epoch:3d}  {drifted}")
         if history.stopped_by is None:
             if 0 < self.config.checkpoint.patience <= history.epochs_without_progress:
                 history.stopped_by = "patience"
@@ -264,23 +234,25 @@ class _Run:
         Raises:
             UserError: a parameter or statistic is not finite: nothing is written over the last good checkpoint.
         """
-        broken = nonfinite.broken_state(self.trainer.get_model())
+        broken = processes.first_found(nonfinite.broken_state(self.trainer.get_model()))
         if broken:
             raise UserError(f"update {self.history.updates}: {broken} is not finite. {self.last_good_checkpoint()}")
         self.history.wall_seconds = time.perf_counter() - self.started
         extra_state = {"train_iterator": self.epoch_itr.state_dict(), "history": asdict(self.history)}
+        if states := drift.gather(self.trainer.get_model()):
+            extra_state["statistics"] = utils.move_to_cpu(states)
         name = f"checkpoint{self.history.epoch}.pt" if epoch_end else checkpoints.LAST
         also = ([checkpoints.BEST] if best else []) + ([checkpoints.LAST] if epoch_end else [])
         checkpoints.save(self.trainer, self.directory / name, extra_state, also)
         if self.trainer.is_data_parallel_master:
             checkpoints.keep_newest(self.directory, self.settings.keep_epochs)
-        self.saved_at = time.perf_counter()
+        self.saved_at = self.trainer.cumulative_training_time()
 
     def stop_not_finite(self, samples: list[dict[str, Any]], reason: str) -> NoReturn:
         """End the run with a line that says where, and keep what was good. ``reason``: what fairseq said."""
         (self.directory / "crash.pt").unlink(missing_ok=True)  # fairseq's copy of the broken state
         update = self.trainer.get_num_updates() + 1
-        where = nonfinite.locate(self.trainer, samples)
+        where = processes.first_found(nonfinite.locate(self.trainer, samples))
         what = f"{where} is not finite" if where else reason.rstrip(".")
         raise UserError(f"update {update}: {what}. {self.last_good_checkpoint()}")
 

@@ -26,6 +26,8 @@ class _AdaptiveSoftmax(AdaptiveSoftmax):
 
     def forward(self, input: Tensor, target: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """Features (B, T, C) and words (B, T) to each cluster's logits and targets; None where no word is of it."""
+        if not target.numel():  # no sentence at all: a padded position in its place, which counts nowhere
+            input, target = input.flatten(0, -2).sum(0, keepdim=True), target.new_full((1,), self.moved - 1)
         logits, targets = super().forward(input, target)
         for index in range(1, len(targets)):
             if targets[index] is not None:

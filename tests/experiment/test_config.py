@@ -237,9 +237,9 @@ def test_unknown_experiment():
         compose_config("nope")
 
 
-def name_of(overrides, norm="pn", corpus="custom", gpus=1):
-    processes = {"distributed_world_size": gpus}
-    config = {"norm": {"name": norm}, "corpus": {"name": corpus}, "distributed_training": processes}
+def name_of(overrides, norm="pn", corpus="custom", processes=1):
+    training = {"distributed_world_size": processes}
+    config = {"norm": {"name": norm}, "corpus": {"name": corpus}, "distributed_training": training}
     return variant(overrides, OmegaConf.create(config))
 
 
@@ -264,9 +264,9 @@ def test_a_cell_is_named_by_what_changes_its_number(overrides, name):
     assert name_of(overrides, name.split(",")[0]) == name
 
 
-def test_languages_of_another_corpus_and_several_gpus_make_a_cell():
+def test_languages_of_another_corpus_and_several_processes_make_a_cell():
     assert name_of(["norm=pn", "corpus.source=en"], corpus="iwslt14") == "pn,corpus.source=en"
-    assert name_of(["norm=pn"], gpus=4) == "pn,gpus=4"
+    assert name_of(["norm=pn"], processes=4) == "pn,processes=4"
 
 
 def test_order_of_overrides_makes_no_other_cell():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from normplugins.experiment.train import saved_history
+from normplugins.experiment.history import saved_history
 
 from .helpers import (
     PATIENCE,

@@ -1,0 +1,116 @@
+"""Running statistics in several processes: how far they have drifted apart, whose are evaluated, and saving them all.
+
+With ``norm.sync=none`` each process keeps statistics of its own batches. Those of the first are the model's: they are
+evaluated and saved in its state. The others' are kept beside it in a checkpoint, so that a resumed run goes on with
+each process's own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Full name -> live buffer of every running statistic."""
+    return {
+        f"{owner}.{name}": module.get_buffer(name)
+        for owner, module in model.named_modules()
+        for name in getattr(module, "statistics", ())
+    }
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the statistics of ``processes`` processes differ from the first's.
+
+    The distance of a buffer is ||its values - the first's|| / ||the first's||, over channels. Where the first's norm is
+    smaller than the mean norm of the model's buffers of that name, that mean takes its place: what is near zero has not
+    drifted far. ``mean`` is over buffers and the other processes; ``most``, the largest, is that of buffer ``where``.
+    """
+
+    processes: int
+    mean: float
+    most: float
+    where: str
+
+    def __str__(self) -> str:
+        if not self.most:
+            return f"statistics of {self.processes} processes are the same"
+        return (
+            f"statistics of {self.processes} processes differ from the first's by {self.mean:.1%} (mean over norms), "
+            f"most in {self.where}: {self.most:.1%}"
+        )
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """For the curves."""
+        return {"drift": self.mean, "most_drift": self.most}
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """Every buffer, counts too, of the modules that have running statistics: full name -> live tensor."""
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in running_statistics(model))
+    return {
+        f"{owner}.{name}": buffer
+        for owner in owners
+        for name, buffer in model.get_submodule(owner).named_buffers(recurse=False)
+    }
+
+
+def gather(model: nn.Module) -> list[dict[str, Tensor]]:
+    """Each process's :func:`state`, copied, in the order of their ranks; every process must call it.
+
+    Empty for one process, and for a model without statistics.
+    """
+    own = state(model)
+    if not own or not distributed.is_initialized():
+        return []
+    flat = torch.cat([buffer.detach().double().view(-1) for buffer in own.values()])  # holds float32 and counts exactly
+    flats = [torch.empty_like(flat) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(flats, flat)
+    sizes = [buffer.numel() for buffer in own.values()]
+    return [
+        {
+            name: part.view_as(buffer).to(buffer.dtype)
+            for (name, buffer), part in zip(own.items(), flat.split(sizes), strict=True)
+        }
+        for flat in flats
+    ]
+
+
+def measure(model: nn.Module, states: list[dict[str, Tensor]]) -> Drift | None:
+    """The drift between what :func:`gather` returned; None when that was nothing."""
+    if not states:
+        return None
+    names = list(running_statistics(model))
+    first, *others = ([each[name].double().view(-1) for name in names] for each in states)
+    norms = torch.stack([values.norm() for values in first])
+    kinds = [name.rpartition(".")[2] for name in names]
+    usual = torch.stack([norms[[kind == other for other in kinds]].mean() for kind in kinds])
+    apart = torch.stack([torch.stack([(a - b).norm() for a, b in zip(other, first, strict=True)]) for other in others])
+    relative = torch.where(apart > 0, apart / torch.maximum(norms, usual), 0)  # nothing apart from nothing: 0
+    most = relative.amax(0)
+    return Drift(len(states), float(relative.mean()), float(most.max()), names[int(most.argmax())])
+
+
+@torch.no_grad()
+def give(model: nn.Module, values: dict[str, Tensor]) -> None:
+    """Copy a :func:`state` into the model."""
+    for name, buffer in state(model).items():
+        buffer.copy_(values[name])
+
+
+@contextmanager
+def as_saved(model: nn.Module, states: list[dict[str, Tensor]]) -> Iterator[None]:
+    """Inside, the model has the first process's statistics; afterwards its own again."""
+    if not states:
+        yield
+        return
+    give(model, states[0])
+    try:
+        yield
+    finally:
+        give(model, states[distributed.get_rank()])
