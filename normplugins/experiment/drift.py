@@ -12,14 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
-
-def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Full name -> live buffer of every running statistic."""
-    return {
-        f"{owner}.{name}": module.get_buffer(name)
-        for owner, module in model.named_modules()
-        for name in getattr(module, "statistics", ())
-    }
+from normplugins.norms import running_statistics
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,9 @@ def take_part(work: Callable[[], None], member: Member, store: distributed.Store
     backend = "gloo" if terms.cpu else "nccl"
     try:
         distributed.init_process_group(backend, store=store, rank=member.rank, world_size=member.size, timeout=timeout)
-        # fairseq's own group for everything it exchanges: left to itself it would wait for half an hour
-        distributed_utils.get_global_group._global_group = distributed.new_group(timeout=timeout)
+        # For fairseq too, and so for the gradients: it would make a group of its own, which waits for half an hour, and
+        # what synchronised norms exchange on one of two NCCL communicators at work may block the other.
+        distributed_utils.get_global_group._global_group = distributed.group.WORLD
         work()
         distributed.barrier()
     except RuntimeError as error:

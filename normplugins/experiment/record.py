@@ -18,7 +18,7 @@ PACKAGES = ("torch", "fairseq", "hydra-core", "omegaconf", "sacrebleu", "sentenc
 
 
 def hardware(cpu: bool, processes: int, threads: int | None = None) -> dict[str, Any]:
-    """What the run ran on: processor model, memory in GB, this machine's GPUs; each process's threads (None: as here)."""
+    """What the run ran on: processor model, memory in GB, this machine's GPUs; a process's threads (None: as here)."""
     gpus = [] if cpu else [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())][:processes]
     return {
         "device": f"{processes} x {gpus[0]}" if gpus else "CPU",
