@@ -8,6 +8,8 @@ import pytest
 import torch
 from experiment.helpers import PATIENCE, REPOSITORY, TINY, TINY_LM, Trained, command, write_text
 
+from tests.processes import pair  # noqa: F401  (a fixture)
+
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):

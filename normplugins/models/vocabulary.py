@@ -18,21 +18,26 @@ class _AdaptiveSoftmax(AdaptiveSoftmax):
 
     In the first cluster that is padding. In the later ones, counted from their own first word, it would be a word:
     there all indices are moved beyond padding's.
+
+    A cluster without a word in the batch gets one row of padding, and so does an empty batch: every parameter then has
+    a gradient in every process, as DistributedDataParallel needs it.
     """
 
     def __init__(self, padding_idx: int, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.moved = padding_idx + 1
 
-    def forward(self, input: Tensor, target: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """Features (B, T, C) and words (B, T) to each cluster's logits and targets; None where no word is of it."""
-        if not target.numel():  # no sentence at all: a padded position in its place, which counts nowhere
-            input, target = input.flatten(0, -2).sum(0, keepdim=True), target.new_full((1,), self.moved - 1)
+    def forward(self, input: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Features (B, T, C) and words (B, T) to each cluster's logits and targets, which may be padding."""
+        padding = target.new_full((1,), self.moved - 1)
+        if not target.numel():
+            input, target = input.flatten(0, -2).sum(0, keepdim=True), padding
         logits, targets = super().forward(input, target)
-        for index in range(1, len(targets)):
-            if targets[index] is not None:
-                logits[index] = F.pad(logits[index], (self.moved, 0), value=-math.inf)
-                targets[index] = targets[index] + self.moved
+        for index, tail in enumerate(self.tail, start=1):
+            empty = targets[index] is None
+            rows = tail(input.new_zeros(1, input.size(-1))) if empty else logits[index]
+            logits[index] = F.pad(rows, (self.moved, 0), value=-math.inf)
+            targets[index] = padding if empty else targets[index] + self.moved
         return logits, targets
 
 
@@ -94,7 +99,10 @@ class Vocabulary(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """Word indices (B, T) to embeddings (B, T, C) times sqrt(C); padding's is zero."""
         if self.adaptive_input is not None:
-            return self.adaptive_input(tokens) * self.scale
+            embedded = self.adaptive_input(tokens) * self.scale
+            if not tokens.numel():  # fairseq passes over clusters without a word: no parameter would have a gradient
+                embedded = embedded + sum(band(tokens.view(-1)).sum() for band in self.adaptive_input.embeddings)
+            return embedded
         embedded = F.embedding((tokens - self.unused).clamp(min=0), self.embeddings) * self.scale
         return embedded.masked_fill(tokens.eq(self.padding_idx)[..., None], 0)
 

@@ -93,6 +93,23 @@ def test_killed_anywhere_ends_as_if_never_broken_off(trained, tmp_path):
     assert {name: files(directory)[name] for name in finished} == {name: kept[name] for name in finished}
 
 
+def test_statistics_of_whole_updates_survive_a_kill(trained, normplugins, tmp_path, monkeypatch):
+    """With two batches an update, of which nothing may be left pending when a checkpoint is saved."""
+    short = ["optimization.update_freq=[2]", "optimization.max_update=6", "evaluate.max_length_b=2"]
+    arguments = tiny(trained, "norm.per_update=true", *short)
+    folders = [tmp_path / "whole", tmp_path / "broken"]
+    for folder in folders:
+        folder.mkdir()
+    status, text = command(arguments, folders[1], Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 4))
+    assert status == -signal.SIGKILL, text
+    for folder in folders:
+        monkeypatch.chdir(folder)
+        assert normplugins(*arguments)[0] == 0
+    whole, broken = (outcome(folder, folder / "run") for folder in folders)
+    assert differences(whole, broken) == []
+    assert {value.item() for name, value in whole["model"].items() if name.endswith("num_updates")} == {6}
+
+
 def test_the_comparison_sees_another_seed(trained, normplugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, _ = normplugins(*tiny(trained, "seed=2"))

@@ -1,0 +1,232 @@
+"""Running statistics that take one step an update, of all its micro-batches; re-estimated ones; and their names."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from normplugins.norms import (
+    NormConfig,
+    build_norm,
+    end_update,
+    has_statistics,
+    known_norms,
+    reestimate,
+    resolve_norm,
+    running_statistics,
+)
+
+from . import reference
+from .helpers import BATCH_NORMS, NORMS, buffers, random_affine, step
+
+DIM = 8
+
+
+def make(name: str, **changes: object) -> nn.Module:
+    config = NormConfig(**({"name": name, "groups": 2, "per_update": True} | changes))  # type: ignore[arg-type]
+    return random_affine(build_norm(config, DIM).double())
+
+
+def tokens(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x and dL/dy (N, C) about a mean that is not 0, and which of them are padding (N,)."""
+    generator = torch.Generator().manual_seed(seed)
+    x, g = (torch.randn(count, DIM, generator=generator, dtype=torch.float64) for _ in range(2))
+    return 2 * x + 1, g, torch.rand(count, generator=generator) < 0.3
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+@settings(deadline=None, max_examples=25)
+@given(
+    cuts=st.lists(st.lists(st.integers(0, 12), max_size=4), min_size=1, max_size=4),
+    warmup=st.sampled_from([0, 2, 100]),
+    seed=st.integers(0, 2**16),
+)
+def test_how_an_update_is_cut_does_not_matter(name: str, cuts: list[list[int]], warmup: int, seed: int) -> None:
+    """Micro-batches of any sizes, some empty or of padding alone, leave what one batch of the same tokens leaves."""
+    changes = {"warmup_updates": warmup} if name == "pn" else {}
+    one, many = make(name, per_update=False, **changes), make(name, **changes)
+    for update, cut in enumerate(cuts):
+        x, g, padding = tokens(12, seed + update)
+        step(one, x, padding, g)
+        for micro_batch in torch.arange(12).tensor_split(sorted(cut)):
+            before = buffers(many)
+            step(many, x[micro_batch], padding[micro_batch], g[micro_batch])
+            assert_close(buffers(many), before, rtol=0, atol=0)
+        end_update(many)
+        if name == "pn" and update < warmup:  # there nu's x^ are divided by each micro-batch's own psi
+            many.ema_gz.copy_(one.ema_gz)
+        assert_close(buffers(many), buffers(one), rtol=0, atol=1e-10)
+
+
+PLAIN = {
+    "bn": reference.BatchNorm(DIM),
+    "pnv": reference.PowerNormV(DIM),
+    "weight": reference.MeanOnlyBatchNorm(DIM),
+    "pn_alg2": reference.PowerNormAlgorithm2(DIM),
+}
+BUFFERS = {"running_mean": "mean", "running_var": "var", "running_phi": "phi", "ema_gz": "nu"}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_update_is_one_step_of_the_reference_on_all_its_tokens(name: str) -> None:
+    norm, plain = make(name), PLAIN[name]
+    affine = [p.detach().numpy() for p in norm.parameters()]
+    for update in range(4):
+        parts = [tokens(count, 10 * update + count) for count in (7, 1, 4)]
+        for x, g, padding in parts:
+            step(norm, x, padding, g)
+        end_update(norm)
+        x, g = (np.concatenate([part[i][~part[2]].numpy() for part in parts]) for i in (0, 1))
+        plain.train(x, *affine, *([g] if name == "pn_alg2" else []))
+        for ours, theirs in BUFFERS.items():
+            if hasattr(norm, ours):
+                np.testing.assert_allclose(norm.get_buffer(ours).numpy(), getattr(plain, theirs), rtol=0, atol=1e-12)
+
+
+def test_warmup_counts_updates() -> None:
+    norm = make("pn", warmup_updates=2)
+    for update in range(4):
+        phi = norm.running_phi.clone()
+        for seed in range(3):
+            x, _, _ = tokens(5, 10 * update + seed)
+            z = torch.cat([h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() for h in x.chunk(2, -1)], -1)
+            divisor = z.square().mean(0) if update < 2 else phi
+            assert_close(norm(x), z / (divisor + 1e-5).sqrt() * norm.weight + norm.bias)
+        assert norm.num_updates.item() == update
+        end_update(norm)
+    assert norm.num_updates.item() == 4
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_an_update_without_a_token_changes_nothing(name: str) -> None:
+    norm = make(name, warmup_updates=None if name != "pn" else 2)
+    before = buffers(norm)
+    end_update(norm)
+    norm(torch.randn(4, DIM).double(), torch.ones(4, dtype=torch.bool))
+    norm(torch.empty(4, 0, DIM).double(), torch.empty(0, 4, dtype=torch.bool))
+    end_update(norm)
+    assert_close(buffers(norm), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_evaluation_leaves_nothing_for_the_updates_end(name: str) -> None:
+    norm = make(name).eval()
+    before = buffers(norm)
+    norm(tokens(9, 0)[0])
+    end_update(norm)
+    assert_close(buffers(norm), before, rtol=0, atol=0)
+
+
+def test_low_precision_changes_the_sums_no_more_than_the_batch() -> None:
+    """Sums are kept in float64: a mean far from 0 does not swallow the variance."""
+    norm = build_norm(NormConfig("bn", per_update=True, momentum=1.0), DIM)
+    x = torch.randn(64, DIM, generator=torch.Generator().manual_seed(0)) + 1000
+    for part in x.split(16):
+        norm(part)
+    end_update(norm)
+    assert norm.running_var.dtype == torch.float32
+    assert_close(norm.running_var, x.double().var(0).float(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_what_is_pending_stays_in_float64_and_moves_with_the_module(name: str) -> None:
+    norm, twin = make(name), make(name)
+    x, g, padding = tokens(9, 0)
+    for each in (norm, twin):
+        step(each, x, padding, g)
+    for each in (norm.half(), twin):
+        end_update(each)
+    assert_close(running_statistics(norm.double()), running_statistics(twin), rtol=0, atol=1e-6)
+
+
+def pooled(name: str, batches: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
+    """By hand: the statistics of all real tokens of all batches at once."""
+    x = torch.cat([x[~padding] for x, _, padding in batches])
+    if name == "pn":
+        x = torch.cat([h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() for h in x.chunk(2, -1)], -1)
+    if name == "bn_released":
+        x = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    mean, squares = x.mean(0), (x - x.mean(0)).square().sum(0)
+    counted = sum(len(x) for x, _, _ in batches) if name == "bn_released" else len(x)  # padding, at the mean
+    return {"running_mean": mean, "running_var": squares / (counted - 1), "running_phi": x.square().mean(0)}
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+@pytest.mark.parametrize("per_update", [True, False])
+def test_reestimated_statistics_are_those_of_all_tokens_seen(name: str, per_update: bool) -> None:
+    norm = make(name, per_update=per_update)
+    step(norm, *(tokens(9, 0)[i] for i in (0, 2, 1)))
+    end_update(norm)
+    before, batches = buffers(norm), [tokens(count, count) for count in (9, 1, 5)]
+    with reestimate(norm):
+        for x, g, padding in batches:
+            step(norm, x, padding, g)
+            assert_close(buffers(norm), before, rtol=0, atol=0)
+        end_update(nn.Identity())
+    after = buffers(norm)
+    want = {key: value for key, value in pooled(name, batches).items() if key in after}
+    assert_close({key: after[key] for key in want}, want, rtol=0, atol=1e-10)
+    assert {key for key in after if torch.equal(after[key], before[key])} == after.keys() - want.keys()
+    x, g, padding = tokens(9, 1)
+    step(norm, x, padding, g)
+    end_update(norm)
+    assert not torch.equal(buffers(norm)[next(iter(want))], after[next(iter(want))])  # it trains on
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_reestimating_nothing_or_failing_changes_nothing(name: str) -> None:
+    norm, twin = make(name), make(name)
+    x, g, padding = tokens(9, 0)
+    for each in (norm, twin):
+        step(each, x, padding, g)  # waits for the end of its update, whatever comes between
+    with reestimate(norm):
+        norm(x[:0])
+        norm.eval()(x)
+        norm.train()
+    with pytest.raises(ValueError, match="8 channels"), reestimate(norm):
+        norm(x[:, 1:] if norm(x).numel() else x)
+    for each in (norm, twin):
+        end_update(each)
+    assert_close(buffers(norm), buffers(twin), rtol=0, atol=0)
+
+
+def test_running_statistics_are_live_named_and_in_order() -> None:
+    model = nn.ModuleDict({name: build_norm(NormConfig(name), DIM) for name in NORMS})
+    found = running_statistics(model)
+    assert list(found) == [
+        *("bn.running_mean", "bn.running_var", "bn_released.running_mean", "bn_released.running_var"),
+        *("pnv.running_phi", "pn.running_phi", "pn.ema_gz", "pn_alg2.running_phi", "pn_alg2.ema_gz"),
+        "weight.running_mean",
+    ]
+    assert all(value is model.get_buffer(name) for name, value in found.items())
+    assert list(running_statistics(model["pnv"])) == ["running_phi"]
+    assert running_statistics(nn.ModuleList([build_norm(NormConfig("ln"), DIM), nn.BatchNorm1d(DIM)])) == {}
+    assert [name for name in known_norms() if has_statistics(name)] == sorted(BATCH_NORMS)
+    assert not has_statistics("no such norm")
+
+
+@pytest.mark.parametrize("name", ["bn", "bn_released", "pnv", "weight", "pn"])
+def test_statistics_that_the_forward_needs_cannot_be_deferred(name: str) -> None:
+    with pytest.raises(ValueError, match=r"sync=deferred is not possible for \w+: .*this batch's.* sync=batch"):
+        make(name, sync="deferred")
+
+
+def test_pn_can_be_deferred_without_warmup_and_batch_backward() -> None:
+    for changes in ({"warmup_updates": 0}, {"batch_backward": False}):
+        with pytest.raises(ValueError, match="warmup_updates=0 and batch_backward=false"):
+            make("pn", sync="deferred", **changes)
+    make("pn", sync="deferred", warmup_updates=0, batch_backward=False)
+    with pytest.raises(ValueError, match="warmup_updates=0"):
+        make("pn_alg2", sync="deferred", warmup_updates=5)
+
+
+def test_deferred_is_per_update_and_norms_without_statistics_ignore_both() -> None:
+    assert resolve_norm(NormConfig("pn_alg2", sync="deferred")).per_update
+    given = NormConfig("ln", sync="deferred", per_update=False)
+    assert resolve_norm(given) == given
+    for name in NORMS:
+        if not has_statistics(name):
+            assert not list(build_norm(NormConfig(name, sync="batch", per_update=True), DIM).buffers())
