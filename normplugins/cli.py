@@ -101,6 +101,15 @@ def build_parser() -> argparse.ArgumentParser:
     convert = command("import-checkpoint", import_checkpoint, "convert a checkpoint of the released PowerNorm code")
     convert.add_argument("source", type=Path, help="checkpoint.pt of the released code")
     convert.add_argument("destination", type=Path, help="the checkpoint to write")
+    folding = command(
+        "fold", fold_checkpoint, "fold norms that are fixed at evaluation into the linear maps after them"
+    )
+    folding.add_argument(
+        "source", type=Path, metavar="CHECKPOINT", help="such as runs/iwslt14/bn/seed1/checkpoint_best.pt"
+    )
+    folding.add_argument(
+        "destination", type=Path, nargs="?", metavar="DESTINATION", help="default: NAME_folded.pt beside NAME.pt"
+    )
     fairseq = commands.add_parser("fairseq", help="a stock fairseq tool with the plugin registered", add_help=False)
     fairseq.add_argument("-h", "--help", action="help", help="this text; fairseq TOOL --help: the tool's own")
     fairseq.add_argument("tool", choices=sorted(FAIRSEQ_TOOLS), help="as in fairseq-TOOL")
@@ -169,6 +178,14 @@ def import_checkpoint(options: argparse.Namespace) -> None:
 
     convert(options.source, options.destination)
     print(f"written to {options.destination}")
+
+
+def fold_checkpoint(options: argparse.Namespace) -> None:
+    """``normplugins fold CHECKPOINT [DESTINATION]``."""
+    normplugins.register()
+    from normplugins.experiment.folding import fold_checkpoint as fold
+
+    print(f"written to {fold(options.source, options.destination)}")
 
 
 def run_fairseq(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from experiment.helpers import MODEL, command, load, write_malicious
 import normplugins as package
 from normplugins.cli import FAIRSEQ_TOOLS, main
 
-COMMANDS = ["run", "prepare", "evaluate", "report", "import-checkpoint", "fairseq"]
+COMMANDS = ["run", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
 TINY = [option for item in MODEL for option in ("--" + item.removeprefix("model.").replace("_", "-")).split("=")]
 TRAINING = [
     *("--optimizer", "adam", "--lr", "0.01", "--criterion", "label_smoothed_cross_entropy", "--max-tokens", "1500"),
@@ -50,6 +50,7 @@ def test_what_argparse_refuses(arguments, capsys):
         (["prepare", "demo", "corpus.train_size=many"], ["corpus.train_size", "many"]),
         (["evaluate", "nowhere"], ["nowhere", "no finished run"]),
         (["import-checkpoint", "nowhere.pt", "there.pt"], ["nowhere.pt"]),
+        (["fold", "nowhere.pt"], ["nowhere.pt", "No such file"]),
     ],
 )
 def test_what_the_user_can_put_right_is_one_line(arguments, words, refused, tmp_path, monkeypatch):
@@ -137,6 +138,7 @@ def test_malicious_checkpoint_is_refused_by_every_command_that_reads_one(data, t
         ["fairseq", "validate", str(data), "--path", "evil.pt", "--task", "translation", "--max-tokens", "99"],
         ["evaluate", "run", f"data_dir={data.parents[2]}"],
         ["import-checkpoint", "evil.pt", "there.pt"],
+        ["fold", "evil.pt", "there.pt"],
     ):
         status, said = command(arguments, tmp_path)
         assert status == 1, said

@@ -119,6 +119,15 @@ def average(paths: Sequence[Path], destination: Path) -> None:
     }
     state.pop("last_optimizer_state", None)
     state["extra_state"] = {"averaged_from": [path.name for path in paths]}
+    write(state, destination)
+
+
+def write(state: dict[str, Any], destination: Path) -> None:
+    """Write a checkpoint's content, all of it or nothing.
+
+    Raises:
+        UserError: the disk is full or cannot be written; what stood there before is untouched.
+    """
     temporary = destination.with_name(destination.name + ".tmp")
     try:
         torch.save(state, temporary)

@@ -38,6 +38,9 @@ class NormTransformerConfig(NormSettings):
     normalize_before: bool = setting(True, "pre-norm: normalise each sublayer's input, and each stack's output")
     encoder_norm: str = setting("ln", "norm of the encoder")
     decoder_norm: str = setting("ln", "norm of the decoder")
+    decoder_final_norm: Optional[str] = setting(  # noqa: UP045
+        None, "norm at the end of a pre-norm decoder; unless given, the decoder's"
+    )
     final_norm_warmup_updates: int = setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
     share_all_embeddings: bool = setting(
         False, "share encoder, decoder and output embeddings (needs a joined dictionary)"
@@ -67,6 +70,7 @@ def resolve_config(cfg: Any) -> NormTransformerConfig:
         if resolved.encoder_embed_dim != resolved.decoder_embed_dim:
             raise UserError("share_all_embeddings needs encoder_embed_dim and decoder_embed_dim to be equal")
         resolved.share_decoder_input_output_embed = True
+    _check_final_norm(resolved, "decoder_final_norm")
     return resolved
 
 
@@ -78,6 +82,14 @@ def _read(settings: type[_Settings], cfg: Any) -> _Settings:
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+
+
+def _check_final_norm(cfg: Any, key: str) -> None:
+    name = getattr(cfg, key)
+    if name and not cfg.normalize_before:
+        raise UserError(f"{key}={name} with normalize_before off: only a pre-norm stack ends with a norm")
+    if name and sees_sentence(name):
+        raise UserError(f"{key}={name}: with this norm each position would see what is to be predicted after it")
 
 
 def _stack(cfg: NormTransformerConfig, side: Side) -> Stack:
@@ -117,6 +129,7 @@ class LanguageModelConfig(NormSettings):
     activation_fn: str = setting("relu", "activation of feed-forward layers: relu, gelu or swish")
     normalize_before: bool = setting(False, "pre-norm: normalise each sublayer's input, and the stack's output")
     norm: str = setting("ln", "norm of every sublayer")
+    final_norm: Optional[str] = setting(None, "norm at the end of a pre-norm stack; unless given, norm")  # noqa: UP045
     final_norm_warmup_updates: int = setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
     tie_embeddings: bool = setting(True, "predict with the input's embeddings (of an adaptive softmax: adaptive_input)")
     adaptive_softmax_cutoff: Optional[str] = setting(  # noqa: UP045
@@ -180,6 +193,7 @@ def resolve_language_model(settings: type[_LanguageModel], cfg: Any) -> _Languag
         raise UserError(
             f"embed_dim={resolved.embed_dim} must be at least 4, even and a multiple of attention_heads={heads}"
         )
+    _check_final_norm(resolved, "final_norm")
     cutoffs = _check_cutoffs(resolved)
     if resolved.adaptive_input and not cutoffs:
         raise UserError("adaptive_input needs adaptive_softmax_cutoff: it embeds the words in the softmax's clusters")

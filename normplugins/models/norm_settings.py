@@ -54,6 +54,22 @@ class Stack:
     dim: int
     heads: int
 
+    @property
+    def final_key(self) -> str:
+        """The setting that can name another norm for the end of a pre-norm stack: not every stack has one."""
+        return final_key(self.key)
+
+
+def final_key(key: str) -> str:
+    """``decoder_norm`` to ``decoder_final_norm``."""
+    return f"{key.removesuffix('norm')}final_norm"
+
+
+def norm_names(cfg: Any, keys: Sequence[str]) -> dict[str, str]:
+    """Setting -> norm, of each stack whose norm is a setting in ``keys`` and of each end that has another."""
+    every = [name for key in keys for name in (key, final_key(key))]
+    return {key: name for key in every if (name := getattr(cfg, key, None))}
+
 
 def stack_norm_config(cfg: Any, stack: Stack, keys: Sequence[str], final: bool = False) -> NormConfig:
     """NormConfig of a stack's norms; ``final``: of the one that ends a pre-norm stack, with its own warmup.
@@ -65,22 +81,34 @@ def stack_norm_config(cfg: Any, stack: Stack, keys: Sequence[str], final: bool =
         UserError: an unknown norm, a value out of range, or a setting that no stack's norm has.
     """
     settings = {f.name: getattr(cfg, f"norm_{f.name}") for f in fields(NormConfig) if f.name != "name"}
-    name = getattr(cfg, stack.key)
+    names = norm_names(cfg, keys)
+    key = stack.final_key if final and stack.final_key in names else stack.key
+    name = names[key]
     if name in HEAD_GROUPED and settings["groups"] is None:
         settings["groups"] = stack.heads
-    defaults = [_defaults(cfg, key) for key in keys]
+    defaults = [_defaults(key, name) for key, name in names.items()]
     try:
         config = resolve_norm(NormConfig(name=name, **settings))
     except ValueError as error:
-        raise UserError(f"{stack.key}: {error}") from error
-    names = list(dict.fromkeys(getattr(cfg, key) for key in keys))
+        raise UserError(f"{key}: {error}") from error
+    given = list(dict.fromkeys(names.values()))
     for switch, value in settings.items():
         if value is True and all(getattr(default, switch) is None for default in defaults):
-            raise UserError(f"norm_{switch} is on, and changes nothing about {' and '.join(names)}")
-    if (config.sync != "none" or config.per_update) and not any(map(has_statistics, names)):
+            raise UserError(f"norm_{switch} is on, and changes nothing about {' and '.join(given)}")
+    if (config.sync != "none" or config.per_update) and not any(map(has_statistics, given)):
         which = "norm_per_update is on" if config.sync == "none" else f"norm_sync={config.sync}"
-        raise UserError(f"{which}, and {' and '.join(names)} has no running statistics: leave it out")
+        raise UserError(f"{which}, and {' and '.join(given)} has no running statistics: leave it out")
     return replace(config, warmup_updates=cfg.final_norm_warmup_updates) if final and config.warmup_updates else config
+
+
+def unread_settings(cfg: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """``norm_<field>`` -> its default, for each that no norm reads; arguments as in :func:`stack_norm_config`."""
+    names = norm_names(cfg, keys)
+    defaults = [_defaults(key, name) for key, name in names.items()]
+    unread = [f.name for f in fields(NormConfig) if all(getattr(default, f.name) is None for default in defaults)]
+    if not any(map(has_statistics, names.values())):
+        unread += ["sync", "per_update"]
+    return {f"norm_{f.name}": f.default for f in fields(NormConfig) if f.name in unread}
 
 
 def build_stack_norm(cfg: Any, stack: Stack, keys: Sequence[str], final: bool = False) -> nn.Module:
@@ -91,8 +119,8 @@ def build_stack_norm(cfg: Any, stack: Stack, keys: Sequence[str], final: bool = 
         raise UserError(f"{stack.key}: {error}") from error
 
 
-def _defaults(cfg: Any, key: str) -> NormConfig:
+def _defaults(key: str, name: str) -> NormConfig:
     try:
-        return resolve_norm(NormConfig(name=getattr(cfg, key)))
+        return resolve_norm(NormConfig(name=name))
     except ValueError as error:
         raise UserError(f"{key}: {error}") from error

@@ -146,17 +146,22 @@ def _convert(released: State, model: NormTransformer, source: Path) -> State:
 
 
 class _Languages:
-    """Dictionaries of the right sizes, which is all that building a model asks of a task."""
+    """What building a model asks of a task."""
 
     def __init__(self, released: State, source: Path) -> None:
         for side, attribute in (("encoder", "source_dictionary"), ("decoder", "target_dictionary")):
             weight = released.get(f"{side}.embed_tokens.weight")
             if not isinstance(weight, Tensor):
                 raise UserError(f"{source}: its model lacks {side}.embed_tokens.weight")
-            dictionary = Dictionary()
-            for index in range(len(dictionary), len(weight)):
-                dictionary.add_symbol(str(index))
-            setattr(self, attribute, dictionary)
+            setattr(self, attribute, numbered_dictionary(len(weight)))
+
+
+def numbered_dictionary(size: int) -> Dictionary:
+    """A dictionary of the right size, which is all that building a model asks of one."""
+    dictionary = Dictionary()
+    for index in range(len(dictionary), size):
+        dictionary.add_symbol(str(index))
+    return dictionary
 
 
 def import_checkpoint(source: Path, destination: Path, data: Path | None = None) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from normplugins.norms.config import register_norm
-from normplugins.norms.group_scaling import scale_groups
+from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
 from normplugins.norms.processes import gather_over_processes, sum_gradients
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
@@ -73,6 +73,12 @@ class BatchNorm(RunningNorm):
             centred, var = rows - self.running_mean.to(rows.dtype), self.running_var
         y = zero_padding(self.affine(centred, torch.rsqrt(var + self.eps)), real)
         return y.view(x.shape).to(x.dtype)
+
+    def fixed_affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift (C,), in float64, of what evaluation does to a token; ValueError with group scaling."""
+        refuse_group_scaling(self.group_scaling)
+        scale = self.weight.double() * torch.rsqrt(self.running_var.double() + self.eps)
+        return scale, self.bias.double() - scale * self.running_mean.double()
 
     # A batch's moments are (tokens, count, mean (C,), var (C,)): mean over the tokens, var over ``count`` positions,
     # which are the tokens and the padding that was filled with the mean.

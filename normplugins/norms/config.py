@@ -77,9 +77,11 @@ def register_norm(name: str, **defaults: Any) -> Callable[[_M], _M]:
     field's value or, where it is None, the default in ``defaults``, else the constructor's. Its ``forward`` takes
     ``(x, padding_mask=None)``. Decorators stack, so that one module serves several names.
 
-    Two things a module may have besides: ``sees_sentence = True`` says that a position sees its whole sentence at
+    Three things a module may have besides: ``sees_sentence = True`` says that a position sees its whole sentence at
     evaluation too, so that no decoder takes it and no language model with it passes for causal; a method
-    ``wrap_linears(sublayer)`` is called once with the sublayer that the norm stands at, to change its linear maps.
+    ``wrap_linears(sublayer)`` is called once with the sublayer that the norm stands at, to change its linear maps; a
+    method ``fixed_affine()`` gives scale and shift (C,), in float64, where evaluation is y = scale x + shift for every
+    token, so that ``normplugins fold`` can fold it, and raises ValueError with the reason where its settings forbid it.
 
     Raises ValueError for a name already taken, for a default that the constructor does not take, or for
     a setting without a default.

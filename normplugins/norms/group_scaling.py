@@ -14,6 +14,12 @@ def check_groups(dim: int, groups: int) -> None:
         raise ValueError(f"group scaling: {dim} channels cannot be split into {groups} equal groups; change groups")
 
 
+def refuse_group_scaling(on: bool) -> None:
+    """Raise ValueError where a norm with group scaling is asked for a map that is the same for every token."""
+    if on:
+        raise ValueError("its group scaling divides each token by a root mean square of the token's own")
+
+
 def scale_groups(rows: Tensor, groups: int, eps: float) -> Tensor:
     """Divide each of the ``groups`` channel groups of each token in ``rows`` (N, C) by its root mean square."""
     grouped = rows.view(rows.size(0), groups, rows.size(1) // groups)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.config import register_norm
-from normplugins.norms.group_scaling import check_groups, scale_groups
+from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
 
 
@@ -131,6 +131,11 @@ class PowerNorm(RunningNorm):
         if not self.padding_in_backward:
             y = zero_padding(y, real)
         return y.view(x.shape).to(x.dtype)
+
+    def fixed_affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift (C,), in float64, of what evaluation does to a token; ValueError with group scaling."""
+        refuse_group_scaling(self.group_scaling)
+        return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()
 
     def _train(self, rows: Tensor, real: Tensor | None) -> Tensor:
         with torch.no_grad():

@@ -45,3 +45,7 @@ class PowerNormV(RunningNorm):
             self.count_batch(count, phi)
         y = zero_padding(self.affine(rows, torch.rsqrt(phi + self.eps)), real)
         return y.view(x.shape).to(x.dtype)
+
+    def fixed_affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift (C,), in float64, of what evaluation does to a token."""
+        return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()

@@ -55,3 +55,8 @@ class MeanOnlyBatchNorm(RunningNorm):
             self.count_batch(count, mean)
         y = zero_padding(rows - mean + self.bias.to(rows.dtype), real)
         return y.view(x.shape).to(x.dtype)
+
+    def fixed_affine(self) -> tuple[Tensor, Tensor]:
+        """Scale, which is 1, and shift (C,), in float64, of what evaluation does to a token."""
+        shift = self.bias.double() - self.running_mean.double()
+        return shift.new_ones(self.dim), shift

@@ -28,11 +28,12 @@ COLOURS = {
     "group": "#999933",
     "instance": "#332288",
     "weight": "#117733",
+    "affine": "#44AA99",
     "none": "#999999",
 }
 OTHER_COLOURS = ("#CC6677", "#DDCC77", "#AA4499", "#661100", "#6699CC")  # for norms of your own
 MARKERS = {"ln": "o", "bn": "s", "bn_released": "D", "pnv": "v", "pn": "^", "pn_alg2": "P", "none": "X"}
-MARKERS |= {"rms": "<", "scale": ">", "group": "p", "instance": "h", "weight": "d"}
+MARKERS |= {"rms": "<", "scale": ">", "group": "p", "instance": "h", "weight": "d", "affine": "H"}
 MODEL_STYLES = {AS_PUBLISHED: "-", CAUSAL: "--", TRANSFORMER: ":", **dict.fromkeys(BY_NORM.values(), "-")}
 # A file shows the same whatever the user's own matplotlib settings are.
 STYLE: dict[Any, Any] = {

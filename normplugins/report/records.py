@@ -14,7 +14,21 @@ from typing import Any, TypeVar
 from normplugins.errors import UserError
 
 FORMAT = 1
-NORM_ORDER = ("ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "rms", "scale", "group", "instance", "weight", "none")
+NORM_ORDER = (
+    "ln",
+    "bn",
+    "bn_released",
+    "pnv",
+    "pn",
+    "pn_alg2",
+    "rms",
+    "scale",
+    "group",
+    "instance",
+    "weight",
+    "affine",
+    "none",
+)
 # What a language model is called wherever its number or its curve stands.
 AS_PUBLISHED = "as published: sees the future"
 CAUSAL = "causal"

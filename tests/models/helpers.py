@@ -12,7 +12,21 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from normplugins.models.transformer import NormTransformer
 
-NORMS = ("ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none", "rms", "scale", "group", "instance", "weight")
+NORMS = (
+    "ln",
+    "bn",
+    "bn_released",
+    "pnv",
+    "pn",
+    "pn_alg2",
+    "none",
+    "rms",
+    "scale",
+    "group",
+    "instance",
+    "weight",
+    "affine",
+)
 CAUSAL_NORMS = tuple(norm for norm in NORMS if norm != "instance")
 PAD = 1
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-TOKEN_NORMS = ("ln", "rms", "scale", "group", "none")  # those of one token
+TOKEN_NORMS = ("ln", "rms", "scale", "group", "affine", "none")  # those of one token
 BATCH_NORMS = ("bn", "bn_released", "pnv", "pn", "pn_alg2", "weight")  # those with running statistics
 NORMS = (*TOKEN_NORMS, "instance", *BATCH_NORMS)
 PADDING_FREE = ("bn", "pnv", "pn_alg2", "weight")  # those that never count padding

@@ -25,9 +25,9 @@ def test_every_norm_builds_and_has_the_buffers_that_others_rely_on() -> None:
     pn, bn = {"running_phi", "ema_gz", "num_updates"}, {"running_mean", "running_var"}
     assert names == {
         "ln": set(), "none": set(), "pnv": {"running_phi"}, "pn": pn, "pn_alg2": pn, "bn": bn, "bn_released": bn,
-        "rms": set(), "scale": set(), "group": set(), "instance": set(), "weight": {"running_mean"},
+        "rms": set(), "scale": set(), "group": set(), "instance": set(), "affine": set(), "weight": {"running_mean"},
     }  # fmt: skip
-    for name in sorted({*BATCH_NORMS, "ln", "group", "instance"} - {"weight"}):
+    for name in sorted({*BATCH_NORMS, "ln", "group", "instance", "affine"} - {"weight"}):
         assert {n: tuple(p.shape) for n, p in build_norm(NormConfig(name), 8).named_parameters()} == {
             "weight": (8,),
             "bias": (8,),

@@ -1,0 +1,174 @@
+"""Folds norms that are a fixed affine map at evaluation into the linear maps that read their output.
+
+With W (a x + b) + c = (W a) x + (W b + c), pre-norm the norm of a sublayer vanishes into the sublayer's first linear
+map, and the norm at an encoder's end into the keys and values of every decoder layer. Where a norm's output is read
+otherwise too, or by a map without a bias, it becomes ``affine``, y = a x + b, without statistics:
+
+- post-norm: the output is also the residual;
+- at a decoder's end: the output projection shares the embeddings, or has no bias;
+- pre-norm tensor attention: no biases, and so all norms of the layers.
+
+Weight-normalised linear maps (``weight``) become plain ones. Padding, which a norm with statistics sets to zero, is
+then whatever it is: attention hides it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from normplugins.models.attention import CrossAttention, SelfAttention
+from normplugins.models.layers import FeedForward, Residual
+from normplugins.models.norm_settings import final_key, norm_names, unread_settings
+from normplugins.models.tensor_attention import TensorAttention
+from normplugins.models.transformer import NormTransformer
+from normplugins.norms import NormConfig, build_norm
+
+FIRST = {SelfAttention: "qkv", CrossAttention: "q", FeedForward: "fc1", TensorAttention: "qkv"}
+"""Sublayer -> its linear map that reads what the norm before it gives."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of ``count`` norms called ``norm``: ``into`` what they went or, where that is empty, why they stay.
+
+    ``key`` is the setting of their stack; ``end``: it is the norm at the stack's end.
+    """
+
+    key: str
+    end: bool
+    norm: str
+    count: int
+    into: str = ""
+    stays: str = ""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A linear map: the names of its weight and its bias in ``module``."""
+
+    module: nn.Module
+    weight: str = "weight"
+    bias: str = "bias"
+
+    def absorb(self, scale: Tensor, shift: Tensor) -> None:
+        """Take up y = scale x + shift."""
+        old = getattr(self.module, self.weight).detach()
+        getattr(self.module, self.bias).detach().add_(old @ shift)
+        if is_parametrized(self.module, self.weight):  # there the weight was computed, and is taken apart again
+            setattr(self.module, self.weight, old * scale)
+        else:
+            old.mul_(scale)
+
+
+@dataclass(frozen=True)
+class _Site:
+    """The norm ``owner.attribute``, and all that reads its output; no ``readers``: something reads it that cannot."""
+
+    owner: nn.Module
+    attribute: str
+    readers: tuple[_Reader, ...]
+    label: str
+
+    def fixed_affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift (C,), in float64, of the norm; ValueError says why there are none."""
+        norm = getattr(self.owner, self.attribute)
+        if not hasattr(norm, "fixed_affine"):
+            sees_sentence = getattr(norm, "sees_sentence", False)
+            raise ValueError(f"it is computed anew from each {'sentence' if sees_sentence else 'token'}")
+        scale, shift = norm.fixed_affine()
+        return scale.detach(), shift.detach()
+
+    def fold(self, scale: Tensor, shift: Tensor, into: str) -> None:
+        """Put ``into``, which is none or affine, in the norm's place."""
+        for reader in self.readers if into == "none" else ():
+            reader.absorb(scale, shift)
+        norm = build_norm(NormConfig(name=into), len(scale)).to(scale)
+        if into == "affine":
+            norm.load_state_dict({"weight": scale, "bias": shift})
+        setattr(self.owner, self.attribute, norm)
+
+
+def fold(model: nn.Module) -> tuple[dict[str, Any], list[Outcome]]:
+    """Fold the norms of ``model`` in place; what it computes at evaluation stays the same.
+
+    Args:
+        model: a norm_transformer or a language model of this package, in float64.
+
+    Returns:
+        The settings that differ in the folded model, and what became of its norms.
+
+    Raises:
+        ValueError: none of the norms can be folded; the message says why, for each.
+    """
+    stacks, cfg = _stacks(model), model.decoder.cfg
+    names = norm_names(cfg, list(stacks))
+    outcomes, plans, settings = [], [], {}
+    for key, (stack, end) in stacks.items():
+        end_name = names.get(final_key(key), names[key])
+        groups = [(names[key], list(_sublayers(stack)))] + ([(end_name, [end])] if end else [])
+        became = []
+        for name, sites in groups:
+            into = "none" if all(site.readers for site in sites) else "affine"
+            outcome = Outcome(key, bool(became), name, len(sites))
+            try:
+                if name in ("none", into):
+                    raise ValueError("there is nothing to fold" if name == "none" else "it is affine already")
+                plans.append(([(site, *site.fixed_affine()) for site in sites], into))
+                labels = ", ".join(dict.fromkeys(site.label for site in sites))
+                outcomes.append(replace(outcome, into=labels if into == "none" else into))
+                became.append(into)
+            except ValueError as error:
+                outcomes.append(replace(outcome, stays=str(error)))
+                became.append(name)
+        settings[key] = became[0]
+        if hasattr(cfg, final_key(key)):
+            settings[final_key(key)] = became[-1] if became[-1] != became[0] else None
+    if not plans:
+        raise ValueError("; ".join(dict.fromkeys(f"{outcome.norm}: {outcome.stays}" for outcome in outcomes)))
+    for plan, _ in plans:
+        for site, _, _ in plan:
+            _make_plain(site.owner)
+    for plan, into in plans:
+        for site, scale, shift in plan:
+            site.fold(scale, shift, into)
+    settings |= unread_settings(replace(cfg, **settings), list(stacks))
+    return {key: value for key, value in settings.items() if value != getattr(cfg, key)}, outcomes
+
+
+def _stacks(model: nn.Module) -> dict[str, tuple[nn.Module, _Site | None]]:
+    """The setting that names a stack's norm -> the stack, and, pre-norm, the norm at its end."""
+    decoder = model.decoder
+    if isinstance(model, NormTransformer):
+        keys_and_values = tuple(_Reader(layer.cross_attention.sublayer.kv) for layer in decoder.layers)
+        ends = {
+            "encoder_norm": (model.encoder, keys_and_values, "kv of every decoder layer"),
+            "decoder_norm": (decoder, (), ""),
+        }
+    else:
+        vocabulary = decoder.vocabulary
+        untied = decoder.adaptive_softmax is None and vocabulary.output is not vocabulary.embeddings
+        reader = _Reader(vocabulary, "output", "output_bias")
+        ends = {"norm": (decoder, (reader,) if untied else (), "output")}
+    return {
+        key: (stack, stack.final_norm and _Site(stack, "final_norm", readers, label))
+        for key, (stack, readers, label) in ends.items()
+    }
+
+
+def _sublayers(stack: nn.Module) -> Iterator[_Site]:
+    for residual in stack.modules():
+        if isinstance(residual, Residual):
+            first = FIRST[type(residual.sublayer)]
+            linear = getattr(residual.sublayer, first)
+            takes_it = residual.pre and linear.bias is not None
+            yield _Site(residual, "norm", (_Reader(linear),) if takes_it else (), first)
+
+
+def _make_plain(owner: nn.Module) -> None:
+    """Let the linear maps of a norm's sublayer hold the weights that they have been computing at each use."""
+    for module in owner.sublayer.modules() if isinstance(owner, Residual) else ():
+        if isinstance(module, nn.Linear) and is_parametrized(module):
+            remove_parametrizations(module, "weight")

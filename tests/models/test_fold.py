@@ -1,0 +1,185 @@
+"""A model whose norms are folded computes what it computed, without them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from normplugins.models.fold import fold
+from tests.models.helpers import PAD, make_batch, make_model
+from tests.models.language_models import log_probs, make_language_model, make_segments
+from tests.models.test_reload import assert_same_translations, translate
+
+FOLDABLE = {
+    "bn": {},
+    "pnv": {},
+    "pn_alg2": {},
+    "weight": {},
+    "affine": {},
+    "pn": {"norm_group_scaling": False},
+    "bn_released": {"norm_group_scaling": False},
+}
+CLOSE = {"rtol": 0, "atol": 1e-5}
+PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Statistics, scales and shifts far from 0 and 1, as if trained; the model in evaluation mode."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            place, _, kind = name.rpartition(".")
+            drawn = torch.rand(value.shape, generator=generator)
+            if kind in ("running_var", "running_phi"):
+                value.copy_(drawn * 4 + 1)
+            elif kind == "weight" and place.endswith("norm"):
+                value.copy_(drawn * 0.6 + 0.2)
+            elif kind in ("bias", "running_mean", "output_bias"):
+                value.copy_(drawn - 0.3)
+            elif kind == "original0":  # g of a weight-normalised map
+                value.mul_(drawn * 0.5 + 0.2)
+    return model.eval()
+
+
+def fold_copy(make, settings: dict) -> tuple[nn.Module, nn.Module, dict, list]:
+    """A model and its folded one, built from the settings it should have and loaded with float32 weights."""
+    model, double = randomise(make(**settings)), randomise(make(**settings)).double()
+    changed, outcomes = fold(double)
+    folded = make(**(settings | changed))
+    folded.load_state_dict(double.state_dict())
+    assert not [name for name in folded.state_dict() if "running_" in name or "original" in name]
+    return model, folded.eval(), changed, outcomes
+
+
+def translation_log_probs(model: nn.Module, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return model(source, None, target)[0].log_softmax(-1)[target.ne(PAD)]
+
+
+def assert_same_translation_model(model: nn.Module, folded: nn.Module) -> None:
+    """At every real position, padding on either side, all at once and token by token; and the same beam search."""
+    batch = make_batch(3)
+    source, target = batch["src_tokens"], batch["prev_output_tokens"]
+    with torch.no_grad():
+        for tokens in (source, source.flip(1)):
+            wanted, given = (translation_log_probs(each, tokens, target) for each in (model, folded))
+            assert_close(given, wanted, **CLOSE)
+            assert_close(translation_log_probs(folded, tokens, target.flip(1)).shape, wanted.shape)
+        wanted, encoded, state = translation_log_probs(model, source, target), folded.encoder(source), {}
+        steps = [folded.decoder(target[:, : t + 1], encoded, incremental_state=state)[0] for t in range(6)]
+        assert_close(torch.cat(steps, dim=1).log_softmax(-1)[target.ne(PAD)], wanted, **CLOSE)
+    assert_same_translations(translate(folded), translate(model))
+
+
+@pytest.mark.parametrize("norm", FOLDABLE)
+def test_pre_norm_translation(norm):
+    settings = {"encoder_norm": norm, "decoder_norm": norm, **FOLDABLE[norm]}
+    model, folded, changed, outcomes = fold_copy(make_model, settings)
+    assert_same_translation_model(model, folded)
+    norms = {"encoder_norm": "none", "decoder_norm": "none", "decoder_final_norm": "affine"}
+    assert {key: changed[key] for key in norms} == norms
+    assert [(outcome.key, outcome.end, outcome.count) for outcome in outcomes] == [
+        *(("encoder_norm", False, 4), ("encoder_norm", True, 1)),
+        *(("decoder_norm", False, 6), ("decoder_norm", True, 1)),
+    ]
+    last = ("", "it is affine already") if norm == "affine" else ("affine", "")
+    assert [outcome.into for outcome in outcomes[:3]] == ["qkv, fc1", "kv of every decoder layer", "qkv, q, fc1"]
+    assert (outcomes[3].into, outcomes[3].stays) == last
+
+
+@pytest.mark.parametrize("norm", [norm for norm in FOLDABLE if norm != "affine"])
+def test_post_norm_translation(norm):
+    settings = {"encoder_norm": norm, "decoder_norm": norm, "normalize_before": False, **FOLDABLE[norm]}
+    model, folded, changed, outcomes = fold_copy(make_model, settings)
+    assert_same_translation_model(model, folded)
+    assert (changed["encoder_norm"], changed["decoder_norm"]) == ("affine", "affine")
+    assert [(outcome.count, outcome.into) for outcome in outcomes] == [(4, "affine"), (6, "affine")]
+
+
+@PLACEMENTS
+@pytest.mark.parametrize("share", ["share_all_embeddings", "share_decoder_input_output_embed", ""])
+def test_one_stack_of_two_and_any_sharing(share, pre):
+    settings = {"encoder_norm": "bn", "decoder_norm": "ln", "normalize_before": pre, "share_all_embeddings": False}
+    model, folded, changed, outcomes = fold_copy(make_model, settings | ({share: True} if share else {}))
+    assert_same_translation_model(model, folded)
+    assert changed == {"encoder_norm": "none" if pre else "affine"}
+    assert {outcome.stays for outcome in outcomes if outcome.norm == "ln"} == {"it is computed anew from each token"}
+
+
+def test_a_decoder_alone_and_weight_normalised_keys_and_values():
+    model, folded, changed, _ = fold_copy(make_model, {"encoder_norm": "rms", "decoder_norm": "pnv"})
+    assert_same_translation_model(model, folded)
+    assert changed == {"decoder_norm": "none", "decoder_final_norm": "affine"}
+    model, folded, changed, _ = fold_copy(make_model, {"encoder_norm": "pnv", "decoder_norm": "weight"})
+    assert_same_translation_model(model, folded)
+
+
+OUTPUTS = {
+    "tied": {},
+    "untied": {"tie_embeddings": False},
+    "adaptive": {"adaptive_softmax_cutoff": "8,14", "adaptive_input": True},
+    "adaptive_untied": {"adaptive_softmax_cutoff": "8,14", "adaptive_input": True, "tie_embeddings": False},
+}
+
+
+@PLACEMENTS
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("kind", ["transformer", "tensor"])
+@pytest.mark.parametrize("norm", ["bn", "pn_alg2", "weight"])
+def test_language_models(norm, kind, output, pre):
+    settings = {"norm": norm, "normalize_before": pre, **OUTPUTS[output]}
+    model, folded, changed, _ = fold_copy(lambda **each: make_language_model(kind, **each), settings)
+    tokens = make_segments(4)[:, :-1]
+    tokens[1, -3:] = PAD
+    with torch.no_grad():
+        wanted, given = (log_probs(each, tokens)[tokens.ne(PAD)] for each in (model, folded))
+        assert_close(given, wanted, **CLOSE)
+        if kind == "transformer":
+            state, short = {}, tokens[2:, :4]
+            steps = [folded(short[:, : t + 1], incremental_state=state)[0] for t in range(4)]
+            assert_close(torch.cat(steps, dim=1), model(short)[0], **CLOSE)
+    layers, end = {
+        ("transformer", "untied"): ("none", None),
+        ("tensor", "untied"): ("affine", "none"),
+    }.get((kind, output), ("none", "affine") if kind == "transformer" else ("affine", None))
+    if not pre:
+        layers, end = "affine", None
+    assert (changed["norm"], changed.get("final_norm")) == (layers, end)
+
+
+def test_other_settings_go_when_nothing_reads_them_any_more():
+    settings = {"encoder_norm": "pn_alg2", "norm_unscaled_nu": True, "norm_sync": "deferred", "norm_alpha_fwd": 0.8}
+    _, _, changed, _ = fold_copy(make_model, settings)
+    assert changed == {"encoder_norm": "none", "norm_unscaled_nu": None, "norm_sync": "none"}
+    settings = {"encoder_norm": "pn_alg2", "decoder_norm": "pnv", "norm_per_update": True}
+    _, _, changed, _ = fold_copy(make_model, settings | {"decoder_final_norm": "ln"})
+    assert changed == {"encoder_norm": "none", "decoder_norm": "none", "norm_per_update": False}
+
+
+def test_a_norm_of_each_token_at_a_decoders_end_stays():
+    model, folded, changed, outcomes = fold_copy(make_model, {"decoder_norm": "bn", "decoder_final_norm": "rms"})
+    assert_same_translation_model(model, folded)
+    assert changed == {"decoder_norm": "none"}
+    assert [(outcome.norm, outcome.into != "") for outcome in outcomes] == [
+        *(("ln", False), ("ln", False)),
+        *(("bn", True), ("rms", False)),
+    ]
+
+
+@pytest.mark.parametrize("norm", ["ln", "rms", "scale", "group", "pn", "bn_released", "instance", "none"])
+def test_what_cannot_be_folded_is_refused_with_the_reason(norm):
+    reason = {
+        **dict.fromkeys(("pn", "bn_released"), "pn: its group scaling divides each token"),
+        "instance": "instance: it is computed anew from each sentence",
+        "none": "none: there is nothing to fold",
+    }.get(norm, f"{norm}: it is computed anew from each token").replace("pn:", f"{norm}:")
+    model = make_model(encoder_norm=norm).double()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=reason):
+        fold(model)
+    assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+def test_post_norm_affine_is_what_folding_would_make():
+    model = make_model(encoder_norm="affine", decoder_norm="none", normalize_before=False).double()
+    with pytest.raises(ValueError, match="affine: it is affine already; none: there is nothing"):
+        fold(model)
