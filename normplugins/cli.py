@@ -75,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     run = command("run", run_experiment, "train, score and record one cell of a table", takes_overrides=True)
     run.add_argument("experiment", help="a primary config in configs/, such as iwslt14")
     run.add_argument("-m", "--multirun", action="store_true", help="run every combination: norm=ln,pn seed=1,2,3")
+    text = "with hardware=slurm: return when the jobs have ended, not when they are submitted"
+    run.add_argument("--wait", action="store_true", help=text)
     overrides(run)
     prepare = command("prepare", prepare_corpus, "fetch, check and binarise a corpus", True)
     prepare.add_argument("experiment", metavar="CORPUS", help="the corpus of the experiment of that name")
@@ -119,15 +121,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_experiment(options: argparse.Namespace) -> int:
-    """``normplugins run EXPERIMENT [overrides]``: one run, or with ``-m`` every combination, one after the other."""
+    """``normplugins run EXPERIMENT [overrides]``: one run, or with ``-m`` every combination, one after the other.
+
+    With ``hardware=slurm`` each is a job of its own, and all may run at a time.
+    """
     from normplugins.experiment.config import compose_config, expand_sweep
     from normplugins.experiment.run import run
 
-    if not options.multirun:
-        run(compose_config(options.experiment, options.overrides))
-        return 0
     # All jobs are composed first: a typing error in the last shows before the first has run for hours.
-    configs = [compose_config(options.experiment, job) for job in expand_sweep(options.overrides)]
+    jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
+    configs = [compose_config(options.experiment, job) for job in jobs]
+    if any(config.hardware.name == "slurm" for config in configs):
+        from normplugins.experiment.launch import launch
+
+        launch(options.experiment, jobs, configs, options.wait)
+        return 0
+    if not options.multirun:
+        run(configs[0])
+        return 0
     failed = 0
     for number, config in enumerate(configs, 1):
         print(f"== {number} of {len(configs)}: {config.experiment} {config.variant} seed {config.seed}")

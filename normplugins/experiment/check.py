@@ -103,7 +103,8 @@ def check_processes(config: DictConfig) -> None:
             f"distributed_training.distributed_world_size={config.distributed_training.distributed_world_size} follows "
             "from hardware.processes, or from torchrun"
         )
-    if not on_cpu(config) and here > torch.cuda.device_count():
+    elsewhere = config.hardware.name == "slurm"  # on GPUs that this machine does not have
+    if not elsewhere and not on_cpu(config) and here > torch.cuda.device_count():
         raise UserError(
             f"{here} processes on this machine (hardware.processes), one a GPU, and PyTorch sees "
             f"{torch.cuda.device_count()}. hardware=cpu hardware.processes={here} runs them without"

@@ -38,7 +38,7 @@ FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 # What does not make another table cell, and so does not name another folder: the cell's own coordinates, where and how
 # a run is carried out, and which files a custom corpus is made of (``experiment=NAME`` gives that its own folder).
 NOT_IN_VARIANT = re.compile(
-    r"norm|experiment|seed|data_dir|results_dir|run_dir|force|train\.checkpoint_minutes|(hardware|tracking)(\..*)?"
+    r"norm|experiment|seed|data_dir|results_dir|run_dir|force|train\.checkpoint_minutes|(hardware|tracking)(\..*)?|hydra[./].*"
 )
 FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_target)?|source|target)")
 # Where things lie on one machine: no part of what a record says.
@@ -237,6 +237,8 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
     group = re.search(r"Could not find '([\w./-]+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)'", text)
     if group:
         folder, _, name = group.group(1).rpartition("/")
+        if folder == "hydra/launcher":
+            return "hardware=slurm needs Hydra's submitit launcher: pip install 'normplugins[slurm]'"
         files = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
         if not files or folder == "norm":  # of fairseq's components, and norms of other packages
             files |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
@@ -252,12 +254,14 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
 def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
     choices = [item for item in overrides if (CONFIG_DIR / item.partition("=")[0]).is_dir()]  # such as norm=pn
     with composing():
-        config = compose(experiment, overrides=choices)
+        config = compose(experiment, overrides=choices, return_hydra_config=key.startswith("hydra."))
     parent, _, leaf = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
         parent, _, leaf = parent.rpartition(".")
     section = OmegaConf.select(config, parent) if parent else config
     known = [str(name) for name in section]
+    if parent == "hydra.launcher" and known == ["_target_"]:
+        return f"'{key}' is about Slurm's jobs: hardware=slurm goes with it"
     close = difflib.get_close_matches(leaf, known, n=3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"unknown key '{key}': {hint}Known {'in ' + parent if parent else 'at the top'}: {', '.join(sorted(known))}"
