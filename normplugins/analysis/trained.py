@@ -17,6 +17,7 @@ from normplugins.corpora import PreparedText, corpus_config, prepare
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints, folder, record
 from normplugins.experiment.perplexity import load_model_and_text
+from normplugins.experiment.recalibrate import asked
 from normplugins.experiment.run import set_threads
 from normplugins.models.config import is_causal
 
@@ -87,7 +88,7 @@ def load_trained(directory: Path) -> TrainedLanguageModel:
     assert isinstance(config, DictConfig)
     if config.task._name != TASK:
         raise UserError(f"the run in {directory} is of task {config.task._name}; {TASK} is needed")
-    checkpoint = checkpoints.scored(directory, config.evaluate.average)
+    checkpoint = checkpoints.scored(directory, config.evaluate.average, asked(config))
     if not checkpoint.exists():
         raise UserError(f"the model of the run in {directory} is gone ({checkpoint.name})")
     set_threads(config)

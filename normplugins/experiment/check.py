@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
+from normplugins.experiment import recalibrate
 from normplugins.experiment.config import fairseq_defaults
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.processes import launched, on_cpu
@@ -35,6 +36,7 @@ LEAST = {
     "hardware.threads": 1,
     "hardware.timeout_seconds": 1,
     "evaluate.average": 1,
+    "evaluate.recalibrate": 0,
     "evaluate.beam": 1,
     "evaluate.max_tokens": 1,
     "evaluate.max_length_b": 0,
@@ -122,4 +124,5 @@ def check_values(config: DictConfig) -> None:
         values = list(value) if isinstance(value, ListConfig) else [value]
         if not values or any(one is not None and one < bound for one in values):
             raise UserError(f"{key}={value}: what is needed is at least {bound}")
+    recalibrate.check(config)
     kind_of(config.task._name).check(config)

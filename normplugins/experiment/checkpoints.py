@@ -19,11 +19,15 @@ from normplugins.errors import UserError
 LAST = "checkpoint_last.pt"
 BEST = "checkpoint_best.pt"
 AVERAGED = "checkpoint_averaged.pt"
+RECALIBRATED = "checkpoint_recalibrated.pt"
 
 
-def scored(directory: Path, average: int | None) -> Path:
-    """The checkpoint that a run is scored by: the mean of its last ``average`` epochs', or the best one for None."""
-    return directory / (AVERAGED if average else BEST)
+def scored(directory: Path, average: int | None, recalibrate: int | None = None) -> Path:
+    """The checkpoint that a run is scored by: the mean of its last ``average`` epochs', or the best one for None.
+
+    With ``recalibrate``, the one made from that, whose running statistics were measured anew.
+    """
+    return directory / (RECALIBRATED if recalibrate else AVERAGED if average else BEST)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -98,7 +102,12 @@ def keep_newest(directory: Path, count: int) -> None:
 def average(paths: Sequence[Path], destination: Path) -> None:
     """Write the mean of several checkpoints' models, as a checkpoint without optimizer state.
 
-    Weights and running statistics are averaged alike, in float64; counts (integer buffers) are the last one's.
+    Parameters are averaged in float64. So are the norms' running statistics, on purpose: psi^2, mean and variance are
+    each a mean over tokens already, and their mean over several epochs is that of more tokens, less noisy than any one;
+    no other rule needs no data. It is not exactly what the averaged weights would measure: ``evaluate.recalibrate``
+    lets them (:mod:`normplugins.experiment.recalibrate`). The variance is the mean of the variances about each
+    checkpoint's own mean. PN's ``ema_gz`` belongs to the backward pass, so that its mean is never read. Counts, all
+    integer buffers, are the last checkpoint's.
 
     Raises:
         UserError: there is no checkpoint to average, they are not of one model, or the mean cannot be written.

@@ -13,7 +13,7 @@ from normplugins.experiment.perplexity import Perplexity, Windows, check_windows
 from normplugins.models.config import is_causal
 
 CORPUS = TextConfig
-RESCORABLE = ("evaluate.segment", "evaluate.context", "evaluate.batch_size")
+RESCORABLE = ("evaluate.recalibrate", "evaluate.segment", "evaluate.context", "evaluate.batch_size")
 LOGPROBS = "test.logprobs.npy"
 OUTPUTS = (LOGPROBS,)
 SEES_THE_FUTURE = "as published: every position sees the tokens after it"
@@ -25,6 +25,7 @@ class EvaluateSection:
     """Types of the ``evaluate`` section."""
 
     average: int | None = MISSING
+    recalibrate: int | None = None
     segment: int | None = MISSING
     context: int = MISSING
     batch_size: int = MISSING

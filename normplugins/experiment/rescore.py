@@ -16,6 +16,7 @@ from normplugins.experiment import checkpoints, folder
 from normplugins.experiment.check import check_values
 from normplugins.experiment.config import check_types, flatten
 from normplugins.experiment.kinds import kind_of
+from normplugins.experiment.recalibrate import recalibrated
 from normplugins.experiment.run import set_threads
 
 CHANGEABLE = ("hardware.threads", "common.cpu", "data_dir")
@@ -74,7 +75,9 @@ def rescore(directory: Path, overrides: Sequence[str] = (), save: Path | None = 
     set_threads(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     with tempfile.TemporaryDirectory() as scratch:
-        metrics, speed = kind.evaluate(config, checkpoint, corpus, save or Path(scratch))
+        folder_of_outputs = save or Path(scratch)
+        scored = recalibrated(config, checkpoint, corpus.bin_dir, folder_of_outputs)
+        metrics, speed = kind.evaluate(config, scored, corpus, folder_of_outputs)
     if not (directory / folder.RECORD).exists():
         print(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
     for name, metric in metrics.items():

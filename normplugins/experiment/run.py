@@ -19,6 +19,7 @@ from normplugins.experiment.config import PLACES, fairseq_config, flatten
 from normplugins.experiment.history import History, saved_history
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.progress import clock
+from normplugins.experiment.recalibrate import described, recalibrated
 from normplugins.experiment.tracking import NOWHERE, Tracking, tracked
 from normplugins.experiment.train import TrainSettings, train
 from normplugins.experiment.update_size import world_size
@@ -105,8 +106,10 @@ def carry_out(
         )
         checkpoint, averaged = scored_checkpoint(directory, config.evaluate.average)
         print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
+        checkpoint = recalibrated(config, checkpoint, corpus.bin_dir, directory)
+        statistics = described(config, checkpoint, averaged)
         metrics, decoding = kind.evaluate(config, checkpoint, corpus, directory)
-        done = compose_record(config, corpus, history, metrics, decoding, averaged)
+        done = compose_record(config, corpus, history, metrics, decoding, averaged, statistics)
         record.write(directory / folder.RECORD, done)
         tracker.summarize({f"test/{metric}": value["score"] for metric, value in metrics.items()})
         tracker.summarize({"signature": {metric: value["signature"] for metric, value in metrics.items()}})
@@ -203,6 +206,7 @@ def compose_record(
     metrics: dict[str, dict[str, Any]],
     decoding: dict[str, float],
     averaged: list[str],
+    statistics: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Everything that the run's number depends on, figures first and the whole config last."""
     return {
@@ -222,6 +226,7 @@ def compose_record(
             "wall_seconds": round(history.wall_seconds, 1),
             "parameters": history.parameters,
             "averaged": averaged,
+            "statistics": statistics,
         },
         "decoding": decoding,
         "corpus": corpus.manifest,

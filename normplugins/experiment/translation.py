@@ -15,7 +15,11 @@ from normplugins.errors import UserError
 from normplugins.experiment.bleu import Score, Search, as_metrics, score, translate
 
 CORPUS = CorpusConfig
-RESCORABLE = (*(f"evaluate.{field.name}" for field in fields(Search)), "evaluate.split_compounds")
+RESCORABLE = (
+    "evaluate.recalibrate",
+    *(f"evaluate.{field.name}" for field in fields(Search)),
+    "evaluate.split_compounds",
+)
 HYPOTHESES = "test.hypotheses"
 OUTPUTS = (HYPOTHESES,)
 
@@ -25,6 +29,7 @@ class EvaluateSection:
     """Types of the ``evaluate`` section."""
 
     average: int | None = MISSING
+    recalibrate: int | None = None
     translate: bool = MISSING
     split_compounds: bool = False
     beam: int = MISSING

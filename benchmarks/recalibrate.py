@@ -1,0 +1,178 @@
+"""Running statistics of finished translation runs: averaged, or measured anew on 10, 100 or an epoch's batches.
+
+For each run, the same averaged weights are scored with each kind of statistics, and the last checkpoint alone beside
+them: BLEU of the test set as in the run's record, and loss and perplexity of the validation set. A paired bootstrap
+(sacrebleu, 1,000 resamples) compares each translation with that by averaged statistics.
+
+    python benchmarks/recalibrate.py runs/multi30k/bn/seed1 runs/multi30k/pn/seed1
+
+It prints a table and writes results/recalibrate/<experiment>/<variant>/seed<k>.json. No run's folder is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import torch
+from fairseq import checkpoint_utils, utils
+from omegaconf import DictConfig, OmegaConf
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
+
+import normplugins
+from normplugins.corpora import PreparedCorpus, corpus_config, prepare
+from normplugins.corpora.files import read_lines
+from normplugins.experiment import checkpoints, record
+from normplugins.experiment.bleu import Search, as_metrics, score, translate
+from normplugins.experiment.recalibrate import measure, norms_with_statistics, recalibrated
+
+RESULTS = Path(__file__).parents[1] / "results" / "recalibrate"
+EPOCH = 1_000_000  # more batches than an epoch has
+BASELINE = "averaged"
+MEASURED = {
+    "measured on 10 batches": (10, False),
+    "measured on 100 batches": (100, False),
+    "measured on an epoch": (EPOCH, False),
+    "measured on 100 batches, dropout on": (100, True),
+}
+
+
+def make(name: str, config: DictConfig, averaged: Path, bin_dir: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint with one kind of statistics, and on how many batches and tokens these were measured."""
+    batches, dropout = MEASURED[name]
+    OmegaConf.update(config, "evaluate.recalibrate", batches, force_add=True)
+    if not dropout:
+        path = recalibrated(config, averaged, bin_dir, folder)
+        return path, checkpoints.load(path)["extra_state"]["recalibrated"]
+    statistics, seen = measure(config, averaged, bin_dir, dropout=True)
+    state = checkpoints.load(averaged)
+    state["model"].update(statistics)
+    checkpoints.write(state, folder / "with_dropout.pt")
+    return folder / "with_dropout.pt", dict(seen)
+
+
+@torch.no_grad()
+def validation(checkpoint: Path, config: DictConfig, bin_dir: Path) -> dict[str, float]:
+    """Loss (bits, with label smoothing) and perplexity of the validation set, as training measures them."""
+    (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
+    )
+    criterion = task.build_criterion(cfg.criterion)
+    task.load_dataset("valid")
+    batches = task.get_batch_iterator(
+        dataset=task.dataset("valid"),
+        max_tokens=config.dataset.max_tokens,
+        max_positions=utils.resolve_max_positions(task.max_positions(), model.max_positions()),
+    ).next_epoch_itr(shuffle=False)
+    model.eval()
+    sums = torch.zeros(3, dtype=torch.float64)
+    for sample in batches:
+        _, _, logged = criterion(model, sample)
+        sums += torch.tensor([float(logged["loss"]), float(logged["nll_loss"]), float(logged["ntokens"])])
+    loss, nll = (sums[:2] / sums[2] / torch.tensor(2.0).log()).tolist()
+    return {"loss": loss, "ppl": 2**nll}
+
+
+def compare(directory: Path) -> dict[str, Any]:
+    """Score one run with each kind of statistics."""
+    config = OmegaConf.load(directory / "config.yaml")
+    assert isinstance(config, DictConfig)
+    config.common.cpu = True
+    corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
+    assert isinstance(corpus, PreparedCorpus)
+    search = Search(**{field.name: config.evaluate[field.name] for field in fields(Search)})
+    averaged, norms = directory / checkpoints.AVERAGED, norms_with_statistics(config)
+    print(f"{config.experiment} {config.variant} seed {config.seed}", flush=True)
+    rows: dict[str, dict[str, Any]] = {}
+    lines: dict[str, list[str]] = {}
+    for name in ("last checkpoint", BASELINE, *(MEASURED if norms else ())):
+        begun = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            path, seen = directory / checkpoints.LAST, {}
+            if name == BASELINE:
+                path = averaged
+            elif name in MEASURED:
+                path, seen = make(name, config, averaged, corpus.bin_dir, Path(folder))
+            figures = validation(path, config, corpus.bin_dir)
+            made = time.perf_counter() - begun
+            lines[name] = translate(path, corpus, search, cpu=True)
+        metrics = as_metrics(score(lines[name], corpus))
+        counts = {key: seen[key] for key in ("batches", "tokens") if key in seen}
+        rows[name] = {**counts, "valid": figures, "metrics": metrics, "seconds": round(made, 1)}
+        print(f"  {name}: valid {figures['loss']:.3f}, BLEU {metrics['bleu']['score']:.2f}", flush=True)
+    tokens = {name: corpus.to_tokens(hypotheses) for name, hypotheses in lines.items()}
+    for name, test in bootstrap(tokens, read_lines(corpus.reference_tokens)).items():
+        rows[name]["bleu_against_averaged"] = test
+    return {
+        "experiment": config.experiment,
+        "variant": config.variant,
+        "norm": config.norm.name,
+        "seed": config.seed,
+        "averaged": checkpoints.averaged_from(averaged),
+        "dropout": config.model.dropout,
+        "statistics": rows,
+        "corpus": {"name": corpus.manifest["corpus"], "sha256": corpus.manifest["sha256"]},
+        "git_commit": record.git_commit(),
+        "hardware": record.hardware(cpu=True, processes=1),
+        "versions": record.versions(),
+        "date": record.now(),
+    }
+
+
+def bootstrap(systems: dict[str, list[str]], references: list[str]) -> dict[str, dict[str, float]]:
+    """sacrebleu's paired bootstrap of each system against ``BASELINE``: the difference in BLEU and its p-value."""
+    named = sorted(systems.items(), key=lambda item: item[0] != BASELINE)
+    metric = BLEU(tokenize="none", force=True)
+    _, scores = PairedTest(named, {"BLEU": metric}, [references], test_type="bs", n_samples=1000)()
+    baseline, *others = scores["BLEU"]
+    return {
+        name: {"difference": other.score - baseline.score, "p_value": other.p_value}
+        for (name, _), other in zip(named[1:], others, strict=True)
+    }
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """A row for each run and kind of statistics, in Markdown."""
+    head = ["norm", "running statistics", "tokens", "valid loss (bits)", "valid ppl", "BLEU", "− averaged", "p"]
+    rows = []
+    for of in records:
+        for name, row in of["statistics"].items():
+            test = row.get("bleu_against_averaged")
+            difference = [f"{test['difference']:+.2f}", f"{test['p_value']:.3f}"] if test else ["", ""]
+            valid, bleu = row["valid"], row["metrics"]["bleu"]["score"]
+            tokens = f"{row['tokens']:,}" if "tokens" in row else ""
+            numbers = [f"{valid['loss']:.3f}", f"{valid['ppl']:.2f}", f"{bleu:.2f}", *difference]
+            rows.append([of["norm"], name, tokens, *numbers])
+    rule = ["---", "---", *["---:"] * (len(head) - 2)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
+
+
+def main() -> None:
+    """Compare the runs named, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, with averaged checkpoints")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.INFO)
+    normplugins.register()
+    done = []
+    for directory in options.runs:
+        of = compare(directory)
+        done.append(of)
+        path = RESULTS / of["experiment"] / of["variant"] / f"seed{of['seed']}.json"
+        record.write(path, json.loads(json.dumps(of)))
+    print(table(done))
+
+
+if __name__ == "__main__":
+    main()
