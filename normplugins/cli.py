@@ -11,6 +11,7 @@ import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import normplugins
 from normplugins.errors import UserError
@@ -126,24 +127,28 @@ def run_experiment(options: argparse.Namespace) -> int:
     With ``hardware=slurm`` each is a job of its own, and all may run at a time.
     """
     from normplugins.experiment.config import compose_config, expand_sweep
+    from normplugins.experiment.plan import show_plan
     from normplugins.experiment.run import run
+
+    def carry_out(config: Any) -> None:
+        show_plan(config) if config.dry_run else run(config)
 
     # All jobs are composed first: a typing error in the last shows before the first has run for hours.
     jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
     configs = [compose_config(options.experiment, job) for job in jobs]
-    if any(config.hardware.name == "slurm" for config in configs):
+    if any(config.hardware.name == "slurm" and not config.dry_run for config in configs):
         from normplugins.experiment.launch import launch
 
         launch(options.experiment, jobs, configs, options.wait)
         return 0
     if not options.multirun:
-        run(configs[0])
+        carry_out(configs[0])
         return 0
     failed = 0
     for number, config in enumerate(configs, 1):
         print(f"== {number} of {len(configs)}: {config.experiment} {config.variant} seed {config.seed}")
         try:
-            run(config)
+            carry_out(config)
         except UserError as error:
             failed += complain(str(error))
     if failed:

@@ -135,8 +135,8 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
         compounds: split hyphenated words on both sides, as BLEU on WMT14 en-de is published.
 
     Returns:
-        ``bleu``, or ``bleu_compound`` with ``compounds``, which is not to be compared with it: on Moses tokens, cased as
-        the training text, as published; ``sacrebleu``: on plain text against the untouched
+        ``bleu``, or ``bleu_compound`` with ``compounds``, which is not to be compared with it: on Moses tokens, cased
+        as the training text, as published; ``sacrebleu``: on plain text against the untouched
         references, ignoring case where the model is trained on lower-cased text. Its signature names the test set if
         the references are, byte for byte, one that sacreBLEU has.
     """

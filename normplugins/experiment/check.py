@@ -81,19 +81,20 @@ def check(config: DictConfig) -> None:
     defaults = fairseq_defaults()
     if unused := [key for key in UNUSED if OmegaConf.select(config, key) != OmegaConf.select(defaults, key)]:
         raise UserError(f"{unused[0]} has no effect here: only fairseq's own command line reads it")
-    if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
-        raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
-    check_processes(config)
+    if not config.dry_run:  # a plan may be of another machine
+        check_processes(config)
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
 
 
 def check_processes(config: DictConfig) -> None:
-    """Refuse more processes than there are GPUs, and numbers of processes that contradict each other.
+    """Refuse more processes than there are GPUs here, and numbers of processes that contradict each other.
 
     Raises:
         UserError: the message names the key, its value and what would do.
     """
+    if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
+        raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
     member, asked = launched(), config.hardware.processes
     if member and asked not in (1, member.local_size):
         raise UserError(

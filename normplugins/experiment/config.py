@@ -38,7 +38,8 @@ FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 # What does not make another table cell, and so does not name another folder: the cell's own coordinates, where and how
 # a run is carried out, and which files a custom corpus is made of (``experiment=NAME`` gives that its own folder).
 NOT_IN_VARIANT = re.compile(
-    r"norm|experiment|seed|data_dir|results_dir|run_dir|force|train\.checkpoint_minutes|(hardware|tracking)(\..*)?|hydra[./].*"
+    r"norm|experiment|seed|data_dir|results_dir|run_dir|force|dry_run|train\.checkpoint_minutes|"
+    r"(hardware|tracking)(\..*)?|hydra[./].*"
 )
 FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_target)?|source|target)")
 # Where things lie on one machine: no part of what a record says.
@@ -158,7 +159,7 @@ def check_types(config: DictConfig) -> None:
     kind, corpus = kind_of(config.task._name), corpus_config(config.corpus)
     if not isinstance(corpus, kind.CORPUS):
         raise UserError(f"corpus={corpus.name} does not fit the experiment, whose task is {config.task._name}")
-    types: dict[str, type] = {"force": bool, "train": TrainSection, "hardware": HardwareSection}
+    types: dict[str, type] = {"force": bool, "dry_run": bool, "train": TrainSection, "hardware": HardwareSection}
     types |= {"corpus": type(corpus), **kind.SECTIONS}
     own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])
     typed = OmegaConf.merge(OmegaConf.structured(own), OmegaConf.masked_copy(config, list(types)))

@@ -29,7 +29,7 @@ WANDB_ID = "wandb_id"
 RECORD = "record.json"
 LOG = "train.log"
 # Settings that may change between two calls of one run without making another run of it.
-FREE_TO_CHANGE = ("hardware", "common.cpu", "tracking", "train.checkpoint_minutes", "force", *PLACES)
+FREE_TO_CHANGE = ("hardware", "common.cpu", "tracking", "train.checkpoint_minutes", "force", "dry_run", *PLACES)
 
 
 @contextmanager

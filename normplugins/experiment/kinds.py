@@ -3,7 +3,8 @@
 Each has ``CORPUS`` (the config of its corpora), ``SECTIONS`` (types of its part of our own config), ``RESCORABLE``
 (keys that ``normplugins evaluate`` may change), ``OUTPUTS`` (files that ``evaluate`` leaves in a run's folder), and
 ``check(config)``, ``check_corpus(config, corpus)``, ``evaluate(config, checkpoint, corpus, directory)``,
-``describe(metric)`` and ``label(settings)``, whose settings are a flat config.
+``describe(metric)``, ``label(settings)``, whose settings are a flat config, and what a plan measures a step with:
+``bare_task(settings, dictionary)`` and ``made_up_batch(tokens)``.
 """
 
 from types import ModuleType

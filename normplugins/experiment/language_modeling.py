@@ -5,7 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import torch
+from fairseq.data import Dictionary
+from fairseq.tasks.language_modeling import LanguageModelingTask
 from omegaconf import MISSING, DictConfig
+from torch import Tensor
 
 from normplugins.corpora import PreparedText, TextConfig
 from normplugins.errors import UserError
@@ -88,6 +95,23 @@ def evaluate(
     path = directory / LOGPROBS
     metrics, speed = measure(checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, path)
     return {name: asdict(value) for name, value in metrics.items()}, speed
+
+
+def bare_task(settings: DictConfig, dictionary: Dictionary) -> LanguageModelingTask:
+    """The task of these settings without a corpus."""
+    return LanguageModelingTask(settings, dictionary)
+
+
+def made_up_batch(tokens: Tensor) -> dict[str, Any]:
+    """A batch as fairseq's datasets make it: segments (B, T), each predicted from the tokens before."""
+    lengths = torch.full((len(tokens),), tokens.shape[1])
+    return {
+        "id": torch.arange(len(tokens)),
+        "nsentences": len(tokens),
+        "ntokens": tokens.numel(),
+        "net_input": {"src_tokens": tokens.roll(1, dims=1), "src_lengths": lengths},
+        "target": tokens,
+    }
 
 
 def describe(metric: dict[str, Any]) -> str:

@@ -7,7 +7,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import torch
+from fairseq.data import Dictionary
+from fairseq.tasks.translation import TranslationTask
 from omegaconf import MISSING, DictConfig
+from torch import Tensor
 
 from normplugins.corpora import CorpusConfig, PreparedCorpus
 from normplugins.corpora.files import write_lines
@@ -81,6 +88,24 @@ def evaluate(
     write_lines(directory / HYPOTHESES, translations)
     speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(translations) / seconds, 2)}
     return as_metrics(score(translations, corpus, config.evaluate.split_compounds)), speed
+
+
+def bare_task(settings: DictConfig, dictionary: Dictionary) -> TranslationTask:
+    """The task of these settings without a corpus: with one dictionary for both languages."""
+    return TranslationTask(settings, dictionary, dictionary)
+
+
+def made_up_batch(tokens: Tensor) -> dict[str, Any]:
+    """A batch as fairseq's datasets make it: sentences (B, T), each ended by ``</s>``, that translate themselves."""
+    lengths = torch.full((len(tokens),), tokens.shape[1])
+    inputs = {"src_tokens": tokens, "src_lengths": lengths, "prev_output_tokens": tokens.roll(1, dims=1)}
+    return {
+        "id": torch.arange(len(tokens)),
+        "nsentences": len(tokens),
+        "ntokens": tokens.numel(),
+        "net_input": inputs,
+        "target": tokens,
+    }
 
 
 def describe(metric: dict[str, Any]) -> str:

@@ -42,7 +42,7 @@ def share_batches(config: DictConfig, overrides: Sequence[str]) -> None:
 
 def world_size(config: DictConfig) -> int:
     """The number of processes that train together, each on a batch of its own."""
-    return int(config.distributed_training.distributed_world_size)
+    return max(1, int(config.distributed_training.distributed_world_size))  # hardware=gpus has none without a GPU
 
 
 def keeps_update_size(config: DictConfig) -> bool:

@@ -5,16 +5,19 @@ import pytest
 from normplugins.errors import UserError
 from normplugins.experiment.config import compose_config
 
-PROCESSES = "distributed_training.distributed_world_size={}".format
+PROCESSES = "hardware.processes={}".format
 
 
-@pytest.mark.parametrize(("processes", "share"), [(1, 128), (8, 16), (32, 4), (128, 1)])
-def test_an_update_of_wmt14_has_the_same_tokens_on_any_number_of_gpus(processes, share):
-    config = compose_config("wmt14", [PROCESSES(processes)])
+@pytest.mark.parametrize(
+    ("hardware", "processes", "share"),
+    [(["hardware=gpu1"], 1, 128), (["hardware=gpu8"], 8, 16), ([PROCESSES(32)], 32, 4), ([PROCESSES(128)], 128, 1)],
+)
+def test_an_update_of_wmt14_has_the_same_tokens_on_any_number_of_gpus(hardware, processes, share):
+    config = compose_config("wmt14", hardware)
     assert list(config.optimization.update_freq) == [share]
+    assert config.distributed_training.distributed_world_size == processes
     assert config.dataset.max_tokens * share * processes == 524_288
-    assert config.variant.startswith("ln")
-    assert "gpus" not in config.variant  # the same cell of the table
+    assert config.variant == "ln"  # the same cell of the table
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ def test_what_cannot_be_shared_evenly_is_refused_with_what_can(processes, batche
 def test_update_freq_is_set_where_no_number_of_batches_is():
     config = compose_config("iwslt14", [PROCESSES(2), "optimization.update_freq=4"])
     assert list(config.optimization.update_freq) == [4]
-    assert config.variant.endswith("gpus=2,optimization.update_freq=4")
+    assert config.variant.endswith("optimization.update_freq=4,processes=2")
     config = compose_config("wmt14", ["train.batches_per_update=null", "optimization.update_freq=4"])
     assert list(config.optimization.update_freq) == [4]
     with pytest.raises(UserError, match=r"follows from train\.batches_per_update=128"):
