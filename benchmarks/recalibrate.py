@@ -12,10 +12,9 @@ It prints a table and writes results/recalibrate/<experiment>/<variant>/seed<k>.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,18 @@ from normplugins.corpora.files import read_lines
 from normplugins.experiment import checkpoints, record
 from normplugins.experiment.bleu import Search, as_metrics, score, translate
 from normplugins.experiment.recalibrate import measure, norms_with_statistics, recalibrated
+from normplugins.experiment.translation import HYPOTHESES
 
 RESULTS = Path(__file__).parents[1] / "results" / "recalibrate"
 EPOCH = 1_000_000  # more batches than an epoch has
-BASELINE = "averaged"
+LAST, BASELINE = "last checkpoint", "averaged"
 MEASURED = {
     "measured on 10 batches": (10, False),
     "measured on 100 batches": (100, False),
     "measured on an epoch": (EPOCH, False),
     "measured on 100 batches, dropout on": (100, True),
 }
+TRANSLATED_FIRST = (BASELINE, "measured on 100 batches", LAST, *MEASURED)
 
 
 def make(name: str, config: DictConfig, averaged: Path, bin_dir: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -83,8 +84,8 @@ def validation(checkpoint: Path, config: DictConfig, bin_dir: Path) -> dict[str,
     return {"loss": loss, "ppl": 2**nll}
 
 
-def compare(directory: Path) -> dict[str, Any]:
-    """Score one run with each kind of statistics."""
+def compare(directory: Path) -> Iterator[dict[str, Any]]:
+    """Score one run with each kind of statistics; yields its record anew after each translation."""
     config = OmegaConf.load(directory / "config.yaml")
     assert isinstance(config, DictConfig)
     config.common.cpu = True
@@ -94,39 +95,42 @@ def compare(directory: Path) -> dict[str, Any]:
     averaged, norms = directory / checkpoints.AVERAGED, norms_with_statistics(config)
     print(f"{config.experiment} {config.variant} seed {config.seed}", flush=True)
     rows: dict[str, dict[str, Any]] = {}
+    paths = {LAST: directory / checkpoints.LAST, BASELINE: averaged}
     lines: dict[str, list[str]] = {}
-    for name in ("last checkpoint", BASELINE, *(MEASURED if norms else ())):
-        begun = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            path, seen = directory / checkpoints.LAST, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in (LAST, BASELINE, *(MEASURED if norms else ())):
+            seen: dict[str, Any] = {}
+            if name in MEASURED:
+                folder = Path(scratch) / name
+                folder.mkdir()
+                paths[name], seen = make(name, config, averaged, corpus.bin_dir, folder)
+            counts = {key: seen[key] for key in ("batches", "tokens") if key in seen}
+            rows[name] = {**counts, "valid": validation(paths[name], config, corpus.bin_dir)}
+            print(f"  {name}: valid {rows[name]['valid']}", flush=True)
+        for name in sorted(rows, key=TRANSLATED_FIRST.index):
+            own = directory / HYPOTHESES  # the run's own translation is by averaged statistics
+            lines[name] = read_lines(own) if name == BASELINE else translate(paths[name], corpus, search, cpu=True)
+            rows[name]["metrics"] = as_metrics(score(lines[name], corpus))
+            print(f"  {name}: BLEU {rows[name]['metrics']['bleu']['score']:.2f}", flush=True)
             if name == BASELINE:
-                path = averaged
-            elif name in MEASURED:
-                path, seen = make(name, config, averaged, corpus.bin_dir, Path(folder))
-            figures = validation(path, config, corpus.bin_dir)
-            made = time.perf_counter() - begun
-            lines[name] = translate(path, corpus, search, cpu=True)
-        metrics = as_metrics(score(lines[name], corpus))
-        counts = {key: seen[key] for key in ("batches", "tokens") if key in seen}
-        rows[name] = {**counts, "valid": figures, "metrics": metrics, "seconds": round(made, 1)}
-        print(f"  {name}: valid {figures['loss']:.3f}, BLEU {metrics['bleu']['score']:.2f}", flush=True)
-    tokens = {name: corpus.to_tokens(hypotheses) for name, hypotheses in lines.items()}
-    for name, test in bootstrap(tokens, read_lines(corpus.reference_tokens)).items():
-        rows[name]["bleu_against_averaged"] = test
-    return {
-        "experiment": config.experiment,
-        "variant": config.variant,
-        "norm": config.norm.name,
-        "seed": config.seed,
-        "averaged": checkpoints.averaged_from(averaged),
-        "dropout": config.model.dropout,
-        "statistics": rows,
-        "corpus": {"name": corpus.manifest["corpus"], "sha256": corpus.manifest["sha256"]},
-        "git_commit": record.git_commit(),
-        "hardware": record.hardware(cpu=True, processes=1),
-        "versions": record.versions(),
-        "date": record.now(),
-    }
+                continue
+            tokens = {name: corpus.to_tokens(hypotheses) for name, hypotheses in lines.items()}
+            for system, test in bootstrap(tokens, read_lines(corpus.reference_tokens)).items():
+                rows[system]["bleu_against_averaged"] = test
+            yield {
+                "experiment": config.experiment,
+                "variant": config.variant,
+                "norm": config.norm.name,
+                "seed": config.seed,
+                "averaged": checkpoints.averaged_from(averaged),
+                "dropout": config.model.dropout,
+                "statistics": rows,
+                "corpus": {"name": corpus.manifest["corpus"], "sha256": corpus.manifest["sha256"]},
+                "git_commit": record.git_commit(),
+                "hardware": record.hardware(cpu=True, processes=1),
+                "versions": record.versions(),
+                "date": record.now(),
+            }
 
 
 def bootstrap(systems: dict[str, list[str]], references: list[str]) -> dict[str, dict[str, float]]:
@@ -149,9 +153,9 @@ def table(records: list[dict[str, Any]]) -> str:
         for name, row in of["statistics"].items():
             test = row.get("bleu_against_averaged")
             difference = [f"{test['difference']:+.2f}", f"{test['p_value']:.3f}"] if test else ["", ""]
-            valid, bleu = row["valid"], row["metrics"]["bleu"]["score"]
+            valid, bleu = row["valid"], f"{row['metrics']['bleu']['score']:.2f}" if "metrics" in row else "not run"
             tokens = f"{row['tokens']:,}" if "tokens" in row else ""
-            numbers = [f"{valid['loss']:.3f}", f"{valid['ppl']:.2f}", f"{bleu:.2f}", *difference]
+            numbers = [f"{valid['loss']:.3f}", f"{valid['ppl']:.2f}", bleu, *difference]
             rows.append([of["norm"], name, tokens, *numbers])
     rule = ["---", "---", *["---:"] * (len(head) - 2)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
@@ -167,10 +171,10 @@ def main() -> None:
     normplugins.register()
     done = []
     for directory in options.runs:
-        of = compare(directory)
+        for of in compare(directory):
+            path = RESULTS / of["experiment"] / of["variant"] / f"seed{of['seed']}.json"
+            record.write(path, of)
         done.append(of)
-        path = RESULTS / of["experiment"] / of["variant"] / f"seed{of['seed']}.json"
-        record.write(path, json.loads(json.dumps(of)))
     print(table(done))
 
 
