@@ -77,6 +77,9 @@ def register_norm(name: str, **defaults: Any) -> Callable[[_M], _M]:
     field's value or, where it is None, the default in ``defaults``, else the constructor's. Its ``forward`` takes
     ``(x, padding_mask=None)``. Decorators stack, so that one module serves several names.
 
+    A norm with running statistics is a ``RunningNorm``, of ``statistics.py``, whose constructor takes ``sync`` and
+    ``per_update``.
+
     Three things a module may have besides: ``sees_sentence = True`` says that a position sees its whole sentence at
     evaluation too, so that no decoder takes it and no language model with it passes for causal; a method
     ``wrap_linears(sublayer)`` is called once with the sublayer that the norm stands at, to change its linear maps; a

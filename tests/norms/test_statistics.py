@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +12,15 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from normplugins.norms import NormConfig, build_norm
+from normplugins.norms import NormConfig, build_norm, end_update
 
 from .helpers import BATCH_NORMS, NORMS, PADDING_FREE, TOKEN_NORMS, buffers, random_affine, step
 
 
-def small(name: str, dim: int = 8) -> nn.Module:
-    """A norm whose warmup ends within a few updates, with weights away from 1."""
-    return random_affine(build_norm(NormConfig(name, groups=2, warmup_updates=2 if name == "pn" else None), dim))
+def small(name: str, **changes: Any) -> nn.Module:
+    """A norm of 8 channels whose warmup ends within a few updates, with weights away from 1."""
+    settings = {"groups": 2, "warmup_updates": 2 if name == "pn" else None} | changes
+    return random_affine(build_norm(NormConfig(name, **settings), 8))
 
 
 def padding(lengths: list[int], extra: int = 0) -> Tensor:
@@ -82,10 +84,15 @@ def test_a_batch_of_padding_alone_counts_nothing(name: str, training: bool) -> N
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_an_empty_batch_passes(name: str) -> None:
+@pytest.mark.parametrize("shape", [(0, 3, 8), (4, 0, 8)])
+def test_an_empty_batch_passes_and_counts_nothing(name: str, shape: tuple[int, int, int]) -> None:
     norm = small(name)
+    step(norm, torch.randn(4, 3, 8), None, torch.randn(4, 3, 8))
     before = buffers(norm)
-    assert step(norm, torch.empty(0, 3, 8), torch.empty(3, 0, dtype=torch.bool), torch.empty(0, 3, 8)).y.numel() == 0
+    for training in (True, False):
+        done = step(norm.train(training), torch.empty(shape), torch.empty(shape[1::-1]).bool(), torch.empty(shape))
+        assert done.y.shape == done.gx.shape == shape
+        assert all(made is None or not made.any() for made in (done.gw, done.gb))
     assert_close(buffers(norm), before, rtol=0, atol=0)
 
 
@@ -209,13 +216,16 @@ def test_checkpointing_changes_not_a_bit(name: str, reentrant: bool) -> None:
 
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("training", [True, False])
-def test_the_host_reads_nothing_from_the_device(name: str, training: bool) -> None:
+@pytest.mark.parametrize("per_update", [True, False])
+def test_the_host_reads_nothing_from_the_device(name: str, training: bool, per_update: bool) -> None:
     """Meta tensors have no values: ``.item()``, ``.any()`` in an ``if`` and the like would raise."""
-    norm = small(name).to("meta").train(training)
-    x = torch.empty(4, 3, 8, device="meta", requires_grad=True)
-    y = norm(x, torch.empty(3, 4, dtype=torch.bool, device="meta"))
-    y.backward(torch.empty_like(y))
-    assert x.grad is not None
+    norm = small(name, per_update=per_update).to("meta").train(training)
+    for _ in range(2):
+        x = torch.empty(4, 3, 8, device="meta", requires_grad=True)
+        y = norm(x, torch.empty(3, 4, dtype=torch.bool, device="meta"))
+        y.backward(torch.empty_like(y))
+        assert x.grad is not None
+    end_update(norm)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -86,6 +86,20 @@ def test_an_update_is_one_step_of_the_reference_on_all_its_tokens(name: str) -> 
                 np.testing.assert_allclose(norm.get_buffer(ours).numpy(), getattr(plain, theirs), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("changes", [{"name": "pn_alg2"}, {"name": "pn", "warmup_updates": 0, "batch_backward": False}])
+def test_where_the_forward_needs_no_batch_micro_batches_are_one_batch(changes: dict[str, object]) -> None:
+    """psi and nu stay as they are until the update ends: outputs and gradients too are the same."""
+    one, many = make(**changes), make(**changes)  # type: ignore[arg-type]
+    for update in range(4):
+        x, g, padding = tokens(12, update)
+        whole = step(one, x, padding, g)
+        parts = [step(many, x[cut], padding[cut], g[cut]) for cut in torch.arange(12).tensor_split([3, 4, 9])]
+        for what, join in (("y", torch.cat), ("gx", torch.cat), ("gw", sum), ("gb", sum)):
+            assert_close(join([getattr(part, what) for part in parts]), getattr(whole, what), rtol=0, atol=1e-12)
+        for each in (one, many):
+            end_update(each)
+
+
 def test_warmup_counts_updates() -> None:
     norm = make("pn", warmup_updates=2)
     for update in range(4):
