@@ -15,7 +15,10 @@ from normplugins.errors import UserError
 
 SUBWORDS = ("bpe", "sentencepiece")
 TOKENIZERS = ("auto", "moses", "none", "given")
+LENGTHS = ("words", "subwords")
 # Settings that say where text comes from or what is expected of it, but do not change what is made of it.
+# Settings that came later are left out at their default: what was prepared before keeps its folder.
+_LATER = ("clean_punctuation", "split_hyphens", "length_in", "news_commentary")
 _NOT_IN_VARIANT = {"name", "url", "verify", "expected_train", "expected_valid", "expected_test"}
 
 
@@ -38,10 +41,13 @@ class CorpusConfig(_Settings):
     ``tokenizer``: ``moses`` tokenises raw text, ``none`` leaves raw text to the subword model, ``given`` says that the
     files hold tokens already; ``auto`` is ``moses`` with BPE and ``none`` with SentencePiece.
     ``subword_size``: merges for ``bpe``, pieces for ``sentencepiece``.
-    ``max_length`` (words) and ``max_ratio`` (longer side / shorter side) clean the training text only.
+    ``clean_punctuation`` (training text) and ``split_hyphens`` (all text): Moses' scripts of these purposes.
+    ``max_length`` and ``max_ratio`` (longer side / shorter side) clean the training text only; ``length_in`` says in
+    what they count: ``words``, before subwords are learnt, or ``subwords``, which are then learnt on all of the text.
     ``valid_every``: every n-th cleaned training pair becomes the validation set, if there is no other.
     ``train``, ``valid``, ``test``: prefixes of a custom corpus (``prefix.de``, ``prefix.en``, each also as ``.gz``);
     ``*_source``, ``*_target``: the files themselves, when their names do not follow that rule.
+    ``news_commentary``: the version of that part of WMT14's training text.
     ``*_size``: pairs to draw for a split without files (custom), or to generate (demo); ``seed`` drives both.
     ``expected_*``: published pairs; ``verify`` refuses a test set that is not the published one.
     """
@@ -53,6 +59,9 @@ class CorpusConfig(_Settings):
     subword_size: int = 10000
     lowercase: bool = True
     tokenizer: str = "auto"
+    clean_punctuation: bool = False
+    split_hyphens: bool = False
+    length_in: str = "words"
     max_length: int | None = None
     max_ratio: float | None = None
     valid_every: int | None = None
@@ -68,6 +77,7 @@ class CorpusConfig(_Settings):
     train_size: int | None = None
     valid_size: int | None = None
     test_size: int | None = None
+    news_commentary: str | None = None
     seed: int = 1
     expected_train: int | None = None
     expected_valid: int | None = None
@@ -82,7 +92,7 @@ class CorpusConfig(_Settings):
 
         if self.name not in CORPORA:
             raise UserError(f"unknown corpus {self.name!r}; known: {', '.join([*CORPORA, *TEXTS])}")
-        for key, known in (("subword", SUBWORDS), ("tokenizer", TOKENIZERS)):
+        for key, known in (("subword", SUBWORDS), ("tokenizer", TOKENIZERS), ("length_in", LENGTHS)):
             if getattr(self, key) not in known:
                 raise UserError(f"unknown corpus.{key} {getattr(self, key)!r}; known: {', '.join(known)}")
         if self.source == self.target:
@@ -97,7 +107,14 @@ class CorpusConfig(_Settings):
             value = getattr(self, key)
             if value is not None and value < least:
                 raise UserError(f"corpus.{key} is {value}, and must be at least {least}")
-        for key in (*self.files(), "train_size", "valid_size", "test_size", "valid_every"):
+        for key in ("clean_punctuation", "split_hyphens"):
+            if getattr(self, key) and self.text_kind == "given":
+                raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")
+        if self.valid_every and self.length_in != "words":
+            raise UserError(
+                "corpus.valid_every counts pairs that are clean by their words: it needs corpus.length_in=words"
+            )
+        for key in (*self.files(), "train_size", "valid_size", "test_size", "valid_every", "news_commentary"):
             if getattr(self, key) is not None and key not in CORPORA[self.name].USES:
                 raise UserError(f"corpus.{key} is set, and changes nothing about {self.name}")
         CORPORA[self.name].check(self)
@@ -117,6 +134,8 @@ class CorpusConfig(_Settings):
     def settings(self) -> dict[str, Any]:
         """Return everything that the prepared text depends on, besides the corpus files themselves."""
         values = {key: value for key, value in asdict(self).items() if key not in _NOT_IN_VARIANT}
+        defaults = {field.name: field.default for field in fields(self)}
+        values = {key: value for key, value in values.items() if key not in _LATER or value != defaults[key]}
         for name, path in self.files().items():  # the same relative path means another corpus in another folder
             values[name] = str(Path(path).expanduser().absolute())
         return values | {"tokenizer": self.text_kind}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from normplugins.corpora.bitext import Bitext, Pairs
+from normplugins.corpora.bitext import Bitext, Pair, Pairs, Stream, side_by_side
 from normplugins.corpora.config import CorpusConfig
-from normplugins.corpora.files import read_lines
+from normplugins.corpora.files import iter_lines, read_lines
 from normplugins.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -51,22 +51,26 @@ def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> d
 
 def read(config: CorpusConfig, files: dict[str, Path]) -> Bitext:
     """Read the given splits, and draw those that are not given out of the training pairs."""
-    pairs = {
-        split: Pairs(
-            read_lines(files[f"{split}.source"]),
-            read_lines(files[f"{split}.target"]),
-            (str(files[f"{split}.source"]), str(files[f"{split}.target"])),
-        )
-        for split in SPLITS
-        if f"{split}.source" in files
-    }
-    notes: list[str] = []
+    given = [split for split in SPLITS if f"{split}.source" in files]
+    paths = {split: (files[f"{split}.source"], files[f"{split}.target"]) for split in given}
+    wheres = {split: (str(source), str(target)) for split, (source, target) in paths.items()}
+
+    def held(split: str) -> Pairs:
+        return Pairs(*(read_lines(path) for path in paths[split]), wheres[split])
+
+    pairs, notes = {split: held(split) for split in paths if split != "train"}, list[str]()
     draw = {split: getattr(config, f"{split}_size") for split in ("valid", "test") if split not in pairs}
     if config.valid_every and "valid" in draw:
         del draw["valid"]
     if draw:
-        pairs |= _draw(pairs["train"], draw, config.seed, notes)
-    return Bitext(pairs["train"], pairs["test"], pairs.get("valid"), notes=notes)
+        pairs |= _draw(held("train"), draw, config.seed, notes)
+
+    def stream() -> Iterator[Pair]:
+        source, target = (iter_lines(path) for path in paths["train"])
+        return side_by_side(source, target, wheres["train"])
+
+    train = pairs["train"] if draw else Stream(stream, wheres["train"])
+    return Bitext(train, pairs["test"], pairs.get("valid"), notes=notes)
 
 
 def _existing(path: Path, setting: str) -> Path:

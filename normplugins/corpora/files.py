@@ -6,6 +6,7 @@ import errno
 import fcntl
 import gzip
 import hashlib
+import io
 import os
 import shutil
 import zlib
@@ -17,18 +18,22 @@ from normplugins.errors import UserError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_BLOCK = 1 << 20
+
+
+def text_lines(raw: Iterable[bytes], where: str) -> Iterator[str]:
+    """Decode lines of UTF-8 that end in LF or CR LF, a byte order mark dropped; raises UserError with the bad line."""
+    for number, line in enumerate(raw, 1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise not_utf8(where, number, error) from None
+        yield (text.removeprefix("\ufeff") if number == 1 else text).removesuffix("\n").removesuffix("\r")
 
 
 def decode_lines(data: bytes, where: str) -> list[str]:
-    """Split UTF-8 bytes into lines at LF or CR LF, without a byte order mark; raises UserError with the bad line."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise not_utf8(where, data.count(b"\n", 0, error.start) + 1, error) from None
-    lines = text.removeprefix("\ufeff").split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    """Split the bytes of a whole file into lines, as ``text_lines`` does."""
+    return list(text_lines(io.BytesIO(data), where))
 
 
 def not_utf8(where: str, line: int, error: UnicodeDecodeError) -> UserError:
@@ -38,20 +43,32 @@ def not_utf8(where: str, line: int, error: UnicodeDecodeError) -> UserError:
     )
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file, unpacked if it is a ``.gz``; raises UserError if it cannot be read or is truncated."""
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is truncated or no gzip file ({error}); get it again") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
+def read_bytes(path: Path) -> bytes:
+    """Read a file, unpacked if it is a ``.gz``; raises UserError if it cannot be read or is truncated."""
+    with _read_errors(path):
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+
+
+def iter_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file, plain or ``.gz``; raises UserError as ``read_bytes`` does, and if not UTF-8."""
+    with _read_errors(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        yield from text_lines(io.BufferedReader(file, _BLOCK), str(path))
+
+
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file, plain or ``.gz``; raises UserError as ``read_bytes`` does, and if not UTF-8."""
-    return decode_lines(read_bytes(path), str(path))
+    """Return the lines of ``iter_lines`` as a list."""
+    return list(iter_lines(path))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -65,7 +82,7 @@ def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
+            while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
@@ -86,21 +103,27 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``folder`` when the block ends well, and goes away when it does not."""
-    temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+def whole_folder(folder: Path, work: str = "", keep: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``folder`` when the block ends well, and goes away when it does not.
+
+    Left over by a call that was killed, or broken off by anything but an error of the user's or of the disk, it is
+    used again by the next call for the same ``work``, if ``keep`` holds for it.
+    """
+    temporary, old = folder.with_name(f".{folder.name}.{work}.tmp"), folder.with_name(f".{folder.name}.old")
     with disk_errors(folder):
-        for left_over in (temporary, old):  # of a call that was killed
-            shutil.rmtree(left_over, ignore_errors=True)
+        for left_over in (*folder.parent.glob(f".{folder.name}.*.tmp"), old):
+            if left_over != temporary or not keep(temporary):
+                shutil.rmtree(left_over, ignore_errors=True)
         try:
-            temporary.mkdir(parents=True)
+            temporary.mkdir(parents=True, exist_ok=True)
             yield temporary
             if folder.exists():
                 folder.rename(old)
             temporary.rename(folder)
-        finally:
-            for left_over in (temporary, old):
-                shutil.rmtree(left_over, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        except (UserError, OSError):
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from normplugins.corpora.bitext import Bitext, Pairs
 from normplugins.corpora.config import CorpusConfig
 from normplugins.corpora.fetch import fetch
 from normplugins.corpora.files import decode_lines
+from normplugins.corpora.sgm import segments, straight
 from normplugins.errors import UserError
 
 ARCHIVE = "de-en.tgz"
@@ -26,7 +27,6 @@ TEST_SHA256 = {
 USES = frozenset({"valid_every"})
 _DROPPED = ("<url>", "<talkid>", "<keywords>")
 _UNWRAPPED = re.compile(r"</?(?:title|description)>")
-_SEGMENT_START, _SEGMENT_END = re.compile(r'<seg id="[0-9]*">\s*'), re.compile(r"\s*</seg>\s*")
 
 
 def check(config: CorpusConfig) -> None:
@@ -58,13 +58,13 @@ def read(config: CorpusConfig, files: dict[str, Path]) -> Bitext:
         return Pairs(source, target, (wheres[0], wheres[1]))
 
     train = pairs(_training_lines, "train.tags.de-en.{}")
-    parts = [pairs(_segments, f"IWSLT14.{part}.de-en.{{}}.xml") for part in TEST_PARTS]
+    parts = [pairs(segments, f"IWSLT14.{part}.de-en.{{}}.xml") for part in TEST_PARTS]
     raw = Pairs(
         [line for part in parts for line in part.source],
         [line for part in parts for line in part.target],
         (f"{path}: test set, {sides[0]}", f"{path}: test set, {sides[1]}"),
     )
-    return Bitext(train=train, test=Pairs(_straight(raw.source), _straight(raw.target), raw.where), raw_test=raw)
+    return Bitext(train=train, test=Pairs(straight(raw.source), straight(raw.target), raw.where), raw_test=raw)
 
 
 def verify(config: CorpusConfig, test: dict[str, list[str]]) -> None:
@@ -98,12 +98,3 @@ def _members(path: Path, names: list[str]) -> dict[str, bytes]:
 def _training_lines(lines: list[str]) -> list[str]:
     """Drop the lines that hold no speech; titles and descriptions stay, without their tags."""
     return [_UNWRAPPED.sub("", line) for line in lines if not any(tag in line for tag in _DROPPED)]
-
-
-def _segments(lines: list[str]) -> list[str]:
-    return [_SEGMENT_END.sub("", _SEGMENT_START.sub("", line)) for line in lines if "<seg id" in line]
-
-
-def _straight(lines: list[str]) -> list[str]:
-    """Replace typographic apostrophes, in dev and test only, as the published preparation does."""
-    return [line.replace("’", "'") for line in lines]

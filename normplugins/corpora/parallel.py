@@ -1,4 +1,4 @@
-"""One function over many lines on all cores: the same list whatever the number of workers."""
+"""Work shared out to all cores: results in order whatever the number of workers, and few of them held at a time."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
-from itertools import pairwise
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
 
-_WORTH_IT = 5000  # lines; below that, starting processes costs more than it saves
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_context = multiprocessing.get_context("fork")  # a fresh interpreter would import torch and fairseq first
 
 
 def available_cores() -> int:
@@ -18,49 +23,104 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _work(function: Callable[[str], str], lines: list[str], pipe: Connection, parents_end: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to answer
-    parents_end.close()  # inherited: held open here, it would let the answer to a killed parent wait for ever
+def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of ``size`` items, the last one shorter."""
+    items = iter(items)
+    while chunk := list(islice(items, size)):
+        yield chunk
+
+
+def map_ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[Result]:
+    """Yield ``function(item)`` of each item, in their order, computed on several cores (default: all of them).
+
+    Each worker has one item at a time, so that no more than one a worker is held. Items and results are pickled,
+    ``function`` is inherited. A single item is this process's own work. Raises what ``function`` raises, and
+    RuntimeError when a worker dies.
+    """
+    items, workers = iter(items), workers or available_cores()
+    first = list(islice(items, 2))
+    if workers < 2 or len(first) < 2:
+        yield from map(function, chain(first, items))
+        return
+    idle, busy = workers, deque[_Worker[Item, Result]]()
     try:
-        answer: list[str] | Exception = [function(line) for line in lines]
-    except Exception as error:
-        answer = error
-    with contextlib.suppress(BrokenPipeError):
+        for item in chain(first, items):
+            if idle:
+                idle -= 1
+                busy.append(_Worker(function))
+                busy[-1].send(item)
+                continue
+            result = busy[0].receive()
+            busy[0].send(item)
+            busy.rotate(-1)
+            yield result
+        while busy:
+            result = busy[0].receive()
+            busy.popleft().stop()
+            yield result
+    finally:
+        for worker in busy:
+            worker.stop()
+
+
+def apart(function: Callable[[], Result]) -> Result:
+    """Return what ``function`` returns in a process of its own, whose memory goes back to the system when it ends."""
+    worker: _Worker[None, Result] = _Worker(lambda _: function())
+    try:
+        worker.send(None)
+        return worker.receive()
+    finally:
+        worker.stop()
+
+
+class _Worker(Generic[Item, Result]):
+    """A forked process that answers one item at a time, and ends when its parent ends, killed or not."""
+
+    def __init__(self, function: Callable[[Item], Result]) -> None:
+        self._pipe, theirs = _context.Pipe()
+        ends = os.pipe()  # nothing is ever written: it closes with the parent
+        self._lifeline = ends[1]
+        self._process = _context.Process(target=_work, args=(function, theirs, *ends), daemon=True)
+        self._process.start()
+        theirs.close()
+        os.close(ends[0])
+
+    def send(self, item: Item) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has died, which receive() says
+            self._pipe.send(item)
+
+    def receive(self) -> Result:
+        try:
+            answer: Any = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            raise RuntimeError(f"a worker process died (exit code {self._process.exitcode})") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._pipe.close()
+        os.close(self._lifeline)
+
+
+def _work(function: Callable[[Any], Any], pipe: Connection, lifeline: int, parents_end: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to answer
+    os.close(parents_end)
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    while True:
+        item = pipe.recv()
+        try:
+            answer = function(item)
+        except Exception as error:
+            answer = error
         pipe.send(answer)
 
 
-def map_lines(function: Callable[[str], str], lines: list[str], workers: int | None = None) -> list[str]:
-    """Return ``[function(line) for line in lines]``, computed on several cores when there are many lines.
-
-    Each process gets one contiguous share and ends after it, so none outlives a killed parent for long. They are
-    forked: a fresh interpreter would import torch and fairseq first, which takes longer than the work itself.
-    """
-    workers = min(workers or available_cores(), len(lines) // _WORTH_IT + 1)
-    if workers < 2:
-        return [function(line) for line in lines]
-    context = multiprocessing.get_context("fork")
-    cuts = [len(lines) * i // workers for i in range(workers + 1)]
-    jobs = []
-    try:
-        for start, stop in pairwise(cuts[1:]):
-            mine, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(function, lines[start:stop], theirs, mine), daemon=True)
-            process.start()
-            theirs.close()
-            jobs.append((process, mine))
-        done = [function(line) for line in lines[: cuts[1]]]
-        for process, mine in jobs:
-            try:
-                answer = mine.recv()
-            except EOFError:
-                process.join()
-                raise RuntimeError(f"a worker process died (exit code {process.exitcode})") from None
-            if isinstance(answer, Exception):
-                raise answer
-            done.extend(answer)
-            process.join()
-        return done
-    finally:
-        for process, mine in jobs:
-            process.terminate()
-            mine.close()
+def _end_with(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os._exit(1)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, overload
 
-from normplugins.corpora import custom, demo, iwslt14, multi30k, subwords
+from normplugins.corpora import custom, demo, iwslt14, multi30k, wmt14
 from normplugins.corpora.binarize import binarize
-from normplugins.corpora.bitext import Bitext, Tokenized, prepare_text
+from normplugins.corpora.bitext import Bitext, Pairs
 from normplugins.corpora.config import CorpusConfig, TextConfig
-from normplugins.corpora.files import lock, read_lines, sha256, write_lines
-from normplugins.corpora.parallel import map_lines
+from normplugins.corpora.files import lock, sha256
+from normplugins.corpora.pieces import write_pieces
 from normplugins.corpora.running_text import TEXTS, PreparedText, prepare_running_text
 from normplugins.corpora.stages import SPLITS, Echo, conclude, downloads_refused, gather, stage
+from normplugins.corpora.texts import write_texts
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.errors import UserError
 
-CORPORA = {"iwslt14": iwslt14, "multi30k": multi30k, "demo": demo, "custom": custom}
+CORPORA = {"iwslt14": iwslt14, "multi30k": multi30k, "wmt14": wmt14, "demo": demo, "custom": custom}
 _RECIPE = 2  # raise it when the same files and settings come to give other text, or other facts about it
 _TOOLS = {"moses": ["sacremoses"], "bpe": ["subword-nmt"], "sentencepiece": ["sentencepiece"]}
 
@@ -45,7 +47,8 @@ class PreparedCorpus:
         """Turn output lines (subwords joined already) into the tokens that ``reference_tokens`` is scored in."""
         if self.manifest["tokenizer"] != "none":
             return list(lines)
-        done = [tokenize(line, self.target) for line in lines]
+        hyphens = self.manifest["settings"].get("split_hyphens", False)
+        done = [tokenize(line, self.target, hyphens) for line in lines]
         return [line.lower() for line in done] if self.manifest["lowercase"] else done
 
     def to_text(self, lines: Iterable[str]) -> list[str]:
@@ -98,16 +101,14 @@ def _prepare(config: CorpusConfig, home: Path, echo: Echo, workers: int | None) 
 
     def tokenized(to: Path) -> dict[str, Any]:
         echo(f"{config.name}: tokenizing")
-        with downloads_refused(fetched, config.name):
+        reading = partial(downloads_refused, fetched, config.name)
+        with reading():
             bitext: Bitext = module.read(config, files)
-        text = prepare_text(bitext, config, workers)
-        with downloads_refused(fetched, config.name):
-            _check_test(config, text)
-        return _write_text(text, config, to)
+        verify = partial(_check_test, config)
+        return write_texts(bitext, config, to, reading=reading, verify=verify, echo=echo, workers=workers)
 
     def subworded(to: Path) -> dict[str, Any]:
-        echo(f"{config.name}: learning {config.subword_size:,} joint {config.subword} subwords")
-        return _split_words(config, folder / "tokenized", to, workers)
+        return write_pieces(config, folder / "tokenized", to, echo, workers)
 
     def binarized(to: Path) -> dict[str, Any]:
         echo(f"{config.name}: binarizing")
@@ -135,8 +136,7 @@ def _tools(config: CorpusConfig) -> list[str]:
     return ["sacremoses", *_TOOLS[config.subword], "fairseq"]
 
 
-def _check_test(config: CorpusConfig, text: Tokenized) -> None:
-    test = text.splits["test"]
+def _check_test(config: CorpusConfig, test: Pairs) -> None:
     if not config.verify:
         return
     if config.expected_test not in (None, len(test)):
@@ -148,55 +148,25 @@ def _check_test(config: CorpusConfig, text: Tokenized) -> None:
         CORPORA[config.name].verify(config, {config.source: test.source, config.target: test.target})
 
 
-def _write_text(text: Tokenized, config: CorpusConfig, to: Path) -> dict[str, Any]:
-    counts = {}
-    for split, pairs in text.splits.items():
-        counts[split] = {"pairs": len(pairs)}
-        for language, lines in ((config.source, pairs.source), (config.target, pairs.target)):
-            write_lines(to / f"{split}.{language}", lines)
-            counts[split][f"words_{language}"] = sum(len(line.split()) for line in lines)
-    write_lines(to / f"source.text.{config.source}", text.source_text)
-    write_lines(to / f"reference.text.{config.target}", text.reference_text)
-    write_lines(to / f"reference.tokens.{config.target}", text.reference_tokens)
-    return {"counts": counts, "notes": text.notes}
-
-
-def _split_words(config: CorpusConfig, texts: Path, to: Path, workers: int | None) -> dict[str, Any]:
-    languages = {"source": config.source, "target": config.target}
-    train = [line for language in languages.values() for line in read_lines(texts / f"train.{language}")]
-    model = subwords.learn(config.subword, config.subword_size, train, to)
-    split_line = subwords.splitter(config.subword, model)
-    counts: dict[str, int] = {}
-    longest: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
-    for split in SPLITS:
-        for side, language in languages.items():
-            lines = map_lines(split_line, read_lines(texts / f"{split}.{language}"), workers)
-            write_lines(to / f"{split}.{language}", lines)
-            lengths = [len(line.split()) for line in lines]
-            counts[f"{split}.{language}"] = sum(lengths)
-            longest[split][side] = max(lengths) + 1  # as the model counts it: the end of the sentence is one more
-    learned = subwords.learned_merges(model) if config.subword == "bpe" else config.subword_size
-    return {"subword": {"model": model.name, "learned": learned, "subwords": counts}, "longest": longest}
-
-
 def _manifest(
     config: CorpusConfig, key: dict[str, Any], texts: dict[str, Any], pieces: dict[str, Any], binary: dict[str, Any]
 ) -> dict[str, Any]:
     counts = texts["facts"]["counts"]
+    pairs = pieces["facts"]["pairs"]  # fewer, where pairs are cleaned by their subwords
     expected = {split: getattr(config, f"expected_{split}") for split in SPLITS}
     differing = [
-        f"{counts[split]['pairs']:,} of {wanted:,} {split} pairs"
+        f"{pairs[split]:,} of {wanted:,} {split} pairs"
         for split, wanted in expected.items()
-        if wanted is not None and wanted != counts[split]["pairs"]
+        if wanted is not None and wanted != pairs[split]
     ]
     return {
         "corpus": config.name,
         "source": config.source,
         "target": config.target,
-        "counts": counts,
+        "counts": {split: count | {"pairs": pairs[split]} for split, count in counts.items()},
         "expected": expected,
         "note": ", ".join(differing),
-        "notes": texts["facts"]["notes"],
+        "notes": [*texts["facts"]["notes"], *pieces["facts"]["notes"]],
         "lowercase": config.lowercase,
         "tokenizer": config.text_kind,
         "subword": {"kind": config.subword, "size": config.subword_size, **pieces["facts"]["subword"]},

@@ -11,6 +11,7 @@ from typing import Any
 
 from normplugins.corpora.fetch import find_in_mirror
 from normplugins.corpora.files import sha256, whole_file, whole_folder
+from normplugins.corpora.growing import JOURNAL
 from normplugins.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -26,19 +27,24 @@ def gather(inputs: Callable[[], dict[str, Path]], raw: Path) -> tuple[dict[str, 
 
 
 def stage(folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Return the record of a stage, after building its folder unless it is there, whole, and of this key."""
+    """Return the record of a stage, after building its folder unless it is there, whole, and of this key.
+
+    What a killed call built of it is kept where ``build`` kept a journal, for ``build`` to go on from.
+    """
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     marker = folder / "stage.json"
     if marker.is_file():
         record: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
         sizes = {name: file["bytes"] for name, file in record["files"].items()}
         if record["fingerprint"] == fingerprint and sizes == _sizes(folder):
+            (folder / JOURNAL).unlink(missing_ok=True)
             return record
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, fingerprint[:8], lambda begun: (begun / JOURNAL).is_file()) as temporary:
         facts = build(temporary)
         files = {name: {"bytes": size, "sha256": sha256(temporary / name)} for name, size in _sizes(temporary).items()}
         record = {"fingerprint": fingerprint, "facts": facts, "files": files}
         (temporary / "stage.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / JOURNAL).unlink(missing_ok=True)  # only now: killed before, the stage is still one to go on with
     return record
 
 
@@ -72,7 +78,8 @@ def conclude(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "stage.json"}
+    paths = (path for path in sorted(folder.iterdir()) if path.name not in ("stage.json", JOURNAL))
+    return {path.name: path.stat().st_size for path in paths}
 
 
 def _inodes(raw: Path) -> dict[Path, int]:

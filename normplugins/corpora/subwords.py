@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from normplugins.corpora.files import read_lines
+from normplugins.corpora.files import iter_lines, read_lines, whole_file
 from normplugins.errors import UserError
+
+FILES = {"bpe": "codes", "sentencepiece": "sentencepiece.model"}
 
 # The parts of its training that SentencePiece spreads over threads are summed per thread: with a fixed number, the
 # model does not depend on the machine.
 _SENTENCEPIECE_THREADS = 2
+_REMEMBERED = 100_000  # words whose subwords a process remembers, in some 40 MB
 
 
-def learn(kind: str, size: int, lines: list[str], folder: Path) -> Path:
-    """Learn a model on the lines of both languages and write it into ``folder``; returns its path."""
-    if kind == "bpe":
-        return _learn_bpe(size, lines, folder / "codes")
-    return _learn_sentencepiece(size, lines, folder / "sentencepiece.model")
+def learn(kind: str, size: int, texts: Sequence[Path], model: Path) -> None:
+    """Learn a model on the lines of these files, of both languages, and write it. Raises UserError for too little text.
+
+    BPE is learnt from the counts of the words, the only thing held of the text; SentencePiece holds all of it.
+    """
+    (_learn_bpe if kind == "bpe" else _learn_sentencepiece)(size, texts, model)
 
 
 def splitter(kind: str, model: Path) -> Callable[[str], str]:
@@ -29,7 +34,13 @@ def splitter(kind: str, model: Path) -> Callable[[str], str]:
 
         with model.open(encoding="utf-8") as codes:
             bpe = BPE(codes)
-        return lambda line: str(bpe.process_line(line))
+
+        def split(line: str) -> str:
+            if len(bpe.cache) > _REMEMBERED:  # it remembers every word: by and by the whole vocabulary, in each worker
+                bpe.cache.clear()
+            return str(bpe.process_line(line))
+
+        return split
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor(model_proto=model.read_bytes())
@@ -43,23 +54,32 @@ def remove_subwords(line: str, kind: str) -> str:
     return f"{line} ".replace("@@ ", "").strip()
 
 
-def _learn_bpe(merges: int, lines: list[str], path: Path) -> Path:
+def _learn_bpe(merges: int, texts: Sequence[Path], model: Path) -> None:
     from subword_nmt.learn_bpe import learn_bpe
 
-    if not any(len(word) > 1 for line in lines for word in line.split()):
+    counts = Counter[str]()
+    for line in _lines(texts):
+        counts.update(line.split())
+    if not any(len(word) > 1 for word in counts):
         raise UserError("the training text has no word of two letters: there is nothing for BPE to merge")
-    with path.open("w", encoding="utf-8", newline="\n") as codes, contextlib.redirect_stderr(io.StringIO()):
-        learn_bpe(lines, codes, merges)  # its progress bar goes to stderr unconditionally
-    return path
+    with whole_file(model) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as codes:
+        vocabulary = (f"{word} {count}" for word, count in counts.items())
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar goes there unconditionally
+            learn_bpe(vocabulary, codes, merges, is_dict=True)
 
 
-def _learn_sentencepiece(pieces: int, lines: list[str], path: Path) -> Path:
+def _lines(texts: Sequence[Path]) -> Iterator[str]:
+    for path in texts:
+        yield from iter_lines(path)
+
+
+def _learn_sentencepiece(pieces: int, texts: Sequence[Path], path: Path) -> None:
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=_lines(texts),
             model_writer=model,
             vocab_size=pieces,
             character_coverage=1.0,
@@ -69,8 +89,8 @@ def _learn_sentencepiece(pieces: int, lines: list[str], path: Path) -> Path:
     except RuntimeError as error:  # most often: more pieces asked for than the text has
         reason = str(error).rpartition("] ")[2].strip() or str(error)
         raise UserError(f"SentencePiece cannot learn {pieces} pieces: {reason} (corpus.subword_size)") from None
-    path.write_bytes(model.getvalue())
-    return path
+    with whole_file(path) as temporary:
+        temporary.write_bytes(model.getvalue())
 
 
 def learned_merges(model: Path) -> int:

@@ -1,4 +1,4 @@
-"""Moses tokenisation through sacremoses, with the one rule in which sacremoses differs from Moses."""
+"""Moses tokenisation and punctuation through sacremoses, with the rules in which sacremoses differs from Moses."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from sacremoses import MosesDetokenizer, MosesTokenizer
+import regex
+from sacremoses import MosesDetokenizer, MosesPunctNormalizer, MosesTokenizer
 
 _FINAL_STOP = re.compile(r"(?<=\S)\.$")
 _TAG_LINE = re.compile(r"<.+>")
+_NON_PRINTING = regex.compile(r"\p{C}")
+_NEEDS_NORMALISING = re.compile(r"[^\w .,?!/-]|  ")  # no rule of the punctuation normaliser changes any other line
 
 
 class _Moses(MosesTokenizer):
@@ -33,12 +36,29 @@ def _detokenizer(language: str) -> MosesDetokenizer:
     return MosesDetokenizer(lang=language)
 
 
-def tokenize(line: str, language: str) -> str:
-    """Return one line as Moses tokens, special characters escaped; a line that is one markup tag stays as it is."""
+@lru_cache(maxsize=8)
+def _punctuation_rules(language: str) -> list[tuple[re.Pattern[str], str]]:
+    rules = MosesPunctNormalizer(lang=language, perl_parity=True).substitutions
+    return [(re.compile(pattern), by) for pattern, by in rules]  # compiled once: some 50 a line
+
+
+def clean_punctuation(line: str, language: str) -> str:
+    """Return a raw line as Moses' normalize-punctuation.perl, then its remove-non-printing-char.perl, leave it."""
+    if _NEEDS_NORMALISING.search(line):
+        for pattern, by in _punctuation_rules(language):
+            line = pattern.sub(by, line)
+    return str(_NON_PRINTING.sub(" ", line))  # by a blank, as Moses does; sacremoses glues what is on either side
+
+
+def tokenize(line: str, language: str, split_hyphens: bool = False) -> str:
+    """Return one line as Moses tokens, special characters escaped; a line that is one markup tag stays as it is.
+
+    ``split_hyphens``: ``well-kept`` becomes ``well @-@ kept`` (tokenizer.perl's ``-a``).
+    """
     line = squeeze(line)
     if not line or _TAG_LINE.fullmatch(line):  # Moses hands such lines through
         return line
-    return squeeze(_tokenizer(language).tokenize(line, return_str=True))
+    return squeeze(_tokenizer(language).tokenize(line, aggressive_dash_splits=split_hyphens, return_str=True))
 
 
 def detokenize(lines: Iterable[str], language: str) -> list[str]:

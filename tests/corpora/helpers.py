@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import multiprocessing
+import os
 import random
+import re
+import signal
+import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +109,27 @@ def stranger(folder: Path, count: int = 120, **splits: int) -> Path:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file under a folder with its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def kill_at(pattern: str, count: int, work: Callable[[], object]) -> None:
+    """Do ``work`` in a process that is killed before the ``count``-th opening or renaming of a file that matches."""
+
+    def child() -> None:
+        left, child_itself = [None] * count, os.getpid()
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            if event in ("os.rename", "open") and re.search(pattern, " ".join([event, *map(str, arguments[:2])])):
+                left.pop()
+                if not left:
+                    os.kill(child_itself, signal.SIGKILL)  # also where this is a worker of its, which has the hook too
+
+        sys.addaudithook(hook)
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def quiet(line: str) -> None:

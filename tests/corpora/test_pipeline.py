@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -23,7 +22,7 @@ from normplugins.corpora.multi30k import TEXT_SHA256
 from normplugins.corpora.pipeline import PreparedCorpus
 from normplugins.errors import UserError
 
-from .helpers import config, iwslt_members, quiet, stranger, tar, text, tree
+from .helpers import config, iwslt_members, kill_at, quiet, stranger, tar, text, tree
 
 SMALL = {"subword_size": 40, "verify": False}
 
@@ -31,6 +30,12 @@ SMALL = {"subword_size": 40, "verify": False}
 @pytest.fixture(autouse=True)
 def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NORMPLUGINS_MIRROR", raising=False)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage in ("texts", "pieces"):
+        monkeypatch.setattr(f"normplugins.corpora.{stage}.CHUNK", 10)
 
 
 def lines(path: Path) -> list[str]:
@@ -145,10 +150,8 @@ def test_given_tokens_stay_and_gz_prefixes_crlf_and_bom_are_read(tmp_path: Path)
     assert prepared.manifest["counts"]["valid"]["pairs"] == 9
 
 
-def test_same_bytes_whatever_the_workers_and_the_split_has_no_leak(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("normplugins.corpora.parallel._WORTH_IT", 10)
+@pytest.mark.usefixtures("small_chunks")
+def test_same_bytes_whatever_the_workers_and_the_split_has_no_leak(tmp_path: Path) -> None:
     settings = custom(stranger(tmp_path / "c", 300))
     alone = prepare(settings, tmp_path / "one", quiet, workers=1)
     shared = prepare(settings, tmp_path / "three", quiet, workers=3)
@@ -283,7 +286,7 @@ def test_bad_settings_are_refused(tmp_path: Path, settings: dict[str, object], m
 
 
 def test_unknown_corpus_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown corpus 'nothing'; known: iwslt14, multi30k, demo, custom"):
+    with pytest.raises(UserError, match="unknown corpus 'nothing'; known: iwslt14, multi30k, wmt14, demo, custom"):
         prepare(CorpusConfig(name="nothing"), tmp_path, quiet)
     assert not list(tmp_path.iterdir())
 
@@ -423,22 +426,15 @@ def test_multi30k_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 SCRIPT = textwrap.dedent("""
-    import json, os, resource, signal, sys
+    import json, resource, sys
     from pathlib import Path
     from normplugins.corpora import CorpusConfig, prepare
-    from normplugins.corpora import pipeline
     from normplugins.errors import UserError
     settings, root, what = sys.argv[1:]
     settings = CorpusConfig(**json.loads(settings))
     if what.startswith("limit="):
         limit = int(what.removeprefix("limit="))
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    if what.startswith("die="):
-        real = getattr(pipeline, what.removeprefix("die="))
-        def die(*args):
-            real(*args)
-            os.kill(os.getpid(), signal.SIGKILL)
-        setattr(pipeline, what.removeprefix("die="), die)
     try:
         prepare(settings, Path(root))
     except UserError as error:
@@ -478,11 +474,37 @@ def test_a_disk_that_fills_up_while_binarizing(tmp_path: Path) -> None:
     assert tree(prepare(custom(folder), root, quiet).folder) == whole
 
 
-@pytest.mark.parametrize("stage", ["_write_text", "_split_words", "binarize"])
-def test_killed_in_a_stage_the_same_command_ends_the_same(tmp_path: Path, stage: str) -> None:
-    folder, root = stranger(tmp_path / "c"), tmp_path / "data"
-    assert run(folder, root, f"die={stage}").returncode == -signal.SIGKILL
-    prepared = prepare(custom(folder), root, quiet)
+POINTS = {
+    "the third chunk of tokens": (r"os.rename .*\.tokenized.*journal", 4, "going on after 30 pairs"),
+    "all tokens": (r"os.rename \S*\.tokenized\S*tmp \S*/tokenized", 1, "going on after 98 pairs"),
+    "learning": (r"open .*\.codes", 1, ""),
+    "the second chunk of subwords": (r"os.rename .*\.subword.*journal", 3, "going on after 10 pairs"),
+    "all subwords": (r"os.rename \S*\.subword\S*tmp \S*/subword", 1, "going on after 98 pairs"),
+    "binarizing": (r"open .*test\.de-en\.de\.idx", 1, "binarizing"),
+    "the manifest": (r"os.rename .*corpus\.json", 1, ""),
+}
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_in_any_stage_the_same_command_goes_on_and_ends_the_same(tmp_path: Path, workers: int) -> None:
+    settings = custom(stranger(tmp_path / "c"))
+    whole = tree(prepare(settings, tmp_path / "fresh", quiet).folder)
+    for point, (event, count, told) in POINTS.items():
+        root, said = tmp_path / point.replace(" ", "-"), list[str]()
+        kill_at(event, count, lambda root=root: prepare(settings, root, quiet, workers))
+        prepared = prepare(settings, root, said.append, workers)
+        assert tree(prepared.folder) == whole, point
+        assert told in "\n".join(said), point
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_a_killed_call_left_is_not_mixed_with_other_text(tmp_path: Path) -> None:
+    folder, root, said = stranger(tmp_path / "c"), tmp_path / "data", list[str]()
+    kill_at(*POINTS["the third chunk of tokens"][:2], lambda: prepare(custom(folder), root, quiet))
+    (folder / "train.de").write_bytes((folder / "train.de").read_bytes().replace(b"Haus", b"Heim"))
+    prepared = prepare(custom(folder), root, said.append)
+    assert "going on" not in "\n".join(said)
     assert tree(prepared.folder) == tree(prepare(custom(folder), tmp_path / "fresh", quiet).folder)
 
 

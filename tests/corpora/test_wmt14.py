@@ -1,0 +1,225 @@
+"""WMT14 from archives of the upstream layout: what is made of them, refused about them, and left by a kill."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normplugins.corpora import CorpusConfig, prepare, wmt14
+from normplugins.errors import UserError
+
+from .helpers import config, kill_at, quiet, sentences, tar, text, tree
+
+ARCHIVES = {
+    "training-parallel-europarl-v7.tgz": "training/europarl-v7.de-en.{}",
+    "training-parallel-commoncrawl.tgz": "commoncrawl.de-en.{}",
+    "training-parallel-nc-v9.tgz": "training/news-commentary-v9.de-en.{}",
+}
+TEST = {"en": "test-full/newstest2014-deen-src.en.sgm", "de": "test-full/newstest2014-deen-ref.de.sgm"}
+PAIRS = 40  # of each part
+
+
+@pytest.fixture(autouse=True)
+def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NORMPLUGINS_MIRROR", raising=False)
+    for stage in ("texts", "pieces"):
+        monkeypatch.setattr(f"normplugins.corpora.{stage}.CHUNK", 30)
+
+
+def small(**overrides: object) -> CorpusConfig:
+    return config("wmt14", **{"subword_size": 60, "verify": False} | overrides)
+
+
+def members() -> dict[str, dict[str, bytes]]:
+    """The files of each archive: other languages' beside ours, as upstream."""
+    made: dict[str, dict[str, bytes]] = {}
+    for seed, (archive, name) in enumerate(ARCHIVES.items()):
+        made[archive] = {name.replace("de-en", "cs-en").format("en"): b"another pair's\n"}
+        for language, lines in zip(("de", "en"), sentences(PAIRS, seed), strict=True):
+            made[archive][name.format(language)] = text(lines)
+    made["dev.tgz"] = {
+        f"dev/newstest2013.{language}": text(lines)
+        for language, lines in zip(("de", "en"), sentences(6, 7), strict=True)
+    }
+    made["test-full.tgz"] = {}
+    for language, lines in zip(("de", "en"), sentences(5, 8), strict=True):
+        lines[0] = f"{language} it’s a well-kept test & no more than it’s"
+        body = [f'<seg id="{n}">{line}</seg>' for n, line in enumerate(lines, 1)]
+        made["test-full.tgz"][TEST[language]] = text(['<srcset setid="newstest2014">', "<doc>", *body, "</doc>"])
+    return made
+
+
+def write(root: Path, files: dict[str, dict[str, bytes]]) -> Path:
+    for name, content in files.items():
+        tar(root / "wmt14" / "raw" / name, content)
+    return root
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_published(tmp_path: Path) -> None:
+    files = members()
+    part = files["training-parallel-commoncrawl.tgz"]
+    part["commoncrawl.de-en.en"] += text(["A „soft\u00adly“ well-kept  house ,\u2028 “isn’t it”?", "short", ""])
+    part["commoncrawl.de-en.de"] += text(["Ein gut-gepflegtes «Haus»…", "ein zwei drei vier fünf sechs sieben", "leer"])
+    prepared = prepare(small(), write(tmp_path, files), quiet)
+    tokens = prepared.folder / "tokenized"
+    # punctuation made plain, a blank in place of what does not print, hyphens split
+    dirty = lines(tokens / "train.en")[2 * PAIRS]
+    assert dirty == "A &quot; soft ly &quot; well @-@ kept house , &quot; isn &apos;t it &quot; ?"
+    assert lines(tokens / "train.de")[2 * PAIRS] == "Ein gut @-@ gepflegtes &quot; Haus &quot; ..."
+    # the test set: its own apostrophes, made straight; in the reference text as written
+    assert lines(tokens / "test.en")[0] == "en it &apos;s a well @-@ kept test &amp; no more than it &apos;s"
+    assert lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
+    assert lines(prepared.source_text)[0] == "en it’s a well-kept test & no more than it’s"
+    assert lines(prepared.reference_tokens) == lines(tokens / "test.de")
+    # all three parts, one after the other, cased, before cleaning; clean by their subwords after it
+    assert lines(tokens / "train.de")[0] == sentences(PAIRS, 0)[0][0].replace(",", " ,").replace(".", " .")
+    assert len(lines(tokens / "train.en")) == 3 * PAIRS + 3
+    counts = {split: count["pairs"] for split, count in prepared.manifest["counts"].items()}
+    assert counts == {"train": len(lines(prepared.folder / "subword" / "train.en")), "valid": 6, "test": 5}
+    assert prepared.manifest["notes"][0] == "1 training pairs with an empty side dropped"
+    assert prepared.manifest["notes"][1].endswith("training pairs over length 250 or ratio 1.5 in subwords dropped")
+    assert prepared.manifest["note"] == "6 of 3,000 valid pairs, 5 of 3,003 test pairs"
+    assert (prepared.source, prepared.target) == ("en", "de")
+    for source, target in zip(*(lines(prepared.folder / "subword" / f"train.{s}") for s in ("en", "de")), strict=True):
+        short, long = sorted((len(source.split()), len(target.split())))
+        assert 0 < long <= 1.5 * short
+
+
+def test_killed_in_any_stage_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    whole = tree(prepare(small(), write(tmp_path / "fresh", members()), quiet).folder)
+    points = [
+        (r"os.rename .*\.tokenized.*journal", 3, "going on after 60 pairs"),
+        (r"open .*\.codes", 1, ""),
+        (r"os.rename .*\.subword.*journal", 4, "going on after 60 pairs"),
+        (r"open .*train\.en-de\.de\.idx", 1, "binarizing"),
+    ]
+    for number, (event, count, told) in enumerate(points):
+        root, said = write(tmp_path / str(number), members()), list[str]()
+        kill_at(event, count, lambda root=root: prepare(small(), root, quiet, workers=2))
+        assert tree(prepare(small(), root, said.append).folder) == whole
+        assert told in "\n".join(said)
+
+
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "broken off": (
+        lambda raw: (path := raw / "training-parallel-nc-v9.tgz").write_bytes(path.read_bytes()[:-40]),
+        r"nc-v9\.tgz is truncated or no \.tgz archive",
+    ),
+    "one bit": (
+        lambda raw: flip(raw / "training-parallel-commoncrawl.tgz"),
+        r"commoncrawl\.tgz is truncated or no \.tgz archive",
+    ),
+    "a page in place of it": (
+        lambda raw: (raw / "dev.tgz").write_bytes(b"<html>gone</html>"),
+        r"dev\.tgz is truncated or no \.tgz archive",
+    ),
+    "another archive": (
+        lambda raw: tar(raw / "training-parallel-europarl-v7.tgz", {"training/europarl-v7.de-en.en": b"a\n"}),
+        r"europarl-v7\.tgz is not the published archive: it has no europarl-v7\.de-en\.de$",
+    ),
+    "one side longer": (
+        lambda raw: tar(
+            raw / "training-parallel-nc-v9.tgz",
+            {f"news-commentary-v9.de-en.{language}": b"a\n" * n for n, language in ((2, "de"), (5, "en"))},
+        ),
+        r"v9\.tgz:news-commentary-v9\.de-en\.en has 5 lines and \S*v9\.tgz:news-commentary-v9\.de-en\.de has 2:",
+    ),
+    "not UTF-8": (
+        lambda raw: tar(raw / "dev.tgz", {"newstest2013.en": b"a\n\xff\n", "newstest2013.de": b"a\nb\n"}),
+        r"dev\.tgz:newstest2013\.en, line 2: not UTF-8",
+    ),
+}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-6] ^= 1  # of the checksum: the text itself is whole
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_bad_archive_is_named_and_the_fetched_one_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    spoil, message = SPOILT[name]
+    mirror = write(tmp_path / "mirror", members()) / "wmt14"
+    spoil(mirror / "raw")
+    monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
+    with pytest.raises(UserError, match=message) as raised:
+        prepare(small(), tmp_path / "data", quiet)
+    assert "\n" not in str(raised.value)
+    assert not [path for path in tree(tmp_path / "data") if not path.endswith(".lock")]
+
+
+def test_another_test_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, members())
+    message = r"newstest2014-deen-src\.en\.sgm is not the published newstest2014 \(5 of 3,003 lines; sha256 "
+    with pytest.raises(UserError, match=message):
+        prepare(small(verify=True), tmp_path, quiet)
+    raw = [sentences(5, 8)[side] for side in (1, 0)]
+    for language, side in zip(("en", "de"), raw, strict=True):
+        side[0] = f"{language} it’s a well-kept test & no more than it’s"
+        monkeypatch.setitem(wmt14.TEST_SHA256, language, hashlib.sha256(text(side)).hexdigest())
+    with pytest.raises(UserError, match="the test set of wmt14 has 5 pairs, not the published 3,003"):
+        prepare(small(verify=True), tmp_path, quiet)
+    assert prepare(small(verify=True, expected_test=5), tmp_path, quiet).manifest["counts"]["test"]["pairs"] == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": "de", "target": "en"}, "wmt14 is English to German: en-de, not de-en"),
+        ({"news_commentary": "v11"}, "unknown corpus.news_commentary 'v11'; known: v9, v12"),
+        ({"valid_every": 100}, r"corpus\.valid_every counts pairs that are clean by their words"),
+        ({"valid_every": 100, "length_in": "words"}, "corpus.valid_every is set, and changes nothing about wmt14"),
+        ({"length_in": "lines"}, "unknown corpus.length_in 'lines'; known: words, subwords"),
+        ({"tokenizer": "given"}, "corpus.clean_punctuation is for raw text"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare(small(**settings), tmp_path, quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_came_later_leaves_older_corpora_where_they_are() -> None:
+    assert config("iwslt14").variant() == "de-en-bpe10000-45be3b19"
+    assert config("wmt14").variant() != config("wmt14", news_commentary="v12").variant()
+
+
+def test_the_text_is_never_held(tmp_path: Path) -> None:
+    files = members()
+    line = " ".join(["x" * 120] * 25) + " .\n"  # long words, tokens already: many bytes, little work
+    for language in ("de", "en"):
+        files["training-parallel-commoncrawl.tgz"][f"commoncrawl.de-en.{language}"] = line.encode() * 4000
+    root = write(tmp_path, files)
+    tracemalloc.start()
+    try:
+        given = {"tokenizer": "given", "clean_punctuation": False, "split_hyphens": False}
+        prepare(small(max_length=5000, **given), root, quiet, workers=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5e6 < 2 * 4000 * len(line) / 3
+
+
+def test_a_plain_and_a_packed_file_of_ones_own_stream_too(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        for language, content in zip(("de", "en"), sentences(20, 3), strict=True):
+            path = tmp_path / f"{split}.{language}"
+            path.write_bytes(text(content))
+            if split == "train":
+                path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+                path.unlink()
+    prefixes = {split: str(tmp_path / split) for split in ("train", "valid", "test")}
+    prepared = prepare(config("custom", **prefixes, subword_size=40), tmp_path / "data", quiet)
+    assert prepared.manifest["counts"]["train"]["pairs"] == 20
