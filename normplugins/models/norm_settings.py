@@ -97,7 +97,7 @@ def stack_norm_config(cfg: Any, stack: Stack, keys: Sequence[str], final: bool =
             raise UserError(f"norm_{switch} is on, and changes nothing about {' and '.join(given)}")
     if (config.sync != "none" or config.per_update) and not any(map(has_statistics, given)):
         which = "norm_per_update is on" if config.sync == "none" else f"norm_sync={config.sync}"
-        raise UserError(f"{which}, and {' and '.join(given)} has no running statistics: leave it out")
+        raise UserError(f"{which}, and changes nothing about {' and '.join(given)}: there are no running statistics")
     return replace(config, warmup_updates=cfg.final_norm_warmup_updates) if final and config.warmup_updates else config
 
 

@@ -89,7 +89,10 @@ class BatchNorm(RunningNorm):
         return mean, var * count / (count - 1).clamp(min=1)
 
     def over_processes(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
-        """Moments of all processes' tokens, from each one's own: variances would lose digits in a sum of squares."""
+        """Moments of all processes' tokens, from each one's own: variances would lose digits in a sum of squares.
+
+        To be called where :attr:`synchronised`.
+        """
         parts = gather_over_processes(torch.cat([tokens.view(1), moments[0].view(1), *moments[1:]]))
         each_tokens, each_count, means, variances = torch.split(parts, [1, 1, self.dim, self.dim], dim=1)
         tokens, count = each_tokens.sum(), each_count.sum()

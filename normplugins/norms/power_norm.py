@@ -76,9 +76,10 @@ class _ApproximateBackward(torch.autograd.Function):
 class PowerNorm(RunningNorm):
     """PN of ``dim`` channels over (T, B, C) or (N, C); settings as in ``NormConfig``, defaults as released.
 
-    Buffers ``running_phi`` (C,), psi^2, from 1; ``ema_gz`` (C,), from 0; ``num_updates``, the batches counted. Psi's
-    mean is over real tokens. Padding's output is 0, except with ``padding_in_backward``. At evaluation the gradient is
-    that of a fixed psi. Raises ValueError when groups do not divide dim.
+    Buffers ``running_phi`` (C,), psi^2, from 1; ``ema_gz`` (C,), from 0; ``num_updates``, the batches (with
+    ``per_update``: the updates) counted. Psi's mean is over real tokens. Padding's output is 0, except with
+    ``padding_in_backward``. At evaluation the gradient is that of a fixed psi. Raises ValueError when groups do not
+    divide dim, and for ``sync="deferred"`` where something else needs the batch's statistics at once.
 
     Under activation checkpointing the recomputation takes the psi that the module's latest forward used, so there each
     forward must be followed by its backward before the next.
@@ -106,9 +107,8 @@ class PowerNorm(RunningNorm):
         sync: str = "none",
         per_update: bool = False,
     ) -> None:
-        batch = warmup_updates or batch_backward
-        hint = "it normalizes with this batch's statistics unless warmup_updates=0 and batch_backward=false; set these"
-        super().__init__(dim, eps, sync, per_update, not_deferrable=f"{hint}, or use sync=batch" if batch else "")
+        needs = "needs this batch's statistics; set warmup_updates=0 and batch_backward=false, or use sync=batch"
+        super().__init__(dim, eps, sync, per_update, needs if warmup_updates or batch_backward else "")
         check_groups(dim, groups if group_scaling else 1)
         self.groups, self.warmup_updates = groups, warmup_updates
         self.alpha_fwd, self.alpha_bkw = alpha_fwd, alpha_bkw

@@ -77,11 +77,11 @@ class RunningNorm(nn.Module):
         eps: float,
         sync: str = "none",
         per_update: bool = False,
-        not_deferrable: str = "it normalizes with this batch's own statistics; use sync=batch",
+        not_deferrable: str = "needs this batch's statistics; use sync=batch",
     ) -> None:
         super().__init__()
         if sync == "deferred" and not_deferrable:
-            raise ValueError(f"sync=deferred is not possible for {type(self).__name__}: {not_deferrable}")
+            raise ValueError(f"sync=deferred is too late for {type(self).__name__}, which {not_deferrable}")
         self.dim, self.eps = dim, eps
         self.sync, self.per_update = sync, per_update or sync == "deferred"
         self.weight = nn.Parameter(torch.ones(dim))

@@ -141,12 +141,14 @@ def test_a_changed_number_of_updates_ends_the_update(kind):
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_statistics_that_no_norm_keeps_are_refused(kind, setting, said):
-    with pytest.raises(UserError, match=f"{said}, and rms.* has no running statistics"):
+    with pytest.raises(UserError, match=f"{said}, and changes nothing about rms.*: there are no running"):
         make(kind, "rms", **setting)
     make(kind, "bn", **setting)
 
 
 def test_one_stack_with_statistics_is_enough_and_each_must_bear_the_setting():
     make_model(encoder_norm="pn_alg2", decoder_norm="ln", norm_sync="deferred", norm_per_update=True)
-    with pytest.raises(UserError, match=r"encoder_norm: sync=deferred is not possible for BatchNorm.*use sync=batch"):
+    with pytest.raises(
+        UserError, match=r"encoder_norm: sync=deferred is too late for BatchNorm, which .*use sync=batch"
+    ):
         make_model(encoder_norm="bn", decoder_norm="ln", norm_sync="deferred")
