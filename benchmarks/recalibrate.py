@@ -6,7 +6,8 @@ them: BLEU of the test set as in the run's record, and loss and perplexity of th
 
     python benchmarks/recalibrate.py runs/multi30k/bn/seed1 runs/multi30k/pn/seed1
 
-It prints a table and writes results/recalibrate/<experiment>/<variant>/seed<k>.json. No run's folder is changed.
+It prints a table and writes results/recalibrate/<experiment>/<variant>/seed<k>.json. No run's folder is changed. What
+is done is kept in --work: the same command after a kill goes on from there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,12 @@ RESULTS = Path(__file__).parents[1] / "results" / "recalibrate"
 EPOCH = 1_000_000  # more batches than an epoch has
 LAST, BASELINE = "last checkpoint", "averaged"
 MEASURED = {
-    "measured on 10 batches": (10, False),
     "measured on 100 batches": (100, False),
-    "measured on an epoch": (EPOCH, False),
     "measured on 100 batches, dropout on": (100, True),
+    "measured on 10 batches": (10, False),
+    "measured on an epoch": (EPOCH, False),
 }
-TRANSLATED_FIRST = (BASELINE, "measured on 100 batches", LAST, *MEASURED)
+ORDER = (BASELINE, *MEASURED, LAST)
 
 
 def make(name: str, config: DictConfig, averaged: Path, bin_dir: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -84,53 +84,68 @@ def validation(checkpoint: Path, config: DictConfig, bin_dir: Path) -> dict[str,
     return {"loss": loss, "ppl": 2**nll}
 
 
-def compare(directory: Path) -> Iterator[dict[str, Any]]:
-    """Score one run with each kind of statistics; yields its record anew after each translation."""
-    config = OmegaConf.load(directory / "config.yaml")
-    assert isinstance(config, DictConfig)
-    config.common.cpu = True
-    corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
-    assert isinstance(corpus, PreparedCorpus)
-    search = Search(**{field.name: config.evaluate[field.name] for field in fields(Search)})
-    averaged, norms = directory / checkpoints.AVERAGED, norms_with_statistics(config)
-    print(f"{config.experiment} {config.variant} seed {config.seed}", flush=True)
-    rows: dict[str, dict[str, Any]] = {}
-    paths = {LAST: directory / checkpoints.LAST, BASELINE: averaged}
-    lines: dict[str, list[str]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in (LAST, BASELINE, *(MEASURED if norms else ())):
-            seen: dict[str, Any] = {}
+class Compared:
+    """A run, and what was measured of it so far."""
+
+    def __init__(self, directory: Path, work: Path) -> None:
+        config = OmegaConf.load(directory / "config.yaml")
+        assert isinstance(config, DictConfig)
+        config.common.cpu = True
+        corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
+        assert isinstance(corpus, PreparedCorpus)
+        self.directory, self.config, self.corpus = directory, config, corpus
+        self.place = Path(config.experiment) / config.variant / f"seed{config.seed}"
+        self.work = work / self.place
+        self.names = [name for name in ORDER if name not in MEASURED or norms_with_statistics(config)]
+        self.averaged = directory / checkpoints.AVERAGED
+
+    def measure(self, name: str) -> None:
+        """Measure one kind of statistics, unless that is done."""
+        if self.done(name):
+            return
+        seen: dict[str, Any] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.directory / checkpoints.LAST if name == LAST else self.averaged
             if name in MEASURED:
-                folder = Path(scratch) / name
-                folder.mkdir()
-                paths[name], seen = make(name, config, averaged, corpus.bin_dir, folder)
-            counts = {key: seen[key] for key in ("batches", "tokens") if key in seen}
-            rows[name] = {**counts, "valid": validation(paths[name], config, corpus.bin_dir)}
-            print(f"  {name}: valid {rows[name]['valid']}", flush=True)
-        for name in sorted(rows, key=TRANSLATED_FIRST.index):
-            own = directory / HYPOTHESES  # the run's own translation is by averaged statistics
-            lines[name] = read_lines(own) if name == BASELINE else translate(paths[name], corpus, search, cpu=True)
-            rows[name]["metrics"] = as_metrics(score(lines[name], corpus))
-            print(f"  {name}: BLEU {rows[name]['metrics']['bleu']['score']:.2f}", flush=True)
-            if name == BASELINE:
-                continue
-            tokens = {name: corpus.to_tokens(hypotheses) for name, hypotheses in lines.items()}
-            for system, test in bootstrap(tokens, read_lines(corpus.reference_tokens)).items():
-                rows[system]["bleu_against_averaged"] = test
-            yield {
-                "experiment": config.experiment,
-                "variant": config.variant,
-                "norm": config.norm.name,
-                "seed": config.seed,
-                "averaged": checkpoints.averaged_from(averaged),
-                "dropout": config.model.dropout,
-                "statistics": rows,
-                "corpus": {"name": corpus.manifest["corpus"], "sha256": corpus.manifest["sha256"]},
-                "git_commit": record.git_commit(),
-                "hardware": record.hardware(cpu=True, processes=1),
-                "versions": record.versions(),
-                "date": record.now(),
-            }
+                path, seen = make(name, self.config, self.averaged, self.corpus.bin_dir, Path(folder))
+            valid = validation(path, self.config, self.corpus.bin_dir)
+            if name == BASELINE:  # the run's own translation
+                lines = read_lines(self.directory / HYPOTHESES)
+            else:
+                search = Search(**{field.name: self.config.evaluate[field.name] for field in fields(Search)})
+                lines = translate(path, self.corpus, search, cpu=True)
+        counts = {key: seen[key] for key in ("batches", "tokens") if key in seen}
+        metrics = as_metrics(score(lines, self.corpus))
+        print(f"{self.place} {name}: valid {valid['loss']:.3f}, BLEU {metrics['bleu']['score']:.2f}", flush=True)
+        record.write(
+            self.work / f"{name}.json", {"row": {**counts, "valid": valid, "metrics": metrics}, "lines": lines}
+        )
+
+    def done(self, name: str) -> dict[str, Any] | None:
+        """What was measured with one kind of statistics; None where nothing was yet."""
+        return record.read(self.work / f"{name}.json")
+
+    def record(self) -> dict[str, Any]:
+        """The record of all that was measured."""
+        found = {name: done for name in self.names if (done := self.done(name))}
+        rows = {name: done["row"] for name, done in found.items()}
+        tokens = {name: self.corpus.to_tokens(done["lines"]) for name, done in found.items()}
+        for name, test in bootstrap(tokens, read_lines(self.corpus.reference_tokens)).items():
+            rows[name]["bleu_against_averaged"] = test
+        return {
+            "experiment": self.config.experiment,
+            "variant": self.config.variant,
+            "norm": self.config.norm.name,
+            "seed": self.config.seed,
+            "averaged": checkpoints.averaged_from(self.averaged),
+            "dropout": self.config.model.dropout,
+            "statistics": rows,
+            "corpus": {"name": self.corpus.manifest["corpus"], "sha256": self.corpus.manifest["sha256"]},
+            "git_commit": record.git_commit(),
+            "hardware": record.hardware(cpu=True, processes=1),
+            "versions": record.versions(),
+            "date": record.now(),
+        }
 
 
 def bootstrap(systems: dict[str, list[str]], references: list[str]) -> dict[str, dict[str, float]]:
@@ -153,7 +168,7 @@ def table(records: list[dict[str, Any]]) -> str:
         for name, row in of["statistics"].items():
             test = row.get("bleu_against_averaged")
             difference = [f"{test['difference']:+.2f}", f"{test['p_value']:.3f}"] if test else ["", ""]
-            valid, bleu = row["valid"], f"{row['metrics']['bleu']['score']:.2f}" if "metrics" in row else "not run"
+            valid, bleu = row["valid"], f"{row['metrics']['bleu']['score']:.2f}"
             tokens = f"{row['tokens']:,}" if "tokens" in row else ""
             numbers = [f"{valid['loss']:.3f}", f"{valid['ppl']:.2f}", bleu, *difference]
             rows.append([of["norm"], name, tokens, *numbers])
@@ -165,17 +180,22 @@ def main() -> None:
     """Compare the runs named, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, with averaged checkpoints")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/recalibrate"), help="translations (default: %(default)s)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
     normplugins.register()
-    done = []
-    for directory in options.runs:
-        for of in compare(directory):
-            path = RESULTS / of["experiment"] / of["variant"] / f"seed{of['seed']}.json"
-            record.write(path, of)
-        done.append(of)
-    print(table(done))
+    compared = [Compared(directory, options.work) for directory in options.runs]
+    for name in ORDER:
+        for run in compared:
+            if name in run.names:
+                run.measure(name)
+    records = [run.record() for run in compared]
+    for run, of in zip(compared, records, strict=True):
+        record.write(RESULTS / run.place.with_suffix(".json"), of)
+    print(table(records))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from normplugins.experiment.config import (
     fairseq_config,
     variant,
 )
-from normplugins.norms import NormConfig, build_norm
 
 NORMS = sorted(path.stem for path in (CONFIG_DIR / "norm").glob("[!_]*.yaml"))
 
@@ -29,28 +28,16 @@ def test_known_names():
     assert {"rms", "scale", "group", "instance", "weight"} <= set(NORMS)
 
 
-LANGUAGE_MODELS = ("ptb", "wikitext103", "wikitext2")
-TRANSLATIONS = sorted(set(experiments()) - set(LANGUAGE_MODELS))
-
-
-@pytest.mark.parametrize(("experiment", "norm"), list(itertools.product(LANGUAGE_MODELS, NORMS)))
-def test_every_language_model_composes_with_every_norm_architecture_and_budget(experiment, norm):
-    for architecture, budget in itertools.product(("tensor", "transformer"), ("full", "cpu")):
-        config = compose_config(experiment, [f"norm={norm}", f"architecture={architecture}", f"budget={budget}"])
+@pytest.mark.parametrize(("experiment", "architecture"), [("ptb", "transformer"), ("wikitext103", "tensor")])
+def test_a_language_model_is_chosen_by_architecture_and_its_schedule_by_budget(experiment, architecture):
+    for budget in ("full", "cpu"):
+        config = compose_config(experiment, ["norm=pn", f"architecture={architecture}", f"budget={budget}"])
         check(config)
-        assert config.norm.name == config.model.norm == norm
-        assert {key: config.model[f"norm_{key}"] for key in config.norm if key != "name"} == {
-            key: value for key, value in config.norm.items() if key != "name"
-        }
-        assert config.run_dir == f"runs/{experiment}/{norm},architecture={architecture},budget={budget}/seed1"
+        assert config.run_dir == f"runs/{experiment}/pn,architecture={architecture},budget={budget}/seed1"
         assert config.budget.name == budget
-        assert fairseq_config(config).model._name == {"tensor": "tensor_transformer_lm"}.get(
-            architecture, "norm_transformer_lm"
-        )
-        if norm == "pn":
-            assert config.norm.groups == (1 if architecture == "tensor" else 4)
-            tenth, learning_rate = config.optimization.max_update // 10, config.lr_scheduler.warmup_updates
-            assert config.norm.warmup_updates == (tenth if budget == "full" else learning_rate)
+        assert config.norm.groups == (1 if architecture == "tensor" else 4)
+        tenth, learning_rate = config.optimization.max_update // 10, config.lr_scheduler.warmup_updates
+        assert config.norm.warmup_updates == (tenth if budget == "full" else learning_rate)
 
 
 def test_ptb_is_the_published_recipe():
@@ -98,19 +85,6 @@ def test_what_a_language_model_does_not_know(overrides, words):
     with pytest.raises(UserError) as error:
         compose_config("ptb", overrides)
     assert all(word in str(error.value) for word in words), error.value
-
-
-@pytest.mark.parametrize(("experiment", "norm"), list(itertools.product(TRANSLATIONS, NORMS)))
-def test_every_translation_composes_with_every_norm(experiment, norm):
-    config = compose_config(experiment, [f"norm={norm}"])
-    assert config.norm.name == config.model.encoder_norm == norm
-    assert config.model.decoder_norm == "ln"
-    assert {key: config.model[f"norm_{key}"] for key in config.norm if key != "name"} == {
-        key: value for key, value in config.norm.items() if key != "name"
-    }
-    build_norm(NormConfig(**config.norm), config.model.encoder_embed_dim)
-    assert config.run_dir == f"runs/{config.experiment}/{norm}/seed1"
-    assert fairseq_config(config).model._name == "norm_transformer"
 
 
 def test_iwslt14_is_the_published_recipe():
