@@ -1,5 +1,6 @@
 """Checkpoints that survive a kill at any moment, and their mean over the last epochs."""
 
+import contextlib
 import os
 import pickle
 import re
@@ -132,17 +133,19 @@ def average(paths: Sequence[Path], destination: Path) -> None:
 
 
 def write(state: dict[str, Any], destination: Path) -> None:
-    """Write a checkpoint's content, all of it or nothing.
+    """Write a checkpoint's content, all of it or nothing; its folder is made.
 
     Raises:
         UserError: the disk is full or cannot be written; what stood there before is untouched.
     """
     temporary = destination.with_name(destination.name + ".tmp")
     try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, temporary)
         temporary.replace(destination)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"could not write the checkpoint {destination}: {error}") from error
 
 

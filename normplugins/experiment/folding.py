@@ -9,9 +9,10 @@ from typing import Any
 from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from torch import Tensor, nn
 
-from normplugins.corpora.files import disk_errors, sha256
+from normplugins.corpora.files import sha256
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints
 from normplugins.models.fold import Outcome, fold
@@ -67,8 +68,6 @@ def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
     state["extra_state"] = {key: extra[key] for key in ("averaged_from",) if key in extra} | {"folded_from": origin}
     state["model"] = _as_stored(model.state_dict(), state["model"])
     state.pop("last_optimizer_state", None)
-    with disk_errors(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.write(state, destination)
     for outcome in outcomes:
         print(_line(outcome))
@@ -82,7 +81,8 @@ def _build(state: Any, source: Path) -> nn.Module:
     """The checkpoint's model, in float64."""
     section = ((state.get("cfg") if isinstance(state, dict) else None) or {}).get("model")
     settings = vars(section) if isinstance(section, Namespace) else section
-    name = settings.get("_name") or settings.get("arch") if isinstance(settings, dict) else None
+    name = settings.get("_name") if isinstance(settings, dict) else None
+    name = ARCH_MODEL_NAME_REGISTRY.get(name, name)  # what fairseq-train was given as --arch
     if name not in MODELS or not isinstance(state.get("model"), Mapping):
         raise UserError(f"{source} is no checkpoint of {', '.join(MODELS)}, whose norms can be folded")
     weights: Mapping[str, Tensor] = state["model"]
