@@ -18,7 +18,7 @@ TOKENIZERS = ("auto", "moses", "none", "given")
 LENGTHS = ("words", "subwords")
 # Settings that say where text comes from or what is expected of it, but do not change what is made of it.
 # Settings that came later are left out at their default: what was prepared before keeps its folder.
-_LATER = ("clean_punctuation", "split_hyphens", "length_in", "news_commentary")
+_LATER = ("subword_min_count", "clean_punctuation", "split_hyphens", "length_in", "news_commentary")
 _NOT_IN_VARIANT = {"name", "url", "verify", "expected_train", "expected_valid", "expected_test"}
 
 
@@ -40,7 +40,8 @@ class CorpusConfig(_Settings):
 
     ``tokenizer``: ``moses`` tokenises raw text, ``none`` leaves raw text to the subword model, ``given`` says that the
     files hold tokens already; ``auto`` is ``moses`` with BPE and ``none`` with SentencePiece.
-    ``subword_size``: merges for ``bpe``, pieces for ``sentencepiece``.
+    ``subword_size``: merges for ``bpe``, pieces for ``sentencepiece``. ``subword_min_count``: BPE is learnt from words
+    that the training text has so many times, which bounds the memory that this takes.
     ``clean_punctuation`` (training text) and ``split_hyphens`` (all text): Moses' scripts of these purposes.
     ``max_length`` and ``max_ratio`` (longer side / shorter side) clean the training text only; ``length_in`` says in
     what they count: ``words``, before subwords are learnt, or ``subwords``, which are then learnt on all of the text.
@@ -57,6 +58,7 @@ class CorpusConfig(_Settings):
     target: str = "en"
     subword: str = "bpe"
     subword_size: int = 10000
+    subword_min_count: int = 1
     lowercase: bool = True
     tokenizer: str = "auto"
     clean_punctuation: bool = False
@@ -101,12 +103,14 @@ class CorpusConfig(_Settings):
             # fairseq puts the languages into file names: train.de-en.de
             if not isinstance(language, str) or not language.replace("_", "").isalnum():
                 raise UserError(f"a language is a code such as de, not {language!r} (quote it in YAML: 'no')")
-        minima = {"subword_size": 1, "max_length": 1, "max_ratio": 1, "valid_every": 2}
+        minima = {"subword_size": 1, "subword_min_count": 1, "max_length": 1, "max_ratio": 1, "valid_every": 2}
         minima |= {"train_size": 1, "valid_size": 1, "test_size": 1}
         for key, least in minima.items():
             value = getattr(self, key)
             if value is not None and value < least:
                 raise UserError(f"corpus.{key} is {value}, and must be at least {least}")
+        if self.subword_min_count > 1 and self.subword != "bpe":
+            raise UserError(f"corpus.subword_min_count is set, and changes nothing about {self.subword}")
         for key in ("clean_punctuation", "split_hyphens"):
             if getattr(self, key) and self.text_kind == "given":
                 raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")

@@ -38,7 +38,9 @@ def write_pieces(config: CorpusConfig, texts: Path, to: Path, echo: Echo, worker
         if not model.exists():
             echo(f"{config.name}: learning {config.subword_size:,} joint {config.subword} subwords")
             paths = [texts / f"train.{language}" for language in languages.values()]
-            apart(lambda: subwords.learn(config.subword, config.subword_size, paths, model))
+            kind, size, least = config.subword, config.subword_size, config.subword_min_count
+            apart(lambda: subwords.learn(kind, size, least, paths, model))
+        echo(f"{config.name}: splitting words into subwords")
         split_line = subwords.splitter(config.subword, model)
         for split in SPLITS:
             clean = split == "train" and config.length_in == "subwords"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from normplugins.corpora.files import iter_lines, read_lines, whole_file
@@ -19,12 +19,18 @@ _SENTENCEPIECE_THREADS = 2
 _REMEMBERED = 100_000  # words whose subwords a process remembers, in some 40 MB
 
 
-def learn(kind: str, size: int, texts: Sequence[Path], model: Path) -> None:
+def learn(kind: str, size: int, min_count: int, texts: Sequence[Path], model: Path) -> None:
     """Learn a model on the lines of these files, of both languages, and write it. Raises UserError for too little text.
 
-    BPE is learnt from the counts of the words, the only thing held of the text; SentencePiece holds all of it.
+    BPE is learnt from the counts of the words, those of ``min_count`` and more, and nothing else is held of the text;
+    SentencePiece holds all of it.
     """
-    (_learn_bpe if kind == "bpe" else _learn_sentencepiece)(size, texts, model)
+    if kind == "sentencepiece":
+        return _learn_sentencepiece(size, texts, model)
+    counts = Counter[str]()
+    for line in _lines(texts):
+        counts.update(line.split())
+    return learn_bpe(size, {word: count for word, count in counts.items() if count >= min_count}, model)
 
 
 def splitter(kind: str, model: Path) -> Callable[[str], str]:
@@ -54,18 +60,16 @@ def remove_subwords(line: str, kind: str) -> str:
     return f"{line} ".replace("@@ ", "").strip()
 
 
-def _learn_bpe(merges: int, texts: Sequence[Path], model: Path) -> None:
-    from subword_nmt.learn_bpe import learn_bpe
+def learn_bpe(merges: int, counts: Mapping[str, int], model: Path) -> None:
+    """Learn BPE from counted words and write its codes. Raises UserError if there is nothing to merge."""
+    from subword_nmt import learn_bpe as subword_nmt
 
-    counts = Counter[str]()
-    for line in _lines(texts):
-        counts.update(line.split())
     if not any(len(word) > 1 for word in counts):
         raise UserError("the training text has no word of two letters: there is nothing for BPE to merge")
     with whole_file(model) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as codes:
         vocabulary = (f"{word} {count}" for word, count in counts.items())
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar goes there unconditionally
-            learn_bpe(vocabulary, codes, merges, is_dict=True)
+            subword_nmt.learn_bpe(vocabulary, codes, merges, is_dict=True)
 
 
 def _lines(texts: Sequence[Path]) -> Iterator[str]:

@@ -164,6 +164,24 @@ def test_same_bytes_whatever_the_workers_and_the_split_has_no_leak(tmp_path: Pat
     assert lines(other.reference_text) != lines(alone.reference_text)
 
 
+def test_bpe_is_learnt_from_words_that_are_there_often_enough(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for split in ("train", "valid", "test"):
+        for language in ("de", "en"):
+            (folder / f"{split}.{language}").write_bytes(text(["abab abab", "xyxyxy"]))
+    files: dict[str, object] = {split: str(folder / split) for split in ("train", "valid", "test")}
+    files |= {"valid_size": None, "test_size": None}
+
+    def codes(least: int) -> str:
+        prepared = prepare(custom(folder, **files, subword_min_count=least), tmp_path / "data", quiet)
+        return "".join(lines(prepared.folder / "subword" / "codes")[1:])
+
+    assert ("x" in codes(2), "x" in codes(3), "a" in codes(3)) == (True, False, True)  # in both sides together
+    with pytest.raises(UserError, match="no word of two letters"):
+        codes(5)
+
+
 def test_demo_is_the_same_everywhere_and_well_formed(tmp_path: Path) -> None:
     sizes = {"train_size": 400, "valid_size": 30, "test_size": 30, "subword_size": 50}
     prepared = prepare(config("demo", **sizes), tmp_path, quiet)
@@ -272,6 +290,7 @@ def test_an_empty_test_line_is_refused(tmp_path: Path) -> None:
         ({"train": None}, "custom needs corpus.train=PREFIX"),
         ({"train": None, "train_source": "SELF"}, "the other side is not"),
         ({"target": "de"}, "both 'de'"),
+        ({"subword": "sentencepiece", "subword_min_count": 2}, "subword_min_count is set, and changes nothing about"),
         ({"train_size": 50}, "corpus.train_size is set, and changes nothing about custom"),
         ({"max_length": 1}, r"no training pair is left of .*train\.de and .*; 98 training pairs over length 1 dropped"),
         ({"subword": "sentencepiece", "subword_size": 100000}, "SentencePiece cannot learn 100000 pieces"),
