@@ -18,14 +18,11 @@ from rich.console import Console
 from rich.progress import track
 
 import normplugins
-from normplugins.corpora import PreparedCorpus, remove_subwords
+from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
 from normplugins.corpora.files import read_lines
 
-# The sets that sacreBLEU has by name, by the sha256 of their reference: one line a sentence, each with its newline.
-TEST_SETS = {
-    "ae5d110486bc33d7175e9e28c7d0051eb3e5fcd2166dd93371089852c091a20e": "wmt14/full",  # en-de, newstest2014
-    "7294bccf2879a97b3706b95c9595f1459617a8ee7130d5d8581c910e69736971": "wmt14/full",  # de-en
-}
+# The sets that sacreBLEU has by name, by the sha256 of their references: one line a sentence, each with its newline.
+TEST_SETS = dict.fromkeys(wmt14.TEST_SHA256.values(), "wmt14/full")
 _HYPHEN_IN_WORD = re.compile(r"(\S)-(\S)")
 
 

@@ -76,10 +76,11 @@ def measure(config: DictConfig, task: Any, batch: MakeBatch, full: int, length: 
     config.distributed_training.distributed_world_size = 1
     trainer = Trainer(config, task, task.build_model(config.model), task.build_criterion(config.criterion))
     model, sentences = trainer.model, max(1, full // length)
-    activations = {}
-    for tokens in {length: None, longest: None}:  # what is kept grows linearly with the number of sentences
-        one, two = (_kept(trainer, batch(count, tokens)) for count in (1, 2))
-        activations[tokens] = one + (max(1, full // tokens) - 1) * (two - one)
+    one, two = (_kept(trainer, batch(count, length)) for count in (1, 2))
+    fixed = 2 * one - two  # the rest grows linearly with the number of sentences
+    activations = {length: fixed + sentences * (one - fixed)}
+    if longest > length:
+        activations[longest] = fixed + max(1, full // longest) * (_kept(trainer, batch(1, longest)) - fixed)
     few = sentences if trainer.cuda else max(1, min(sentences, FEW // length))
     _forward_backward(trainer, batch(few, length))  # unmeasured, as the optimizer's first step: they are slower
     _update(trainer)
