@@ -153,8 +153,9 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
 def split_compounds(lines: Iterable[str]) -> list[str]:
     """Set a hyphen between two characters apart, as BLEU on WMT14 en-de is published (arXiv 1806.00187).
 
-    ``a-b`` becomes ``a ##AT##-##AT## b``. Lines of tokens; a character takes part in one split only, as published:
-    of ``x-y-z`` the first hyphen is set apart.
+    ``a-b`` becomes ``a ##AT##-##AT## b``, and ``a @-@ b``, where a tokenizer has split the hyphen already,
+    ``a @ ##AT##-##AT## @ b``. A character takes part in one split only, as published: of ``x-y-z`` the first hyphen is
+    set apart.
     """
     return [_HYPHEN_IN_WORD.sub(r"\1 ##AT##-##AT## \2", line) for line in lines]
 

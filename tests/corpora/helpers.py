@@ -21,6 +21,13 @@ from normplugins.corpora import CorpusConfig, TextConfig, corpus_config
 from normplugins.corpora.iwslt14 import TEST_PARTS
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "corpus"
+_WMT14_ARCHIVES = {
+    "training-parallel-europarl-v7.tgz": "training/europarl-v7.de-en.{}",
+    "training-parallel-commoncrawl.tgz": "commoncrawl.de-en.{}",
+    "training-parallel-nc-v9.tgz": "training/news-commentary-v9.de-en.{}",
+}
+_WMT14_TEST = {"en": "test-full/newstest2014-deen-src.en.sgm", "de": "test-full/newstest2014-deen-ref.de.sgm"}
+WMT14_PAIRS = 40  # of each of the three parts of the training text
 
 
 def composed(name: str, fields: str, **overrides: Any) -> dict[str, Any]:
@@ -77,6 +84,32 @@ def iwslt_members(pairs: int = 60) -> dict[str, bytes]:
             head = ['<?xml version="1.0"?>', "<doc>", "<title>left out</title>"]
             members[f"de-en/IWSLT14.{part}.de-en.{language}.xml"] = text([*head, *lines, "</doc>"])
     return members
+
+
+def wmt14_members() -> dict[str, dict[str, bytes]]:
+    """The files of each archive of WMT14: other languages' beside ours, as upstream."""
+    made: dict[str, dict[str, bytes]] = {}
+    for seed, (archive, name) in enumerate(_WMT14_ARCHIVES.items()):
+        made[archive] = {name.replace("de-en", "cs-en").format("en"): b"another pair's\n"}
+        for language, lines in zip(("de", "en"), sentences(WMT14_PAIRS, seed), strict=True):
+            made[archive][name.format(language)] = text(lines)
+    made["dev.tgz"] = {
+        f"dev/newstest2013.{language}": text(lines)
+        for language, lines in zip(("de", "en"), sentences(6, 7), strict=True)
+    }
+    made["test-full.tgz"] = {}
+    for language, lines in zip(("de", "en"), sentences(5, 8), strict=True):
+        lines[0] = f"{language} it’s a well-kept test & no more than it’s"
+        body = [f'<seg id="{n}">{line}</seg>' for n, line in enumerate(lines, 1)]
+        made["test-full.tgz"][_WMT14_TEST[language]] = text(['<srcset setid="newstest2014">', "<doc>", *body, "</doc>"])
+    return made
+
+
+def write_wmt14(root: Path, files: dict[str, dict[str, bytes]]) -> Path:
+    """Write archives where a corpus under ``root`` has fetched them to."""
+    for name, content in files.items():
+        tar(root / "wmt14" / "raw" / name, content)
+    return root
 
 
 def tar(path: Path, members: dict[str, bytes]) -> Path:

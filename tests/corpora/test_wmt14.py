@@ -13,15 +13,7 @@ import pytest
 from normplugins.corpora import CorpusConfig, prepare, wmt14
 from normplugins.errors import UserError
 
-from .helpers import config, kill_at, quiet, sentences, tar, text, tree
-
-ARCHIVES = {
-    "training-parallel-europarl-v7.tgz": "training/europarl-v7.de-en.{}",
-    "training-parallel-commoncrawl.tgz": "commoncrawl.de-en.{}",
-    "training-parallel-nc-v9.tgz": "training/news-commentary-v9.de-en.{}",
-}
-TEST = {"en": "test-full/newstest2014-deen-src.en.sgm", "de": "test-full/newstest2014-deen-ref.de.sgm"}
-PAIRS = 40  # of each part
+from .helpers import WMT14_PAIRS, config, kill_at, quiet, sentences, tar, text, tree, wmt14_members, write_wmt14
 
 
 @pytest.fixture(autouse=True)
@@ -35,54 +27,29 @@ def small(**overrides: object) -> CorpusConfig:
     return config("wmt14", **{"subword_size": 60, "verify": False} | overrides)
 
 
-def members() -> dict[str, dict[str, bytes]]:
-    """The files of each archive: other languages' beside ours, as upstream."""
-    made: dict[str, dict[str, bytes]] = {}
-    for seed, (archive, name) in enumerate(ARCHIVES.items()):
-        made[archive] = {name.replace("de-en", "cs-en").format("en"): b"another pair's\n"}
-        for language, lines in zip(("de", "en"), sentences(PAIRS, seed), strict=True):
-            made[archive][name.format(language)] = text(lines)
-    made["dev.tgz"] = {
-        f"dev/newstest2013.{language}": text(lines)
-        for language, lines in zip(("de", "en"), sentences(6, 7), strict=True)
-    }
-    made["test-full.tgz"] = {}
-    for language, lines in zip(("de", "en"), sentences(5, 8), strict=True):
-        lines[0] = f"{language} it’s a well-kept test & no more than it’s"
-        body = [f'<seg id="{n}">{line}</seg>' for n, line in enumerate(lines, 1)]
-        made["test-full.tgz"][TEST[language]] = text(['<srcset setid="newstest2014">', "<doc>", *body, "</doc>"])
-    return made
-
-
-def write(root: Path, files: dict[str, dict[str, bytes]]) -> Path:
-    for name, content in files.items():
-        tar(root / "wmt14" / "raw" / name, content)
-    return root
-
-
 def lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_published(tmp_path: Path) -> None:
-    files = members()
+    files = wmt14_members()
     part = files["training-parallel-commoncrawl.tgz"]
     part["commoncrawl.de-en.en"] += text(["A „soft\u00adly“ well-kept  house ,\u2028 “isn’t it”?", "short", ""])
     part["commoncrawl.de-en.de"] += text(["Ein gut-gepflegtes «Haus»…", "ein zwei drei vier fünf sechs sieben", "leer"])
-    prepared = prepare(small(), write(tmp_path, files), quiet)
+    prepared = prepare(small(), write_wmt14(tmp_path, files), quiet)
     tokens = prepared.folder / "tokenized"
     # punctuation made plain, a blank in place of what does not print, hyphens split
-    dirty = lines(tokens / "train.en")[2 * PAIRS]
+    dirty = lines(tokens / "train.en")[2 * WMT14_PAIRS]
     assert dirty == "A &quot; soft ly &quot; well @-@ kept house , &quot; isn &apos;t it &quot; ?"
-    assert lines(tokens / "train.de")[2 * PAIRS] == "Ein gut @-@ gepflegtes &quot; Haus &quot; ..."
+    assert lines(tokens / "train.de")[2 * WMT14_PAIRS] == "Ein gut @-@ gepflegtes &quot; Haus &quot; ..."
     # the test set: its own apostrophes, made straight; in the reference text as written
     assert lines(tokens / "test.en")[0] == "en it &apos;s a well @-@ kept test &amp; no more than it &apos;s"
     assert lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
     assert lines(prepared.source_text)[0] == "en it’s a well-kept test & no more than it’s"
     assert lines(prepared.reference_tokens) == lines(tokens / "test.de")
     # all three parts, one after the other, cased, before cleaning; clean by their subwords after it
-    assert lines(tokens / "train.de")[0] == sentences(PAIRS, 0)[0][0].replace(",", " ,").replace(".", " .")
-    assert len(lines(tokens / "train.en")) == 3 * PAIRS + 3
+    assert lines(tokens / "train.de")[0] == sentences(WMT14_PAIRS, 0)[0][0].replace(",", " ,").replace(".", " .")
+    assert len(lines(tokens / "train.en")) == 3 * WMT14_PAIRS + 3
     counts = {split: count["pairs"] for split, count in prepared.manifest["counts"].items()}
     assert counts == {"train": len(lines(prepared.folder / "subword" / "train.en")), "valid": 6, "test": 5}
     assert prepared.manifest["notes"][0] == "1 training pairs with an empty side dropped"
@@ -95,7 +62,7 @@ def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_published(t
 
 
 def test_killed_in_any_stage_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    whole = tree(prepare(small(), write(tmp_path / "fresh", members()), quiet).folder)
+    whole = tree(prepare(small(), write_wmt14(tmp_path / "fresh", wmt14_members()), quiet).folder)
     points = [
         (r"os.rename .*\.tokenized.*journal", 3, "going on after 60 pairs"),
         (r"open .*\.codes", 1, ""),
@@ -103,7 +70,7 @@ def test_killed_in_any_stage_it_goes_on_and_ends_the_same(tmp_path: Path) -> Non
         (r"open .*train\.en-de\.de\.idx", 1, "binarizing"),
     ]
     for number, (event, count, told) in enumerate(points):
-        root, said = write(tmp_path / str(number), members()), list[str]()
+        root, said = write_wmt14(tmp_path / str(number), wmt14_members()), list[str]()
         kill_at(event, count, lambda root=root: prepare(small(), root, quiet, workers=2))
         assert tree(prepare(small(), root, said.append).folder) == whole
         assert told in "\n".join(said)
@@ -151,7 +118,7 @@ def test_a_bad_archive_is_named_and_the_fetched_one_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     spoil, message = SPOILT[name]
-    mirror = write(tmp_path / "mirror", members()) / "wmt14"
+    mirror = write_wmt14(tmp_path / "mirror", wmt14_members()) / "wmt14"
     spoil(mirror / "raw")
     monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
     with pytest.raises(UserError, match=message) as raised:
@@ -161,7 +128,7 @@ def test_a_bad_archive_is_named_and_the_fetched_one_forgotten(
 
 
 def test_another_test_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, members())
+    write_wmt14(tmp_path, wmt14_members())
     message = r"newstest2014-deen-src\.en\.sgm is not the published newstest2014 \(5 of 3,003 lines; sha256 "
     with pytest.raises(UserError, match=message):
         prepare(small(verify=True), tmp_path, quiet)
@@ -197,11 +164,11 @@ def test_a_setting_that_came_later_leaves_older_corpora_where_they_are() -> None
 
 
 def test_the_text_is_never_held(tmp_path: Path) -> None:
-    files = members()
+    files = wmt14_members()
     line = " ".join(["x" * 120] * 25) + " .\n"  # long words, tokens already: many bytes, little work
     for language in ("de", "en"):
         files["training-parallel-commoncrawl.tgz"][f"commoncrawl.de-en.{language}"] = line.encode() * 4000
-    root = write(tmp_path, files)
+    root = write_wmt14(tmp_path, files)
     tracemalloc.start()
     try:
         given = {"tokenizer": "given", "clean_punctuation": False, "split_hyphens": False}
