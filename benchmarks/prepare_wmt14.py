@@ -39,15 +39,17 @@ SHARES = {  # of WMT14's training pairs; Europarl, Common Crawl, News Commentary
     "training-parallel-nc-v9.tgz": ("training/news-commentary-v9.de-en", 0.04),
 }
 WMT14_PAIRS = 4_500_000
+# The command itself, each line that it prints with the time, and the CPU time of it and of the workers that have ended.
 PREPARE = """
-import json, os, sys, time
-from pathlib import Path
-from normplugins.corpora import CorpusConfig, prepare
-def echo(line):
-    used = os.times()
-    print(json.dumps([line, time.time(), sum(used[:4])]), flush=True)
-prepare(CorpusConfig(**json.loads(sys.argv[2])), Path(sys.argv[1]), echo)
-echo("end")
+import builtins, json, os, sys, time
+say = print
+def stamped(*line, **to):
+    say(*line, **to) if to else say(json.dumps([*line, time.time(), sum(os.times()[:4])]), flush=True)
+builtins.print = stamped
+if workers := int(sys.argv[2]):
+    os.sched_getaffinity = lambda _: range(workers)
+from normplugins.cli import main
+sys.exit(main(["prepare", "wmt14", "data_dir=" + sys.argv[1]]))
 """
 LEARN = """
 import sys
@@ -168,8 +170,8 @@ def watch(arguments: list[str]) -> tuple[dict[str, Any], str]:
 def stages(said: str, pairs: int) -> dict[str, dict[str, float]]:
     marks = [json.loads(line) for line in said.splitlines()]
     starts = {"tokenize": "tokenizing", "learn": "learning", "split": "splitting", "binarize": "binarizing"}
-    points = [next(mark for mark in marks if f": {word}" in mark[0]) for word in starts.values()]
-    points.append(next(mark for mark in marks if mark[0].startswith("wmt14: ") and mark[1] > points[-1][1]))
+    points = [next(mark for mark in marks if mark[0].startswith(f"wmt14: {word}")) for word in starts.values()]
+    points.append(next(mark for mark in marks if mark[1] > points[-1][1]))
     made = {}
     for name, begin, end in zip(starts, points, points[1:], strict=False):
         seconds, cpu = end[1] - begin[1], end[2] - begin[2]
@@ -178,15 +180,12 @@ def stages(said: str, pairs: int) -> dict[str, dict[str, float]]:
     return made
 
 
-def measure(pairs: int, folder: Path | None) -> dict[str, Any]:
-    """Prepare so many pairs."""
-    settings = {"name": "wmt14", "source": "en", "target": "de", "news_commentary": "v9", "subword_size": 32000}
-    settings |= {"subword_min_count": 2, "lowercase": False, "clean_punctuation": True, "split_hyphens": True}
-    settings |= {"length_in": "subwords", "max_length": 250, "max_ratio": 1.5}
+def measure(pairs: int, workers: int, folder: Path | None) -> dict[str, Any]:
+    """Prepare so many pairs; with 0 workers, by all cores."""
     with tempfile.TemporaryDirectory(dir=folder) as root:
         make(Path(root) / "wmt14" / "raw", pairs)
         mirror = os.environ.pop("NORMPLUGINS_MIRROR", None)
-        measured, said = watch([PREPARE, root, json.dumps(settings)])
+        measured, said = watch([PREPARE, root, str(workers)])
         if mirror:
             os.environ["NORMPLUGINS_MIRROR"] = mirror
         (path,) = (Path(root) / "wmt14").glob("*/corpus.json")
@@ -201,7 +200,7 @@ def measure(pairs: int, folder: Path | None) -> dict[str, Any]:
         "pairs_kept": manifest["counts"]["train"]["pairs"],
         "test_pairs": manifest["counts"]["test"]["pairs"],
         "written_mb": round(written / 1e6),
-        "workers": available_cores(),
+        "workers": workers or available_cores(),
         **measured,
         "stages": times,
         "cpu_minutes_for_4_5_million_but_learning": round(sum(each.values()) * WMT14_PAIRS / 60),
@@ -227,12 +226,13 @@ def main() -> None:
     """Measure all that was asked for, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="*", default=[])
+    parser.add_argument("--workers", type=int, default=0, help="processes to share the work out to; 0: one a core")
     parser.add_argument("--types", type=int, nargs="*", default=[], help="sizes of vocabulary to learn BPE from")
     parser.add_argument("--merges", type=int, default=32000)
     parser.add_argument("--folder", type=Path, help="where the temporary folders go")
     options = parser.parse_args()
     around = {"commit": git_commit(), "hardware": hardware(cpu=True, processes=1), "versions": versions()}
-    jobs = [lambda n=n: measure(n, options.folder) for n in options.pairs]
+    jobs = [lambda n=n: measure(n, options.workers, options.folder) for n in options.pairs]
     jobs += [lambda n=n: measure_learning(n, options.merges, options.folder) for n in options.types]
     for job in jobs:
         load = os.getloadavg()[0]
