@@ -88,3 +88,28 @@ def test_settings_come_from_omegaconf_as_from_a_namespace_and_default_where_abse
     from_node, from_args = resolve_config(OmegaConf.create(given)), resolve_config(Namespace(**given))
     assert from_node == from_args
     assert (from_args.encoder_norm, from_args.dropout, from_args.encoder_layers) == ("pn", 0.25, 6)
+
+
+def test_the_norm_at_a_decoders_end_may_be_another():
+    changes = {"decoder_norm": "pn", "decoder_final_norm": "pn_alg2", "norm_unscaled_nu": True}
+    assert (norm_config("decoder", **changes).name, norm_config("decoder", final=True, **changes).name) == (
+        "pn",
+        "pn_alg2",
+    )
+    assert norm_config("encoder", final=True, **changes).name == "ln"
+    changes = {"decoder_norm": "none", "decoder_final_norm": "affine"}
+    model = make_model(**changes)
+    assert [name for name in model.decoder.state_dict() if "norm" in name] == ["final_norm.weight", "final_norm.bias"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"decoder_final_norm": "nope"}, "decoder_final_norm: unknown norm 'nope'"),
+        ({"decoder_final_norm": "instance"}, "decoder_final_norm=instance: .* each position would see"),
+        ({"decoder_final_norm": "affine", "normalize_before": False}, "only a pre-norm stack ends with a norm"),
+    ],
+)
+def test_a_norm_at_the_end_that_cannot_be(changes, match):
+    with pytest.raises(UserError, match=match):
+        norm_config("decoder", **changes)

@@ -1,0 +1,33 @@
+"""Affine: a scale and a shift; and the one that evaluation of other norms comes to."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from normplugins.norms import NormConfig, build_norm
+
+from .helpers import random_affine, step
+
+
+def test_it_scales_and_shifts_each_channel() -> None:
+    norm, x = random_affine(build_norm(NormConfig("affine"), 6)), torch.randn(3, 2, 6)
+    assert_close(norm(x), x * norm.weight + norm.bias)
+    assert norm(x.half()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", ["affine", "bn", "pnv", "pn_alg2", "weight", "pn", "bn_released"])
+def test_evaluation_is_the_map_that_the_norm_says(name: str) -> None:
+    norm = random_affine(build_norm(NormConfig(name, group_scaling=False), 6)).double()
+    mask = torch.tensor([[False] * 4, [False, False, True, True]])
+    for _ in range(3):
+        step(norm, torch.randn(4, 2, 6, dtype=torch.float64) * 3 + 1, mask, torch.randn(4, 2, 6, dtype=torch.float64))
+    scale, shift = norm.eval().fixed_affine()
+    x = torch.randn(4, 2, 6, dtype=torch.float64)
+    assert_close(norm(x, mask)[~mask.t()], (scale * x + shift)[~mask.t()], rtol=0, atol=1e-12)
+    assert scale.dtype == shift.dtype == build_norm(NormConfig(name, group_scaling=False), 6).fixed_affine()[0].dtype
+
+
+@pytest.mark.parametrize("name", ["pn", "bn_released"])
+def test_group_scaling_is_no_such_map(name: str) -> None:
+    with pytest.raises(ValueError, match="group scaling divides each token"):
+        build_norm(NormConfig(name, groups=2), 6).fixed_affine()
