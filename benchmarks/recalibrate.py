@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import tempfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ MEASURED = {
     "measured on 10 batches": (10, False),
     "measured on an epoch": (EPOCH, False),
 }
-ORDER = (BASELINE, *MEASURED, LAST)
+ORDER = (BASELINE, *list(MEASURED)[:1], LAST, *list(MEASURED)[1:])
 
 
 def make(name: str, config: DictConfig, averaged: Path, bin_dir: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -55,11 +54,13 @@ def make(name: str, config: DictConfig, averaged: Path, bin_dir: Path, folder: P
     if not dropout:
         path = recalibrated(config, averaged, bin_dir, folder)
         return path, checkpoints.load(path)["extra_state"]["recalibrated"]
-    statistics, seen = measure(config, averaged, bin_dir, dropout=True)
-    state = checkpoints.load(averaged)
-    state["model"].update(statistics)
-    checkpoints.write(state, folder / "with_dropout.pt")
-    return folder / "with_dropout.pt", dict(seen)
+    path = folder / "with_dropout.pt"
+    if not path.exists():
+        statistics, seen = measure(config, averaged, bin_dir, dropout=True)
+        state = checkpoints.load(averaged)
+        state["model"].update(statistics)
+        checkpoints.write(state | {"extra_state": {"recalibrated": seen}}, path)
+    return path, checkpoints.load(path)["extra_state"]["recalibrated"]
 
 
 @torch.no_grad()
@@ -99,27 +100,28 @@ class Compared:
         self.names = [name for name in ORDER if name not in MEASURED or norms_with_statistics(config)]
         self.averaged = directory / checkpoints.AVERAGED
 
-    def measure(self, name: str) -> None:
-        """Measure one kind of statistics, unless that is done."""
-        if self.done(name):
+    def measure(self, name: str, translated: bool) -> None:
+        """Measure the validation loss with one kind of statistics, and then the BLEU, each unless that is done."""
+        done = self.done(name)
+        if done is not None and ("lines" in done or not translated):
             return
-        seen: dict[str, Any] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            path = self.directory / checkpoints.LAST if name == LAST else self.averaged
-            if name in MEASURED:
-                path, seen = make(name, self.config, self.averaged, self.corpus.bin_dir, Path(folder))
-            valid = validation(path, self.config, self.corpus.bin_dir)
+        path, seen = self.directory / checkpoints.LAST if name == LAST else self.averaged, {}
+        if name in MEASURED:
+            (self.work / name).mkdir(parents=True, exist_ok=True)
+            path, seen = make(name, self.config, self.averaged, self.corpus.bin_dir, self.work / name)
+        if done is None:
+            counts = {key: seen[key] for key in ("batches", "tokens") if key in seen}
+            done = {"row": {**counts, "valid": validation(path, self.config, self.corpus.bin_dir)}}
+            print(f"{self.place} {name}: valid {done['row']['valid']['loss']:.3f}", flush=True)
+        if translated:
             if name == BASELINE:  # the run's own translation
-                lines = read_lines(self.directory / HYPOTHESES)
+                done["lines"] = read_lines(self.directory / HYPOTHESES)
             else:
                 search = Search(**{field.name: self.config.evaluate[field.name] for field in fields(Search)})
-                lines = translate(path, self.corpus, search, cpu=True)
-        counts = {key: seen[key] for key in ("batches", "tokens") if key in seen}
-        metrics = as_metrics(score(lines, self.corpus))
-        print(f"{self.place} {name}: valid {valid['loss']:.3f}, BLEU {metrics['bleu']['score']:.2f}", flush=True)
-        record.write(
-            self.work / f"{name}.json", {"row": {**counts, "valid": valid, "metrics": metrics}, "lines": lines}
-        )
+                done["lines"] = translate(path, self.corpus, search, cpu=True)
+            done["row"]["metrics"] = as_metrics(score(done["lines"], self.corpus))
+            print(f"{self.place} {name}: BLEU {done['row']['metrics']['bleu']['score']:.2f}", flush=True)
+        record.write(self.work / f"{name}.json", done)
 
     def done(self, name: str) -> dict[str, Any] | None:
         """What was measured with one kind of statistics; None where nothing was yet."""
@@ -129,7 +131,7 @@ class Compared:
         """The record of all that was measured."""
         found = {name: done for name in self.names if (done := self.done(name))}
         rows = {name: done["row"] for name, done in found.items()}
-        tokens = {name: self.corpus.to_tokens(done["lines"]) for name, done in found.items()}
+        tokens = {name: self.corpus.to_tokens(done["lines"]) for name, done in found.items() if "lines" in done}
         for name, test in bootstrap(tokens, read_lines(self.corpus.reference_tokens)).items():
             rows[name]["bleu_against_averaged"] = test
         return {
@@ -168,7 +170,7 @@ def table(records: list[dict[str, Any]]) -> str:
         for name, row in of["statistics"].items():
             test = row.get("bleu_against_averaged")
             difference = [f"{test['difference']:+.2f}", f"{test['p_value']:.3f}"] if test else ["", ""]
-            valid, bleu = row["valid"], f"{row['metrics']['bleu']['score']:.2f}"
+            valid, bleu = row["valid"], f"{row['metrics']['bleu']['score']:.2f}" if "metrics" in row else "not run"
             tokens = f"{row['tokens']:,}" if "tokens" in row else ""
             numbers = [f"{valid['loss']:.3f}", f"{valid['ppl']:.2f}", bleu, *difference]
             rows.append([of["norm"], name, tokens, *numbers])
@@ -188,10 +190,11 @@ def main() -> None:
     logging.disable(logging.INFO)
     normplugins.register()
     compared = [Compared(directory, options.work) for directory in options.runs]
-    for name in ORDER:
-        for run in compared:
-            if name in run.names:
-                run.measure(name)
+    for translated in (False, True):
+        for name in ORDER:
+            for run in compared:
+                if name in run.names:
+                    run.measure(name, translated)
     records = [run.record() for run in compared]
     for run, of in zip(compared, records, strict=True):
         record.write(RESULTS / run.place.with_suffix(".json"), of)
