@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_MOST = 32  # more workers are not asked for: one process can hardly feed them, and each takes some 60 MB
 _context = multiprocessing.get_context("fork")  # a fresh interpreter would import torch and fairseq first
 
 
@@ -33,13 +34,13 @@ def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def map_ordered(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` of each item, in their order, computed on several cores (default: all of them).
+    """Yield ``function(item)`` of each item, in their order, computed on several cores (default: all, up to 32).
 
     Each worker has one item at a time, so that no more than one a worker is held. Items and results are pickled,
     ``function`` is inherited. A single item is this process's own work. Raises what ``function`` raises, and
     RuntimeError when a worker dies.
     """
-    items, workers = iter(items), workers or available_cores()
+    items, workers = iter(items), workers or min(available_cores(), _MOST)
     first = list(islice(items, 2))
     if workers < 2 or len(first) < 2:
         yield from map(function, chain(first, items))

@@ -27,10 +27,7 @@ def learn(kind: str, size: int, min_count: int, texts: Sequence[Path], model: Pa
     """
     if kind == "sentencepiece":
         return _learn_sentencepiece(size, texts, model)
-    counts = Counter[str]()
-    for line in _lines(texts):
-        counts.update(line.split())
-    return learn_bpe(size, {word: count for word, count in counts.items() if count >= min_count}, model)
+    return learn_bpe(size, _count(texts, min_count), model)
 
 
 def splitter(kind: str, model: Path) -> Callable[[str], str]:
@@ -70,6 +67,13 @@ def learn_bpe(merges: int, counts: Mapping[str, int], model: Path) -> None:
         vocabulary = (f"{word} {count}" for word, count in counts.items())
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar goes there unconditionally
             subword_nmt.learn_bpe(vocabulary, codes, merges, is_dict=True)
+
+
+def _count(texts: Sequence[Path], min_count: int) -> dict[str, int]:
+    counts = Counter[str]()
+    for line in _lines(texts):
+        counts.update(line.split())
+    return {word: count for word, count in counts.items() if count >= min_count}
 
 
 def _lines(texts: Sequence[Path]) -> Iterator[str]:

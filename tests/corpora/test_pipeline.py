@@ -133,6 +133,32 @@ def test_custom_gives_what_fairseq_translates_and_scores(tmp_path: Path, kind: s
             assert longest[side] == max(stored.sizes)
 
 
+def test_fairseqs_own_preprocess_writes_the_same_files(tmp_path: Path) -> None:
+    prepared = prepare(custom(stranger(tmp_path / "c")), tmp_path / "data", quiet)
+
+    from normplugins import compat  # noqa: F401
+
+    # isort: split
+    from fairseq import options
+    from fairseq_cli import preprocess
+
+    arguments = [
+        "--source-lang",
+        "de",
+        "--target-lang",
+        "en",
+        "--joined-dictionary",
+        "--destdir",
+        str(tmp_path / "bin"),
+    ]
+    for split in ("train", "valid", "test"):
+        arguments += [f"--{split}pref", str(prepared.folder / "subword" / split)]
+    preprocess.main(options.get_preprocessing_parser().parse_args(arguments))
+    theirs = {name: data for name, data in tree(tmp_path / "bin").items() if name != "preprocess.log"}
+    assert len(theirs) == 14
+    assert {name: data for name, data in tree(prepared.bin_dir).items() if name != "stage.json"} == theirs
+
+
 def test_given_tokens_stay_and_gz_prefixes_crlf_and_bom_are_read(tmp_path: Path) -> None:
     folder = stranger(tmp_path / "c", valid=9, test=8)
     (folder / "test.de").write_bytes(b"\xef\xbb\xbf" + text(["Ein Haus ."] * 8, "\r\n"))
