@@ -65,12 +65,26 @@ def test_the_adaptive_loss_counts_every_word(kind, tied):
     torch.testing.assert_close(lm_loss(model, padded), lm_loss(model, segments))
 
 
+@EACH_MODEL
+def test_clusters_without_a_word_have_a_gradient_of_zero(kind):
+    """Not none, for which DistributedDataParallel would wait; and the loss is that of the words there are."""
+    model = make_language_model(kind, adaptive_input=True, **ADAPTIVE)
+    segments = make_segments(size=6)
+    loss = lm_loss(model, segments)
+    expected = log_probs(model, segments[:, :-1]).gather(2, segments[:, 1:, None])
+    torch.testing.assert_close(loss, -expected.mean().view(1))
+    loss.backward()
+    absent = model.decoder.adaptive_softmax.tail.parameters()
+    assert not any(p.grad.any() for p in absent)
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
 def test_an_adaptive_softmax_has_no_dropout_of_its_own():
     """The stack's output has it already."""
     softmax = make_language_model("tensor", dropout=0.9, **ADAPTIVE).decoder.adaptive_softmax.train()
     features, words = torch.randn(2, 6, 16), torch.arange(2, 14).view(2, 6)
     for once, again in zip(softmax(features, words)[0], softmax(features, words)[0], strict=True):
-        assert (once is None and again is None) or torch.equal(once, again)
+        assert torch.equal(once, again)
 
 
 def test_nothing_is_left_as_it_was_found_in_memory(monkeypatch):
