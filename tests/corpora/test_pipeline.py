@@ -11,12 +11,14 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from normplugins.corpora import CorpusConfig, prepare, remove_subwords
+from normplugins.corpora.growing import Growing
 from normplugins.corpora.iwslt14 import ARCHIVE
 from normplugins.corpora.multi30k import TEXT_SHA256
 from normplugins.corpora.pipeline import PreparedCorpus
@@ -541,6 +543,29 @@ def test_killed_in_any_stage_the_same_command_goes_on_and_ends_the_same(tmp_path
         prepared = prepare(settings, root, said.append, workers)
         assert tree(prepared.folder) == whole, point
         assert told in "\n".join(said), point
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_ctrl_c_broke_off_goes_on_and_what_an_error_broke_off_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, said = custom(stranger(tmp_path / "c")), dict[type[BaseException], list[str]]()
+    for error in (KeyboardInterrupt, UserError):
+        left, real, said[error] = [error()] * 3, Growing.note, []
+
+        def note(files: Growing, left: list[BaseException] = left, real: Callable[[Growing], None] = real) -> None:
+            if len(left) == 1:
+                raise left[0]
+            left.pop()
+            real(files)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Growing, "note", note)
+            with pytest.raises(error):
+                prepare(settings, tmp_path / error.__name__, quiet)
+        prepare(settings, tmp_path / error.__name__, said[error].append)
+    assert "custom: going on after 20 pairs" in said[KeyboardInterrupt]
+    assert not any("going on" in line for line in said[UserError])
 
 
 @pytest.mark.usefixtures("small_chunks")
