@@ -49,7 +49,7 @@ builtins.print = stamped
 if workers := int(sys.argv[2]):
     os.sched_getaffinity = lambda _: range(workers)
 from normplugins.cli import main
-sys.exit(main(["prepare", "wmt14", "data_dir=" + sys.argv[1]]))
+sys.exit(main(["prepare", "wmt14", "data_dir=" + sys.argv[1], *sys.argv[3:]]))
 """
 LEARN = """
 import sys
@@ -180,12 +180,12 @@ def stages(said: str, pairs: int) -> dict[str, dict[str, float]]:
     return made
 
 
-def measure(pairs: int, workers: int, folder: Path | None) -> dict[str, Any]:
+def measure(pairs: int, workers: int, settings: list[str], folder: Path | None) -> dict[str, Any]:
     """Prepare so many pairs; with 0 workers, by all cores."""
     with tempfile.TemporaryDirectory(dir=folder) as root:
         make(Path(root) / "wmt14" / "raw", pairs)
         mirror = os.environ.pop("NORMPLUGINS_MIRROR", None)
-        measured, said = watch([PREPARE, root, str(workers)])
+        measured, said = watch([PREPARE, root, str(workers), *settings])
         if mirror:
             os.environ["NORMPLUGINS_MIRROR"] = mirror
         (path,) = (Path(root) / "wmt14").glob("*/corpus.json")
@@ -196,6 +196,7 @@ def measure(pairs: int, workers: int, folder: Path | None) -> dict[str, Any]:
     return {
         "what": "prepare wmt14, Multi30k's captions in pairs, words varied, in WMT14's archives",
         "pairs": pairs,
+        "settings": settings,
         "words": {key: value for key, value in manifest["counts"]["train"].items() if key != "pairs"},
         "pairs_kept": manifest["counts"]["train"]["pairs"],
         "test_pairs": manifest["counts"]["test"]["pairs"],
@@ -227,12 +228,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="*", default=[])
     parser.add_argument("--workers", type=int, default=0, help="processes to share the work out to; 0: one a core")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of the command: corpus.subword_size=4000")
     parser.add_argument("--types", type=int, nargs="*", default=[], help="sizes of vocabulary to learn BPE from")
     parser.add_argument("--merges", type=int, default=32000)
     parser.add_argument("--folder", type=Path, help="where the temporary folders go")
     options = parser.parse_args()
     around = {"commit": git_commit(), "hardware": hardware(cpu=True, processes=1), "versions": versions()}
-    jobs = [lambda n=n: measure(n, options.workers, options.folder) for n in options.pairs]
+    jobs = [lambda n=n: measure(n, options.workers, options.set, options.folder) for n in options.pairs]
     jobs += [lambda n=n: measure_learning(n, options.merges, options.folder) for n in options.types]
     for job in jobs:
         load = os.getloadavg()[0]
