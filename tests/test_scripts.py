@@ -21,6 +21,11 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
             ["8", "ptb", "norm=ln,pn", "seed=1,2"],
             ["run", "ptb", "-m", "train.checkpoint_minutes=1", "norm=ln,pn", "seed=1,2"],
         ),
+        (
+            "slurm/table.sh",
+            ["ptb", "norm=ln,pn", "hydra.launcher.partition=a"],
+            ["run", "ptb", "-m", "hardware=slurm", "norm=ln,pn", "hydra.launcher.partition=a"],
+        ),
         ("prepare_custom.sh", ["corpus.train=my/a b"], ["prepare", "custom", "corpus.train=my/a b"]),
         ("prepare_demo.sh", ["data_dir=here"], ["prepare", "demo", "data_dir=here"]),
         ("prepare_iwslt14.sh", [], ["prepare", "iwslt14"]),

@@ -239,7 +239,7 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
     if group:
         folder, _, name = group.group(1).rpartition("/")
         if folder == "hydra/launcher":
-            return "hardware=slurm needs Hydra's submitit launcher: pip install 'normplugins[slurm]'"
+            return "hardware=slurm needs Hydra's submitit launcher: pip install hydra-submitit-launcher"
         files = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
         if not files or folder == "norm":  # of fairseq's components, and norms of other packages
             files |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}

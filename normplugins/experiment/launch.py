@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +49,7 @@ class Cell:
 
     def __call__(self) -> None:
         """Bring the run to its end, from its last checkpoint if it has one. The process's status says how it went."""
+        os.register_at_fork(after_in_child=_leave_requeueing_to_the_parent)
         try:
             run(compose_config(self.experiment, self.overrides))
         except UserError as error:
@@ -58,6 +60,12 @@ class Cell:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _leave_requeueing_to_the_parent() -> None:
+    """In a forked worker, undo what submitit does with signals: it would outlive SIGTERM, and requeue its job too."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def launch(experiment: str, cells: Sequence[list[str]], configs: Sequence[DictConfig], wait: bool = False) -> None:
@@ -92,7 +100,10 @@ def launch(experiment: str, cells: Sequence[list[str]], configs: Sequence[DictCo
         first = jobs[0].job_id.partition("_")[0]
         print(f"{len(jobs)} submitted: squeue --job {first} shows what waits and runs, scancel {first} ends it")
     if wait and jobs:
-        wait_for(job.job_id for job in jobs)
+        try:
+            wait_for(job.job_id for job in jobs)
+        except KeyboardInterrupt as interrupt:
+            raise UserError("no longer waiting; the jobs stay as they are") from interrupt
         if lost := [job.job_id for job, (_, config) in zip(jobs, waiting, strict=True) if not complete(config)]:
             raise UserError(f"{len(lost)} of {len(jobs)} jobs ended before their run did: {', '.join(lost)}")
 

@@ -1,6 +1,7 @@
 """Runs one cell of a table from its config to its record, skipping every step whose output is already there."""
 
 import logging
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def lead(config: DictConfig, meeting: processes.Meeting | None = None) -> dict[s
     result = result_path(config)
     name = titled(config)
     with folder.locked(directory):
-        if config.force:
+        if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued job goes on
             folder.clear(directory)
         folder.remember_settings(directory, config)
         done = record.read(directory / folder.RECORD)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,10 @@ from hydra.core.config_store import ConfigStore
 from normplugins.cli import main
 from normplugins.experiment.config import compose_config
 
-from .helpers import TINY
+from .helpers import PATIENCE, TINY
 
-helpers = pytest.importorskip("submitit.helpers", reason="pip install 'normplugins[slurm]'")
-pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'normplugins[slurm]'")
+helpers = pytest.importorskip("submitit.helpers", reason="pip install hydra-submitit-launcher")
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install hydra-submitit-launcher")
 
 SLURM = ["hardware=slurm", "tracking=none"]
 
@@ -143,7 +146,7 @@ def test_without_the_packages_or_slurm(
     assert "no sbatch here" in capsys.readouterr().err
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "submitit_slurm.yaml")
     assert main(["run", "demo", *SLURM]) == 1
-    assert "pip install 'normplugins[slurm]'" in capsys.readouterr().err
+    assert "pip install hydra-submitit-launcher" in capsys.readouterr().err
 
 
 def test_what_slurm_refuses(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +177,41 @@ def test_a_job_does_the_run_and_its_status_says_how_it_went(trained, capsys, mon
     overrides = ["norm=pn", "tracking=none", "run_dir=run", *TINY]
     Cell("demo", overrides)()
     assert f"recorded in {os.path.relpath(trained.result)}" in capsys.readouterr().out
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # a requeued job goes on with what its first go began anew
+    Cell("demo", [*overrides, "force=true"])()
+    assert "already complete" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         Cell("demo", [*overrides, "evaluate.beam=3"])()
     assert "other settings" in str(ended.value.code)  # a message is status 1
+
+
+def test_a_job_s_workers_end_when_told_to_and_leave_requeueing_to_it(tmp_path: Path) -> None:
+    from normplugins.experiment.launch import Cell
+
+    ready, handled = tmp_path / "ready", tmp_path / "handled"
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        ready.touch()
+        signal.pause()
+
+    def job() -> None:
+        for number in (signal.SIGTERM, signal.SIGUSR2):  # as submitit does
+            signal.signal(number, lambda *_: handled.touch())
+        with contextlib.suppress(SystemExit):
+            Cell("nope", [])()
+        worker = fork.Process(target=work)
+        worker.start()
+        while not ready.exists():
+            worker.join(0.01)
+        worker.terminate()
+        worker.join()
+        os._exit(0 if worker.exitcode == -signal.SIGTERM and not handled.exists() else 1)
+
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=job)
+    process.start()
+    process.join(PATIENCE)
+    status = process.exitcode
+    process.kill()
+    assert status == 0

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Start a whole Slurm on this machine: tests/slurm/setup.sh FOLDER, then export SLURM_CONF=FOLDER/slurm.conf
-# munged, slurmctld and slurmd with configuration, state and logs in FOLDER; a second call starts only what is not up.
+# munged, slurmctld and, as two nodes of this one machine, two slurmd. All that is theirs lies in FOLDER. A second call
+# starts only what is not up.
 # For root, with slurm-wlm and munge installed (Debian: apt install slurm-wlm munge). Stop it with stop.sh FOLDER.
 set -euo pipefail
-[ $# -eq 1 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
+[ $# -eq 1 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 folder=$(cd "$1" && pwd) host=$(hostname -s)
 export SLURM_CONF="$folder/slurm.conf"
-mkdir -p "$folder"/{state,spool,log}
+mkdir -p "$folder"/{state,spool.n1,spool.n2,log}
 
 alive() { [ -s "$folder/$1.pid" ] && kill -0 "$(cat "$folder/$1.pid")" 2>/dev/null; }
 wait_for() {  # wait_for WHAT COMMAND...: the command, until it succeeds or half a minute is over
@@ -18,26 +19,30 @@ wait_for() {  # wait_for WHAT COMMAND...: the command, until it succeeds or half
     sleep 0.2
   done
 }
-free_ports() { python3 -c 'import socket; s = [socket.socket() for _ in range(2)]; [x.bind(("", 0)) for x in s]; print(*(x.getsockname()[1] for x in s))'; }
+free_ports() {
+  python3 -c 'if True:
+    import socket
+    sockets = [socket.create_server(("", 0)) for _ in range(3)]
+    print(*(one.getsockname()[1] for one in sockets))'
+}
 
 if [ ! -e "$SLURM_CONF" ]; then
   (umask 077 && head -c 1024 /dev/urandom >"$folder/munge.key")
-  read -r controller_port node_port < <(free_ports)
+  read -r controller_port port1 port2 < <(free_ports)
   # cred_expire is also how long a requeued job waits before it starts again: seconds, in place of two minutes.
   cat >"$SLURM_CONF.new" <<END
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$controller_port
-SlurmdPort=$node_port
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=cred_expire=5,socket=$folder/munge.socket
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool.%n
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd.%n.pid
 SlurmctldLogFile=$folder/log/slurmctld
-SlurmdLogFile=$folder/log/slurmd
+SlurmdLogFile=$folder/log/slurmd.%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -46,16 +51,19 @@ MpiDefault=none
 ReturnToService=2
 KillWait=5
 SchedulerParameters=sched_interval=2,bf_interval=2
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
-PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$port1 CPUs=$(nproc) State=UNKNOWN
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$port2 CPUs=$(nproc) State=UNKNOWN
+PartitionName=test Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 END
   mv "$SLURM_CONF.new" "$SLURM_CONF"
 fi
 # --force: the folder may be closed to other users.
-alive munged || munged --force --socket="$folder/munge.socket" --key-file="$folder/munge.key" --pid-file="$folder/munged.pid" \
-  --seed-file="$folder/munge.seed" --log-file="$folder/log/munged"
+alive munged || munged --force --socket="$folder/munge.socket" --key-file="$folder/munge.key" \
+  --pid-file="$folder/munged.pid" --seed-file="$folder/munge.seed" --log-file="$folder/log/munged"
 wait_for munged munge --socket="$folder/munge.socket" --no-input
 alive slurmctld || slurmctld
 wait_for slurmctld sh -c 'scontrol ping | grep -q "is UP"'
-alive slurmd || slurmd
-wait_for slurmd sh -c 'sinfo --noheader --format=%T | grep -qE "^(idle|mixed|allocated)$"'
+for node in n1 n2; do
+  alive "slurmd.$node" || slurmd -N "$node"
+  wait_for "slurmd of $node" sh -c "sinfo --noheader --nodes=$node --format=%T | grep -qE '^(idle|mixed|allocated)$'"
+done

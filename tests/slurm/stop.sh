@@ -7,10 +7,10 @@ export SLURM_CONF="$folder/slurm.conf"
 gone() { ! kill -0 "$1" 2>/dev/null; }
 
 deadline=$((SECONDS + 30))
-if scancel --state=PENDING,RUNNING,SUSPENDED --partition=test 2>/dev/null; then
-  while [ -n "$(squeue --noheader 2>/dev/null)" ] && [ $SECONDS -lt $deadline ]; do sleep 0.2; done
+if [ -s "$folder/slurmctld.pid" ] && scancel --partition=test; then
+  while [ -n "$(squeue --noheader)" ] && [ $SECONDS -lt $deadline ]; do sleep 0.2; done
 fi
-for daemon in slurmd slurmctld munged; do
+for daemon in slurmd.n1 slurmd.n2 slurmctld munged; do
   pid=$(cat "$folder/$daemon.pid" 2>/dev/null) || continue
   kill "$pid" 2>/dev/null || continue
   deadline=$((SECONDS + 30))

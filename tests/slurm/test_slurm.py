@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +23,8 @@ OWN_PLACES = ["run_dir=${norm.name}/run", "results_dir=${norm.name}/results"]
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Slurm of one node, for this module."""
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'normplugins[slurm]'")
+    """A Slurm of two nodes, for this module."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install hydra-submitit-launcher")
     needed = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
     if missing := [name for name in needed if shutil.which(name) is None]:
         pytest.skip(f"no {', '.join(missing)} here (Debian: apt install slurm-wlm munge)")
@@ -104,13 +105,33 @@ def test_two_cells_of_which_one_is_killed_and_requeued(slurm: None, tmp_path: Pa
 
 
 def test_at_the_time_limit_a_job_goes_back_into_the_queue(slurm: None, tmp_path: Path) -> None:
-    ((job, log),) = submit(tmp_path, "norm=bn").values()
+    ((job, log),) = submit(tmp_path, "norm=bn", "optimization.max_update=100").values()
     until("the first checkpoint", has_begun(tmp_path, "bn"))
     subprocess.run(["scancel", "--signal=USR2", job], check=True)  # what Slurm sends ahead of the limit
     until("the job's end", lambda: state(job) == "COMPLETED 0:0")
     assert "Requeued job" in log.read_text()
     assert len(went_on_from(log)) == 1
     assert (tmp_path / "bn" / "run" / "record.json").exists()
+
+
+def test_one_run_on_two_nodes(slurm: None, tmp_path: Path) -> None:
+    overrides = ["norm=pn", *CELL, *OWN_PLACES, "optimization.max_update=100"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # torchrun lies beside this Python
+    submitted = subprocess.run(
+        ["sbatch", "--parsable", REPOSITORY / "scripts/slurm/multi_node.sbatch", "demo", *overrides],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    job, log = submitted.stdout.strip(), tmp_path / f"slurm-{submitted.stdout.strip()}.log"
+    until("the first checkpoint", has_begun(tmp_path, "pn"))
+    subprocess.run(["scancel", "--batch", "--signal=USR2", job], check=True)
+    until("the job's end", lambda: state(job) == "COMPLETED 0:0")
+    assert "2 processes" in log.read_text()
+    assert len(went_on_from(log)) == 1
+    assert (tmp_path / "pn" / "run" / "record.json").exists()
 
 
 def test_a_failed_run_is_a_failed_job(slurm: None, tmp_path: Path) -> None:
