@@ -166,7 +166,8 @@ def notes(config: DictConfig, plan: Plan) -> Iterator[str]:
     if plan.step.memory.peak is None:
         yield (
             "Memory is counted: what autograd keeps for a full batch, with the model, its gradients and the "
-            "optimizer's state. What the backward pass needs for moments and what libraries take come on top."
+            "optimizer's state. What the backward pass needs for moments and what libraries take come on top"
+            + (", as do the inputs of layers that are computed again." if config.model.checkpoint_activations else ".")
         )
 
 

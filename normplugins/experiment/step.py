@@ -76,11 +76,12 @@ def measure(config: DictConfig, task: Any, batch: MakeBatch, full: int, length: 
     config.distributed_training.distributed_world_size = 1
     trainer = Trainer(config, task, task.build_model(config.model), task.build_criterion(config.criterion))
     model, sentences = trainer.model, max(1, full // length)
-    one, two = (_kept(trainer, batch(count, length)) for count in (1, 2))
-    fixed = 2 * one - two  # the rest grows linearly with the number of sentences
-    activations = {length: fixed + sentences * (one - fixed)}
+    # What is kept grows linearly with the number of sentences, from two on: of one, fewer copies are made.
+    two, three = (_kept(trainer, batch(count, length)) for count in (2, 3))
+    fixed = 3 * two - 2 * three
+    activations = {length: fixed + sentences * (three - two)}
     if longest > length:
-        activations[longest] = fixed + max(1, full // longest) * (_kept(trainer, batch(1, longest)) - fixed)
+        activations[longest] = fixed + max(1, full // longest) * (_kept(trainer, batch(2, longest)) - fixed) // 2
     few = sentences if trainer.cuda else max(1, min(sentences, FEW // length))
     _forward_backward(trainer, batch(few, length))  # unmeasured, as the optimizer's first step: they are slower
     _update(trainer)

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from normplugins.experiment.step import Memory, Step, extended, saved_bytes
+import normplugins
+from experiment.helpers import TINY
+from normplugins import compat  # noqa: F401  (before fairseq)
+from normplugins.experiment.config import compose_config, fairseq_config
+from normplugins.experiment.step import Memory, Step, extended, measure, saved_bytes
+from normplugins.experiment.translation import bare_task, made_up_batch
+
+# isort: split
+from fairseq.data import Dictionary
 
 
 def test_what_autograd_keeps_counted_by_hand():
@@ -17,6 +25,28 @@ def test_what_autograd_keeps_counted_by_hand():
     assert saved_bytes(model, lambda: model(torch.randn(9, 3)[2:])) == 4 * (9 * 3 + 7 * 5)
     with torch.no_grad():
         assert saved_bytes(model, lambda: model(x)) == 0
+
+
+@pytest.mark.parametrize("norm", ["ln", "pn"])
+def test_a_full_batch_keeps_what_few_sentences_foretell(norm):
+    normplugins.register()
+    settings = fairseq_config(compose_config("demo", [f"norm={norm}", *TINY]))
+    dictionary = Dictionary()
+    for index in range(50):
+        dictionary.add_symbol(str(index))
+    task = bare_task(settings.task, dictionary)
+
+    def batch(sentences, length):
+        return made_up_batch(torch.randint(4, 54, (sentences, length)))
+
+    step = measure(settings, task, batch, full=200, length=10, longest=25)
+    model, criterion = task.build_model(settings.model), task.build_criterion(settings.criterion)
+    model.train()
+    for length, foretold in step.memory.activations.items():
+        full = batch(200 // length, length)
+        assert foretold == pytest.approx(saved_bytes(model, lambda full=full: criterion(model, full)), rel=0.005)
+    assert step.full_tokens == 200
+    assert sorted(step.memory.activations) == [10, 25]
 
 
 @pytest.mark.parametrize(
