@@ -164,11 +164,13 @@ def notes(config: DictConfig, plan: Plan) -> Iterator[str]:
         text += " Communication between processes is not in it."
     yield text
     if plan.step.memory.peak is None:
-        yield (
-            "Memory is counted: what autograd keeps for a full batch, with the model, its gradients and the "
-            "optimizer's state. What the backward pass needs for moments and what libraries take come on top"
-            + (", as do the inputs of layers that are computed again." if config.model.checkpoint_activations else ".")
-        )
+        text = "Memory is counted: what autograd keeps for a full batch, with the model, its gradients and the "
+        text += "optimizer's state. What the backward pass needs for moments and what libraries take come on top"
+        if plan.processes > 1:
+            text += ", as do the gradients once more, on their way between processes"
+        if config.model.checkpoint_activations:
+            text += ", as do the inputs of layers that are computed again"
+        yield f"{text}."
 
 
 def human(seconds: float) -> str:

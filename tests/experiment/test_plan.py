@@ -107,7 +107,11 @@ def test_what_a_plan_cannot_know_is_said():
     lines = dict(describe(config, unknown))
     assert lines["training text"] == "not known (assumed)"
     assert not {"an epoch", "of an epoch", "to the end", "warmup"} & lines.keys()
-    assert "Communication between processes is not in it" in " ".join(notes(config, planned(processes=8)))
+    of_eight = " ".join(notes(config, planned(processes=8)))
+    assert "Communication between processes is not in it" in of_eight
+    assert "gradients once more" in of_eight
+    recomputed = compose("demo", "hardware=cpu", "model.checkpoint_activations=true")
+    assert "inputs of layers that are computed again." in " ".join(notes(recomputed, planned()))
 
 
 @pytest.mark.parametrize(
