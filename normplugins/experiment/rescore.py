@@ -46,7 +46,6 @@ def rescore(directory: Path, overrides: Sequence[str] = (), save: Path | None = 
         raise UserError(f"{directory} holds no finished run ({path.name} is needed)")
     config = OmegaConf.create(path.read_text(encoding="utf-8"))
     assert isinstance(config, DictConfig)
-    OmegaConf.set_struct(config, True)
     checkpoint = checkpoints.scored(directory, config.evaluate.average)
     if not checkpoint.exists():
         raise UserError(f"{directory} holds no finished run ({checkpoint.name} is needed)")
@@ -66,6 +65,7 @@ def rescore(directory: Path, overrides: Sequence[str] = (), save: Path | None = 
         check_types(config)
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error
+    OmegaConf.set_struct(config, True)  # not before: the config of an older run lacks the newer keys
     check_values(config)
     if save:
         try:

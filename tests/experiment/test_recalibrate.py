@@ -1,6 +1,7 @@
 """Statistics measured anew: what they are, by hand; that nothing else changes; and through the command line."""
 
 import re
+import shutil
 from itertools import islice
 
 import pytest
@@ -125,14 +126,20 @@ def test_off_it_is_the_checkpoint_itself(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_trained_run_is_scored_with_statistics_measured_anew_and_stays_as_it_is(trained, normplugins, monkeypatch):
+def test_an_older_run_is_scored_with_statistics_measured_anew_and_stays_as_it_is(
+    trained, normplugins, monkeypatch, tmp_path
+):
     monkeypatch.chdir(trained.folder)
-    before = files(trained.directory), trained.result.read_bytes()
-    status, said, errors = normplugins("evaluate", "run", f"evaluate.recalibrate={BATCHES}")
+    older = shutil.copytree(trained.directory, tmp_path / "run")
+    config = (older / "config.yaml").read_text(encoding="utf-8")
+    assert "  recalibrate: null\n" in config
+    (older / "config.yaml").write_text(config.replace("  recalibrate: null\n", ""), encoding="utf-8")
+    before = files(older)
+    status, said, errors = normplugins("evaluate", older, f"evaluate.recalibrate={BATCHES}")
     assert status == 0, errors
     assert re.search(rf"measured the running statistics anew on {BATCHES} batches \([\d,]+ tokens\)", said)
     assert "bleu: BLEU = " in said
-    assert (files(trained.directory), trained.result.read_bytes()) == before
+    assert files(older) == before
 
 
 def test_a_run_of_a_language_model_is_scored_and_recorded_so(train_language_model, made_up_text):
