@@ -28,7 +28,7 @@ from normplugins.corpora.parallel import available_cores
 from normplugins.errors import UserError
 
 GOES_ON = "The same command goes on from the last checkpoint"
-GRACE_SECONDS = 10  # for a process to end by itself once another has failed, and again once it is told to
+GRACE_SECONDS = 5  # for a process to end by itself once another has failed, and again once it is told to
 HEARD_SECONDS = 30  # for the others to hear the first one's word before it ends
 # What torch.distributed says when another process is gone or does not answer: it has no exception of its own for that.
 _LOST = re.compile(r"gloo|NCCL|TCPStore|ProcessGroup|[Cc]onnection|[Tt]imed? ?out")
