@@ -128,7 +128,11 @@ def run_experiment(options: argparse.Namespace) -> int:
     """
     from normplugins.experiment.config import compose_config, expand_sweep
     from normplugins.experiment.plan import show_plan
+    from normplugins.experiment.processes import launched
     from normplugins.experiment.run import run
+
+    if options.multirun and launched():
+        raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
 
     def carry_out(config: Any) -> None:
         show_plan(config) if config.dry_run else run(config)

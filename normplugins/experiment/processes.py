@@ -114,7 +114,7 @@ def take_part(work: Callable[[], None], member: Member, store: distributed.Store
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and not _LOST.search(str(error)):
             raise
-        why = str(error).strip().splitlines()[0]
+        why = re.sub(r"^\[\S*\] |\. This is typically .*", "", str(error).strip().splitlines()[0])  # without advice
         raise Lost(f"{member} has lost the others: {why}. {GOES_ON}") from error
     distributed.destroy_process_group()
     del distributed_utils.get_global_group._global_group

@@ -143,7 +143,7 @@ def test_lost_processes_and_other_launchers_make_no_difference(trained, unbroken
         (signal.SIGINT, 130, "interrupted; the same command goes on where it stopped"),
     ):
         before = good()
-        run = Command(arguments, tmp_path, tmp_path / f"output{sent}")
+        run = Command(arguments, tmp_path, tmp_path / f"output-{sent.name}")
         while not run.output.exists() or not re.search(r"update +\d+/24", run.text):
             assert run.process.is_alive(), run.text
             time.sleep(0.01)
@@ -153,7 +153,7 @@ def test_lost_processes_and_other_launchers_make_no_difference(trained, unbroken
         assert run.wait() == status, run.text
         assert re.search(f"^normplugins: {line}", run.text.splitlines()[-1])
         assert all(gone(pid) for pid in started)
-        assert 24 > good() > before
+        assert 24 > good() >= before
 
     # torchrun on two machines, for which this one stands twice, brings it to its end
     with socket.socket() as free:
@@ -192,18 +192,20 @@ def test_lost_processes_and_other_launchers_make_no_difference(trained, unbroken
 def test_the_first_process_dies_before_training(trained, tmp_path):
     status, texts = both(tiny(trained), tmp_path, Point(r"os\.rename \S+provenance"))
     assert status == (-signal.SIGKILL, 1)
-    assert re.fullmatch(r"normplugins: process 1 of 0 to 1: the first process is gone\n", texts[1])
+    assert texts[1].endswith("normplugins: process 1 of 0 to 1: the first process is gone\n")
 
 
 def test_two_processes_train_as_one_that_adds_up_their_batches(trained, tmp_path):
-    """Two batches each an update, four of one; at the end of the epoch the second process has fewer, or none."""
-    batches = trained.record["curves"]["valid"][0]["update"]
-    assert batches % 4 in (1, 3)
+    """Two batches each an update, or four. In the last of an epoch of 7 the second process has one and an empty one."""
     ends = []
     for name, update_freq in (("one", 4), ("two", 2)):
         folder = tmp_path / name
         folder.mkdir()
         overrides = [*PLAIN, f"optimization.update_freq={update_freq}", "evaluate.translate=false"]
+        overrides += ["dataset.max_tokens=null", "dataset.batch_size=48", "optimization.max_update=6"]
+        overrides += [
+            "optimizer.adam_eps=1e-4"
+        ]  # keys' biases have no gradient but rounding, which Adam would divide by
         arguments = tiny(trained, *overrides, norm="ln")
         status, said = both(arguments, folder) if name == "two" else command(arguments, folder)
         assert status in (0, (0, 0)), said
