@@ -59,6 +59,8 @@ def train(config: DictConfig, settings: TrainSettings) -> None:
     for subset in config.dataset.valid_subset.split(","):
         task.load_dataset(subset)
     extra_state, epoch_itr = checkpoint_utils.load_checkpoint(config.checkpoint, trainer)
+    if extra_state:  # fairseq forgets its means at the end of an epoch; the curve's points know no epochs
+        metrics.load_state_dict(extra_state["metrics"])
     history = History(**extra_state["history"]) if extra_state else History()
     if len(set(processes.gathered(history.updates))) > 1:
         raise UserError(f"{config.checkpoint.save_dir} is not on a file system that all processes of the run share")
