@@ -121,6 +121,7 @@ def test_iwslt14_is_the_published_recipe():
         ("model.activation_dropout", 0.1),
         ("norm.groups", 16),
         ("norm.warmup_updates", 8000),
+        ("model.norm_per_update", True),
         ("criterion.label_smoothing", 0.1),
         ("optimizer._name", "adam"),
         ("optimizer.adam_betas", [0.9, 0.98]),
