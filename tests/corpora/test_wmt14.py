@@ -23,6 +23,16 @@ def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"normplugins.corpora.{stage}.CHUNK", 30)
 
 
+# fairseq's own script; the set that the paper's recipe goes on is cleaned less.
+FAIRSEQ = {
+    "clean_punctuation": True,
+    "split_hyphens": True,
+    "length_in": "subwords",
+    "max_length": 250,
+    "max_ratio": 1.5,
+}
+
+
 def small(**overrides: object) -> CorpusConfig:
     return config("wmt14", **{"subword_size": 60, "verify": False} | overrides)
 
@@ -31,12 +41,12 @@ def lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
-def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_published(tmp_path: Path) -> None:
+def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_fairseq_publishes_it(tmp_path: Path) -> None:
     files = wmt14_members()
     part = files["training-parallel-commoncrawl.tgz"]
     part["commoncrawl.de-en.en"] += text(["A „soft\u00adly“ well-kept  house ,\u2028 “isn’t it”?", "short", ""])
     part["commoncrawl.de-en.de"] += text(["Ein gut-gepflegtes «Haus»…", "ein zwei drei vier fünf sechs sieben", "leer"])
-    prepared = prepare(small(), write_wmt14(tmp_path, files), quiet)
+    prepared = prepare(small(**FAIRSEQ), write_wmt14(tmp_path, files), quiet)
     tokens = prepared.folder / "tokenized"
     # punctuation made plain, a blank in place of what does not print, hyphens split
     dirty = lines(tokens / "train.en")[2 * WMT14_PAIRS]
@@ -54,11 +64,28 @@ def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_published(t
     assert counts == {"train": len(lines(prepared.folder / "subword" / "train.en")), "valid": 6, "test": 5}
     assert prepared.manifest["notes"][0] == "1 training pairs with an empty side dropped"
     assert prepared.manifest["notes"][1].endswith("training pairs over length 250 or ratio 1.5 in subwords dropped")
-    assert prepared.manifest["note"] == "6 of 3,000 valid pairs, 5 of 3,003 test pairs"
+    train = f"{counts['train']} of 4,500,966 train pairs"
+    assert prepared.manifest["note"] == f"{train}, 6 of 3,000 valid pairs, 5 of 3,003 test pairs"
     assert (prepared.source, prepared.target) == ("en", "de")
     for source, target in zip(*(lines(prepared.folder / "subword" / f"train.{s}") for s in ("en", "de")), strict=True):
         short, long = sorted((len(source.split()), len(target.split())))
         assert 0 < long <= 1.5 * short
+
+
+def test_by_default_tokens_alone_and_one_to_eighty_words(tmp_path: Path) -> None:
+    files = wmt14_members()
+    part = files["training-parallel-commoncrawl.tgz"]
+    part["commoncrawl.de-en.en"] += text(["A „well-kept“ house", "word " * 80, "word " * 81, "word " * 9, "word " * 10])
+    part["commoncrawl.de-en.de"] += text(["Ein „gut-gepflegtes“ Haus", "Wort " * 80, "Wort " * 80, "Wort", "Wort"])
+    prepared = prepare(small(), write_wmt14(tmp_path, files), quiet)
+    tokens = prepared.folder / "tokenized"
+    added = lines(tokens / "train.en")[2 * WMT14_PAIRS : -WMT14_PAIRS]
+    assert [len(line.split()) for line in added] == [5, 80, 9]
+    assert "well-kept" in added[0].split()
+    assert "„" in added[0]
+    assert lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
+    assert {"well-kept", "’"} <= set(lines(prepared.reference_tokens)[0].split())
+    assert prepared.manifest["notes"] == ["2 training pairs over length 80 or ratio 9 dropped"]
 
 
 def test_killed_in_any_stage_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
@@ -146,10 +173,13 @@ def test_another_test_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ({"source": "de", "target": "en"}, "wmt14 is English to German: en-de, not de-en"),
         ({"news_commentary": "v11"}, "unknown corpus.news_commentary 'v11'; known: v9, v12"),
-        ({"valid_every": 100}, r"corpus\.valid_every counts pairs that are clean by their words"),
+        (
+            {"valid_every": 100, "length_in": "subwords"},
+            r"corpus\.valid_every counts pairs that are clean by their words",
+        ),
         ({"valid_every": 100, "length_in": "words"}, "corpus.valid_every is set, and changes nothing about wmt14"),
         ({"length_in": "lines"}, "unknown corpus.length_in 'lines'; known: words, subwords"),
-        ({"tokenizer": "given"}, "corpus.clean_punctuation is for raw text"),
+        ({"tokenizer": "given", "clean_punctuation": True}, "corpus.clean_punctuation is for raw text"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path, settings: dict[str, object], message: str) -> None:
@@ -169,7 +199,7 @@ def test_the_text_is_never_held(tmp_path: Path) -> None:
     for language in ("de", "en"):
         files["training-parallel-commoncrawl.tgz"][f"commoncrawl.de-en.{language}"] = line.encode() * 4000
     root = write_wmt14(tmp_path, files)
-    given = {"tokenizer": "given", "clean_punctuation": False, "split_hyphens": False}
+    given = {"tokenizer": "given"}
     first = write_wmt14(tmp_path / "first", wmt14_members())
     prepare(small(**given), first, quiet, workers=1)  # what it imports is no text, and slow to trace
     tracemalloc.start()
