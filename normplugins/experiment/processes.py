@@ -138,8 +138,9 @@ def spawn(work: Callable[[], None], size: int, terms: Terms) -> None:
         for process, (_, sender) in zip(started, pipes, strict=True):
             process.start()
             sender.close()
-        while all(process.exitcode in (None, 0) for process in started) and _running(started):
-            connection.wait([process.sentinel for process in _running(started)])
+        # Asked once a turn: one that ends in between would leave nothing to wait for, and wait() for ever.
+        while (running := _running(started)) and all(process.exitcode in (None, 0) for process in started):
+            connection.wait([process.sentinel for process in running])
         _wait(started)  # what the others say of a failure, or of their own
         codes = [process.exitcode for process in started]
     finally:
