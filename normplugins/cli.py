@@ -1,4 +1,4 @@
-"""The ``normplugins`` command: prepare, run, evaluate, analyze, report, and stock fairseq with our plugin."""
+"""The ``normplugins`` command: prepare, run, evaluate, fold, analyze, report, and stock fairseq with our plugin."""
 
 from normplugins import compat  # noqa: F401  (before fairseq, and in every process that fairseq starts)
 

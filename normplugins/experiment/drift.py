@@ -21,26 +21,28 @@ class Drift:
 
     The distance of a buffer is ||its values - the first's|| / ||the first's||, over channels. Where the first's norm is
     smaller than the mean norm of the model's buffers of that name, that mean takes its place: what is near zero has not
-    drifted far. ``mean`` is over buffers and the other processes; ``most``, the largest, is that of buffer ``where``.
+    drifted far. ``means`` are by the buffers' own name, over norms and the other processes (PN's ``ema_gz``, which the
+    backward alone reads, drifts far more than psi^2); ``most``, the largest of all, is that of buffer ``where``.
     """
 
     processes: int
-    mean: float
+    means: dict[str, float]
     most: float
     where: str
 
     def __str__(self) -> str:
         if not self.most:
             return f"statistics of {self.processes} processes are the same"
+        means = " and ".join(f"{mean:.1%} in {kind}" for kind, mean in self.means.items())
         return (
-            f"statistics of {self.processes} processes differ from the first's by {self.mean:.1%} (mean over norms), "
+            f"statistics of {self.processes} processes differ from the first's by {means} (means over norms), "
             f"most in {self.where}: {self.most:.1%}"
         )
 
     @property
     def figures(self) -> dict[str, float]:
         """For the curves."""
-        return {"drift": self.mean, "most_drift": self.most}
+        return {f"drift_{kind}": mean for kind, mean in self.means.items()} | {"most_drift": self.most}
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -82,11 +84,13 @@ def measure(model: nn.Module, states: list[dict[str, Tensor]]) -> Drift | None:
     first, *others = ([each[name].double().view(-1) for name in names] for each in states)
     norms = torch.stack([values.norm() for values in first])
     kinds = [name.rpartition(".")[2] for name in names]
-    usual = torch.stack([norms[[kind == other for other in kinds]].mean() for kind in kinds])
+    alike = {kind: [kind == other for other in kinds] for kind in dict.fromkeys(kinds)}
+    usual = torch.stack([norms[alike[kind]].mean() for kind in kinds])
     apart = torch.stack([torch.stack([(a - b).norm() for a, b in zip(other, first, strict=True)]) for other in others])
     relative = torch.where(apart > 0, apart / torch.maximum(norms, usual), 0)  # nothing apart from nothing: 0
     most = relative.amax(0)
-    return Drift(len(states), float(relative.mean()), float(most.max()), names[int(most.argmax())])
+    means = {kind: float(relative[:, same].mean()) for kind, same in alike.items()}
+    return Drift(len(states), means, float(most.max()), names[int(most.argmax())])
 
 
 @torch.no_grad()

@@ -27,8 +27,9 @@ def test_the_distance_is_relative_to_the_first_process(model):
     drift = measure(model, [first, second, first])
     assert drift.most == pytest.approx(5 / 50)
     assert drift.where == "high.running_var"
-    assert drift.mean == pytest.approx(drift.most / 8)  # four buffers of two other processes, of which one differs
-    assert "statistics of 3 processes differ from the first's by 1.2%" in str(drift)
+    # two variances of two other processes, of which one differs
+    assert drift.means == {"running_mean": 0, "running_var": pytest.approx(drift.most / 4)}
+    assert "differ from the first's by 0.0% in running_mean and 2.5% in running_var (means over norms)" in str(drift)
     assert "most in high.running_var: 10.0%" in str(drift)
 
 
@@ -40,7 +41,7 @@ def test_what_is_near_zero_is_measured_by_its_like(model):
 
 def test_the_same_statistics_have_not_drifted(model):
     drift = measure(model, [moved(model)] * 2)
-    assert drift.figures == {"drift": 0, "most_drift": 0}
+    assert drift.figures == {"drift_running_mean": 0, "drift_running_var": 0, "most_drift": 0}
     assert str(drift) == "statistics of 2 processes are the same"
 
 

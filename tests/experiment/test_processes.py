@@ -84,15 +84,16 @@ def unbroken(trained, tmp_path_factory):
 def test_statistics_of_each_process_are_compared_at_the_end_of_each_epoch(unbroken):
     folder, said = unbroken
     lines = re.findall(
-        r"epoch +(\d)  statistics of 2 processes differ from the first's by ([\d.]+)% \(mean over norms\), "
-        r"most in (encoder\.\S+\.running_(?:mean|var)): ([\d.]+)%",
+        r"epoch +(\d)  statistics of 2 processes differ from the first's by ([\d.]+)% in running_mean and "
+        r"([\d.]+)% in running_var \(means over norms\), most in (encoder\.\S+\.running_(?:mean|var)): ([\d.]+)%",
         said,
     )
     curve = saved_history(folder / "run").valid
     assert [int(epoch) for epoch, *_ in lines] == [point["epoch"] for point in curve]
-    for (_, mean, _, most), point in zip(lines, curve, strict=True):
-        assert 0 < point["drift"] <= point["most_drift"]
-        assert (mean, most) == (f"{100 * point['drift']:.1f}", f"{100 * point['most_drift']:.1f}")
+    for (_, *means, _, most), point in zip(lines, curve, strict=True):
+        found = [point[f"drift_{name}"] for name in ("running_mean", "running_var")]
+        assert 0 < max(found) <= point["most_drift"]
+        assert [*means, most] == [f"{100 * value:.1f}" for value in (*found, point["most_drift"])]
     first, second = load(folder / "run" / "checkpoint_last.pt")["extra_state"]["statistics"]
     saved = load(folder / "run" / "checkpoint_last.pt")["model"]
     assert all(torch.equal(saved[name], value) for name, value in first.items())
@@ -237,7 +238,7 @@ def test_language_models_with_synchronised_statistics(overrides, made_up_text, t
     assert status == (0, 0), texts
     assert "statistics of 2 processes are the same" in texts[0]
     assert texts[1] == ""
-    assert {point["drift"] for point in saved_history(tmp_path / "run").valid} == {0}
+    assert {point["most_drift"] for point in saved_history(tmp_path / "run").valid} == {0}
 
 
 def test_not_finite_is_found_by_all_and_named_by_the_first(trained, tmp_path):
