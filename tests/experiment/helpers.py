@@ -122,6 +122,7 @@ def eval_lm(checkpoint: Path, bin_dir: Path, folder: Path) -> float:
 
 def _execute(arguments: list[str], folder: str, output: str, at: Point | None, env: dict[str, str]) -> None:
     multiprocessing.set_start_method("fork", force=True)  # as in a process that no server forked
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job would ignore
     os.chdir(folder)
     for name, value in env.items():  # an empty value takes the variable away
         os.environ.pop(name, None) if value == "" else os.environ.update({name: value})
