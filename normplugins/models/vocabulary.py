@@ -99,10 +99,11 @@ class Vocabulary(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """Word indices (B, T) to embeddings (B, T, C) times sqrt(C); padding's is zero."""
         if self.adaptive_input is not None:
-            embedded = self.adaptive_input(tokens) * self.scale
-            if not tokens.numel():  # fairseq passes over clusters without a word: no parameter would have a gradient
-                embedded = embedded + sum(band(tokens.view(-1)).sum() for band in self.adaptive_input.embeddings)
-            return embedded
+            # fairseq passes over clusters without a word in the batch: their parameters would have no gradient
+            *starts, _ = self.adaptive_input.cutoff
+            present = torch.bucketize(tokens, tokens.new_tensor(starts), right=True).unique().tolist()
+            absent = [band for i, band in enumerate(self.adaptive_input.embeddings) if i not in present]
+            return self.adaptive_input(tokens) * self.scale + sum(band(tokens.new_empty(0)).sum() for band in absent)
         embedded = F.embedding((tokens - self.unused).clamp(min=0), self.embeddings) * self.scale
         return embedded.masked_fill(tokens.eq(self.padding_idx)[..., None], 0)
 

@@ -66,16 +66,17 @@ def test_the_adaptive_loss_counts_every_word(kind, tied):
 
 
 @EACH_MODEL
-def test_clusters_without_a_word_have_a_gradient_of_zero(kind):
+@pytest.mark.parametrize("tied", [True, False])
+def test_clusters_without_a_word_have_a_gradient_of_zero(kind, tied):
     """Not none, for which DistributedDataParallel would wait; and the loss is that of the words there are."""
-    model = make_language_model(kind, adaptive_input=True, **ADAPTIVE)
+    model = make_language_model(kind, adaptive_input=True, tie_embeddings=tied, **ADAPTIVE)
     segments = make_segments(size=6)
     loss = lm_loss(model, segments)
     expected = log_probs(model, segments[:, :-1]).gather(2, segments[:, 1:, None])
     torch.testing.assert_close(loss, -expected.mean().view(1))
     loss.backward()
-    absent = model.decoder.adaptive_softmax.tail.parameters()
-    assert not any(p.grad.any() for p in absent)
+    absent = [*model.decoder.adaptive_softmax.tail, *model.decoder.vocabulary.adaptive_input.embeddings[1:]]
+    assert not any(p.grad.any() for module in absent for p in module.parameters())
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
