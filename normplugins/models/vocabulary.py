@@ -41,6 +41,17 @@ class _AdaptiveSoftmax(AdaptiveSoftmax):
         return logits, targets
 
 
+class _AdaptiveInput(AdaptiveInput):
+    """fairseq's, in which the parameters of a cluster without a word in the batch have a gradient, of zero."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Words (B, T) to embeddings (B, T, C)."""
+        *starts, _ = self.cutoff
+        present = torch.bucketize(input, input.new_tensor(starts), right=True).unique().tolist()
+        absent = [band for index, band in enumerate(self.embeddings) if index not in present]
+        return super().forward(input) + sum(band(input.new_empty(0)).sum() for band in absent)
+
+
 def _zero_buffers(module: nn.Module) -> Any:
     """Set what fairseq leaves as it finds it in memory, and we would refuse to save where that is no number."""
     for name, buffer in module.named_buffers():
@@ -74,7 +85,7 @@ class Vocabulary(nn.Module):
         if cfg.adaptive_input:
             factor = cfg.adaptive_softmax_factor
             self.adaptive_input = _zero_buffers(
-                AdaptiveInput(size, self.padding_idx, cfg.embed_dim, factor, cfg.embed_dim, cutoffs)
+                _AdaptiveInput(size, self.padding_idx, cfg.embed_dim, factor, cfg.embed_dim, cutoffs)
             )
         else:
             self.embeddings = self._table(size - self.unused, cfg.embed_dim)
@@ -99,11 +110,7 @@ class Vocabulary(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """Word indices (B, T) to embeddings (B, T, C) times sqrt(C); padding's is zero."""
         if self.adaptive_input is not None:
-            # fairseq passes over clusters without a word in the batch: their parameters would have no gradient
-            *starts, _ = self.adaptive_input.cutoff
-            present = torch.bucketize(tokens, tokens.new_tensor(starts), right=True).unique().tolist()
-            absent = [band for i, band in enumerate(self.adaptive_input.embeddings) if i not in present]
-            return self.adaptive_input(tokens) * self.scale + sum(band(tokens.new_empty(0)).sum() for band in absent)
+            return self.adaptive_input(tokens) * self.scale
         embedded = F.embedding((tokens - self.unused).clamp(min=0), self.embeddings) * self.scale
         return embedded.masked_fill(tokens.eq(self.padding_idx)[..., None], 0)
 
