@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
 import logging
 import statistics
@@ -31,13 +30,8 @@ from fairseq.dataclass.configs import GenerationConfig
 import normplugins
 from normplugins.errors import UserError
 from normplugins.experiment.folding import fold_checkpoint
-from normplugins.experiment.record import git_commit, hardware, now
+from results import csv_rows, here
 
-RESULTS = Path(__file__).parents[1] / "results" / "benchmarks.csv"
-COLUMNS = (
-    *("benchmark", "provider", "case", "median_ms", "p20_ms", "p80_ms", "peak_mb"),
-    *("repeats", "hardware", "torch", "commit", "date"),
-)
 MAX_LENGTH = 60  # subwords; none of the test set's sentences needs more
 
 
@@ -109,19 +103,8 @@ def write(
     options: argparse.Namespace, translators: dict[str, Any], words: dict[str, int], seconds: dict[str, list[float]]
 ) -> None:
     """Print a row for each model and add it to the results."""
-    machine = hardware(cpu=True, processes=1)
-    where = {
-        "repeats": options.repeats,
-        "hardware": f"{machine['cpu']}, 1 thread, {machine['memory_gb']} GB",
-        "torch": torch.__version__,
-        "commit": git_commit(),
-        "date": now(),
-    }
-    new = not RESULTS.exists()
-    with RESULTS.open("a", encoding="utf-8", newline="") as file:
-        rows = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            rows.writeheader()
+    where = here(options.repeats, threads=1)
+    with csv_rows() as rows:
         for name, each in seconds.items():
             model, fifths, median = translators[name].model, statistics.quantiles(each, n=5), statistics.median(each)
             cfg, speed = model.decoder.cfg, words[name] / median

@@ -23,9 +23,9 @@ from collections import Counter
 from pathlib import Path
 
 from normplugins.corpora.fetch import find_in_mirror
-from normplugins.corpora.files import whole_file
 from normplugins.corpora.wikitext import ARCHIVES
 from normplugins.experiment.record import git_commit, hardware, now, versions
+from results import add_record
 
 RESULTS = Path(__file__).parents[1] / "results" / "prepare_wikitext103.json"
 TYPES = 267_735  # of WikiText-103
@@ -125,10 +125,7 @@ def main() -> None:
         "hardware": hardware(cpu=True, processes=1),
         "versions": versions(),
     }
-    print(json.dumps(row, indent=1))
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    with whole_file(RESULTS) as temporary:
-        temporary.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+    add_record(RESULTS, row)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from normplugins.corpora.fetch import find_in_mirror
-from normplugins.corpora.files import read_lines, whole_file
+from normplugins.corpora.files import read_lines
 from normplugins.corpora.parallel import available_cores
 from normplugins.experiment.record import git_commit, hardware, now, versions
+from results import add_record
 
 RESULTS = Path(__file__).parents[1] / "results" / "prepare_wmt14.json"
 SHARES = {  # of WMT14's training pairs; Europarl, Common Crawl, News Commentary
@@ -239,10 +240,7 @@ def main() -> None:
     for job in jobs:
         load = os.getloadavg()[0]
         row = job() | {"load_before": round(load, 1), "when": now(), **around}
-        print(json.dumps(row, indent=1))
-        rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-        with whole_file(RESULTS) as temporary:
-            temporary.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+        add_record(RESULTS, row)
 
 
 if __name__ == "__main__":

@@ -10,25 +10,18 @@ rows to results/benchmarks.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 
-from normplugins.experiment.record import git_commit, hardware, now
 from normplugins.models.tensor_attention import contract, plain
+from results import csv_rows, here
 
-RESULTS = Path(__file__).parents[1] / "results" / "benchmarks.csv"
-COLUMNS = (
-    *("benchmark", "provider", "case", "median_ms", "p20_ms", "p80_ms", "peak_mb"),
-    *("repeats", "hardware", "torch", "commit", "date"),
-)
 SIZES = {"ptb": (32, 120), "wikitext103": (80, 60)}  # segment, batch
 HEAD_DIM, DIM = 40, 256
 PROVIDERS = {"plain einsum": plain, "normplugins": contract}
@@ -68,19 +61,8 @@ def main() -> None:
         provider, corpus, causal = options.case
         print(json.dumps(measure(provider, corpus, causal == "causal", options.repeats)))
         return
-    machine = hardware(cpu=True, processes=1)
-    where = {
-        "repeats": options.repeats,
-        "hardware": f"{machine['cpu']}, {machine['threads']} threads, {machine['memory_gb']} GB",
-        "torch": torch.__version__,
-        "commit": git_commit(),
-        "date": now(),
-    }
-    new = not RESULTS.exists()
-    with RESULTS.open("a", encoding="utf-8", newline="") as file:
-        rows = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            rows.writeheader()
+    where = here(options.repeats, options.threads)
+    with csv_rows() as rows:
         for corpus, (segment, batch) in SIZES.items():
             for causal in ("as published", "causal"):
                 for provider in PROVIDERS:
