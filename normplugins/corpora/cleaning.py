@@ -40,3 +40,9 @@ class Cleaner:
             unit = "" if self.config.length_in == "words" else " in subwords"
             notes.append(f"{over:,} training pairs over {said}{unit} dropped")
         return notes
+
+
+def add_counts(to: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add the counts of a chunk of pairs to those of the chunks before it."""
+    for key, count in more.items():
+        to[key] = to.get(key, 0) + count

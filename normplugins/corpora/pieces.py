@@ -8,7 +8,7 @@ from typing import Any
 
 from normplugins.corpora import subwords
 from normplugins.corpora.bitext import Pair
-from normplugins.corpora.cleaning import Cleaner
+from normplugins.corpora.cleaning import Cleaner, add_counts
 from normplugins.corpora.config import CorpusConfig
 from normplugins.corpora.files import iter_lines
 from normplugins.corpora.growing import Growing
@@ -61,8 +61,7 @@ def write_pieces(config: CorpusConfig, texts: Path, to: Path, echo: Echo, worker
                     files.write(f"{split}.{language}", (pair[number] for pair in done["pairs"]))
                     state["subwords"][side] += sum(lengths)
                     state["longest"][side] = max(state["longest"][side], *lengths, 0)
-                for reason, count in done["dropped"].items():
-                    state["dropped"][reason] = state["dropped"].get(reason, 0) + count
+                add_counts(state["dropped"], done["dropped"])
                 state["pairs"] += len(done["pairs"])
                 state["read"] += done["read"]
                 files.note()

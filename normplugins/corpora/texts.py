@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from normplugins.corpora.bitext import Bitext, Pair, Pairs, Stream
-from normplugins.corpora.cleaning import Cleaner
+from normplugins.corpora.cleaning import Cleaner, add_counts
 from normplugins.corpora.config import CorpusConfig
 from normplugins.corpora.files import write_lines
 from normplugins.corpora.growing import Growing
@@ -100,8 +100,8 @@ def _write_train(
             for split, share in shares.items():
                 files.write(f"{split}.{config.source}", (source for source, _ in share))
                 files.write(f"{split}.{config.target}", (target for _, target in share))
-                _add(state["counts"][split], _count(share, config))
-            _add(state["dropped"], dropped)
+                add_counts(state["counts"][split], _count(share, config))
+            add_counts(state["dropped"], dropped)
             told, state["read"] = state["read"] // TELL_EVERY, state["read"] + read
             files.note()
             if state["read"] // TELL_EVERY > told:
@@ -164,8 +164,3 @@ def _refuse_empty(test: Pairs) -> None:
 def _count(pairs: list[Pair], config: CorpusConfig) -> dict[str, int]:
     words = [sum(len(pair[side].split()) for pair in pairs) for side in (0, 1)]
     return {"pairs": len(pairs), f"words_{config.source}": words[0], f"words_{config.target}": words[1]}
-
-
-def _add(to: dict[str, int], more: dict[str, int]) -> None:
-    for key, count in more.items():
-        to[key] = to.get(key, 0) + count
