@@ -22,6 +22,7 @@ from normplugins.experiment.check import check
 from normplugins.experiment.config import fairseq_config
 from normplugins.experiment.expected import Size, corpus_size
 from normplugins.experiment.kinds import kind_of
+from normplugins.experiment.processes import on_cpu
 from normplugins.experiment.run import set_threads, titled
 from normplugins.experiment.step import Step, measure
 from normplugins.experiment.update_size import world_size
@@ -78,7 +79,7 @@ def make_plan(config: DictConfig) -> Plan:
     return Plan(
         size=size,
         step=_measured(config, size, batch_tokens),
-        device=torch.cuda.get_device_name() if _on_gpu(config) else f"CPU, {threads} thread{'s'[: threads > 1]}",
+        device=f"CPU, {threads} thread{'s'[: threads > 1]}" if on_cpu(config) else torch.cuda.get_device_name(),
         processes=processes,
         batch_tokens=batch_tokens,
         batches=batches,
@@ -158,7 +159,7 @@ def notes(config: DictConfig, plan: Plan) -> Iterator[str]:
     """What has to be known to read the figures."""
     how = "as busy as it is now, on random batches, as large as seconds allow, extended to full ones by a straight line"
     text = f"Time is measured on this machine, {how}. Of other hardware it says nothing: ask for the plan there."
-    if config.hardware.name.startswith("gpu") and not _on_gpu(config):
+    if config.hardware.name.startswith("gpu") and on_cpu(config):
         text = f"There is no GPU here: time is measured on this machine's CPU, {how}. It says nothing of a GPU."
     if plan.processes > 1:
         text += " Communication between processes is not in it."
@@ -190,11 +191,7 @@ def size_of(count: int) -> str:
 
 
 def _device(config: DictConfig) -> str:
-    return "GPU" if _on_gpu(config) or config.hardware.name.startswith("gpu") else "process"
-
-
-def _on_gpu(config: DictConfig) -> bool:
-    return torch.cuda.is_available() and not config.common.cpu
+    return "GPU" if not on_cpu(config) or config.hardware.name.startswith("gpu") else "process"
 
 
 def _measured(config: DictConfig, size: Size, batch_tokens: int) -> Step:

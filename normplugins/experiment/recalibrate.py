@@ -31,6 +31,8 @@ from rich.progress import track
 import normplugins
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints
+from normplugins.experiment.processes import on_cpu
+from normplugins.models.norm_settings import norm_names
 from normplugins.norms import has_statistics, reestimate, running_statistics
 
 NORM_KEYS = ("encoder_norm", "decoder_norm", "norm")  # of the models' settings
@@ -38,8 +40,12 @@ NORM_KEYS = ("encoder_norm", "decoder_norm", "norm")  # of the models' settings
 
 def norms_with_statistics(config: DictConfig) -> list[str]:
     """The norms of the run's model that keep running statistics, each once."""
-    names = [str(config.model[key]) for key in NORM_KEYS if key in config.model]
-    return [name for name in dict.fromkeys(names) if has_statistics(name)]
+    return [name for name in _norms(config) if has_statistics(name)]
+
+
+def _norms(config: DictConfig) -> list[str]:
+    """The norms of the run's model, each once, those at the end of its stacks too."""
+    return list(dict.fromkeys(map(str, norm_names(config.model, NORM_KEYS).values())))
 
 
 def check(config: DictConfig) -> None:
@@ -49,10 +55,9 @@ def check(config: DictConfig) -> None:
         UserError: no norm of the model keeps running statistics.
     """
     if asked(config) and not norms_with_statistics(config):
-        names = ", ".join(dict.fromkeys(str(config.model[key]) for key in NORM_KEYS if key in config.model))
         raise UserError(
-            f"evaluate.recalibrate={asked(config)}: no norm of this model ({names}) keeps running statistics, so that "
-            "nothing would change: leave it out"
+            f"evaluate.recalibrate={asked(config)}: no norm of this model ({', '.join(_norms(config))}) keeps running "
+            "statistics, so that nothing would change: leave it out"
         )
 
 
@@ -112,7 +117,7 @@ def measure(
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
         [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
     )
-    cuda = torch.cuda.is_available() and not config.common.cpu
+    cuda = not on_cpu(config)
     model.to("cuda" if cuda else "cpu").train(dropout)
     for name in running_statistics(model):
         model.get_submodule(name.rpartition(".")[0]).train()
