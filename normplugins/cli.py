@@ -101,8 +101,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     causality.add_argument("--results", type=Path, default=Path("results"), help="default: results")
     causality.set_defaults(command=analyze_causality, takes_overrides=False)
-    convert = command("import-checkpoint", import_checkpoint, "convert a checkpoint of the released PowerNorm code")
-    convert.add_argument("source", type=Path, help="checkpoint.pt of the released code")
+    convert = command(
+        "import-checkpoint", import_checkpoint, "convert a checkpoint of the released code or of stock fairseq"
+    )
+    convert.add_argument("source", type=Path, help="checkpoint.pt of the released code, or of fairseq's transformer")
     convert.add_argument("destination", type=Path, help="the checkpoint to write")
     folding = command(
         "fold", fold_checkpoint, "fold norms that are fixed at evaluation into the linear maps after them"

@@ -1,4 +1,4 @@
-"""Imports checkpoints of the released PowerNorm code (a fork of fairseq 0.8) as checkpoints of ``norm_transformer``."""
+"""Imports checkpoints of the released PowerNorm code (a fork of fairseq 0.8) and of stock fairseq's transformer."""
 
 import contextlib
 import pickle
@@ -14,32 +14,12 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from normplugins.errors import UserError
-from normplugins.models.config import NormTransformerConfig, resolve_config
+from normplugins.models.config import NormTransformerConfig
+from normplugins.models.stock import State, pack, setting, shared_settings
 from normplugins.models.transformer import NormTransformer
-
-State = dict[str, Tensor]
 
 NORM_NAMES = {"power": "pn", "layer": "ln", "batch": "bn_released"}
 """The released code's ``--encoder-norm-self`` and so on, in our names."""
-
-UNSUPPORTED = {  # setting of the released code -> the only value that norm_transformer can stand for
-    "encoder_spec_norm": False,
-    "no_token_positional_embeddings": False,
-    "no_cross_attention": False,
-    "cross_self_attention": False,
-    "layer_wise_attention": False,
-    "encoder_layers_to_keep": None,
-    "decoder_layers_to_keep": None,
-    "encoder_learned_pos": False,
-    "decoder_learned_pos": False,
-    "adaptive_softmax_cutoff": None,
-    "adaptive_input": False,
-}
-SAME_NAME = (
-    *(f"{side}_{size}" for side in ("encoder", "decoder") for size in ("layers", "embed_dim", "ffn_embed_dim")),
-    *("encoder_attention_heads", "decoder_attention_heads", "dropout", "attention_dropout", "activation_fn"),
-    *("share_all_embeddings", "share_decoder_input_output_embed", "max_source_positions", "max_target_positions"),
-)
 
 
 class _Ignored:
@@ -65,84 +45,39 @@ def _read(source: Path) -> dict[str, Any]:
         raise UserError(f"{source} is not a checkpoint, or a damaged one") from error
     except Exception as error:  # torch raises many kinds on a file that is not its own
         raise UserError(f"{source} is not a checkpoint, or a damaged one") from error
-    if not isinstance(state, dict) or not isinstance(state.get("args"), Namespace) or "model" not in state:
-        raise UserError(f"{source} is not a checkpoint of the released code: it lacks 'args' (a Namespace) or 'model'")
+    if not isinstance(state, dict) or "model" not in state:
+        raise UserError(f"{source} is not a checkpoint of fairseq: it lacks 'model'")
     return state
 
 
-def _setting(args: Namespace, name: str, source: Path) -> Any:
-    if not hasattr(args, name):
-        raise UserError(f"{source}: its args lack {name!r}; is it a checkpoint of the released PowerNorm code?")
-    return getattr(args, name)
+def _command_line(state: dict[str, Any], source: Path) -> Namespace:
+    """The settings of model and task: ``args`` up to fairseq 0.9, sections of ``cfg`` since."""
+    if isinstance(state.get("args"), Namespace):
+        return state["args"]
+    if not isinstance(state.get("cfg"), dict):
+        raise UserError(f"{source} is not a checkpoint of fairseq: it lacks 'args' (a Namespace) and 'cfg'")
+    flat: dict[str, Any] = {}
+    for section in (state["cfg"].get(name) for name in ("task", "model")):
+        for name, value in (vars(section) if isinstance(section, Namespace) else section or {}).items():
+            nested = value if name in ("encoder", "decoder") and isinstance(value, dict) else {}
+            flat |= {f"{name}_{inner}": of_it for inner, of_it in nested.items()} or {name: value}
+    return Namespace(**flat)
 
 
 def _settings(args: Namespace, source: Path) -> NormTransformerConfig:
-    """The released command line in norm_transformer's settings."""
-    for name, supported in UNSUPPORTED.items():
-        if getattr(args, name, supported) != supported:
-            raise UserError(f"{source}: {name}={getattr(args, name)!r} has no counterpart in norm_transformer")
-    settings: dict[str, Any] = {name: _setting(args, name, source) for name in SAME_NAME}
+    """The command line of the released code, or of stock fairseq, in norm_transformer's settings."""
+    if not any(name.endswith("_norm_self") for name in vars(args)):
+        return shared_settings(args, source)
+    norms = {}
     for side in ("encoder", "decoder"):
-        used = {_setting(args, f"{side}_norm_{part}", source) for part in ("self", "ff")}
+        used = {setting(args, f"{side}_norm_{part}", source) for part in ("self", "ff")}
         if len(used) != 1 or not used <= NORM_NAMES.keys():
             raise UserError(
                 f"{source}: {side} norms {', '.join(sorted(map(str, used)))}; "
                 f"one norm for the whole stack, of {', '.join(NORM_NAMES)}, can be imported"
             )
-        settings[f"{side}_norm"] = NORM_NAMES[used.pop()]
-    placements = {_setting(args, f"{side}_normalize_before", source) for side in ("encoder", "decoder")}
-    if len(placements) != 1:
-        raise UserError(f"{source}: encoder and decoder must both be pre-norm or both post-norm")
-    return resolve_config(
-        Namespace(
-            **settings,
-            normalize_before=placements.pop(),
-            # the released code falls back on relu_dropout where activation_dropout is 0
-            activation_dropout=getattr(args, "activation_dropout", 0.0) or getattr(args, "relu_dropout", 0.0),
-            norm_warmup_updates=getattr(args, "warmup_updates", None),
-        )
-    )
-
-
-def _released_names(name: str) -> list[str]:
-    """Names, in a released state dict, of what is ``name`` in ours; the packed projections have one for each part."""
-    for ours, released in (
-        ("self_attention.sublayer.", "self_attn."),
-        ("cross_attention.sublayer.", "encoder_attn."),
-        ("feed_forward.sublayer.", ""),
-        ("self_attention.norm.", "self_attn_layer_norm."),
-        ("cross_attention.norm.", "encoder_attn_layer_norm."),
-        ("feed_forward.norm.", "final_layer_norm."),
-        ("final_norm.", "layer_norm."),
-        (".out.", ".out_proj."),
-        ("num_updates", "iters"),
-    ):
-        name = name.replace(ours, released)
-    for packed in ("qkv", "kv", "q"):
-        if f".{packed}." in name:
-            return [name.replace(f".{packed}.", f".{part}_proj.") for part in packed]
-    return [name]
-
-
-def _convert(released: State, model: NormTransformer, source: Path) -> State:
-    """Rename, pack and reshape a released state dict to the names and shapes of ``model``'s."""
-    left = {name for name in released if not name.endswith((".version", "._float_tensor", ".num_batches_tracked"))}
-    converted = {}
-    for name, ours in model.state_dict().items():
-        parts = _released_names(name)
-        if name == "decoder.output_projection.weight":
-            tied = model.decoder.output_projection.weight is model.decoder.embed_tokens.weight
-            parts = ["decoder.embed_tokens.weight" if tied else "decoder.embed_out"]
-        if missing := [part for part in parts if not isinstance(released.get(part), Tensor)]:
-            raise UserError(f"{source}: its model lacks {', '.join(missing)}")
-        packed = torch.cat([released[part] for part in parts])
-        if packed.numel() != ours.numel() or (packed.dim() == ours.dim() and packed.shape != ours.shape):
-            raise UserError(f"{source}: {parts[0]} has shape {tuple(packed.shape)}, the settings ask for {ours.shape}")
-        converted[name] = packed.reshape(ours.shape).to(ours.dtype)
-        left -= set(parts)
-    if left:
-        raise UserError(f"{source}: its model holds {', '.join(sorted(left))}, which norm_transformer has not")
-    return converted
+        norms[f"{side}_norm"] = NORM_NAMES[used.pop()]
+    return shared_settings(args, source, **norms, norm_warmup_updates=getattr(args, "warmup_updates", None))
 
 
 class _Languages:
@@ -165,10 +100,11 @@ def numbered_dictionary(size: int) -> Dictionary:
 
 
 def import_checkpoint(source: Path, destination: Path, data: Path | None = None) -> None:
-    """Write the released checkpoint ``source`` as a norm_transformer checkpoint that stock fairseq tools load.
+    """Write ``source`` as a norm_transformer checkpoint that stock fairseq tools load.
 
     Args:
-        source: checkpoint of the released code. Only tensors, plain containers and its command line are read.
+        source: checkpoint of the released code, or of stock fairseq's transformer: its settings tell which. Only
+            tensors, plain containers and its command line are read.
         destination: file to write; its folder is made.
         data: folder with the dictionaries, recorded in the checkpoint; None: the folder of ``source`` where they lie
             there, else the one that the checkpoint names.
@@ -178,15 +114,15 @@ def import_checkpoint(source: Path, destination: Path, data: Path | None = None)
             has no settings for; or ``destination`` cannot be written.
     """
     state = _read(source)
-    args = state["args"]
+    args = _command_line(state, source)
     settings = _settings(args, source)
-    languages = {name: _setting(args, name, source) for name in ("source_lang", "target_lang")}
+    languages = {name: setting(args, name, source) for name in ("source_lang", "target_lang")}
     if data is None:
         beside = all((source.parent / f"dict.{language}.txt").exists() for language in languages.values())
-        recorded = _setting(args, "data", source)
+        recorded = setting(args, "data", source)
         data = source.parent.resolve() if beside else Path(recorded if isinstance(recorded, str) else recorded[0])
     model = NormTransformer.build_model(settings, _Languages(state["model"], source))
-    weights = _convert(state["model"], model, source)
+    weights = pack(state["model"], model, source)
     padding = {name: getattr(args, name) for name in ("left_pad_source", "left_pad_target") if hasattr(args, name)}
     namespace = Namespace(task="translation", arch="norm_transformer", data=str(data), **languages, **padding)
     vars(namespace).update({name: value for name, value in vars(settings).items() if not name.startswith("_")})

@@ -95,7 +95,7 @@ def test_a_missing_file(tmp_path):
 
 @pytest.mark.parametrize("state", [[1, 2], {"model": {}}, {"args": Namespace()}, {"args": {}, "model": {}}])
 def test_something_else_that_torch_can_load(state, tmp_path):
-    refused(state, tmp_path, "not a checkpoint of the released code")
+    refused(state, tmp_path, "not a checkpoint of fairseq")
 
 
 @pytest.mark.parametrize(
