@@ -28,10 +28,11 @@ from fairseq import checkpoint_utils
 from fairseq.dataclass.configs import GenerationConfig
 
 import normplugins
+from normplugins.bench.results import CSV, add_row, here
 from normplugins.errors import UserError
 from normplugins.experiment.folding import fold_checkpoint
-from results import csv_rows, here
 
+RESULTS = Path(__file__).parents[1] / "results" / CSV
 MAX_LENGTH = 60  # subwords; none of the test set's sentences needs more
 
 
@@ -104,19 +105,18 @@ def write(
 ) -> None:
     """Print a row for each model and add it to the results."""
     where = here(options.repeats, threads=1)
-    with csv_rows() as rows:
-        for name, each in seconds.items():
-            model, fifths, median = translators[name].model, statistics.quantiles(each, n=5), statistics.median(each)
-            cfg, speed = model.decoder.cfg, words[name] / median
-            size = f"{cfg.encoder_layers}+{cfg.decoder_layers} layers C={cfg.decoder_embed_dim}"
-            search = f"{options.sentences} sentences B={options.batch_size} beam={options.beam}"
-            case = f"{size} {search}, CPU time: {words[name]:,} words, {speed:,.0f} words/s"
-            times = {"median_ms": median, "p20_ms": fifths[0], "p80_ms": fifths[-1]}
-            found = {key: round(1000 * value, 1) for key, value in times.items()} | {"peak_mb": ""}
-            rows.writerow({"benchmark": "decoding", "provider": name, "case": case} | found | where)
-            pairs = zip(seconds[name.removesuffix(" folded")], each, strict=True)
-            faster = statistics.median(before / after for before, after in pairs)
-            print(f"{name:20}  {case}  x {faster:.3f}")
+    for name, each in seconds.items():
+        model, fifths, median = translators[name].model, statistics.quantiles(each, n=5), statistics.median(each)
+        cfg, speed = model.decoder.cfg, words[name] / median
+        size = f"{cfg.encoder_layers}+{cfg.decoder_layers} layers C={cfg.decoder_embed_dim}"
+        search = f"{options.sentences} sentences B={options.batch_size} beam={options.beam}"
+        case = f"{size} {search}, CPU time: {words[name]:,} words, {speed:,.0f} words/s"
+        times = {"median_ms": median, "p20_ms": fifths[0], "p80_ms": fifths[-1]}
+        found = {key: round(1000 * value, 1) for key, value in times.items()} | {"peak_mb": ""}
+        add_row(RESULTS, {"benchmark": "decoding", "provider": name, "case": case} | found | where)
+        pairs = zip(seconds[name.removesuffix(" folded")], each, strict=True)
+        faster = statistics.median(before / after for before, after in pairs)
+        print(f"{name:20}  {case}  x {faster:.3f}")
 
 
 if __name__ == "__main__":

@@ -27,11 +27,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from normplugins.bench.results import add_record
 from normplugins.corpora.fetch import find_in_mirror
 from normplugins.corpora.files import read_lines
 from normplugins.corpora.parallel import available_cores
 from normplugins.experiment.record import git_commit, hardware, now, versions
-from results import add_record
 
 RESULTS = Path(__file__).parents[1] / "results" / "prepare_wmt14.json"
 SHARES = {  # of WMT14's training pairs; Europarl, Common Crawl, News Commentary

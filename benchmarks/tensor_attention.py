@@ -16,12 +16,14 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 
+from normplugins.bench.results import CSV, add_row, here
 from normplugins.models.tensor_attention import contract, plain
-from results import csv_rows, here
 
+RESULTS = Path(__file__).parents[1] / "results" / CSV
 SIZES = {"ptb": (32, 120), "wikitext103": (80, 60)}  # segment, batch
 HEAD_DIM, DIM = 40, 256
 PROVIDERS = {"plain einsum": plain, "normplugins": contract}
@@ -62,17 +64,16 @@ def main() -> None:
         print(json.dumps(measure(provider, corpus, causal == "causal", options.repeats)))
         return
     where = here(options.repeats, options.threads)
-    with csv_rows() as rows:
-        for corpus, (segment, batch) in SIZES.items():
-            for causal in ("as published", "causal"):
-                for provider in PROVIDERS:
-                    case = [provider, corpus, causal]
-                    limits = ["--repeats", str(options.repeats), "--threads", str(options.threads)]
-                    command = [sys.executable, __file__, *limits, "--case", *case]
-                    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-                    name = f"{corpus} {causal} L={segment} B={batch} d_head={HEAD_DIM} C={DIM} forward+backward"
-                    rows.writerow({"benchmark": "tensor_attention", "provider": provider, "case": name} | found | where)
-                    print(f"{provider:13}  {name:66}  {found['median_ms']:8.1f} ms  {found['peak_mb']:6,.0f} MB")
+    for corpus, (segment, batch) in SIZES.items():
+        for causal in ("as published", "causal"):
+            for provider in PROVIDERS:
+                case = [provider, corpus, causal]
+                limits = ["--repeats", str(options.repeats), "--threads", str(options.threads)]
+                command = [sys.executable, __file__, *limits, "--case", *case]
+                found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+                name = f"{corpus} {causal} L={segment} B={batch} d_head={HEAD_DIM} C={DIM} forward+backward"
+                add_row(RESULTS, {"benchmark": "tensor_attention", "provider": provider, "case": name} | found | where)
+                print(f"{provider:13}  {name:66}  {found['median_ms']:8.1f} ms  {found['peak_mb']:6,.0f} MB")
 
 
 if __name__ == "__main__":
