@@ -1,1 +1,8 @@
 """fairseq optimizers of our own; importing this package registers them."""
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+from normplugins.optim.fused_adam import FusedAdam
+
+__all__ = ["FusedAdam"]
