@@ -15,11 +15,11 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import FairseqDecoder, FairseqIncrementalDecoder, FairseqLanguageModel, register_model
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from normplugins.errors import UserError
 from normplugins.models.attention import Cache, SelfAttention, causal_attention_mask, padding_attention_mask
 from normplugins.models.config import LanguageModelConfig, NormTransformerLMConfig, resolve_language_model
+from normplugins.models.dropout import dropout
 from normplugins.models.layers import FeedForward, SelfAttentionLayer, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import SinusoidalPositions
@@ -97,7 +97,7 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
         x = self.vocabulary.embed(prev_output_tokens[:, -1:] if step else prev_output_tokens)
         positions = self.positions(prev_output_tokens)
         x = x + (positions[:, -1:] if step else positions)
-        x = F.dropout(x, self.cfg.dropout, self.training).transpose(0, 1).contiguous()
+        x = dropout(x, self.cfg.dropout, self.training).transpose(0, 1).contiguous()
         if step:
             mask, padding_mask = padding_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
         else:
@@ -107,7 +107,7 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
             x = run_layer(layer, x, padding_mask, mask, cache, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
             x = self.final_norm(x, padding_mask)
-        return F.dropout(x, self.cfg.dropout, self.training).transpose(0, 1), {"attn": [None]}
+        return dropout(x, self.cfg.dropout, self.training).transpose(0, 1), {"attn": [None]}
 
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
         """Follow the beam search: row i of every cache becomes row ``new_order[i]``."""

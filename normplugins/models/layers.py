@@ -10,8 +10,14 @@ from torch.utils.checkpoint import checkpoint
 
 from normplugins.models.attention import Cache, CrossAttention, SelfAttention
 from normplugins.models.config import NormTransformerConfig, build_side_norm
+from normplugins.models.dropout import add_dropout, dropout, relu_dropout
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor, float, bool], Tensor]] = {
+    "relu": relu_dropout,
+    "gelu": lambda x, p, training: dropout(F.gelu(x), p, training),
+    "swish": lambda x, p, training: dropout(F.silu(x), p, training),
+}
+"""Activation and dropout, by the activation's name; called with x, the dropout's probability, whether in training."""
 
 
 class FeedForward(nn.Module):
@@ -32,7 +38,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, C) to (T, B, C), token by token."""
-        return self.fc2(F.dropout(self.activation(self.fc1(x)), self.dropout, self.training))
+        return self.fc2(self.activation(self.fc1(x), self.dropout, self.training))
 
 
 class ResidualSettings(Protocol):
@@ -55,7 +61,7 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, padding_mask: Tensor, *args: Tensor | Cache | None) -> Tensor:
         """x (T, B, C), padding_mask (B, T) True = padding; ``args`` go to the sublayer. Returns (T, B, C)."""
         y = self.sublayer(self.norm(x, padding_mask) if self.pre else x, *args)
-        x = x + F.dropout(y, self.dropout, self.training)
+        x = add_dropout(x, y, self.dropout, self.training)
         return x if self.pre else self.norm(x, padding_mask)
 
 

@@ -12,11 +12,11 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import FairseqLanguageModel, register_model
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from normplugins.errors import UserError
 from normplugins.models.config import TensorTransformerLMConfig, resolve_language_model
+from normplugins.models.dropout import dropout
 from normplugins.models.language_model import Features, LanguageModelDecoder, feed_forward, one_dictionary
 from normplugins.models.layers import SelfAttentionLayer, run_layer
 from normplugins.models.parser import add_boolean_arguments
@@ -85,7 +85,7 @@ class TensorTransformerDecoder(LanguageModelDecoder):
         return self._dropout(x).transpose(0, 1), {"attn": [None]}
 
     def _dropout(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.cfg.dropout, self.training)
+        return dropout(x, self.cfg.dropout, self.training)
 
     def max_positions(self) -> int:
         """Longest segment, in tokens."""

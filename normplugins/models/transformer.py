@@ -12,11 +12,11 @@ from fairseq.models import (
     register_model,
 )
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from normplugins.errors import UserError
 from normplugins.models.attention import Cache, causal_attention_mask, padding_attention_mask
 from normplugins.models.config import NormTransformerConfig, build_side_norm, resolve_config
+from normplugins.models.dropout import dropout
 from normplugins.models.layers import DecoderLayer, encoder_layer, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import SinusoidalPositions
@@ -45,7 +45,7 @@ class _Stack(nn.Module):
         if newest_only:
             tokens, positions = tokens[:, -1:], positions[:, -1:]
         x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + positions
-        return F.dropout(x, self.cfg.dropout, self.training).transpose(0, 1).contiguous()
+        return dropout(x, self.cfg.dropout, self.training).transpose(0, 1).contiguous()
 
 
 class NormTransformerEncoder(_Stack, FairseqEncoder):
