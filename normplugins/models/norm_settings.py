@@ -11,7 +11,7 @@ from fairseq.dataclass import FairseqDataclass
 from torch import nn
 
 from normplugins.errors import UserError
-from normplugins.norms import NormConfig, build_norm, has_statistics, resolve_norm
+from normplugins.norms import NormConfig, build_norm, has_kernels, has_statistics, resolve_norm
 
 HEAD_GROUPED = ("pn", "pn_alg2")
 """Norms whose group scaling has, unless told otherwise, one group per attention head."""
@@ -108,6 +108,8 @@ def unread_settings(cfg: Any, keys: Sequence[str]) -> dict[str, Any]:
     unread = [f.name for f in fields(NormConfig) if all(getattr(default, f.name) is None for default in defaults)]
     if not any(map(has_statistics, names.values())):
         unread += ["sync", "per_update"]
+    if not any(map(has_kernels, names.values())):
+        unread += ["kernels"]
     return {f"norm_{f.name}": f.default for f in fields(NormConfig) if f.name in unread}
 
 

@@ -16,6 +16,7 @@ from pkgutil import iter_modules
 from normplugins.norms.config import (
     NormConfig,
     build_norm,
+    has_kernels,
     has_statistics,
     known_norms,
     register_norm,
@@ -33,6 +34,7 @@ __all__ = [
     "NormConfig",
     "build_norm",
     "end_update",
+    "has_kernels",
     "has_statistics",
     "known_norms",
     "reestimate",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from normplugins.norms.config import register_norm
+from normplugins.norms.fast_path import fast_path
 from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
 from normplugins.norms.processes import gather_over_processes, sum_gradients
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
@@ -44,8 +45,9 @@ class BatchNorm(RunningNorm):
         padding_filled: bool = False,
         sync: str = "none",
         per_update: bool = False,
+        kernels: str = "auto",
     ) -> None:
-        super().__init__(dim, eps, sync, per_update)
+        super().__init__(dim, eps, sync, per_update, kernels)
         self.momentum, self.group_scaling, self.padding_filled = momentum, group_scaling, padding_filled
         self.newest = momentum
         self.add_statistic("running_mean", 0.0)
@@ -53,6 +55,14 @@ class BatchNorm(RunningNorm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, count the batch in the running statistics."""
+        simple = not (self.synchronised or self.group_scaling or self.padding_filled)
+        if simple and (fast := fast_path(self.kernels, x, self.training)):
+            y: Tensor = fast.batch_norm(self, x, padding_mask)
+            return y
+        return self.plain(x, padding_mask)
+
+    def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Do what ``forward`` does, by the equations."""
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
         if self.group_scaling:

@@ -13,6 +13,8 @@ from typing import Any, Optional, TypeVar
 
 from torch import nn
 
+from normplugins.norms.fast_path import KERNELS
+
 SYNCS = ("none", "batch", "deferred")
 
 
@@ -44,6 +46,8 @@ class NormConfig:
     forward and backward; ``deferred``: running statistics are summed once an update (implies per_update)"""
     per_update: bool = False
     """running statistics take one step an update, of all its micro-batches' tokens; off: one a micro-batch"""
+    kernels: str = "auto"
+    """code that computes the norm: ``auto``: the fastest for its device; ``plain``: the equations as they stand"""
 
     group_scaling: Optional[bool] = None
     """first divide each token's channels, in ``groups`` groups (BN: in one), by the group's root mean square"""
@@ -115,6 +119,11 @@ def sees_sentence(name: str) -> bool:
     return name in _NORMS and bool(getattr(_NORMS[name].build, "sees_sentence", False))
 
 
+def has_kernels(name: str) -> bool:
+    """Whether this norm has code besides the plain, which ``kernels`` is about; False if unknown."""
+    return name in _NORMS and "kernels" in _NORMS[name].settings
+
+
 def has_statistics(name: str) -> bool:
     """Whether this norm keeps running statistics, which ``sync`` and ``per_update`` are about; False if unknown."""
     return name in _NORMS and "sync" in _NORMS[name].settings
@@ -142,6 +151,10 @@ def _settings(config: NormConfig) -> dict[str, Any]:
         )
     if config.sync not in SYNCS:
         raise ValueError(f"norm {config.name!r}: unknown sync={config.sync!r}; choose one of {', '.join(SYNCS)}")
+    if config.kernels not in KERNELS:
+        raise ValueError(
+            f"norm {config.name!r}: unknown kernels={config.kernels!r}; choose one of {', '.join(KERNELS)}"
+        )
     if settings.get("sync") == "deferred" and "per_update" in settings:
         settings["per_update"] = True
     return settings

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.config import register_norm
+from normplugins.norms.fast_path import fast_path
 from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
 
@@ -106,9 +107,10 @@ class PowerNorm(RunningNorm):
         unscaled_nu: bool = True,
         sync: str = "none",
         per_update: bool = False,
+        kernels: str = "auto",
     ) -> None:
         needs = "needs this batch's statistics; set warmup_updates=0 and batch_backward=false, or use sync=batch"
-        super().__init__(dim, eps, sync, per_update, needs if warmup_updates or batch_backward else "")
+        super().__init__(dim, eps, sync, per_update, kernels, needs if warmup_updates or batch_backward else "")
         check_groups(dim, groups if group_scaling else 1)
         self.groups, self.warmup_updates = groups, warmup_updates
         self.alpha_fwd, self.alpha_bkw = alpha_fwd, alpha_bkw
@@ -118,10 +120,17 @@ class PowerNorm(RunningNorm):
         self.add_statistic("running_phi", 1.0)
         self.add_statistic("ema_gz", 0.0)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
-        self._forward_phi: Tensor | None = None  # what the latest forward divided by, for its recomputation
+        self._scale: Tensor | None = None  # 1 / psi of the latest forward, for its recomputation
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, count the batch in the running statistics."""
+        if fast := fast_path(self.kernels, x, self.training):
+            y: Tensor = fast.power_norm(self, x, padding_mask)
+            return y
+        return self.plain(x, padding_mask)
+
+    def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Do what ``forward`` does, by the equations."""
         rows, real = token_rows(x, padding_mask, self.dim)
         if not self.padding_in_backward:
             rows = zero_padding(rows, real)
@@ -140,42 +149,49 @@ class PowerNorm(RunningNorm):
     def _train(self, rows: Tensor, real: Tensor | None) -> Tensor:
         with torch.no_grad():
             count = count_tokens(rows, real)
-            count, batch_phi = self.over_processes(count, mean_over(zero_padding(rows, real).square(), count))
-            batch_phi = torch.where(count > 0, batch_phi, self.running_phi.to(rows.dtype))
-            if self._forward_phi is None or not recomputing():
-                self._forward_phi = self._divisor(batch_phi)
-                self.count_batch(count, batch_phi)
-            scale = torch.rsqrt(self._forward_phi.to(rows.dtype) + self.eps)
-            scale_backward = torch.rsqrt(batch_phi + self.eps) if self.batch_backward else scale
+            batch_phi = mean_over(zero_padding(rows, real).square(), count)
+            scale, scale_backward = self.take_batch(count, batch_phi)
             positions = count_tokens(rows, None if self.padding_in_backward else real)
         y: Tensor = _ApproximateBackward.apply(  # type: ignore[no-untyped-call]
             rows, self.weight.to(rows.dtype), self.bias.to(rows.dtype), scale, scale_backward, positions, self
         )
         return y
 
+    @torch.no_grad()
+    def take_batch(self, count: Tensor, batch_phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Count a batch's quadratic mean (C,); returns 1 / psi (C,) of the forward and of dL/dx."""
+        count, batch_phi = self.over_processes(count, batch_phi)
+        if self.warmup_updates or self.batch_backward:
+            batch_phi = torch.where(count > 0, batch_phi, self.running_phi.to(batch_phi.dtype))
+        if self._scale is None or not recomputing():
+            self._scale = torch.rsqrt(self._divisor(batch_phi) + self.eps)
+            self.count_batch(count, batch_phi)
+        scale = self._scale.to(batch_phi.dtype)
+        return scale, torch.rsqrt(batch_phi + self.eps) if self.batch_backward else scale
+
     def _divisor(self, batch_phi: Tensor) -> Tensor:
         """psi^2 (C,) that the forward divides by: the running one, or while it warms up the batch's."""
         if not self.warmup_updates:
-            return self.running_phi.clone()
+            return self.running_phi
         return torch.where(self.num_updates < self.warmup_updates, batch_phi, self.running_phi)
 
     def step(self, count: Tensor, *moments: Tensor) -> None:
         """Update psi^2 and the update count with a batch's psi^2, if the batch has a token."""
-        phi, new_weight = self.running_phi, 1 - self.alpha_fwd
+        phi, counts = self.running_phi, count > 0
         batch = moments[0].to(phi.dtype)
-        updated = phi.lerp(batch, new_weight)
+        newest = (1 - self.alpha_fwd) * counts.to(phi.dtype)
         if self.warmup_updates:
             t = self.num_updates + 1
-            cumulative = phi.lerp(batch, t.to(phi.dtype).reciprocal())
-            warming = cumulative.lerp(batch, new_weight) if self.double_update else cumulative
-            updated = torch.where(t < self.warmup_updates, warming, updated)
-        phi.copy_(torch.where(count > 0, updated, phi))
-        self.num_updates += count > 0
+            warming = counts & (t < self.warmup_updates)
+            phi.lerp_(batch, torch.where(warming, t.to(phi.dtype).reciprocal(), 0))
+            newest = newest if self.double_update else torch.where(warming, 0, newest)
+        phi.lerp_(batch, newest)
+        self.num_updates += counts
 
     @property
     def nu(self) -> Tensor:
         """The running quantity of the backward, (C,); a copy."""
-        return self.ema_gz * (1 - self.alpha_bkw if self.unscaled_nu else 1.0)
+        return self.ema_gz * (1 - self.alpha_bkw) if self.unscaled_nu else self.ema_gz.clone()
 
     @torch.no_grad()
     def count_backward(self, positions: Tensor, projection: Tensor) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from normplugins.norms.config import register_norm
+from normplugins.norms.fast_path import fast_path
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
@@ -27,15 +28,29 @@ class PowerNormV(RunningNorm):
     running_phi: Tensor
 
     def __init__(
-        self, dim: int, *, eps: float = 1e-5, alpha_fwd: float = 0.9, sync: str = "none", per_update: bool = False
+        self,
+        dim: int,
+        *,
+        eps: float = 1e-5,
+        alpha_fwd: float = 0.9,
+        sync: str = "none",
+        per_update: bool = False,
+        kernels: str = "auto",
     ) -> None:
-        super().__init__(dim, eps, sync, per_update)
+        super().__init__(dim, eps, sync, per_update, kernels)
         self.alpha_fwd = alpha_fwd
         self.newest = 1 - alpha_fwd
         self.add_statistic("running_phi", 1.0)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, count the batch in the running quadratic mean."""
+        if not self.synchronised and (fast := fast_path(self.kernels, x, self.training)):
+            y: Tensor = fast.power_norm_v(self, x, padding_mask)
+            return y
+        return self.plain(x, padding_mask)
+
+    def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Do what ``forward`` does, by the equations."""
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
         phi = self.running_phi

@@ -77,13 +77,14 @@ class RunningNorm(nn.Module):
         eps: float,
         sync: str = "none",
         per_update: bool = False,
+        kernels: str = "plain",
         not_deferrable: str = "needs this batch's statistics; use sync=batch",
     ) -> None:
         super().__init__()
         if sync == "deferred" and not_deferrable:
             raise ValueError(f"sync=deferred is too late for {type(self).__name__}, which {not_deferrable}")
         self.dim, self.eps = dim, eps
-        self.sync, self.per_update = sync, per_update or sync == "deferred"
+        self.sync, self.per_update, self.kernels = sync, per_update or sync == "deferred", kernels
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
         self._pending: dict[str, Tensor] = {}  # by the step that will take it: sums in float64
@@ -114,7 +115,7 @@ class RunningNorm(nn.Module):
     def step(self, count: Tensor, *moments: Tensor) -> None:
         """running <- (1 - newest) running + newest batch, if the batch has a token."""
         for running, batch in self._renewed(count, *moments):
-            running.copy_(torch.where(count > 0, running.lerp(batch, self.newest), running))
+            running.lerp_(batch, self.newest * (count > 0).to(running.dtype))
 
     def replace(self, count: Tensor, *moments: Tensor) -> None:
         """Put the batch's own statistics in the place of the running ones, if the batch has a token."""

@@ -91,7 +91,7 @@ def test_what_travels(norm: str, pair: Pair) -> None:
 def test_without_sync_each_keeps_its_own(pair: Pair) -> None:
     one, other = pair.call(train_mine, NORMS["bn"], steps())
     alone = train(NORMS["bn"], [[parts[0] for parts in update] for update in steps()][:1])
-    assert_close(one[0].buffers, alone[0].buffers, rtol=0, atol=0)
+    assert_close(one[0].buffers, alone[0].buffers, rtol=0, atol=1e-15)  # the processes have other numbers of threads
     assert not torch.allclose(one[-1].buffers["first.running_mean"], other[-1].buffers["first.running_mean"])
 
 

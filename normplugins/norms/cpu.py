@@ -1,0 +1,220 @@
+"""Norms in training on a CPU, in as few passes over memory as PyTorch's own operators allow, and nothing to compile.
+
+Each function here is the training forward of a norm whose equations, and plain code, are in the norm's own file; it
+takes the norm, x and the padding mask, and counts the batch as the plain code does. What makes the difference:
+
+- Column sums come from PyTorch's BatchNorm backward in evaluation mode, with a running mean of 0 and variance of 1: one
+  call, one pass, gives sum(g z) and sum(g), and with z for g sum(z^2). It adds up in the order of LayerNorm's own
+  backward, with the same rounding error (relative 5e-6 of 4,096 tokens).
+- Each gradient is written by hand, and no product is kept that the backward can make again.
+- Rows of padding are looked up, which on a CPU makes nobody wait, and set alone; ``torch.where`` passes over all.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from normplugins.norms.statistics import token_rows
+
+if TYPE_CHECKING:
+    from normplugins.norms.batch_norm import BatchNorm
+    from normplugins.norms.power_norm import PowerNorm
+    from normplugins.norms.power_norm_v import PowerNormV
+    from normplugins.norms.rms_norm import RMSNorm
+
+
+def power_norm(norm: "PowerNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """PN in training, every switch of it; x (T, B, C) or (N, C), padding_mask (B, T) or (N,)."""
+    rows, padding = _rows(x, padding_mask, norm.dim)
+    arguments = rows, norm.weight.to(rows.dtype), norm.bias.to(rows.dtype), padding, norm
+    return _like(_PowerNorm.apply(*arguments), x)  # type: ignore[no-untyped-call]
+
+
+def power_norm_v(norm: "PowerNormV", x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """PN-V in training, of this process's tokens; x (T, B, C) or (N, C), padding_mask (B, T) or (N,)."""
+    rows, padding = _rows(x, padding_mask, norm.dim)
+    arguments = rows, norm.weight.to(rows.dtype), norm.bias.to(rows.dtype), padding, norm
+    return _like(_PowerNormV.apply(*arguments), x)  # type: ignore[no-untyped-call]
+
+
+def batch_norm(norm: "BatchNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """BN in training, of this process's tokens; x (T, B, C) or (N, C), padding_mask (B, T) or (N,)."""
+    rows, padding = _rows(x, padding_mask, norm.dim)
+    if len(rows) - (0 if padding is None else len(padding)) < 2:  # PyTorch's refuses none, and rounds one's variance
+        return norm.plain(x, padding_mask)
+    arguments = rows, norm.weight.to(rows.dtype), norm.bias.to(rows.dtype), padding, norm
+    return _like(_BatchNorm.apply(*arguments), x)  # type: ignore[no-untyped-call]
+
+
+def rms_norm(norm: "RMSNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:  # noqa: ARG001
+    """RMSNorm in training; x (..., C)."""
+    rows = x.reshape(-1, x.size(-1)).to(torch.promote_types(x.dtype, torch.float32))
+    return _like(_RMSNorm.apply(rows, norm.weight.to(rows.dtype), norm.eps), x)  # type: ignore[no-untyped-call]
+
+
+def _rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor, Tensor | None]:
+    """x as rows (N, C), and the indices of those that are padding; None where there are none."""
+    rows, real = token_rows(x, padding_mask, dim)
+    if real is None:
+        return rows, None
+    padding = (~real).view(-1).nonzero().view(-1)
+    return rows, padding if len(padding) else None
+
+
+def _like(y: Tensor, x: Tensor) -> Tensor:
+    return y.view(x.shape).to(x.dtype)
+
+
+def _column_sums(g: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """sum(g z) and sum(g) (C,) over rows (N, C)."""
+    zero, one = _constants(z.size(1), z.dtype)
+    which = [False, True, True]
+    _, products, plain = torch.ops.aten.native_batch_norm_backward(g, z, one, zero, one, None, None, False, 0.0, which)
+    return products, plain
+
+
+@cache
+def _constants(dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return torch.zeros(dim, dtype=dtype), torch.ones(dim, dtype=dtype)
+
+
+def _without(rows: Tensor, padding: Tensor | None) -> Tensor:
+    """Copy rows (N, C) with zeros in those of padding, if there are any."""
+    return rows if padding is None else rows.index_fill(0, padding, 0)
+
+
+def _zero_(rows: Tensor, padding: Tensor | None) -> Tensor:
+    """Put zeros into the rows of padding, in place."""
+    return rows if padding is None else rows.index_fill_(0, padding, 0)
+
+
+def _scale(rows: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Group scaling: z = r x, and r (N, groups, 1) = 1 / sqrt(mean of a group's x^2 + eps)."""
+    grouped = rows.view(rows.size(0), groups, -1)
+    norms = torch.linalg.vector_norm(grouped, dim=-1, keepdim=True)
+    r = norms.square_().div_(grouped.size(-1)).add_(eps).rsqrt_()
+    return (grouped * r).view_as(rows), r
+
+
+def _scale_backward_(u: Tensor, z: Tensor, r: Tensor) -> Tensor:
+    """dL/dx = r (u - z mean(u z)), group by group, for u = dL/dz (N, C); in the place of u."""
+    grouped, scaled = u.view(r.size(0), r.size(1), -1), z.view(r.size(0), r.size(1), -1)
+    shares = torch.linalg.vecdot(grouped, scaled).unsqueeze_(-1).div_(-scaled.size(-1))
+    return grouped.addcmul_(scaled, shares).mul_(r).view_as(u)
+
+
+class _PowerNorm(torch.autograd.Function):
+    """The equations of power_norm.py. Saved: z, which is x or x scaled by groups, and r where it is scaled."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, norm: "PowerNorm"
+    ) -> Tensor:
+        counted = None if norm.padding_in_backward else padding
+        z, r = _without(rows, counted), None
+        if norm.group_scaling:
+            z, r = _scale(z, norm.groups, norm.eps)
+        tokens, _ = _column_sums(*[_without(z, padding if counted is None else None)] * 2)
+        positions = tokens  # sums of z^2 over the positions that the backward counts
+        if padding is not None and counted is None:
+            positions = tokens + z.index_select(0, padding).square_().sum(0)
+        real = z.new_full((), z.size(0) - (0 if padding is None else len(padding)))
+        scale, scale_backward = norm.take_batch(real, tokens / real.clamp(min=1))
+        ctx.save_for_backward(z, r, weight, scale, scale_backward, positions, counted)
+        ctx.norm = norm
+        return _zero_(torch.addcmul(bias, z, weight * scale), counted)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        z, r, weight, scale, scale_backward, squares, padding = ctx.saved_tensors
+        norm, g = ctx.norm, _without(g.contiguous(), padding)
+        positions = z.new_full((), z.size(0) - (0 if padding is None else len(padding)))
+        nu = norm.nu.to(z.dtype)
+        products, grad_bias = _column_sums(g, z)
+        grad_weight = products * scale
+        projection = (weight * grad_weight - nu * squares * scale.square()) / positions.clamp(min=1)
+        norm.count_backward(positions, projection)
+        grad = (z * (-nu * scale * scale_backward)).addcmul_(g, weight * scale_backward)
+        if r is not None:
+            grad = _scale_backward_(grad, z, r)
+        return grad, grad_weight, grad_bias, None, None
+
+
+class _PowerNormV(torch.autograd.Function):
+    """The equations of power_norm_v.py; dL/dx = weight psi^-1 g - x psi^-3 weight mean(g x)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, norm: "PowerNormV"
+    ) -> Tensor:
+        z = _without(rows, padding)
+        count = z.new_full((), z.size(0) - (0 if padding is None else len(padding)))
+        phi = _column_sums(z, z)[0] / count.clamp(min=1)
+        norm.count_batch(count, phi)
+        scale = torch.rsqrt(phi + norm.eps)
+        ctx.save_for_backward(z, weight, scale, count, padding)
+        return _zero_(torch.addcmul(bias, z, weight * scale), padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        z, weight, scale, count, padding = ctx.saved_tensors
+        g = _without(g.contiguous(), padding)
+        products, grad_bias = _column_sums(g, z)
+        grad = z * (-weight * scale**3 * products / count.clamp(min=1))
+        return grad.addcmul_(g, weight * scale), products * scale, grad_bias, None, None
+
+
+class _BatchNorm(torch.autograd.Function):
+    """The equations of batch_norm.py, by PyTorch's own BatchNorm where no row is padding, and of the others alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, norm: "BatchNorm"
+    ) -> Tensor:
+        tokens = None if padding is None else _others(rows.size(0), padding)
+        z = rows if tokens is None else rows.index_select(0, tokens)
+        y, mean, invstd = torch.native_batch_norm(z, weight, bias, None, None, True, 0.0, norm.eps)
+        count = z.new_full((), z.size(0))
+        norm.count_batch(count, count, mean, (invstd.square().reciprocal_() - norm.eps).clamp_(min=0))
+        ctx.save_for_backward(z, weight, mean, invstd, tokens)
+        ctx.norm, ctx.rows = norm, rows.size(0)
+        return y if tokens is None else rows.new_zeros(rows.shape).index_copy_(0, tokens, y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        z, weight, mean, invstd, tokens = ctx.saved_tensors
+        g = g.contiguous() if tokens is None else g.index_select(0, tokens)
+        grad, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            g, z, weight, None, None, mean, invstd, True, ctx.norm.eps, [True, True, True]
+        )
+        if tokens is not None:
+            grad = g.new_zeros(ctx.rows, g.size(1)).index_copy_(0, tokens, grad)
+        return grad, grad_weight, grad_bias, None, None
+
+
+def _others(rows: int, padding: Tensor) -> Tensor:
+    """The row numbers that are not padding."""
+    return torch.ones(rows, dtype=torch.bool).index_fill_(0, padding, False).nonzero().view(-1)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """y = weight z with z = x / sqrt(mean(x^2) + eps): group scaling with one group."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, eps: float) -> Tensor:
+        z, r = _scale(rows, 1, eps)
+        ctx.save_for_backward(z, r, weight)
+        return z * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        z, r, weight = ctx.saved_tensors
+        grad_weight, _ = _column_sums(g.contiguous(), z)
+        return _scale_backward_(g * weight, z, r), grad_weight, None
