@@ -186,7 +186,7 @@ class PowerNorm(RunningNorm):
             phi.lerp_(batch, torch.where(warming, t.to(phi.dtype).reciprocal(), 0))
             newest = newest if self.double_update else torch.where(warming, 0, newest)
         phi.lerp_(batch, newest)
-        self.num_updates += counts
+        self.num_updates.add_(counts)
 
     @property
     def nu(self) -> Tensor:
