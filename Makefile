@@ -12,7 +12,7 @@ EXPERIMENTS := iwslt14 wmt14 multi30k ptb wikitext2 wikitext103
 # Extra Hydra overrides for any run: make iwslt14-pn ARGS="seed=2 tracking=none"
 ARGS ?=
 
-.PHONY: help setup demo test lint format report clean distclean
+.PHONY: help setup demo bench test lint format report clean distclean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9%_ -]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ $(foreach e,$(EXPERIMENTS),$(foreach n,$(NORMS),$(eval .PHONY: $e-$n)$(eval $e-$
 
 report: setup ## print the tables of all recorded runs and write results/README.md
 	$(BIN)/normplugins report
+
+bench: setup ## speed of norms and of a training update beside their baselines (results/benchmarks.csv): some minutes
+	$(BIN)/normplugins bench $(ARGS)
 
 test: setup ## run the tests, a file on each core at a time
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile $(ARGS)

@@ -23,6 +23,7 @@ COLUMNS = (  # new ones go to the end: the rows of before stay as they are
     *("benchmark", "provider", "case", "median_ms", "p20_ms", "p80_ms", "peak_mb"),
     *("repeats", "hardware", "torch", "commit", "date"),
     *("direction", "gb_per_s", "words_per_s", "sentences_per_s", "threads", "triton", "fairseq", "load"),
+    *("baseline", "ratio"),
 )
 
 
@@ -76,6 +77,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     header, *rows = _parsed(path)
     return [dict.fromkeys(COLUMNS, "") | dict(zip(header, row, strict=False)) for row in rows]
+
+
+def against(baseline: str, timing: Timing, reference: Timing) -> dict[str, Any]:
+    """The columns that say how many times as long as the baseline of the same turns it took."""
+    return {"baseline": baseline, "ratio": round(timing.ratio(reference), 3)}
 
 
 def case_of(**fields: object) -> str:

@@ -12,19 +12,17 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
 import torch
-from fairseq.data import Dictionary
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-import normplugins
 from normplugins.experiment.check import check
 from normplugins.experiment.config import fairseq_config
 from normplugins.experiment.expected import Size, corpus_size
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.processes import on_cpu
 from normplugins.experiment.run import set_threads, titled
-from normplugins.experiment.step import Step, measure
+from normplugins.experiment.step import Step, made_up, measure
 from normplugins.experiment.update_size import world_size
 
 WIDTH = 110  # columns, where the output is no terminal
@@ -195,25 +193,9 @@ def _device(config: DictConfig) -> str:
 
 
 def _measured(config: DictConfig, size: Size, batch_tokens: int) -> Step:
-    """Train the run's model for some seconds on random batches, with a dictionary as large as the corpus's.
-
-    Words are as frequent as in text, by Zipf's law: an adaptive softmax takes longer for the rare ones.
-    """
-    normplugins.register()
-    dictionary = Dictionary()
-    for index in range(size.types - len(dictionary)):
-        dictionary.add_symbol(f"word{index}")
-    kind = kind_of(config.task._name)
-    settings = fairseq_config(config)
-
-    def batch(sentences: int, length: int) -> dict[str, object]:
-        ranks = (len(dictionary) - dictionary.nspecial) ** torch.rand(sentences, length)
-        tokens = ranks.long() - 1 + dictionary.nspecial
-        tokens[:, -1] = dictionary.eos()
-        made: dict[str, object] = kind.made_up_batch(tokens)
-        return made
-
-    task = kind.bare_task(settings.task, dictionary)
+    """Train the run's model for some seconds on random batches, with a dictionary as large as the corpus's."""
+    kind, settings = kind_of(config.task._name), fairseq_config(config)
+    task, batch = made_up(kind, settings, size.types)
     return measure(settings, task, batch, batch_tokens, min(size.length, batch_tokens), min(size.longest, batch_tokens))
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
 import torch
+from fairseq.data import Dictionary
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
+
+import normplugins
 
 SECONDS = 3.0  # batches grow until one takes so long, or is full
 FEW = 100  # tokens to begin with on a CPU
@@ -60,6 +64,31 @@ class Step:
     def seconds(self, batches: int) -> float:
         """An update of so many full batches."""
         return batches * self.batch_seconds + self.update_seconds
+
+
+def made_up(kind: ModuleType, config: DictConfig, types: int) -> tuple[Any, MakeBatch]:
+    """A task without a corpus, and what makes random batches for it.
+
+    Words are as frequent as in text, by Zipf's law: an adaptive softmax takes longer for the rare ones.
+
+    Args:
+        kind: of the run (``experiment.kinds``).
+        config: fairseq's.
+        types: symbols of the dictionary, fairseq's own among them.
+    """
+    normplugins.register()
+    dictionary = Dictionary()
+    for index in range(types - len(dictionary)):
+        dictionary.add_symbol(f"word{index}")
+
+    def batch(sentences: int, length: int) -> dict[str, Any]:
+        ranks = (len(dictionary) - dictionary.nspecial) ** torch.rand(sentences, length)
+        tokens = ranks.long() - 1 + dictionary.nspecial
+        tokens[:, -1] = dictionary.eos()
+        made: dict[str, Any] = kind.made_up_batch(tokens)
+        return made
+
+    return kind.bare_task(config.task, dictionary), batch
 
 
 def measure(config: DictConfig, task: Any, batch: MakeBatch, full: int, length: int, longest: int) -> Step:

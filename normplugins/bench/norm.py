@@ -1,0 +1,203 @@
+"""``normplugins bench norm``: forward, backward and both of every norm, and GB/s of the bytes that it has to move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normplugins.bench.growth import growth
+from normplugins.bench.options import Options
+from normplugins.bench.released import ReleasedPowerNorm
+from normplugins.bench.results import add_row, against, case_of, here, times
+from normplugins.bench.table import ms, show
+from normplugins.bench.timing import Timing, compare
+from normplugins.norms import NormConfig, build_norm, has_kernels, known_norms
+
+DIRECTIONS = ("forward", "backward", "both")
+BASELINE, RELEASED, COPY = "torch LayerNorm", "released PN", "copy"
+SENTENCE = 32  # positions of a sentence
+REPEATS, BLOCK_SECONDS = 15, 0.02
+GROWTH = (BASELINE, "pn", "pn_alg2", RELEASED)
+# Passes over (T, B, C): a forward reads x and writes y, a backward reads dL/dy and x and writes dL/dx. What needs sums
+# over the batch first reads its inputs once more: x, or dL/dy and x (for a mean alone, dL/dy).
+PASSES = {"none": (0, 0), "bn": (3, 5), "bn_released": (3, 5), "pnv": (3, 5), "weight": (3, 3), COPY: (2, 0)}
+USUAL = (2, 3)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is normalized: ``tokens`` positions of ``channels``, in sentences of 32, with padding or without."""
+
+    tokens: int
+    channels: int
+    dtype: torch.dtype = torch.float32
+    padded: bool = False
+
+    def __str__(self) -> str:
+        padding = f"{100 * self.mask().double().mean():.1f}%" if self.padded else "none"
+        return case_of(tokens=self.tokens, channels=self.channels, dtype=str(self.dtype)[6:], padding=padding)
+
+    def mask(self) -> Tensor:
+        """Padding (B, T), True where padding: sentences from three quarters of the length up to all of it."""
+        lengths = torch.linspace(0.75 * SENTENCE, SENTENCE, self.tokens // SENTENCE).round()
+        return torch.arange(SENTENCE) >= lengths[:, None]
+
+
+def counted_bytes(name: str, direction: str, case: Case) -> int:
+    """Bytes that a norm has to read and write at least, were nothing kept in a cache."""
+    forward, backward = PASSES.get(name.split(" ")[0], USUAL)
+    passes = {"forward": forward, "backward": backward, "both": forward + backward}[direction]
+    return passes * case.tokens * case.channels * case.dtype.itemsize
+
+
+def run(
+    options: Options, cases: Sequence[Case] | None = None, series: Mapping[str, Sequence[Case]] | None = None
+) -> None:
+    """Measure, print and record: every norm beside ``torch.nn.LayerNorm``, and how the cost grows.
+
+    ``cases`` and ``series`` (by the field of a case that grows) stand in the place of the usual ones.
+    """
+    threads = options.set_threads()
+    cuda = torch.cuda.is_available()
+    names = options.norms or tuple(name for name in known_norms() if name != "none")
+    repeats = options.repeats or REPEATS
+    where = here(repeats, threads, cpu=not cuda)
+    for case in main_cases(cuda, options.quick) if cases is None else cases:
+        found = measure(case, names, repeats, cuda, options.compiled)
+        record(options, case, found, where)
+        report(case, found, where)
+    if not options.quick:
+        for what, sizes in (series or growing(cuda)).items():
+            points = [measure(case, GROWTH, repeats, cuda, directions=("both",)) for case in sizes]
+            for case, found in zip(sizes, points, strict=True):
+                record(options, case, found, where)
+            report_growth(what, sizes, points)
+
+
+def main_cases(cuda: bool, quick: bool) -> list[Case]:
+    """The cases that all norms are measured on."""
+    if not cuda:
+        widths = (512,) if quick else (512, 1024)
+        return [Case(4096, width, padded=padded) for width in widths for padded in (False, True)]
+    sizes = (4096,) if quick else (4096, 16384, 65536)
+    kinds = (torch.bfloat16, torch.float32)
+    return [Case(size, width, dtype) for size in sizes for width in (512, 1024) for dtype in kinds]
+
+
+def growing(cuda: bool) -> dict[str, list[Case]]:
+    """Cases of growing work: tokens in a batch, and channels."""
+    factor = 16 if cuda else 1
+    return {
+        "tokens": [Case(factor * tokens, 512) for tokens in (1024, 2048, 4096, 8192, 16384)],
+        "channels": [Case(factor * 4096, channels) for channels in (128, 256, 512, 1024, 2048)],
+    }
+
+
+def providers(names: Sequence[str], channels: int, compiled: bool = False) -> Iterator[tuple[str, nn.Module]]:
+    """The baselines, and each norm: as it is, in plain PyTorch where that is another path, and compiled if wanted."""
+    yield BASELINE, nn.LayerNorm(channels)
+    if "pn" in names or RELEASED in names:
+        yield RELEASED, ReleasedPowerNorm(channels, warmup_updates=0)
+    for name in names:
+        if name in known_norms():
+            config = NormConfig(name=name, groups=4)
+            yield name, build_norm(config, channels)
+            if has_kernels(name):
+                yield f"{name} plain", build_norm(replace(config, kernels="plain"), channels)
+            if compiled:
+                yield f"{name} compiled", torch.compile(build_norm(config, channels))  # type: ignore[misc]
+
+
+def measure(
+    case: Case,
+    names: Sequence[str],
+    repeats: int,
+    cuda: bool = False,
+    compiled: bool = False,
+    directions: Sequence[str] = DIRECTIONS,
+    block_seconds: float = BLOCK_SECONDS,
+) -> dict[tuple[str, str], Timing]:
+    """Time a case's providers in turns; returns (provider, direction) -> timing. PN is past its warmup."""
+    device = "cuda" if cuda else "cpu"
+    generator = torch.Generator().manual_seed(0)
+    shape = (SENTENCE, case.tokens // SENTENCE, case.channels)
+    x, g = (torch.randn(shape, generator=generator).to(device, case.dtype) for _ in range(2))
+    mask = case.mask().to(device) if case.padded else None
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    for name, module in providers(names, case.channels, compiled):
+        made = _calls(module.to(device, case.dtype), x, g, None if name == BASELINE else mask)
+        calls |= {(name, direction): made[direction] for direction in directions}
+    if "forward" in directions:
+        y = torch.empty_like(x)
+        calls[COPY, "forward"] = lambda: y.copy_(x)
+    named = {f"{name}|{direction}": call for (name, direction), call in calls.items()}
+    found = compare(named, repeats, warmup=3, block_seconds=block_seconds, cuda=cuda)
+    return dict(zip(calls, found.values(), strict=True))
+
+
+def _calls(module: nn.Module, x: Tensor, g: Tensor, mask: Tensor | None) -> dict[str, Callable[[], object]]:
+    x = x.detach().requires_grad_()
+    inputs = [x, *module.parameters()]
+
+    def forward() -> Tensor:
+        y: Tensor = module(x) if mask is None else module(x, mask)
+        return y
+
+    for _ in range(2):  # statistics away from where they begin; and past a warmup
+        torch.autograd.grad(forward(), inputs, g, allow_unused=True)
+    if isinstance(counted := getattr(module, "num_updates", None), Tensor):
+        counted.fill_(10**6)
+    y = forward()
+    return {
+        "forward": forward,
+        "backward": lambda: torch.autograd.grad(y, inputs, g, retain_graph=True, allow_unused=True),
+        "both": lambda: torch.autograd.grad(forward(), inputs, g, allow_unused=True),
+    }
+
+
+def gb_per_s(name: str, direction: str, case: Case, timing: Timing) -> float:
+    """Counted bytes a second, in GB."""
+    return counted_bytes(name, direction, case) / timing.median / 1e9
+
+
+def record(options: Options, case: Case, found: Mapping[tuple[str, str], Timing], where: Mapping[str, Any]) -> None:
+    """Add a row for each provider and direction."""
+    for (name, direction), timing in found.items():
+        baseline = found[BASELINE, direction]
+        row = {"benchmark": "norm", "provider": name, "case": str(case), "direction": direction}
+        rate = {"gb_per_s": float(f"{gb_per_s(name, direction, case, timing):.4g}")}
+        add_row(options.csv, row | times(timing) | rate | against(BASELINE, timing, baseline) | dict(where))
+
+
+def report(case: Case, found: Mapping[tuple[str, str], Timing], where: Mapping[str, Any]) -> None:
+    """Print a case: a line for each provider, each direction beside the baseline's."""
+    rows = []
+    for name in dict.fromkeys(name for name, _ in found):
+        cells = [name]
+        for direction in DIRECTIONS:
+            if timing := found.get((name, direction)):
+                cells += [ms(timing), f"{timing.ratio(found[BASELINE, direction]):.2f}"]
+            else:
+                cells += ["", ""]
+        rates = [d for d in ("both", "forward") if (name, d) in found]
+        cells.append(f"{gb_per_s(name, rates[0], case, found[name, rates[0]]):.1f}")
+        rows.append(cells)
+    head = ["", *(cell for direction in DIRECTIONS for cell in (f"{direction}, ms", "×")), "GB/s"]
+    show(f"norm: {case}, {where['hardware']}", head, rows, [f"×: times {BASELINE}. GB/s: counted bytes, of both"])
+
+
+def report_growth(what: str, cases: Sequence[Case], points: Sequence[Mapping[tuple[str, str], Timing]]) -> None:
+    """Print how forward and backward grow with the work."""
+    sizes = [getattr(case, what) for case in cases]
+    rows = []
+    for name, _ in points[0]:
+        medians = [found[name, "both"].median for found in points]
+        grown = growth(sizes, medians)
+        line = [f"{1000 * seconds:.2f}" for seconds in medians]
+        rows.append([name, *line, f"{grown.exponent:.2f}", f"{100 * grown.off_line:.0f} %"])
+    head = [f"{what}:", *(f"{size:,}" for size in sizes), "exponent", "off a line"]
+    show(f"norm: forward and backward in ms as {what} grow", head, rows)
