@@ -1,4 +1,4 @@
-"""The fairseq ``--user-dir``: importing it registers the project's models and optimizers with fairseq."""
+"""The fairseq ``--user-dir``: importing it registers the project's models, criterions and optimizers with fairseq."""
 
 import sys
 
@@ -6,8 +6,8 @@ __version__ = "0.1.0"
 
 
 def register() -> None:
-    """Register every model, architecture and optimizer of this package with fairseq."""
-    from normplugins import compat, models, optim  # noqa: F401  (compat first: it lets fairseq import)
+    """Register every model, architecture, criterion and optimizer of this package with fairseq."""
+    from normplugins import compat, criterions, models, optim  # noqa: F401  (compat first: it lets fairseq import)
 
     compat.without_nan_detector()
     compat.without_device_ids()

@@ -11,7 +11,7 @@ from normplugins.cli import FAIRSEQ_TOOLS, main
 COMMANDS = ["run", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
 TINY = [option for item in MODEL for option in ("--" + item.removeprefix("model.").replace("_", "-")).split("=")]
 TRAINING = [
-    *("--optimizer", "adam", "--lr", "0.01", "--criterion", "label_smoothed_cross_entropy", "--max-tokens", "1500"),
+    *("--optimizer", "fused_adam", "--lr", "0.01", "--criterion", "label_smoothed_nll", "--max-tokens", "1500"),
     *("--max-update", "3", "--cpu", "--share-all-embeddings", "--log-format", "simple", "--log-interval", "1"),
 ]
 
@@ -117,8 +117,8 @@ def test_stock_train_and_generate(data, tmp_path):
 def test_hydra_train_with_the_model_as_a_config_group(data, tmp_path):
     arguments = [
         *("fairseq", "hydra-train", f"task.data={data}", "task=translation", "model=norm_transformer", *MODEL),
-        *("model.share_all_embeddings=true", "model.encoder_norm=bn", "criterion=label_smoothed_cross_entropy"),
-        *("optimizer=adam", "lr_scheduler=inverse_sqrt", "optimization.lr=[0.01]", "optimization.max_update=2"),
+        *("model.share_all_embeddings=true", "model.encoder_norm=bn", "criterion=label_smoothed_nll"),
+        *("optimizer=fused_adam", "lr_scheduler=inverse_sqrt", "optimization.lr=[0.01]", "optimization.max_update=2"),
         *("dataset.max_tokens=1500", "common.cpu=true", f"checkpoint.save_dir={tmp_path}/saved"),
     ]
     status, said = command(arguments, tmp_path)

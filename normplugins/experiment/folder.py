@@ -28,6 +28,11 @@ PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 RECORD = "record.json"
 LOG = "train.log"
+# What runs may have begun with, and what takes it up: the same up to rounding, with the same state in checkpoints.
+TAKEN_UP_BY = {
+    "optimizer._name": ("adam", "fused_adam"),
+    "criterion._name": ("label_smoothed_cross_entropy", "label_smoothed_nll"),
+}
 # Settings that may change between two calls of one run without making another run of it.
 FREE_TO_CHANGE = ("hardware", "common.cpu", "tracking", "train.checkpoint_minutes", "force", "dry_run", *PLACES)
 
@@ -86,6 +91,8 @@ def remember_settings(directory: Path, config: DictConfig) -> None:
         return
     before = dict(flatten(OmegaConf.create(path.read_text(encoding="utf-8"))))
     today = dict(flatten(config))
+    for settings in (before, today):
+        settings.update({key: new for key, (old, new) in TAKEN_UP_BY.items() if settings.get(key) == old})
     changed = [
         f"{key}: {before.get(key)} there, {today.get(key)} now"
         for key in sorted(before.keys() | today.keys())

@@ -201,3 +201,9 @@ class NormTransformer(EndsUpdates, FairseqEncoderDecoderModel):
             decoder_embedding = _embedding(target, cfg.decoder_embed_dim)
         encoder = NormTransformerEncoder(cfg, source, encoder_embedding)
         return cls(encoder, NormTransformerDecoder(cfg, target, decoder_embedding))
+
+    def forward(
+        self, src_tokens: Tensor, src_lengths: Tensor | None, prev_output_tokens: Tensor, features_only: bool = False
+    ) -> tuple[Tensor, dict[str, list[None]]]:
+        """Encode and decode with teacher forcing; arguments and results as of the two stacks."""
+        return self.decoder(prev_output_tokens, self.encoder(src_tokens, src_lengths), features_only=features_only)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from normplugins.experiment.history import saved_history
 
@@ -108,6 +109,25 @@ def test_statistics_of_whole_updates_survive_a_kill(trained, normplugins, tmp_pa
     whole, broken = (outcome(folder, folder / "run") for folder in folders)
     assert differences(whole, broken) == []
     assert {value.item() for name, value in whole["model"].items() if name.endswith("num_updates")} == {6}
+
+
+def test_a_run_begun_with_fairseqs_own_adam_and_loss_goes_on(trained, normplugins, tmp_path, monkeypatch):
+    """As the defaults were before: within rounding it ends where today's do."""
+    monkeypatch.chdir(tmp_path)
+    arguments = tiny(trained, "optimization.max_update=9", "evaluate.translate=false")
+    assert normplugins(*arguments, "run_dir=new")[0] == 0
+    old = ["optimizer=adam", "criterion=label_smoothed_cross_entropy"]
+    status, text = command([*arguments, *old], tmp_path, Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 6))
+    assert status == -signal.SIGKILL, text
+    settings = OmegaConf.load("run/config.yaml")
+    assert (settings.optimizer._name, settings.criterion._name) == ("adam", "label_smoothed_cross_entropy")
+    settings.variant = OmegaConf.load("new/config.yaml").variant  # no override in its name
+    OmegaConf.save(settings, "run/config.yaml")
+    status, said, errors = normplugins(*arguments)
+    assert (status, "going on from update 5" in said) == (0, True), errors
+    new, taken_up = (load(tmp_path / name / "checkpoint_last.pt") for name in ("new", "run"))
+    torch.testing.assert_close(taken_up["model"], new["model"], rtol=1e-3, atol=1e-4)
+    assert differences(taken_up["model"], new["model"]) != []
 
 
 def test_the_comparison_sees_another_seed(trained, normplugins, tmp_path, monkeypatch):
