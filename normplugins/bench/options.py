@@ -11,6 +11,7 @@ import torch
 from normplugins.bench.results import CSV
 from normplugins.corpora.parallel import available_cores
 from normplugins.errors import UserError
+from normplugins.experiment.threads import use_threads
 from normplugins.norms import known_norms
 
 
@@ -51,5 +52,5 @@ class Options:
 
     def set_threads(self) -> int:
         """Let PyTorch use as many threads as asked for; returns how many."""
-        torch.set_num_threads(self.threads or available_cores())
+        use_threads(self.threads or available_cores())
         return torch.get_num_threads()

@@ -26,6 +26,7 @@ from torch import distributed
 
 from normplugins.corpora.parallel import available_cores
 from normplugins.errors import UserError
+from normplugins.experiment.threads import use_threads
 
 GOES_ON = "The same command goes on from the last checkpoint"
 GRACE_SECONDS = 5  # for a process to end by itself once another has failed, and again once it is told to
@@ -99,7 +100,7 @@ def take_part(work: Callable[[], None], member: Member, store: distributed.Store
     Raises:
         Lost: another process is gone or does not answer.
     """
-    torch.set_num_threads(terms.threads)
+    use_threads(terms.threads)
     if not terms.cpu:
         torch.cuda.set_device(member.local_rank)
     timeout = timedelta(seconds=terms.timeout_seconds)

@@ -9,7 +9,6 @@ from typing import Any
 from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
@@ -21,6 +20,7 @@ from normplugins.experiment.history import History, saved_history
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.progress import clock
 from normplugins.experiment.recalibrate import described, recalibrated
+from normplugins.experiment.threads import use_threads
 from normplugins.experiment.tracking import NOWHERE, Tracking, tracked
 from normplugins.experiment.train import TrainSettings, train
 from normplugins.experiment.update_size import world_size
@@ -119,7 +119,7 @@ def carry_out(
 
 def set_threads(config: DictConfig) -> None:
     """Let PyTorch use ``hardware.threads`` threads, or every core that this process may use."""
-    torch.set_num_threads(config.hardware.threads or available_cores())
+    use_threads(config.hardware.threads or available_cores())
 
 
 def trained(
