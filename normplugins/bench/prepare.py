@@ -1,0 +1,117 @@
+"""``normplugins bench prepare``: sentence pairs a second of each stage of preparing a corpus, and how they grow."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from normplugins.bench.growth import growth
+from normplugins.bench.options import Options
+from normplugins.bench.results import add_row, against, case_of, here, times
+from normplugins.bench.table import ms, show
+from normplugins.bench.timing import Timing
+from normplugins.corpora import corpus_config, prepare
+from normplugins.corpora.fetch import find_in_mirror
+from normplugins.corpora.parallel import available_cores
+from normplugins.experiment.config import compose_config
+
+# A stage begins where the corpus says so. Learning subwords is one process's work, whatever the number of processes.
+STAGES = {"tokenizing": "tokenize", "learning": "learn", "splitting": "split", "binarizing": "binarize"}
+ALL, BASELINE = "all", "1 process"
+REPEATS = 3
+SIZES = (2_500, 5_000, 10_000)  # training pairs of the generated corpus
+Found = Mapping[tuple[str, str], Timing]
+
+
+def run(options: Options, sizes: Sequence[int] = SIZES) -> None:
+    """Measure, print and record: Multi30k where its files are at hand, and generated corpora of growing size."""
+    repeats, cores = options.repeats or REPEATS, options.threads or available_cores()
+    providers = {BASELINE: 1} | ({f"{cores} processes": cores} if cores > 1 else {})
+    where = here(repeats, cores)
+    multi30k = compose_config("multi30k", options.overrides)
+    if at_hand(multi30k):
+        report(options, *measure(multi30k, providers, repeats), where)
+    demos = [
+        compose_config("demo", [*options.overrides, f"corpus.train_size={size}"])
+        for size in (sizes[-1:] if options.quick else sizes)
+    ]
+    points = [measure(config, providers, repeats) for config in demos]
+    for point in points:
+        report(options, *point, where)
+    if len(points) > 1:
+        report_growth(points)
+
+
+def at_hand(config: DictConfig) -> bool:
+    """Whether Multi30k's files need not be fetched: a benchmark does not wait for the network."""
+    raw = Path(config.data_dir) / config.corpus.name / "raw" / "train.de.gz"
+    return raw.is_file() or find_in_mirror(raw.name, config.corpus.name) is not None
+
+
+def measure(config: DictConfig, providers: Mapping[str, int], repeats: int) -> tuple[str, int, Found]:
+    """Prepare a corpus again and again, by these numbers of processes in turns.
+
+    Returns:
+        The case, its pairs, and the times by (provider, stage); ``all`` is every stage together.
+    """
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    pairs = 0
+    for repeat in range(repeats):
+        for name in list(providers)[:: 1 if repeat % 2 else -1]:
+            pairs, stages = prepared(config, providers[name])
+            for stage, taken in stages.items():
+                seconds[name, stage].append(taken)
+    keys = [(name, stage) for name in providers for stage in (*STAGES.values(), ALL)]
+    case = case_of(corpus=config.corpus.name, pairs=pairs, subwords=config.corpus.subword_size)
+    return case, pairs, {key: Timing(tuple(seconds[key])) for key in keys}
+
+
+def prepared(config: DictConfig, workers: int) -> tuple[int, dict[str, float]]:
+    """Prepare a corpus in a folder of its own, once; returns its pairs, and each stage's seconds."""
+    marks: list[tuple[str, float]] = []
+
+    def echo(line: str) -> None:
+        word = line.partition(": ")[2].split(" ")[0]
+        if word in STAGES:
+            marks.append((STAGES[word], time.perf_counter()))
+
+    with tempfile.TemporaryDirectory() as folder:
+        raw, own = Path(config.data_dir).absolute() / config.corpus.name / "raw", Path(folder) / config.corpus.name
+        if raw.is_dir():
+            own.mkdir()
+            (own / "raw").symlink_to(raw)
+        manifest = prepare(corpus_config(config.corpus), Path(folder), echo, workers).manifest
+        end = time.perf_counter()
+    ends = [*(begun for _, begun in marks[1:]), end]
+    stages = {stage: after - begun for (stage, begun), after in zip(marks, ends, strict=True)}
+    return sum(count["pairs"] for count in manifest["counts"].values()), stages | {ALL: end - marks[0][1]}
+
+
+def report(options: Options, case: str, pairs: int, found: Found, where: Mapping[str, Any]) -> None:
+    """Add a row for each stage, and print them."""
+    rows = []
+    for (name, stage), timing in found.items():
+        baseline, speed = found[BASELINE, stage], pairs / timing.median
+        row = {"benchmark": "prepare", "provider": name, "case": case, "direction": stage}
+        row |= {"sentences_per_s": float(f"{speed:.4g}")}
+        add_row(options.csv, row | times(timing) | against(BASELINE, timing, baseline) | dict(where))
+        rows.append([f"{name}: {stage}", ms(timing), f"{speed:,.0f}", f"{1 / timing.ratio(baseline):.2f}"])
+    show(f"prepare: {case}, {where['hardware']}", ["", "ms", "pairs/s", "× 1 process"], rows)
+
+
+def report_growth(points: Sequence[tuple[str, int, Found]]) -> None:
+    """Print how the stages' times grow with the corpus."""
+    sizes, rows = [pairs for _, pairs, _ in points], []
+    for name, stage in points[0][2]:
+        medians = [found[name, stage].median for _, _, found in points]
+        grown = growth(sizes, medians)
+        cells = [f"{1000 * seconds:,.0f}" for seconds in medians]
+        rows.append([f"{name}: {stage}", *cells, f"{grown.exponent:.2f}", f"{100 * grown.off_line:.0f} %"])
+    head = ["pairs:", *(f"{size:,}" for size in sizes), "exponent", "off a line"]
+    show("prepare: ms as the generated corpus grows", head, rows)
