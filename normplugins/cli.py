@@ -107,12 +107,13 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("source", type=Path, help="checkpoint.pt of the released code, or of fairseq's transformer")
     convert.add_argument("destination", type=Path, help="the checkpoint to write")
     bench = command("bench", run_benchmarks, "measure speed beside the baselines; rows go to benchmarks.csv", True)
-    bench.add_argument("what", nargs="?", choices=["norm", "step"], help="default: all of them")
+    bench.add_argument("what", nargs="?", choices=["norm", "step", "decode", "prepare"], help="default: all of them")
     bench.add_argument("--quick", action="store_true", help="the main case alone, without what grows with the work")
     bench.add_argument("--norms", default="", metavar="NAME,...", help="which norms; each benchmark has its own choice")
     bench.add_argument("--repeats", type=int, metavar="N", help="turns that each provider has")
     bench.add_argument("--threads", type=int, metavar="N", help="default: every core")
     bench.add_argument("--compiled", action="store_true", help="norms through torch.compile too")
+    bench.add_argument("--checkpoint", type=Path, help="of a model with ln, to decode with; default: untrained weights")
     bench.add_argument("--results", type=Path, default=Path("results"), help="default: results")
     overrides(bench)
     folding = command(
@@ -206,7 +207,9 @@ def run_benchmarks(options: argparse.Namespace) -> None:
     """``normplugins bench [norm|step|decode|prepare] [overrides]``."""
     from normplugins.bench import Options, run
 
-    given = {name: getattr(options, name) for name in ("results", "repeats", "threads", "quick", "compiled")}
+    given = {
+        name: getattr(options, name) for name in ("results", "repeats", "threads", "quick", "compiled", "checkpoint")
+    }
     names = tuple(name for name in options.norms.split(",") if name)
     run(options.what, Options(norms=names, overrides=options.overrides, **given))
 

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from normplugins.bench.options import Options
 
-BENCHMARKS = ("norm", "step")
+BENCHMARKS = ("norm", "step", "decode", "prepare")
 
 __all__ = ["BENCHMARKS", "Options", "run"]
 

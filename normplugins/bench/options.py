@@ -21,7 +21,8 @@ class Options:
 
     ``results``: the folder with benchmarks.csv. ``repeats``: None for the benchmark's own number. ``threads``: None for
     every core. ``norms``: empty for the benchmark's own choice. ``quick``: the main case alone, no growth.
-    ``compiled``: torch.compile's variants too. ``overrides``: of the experiment's config, where there is one.
+    ``compiled``: torch.compile's variants too. ``checkpoint``: what to decode with; None: untrained weights.
+    ``overrides``: of the experiment's config, where there is one.
     """
 
     results: Path = Path("results")
@@ -30,6 +31,7 @@ class Options:
     norms: tuple[str, ...] = ()
     quick: bool = False
     compiled: bool = False
+    checkpoint: Path | None = None
     overrides: Sequence[str] = ()
 
     def check(self) -> None:

@@ -1,0 +1,232 @@
+"""``normplugins bench decode``: beam search with the same weights, ours and stock fairseq's, in sentences a second."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import numpy as np
+import torch
+from fairseq import checkpoint_utils, tasks, utils
+from fairseq.dataclass.configs import GenerationConfig
+from omegaconf import DictConfig, OmegaConf
+
+import normplugins
+from normplugins.bench.growth import growth
+from normplugins.bench.options import Options
+from normplugins.bench.results import add_row, against, case_of, here, times
+from normplugins.bench.step import BASELINE, composed
+from normplugins.bench.stock import stock_model
+from normplugins.bench.table import ms, show
+from normplugins.bench.timing import Timing, compare
+from normplugins.corpora import corpus_config
+from normplugins.errors import UserError
+from normplugins.experiment.config import fairseq_config
+from normplugins.experiment.expected import corpus_size
+from normplugins.experiment.kinds import kind_of
+from normplugins.experiment.processes import on_cpu
+from normplugins.experiment.step import made_up
+from normplugins.models.stock import from_stock, load_into_stock
+
+OURS = "ln"
+REPEATS = 3
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is translated: so many sentences in batches, with a beam.
+
+    ``length``: of made-up sentences, and the longest translation; None: sentences of the test set, as many tokens as
+    the source has where the weights are untrained, which end no sentence by themselves.
+    """
+
+    sentences: int = 64
+    batch: int = 32
+    beam: int = 5
+    length: int | None = None
+
+
+@dataclass(frozen=True)
+class Models:
+    """Both models with the same weights, and the task that they decode for."""
+
+    config: DictConfig
+    task: Any
+    text: str
+    weights: str
+    both: Mapping[str, Any]
+
+    def describe(self, case: Case) -> str:
+        """The case in words."""
+        cfg = self.both[OURS].decoder.cfg
+        sizes: dict[str, object] = {
+            "layers": f"{cfg.encoder_layers}+{cfg.decoder_layers}",
+            "channels": cfg.decoder_embed_dim,
+            "types": len(self.task.target_dictionary),
+            **{name: value for name, value in asdict(case).items() if value},
+        }
+        return case_of(**sizes, text="made-up" if case.length else self.text, weights=self.weights)
+
+
+def run(options: Options, main: Case | None = None, series: Mapping[str, Sequence[Case]] | None = None) -> None:
+    """Measure, print and record; how the cost grows with the beam and the sentences' length.
+
+    ``main`` and ``series`` (by the field of a case that grows) stand in the place of the usual ones.
+
+    Raises:
+        UserError: the config is refused, or the checkpoint is none of a model with LayerNorm.
+    """
+    threads = options.set_threads()
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    config = composed(options, "ln")
+    cpu, repeats = on_cpu(config), options.repeats or REPEATS
+    where = here(repeats, threads, cpu)
+    models = load(config, options.checkpoint)
+    case = main or Case()
+    found, same = measure(models, case, repeats)
+    record(options, models, case, found, where)
+    report(models, case, found, same, where)
+    if not options.quick:
+        for what, cases in (series or growing()).items():
+            points = [measure(models, case, repeats)[0] for case in cases]
+            for case, point in zip(cases, points, strict=True):
+                record(options, models, case, point, where)
+            report_growth(what, cases, points)
+
+
+def growing() -> dict[str, list[Case]]:
+    """Cases of growing work."""
+    base = Case(sentences=16, batch=16, length=24)
+    return {
+        "beam": [replace(base, beam=beam) for beam in (1, 2, 5, 10)],
+        "length": [replace(base, length=length) for length in (12, 24, 48, 96)],
+    }
+
+
+def load(config: DictConfig, checkpoint: Path | None) -> Models:
+    """Both models: of a checkpoint of ours, or untrained.
+
+    Raises:
+        UserError: there is no such checkpoint, or its model has another norm than LayerNorm.
+    """
+    corpus = corpus_config(config.corpus)
+    bin_dir = Path(config.data_dir) / corpus.name / corpus.variant() / "bin"
+    settings, text = fairseq_config(config), corpus.name
+    normplugins.register()
+    if bin_dir.is_dir():
+        settings.task.data = str(bin_dir)
+        task = tasks.setup_task(settings.task)
+        task.load_dataset("test")
+    else:
+        task, _ = made_up(kind_of(config.task._name), settings, corpus_size(config).types)
+        text = "made-up"
+    if checkpoint is None:
+        torch.manual_seed(config.seed)
+        stock = stock_model(settings, task)
+        ours, weights = from_stock(stock), "untrained"
+    else:
+        ours, weights = trained(checkpoint, bin_dir), str(checkpoint)
+        stock = stock_model(OmegaConf.create({"model": asdict(ours.decoder.cfg)}), task)
+        load_into_stock(ours, stock)
+    both = {BASELINE: stock, OURS: ours}
+    for model in both.values():
+        model.eval().to("cpu" if on_cpu(config) else "cuda")
+    return Models(config, task, text, weights, both)
+
+
+def trained(checkpoint: Path, bin_dir: Path) -> Any:
+    """The model of a checkpoint.
+
+    Raises:
+        UserError: there is none, its corpus is not prepared, or it has other norms than LayerNorm.
+    """
+    if not checkpoint.is_file() or not bin_dir.is_dir():
+        missing = checkpoint if not checkpoint.is_file() else bin_dir
+        raise UserError(f"{missing} is not there: decoding with trained weights takes both it and its corpus")
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
+        [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
+    )
+    norms = {getattr(model.decoder.cfg, f"{side}_norm", None) for side in ("encoder", "decoder")}
+    if norms != {"ln"}:
+        raise UserError(f"{checkpoint}: stock fairseq has LayerNorm alone, and this model other norms")
+    return model
+
+
+def batches_of(models: Models, case: Case) -> list[Batch]:
+    """Batches as training and translating make them: of sentences of about the same length."""
+    if case.length or models.text == "made-up":
+        length = case.length or corpus_size(models.config).length
+        _, batch = made_up(kind_of(models.config.task._name), fairseq_config(models.config), len(models.task.src_dict))
+        torch.manual_seed(0)
+        return [batch(case.batch, length) for _ in range(case.sentences // case.batch)]
+    data = models.task.dataset("test")
+    chosen = np.linspace(0, len(data) - 1, min(case.sentences, len(data))).astype(int)
+    ordered = sorted(chosen, key=lambda index: int(data.size(index)[0] if isinstance(data.size(index), tuple) else 0))
+    return [
+        data.collater([data[index] for index in ordered[start : start + case.batch]])
+        for start in range(0, len(ordered), case.batch)
+    ]
+
+
+def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Timing], int]:
+    """Time both in turns; returns the times, and how many sentences both translate alike."""
+    cuda = not on_cpu(models.config)
+    batches = batches_of(models, case)
+    if cuda:
+        batches = [utils.move_to_cuda(batch) for batch in batches]
+    calls = {name: _translation(models, name, case, batches) for name in models.both}
+    stock, ours = (call() for call in calls.values())
+    same = sum(torch.equal(one, other) for one, other in zip(stock, ours, strict=True))
+    return compare(calls, repeats, cuda=cuda), same
+
+
+def _translation(models: Models, name: str, case: Case, batches: Sequence[Batch]) -> Callable[[], list[torch.Tensor]]:
+    evaluate, own = models.config.evaluate, models.weights == "untrained" or case.length
+    longest = {"max_len_a": 1.0, "max_len_b": 0} if own else {}
+    longest = longest or {"max_len_a": evaluate.max_length_a, "max_len_b": evaluate.max_length_b}
+    search = GenerationConfig(beam=case.beam, lenpen=evaluate.length_penalty, **longest)
+    generator = models.task.build_generator([models.both[name]], search)
+
+    def translate() -> list[torch.Tensor]:
+        found = [models.task.inference_step(generator, [models.both[name]], batch) for batch in batches]
+        return [hypotheses[0]["tokens"] for of_batch in found for hypotheses in of_batch]
+
+    return translate
+
+
+def record(options: Options, models: Models, case: Case, found: Mapping[str, Timing], where: Mapping[str, Any]) -> None:
+    """Add a row for each."""
+    for name, timing in found.items():
+        row = {"benchmark": "decode", "provider": name, "case": models.describe(case)}
+        row |= {"sentences_per_s": float(f"{case.sentences / timing.median:.4g}")}
+        add_row(options.csv, row | times(timing) | against(BASELINE, timing, found[BASELINE]) | dict(where))
+
+
+def report(models: Models, case: Case, found: Mapping[str, Timing], same: int, where: Mapping[str, Any]) -> None:
+    """Print a case."""
+    rows = [
+        [name, ms(timing), f"{case.sentences / timing.median:.2f}", f"{1 / timing.ratio(found[BASELINE]):.2f}"]
+        for name, timing in found.items()
+    ]
+    head = ["", "all sentences, ms", "sentences/s", "× stock"]
+    alike = f"both translate {same} of {case.sentences} sentences alike"
+    show(f"decode: {models.describe(case)}, {where['hardware']}", head, rows, [alike])
+
+
+def report_growth(what: str, cases: Sequence[Case], points: Sequence[Mapping[str, Timing]]) -> None:
+    """Print how the cost grows."""
+    sizes, rows = [getattr(case, what) for case in cases], []
+    for name in points[0]:
+        medians = [found[name].median for found in points]
+        grown = growth(sizes, medians)
+        cells = [f"{1000 * seconds:,.0f}" for seconds in medians]
+        rows.append([name, *cells, f"{grown.exponent:.2f}", f"{100 * grown.off_line:.0f} %"])
+    head = [f"{what}:", *(f"{size:,}" for size in sizes), "exponent", "off a line"]
+    show(f"decode: {cases[0].sentences} sentences in ms as {what} grows", head, rows)
