@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from normplugins.norms.compiling import of_this_forward
 from normplugins.norms.config import register_norm
 from normplugins.norms.fast_path import fast_path
 from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
@@ -121,6 +122,7 @@ class PowerNorm(RunningNorm):
         self.add_statistic("ema_gz", 0.0)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self._scale: Tensor | None = None  # 1 / psi of the latest forward, for its recomputation
+        self._take_pending()
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, count the batch in the running statistics."""
@@ -151,6 +153,7 @@ class PowerNorm(RunningNorm):
             count = count_tokens(rows, real)
             batch_phi = mean_over(zero_padding(rows, real).square(), count)
             scale, scale_backward = self.take_batch(count, batch_phi)
+            scale_backward = scale_backward.clone()  # where it is ``scale``: a compiler takes no tensor twice
             positions = count_tokens(rows, None if self.padding_in_backward else real)
         y: Tensor = _ApproximateBackward.apply(  # type: ignore[no-untyped-call]
             rows, self.weight.to(rows.dtype), self.bias.to(rows.dtype), scale, scale_backward, positions, self
@@ -162,9 +165,9 @@ class PowerNorm(RunningNorm):
         """Count a batch's quadratic mean (C,); returns 1 / psi (C,) of the forward and of dL/dx."""
         count, batch_phi = self.over_processes(count, batch_phi)
         if self.warmup_updates or self.batch_backward:
-            batch_phi = torch.where(count > 0, batch_phi, self.running_phi.to(batch_phi.dtype))
-        if self._scale is None or not recomputing():
-            self._scale = torch.rsqrt(self._divisor(batch_phi) + self.eps)
+            batch_phi = of_this_forward(torch.where(count > 0, batch_phi, self.running_phi.to(batch_phi.dtype)))
+        if not recomputing() or self._scale is None:
+            self._scale = of_this_forward(torch.rsqrt(self._divisor(batch_phi) + self.eps))
             self.count_batch(count, batch_phi)
         scale = self._scale.to(batch_phi.dtype)
         return scale, torch.rsqrt(batch_phi + self.eps) if self.batch_backward else scale
@@ -198,6 +201,12 @@ class PowerNorm(RunningNorm):
         """Count mean(x~ x^) (C,) over so many positions in nu, now or at the end of the update."""
         if not self._estimating:
             self._count("step_backward", *self.over_processes(positions, projection))
+
+    def _take_pending(self) -> dict[str, Tensor]:
+        taken = super()._take_pending()
+        if self.per_update:  # there before the backward, which adds to it
+            self._pending["step_backward"] = self.bias.new_zeros(1 + self.dim, dtype=torch.float64)
+        return taken
 
     def step_backward(self, positions: Tensor, projection: Tensor) -> None:  # noqa: ARG002
         """nu <- nu + (1 - a) mean(x~ x^)."""

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from normplugins.norms.compiling import of_this_forward
 from normplugins.norms.processes import several_processes, sum_over_processes
 
 
@@ -51,7 +52,7 @@ def mean_over(rows: Tensor, count: Tensor) -> Tensor:
 
 def recomputing() -> bool:
     """Whether this forward runs inside a backward: activation checkpointing is running it for the second time."""
-    return bool(torch._C._current_graph_task_id() != -1)
+    return not torch.compiler.is_compiling() and bool(torch._C._current_graph_task_id() != -1)
 
 
 class RunningNorm(nn.Module):
@@ -110,7 +111,7 @@ class RunningNorm(nn.Module):
     def count_batch(self, count: Tensor, *moments: Tensor) -> None:
         """Take a running step with a batch's moments, now or at the end of the update."""
         if not recomputing():
-            self._count("step", count, *moments)
+            self._count("step", of_this_forward(count), *moments)
 
     def step(self, count: Tensor, *moments: Tensor) -> None:
         """running <- (1 - newest) running + newest batch, if the batch has a token."""
@@ -135,7 +136,10 @@ class RunningNorm(nn.Module):
         """Call the method ``step`` now, or at the end of the update with all its batches' moments."""
         if self.per_update or self._estimating:
             sums = self._sums(count.double(), *(moment.double() for moment in moments))
-            self._pending[step] = sums + self._pending[step] if step in self._pending else sums
+            if step in self._pending:
+                self._pending[step].add_(sums)  # in place: a compiled backward changes tensors, no dict
+            else:
+                self._pending[step] = sums
         else:
             getattr(self, step)(count, *moments)
 
