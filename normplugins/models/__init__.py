@@ -1,4 +1,4 @@
 """fairseq models built from the project's own layers; importing the package registers them."""
 
 from normplugins import compat  # noqa: F401  (before fairseq)
-from normplugins.models import architectures, language_model, tensor_transformer, transformer  # noqa: F401
+from normplugins.models import architectures, beam_search, language_model, tensor_transformer, transformer  # noqa: F401

@@ -103,7 +103,7 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
         else:
             mask = causal_attention_mask(padding_mask, x.dtype)
         for index, layer in enumerate(self.layers):
-            cache = incremental_state.setdefault(str(index), {}) if incremental_state is not None else None
+            cache = incremental_state.setdefault(str(index), Cache()) if incremental_state is not None else None
             x = run_layer(layer, x, padding_mask, mask, cache, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
             x = self.final_norm(x, padding_mask)
@@ -112,7 +112,7 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
         """Follow the beam search: row i of every cache becomes row ``new_order[i]``."""
         for cache in incremental_state.values():
-            cache.update({name: value.index_select(0, new_order) for name, value in cache.items()})
+            cache.reorder(new_order)
 
     def max_positions(self) -> int:
         """Longest segment, in tokens."""

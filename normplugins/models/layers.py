@@ -112,7 +112,7 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         padding_mask: Tensor,
         attention_mask: Tensor,
-        memory: Tensor,
+        memory: Tensor | None,
         memory_mask: Tensor,
         self_cache: Cache | None = None,
         cross_cache: Cache | None = None,
@@ -123,7 +123,7 @@ class DecoderLayer(nn.Module):
             x: (T, B, C); the newest token alone where caches are given.
             padding_mask: (B, T), True = padding.
             attention_mask: additive (B, 1, T, keys).
-            memory: the encoder's output (S, B, C').
+            memory: the encoder's output (S, B, C'); not needed where ``cross_cache`` is filled.
             memory_mask: additive (B, 1, 1, S).
             self_cache: keys and values of the tokens before x, updated in place.
             cross_cache: keys and values of the memory, filled at the first step.

@@ -47,6 +47,11 @@ class _Stack(nn.Module):
         x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + positions
         return dropout(x, self.cfg.dropout, self.training).transpose(0, 1).contiguous()
 
+    def embed_at(self, tokens: Tensor, position: int) -> Tensor:
+        """Embed tokens (...) that are each the ``position``-th of their sentence, counted from 1: (..., C)."""
+        at = self.positions.table[self.positions.padding_idx + position]
+        return self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + at
+
 
 class NormTransformerEncoder(_Stack, FairseqEncoder):
     """Token and position embeddings, encoder layers and, pre-norm, a final norm."""
@@ -149,7 +154,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         for index, layer in enumerate(self.layers):
             caches: list[Cache | None] = [None, None]
             if incremental_state is not None:
-                caches = [incremental_state.setdefault(f"{index}.{kind}", {}) for kind in ("self", "cross")]
+                caches = [incremental_state.setdefault(f"{index}.{kind}", Cache()) for kind in ("self", "cross")]
             args = x, padding_mask, attention_mask, memory, memory_mask, *caches
             x = run_layer(layer, *args, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
@@ -163,7 +168,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
         """Follow the beam search: row i of every cache becomes row ``new_order[i]``."""
         for cache in incremental_state.values():
-            cache.update({name: value.index_select(0, new_order) for name, value in cache.items()})
+            cache.reorder(new_order)
 
     def max_positions(self) -> int:
         """Longest target sentence, in tokens."""

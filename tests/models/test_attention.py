@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normplugins.models.attention import (
+    Cache,
     CrossAttention,
     SelfAttention,
     causal_attention_mask,
@@ -85,10 +86,10 @@ def test_cached_steps_equal_the_whole_sequence():
     torch.manual_seed(0)
     attention, x = SelfAttention(8, 2, 0.0), torch.randn(5, 3, 8)
     whole = attention(x, causal_attention_mask(torch.zeros(3, 5, dtype=torch.bool), x.dtype))
-    cache = {}
+    cache = Cache()
     steps = [attention(x[t : t + 1], None, cache) for t in range(5)]
     torch.testing.assert_close(torch.cat(steps), whole)
-    assert cache["k"].shape == (3, 2, 5, 4)
+    assert cache.k.shape == (3, 2, 5, 4)
 
 
 @pytest.mark.parametrize("training", [True, False])
