@@ -6,8 +6,10 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
 import torch
-from fairseq import trainer, utils
+from fairseq import optim, trainer, utils
 from omegaconf import DictConfig
+
+from normplugins.optim.half import FP16Optimizer
 
 
 class Trainer(trainer.Trainer):  # type: ignore[misc]
@@ -15,7 +17,8 @@ class Trainer(trainer.Trainer):  # type: ignore[misc]
 
     fairseq lets a process without a batch repeat its first one with the loss times zero: the tokens would enter running
     statistics a second time, and what the process did in the other batches of that update would not count. Here it gets
-    0 sentences, which count nowhere, and takes part in everything that is exchanged.
+    0 sentences, which count nowhere, and takes part in everything that is exchanged. In half precision the optimizer is
+    :class:`normplugins.optim.half.FP16Optimizer`.
     """
 
     def __init__(self, cfg: DictConfig, *arguments: Any) -> None:
@@ -25,6 +28,11 @@ class Trainer(trainer.Trainer):  # type: ignore[misc]
             if torch.cuda.is_available() and not cfg.common.cpu:
                 cfg.distributed_training.device_id = torch.cuda.current_device()
         super().__init__(cfg, *arguments)
+
+    def _build_optimizer(self) -> None:
+        super()._build_optimizer()
+        if type(self._optimizer) is optim.FP16Optimizer:  # which fairseq builds whatever is registered
+            self._optimizer.__class__ = FP16Optimizer
 
     def _prepare_sample(self, sample: Any, is_dummy: bool = False) -> tuple[Any, bool]:
         if sample is None or len(sample) == 0:

@@ -1,8 +1,6 @@
 """fused_adam against fairseq's own Adam: the same updates, the same state, and either goes on from the other's."""
 
-import io
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -10,49 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import normplugins.optim  # noqa: F401  (first: it lets fairseq import)
 
 # isort: split
 from fairseq import optim
-from fairseq.optim import FP16Optimizer, MemoryEfficientFP16Optimizer
 from fairseq.optim.adam import Adam
-from omegaconf import OmegaConf
 
 from normplugins.errors import UserError
 from normplugins.optim import FusedAdam
-
-SHAPES = [(7,), (5, 3), (2, 4, 3), (1,), (33, 9)]
-# Where eps stands in the equation shows in the result only if it is not small beside sqrt(v).
-OPTIONS = {"lr": 0.01, "betas": (0.9, 0.98), "eps": 1e-2, "weight_decay": 0.1}
-
-
-def parameters(dtype: torch.dtype, seed: int = 0) -> list[nn.Parameter]:
-    generator = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in SHAPES]
-
-
-def give_gradients(params: list[nn.Parameter], update: int, without: tuple[int, ...] = ()) -> None:
-    """The same for every optimizer: of very different sizes, and none for the parameters ``without``."""
-    generator = torch.Generator().manual_seed(1000 + update)
-    for index, parameter in enumerate(params):
-        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 10.0 ** (index - 3)
-        parameter.grad = None if index in without else drawn.to(parameter.dtype)
-
-
-def run(optimizer: Any, params: list[nn.Parameter], updates: range) -> None:
-    for update in updates:
-        give_gradients(params, update)
-        optimizer.step()
-
-
-def state_of(optimizer: Any) -> dict[str, Any]:
-    """What a checkpoint holds, as it comes back from a file."""
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
+from tests.optim.helpers import OPTIONS, SHAPES, Calls, config, give_gradients, parameters, run, state_of
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
@@ -122,26 +87,13 @@ def test_a_run_goes_on_from_a_checkpoint(before, after):
     assert_close(state_of(second), state_of(straight), **exact)
 
 
-class _Calls(TorchDispatchMode):
-    """Counts the calls of each operator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: dict[str, int] = {}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.namespace != "profiler":
-            self.counts[str(function)] = self.counts.get(str(function), 0) + 1
-        return function(*args, **(kwargs or {}))
-
-
 def test_one_kernel_updates_all():
     """And the host asks the device for nothing."""
     params = parameters(torch.float32)
     optimizer = FusedAdam(params, **OPTIONS)
     run(optimizer, params, range(1))
     give_gradients(params, 1)
-    with _Calls() as calls:
+    with Calls() as calls:
         optimizer.step()
     assert calls.counts == {"aten._fused_adamw_.default": 1, "aten.full.default": 1}
 
@@ -192,23 +144,6 @@ def test_what_it_does_not_do_is_refused():
 # As fairseq builds it.
 
 
-def config(**changes: Any) -> Any:
-    """The parts of a run's config that an optimizer is built from."""
-    of_optimizer = {"_name": "fused_adam", "adam_betas": [0.9, 0.98], "lr": [0.01], "tpu": False}
-    return OmegaConf.create(
-        {
-            "optimizer": of_optimizer | changes,
-            "common": {
-                **{"bf16": False, "fp16_no_flatten_grads": True, "fp16_scale_window": None, "fp16_init_scale": 128},
-                **{"fp16_scale_tolerance": 0.0, "threshold_loss_scale": None, "min_loss_scale": 1e-4},
-                "model_parallel_size": 1,
-            },
-            "optimization": {"update_freq": [1]},
-            "distributed_training": {"distributed_world_size": 1},
-        }
-    )
-
-
 @pytest.mark.parametrize("betas", ["(0.9, 0.98)", "[0.9,0.98]", [0.9, 0.98], [0, "0.98"]])
 def test_betas_come_as_a_list_or_a_string(betas):
     built = optim.build_optimizer(config(adam_betas=betas).optimizer, parameters(torch.float32))
@@ -233,37 +168,6 @@ def test_betas_come_as_a_list_or_a_string(betas):
 def test_settings_that_cannot_be(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
         optim.build_optimizer(config(**changes).optimizer, parameters(torch.float32))
-
-
-@pytest.mark.parametrize("wrapper", [FP16Optimizer, MemoryEfficientFP16Optimizer])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_fairseqs_half_precision_wrappers(wrapper, dtype):
-    """What fairseq's adam does there, and a resumed run to the bit."""
-
-    def updates(cfg: Any, params: list[nn.Parameter], count: range, state: Any = None) -> Any:
-        wrapped = wrapper.build_optimizer(cfg, params)
-        if state is not None:
-            wrapped.load_state_dict(state)
-        for update in count:
-            wrapped.zero_grad()
-            give_gradients(params, update)
-            wrapped._needs_sync = True
-            wrapped.multiply_grads(1 / 3)
-            wrapped.clip_grad_norm(1.0)
-            wrapped.step()
-        return wrapped
-
-    cfg, stock_cfg = config(), config(_name="adam")
-    cfg.common.bf16 = stock_cfg.common.bf16 = dtype is torch.bfloat16
-    ours, theirs, broken_off = (parameters(dtype) for _ in range(3))
-    straight = updates(cfg, ours, range(6))
-    updates(stock_cfg, theirs, range(6))
-    assert_close(ours, theirs, rtol=torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
-    state = state_of(updates(cfg, broken_off, range(3)))
-    continued = updates(cfg, broken_off, range(3, 6), state)
-    if wrapper is MemoryEfficientFP16Optimizer:  # the other one forgets its float32 parameters
-        assert_close(broken_off, ours, rtol=0, atol=0)
-        assert_close(state_of(continued), state_of(straight), rtol=0, atol=0)
 
 
 def scaled(value: Tensor | float) -> list[Tensor]:

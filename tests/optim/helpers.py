@@ -1,0 +1,70 @@
+"""Parameters with gradients that are the same for every optimizer, and what optimizers are built from."""
+
+import io
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+SHAPES = [(7,), (5, 3), (2, 4, 3), (1,), (33, 9)]
+# Where eps stands in the equation shows in the result only if it is not small beside sqrt(v).
+OPTIONS = {"lr": 0.01, "betas": (0.9, 0.98), "eps": 1e-2, "weight_decay": 0.1}
+
+
+def parameters(dtype: torch.dtype, seed: int = 0) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in SHAPES]
+
+
+def give_gradients(params: list[nn.Parameter], update: int, without: tuple[int, ...] = ()) -> None:
+    """The same for every optimizer: of very different sizes, and none for the parameters ``without``."""
+    generator = torch.Generator().manual_seed(1000 + update)
+    for index, parameter in enumerate(params):
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 10.0 ** (index - 3)
+        parameter.grad = None if index in without else drawn.to(parameter.dtype)
+
+
+def run(optimizer: Any, params: list[nn.Parameter], updates: range) -> None:
+    for update in updates:
+        give_gradients(params, update)
+        optimizer.step()
+
+
+def state_of(optimizer: Any) -> dict[str, Any]:
+    """What a checkpoint holds, as it comes back from a file."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def config(**changes: Any) -> Any:
+    """The parts of a run's config that an optimizer is built from."""
+    of_optimizer = {"_name": "fused_adam", "adam_betas": [0.9, 0.98], "lr": [0.01], "tpu": False}
+    return OmegaConf.create(
+        {
+            "optimizer": of_optimizer | changes,
+            "common": {
+                **{"bf16": False, "fp16_no_flatten_grads": True, "fp16_scale_window": None, "fp16_init_scale": 128},
+                **{"fp16_scale_tolerance": 0.0, "threshold_loss_scale": None, "min_loss_scale": 1e-4},
+                "model_parallel_size": 1,
+            },
+            "optimization": {"update_freq": [1]},
+            "distributed_training": {"distributed_world_size": 1},
+        }
+    )
+
+
+class Calls(TorchDispatchMode):
+    """Counts the calls of each operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace != "profiler":
+            self.counts[str(function)] = self.counts.get(str(function), 0) + 1
+        return function(*args, **(kwargs or {}))
