@@ -118,6 +118,9 @@ def measure(config: DictConfig, task: Any, batch: MakeBatch, full: int, length: 
         torch.cuda.reset_peak_memory_stats()
     points = _timed(trainer, batch, few, sentences, length)
     gradients = _bytes(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+    # half precision: the optimizer has float32 copies of the parameters, with gradients of their own
+    own = {id(parameter) for parameter in model.parameters()}
+    copies = [parameter for parameter in trainer.optimizer.params if id(parameter) not in own]
     update_seconds = _update(trainer)
     measured, seconds = points[-1]
     return Step(
@@ -130,7 +133,7 @@ def measure(config: DictConfig, task: Any, batch: MakeBatch, full: int, length: 
         memory=Memory(
             parameters=_bytes(model.parameters()) + _bytes(model.buffers()),
             gradients=gradients,
-            optimizer=_bytes(_tensors(trainer.optimizer.optimizer.state)),
+            optimizer=_bytes(_tensors(trainer.optimizer.optimizer.state)) + 2 * _bytes(copies),
             activations=activations,
             peak=torch.cuda.max_memory_allocated() if trainer.cuda else None,
         ),
