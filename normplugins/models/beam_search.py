@@ -20,7 +20,7 @@ Hypothesis = dict[str, Tensor]
 
 BLOCK = 32
 """Log-probabilities are looked through in blocks of so many."""
-KEPT = 15 / 16
+KEPT = 7 / 8
 """Sentences whose search has ended are dropped when no more than this part of a batch is left: dropping copies."""
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from normplugins.models.attention import Cache, padding_attention_mask
 from normplugins.models.transformer import EncoderOut, NormTransformerDecoder
 
-SPARE = 8
+SPARE = 4
 """For how many steps a collection makes room."""
 
 
@@ -84,7 +84,7 @@ class DecodingState:
             self.sees = self.sees.gather(1, parents[:, :, None].expand(-1, -1, self.sees.size(2)))
         count = tokens.size(1)
         if sentences is not None or self.used + count > self.sees.size(2):
-            self._collect(sentences, room=count * SPARE)
+            self._collect(sentences, SPARE * count)
         alone = torch.full((count, count), -math.inf, device=tokens.device, dtype=self.sees.dtype).fill_diagonal_(0)
         self.sees[:, :, self.used : self.used + count] = alone
         self.used += count
@@ -92,9 +92,10 @@ class DecodingState:
         return self._decode(tokens)
 
     def _collect(self, sentences: Tensor | None, room: int) -> None:
-        """Keep the slots that a hypothesis sees, of these sentences, and make room for more."""
+        """Keep the slots that a hypothesis sees, of these sentences, and make room for so many more, or half again."""
         seen = self.sees[:, :, : self.used].eq(0).any(dim=1)
         used = int(seen.sum(dim=1).max())
+        room = max(room, used // 2)
         slots = seen.byte().argsort(dim=1, descending=True, stable=True)[:, :used]
         sees = self.sees.gather(2, slots[:, None].expand(-1, self.sees.size(1), -1))
         self.sees = F.pad(sees, (0, room), value=-math.inf)
