@@ -28,7 +28,7 @@ from fairseq import checkpoint_utils
 from fairseq.dataclass.configs import GenerationConfig
 
 import normplugins
-from normplugins.bench.results import CSV, add_row, here
+from normplugins.bench.results import CSV, add_rows, here
 from normplugins.errors import UserError
 from normplugins.experiment.folding import fold_checkpoint
 
@@ -113,7 +113,7 @@ def write(
         case = f"{size} {search}, CPU time: {words[name]:,} words, {speed:,.0f} words/s"
         times = {"median_ms": median, "p20_ms": fifths[0], "p80_ms": fifths[-1]}
         found = {key: round(1000 * value, 1) for key, value in times.items()} | {"peak_mb": ""}
-        add_row(RESULTS, {"benchmark": "decoding", "provider": name, "case": case} | found | where)
+        add_rows(RESULTS, [{"benchmark": "decoding", "provider": name, "case": case} | found | where])
         pairs = zip(seconds[name.removesuffix(" folded")], each, strict=True)
         faster = statistics.median(before / after for before, after in pairs)
         print(f"{name:20}  {case}  x {faster:.3f}")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from normplugins.bench.results import CSV, add_row, here
+from normplugins.bench.results import CSV, add_rows, here
 from normplugins.models.tensor_attention import contract, plain
 
 RESULTS = Path(__file__).parents[1] / "results" / CSV
@@ -72,7 +72,8 @@ def main() -> None:
                 command = [sys.executable, __file__, *limits, "--case", *case]
                 found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
                 name = f"{corpus} {causal} L={segment} B={batch} d_head={HEAD_DIM} C={DIM} forward+backward"
-                add_row(RESULTS, {"benchmark": "tensor_attention", "provider": provider, "case": name} | found | where)
+                row = {"benchmark": "tensor_attention", "provider": provider, "case": name}
+                add_rows(RESULTS, [row | found | where])
                 print(f"{provider:13}  {name:66}  {found['median_ms']:8.1f} ms  {found['peak_mb']:6,.0f} MB")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, tasks, utils
+from fairseq.data import Dictionary
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import DictConfig, OmegaConf
 
 import normplugins
-from normplugins.bench.growth import growth
+from normplugins.bench.apart import Apart
 from normplugins.bench.options import Options
-from normplugins.bench.results import add_row, against, case_of, here, times
+from normplugins.bench.results import add_rows, case_of, here, measured
 from normplugins.bench.step import BASELINE, composed
 from normplugins.bench.stock import stock_model
-from normplugins.bench.table import ms, show
+from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing, compare
 from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
@@ -32,6 +34,7 @@ from normplugins.experiment.expected import corpus_size
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.processes import on_cpu
 from normplugins.experiment.step import made_up
+from normplugins.experiment.translation import bare_task
 from normplugins.models.stock import from_stock, load_into_stock
 
 OURS = "ln"
@@ -91,14 +94,16 @@ def run(options: Options, main: Case | None = None, series: Mapping[str, Sequenc
     models = load(config, options.checkpoint)
     case = main or Case()
     found, same = measure(models, case, repeats)
-    record(options, models, case, found, where)
-    report(models, case, found, same, where)
+    add_rows(options.csv, rows := rows_of(models, case, found, where))
+    show(case_table(rows))
+    print(f"both translate {same} of {case.sentences} sentences alike\n")
     if not options.quick:
         for what, cases in (series or growing()).items():
-            points = [measure(models, case, repeats)[0] for case in cases]
-            for case, point in zip(cases, points, strict=True):
-                record(options, models, case, point, where)
-            report_growth(what, cases, points)
+            grown = []
+            for case in cases:
+                add_rows(options.csv, rows := rows_of(models, case, measure(models, case, repeats)[0], where))
+                grown += rows
+            show(growth_table(what, grown))
 
 
 def growing() -> dict[str, list[Case]]:
@@ -176,57 +181,51 @@ def batches_of(models: Models, case: Case) -> list[Batch]:
 
 
 def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Timing], int]:
-    """Time both in turns; returns the times, and how many sentences both translate alike."""
-    cuda = not on_cpu(models.config)
+    """Time both in turns; returns the times, and how many sentences both translate alike.
+
+    On a CPU stock fairseq is in a process of its own.
+    """
+    cuda, dictionary = not on_cpu(models.config), models.task.source_dictionary
     batches = batches_of(models, case)
-    if cuda:
-        batches = [utils.move_to_cuda(batch) for batch in batches]
-    calls = {name: _translation(models, name, case, batches) for name in models.both}
-    stock, ours = (call() for call in calls.values())
-    same = sum(torch.equal(one, other) for one, other in zip(stock, ours, strict=True))
-    return compare(calls, repeats, cuda=cuda), same
-
-
-def _translation(models: Models, name: str, case: Case, batches: Sequence[Batch]) -> Callable[[], list[torch.Tensor]]:
-    evaluate, own = models.config.evaluate, models.weights == "untrained" or case.length
+    evaluate = models.config.evaluate
+    own = models.weights == "untrained" or case.length
     longest = {"max_len_a": 1.0, "max_len_b": 0} if own else {}
     longest = longest or {"max_len_a": evaluate.max_length_a, "max_len_b": evaluate.max_length_b}
-    search = GenerationConfig(beam=case.beam, lenpen=evaluate.length_penalty, **longest)
-    generator = models.task.build_generator([models.both[name]], search)
+    search = {"beam": case.beam, "lenpen": evaluate.length_penalty, **longest}
+    found: dict[str, list[list[int]]] = {}
 
-    def translate() -> list[torch.Tensor]:
-        found = [models.task.inference_step(generator, [models.both[name]], batch) for batch in batches]
-        return [hypotheses[0]["tokens"] for of_batch in found for hypotheses in of_batch]
+    def call(name: str, translate: Callable[..., list[list[int]]]) -> Callable[[], None]:
+        return lambda: found.update({name: translate(search, batches)})
+
+    with ExitStack() as stack:
+        terms = models.both[BASELINE], fairseq_config(models.config), dictionary
+        stock = translator(*terms) if cuda else stack.enter_context(Apart(translator, *terms))
+        ours = translator(models.both[OURS], *terms[1:])
+        taken = compare({BASELINE: call(BASELINE, stock), OURS: call(OURS, ours)}, repeats, cuda=cuda)
+    return taken, sum(one == other for one, other in zip(*found.values(), strict=True))
+
+
+def translator(model: Any, config: DictConfig, dictionary: Dictionary) -> Callable[..., list[list[int]]]:
+    """What translates batches with a model: (search settings, batches) -> the best hypothesis of each sentence."""
+    normplugins.register()
+    task = bare_task(config.task, dictionary)
+
+    def translate(search: dict[str, Any], batches: Sequence[Batch]) -> list[list[int]]:
+        generator = task.build_generator([model], GenerationConfig(**search))
+        found = []
+        for batch in batches:
+            batch = batch if on_cpu(config) else utils.move_to_cuda(batch)
+            found += task.inference_step(generator, [model], batch)
+        return [hypotheses[0]["tokens"].tolist() for hypotheses in found]
 
     return translate
 
 
-def record(options: Options, models: Models, case: Case, found: Mapping[str, Timing], where: Mapping[str, Any]) -> None:
-    """Add a row for each."""
-    for name, timing in found.items():
-        row = {"benchmark": "decode", "provider": name, "case": models.describe(case)}
-        row |= {"sentences_per_s": float(f"{case.sentences / timing.median:.4g}")}
-        add_row(options.csv, row | times(timing) | against(BASELINE, timing, found[BASELINE]) | dict(where))
+def rows_of(models: Models, case: Case, found: Mapping[str, Timing], where: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a case."""
 
+    def rate(_name: str, _direction: str, timing: Timing) -> dict[str, float]:
+        return {"sentences_per_s": case.sentences / timing.median}
 
-def report(models: Models, case: Case, found: Mapping[str, Timing], same: int, where: Mapping[str, Any]) -> None:
-    """Print a case."""
-    rows = [
-        [name, ms(timing), f"{case.sentences / timing.median:.2f}", f"{1 / timing.ratio(found[BASELINE]):.2f}"]
-        for name, timing in found.items()
-    ]
-    head = ["", "all sentences, ms", "sentences/s", "× stock"]
-    alike = f"both translate {same} of {case.sentences} sentences alike"
-    show(f"decode: {models.describe(case)}, {where['hardware']}", head, rows, [alike])
-
-
-def report_growth(what: str, cases: Sequence[Case], points: Sequence[Mapping[str, Timing]]) -> None:
-    """Print how the cost grows."""
-    sizes, rows = [getattr(case, what) for case in cases], []
-    for name in points[0]:
-        medians = [found[name].median for found in points]
-        grown = growth(sizes, medians)
-        cells = [f"{1000 * seconds:,.0f}" for seconds in medians]
-        rows.append([name, *cells, f"{grown.exponent:.2f}", f"{100 * grown.off_line:.0f} %"])
-    head = [f"{what}:", *(f"{size:,}" for size in sizes), "exponent", "off a line"]
-    show(f"decode: {cases[0].sentences} sentences in ms as {what} grows", head, rows)
+    by = {(name, ""): timing for name, timing in found.items()}
+    return measured("decode", models.describe(case), by, BASELINE, rate, where)

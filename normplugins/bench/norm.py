@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normplugins.bench.growth import growth
 from normplugins.bench.options import Options
 from normplugins.bench.released import ReleasedPowerNorm
-from normplugins.bench.results import add_row, against, case_of, here, times
-from normplugins.bench.table import ms, show
+from normplugins.bench.results import add_rows, case_of, here, measured
+from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing, compare
 from normplugins.norms import NormConfig, build_norm, has_kernels, known_norms
 
@@ -68,14 +67,16 @@ def run(
     where = here(repeats, threads, cpu=not cuda)
     for case in main_cases(cuda, options.quick) if cases is None else cases:
         found = measure(case, names, repeats, cuda, options.compiled)
-        record(options, case, found, where)
-        report(case, found, where)
+        add_rows(options.csv, rows := rows_of(case, found, where))
+        show(case_table(rows))
     if not options.quick:
         for what, sizes in (series or growing(cuda)).items():
-            points = [measure(case, GROWTH, repeats, cuda, directions=("both",)) for case in sizes]
-            for case, found in zip(sizes, points, strict=True):
-                record(options, case, found, where)
-            report_growth(what, sizes, points)
+            grown = []
+            for case in sizes:
+                found = measure(case, GROWTH, repeats, cuda, directions=("both",))
+                add_rows(options.csv, rows := rows_of(case, found, where))
+                grown += rows
+            show(growth_table(what, grown))
 
 
 def main_cases(cuda: bool, quick: bool) -> list[Case]:
@@ -159,45 +160,10 @@ def _calls(module: nn.Module, x: Tensor, g: Tensor, mask: Tensor | None) -> dict
     }
 
 
-def gb_per_s(name: str, direction: str, case: Case, timing: Timing) -> float:
-    """Counted bytes a second, in GB."""
-    return counted_bytes(name, direction, case) / timing.median / 1e9
+def rows_of(case: Case, found: Mapping[tuple[str, str], Timing], where: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a case, with the GB a second of the counted bytes."""
 
+    def rate(name: str, direction: str, timing: Timing) -> dict[str, float]:
+        return {"gb_per_s": counted_bytes(name, direction, case) / timing.median / 1e9}
 
-def record(options: Options, case: Case, found: Mapping[tuple[str, str], Timing], where: Mapping[str, Any]) -> None:
-    """Add a row for each provider and direction."""
-    for (name, direction), timing in found.items():
-        baseline = found[BASELINE, direction]
-        row = {"benchmark": "norm", "provider": name, "case": str(case), "direction": direction}
-        rate = {"gb_per_s": float(f"{gb_per_s(name, direction, case, timing):.4g}")}
-        add_row(options.csv, row | times(timing) | rate | against(BASELINE, timing, baseline) | dict(where))
-
-
-def report(case: Case, found: Mapping[tuple[str, str], Timing], where: Mapping[str, Any]) -> None:
-    """Print a case: a line for each provider, each direction beside the baseline's."""
-    rows = []
-    for name in dict.fromkeys(name for name, _ in found):
-        cells = [name]
-        for direction in DIRECTIONS:
-            if timing := found.get((name, direction)):
-                cells += [ms(timing), f"{timing.ratio(found[BASELINE, direction]):.2f}"]
-            else:
-                cells += ["", ""]
-        rates = [d for d in ("both", "forward") if (name, d) in found]
-        cells.append(f"{gb_per_s(name, rates[0], case, found[name, rates[0]]):.1f}")
-        rows.append(cells)
-    head = ["", *(cell for direction in DIRECTIONS for cell in (f"{direction}, ms", "×")), "GB/s"]
-    show(f"norm: {case}, {where['hardware']}", head, rows, [f"×: times {BASELINE}. GB/s: counted bytes, of both"])
-
-
-def report_growth(what: str, cases: Sequence[Case], points: Sequence[Mapping[tuple[str, str], Timing]]) -> None:
-    """Print how forward and backward grow with the work."""
-    sizes = [getattr(case, what) for case in cases]
-    rows = []
-    for name, _ in points[0]:
-        medians = [found[name, "both"].median for found in points]
-        grown = growth(sizes, medians)
-        line = [f"{1000 * seconds:.2f}" for seconds in medians]
-        rows.append([name, *line, f"{grown.exponent:.2f}", f"{100 * grown.off_line:.0f} %"])
-    head = [f"{what}:", *(f"{size:,}" for size in sizes), "exponent", "off a line"]
-    show(f"norm: forward and backward in ms as {what} grow", head, rows)
+    return measured("norm", str(case), found, BASELINE, rate, where)

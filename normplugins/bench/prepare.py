@@ -11,10 +11,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from normplugins.bench.growth import growth
 from normplugins.bench.options import Options
-from normplugins.bench.results import add_row, against, case_of, here, times
-from normplugins.bench.table import ms, show
+from normplugins.bench.results import add_rows, case_of, here, measured
+from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing
 from normplugins.corpora import corpus_config, prepare
 from normplugins.corpora.fetch import find_in_mirror
@@ -26,7 +25,6 @@ STAGES = {"tokenizing": "tokenize", "learning": "learn", "splitting": "split", "
 ALL, BASELINE = "all", "1 process"
 REPEATS = 3
 SIZES = (2_500, 5_000, 10_000)  # training pairs of the generated corpus
-Found = Mapping[tuple[str, str], Timing]
 
 
 def run(options: Options, sizes: Sequence[int] = SIZES) -> None:
@@ -36,16 +34,16 @@ def run(options: Options, sizes: Sequence[int] = SIZES) -> None:
     where = here(repeats, cores)
     multi30k = compose_config("multi30k", options.overrides)
     if at_hand(multi30k):
-        report(options, *measure(multi30k, providers, repeats), where)
-    demos = [
-        compose_config("demo", [*options.overrides, f"corpus.train_size={size}"])
-        for size in (sizes[-1:] if options.quick else sizes)
-    ]
-    points = [measure(config, providers, repeats) for config in demos]
-    for point in points:
-        report(options, *point, where)
-    if len(points) > 1:
-        report_growth(points)
+        add_rows(options.csv, rows := measure(multi30k, providers, repeats, where))
+        show(case_table(rows))
+    grown = []
+    for size in sizes[-1:] if options.quick else sizes:
+        config = compose_config("demo", [*options.overrides, f"corpus.train_size={size}"])
+        add_rows(options.csv, rows := measure(config, providers, repeats, where))
+        show(case_table(rows))
+        grown += [row for row in rows if row["direction"] == ALL]
+    if not options.quick:
+        show(growth_table("pairs", grown))
 
 
 def at_hand(config: DictConfig) -> bool:
@@ -54,11 +52,12 @@ def at_hand(config: DictConfig) -> bool:
     return raw.is_file() or find_in_mirror(raw.name, config.corpus.name) is not None
 
 
-def measure(config: DictConfig, providers: Mapping[str, int], repeats: int) -> tuple[str, int, Found]:
-    """Prepare a corpus again and again, by these numbers of processes in turns.
+def measure(
+    config: DictConfig, providers: Mapping[str, int], repeats: int, where: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Prepare a corpus again and again, by these numbers of processes in turns; returns the rows.
 
-    Returns:
-        The case, its pairs, and the times by (provider, stage); ``all`` is every stage together.
+    A row's direction is the stage; ``all`` is every stage together.
     """
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     pairs = 0
@@ -67,9 +66,13 @@ def measure(config: DictConfig, providers: Mapping[str, int], repeats: int) -> t
             pairs, stages = prepared(config, providers[name])
             for stage, taken in stages.items():
                 seconds[name, stage].append(taken)
+
+    def rate(_name: str, _stage: str, timing: Timing) -> dict[str, float]:
+        return {"sentences_per_s": pairs / timing.median}
+
     keys = [(name, stage) for name in providers for stage in (*STAGES.values(), ALL)]
     case = case_of(corpus=config.corpus.name, pairs=pairs, subwords=config.corpus.subword_size)
-    return case, pairs, {key: Timing(tuple(seconds[key])) for key in keys}
+    return measured("prepare", case, {key: Timing(tuple(seconds[key])) for key in keys}, BASELINE, rate, where)
 
 
 def prepared(config: DictConfig, workers: int) -> tuple[int, dict[str, float]]:
@@ -91,27 +94,3 @@ def prepared(config: DictConfig, workers: int) -> tuple[int, dict[str, float]]:
     ends = [*(begun for _, begun in marks[1:]), end]
     stages = {stage: after - begun for (stage, begun), after in zip(marks, ends, strict=True)}
     return sum(count["pairs"] for count in manifest["counts"].values()), stages | {ALL: end - marks[0][1]}
-
-
-def report(options: Options, case: str, pairs: int, found: Found, where: Mapping[str, Any]) -> None:
-    """Add a row for each stage, and print them."""
-    rows = []
-    for (name, stage), timing in found.items():
-        baseline, speed = found[BASELINE, stage], pairs / timing.median
-        row = {"benchmark": "prepare", "provider": name, "case": case, "direction": stage}
-        row |= {"sentences_per_s": float(f"{speed:.4g}")}
-        add_row(options.csv, row | times(timing) | against(BASELINE, timing, baseline) | dict(where))
-        rows.append([f"{name}: {stage}", ms(timing), f"{speed:,.0f}", f"{1 / timing.ratio(baseline):.2f}"])
-    show(f"prepare: {case}, {where['hardware']}", ["", "ms", "pairs/s", "× 1 process"], rows)
-
-
-def report_growth(points: Sequence[tuple[str, int, Found]]) -> None:
-    """Print how the stages' times grow with the corpus."""
-    sizes, rows = [pairs for _, pairs, _ in points], []
-    for name, stage in points[0][2]:
-        medians = [found[name, stage].median for _, _, found in points]
-        grown = growth(sizes, medians)
-        cells = [f"{1000 * seconds:,.0f}" for seconds in medians]
-        rows.append([f"{name}: {stage}", *cells, f"{grown.exponent:.2f}", f"{100 * grown.off_line:.0f} %"])
-    head = ["pairs:", *(f"{size:,}" for size in sizes), "exponent", "off a line"]
-    show("prepare: ms as the generated corpus grows", head, rows)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,20 +51,48 @@ def times(timing: Timing) -> dict[str, float]:
     return {name: float(f"{1000 * seconds:.4g}") for name, seconds in named.items()}
 
 
-def add_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one row to a file of measurements: in one write, so that nothing breaks it off half-way.
+def add_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to a file of measurements, each in one write, so that nothing breaks it off half-way.
 
     A file with fewer columns is given the new ones at the end, its rows empty there.
 
     Raises:
         UserError: the file is none of ours, or cannot be written.
-        ValueError: the row has a column that there is not.
+        ValueError: a row has a column that there is not.
     """
-    if unknown := sorted(row.keys() - set(COLUMNS)):
-        raise ValueError(f"no column {', '.join(unknown)} in {CSV}")
-    _make_ready(path)
-    with disk_errors(path), path.open("ab", buffering=0) as file:
-        file.write(_line([row.get(column, "") for column in COLUMNS]).encode())
+    for row in rows:
+        if unknown := sorted(row.keys() - set(COLUMNS)):
+            raise ValueError(f"no column {', '.join(unknown)} in {CSV}")
+        _make_ready(path)
+        with disk_errors(path), path.open("ab", buffering=0) as file:
+            file.write(_line([row.get(column, "") for column in COLUMNS]).encode())
+
+
+def measured(
+    benchmark: str,
+    case: str,
+    found: Mapping[tuple[str, str], Timing],
+    baseline: str,
+    rate: Callable[[str, str, Timing], dict[str, float]],
+    where: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The rows of a case.
+
+    Args:
+        benchmark: its name.
+        case: in words, as ``case_of`` gives them.
+        found: by provider and direction; "" where there is but one direction.
+        baseline: the provider that the others are compared with, direction by direction.
+        rate: (provider, direction, timing) -> the column of a rate.
+        where: as ``here`` gives it.
+    """
+    rows = []
+    for (provider, direction), timing in found.items():
+        row = {"benchmark": benchmark, "provider": provider, "case": case, "direction": direction}
+        rates = {name: float(f"{value:.4g}") for name, value in rate(provider, direction, timing).items()}
+        ratio = round(timing.ratio(found[baseline, direction]), 3)
+        rows.append(row | times(timing) | rates | {"baseline": baseline, "ratio": ratio} | dict(where))
+    return rows
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -77,11 +105,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     header, *rows = _parsed(path)
     return [dict.fromkeys(COLUMNS, "") | dict(zip(header, row, strict=False)) for row in rows]
-
-
-def against(baseline: str, timing: Timing, reference: Timing) -> dict[str, Any]:
-    """The columns that say how many times as long as the baseline of the same turns it took."""
-    return {"baseline": baseline, "ratio": round(timing.ratio(reference), 3)}
 
 
 def case_of(**fields: object) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle, islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import cycle, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 import numpy as np
 import torch
 from fairseq import tasks
+from fairseq.data import Dictionary
 from fairseq.trainer import Trainer as FairseqTrainer
 from omegaconf import DictConfig
 
 import normplugins
-from normplugins.bench.growth import growth
+from normplugins.bench.apart import Apart
 from normplugins.bench.options import Options
-from normplugins.bench.results import add_row, against, case_of, here, times
+from normplugins.bench.results import add_rows, case_of, here, measured
 from normplugins.bench.stock import stock_trainer
-from normplugins.bench.table import ms, show
+from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing, compare
 from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
@@ -34,6 +36,7 @@ from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.processes import on_cpu
 from normplugins.experiment.step import made_up
 from normplugins.experiment.trainer import Trainer
+from normplugins.experiment.translation import bare_task
 
 EXPERIMENT, BASELINE = "iwslt14", "stock ln"
 NORMS = ("ln", "pn")
@@ -41,7 +44,7 @@ REPEATS, WARMUP = {True: 5, False: 30}, {True: 1, False: 5}  # by whether it is 
 Batch = dict[str, Any]
 Size = tuple[int, int, int]
 """Tokens in a batch, tokens in a sentence, types in the dictionary."""
-Trainers = Mapping[str, FairseqTrainer]
+Update = Callable[[Batch], None]
 
 
 def run(options: Options, series: Mapping[str, Sequence[Size]] | None = None) -> None:
@@ -60,12 +63,14 @@ def run(options: Options, series: Mapping[str, Sequence[Size]] | None = None) ->
     where = here(repeats, threads, cpu)
     case, task, batches = training_batches(configs["ln"], warmup + repeats)
     try:
-        trainers = build(configs, task)
-        found = measure(trainers, batches, repeats, warmup)
-        record(options, case, found, batches[warmup:], where)
+        with contestants(configs, task) as updates:
+            found = measure(updates, batches, repeats, warmup, cuda=not cpu)
+        add_rows(options.csv, rows := rows_of(case, found, batches[warmup:], where))
+        show(case_table(rows))
         if not options.quick:
             for what, sizes in (series or growing(cpu)).items():
-                grow(options, configs, what, sizes, max(3, repeats // 2), where)
+                terms = dict(where) | {"repeats": max(3, repeats // 2)}
+                show(growth_table(what, list(grow(options, configs, sizes, terms))))
     except torch.OutOfMemoryError as error:
         raise UserError("out of GPU memory: set a smaller dataset.max_tokens") from error
 
@@ -125,35 +130,58 @@ def described(config: DictConfig, types: int, text: str, tokens: int | None = No
     return case_of(**sizes, **({"settings": settings} if settings else {}))
 
 
-def build(configs: Mapping[str, DictConfig], task: Any) -> dict[str, FairseqTrainer]:
-    """A trainer for stock fairseq, and one for each norm; on a GPU in bf16 stock fairseq in fp16 too."""
+@contextmanager
+def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[str, Update]]:
+    """What makes an update of stock fairseq's model, and of ours with each norm.
+
+    On a CPU stock fairseq is in a process of its own, on a GPU in bf16 it comes in fp16 too.
+    """
     base = fairseq_config(configs["ln"])
-    trainers = {BASELINE: stock_trainer(base, task)}
-    if base.common.bf16:
-        base.common.bf16, base.common.fp16 = False, True
-        trainers[f"{BASELINE} fp16"] = stock_trainer(base, task)
-    for name, config in configs.items():
-        settings = fairseq_config(config)
-        model = task.build_model(settings.model)
-        trainers[name] = Trainer(settings, task, model, task.build_criterion(settings.criterion))
-    return trainers
+    with ExitStack() as stack:
+        if on_cpu(base):
+            updates: dict[str, Update] = {
+                BASELINE: stack.enter_context(Apart(stock_update, base, task.source_dictionary))
+            }
+        else:
+            updates = {BASELINE: stock_update(base, task.source_dictionary)}
+            if base.common.bf16:
+                base.common.bf16, base.common.fp16 = False, True
+                updates[f"{BASELINE} fp16"] = stock_update(base, task.source_dictionary)
+        for name, config in configs.items():
+            settings = fairseq_config(config)
+            model = task.build_model(settings.model)
+            updates[name] = updating(Trainer(settings, task, model, task.build_criterion(settings.criterion)))
+        yield updates
 
 
-def measure(trainers: Trainers, batches: Sequence[Batch], repeats: int, warmup: int) -> dict[str, Timing]:
-    """Time an update of each, in turns; in the same turn all take the same batch."""
-    calls = {name: _updates(trainer, batches) for name, trainer in trainers.items()}
-    return compare(calls, repeats, warmup=warmup, cuda=any(trainer.cuda for trainer in trainers.values()))
+def stock_update(config: DictConfig, dictionary: Dictionary) -> Update:
+    """What makes an update of stock fairseq's model; ``config`` is fairseq's part of the experiment's."""
+    normplugins.register()
+    return updating(stock_trainer(config, bare_task(config.task, dictionary)))
 
 
-def _updates(trainer: FairseqTrainer, batches: Sequence[Batch]) -> Callable[[], None]:
-    left = cycle(batches)
+def updating(trainer: FairseqTrainer) -> Update:
+    """What makes an update with a batch, as training does."""
 
-    def update() -> None:
-        figures = trainer.train_step([next(left)], raise_oom=True)
+    def update(batch: Batch) -> None:
+        figures = trainer.train_step([batch], raise_oom=True)
         assert figures is None or math.isfinite(figures["loss"])  # None: fp16 has overflowed
         trainer.get_model().set_num_updates(trainer.get_num_updates())  # the norms' statistics take their step
 
     return update
+
+
+def measure(
+    updates: Mapping[str, Update], batches: Sequence[Batch], repeats: int, warmup: int, cuda: bool = False
+) -> dict[str, Timing]:
+    """Time an update of each, in turns; in the same turn all take the same batch."""
+
+    def taking(update: Update) -> Callable[[], None]:
+        left = cycle(batches)
+        return lambda: update(next(left))
+
+    calls = {name: taking(update) for name, update in updates.items()}
+    return compare(calls, repeats, warmup=warmup, cuda=cuda)
 
 
 def words_per_s(timing: Timing, batches: Sequence[Batch]) -> float:
@@ -162,17 +190,15 @@ def words_per_s(timing: Timing, batches: Sequence[Batch]) -> float:
     return float(np.median(np.divide(words, timing.seconds)))
 
 
-def record(
-    options: Options, case: str, found: Mapping[str, Timing], batches: Sequence[Batch], where: Mapping[str, Any]
-) -> None:
-    """Add a row for each, and print them."""
-    rows = []
-    for name, timing in found.items():
-        speed, ratio = words_per_s(timing, batches), timing.ratio(found[BASELINE])
-        row = {"benchmark": "step", "provider": name, "case": case, "words_per_s": round(speed, 1)}
-        add_row(options.csv, row | times(timing) | against(BASELINE, timing, found[BASELINE]) | dict(where))
-        rows.append([name, ms(timing), f"{speed:,.0f}", f"{1 / ratio:.2f}"])
-    show(f"step: {case}, {where['hardware']}", ["", "an update, ms", "words/s", "× stock"], rows)
+def rows_of(
+    case: str, found: Mapping[str, Timing], batches: Sequence[Batch], where: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The rows of a case; ``batches`` are those of the turns."""
+
+    def rate(_name: str, _direction: str, timing: Timing) -> dict[str, float]:
+        return {"words_per_s": words_per_s(timing, batches)}
+
+    return measured("step", case, {(name, ""): timing for name, timing in found.items()}, BASELINE, rate, where)
 
 
 def growing(cpu: bool) -> dict[str, list[Size]]:
@@ -186,36 +212,17 @@ def growing(cpu: bool) -> dict[str, list[Size]]:
 
 
 def grow(
-    options: Options,
-    configs: Mapping[str, DictConfig],
-    what: str,
-    sizes: Sequence[Size],
-    repeats: int,
-    where: Mapping[str, Any],
-) -> None:
-    """Measure made-up batches of each size, print and record how an update's cost grows."""
-    base = configs["ln"]
+    options: Options, configs: Mapping[str, DictConfig], sizes: Sequence[Size], where: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Measure made-up batches of each size and record them; gives the rows."""
+    base, repeats = configs["ln"], where["repeats"]
     kind, settings = kind_of(base.task._name), fairseq_config(base)
-    points, trainers, built_for = [], {}, 0
-    for tokens, length, types in sizes:
-        if types != built_for:
-            task, batch = made_up(kind, settings, types)
-            trainers, built_for = build(configs, task), types
-        batches = [batch(max(1, tokens // length), length) for _ in range(repeats)]
-        found = measure(trainers, batches, repeats, 1)
-        case = described(base, types, "made-up", tokens, length)
-        for name, timing in found.items():
-            row = {"benchmark": "step", "provider": name, "case": case}
-            speed = {"words_per_s": round(words_per_s(timing, batches), 1)}
-            columns = row | times(timing) | speed | against(BASELINE, timing, found[BASELINE])
-            add_row(options.csv, columns | dict(where) | {"repeats": repeats})
-        points.append(found)
-    values = [size[("tokens", "length", "types").index(what)] for size in sizes]
-    rows = []
-    for name in points[0]:
-        medians = [found[name].median for found in points]
-        grown = growth(values, medians)
-        cells = [f"{1000 * seconds:,.0f}" for seconds in medians]
-        rows.append([name, *cells, f"{grown.exponent:.2f}", f"{100 * grown.off_line:.0f} %"])
-    head = [f"{what}:", *(f"{value:,}" for value in values), "exponent", "off a line"]
-    show(f"step: an update in ms as {what} grow", head, rows)
+    for types, alike in groupby(sizes, key=lambda size: size[2]):
+        task, batch = made_up(kind, settings, types)
+        with contestants(configs, task) as updates:
+            for tokens, length, _ in alike:
+                batches = [batch(max(1, tokens // length), length) for _ in range(repeats + 1)]
+                found = measure(updates, batches, repeats, 1, cuda=not on_cpu(base))
+                case = described(base, types, "made-up", tokens, length)
+                add_rows(options.csv, rows := rows_of(case, found, batches[1:], where))
+                yield from rows

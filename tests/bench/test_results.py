@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from normplugins.bench.results import COLUMNS, add_row, case_of, fields_of, here, read_rows, times
+from normplugins.bench.results import COLUMNS, add_rows, case_of, fields_of, here, read_rows, times
 from normplugins.bench.timing import Timing
 from normplugins.errors import UserError
 
@@ -18,9 +18,9 @@ def path(tmp_path):
 
 def test_rows_are_added_under_a_header_and_never_change(path):
     row = {"benchmark": "norm", "provider": "pn", "case": case_of(tokens=4096, channels=512), "direction": "forward"}
-    add_row(path, row | times(Timing((0.001, 0.002, 0.003))) | here(repeats=3, threads=1))
+    add_rows(path, [row | times(Timing((0.001, 0.002, 0.003))) | here(repeats=3, threads=1)])
     before = path.read_bytes()
-    add_row(path, row | {"provider": "ln", "gb_per_s": 12.5})
+    add_rows(path, [row | {"provider": "ln", "gb_per_s": 12.5}])
     assert path.read_bytes().startswith(before)
     first, second = read_rows(path)
     assert (first["provider"], first["median_ms"], first["p20_ms"], first["p80_ms"]) == ("pn", "2.0", "1.4", "2.6")
@@ -34,7 +34,7 @@ def test_rows_are_added_under_a_header_and_never_change(path):
 def test_a_file_with_fewer_columns_keeps_its_rows_and_gets_the_new_columns(path):
     path.parent.mkdir()
     path.write_text(OLD)
-    add_row(path, {"benchmark": "norm", "threads": 2})
+    add_rows(path, [{"benchmark": "norm", "threads": 2}])
     old, new = read_rows(path)
     assert {name: old[name] for name in ("benchmark", "provider", "case", "median_ms")} == {
         "benchmark": "decoding",
@@ -60,13 +60,13 @@ def test_a_file_of_something_else_is_refused_and_stays(path, text):
     path.parent.mkdir()
     path.write_text(text)
     with pytest.raises(UserError, match="columns"):
-        add_row(path, {"benchmark": "norm"})
+        add_rows(path, [{"benchmark": "norm"}])
     assert path.read_text() == text
 
 
 def test_an_unknown_column_is_refused_before_anything_is_written(path):
     with pytest.raises(ValueError, match="speed"):
-        add_row(path, {"benchmark": "norm", "speed": 1})
+        add_rows(path, [{"benchmark": "norm", "speed": 1}])
     assert not path.exists()
 
 

@@ -1,0 +1,76 @@
+"""A provider in a process of its own: stock fairseq's memory and threads stay what they are without this project."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+import torch
+
+PRELOADED = ["normplugins.bench.step", "normplugins.bench.decode"]
+
+
+class Apart:
+    """A function that another process builds and calls; used as a context, it ends the process.
+
+    Args:
+        build: gives the function, there; it and its arguments are pickled.
+        arguments: of ``build``.
+
+    Raises:
+        RuntimeError: when called, with what was raised there.
+    """
+
+    def __init__(self, build: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._here, there = context.Pipe()
+        terms = there, torch.get_num_threads(), build, arguments
+        self._process = context.Process(target=_serve, args=terms, daemon=True)
+        self._process.start()
+        there.close()
+        self._answer()  # that it is built
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function there, and wait for what it returns."""
+        self._here.send(arguments)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            well, result = self._here.recv()
+        except EOFError:
+            raise RuntimeError("the process of stock fairseq has ended; is there too little memory?") from None
+        if not well:
+            raise RuntimeError(f"stock fairseq: {result}")
+        return result
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._here.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(there: Connection, threads: int, build: Callable[..., Callable[..., Any]], arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks hears it too, and ends this one
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    torch.set_num_threads(threads)
+    try:
+        function = build(*arguments)
+        there.send((True, None))
+        while True:
+            there.send((True, function(*there.recv())))
+    except EOFError:  # nobody asks any more
+        return
+    except Exception as error:
+        there.send((False, f"{type(error).__name__}: {error}"))
