@@ -22,8 +22,7 @@ TITLES = {
 HEAD = """# Speed
 
 Made by `normplugins bench` from [benchmarks.csv]({csv}): of each case the newest row on each machine. What was
-predicted, and what was tried and dropped, is in [docs/speed.md](../docs/speed.md).
-"""
+predicted, and what was tried and dropped, is in [docs/speed.md](../docs/speed.md)."""
 
 
 def write(results: Path) -> Path:
@@ -68,7 +67,7 @@ def tables(rows: Sequence[Row]) -> list[str]:
     cases = [[row for row in rows if row["case"] == case] for case in dict.fromkeys(row["case"] for row in alone)]
     made = [case_table(case) for case in cases]
     made += [growth_table(field, group) for (field, _), group in growing.items()]
-    return [f"{table.title}\n\n{markdown(table)}" for table in made]
+    return [f"**{table.title}**\n\n{markdown(table)}" for table in made]
 
 
 def measured_with(rows: Sequence[Row]) -> str:

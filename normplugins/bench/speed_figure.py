@@ -10,10 +10,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from normplugins.bench.results import fields_of
 from normplugins.bench.tables import Row, named, series
+from normplugins.norms import known_norms
 from normplugins.report.figures import STYLE, colour
 
 BASELINES: dict[str, dict[str, Any]] = {
@@ -82,12 +83,14 @@ def _growing(axis: Axes, field: str, rows: Sequence[Row]) -> None:
     for row in shown:
         lines.setdefault(named(row), {})[int(fields_of(row["case"])[field])] = float(row["median_ms"])
     for name, points in lines.items():
-        provider = name.split(":")[0]
-        own: dict[str, Any] = {"marker": "^"}
-        if provider[0].isalpha():
+        if len(points) < 3:  # measured in another case that a series runs through
+            continue
+        provider, _, variant = name.partition(" ")
+        own: dict[str, Any] = {"marker": "^", "linestyle": ":" if variant in ("plain", "compiled") else "-"}
+        if provider in known_norms():
             own["color"] = colour(provider)
         sizes = sorted(points)
-        look = BASELINES.get(provider, own) | {"markersize": 4, "linewidth": 1.3}
+        look = BASELINES.get(name, own) | {"markersize": 4, "linewidth": 1.3}
         axis.plot(sizes, [points[size] for size in sizes], label=name, **look)
     sizes = sorted({size for points in lines.values() for size in points})
     axis.set_xscale("log", base=2)
@@ -95,8 +98,10 @@ def _growing(axis: Axes, field: str, rows: Sequence[Row]) -> None:
     axis.xaxis.set_major_locator(FixedLocator(sizes))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=7)
 
 
 def _nothing(axis: Axes) -> None:

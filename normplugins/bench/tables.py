@@ -62,7 +62,7 @@ def growth_table(field: str, rows: Sequence[Row]) -> Table:
     sizes = sorted({size for points in by.values() for size in points})
     cells = []
     for name, points in by.items():
-        if len(points) > 1:
+        if len(points) >= min(3, len(sizes)):  # not what was measured in a case that a series runs through
             grown = growth(list(points), list(points.values()))
             line = [_number(points[size]) if size in points else "" for size in sizes]
             cells.append([name, *line, f"{grown.exponent:.2f}", f"{100 * grown.off_line:.0f} %"])
