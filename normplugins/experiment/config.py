@@ -183,7 +183,8 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 def variant(overrides: Sequence[str], config: DictConfig) -> str:
     """The cell's folder name: the norm, then every other override that changes what is measured.
 
-    Several processes make a cell of their own where each adds its batch to an update.
+    Several processes make a cell of their own where each adds its batch to an update, and so does the precision that a
+    hardware brings, under the name that it has when given by hand.
 
     A name too long for a file system is cut, and a digest of all of it put behind.
     """
@@ -195,6 +196,8 @@ def variant(overrides: Sequence[str], config: DictConfig) -> str:
             extra.append(override.lstrip("+"))
     if config.distributed_training.distributed_world_size > 1 and not keeps_update_size(config):
         extra.append(f"processes={config.distributed_training.distributed_world_size}")
+    if config.common.bf16 and not any(item.startswith("common.bf16=") for item in extra):
+        extra.append("common.bf16=true")
     extra.sort()
     name = ",".join([config.norm.name, *(re.sub(r"[^\w.,=+-]+", "_", item) for item in extra)])
     if len(name.encode()) <= LONGEST_NAME:

@@ -150,7 +150,7 @@ def on_the_node(overrides: Sequence[str], config: DictConfig, settings: dict[str
     """A cell's overrides in its job: the hardware that the job asks for in the place of ``hardware=slurm``."""
     own = [item for item in overrides if not NOT_FOR_THE_JOB.match(item)]
     if settings["gpus_per_node"] or settings["gpus_per_task"] or "gpu" in (settings["gres"] or ""):
-        return ["hardware=gpu1", *own]
+        return ["hardware=gpus", f"hardware.processes={config.hardware.processes}", *own]
     share = (settings["cpus_per_task"] or 0) // config.hardware.processes
     return ["hardware=cpu", *([f"hardware.threads={share}"] if share else []), *own]
 

@@ -169,10 +169,27 @@ def test_every_key_of_the_trainer_can_be_overridden():
 
 
 def test_hardware_decides_where_and_not_what():
-    automatic, cpu, gpu = (compose_config("demo", [f"hardware={name}"]) for name in ("auto", "cpu", "gpu1"))
+    automatic, cpu, gpu = (
+        compose_config("demo", overrides)
+        for overrides in (["hardware=auto"], ["hardware=cpu"], ["hardware=gpu8", "hardware.processes=1"])
+    )
     assert (automatic.common.cpu, cpu.common.cpu, gpu.common.cpu) == (False, True, False)
     assert cpu.distributed_training.distributed_world_size == gpu.distributed_training.distributed_world_size == 1
     assert automatic.run_dir == cpu.run_dir == gpu.run_dir
+
+
+def test_one_gpu_computes_in_bfloat16_and_is_another_cell():
+    gpu, by_hand, off = (
+        compose_config("demo", ["norm=pn", *overrides])
+        for overrides in (
+            ["hardware=gpu1"],
+            ["hardware=cpu", "common.bf16=true"],
+            ["hardware=gpu1", "common.bf16=false"],
+        )
+    )
+    assert (gpu.common.bf16, off.common.bf16) == (True, False)
+    assert gpu.variant == by_hand.variant == "pn,common.bf16=true"
+    assert off.variant == "pn,common.bf16=false"
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,13 @@ def test_a_table_is_one_array_with_a_job_for_each_cell(cluster: Cluster, capsys:
     assert asked["signal"].startswith("USR2@")
     for k, (norm, seed) in enumerate(cells):
         cell = cluster.cell(f"7_{k}")
-        assert cell.overrides == ["hardware=gpu1", f"norm={norm}", f"seed={seed}", "tracking=none"]
+        assert cell.overrides == [
+            "hardware=gpus",
+            "hardware.processes=1",
+            f"norm={norm}",
+            f"seed={seed}",
+            "tracking=none",
+        ]
         assert compose_config(cell.experiment, cell.overrides).run_dir == f"runs/demo/{norm}/seed{seed}"
         assert cell.checkpoint().function is cell  # requeued, the job does the same again
 
@@ -101,7 +107,7 @@ def test_a_process_is_a_gpu_and_an_equal_share_of_the_cpus(cluster: Cluster) -> 
     assert main(["run", "demo", "norm=pn", "hardware.processes=8", *SLURM]) == 0
     assert cluster.asked()["gpus-per-node"] == "8"
     cell = cluster.cell("7")
-    assert cell.overrides[:3] == ["hardware=gpu1", "norm=pn", "hardware.processes=8"]
+    assert cell.overrides[:3] == ["hardware=gpus", "hardware.processes=8", "norm=pn"]
     assert compose_config(cell.experiment, cell.overrides).run_dir == "runs/demo/pn,processes=8/seed1"
     on_a_cpu = ["hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=8", "hardware.processes=2"]
     assert main(["run", "demo", *SLURM, *on_a_cpu]) == 0
@@ -111,7 +117,7 @@ def test_a_process_is_a_gpu_and_an_equal_share_of_the_cpus(cluster: Cluster) -> 
 @pytest.mark.parametrize("kind", ["gpus_per_task=1", "gres=gpu:a100:1"])
 def test_a_gpu_can_be_asked_for_in_other_words(cluster: Cluster, kind: str) -> None:
     assert main(["run", "demo", *SLURM, "hydra.launcher.gpus_per_node=null", f"hydra.launcher.{kind}"]) == 0
-    assert cluster.cell("7").overrides[0] == "hardware=gpu1"
+    assert cluster.cell("7").overrides[0] == "hardware=gpus"
 
 
 @pytest.mark.parametrize(
