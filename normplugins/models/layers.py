@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from normplugins.models.attention import Cache, CrossAttention, SelfAttention
 from normplugins.models.config import NormTransformerConfig, build_side_norm
 from normplugins.models.dropout import add_dropout, dropout, relu_dropout
+from normplugins.models.rows import Rows
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float, bool], Tensor]] = {
     "relu": relu_dropout,
@@ -58,8 +59,11 @@ class Residual(nn.Module):
         self.sublayer, self.norm = sublayer, norm
         self.pre, self.dropout = cfg.normalize_before, cfg.dropout
 
-    def forward(self, x: Tensor, padding_mask: Tensor, *args: Tensor | Cache | None) -> Tensor:
-        """x (T, B, C), padding_mask (B, T) True = padding; ``args`` go to the sublayer. Returns (T, B, C)."""
+    def forward(self, x: Tensor, padding_mask: Tensor | None, *args: Tensor | Cache | Rows | None) -> Tensor:
+        """x (T, B, C), padding_mask (B, T) True = padding; ``args`` go to the sublayer. Returns (T, B, C).
+
+        Or x (N, C), rows without padding, and no mask; returns (N, C).
+        """
         y = self.sublayer(self.norm(x, padding_mask) if self.pre else x, *args)
         x = add_dropout(x, y, self.dropout, self.training)
         return x if self.pre else self.norm(x, padding_mask)
@@ -110,12 +114,13 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        padding_mask: Tensor,
+        padding_mask: Tensor | None,
         attention_mask: Tensor,
         memory: Tensor | None,
         memory_mask: Tensor,
         self_cache: Cache | None = None,
         cross_cache: Cache | None = None,
+        rows: Rows | None = None,
     ) -> Tensor:
         """One decoder layer.
 
@@ -127,12 +132,13 @@ class DecoderLayer(nn.Module):
             memory_mask: additive (B, 1, 1, S).
             self_cache: keys and values of the tokens before x, updated in place.
             cross_cache: keys and values of the memory, filled at the first step.
+            rows: x is (N, C), the rows of these positions, which are all that is no padding; padding_mask is None.
 
         Returns:
-            (T, B, C).
+            (T, B, C), or (N, C) with ``rows``.
         """
-        x = self.self_attention(x, padding_mask, attention_mask, self_cache)
-        x = self.cross_attention(x, padding_mask, memory, memory_mask, cross_cache)
+        x = self.self_attention(x, padding_mask, attention_mask, self_cache, rows)
+        x = self.cross_attention(x, padding_mask, memory, memory_mask, cross_cache, rows)
         return self.feed_forward(x, padding_mask)
 
 

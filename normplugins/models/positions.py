@@ -31,7 +31,15 @@ class SinusoidalPositions(nn.Module):
         self.table: Tensor
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Token indices (B, T) to position embeddings (B, T, dim).
+        """Token indices (B, T) to position embeddings (B, T, dim); raises as :meth:`numbers`."""
+        return self.embed(self.numbers(tokens))
+
+    def embed(self, numbers: Tensor) -> Tensor:
+        """Rows of the table by their numbers, of any shape (...), to (..., dim)."""
+        return nn.functional.embedding(numbers, self.table)
+
+    def numbers(self, tokens: Tensor) -> Tensor:
+        """Token indices (B, T) to numbers of the table's rows, (B, T).
 
         Raises:
             UserError: the sequences are longer than the model was built for.
@@ -42,7 +50,7 @@ class SinusoidalPositions(nn.Module):
                 "shorten it, or train with larger max_positions (translation: max_source_ and max_target_positions)"
             )
         real = tokens.ne(self.padding_idx).long()
-        return nn.functional.embedding(real.cumsum(dim=1) * real + self.padding_idx, self.table)
+        return real.cumsum(dim=1) * real + self.padding_idx
 
 
 def positions_from_the_end(length: int, dim: int) -> Tensor:

@@ -20,7 +20,9 @@ from normplugins.models.dropout import dropout
 from normplugins.models.layers import DecoderLayer, encoder_layer, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import SinusoidalPositions
+from normplugins.models.rows import Rows, by_rows
 from normplugins.models.updates import EndsUpdates
+from normplugins.norms import has_statistics, sees_sentence
 
 EncoderOut = dict[str, list[Tensor]]
 
@@ -39,13 +41,19 @@ class _Stack(nn.Module):
     embed_tokens: nn.Embedding
     positions: SinusoidalPositions
 
-    def _embed(self, tokens: Tensor, newest_only: bool = False) -> Tensor:
-        """(B, T) to (T, B, C): scaled token embeddings plus positions; of the last token alone if ``newest_only``."""
-        positions = self.positions(tokens)
+    def _embed(self, tokens: Tensor, newest_only: bool = False, rows: Rows | None = None) -> Tensor:
+        """(B, T) to (T, B, C): scaled token embeddings plus positions; of the last token alone if ``newest_only``.
+
+        With ``rows``, of these positions alone: (N, C).
+        """
+        numbers = self.positions.numbers(tokens)
         if newest_only:
-            tokens, positions = tokens[:, -1:], positions[:, -1:]
-        x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + positions
-        return dropout(x, self.cfg.dropout, self.training).transpose(0, 1).contiguous()
+            tokens, numbers = tokens[:, -1:], numbers[:, -1:]
+        tokens, numbers = tokens.t(), numbers.t()
+        if rows is not None:
+            tokens, numbers = rows.take(tokens), rows.take(numbers)
+        x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + self.positions.embed(numbers)
+        return dropout(x, self.cfg.dropout, self.training)
 
     def embed_at(self, tokens: Tensor, position: int) -> Tensor:
         """Embed tokens (...) that are each the ``position``-th of their sentence, counted from 1: (..., C)."""
@@ -144,22 +152,34 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         """Decoder states before the output projection, (B, T, C); arguments as in ``forward``."""
         step = incremental_state is not None
         padding_mask = prev_output_tokens.eq(self.embed_tokens.padding_idx)
-        x = self._embed(prev_output_tokens, newest_only=step)
+        rows = self._rows(padding_mask) if self.training and not step else None
+        x = self._embed(prev_output_tokens, newest_only=step, rows=rows)
         if step:
             attention_mask, padding_mask = padding_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
         else:
             attention_mask = causal_attention_mask(padding_mask, x.dtype)
+        mask = padding_mask if rows is None else None
         memory = encoder_out["encoder_out"][0]
         memory_mask = padding_attention_mask(encoder_out["encoder_padding_mask"][0], x.dtype)
         for index, layer in enumerate(self.layers):
             caches: list[Cache | None] = [None, None]
             if incremental_state is not None:
                 caches = [incremental_state.setdefault(f"{index}.{kind}", Cache()) for kind in ("self", "cross")]
-            args = x, padding_mask, attention_mask, memory, memory_mask, *caches
+            args = x, mask, attention_mask, memory, memory_mask, *caches, rows
             x = run_layer(layer, *args, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
-            x = self.final_norm(x, padding_mask)
-        return x.transpose(0, 1)
+            x = self.final_norm(x, mask)
+        return (x if rows is None else rows.put_back(x)).transpose(0, 1)
+
+    def _rows(self, padding_mask: Tensor) -> Rows | None:
+        """What is no padding, where the layers may do without the rest: on a CPU, with norms of one token each."""
+        norms = {self.cfg.decoder_norm, self.cfg.decoder_final_norm or self.cfg.decoder_norm}
+        if any(has_statistics(name) or sees_sentence(name) for name in norms):
+            return None
+        if not by_rows(padding_mask, self.cfg.attention_dropout, 0):
+            return None
+        rows = Rows.of_tokens(padding_mask)
+        return None if rows.tokens is None else rows
 
     def output_layer(self, features: Tensor) -> Tensor:
         """(B, T, C) to logits (B, T, V)."""

@@ -43,6 +43,13 @@ def test_two_norms_a_layer_and_one_more_at_the_end_of_a_pre_norm_stack(kind, nor
 
 
 @EACH_MODEL
+@EACH_NORM
+def test_no_forward_or_backward_reads_a_value_back_from_the_device(kind, norm):
+    model = make_language_model(kind, norm=norm, dropout=0.1).train().to("meta")
+    model(make_segments().to("meta")[:, :SEGMENT])[0].sum().backward()  # tensors without values: reading one raises
+
+
+@EACH_MODEL
 @EACH_CAUSAL_NORM
 def test_a_causal_model_sees_no_later_token_at_evaluation_to_the_bit(kind, norm):
     model = train_lm(make_language_model(kind, norm=norm)).eval()

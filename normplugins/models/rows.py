@@ -1,0 +1,162 @@
+"""Attention for training on a CPU: between rows of tokens, gathered into heads and back, padding left out.
+
+It is what ``scaled_dot_product_attention`` computes, as one function of autograd, for two reasons. The masks of dropout
+are our own (``dropout.py``). And bringing projections (T, B, C) into the heads' order (B, H, T, C/H), whose matrices a
+CPU multiplies fast, takes one copy, as does the way back; left to PyTorch, a forward and a backward pass take eleven.
+Since rows are picked by their number anyway, padding need not be among them: a stack whose norms look at one token at
+a time does all its work on the real tokens alone (``Rows.of_tokens``).
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from normplugins.models.dropout import draw_kept, drawn_here, kept_scale
+
+MOST_KEYS = 512
+"""Beyond, and without dropout, PyTorch's attention is left to itself: it keeps no T x S weights."""
+Tables = tuple[Tensor, Tensor]
+
+
+class Rows:
+    """Which position (t, b) each row of a tensor (N, C) has.
+
+    Args:
+        time: T.
+        batch: B.
+        tokens: (N,), the positions t * B + b that have a row, rising; None: all have one, N = T * B.
+    """
+
+    def __init__(self, time: int, batch: int, tokens: Tensor | None = None) -> None:
+        self.time, self.batch, self.tokens = time, batch, tokens
+        self._tables: dict[tuple[int, int], Tables] = {}
+        self._missing: dict[int, Tensor] = {}
+
+    @classmethod
+    def of_tokens(cls, padding_mask: Tensor) -> "Rows":
+        """Rows of what is no padding in a mask (B, T), True = padding. It reads the mask: for a CPU only."""
+        batch, time = padding_mask.shape
+        tokens = (~padding_mask).t().flatten().nonzero().flatten()
+        return cls(time, batch, tokens if 0 < len(tokens) < time * batch else None)
+
+    def take(self, x: Tensor) -> Tensor:
+        """(T, B, C) to (N, C)."""
+        x = x.flatten(0, 1)
+        return x if self.tokens is None else x.index_select(0, self.tokens)
+
+    def put_back(self, rows: Tensor) -> Tensor:
+        """(N, C) to (T, B, C), zero at positions without a row."""
+        if self.tokens is not None:
+            rows = rows.new_zeros(self.time * self.batch, rows.size(1)).index_copy(0, self.tokens, rows)
+        return rows.view(self.time, self.batch, rows.size(1))
+
+    def to_heads(self, rows: Tensor, heads: int, parts: int) -> Tensor:
+        """(N, parts * C) to (parts, B * H, T, C/H); positions without a row get the first one's numbers."""
+        width = rows.size(1) // (parts * heads)
+        index, _ = self._table(heads, parts)
+        return rows.reshape(-1, width).index_select(0, index).view(parts, self.batch * heads, self.time, width)
+
+    def to_rows(self, x: Tensor, heads: int, parts: int) -> Tensor:
+        """(parts, B * H, T, C/H) to (N, parts * C): the way back."""
+        width = x.size(-1)
+        _, index = self._table(heads, parts)
+        return x.reshape(-1, width).index_select(0, index).view(-1, parts * heads * width)
+
+    def zero_padding(self, x: Tensor, heads: int) -> Tensor:
+        """Write zeros into (B * H, T, C/H) at positions without a row; returns it."""
+        if self.tokens is None:
+            return x
+        if heads not in self._missing:
+            missing = torch.ones(self.time * self.batch, dtype=torch.bool).index_fill_(0, self.tokens, False)
+            of_heads = missing.view(self.time, self.batch).t()[:, None].expand(-1, heads, -1)
+            self._missing[heads] = of_heads.flatten().nonzero().flatten()
+        x.flatten(0, 1).index_fill_(0, self._missing[heads], 0)
+        return x
+
+    def _table(self, heads: int, parts: int) -> Tables:
+        if self.tokens is None:
+            return _full_table(self.time, self.batch, heads, parts)
+        if (heads, parts) not in self._tables:
+            self._tables[heads, parts] = _table(self.time, self.batch, heads, parts, self.tokens)
+        return self._tables[heads, parts]
+
+
+def _table(time: int, batch: int, heads: int, parts: int, tokens: Tensor) -> Tables:
+    """The pieces of C/H numbers in rows (N, parts, H) that make (parts, B, H, T), and the other way round."""
+    part, h = torch.arange(parts), torch.arange(heads)
+    row = torch.zeros(time * batch, dtype=torch.int64).index_copy_(0, tokens, torch.arange(len(tokens)))
+    row = row.view(time, batch).t()[:, None]
+    to_heads = (row * parts + part[:, None, None, None]) * heads + h[:, None]
+    t, b = (tokens // batch)[:, None, None], (tokens % batch)[:, None, None]
+    to_rows = ((part[:, None] * batch + b) * heads + h) * time + t
+    return to_heads.flatten(), to_rows.flatten()
+
+
+@lru_cache(maxsize=8)  # the layers of a model have the same, and 0.3 ms each to make
+def _full_table(time: int, batch: int, heads: int, parts: int) -> Tables:
+    return _table(time, batch, heads, parts, torch.arange(time * batch))
+
+
+def by_rows(x: Tensor, p: float, keys: int) -> bool:
+    """Whether :func:`attend` is the way for such an input, probability of dropout and number of keys."""
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return drawn_here(x, p) if p > 0 else keys <= MOST_KEYS
+
+
+def attend(heads: int, mask: Tensor | None, p: float, targets: Rows, sources: Rows, *packed: Tensor) -> Tensor:
+    """Multi-head softmax attention between rows.
+
+    Args:
+        heads: H.
+        mask: additive, broadcast to (B, H, T, S), without a gradient; -inf at each key that has no row.
+        p: probability of dropping an attention weight; 0 at evaluation.
+        targets: the T positions that ask.
+        sources: the S positions that are asked.
+        packed: queries, keys and values as their projections leave them: (N, 3 C), or (N, C) and (M, 2 C).
+
+    Returns:
+        (N, C).
+    """
+    return _Attend.apply(heads, mask, p, targets, sources, *packed)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, heads: int, mask: Tensor | None, p: float, targets: Rows, sources: Rows, *packed: Tensor
+    ) -> Tensor:
+        ctx.heads, ctx.p, ctx.targets = heads, p, targets
+        ctx.sides = ((targets, 3),) if len(packed) == 1 else ((targets, 1), (sources, 2))
+        in_heads = [rows.to_heads(x, heads, parts) for x, (rows, parts) in zip(packed, ctx.sides, strict=True)]
+        q, k, v = (part for x in in_heads for part in x)
+        scores = torch.bmm(q, k.mT).mul_(q.size(-1) ** -0.5)
+        if mask is not None:
+            scores.view(targets.batch, heads, targets.time, sources.time).add_(mask)
+        weights = scores.softmax(-1)
+        kept = draw_kept(weights, p) if p > 0 else None
+        ctx.save_for_backward(q, k, v, weights, kept)
+        return targets.to_rows(torch.bmm(_dropped(weights, kept, p), v), heads, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights, kept = ctx.saved_tensors
+        (g,) = ctx.targets.to_heads(gradient, ctx.heads, 1)
+        g = ctx.targets.zero_padding(g, ctx.heads)
+        gradients = [q.new_empty(parts, q.size(0), rows.time, q.size(-1)) for rows, parts in ctx.sides]
+        to_q, to_k, to_v = (part for x in gradients for part in x)
+        torch.bmm(_dropped(weights, kept, ctx.p).mT, g, out=to_v)
+        of_weights = _dropped(torch.bmm(g, v.mT), kept, ctx.p)
+        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(q.size(-1) ** -0.5)
+        torch.bmm(of_scores, k, out=to_q)
+        torch.bmm(of_scores.mT, q, out=to_k)
+        packed = (rows.to_rows(x, ctx.heads, parts) for x, (rows, parts) in zip(gradients, ctx.sides, strict=True))
+        return None, None, None, None, None, *packed
+
+
+def _dropped(x: Tensor, kept: Tensor | None, p: float) -> Tensor:
+    return x if kept is None else (x * kept).mul_(kept_scale(p))
