@@ -55,6 +55,7 @@ class TrainSection:
 
     checkpoint_minutes: float = MISSING
     batches_per_update: int | None = None
+    bucket_by_length: bool | None = None
 
 
 @dataclass

@@ -51,12 +51,18 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         return lead(config, meeting)
 
 
+def train_settings(config: DictConfig, title: str, tracking: Tracking) -> TrainSettings:
+    """What training needs of a run's config beside fairseq's part of it."""
+    bucketed = bool(OmegaConf.select(config, "train.bucket_by_length"))
+    return TrainSettings(title, config.train.checkpoint_minutes, config.evaluate.average or 1, tracking, bucketed)
+
+
 def follow(config: DictConfig, meeting: processes.Meeting) -> None:
     """Train with the first process, which prepares, writes and records; nothing where it has nothing to train."""
     word = meeting.word()
     if word:
         config.task.data, config.checkpoint.save_dir = word["data"], word["save_dir"]
-        settings = TrainSettings("", config.train.checkpoint_minutes, config.evaluate.average or 1, NOWHERE)
+        settings = train_settings(config, "", NOWHERE)
         work = partial(train, fairseq_config(config), settings)
         processes.take_part(work, meeting.member, meeting.store, processes.terms_of(config))
 
@@ -134,9 +140,7 @@ def trained(
     ``history`` is what the folder's last checkpoint holds: reading it takes seconds for a large model.
     """
     if history is None or history.stopped_by is None:
-        settings = TrainSettings(
-            name, config.train.checkpoint_minutes, config.evaluate.average or 1, tracking(config, directory)
-        )
+        settings = train_settings(config, name, tracking(config, directory))
         work, terms = partial(train, fairseq_config(config), settings), processes.terms_of(config)
         if meeting:
             meeting.say({"data": config.task.data, "save_dir": config.checkpoint.save_dir})

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 import normplugins
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints, drift, nonfinite, processes
+from normplugins.experiment.batches import bucket_by_length
 from normplugins.experiment.folder import LOG
 from normplugins.experiment.history import History, saved_history
 from normplugins.experiment.progress import Progress
@@ -35,6 +36,7 @@ class TrainSettings:
     checkpoint_minutes: float
     keep_epochs: int
     tracking: Tracking
+    bucket_by_length: bool = False
 
 
 def train(config: DictConfig, settings: TrainSettings) -> None:
@@ -54,6 +56,8 @@ def train(config: DictConfig, settings: TrainSettings) -> None:
     utils.set_torch_seed(config.common.seed)
     metrics.reset()
     task = tasks.setup_task(config.task)
+    if settings.bucket_by_length:
+        bucket_by_length(task, config.dataset.train_subset)
     model = task.build_model(config.model)
     trainer = Trainer(config, task, model, task.build_criterion(config.criterion))
     for subset in config.dataset.valid_subset.split(","):
