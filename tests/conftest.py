@@ -10,6 +10,10 @@ from experiment.helpers import PATIENCE, REPOSITORY, TINY, TINY_LM, Trained, com
 
 from tests.processes import pair  # noqa: F401  (a fixture)
 
+# Triton reads this once, when it is imported: without a GPU, its kernels run in its interpreter in every test process.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):

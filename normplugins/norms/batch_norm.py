@@ -55,8 +55,7 @@ class BatchNorm(RunningNorm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, count the batch in the running statistics."""
-        simple = not (self.synchronised or self.group_scaling or self.padding_filled)
-        if simple and (fast := fast_path(self.kernels, x, self.training)):
+        if fast := fast_path(self.kernels, x, self.training):
             y: Tensor = fast.batch_norm(self, x, padding_mask)
             return y
         return self.plain(x, padding_mask)

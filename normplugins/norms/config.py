@@ -47,7 +47,8 @@ class NormConfig:
     per_update: bool = False
     """running statistics take one step an update, of all its micro-batches' tokens; off: one a micro-batch"""
     kernels: str = "auto"
-    """code that computes the norm: ``auto``: the fastest for its device; ``plain``: the equations as they stand"""
+    """code that computes the norm: ``auto``: the fastest for its device; ``plain``: the equations as they stand;
+    ``triton``: Triton's kernels, which ``auto`` takes on a GPU"""
 
     group_scaling: Optional[bool] = None
     """first divide each token's channels, in ``groups`` groups (BN: in one), by the group's root mean square"""

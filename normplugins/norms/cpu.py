@@ -34,14 +34,21 @@ def power_norm(norm: "PowerNorm", x: Tensor, padding_mask: Tensor | None) -> Ten
 
 
 def power_norm_v(norm: "PowerNormV", x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """PN-V in training, of this process's tokens; x (T, B, C) or (N, C), padding_mask (B, T) or (N,)."""
+    """PN-V in training; x (T, B, C) or (N, C), padding_mask (B, T) or (N,). Statistics of several processes: plain."""
+    if norm.synchronised:
+        return norm.plain(x, padding_mask)
     rows, padding = _rows(x, padding_mask, norm.dim)
     arguments = rows, norm.weight.to(rows.dtype), norm.bias.to(rows.dtype), padding, norm
     return _like(_PowerNormV.apply(*arguments), x)  # type: ignore[no-untyped-call]
 
 
 def batch_norm(norm: "BatchNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """BN in training, of this process's tokens; x (T, B, C) or (N, C), padding_mask (B, T) or (N,)."""
+    """BN in training; x (T, B, C) or (N, C), padding_mask (B, T) or (N,).
+
+    What PyTorch's BN has not is plain: statistics of several processes, and the switches of ``bn_released``.
+    """
+    if norm.synchronised or norm.group_scaling or norm.padding_filled:
+        return norm.plain(x, padding_mask)
     rows, padding = _rows(x, padding_mask, norm.dim)
     if len(rows) - (0 if padding is None else len(padding)) < 2:  # PyTorch's refuses none, and rounds one's variance
         return norm.plain(x, padding_mask)

@@ -2,27 +2,52 @@
 
 ``kernels`` of ``NormConfig`` chooses:
 
-``auto``    in training on a CPU cpu.py; the plain code in everything else
+``auto``    in training on a CPU cpu.py; on a GPU the kernels of triton/, where Triton is installed; else the plain code
 ``plain``   the plain code, which is the reference
+``triton``  the kernels of triton/; on a CPU by Triton's interpreter, which only tests want
 """
 
+import os
+from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-KERNELS = ("auto", "plain")
+KERNELS = ("auto", "plain", "triton")
 
 
 def fast_path(kernels: str, x: Tensor, training: bool) -> ModuleType | None:
     """The module whose functions take over a norm's forward for this x, or None for the plain code.
 
-    What a compiler is tracing is plain: it puts the passes together itself. So is a batch without tokens.
+    What a compiler is tracing is plain: it puts the passes together itself. So is, on a CPU, a batch without tokens; on
+    a GPU it must not be: with ``sync=batch`` the kernels' backward does not send what the plain code's does.
+    Raises ValueError where ``triton`` is asked for and cannot be had.
     """
-    if kernels == "plain" or torch.compiler.is_compiling() or not x.numel():
+    if kernels == "plain" or torch.compiler.is_compiling():
         return None
-    if x.device.type == "cpu" and training:
+    if kernels == "auto" and x.device.type == "cpu" and training and x.numel():
         from normplugins.norms import cpu
 
         return cpu
+    if kernels == "triton" or (x.is_cuda and _has_triton()):
+        return _triton(x)
     return None
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _triton(x: Tensor) -> ModuleType:
+    if not _has_triton():
+        raise ValueError("kernels=triton: Triton is not installed; install it, or set kernels=auto")
+    if not x.is_cuda and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
+        raise ValueError(
+            f"kernels=triton needs x on a GPU, not on {x.device}; set kernels=auto, or TRITON_INTERPRET=1 to test"
+        )
+    from normplugins.norms.triton import forwards
+
+    return forwards

@@ -44,7 +44,7 @@ class PowerNormV(RunningNorm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, count the batch in the running quadratic mean."""
-        if not self.synchronised and (fast := fast_path(self.kernels, x, self.training)):
+        if fast := fast_path(self.kernels, x, self.training):
             y: Tensor = fast.power_norm_v(self, x, padding_mask)
             return y
         return self.plain(x, padding_mask)

@@ -20,4 +20,8 @@ class RMSNorm(nn.RMSNorm):
         if fast := fast_path(self.kernels, x, self.training):
             y: Tensor = fast.rms_norm(self, x, padding_mask)
             return y
+        return self.plain(x)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """Do what ``forward`` does, by PyTorch."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(x.dtype)

@@ -21,18 +21,23 @@ def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor
     ``padding_mask`` is (B, T) for x (T, B, C), (N,) for x (N, C), True where padding; None gives None.
     Raises ValueError when a shape does not fit.
     """
-    if x.dim() not in (2, 3) or x.size(-1) != dim:
-        raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
+    check_shapes(x, padding_mask, dim)
     rows = x.reshape(-1, dim).to(torch.promote_types(x.dtype, torch.float32))
     if padding_mask is None:
         return rows, None
-    if padding_mask.shape != x.shape[:-1][::-1]:
+    padding = padding_mask.bool()
+    return rows, ~(padding.t() if padding.dim() == 2 else padding).reshape(-1, 1)
+
+
+def check_shapes(x: Tensor, padding_mask: Tensor | None, dim: int) -> None:
+    """Raise ValueError unless x is (T, B, dim) or (N, dim), and the mask (B, T) or (N,) or None."""
+    if x.dim() not in (2, 3) or x.size(-1) != dim:
+        raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
+    if padding_mask is not None and padding_mask.shape != x.shape[:-1][::-1]:
         raise ValueError(
             f"padding mask {tuple(padding_mask.shape)} does not fit x {tuple(x.shape)}: "
             "(B, T) goes with (T, B, C), (N,) with (N, C)"
         )
-    padding = padding_mask.bool()
-    return rows, ~(padding.t() if padding.dim() == 2 else padding).reshape(-1, 1)
 
 
 def zero_padding(rows: Tensor, real: Tensor | None) -> Tensor:

@@ -1,0 +1,71 @@
+"""PN-V on a GPU; ``PowerNormV`` one folder up is the plain-PyTorch reference and holds the equations.
+
+Both directions need the batch's statistics first. Forward: a pass for sum x^2 and one for y, 3 N C e bytes; backward:
+see ``exact.py``, 5 N C e. At evaluation 2 and 3. A training step is 6 launches.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from normplugins.norms.power_norm_v import PowerNormV
+from normplugins.norms.statistics import recomputing
+from normplugins.norms.triton.channelwise import Channels, run_forward
+from normplugins.norms.triton.exact import Exact
+from normplugins.norms.triton.tiles import ADDING, COUNTS, TYPES, Tokens, add_up, count_up, on
+
+
+def power_norm_v(norm: PowerNormV, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C)."""
+    x, tokens, channels = x.contiguous(), Tokens.of(x, padding_mask, norm.dim), Channels.of(x, norm.eps)
+    count, psi2 = _count(norm, x, tokens, channels) if norm.training else (None, norm.running_phi)
+    y: Tensor = Exact.apply(x, norm.weight, norm.bias, None, psi2, count, norm.synchronised, tokens, channels)
+    return y
+
+
+@torch.no_grad()
+def _count(norm: PowerNormV, x: Tensor, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor]:
+    """Count the batch: the number of its real tokens, and psi_B^2 (C,)."""
+    local = not (norm.synchronised or norm.per_update or norm._estimating or recomputing())
+    squares = channels.table(x, tokens, 1)
+    counts = None if tokens.padding is None else channels.empty(x, squares.size(1))
+    count, psi2 = channels.empty(x), channels.empty(x, norm.dim)
+    run_forward(channels, tokens, x, None, norm.weight, None, None, squares=squares, counts=counts)
+    with on(x):
+        _end_statistics[(triton.cdiv(norm.dim, ADDING["COLUMNS"]),)](
+            squares, counts, count, psi2, norm.running_phi if local else None, tokens.count, squares.size(1),
+            norm.newest, TYPES[channels.dtype], norm.dim, **ADDING,
+        )  # fmt: skip
+    if not local:
+        count, psi2 = norm.over_processes(count, psi2)
+        norm.count_batch(count, psi2)
+    return count, psi2
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def _end_statistics(
+    squares,  # (P, C)
+    counts,  # (P,) or None
+    count,  # scalar: takes the number of real tokens
+    psi2,  # (C,) takes the batch's
+    running,  # (C,) psi^2: takes its step; or None
+    tokens,
+    programs,
+    NEWEST: tl.constexpr,
+    T: tl.constexpr,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """psi_B^2 = sum x^2 / n, and psi^2 <- psi^2 + NEWEST (psi_B^2 - psi^2) if there is a token."""
+    channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = channels < C
+    real = count_up(counts, tokens, programs, ROWS, T)
+    batch = add_up(squares, channels, inside, programs, C, ROWS, COLUMNS) / tl.maximum(real, 1.0)
+    tl.store(psi2 + channels, batch, mask=inside)
+    if tl.program_id(0) == 0:
+        tl.store(count, real)
+    if running is not None:
+        old = tl.load(running + channels, mask=inside, other=0.0).to(T)
+        tl.store(running + channels, tl.where(real > 0, old + NEWEST * (batch - old), old), mask=inside)

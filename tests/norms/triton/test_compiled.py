@@ -1,0 +1,16 @@
+"""The interpreter runs much that no GPU would: the compiler must take the kernels too. It needs no GPU for that."""
+
+import os
+import subprocess
+import sys
+
+
+def test_every_kernel_compiles_for_a_gpu() -> None:
+    command = [sys.executable, "-m", "tests.norms.triton.compile_for_gpu"]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "0"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kernels = {line.split(":")[0] for line in done.stdout.splitlines()}
+    assert kernels == {
+        *("forward", "backward", "_moments"),
+        *("_end_forward", "_end_backward", "_end_statistics"),
+    }
