@@ -197,7 +197,7 @@ def variant(overrides: Sequence[str], config: DictConfig) -> str:
             extra.append(override.lstrip("+"))
     if config.distributed_training.distributed_world_size > 1 and not keeps_update_size(config):
         extra.append(f"processes={config.distributed_training.distributed_world_size}")
-    if config.common.bf16 and not any(item.startswith("common.bf16=") for item in extra):
+    if OmegaConf.select(config, "common.bf16") and not any(item.startswith("common.bf16=") for item in extra):
         extra.append("common.bf16=true")
     extra.sort()
     name = ",".join([config.norm.name, *(re.sub(r"[^\w.,=+-]+", "_", item) for item in extra)])
