@@ -128,6 +128,8 @@ def measure(
     shape = (SENTENCE, case.tokens // SENTENCE, case.channels)
     x, g = (torch.randn(shape, generator=generator).to(device, case.dtype) for _ in range(2))
     mask = case.mask().to(device) if case.padded else None
+    if compiled:
+        torch.compiler.reset()  # each case is compiled for itself; many of one class would end in plain code
     calls: dict[tuple[str, str], Callable[[], object]] = {}
     for name, module in providers(names, case.channels, compiled):
         made = _calls(module.to(device, case.dtype), x, g, None if name == BASELINE else mask)

@@ -37,6 +37,7 @@ from normplugins.experiment.processes import on_cpu
 from normplugins.experiment.step import made_up
 from normplugins.experiment.trainer import Trainer
 from normplugins.experiment.translation import bare_task
+from normplugins.models.compiling import compile_layers
 
 EXPERIMENT, BASELINE = "iwslt14", "stock ln"
 NORMS = ("ln", "pn")
@@ -63,7 +64,7 @@ def run(options: Options, series: Mapping[str, Sequence[Size]] | None = None) ->
     where = here(repeats, threads, cpu)
     case, task, batches = training_batches(configs["ln"], warmup + repeats)
     try:
-        with contestants(configs, task) as updates:
+        with contestants(configs, task, options.compiled) as updates:
             found = measure(updates, batches, repeats, warmup, cuda=not cpu)
         add_rows(options.csv, rows := rows_of(case, found, batches[warmup:], where))
         show(case_table(rows))
@@ -131,8 +132,8 @@ def described(config: DictConfig, types: int, text: str, tokens: int | None = No
 
 
 @contextmanager
-def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[str, Update]]:
-    """What makes an update of stock fairseq's model, and of ours with each norm.
+def contestants(configs: Mapping[str, DictConfig], task: Any, compiled: bool = False) -> Iterator[dict[str, Update]]:
+    """What makes an update of stock fairseq's model, and of ours with each norm, ``compiled`` too if wanted.
 
     On a CPU stock fairseq is in a process of its own, on a GPU in bf16 it comes in fp16 too.
     """
@@ -149,8 +150,11 @@ def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[s
                 updates[f"{BASELINE} fp16"] = stock_update(base, task.source_dictionary)
         for name, config in configs.items():
             settings = fairseq_config(config)
-            model = task.build_model(settings.model)
-            updates[name] = updating(Trainer(settings, task, model, task.build_criterion(settings.criterion)))
+            for provider in (name, f"{name} compiled") if compiled else (name,):
+                model = task.build_model(settings.model)
+                if provider != name:
+                    compile_layers(model)
+                updates[provider] = updating(Trainer(settings, task, model, task.build_criterion(settings.criterion)))
         yield updates
 
 

@@ -1,6 +1,9 @@
 """Refuses what cannot work or would do nothing, before anything is downloaded or trained."""
 
+import os
 import re
+import shutil
+import sys
 from dataclasses import fields
 
 from normplugins import compat  # noqa: F401  (before fairseq)
@@ -15,6 +18,7 @@ from normplugins.experiment import recalibrate
 from normplugins.experiment.config import fairseq_defaults
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.processes import launched, on_cpu
+from normplugins.experiment.update_size import world_size
 from normplugins.models.config import check_model
 from normplugins.norms import NormConfig
 
@@ -29,6 +33,8 @@ UNUSED = (
     *(f"checkpoint.{key}" for key in ("finetune_from_model", "restore_file", "continue_once", "no_last_checkpoints")),
     *(f"common.{key}" for key in ("log_file", "log_format", "tensorboard_logdir", "wandb_project")),
 )
+# What torch.compile of older PyTorch does to PN has not been tried, except that 2.6 fails on sentences of all lengths.
+COMPILES_FROM = (2, 13)
 # The least that each of these keys, or each number of its list, can be; null is always allowed.
 LEAST = {
     "train.batches_per_update": 1,
@@ -78,6 +84,8 @@ def check(config: DictConfig) -> None:
     if config.dataset.max_tokens is None and config.dataset.batch_size is None:
         raise UserError("dataset.max_tokens and dataset.batch_size are null: one of them says what a batch holds")
     check_model(config.model)
+    if config.train.get("compile"):  # absent from the config of an older run
+        check_compiling(config)
     defaults = fairseq_defaults()
     if unused := [key for key in UNUSED if OmegaConf.select(config, key) != OmegaConf.select(defaults, key)]:
         raise UserError(f"{unused[0]} has no effect here: only fairseq's own command line reads it")
@@ -112,6 +120,29 @@ def check_processes(config: DictConfig) -> None:
             f"{here} processes on this machine (hardware.processes), one a GPU, and PyTorch sees "
             f"{torch.cuda.device_count()}. hardware=cpu hardware.processes={here} runs them without"
         )
+
+
+def check_compiling(config: DictConfig) -> None:
+    """Refuse ``train.compile=true`` with what cannot be compiled, and where there is nothing to compile with.
+
+    Raises:
+        UserError: the message names what stands against it.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    reasons = {
+        f"PyTorch {COMPILES_FROM[0]}.{COMPILES_FROM[1]} or newer is needed; this is {torch.__version__}": (
+            torch.torch_version.TorchVersion(torch.__version__) < COMPILES_FROM
+        ),
+        "layers are run twice with model.checkpoint_activations=true": config.model.get("checkpoint_activations"),
+        "processes exchange statistics inside the layers with norm.sync=batch": (
+            config.norm.sync == "batch" and world_size(config) > 1
+        ),
+        f"there is no C++ compiler '{compiler}' here (CXX names another)": (
+            on_cpu(config) and not config.dry_run and shutil.which(compiler) is None
+        ),
+    }
+    if against := [reason for reason, applies in reasons.items() if applies]:
+        raise UserError(f"train.compile=true: {against[0]}. train.compile=false runs the same model")
 
 
 def check_values(config: DictConfig) -> None:

@@ -34,7 +34,10 @@ TAKEN_UP_BY = {
     "criterion._name": ("label_smoothed_cross_entropy", "label_smoothed_nll"),
 }
 # Settings that may change between two calls of one run without making another run of it.
-FREE_TO_CHANGE = ("hardware", "common.cpu", "tracking", "train.checkpoint_minutes", "force", "dry_run", *PLACES)
+FREE_TO_CHANGE = (
+    *("hardware", "common.cpu", "tracking", "train.checkpoint_minutes", "train.compile", "force", "dry_run"),
+    *PLACES,
+)
 
 
 @contextmanager

@@ -53,8 +53,9 @@ def run(config: DictConfig) -> dict[str, Any] | None:
 
 def train_settings(config: DictConfig, title: str, tracking: Tracking) -> TrainSettings:
     """What training needs of a run's config beside fairseq's part of it."""
-    bucketed = bool(OmegaConf.select(config, "train.bucket_by_length"))
-    return TrainSettings(title, config.train.checkpoint_minutes, config.evaluate.average or 1, tracking, bucketed)
+    bucketed, compiled = (bool(OmegaConf.select(config, f"train.{key}")) for key in ("bucket_by_length", "compile"))
+    average = config.evaluate.average or 1
+    return TrainSettings(title, config.train.checkpoint_minutes, average, tracking, bucketed, compiled)
 
 
 def follow(config: DictConfig, meeting: processes.Meeting) -> None:

@@ -26,6 +26,7 @@ from normplugins.experiment.history import History, saved_history
 from normplugins.experiment.progress import Progress
 from normplugins.experiment.tracking import NOWHERE, Tracker, Tracking, tracked
 from normplugins.experiment.trainer import Trainer
+from normplugins.models.compiling import compile_layers, not_compiled
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class TrainSettings:
     keep_epochs: int
     tracking: Tracking
     bucket_by_length: bool = False
+    compile: bool = False
 
 
 def train(config: DictConfig, settings: TrainSettings) -> None:
@@ -59,6 +61,8 @@ def train(config: DictConfig, settings: TrainSettings) -> None:
     if settings.bucket_by_length:
         bucket_by_length(task, config.dataset.train_subset)
     model = task.build_model(config.model)
+    if settings.compile:
+        compile_layers(model)
     trainer = Trainer(config, task, model, task.build_criterion(config.criterion))
     for subset in config.dataset.valid_subset.split(","):
         task.load_dataset(subset)
@@ -196,7 +200,8 @@ class _Run:
         history = self.history
         states = drift.gather(self.trainer.get_model())
         drifted = drift.measure(self.trainer.get_model(), states)
-        with drift.as_saved(self.trainer.get_model(), states):  # each validates a part, all with what will be saved
+        # each validates a part, all with what will be saved
+        with drift.as_saved(self.trainer.get_model(), states), not_compiled():
             figures = self.validate() | (drifted.figures if drifted else {})
         loss = figures["loss"]
         if not math.isfinite(loss):
@@ -258,7 +263,8 @@ class _Run:
         """End the run with a line that says where, and keep what was good. ``reason``: what fairseq said."""
         (self.directory / "crash.pt").unlink(missing_ok=True)  # fairseq's copy of the broken state
         update = self.trainer.get_num_updates() + 1
-        where = processes.first_found(nonfinite.locate(self.trainer, samples))
+        with not_compiled():  # where no hook would be called; other dropout masks than the step's, then
+            where = processes.first_found(nonfinite.locate(self.trainer, samples))
         what = f"{where} is not finite" if where else reason.rstrip(".")
         raise UserError(f"update {update}: {what}. {self.last_good_checkpoint()}")
 

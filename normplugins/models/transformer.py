@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from normplugins.errors import UserError
 from normplugins.models.attention import Cache, causal_attention_mask, padding_attention_mask
+from normplugins.models.compiling import is_compiled
 from normplugins.models.config import NormTransformerConfig, build_side_norm, resolve_config
 from normplugins.models.dropout import dropout
 from normplugins.models.layers import DecoderLayer, encoder_layer, run_layer
@@ -176,7 +177,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         norms = {self.cfg.decoder_norm, self.cfg.decoder_final_norm or self.cfg.decoder_norm}
         if any(has_statistics(name) or sees_sentence(name) for name in norms):
             return None
-        if not by_rows(padding_mask, self.cfg.attention_dropout, 0):
+        if is_compiled(self.layers) or not by_rows(padding_mask, self.cfg.attention_dropout, 0):
             return None
         rows = Rows.of_tokens(padding_mask)
         return None if rows.tokens is None else rows
