@@ -38,7 +38,7 @@ $(foreach e,$(EXPERIMENTS),$(foreach n,$(NORMS),$(eval .PHONY: $e-$n)$(eval $e-$
 report: setup ## print the tables of all recorded runs and write results/README.md
 	$(BIN)/normplugins report
 
-bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; about half an hour on 2 cores
+bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; some 20 minutes on 2 cores
 	$(BIN)/normplugins bench $(ARGS)
 
 test: setup ## run the tests, a file on each core at a time

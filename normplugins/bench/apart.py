@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from normplugins.errors import UserError
+
 PRELOADED = ["normplugins.bench.step", "normplugins.bench.decode"]
 
 
@@ -23,7 +25,7 @@ class Apart:
         arguments: of ``build``.
 
     Raises:
-        RuntimeError: when called, with what was raised there.
+        UserError: with what was raised there, or that the process is gone; when called too.
     """
 
     def __init__(self, build: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
@@ -45,9 +47,9 @@ class Apart:
         try:
             well, result = self._here.recv()
         except EOFError:
-            raise RuntimeError("the process of stock fairseq has ended; is there too little memory?") from None
+            raise UserError("the process of stock fairseq has ended; is there too little memory?") from None
         if not well:
-            raise RuntimeError(f"stock fairseq: {result}")
+            raise UserError(f"stock fairseq: {result}")
         return result
 
     def __enter__(self) -> Apart:

@@ -173,7 +173,7 @@ def batches_of(models: Models, case: Case) -> list[Batch]:
         return [batch(case.batch, length) for _ in range(case.sentences // case.batch)]
     data = models.task.dataset("test")
     chosen = np.linspace(0, len(data) - 1, min(case.sentences, len(data))).astype(int)
-    ordered = sorted(chosen, key=lambda index: int(data.size(index)[0] if isinstance(data.size(index), tuple) else 0))
+    ordered = sorted(chosen, key=lambda index: int(data.size(index)[0]))
     return [
         data.collater([data[index] for index in ordered[start : start + case.batch]])
         for start in range(0, len(ordered), case.batch)

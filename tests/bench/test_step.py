@@ -4,6 +4,7 @@ import pytest
 from experiment.helpers import CORPUS, MODEL
 
 from normplugins.bench import Options
+from normplugins.bench.apart import Apart
 from normplugins.bench.results import fields_of, read_rows
 from normplugins.bench.step import composed, contestants, measure, run, training_batches, words_per_s
 from normplugins.bench.timing import Timing
@@ -72,6 +73,11 @@ def test_what_cannot_be_measured_is_refused_in_one_line(refused, tmp_path):
     assert "--repeats 0" in refused("bench", "step", "--repeats", "0", "--results", tmp_path)
     assert "layerz" in refused("bench", "step", "model.encoder_layerz=2", "--results", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_in_the_process_of_stock_fairseq_is_said_here():
+    with pytest.raises(UserError, match="stock fairseq: KeyError: 'x'"):
+        Apart({}.__getitem__, "x")
 
 
 def test_an_experiments_config_that_is_refused_raises(tmp_path):
