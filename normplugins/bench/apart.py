@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -32,7 +33,8 @@ class Apart:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         self._here, there = context.Pipe()
-        terms = there, torch.get_num_threads(), build, arguments
+        # plain bytes: multiprocessing would open a file for each tensor, and a model has hundreds
+        terms = there, torch.get_num_threads(), pickle.dumps((build, arguments))
         self._process = context.Process(target=_serve, args=terms, daemon=True)
         self._process.start()
         there.close()
@@ -40,7 +42,7 @@ class Apart:
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the function there, and wait for what it returns."""
-        self._here.send(arguments)
+        self._here.send_bytes(pickle.dumps(arguments))
         return self._answer()
 
     def _answer(self) -> Any:
@@ -63,15 +65,16 @@ class Apart:
         self._process.join()
 
 
-def _serve(there: Connection, threads: int, build: Callable[..., Callable[..., Any]], arguments: Any) -> None:
+def _serve(there: Connection, threads: int, pickled: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks hears it too, and ends this one
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     torch.set_num_threads(threads)
     try:
+        build, arguments = pickle.loads(pickled)
         function = build(*arguments)
         there.send((True, None))
         while True:
-            there.send((True, function(*there.recv())))
+            there.send((True, function(*pickle.loads(there.recv_bytes()))))
     except EOFError:  # nobody asks any more
         return
     except Exception as error:

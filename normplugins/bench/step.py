@@ -29,6 +29,7 @@ from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing, compare
 from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
+from normplugins.experiment.batches import bucket_by_length
 from normplugins.experiment.check import check
 from normplugins.experiment.config import compose_config, fairseq_config
 from normplugins.experiment.expected import corpus_size
@@ -102,6 +103,8 @@ def training_batches(config: DictConfig, count: int) -> tuple[str, Any, list[Bat
     settings = fairseq_config(config)
     settings.task.data = str(bin_dir)
     task = tasks.setup_task(settings.task)
+    if config.train.bucket_by_length:
+        bucket_by_length(task, "train")
     task.load_dataset("train")
     batches = task.get_batch_iterator(
         dataset=task.dataset("train"),
