@@ -28,10 +28,14 @@ PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 RECORD = "record.json"
 LOG = "train.log"
-# What runs may have begun with, and what takes it up: the same up to rounding, with the same state in checkpoints.
+# What runs may have begun with (None: before there was such a setting), and what takes it up: the same up to rounding,
+# with the same state in checkpoints.
 TAKEN_UP_BY = {
     "optimizer._name": ("adam", "fused_adam"),
     "criterion._name": ("label_smoothed_cross_entropy", "label_smoothed_nll"),
+    "norm.kernels": (None, "auto"),
+    "model.norm_kernels": (None, "auto"),
+    "train.bucket_by_length": (None, False),
 }
 # Settings that may change between two calls of one run without making another run of it.
 FREE_TO_CHANGE = (

@@ -106,38 +106,47 @@ def _scale(rows: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     return (grouped * r).view_as(rows), r
 
 
-def _scale_backward_(u: Tensor, z: Tensor, r: Tensor) -> Tensor:
-    """dL/dx = r (u - z mean(u z)), group by group, for u = dL/dz (N, C); in the place of u."""
-    grouped, scaled = u.view(r.size(0), r.size(1), -1), z.view(r.size(0), r.size(1), -1)
-    shares = torch.linalg.vecdot(grouped, scaled).unsqueeze_(-1).div_(-scaled.size(-1))
-    return grouped.addcmul_(scaled, shares).mul_(r).view_as(u)
+def _scale_backward(u: Tensor, rows: Tensor, r: Tensor) -> Tensor:
+    """dL/dx = r (u - z mean(u z)), group by group, for u = dL/dz and x (N, C) with z = r x.
+
+    LayerNorm's backward with a mean of 0 takes mean(u) away besides, all in one pass; that is put back.
+    """
+    grouped = u.view(r.size(0), r.size(1), -1)
+    without_mean, _, _ = torch.ops.aten.native_layer_norm_backward(
+        grouped, rows.view_as(grouped), grouped.shape[2:], torch.zeros_like(r), r, None, None, [True, False, False]
+    )
+    gradient: Tensor = without_mean.add_(grouped.mean(-1, keepdim=True).mul_(r)).view_as(u)
+    return gradient
 
 
 class _PowerNorm(torch.autograd.Function):
-    """The equations of power_norm.py. Saved: z, which is x or x scaled by groups, and r where it is scaled."""
+    """The equations of power_norm.py. Saved: z, which is x or x scaled by groups; with that, x and its r."""
 
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, norm: "PowerNorm"
     ) -> Tensor:
         counted = None if norm.padding_in_backward else padding
-        z, r = _without(rows, counted), None
+        z = _without(rows, counted)
+        scaling: tuple[Tensor | None, ...] = (None, None)
         if norm.group_scaling:
+            unscaled = z
             z, r = _scale(z, norm.groups, norm.eps)
+            scaling = (unscaled, r)
         tokens, _ = _column_sums(*[_without(z, padding if counted is None else None)] * 2)
         positions = tokens  # sums of z^2 over the positions that the backward counts
         if padding is not None and counted is None:
             positions = tokens + z.index_select(0, padding).square_().sum(0)
         real = z.new_full((), z.size(0) - (0 if padding is None else len(padding)))
         scale, scale_backward = norm.take_batch(real, tokens / real.clamp(min=1))
-        ctx.save_for_backward(z, r, weight, scale, scale_backward, positions, counted)
+        ctx.save_for_backward(z, *scaling, weight, scale, scale_backward, positions, counted)
         ctx.norm = norm
         return _zero_(torch.addcmul(bias, z, weight * scale), counted)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        z, r, weight, scale, scale_backward, squares, padding = ctx.saved_tensors
+        z, unscaled, r, weight, scale, scale_backward, squares, padding = ctx.saved_tensors
         norm, g = ctx.norm, _without(g.contiguous(), padding)
         positions = z.new_full((), z.size(0) - (0 if padding is None else len(padding)))
         nu = norm.nu.to(z.dtype)
@@ -147,7 +156,7 @@ class _PowerNorm(torch.autograd.Function):
         norm.count_backward(positions, projection)
         grad = (z * (-nu * scale * scale_backward)).addcmul_(g, weight * scale_backward)
         if r is not None:
-            grad = _scale_backward_(grad, z, r)
+            grad = _scale_backward(grad, unscaled, r)
         return grad, grad_weight, grad_bias, None, None
 
 
@@ -216,12 +225,12 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, eps: float) -> Tensor:
         z, r = _scale(rows, 1, eps)
-        ctx.save_for_backward(z, r, weight)
+        ctx.save_for_backward(rows, z, r, weight)
         return z * weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        z, r, weight = ctx.saved_tensors
+        rows, z, r, weight = ctx.saved_tensors
         grad_weight, _ = _column_sums(g.contiguous(), z)
-        return _scale_backward_(g * weight, z, r), grad_weight, None
+        return _scale_backward(g * weight, rows, r), grad_weight, None

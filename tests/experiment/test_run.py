@@ -111,7 +111,7 @@ def test_statistics_of_whole_updates_survive_a_kill(trained, normplugins, tmp_pa
     assert {value.item() for name, value in whole["model"].items() if name.endswith("num_updates")} == {6}
 
 
-def test_a_run_begun_with_fairseqs_own_adam_and_loss_goes_on(trained, normplugins, tmp_path, monkeypatch):
+def test_a_run_begun_before_our_own_adam_loss_and_kernels_goes_on(trained, normplugins, tmp_path, monkeypatch):
     """As the defaults were before: within rounding it ends where today's do."""
     monkeypatch.chdir(tmp_path)
     arguments = tiny(trained, "optimization.max_update=9", "evaluate.translate=false")
@@ -122,10 +122,18 @@ def test_a_run_begun_with_fairseqs_own_adam_and_loss_goes_on(trained, normplugin
     settings = OmegaConf.load("run/config.yaml")
     assert (settings.optimizer._name, settings.criterion._name) == ("adam", "label_smoothed_cross_entropy")
     settings.variant = OmegaConf.load("new/config.yaml").variant  # no override in its name
+    for section, name in (("norm", "kernels"), ("model", "norm_kernels"), ("train", "bucket_by_length")):
+        del settings[section][name]
     OmegaConf.save(settings, "run/config.yaml")
     status, said, errors = normplugins(*arguments)
     assert (status, "going on from update 5" in said) == (0, True), errors
     new, taken_up = (load(tmp_path / name / "checkpoint_last.pt") for name in ("new", "run"))
+    for state in (
+        new,
+        taken_up,
+    ):  # a key's bias has no gradient but rounding, which Adam blows up to steps of full size
+        for name in [name for name in state["model"] if name.endswith("kv.bias")]:
+            del state["model"][name]
     torch.testing.assert_close(taken_up["model"], new["model"], rtol=1e-3, atol=1e-4)
     assert differences(taken_up["model"], new["model"]) != []
 
