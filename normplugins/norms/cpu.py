@@ -149,12 +149,12 @@ class _PowerNorm(torch.autograd.Function):
         z, unscaled, r, weight, scale, scale_backward, squares, padding = ctx.saved_tensors
         norm, g = ctx.norm, _without(g.contiguous(), padding)
         positions = z.new_full((), z.size(0) - (0 if padding is None else len(padding)))
-        nu = norm.nu.to(z.dtype)
         products, grad_bias = _column_sums(g, z)
         grad_weight = products * scale
-        projection = (weight * grad_weight - nu * squares * scale.square()) / positions.clamp(min=1)
+        nu_scale = norm.nu.to(z.dtype) * scale
+        projection = (weight * grad_weight).addcmul_(nu_scale, squares * scale, value=-1).div_(positions.clamp(min=1))
         norm.count_backward(positions, projection)
-        grad = (z * (-nu * scale * scale_backward)).addcmul_(g, weight * scale_backward)
+        grad = (z * nu_scale.mul_(scale_backward).neg_()).addcmul_(g, weight * scale_backward)
         if r is not None:
             grad = _scale_backward(grad, unscaled, r)
         return grad, grad_weight, grad_bias, None, None

@@ -174,16 +174,22 @@ class PowerNorm(RunningNorm):
 
     def _divisor(self, batch_phi: Tensor) -> Tensor:
         """psi^2 (C,) that the forward divides by: the running one, or while it warms up the batch's."""
-        if not self.warmup_updates:
+        if not self._may_warm_up():
             return self.running_phi
         return torch.where(self.num_updates < self.warmup_updates, batch_phi, self.running_phi)
+
+    def _may_warm_up(self) -> bool:
+        """Whether the warmup may still go on: a CPU is asked, of a GPU the host would have to wait for the answer."""
+        if not self.warmup_updates or not self.num_updates.is_cpu or torch.compiler.is_compiling():
+            return bool(self.warmup_updates)
+        return int(self.num_updates) < self.warmup_updates
 
     def step(self, count: Tensor, *moments: Tensor) -> None:
         """Update psi^2 and the update count with a batch's psi^2, if the batch has a token."""
         phi, counts = self.running_phi, count > 0
         batch = moments[0].to(phi.dtype)
         newest = (1 - self.alpha_fwd) * counts.to(phi.dtype)
-        if self.warmup_updates:
+        if self._may_warm_up():
             t = self.num_updates + 1
             warming = counts & (t < self.warmup_updates)
             phi.lerp_(batch, torch.where(warming, t.to(phi.dtype).reciprocal(), 0))
