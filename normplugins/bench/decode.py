@@ -92,7 +92,7 @@ def run(options: Options, main: Case | None = None, series: Mapping[str, Sequenc
     cpu, repeats = on_cpu(config), options.repeats or REPEATS
     where = here(repeats, threads, cpu)
     models = load(config, options.checkpoint)
-    case = main or Case()
+    case = main or (Case(sentences=512, batch=128) if options.checkpoint else Case())
     found, same = measure(models, case, repeats)
     add_rows(options.csv, rows := rows_of(models, case, found, where))
     show(case_table(rows))
@@ -155,9 +155,14 @@ def trained(checkpoint: Path, bin_dir: Path) -> Any:
     if not checkpoint.is_file() or not bin_dir.is_dir():
         missing = checkpoint if not checkpoint.is_file() else bin_dir
         raise UserError(f"{missing} is not there: decoding with trained weights takes both it and its corpus")
-    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
-        [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
-    )
+    try:
+        (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
+            [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
+        )
+    except RuntimeError as error:  # load_state_dict's, of other sizes
+        raise UserError(
+            f"{checkpoint} is no model of the corpus in {bin_dir}: choose its corpus with corpus=NAME"
+        ) from error
     norms = {getattr(model.decoder.cfg, f"{side}_norm", None) for side in ("encoder", "decoder")}
     if norms != {"ln"}:
         raise UserError(f"{checkpoint}: stock fairseq has LayerNorm alone, and this model other norms")
