@@ -140,6 +140,9 @@ def check_compiling(config: DictConfig) -> None:
         f"there is no C++ compiler '{compiler}' here (CXX names another)": (
             on_cpu(config) and not config.dry_run and shutil.which(compiler) is None
         ),
+        f"PyTorch hands its own folder to the compiler unquoted, and it has a blank: {torch.__file__}": (
+            on_cpu(config) and " " in torch.__file__
+        ),
     }
     if against := [reason for reason, applies in reasons.items() if applies]:
         raise UserError(f"train.compile=true: {against[0]}. train.compile=false runs the same model")

@@ -62,6 +62,7 @@ def test_compiled_it_takes_the_same_steps_in_one_graph(name: str, settings: dict
     same_steps(norm, "aot_eager" if has_statistics(name) else "eager")
 
 
+@pytest.mark.skipif(" " in torch.__file__, reason="PyTorch hands its own folder to the compiler unquoted")
 def test_inductor_fuses_pn_and_keeps_its_numbers() -> None:
     same_steps(random_affine(build_norm(NormConfig(name="pn", warmup_updates=1), 16)), "inductor")
 
