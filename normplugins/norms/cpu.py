@@ -24,22 +24,19 @@ if TYPE_CHECKING:
     from normplugins.norms.power_norm import PowerNorm
     from normplugins.norms.power_norm_v import PowerNormV
     from normplugins.norms.rms_norm import RMSNorm
+    from normplugins.norms.statistics import RunningNorm
 
 
 def power_norm(norm: "PowerNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """PN in training, every switch of it; x (T, B, C) or (N, C), padding_mask (B, T) or (N,)."""
-    rows, padding = _rows(x, padding_mask, norm.dim)
-    arguments = rows, norm.weight.to(rows.dtype), norm.bias.to(rows.dtype), padding, norm
-    return _like(_PowerNorm.apply(*arguments), x)  # type: ignore[no-untyped-call]
+    return _apply(_PowerNorm, norm, x, *_rows(x, padding_mask, norm.dim))
 
 
 def power_norm_v(norm: "PowerNormV", x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """PN-V in training; x (T, B, C) or (N, C), padding_mask (B, T) or (N,). Statistics of several processes: plain."""
     if norm.synchronised:
         return norm.plain(x, padding_mask)
-    rows, padding = _rows(x, padding_mask, norm.dim)
-    arguments = rows, norm.weight.to(rows.dtype), norm.bias.to(rows.dtype), padding, norm
-    return _like(_PowerNormV.apply(*arguments), x)  # type: ignore[no-untyped-call]
+    return _apply(_PowerNormV, norm, x, *_rows(x, padding_mask, norm.dim))
 
 
 def batch_norm(norm: "BatchNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -49,17 +46,18 @@ def batch_norm(norm: "BatchNorm", x: Tensor, padding_mask: Tensor | None) -> Ten
     """
     if norm.synchronised or norm.group_scaling or norm.padding_filled:
         return norm.plain(x, padding_mask)
-    rows, padding = _rows(x, padding_mask, norm.dim)
-    if len(rows) - (0 if padding is None else len(padding)) < 2:  # PyTorch's refuses none, and rounds one's variance
+    rows, real = token_rows(x, padding_mask, norm.dim)
+    tokens = None if real is None or real.all() else real.view(-1).nonzero().view(-1)
+    if len(rows if tokens is None else tokens) < 2:  # PyTorch's refuses none, and rounds one's variance
         return norm.plain(x, padding_mask)
-    arguments = rows, norm.weight.to(rows.dtype), norm.bias.to(rows.dtype), padding, norm
-    return _like(_BatchNorm.apply(*arguments), x)  # type: ignore[no-untyped-call]
+    return _apply(_BatchNorm, norm, x, rows, tokens)
 
 
 def rms_norm(norm: "RMSNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:  # noqa: ARG001
     """RMSNorm in training; x (..., C)."""
     rows = x.reshape(-1, x.size(-1)).to(torch.promote_types(x.dtype, torch.float32))
-    return _like(_RMSNorm.apply(rows, norm.weight.to(rows.dtype), norm.eps), x)  # type: ignore[no-untyped-call]
+    y: Tensor = _RMSNorm.apply(rows, norm.weight.to(rows.dtype), norm.eps)  # type: ignore[no-untyped-call]
+    return y.view(x.shape).to(x.dtype)
 
 
 def _rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor, Tensor | None]:
@@ -71,8 +69,17 @@ def _rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor, Ten
     return rows, padding if len(padding) else None
 
 
-def _like(y: Tensor, x: Tensor) -> Tensor:
+def _apply(
+    function: type[torch.autograd.Function], norm: "RunningNorm", x: Tensor, rows: Tensor, which: Tensor | None
+) -> Tensor:
+    """Call a function of x's rows, weight, bias, the rows that are padding (or, of BN, that are not), and the norm."""
+    y: Tensor = function.apply(rows, norm.weight.to(rows.dtype), norm.bias.to(rows.dtype), which, norm)  # type: ignore[no-untyped-call]
     return y.view(x.shape).to(x.dtype)
+
+
+def _count(rows: Tensor, padding: Tensor | None) -> Tensor:
+    """Count the rows that are no padding, as a scalar tensor of their dtype."""
+    return rows.new_full((), len(rows) - (0 if padding is None else len(padding)))
 
 
 def _column_sums(g: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,11 +140,12 @@ class _PowerNorm(torch.autograd.Function):
             unscaled = z
             z, r = _scale(z, norm.groups, norm.eps)
             scaling = (unscaled, r)
-        tokens, _ = _column_sums(*[_without(z, padding if counted is None else None)] * 2)
+        real_z = z if counted is padding else _without(z, padding)
+        tokens, _ = _column_sums(real_z, real_z)
         positions = tokens  # sums of z^2 over the positions that the backward counts
         if padding is not None and counted is None:
             positions = tokens + z.index_select(0, padding).square_().sum(0)
-        real = z.new_full((), z.size(0) - (0 if padding is None else len(padding)))
+        real = _count(z, padding)
         scale, scale_backward = norm.take_batch(real, tokens / real.clamp(min=1))
         ctx.save_for_backward(z, *scaling, weight, scale, scale_backward, positions, counted)
         ctx.norm = norm
@@ -148,7 +156,7 @@ class _PowerNorm(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         z, unscaled, r, weight, scale, scale_backward, squares, padding = ctx.saved_tensors
         norm, g = ctx.norm, _without(g.contiguous(), padding)
-        positions = z.new_full((), z.size(0) - (0 if padding is None else len(padding)))
+        positions = _count(z, padding)
         products, grad_bias = _column_sums(g, z)
         grad_weight = products * scale
         nu_scale = norm.nu.to(z.dtype) * scale
@@ -168,7 +176,7 @@ class _PowerNormV(torch.autograd.Function):
         ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, norm: "PowerNormV"
     ) -> Tensor:
         z = _without(rows, padding)
-        count = z.new_full((), z.size(0) - (0 if padding is None else len(padding)))
+        count = _count(z, padding)
         phi = _column_sums(z, z)[0] / count.clamp(min=1)
         norm.count_batch(count, phi)
         scale = torch.rsqrt(phi + norm.eps)
@@ -190,12 +198,11 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, norm: "BatchNorm"
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor | None, norm: "BatchNorm"
     ) -> Tensor:
-        tokens = None if padding is None else _others(rows.size(0), padding)
         z = rows if tokens is None else rows.index_select(0, tokens)
         y, mean, invstd = torch.native_batch_norm(z, weight, bias, None, None, True, 0.0, norm.eps)
-        count = z.new_full((), z.size(0))
+        count = _count(z, None)
         norm.count_batch(count, count, mean, (invstd.square().reciprocal_() - norm.eps).clamp_(min=0))
         ctx.save_for_backward(z, weight, mean, invstd, tokens)
         ctx.norm, ctx.rows = norm, rows.size(0)
@@ -212,11 +219,6 @@ class _BatchNorm(torch.autograd.Function):
         if tokens is not None:
             grad = g.new_zeros(ctx.rows, g.size(1)).index_copy_(0, tokens, grad)
         return grad, grad_weight, grad_bias, None, None
-
-
-def _others(rows: int, padding: Tensor) -> Tensor:
-    """The row numbers that are not padding."""
-    return torch.ones(rows, dtype=torch.bool).index_fill_(0, padding, False).nonzero().view(-1)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -112,6 +112,11 @@ class RunningNorm(nn.Module):
         """Whether this batch's statistics are those of all processes."""
         return self.sync == "batch" and several_processes()
 
+    @property
+    def steps_at_once(self) -> bool:
+        """Whether a batch enters the running statistics alone and at once: no process and no later batch is awaited."""
+        return not (self.synchronised or self.per_update or self._estimating)
+
     @torch.no_grad()
     def count_batch(self, count: Tensor, *moments: Tensor) -> None:
         """Take a running step with a batch's moments, now or at the end of the update."""

@@ -187,6 +187,20 @@ class Trained:
         return record
 
 
+def whole_and_broken(arguments: list[str], folder: Path, normplugins: Any, monkeypatch: Any) -> list[dict[str, Any]]:
+    """Outcomes of a command in folder/whole and, killed while it saves its fourth checkpoint and called again, broken."""
+    folders = [folder / "whole", folder / "broken"]
+    for each in folders:
+        each.mkdir()
+    status, text = command(arguments, folders[1], Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 4))
+    assert status == -signal.SIGKILL, text
+    for each in folders:
+        monkeypatch.chdir(each)
+        status, _, errors = normplugins(*arguments)
+        assert status == 0, errors
+    return [outcome(each, each / "run") for each in folders]
+
+
 def outcome(folder: Path, directory: Path) -> dict[str, Any]:
     """Everything that a run produced and that must not depend on how often it was broken off."""
     (result,) = (folder / "results").rglob("seed*.json")

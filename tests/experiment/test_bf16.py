@@ -1,7 +1,5 @@
 """A run in bfloat16, as on one GPU, but on the CPU: trained, killed, resumed to the bit, evaluated, recorded."""
 
-import signal
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -11,7 +9,7 @@ from normplugins.experiment.config import compose_config, fairseq_config
 from normplugins.experiment.step import made_up
 from normplugins.experiment.trainer import Trainer
 
-from .helpers import TINY, Point, command, differences, load, outcome
+from .helpers import TINY, differences, load, whole_and_broken
 
 SHORT = ["common.bf16=true", "optimization.max_update=9", "evaluate.max_length_b=5"]
 
@@ -28,21 +26,12 @@ def test_killed_and_resumed_it_ends_as_if_never_broken_off(trained, normplugins,
         *SHORT,
         f"data_dir={trained.data_dir}",
     ]
-    folders = [tmp_path / "whole", tmp_path / "broken"]
-    for folder in folders:
-        folder.mkdir()
-    status, text = command(arguments, folders[1], Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 4))
-    assert status == -signal.SIGKILL, text
-    for folder in folders:
-        monkeypatch.chdir(folder)
-        status, _, errors = normplugins(*arguments)
-        assert status == 0, errors
-    whole, broken = (outcome(folder, folder / "run") for folder in folders)
+    whole, broken = whole_and_broken(arguments, tmp_path, normplugins, monkeypatch)
     assert differences(whole, broken) == []
     curve = whole["curves"]["train"]
     assert curve[-1]["loss"] < curve[0]["loss"]
     assert whole["scores"]["bleu"]["signature"]
-    state = load(folders[0] / "run" / "checkpoint_last.pt")
+    state = load(tmp_path / "whole" / "run" / "checkpoint_last.pt")
     masters = torch.cat([master.flatten() for master in state["last_optimizer_state"]["fp32_params"]])
     assert not torch.equal(masters, masters.bfloat16().float())  # more than the model has of them
     weight = state["model"]["encoder.layers.0.feed_forward.sublayer.fc1.weight"]

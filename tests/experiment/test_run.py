@@ -26,6 +26,7 @@ from .helpers import (
     files,
     load,
     outcome,
+    whole_and_broken,
     write_malicious,
 )
 
@@ -98,15 +99,7 @@ def test_statistics_of_whole_updates_survive_a_kill(trained, normplugins, tmp_pa
     """With two batches an update, of which nothing may be left pending when a checkpoint is saved."""
     short = ["optimization.update_freq=[2]", "optimization.max_update=6", "evaluate.max_length_b=2"]
     arguments = tiny(trained, "norm.per_update=true", *short)
-    folders = [tmp_path / "whole", tmp_path / "broken"]
-    for folder in folders:
-        folder.mkdir()
-    status, text = command(arguments, folders[1], Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 4))
-    assert status == -signal.SIGKILL, text
-    for folder in folders:
-        monkeypatch.chdir(folder)
-        assert normplugins(*arguments)[0] == 0
-    whole, broken = (outcome(folder, folder / "run") for folder in folders)
+    whole, broken = whole_and_broken(arguments, tmp_path, normplugins, monkeypatch)
     assert differences(whole, broken) == []
     assert {value.item() for name, value in whole["model"].items() if name.endswith("num_updates")} == {6}
 

@@ -35,7 +35,7 @@ def batch_norm(norm: BatchNorm, x: Tensor, padding_mask: Tensor | None = None) -
 @torch.no_grad()
 def _count(norm: BatchNorm, x: Tensor, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
     """Count the batch: the number of its real tokens, their mean and variance (C,)."""
-    local = not (norm.synchronised or norm.per_update or norm._estimating or recomputing())
+    local = norm.steps_at_once and not recomputing()
     parts = channels.table(x, tokens, 2)
     counts = channels.empty(x, parts.size(1))
     count, (mean, var) = channels.empty(x), channels.empty(x, 2, norm.dim)

@@ -55,8 +55,7 @@ class _PowerNorm(torch.autograd.Function):
         nu_scale, new_weight = (1 - norm.alpha_bkw, 1.0) if norm.unscaled_nu else (1.0, 1 - norm.alpha_bkw)
         if norm.padding_in_backward:
             count = None
-        local = not (norm.synchronised or norm.per_update or norm._estimating)
-        projection = None if local else channels.empty(x, norm.dim)
+        projection = None if norm.steps_at_once else channels.empty(x, norm.dim)
         run_backward(
             channels, tokens, g, x, dx, weight, psi2, psi2_backward, nu=norm.ema_gz, nu_scale=nu_scale, sums=sums
         )
@@ -73,7 +72,7 @@ class _PowerNorm(torch.autograd.Function):
 
 def _train(norm: PowerNorm, x: Tensor, y: Tensor, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
     """Write y and count the batch: its real tokens, the psi^2 (C,) that y was divided by, and the batch's."""
-    local = not (norm.synchronised or norm.per_update or norm._estimating or recomputing())
+    local = norm.steps_at_once and not recomputing()
     given = _psi2(norm._scale, norm) if recomputing() and norm._scale is not None else None
     squares = channels.table(x, tokens, 1)
     counts = None if tokens.padding is None else channels.empty(x, squares.size(1))

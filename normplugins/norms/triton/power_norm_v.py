@@ -27,7 +27,7 @@ def power_norm_v(norm: PowerNormV, x: Tensor, padding_mask: Tensor | None = None
 @torch.no_grad()
 def _count(norm: PowerNormV, x: Tensor, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor]:
     """Count the batch: the number of its real tokens, and psi_B^2 (C,)."""
-    local = not (norm.synchronised or norm.per_update or norm._estimating or recomputing())
+    local = norm.steps_at_once and not recomputing()
     squares = channels.table(x, tokens, 1)
     counts = None if tokens.padding is None else channels.empty(x, squares.size(1))
     count, psi2 = channels.empty(x), channels.empty(x, norm.dim)
