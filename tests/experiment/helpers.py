@@ -188,7 +188,7 @@ class Trained:
 
 
 def whole_and_broken(arguments: list[str], folder: Path, normplugins: Any, monkeypatch: Any) -> list[dict[str, Any]]:
-    """Outcomes of a command in folder/whole and, killed while it saves its fourth checkpoint and called again, broken."""
+    """Outcomes in folder/whole and in folder/broken, where it is killed at its fourth checkpoint and called again."""
     folders = [folder / "whole", folder / "broken"]
     for each in folders:
         each.mkdir()
