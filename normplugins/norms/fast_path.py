@@ -2,7 +2,8 @@
 
 ``kernels`` of ``NormConfig`` chooses:
 
-``auto``    in training on a CPU cpu.py; on a GPU the kernels of triton/, where Triton is installed; else the plain code
+``auto``    the kernels of cpu/ in training on a CPU, where they were compiled, and on a GPU those of triton/, where
+            Triton is installed; else the plain code
 ``plain``   the plain code, which is the reference
 ``triton``  the kernels of triton/; on a CPU by Triton's interpreter, which only tests want
 """
@@ -14,6 +15,8 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from normplugins.norms.cpu.kernels import WIDEST, library
 
 KERNELS = ("auto", "plain", "triton")
 
@@ -28,12 +31,16 @@ def fast_path(kernels: str, x: Tensor, training: bool) -> ModuleType | None:
     if kernels == "plain" or torch.compiler.is_compiling():
         return None
     if kernels == "auto" and x.device.type == "cpu" and training and x.numel():
-        from normplugins.norms import cpu
-
-        return cpu
+        return _cpu() if x.size(-1) <= WIDEST else None
     if kernels == "triton" or (x.is_cuda and _has_triton()):
         return _triton(x)
     return None
+
+
+def _cpu() -> ModuleType | None:
+    from normplugins.norms.cpu import forwards
+
+    return forwards if library() else None
 
 
 @cache

@@ -161,22 +161,30 @@ class PowerNorm(RunningNorm):
         return y
 
     @torch.no_grad()
-    def take_batch(self, count: Tensor, batch_phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Count a batch's quadratic mean (C,); returns 1 / psi (C,) of the forward and of dL/dx."""
+    def take_batch(self, count: Tensor, batch_phi: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Count a batch's quadratic mean (C,); returns 1 / psi (C,) of the forward and of dL/dx.
+
+        ``scale`` is that of the forward where the caller has asked for :meth:`known_scale` before.
+        """
         count, batch_phi = self.over_processes(count, batch_phi)
         if self.warmup_updates or self.batch_backward:
             batch_phi = of_this_forward(torch.where(count > 0, batch_phi, self.running_phi.to(batch_phi.dtype)))
+        if scale is None:
+            scale = self.known_scale()
+        if scale is None:
+            phi = torch.where(self.num_updates < self.warmup_updates, batch_phi, self.running_phi)
+            scale = torch.rsqrt(phi + self.eps)
         if not recomputing() or self._scale is None:
-            self._scale = of_this_forward(torch.rsqrt(self._divisor(batch_phi) + self.eps))
+            self._scale = of_this_forward(scale)
             self.count_batch(count, batch_phi)
         scale = self._scale.to(batch_phi.dtype)
         return scale, torch.rsqrt(batch_phi + self.eps) if self.batch_backward else scale
 
-    def _divisor(self, batch_phi: Tensor) -> Tensor:
-        """psi^2 (C,) that the forward divides by: the running one, or while it warms up the batch's."""
-        if not self._may_warm_up():
-            return self.running_phi
-        return torch.where(self.num_updates < self.warmup_updates, batch_phi, self.running_phi)
+    def known_scale(self) -> Tensor | None:
+        """1 / psi (C,) of this forward; None where the batch may decide it."""
+        if recomputing() and self._scale is not None:
+            return self._scale
+        return None if self._may_warm_up() else torch.rsqrt(self.running_phi + self.eps)
 
     def _may_warm_up(self) -> bool:
         """Whether the warmup may still go on: a CPU is asked, of a GPU the host would have to wait for the answer."""
