@@ -1,4 +1,4 @@
-"""The compiled kernels: as exact as PyTorch in single precision, whatever the threads, and what is said without them."""
+"""The compiled kernels: as exact as PyTorch in single precision, on any number of threads; a warning without them."""
 
 from collections.abc import Iterator
 
