@@ -53,43 +53,47 @@ class BeamSearch(SequenceGenerator):
         max_len = min(int(self.max_len_a * inputs["src_tokens"].size(1) + self.max_len_b), self.max_len - 1)
         if self.min_len > max_len:
             raise UserError(f"the longest translation, {max_len} tokens, is shorter than the shortest, {self.min_len}")
-        with parametrize.cached():  # weights that a norm computes are computed once
+        first = self.eos if bos_token is None else bos_token
+        with torch.inference_mode(), parametrize.cached():  # weights that a norm computes are computed once
             state = DecodingState(model.decoder, model.encoder(inputs["src_tokens"], inputs.get("src_lengths")))
-            return self._search(state, max_len, self.eos if bos_token is None else bos_token)
+            found = self._search(state, len(inputs["src_tokens"]), max_len, first)
+        return found.hypotheses()
 
-    def _search(self, state: DecodingState, max_len: int, first: int) -> list[list[Hypothesis]]:
+    def _search(self, state: DecodingState, count: int, max_len: int, first: int) -> _Found:
         beam, eos = self.beam_size, self.eos
-        device, count = state.sees.device, state.sees.size(0)
+        device = state.sees.device
         found = _Found(count, beam, max_len + 1, device)
         # Of the sentences still searched: their places in the batch, and of each hypothesis its tokens and scores.
         places = torch.arange(count, device=device)
-        tokens = torch.full((count, 1, 1), first, device=device)
-        scores = torch.zeros(count, 1, 0, device=device)
-        parents = sentences = None
+        tokens = torch.full((count, 1), first, device=device)
+        scores = torch.zeros(count, 0, device=device)
+        origins = sentences = None
         for step in range(max_len + 1):
-            features = state.step(tokens[:, :, -1], parents, sentences)
-            totals = scores[:, :, -1] if step else scores.new_zeros(count, 1)
-            candidates = self._candidates(state.decoder.output_layer(features).float(), totals, step, step == max_len)
-            values, words, origins = candidates
+            features = state.step(tokens[:, -1].view(len(places), -1), origins, sentences)
+            logits = state.decoder.output_layer(features).float().view(len(places), -1, self.vocab_size)
+            totals = (scores[:, -1] if step else scores.new_zeros(count)).view(len(places), -1)
+            values, words, origins = self._candidates(logits, totals, step, step == max_len)
             ends = words.eq(eos) & values.isfinite()
-            if bool(ends[:, :beam].any()):
-                which = ends[:, :beam]
-                found.add(places, which, values, origins, tokens, scores, eos, self._divisor(step))
-            going = found.count[places] < beam
-            left = int(going.sum())
-            if not left:
-                break
-            order = ends.byte().argsort(dim=1, stable=True)[:, :beam]
+            which = ends[:, :beam]
             sentences = None
-            if left <= len(places) * KEPT:
-                sentences = going.nonzero().squeeze(1)
-                places, order = places[sentences], order[sentences]
-                values, words, origins = (x[sentences] for x in (values, words, origins))
-                tokens, scores = tokens[sentences], scores[sentences]
-            parents = origins.gather(1, order)
-            tokens = _extended(tokens, parents, words.gather(1, order))
-            scores = _extended(scores, parents, values.gather(1, order))
-        return found.hypotheses()
+            if bool(which.any()):
+                found.add(places, which, values, origins, tokens, scores, eos, self._divisor(step))
+                going = found.count[places] < beam
+                left = int(going.sum())
+                if not left:
+                    break
+                order = ends.byte().argsort(dim=1, stable=True)[:, :beam]
+                if left <= len(places) * KEPT:
+                    sentences = going.nonzero().squeeze(1)
+                    places, order = places[sentences], order[sentences]
+                    values, words, origins = (x[sentences] for x in (values, words, origins))
+                values, words, origins = (x.gather(1, order) for x in (values, words, origins))
+            else:
+                values, words, origins = (x[:, :beam] for x in (values, words, origins))
+            origins = origins.flatten()
+            tokens = torch.cat([tokens.index_select(0, origins), words.reshape(-1, 1)], dim=1)
+            scores = torch.cat([scores.index_select(0, origins), values.reshape(-1, 1)], dim=1)
+        return found
 
     def _divisor(self, step: int) -> float:
         return float((step + 1) ** self.len_penalty) if self.normalize_scores else 1.0
@@ -98,20 +102,22 @@ class BeamSearch(SequenceGenerator):
         """The best continuations of a sentence's hypotheses, twice as many as the beam is wide, as half may end it.
 
         Args:
-            logits: (n, B, V), overwritten.
+            logits: (B, n, V), overwritten.
             totals: scores of the hypotheses so far (B, n).
             step: tokens written before this one.
             last: the hypotheses must end here.
 
         Returns:
-            Scores, best first, words, and which hypothesis each goes on from: (B, candidates).
+            Scores, best first, words, and which hypothesis each goes on from, counted through all sentences:
+            (B, candidates).
         """
         if self.temperature != 1:
             logits.div_(self.temperature)
         logprobs = F.log_softmax(logits, dim=-1)
         if last:
-            values, order = (logprobs[:, :, self.eos].t() + totals).sort(dim=1, descending=True)
-            return values, torch.full_like(order, self.eos), order
+            values, order = (logprobs[:, :, self.eos] + totals).sort(dim=1, descending=True)
+            sentence = torch.arange(len(order), device=order.device)[:, None]
+            return values, torch.full_like(order, self.eos), sentence * order.size(1) + order
         logprobs[:, :, self.pad] = -torch.inf
         if self.unk_penalty:
             logprobs[:, :, self.unk] -= self.unk_penalty
@@ -146,12 +152,12 @@ class _Found:
         row, column = (which & (rank < self.lengths.size(1))).nonzero(as_tuple=True)
         sentence, place = places[row], rank[row, column]
         origin, total = origins[row, column], values[row, column]
-        length = tokens.size(2)
+        length = tokens.size(1)
         self.lengths[sentence, place] = length
         self.scores[sentence, place] = total / divisor
-        self.tokens[sentence, place, : length - 1] = tokens[row, origin, 1:]
+        self.tokens[sentence, place, : length - 1] = tokens[origin, 1:]
         self.tokens[sentence, place, length - 1] = eos
-        sums = F.pad(torch.cat([scores[row, origin], total[:, None]], dim=1), (1, 0))
+        sums = F.pad(torch.cat([scores[origin], total[:, None]], dim=1), (1, 0))
         self.steps[sentence, place, :length] = sums.diff(dim=1)
         self.count[places] = (self.count[places] + which.sum(dim=1)).clamp(max=self.lengths.size(1))
 
@@ -180,37 +186,32 @@ class _Found:
         ]
 
 
-def _extended(history: Tensor, parents: Tensor, newest: Tensor) -> Tensor:
-    """Histories (B, n, T) followed to (B, m) of the hypotheses, and their newest entries (B, m): (B, m, T + 1)."""
-    followed = history.gather(1, parents[:, :, None].expand(-1, -1, history.size(2)))
-    return torch.cat([followed, newest[:, :, None]], dim=2)
-
-
 def _best(logprobs: Tensor, totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The ``count`` greatest of all sums of logprobs (n, B, V) and totals (B, n), for each of the B sentences.
+    """The ``count`` greatest of all sums of logprobs (B, n, V) and totals (B, n), for each of the B sentences.
 
     ``topk`` goes slowly through long rows. The greatest values lie in the blocks that have the greatest maxima, so it
     first chooses blocks, and then looks into these alone.
 
     Returns:
-        Sums, best first, places in V, and places in n: (B, count).
+        Sums, best first, places in V, and places in B * n: (B, count).
     """
-    _, sentences, size = logprobs.shape
+    sentences, hypotheses, size = logprobs.shape
     blocks, rest = divmod(size, BLOCK)
     maxima = logprobs[:, :, : size - rest].unflatten(2, (blocks, BLOCK)).amax(dim=3)
     if rest:
         maxima = torch.cat([maxima, logprobs[:, :, size - rest :].amax(dim=2, keepdim=True)], dim=2)
     width = maxima.size(2)
-    maxima = (maxima + totals.t()[:, :, None]).nan_to_num(nan=-torch.inf).transpose(0, 1).flatten(1)
+    maxima = maxima.add_(totals[:, :, None]).nan_to_num_(nan=-torch.inf, neginf=-torch.inf).flatten(1)
     chosen = maxima.topk(min(count, maxima.size(1)), dim=1).indices
-    row, first = chosen.div(width, rounding_mode="floor"), chosen % width * BLOCK
-    within = first[:, :, None] + torch.arange(BLOCK, device=first.device)
-    start = (row * sentences + torch.arange(sentences, device=row.device)[:, None]) * size
-    values = logprobs.view(-1).take(start[:, :, None] + within.clamp(max=size - 1))
-    values = (values + totals.gather(1, row)[:, :, None]).masked_fill(within >= size, -torch.inf)
-    values, order = values.nan_to_num(nan=-torch.inf).flatten(1).topk(count, dim=1)
-    return (
-        values,
-        within.clamp(max=size - 1).flatten(1).gather(1, order),
-        row.gather(1, order.div(BLOCK, rounding_mode="floor")),
-    )
+    row = chosen.div(width, rounding_mode="floor")
+    origin = row + torch.arange(0, sentences * hypotheses, hypotheses, device=row.device)[:, None]
+    word = (chosen % width * BLOCK)[:, :, None] + torch.arange(BLOCK, device=row.device)
+    beyond = word >= size if rest else None
+    if beyond is not None:
+        word.clamp_(max=size - 1)
+    values = logprobs.view(-1).take((origin * size)[:, :, None] + word).add_(totals.gather(1, row)[:, :, None])
+    values.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
+    if beyond is not None:
+        values.masked_fill_(beyond, -torch.inf)
+    values, order = values.flatten(1).topk(count, dim=1)
+    return values, word.flatten(1).gather(1, order), origin.gather(1, order.div(BLOCK, rounding_mode="floor"))

@@ -3,40 +3,89 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normplugins.models.attention import Cache, padding_attention_mask
+from normplugins.models.attention import CrossAttention, SelfAttention, padding_attention_mask
+from normplugins.models.layers import DecoderLayer, Residual
 from normplugins.models.transformer import EncoderOut, NormTransformerDecoder
 
 SPARE = 4
 """For how many steps a collection makes room."""
 
 
-class _Slots(Cache):
-    """Keys and values (B, H, slots, C/H) of one layer: those of a token in each slot."""
+class _Attention:
+    """One attention of a layer, with the keys and values that it looks at.
 
-    def __init__(self, k: Tensor, v: Tensor, used: int) -> None:
-        self.k: Tensor = k.contiguous()
-        self.v: Tensor = v.contiguous()
-        self.used = used
+    Args:
+        module: the layer's.
+        keys_and_values: (2, B, H, slots, C/H).
+    """
 
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write those of the newest tokens into the next slots; returns those of all that are in use."""
-        begin, self.used = self.used, self.used + k.size(2)
-        self.k[:, :, begin : self.used], self.v[:, :, begin : self.used] = k, v
-        return self.k[:, :, : self.used], self.v[:, :, : self.used]
+    def __init__(self, module: SelfAttention | CrossAttention, keys_and_values: Tensor) -> None:
+        self.heads = module.heads
+        asks = module.qkv if isinstance(module, SelfAttention) else module.q
+        self.asks, self.out = _weights(asks), _weights(module.out)
+        self.set(keys_and_values)
 
-    def select(self, sentences: Tensor, slots: Tensor, used: int) -> None:
-        """Keep some slots (B', n) of some sentences (B',); the first ``used`` are in use."""
-        _, heads, room, width = self.k.shape
-        first = sentences[:, None] * heads + torch.arange(heads, device=slots.device)
-        rows = (first[:, :, None] * room + slots[:, None]).flatten()
-        shape = (len(slots), heads, slots.size(1), width)
-        self.k, self.v = (x.view(-1, width).index_select(0, rows).view(shape) for x in (self.k, self.v))
-        self.used = used
+    def set(self, keys_and_values: Tensor) -> None:
+        """Look at others."""
+        self.kv = keys_and_values
+        self.k, self.v = keys_and_values.flatten(1, 2).unbind()
+
+    def look(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Of x (N, C) to all slots that the mask (B * H, n or 1, slots) lets it see: (N, C)."""
+        batch, width = self.kv.size(1), self.kv.size(4)
+        q = F.linear(x, *self.asks).view(batch, -1, self.heads, width)
+        return self._attend(q, self.k, self.v, mask)
+
+    def write_and_look(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Put keys and values of x into the last slots of the mask, and look at all of the mask's."""
+        batch, width = self.kv.size(1), self.kv.size(4)
+        q, *kv = F.linear(x, *self.asks).view(batch, -1, 3, self.heads, width).unbind(2)
+        used = mask.size(2)
+        count = q.size(1)
+        for cache, new in zip(self.kv, kv, strict=True):
+            cache[:, :, used - count : used] = new.transpose(1, 2)
+        return self._attend(q, self.k[:, :used], self.v[:, :used], mask)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """q (B, n, H, C/H)."""
+        batch, count, heads, width = q.shape
+        q = q.transpose(1, 2).reshape(batch * heads, count, width)
+        scores = torch.baddbmm(mask, q, k.mT, alpha=width**-0.5)
+        x = torch.bmm(scores.softmax(-1), v).view(batch, heads, count, width)
+        return F.linear(x.transpose(1, 2).reshape(batch * count, heads * width), *self.out)
+
+
+def _weights(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    return linear.weight, linear.bias
+
+
+def _residual(connection: Residual, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+    """What the connection computes at evaluation, with another function in the place of its sublayer."""
+    y = sublayer(connection.norm(x, None) if connection.pre else x).add_(x)
+    return y if connection.pre else connection.norm(y, None)
+
+
+class _Layer:
+    """A layer of the decoder with what its attentions look at: memory, and what has been written."""
+
+    def __init__(self, layer: DecoderLayer, memory: Tensor) -> None:
+        source = torch.stack(layer.cross_attention.sublayer.project(memory))
+        self.layer = layer
+        self.memory = _Attention(layer.cross_attention.sublayer, source)
+        two, batch, heads, _, width = source.shape
+        self.written = _Attention(layer.self_attention.sublayer, source.new_empty(two, batch, heads, 1, width))
+
+    def __call__(self, x: Tensor, mask: Tensor, memory_mask: Tensor) -> Tensor:
+        layer = self.layer
+        x = _residual(layer.self_attention, x, lambda y: self.written.write_and_look(y, mask))
+        x = _residual(layer.cross_attention, x, lambda y: self.memory.look(y, memory_mask))
+        return _residual(layer.feed_forward, x, layer.feed_forward.sublayer)
 
 
 class DecodingState:
@@ -44,9 +93,6 @@ class DecodingState:
 
     A hypothesis that goes on from another sees that one's slots: nothing is copied when a search picks and drops
     hypotheses. When the room has run out, the slots that no hypothesis sees any more are given up.
-
-    The hypotheses of a sentence stand where other batches have time, (n, B, C): so they attend to their source as the
-    tokens of one sentence would.
 
     Args:
         decoder: in evaluation mode.
@@ -56,60 +102,63 @@ class DecodingState:
     def __init__(self, decoder: NormTransformerDecoder, encoder_out: EncoderOut) -> None:
         memory, padding_mask = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"][0]
         self.decoder, self.length = decoder, 0
-        self.memory_mask = padding_attention_mask(padding_mask, memory.dtype)
-        projected = [layer.cross_attention.sublayer.project(memory) for layer in decoder.layers]
-        self.memory = [_Slots(k, v, used=k.size(2)) for k, v in projected]
-        self.written = [
-            _Slots(*(x.new_empty(*x.shape[:2], 1, x.size(3)) for x in (k, v)), used=0) for k, v in projected
-        ]
+        self.heads = decoder.cfg.decoder_attention_heads
+        self.layers = [_Layer(layer, memory) for layer in decoder.layers]
+        self.memory_mask = padding_attention_mask(padding_mask, memory.dtype).expand(-1, self.heads, -1, -1)
         self.used = 0
-        self.sees = memory.new_zeros(memory.size(1), 1, 1)  # additive: 0 where a hypothesis (B, n) sees a slot
+        # additive: 0 where a hypothesis (B * n) sees a slot
+        self.sees = memory.new_zeros(memory.size(1), 1)
 
-    def step(self, tokens: Tensor, parents: Tensor | None = None, sentences: Tensor | None = None) -> Tensor:
+    def step(self, tokens: Tensor, origins: Tensor | None = None, sentences: Tensor | None = None) -> Tensor:
         """Decode one more token of each hypothesis.
 
         Args:
             tokens: the newest token of each hypothesis, (B, n).
-            parents: which hypothesis of the step before each goes on from, (B, n); None at the first step.
+            origins: which hypothesis of the step before each goes on from, (B * n,), counted through all sentences of
+                that step; None at the first step.
             sentences: which sentences of the step before go on, in rising order, (B,); None: all.
 
         Returns:
-            The decoder's features of these tokens, (n, B, C).
+            The decoder's features of these tokens, (B * n, C).
         """
+        batch, count = tokens.shape
+        if origins is not None:
+            self.sees = self.sees.index_select(0, origins)
         if sentences is not None:
-            self.sees, self.memory_mask = self.sees[sentences], self.memory_mask[sentences]
-            for cache in self.memory:
-                cache.k, cache.v = cache.k[sentences], cache.v[sentences]
-        if parents is not None:
-            self.sees = self.sees.gather(1, parents[:, :, None].expand(-1, -1, self.sees.size(2)))
-        count = tokens.size(1)
-        if sentences is not None or self.used + count > self.sees.size(2):
-            self._collect(sentences, SPARE * count)
+            self.memory_mask = self.memory_mask[sentences]
+            for layer in self.layers:
+                layer.memory.set(layer.memory.kv.index_select(1, sentences))
+        if sentences is not None or self.used + count > self.sees.size(1):
+            self._collect(batch, sentences, SPARE * count)
+        sees = self.sees.view(batch, count, -1)
         alone = torch.full((count, count), -math.inf, device=tokens.device, dtype=self.sees.dtype).fill_diagonal_(0)
-        self.sees[:, :, self.used : self.used + count] = alone
+        sees[:, :, self.used : self.used + count] = alone
         self.used += count
         self.length += 1
-        return self._decode(tokens)
+        x = self.decoder.embed_at(tokens.flatten(), self.length)
+        mask = sees[:, None, :, : self.used].expand(-1, self.heads, -1, -1).flatten(0, 1)
+        memory_mask = self.memory_mask.flatten(0, 1)
+        for layer in self.layers:
+            x = layer(x, mask, memory_mask)
+        return x if self.decoder.final_norm is None else self.decoder.final_norm(x, None)
 
-    def _collect(self, sentences: Tensor | None, room: int) -> None:
+    def _collect(self, batch: int, sentences: Tensor | None, room: int) -> None:
         """Keep the slots that a hypothesis sees, of these sentences, and make room for so many more, or half again."""
-        seen = self.sees[:, :, : self.used].eq(0).any(dim=1)
+        sees = self.sees[:, : self.used].view(batch, -1, self.used)
+        seen = sees.eq(0).any(dim=1)
         used = int(seen.sum(dim=1).max())
         room = max(room, used // 2)
         slots = seen.byte().argsort(dim=1, descending=True, stable=True)[:, :used]
-        sees = self.sees.gather(2, slots[:, None].expand(-1, self.sees.size(1), -1))
-        self.sees = F.pad(sees, (0, room), value=-math.inf)
+        sees = sees.gather(2, slots[:, None].expand(-1, sees.size(1), -1))
+        self.sees = F.pad(sees, (0, room), value=-math.inf).flatten(0, 1)
         if sentences is None:
-            sentences = torch.arange(len(slots), device=slots.device)
-        for cache in self.written:
-            cache.select(sentences, F.pad(slots, (0, room)), used)
+            sentences = torch.arange(batch, device=slots.device)
+        slots = F.pad(slots, (0, room))
+        two, before, heads, old, width = self.layers[0].written.kv.shape
+        part = torch.arange(two, device=slots.device)[:, None] * before + sentences
+        first = part[:, :, None] * heads + torch.arange(heads, device=slots.device)
+        rows = (first[..., None] * old + slots[:, None]).flatten()
+        for layer in self.layers:
+            kv = layer.written.kv.view(-1, width).index_select(0, rows)
+            layer.written.set(kv.view(two, batch, heads, slots.size(1), width))
         self.used = used
-
-    def _decode(self, tokens: Tensor) -> Tensor:
-        decoder = self.decoder
-        x = decoder.embed_at(tokens.t(), self.length)
-        nowhere = torch.zeros_like(tokens, dtype=torch.bool)
-        mask = self.sees[:, None, :, : self.used]
-        for layer, written, memory in zip(decoder.layers, self.written, self.memory, strict=True):
-            x = layer(x, nowhere, mask, None, self.memory_mask, written, memory)
-        return x if decoder.final_norm is None else decoder.final_norm(x, nowhere)

@@ -92,6 +92,17 @@ def test_with_every_norm(norm, pre):
     assert_same(*found)
 
 
+@pytest.mark.parametrize("norm", CAUSAL_NORMS)
+def test_a_model_trains_on_after_a_search_on_what_it_found_too(norm):
+    model = make_model(decoder_norm=norm, encoder_norm=norm).eval()
+    sample = sources(1, 20, [3, 8, 5])
+    ((first, *_), *_) = generate(BeamSearch, model, sample, 20, beam_size=2, max_len_b=5)
+    target = first["tokens"][None]
+    logits, _ = train(model)(sample["net_input"]["src_tokens"][:1], None, target.roll(1, dims=1))
+    (logits.log_softmax(-1).gather(2, target[..., None]).flatten() * first["positional_scores"]).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_many_sentences_that_end_at_different_steps():
     model, sample = learnt(3, 60), sources(3, 60, [1 + index % 11 for index in range(80)])
     options = {"beam_size": 5, "max_len_a": 1.5, "max_len_b": 10}
