@@ -20,7 +20,7 @@ from normplugins.errors import UserError
 from normplugins.models.attention import Cache, SelfAttention, causal_attention_mask, padding_attention_mask
 from normplugins.models.config import LanguageModelConfig, NormTransformerLMConfig, resolve_language_model
 from normplugins.models.dropout import dropout
-from normplugins.models.layers import FeedForward, SelfAttentionLayer, run_layer
+from normplugins.models.layers import FeedForward, SelfAttentionLayer, normalize, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import SinusoidalPositions
 from normplugins.models.updates import EndsUpdates
@@ -106,7 +106,7 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
             cache = incremental_state.setdefault(str(index), Cache()) if incremental_state is not None else None
             x = run_layer(layer, x, padding_mask, mask, cache, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
-            x = self.final_norm(x, padding_mask)
+            x = normalize(self.final_norm, x, padding_mask)
         return dropout(x, self.cfg.dropout, self.training).transpose(0, 1), {"attn": [None]}
 
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:

@@ -12,6 +12,8 @@ from normplugins.models.attention import Cache, CrossAttention, SelfAttention
 from normplugins.models.config import NormTransformerConfig, build_side_norm
 from normplugins.models.dropout import add_dropout, dropout, relu_dropout
 from normplugins.models.rows import Rows
+from normplugins.norms.fast_path import adds_up
+from normplugins.norms.residual import Sum, added_up
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float, bool], Tensor]] = {
     "relu": relu_dropout,
@@ -50,7 +52,11 @@ class ResidualSettings(Protocol):
 
 
 class Residual(nn.Module):
-    """x + sublayer(norm(x)) (pre-norm) or norm(x + sublayer(x)) (post-norm), with dropout on the sublayer's output."""
+    """x + sublayer(norm(x)) (pre-norm) or norm(x + sublayer(x)) (post-norm), with dropout on the sublayer's output.
+
+    The sum is left to the norm after it where that adds it up in a pass of its own: post-norm this one's, pre-norm that
+    of the next residual, which is of the same kind, or at the stack's end. On a CPU none does.
+    """
 
     def __init__(self, sublayer: nn.Module, norm: nn.Module, cfg: ResidualSettings) -> None:
         super().__init__()
@@ -59,14 +65,29 @@ class Residual(nn.Module):
         self.sublayer, self.norm = sublayer, norm
         self.pre, self.dropout = cfg.normalize_before, cfg.dropout
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None, *args: Tensor | Cache | Rows | None) -> Tensor:
+    def forward(
+        self, x: Tensor | Sum, padding_mask: Tensor | None, *args: Tensor | Cache | Rows | None
+    ) -> Tensor | Sum:
         """x (T, B, C), padding_mask (B, T) True = padding; ``args`` go to the sublayer. Returns (T, B, C).
 
-        Or x (N, C), rows without padding, and no mask; returns (N, C).
+        Or x (N, C), rows without padding, and no mask; returns (N, C). Pre-norm, x and the result may be a sum.
         """
-        y = self.sublayer(self.norm(x, padding_mask) if self.pre else x, *args)
-        x = add_dropout(x, y, self.dropout, self.training)
-        return x if self.pre else self.norm(x, padding_mask)
+        if self.pre:
+            y = self.sublayer(normalize(self.norm, x, padding_mask), *args)
+            return self._add(added_up(x), y)
+        return normalize(self.norm, self._add(x, self.sublayer(x, *args)), padding_mask)
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor | Sum:
+        if self.training and x.dtype == y.dtype and adds_up(self.norm, x):
+            return Sum(x, y, self.dropout)
+        return add_dropout(x, y, self.dropout, self.training)
+
+
+def normalize(norm: nn.Module, x: Tensor | Sum, padding_mask: Tensor | None) -> Tensor:
+    """``norm(x, padding_mask)``, of a sum too; whether or not the norm adds it up, its value is known then."""
+    if isinstance(x, Sum) and not adds_up(norm, x.residual):
+        x = x.value
+    return norm(x, padding_mask)
 
 
 class SelfAttentionLayer(nn.Module):
@@ -79,8 +100,8 @@ class SelfAttentionLayer(nn.Module):
         self.self_attention = Residual(attention, norm(), cfg)
         self.feed_forward = Residual(feed_forward, norm(), cfg)
 
-    def forward(self, x: Tensor, padding_mask: Tensor, *args: Tensor | Cache | None) -> Tensor:
-        """x (T, B, C), padding_mask (B, T), what the attention takes beside x; returns (T, B, C)."""
+    def forward(self, x: Tensor | Sum, padding_mask: Tensor, *args: Tensor | Cache | None) -> Tensor | Sum:
+        """x (T, B, C), padding_mask (B, T), what the attention takes beside x; returns (T, B, C) as ``Residual``."""
         x = self.self_attention(x, padding_mask, *args)
         return self.feed_forward(x, padding_mask)
 
@@ -113,7 +134,7 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | Sum,
         padding_mask: Tensor | None,
         attention_mask: Tensor,
         memory: Tensor | None,
@@ -121,7 +142,7 @@ class DecoderLayer(nn.Module):
         self_cache: Cache | None = None,
         cross_cache: Cache | None = None,
         rows: Rows | None = None,
-    ) -> Tensor:
+    ) -> Tensor | Sum:
         """One decoder layer.
 
         Args:
@@ -135,15 +156,18 @@ class DecoderLayer(nn.Module):
             rows: x is (N, C), the rows of these positions, which are all that is no padding; padding_mask is None.
 
         Returns:
-            (T, B, C), or (N, C) with ``rows``.
+            (T, B, C), or (N, C) with ``rows``; like x, it may be a sum, as of ``Residual``.
         """
         x = self.self_attention(x, padding_mask, attention_mask, self_cache, rows)
         x = self.cross_attention(x, padding_mask, memory, memory_mask, cross_cache, rows)
         return self.feed_forward(x, padding_mask)
 
 
-def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor:
-    """Call a layer; with ``recompute``, in training, keep only its inputs and run it again in the backward pass."""
+def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor | Sum:
+    """Call a layer; with ``recompute``, in training, keep only its inputs and run it again in the backward pass.
+
+    A sum at its end is then added up: the next layer has one tensor to keep.
+    """
     if recompute and layer.training and torch.is_grad_enabled():
-        return checkpoint(layer, *args, use_reentrant=False)
+        return checkpoint(lambda *args: added_up(layer(*args)), *args, use_reentrant=False)
     return layer(*args)

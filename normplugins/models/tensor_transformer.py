@@ -18,7 +18,7 @@ from normplugins.errors import UserError
 from normplugins.models.config import TensorTransformerLMConfig, resolve_language_model
 from normplugins.models.dropout import dropout
 from normplugins.models.language_model import Features, LanguageModelDecoder, feed_forward, one_dictionary
-from normplugins.models.layers import SelfAttentionLayer, run_layer
+from normplugins.models.layers import SelfAttentionLayer, normalize, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import positions_from_the_end
 from normplugins.models.tensor_attention import TensorAttention
@@ -81,7 +81,7 @@ class TensorTransformerDecoder(LanguageModelDecoder):
                 recompute=self.cfg.checkpoint_activations,
             )
         if self.final_norm is not None:
-            x = self.final_norm(x, padding_mask)
+            x = normalize(self.final_norm, x, padding_mask)
         return self._dropout(x).transpose(0, 1), {"attn": [None]}
 
     def _dropout(self, x: Tensor) -> Tensor:

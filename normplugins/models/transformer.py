@@ -18,7 +18,7 @@ from normplugins.models.attention import Cache, causal_attention_mask, padding_a
 from normplugins.models.compiling import is_compiled
 from normplugins.models.config import NormTransformerConfig, build_side_norm, resolve_config
 from normplugins.models.dropout import dropout
-from normplugins.models.layers import DecoderLayer, encoder_layer, run_layer
+from normplugins.models.layers import DecoderLayer, encoder_layer, normalize, run_layer
 from normplugins.models.parser import add_boolean_arguments
 from normplugins.models.positions import SinusoidalPositions
 from normplugins.models.rows import Rows, by_rows
@@ -89,7 +89,7 @@ class NormTransformerEncoder(_Stack, FairseqEncoder):
         for layer in self.layers:
             x = run_layer(layer, x, padding_mask, attention_mask, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
-            x = self.final_norm(x, padding_mask)
+            x = normalize(self.final_norm, x, padding_mask)
         return {
             "encoder_out": [x],
             "encoder_padding_mask": [padding_mask],
@@ -169,7 +169,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
             args = x, mask, attention_mask, memory, memory_mask, *caches, rows
             x = run_layer(layer, *args, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
-            x = self.final_norm(x, mask)
+            x = normalize(self.final_norm, x, mask)
         return (x if rows is None else rows.put_back(x)).transpose(0, 1)
 
     def _rows(self, padding_mask: Tensor) -> Rows | None:

@@ -20,6 +20,7 @@ from normplugins.norms.config import register_norm
 from normplugins.norms.fast_path import fast_path
 from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
 from normplugins.norms.processes import gather_over_processes, sum_gradients
+from normplugins.norms.residual import Sum, added_up
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
@@ -32,6 +33,7 @@ class BatchNorm(RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_mean", "running_var")
+    takes_sums = True
     running_mean: Tensor
     running_var: Tensor
 
@@ -53,12 +55,12 @@ class BatchNorm(RunningNorm):
         self.add_statistic("running_mean", 0.0)
         self.add_statistic("running_var", 1.0)
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C) or (N, C); in training, count the batch in the running statistics."""
+    def forward(self, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
+        """Normalize x (T, B, C) or (N, C), or such a sum; in training, count the batch in the running statistics."""
         if fast := fast_path(self.kernels, x, self.training):
             y: Tensor = fast.batch_norm(self, x, padding_mask)
             return y
-        return self.plain(x, padding_mask)
+        return self.plain(added_up(x), padding_mask)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Do what ``forward`` does, by the equations."""

@@ -14,14 +14,15 @@ from importlib.util import find_spec
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normplugins.norms.cpu.kernels import WIDEST, library
+from normplugins.norms.residual import Sum
 
 KERNELS = ("auto", "plain", "triton")
 
 
-def fast_path(kernels: str, x: Tensor, training: bool) -> ModuleType | None:
+def fast_path(kernels: str, x: Tensor | Sum, training: bool) -> ModuleType | None:
     """The module whose functions take over a norm's forward for this x, or None for the plain code.
 
     What a compiler is tracing is plain: it puts the passes together itself. So is, on a CPU, a batch without tokens; on
@@ -30,11 +31,19 @@ def fast_path(kernels: str, x: Tensor, training: bool) -> ModuleType | None:
     """
     if kernels == "plain" or torch.compiler.is_compiling():
         return None
-    if kernels == "auto" and x.device.type == "cpu" and training and x.numel():
-        return _cpu() if x.size(-1) <= WIDEST else None
-    if kernels == "triton" or (x.is_cuda and _has_triton()):
-        return _triton(x)
+    tensor = x.residual if isinstance(x, Sum) else x
+    if kernels == "auto" and tensor.device.type == "cpu" and training and tensor.numel():
+        return _cpu() if tensor is x and tensor.size(-1) <= WIDEST else None
+    if kernels == "triton" or (tensor.is_cuda and _has_triton()):
+        return _triton(tensor)
     return None
+
+
+def adds_up(norm: nn.Module, x: Tensor) -> bool:
+    """Whether ``norm``, in training, adds a ``Sum`` of tensors like x up in a pass that it makes anyway."""
+    if not (norm.training and getattr(norm, "takes_sums", False)):
+        return False
+    return hasattr(fast_path(str(norm.kernels), x, training=True), "ADDS_UP")
 
 
 def _cpu() -> ModuleType | None:

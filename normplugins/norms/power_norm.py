@@ -26,6 +26,7 @@ from normplugins.norms.compiling import of_this_forward
 from normplugins.norms.config import register_norm
 from normplugins.norms.fast_path import fast_path
 from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
+from normplugins.norms.residual import Sum, added_up
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
 
 
@@ -88,6 +89,7 @@ class PowerNorm(RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi", "ema_gz")
+    takes_sums = True
     running_phi: Tensor
     ema_gz: Tensor
     num_updates: Tensor
@@ -124,12 +126,12 @@ class PowerNorm(RunningNorm):
         self._scale: Tensor | None = None  # 1 / psi of the latest forward, for its recomputation
         self._take_pending()
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C) or (N, C); in training, count the batch in the running statistics."""
+    def forward(self, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
+        """Normalize x (T, B, C) or (N, C), or such a sum; in training, count the batch in the running statistics."""
         if fast := fast_path(self.kernels, x, self.training):
             y: Tensor = fast.power_norm(self, x, padding_mask)
             return y
-        return self.plain(x, padding_mask)
+        return self.plain(added_up(x), padding_mask)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Do what ``forward`` does, by the equations."""

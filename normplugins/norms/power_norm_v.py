@@ -14,6 +14,7 @@ from torch import Tensor
 
 from normplugins.norms.config import register_norm
 from normplugins.norms.fast_path import fast_path
+from normplugins.norms.residual import Sum, added_up
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
@@ -25,6 +26,7 @@ class PowerNormV(RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
+    takes_sums = True
     running_phi: Tensor
 
     def __init__(
@@ -42,12 +44,12 @@ class PowerNormV(RunningNorm):
         self.newest = 1 - alpha_fwd
         self.add_statistic("running_phi", 1.0)
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C) or (N, C); in training, count the batch in the running quadratic mean."""
+    def forward(self, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
+        """Normalize x (T, B, C) or (N, C), or such a sum; training counts the batch in the running quadratic mean."""
         if fast := fast_path(self.kernels, x, self.training):
             y: Tensor = fast.power_norm_v(self, x, padding_mask)
             return y
-        return self.plain(x, padding_mask)
+        return self.plain(added_up(x), padding_mask)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Do what ``forward`` does, by the equations."""

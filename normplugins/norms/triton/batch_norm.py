@@ -13,36 +13,40 @@ import triton.language as tl
 from torch import Tensor
 
 from normplugins.norms.batch_norm import BatchNorm
+from normplugins.norms.residual import Sum, added_up
 from normplugins.norms.statistics import recomputing
-from normplugins.norms.triton.channelwise import Channels
+from normplugins.norms.triton.channels import Channels
 from normplugins.norms.triton.exact import Exact
+from normplugins.norms.triton.residual import Source, load_sum, normalized
 from normplugins.norms.triton.tiles import ADDING, COUNTS, TYPES, Tokens, count_up, on, tile_tokens
 
 
-def batch_norm(norm: BatchNorm, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+def batch_norm(norm: BatchNorm, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
     """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C). The switches of ``bn_released`` are plain code."""
     if norm.group_scaling or norm.padding_filled:
-        return norm.plain(x, padding_mask)
-    x, tokens, channels = x.contiguous(), Tokens.of(x, padding_mask, norm.dim), Channels.of(x, norm.eps)
+        return norm.plain(added_up(x), padding_mask)
+    source, channels = Source.of(x), Channels.of(x, norm.eps)
+    inputs, tokens = (source.x, source.update, norm.weight, norm.bias), Tokens.of(source.x, padding_mask, norm.dim)
+    count, mean, var = None, norm.running_mean, norm.running_var
     if norm.training:
-        count, mean, var = _count(norm, x, tokens, channels)
-    else:
-        count, mean, var = None, norm.running_mean, norm.running_var
-    y: Tensor = Exact.apply(x, norm.weight, norm.bias, mean, var, count, norm.synchronised, tokens, channels)
-    return y
+        count, mean, var = _count(norm, source, tokens, channels)
+        source = source.read()
+    return normalized(x, *Exact.apply(*inputs, mean, var, count, norm.synchronised, source, tokens, channels))
 
 
 @torch.no_grad()
-def _count(norm: BatchNorm, x: Tensor, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
+def _count(norm: BatchNorm, source: Source, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
     """Count the batch: the number of its real tokens, their mean and variance (C,)."""
+    x = source.x
     local = norm.steps_at_once and not recomputing()
-    parts = channels.table(x, tokens, 2)
+    parts = channels.table(x, tokens, 2, source.threads)
     counts = channels.empty(x, parts.size(1))
     count, (mean, var) = channels.empty(x), channels.empty(x, 2, norm.dim)
     with on(x):
         _moments[channels.tiles.blocks, parts.size(1)](
-            x, parts, counts, **tokens.arguments(), T=TYPES[channels.dtype], C=norm.dim, **channels.tiles.sizes()
-        )
+            x, parts, counts, **source.arguments(), **tokens.arguments(),
+            T=TYPES[channels.dtype], C=norm.dim, **channels.tiles.sizes(),
+        )  # fmt: skip
         _end_statistics[(triton.cdiv(norm.dim, ADDING["COLUMNS"]),)](
             parts, counts, count, mean, var, norm.running_mean, norm.running_var,
             tokens.count, parts.size(1), norm.momentum, TYPES[channels.dtype], norm.dim, local, **ADDING,
@@ -61,11 +65,16 @@ def _moments(
     x,  # (N, C)
     parts,  # (2, P, C) takes the means and the sums of squared deviations from them
     counts,  # (P,) takes the number of real tokens
+    update,  # (N, C), total and seed: as in channelwise.forward
+    total,
+    seed,
     tokens,
     padding,
     sentences,
     padding_sentence,
     padding_time,
+    DROPPED: tl.constexpr,
+    SCALE: tl.constexpr,
     T: tl.constexpr,
     C: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -81,9 +90,15 @@ def _moments(
     mean = tl.zeros((ROWS, COLUMNS), T)
     squares = tl.zeros((ROWS, COLUMNS), T)
     for start in tl.range(program * ROWS, tokens, tl.num_programs(1) * ROWS):
-        token, _, real = tile_tokens(start, tokens, padding, sentences, padding_sentence, padding_time, ROWS)
+        token, exists, real = tile_tokens(start, tokens, padding, sentences, padding_sentence, padding_time, ROWS)
+        at = token[:, None] * C + channels[None, :]
         there = real[:, None] & inside[None, :]
-        value = tl.load(x + token[:, None] * C + channels[None, :], mask=there, other=0.0).to(T)
+        if update is None:
+            value = tl.load(x + at, mask=there, other=0.0).to(T)
+        else:
+            whole = exists[:, None] & inside[None, :]
+            value = load_sum(x, update, total, seed, at, whole, start, DROPPED, SCALE, T, ROWS, COLUMNS)
+            value = tl.where(there, value, 0.0)
         seen += real.to(T)
         deviation = tl.where(there, value - mean, 0.0)
         mean += deviation * (1.0 / tl.maximum(seen, 1.0))[:, None]

@@ -11,61 +11,17 @@ PN-V and BN the batch's own, psi' = psi, with which nu = mean(weight g z / psi) 
 backward exact; RMSNorm no psi, nu or shift at all. The plain-PyTorch references are the modules one folder up.
 
 HBM traffic, for N tokens of C channels of e bytes: a pass of the forward reads x, N C e, and writes y, N C e, unless it
-only gathers sums; a pass of the backward reads g and x, and writes dL/dx unless it only gathers sums.
+only gathers sums; a pass of the backward reads g and x, and writes dL/dx unless it only gathers sums. Where x is
+residual + dropout(update), the forward's first pass and the backward's last one do this too: see ``residual.py``.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from normplugins.norms.triton.tiles import COUNTS, TYPES, Tiles, Tokens, on, tile_tokens
-
-# Threads a multiprocessor: 96 and 128 of its registers each, as many as the compiler takes for pn, and spills none.
-FORWARD_THREADS, BACKWARD_THREADS = 640, 512
-
-
-@dataclass(frozen=True)
-class Channels:
-    """A norm's channels: ``groups`` of group scaling (0: none), and whether padding is normalized like tokens."""
-
-    dim: int
-    eps: float
-    dtype: torch.dtype
-    groups: int = 0
-    padding_as_tokens: bool = False
-
-    @classmethod
-    def of(cls, x: Tensor, eps: float | None, groups: int = 0, padding_as_tokens: bool = False) -> "Channels":
-        """Of x (..., C)."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return cls(x.size(-1), eps or 0.0, dtype, groups, padding_as_tokens)
-
-    @cached_property
-    def tiles(self) -> Tiles:
-        """With group scaling a tile has one channel group, without 64 channels: a cache line of 16-bit numbers."""
-        width = self.dim // self.groups if self.groups else min(triton.next_power_of_2(self.dim), 64)
-        return Tiles.of(self.dim, width)
-
-    def table(self, x: Tensor, tokens: Tokens, sums: int, threads: int = FORWARD_THREADS) -> Tensor:
-        """An empty table (sums, P, C) for the sums of P programs."""
-        return self.empty(x, sums, self.programs(x, tokens, threads), self.dim)
-
-    def programs(self, x: Tensor, tokens: Tokens, threads: int) -> int:
-        """Programs along the tokens, so that all together are ``threads`` a multiprocessor."""
-        return self.tiles.programs(tokens.count, x.device, threads)
-
-    def empty(self, x: Tensor, *shape: int) -> Tensor:
-        """A tensor for what is computed, on x's device."""
-        return torch.empty(shape, dtype=self.dtype, device=x.device)
-
-    def compiled(self) -> dict[str, object]:
-        """What both kernels are compiled for."""
-        switches = {"GROUP_SCALING": self.groups > 0, "PADDING_AS_TOKENS": self.padding_as_tokens}
-        return {"EPS": self.eps, "T": TYPES[self.dtype], "C": self.dim, **switches, **self.tiles.sizes()}
+from normplugins.norms.triton.channels import BACKWARD_THREADS, Channels
+from normplugins.norms.triton.residual import Gradients, Source, draw_kept, load_sum
+from normplugins.norms.triton.tiles import COUNTS, Tokens, on, tile_tokens
 
 
 @triton.jit
@@ -87,11 +43,16 @@ def forward(
     updates,  # PN's update count, or None: no warmup
     updates_before,  # scalar: this count before the step. Written in the pass with sums, read in the one without
     warmup,
+    update,  # (N, C): its sum with x, after dropout, stands for x; or None
+    total,  # (N, C) takes this sum, or None
+    seed,  # scalar, or None: nothing is dropped
     tokens,
     padding,
     sentences,
     padding_sentence,
     padding_time,
+    DROPPED: tl.constexpr,
+    SCALE: tl.constexpr,
     EPS: tl.constexpr,
     T: tl.constexpr,
     C: tl.constexpr,
@@ -101,9 +62,10 @@ def forward(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """y = weight z / sqrt(psi2 + EPS) + bias, and the sums of z^2. Padding is neither read nor counted, its y is 0.
+    """y = weight z / sqrt(psi2 + EPS) + bias, and the sums of z^2. Padding is not counted, its y is 0.
 
-    With PADDING_AS_TOKENS its y is that of a token; still it does not count.
+    With PADDING_AS_TOKENS its y is that of a token; still it does not count. It is read only if it must be, for that or
+    for x + dropout(update).
 
     While PN warms up, which only the device knows, the pass with sums writes no y, and the pass without, which
     otherwise ends at once, writes it: psi2 is then the batch's.
@@ -135,7 +97,12 @@ def forward(
         token, exists, real = tile_tokens(start, tokens, padding, sentences, padding_sentence, padding_time, ROWS)
         at = token[:, None] * C + channels[None, :]
         read = exists if PADDING_AS_TOKENS else real
-        z = tl.load(x + at, mask=read[:, None] & inside[None, :], other=0.0).to(T)
+        if update is None:
+            z = tl.load(x + at, mask=read[:, None] & inside[None, :], other=0.0).to(T)
+        else:
+            there = exists[:, None] & inside[None, :]
+            z = load_sum(x, update, total, seed, at, there, start, DROPPED, SCALE, T, ROWS, COLUMNS)
+            z = tl.where(read[:, None], z, 0.0)
         if mean is not None:
             z -= centre[None, :]
         if GROUP_SCALING:
@@ -168,11 +135,16 @@ def backward(
     nu,  # (C,) or None: a fixed psi
     shift,  # (C,) or None
     sums,  # (3, P, C) takes the sums of g z, g and, with nu, z^2; or None: write dx only
+    arriving,  # (N, C): another gradient of x, to be added to dx, or None
+    dupdate,  # (N, C) takes the gradient of the update in x, or None
+    seed,  # scalar, or None: nothing was dropped
     tokens,
     padding,
     sentences,
     padding_sentence,
     padding_time,
+    DROPPED: tl.constexpr,
+    SCALE: tl.constexpr,
     NU_SCALE: tl.constexpr,
     EPS: tl.constexpr,
     T: tl.constexpr,
@@ -186,7 +158,8 @@ def backward(
     """dL/dz = (weight g - NU_SCALE nu z / sqrt(psi2 + EPS) - shift) / sqrt(psi2_backward + EPS), and the sums.
 
     Through the group scaling z = r x it goes on as dL/dx = r (dL/dz - z mean(z dL/dz)), means over the group. Padding
-    is neither read nor counted, and its dL/dx is 0; with PADDING_AS_TOKENS it is a token.
+    is neither read nor counted, and its dL/dx is 0; with PADDING_AS_TOKENS it is a token. Other gradients of x are then
+    added, and through the dropout in x it goes on as that of the update.
     """
     block, program = tl.program_id(0), tl.program_id(1)
     column = tl.arange(0, COLUMNS)
@@ -232,7 +205,13 @@ def backward(
                 dz = tl.where(there, dz + constant[None, :], 0.0)
             if GROUP_SCALING:
                 dz = rms * (dz - z * (tl.sum(z * dz, axis=1) / WIDTH)[:, None])
-            tl.store(dx + at, dz.to(dx.dtype.element_ty), mask=exists[:, None] & inside[None, :])
+            there = exists[:, None] & inside[None, :]
+            if arriving is not None:
+                dz += tl.load(arriving + at, mask=there, other=0.0).to(T)
+            tl.store(dx + at, dz.to(dx.dtype.element_ty), mask=there)
+            if dupdate is not None:
+                dz = tl.where(draw_kept(seed, start, DROPPED, ROWS, COLUMNS), dz * SCALE, 0.0)
+                tl.store(dupdate + at, dz.to(dupdate.dtype.element_ty), mask=there)
     if sums is not None:
         table = tl.num_programs(1) * C
         row = sums + program * C + channels
@@ -245,7 +224,7 @@ def backward(
 def run_forward(
     channels: Channels,
     tokens: Tokens,
-    x: Tensor,
+    source: Source,
     y: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
@@ -258,12 +237,12 @@ def run_forward(
     updates_before: Tensor | None = None,
     warmup: int = 0,
 ) -> None:
-    """Launch :func:`forward` on contiguous x, over the programs that ``squares`` (1, P, C), if any, has rows for."""
-    programs = channels.programs(x, tokens, FORWARD_THREADS) if squares is None else squares.size(1)
-    with on(x):
+    """Launch :func:`forward`, over the programs that ``squares`` (1, P, C), if any, has rows for."""
+    programs = channels.programs(source.x, tokens, source.threads) if squares is None else squares.size(1)
+    with on(source.x):
         forward[channels.tiles.blocks, programs](
-            x, y, weight, bias, mean, psi2, squares, counts, updates, updates_before, warmup,
-            **tokens.arguments(), **channels.compiled(),
+            source.x, y, weight, bias, mean, psi2, squares, counts, updates, updates_before, warmup,
+            **source.arguments(), **tokens.arguments(), **channels.compiled(),
         )  # fmt: skip
 
 
@@ -272,7 +251,7 @@ def run_backward(
     tokens: Tokens,
     g: Tensor,
     x: Tensor,
-    dx: Tensor | None,
+    wanted: Gradients,
     weight: Tensor,
     psi2: Tensor | None,
     psi2_backward: Tensor | None,
@@ -287,6 +266,6 @@ def run_backward(
     programs = channels.programs(x, tokens, BACKWARD_THREADS) if sums is None else sums.size(1)
     with on(x):
         backward[channels.tiles.blocks, programs](
-            g, x, dx, weight, mean, psi2, psi2_backward, nu, shift, sums,
-            **tokens.arguments(), NU_SCALE=nu_scale, **channels.compiled(),
+            g, x, wanted.dx, weight, mean, psi2, psi2_backward, nu, shift, sums,
+            **wanted.arguments(), **tokens.arguments(), NU_SCALE=nu_scale, **channels.compiled(),
         )  # fmt: skip

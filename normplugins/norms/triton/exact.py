@@ -18,13 +18,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.processes import sum_over_processes
-from normplugins.norms.triton.channelwise import BACKWARD_THREADS, Channels, run_backward, run_forward
+from normplugins.norms.triton.channels import BACKWARD_THREADS, Channels
+from normplugins.norms.triton.channelwise import run_backward, run_forward
+from normplugins.norms.triton.residual import Drawn, Gradients, Source
 from normplugins.norms.triton.tiles import ADDING, COUNTS, TYPES, Tokens, add_up, on
 
 
 class Exact(torch.autograd.Function):
     """y = weight z / sqrt(psi2 + eps) + bias for contiguous x, z = x - mean if there is a mean.
 
+    With an update x + dropout(update) stands for x. ``source`` is where it is read, added up already or not.
     ``count``: scalar, over how many tokens psi2 and the mean were taken, or None if they are fixed;
     ``synchronised``: those are the tokens of all processes.
     """
@@ -33,35 +36,40 @@ class Exact(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
+        update: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         mean: Tensor | None,
         psi2: Tensor | None,
         count: Tensor | None,
         synchronised: bool,
+        source: Source,
         tokens: Tokens,
         channels: Channels,
-    ) -> Tensor:
-        """Give y, of x's dtype."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give y, of x's dtype, and the sum, if x is one."""
         y = torch.empty_like(x)
-        run_forward(channels, tokens, x, y, weight, bias, psi2, mean=mean)
+        run_forward(channels, tokens, source, y, weight, bias, psi2, mean=mean)
         if count is None and any(ctx.needs_input_grad):  # a later step of the running ones must not reach the backward
             mean, psi2 = (None if each is None else each.clone() for each in (mean, psi2))
-        ctx.save_for_backward(x, weight, bias, mean, psi2, count)
+        ctx.save_for_backward(source.value, weight, bias, mean, psi2, count, source.drawn.seed)
         ctx.tokens, ctx.channels, ctx.synchronised = tokens, channels, synchronised
-        return y
+        ctx.dropped, ctx.is_sum = source.drawn.dropped, update is not None
+        ctx.set_materialize_grads(False)
+        return y, source.value if ctx.is_sum else None
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        """Give dL/dx, dL/dweight and dL/dbias."""
-        x, weight, bias, mean, psi2, count = ctx.saved_tensors
-        channels, tokens, g, dx = ctx.channels, ctx.tokens, g.contiguous(), torch.empty_like(x)
+    def backward(ctx: Any, g: Tensor | None, arriving: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Give dL/dx, dL/dupdate, dL/dweight and dL/dbias from dL/dy and the gradient that arrives at the sum."""
+        x, weight, bias, mean, psi2, count, seed = ctx.saved_tensors
+        channels, tokens, g = ctx.channels, ctx.tokens, torch.zeros_like(x) if g is None else g.contiguous()
+        wanted = Gradients.of(x, arriving, Drawn(seed, ctx.dropped))
         sums = channels.table(x, tokens, 2, BACKWARD_THREADS)
         grads = torch.empty_like(weight), None if bias is None else torch.empty_like(bias)
         means = None if count is None else channels.empty(x, 1 if mean is None else 2, channels.dim)
-        fixed = dx if count is None else None
-        run_backward(channels, tokens, g, x, fixed, weight, psi2, psi2, mean=mean, sums=sums)
+        known = wanted if count is None else Gradients()
+        run_backward(channels, tokens, g, x, known, weight, psi2, psi2, mean=mean, sums=sums)
         with on(x):
             _end_backward[(triton.cdiv(channels.dim, ADDING["COLUMNS"]),)](
                 sums, *grads, weight, psi2, means, count, sums.size(1),
@@ -70,8 +78,8 @@ class Exact(torch.autograd.Function):
         if means is not None:
             nu, *shift = sum_over_processes(means) if ctx.synchronised else means
             shift = shift[0] if shift else None
-            run_backward(channels, tokens, g, x, dx, weight, psi2, psi2, mean=mean, nu=nu, shift=shift)
-        return dx, *grads, None, None, None, None, None, None
+            run_backward(channels, tokens, g, x, wanted, weight, psi2, psi2, mean=mean, nu=nu, shift=shift)
+        return *wanted.of_parts(ctx.is_sum), *grads, None, None, None, None, None, None, None
 
 
 @triton.jit(do_not_specialize=COUNTS)

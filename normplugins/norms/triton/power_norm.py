@@ -14,50 +14,67 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.power_norm import PowerNorm
+from normplugins.norms.residual import Sum, added_up
 from normplugins.norms.statistics import recomputing
-from normplugins.norms.triton.channelwise import BACKWARD_THREADS, Channels, run_backward, run_forward
+from normplugins.norms.triton.channels import BACKWARD_THREADS, Channels
+from normplugins.norms.triton.channelwise import run_backward, run_forward
 from normplugins.norms.triton.exact import Exact
+from normplugins.norms.triton.residual import Drawn, Gradients, Source, normalized
 from normplugins.norms.triton.tiles import ADDING, COUNTS, TYPES, WIDEST, Tokens, add_up, count_up, on
 
 
-def power_norm(norm: PowerNorm, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+def power_norm(norm: PowerNorm, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
     """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C)."""
-    x, tokens = x.contiguous(), Tokens.of(x, padding_mask, norm.dim)
     channels = Channels.of(x, norm.eps, norm.groups if norm.group_scaling else 0, norm.padding_in_backward)
     if channels.tiles.columns > WIDEST:
-        return norm.plain(x, padding_mask)
-    y: Tensor
+        return norm.plain(added_up(x), padding_mask)
+    source = Source.of(x)
+    parameters, tokens = (norm.weight, norm.bias), Tokens.of(source.x, padding_mask, norm.dim)
     if norm.training:
-        y = _PowerNorm.apply(x, norm.weight, norm.bias, tokens, channels, norm)
+        done = _PowerNorm.apply(source.x, source.update, *parameters, source, tokens, channels, norm)
     else:
-        y = Exact.apply(x, norm.weight, norm.bias, None, norm.running_phi, None, False, tokens, channels)
-    return y
+        psi2 = norm.running_phi
+        done = Exact.apply(source.x, source.update, *parameters, None, psi2, None, False, source, tokens, channels)
+    return normalized(x, *done)
 
 
 class _PowerNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, tokens: Tokens, channels: Channels, norm: PowerNorm
-    ) -> Tensor:
+        ctx: Any,
+        x: Tensor,
+        update: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        source: Source,
+        tokens: Tokens,
+        channels: Channels,
+        norm: PowerNorm,
+    ) -> tuple[Tensor, Tensor | None]:
         y = torch.empty_like(x)
-        count, psi2, batch = _train(norm, x, y, tokens, channels)
-        ctx.save_for_backward(x, weight, bias, psi2, batch if norm.batch_backward else psi2, count)
+        count, psi2, batch = _train(norm, source, y, tokens, channels)
+        psi2_backward = batch if norm.batch_backward else psi2
+        ctx.save_for_backward(source.value, weight, bias, psi2, psi2_backward, count, source.drawn.seed)
         ctx.norm, ctx.tokens, ctx.channels = norm, tokens, channels
-        return y
+        ctx.dropped, ctx.is_sum = source.drawn.dropped, update is not None
+        ctx.set_materialize_grads(False)
+        return y, source.value if ctx.is_sum else None
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, psi2, psi2_backward, count = ctx.saved_tensors
-        norm, tokens, channels, g = ctx.norm, ctx.tokens, ctx.channels, g.contiguous()
-        dx, grad_weight, grad_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+    def backward(ctx: Any, g: Tensor | None, arriving: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, weight, bias, psi2, psi2_backward, count, seed = ctx.saved_tensors
+        norm, tokens, channels = ctx.norm, ctx.tokens, ctx.channels
+        g = torch.zeros_like(x) if g is None else g.contiguous()
+        wanted = Gradients.of(x, arriving, Drawn(seed, ctx.dropped))
+        grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
         sums = channels.table(x, tokens, 3, BACKWARD_THREADS)
         nu_scale, new_weight = (1 - norm.alpha_bkw, 1.0) if norm.unscaled_nu else (1.0, 1 - norm.alpha_bkw)
         if norm.padding_in_backward:
             count = None
         projection = None if norm.steps_at_once else channels.empty(x, norm.dim)
         run_backward(
-            channels, tokens, g, x, dx, weight, psi2, psi2_backward, nu=norm.ema_gz, nu_scale=nu_scale, sums=sums
+            channels, tokens, g, x, wanted, weight, psi2, psi2_backward, nu=norm.ema_gz, nu_scale=nu_scale, sums=sums
         )
         with on(x):
             _end_backward[(triton.cdiv(norm.dim, ADDING["COLUMNS"]),)](
@@ -67,14 +84,17 @@ class _PowerNorm(torch.autograd.Function):
         if projection is not None:
             positions = projection.new_full((), tokens.count) if count is None else count
             norm.count_backward(positions, projection)
-        return dx, grad_weight, grad_bias, None, None, None
+        return *wanted.of_parts(ctx.is_sum), grad_weight, grad_bias, None, None, None, None
 
 
-def _train(norm: PowerNorm, x: Tensor, y: Tensor, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
+def _train(
+    norm: PowerNorm, source: Source, y: Tensor, tokens: Tokens, channels: Channels
+) -> tuple[Tensor, Tensor, Tensor]:
     """Write y and count the batch: its real tokens, the psi^2 (C,) that y was divided by, and the batch's."""
+    x = source.x
     local = norm.steps_at_once and not recomputing()
     given = _psi2(norm._scale, norm) if recomputing() and norm._scale is not None else None
-    squares = channels.table(x, tokens, 1)
+    squares = channels.table(x, tokens, 1, source.threads)
     counts = None if tokens.padding is None else channels.empty(x, squares.size(1))
     count, (psi2, batch, scale) = channels.empty(x), channels.empty(x, 3, norm.dim)
     warmup: dict[str, Any] = {}
@@ -82,7 +102,7 @@ def _train(norm: PowerNorm, x: Tensor, y: Tensor, tokens: Tokens, channels: Chan
         before = torch.empty_like(norm.num_updates)
         warmup = {"warmup": norm.warmup_updates, "updates": norm.num_updates, "updates_before": before}
     used = norm.running_phi if given is None else given
-    run_forward(channels, tokens, x, y, norm.weight, norm.bias, used, squares=squares, counts=counts, **warmup)
+    run_forward(channels, tokens, source, y, norm.weight, norm.bias, used, squares=squares, counts=counts, **warmup)
     with on(x):
         _end_forward[(triton.cdiv(norm.dim, ADDING["COLUMNS"]),)](
             squares, counts, count, batch, psi2, scale, norm.running_phi, norm.num_updates,
@@ -94,7 +114,7 @@ def _train(norm: PowerNorm, x: Tensor, y: Tensor, tokens: Tokens, channels: Chan
     else:
         psi2, batch = (_psi2(each, norm) for each in norm.take_batch(count, batch))
     if warmup:
-        run_forward(channels, tokens, x, y, norm.weight, norm.bias, psi2, **warmup)
+        run_forward(channels, tokens, source.read(), y, norm.weight, norm.bias, psi2, **warmup)
     return count, psi2, batch
 
 

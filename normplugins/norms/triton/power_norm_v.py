@@ -10,28 +10,35 @@ import triton.language as tl
 from torch import Tensor
 
 from normplugins.norms.power_norm_v import PowerNormV
+from normplugins.norms.residual import Sum
 from normplugins.norms.statistics import recomputing
-from normplugins.norms.triton.channelwise import Channels, run_forward
+from normplugins.norms.triton.channels import Channels
+from normplugins.norms.triton.channelwise import run_forward
 from normplugins.norms.triton.exact import Exact
+from normplugins.norms.triton.residual import Source, normalized
 from normplugins.norms.triton.tiles import ADDING, COUNTS, TYPES, Tokens, add_up, count_up, on
 
 
-def power_norm_v(norm: PowerNormV, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+def power_norm_v(norm: PowerNormV, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
     """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C)."""
-    x, tokens, channels = x.contiguous(), Tokens.of(x, padding_mask, norm.dim), Channels.of(x, norm.eps)
-    count, psi2 = _count(norm, x, tokens, channels) if norm.training else (None, norm.running_phi)
-    y: Tensor = Exact.apply(x, norm.weight, norm.bias, None, psi2, count, norm.synchronised, tokens, channels)
-    return y
+    source, channels = Source.of(x), Channels.of(x, norm.eps)
+    inputs, tokens = (source.x, source.update, norm.weight, norm.bias), Tokens.of(source.x, padding_mask, norm.dim)
+    count, psi2 = None, norm.running_phi
+    if norm.training:
+        count, psi2 = _count(norm, source, tokens, channels)
+        source = source.read()
+    return normalized(x, *Exact.apply(*inputs, None, psi2, count, norm.synchronised, source, tokens, channels))
 
 
 @torch.no_grad()
-def _count(norm: PowerNormV, x: Tensor, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor]:
+def _count(norm: PowerNormV, source: Source, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor]:
     """Count the batch: the number of its real tokens, and psi_B^2 (C,)."""
+    x = source.x
     local = norm.steps_at_once and not recomputing()
-    squares = channels.table(x, tokens, 1)
+    squares = channels.table(x, tokens, 1, source.threads)
     counts = None if tokens.padding is None else channels.empty(x, squares.size(1))
     count, psi2 = channels.empty(x), channels.empty(x, norm.dim)
-    run_forward(channels, tokens, x, None, norm.weight, None, None, squares=squares, counts=counts)
+    run_forward(channels, tokens, source, None, norm.weight, None, None, squares=squares, counts=counts)
     with on(x):
         _end_statistics[(triton.cdiv(norm.dim, ADDING["COLUMNS"]),)](
             squares, counts, count, psi2, norm.running_phi if local else None, tokens.count, squares.size(1),

@@ -15,6 +15,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from normplugins.norms import NormConfig, build_norm
+from normplugins.norms.residual import Sum
 from normplugins.norms.triton.forwards import batch_norm, power_norm, power_norm_v, rms_norm
 
 NORMS = {"pn": power_norm, "pnv": power_norm_v, "bn": batch_norm, "rms": rms_norm}
@@ -46,9 +47,12 @@ def main(architecture: int) -> None:
 
     JITFunction.run = run
     for name, forward in NORMS.items():
-        x = torch.zeros(4, 3, 512, dtype=torch.bfloat16, requires_grad=True)
-        norm = build_norm(NormConfig(name, groups=4), 512)
-        forward(norm, x, torch.zeros(3, 4, dtype=torch.bool)).sum().backward()
+        norm, mask = build_norm(NormConfig(name, groups=4), 512), torch.zeros(3, 4, dtype=torch.bool)
+        x, update = (torch.zeros(4, 3, 512, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+        forward(norm, x, mask).sum().backward()
+        total = Sum(x, update, 0.1)
+        y = forward(norm, total, mask)
+        (y + total.value).sum().backward()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,32 @@
+"""The sum of a residual connection, left to the norm after it, which may add it up in the pass that normalizes it."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Sum:
+    """residual + dropout(update, p) in training, for two tensors of one shape and dtype, added up when it is needed.
+
+    Norms whose attribute ``takes_sums`` is true take it in place of a tensor; whether that spares them a pass, which
+    depends on the device, ``fast_path.adds_up`` knows. What the sum came to is its value then.
+    """
+
+    def __init__(self, residual: Tensor, update: Tensor, p: float) -> None:
+        self.residual, self.p = residual, p
+        self.update: Tensor | None = update
+
+    @property
+    def value(self) -> Tensor:
+        """The sum. It is added up here, by PyTorch's operations, unless a norm has done so."""
+        if self.update is not None:
+            self.settle(self.residual + F.dropout(self.update, self.p))
+        return self.residual
+
+    def settle(self, value: Tensor) -> None:
+        """Take note of what it came to; the update is held no longer."""
+        self.residual, self.update = value, None
+
+
+def added_up(x: Tensor | Sum) -> Tensor:
+    """What x is or comes to."""
+    return x.value if isinstance(x, Sum) else x

@@ -1,0 +1,90 @@
+"""Models whose norms add the residual sums up themselves, in Triton's interpreter, are the models that they were."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from tests.models.helpers import loss_of, make_batch, make_model
+from tests.models.language_models import lm_loss, make_language_model, make_segments
+
+# isort: split
+from normplugins.norms.residual import Sum
+
+
+@pytest.fixture(autouse=True)
+def added(monkeypatch):
+    """How many sums have been left to norms; without a GPU, in the interpreter."""
+    if torch.cuda.is_available():
+        pytest.skip("these models stay on the CPU, where there is an interpreter only without a GPU")
+    made, init = [], Sum.__init__
+
+    def count(self, *args):
+        init(self, *args)
+        made.append(self)
+
+    monkeypatch.setattr(Sum, "__init__", count)
+    return made
+
+
+def trained(model, loss):
+    """Losses, gradients and state of two steps."""
+    losses = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        losses.append(loss(model, seed))
+        losses[-1].backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return torch.stack(losses).detach(), gradients, model.state_dict()
+
+
+def translation_loss(model, seed):
+    return loss_of(model, make_batch(seed))
+
+
+@pytest.mark.parametrize("pre", [True, False])
+def test_translation(added, pre):
+    """PN in the encoder, BN in the decoder; the norm at the decoder's end, LN, adds nothing up."""
+    settings = {
+        "encoder_norm": "pn",
+        "decoder_norm": "bn",
+        "decoder_final_norm": "ln" if pre else None,
+        "norm_groups": 2,
+        "norm_warmup_updates": 1,
+        "normalize_before": pre,
+    }
+    want = trained(make_model(**settings, norm_kernels="plain").double(), translation_loss)
+    assert not added
+    got = trained(make_model(**settings, norm_kernels="triton").double(), translation_loss)
+    assert len(added) == 2 * (2 * 2 + 2 * 3)
+    torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "tensor"])
+def test_language_models(added, kind):
+    want, got = (
+        trained(
+            make_language_model(kind, norm="pnv", norm_kernels=kernels).double(),
+            lambda model, seed: lm_loss(model, make_segments(seed)),
+        )
+        for kernels in ("plain", "triton")
+    )
+    assert added
+    torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-9)
+
+
+def test_activation_checkpointing_draws_the_same_masks(added):
+    """And keeps one tensor for a layer: its sum is added up."""
+    settings = {"encoder_norm": "pn_alg2", "decoder_norm": "rms", "dropout": 0.3, "norm_kernels": "triton"}
+    once, twice = (make_model(**settings, checkpoint_activations=recompute).double() for recompute in (False, True))
+    # a sum at a layer's end is added up by PyTorch there, with a mask of its own: only without dropout alike
+    for model in (once, twice):
+        for layer in (*model.encoder.layers, *model.decoder.layers):
+            layer.feed_forward.dropout = 0.0
+    torch.testing.assert_close(trained(twice, translation_loss), trained(once, translation_loss))
+
+
+def test_at_evaluation_nothing_is_left_to_add_up(added):
+    model = make_model(encoder_norm="pn", decoder_norm="pnv", norm_kernels="triton").eval()
+    loss_of(model, make_batch())
+    assert not added
