@@ -20,9 +20,9 @@ help: ## print this list
 
 setup: $(READY) ## install everything into .venv (a second call installs nothing)
 
-$(READY): requirements.txt pyproject.toml setup.py $(wildcard normplugins/norms/cpu/*.[ch])
+$(READY): requirements.txt pyproject.toml setup.py $(wildcard normplugins/*/*.[ch] normplugins/*/*/*.[ch])
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 14) else f"Python 3.10-3.13 is needed, and $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
-	@command -v c++ >/dev/null || { echo "a C++ compiler is needed to build fairseq and the kernels of norms/cpu (Debian: apt install g++)"; exit 1; }
+	@command -v c++ >/dev/null || { echo "a C++ compiler is needed to build fairseq and this project's kernels (Debian: apt install g++)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fairseq==0.12.2

@@ -1,20 +1,23 @@
-"""Compiles the norms' CPU kernels; everything else is said in pyproject.toml."""
+"""Compiles the CPU kernels of norms and dropout; everything else is said in pyproject.toml."""
 
 import sys
 
 from setuptools import Extension, setup
 
+# No floating-point exceptions are looked for: with them a select is a branch, seven times slower.
+FLAGS = ["-O3", "-std=gnu11", "-fno-trapping-math"]
 # Compiled for OpenMP and not linked to it: at run time PyTorch has it loaded, and its threads are shared.
-openmp = ["-fopenmp"] if sys.platform == "linux" else []
+OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
+
+
+def kernels(module: str, source: str, header: str) -> Extension:
+    """An extension that may be missing: norms and dropout are then PyTorch's operations, and a warning says so."""
+    return Extension(module, [source], depends=[header], extra_compile_args=[*FLAGS, *OPENMP], optional=True)
+
 
 setup(
     ext_modules=[
-        Extension(
-            "normplugins.norms.cpu._kernels",
-            ["normplugins/norms/cpu/kernels.c"],
-            depends=["normplugins/norms/cpu/passes.h"],
-            extra_compile_args=["-O3", "-std=gnu11", *openmp],
-            optional=True,  # without them the norms run by their plain code, and say so
-        )
+        kernels("normplugins.norms.cpu._kernels", "normplugins/norms/cpu/kernels.c", "normplugins/norms/cpu/passes.h"),
+        kernels("normplugins.models._dropout", "normplugins/models/dropout.c", "normplugins/models/dropout.h"),
     ]
 )

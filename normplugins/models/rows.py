@@ -7,14 +7,14 @@ Since rows are picked by their number anyway, padding need not be among them: a 
 a time does all its work on the real tokens alone (``Rows.of_tokens``).
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normplugins.models.dropout import draw_kept, drawn_here, kept_scale
+from normplugins.models.dropout import draw_seed, drawn_here, dropped
 
 MOST_KEYS = 512
 """Beyond, and without dropout, PyTorch's attention is left to itself: it keeps no T x S weights."""
@@ -129,7 +129,7 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, heads: int, mask: Tensor | None, p: float, targets: Rows, sources: Rows, *packed: Tensor
     ) -> Tensor:
-        ctx.heads, ctx.p, ctx.targets = heads, p, targets
+        ctx.heads, ctx.targets = heads, targets
         ctx.sides = ((targets, 3),) if len(packed) == 1 else ((targets, 1), (sources, 2))
         in_heads = [rows.to_heads(x, heads, parts) for x, (rows, parts) in zip(packed, ctx.sides, strict=True)]
         q, k, v = (part for x in in_heads for part in x)
@@ -137,26 +137,22 @@ class _Attend(torch.autograd.Function):
         if mask is not None:
             scores.view(targets.batch, heads, targets.time, sources.time).add_(mask)
         weights = scores.softmax(-1)
-        kept = draw_kept(weights, p) if p > 0 else None
-        ctx.save_for_backward(q, k, v, weights, kept)
-        return targets.to_rows(torch.bmm(_dropped(weights, kept, p), v), heads, 1)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.drop = partial(dropped, p=p, seed=draw_seed()) if p > 0 else lambda x: x
+        return targets.to_rows(torch.bmm(ctx.drop(weights), v), heads, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights, kept = ctx.saved_tensors
+        q, k, v, weights = ctx.saved_tensors
         (g,) = ctx.targets.to_heads(gradient, ctx.heads, 1)
         g = ctx.targets.zero_padding(g, ctx.heads)
         gradients = [q.new_empty(parts, q.size(0), rows.time, q.size(-1)) for rows, parts in ctx.sides]
         to_q, to_k, to_v = (part for x in gradients for part in x)
-        torch.bmm(_dropped(weights, kept, ctx.p).mT, g, out=to_v)
-        of_weights = _dropped(torch.bmm(g, v.mT), kept, ctx.p)
+        torch.bmm(ctx.drop(weights).mT, g, out=to_v)
+        of_weights = ctx.drop(torch.bmm(g, v.mT))
         of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(q.size(-1) ** -0.5)
         torch.bmm(of_scores, k, out=to_q)
         torch.bmm(of_scores.mT, q, out=to_k)
         packed = (rows.to_rows(x, ctx.heads, parts) for x, (rows, parts) in zip(gradients, ctx.sides, strict=True))
         return None, None, None, None, None, *packed
-
-
-def _dropped(x: Tensor, kept: Tensor | None, p: float) -> Tensor:
-    return x if kept is None else (x * kept).mul_(kept_scale(p))

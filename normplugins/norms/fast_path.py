@@ -16,7 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from normplugins.norms.cpu.kernels import WIDEST, library
+from normplugins.norms.cpu.kernels import WIDEST, compiled
 from normplugins.norms.residual import Sum
 
 KERNELS = ("auto", "plain", "triton")
@@ -49,7 +49,7 @@ def adds_up(norm: nn.Module, x: Tensor) -> bool:
 def _cpu() -> ModuleType | None:
     from normplugins.norms.cpu import forwards
 
-    return forwards if library() else None
+    return forwards if compiled() else None
 
 
 @cache

@@ -1,13 +1,12 @@
 """Calls the kernels of kernels.c, which setup compiles: one pass of a norm over rows, on PyTorch's own threads."""
 
 import ctypes
-import warnings
 from collections.abc import Sequence
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+from normplugins.norms.cpu.library import library
 
 WIDEST = 8192
 """Channels of the widest row: a thread keeps the sums of some rows on its stack."""
@@ -30,21 +29,9 @@ _Backward = _structure(
 )
 
 
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None, with a warning, where they cannot be loaded.
-
-    They are linked to no OpenMP of their own, and find PyTorch's: a second one would have threads of its own.
-    """
-    found = find_spec("normplugins.norms.cpu._kernels")
-    try:
-        if found and found.origin:
-            return ctypes.CDLL(found.origin)
-        why = "they were not compiled: pip install --no-deps --editable . does it"
-    except OSError as error:
-        why = str(error)
-    warnings.warn(f"norms train on this CPU without their kernels, several times slower: {why}", stacklevel=2)
-    return None
+def compiled() -> ctypes.CDLL | None:
+    """The kernels, or None where setup has not compiled them."""
+    return library("normplugins.norms.cpu._kernels")
 
 
 def forward(
@@ -117,7 +104,7 @@ def _run(
     threads = max(1, min(torch.get_num_threads(), x.numel() // _SHARE))
     sums = x.new_empty(len(gather), x.size(1))
     tensors |= {"x": x, "padding": padding, **dict(zip(gather, sums.unbind(), strict=True))}
-    kernels = library()
+    kernels = compiled()
     assert kernels is not None
     arguments = structure(
         **{name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None},

@@ -1,4 +1,4 @@
-"""The compiled kernels: as exact as PyTorch in single precision, on any number of threads; a warning without them."""
+"""The compiled kernels: as exact as PyTorch in single precision, on any number of threads."""
 
 from collections.abc import Iterator
 
@@ -67,15 +67,3 @@ def test_the_number_of_threads_changes_no_sum_by_more_than_its_rounding(name: st
 def test_a_wider_row_than_the_kernels_take_is_plain() -> None:
     assert fast_path("auto", torch.ones(1, kernels.WIDEST), training=True)
     assert fast_path("auto", torch.ones(1, kernels.WIDEST + 1), training=True) is None
-
-
-def test_without_them_a_norm_is_plain_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
-    kernels.library.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match="not compiled: pip install --no-deps --editable"):
-            assert fast_path("auto", torch.ones(2, 4), training=True) is None
-    finally:
-        kernels.library.cache_clear()
-    monkeypatch.undo()
-    assert kernels.library() is not None

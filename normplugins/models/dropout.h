@@ -1,0 +1,25 @@
+/* Dropout of numbers of the type REAL: included by dropout.c for float and for double. */
+
+CLONES static void NAME(drop_block)(const REAL *x, const REAL *residual, REAL *y, int64_t n, const uint16_t *numbers,
+                                    uint16_t dropped, REAL scale, int64_t relu) {
+    if (relu) {
+        SIMD for (int64_t i = 0; i < n; i++) y[i] = numbers[i] >= dropped ? (x[i] < 0 ? 0 : x[i]) * scale : 0;
+    } else if (residual) {
+        SIMD for (int64_t i = 0; i < n; i++) y[i] = residual[i] + (numbers[i] >= dropped ? x[i] * scale : 0);
+    } else {
+        SIMD for (int64_t i = 0; i < n; i++) y[i] = numbers[i] >= dropped ? x[i] * scale : 0;
+    }
+}
+
+/* y = dropout(x), or residual + dropout(x), or dropout(relu(x)): of n numbers, each dropped with a probability of
+   ``dropped`` / 65536 and the others multiplied by the inverse of what is left. ``residual``: NULL for none. */
+void NAME(dropout)(const REAL *x, const REAL *residual, REAL *y, int64_t n, uint64_t seed, int64_t dropped,
+                   int64_t relu, int64_t threads) {
+    const REAL scale = (REAL)65536 / (65536 - dropped);
+    _Pragma("omp parallel for num_threads(threads) schedule(static)") for (int64_t at = 0; at < n; at += BLOCK) {
+        uint64_t numbers[BLOCK / 4];
+        draw(numbers, seed + at / 4);
+        NAME(drop_block)(x + at, residual ? residual + at : NULL, y + at, n - at < BLOCK ? n - at : BLOCK,
+                         (const uint16_t *)numbers, (uint16_t)dropped, scale, relu);
+    }
+}
