@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from normplugins.bench.results import add_rows, case_of, here, measured
 from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing, compare
 from normplugins.norms import NormConfig, build_norm, has_kernels, known_norms
+from normplugins.norms.residual import Sum
 
 DIRECTIONS = ("forward", "backward", "both")
 BASELINE, RELEASED, COPY = "torch LayerNorm", "released PN", "copy"
@@ -25,6 +27,9 @@ GROWTH = (BASELINE, "pn", "pn_alg2", RELEASED)
 # over the batch first reads its inputs once more: x, or dL/dy and x (for a mean alone, dL/dy).
 PASSES = {"none": (0, 0), "bn": (3, 5), "bn_released": (3, 5), "pnv": (3, 5), "weight": (3, 3), COPY: (2, 0)}
 USUAL = (2, 3)
+# With a residual connection before it: the residual is read too, the sum written, then normalized; in the backward the
+# gradient that arrives at the sum is read too, and those of the residual and of the update are written.
+RESIDUAL, RESIDUAL_PASSES, DROPOUT = " + residual", 2, 0.1
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Case:
 def counted_bytes(name: str, direction: str, case: Case) -> int:
     """Bytes that a norm has to read and write at least, were nothing kept in a cache."""
     forward, backward = PASSES.get(name.split(" ")[0], USUAL)
+    if RESIDUAL in name:
+        forward, backward = forward + RESIDUAL_PASSES, backward + RESIDUAL_PASSES
     passes = {"forward": forward, "backward": backward, "both": forward + backward}[direction]
     return passes * case.tokens * case.channels * case.dtype.itemsize
 
@@ -66,7 +73,7 @@ def run(
     repeats = options.repeats or REPEATS
     where = here(repeats, threads, cpu=not cuda)
     for case in main_cases(cuda, options.quick) if cases is None else cases:
-        found = measure(case, names, repeats, cuda, options.compiled)
+        found = measure(case, names, repeats, cuda, options.compiled, residual=cuda)
         add_rows(options.csv, rows := rows_of(case, found, where))
         show(case_table(rows))
     if not options.quick:
@@ -113,6 +120,34 @@ def providers(names: Sequence[str], channels: int, compiled: bool = False) -> It
                 yield f"{name} compiled", torch.compile(build_norm(config, channels))  # type: ignore[misc]
 
 
+class AfterResidual(nn.Module):
+    """norm(s) and s, for s = residual + dropout(x): what stands between two sublayers of a pre-norm model.
+
+    ``fused``: the norm adds up, where it can; else PyTorch does.
+    """
+
+    def __init__(self, norm: nn.Module, like: Tensor, fused: bool) -> None:
+        super().__init__()
+        self.norm, self.fused = norm, fused
+        self.residual = nn.Parameter(torch.randn_like(like))
+
+    def forward(self, x: Tensor, *mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x (T, B, C) as the residual, and what the norm takes beside it; returns two of (T, B, C)."""
+        total = Sum(self.residual, x, DROPOUT)
+        y = self.norm(total if self.fused else total.value, *mask)
+        return y, total.value
+
+
+def after_residuals(names: Sequence[str], x: Tensor) -> Iterator[tuple[str, nn.Module]]:
+    """Each norm that adds residual sums up on a GPU, doing so and not, and LayerNorm after a sum by PyTorch."""
+    yield f"{BASELINE}{RESIDUAL}", AfterResidual(nn.LayerNorm(x.size(-1)), x, fused=False)
+    for name in filter(has_kernels, names):
+        for label, fused in ((RESIDUAL, True), (f"{RESIDUAL} apart", False)):
+            norm = build_norm(NormConfig(name=name, groups=4), x.size(-1))
+            if getattr(norm, "takes_sums", False):
+                yield f"{name}{label}", AfterResidual(norm, x, fused)
+
+
 def measure(
     case: Case,
     names: Sequence[str],
@@ -121,8 +156,12 @@ def measure(
     compiled: bool = False,
     directions: Sequence[str] = DIRECTIONS,
     block_seconds: float = BLOCK_SECONDS,
+    residual: bool = False,
 ) -> dict[tuple[str, str], Timing]:
-    """Time a case's providers in turns; returns (provider, direction) -> timing. PN is past its warmup."""
+    """Time a case's providers in turns; returns (provider, direction) -> timing. PN is past its warmup.
+
+    With ``residual`` those after a residual connection too.
+    """
     device = "cuda" if cuda else "cpu"
     generator = torch.Generator().manual_seed(0)
     shape = (SENTENCE, case.tokens // SENTENCE, case.channels)
@@ -131,8 +170,9 @@ def measure(
     if compiled:
         torch.compiler.reset()  # each case is compiled for itself; many of one class would end in plain code
     calls: dict[tuple[str, str], Callable[[], object]] = {}
-    for name, module in providers(names, case.channels, compiled):
-        made = _calls(module.to(device, case.dtype), x, g, None if name == BASELINE else mask)
+    modules = chain(providers(names, case.channels, compiled), after_residuals(names, x) if residual else ())
+    for name, module in modules:
+        made = _calls(module.to(device, case.dtype), x, g, None if name.startswith(BASELINE) else mask)
         calls |= {(name, direction): made[direction] for direction in directions}
     if "forward" in directions:
         y = torch.empty_like(x)
@@ -146,19 +186,21 @@ def _calls(module: nn.Module, x: Tensor, g: Tensor, mask: Tensor | None) -> dict
     x = x.detach().requires_grad_()
     inputs = [x, *module.parameters()]
 
-    def forward() -> Tensor:
-        y: Tensor = module(x) if mask is None else module(x, mask)
-        return y
+    def forward() -> Sequence[Tensor]:
+        y: Tensor | tuple[Tensor, ...] = module(x) if mask is None else module(x, mask)
+        return (y,) if isinstance(y, Tensor) else y
 
     for _ in range(2):  # statistics away from where they begin; and past a warmup
-        torch.autograd.grad(forward(), inputs, g, allow_unused=True)
-    if isinstance(counted := getattr(module, "num_updates", None), Tensor):
-        counted.fill_(10**6)
+        gradients = [g] * len(y := forward())
+        torch.autograd.grad(y, inputs, gradients, allow_unused=True)
+    for name, counted in module.named_buffers():
+        if name.endswith("num_updates"):
+            counted.fill_(10**6)
     y = forward()
     return {
         "forward": forward,
-        "backward": lambda: torch.autograd.grad(y, inputs, g, retain_graph=True, allow_unused=True),
-        "both": lambda: torch.autograd.grad(forward(), inputs, g, allow_unused=True),
+        "backward": lambda: torch.autograd.grad(y, inputs, gradients, retain_graph=True, allow_unused=True),
+        "both": lambda: torch.autograd.grad(forward(), inputs, gradients, allow_unused=True),
     }
 
 

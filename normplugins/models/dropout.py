@@ -7,7 +7,8 @@ seeded, saved in checkpoints and drawn again under activation checkpointing as P
 the same seed. An element is dropped with probability p rounded to 1/65536, and the survivors are scaled by the inverse
 of exactly that, so that the mean stays what it was.
 
-On other devices, in half precision, and where the model is compiled, these functions are PyTorch's own operations.
+On other devices, in half precision, and where the model is compiled, these functions are PyTorch's own operations. On a
+GPU the residual sum, with its dropout, is left to the norm after it where that has kernels (``layers.Residual``).
 """
 
 import ctypes

@@ -33,7 +33,6 @@ class BatchNorm(RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_mean", "running_var")
-    takes_sums = True
     running_mean: Tensor
     running_var: Tensor
 
@@ -52,6 +51,7 @@ class BatchNorm(RunningNorm):
         super().__init__(dim, eps, sync, per_update, kernels)
         self.momentum, self.group_scaling, self.padding_filled = momentum, group_scaling, padding_filled
         self.newest = momentum
+        self.takes_sums = not (group_scaling or padding_filled)
         self.add_statistic("running_mean", 0.0)
         self.add_statistic("running_var", 1.0)
 

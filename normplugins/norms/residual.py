@@ -7,8 +7,8 @@ from torch.nn import functional as F
 class Sum:
     """residual + dropout(update, p) in training, for two tensors of one shape and dtype, added up when it is needed.
 
-    Norms whose attribute ``takes_sums`` is true take it in place of a tensor; whether that spares them a pass, which
-    depends on the device, ``fast_path.adds_up`` knows. What the sum came to is its value then.
+    Norms with ``takes_sums`` take it in place of a tensor, and its value is known afterwards. Whether they add it up in
+    a pass that they make anyway, which depends on the device, is for ``fast_path.adds_up`` to say.
     """
 
     def __init__(self, residual: Tensor, update: Tensor, p: float) -> None:

@@ -26,6 +26,9 @@ TINY = Case(64, 8)
         ("bn plain", 3, 5),
         ("none", 0, 0),
         ("copy", 2, 0),
+        ("torch LayerNorm + residual", 4, 5),
+        ("pn + residual", 4, 5),
+        ("bn + residual apart", 5, 7),
     ],
 )
 def test_bytes_counted_by_hand(name, forward, backward):
@@ -58,6 +61,15 @@ def test_every_norm_is_measured_in_every_direction(padded):
     found = measure(Case(64, 8, padded=padded), known_norms(), 2, block_seconds=0)
     for name in (BASELINE, "released PN", "bn plain", *known_norms()):
         assert all(len(found[name, direction].seconds) == 2 for direction in ("forward", "backward", "both"))
+
+
+def test_norms_after_a_residual_connection_are_measured_with_it_and_apart():
+    found = measure(TINY, ["ln", "pn", "bn_released", "rms"], 1, block_seconds=0, residual=True)
+    providers = {name for name, _ in found if "residual" in name}
+    ours = {f"{name} + residual{apart}" for name in ("pn", "rms") for apart in ("", " apart")}
+    assert providers == ours | {"torch LayerNorm + residual"}
+    for direction in ("forward", "backward", "both"):
+        assert all(len(found[name, direction].seconds) == 1 for name in providers)
 
 
 def test_a_row_for_each_provider_case_and_direction(tmp_path, capsys):

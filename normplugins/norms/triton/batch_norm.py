@@ -96,8 +96,8 @@ def _moments(
         if update is None:
             value = tl.load(x + at, mask=there, other=0.0).to(T)
         else:
-            whole = exists[:, None] & inside[None, :]
-            value = load_sum(x, update, total, seed, at, whole, start, DROPPED, SCALE, T, ROWS, COLUMNS)
+            padded = exists[:, None] & inside[None, :]
+            value = load_sum(x, update, total, seed, at, padded, start, DROPPED, SCALE, T, ROWS, COLUMNS)
             value = tl.where(there, value, 0.0)
         seen += real.to(T)
         deviation = tl.where(there, value - mean, 0.0)

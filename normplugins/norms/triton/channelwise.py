@@ -96,11 +96,11 @@ def forward(
     for start in tl.range(program * ROWS, tokens, tl.num_programs(1) * ROWS):
         token, exists, real = tile_tokens(start, tokens, padding, sentences, padding_sentence, padding_time, ROWS)
         at = token[:, None] * C + channels[None, :]
+        there = exists[:, None] & inside[None, :]
         read = exists if PADDING_AS_TOKENS else real
         if update is None:
-            z = tl.load(x + at, mask=read[:, None] & inside[None, :], other=0.0).to(T)
+            z = tl.load(x + at, mask=read[:, None] & there, other=0.0).to(T)
         else:
-            there = exists[:, None] & inside[None, :]
             z = load_sum(x, update, total, seed, at, there, start, DROPPED, SCALE, T, ROWS, COLUMNS)
             z = tl.where(read[:, None], z, 0.0)
         if mean is not None:
@@ -116,7 +116,7 @@ def forward(
                 if bias is not None:
                     out += offset[None, :]
                 out = tl.where(read[:, None], out, 0.0)
-                tl.store(y + at, out.to(y.dtype.element_ty), mask=exists[:, None] & inside[None, :])
+                tl.store(y + at, out.to(y.dtype.element_ty), mask=there)
     if squares is not None:
         tl.store(squares + program * C + channels, tl.sum(sum_squares, axis=0), mask=inside)
         if counts is not None:
