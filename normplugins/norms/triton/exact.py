@@ -54,9 +54,9 @@ class Exact(torch.autograd.Function):
             mean, psi2 = (None if each is None else each.clone() for each in (mean, psi2))
         ctx.save_for_backward(source.value, weight, bias, mean, psi2, count, source.drawn.seed)
         ctx.tokens, ctx.channels, ctx.synchronised = tokens, channels, synchronised
-        ctx.dropped, ctx.is_sum = source.drawn.dropped, update is not None
-        ctx.set_materialize_grads(False)
-        return y, source.value if ctx.is_sum else None
+        ctx.dropped = source.drawn.dropped
+        ctx.set_materialize_grads(False)  # post-norm none arrives at the sum
+        return y, None if update is None else source.value
 
     @staticmethod
     @once_differentiable
@@ -79,7 +79,7 @@ class Exact(torch.autograd.Function):
             nu, *shift = sum_over_processes(means) if ctx.synchronised else means
             shift = shift[0] if shift else None
             run_backward(channels, tokens, g, x, wanted, weight, psi2, psi2, mean=mean, nu=nu, shift=shift)
-        return *wanted.of_parts(ctx.is_sum), *grads, None, None, None, None, None, None, None
+        return *wanted.of_parts(ctx.needs_input_grad[1]), *grads, None, None, None, None, None, None, None
 
 
 @triton.jit(do_not_specialize=COUNTS)

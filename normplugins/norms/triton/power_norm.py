@@ -56,9 +56,9 @@ class _PowerNorm(torch.autograd.Function):
         psi2_backward = batch if norm.batch_backward else psi2
         ctx.save_for_backward(source.value, weight, bias, psi2, psi2_backward, count, source.drawn.seed)
         ctx.norm, ctx.tokens, ctx.channels = norm, tokens, channels
-        ctx.dropped, ctx.is_sum = source.drawn.dropped, update is not None
-        ctx.set_materialize_grads(False)
-        return y, source.value if ctx.is_sum else None
+        ctx.dropped = source.drawn.dropped
+        ctx.set_materialize_grads(False)  # post-norm none arrives at the sum
+        return y, None if update is None else source.value
 
     @staticmethod
     @once_differentiable
@@ -84,7 +84,7 @@ class _PowerNorm(torch.autograd.Function):
         if projection is not None:
             positions = projection.new_full((), tokens.count) if count is None else count
             norm.count_backward(positions, projection)
-        return *wanted.of_parts(ctx.is_sum), grad_weight, grad_bias, None, None, None, None
+        return *wanted.of_parts(ctx.needs_input_grad[1]), grad_weight, grad_bias, None, None, None, None
 
 
 def _train(

@@ -66,10 +66,12 @@ class Source:
     @classmethod
     def of(cls, x: Tensor | Sum) -> "Source":
         """Of x, or of a sum that may have been added up."""
-        if not isinstance(x, Sum) or x.update is None:
-            return cls((x.residual if isinstance(x, Sum) else x).contiguous())
-        residual, update = x.residual.contiguous(), x.update.contiguous()
-        return cls(residual, update, torch.empty_like(residual), Drawn.anew(x.p, residual))
+        if not isinstance(x, Sum):
+            return cls(x.contiguous())
+        residual = x.residual.contiguous()
+        if x.update is None:
+            return cls(residual)
+        return cls(residual, x.update.contiguous(), torch.empty_like(residual), Drawn.anew(x.p, residual))
 
     @property
     def value(self) -> Tensor:
@@ -109,10 +111,10 @@ class Gradients:
         dupdate = None if drawn.seed is None else torch.empty_like(x)
         return cls(torch.empty_like(x), None if arriving is None else arriving.contiguous(), dupdate, drawn)
 
-    def of_parts(self, is_sum: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Of x or the residual, and of the update, if x ``is_sum``."""
-        update = self.dx if self.dupdate is None else self.dupdate
-        return self.dx, update if is_sum else None
+    def of_parts(self, update: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Of x or the residual, and if wanted of the update."""
+        dupdate = self.dx if self.dupdate is None else self.dupdate
+        return self.dx, dupdate if update else None
 
     def arguments(self) -> dict[str, object]:
         """What the backward kernel takes beside dx."""
@@ -130,8 +132,8 @@ def normalized(x: Tensor | Sum, y: Tensor, value: Tensor | None) -> Tensor:
 def draw_kept(seed, start, DROPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Which elements (ROWS, COLUMNS) of the tile from token ``start`` on are kept.
 
-    A call of Philox gives 128 bits, 16 for each of eight elements. A call an element, 17 wide multiplications, would
-    take longer than to move the 8 bytes of a bfloat16 forward.
+    A call of Philox gives 128 bits, 16 for each of eight elements. A call an element, 17 wide multiplications, would by
+    their count take as long as moving the 8 bytes of a bfloat16 forward.
     """
     CALLS: tl.constexpr = ROWS * COLUMNS // 8
     tile = tl.num_programs(0).to(tl.int64) * (start // ROWS) + tl.program_id(0)

@@ -1,5 +1,7 @@
 """Compiles the kernels of a training step of each norm for a GPU that need not be there, and runs none of them.
 
+The norms of a tensor, and those of a residual sum that they add up.
+
     python -m tests.norms.triton.compile_for_gpu [90 for an H100, 80 for an A100, ...]
 
 Prints a line for each.

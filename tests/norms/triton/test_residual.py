@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.norms.residual import Sum
+from normplugins.norms.triton import tiles
 from normplugins.norms.triton.residual import draw_kept
 
 from ..helpers import buffers
@@ -130,6 +131,17 @@ def test_masks_follow_the_generator() -> None:
     generator.set_rng_state(state)  # as from a checkpoint
     drawn(0.0)
     assert torch.equal(drawn(), second)  # where nothing is dropped, nothing is drawn
+
+
+def test_masks_do_not_depend_on_how_many_programs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is, on how many multiprocessors a GPU has; a run may go on on another."""
+    residual, update, g, arriving, mask = parts((23, 3, 70), 0)
+    outcomes = []
+    for multiprocessors in (1, 7):
+        monkeypatch.setattr(tiles, "_multiprocessors", lambda device, number=multiprocessors: number)
+        torch.manual_seed(0)
+        outcomes.append(fused(kernels("pn_alg2", 70).double(), residual, update, P, mask, y=g, s=arriving))
+    assert_close(outcomes[0], outcomes[1], rtol=1e-12, atol=1e-12)
 
 
 @triton.jit
