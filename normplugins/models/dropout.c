@@ -1,21 +1,14 @@
 /* Dropout on a CPU whose mask is drawn where it is used, from a seed and an element's number alone. */
 
 #include <stddef.h>
-#include <stdint.h>
 
-/* A function is compiled for several instruction sets, and the processor's is taken when the library is loaded. */
-#if defined(__x86_64__) && defined(__gnu_linux__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
-#endif
-#define SIMD _Pragma("omp simd")
+#include "../norms/cpu/simd.h"
 
 #define BLOCK 1024 /* elements that are drawn for at once */
 
 /* Four 16-bit numbers a place, by SplitMix64 (Steele, Lea and Flood 2014) counted from ``first``. */
 CLONES static void draw(uint64_t *numbers, uint64_t first) {
-    SIMD for (int64_t i = 0; i < BLOCK / 4; i++) {
+    SIMD() for (int64_t i = 0; i < BLOCK / 4; i++) {
         uint64_t z = (first + i + 1) * 0x9e3779b97f4a7c15u;
         z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
         z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;

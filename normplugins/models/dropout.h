@@ -3,11 +3,11 @@
 CLONES static void NAME(drop_block)(const REAL *x, const REAL *residual, REAL *y, int64_t n, const uint16_t *numbers,
                                     uint16_t dropped, REAL scale, int64_t relu) {
     if (relu) {
-        SIMD for (int64_t i = 0; i < n; i++) y[i] = numbers[i] >= dropped ? (x[i] < 0 ? 0 : x[i]) * scale : 0;
+        SIMD() for (int64_t i = 0; i < n; i++) y[i] = numbers[i] >= dropped ? (x[i] < 0 ? 0 : x[i]) * scale : 0;
     } else if (residual) {
-        SIMD for (int64_t i = 0; i < n; i++) y[i] = residual[i] + (numbers[i] >= dropped ? x[i] * scale : 0);
+        SIMD() for (int64_t i = 0; i < n; i++) y[i] = residual[i] + (numbers[i] >= dropped ? x[i] * scale : 0);
     } else {
-        SIMD for (int64_t i = 0; i < n; i++) y[i] = numbers[i] >= dropped ? x[i] * scale : 0;
+        SIMD() for (int64_t i = 0; i < n; i++) y[i] = numbers[i] >= dropped ? x[i] * scale : 0;
     }
 }
 

@@ -1,0 +1,13 @@
+/* How loops are made for the vector units of the processor that runs them. */
+
+#include <stdint.h>
+
+/* A function is compiled for several instruction sets; the best that the processor has is taken at run time. */
+#if defined(__x86_64__) && defined(__GLIBC__)
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONES
+#endif
+
+#define PRAGMA(text) _Pragma(#text)
+#define SIMD(clauses) PRAGMA(omp simd clauses)
