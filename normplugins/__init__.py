@@ -6,12 +6,13 @@ __version__ = "0.1.0"
 
 
 def register() -> None:
-    """Register every model, architecture, criterion and optimizer of this package with fairseq, and its beam search."""
+    """Register all models, architectures, criterions and optimizers with fairseq, beam search and scorer too."""
     from normplugins import compat, criterions, models, optim  # noqa: F401  (compat first: it lets fairseq import)
 
     compat.without_nan_detector()
     compat.without_device_ids()
     models.beam_search.use_everywhere()
+    models.scoring.use_everywhere()
 
 
 # ``normplugins.norms`` is plain PyTorch: importing it must not pull fairseq in. Under ``--user-dir`` fairseq is

@@ -1,4 +1,11 @@
 """fairseq models built from the project's own layers; importing the package registers them."""
 
 from normplugins import compat  # noqa: F401  (before fairseq)
-from normplugins.models import architectures, beam_search, language_model, tensor_transformer, transformer  # noqa: F401
+from normplugins.models import (  # noqa: F401
+    architectures,
+    beam_search,
+    language_model,
+    scoring,
+    tensor_transformer,
+    transformer,
+)

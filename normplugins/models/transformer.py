@@ -148,12 +148,21 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         return (x if features_only else self.output_layer(x)), {"attn": [None]}
 
     def extract_features(
-        self, prev_output_tokens: Tensor, encoder_out: EncoderOut, incremental_state: dict[str, Cache] | None = None
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: EncoderOut,
+        incremental_state: dict[str, Cache] | None = None,
+        rows: Rows | None = None,
     ) -> Tensor:
-        """Decoder states before the output projection, (B, T, C); arguments as in ``forward``."""
+        """Decoder states before the output projection, (B, T, C); arguments as in ``forward``.
+
+        With ``rows``, which are all that is no padding, on a CPU, only theirs: (N, C).
+        """
         step = incremental_state is not None
         padding_mask = prev_output_tokens.eq(self.embed_tokens.padding_idx)
-        rows = self._rows(padding_mask) if self.training and not step else None
+        given = rows
+        if self.training and not step and given is None:
+            rows = self._rows(padding_mask)
         x = self._embed(prev_output_tokens, newest_only=step, rows=rows)
         if step:
             attention_mask, padding_mask = padding_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
@@ -170,6 +179,8 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
             x = run_layer(layer, *args, recompute=self.cfg.checkpoint_activations)
         if self.final_norm is not None:
             x = normalize(self.final_norm, x, mask)
+        if given is not None:
+            return x
         return (x if rows is None else rows.put_back(x)).transpose(0, 1)
 
     def _rows(self, padding_mask: Tensor) -> Rows | None:
