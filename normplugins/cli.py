@@ -233,7 +233,10 @@ def fold_checkpoint(options: argparse.Namespace) -> None:
 
 def run_fairseq(options: argparse.Namespace) -> None:
     """``normplugins fairseq TOOL ...``: the stock tool's own command line, our models known to it."""
+    from normplugins.experiment.threads import keep_memory
+
     normplugins.register()
+    keep_memory()
     tool = importlib.import_module(f"fairseq_cli.{FAIRSEQ_TOOLS[options.tool]}")
     plugin = str(Path(normplugins.__file__).parent)
     user_dir = [f"common.user_dir={plugin}"] if options.tool == "hydra-train" else ["--user-dir", plugin]
