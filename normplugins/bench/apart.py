@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import pickle
 import signal
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -68,6 +69,8 @@ class Apart:
 def _serve(there: Connection, threads: int, pickled: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks hears it too, and ends this one
     logging.getLogger("fairseq").setLevel(logging.WARNING)
+    # fairseq's decoder hands PyTorch masks of two types; what PyTorch says of that belongs to no table
+    warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
     torch.set_num_threads(threads)
     try:
         build, arguments = pickle.loads(pickled)

@@ -1,4 +1,4 @@
-"""``normplugins bench decode``: beam search with the same weights, ours and stock fairseq's, in sentences a second."""
+"""``normplugins bench decode``: beam search and scoring with the same weights, ours and stock fairseq's."""
 
 from __future__ import annotations
 
@@ -39,12 +39,15 @@ from normplugins.models.stock import from_stock, load_into_stock
 
 OURS = "ln"
 REPEATS = 3
+ROUNDING = 1e-4
+"""Scores no further apart are the same."""
 Batch = dict[str, Any]
+Numbers = list[int] | list[float]
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is translated: so many sentences in batches, with a beam.
+    """What is translated: so many sentences in batches, with a beam; with a beam of 0, their references are scored.
 
     ``length``: of made-up sentences, and the longest translation; None: sentences of the test set, as many tokens as
     the source has where the weights are untrained, which end no sentence by themselves.
@@ -75,6 +78,7 @@ class Models:
             "types": len(self.task.target_dictionary),
             **{name: value for name, value in asdict(case).items() if value},
         }
+        sizes |= {} if case.beam else {"scored": "references"}
         return case_of(**sizes, text="made-up" if case.length else self.text, weights=self.weights)
 
 
@@ -92,11 +96,12 @@ def run(options: Options, main: Case | None = None, series: Mapping[str, Sequenc
     cpu, repeats = on_cpu(config), options.repeats or REPEATS
     where = here(repeats, threads, cpu)
     models = load(config, options.checkpoint)
-    case = main or (Case(sentences=512, batch=128) if options.checkpoint else Case())
-    found, same = measure(models, case, repeats)
-    add_rows(options.csv, rows := rows_of(models, case, found, where))
-    show(case_table(rows))
-    print(f"both translate {same} of {case.sentences} sentences alike\n")
+    first = main or (Case(sentences=512, batch=128) if options.checkpoint else Case())
+    for case in (first, replace(first, beam=0)):
+        found, same = measure(models, case, repeats)
+        add_rows(options.csv, rows := rows_of(models, case, found, where))
+        show(case_table(rows))
+        print(f"both {'translate' if case.beam else 'score'} {same} of {case.sentences} sentences alike\n")
     if not options.quick:
         for what, cases in (series or growing()).items():
             grown = []
@@ -170,23 +175,28 @@ def trained(checkpoint: Path, bin_dir: Path) -> Any:
 
 
 def batches_of(models: Models, case: Case) -> list[Batch]:
-    """Batches as training and translating make them: of sentences of about the same length."""
+    """Of all batches that translating the whole test set makes, in order of length, so many, evenly spread.
+
+    Raises:
+        UserError: the test set has fewer sentences.
+    """
+    count = case.sentences // case.batch
     if case.length or models.text == "made-up":
         length = case.length or corpus_size(models.config).length
         _, batch = made_up(kind_of(models.config.task._name), fairseq_config(models.config), len(models.task.src_dict))
         torch.manual_seed(0)
-        return [batch(case.batch, length) for _ in range(case.sentences // case.batch)]
+        return [batch(case.batch, length) for _ in range(count)]
     data = models.task.dataset("test")
-    chosen = np.linspace(0, len(data) - 1, min(case.sentences, len(data))).astype(int)
-    ordered = sorted(chosen, key=lambda index: int(data.size(index)[0]))
-    return [
-        data.collater([data[index] for index in ordered[start : start + case.batch]])
-        for start in range(0, len(ordered), case.batch)
-    ]
+    whole = len(data) // case.batch
+    if whole < count:
+        raise UserError(f"{models.text}: {len(data)} sentences to test are too few for {count} batches of {case.batch}")
+    ordered = data.ordered_indices()
+    starts = ((2 * turn + 1) * whole // (2 * count) * case.batch for turn in range(count))
+    return [data.collater([data[index] for index in ordered[start : start + case.batch]]) for start in starts]
 
 
 def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Timing], int]:
-    """Time both in turns; returns the times, and how many sentences both translate alike.
+    """Time both in turns; returns the times, and how many sentences both translate, or score, alike.
 
     On a CPU stock fairseq is in a process of its own.
     """
@@ -197,33 +207,39 @@ def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Timing]
     longest = {"max_len_a": 1.0, "max_len_b": 0} if own else {}
     longest = longest or {"max_len_a": evaluate.max_length_a, "max_len_b": evaluate.max_length_b}
     search = {"beam": case.beam, "lenpen": evaluate.length_penalty, **longest}
-    found: dict[str, list[list[int]]] = {}
+    found: dict[str, list[Numbers]] = {}
 
-    def call(name: str, translate: Callable[..., list[list[int]]]) -> Callable[[], None]:
-        return lambda: found.update({name: translate(search, batches)})
+    def call(name: str, work: Callable[..., list[Numbers]]) -> Callable[[], None]:
+        return lambda: found.update({name: work(search if case.beam else {"score_reference": True}, batches)})
 
     with ExitStack() as stack:
         terms = models.both[BASELINE], fairseq_config(models.config), dictionary
         stock = translator(*terms) if cuda else stack.enter_context(Apart(translator, *terms))
         ours = translator(models.both[OURS], *terms[1:])
         taken = compare({BASELINE: call(BASELINE, stock), OURS: call(OURS, ours)}, repeats, cuda=cuda)
-    return taken, sum(one == other for one, other in zip(*found.values(), strict=True))
+    pairs = zip(*found.values(), strict=True)
+    return taken, sum(len(one) == len(other) and np.allclose(one, other, rtol=0, atol=ROUNDING) for one, other in pairs)
 
 
-def translator(model: Any, config: DictConfig, dictionary: Dictionary) -> Callable[..., list[list[int]]]:
-    """What translates batches with a model: (search settings, batches) -> the best hypothesis of each sentence."""
+def translator(model: Any, config: DictConfig, dictionary: Dictionary) -> Callable[..., list[Numbers]]:
+    """What works through batches with a model: (settings, batches) -> for each sentence what it found.
+
+    The settings are those of fairseq's ``generation``. It finds the best hypothesis' tokens, or with
+    ``score_reference`` the log-probabilities of the reference's.
+    """
     normplugins.register()
     task = bare_task(config.task, dictionary)
 
-    def translate(search: dict[str, Any], batches: Sequence[Batch]) -> list[list[int]]:
-        generator = task.build_generator([model], GenerationConfig(**search))
+    def work(settings: dict[str, Any], batches: Sequence[Batch]) -> list[Numbers]:
+        generator = task.build_generator([model], GenerationConfig(**settings))
+        what = "positional_scores" if settings.get("score_reference") else "tokens"
         found = []
         for batch in batches:
             batch = batch if on_cpu(config) else utils.move_to_cuda(batch)
             found += task.inference_step(generator, [model], batch)
-        return [hypotheses[0]["tokens"].tolist() for hypotheses in found]
+        return [hypotheses[0][what].tolist() for hypotheses in found]
 
-    return translate
+    return work
 
 
 def rows_of(models: Models, case: Case, found: Mapping[str, Timing], where: Mapping[str, Any]) -> list[dict[str, Any]]:

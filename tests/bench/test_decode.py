@@ -1,5 +1,7 @@
 """Beam search of tiny models with the same weights; no time is tested."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from experiment.helpers import CORPUS, MODEL
@@ -24,18 +26,17 @@ def test_rows_of_made_up_sentences_and_of_growing_work(tmp_path, capsys):
     series = {"beam": [Case(4, 2, beam, 5) for beam in (1, 2)]}
     run(tiny(tmp_path), Case(4, 2, 2, 5), series)
     rows = read_rows(tmp_path / "benchmarks.csv")
-    assert [row["provider"] for row in rows] == ["stock ln", "ln"] * 3
+    assert [row["provider"] for row in rows] == ["stock ln", "ln"] * 4
     cases = [fields_of(row["case"]) for row in rows[::2]]
-    assert [(case["beam"], case["length"]) for case in cases] == [
-        ("2", "5"),
-        ("1", "5"),
-        ("2", "5"),
-    ]
+    assert [case.get("beam") for case in cases] == ["2", None, "1", "2"]
+    assert [case.get("scored") for case in cases] == [None, "references", None, None]
+    assert {case["length"] for case in cases} == {"5"}
     assert {(case["weights"], case["text"]) for case in cases} == {("untrained", "made-up")}
     for row in rows:
         assert float(row["sentences_per_s"]) == pytest.approx(4000 / float(row["median_ms"]), rel=1e-3)
     said = capsys.readouterr().out
     assert "both translate 4 of 4 sentences alike" in said
+    assert "both score 4 of 4 sentences alike" in said
     assert "beam grow" in said
 
 
@@ -50,11 +51,14 @@ def corpus(tmp_path_factory):
 
 def test_the_test_set_of_a_prepared_corpus_is_translated_where_there_is_one(corpus):
     models = load(composed(corpus, "ln"), None)
-    case = Case(6, 4, 2)
+    case = Case(8, 4, 2)
     assert fields_of(models.describe(case))["text"] == "demo"
     found, same = measure(models, case, 1)
-    assert same == 6
+    assert same == 8
     assert list(found) == ["stock ln", "ln"]
+    assert measure(models, replace(case, beam=0), 1)[1] == 8
+    with pytest.raises(UserError, match="too few"):
+        measure(models, Case(1_000_000, 4), 1)
 
 
 def test_both_have_a_checkpoints_weights_which_must_be_those_of_layernorm(corpus, tmp_path):
