@@ -37,7 +37,7 @@ class EvaluateSection:
 
     average: int | None = MISSING
     recalibrate: int | None = None
-    translate: bool = MISSING
+    translate: bool = True
     split_compounds: bool = False
     beam: int = MISSING
     length_penalty: float = MISSING

@@ -1,8 +1,10 @@
 """Scoring a run again: other search settings or windows, and nothing else."""
 
 import re
+import shutil
 
 import pytest
+from omegaconf import OmegaConf
 
 
 def test_rescoring_prints_scores_and_leaves_the_run_as_it_is(trained, normplugins, monkeypatch):
@@ -17,6 +19,19 @@ def test_rescoring_prints_scores_and_leaves_the_run_as_it_is(trained, normplugin
     assert re.search(r"^bleu: BLEU = \d+\.\d\d .*\n  nrefs:1\|case:mixed\|eff:no\|tok:none", said, re.MULTILINE)
     assert re.search(r"^sacrebleu: BLEU = \d+\.\d\d .*\n  nrefs:1\|case:lc\|eff:no\|tok:13a", said, re.MULTILINE)
     assert (trained.result.read_bytes(), (trained.directory / "test.hypotheses").read_bytes()) == before
+
+
+def test_a_run_of_before_some_settings_were_there_is_scored_too(trained, normplugins, monkeypatch, tmp_path):
+    monkeypatch.chdir(trained.folder)
+    old = tmp_path / "old"
+    shutil.copytree(trained.directory, old)
+    config = OmegaConf.load(old / "config.yaml")
+    for key in ("translate", "split_compounds", "recalibrate"):
+        del config.evaluate[key]
+    OmegaConf.save(config, old / "config.yaml")
+    status, said, _ = normplugins("evaluate", old)
+    assert status == 0
+    assert next(line for line in said.splitlines() if line.startswith("bleu: ")) in trained.output.splitlines()
 
 
 @pytest.mark.parametrize(
