@@ -13,7 +13,7 @@ from normplugins.models.attention import CrossAttention, SelfAttention, padding_
 from normplugins.models.layers import DecoderLayer, Residual
 from normplugins.models.transformer import EncoderOut, NormTransformerDecoder
 
-SPARE = 4
+SPARE = 8
 """For how many steps a collection makes room."""
 
 
