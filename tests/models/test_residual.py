@@ -9,6 +9,7 @@ from tests.models.helpers import loss_of, make_batch, make_model
 from tests.models.language_models import lm_loss, make_language_model, make_segments
 
 # isort: split
+from normplugins.models.layers import run_layer
 from normplugins.norms.residual import Sum
 
 
@@ -82,9 +83,22 @@ def test_activation_checkpointing_draws_the_same_masks(added):
         for layer in (*model.encoder.layers, *model.decoder.layers):
             layer.feed_forward.dropout = 0.0
     torch.testing.assert_close(trained(twice, translation_loss), trained(once, translation_loss))
+    assert {total.p for total in added} == {0.3, 0.0}
 
 
-def test_at_evaluation_nothing_is_left_to_add_up(added):
-    model = make_model(encoder_norm="pn", decoder_norm="pnv", norm_kernels="triton").eval()
+@pytest.mark.parametrize("recompute", [True, False])
+def test_a_layer_hands_its_last_sum_on_unless_it_is_run_again(recompute):
+    layer = make_model(encoder_norm="rms", norm_kernels="triton").encoder.layers[0]
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    out = run_layer(layer, torch.randn(3, 2, 16), mask, torch.zeros(2, 1, 1, 3), recompute=recompute)
+    assert isinstance(out, torch.Tensor if recompute else Sum)
+
+
+def test_outside_of_training_nothing_is_left_to_add_up(added):
+    """Nor where norms take statistics in a model that drops nothing."""
+    model = make_model(encoder_norm="pn", decoder_norm="pnv", dropout=0.3, norm_kernels="triton").eval()
+    loss_of(model, make_batch())
+    for module in model.modules():
+        module.train(getattr(module, "takes_sums", False))
     loss_of(model, make_batch())
     assert not added

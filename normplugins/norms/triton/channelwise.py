@@ -102,7 +102,6 @@ def forward(
             z = tl.load(x + at, mask=read[:, None] & there, other=0.0).to(T)
         else:
             z = load_sum(x, update, total, seed, at, there, start, DROPPED, SCALE, T, ROWS, COLUMNS)
-            z = tl.where(read[:, None], z, 0.0)
         if mean is not None:
             z -= centre[None, :]
         if GROUP_SCALING:

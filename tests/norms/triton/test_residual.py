@@ -99,9 +99,16 @@ def test_errors_are_within_twice_those_of_pytorch(name: str) -> None:
             assert error <= max(2 * allowed, rounding), f"step {seed}, {what}: {error} against PyTorch's {allowed}"
 
 
+def test_what_is_normalized_is_the_sum_as_it_is_stored() -> None:
+    residual, update, _, _, mask = parts((15, 3, 96), 0, torch.bfloat16)
+    ours, alone = (kernels("pn_alg2", 96) for _ in range(2))
+    total = Sum(residual, update, P)
+    assert torch.equal(ours(total, mask), alone(total.value, mask))
+
+
 @pytest.mark.parametrize("p", [0.1, 1.0])
 def test_each_element_is_dropped_with_probability_p_and_independently_of_its_neighbours(p: float) -> None:
-    scaled = mask_of(kernels("pn_alg2", 64), torch.empty(200, 4, 64, device=DEVICE), p).flatten()
+    scaled = mask_of(kernels("pn_alg2", 128), torch.empty(100, 4, 128, device=DEVICE), p).flatten()
     kept, n = (scaled > 0).double(), scaled.numel()
     assert_close(scaled, kept.float() / max(1 - p, 1e-9), rtol=1e-4, atol=0)  # so that the mean stays
     deviations = 5 * (p * (1 - p)) ** 0.5
