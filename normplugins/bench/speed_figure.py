@@ -78,7 +78,7 @@ def _growing(axis: Axes, field: str, rows: Sequence[Row]) -> None:
     if not groups:
         _nothing(axis)
         return
-    shown = max(groups, key=len)
+    shown = max(groups, key=lambda group: max(row["date"] for row in group))
     lines: dict[str, dict[int, float]] = {}
     for row in shown:
         lines.setdefault(named(row), {})[int(fields_of(row["case"])[field])] = float(row["median_ms"])
