@@ -188,7 +188,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         norms = {self.cfg.decoder_norm, self.cfg.decoder_final_norm or self.cfg.decoder_norm}
         if any(has_statistics(name) or sees_sentence(name) for name in norms):
             return None
-        if is_compiled(self.layers) or not by_rows(padding_mask, self.cfg.attention_dropout, 0):
+        if is_compiled(self.layers) or not by_rows(self.embed_tokens.weight, self.cfg.attention_dropout, 0):
             return None
         rows = Rows.of_tokens(padding_mask)
         return None if rows.tokens is None else rows

@@ -100,6 +100,17 @@ def test_a_decoder_in_training_does_not_depend_on_how_much_padding_there_is(norm
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize(("norm", "left_out"), [("ln", True), ("bn", False)])
+def test_a_decoder_in_training_leaves_padding_out_where_no_norm_looks_at_it(norm, left_out):
+    model, batch = make_model(**both_stacks(norm), dropout=0.1, attention_dropout=0.1).train(), make_batch()
+    seen = []
+    model.decoder.layers[0].register_forward_pre_hook(lambda layer, args: seen.append(args[0].shape[:-1].numel()))
+    loss_of(model, batch).backward()
+    target = batch["prev_output_tokens"]
+    assert seen == [int(target.ne(PAD).sum()) if left_out else target.numel()]
+    assert target.eq(PAD).any()
+
+
 def test_without_sentences_every_gradient_is_zero():
     model = make_model(dropout=0.1, attention_dropout=0.1).train()
     none = {name: x[:0] for name, x in make_batch().items()}
