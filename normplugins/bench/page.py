@@ -16,7 +16,7 @@ PAGE, FIGURE = "speed.md", Path("figures") / "speed.png"
 TITLES = {
     "norm": "One norm",
     "step": "A training update",
-    "decode": "Beam search",
+    "decode": "Beam search and scoring",
     "prepare": "Preparing a corpus",
 }
 HEAD = """# Speed
