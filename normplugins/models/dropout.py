@@ -19,12 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from normplugins.norms.cpu.library import library
-
-LEVELS = 1 << 16
-"""Probabilities are multiples of 1 / LEVELS."""
-_KERNELS = {torch.float32: "dropout_float", torch.float64: "dropout_double"}
-_SHARE = 1 << 15  # elements that are worth waking a thread for
+from normplugins.norms.cpu.library import SUFFIX, library, threads_for
+from normplugins.norms.residual import LEVELS
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -50,7 +46,7 @@ def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 def drawn_here(x: Tensor, p: float) -> bool:
     """Whether masks for x are :func:`dropped`'s."""
-    here = x.device.type == "cpu" and x.dtype in _KERNELS and 0 < _level(p) < LEVELS
+    here = x.device.type == "cpu" and x.dtype in SUFFIX and 0 < _level(p) < LEVELS
     return here and not torch.compiler.is_compiling() and library("normplugins.models._dropout") is not None
 
 
@@ -63,10 +59,9 @@ def dropped(x: Tensor, p: float, seed: int, residual: Tensor | None = None, relu
     """dropout(x) by the mask of this seed, or residual + dropout(x), or dropout(relu(x)); no gradient."""
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     residual = residual if residual is None else residual.contiguous()
-    threads = max(1, min(torch.get_num_threads(), x.numel() // _SHARE))
-    numbers = (ctypes.c_int64(number) for number in (x.numel(), seed, _level(p), relu, threads))
+    numbers = (ctypes.c_int64(number) for number in (x.numel(), seed, _level(p), relu, threads_for(x)))
     tensors = (ctypes.c_void_p(None if each is None else each.data_ptr()) for each in (x, residual, y))
-    getattr(library("normplugins.models._dropout"), _KERNELS[x.dtype])(*tensors, *numbers)
+    getattr(library("normplugins.models._dropout"), f"dropout_{SUFFIX[x.dtype]}")(*tensors, *numbers)
     return y
 
 

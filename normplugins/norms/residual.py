@@ -3,6 +3,9 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+LEVELS = 1 << 16
+"""Where kernels draw dropout's masks, its probabilities are multiples of 1 / LEVELS."""
+
 
 class Sum:
     """residual + dropout(update, p) in training, for two tensors of one shape and dtype, added up when it is needed.

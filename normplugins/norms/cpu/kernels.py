@@ -3,14 +3,12 @@
 import ctypes
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from normplugins.norms.cpu.library import library
+from normplugins.norms.cpu.library import SUFFIX, library, threads_for
 
 WIDEST = 8192
 """Channels of the widest row: a thread keeps the sums of some rows on its stack."""
-_SHARE = 1 << 15  # elements that are worth waking a thread for
 
 
 def _structure(tensors: str, numbers: str) -> type[ctypes.Structure]:
@@ -101,7 +99,6 @@ def _run(
     **numbers: float,
 ) -> Tensor:
     inverse = tensors["inverse"]
-    threads = max(1, min(torch.get_num_threads(), x.numel() // _SHARE))
     sums = x.new_empty(len(gather), x.size(1))
     tensors |= {"x": x, "padding": padding, **dict(zip(gather, sums.unbind(), strict=True))}
     kernels = compiled()
@@ -109,7 +106,7 @@ def _run(
     arguments = structure(
         **{name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None},
         rows=x.size(0), channels=x.size(1), groups=0 if inverse is None else inverse.size(1),
-        padding_as_tokens=padding_as_tokens, threads=threads, **numbers,
+        padding_as_tokens=padding_as_tokens, threads=threads_for(x), **numbers,
     )  # fmt: skip
-    getattr(kernels, f"{kernel}_{'float' if x.dtype == torch.float32 else 'double'}")(ctypes.byref(arguments))
+    getattr(kernels, f"{kernel}_{SUFFIX[x.dtype]}")(ctypes.byref(arguments))
     return sums

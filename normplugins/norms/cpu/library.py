@@ -1,9 +1,16 @@
-"""Loads what setup compiled from C."""
+"""Loads what setup compiled from C, and what its callers have in common."""
 
 import ctypes
 import warnings
 from functools import cache
 from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+SUFFIX = {torch.float32: "float", torch.float64: "double"}
+"""How a function's name ends, by the dtype that it takes."""
+_SHARE = 1 << 15  # elements that are worth waking a thread for
 
 
 @cache
@@ -21,3 +28,8 @@ def library(module: str) -> ctypes.CDLL | None:
         why = str(error)
     warnings.warn(f"training on this CPU will be slower, for want of {module}: {why}", stacklevel=2)
     return None
+
+
+def threads_for(x: Tensor) -> int:
+    """How many threads a pass over x is worth, at most PyTorch's."""
+    return max(1, min(torch.get_num_threads(), x.numel() // _SHARE))

@@ -121,8 +121,8 @@ CLONES static void NAME(collect)(REAL *chunk, double *total, int64_t n) {
 }
 
 /* Call a pass's function on its chunks of rows, a contiguous part of them on each thread, and add up the sums. */
-static void NAME(over_chunks)(void (*function)(const void *, int64_t, int64_t, REAL *, REAL *), const void *pass, int64_t rows,
-                              int64_t C, int64_t threads, int64_t kinds, REAL *const *sums) {
+static void NAME(over_chunks)(void (*function)(const void *, int64_t, int64_t, REAL *, REAL *), const void *pass,
+                              int64_t rows, int64_t C, int64_t threads, int64_t kinds, REAL *const *sums) {
     const int64_t chunks = (rows + CHUNK - 1) / CHUNK, columns = kinds * C;
     double *totals = calloc(threads * columns, sizeof(double));
     _Pragma("omp parallel for num_threads(threads) schedule(static, 1)") for (int64_t t = 0; t < threads; t++) {

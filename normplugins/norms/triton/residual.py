@@ -29,11 +29,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from normplugins.norms.residual import Sum
+from normplugins.norms.residual import LEVELS, Sum
 from normplugins.norms.triton.channels import FORWARD_THREADS, SUM_THREADS
-
-LEVELS = 1 << 16
-"""Probabilities are multiples of 1 / LEVELS."""
 
 
 @dataclass(frozen=True)
