@@ -32,7 +32,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 def add_dropout(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor:
     """residual + dropout(x), for two tensors of one shape."""
-    if training and p > 0 and drawn_here(x, p):
+    alike = residual.shape == x.shape and residual.dtype == x.dtype
+    if training and p > 0 and alike and drawn_here(x, p):
         return _Dropout.apply(residual, x, p)
     return residual + F.dropout(x, p, training)
 

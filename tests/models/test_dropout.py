@@ -110,3 +110,8 @@ def test_nothing_is_dropped_without_a_probability_or_at_evaluation(p, training):
 def test_a_probability_of_one_drops_all():
     assert not dropout(torch.ones(100), 1.0, True).any()
     assert not relu_dropout(torch.ones(100), 1.0, True).any()
+
+
+def test_a_residual_of_another_type_is_added_as_pytorch_adds_it():
+    residual, x = torch.full((1000,), 2.0, dtype=torch.double), torch.zeros(1000)
+    assert torch.equal(add_dropout(residual, x, 0.3, True), residual)

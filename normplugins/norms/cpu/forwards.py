@@ -77,7 +77,9 @@ class _PowerNorm(torch.autograd.Function):
         counts_padding = norm.padding_in_backward and tokens < len(x)
         gather = ("squares", "padding_squares") if counts_padding else ("squares",)
         y, known = torch.empty_like(x), norm.known_scale()
-        sums = run(None, padding, gather) if known is None else run(y, padding, gather, scale=weight * known)
+        sums = (
+            run(None, padding, gather) if known is None else run(y, padding, gather, scale=weight * known.to(x.dtype))
+        )
         scale, scale_backward = norm.take_batch(x.new_full((), tokens), sums[0] / max(tokens, 1), known)
         if known is None:
             run(y, padding, scale=weight * scale)

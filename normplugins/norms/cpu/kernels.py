@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from normplugins.norms.cpu.library import SUFFIX, library, threads_for
@@ -101,10 +102,12 @@ def _run(
     inverse = tensors["inverse"]
     sums = x.new_empty(len(gather), x.size(1))
     tensors |= {"x": x, "padding": padding, **dict(zip(gather, sums.unbind(), strict=True))}
-    kernels = compiled()
+    kernels, given = compiled(), {name: tensor for name, tensor in tensors.items() if tensor is not None}
     assert kernels is not None
+    # C would read what is laid out otherwise as other numbers
+    assert all(each.is_contiguous() and each.dtype in (x.dtype, torch.bool) for each in given.values())
     arguments = structure(
-        **{name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None},
+        **{name: tensor.data_ptr() for name, tensor in given.items()},
         rows=x.size(0), channels=x.size(1), groups=0 if inverse is None else inverse.size(1),
         padding_as_tokens=padding_as_tokens, threads=threads_for(x), **numbers,
     )  # fmt: skip

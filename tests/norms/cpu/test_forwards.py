@@ -73,6 +73,14 @@ def test_a_gradient_that_is_not_contiguous_is_read_right() -> None:
         assert_close(made[0], made[1])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_norm_in_double_precision_takes_tokens_in_single(name: str) -> None:
+    fast, plain = pair(name)
+    for _ in range(3):
+        x, g = torch.randn(2, 40, 8)
+        assert_close(vars(step(fast, x, None, g)), vars(step(plain, x, None, g)), rtol=1e-4, atol=1e-5)
+
+
 def test_it_takes_over_training_on_a_cpu_and_nothing_else() -> None:
     x = torch.ones(2, 4)
     assert fast_path("auto", x, True) is forwards
