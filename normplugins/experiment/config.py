@@ -1,13 +1,12 @@
 """Composes the Hydra config of a run, and names the known alternatives when an override does not fit."""
 
 import difflib
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, make_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from normplugins import compat  # noqa: F401  (before fairseq)
 
@@ -20,33 +19,23 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.version import VersionBase
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import normplugins
 from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
+from normplugins.experiment.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.processes import launched
-from normplugins.experiment.update_size import keeps_update_size, share_batches
+from normplugins.experiment.update_size import share_batches
 from normplugins.norms import NormConfig, known_norms
 
 CONFIG_DIR = Path(normplugins.__file__).parent.parent / "configs"
 # The parts of fairseq's config that its trainer reads; the components (model, task, ...) come as config groups.
 FAIRSEQ_SECTIONS = ("common", "distributed_training", "dataset", "optimization", "checkpoint", "bmuf", "ema")
-FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
-# What does not make another table cell, and so does not name another folder: the cell's own coordinates, where and how
-# a run is carried out, and which files a custom corpus is made of (``experiment=NAME`` gives that its own folder).
-NOT_IN_VARIANT = re.compile(
-    r"norm|experiment|seed|data_dir|results_dir|run_dir|force|dry_run|train\.(checkpoint_minutes|compile)|"
-    r"(hardware|tracking)(\..*)?|hydra[./].*"
-)
-FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_target)?|source|target)")
-# Where things lie on one machine: no part of what a record says.
-PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
 # A number given for a key that takes a list of them (one per epoch) stands for a list of one.
 ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
-LONGEST_NAME = 120  # a file system takes 255 bytes, and wandb and the record add to it
 
 
 @dataclass
@@ -128,21 +117,30 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes()
     try:
-        with composing():
-            config = compose(
-                experiment, overrides=[*(ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides), *by_launcher()]
-            )
+        config, choices = _compose(experiment, overrides)
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
             raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
+        config.variant = cell_name(config, choices, partial(_compose, experiment))
         check_types(config)
         share_batches(config, overrides)
-        config.variant = variant(overrides, config)
         OmegaConf.resolve(config)
     except TypeError as error:  # Hydra's own, for a group given a list of numbers and the like
         raise UserError(f"an override has a value of the wrong kind ({error}): {' '.join(overrides)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, experiment, overrides)) from error
     return config
+
+
+def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Choices]:
+    """The config as Hydra composes it, and the option that it chose in each group."""
+    given = [*(ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides), *by_launcher()]
+    with composing():
+        config = compose(experiment, overrides=given, return_hydra_config=True)
+    choices = OmegaConf.to_container(config.hydra.runtime.choices)
+    assert isinstance(choices, dict)
+    with open_dict(config):
+        del config["hydra"]
+    return config, {str(group): option for group, option in choices.items()}
 
 
 def by_launcher() -> list[str]:
@@ -182,32 +180,6 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in jobs]
 
 
-def variant(overrides: Sequence[str], config: DictConfig) -> str:
-    """The cell's folder name: the norm, then every other override that changes what is measured.
-
-    Several processes make a cell of their own where each adds its batch to an update, and so does the precision that a
-    hardware brings, under the name that it has when given by hand.
-
-    A name too long for a file system is cut, and a digest of all of it put behind.
-    """
-    extra = []
-    for override in overrides:
-        key = re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
-        of_files = config.corpus.name == "custom" and FILES_OF_A_CUSTOM_CORPUS.fullmatch(key)
-        if not of_files and not NOT_IN_VARIANT.fullmatch(key):
-            extra.append(override.lstrip("+"))
-    if config.distributed_training.distributed_world_size > 1 and not keeps_update_size(config):
-        extra.append(f"processes={config.distributed_training.distributed_world_size}")
-    if OmegaConf.select(config, "common.bf16") and not any(item.startswith("common.bf16=") for item in extra):
-        extra.append("common.bf16=true")
-    extra.sort()
-    name = ",".join([config.norm.name, *(re.sub(r"[^\w.,=+-]+", "_", item) for item in extra)])
-    if len(name.encode()) <= LONGEST_NAME:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
-
-
 def fairseq_config(config: DictConfig) -> DictConfig:
     """The part of a run's config that fairseq's trainer takes, in the shape it expects (its own FairseqConfig)."""
     plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
@@ -216,19 +188,6 @@ def fairseq_config(config: DictConfig) -> DictConfig:
     result = OmegaConf.create(chosen, flags={"allow_objects": True})
     OmegaConf.set_struct(result, True)
     return result
-
-
-def flatten(config: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Every leaf of the config as (dotted key, value)."""
-
-    def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                yield from walk(value, f"{path}.{key}" if path else str(key))
-        else:
-            yield path, node
-
-    yield from walk(OmegaConf.to_container(config, resolve=True, enum_to_str=True), "")
 
 
 def _first_lines(error: Exception, count: int = 2) -> str:

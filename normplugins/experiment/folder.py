@@ -17,8 +17,8 @@ from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.corpora.files import whole_file
 from normplugins.errors import UserError
 from normplugins.experiment import record
+from normplugins.experiment.cell import CHANGES_NO_RESULT, PLACES, flatten
 from normplugins.experiment.checkpoints import LAST
-from normplugins.experiment.config import PLACES, flatten
 from normplugins.experiment.kinds import KINDS
 from normplugins.experiment.processes import terms_of
 from normplugins.experiment.update_size import world_size
@@ -37,11 +37,6 @@ TAKEN_UP_BY = {
     "model.norm_kernels": (None, "auto"),
     "train.bucket_by_length": (None, False),
 }
-# Settings that may change between two calls of one run without making another run of it.
-FREE_TO_CHANGE = (
-    *("hardware", "common.cpu", "tracking", "train.checkpoint_minutes", "train.compile", "force", "dry_run"),
-    *PLACES,
-)
 
 
 @contextmanager
@@ -103,7 +98,7 @@ def remember_settings(directory: Path, config: DictConfig) -> None:
     changed = [
         f"{key}: {before.get(key)} there, {today.get(key)} now"
         for key in sorted(before.keys() | today.keys())
-        if before.get(key) != today.get(key) and not key.startswith(FREE_TO_CHANGE)
+        if before.get(key) != today.get(key) and not key.startswith((*CHANGES_NO_RESULT, *PLACES))
     ]
     if changed:
         raise UserError(

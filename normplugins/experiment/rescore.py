@@ -13,8 +13,9 @@ from yaml import YAMLError
 from normplugins.corpora import corpus_config, prepare
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints, folder
+from normplugins.experiment.cell import flatten
 from normplugins.experiment.check import check_values
-from normplugins.experiment.config import check_types, flatten
+from normplugins.experiment.config import check_types
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.recalibrate import recalibrated
 from normplugins.experiment.run import set_threads

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
 from normplugins.corpora.parallel import available_cores
 from normplugins.experiment import checkpoints, folder, processes, record
+from normplugins.experiment.cell import PLACES, flatten
 from normplugins.experiment.check import check
-from normplugins.experiment.config import PLACES, fairseq_config, flatten
+from normplugins.experiment.config import fairseq_config
 from normplugins.experiment.history import History, saved_history
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.progress import clock
