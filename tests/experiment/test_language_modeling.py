@@ -34,7 +34,7 @@ def test_killed_anywhere_ends_as_if_never_broken_off(tensor_lm, made_up_text, tm
     status, text = command(arguments, tmp_path)
     assert status == 0, text
     assert differences(outcome(tensor_lm.folder, tensor_lm.directory), outcome(tmp_path, tmp_path / "run")) == []
-    assert set(outcome(tmp_path, tmp_path / "run")["outputs"]) == {"test.logprobs.npy"}
+    assert set(outcome(tmp_path, tmp_path / "run")["outputs"]) == {"test.logprobs.npy", "test.last.logprobs.npy"}
 
 
 @pytest.mark.parametrize(("name", "causal"), [("tensor_lm", False), ("transformer_lm", True)])
