@@ -33,7 +33,6 @@ from normplugins.corpora.files import read_lines
 from normplugins.experiment import checkpoints, record
 from normplugins.experiment.bleu import Search, as_metrics, score, translate
 from normplugins.experiment.recalibrate import measure, norms_with_statistics, recalibrated
-from normplugins.experiment.translation import HYPOTHESES
 
 RESULTS = Path(__file__).parents[1] / "results" / "recalibrate"
 EPOCH = 1_000_000  # more batches than an epoch has
@@ -115,11 +114,11 @@ class Compared:
             print(f"{self.place} {name}: valid {done['row']['valid']['loss']:.3f}", flush=True)
         if translated:
             if name == BASELINE:  # the run's own translation
-                done["lines"] = read_lines(self.directory / HYPOTHESES)
+                done["lines"] = read_lines(self.directory / "test.hypotheses")
             else:
                 search = Search(**{field.name: self.config.evaluate[field.name] for field in fields(Search)})
                 done["lines"] = translate(path, self.corpus, search, cpu=True)
-            done["row"]["metrics"] = as_metrics(score(done["lines"], self.corpus))
+            done["row"]["metrics"] = as_metrics(score(done["lines"], self.corpus)["test"])
             print(f"{self.place} {name}: BLEU {done['row']['metrics']['bleu']['score']:.2f}", flush=True)
         record.write(self.work / f"{name}.json", done)
 

@@ -38,6 +38,14 @@ class Pairs:
         return Pairs([self.source[i] for i in indices], [self.target[i] for i in indices], self.where)
 
 
+def joined(parts: Iterable[Pairs]) -> Pairs:
+    """Return the pairs of several texts, one text after the other."""
+    parts = list(parts)
+    where = [", ".join(part.where[side] for part in parts) for side in (0, 1)]
+    source, target = ([line for part in parts for line in getattr(part, side)] for side in ("source", "target"))
+    return Pairs(source, target, (where[0], where[1]))
+
+
 @dataclass
 class Stream:
     """Pairs read when asked for, and anew each time; ``where`` names both files for messages."""
@@ -65,13 +73,15 @@ def side_by_side(source: Iterable[str], target: Iterable[str], where: tuple[str,
 class Bitext:
     """A corpus before tokenisation; no ``valid`` when it is still to be taken out of ``train``.
 
-    ``raw_test`` is the test set as its authors wrote it, where ``test`` is already changed.
+    ``raw_test`` is the test set as its authors wrote it, where ``test`` is already changed. ``test_sets``: how many
+    pairs each of several test sets has, in the order in which they stand in ``test``; empty for a single one.
     """
 
     train: Pairs | Stream
     test: Pairs
     valid: Pairs | None = None
     raw_test: Pairs | None = None
+    test_sets: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 

@@ -164,6 +164,7 @@ def _manifest(
         "source": config.source,
         "target": config.target,
         "counts": {split: count | {"pairs": pairs[split]} for split, count in counts.items()},
+        **({"test_sets": sets} if (sets := texts["facts"].get("test_sets")) else {}),  # of a corpus with several
         "expected": expected,
         "note": ", ".join(differing),
         "notes": [*texts["facts"]["notes"], *pieces["facts"]["notes"]],

@@ -66,7 +66,7 @@ def write_texts(
     for split in SPLITS:
         if not counts[split]["pairs"]:
             raise UserError("; ".join([f"no {names[split]} pair is left of {' and '.join(wheres[split])}", *notes]))
-    return {"counts": {split: counts[split] for split in SPLITS}, "notes": notes}
+    return {"counts": {split: counts[split] for split in SPLITS}, "notes": notes, "test_sets": bitext.test_sets}
 
 
 def _write_train(

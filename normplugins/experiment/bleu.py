@@ -1,4 +1,4 @@
-"""Translates a test set with a trained model and scores it, as published and with sacreBLEU."""
+"""Translates a test set with a trained model and scores it: BLEU as published, and sacreBLEU, chrF2 and TER."""
 
 import hashlib
 import re
@@ -28,10 +28,19 @@ _HYPHEN_IN_WORD = re.compile(r"(\S)-(\S)")
 
 @dataclass(frozen=True)
 class Score:
-    """A BLEU score with what is needed to read it."""
+    """A score with the signature that says how it was computed."""
 
     score: float
     signature: str
+
+    def __str__(self) -> str:
+        return f"{self.score:.2f}"
+
+
+@dataclass(frozen=True)
+class BleuScore(Score):
+    """A BLEU score with what is needed to read it."""
+
     precisions: list[float]
     brevity_penalty: float
     system_length: int
@@ -99,7 +108,7 @@ def translate(checkpoint: Path, corpus: PreparedCorpus, search: Search, cpu: boo
 
 def bleu(
     hypotheses: Sequence[str], references: Sequence[str], said: Mapping[str, str] | None = None, **options: Any
-) -> Score:
+) -> BleuScore:
     """Corpus BLEU by sacrebleu, one reference a line.
 
     Args:
@@ -113,7 +122,7 @@ def bleu(
     signature = metric.get_signature()
     for name, value in (said or {}).items():
         signature.update(name, value)
-    return Score(
+    return BleuScore(
         score=result.score,
         signature=str(signature),
         precisions=[round(precision, 2) for precision in result.precisions],
@@ -123,8 +132,8 @@ def bleu(
     )
 
 
-def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False) -> dict[str, Score]:
-    """Score a translation of the test set.
+def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False) -> dict[str, dict[str, Score]]:
+    """Score a translation of the test set, and each part of it that is a test set of its own.
 
     Args:
         translations: as ``translate`` gives them.
@@ -132,22 +141,48 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
         compounds: split hyphenated words on both sides, as BLEU on WMT14 en-de is published.
 
     Returns:
-        ``bleu``, or ``bleu_compound`` with ``compounds``, which is not to be compared with it: on Moses tokens, cased
-        as the training text, as published; ``sacrebleu``: on plain text against the untouched
-        references, ignoring case where the model is trained on lower-cased text. Its signature names the test set if
-        the references are, byte for byte, one that sacreBLEU has.
+        Under ``test``, and under the name of each of several test sets: ``bleu``, or ``bleu_compound`` with
+        ``compounds``, which is not to be compared with it: on Moses tokens, cased as the training text, as published;
+        ``sacrebleu``, ``chrf2`` and ``ter``: on plain text against the untouched references, ignoring case where the
+        model is trained on lower-cased text. The signature of ``sacrebleu`` names the test set if the references are,
+        byte for byte, one that sacreBLEU has.
     """
-    tokens, text = corpus.to_tokens(translations), corpus.to_text(translations)
-    reference_tokens, reference_text = read_lines(corpus.reference_tokens), read_lines(corpus.reference_text)
-    lower = bool(corpus.manifest["lowercase"])
-    plain = bleu(text, reference_text, known_test_set(reference_text, corpus.source, corpus.target), lowercase=lower)
-    if compounds:
-        both = split_compounds(tokens), split_compounds(reference_tokens)
-        return {
-            "bleu_compound": bleu(*both, {"compounds": "split"}, tokenize="none", force=True),
-            "sacrebleu": plain,
+    tokens, reference_tokens = scored_tokens(translations, corpus, compounds)
+    text, reference_text = corpus.to_text(translations), read_lines(corpus.reference_text)
+    name, said = ("bleu_compound", {"compounds": "split"}) if compounds else ("bleu", {})
+    lower, scores = bool(corpus.manifest["lowercase"]), {}
+    for test_set, part in scored_slices(corpus).items():
+        plain, references = text[part], reference_text[part]
+        known = known_test_set(references, corpus.source, corpus.target)
+        scores[test_set] = {
+            name: bleu(tokens[part], reference_tokens[part], said, tokenize="none", force=True),
+            "sacrebleu": bleu(plain, references, known, lowercase=lower),
+            "chrf2": _by_sacrebleu(sacrebleu.metrics.CHRF(lowercase=lower), plain, references),
+            "ter": _by_sacrebleu(sacrebleu.metrics.TER(case_sensitive=not lower), plain, references),
         }
-    return {"bleu": bleu(tokens, reference_tokens, tokenize="none", force=True), "sacrebleu": plain}
+    return scores
+
+
+def scored_slices(corpus: PreparedCorpus) -> dict[str, slice]:
+    """Which lines of the test set each set is that is scored: ``test``, all of them, and those of several sets."""
+    found, begin = {"test": slice(None)}, 0
+    for name, count in corpus.manifest.get("test_sets", {}).items():
+        found[name] = slice(begin, begin + count)
+        begin += count
+    return found
+
+
+def scored_tokens(
+    translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False
+) -> tuple[list[str], list[str]]:
+    """The lines of tokens, of a translation of the test set and of its references, that BLEU as published is of."""
+    both = corpus.to_tokens(translations), read_lines(corpus.reference_tokens)
+    return (split_compounds(both[0]), split_compounds(both[1])) if compounds else both
+
+
+def _by_sacrebleu(metric: Any, hypotheses: list[str], references: list[str]) -> Score:
+    result = metric.corpus_score(hypotheses, [references])
+    return Score(result.score, str(metric.get_signature()))
 
 
 def split_compounds(lines: Iterable[str]) -> list[str]:
@@ -166,6 +201,6 @@ def known_test_set(references: Sequence[str], source: str, target: str) -> dict[
     return {"test": TEST_SETS[digest], "lang": f"{source}-{target}"} if digest in TEST_SETS else {}
 
 
-def as_metrics(scores: dict[str, Score]) -> dict[str, dict[str, Any]]:
+def as_metrics(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
     """Scores as they stand in a run's JSON."""
     return {name: asdict(value) for name, value in scores.items()}

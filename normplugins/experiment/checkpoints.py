@@ -21,6 +21,12 @@ LAST = "checkpoint_last.pt"
 BEST = "checkpoint_best.pt"
 AVERAGED = "checkpoint_averaged.pt"
 RECALIBRATED = "checkpoint_recalibrated.pt"
+FILES = {"averaged": AVERAGED, "last": LAST, "best": BEST}
+
+
+def scored_names(average: int | None) -> list[str]:
+    """The checkpoints that a run is scored by, as ``FILES`` names them: first the one that its recipe goes by."""
+    return ["averaged", "last", "best"] if average else ["best", "last"]
 
 
 def scored(directory: Path, average: int | None, recalibrate: int | None = None) -> Path:

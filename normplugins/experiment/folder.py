@@ -27,6 +27,7 @@ CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 RECORD = "record.json"
+SCORES = "scores.json"
 LOG = "train.log"
 # What runs may have begun with (None: before there was such a setting), and what takes it up: the same up to rounding,
 # with the same state in checkpoints.
@@ -74,7 +75,7 @@ def clear(directory: Path) -> None:
     if present and CONFIG not in present:
         raise UserError(f"{directory} holds files but no run of ours ({CONFIG} is missing): force=true leaves it alone")
     outputs = [name for kind in KINDS.values() for name in kind.OUTPUTS]
-    for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
+    for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, SCORES, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
         for path in directory.glob(pattern):  # the config last: a kill before that leaves a folder that can be cleared
             path.unlink()
     shutil.rmtree(directory / "wandb", ignore_errors=True)
@@ -108,7 +109,9 @@ def remember_settings(directory: Path, config: DictConfig) -> None:
 
 
 def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
-    """Note with which code, versions and hardware this call works on the run, and on which corpus.
+    """Note with which code, kernels, versions and hardware this call works on the run, and on which corpus.
+
+    The machine's load is noted beside them: calls that differ in nothing else are one.
 
     Raises:
         UserError: the run was begun on another text, so that its checkpoints do not fit this one.
@@ -122,22 +125,36 @@ def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | 
             "restore its files, or start the run again with force=true"
         )
     if not (directory / LAST).exists():
-        notes["calls"] = []  # what earlier calls did was lost with them
+        notes["calls"], notes["load"] = [], []  # what earlier calls did was lost with them
     call = {
         "git_commit": record.git_commit(),
         "hardware": record.hardware(config.common.cpu, world_size(config), terms_of(config).threads),
         "versions": record.versions(),
+        "kernels": record.kernels(),
     }
     if call not in notes["calls"]:
         notes["calls"].append(call)
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+    notes.setdefault("load", []).append({"start": record.load()})
+    record.write(path, notes)
+
+
+def remember_end(directory: Path) -> None:
+    """Note the machine's load at the end of the call whose start ``remember_work`` noted."""
+    path = directory / PROVENANCE
+    notes = json.loads(path.read_text(encoding="utf-8"))
+    notes["load"][-1]["end"] = record.load()
+    record.write(path, notes)
 
 
 def provenance(directory: Path) -> dict[str, Any]:
-    """What trained the run: the first call's commit, hardware and versions, and under ``later`` any that differ."""
-    first, *later = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))["calls"]
-    return {**first, **({"later": later} if later else {})}
+    """What trained the run: the first call's commit, kernels, hardware and versions; those that differ under ``later``.
+
+    ``hardware`` has the machine's ``load`` at each call's ``start`` and, unless that was killed, its ``end``.
+    """
+    notes = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))
+    first, *later = notes["calls"]
+    hardware = first["hardware"] | {"load": notes.get("load", [])}
+    return {**first, "hardware": hardware, **({"later": later} if later else {})}
 
 
 def wandb_id(directory: Path) -> str:

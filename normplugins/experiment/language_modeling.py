@@ -21,8 +21,8 @@ from normplugins.models.config import is_causal
 
 CORPUS = TextConfig
 RESCORABLE = ("evaluate.recalibrate", "evaluate.segment", "evaluate.context", "evaluate.batch_size")
-LOGPROBS = "test.logprobs.npy"
-OUTPUTS = (LOGPROBS,)
+OUTPUT = "logprobs.npy"
+OUTPUTS = (f"test*.{OUTPUT}",)
 SEES_THE_FUTURE = "as published: every position sees the tokens after it"
 NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
 
@@ -84,17 +84,22 @@ def check_corpus(_config: DictConfig, _corpus: PreparedText) -> None:
 
 
 def evaluate(
-    config: DictConfig, checkpoint: Path, corpus: PreparedText, directory: Path
-) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-    """Measure the perplexity of the test set, and leave every token's log-probability in ``directory``.
+    config: DictConfig, checkpoint: Path, corpus: PreparedText, output: Path
+) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, float]]:
+    """Measure the perplexity of the test set, and leave every token's log-probability in the file ``output``.
 
     Returns:
-        The metrics as they stand in a record, and how long it took: ``seconds`` and ``tokens_per_second``.
+        Under ``test``, the metrics as they stand in a record, and how long it took: ``seconds`` and
+        ``tokens_per_second``.
     """
     causal = is_causal(config.model.norm, config.model.get("causal", True))
-    path = directory / LOGPROBS
-    metrics, speed = measure(checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, path)
-    return {name: asdict(value) for name, value in metrics.items()}, speed
+    metrics, speed = measure(checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, output)
+    return {"test": {name: asdict(value) for name, value in metrics.items()}}, speed
+
+
+def keep_translations(_config: DictConfig, _corpus: PreparedText, _output: Path, _kept: Path) -> bool:
+    """Write nothing, since a language model translates nothing; returns False."""
+    return False
 
 
 def bare_task(settings: DictConfig, dictionary: Dictionary) -> LanguageModelingTask:
@@ -117,6 +122,11 @@ def made_up_batch(tokens: Tensor) -> dict[str, Any]:
 def describe(metric: dict[str, Any]) -> str:
     """A metric of a record, as a line."""
     return str(Perplexity(**metric))
+
+
+def brief(metrics: Mapping[str, Any]) -> str:
+    """The metrics of one test set, in a few words."""
+    return f"perplexity {metrics['ppl']['score']:.2f}"
 
 
 def label(settings: Mapping[str, Any]) -> str:

@@ -69,12 +69,13 @@ def asked(config: DictConfig) -> int:
 def recalibrated(config: DictConfig, checkpoint: Path, bin_dir: Path, directory: Path) -> Path:
     """The checkpoint to score: ``checkpoint``, or one with its weights and statistics measured anew.
 
-    The latter is written to ``directory`` as ``checkpoint_recalibrated.pt``, unless that is done. Its ``extra_state``
-    says under ``recalibrated`` which checkpoint it was made from, and on how many batches and tokens.
+    The latter is written to ``directory``, unless that is done: as ``checkpoint_recalibrated.pt`` where it is made of
+    the checkpoint that the recipe goes by, otherwise as ``checkpoint_last_recalibrated.pt`` and the like. Its
+    ``extra_state`` says under ``recalibrated`` which checkpoint it was made from, and on how many batches and tokens.
 
     Args:
         config: the run's, with ``evaluate.recalibrate``.
-        checkpoint: what the run is scored by otherwise.
+        checkpoint: what is scored otherwise.
         bin_dir: the binarised corpus.
         directory: the run's folder, or any other.
 
@@ -83,7 +84,9 @@ def recalibrated(config: DictConfig, checkpoint: Path, bin_dir: Path, directory:
     """
     if not asked(config):
         return checkpoint
-    destination, state = directory / checkpoints.RECALIBRATED, checkpoints.load(checkpoint)
+    headline = checkpoint.name == checkpoints.scored(directory, config.evaluate.average).name
+    destination = directory / (checkpoints.RECALIBRATED if headline else f"{checkpoint.stem}_recalibrated.pt")
+    state = checkpoints.load(checkpoint)
     made = {"from": checkpoint.name, "updates": state["optimizer_history"][-1]["num_updates"], "asked": asked(config)}
     if destination.exists() and made.items() <= checkpoints.load(destination)["extra_state"]["recalibrated"].items():
         return destination

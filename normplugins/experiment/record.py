@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import normplugins
-from normplugins.corpora.files import whole_file
+from normplugins.corpora.files import sha256, whole_file
 
 PACKAGES = ("torch", "fairseq", "hydra-core", "omegaconf", "sacrebleu", "sentencepiece", "subword-nmt", "sacremoses")
 
@@ -39,6 +39,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # an environment without it cannot have used it
             continue
     return found
+
+
+def kernels() -> dict[str, str]:
+    """The sha256 of each compiled kernel, by its place in this package; empty where none is compiled."""
+    root = Path(normplugins.__file__).parent
+    return {path.relative_to(root).as_posix(): sha256(path) for path in sorted(root.rglob("*.so"))}
+
+
+def load() -> list[float]:
+    """The machine's load: how many processes run or wait to run, over the last 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
 
 
 def git_commit() -> str | None:

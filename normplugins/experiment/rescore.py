@@ -1,4 +1,4 @@
-"""Scores a trained run again, with other search settings or other windows; its record stays as it is."""
+"""Scores a trained run again, by another checkpoint, search or windows; its record stays as it is."""
 
 import logging
 import tempfile
@@ -19,27 +19,32 @@ from normplugins.experiment.config import check_types
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.recalibrate import recalibrated
 from normplugins.experiment.run import set_threads
+from normplugins.experiment.scoring import output_name
 
-CHANGEABLE = ("hardware.threads", "common.cpu", "data_dir")
+CHECKPOINT = "evaluate.checkpoint"  # of this command alone: a run's own config has no such key, and no cell is named so
+CHANGEABLE = (CHECKPOINT, "hardware.threads", "common.cpu", "data_dir")
 
 
-def rescore(directory: Path, overrides: Sequence[str] = (), save: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Score the test set with the model that a run's record is about and print the scores.
+def rescore(
+    directory: Path, overrides: Sequence[str] = (), save: Path | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Score the test set with the model of a run's checkpoint and print the scores.
 
-    A run that goes by its best checkpoint can be scored before its end; that it may not have ended is said.
+    A run can be scored before its end; that it may not have ended is said.
 
     Args:
-        directory: the run's folder, with its ``config.yaml`` and the checkpoint that was scored.
+        directory: the run's folder, with its ``config.yaml`` and the checkpoint to score.
         overrides: changes to the ``evaluate`` and ``hardware`` sections, such as ``evaluate.beam=4`` for a translation
-            run or ``evaluate.context=16`` for a language model.
+            run or ``evaluate.context=16`` for a language model. ``evaluate.checkpoint`` says which checkpoint is
+            scored: ``averaged``, ``last`` or ``best``; by default the one that the recipe is scored by.
         save: a folder, made if need be, for what else a run leaves: the translations, or each token's log-probability.
 
     Returns:
-        The metrics as they would stand in a record.
+        By test set, the metrics as they would stand in a record.
 
     Raises:
-        UserError: the folder holds no checkpoint to score, or an override is not of these sections or does not fit the
-            model.
+        UserError: the folder does not hold the checkpoint to score, or an override is not of these sections or does not
+            fit the model.
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     path = directory / folder.CONFIG
@@ -47,9 +52,6 @@ def rescore(directory: Path, overrides: Sequence[str] = (), save: Path | None = 
         raise UserError(f"{directory} holds no finished run ({path.name} is needed)")
     config = OmegaConf.create(path.read_text(encoding="utf-8"))
     assert isinstance(config, DictConfig)
-    checkpoint = checkpoints.scored(directory, config.evaluate.average)
-    if not checkpoint.exists():
-        raise UserError(f"{directory} holds no finished run ({checkpoint.name} is needed)")
     kind = kind_of(config.task._name)
     changeable = (*kind.RESCORABLE, *CHANGEABLE)
     for override in overrides:
@@ -62,6 +64,9 @@ def rescore(directory: Path, overrides: Sequence[str] = (), save: Path | None = 
             OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
         except YAMLError as error:
             raise UserError(f"'{override}' cannot be read: {' '.join(str(error).split())}") from error
+    average = config.evaluate.average
+    name = config.evaluate.pop("checkpoint", None) or checkpoints.scored_names(average)[0]
+    found = find_checkpoint(directory, name, average)
     try:
         check_types(config)
     except OmegaConfBaseException as error:
@@ -77,14 +82,37 @@ def rescore(directory: Path, overrides: Sequence[str] = (), save: Path | None = 
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     with tempfile.TemporaryDirectory() as scratch:
         folder_of_outputs = save or Path(scratch)
+        checkpoint = folder_of_outputs / checkpoints.FILES[name] if len(found) > 1 else found[0]
+        if len(found) > 1:
+            checkpoints.average(found, checkpoint)
         scored = recalibrated(config, checkpoint, corpus.bin_dir, folder_of_outputs)
-        metrics, speed = kind.evaluate(config, scored, corpus, folder_of_outputs)
+        scores, speed = kind.evaluate(config, scored, corpus, folder_of_outputs / output_name(kind, name, average))
     if not (directory / folder.RECORD).exists():
         print(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
-    for name, metric in metrics.items():
-        print(f"{name}: {kind.describe(metric)}\n  {metric['signature']}")
+    for metric, value in scores.get("test", {}).items():
+        print(f"{metric}: {kind.describe(value)}\n  {value['signature']}")
+    for test_set in [each for each in scores if each != "test"]:
+        print(f"{test_set}: {kind.brief(scores[test_set])}")
     if label := kind.label(dict(flatten(config))):
         print(f"  {label}")
     for name, value in speed.items():
         print(f"{name.replace('_', ' ')}: {value:,}")
-    return metrics
+    return scores
+
+
+def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Path]:
+    """The file of a checkpoint, ``averaged``, ``last`` or ``best``, or those whose mean it is where none is made yet.
+
+    Raises:
+        UserError: there is no checkpoint of this name, or the run's folder does not hold it.
+    """
+    if name not in checkpoints.FILES:
+        raise UserError(f"{CHECKPOINT}={name}: {', '.join(checkpoints.FILES)} are known")
+    path = directory / checkpoints.FILES[name]
+    if path.exists():
+        return [path]
+    if name == "averaged" and average is None:
+        raise UserError(f"{CHECKPOINT}=averaged: the run in {directory} averages nothing (evaluate.average=null)")
+    if name == "averaged" and (epochs := checkpoints.epoch_checkpoints(directory)):
+        return epochs[-average:]
+    raise UserError(f"{directory} holds no finished run ({path.name} is needed)")

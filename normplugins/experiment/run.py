@@ -20,7 +20,8 @@ from normplugins.experiment.config import fairseq_config
 from normplugins.experiment.history import History, saved_history
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.progress import clock
-from normplugins.experiment.recalibrate import described, recalibrated
+from normplugins.experiment.recalibrate import described
+from normplugins.experiment.scoring import Scored, publish_translations, score_checkpoints
 from normplugins.experiment.threads import use_threads
 from normplugins.experiment.tracking import NOWHERE, Tracking, tracked
 from normplugins.experiment.train import TrainSettings, train
@@ -84,6 +85,7 @@ def lead(config: DictConfig, meeting: processes.Meeting | None = None) -> dict[s
             done = carry_out(config, directory, name, meeting)
         else:
             print(f"{name}: already complete, in {directory} (force=true runs it again)")
+        publish_translations(done, directory, result.parent)
         if record.read(result) != done:
             record.write(result, done)
     print(summary(done))
@@ -113,15 +115,15 @@ def carry_out(
             f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
             f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
         )
-        checkpoint, averaged = scored_checkpoint(directory, config.evaluate.average)
+        averaged = made_from(directory, config.evaluate.average)
         print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
-        checkpoint = recalibrated(config, checkpoint, corpus.bin_dir, directory)
-        statistics = described(config, checkpoint, averaged)
-        metrics, decoding = kind.evaluate(config, checkpoint, corpus, directory)
-        done = compose_record(config, corpus, history, metrics, decoding, averaged, statistics)
+        scored = score_checkpoints(config, corpus, directory)
+        statistics = described(config, scored.checkpoint, averaged)
+        folder.remember_end(directory)
+        done = compose_record(config, corpus, history, scored, averaged, statistics)
         record.write(directory / folder.RECORD, done)
-        tracker.summarize({f"test/{metric}": value["score"] for metric, value in metrics.items()})
-        tracker.summarize({"signature": {metric: value["signature"] for metric, value in metrics.items()}})
+        tracker.summarize({f"test/{metric}": value["score"] for metric, value in scored.metrics.items()})
+        tracker.summarize({"signature": {metric: value["signature"] for metric, value in scored.metrics.items()}})
     return done
 
 
@@ -157,19 +159,20 @@ def trained(
     return history
 
 
-def scored_checkpoint(directory: Path, count: int | None) -> tuple[Path, list[str]]:
-    """The checkpoint to score and the names of those it was made from.
+def made_from(directory: Path, count: int | None) -> list[str]:
+    """The names of the checkpoints that the one that the recipe is scored by was made from.
 
-    The mean of the last ``count`` epochs, made unless that is done; for None the one with the best validation loss.
+    It is the mean of the last ``count`` epochs, made unless that is done; for None the one with the best validation
+    loss.
     """
     scored = checkpoints.scored(directory, count)
     if count is None:
-        return scored, [scored.name]
+        return [scored.name]
     paths = checkpoints.epoch_checkpoints(directory)[-count:]
     names = [path.name for path in paths]
     if checkpoints.averaged_from(scored) != names:
         checkpoints.average(paths, scored)
-    return scored, names
+    return names
 
 
 def titled(config: DictConfig) -> str:
@@ -210,20 +213,26 @@ def compose_record(
     config: DictConfig,
     corpus: PreparedCorpus | PreparedText,
     history: History,
-    metrics: dict[str, dict[str, Any]],
-    decoding: dict[str, float],
+    scored: Scored,
     averaged: list[str],
     statistics: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Everything that the run's number depends on, figures first and the whole config last."""
+    """Everything that the run's number depends on, figures first and the whole config last.
+
+    ``corpus`` has the sha256 of the corpus's files, ``files`` that of the checkpoints and of the compiled kernels.
+    """
+    work = folder.provenance(Path(config.run_dir))
     return {
-        "format": 1,
+        "format": 2,
         "experiment": config.experiment,
         "variant": config.variant,
         "norm": config.norm.name,
         "seed": config.seed,
         "label": run_label(config),
-        "metrics": metrics,
+        "scored_by": scored.by,
+        "metrics": scored.metrics,
+        "scores": scored.scores,
+        "translations": scored.translations,
         "training": {
             "updates": history.updates,
             "epochs": history.epoch,
@@ -235,9 +244,10 @@ def compose_record(
             "averaged": averaged,
             "statistics": statistics,
         },
-        "decoding": decoding,
+        "decoding": scored.decoding,
         "corpus": corpus.manifest,
-        **folder.provenance(Path(config.run_dir)),
+        "files": {"checkpoints": scored.files, "kernels": work.pop("kernels", None)},
+        **work,
         "finished_at": record.now(),
         "curves": history.curves,
         "config": {key: value for key, value in flatten(config) if key not in PLACES},
@@ -245,12 +255,17 @@ def compose_record(
 
 
 def summary(done: dict[str, Any]) -> str:
-    """The line a user waits for, and the signatures that make it comparable."""
+    """The lines a user waits for, with the signatures that make them comparable, and a line a further checkpoint."""
     kind = kind_of(done["config"]["task._name"])
     lines = [f"best validation loss: {done['training']['best_valid_loss']:.3f}"]
     for metric, value in done["metrics"].items():
         lines.append(f"{metric}: {kind.describe(value)}")
         lines.append(f"  {value['signature']}")
+    lines += [
+        f"{name}: {kind.brief(scores['test'])}"
+        for name, scores in done.get("scores", {}).items()
+        if name != done["scored_by"]
+    ]
     if label := kind.label(done["config"]):
         lines.append(f"  {label}")
     if note := done["corpus"].get("note"):

@@ -1,4 +1,4 @@
-"""What a translation run does its own way: long sentences are refused, the test set is translated, BLEU is measured."""
+"""What a translation run does its own way: long sentences are refused, the test set is translated and scored."""
 
 import math
 import time
@@ -17,9 +17,10 @@ from omegaconf import MISSING, DictConfig
 from torch import Tensor
 
 from normplugins.corpora import CorpusConfig, PreparedCorpus
-from normplugins.corpora.files import write_lines
+from normplugins.corpora.files import read_lines, whole_file, write_lines
 from normplugins.errors import UserError
-from normplugins.experiment.bleu import Score, Search, as_metrics, score, translate
+from normplugins.experiment import translations
+from normplugins.experiment.bleu import BleuScore, Score, Search, as_metrics, score, scored_tokens, translate
 
 CORPUS = CorpusConfig
 RESCORABLE = (
@@ -27,8 +28,8 @@ RESCORABLE = (
     *(f"evaluate.{field.name}" for field in fields(Search)),
     "evaluate.split_compounds",
 )
-HYPOTHESES = "test.hypotheses"
-OUTPUTS = (HYPOTHESES,)
+OUTPUT = "hypotheses"
+OUTPUTS = (f"test*.{OUTPUT}", "seed*.tsv.gz")
 
 
 @dataclass
@@ -71,23 +72,33 @@ def check_corpus(config: DictConfig, corpus: PreparedCorpus) -> None:
 
 
 def evaluate(
-    config: DictConfig, checkpoint: Path, corpus: PreparedCorpus, directory: Path
-) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-    """Translate and score the test set, and leave the translation in ``directory``.
+    config: DictConfig, checkpoint: Path, corpus: PreparedCorpus, output: Path
+) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, float]]:
+    """Translate and score the test set, and leave the translation in the file ``output``, a line a sentence.
 
     Returns:
-        The metrics as they stand in a record, and how long it took: ``seconds`` and ``sentences_per_second``. Both are
-        empty with ``evaluate.translate`` off.
+        By test set, the metrics as they stand in a record, and how long it took: ``seconds`` and
+        ``sentences_per_second``. Both are empty with ``evaluate.translate`` off.
     """
     if not config.evaluate.translate:
         return {}, {}
     begun = time.perf_counter()
     search = Search(**{field.name: config.evaluate[field.name] for field in fields(Search)})
-    translations = translate(checkpoint, corpus, search, config.common.cpu)
+    lines = translate(checkpoint, corpus, search, config.common.cpu)
     seconds = time.perf_counter() - begun
-    write_lines(directory / HYPOTHESES, translations)
-    speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(translations) / seconds, 2)}
-    return as_metrics(score(translations, corpus, config.evaluate.split_compounds)), speed
+    with whole_file(output) as temporary:
+        write_lines(temporary, lines)
+    speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(lines) / seconds, 2)}
+    scores = score(lines, corpus, config.evaluate.split_compounds)
+    return {test_set: as_metrics(found) for test_set, found in scores.items()}, speed
+
+
+def keep_translations(config: DictConfig, corpus: PreparedCorpus, output: Path, kept: Path) -> bool:
+    """Write the file that is kept with a published record, of the translation in ``output``; returns True."""
+    lines = read_lines(output)
+    statistics = translations.sentence_statistics(*scored_tokens(lines, corpus, config.evaluate.split_compounds))
+    translations.write(kept, translations.Translations(lines, statistics))
+    return True
 
 
 def bare_task(settings: DictConfig, dictionary: Dictionary) -> TranslationTask:
@@ -110,7 +121,15 @@ def made_up_batch(tokens: Tensor) -> dict[str, Any]:
 
 def describe(metric: dict[str, Any]) -> str:
     """A metric of a record, as a line."""
-    return str(Score(**metric))
+    return str(BleuScore(**metric) if "precisions" in metric else Score(**metric))
+
+
+def brief(metrics: Mapping[str, Any]) -> str:
+    """The metrics of one test set, in a few words."""
+    name, plain = "bleu" if "bleu" in metrics else "bleu_compound", metrics["sacrebleu"]
+    title = {"bleu": "BLEU", "bleu_compound": "BLEU, compounds split,"}[name]
+    penalty = f"(BP {plain['brevity_penalty']:.3f})"
+    return f"{title} {metrics[name]['score']:.2f}  sacreBLEU {plain['score']:.2f} {penalty}"
 
 
 def label(_settings: Mapping[str, Any]) -> str:

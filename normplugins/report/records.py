@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from normplugins.errors import UserError
 
-FORMAT = 1
+FORMATS = (1, 2)
 NORM_ORDER = (
     "ln",
     "bn",
@@ -143,9 +143,9 @@ def read_run(path: Path) -> Run:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is not a record of a run: {error}. Remove it, or run that seed again") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") not in FORMATS:
         found = record.get("format") if isinstance(record, dict) else None
-        raise UserError(f"{path}: format {found!r}, but this version reads format {FORMAT}")
+        raise UserError(f"{path}: format {found!r}, but this version reads formats {FORMATS[0]} and {FORMATS[1]}")
     try:
         run = _run(record)
     except KeyError as error:

@@ -20,7 +20,7 @@ import pytest
 from normplugins.corpora import CorpusConfig, prepare, remove_subwords
 from normplugins.corpora.growing import Growing
 from normplugins.corpora.iwslt14 import ARCHIVE
-from normplugins.corpora.multi30k import TEXT_SHA256
+from normplugins.corpora.multi30k import TEST_PARTS, TEXT_SHA256
 from normplugins.corpora.pipeline import PreparedCorpus
 from normplugins.errors import UserError
 
@@ -404,7 +404,7 @@ def test_settings_that_do_not_fit_a_corpus_are_refused_before_any_download(
 
 def multi30k(folder: Path) -> Path:
     """Write files of Multi30k's names, with other text."""
-    made = stranger(folder.parent / "made", 120, val=11, test_2016_flickr=12)
+    made = stranger(folder.parent / "made", 120, val=11, **dict(zip(TEST_PARTS.values(), (5, 4, 2, 3), strict=True)))
     folder.mkdir(parents=True)
     for path in made.iterdir():
         (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -447,7 +447,7 @@ def test_multi30k_is_verified_by_its_text_and_each_time_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = multi30k(tmp_path / "multi30k" / "raw")
-    settings = {"subword_size": 40, "expected_test": 12}
+    settings = {"subword_size": 40, "expected_test": 14}
     unverified = prepare(config("multi30k", **settings, verify=False), tmp_path, quiet)
     with pytest.raises(UserError, match="not the published Multi30k text"):
         prepare(config("multi30k", **settings), tmp_path, quiet)
@@ -466,10 +466,25 @@ def test_multi30k_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     mirror = multi30k(tmp_path / "mirror" / "multi30k")
     monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror.parent))
     prepared = prepare(config("multi30k", **SMALL), tmp_path / "data", quiet)
-    assert prepared.manifest["note"] == ("120 of 29,000 train pairs, 11 of 1,014 valid pairs, 12 of 1,000 test pairs")
+    assert prepared.manifest["note"] == ("120 of 29,000 train pairs, 11 of 1,014 valid pairs, 14 of 3,532 test pairs")
     monkeypatch.delenv("NORMPLUGINS_MIRROR")
     shutil.rmtree(mirror)
     assert prepare(config("multi30k", **SMALL), tmp_path / "data", quiet) == prepared  # nothing is fetched again
+
+
+def test_multi30k_is_tested_on_all_its_test_sets_one_after_the_other(tmp_path: Path) -> None:
+    raw = multi30k(tmp_path / "multi30k" / "raw")
+    prepared = prepare(config("multi30k", **SMALL), tmp_path, quiet)
+    sets = prepared.manifest["test_sets"]
+    assert list(sets.items()) == [("flickr2016", 5), ("flickr2017", 4), ("mscoco2017", 2), ("flickr2018", 3)]
+    assert prepared.manifest["counts"]["test"]["pairs"] == 14
+    texts = [
+        gzip.decompress((raw / f"{part}.en.gz").read_bytes()).decode().splitlines() for part in TEST_PARTS.values()
+    ]
+    assert [len(text) for text in texts] == list(sets.values())
+    assert lines(prepared.reference_text) == [" ".join(line.split()) for text in texts for line in text]
+    one = prepare(config("demo", train_size=120, valid_size=11, test_size=12, subword_size=40), tmp_path, quiet)
+    assert "test_sets" not in one.manifest
 
 
 SCRIPT = textwrap.dedent("""

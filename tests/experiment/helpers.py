@@ -215,7 +215,8 @@ def outcome(folder: Path, directory: Path) -> dict[str, Any]:
         "averaged": [(state["model"], state["extra_state"]) for state in averaged],
         "best": load(directory / "checkpoint_best.pt")["model"],
         "outputs": {path.name: path.read_bytes() for path in directory.glob("test.*")},
-        "scores": record["metrics"],
+        "kept": {path.name: path.read_bytes() for path in result.parent.glob("*.gz")},
+        "scores": record["scores"],
         "curves": _without_clock(record["curves"]),
     }
 

@@ -106,16 +106,16 @@ class _References:
 
 def test_compounds_count_as_their_parts(tmp_path):
     corpus = _References(tmp_path, ["Wir sehen das E-Mail Konto heute ."], ["Wir sehen das E-Mail Konto heute."])
-    found = score(["Wir sehen das E-Mail-Konto heute ."], corpus, compounds=True)
-    assert list(found) == ["bleu_compound", "sacrebleu"]
+    found = score(["Wir sehen das E-Mail-Konto heute ."], corpus, compounds=True)["test"]
+    assert list(found) == ["bleu_compound", "sacrebleu", "chrf2", "ter"]
     # hypothesis: Wir sehen das E ## Mail ## Konto heute . (10); reference: Wir sehen das E ## Mail Konto heute . (9)
     precisions = [9 / 10, 7 / 9, 5 / 8, 3 / 7]
     assert found["bleu_compound"].score == pytest.approx(100 * math.prod(precisions) ** 0.25, abs=1e-9)
     assert (found["bleu_compound"].system_length, found["bleu_compound"].reference_length) == (10, 9)
     assert "case:mixed" in found["bleu_compound"].signature
     assert "|compounds:split|" in found["bleu_compound"].signature
-    plain = score(["Wir sehen das E-Mail-Konto heute ."], corpus)
-    assert list(plain) == ["bleu", "sacrebleu"]
+    plain = score(["Wir sehen das E-Mail-Konto heute ."], corpus)["test"]
+    assert list(plain) == ["bleu", "sacrebleu", "chrf2", "ter"]
     assert "compounds" not in plain["bleu"].signature
     assert plain["sacrebleu"] == found["sacrebleu"]
     assert "test:" not in found["sacrebleu"].signature  # references of our own
@@ -127,7 +127,7 @@ def test_scores_are_those_of_sacrebleu_s_own_command(tmp_path):
     text = ["Ein Test-Satz mit Maß und Ziel.", "Der 2013-er Wein, sagt sie, sei gut.", "Es war einmal."]
     hypotheses = ["Ein Test Satz mit Maß und Ziel .", "Der 2013-er Wein sei gut , sagt sie .", "es war einmal ."]
     corpus = _References(tmp_path, reference, text)
-    found = score(hypotheses, corpus, compounds=True)
+    found = score(hypotheses, corpus, compounds=True)["test"]
     write_lines(tmp_path / "hypotheses", hypotheses)
     write_lines(tmp_path / "detokenized", corpus.to_text(hypotheses))
     for name in ("hypotheses", "tokens.de"):
@@ -141,6 +141,8 @@ def test_scores_are_those_of_sacrebleu_s_own_command(tmp_path):
     for metric, files, options in (
         ("bleu_compound", ("split.tokens.de", "split.hypotheses"), ["--tokenize", "none", "--force"]),
         ("sacrebleu", ("text.de", "detokenized"), []),
+        ("chrf2", ("text.de", "detokenized"), ["--metrics", "chrf"]),
+        ("ter", ("text.de", "detokenized"), ["--metrics", "ter", "--ter-case-sensitive"]),
     ):
         one, other = (str(tmp_path / file) for file in files)
         command = [sys.executable, "-m", "sacrebleu", one, "-i", other, "--width", "9", *options]
@@ -153,9 +155,9 @@ def test_a_test_set_of_sacrebleu_is_named_where_the_references_are_its_own(tmp_p
     text = ["Es war einmal.", "Und so weiter."]
     digest = hashlib.sha256("".join(f"{line}\n" for line in text).encode()).hexdigest()
     monkeypatch.setitem(TEST_SETS, digest, "wmt14/full")
-    found = score(["Es war einmal ."] * 2, _References(tmp_path, text, text), compounds=True)
+    found = score(["Es war einmal ."] * 2, _References(tmp_path, text, text), compounds=True)["test"]
     assert found["sacrebleu"].signature.startswith("nrefs:1|test:wmt14/full|lang:en-de|case:mixed|eff:no|tok:13a|")
     assert "test:" not in found["bleu_compound"].signature  # tokens of ours, which sacreBLEU does not know
     assert "wmt14/full" in sacrebleu.get_available_testsets()
     changed = _References(tmp_path, text, [text[0], "und so weiter."])
-    assert "test:" not in score(["Es war einmal ."] * 2, changed)["sacrebleu"].signature
+    assert "test:" not in score(["Es war einmal ."] * 2, changed)["test"]["sacrebleu"].signature

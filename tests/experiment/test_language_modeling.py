@@ -34,7 +34,7 @@ def test_killed_anywhere_ends_as_if_never_broken_off(tensor_lm, made_up_text, tm
     status, text = command(arguments, tmp_path)
     assert status == 0, text
     assert differences(outcome(tensor_lm.folder, tensor_lm.directory), outcome(tmp_path, tmp_path / "run")) == []
-    assert set(outcome(tmp_path, tmp_path / "run")["outputs"]) == {"test.logprobs.npy"}
+    assert set(outcome(tmp_path, tmp_path / "run")["outputs"]) == {"test.logprobs.npy", "test.last.logprobs.npy"}
 
 
 @pytest.mark.parametrize(("name", "causal"), [("tensor_lm", False), ("transformer_lm", True)])
@@ -57,6 +57,12 @@ def test_record(name, causal, request):
         assert metric["tokens"] == len(part)
         assert metric["nats"] == pytest.approx(-math.fsum(part.tolist()) / len(part), rel=1e-12)
         assert metric["score"] == pytest.approx(math.exp(metric["nats"]), rel=1e-12)
+    assert (record["scored_by"], list(record["scores"]), record["translations"]) == ("best", ["best", "last"], {})
+    assert record["scores"]["best"] == {"test": record["metrics"]}
+    last = np.load(run.directory / "test.last.logprobs.npy")
+    found = record["scores"]["last"]["test"]["ppl"]
+    assert found["nats"] == pytest.approx(-math.fsum(last.tolist()) / len(last), rel=1e-12)
+    assert f"\nlast: perplexity {found['score']:.2f}\n" in run.output
     assert record["decoding"]["tokens_per_second"] > 0
     assert every["score"] < record["corpus"]["unigram_ppl"]["test"]
     training = record["training"]
@@ -121,6 +127,7 @@ def test_sweep_of_an_adaptive_softmax_s_mean(normplugins, made_up_text, at_home,
         record = json.loads(path.read_text(encoding="utf-8"))
         assert record["training"]["averaged"] == ["checkpoint2.pt", "checkpoint3.pt"]
         assert record["metrics"]["ppl"]["score"] < 30
+        assert (record["scored_by"], list(record["scores"])) == ("averaged", ["averaged", "last", "best"])
         run = Path("runs", *path.with_suffix("").parts[-3:])
         bits = eval_lm(run / "checkpoint_averaged.pt", *Path("data").glob("*/*/bin"), tmp_path)
         assert record["metrics"]["ppl"]["nats"] / math.log(2) == pytest.approx(bits, abs=1e-4)

@@ -157,6 +157,12 @@ def test_a_run_of_a_language_model_is_scored_and_recorded_so(train_language_mode
         load(run.directory / name)["model"] for name in ("checkpoint_best.pt", "checkpoint_recalibrated.pt")
     )
     assert {name.rpartition(".")[2] for name in differences(best, scored)} == {"running_mean", "running_var"}
+    last, of_last = (
+        load(run.directory / name)["model"] for name in ("checkpoint_last.pt", "checkpoint_last_recalibrated.pt")
+    )
+    assert {name.rpartition(".")[2] for name in differences(last, of_last)} == {"running_mean", "running_var"}
+    named = {name: file["file"] for name, file in run.record["files"]["checkpoints"].items()}
+    assert named == {"best": "checkpoint_recalibrated.pt", "last": "checkpoint_last_recalibrated.pt"}
     written = {name: at for name, at in files(run.directory).items() if name.startswith("checkpoint")}
     (run.directory / "record.json").unlink()
     again = ["run", "ptb", "tracking=none", "run_dir=run", *TINY_LM]

@@ -39,7 +39,9 @@ KILLS = [
     ("a checkpoint half written", Point(r"open \S+checkpoint_last\.pt\.tmp", 2)),
     ("trained, the mean not there", Point(r"os\.rename \S+checkpoint_averaged\.pt\.tmp")),
     ("averaged, not translated", Point(r"open \S*test\.hypotheses")),
+    ("one checkpoint scored, the next one not", Point(r"open \S*test\.last\.hypotheses")),
     ("translated, not recorded", Point(r"os\.rename \S+record\.json\.tmp")),
+    ("recorded, its translations not among the results", Point(r"os\.rename \S+tsv\.gz\.tmp \S*results")),
     ("recorded, not among the results", Point(r"os\.rename \S+seed1\.json\.tmp")),
 ]
 

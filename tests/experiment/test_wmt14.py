@@ -37,11 +37,11 @@ def test_from_archives_to_the_record(tmp_path):
     subwords = record["corpus"]["subword"]["subwords"]["train.de"]
     assert subwords / 800 < first_epoch < 2 * subwords / 800 + 1  # 4 batches of 200 tokens, in part padding
     found = record["metrics"]
-    assert list(found) == ["bleu_compound", "sacrebleu"]
+    assert list(found) == ["bleu_compound", "sacrebleu", "chrf2", "ter"]
     assert "|tok:none|smooth:exp|compounds:split|version:" in found["bleu_compound"]["signature"]
     assert found["sacrebleu"]["signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")  # no set of sacreBLEU's
     for name, metric in found.items():
-        assert f"{name}: BLEU = {metric['score']:.2f}" in said
+        assert f"{name}: {'BLEU = ' if 'bleu' in name else ''}{metric['score']:.2f}" in said
         assert metric["signature"] in said
     hypotheses = (run.directory / "test.hypotheses").read_text(encoding="utf-8").splitlines()
     (references,) = tmp_path.glob("data/wmt14/*/tokenized/reference.tokens.de")

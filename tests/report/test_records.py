@@ -62,7 +62,7 @@ def test_a_missing_field_is_named_with_its_file(tmp_path: Path, keys: tuple[str,
         report(tmp_path, echo=silent)
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [3, "1", None])
 def test_an_unknown_format_is_refused(tmp_path: Path, version: object) -> None:
     path = edited(tmp_path, "format", to=version)
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*format {re.escape(repr(version))}"):
