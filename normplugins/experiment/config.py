@@ -38,7 +38,7 @@ FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 # What does not make another table cell, and so does not name another folder: the cell's own coordinates, where and how
 # a run is carried out, and which files a custom corpus is made of (``experiment=NAME`` gives that its own folder).
 NOT_IN_VARIANT = re.compile(
-    r"norm|experiment|seed|data_dir|results_dir|run_dir|force|dry_run|train\.(checkpoint_minutes|compile)|"
+    r"norm|experiment|seed|data_dir|results_dir|run_dir|force|dry_run|train\.(checkpoint_minutes|compile|probe)|"
     r"(hardware|tracking)(\..*)?|hydra[./].*"
 )
 FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_target)?|source|target)")
@@ -57,6 +57,7 @@ class TrainSection:
     batches_per_update: int | None = None
     bucket_by_length: bool | None = None
     compile: bool = False
+    probe: bool | None = None
 
 
 @dataclass

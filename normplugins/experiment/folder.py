@@ -39,7 +39,8 @@ TAKEN_UP_BY = {
 }
 # Settings that may change between two calls of one run without making another run of it.
 FREE_TO_CHANGE = (
-    *("hardware", "common.cpu", "tracking", "train.checkpoint_minutes", "train.compile", "force", "dry_run"),
+    *("hardware", "common.cpu", "tracking", "train.checkpoint_minutes", "train.compile", "train.probe"),
+    *("force", "dry_run"),
     *PLACES,
 )
 
