@@ -48,7 +48,7 @@ class Sums:
 def running_before(norm: nn.Module) -> dict[str, Tensor]:
     """Copies of the running statistics of ``norm``, for :class:`Pass`; empty where it keeps none."""
     names = ("running_mean", "running_var", "running_phi", "nu")
-    return {name: getattr(norm, name).double() for name in names if hasattr(norm, name)}
+    return {name: getattr(norm, name).to(torch.float64, copy=True) for name in names if hasattr(norm, name)}
 
 
 @torch.no_grad()
