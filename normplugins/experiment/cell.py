@@ -22,6 +22,7 @@ PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_di
 """Where things lie on one machine: no part of what a record says."""
 CHANGES_NO_RESULT = (
     *("hardware", "common.cpu", "tracking", "force", "dry_run", "train.checkpoint_minutes", "train.compile"),
+    "train.probe",
     *("common.log_interval", "dataset.num_workers", "dataset.data_buffer_size", "norm.kernels", "model.norm_kernels"),
     *("evaluate.max_tokens", "evaluate.batch_size", "corpus.url", "corpus.expected_"),
 )

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
-from normplugins.experiment import recalibrate
+from normplugins.experiment import recalibrate, statistics_probe
 from normplugins.experiment.config import fairseq_defaults
 from normplugins.experiment.kinds import kind_of
 from normplugins.experiment.processes import launched, on_cpu
@@ -160,4 +160,5 @@ def check_values(config: DictConfig) -> None:
         if not values or any(one is not None and one < bound for one in values):
             raise UserError(f"{key}={value}: what is needed is at least {bound}")
     recalibrate.check(config)
+    statistics_probe.is_on(config)
     kind_of(config.task._name).check(config)

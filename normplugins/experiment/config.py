@@ -46,6 +46,7 @@ class TrainSection:
     batches_per_update: int | None = None
     bucket_by_length: bool | None = None
     compile: bool = False
+    probe: bool | None = None
 
 
 @dataclass

@@ -13,7 +13,7 @@ class History:
 
     ``train`` and ``valid`` are the curves, a point each log interval and each epoch, with None for a perplexity that no
     float holds; ``words`` counts target tokens; ``seconds`` is time spent in updates, without validation and saving;
-    ``wall_seconds`` everything.
+    ``wall_seconds`` everything; ``probe`` has a point for each update that :class:`StatisticsProbe` measured.
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
@@ -27,6 +27,7 @@ class History:
     wall_seconds: float = 0.0
     stopped_by: str | None = None
     parameters: int = 0
+    probe: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def curves(self) -> dict[str, list[dict[str, Any]]]:

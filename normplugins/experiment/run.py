@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
 from normplugins.corpora.parallel import available_cores
-from normplugins.experiment import checkpoints, folder, processes, record
+from normplugins.experiment import checkpoints, folder, processes, record, statistics_probe
 from normplugins.experiment.cell import PLACES, flatten
 from normplugins.experiment.check import check
 from normplugins.experiment.config import fairseq_config
@@ -57,7 +57,8 @@ def train_settings(config: DictConfig, title: str, tracking: Tracking) -> TrainS
     """What training needs of a run's config beside fairseq's part of it."""
     bucketed, compiled = (bool(OmegaConf.select(config, f"train.{key}")) for key in ("bucket_by_length", "compile"))
     average = config.evaluate.average or 1
-    return TrainSettings(title, config.train.checkpoint_minutes, average, tracking, bucketed, compiled)
+    probed = statistics_probe.is_on(config)
+    return TrainSettings(title, config.train.checkpoint_minutes, average, tracking, bucketed, compiled, probed)
 
 
 def follow(config: DictConfig, meeting: processes.Meeting) -> None:
@@ -250,6 +251,7 @@ def compose_record(
         **work,
         "finished_at": record.now(),
         "curves": history.curves,
+        **({"statistics_probe": history.probe} if history.probe else {}),
         "config": {key: value for key, value in flatten(config) if key not in PLACES},
     }
 

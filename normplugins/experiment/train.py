@@ -24,9 +24,11 @@ from normplugins.experiment.batches import bucket_by_length
 from normplugins.experiment.folder import LOG
 from normplugins.experiment.history import History, saved_history
 from normplugins.experiment.progress import Progress
+from normplugins.experiment.statistics_probe import StatisticsProbe
 from normplugins.experiment.tracking import NOWHERE, Tracker, Tracking, tracked
 from normplugins.experiment.trainer import Trainer
 from normplugins.models.compiling import compile_layers, not_compiled
+from normplugins.norms import running_statistics, using_batch_statistics
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class TrainSettings:
     tracking: Tracking
     bucket_by_length: bool = False
     compile: bool = False
+    probe: bool = False
 
 
 def train(config: DictConfig, settings: TrainSettings) -> None:
@@ -99,6 +102,7 @@ class _Run:
         self.epoch_itr = epoch_itr
         self.history = history
         self.directory = Path(config.checkpoint.save_dir)
+        self.probe = StatisticsProbe(trainer.get_model(), settings.probe and trainer.is_data_parallel_master)
         self.started = time.perf_counter() - history.wall_seconds
         self.saved_at = trainer.cumulative_training_time()
 
@@ -157,7 +161,7 @@ class _Run:
         """One update, logged each ``common.log_interval``."""
         begun = time.perf_counter()
         try:
-            with metrics.aggregate("train_inner"):
+            with metrics.aggregate("train_inner"), self.probe.watch(self.trainer.get_num_updates() + 1) as probed:
                 figures = self.trainer.train_step(samples, raise_oom=True)
         except FloatingPointError as error:
             self.stop_not_finite(samples, str(error))
@@ -174,6 +178,7 @@ class _Run:
         history = self.history
         history.updates = self.trainer.get_num_updates()
         self.trainer.get_model().set_num_updates(history.updates)  # the norms' statistics take their step
+        history.probe += probed
         history.words += int(figures["sample_size"])
         history.seconds += time.perf_counter() - begun
         history.wall_seconds = time.perf_counter() - self.started
@@ -202,7 +207,7 @@ class _Run:
         drifted = drift.measure(self.trainer.get_model(), states)
         # each validates a part, all with what will be saved
         with drift.as_saved(self.trainer.get_model(), states), not_compiled():
-            figures = self.validate() | (drifted.figures if drifted else {})
+            figures = self.validate() | self.validate_in_training_mode() | (drifted.figures if drifted else {})
         loss = figures["loss"]
         if not math.isfinite(loss):
             raise UserError(
@@ -238,6 +243,14 @@ class _Run:
             "loss": float(mean["loss"]),
             **{name: _finite(mean[name]) for name in ("nll_loss", "ppl") if name in mean},
         }
+
+    def validate_in_training_mode(self) -> dict[str, Any]:
+        """The validation loss where norms divide by what they do in training; nothing if no norm makes a difference."""
+        model = self.trainer.get_model()
+        if not (self.settings.probe and running_statistics(model)):
+            return {}
+        with using_batch_statistics(model):
+            return {"train_mode_loss": _finite(self.validate()["loss"])}
 
     def save(self, epoch_end: bool = False, best: bool = False) -> None:
         """Save the whole state: as the epoch's checkpoint at its end, otherwise as the last one only.

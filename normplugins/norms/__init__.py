@@ -23,7 +23,7 @@ from normplugins.norms.config import (
     resolve_norm,
     sees_sentence,
 )
-from normplugins.norms.statistics import end_update, reestimate, running_statistics
+from normplugins.norms.statistics import end_update, reestimate, running_statistics, using_batch_statistics
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -42,4 +42,5 @@ __all__ = [
     "resolve_norm",
     "running_statistics",
     "sees_sentence",
+    "using_batch_statistics",
 ]

@@ -95,6 +95,12 @@ class RunningNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
         self._pending: dict[str, Tensor] = {}  # by the step that will take it: sums in float64
         self._estimating = False
+        self._always_training = False
+
+    def train(self, mode: bool = True) -> "RunningNorm":
+        """Set training or evaluation mode; inside :func:`using_batch_statistics` it is training, whatever is asked."""
+        super().train(mode or self._always_training)
+        return self
 
     def add_statistic(self, name: str, value: float) -> None:
         """Register the buffer ``name`` (C,), filled with ``value``, in float32 or a wider default dtype."""
@@ -220,15 +226,42 @@ def reestimate(model: nn.Module) -> Iterator[None]:
     processes); of a norm that saw no token they stay, and so do ``ema_gz`` and ``num_updates``. When an error leaves
     the context, everything stays. The caller sets the training mode, and turns dropout and gradients off if it wants.
     """
+    with _gathering(model) as norms:
+        yield
+        with torch.no_grad():
+            for norm, _, moments in _pooled(norms):
+                norm.replace(*moments)
+
+
+@contextmanager
+def using_batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, the norms with running statistics forward as in training, whatever mode is set, and change none of them.
+
+    The rest of the model follows its mode, so that at evaluation dropout is off. Afterwards every norm has the mode
+    that it had before. Gradients are to be off.
+    """
+    with _gathering(model) as norms:
+        modes = [norm.training for norm in norms]
+        for norm in norms:
+            norm._always_training = True
+            norm.train()
+        try:
+            yield
+        finally:
+            for norm, mode in zip(norms, modes, strict=True):
+                norm._always_training = False
+                norm.train(mode)
+
+
+@contextmanager
+def _gathering(model: nn.Module) -> Iterator[list[RunningNorm]]:
+    """Inside, the norms' batches enter no running statistic but what is pending, which is dropped on leaving."""
     norms = _running_norms(model)
     before = [norm._take_pending() for norm in norms]
     for norm in norms:
         norm._estimating = True
     try:
-        yield
-        with torch.no_grad():
-            for norm, _, moments in _pooled(norms):
-                norm.replace(*moments)
+        yield norms
     finally:
         for norm, pending in zip(norms, before, strict=True):
             norm._pending, norm._estimating = pending, False
