@@ -23,7 +23,7 @@ CORPUS = TextConfig
 RESCORABLE = ("evaluate.recalibrate", "evaluate.segment", "evaluate.context", "evaluate.batch_size")
 LOGPROBS = "test.logprobs.npy"
 OUTPUTS = (LOGPROBS,)
-SEES_THE_FUTURE = "as published: every position sees the tokens after it"
+SEES_THE_FUTURE = "unmasked: every position sees the tokens after it"
 NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
 
 

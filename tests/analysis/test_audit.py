@@ -31,7 +31,12 @@ def analyze(made_up_text, monkeypatch, normplugins, tmp_path):
 def test_a_run_as_published_and_a_causal_one(analyze, tensor_lm, transformer_lm, tmp_path):
     published, said = analyze(tensor_lm)
     assert published["norm"] == "pn"
-    assert published["model"] == {"name": "tensor_transformer_lm", "causal": False, "masked": False}
+    assert published["model"] == {
+        "name": "tensor_transformer_lm",
+        "causal": False,
+        "masked": False,
+        "normalize_before": False,
+    }
     assert published["run"]["ppl"] == tensor_lm.record["metrics"]["ppl"]["score"]
     assert published["probe"] == {"draws": 1, "segments": 3, "trials": 3, "seed": 1, "batch": [6, 8]}
     assert published["warmup"] == {"updates": 24, "of": 6}
@@ -48,7 +53,7 @@ def test_a_run_as_published_and_a_causal_one(analyze, tensor_lm, transformer_lm,
     assert "evaluation mode: |change of log p| 0, to the bit" in said
 
     page = (tmp_path / "causality.md").read_text(encoding="utf-8")
-    assert "**The published model reads the future**" in page
+    assert "**The unmasked model reads the future**" in page
     assert "the causal model saw nothing of the future" in page
     assert page.count("\n| ptb") == 2 + 3, "two runs in evaluation; in training one of them in two states"
     with Image.open(tmp_path / "figures" / "causality.png") as figure:

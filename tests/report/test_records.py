@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from factory import put, record
+from factory import put, record, scored
 
 from normplugins.errors import UserError
 from normplugins.report import report
@@ -62,7 +62,7 @@ def test_a_missing_field_is_named_with_its_file(tmp_path: Path, keys: tuple[str,
         report(tmp_path, echo=silent)
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [3, "1", None])
 def test_an_unknown_format_is_refused(tmp_path: Path, version: object) -> None:
     path = edited(tmp_path, "format", to=version)
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*format {re.escape(repr(version))}"):
@@ -108,3 +108,12 @@ def test_seeds_stand_in_numerical_order(tmp_path: Path) -> None:
     for seed in (10, 2, 1):
         put(tmp_path, record(seed=seed))
     assert [run.seed for run in read_runs(tmp_path)] == [1, 2, 10]
+
+
+@pytest.mark.parametrize("key", ["scores", "scored_by"])
+def test_format_2_without_its_scores_is_refused(tmp_path: Path, key: str) -> None:
+    content = scored(record(), {})
+    del content[key]
+    path = put(tmp_path, content)
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{key}"):
+        report(tmp_path, echo=silent)
