@@ -42,7 +42,8 @@ COUNTED = (
     "published count, which drops the last, partial segment. a ± b: mean and sample standard deviation over the seeds."
 )
 CHECKPOINT = (
-    "Scored is the checkpoint with the best validation loss, as in the published code; *last*: the last checkpoint."
+    "Scored is the checkpoint with the best validation loss; *last*: the last checkpoint. *seeds* a/b/c: of code, "
+    "masked and paper."
 )
 Row = list[Cell | None]
 

@@ -32,7 +32,7 @@ which a run differs from its experiment's own; *words/s* counts target tokens in
 MARKS = f"The paper's numbers are marked {', '.join(f'{mark}: {text}' for mark, text in paper.MARKS.items())}."
 PAPER = (
     f"{MARKS} Only runs of the published recipe, to its end, stand in a row of the paper; runs with other settings or "
-    "cut short follow in rows of their own."
+    'cut short follow in rows of their own; "not in full" says that there are only such.'
 )
 
 CAUSALITY = "causality.md"
