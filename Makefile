@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NORMS := ln bn bn_released pnv pn pn_alg2 rms scale group instance weight none
 EXPERIMENTS := iwslt14 wmt14 multi30k ptb wikitext2 wikitext103
+# Seeds of the demo: one alone orders nothing
+SEEDS ?= 1,2,3
 # Extra Hydra overrides for any run: make iwslt14-pn ARGS="seed=2 tracking=none"
 ARGS ?=
 
@@ -29,8 +31,8 @@ $(READY): requirements.txt pyproject.toml setup.py $(wildcard normplugins/*/*.[c
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-demo: setup ## ln, bn and pn on a generated corpus: table and picture, in minutes on a CPU
-	$(BIN)/normplugins run demo -m norm=ln,bn,pn $(ARGS)
+demo: setup ## ln, bn and pn on a generated corpus, several seeds (SEEDS=1,2,3): table and picture, in minutes on a CPU
+	$(BIN)/normplugins run demo -m norm=ln,bn,pn seed=$(SEEDS) $(ARGS)
 	$(BIN)/normplugins report
 
 $(foreach e,$(EXPERIMENTS),$(foreach n,$(NORMS),$(eval .PHONY: $e-$n)$(eval $e-$n: setup ; $(BIN)/normplugins run $e norm=$n $(ARGS))))

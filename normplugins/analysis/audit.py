@@ -107,7 +107,12 @@ def _record(
         "variant": config.variant,
         "seed": config.seed,
         "norm": config.norm.name,
-        "model": {"name": config.model._name, "causal": trained.causal, "masked": trained.masked},
+        "model": {
+            "name": config.model._name,
+            "causal": trained.causal,
+            "masked": trained.masked,
+            "normalize_before": config.model.normalize_before,
+        },
         "run": {
             "checkpoint": trained.checkpoint.name,
             "updates": run["training"]["updates"],

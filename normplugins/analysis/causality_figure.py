@@ -57,7 +57,7 @@ def _names(cells: Sequence[Cell]) -> list[str]:
     """The norm and the model, and the run where there are several: as much of it as has room."""
     several = len({cell.run for cell in cells}) > 1
     runs = [cell.run if len(cell.run) <= 45 else f"{cell.run[:44]}…" for cell in cells]
-    return [f"{cell.norm}, {cell.kind}" + f"\n{run}" * several for cell, run in zip(cells, runs, strict=True)]
+    return [f"{cell.norm}, {cell.model.name}" + f"\n{run}" * several for cell, run in zip(cells, runs, strict=True)]
 
 
 def _perplexities(axis: Axes, cells: Sequence[Cell]) -> None:

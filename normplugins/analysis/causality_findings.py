@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from normplugins.analysis.causality_records import MODELS, MODES, Cell
-from normplugins.report.records import AS_PUBLISHED, BY_NORM
+from normplugins.analysis.causality_records import MODES, Cell
 
 
 def findings(cells: Sequence[Cell]) -> list[str]:
     """Sentences that follow from the numbers, whatever they are."""
-    published = [cell for cell in cells if cell.kind == AS_PUBLISHED]
-    by_norm = [cell for cell in cells if cell.kind in BY_NORM.values()]
+    unmasked = [cell for cell in cells if cell.model.sees_by == "attention"]
+    by_norm = [cell for cell in cells if cell.model.sees_by == "norm"]
     causal = [cell for cell in cells if cell.causal]
-    found = [text for run in dict.fromkeys(cell.run for cell in published) for text in _published(run, published)]
+    found = [text for run in dict.fromkeys(cell.run for cell in unmasked) for text in _unmasked(run, unmasked)]
     found.extend(_by_norm(cell) for cell in by_norm)
     if causal:
         found.append(_masked(causal))
         found.extend(_leaks(causal))
-    if published:
-        found.append(_published_training(published))
+    if unmasked:
+        found.append(_unmasked_training(unmasked))
     unsure = [_name(cell, mode) for cell in cells for mode, of in cell.modes.items() if not of.repeatable]
     if unsure:
         found.append(
@@ -29,12 +28,12 @@ def findings(cells: Sequence[Cell]) -> list[str]:
     return found
 
 
-def _published(run: str, published: Sequence[Cell]) -> list[str]:
-    cells = [cell for cell in published if cell.run == run]
+def _unmasked(run: str, unmasked: Sequence[Cell]) -> list[str]:
+    cells = [cell for cell in unmasked if cell.run == run]
     modes = [cell.modes["evaluation"] for cell in cells]
     true, replaced = spread([mode.ppl_true for mode in modes]), spread([mode.ppl_replaced for mode in modes])
     seen = any(not mode.change.identical for mode in modes)
-    verdict = "**The published model reads the future**" if seen else "The published model saw nothing of the future"
+    verdict = "**The unmasked model reads the future**" if seen else "The unmasked model saw nothing of the future"
     norms = listed([cell.norm for cell in cells])
     text = (
         f"{verdict} ({run}; norm {norms}): perplexity {true} with the true future, {replaced} once the words after "
@@ -114,12 +113,12 @@ def _leaks(causal: Sequence[Cell]) -> list[str]:
     return found
 
 
-def _published_training(published: Sequence[Cell]) -> str:
+def _unmasked_training(unmasked: Sequence[Cell]) -> str:
     text = (
-        "In training mode, what a model as published sees through its norm cannot be told apart from what it sees "
+        "In training mode, what an unmasked model sees through its norm cannot be told apart from what it sees "
         "through attention, in the segment whose end was replaced."
     )
-    others = [cell for cell in published if cell.modes["training"].other]
+    others = [cell for cell in unmasked if cell.modes["training"].other]
     if others:
         text += " In another segment only the norm can carry anything: see the last columns of the second table."
     return text
@@ -134,7 +133,7 @@ def _state(cell: Cell, mode: str) -> str:
 
 
 def _name(cell: Cell, mode: str = "") -> str:
-    return f"{cell.norm} ({MODELS[cell.kind]}; {cell.run}{f'; {MODES[mode]}' if mode else ''})"
+    return f"{cell.norm} ({cell.model.name}; {cell.run}{f'; {MODES[mode]}' if mode else ''})"
 
 
 def size(value: float) -> str:

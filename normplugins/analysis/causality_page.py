@@ -9,10 +9,10 @@ from typing import Any
 
 from normplugins.analysis.causality_figure import draw
 from normplugins.analysis.causality_findings import findings, ppl, size, spread
-from normplugins.analysis.causality_records import MODELS, Cell, Change, machines, read_cells
+from normplugins.analysis.causality_records import Cell, Change, machines, read_cells
 from normplugins.corpora.files import whole_file
 from normplugins.report.parts import Column, Table
-from normplugins.report.records import AS_PUBLISHED
+from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.render import markdown
 
 PAGE, FIGURE = "causality.md", Path("figures") / "causality.png"
@@ -23,8 +23,8 @@ HEAD = """\
 # What the language models see of the future
 
 A language model predicts each word of a text from the words before it. Its perplexity (lower is better) means something
-only if it cannot read the word that it is asked for. The published code of the paper's baseline, the tensorized
-transformer, is handed a mask against that and never uses it. This page measures what every recorded model sees."""
+only if it cannot read the word that it is asked for. The published code of the tensorized transformer, on which the
+paper builds, is handed a mask against that and never uses it. This page measures what every recorded model sees."""
 
 METHOD = """\
 ## What was done
@@ -92,6 +92,7 @@ def page(cells: Sequence[Cell]) -> str:
     """The page of at least one cell, in Markdown."""
     parts = [
         HEAD,
+        fill(NOT_KNOWN, 120, break_on_hyphens=False),
         "## What was found",
         "\n".join(fill(f"- {text}", 120, subsequent_indent="  ", break_long_words=False) for text in findings(cells)),
         f"![Perplexity with either future, and the change by mode and by distance]({FIGURE.as_posix()})",
@@ -138,7 +139,9 @@ def _training(cells: Sequence[Cell]) -> Table:
                 mode = cell.modes[name]
                 warmup = cell.first["warmup"] is not None
                 state = "in warmup" if name != "training" else "as trained" + (", in warmup" * cell.warming * warmup)
-                mixed = " (attention included)" if cell.kind == AS_PUBLISHED and not mode.change.identical else ""
+                mixed = (
+                    " (attention included)" if cell.model.sees_by == "attention" and not mode.change.identical else ""
+                )
                 mean, most = _change(mode.change)
                 other = _change(mode.other) if mode.other else ["-", "-"]
                 numbers = [ppl(mode.ppl_true), ppl(mode.ppl_replaced)]
@@ -160,7 +163,7 @@ _CHANGE = [Column("mean\n|change of log p|"), Column("max\n|change of log p|")]
 
 
 def _row(cell: Cell) -> list[str]:
-    return [cell.run, MODELS[cell.kind], cell.norm, ", ".join(str(seed) for seed in cell.each(lambda one: one["seed"]))]
+    return [cell.run, cell.model.name, cell.norm, ", ".join(str(seed) for seed in cell.each(lambda one: one["seed"]))]
 
 
 def _repeat(cells: Sequence[Cell]) -> str:

@@ -11,16 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from normplugins.errors import UserError
-from normplugins.report.records import AS_PUBLISHED, BY_NORM, CAUSAL, CHOICES, TRANSFORMER, machine_names, norm_rank
+from normplugins.report.readings import CHOICES, MODELS, LanguageModel, language_model
+from normplugins.report.records import machine_names, norm_rank
 
 FORMAT = 1
-MODELS = {
-    AS_PUBLISHED: f"tensor transformer, {AS_PUBLISHED}",
-    CAUSAL: "tensor transformer, causal",
-    TRANSFORMER: TRANSFORMER,
-    BY_NORM[CAUSAL]: f"tensor transformer, {BY_NORM[CAUSAL]}",
-    BY_NORM[TRANSFORMER]: BY_NORM[TRANSFORMER],
-}
 MODES = {"evaluation": "evaluation", "training": "training", "training_in_warmup": "training, PN warming up"}
 
 
@@ -71,13 +65,11 @@ class Cell:
         return str(self.first["norm"])
 
     @property
-    def kind(self) -> str:
-        """Which language model it is, by one of the names in ``MODELS``."""
+    def model(self) -> LanguageModel:
+        """Which language model it is."""
         model = self.first["model"]
-        if not model.get("masked", model["causal"]):
-            return AS_PUBLISHED
-        kind = CAUSAL if model["name"] == "tensor_transformer_lm" else TRANSFORMER
-        return kind if model["causal"] else BY_NORM[kind]
+        pre_norm, masked = model.get("normalize_before", False), model.get("masked", model["causal"])
+        return language_model(model["name"], pre_norm, masked, model["causal"])
 
     @property
     def causal(self) -> bool:
@@ -125,7 +117,7 @@ def read_cells(results: Path) -> list[Cell]:
         record = _read(path)
         groups.setdefault((record["experiment"], record["variant"]), []).append(record)
     cells = [Cell(tuple(sorted(records, key=lambda one: int(one["seed"])))) for records in groups.values()]
-    return sorted(cells, key=lambda cell: (cell.run, list(MODELS).index(cell.kind), norm_rank(cell.norm)))
+    return sorted(cells, key=lambda cell: (cell.run, MODELS.index(cell.model), norm_rank(cell.norm)))
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -134,7 +126,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']!r}, but this version reads format {FORMAT}")
         cell = Cell((record,))
-        _ = cell.run, cell.kind, cell.warming, cell.modes["evaluation"], cell.modes["training"]
+        _ = cell.run, cell.model, cell.warming, cell.modes["evaluation"], cell.modes["training"]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:

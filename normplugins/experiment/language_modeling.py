@@ -23,7 +23,7 @@ CORPUS = TextConfig
 RESCORABLE = ("evaluate.recalibrate", "evaluate.segment", "evaluate.context", "evaluate.batch_size")
 OUTPUT = "logprobs.npy"
 OUTPUTS = (f"test*.{OUTPUT}",)
-SEES_THE_FUTURE = "as published: every position sees the tokens after it"
+SEES_THE_FUTURE = "unmasked: every position sees the tokens after it"
 NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
 
 

@@ -120,7 +120,7 @@ def build_side_norm(cfg: NormTransformerConfig, side: Side, final: bool = False)
 
 @dataclass
 class LanguageModelConfig(NormSettings):
-    """What both language models share: a post-norm stack of one norm, as the paper's language models have."""
+    """What both language models share: a stack of one norm, post-norm as the tensorized transformer's code has it."""
 
     layers: int = setting(3, "layers")
     embed_dim: int = setting(256, "width")
@@ -166,11 +166,13 @@ class NormTransformerLMConfig(LanguageModelConfig):
 
 @dataclass
 class TensorTransformerLMConfig(LanguageModelConfig):
-    """The paper's language model: single- or multi-core tensor attention over segments of ``tokens_per_sample``."""
+    """The tensorized transformer: single- or multi-core tensor attention over segments of ``tokens_per_sample``."""
 
     head_dim: int = setting(40, "channels of query, key, value and position key")
     cores: int = setting(1, "core tensors, of which the mean is used")
-    causal: bool = setting(True, "hide the tokens after each position; off: every position sees them, as published")
+    causal: bool = setting(
+        True, "hide the tokens after each position; off, as in the published code: every position sees them"
+    )
 
 
 _LanguageModel = TypeVar("_LanguageModel", bound=LanguageModelConfig)

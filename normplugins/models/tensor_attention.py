@@ -4,9 +4,9 @@ For a query i and tokens j, k of a segment of L, channels h, position keys r, bi
 
     t_ijk = Σ_h c_h (q_i + u)_h k_jh v_kh + Σ_h c_h (q_i + w)_h r_jh v_kh        out_i = W vec(t_i)
 
-W is C × L²; of several cores the mean counts. As published j and k run over the whole segment whatever i is, so that
-every position sees the tokens after it; ``causal`` lets them run to i. A segment cut short is one whose missing tokens
-have keys and values of zero: their position keys stay.
+W is C × L²; of several cores the mean counts. In the published code j and k run over the whole segment whatever
+i is, so that every position sees the tokens after it; ``causal`` lets them run to i. A segment cut short is one whose
+missing tokens have keys and values of zero: their position keys stay.
 
 ``plain`` computes this as it is written. ``contract`` sums in another order:
 
@@ -102,7 +102,7 @@ class TensorAttention(nn.Module):
         head_dim: channels of query, key, value and position key.
         segment: L.
         cores: core tensors; one has the diagonal c.
-        causal: whether a position sees none of the tokens after it; False is as published.
+        causal: whether a position sees none of the tokens after it; False is as in the published code.
     """
 
     def __init__(self, dim: int, head_dim: int, segment: int, cores: int, causal: bool) -> None:

@@ -1,6 +1,6 @@
-"""``tensor_transformer_lm``: the paper's language model (arXiv 1906.09777), as published or causal; any norm.
+"""``tensor_transformer_lm``: the tensorized transformer (arXiv 1906.09777), as in its published code or causal.
 
-As published (``causal`` off) every position sees the tokens after it: what is measured then is not the perplexity of a
+In that code (``causal`` off) every position sees the tokens after it: what is measured then is not the perplexity of a
 language model. Positions are counted back from the segment's end, as in Transformer-XL (arXiv 1901.02860), whose
 layout, initialisation and dropout the published model has; u and w are shared by all layers.
 """

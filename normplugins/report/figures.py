@@ -13,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from normplugins.report.records import AS_PUBLISHED, BY_NORM, CAUSAL, TRANSFORMER, Cell, Curve, Run, group
+from normplugins.report.readings import CODE, MASKED, PAPER, PRE_NORM_TRANSFORMER, TRANSFORMER, LanguageModel
+from normplugins.report.records import Cell, Curve, Run, group
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the rest are of Tol's muted set.
 COLOURS = {
@@ -34,7 +35,8 @@ COLOURS = {
 OTHER_COLOURS = ("#CC6677", "#DDCC77", "#AA4499", "#661100", "#6699CC")  # for norms of your own
 MARKERS = {"ln": "o", "bn": "s", "bn_released": "D", "pnv": "v", "pn": "^", "pn_alg2": "P", "none": "X"}
 MARKERS |= {"rms": "<", "scale": ">", "group": "p", "instance": "h", "weight": "d", "affine": "H"}
-MODEL_STYLES = {AS_PUBLISHED: "-", CAUSAL: "--", TRANSFORMER: ":", **dict.fromkeys(BY_NORM.values(), "-")}
+MODEL_STYLES = {CODE: "-", MASKED: "--", PAPER: "-.", TRANSFORMER: ":", PRE_NORM_TRANSFORMER: (0, (1, 3))}
+OTHER_STYLE = (0, (5, 1, 1, 1, 1, 1))  # of language models with other settings
 # A file shows the same whatever the user's own matplotlib settings are.
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -73,7 +75,7 @@ def curves(runs: Sequence[Run], path: Path) -> None:
         axes = figure.subplots(1, 2)
         handles = {}
         for run in (run for cell in shown for run in cell.runs):
-            look = {"color": colour(run.norm), "linestyle": dashes[run.extras], "linewidth": 1.4}
+            look = {"color": colour(run.norm), "linestyle": dashes[_way(run)], "linewidth": 1.4}
             axes[0].plot(*_columns(run.train_curve), **look)
             marker = {"marker": MARKERS.get(run.norm, "*"), "markevery": max(1, len(run.valid_curve) // 12)}
             (handles[run],) = axes[1].plot(*_columns(run.valid_curve), **look, **marker, markersize=5)
@@ -109,17 +111,28 @@ def _title(runs: Sequence[Run]) -> list[str]:
         shortest, longest = min(run.updates for run in runs), max(run.updates for run in runs)
         updates = f"{shortest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
         lines.insert(1, f"shortened to {updates} updates (budget={runs[0].budget})")
-    if any(run.model == AS_PUBLISHED for run in runs):
-        lines.append(f'"{AS_PUBLISHED}": its model reads the tokens it has to predict; not a language model\'s loss')
+    if any(run.model and run.model.sees_by for run in runs):
+        lines.append('"sees the future": the model reads the tokens it has to predict; not a language model\'s loss')
     return lines
 
 
-def _dashes(cells: Sequence[Cell]) -> dict[str, str]:
-    """A line style for each way to set a run; a kind of language model has its own, its other settings share one."""
-    firsts = [cell.first for cell in cells]
-    extras = sorted({run.extras for run in firsts} - {""})
-    styles = {name: ("--", ":", "-.")[index % 3] for index, name in enumerate(extras)} | {"": "-"}
-    return styles | {run.extras: "-." if run.settings else MODEL_STYLES[run.model] for run in firsts if run.model}
+def _way(run: Run) -> tuple[LanguageModel | None, tuple[str, ...]]:
+    """What tells the lines of one norm apart."""
+    return run.model, run.settings
+
+
+def _dashes(cells: Sequence[Cell]) -> dict[tuple[LanguageModel | None, tuple[str, ...]], Any]:
+    """A line style for each way to set a run; a language model has its own, with other settings all share one."""
+    ways = dict.fromkeys(_way(cell.first) for cell in cells)
+    settings = sorted({settings for model, settings in ways if settings and model is None})
+    styles = {way: ("--", ":", "-.")[index % 3] for index, way in enumerate(settings)} | {(): "-"}
+
+    def style(model: LanguageModel | None, settings: tuple[str, ...]) -> Any:
+        if model is None:
+            return styles[settings]
+        return OTHER_STYLE if settings else MODEL_STYLES.get(model, "-")
+
+    return {way: style(*way) for way in ways}
 
 
 def _columns(curve: Curve) -> tuple[list[float], list[float]]:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from normplugins.report.paper import Known, PaperCorpus
-from normplugins.report.records import Cell, Run
+from normplugins.report.readings import LanguageModel
+from normplugins.report.records import WHOLE, Cell, Run
 
-NOT_RUN = "not run"
+NOT_RUN, NOT_IN_FULL, NOT_SCORED = "not run", "not in full", "not scored"
 OTHER_CORPUS = ", not the paper's corpus: compare it with ours, not with the paper's number"
 METRIC_NAMES = {
     "bleu": "BLEU",
     "bleu_compound": "BLEU, compounds split",
     "sacrebleu": "sacreBLEU",
+    "chrf2": "chrF2",
+    "ter": "TER",
     "ppl": "ppl",
     "ppl_full_segments": "ppl, full segments",
 }
@@ -22,6 +25,8 @@ METRIC_TEXTS = {
     "bleu": "BLEU (tokenised)",
     "bleu_compound": "BLEU (tokenised, hyphenated compounds split)",
     "sacrebleu": "sacreBLEU (plain text)",
+    "chrf2": "chrF2 (plain text)",
+    "ter": "TER (plain text)",
     "ppl": "ppl",
     "ppl_full_segments": "ppl, full segments",
 }
@@ -31,12 +36,14 @@ METRIC_TEXTS = {
 class Column:
     """A column's heading, of one line or more; numbers stand right.
 
-    ``detail``: left out where a terminal is too narrow for all.
+    ``detail``: left out where a terminal is too narrow for all. Where no row has it, or all have the same, it is left
+    out of the table, unless ``fold`` is off, and a note says the value.
     """
 
     name: str
     right: bool = True
     detail: bool = False
+    fold: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,20 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str]
+
+
+def compact(table: Table) -> Table:
+    """The table without the details that no row has, or all have the same: a note says these once."""
+    said, kept = [], []
+    for index, column in enumerate(table.columns):
+        values = [row[index] for row in table.rows if row[index] not in ("", NOT_SCORED)]
+        if not (column.detail and column.fold) or len(set(values)) > 1 or len(values) == 1:
+            kept.append(index)
+        elif values:
+            said.append(f"{column.name.replace(chr(10), ' ')} {values[0]}")
+    rows = [[row[index] for index in kept] for row in table.rows]
+    notes = [f"The same in all rows that were run: {'; '.join(said)}."] if said else []
+    return Table(table.title, [table.columns[index] for index in kept], rows, [*notes, *table.notes])
 
 
 class Footnotes:
@@ -66,6 +87,11 @@ class Footnotes:
     def lines(self) -> list[str]:
         """The texts with their numbers, to stand under the table."""
         return [f"[{number}] {text}" for number, text in enumerate(self.texts, 1)]
+
+
+def two_lines(name: str) -> str:
+    """A metric's name, broken after its comma for a column's heading."""
+    return name.replace(", ", ",\n")
 
 
 def duration(seconds: float) -> str:
@@ -89,10 +115,19 @@ def known_number(number: Known | None, sign: str = "", missing: str = "") -> str
     return f"{number.value:{sign}.1f} {number.mark}" if number else missing
 
 
-def mean(cell: Cell, metric: str) -> str:
-    """The mean score over the seeds."""
-    score = cell.mean(metric)
-    return "not scored" if score is None else f"{score:.2f}"
+def mean(cell: Cell, metric: str, checkpoint: str = "", test_set: str = WHOLE, digits: int = 2) -> str:
+    """The mean score over the seeds and, of several, their sample standard deviation."""
+    score, spread = cell.mean(metric, checkpoint, test_set), cell.spread(metric, checkpoint, test_set)
+    if score is None:
+        return NOT_SCORED
+    return f"{score:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
+
+
+def brevity(cell: Cell, metric: str, checkpoint: str = "") -> str:
+    """The mean brevity penalty over the seeds, empty for what is no BLEU."""
+    found = [score.brevity for score in cell.scores(metric, checkpoint)]
+    known = [value for value in found if value is not None]
+    return f"{fmean(known):.3f}" if known and len(known) == len(found) else ""
 
 
 def valid_ppl(cell: Cell) -> str:
@@ -101,20 +136,16 @@ def valid_ppl(cell: Cell) -> str:
     return f"{fmean(ppl):.2f}" if ppl else ""
 
 
-def difference(cell: Cell, cells: Iterable[Cell], metric: str, alike: Callable[[Run], object]) -> str:
+def difference(
+    cell: Cell, cells: Iterable[Cell], metric: str, alike: Callable[[Run], object], checkpoint: str = ""
+) -> str:
     """To the mean of the LN cell whose runs are ``alike``, if there is one."""
-    mine = cell.mean(metric)
+    mine = cell.mean(metric, checkpoint)
     for other in cells:
-        theirs = other.mean(metric)
+        theirs = other.mean(metric, checkpoint)
         if other.first.norm == "ln" and alike(other.first) == alike(cell.first) and other is not cell:
             return f"{mine - theirs:+.2f}" if mine is not None and theirs is not None else ""
     return ""
-
-
-def spread(cell: Cell, metric: str) -> str:
-    """The sample standard deviation over the seeds, or what there is instead."""
-    deviation = cell.spread(metric)
-    return "one seed" if len(cell.runs) == 1 else "" if deviation is None else f"± {deviation:.2f}"
 
 
 def span(cell: Cell, get: Callable[[Run], float], text: Callable[[float], str] = "{:,.0f}".format) -> str:
@@ -129,6 +160,16 @@ def corpus_note(cell: Cell, consequence: str = "") -> str:
     return f"Corpus: {cell.first.note}{consequence}." if cell.first.note else ""
 
 
+def seeds_note(cells: Iterable[Cell]) -> list[str]:
+    """What a reader has to know of numbers without a spread, where any are compared."""
+    cells = list(cells)
+    ones = sum(len(cell.runs) == 1 for cell in cells)
+    if len(cells) < 2 or not ones:
+        return []
+    which = "Every row is" if ones == len(cells) else "A row without ± is"
+    return [f"{which} one seed, and one seed orders nothing: another seed can turn the order of two rows round."]
+
+
 def signatures(runs: Sequence[Run], metrics: Iterable[str]) -> list[str]:
     """One line per metric and signature; which rows it belongs to is said only where there are several.
 
@@ -137,12 +178,12 @@ def signatures(runs: Sequence[Run], metrics: Iterable[str]) -> list[str]:
     lines = []
     for metric in metrics:
         rows: dict[str, list[Run]] = {}
-        of_model: dict[str, set[str]] = {}
+        of_model: dict[LanguageModel | None, set[str]] = {}
         for run in (run for run in runs if metric in run.signatures):
             rows.setdefault(run.signatures[metric], []).append(run)
             of_model.setdefault(run.model, set()).add(run.signatures[metric])
         for signature, members in rows.items():
-            labels = [run.model if run.model and len(of_model[run.model]) == 1 else run.label for run in members]
+            labels = [run.model.name if run.model and len(of_model[run.model]) == 1 else run.label for run in members]
             which = f" ({'; '.join(dict.fromkeys(labels))})" if len(rows) > 1 else ""
             lines.append(f"{METRIC_TEXTS.get(metric, metric)}{which}: `{signature}`")
     return lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from statistics import fmean, stdev
 from typing import Any, TypeVar
 
 from normplugins.errors import UserError
+from normplugins.report.readings import CHOICES, MODELS, LanguageModel, recorded_model
 
 FORMATS = (1, 2)
 NORM_ORDER = (
@@ -29,35 +29,37 @@ NORM_ORDER = (
     "affine",
     "none",
 )
-# What a language model is called wherever its number or its curve stands.
-AS_PUBLISHED = "as published: sees the future"
-CAUSAL = "causal"
-TRANSFORMER = "causal transformer"
-KINDS = (AS_PUBLISHED, CAUSAL, TRANSFORMER)
-# The same models where attention is masked and the norm, one of whole sentences, sees the future all the same.
-BY_NORM = {
-    CAUSAL: "masked, but its norm sees the future",
-    TRANSFORMER: "masked transformer, but its norm sees the future",
-}
-# Overrides that choose one of these, or a shorter schedule: labels say them in words.
-CHOICES = re.compile(r"(model\.causal|architecture|budget)=\w+")
+CHECKPOINTS = ("averaged", "last", "best")
+"""The checkpoints of a run that can be scored, in the order of their columns."""
+WHOLE = "test"
+"""The whole test set; a corpus of several has one more name for each."""
 T = TypeVar("T")
 Curve = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score, and the brevity penalty of a BLEU."""
+
+    value: float
+    brevity: float | None
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """What the report needs of one record. Curves are (update, loss) points; losses are in bits per token.
 
-    ``model`` says which language model it is, and is empty for a translation; ``budget`` is the name of a shortened
-    schedule, and empty for the experiment's own. ``unigram`` is a unigram model's perplexity on valid and test.
+    ``scores`` are by checkpoint, test set and metric; ``scored_by`` is the checkpoint that the recipe is scored by.
+    ``model`` is None for a translation; ``budget`` is the name of a shortened schedule, and empty for the
+    experiment's own. ``unigram`` is a unigram model's perplexity on valid and test.
     """
 
     experiment: str
     norm: str
     extras: str
     seed: int
-    scores: Mapping[str, float]
+    scored_by: str
+    scores: Mapping[tuple[str, str, str], Score]
     signatures: Mapping[str, str]
     updates: int
     epochs: int
@@ -71,7 +73,7 @@ class Run:
     hardware: str
     machine: str
     label_smoothing: float
-    model: str
+    model: LanguageModel | None
     budget: str
     unigram: tuple[float, float] | None
     train_curve: Curve
@@ -86,7 +88,7 @@ class Run:
     @property
     def name(self) -> str:
         """The norm, the kind of language model, and what else was set."""
-        return ", ".join([self.norm, *filter(None, [self.model]), *self.settings])
+        return ", ".join([self.norm, *([self.model.name] if self.model else []), *self.settings])
 
     @property
     def label(self) -> str:
@@ -105,15 +107,27 @@ class Cell:
         """Any of the runs, for what they have in common."""
         return self.runs[0]
 
-    def mean(self, metric: str) -> float | None:
-        """Mean score over the seeds, or None where a run lacks this metric."""
-        values = [run.scores[metric] for run in self.runs if metric in run.scores]
-        return fmean(values) if len(values) == len(self.runs) else None
+    def scores(self, metric: str, checkpoint: str = "", test_set: str = WHOLE) -> list[Score]:
+        """The score of each run, or none at all where a run lacks it.
 
-    def spread(self, metric: str) -> float | None:
+        Args:
+            metric: a key of the records' ``metrics``.
+            checkpoint: one of ``CHECKPOINTS``; empty for the one that the recipe is scored by.
+            test_set: the whole test set, or one of those that it consists of.
+        """
+        found = [run.scores.get((checkpoint or run.scored_by, test_set, metric)) for run in self.runs]
+        known = [score for score in found if score]
+        return known if len(known) == len(found) else []
+
+    def mean(self, metric: str, checkpoint: str = "", test_set: str = WHOLE) -> float | None:
+        """Mean score over the seeds, or None where a run lacks it."""
+        values = [score.value for score in self.scores(metric, checkpoint, test_set)]
+        return fmean(values) if values else None
+
+    def spread(self, metric: str, checkpoint: str = "", test_set: str = WHOLE) -> float | None:
         """Sample standard deviation over the seeds, or None for one seed."""
-        values = [run.scores[metric] for run in self.runs if metric in run.scores]
-        return stdev(values) if len(values) == len(self.runs) > 1 else None
+        values = [score.value for score in self.scores(metric, checkpoint, test_set)]
+        return stdev(values) if len(values) > 1 else None
 
     def each(self, get: Callable[[Run], T]) -> list[T]:
         """The different values among the runs, in the order of their seeds."""
@@ -129,8 +143,8 @@ def read_runs(results: Path) -> list[Run]:
     runs = [read_run(path) for path in sorted((results / "runs").glob("*/*/seed*.json"))]
 
     def order(run: Run) -> tuple[object, ...]:
-        kind = ("", *KINDS, *BY_NORM.values()).index(run.model)
-        return (run.experiment, norm_rank(run.norm), run.budget, kind, run.extras, run.seed)
+        model = MODELS.index(run.model) if run.model else -1
+        return (run.experiment, norm_rank(run.norm), run.budget, model, run.extras, run.seed)
 
     return sorted(runs, key=order)
 
@@ -163,7 +177,8 @@ def group(runs: Iterable[Run], key: Callable[[Run], Any] = lambda _: None) -> li
     """Group runs of one norm, settings and corpus (and ``key``, if given) into cells, keeping their order."""
     cells: dict[Any, list[Run]] = {}
     for run in runs:
-        cells.setdefault((run.norm, run.extras, run.note, run.train_size, key(run)), []).append(run)
+        alike = (run.norm, run.model, run.budget, run.settings, run.note, run.train_size, key(run))
+        cells.setdefault(alike, []).append(run)
     return [Cell(tuple(members)) for members in cells.values()]
 
 
@@ -186,8 +201,13 @@ def _run(record: dict[str, Any]) -> Run:
         raise ValueError(f"variant {variant!r} does not begin with norm {norm!r}")
     training, corpus, hardware = record["training"], record["corpus"], record["hardware"]
     metrics = dict(record["metrics"])  # empty for a run with evaluate.translate=false
-    ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
     config = record.get("config", {})
+    if record["format"] == 1:
+        scored_by = "averaged" if config.get("evaluate.average") else "best"
+        scores = {scored_by: {WHOLE: metrics}}
+    else:
+        scored_by, scores = str(record["scored_by"]), record["scores"]
+    ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
     unigram = corpus.get("unigram_ppl")
     device, machine = machine_names(hardware)
     return Run(
@@ -195,7 +215,13 @@ def _run(record: dict[str, Any]) -> Run:
         norm=norm,
         extras=variant.partition(",")[2],
         seed=int(record["seed"]),
-        scores={name: _number(value["score"]) for name, value in metrics.items()},
+        scored_by=scored_by,
+        scores={
+            (checkpoint, test_set, metric): _score(value)
+            for checkpoint, test_sets in scores.items()
+            for test_set, measured in test_sets.items()
+            for metric, value in measured.items()
+        },
         signatures={name: str(value["signature"]) for name, value in metrics.items() if value.get("signature")},
         updates=int(training["updates"]),
         epochs=int(training["epochs"]),
@@ -209,7 +235,7 @@ def _run(record: dict[str, Any]) -> Run:
         hardware=device,
         machine=machine,
         label_smoothing=float(config.get("criterion.label_smoothing") or 0),
-        model=_model(config, metrics.get("ppl"), str(record.get("label") or "")),
+        model=recorded_model(config, metrics.get("ppl"), str(record.get("label") or "")),
         budget="" if config.get("budget.name") in (None, "full") else str(config["budget.name"]),
         unigram=(_number(unigram["valid"]), _number(unigram["test"])) if unigram else None,
         train_curve=_curve(record["curves"]["train"]),
@@ -217,23 +243,9 @@ def _run(record: dict[str, Any]) -> Run:
     )
 
 
-def _model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, label: str) -> str:
-    """Which language model it is; one that may or may not see the future must not pass for either.
-
-    Whether attention is masked stands in the config, and whether the model is causal in the signature of its score;
-    without a score, in the record's label.
-    """
-    if ppl is None and config.get("task._name") != "language_modeling":
-        return ""
-    name = config["model._name"]
-    if name == "tensor_transformer_lm":
-        kind = CAUSAL if config["model.causal"] else AS_PUBLISHED
-    elif name == "norm_transformer_lm":
-        kind = TRANSFORMER
-    else:
-        raise ValueError(f"unknown language model {name!r}")
-    seen = "causal:no" in str(ppl.get("signature")).split("|") if ppl else label.startswith("not causal")
-    return BY_NORM.get(kind, kind) if seen else kind
+def _score(value: Mapping[str, Any]) -> Score:
+    brevity = value.get("brevity_penalty")
+    return Score(_number(value["score"]), None if brevity is None else _number(brevity))
 
 
 def _train_size(counts: Mapping[str, Any]) -> str:

@@ -28,17 +28,22 @@ def analyze(made_up_text, monkeypatch, normplugins, tmp_path):
     return call
 
 
-def test_a_run_as_published_and_a_causal_one(analyze, tensor_lm, transformer_lm, tmp_path):
-    published, said = analyze(tensor_lm)
-    assert published["norm"] == "pn"
-    assert published["model"] == {"name": "tensor_transformer_lm", "causal": False, "masked": False}
-    assert published["run"]["ppl"] == tensor_lm.record["metrics"]["ppl"]["score"]
-    assert published["probe"] == {"draws": 1, "segments": 3, "trials": 3, "seed": 1, "batch": [6, 8]}
-    assert published["warmup"] == {"updates": 24, "of": 6}
-    assert not published["measured"]["evaluation"]["identical"]
-    assert published["measured"]["training"]["other_segment"]["identical"], "PN's warmup has ended"
-    assert not published["measured"]["training_in_warmup"]["other_segment"]["identical"]
-    assert {"git_commit", "hardware", "versions", "date", "seconds"} <= published.keys()
+def test_an_unmasked_run_and_a_causal_one(analyze, tensor_lm, transformer_lm, tmp_path):
+    unmasked, said = analyze(tensor_lm)
+    assert unmasked["norm"] == "pn"
+    assert unmasked["model"] == {
+        "name": "tensor_transformer_lm",
+        "causal": False,
+        "masked": False,
+        "normalize_before": False,
+    }
+    assert unmasked["run"]["ppl"] == tensor_lm.record["metrics"]["ppl"]["score"]
+    assert unmasked["probe"] == {"draws": 1, "segments": 3, "trials": 3, "seed": 1, "batch": [6, 8]}
+    assert unmasked["warmup"] == {"updates": 24, "of": 6}
+    assert not unmasked["measured"]["evaluation"]["identical"]
+    assert unmasked["measured"]["training"]["other_segment"]["identical"], "PN's warmup has ended"
+    assert not unmasked["measured"]["training_in_warmup"]["other_segment"]["identical"]
+    assert {"git_commit", "hardware", "versions", "date", "seconds"} <= unmasked.keys()
     assert f"written: {tmp_path / 'causality.md'}" in said
 
     causal, said = analyze(transformer_lm)
@@ -48,7 +53,7 @@ def test_a_run_as_published_and_a_causal_one(analyze, tensor_lm, transformer_lm,
     assert "evaluation mode: |change of log p| 0, to the bit" in said
 
     page = (tmp_path / "causality.md").read_text(encoding="utf-8")
-    assert "**The published model reads the future**" in page
+    assert "**The unmasked model reads the future**" in page
     assert "the causal model saw nothing of the future" in page
     assert page.count("\n| ptb") == 2 + 3, "two runs in evaluation; in training one of them in two states"
     with Image.open(tmp_path / "figures" / "causality.png") as figure:
@@ -59,11 +64,11 @@ def test_a_masked_model_whose_norm_sees_the_future_is_labelled_by_its_norm(analy
     run = train_language_model("norm=instance", "model.causal=true")
     assert run.record["label"].startswith("not causal: by its norm")
     found, _ = analyze(run)
-    assert found["model"] == {"name": "tensor_transformer_lm", "causal": False, "masked": True}
+    assert (found["model"]["causal"], found["model"]["masked"]) == (False, True)
     assert not found["measured"]["evaluation"]["identical"]
     page = (tmp_path / "causality.md").read_text(encoding="utf-8")
     assert "**Not causal, by its norm**: with `instance`" in page
-    assert "published model reads" not in page
+    assert "unmasked model reads" not in page
     assert "should be causal" not in page
 
 

@@ -71,7 +71,7 @@ def told(tmp_path):
 
 def test_a_causal_model_that_leaks_is_named(told):
     text = told(record("ln"), record("bn", evaluation=mode(0.5)))
-    assert "1 of 2 models that should be causal are not, to the bit: bn (tensor transformer, causal" in text
+    assert "1 of 2 models that should be causal are not, to the bit: bn (reading=masked" in text
     assert "saw any of the future" not in text
 
 
@@ -81,13 +81,13 @@ def test_nothing_is_called_zero_that_is_not_so_to_the_bit(told):
     assert "models that should be causal are not" in text
 
 
-def test_a_published_model_that_saw_nothing_is_not_accused(told):
+def test_an_unmasked_model_that_saw_nothing_is_not_accused(told):
     text = told(record("ln", causal=False))
-    assert "The published model saw nothing of the future" in text
+    assert "The unmasked model saw nothing of the future" in text
     assert "reads the future" not in text
 
 
-def test_a_model_that_is_not_causal_by_its_norm_is_neither_causal_nor_published(told):
+def test_a_model_that_is_not_causal_by_its_norm_is_neither_causal_nor_unmasked(told):
     seen = mode(4.0, ppl=2.5, replaced=1234.5, other=change())
     by_norm = record("instance", causal=False, masked=True, evaluation=seen, training=seen)
     text = told(by_norm, record("ln", masked=True))
@@ -95,12 +95,12 @@ def test_a_model_that_is_not_causal_by_its_norm_is_neither_causal_nor_published(
     assert "perplexity 2.5 with the true future, 1,234 with a replaced one. In training, it does not reach" in text
     assert "the causal model saw nothing of the future" in text
     assert "should be causal" not in text
-    assert "published model reads" not in text
+    assert "unmasked model reads" not in text
     assert "lets something through" not in text
-    assert re.search(r"\| tensor transformer, masked, but its norm sees the future +\| instance ", text)
+    assert re.search(r"\| reading=masked, but its norm sees the future +\| instance ", text)
 
 
-def test_the_published_models_two_perplexities(told):
+def test_the_unmasked_models_two_perplexities(told):
     seen = mode(4.0, ppl=2.5, replaced=1234.5)
     text = told(record("ln", causal=False, evaluation=seen, places={"last": 210.0, "others": 2.4, "segments": 9}))
     assert "perplexity 2.5 with the true future, 1,234 once" in text
@@ -138,7 +138,7 @@ def test_a_norm_that_leaks_in_one_run_is_not_called_silent(told):
 
 def test_seeds_share_a_row(told):
     text = re.sub(" +", " ", told(record(seed=1, evaluation=mode(0.2)), record(seed=2, evaluation=mode(0.4))))
-    assert "| tensor transformer, causal | ln | 1, 2 | 0.3 | 1.2 |" in text
+    assert "| reading=masked | ln | 1, 2 | 0.3 | 1.2 |" in text
 
 
 def test_a_device_that_does_not_repeat_is_told(told):
@@ -154,6 +154,17 @@ def test_the_same_records_give_the_same_files(told, tmp_path):
     told(record(), record("bn", causal=False, evaluation=mode(2.0, replaced=9e9)))
     before = [path.read_bytes() for path in write_page(tmp_path)]
     assert [path.read_bytes() for path in write_page(tmp_path)] == before
+
+
+def test_the_page_claims_nothing_of_the_papers_own_model(told):
+    text = told(record("ln", causal=False, evaluation=mode(4.0, ppl=2.5, replaced=1234.5))).replace("\n", " ")
+    assert "whether that is so of the paper's own numbers is not known" in text
+
+
+def test_a_pre_norm_masked_model_is_the_papers_reading(told):
+    content = record("ln")
+    content["model"]["normalize_before"] = True
+    assert re.search(r"\| reading=paper +\| ln ", told(content))
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", json.dumps(record() | {"format": 2}), json.dumps({"format": 1})])

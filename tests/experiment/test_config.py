@@ -34,6 +34,30 @@ def test_a_language_model_is_chosen_by_architecture_and_its_schedule_by_budget(e
         assert config.norm.warmup_updates == (tenth if budget == "full" else learning_rate)
 
 
+@pytest.mark.parametrize("experiment", ["ptb", "wikitext103", "wikitext2"])
+@pytest.mark.parametrize(
+    ("reading", "pre_norm", "causal"), [("code", False, False), ("masked", False, True), ("paper", True, True)]
+)
+def test_a_reading_of_table_2_bundles_mask_and_place_of_the_norms(experiment, reading, pre_norm, causal):
+    tensor = compose_config(experiment, [f"reading={reading}"])
+    transformer = compose_config(experiment, [f"reading={reading}", "architecture=transformer"])
+    for config in (tensor, transformer):
+        check(config)
+        assert config.model.normalize_before == pre_norm
+        assert config.reading.name == reading
+    assert tensor.model.causal == causal
+    assert "causal" not in transformer.model, "it is masked whatever the reading"
+
+
+def test_the_default_reading_is_the_published_code():
+    assert compose_config("ptb").reading.name == "code"
+    assert compose_config("ptb").model == compose_config("ptb", ["reading=code"]).model
+
+
+def test_a_setting_of_the_model_overrules_the_reading():
+    assert compose_config("ptb", ["reading=code", "model.causal=true"]).model.causal
+
+
 def test_ptb_is_the_published_recipe():
     config = compose_config("ptb", ["norm=pn"])
     model = config.model
@@ -67,6 +91,7 @@ def test_wikitext103_is_the_published_recipe():
     [
         (["architecture=nope"], ["architecture 'nope'", "tensor", "transformer"]),
         (["budget=nope"], ["budget 'nope'", "cpu", "full"]),
+        (["reading=nope"], ["reading 'nope'", "code", "masked", "paper"]),
         (["evaluate.beam=3"], ["evaluate.beam", "context", "segment"]),
         (["evaluate.context=many"], ["evaluate.context", "'many'", "Integer"]),
         (["pn_warmup_updates=many"], ["pn_warmup_updates", "'many'", "Integer"]),

@@ -1,4 +1,4 @@
-"""Makes records of runs as ``normplugins run`` writes them."""
+"""Makes records of runs as ``normplugins run`` writes them, and of format 1 as it wrote them."""
 
 import json
 import math
@@ -9,8 +9,10 @@ SIGNATURES = {
     "bleu": "nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:2.6.0",
     "bleu_compound": "nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|compounds:split|version:2.6.0",
     "sacrebleu": "nrefs:1|case:lc|eff:no|tok:13a|smooth:exp|version:2.6.0",
-    "ppl": None,
+    "chrf2": "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0",
+    "ter": "nrefs:1|case:lc|tok:tercom|norm:no|punct:yes|asian:no|version:2.6.0",
 }
+BLEUS = ("bleu", "bleu_compound", "sacrebleu")
 CPU = {"device": "CPU", "cpu": "2 x Some Processor", "threads": 2, "memory_gb": 8, "gpus": [], "processes": 1}
 GPU = {**CPU, "device": "1 x NVIDIA H200", "gpus": ["NVIDIA H200"]}
 
@@ -29,8 +31,9 @@ def record(
     corpus: str = "multi30k",
     words_per_second: float = 1500.0,
     wall_seconds: float = 900.0,
+    brevity: float = 0.98,
 ) -> dict[str, Any]:
-    """A record; losses fall towards ``floor``."""
+    """A record of format 1; losses fall towards ``floor``."""
     metrics = {"bleu": 35.0, "sacrebleu": 34.0} if metrics is None else metrics
 
     def loss(update: float) -> float:
@@ -50,17 +53,7 @@ def record(
         "variant": variant,
         "norm": variant.split(",")[0],
         "seed": seed,
-        "metrics": {
-            name: {
-                "score": score,
-                "signature": SIGNATURES.get(name),
-                "precisions": [60.0, 40.0, 25.0, 18.0],
-                "brevity_penalty": 0.98,
-                "system_length": 1000,
-                "reference_length": 1020,
-            }
-            for name, score in metrics.items()
-        },
+        "metrics": translated(metrics, brevity),
         "training": {
             "updates": updates,
             "epochs": epochs,
@@ -78,8 +71,31 @@ def record(
         "git_commit": None,
         "finished_at": "2026-01-01T00:00:00+00:00",
         "curves": {"train": train, "valid": valid},
-        "config": {"criterion.label_smoothing": 0.1, "norm.name": variant.split(",")[0]},
+        "config": {"criterion.label_smoothing": 0.1, "norm.name": variant.split(",")[0], "evaluate.average": 5},
     }
+
+
+def translated(metrics: dict[str, float], brevity: float = 0.98) -> dict[str, dict[str, Any]]:
+    """Scores of a translation with what a record says beside each."""
+    lengths = {"brevity_penalty": brevity, "system_length": 1000, "reference_length": 1020}
+    bleu = {"precisions": [60.0, 40.0, 25.0, 18.0], **lengths}
+    return {
+        name: {"score": score, "signature": SIGNATURES.get(name), **(bleu if name in BLEUS else {})}
+        for name, score in metrics.items()
+    }
+
+
+def scored(content: dict[str, Any], others: dict[str, dict[str, dict[str, Any]]], **test_sets: Any) -> dict[str, Any]:
+    """The record in format 2.
+
+    Args:
+        content: a record of format 1; its metrics become those of the checkpoint that its recipe is scored by.
+        others: metrics of other checkpoints, by checkpoint and test set.
+        test_sets: metrics of the checkpoint that the recipe is scored by, of single test sets.
+    """
+    by = "averaged" if content["config"].get("evaluate.average") else "best"
+    scores = {by: {"test": content["metrics"], **test_sets}, **others}
+    return content | {"format": 2, "scored_by": by, "scores": scores}
 
 
 def language_model(
@@ -91,10 +107,12 @@ def language_model(
     stopped_by: str = "max_update",
     **changes: Any,
 ) -> dict[str, Any]:
-    """A record of a language model; the variant's settings say which (``ln,budget=cpu,model.causal=true``)."""
+    """A record of a language model; the variant's settings say which (``ln,budget=cpu,reading=masked``)."""
     extras = dict(item.split("=", 1) for item in variant.split(",")[1:])
     transformer = extras.get("architecture") == "transformer"
-    causal = extras.get("model.causal") == "true"
+    reading = extras.get("reading", "code")
+    causal = extras.get("model.causal") == "true" or reading in ("masked", "paper")
+    pre_norm = extras.get("model.normalize_before") == "true" or reading == "paper"
     content = record(experiment, variant, seed, {}, updates, stopped_by, corpus=experiment, **changes)
     seen = not (causal or transformer) or variant.startswith("instance")
     signature = f"level:word|tokens:%d|segment:32|context:0|partial:%s|causal:{'no' if seen else 'yes'}"
@@ -116,6 +134,7 @@ def language_model(
         "norm.name": variant.split(",")[0],
         "budget.name": extras.get("budget", "full"),
         "model._name": "norm_transformer_lm" if transformer else "tensor_transformer_lm",
+        "model.normalize_before": pre_norm,
         **({} if transformer else {"model.causal": causal}),
     }
     return content

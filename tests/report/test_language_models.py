@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from factory import language_model, put
+from factory import language_model, put, scored
 
 from normplugins.errors import UserError
 from normplugins.report import paper
@@ -11,56 +11,102 @@ from normplugins.report.language_models import perplexity_table, shortened_table
 from normplugins.report.records import read_runs
 from normplugins.report.render import terminal
 
-PUBLISHED, CAUSAL = "ours, ppl as published: sees the future", "ours, ppl causal"
-SHORT = ("tensor transformer as published: sees the future", "tensor transformer causal", "causal transformer")
-SHORT_COLUMNS = [f"{kind} test / best valid" for kind in SHORT]
+CODE, MASKED, PAPER = COLUMNS = (
+    "ours, reading code: sees the future",
+    "ours, reading masked",
+    "ours, reading paper",
+)
+SHORT_COLUMNS = [column.removeprefix("ours, ") for column in COLUMNS]
 SHORT_PTB = "PTB (ptb), shortened schedules (budget=cpu)"
-PTB = next(corpus for table in paper.TABLES for corpus in table.corpora if corpus.experiment == "ptb")
+TABLE = next(table for table in paper.TABLES if table.metric == "ppl")
+PTB = next(corpus for corpus in TABLE.corpora if corpus.experiment == "ptb")
 
 
 def best_valid(content) -> float:
     return min(point["ppl"] for point in content["curves"]["valid"])
 
 
-def test_as_published_and_causal_stand_side_by_side_with_seeds_spread_and_difference(page, tmp_path) -> None:
+def test_the_readings_stand_side_by_side_with_seeds_spread_and_difference(page, tmp_path) -> None:
     for seed, ppl in enumerate((48.0, 48.5, 49.3), 1):
         put(tmp_path, language_model("ptb", "pn", seed, ppl))
     put(tmp_path, language_model("ptb", "ln", 1, 53.0))
-    put(tmp_path, language_model("ptb", "pn,model.causal=true", 1, 104.0))
-    put(tmp_path, language_model("ptb", "ln,model.causal=true", 1, 110.0))
+    put(tmp_path, language_model("ptb", "pn,reading=masked", 1, 104.0))
+    put(tmp_path, language_model("ptb", "ln,reading=masked", 1, 110.0))
+    put(tmp_path, language_model("ptb", "pn,reading=paper", 1, 99.0))
     rows = page().rows("PTB")
     assert list(rows) == ["LN (ln)", "BN (bn)", "PN-V (pnv)", "PN (pn)"]
     pn, ln = rows["PN (pn)"], rows["LN (ln)"]
     # mean 48.6; deviations -0.6, -0.1, 0.7; sqrt(0.86 / 2) = 0.6557
-    assert (pn[PUBLISHED], pn["seeds"], pn["ours - LN"]) == ("48.60 ± 0.66", "3", "-4.40")
-    assert (pn[CAUSAL], pn["causal seeds"], pn["causal - LN"]) == ("104.00", "1", "-6.00")
-    assert (ln[PUBLISHED], ln["ours - LN"], ln[CAUSAL], ln["causal - LN"]) == ("53.00", "", "110.00", "")
+    assert [pn[column] for column in (*COLUMNS, "seeds")] == ["48.60 ± 0.66", "104.00", "99.00", "3/1/1"]
+    assert [ln[column] for column in (*COLUMNS, "seeds")] == ["53.00", "110.00", "not run", "1/1/-"]
+    assert (pn["reading code - LN"], pn["reading masked - LN"]) == ("-4.40", "-6.00")
+    assert (ln["reading code - LN"], ln["reading masked - LN"]) == ("", "")
     assert (pn["paper"], pn["paper - LN"]) == ("47.6 M", "-5.6 S")
     # the factory's published count is 0.25 lower
-    assert pn["as published sees the future ppl, full segments"] == "48.35"
-    assert pn["causal ppl, full segments"] == "103.75"
-    assert (pn["updates"], pn["hardware"]) == ("20,000", "CPU, 2 threads")
+    assert pn["reading code ppl, full segments"] == "48.35 ± 0.66"
+    assert pn["reading masked ppl, full segments"] == "103.75"
+
+
+@pytest.mark.parametrize(
+    ("name", "reading"), [("", "masked"), (",reading=masked", "paper"), (",reading=paper", "code")]
+)
+def test_the_config_and_not_the_cells_name_chooses_the_column(page, tmp_path, name, reading) -> None:
+    put(tmp_path, language_model("ptb", f"ln,reading={reading}", 1, 77.0) | {"variant": f"ln{name}"})
+    row = page().rows("PTB")["LN (ln)"]
+    assert [column.split()[2].rstrip(":") for column in COLUMNS if row[column] == "77.00"] == [reading]
+
+
+def test_a_pre_norm_model_without_a_mask_is_none_of_the_readings(page, tmp_path) -> None:
+    put(tmp_path, language_model("ptb", "ln,model.normalize_before=true", 1, 44.0))
+    rows = page().rows("PTB")
+    assert "44.00" not in rows["LN (ln)"].values()
+    assert rows["ln, pre-norm"][CODE] == "44.00"
+
+
+def test_two_names_of_one_reading_are_one_cell(page, tmp_path) -> None:
+    put(tmp_path, language_model("ptb", "ln,reading=masked", 1, 100.0))
+    put(tmp_path, language_model("ptb", "ln,model.causal=true", 2, 110.0))
+    assert page().rows("PTB")["LN (ln)"][MASKED] == "105.00 ± 7.07"
+
+
+def test_the_last_checkpoint_stands_beside_the_one_that_is_scored(page, tmp_path) -> None:
+    last = language_model("ptb", "ln", 1, 54.5)["metrics"]
+    put(tmp_path, scored(language_model("ptb", "ln", 1, 53.0), {"last": {"test": last}}))
+    put(tmp_path, scored(language_model("wikitext2", "ln", 1, 53.0), {"last": {"test": last}}))
+    made = page()
+    row, other = made.rows("PTB")["LN (ln)"], next(iter(made.rows("wikitext2").values()))
+    assert (row[CODE], row["reading code last"]) == ("53.00", "54.50")
+    assert (other["ppl, best"], other["ppl, last"]) == ("53.00", "54.50")
+
+
+def test_nothing_is_claimed_of_the_papers_own_model(page) -> None:
+    made = page()
+    head = made.section("Table 2").replace("\n", " ")
+    assert "Which model the paper's Table 2 is about is not known" in head
+    assert "whether that is so of the paper's own numbers is not known" in head
+    assert "not known" in made.terminal
 
 
 def test_best_validation_perplexity_is_each_models_own(page, tmp_path) -> None:
-    published = language_model("ptb", "ln", floor=5.0)
-    causal = language_model("ptb", "ln,model.causal=true", floor=6.0)
-    for content in (published, causal):
+    code = language_model("ptb", "ln", floor=5.0)
+    masked = language_model("ptb", "ln,reading=masked", floor=6.0)
+    for content in (code, masked):
         put(tmp_path, content)
     row = page().rows("PTB")["LN (ln)"]
-    assert row["as published sees the future best valid ppl"] == f"{best_valid(published):.2f}"
-    assert row["causal best valid ppl"] == f"{best_valid(causal):.2f}"
-    assert best_valid(published) < best_valid(causal)
+    assert row["reading code best valid ppl"] == f"{best_valid(code):.2f}"
+    assert row["reading masked best valid ppl"] == f"{best_valid(masked):.2f}"
+    assert best_valid(code) < best_valid(masked)
 
 
 @pytest.mark.parametrize(
     ("variant", "updates", "stopped_by", "label", "column"),
     [
-        ("ln,architecture=transformer", 20_000, "max_update", "ln, causal transformer", CAUSAL),
-        ("ln,model.dropout=0.1", 20_000, "max_update", "ln, model.dropout=0.1", PUBLISHED),
-        ("ln,model.causal=true,model.dropout=0.1", 20_000, "max_update", "ln, model.dropout=0.1", CAUSAL),
-        ("ln", 9_000, "max_epoch", "ln, cut at 9,000 updates", PUBLISHED),
-        ("ln,model.causal=true", 9_000, "max_update", "ln, cut at 9,000 updates", CAUSAL),
+        ("ln,architecture=transformer", 20_000, "max_update", "ln, causal transformer", MASKED),
+        ("ln,architecture=transformer,reading=paper", 20_000, "max_update", "ln, causal transformer", PAPER),
+        ("ln,model.dropout=0.1", 20_000, "max_update", "ln, model.dropout=0.1", CODE),
+        ("ln,model.dropout=0.1,reading=masked", 20_000, "max_update", "ln, model.dropout=0.1", MASKED),
+        ("ln", 9_000, "max_epoch", "ln, cut at 9,000 updates", CODE),
+        ("ln,reading=paper", 9_000, "max_update", "ln, cut at 9,000 updates", PAPER),
     ],
 )
 def test_what_is_not_the_published_recipe_has_a_row_of_its_own(
@@ -70,61 +116,59 @@ def test_what_is_not_the_published_recipe_has_a_row_of_its_own(
     rows = page().rows("PTB")
     assert list(rows)[:2] == ["LN (ln)", label]
     assert rows[label][column] == "77.00"
-    assert rows[label][{PUBLISHED: CAUSAL, CAUSAL: PUBLISHED}[column]] == ""
+    assert [rows[label][other] for other in COLUMNS if other != column] == ["", ""]
     assert rows[label]["paper"] == rows[label]["paper - LN"] == ""
     assert "77.00" not in rows["LN (ln)"].values()
     of_tensor = "architecture" not in variant
-    assert rows["LN (ln)"][column] == ("not run in full" if of_tensor else "not run")
+    assert rows["LN (ln)"][column] == ("not in full" if of_tensor else "not run")
 
 
-def test_a_norm_that_is_not_in_the_paper_has_one_row_for_both(page, tmp_path) -> None:
+def test_a_norm_that_is_not_in_the_paper_has_one_row_for_all_readings(page, tmp_path) -> None:
     put(tmp_path, language_model("ptb", "pn_alg2", 1, 49.0))
-    put(tmp_path, language_model("ptb", "pn_alg2,model.causal=true", 1, 105.0))
+    put(tmp_path, language_model("ptb", "pn_alg2,reading=masked", 1, 105.0))
     rows = page().rows("PTB")
     assert list(rows)[-1] == "pn_alg2"
-    assert (rows["pn_alg2"][PUBLISHED], rows["pn_alg2"][CAUSAL], rows["pn_alg2"]["paper"]) == ("49.00", "105.00", "")
-
-
-def test_saying_model_causal_false_changes_no_column(page, tmp_path) -> None:
-    put(tmp_path, language_model("ptb", "ln,model.causal=false", 1, 53.0))
-    row = page().rows("PTB")["LN (ln)"]
-    assert (row[PUBLISHED], row[CAUSAL]) == ("53.00", "not run")
+    assert [rows["pn_alg2"][column] for column in (*COLUMNS, "paper")] == ["49.00", "105.00", "", ""]
 
 
 def test_the_difference_to_ln_is_taken_between_one_kind_of_model_only(page, tmp_path) -> None:
     put(tmp_path, language_model("ptb", "ln", 1, 53.0))
-    put(tmp_path, language_model("ptb", "pn,model.causal=true", 1, 104.0))
+    put(tmp_path, language_model("ptb", "pn,reading=masked", 1, 104.0))
     put(tmp_path, language_model("ptb", "pn,architecture=transformer", 1, 90.0))
     put(tmp_path, language_model("ptb", "ln,architecture=transformer", 1, 95.0))
-    put(tmp_path, language_model("ptb", "ln,budget=cpu,model.causal=true", 1, 300.0, updates=20_000))
+    put(tmp_path, language_model("ptb", "ln,budget=cpu,reading=masked", 1, 300.0, updates=20_000))
     rows = page().rows("PTB")
-    assert rows["PN (pn)"]["causal - LN"] == ""
-    assert rows["pn, causal transformer"]["causal - LN"] == "-5.00"
+    assert rows["PN (pn)"]["reading masked - LN"] == ""
+    assert rows["pn, causal transformer"]["reading masked - LN"] == "-5.00"
 
 
 def test_shortened_schedules_have_a_table_of_their_own(page, tmp_path) -> None:
-    variants = ("ln,budget=cpu", "ln,budget=cpu,model.causal=true", "ln,architecture=transformer,budget=cpu")
+    variants = ("ln,budget=cpu", "ln,budget=cpu,reading=masked", "ln,budget=cpu,reading=paper")
     contents = [
         language_model("ptb", variant, 1, 250.0 + 50 * place, updates=1_500, floor=7 + place / 4)
         for place, variant in enumerate(variants)
     ]
     for content in contents:
         put(tmp_path, content)
+    put(tmp_path, language_model("ptb", "ln,architecture=transformer,budget=cpu", 1, 230.0, updates=1_500))
     put(tmp_path, language_model("ptb", "pn,budget=cpu", 1, 240.0, updates=1_200))
     made = page()
     rows = made.rows(SHORT_PTB)
-    assert list(rows) == ["ln", "pn"]
-    assert [rows["ln"][column] for column in SHORT_COLUMNS] == [
-        f"{250.0 + 50 * place:.1f} / {best_valid(content):.1f}" for place, content in enumerate(contents)
+    assert list(rows) == ["ln", "ln, causal transformer", "pn"]
+    assert [rows["ln"][column] for column in SHORT_COLUMNS] == ["250.0", "300.0", "350.0"]
+    readings = ("code", "masked", "paper")
+    assert [rows["ln"][f"reading {reading} best valid ppl"] for reading in readings] == [
+        f"{best_valid(content):.2f}" for content in contents
     ]
-    assert (rows["ln"]["shortened to"], rows["ln"]["seeds"]) == ("1,500 updates", "1")
-    assert (rows["pn"]["shortened to"], rows["pn"]["seeds"]) == ("1,200 updates", "1 / - / -")
+    assert (rows["ln"]["updates"], rows["ln"]["seeds"]) == ("1,500", "1")
+    assert (rows["pn"]["updates"], rows["pn"]["seeds"]) == ("1,200", "1/-/-")
     assert [rows["pn"][column] for column in SHORT_COLUMNS[1:]] == ["not run", "not run"]
+    assert rows["ln, causal transformer"][SHORT_COLUMNS[1]] == "230.0"
     section = made.section(SHORT_PTB)
     assert "the published schedule takes 20,000 updates" in section
     assert "perplexity 620.5 on test and 650.2 on valid" in section
     full = made.rows("PTB")
-    assert full["LN (ln)"][PUBLISHED] == full["LN (ln)"][CAUSAL] == "not run in full"
+    assert [full["LN (ln)"][column] for column in COLUMNS] == ["not in full"] * 3
     assert list(full) == ["LN (ln)", "BN (bn)", "PN-V (pnv)", "PN (pn)"]
 
 
@@ -133,22 +177,21 @@ def test_seeds_of_a_shortened_schedule_are_averaged_and_other_settings_are_not(p
         put(tmp_path, language_model("ptb", "ln,budget=cpu", seed, ppl, updates=1_500))
     put(tmp_path, language_model("ptb", "ln,budget=cpu,model.dropout=0.1", 1, 240.0, updates=1_500))
     rows = page().rows(SHORT_PTB)
-    assert rows["ln"][SHORT_COLUMNS[0]].startswith("251.0 ± 1.4 / ")
-    assert rows["ln"]["seeds"] == "2 / - / -"
-    assert rows["ln, model.dropout=0.1"][SHORT_COLUMNS[0]].startswith("240.0 / ")
+    assert (rows["ln"][SHORT_COLUMNS[0]], rows["ln"]["seeds"]) == ("251.0 ± 1.4", "2/-/-")
+    assert rows["ln, model.dropout=0.1"][SHORT_COLUMNS[0]] == "240.0"
 
 
 def test_a_table_with_numbers_that_see_the_future_says_so_in_two_sentences(page, tmp_path) -> None:
     put(tmp_path, language_model("wikitext103", "ln,budget=cpu", updates=200))
     put(tmp_path, language_model("wikitext2", "ln"))
-    put(tmp_path, language_model("other", "ln,model.causal=true"))
+    put(tmp_path, language_model("other", "ln,reading=masked"))
     made = page()
     for heading in ("PTB (ptb)", "WikiText-103 (wikitext103)", "WikiText-103 (wikitext103), shortened", "wikitext2"):
-        (note,) = [line for line in made.section(heading).splitlines() if line.startswith('- "as published: sees')]
+        (note,) = [line for line in made.section(heading).splitlines() if line.startswith('- "Sees the future"')]
         assert len(re.findall(r"\.(?= |$)", note)) == 2
         assert "no language model's perplexity" in note
-    assert "sees the future" not in made.section("other").replace(f"({'as published: sees the future'})", "")
-    assert made.terminal.count('"as published: sees the future"') == 4
+    assert "sees the future" not in made.section("other").lower()
+    assert made.terminal.count('"Sees the future"') == 4
 
 
 def test_a_corpus_of_running_text_has_tokens(page, tmp_path) -> None:
@@ -157,25 +200,25 @@ def test_a_corpus_of_running_text_has_tokens(page, tmp_path) -> None:
     made = page()
     assert "- Corpus: 929,589 training tokens." in made.section("PTB")
     assert "not the paper's corpus" in made.section("WikiText-103")
-    assert made.rows("WikiText-103")["LN (ln)"][PUBLISHED] == "50.00 [1]"
+    assert made.rows("WikiText-103")["LN (ln)"][CODE] == "50.00 [1]"
     assert "pairs" not in made.section("PTB")
 
 
 def test_another_experiment_shows_both_counts_with_their_signatures_and_plain_labels(page, tmp_path) -> None:
     put(tmp_path, language_model("wikitext2", "pn", 1, 60.0))
-    put(tmp_path, language_model("wikitext2", "pn,model.causal=true", 1, 120.0))
+    put(tmp_path, language_model("wikitext2", "pn,reading=masked", 1, 120.0))
     put(tmp_path, language_model("wikitext2", "pn,architecture=transformer,budget=cpu", 1, 300.0, updates=900))
     made = page()
     rows = made.rows("wikitext2")
-    assert {name: (row["ppl"], row["ppl, full segments"]) for name, row in rows.items()} == {
-        "pn, as published: sees the future": ("60.00", "59.75"),
-        "pn, causal": ("120.00", "119.75"),
+    assert {name: (row["ppl, best"], row["ppl, full segments"]) for name, row in rows.items()} == {
+        "pn, reading=code: sees the future": ("60.00", "59.75"),
+        "pn, reading=masked": ("120.00", "119.75"),
         "pn, causal transformer, shortened to 900 updates": ("300.00", "299.75"),
     }
     section = made.section("wikitext2")
     counted = "`level:word|tokens:82430|segment:32|context:0|partial:counted|causal"
-    assert f"- ppl (as published: sees the future): {counted}:no`" in section
-    assert f"- ppl (causal; causal transformer): {counted}:yes`" in section
+    assert f"- ppl (reading=code: sees the future): {counted}:no`" in section
+    assert f"- ppl (reading=masked; causal transformer): {counted}:yes`" in section
     assert section.count("partial:dropped") == 2
     for name in ("wikitext2", "wikitext2-budget-cpu"):
         assert f"(figures/{name}.png)" in section
@@ -186,8 +229,8 @@ def test_a_run_that_was_not_scored_says_so(page, tmp_path) -> None:
     put(tmp_path, language_model("ptb", "ln", ppl=None))
     put(tmp_path, language_model("ptb", "pn,budget=cpu", ppl=None, updates=100))
     made = page()
-    assert made.rows("PTB")["LN (ln)"][PUBLISHED] == "not scored"
-    assert made.rows(SHORT_PTB)["pn"][SHORT_COLUMNS[0]].startswith("not scored / ")
+    assert made.rows("PTB")["LN (ln)"][CODE] == "not scored"
+    assert made.rows(SHORT_PTB)["pn"][SHORT_COLUMNS[0]] == "not scored"
 
 
 def test_the_page_on_causality_is_linked_where_it_is(page, tmp_path) -> None:
@@ -201,10 +244,10 @@ def test_the_way_to_get_a_row_again_names_what_chooses_its_column(page, tmp_path
     put(tmp_path, language_model("ptb", "ln"))
     put(tmp_path, language_model("ptb", "ln,budget=cpu", updates=100))
     made = page()
-    assert "`normplugins run ptb norm=NORM seed=K`" in made.section("PTB")
-    for setting in ("`model.causal=true`", "`architecture=transformer`"):
+    assert "`normplugins run ptb norm=NORM seed=K reading=code`" in made.section("PTB")
+    for setting in ("`reading=masked`", "`reading=paper`", "`architecture=transformer`"):
         assert setting in made.section("PTB")
-    assert "`normplugins run ptb budget=cpu norm=NORM seed=K`" in made.section(SHORT_PTB)
+    assert "`normplugins run ptb budget=cpu norm=NORM seed=K reading=code`" in made.section(SHORT_PTB)
 
 
 @pytest.mark.parametrize("key", ["model._name", "model.causal"])
@@ -222,7 +265,7 @@ def test_a_model_that_may_see_the_future_or_not_is_refused(page, tmp_path, key) 
 
 
 def test_a_masked_model_whose_norm_sees_the_future_never_passes_for_causal(page, tmp_path) -> None:
-    kinds = {"": 60.0, ",model.causal=true": 70.0, ",architecture=transformer": 80.0}
+    kinds = {"": 60.0, ",reading=masked": 70.0, ",architecture=transformer": 80.0, ",reading=paper": 90.0}
     for kind, ppl in kinds.items():
         put(tmp_path, language_model("ptb", "instance" + kind, 1, ppl))
         put(tmp_path, language_model("ptb", "ln" + kind, 1, ppl + 100))
@@ -230,15 +273,16 @@ def test_a_masked_model_whose_norm_sees_the_future_never_passes_for_causal(page,
         put(tmp_path, language_model("ptb", short, 1, ppl, updates=1_500))
     made = page()
     rows = {name: row for name, row in made.rows("PTB").items() if name.startswith("instance")}
-    tensor, transformer = (f"instance, masked{kind}, but its norm sees the future" for kind in ("", " transformer"))
-    assert {name: (row[PUBLISHED], row[CAUSAL], row["ours - LN"]) for name, row in rows.items()} == {
-        "instance": ("60.00", "", "-100.00"),
-        tensor: ("70.00", "", ""),
-        transformer: ("80.00", "", ""),
+    assert {name: [row[column] for column in COLUMNS] for name, row in rows.items()} == {
+        "instance": ["60.00", "", ""],
+        "instance, its norm sees the future": ["", "70.00", "90.00"],
+        "instance, masked transformer, but its norm sees the future": ["", "80.00", ""],
     }
-    short = made.rows(SHORT_PTB)
-    assert len(short) == 3
-    assert all(row[column] == "not run" for row in short.values() for column in SHORT_COLUMNS[1:])
+    assert rows["instance"]["reading code - LN"] == "-100.00"
+    assert not {"reading masked - LN", "reading paper - LN"} & set(rows["instance"]), (
+        "no such column where no row has a difference"
+    )
+    assert set(made.rows(SHORT_PTB)) == set(rows)
     runs = [run for run in read_runs(tmp_path) if run.norm == "instance"]
     assert all("sees the future" in run.name for run in runs)
 
@@ -246,26 +290,26 @@ def test_a_masked_model_whose_norm_sees_the_future_never_passes_for_causal(page,
 def test_without_a_score_the_label_says_that_a_masked_model_is_not_causal(tmp_path) -> None:
     label = "not causal: by its norm every position sees the tokens after it"
     for norm, said in {"instance": label, "ln": ""}.items():
-        put(tmp_path, language_model("ptb", f"{norm},model.causal=true", 1, None) | {"label": said})
-    models = {run.norm: run.model for run in read_runs(tmp_path)}
-    assert models == {"instance": "masked, but its norm sees the future", "ln": "causal"}
+        put(tmp_path, language_model("ptb", f"{norm},reading=masked", 1, None) | {"label": said})
+    models = {run.norm: run.model.name for run in read_runs(tmp_path) if run.model}
+    assert models == {"instance": "reading=masked, but its norm sees the future", "ln": "reading=masked"}
 
 
-@pytest.mark.parametrize("width", [100, 120])
-def test_both_tables_fit_a_terminal_with_every_label_whole(tmp_path, width) -> None:
-    for kind in ("", ",model.causal=true", ",architecture=transformer"):
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_both_tables_fit_a_terminal_with_every_number_whole(tmp_path, width) -> None:
+    for kind in ("", ",reading=masked", ",reading=paper", ",architecture=transformer"):
         for seed, ppl in enumerate((251.25, 262.75), 1):
             for norm in ("ln", "bn_released", "pn"):
                 put(tmp_path, language_model("ptb", norm + kind, seed, ppl))
                 extras = ",".join(sorted(["budget=cpu", *filter(None, kind.split(","))]))
                 put(tmp_path, language_model("ptb", f"{norm},{extras}", seed, ppl, updates=1_500))
     runs = read_runs(tmp_path)
-    full = terminal(perplexity_table(PTB, runs), width)
+    full = terminal(perplexity_table(TABLE, PTB, runs), width)
     short = terminal(shortened_table(PTB, "cpu", [run for run in runs if run.budget]), width)
     for text in (full, short):
         lines = [line for line in text.splitlines() if "level:" not in line]
         assert max(map(len, lines)) <= width
-        assert "sees the future" in text
+        assert "the future" in text
         assert "…" not in text
-    assert full.count("257.00 ± 8.13") == 9
-    assert short.count("257.0 ± 8.1 / ") == 9
+    assert full.count("257.00 ± 8.13") == 12
+    assert short.count("257.0 ± 8.1") == 12

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from factory import put, record
+from factory import put, record, scored
 
 from normplugins.errors import UserError
 from normplugins.report import report
@@ -108,3 +108,12 @@ def test_seeds_stand_in_numerical_order(tmp_path: Path) -> None:
     for seed in (10, 2, 1):
         put(tmp_path, record(seed=seed))
     assert [run.seed for run in read_runs(tmp_path)] == [1, 2, 10]
+
+
+@pytest.mark.parametrize("key", ["scores", "scored_by"])
+def test_format_2_without_its_scores_is_refused(tmp_path: Path, key: str) -> None:
+    content = scored(record(), {})
+    del content[key]
+    path = put(tmp_path, content)
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{key}"):
+        report(tmp_path, echo=silent)

@@ -1,10 +1,10 @@
 """The numbers, labels and rows of the tables, read from the page."""
 
-from factory import CPU, GPU, put, record
+from factory import CPU, GPU, put, record, scored, translated
 
 from normplugins.report.parts import duration
 
-IWSLT = "IWSLT14 de-en"
+IWSLT, OURS = "IWSLT14 de-en", "ours, BLEU, averaged"
 
 
 def iwslt(variant: str, bleu: float, seed: int = 1, **changes):
@@ -13,15 +13,15 @@ def iwslt(variant: str, bleu: float, seed: int = 1, **changes):
 
 def test_without_results_every_row_of_the_paper_says_not_run(page) -> None:
     made = page()
-    perplexities = ("ours, ppl as published: sees the future", "ours, ppl causal")
-    for heading, columns in (
-        (IWSLT, ["ours, BLEU"]),
-        ("WMT14 en-de", ["ours, BLEU, compounds split"]),
-        ("PTB", perplexities),
-        ("WikiText-103", perplexities),
+    perplexities = [f"ours, reading {reading}" for reading in ("code: sees the future", "masked", "paper")]
+    for heading, norms, columns in (
+        (IWSLT, ["ln", "bn", "bn_released", "pnv", "pn"], [OURS]),
+        ("WMT14 en-de", ["ln", "bn", "bn_released", "pnv", "pn"], ["ours, BLEU, compounds split, averaged"]),
+        ("PTB", ["ln", "bn", "pnv", "pn"], perplexities),
+        ("WikiText-103", ["ln", "bn", "pnv", "pn"], perplexities),
     ):
         rows = made.rows(heading)
-        assert list(rows) == ["LN (ln)", "BN (bn)", "PN-V (pnv)", "PN (pn)"]
+        assert [name.split("(")[1].rstrip(")") for name in rows] == norms
         assert {row[column] for row in rows.values() for column in columns} == {"not run"}
         assert {row["seeds"] for row in rows.values()} == {""}
     assert "Other experiments" not in made.text
@@ -29,12 +29,16 @@ def test_without_results_every_row_of_the_paper_says_not_run(page) -> None:
 
 def test_the_papers_numbers_carry_their_marks(page) -> None:
     made = page()
-    assert [row["paper"] for row in made.rows(IWSLT).values()] == ["35.5 D", "34.4 D", "unknown", "35.9 M"]
-    assert [row["paper"] for row in made.rows("WMT14 en-de").values()] == ["29.5 D", "28.1 D", "unknown", "30.1 S"]
+
+    def known(heading: str, column: str) -> list[str]:
+        return [row[column].partition(" [")[0] for row in made.rows(heading).values()]
+
+    assert known(IWSLT, "paper") == ["35.5 D", "34.4 D", "34.4 D", "35.5 M", "35.9 D"]
+    assert known("WMT14 en-de", "paper") == ["29.5 D", "28.1 D", "28.1 D", "unknown", "30.1 S"]
     assert [row["paper"] for row in made.rows("PTB").values()] == ["53.2 M", "60.7 M", "55.3 M", "47.6 M"]
     assert [row["paper"] for row in made.rows("WikiText-103").values()] == ["20.9 M", "27.2 M", "21.3 M", "17.9 M"]
-    assert [row["paper - LN"] for row in made.rows(IWSLT).values()] == ["", "-1.1 D", "", "+0.4 S"]
-    assert [row["paper - LN"] for row in made.rows("WMT14 en-de").values()] == ["", "-1.4 D", "", "+0.6 S"]
+    assert known(IWSLT, "paper - LN") == ["", "-1.1 D", "-1.1 D", "+0.0 M", "+0.4 S"]
+    assert known("WMT14 en-de", "paper - LN") == ["", "-1.4 D", "-1.4 D", "", "+0.6 S"]
     assert made.rows("PTB")["PN (pn)"]["paper - LN"] == "-5.6 S"
     assert made.rows("WikiText-103")["PN (pn)"]["paper - LN"] == "-3.0 S"
     for meaning in ("S: seen in a source", "D: derived", "M: recalled and not confirmed"):
@@ -49,9 +53,9 @@ def test_mean_spread_and_difference_over_seeds(page, tmp_path) -> None:
     rows = page().rows(IWSLT)
     pn, ln = rows["PN (pn)"], rows["LN (ln)"]
     # mean 35.6; deviations -0.6, -0.1, 0.7; sqrt(0.86 / 2) = 0.6557
-    assert (pn["ours, BLEU"], pn["spread"], pn["seeds"], pn["ours - LN"]) == ("35.60", "± 0.66", "3", "+0.50")
-    assert pn["sacreBLEU"] == "34.60"
-    assert (ln["ours, BLEU"], ln["spread"], ln["seeds"], ln["ours - LN"]) == ("35.10", "one seed", "1", "")
+    assert (pn[OURS], pn["seeds"], pn["ours - LN"]) == ("35.60 ± 0.66", "3", "+0.50")
+    assert pn["sacreBLEU"] == "34.60 ± 0.66"
+    assert (ln[OURS], ln["seeds"], ln["ours - LN"]) == ("35.10", "1", "")
 
 
 def test_updates_and_hardware_that_differ_between_seeds_are_all_said(page, tmp_path) -> None:
@@ -65,10 +69,10 @@ def test_updates_and_hardware_that_differ_between_seeds_are_all_said(page, tmp_p
 def test_a_run_cut_short_is_not_put_beside_the_papers_number(page, tmp_path) -> None:
     put(tmp_path, iwslt("pn,optimization.max_update=150", 3.4, updates=150, stopped_by="max_update", epochs=1))
     rows = page().rows(IWSLT)
-    assert rows["PN (pn)"]["ours, BLEU"] == "not run in full"
-    cut = rows["pn, optimization.max_update=150"]
+    assert rows["PN (pn)"][OURS] == "not in full"
+    cut = rows["pn, optimization.max_update=150, cut at 150 updates"]
     assert cut["paper"] == cut["paper - LN"] == ""
-    assert cut["ours, BLEU"] == "3.40, cut at 150 updates"
+    assert cut[OURS] == "3.40"
     assert cut["stopped by"] == "max_update"
 
 
@@ -76,9 +80,9 @@ def test_cut_short_by_epochs_counts_too_and_is_not_averaged_with_a_whole_run(pag
     put(tmp_path, iwslt("ln", 35.0, 1))
     put(tmp_path, iwslt("ln", 20.0, 2, updates=4_000, stopped_by="max_epoch"))
     rows = page().rows(IWSLT)
-    assert rows["LN (ln)"]["ours, BLEU"] == "35.00"
-    assert rows["ln"]["ours, BLEU"] == "20.00, cut at 4,000 updates"
-    assert rows["ln"]["ours - LN"] == ""
+    assert rows["LN (ln)"][OURS] == "35.00"
+    assert rows["ln, cut at 4,000 updates"][OURS] == "20.00"
+    assert rows["ln, cut at 4,000 updates"]["ours - LN"] == ""
 
 
 def test_wmt14_is_compared_by_bleu_with_compounds_split(page, tmp_path) -> None:
@@ -87,11 +91,11 @@ def test_wmt14_is_compared_by_bleu_with_compounds_split(page, tmp_path) -> None:
     put(tmp_path, record("wmt14", "ln", metrics={"bleu_compound": 9.0}, stopped_by="max_epoch", epochs=2, updates=800))
     put(tmp_path, record("wmt14", "bn,evaluate.split_compounds=false", metrics={"bleu": 27.0, "sacrebleu": 26.0}))
     made = page()
-    ours, rows = "ours, BLEU, compounds split", made.rows("WMT14 en-de")
+    ours, rows = "ours, BLEU, compounds split, averaged", made.rows("WMT14 en-de")
     pn = rows["PN (pn)"]
     assert (pn["paper"], pn[ours], pn["sacreBLEU"]) == ("30.1 S", "30.00", "28.50")
-    assert rows["LN (ln)"][ours] == "not run in full"
-    assert rows["ln"][ours] == "9.00, cut at 800 updates"
+    assert rows["LN (ln)"][ours] == "not in full"
+    assert rows["ln, cut at 800 updates"][ours] == "9.00"
     assert rows["bn, evaluate.split_compounds=false"][ours] == "not scored"  # plain BLEU is another metric
     assert "BLEU (tokenised, hyphenated compounds split): `nrefs:1" in made.section("WMT14 en-de")
 
@@ -118,8 +122,8 @@ def test_another_corpus_is_a_footnote_on_the_number(page, tmp_path) -> None:
     put(tmp_path, iwslt("pn", 35.9, note=""))
     made = page()
     rows = made.rows(IWSLT)
-    assert rows["LN (ln)"]["ours, BLEU"] == "25.00 [1]"
-    assert rows["PN (pn)"]["ours, BLEU"] == "35.90"
+    assert rows["LN (ln)"][OURS] == "25.00 [1]"
+    assert rows["PN (pn)"][OURS] == "35.90"
     assert "- [1] Corpus: 48,880 of 160,239 train pairs, not the paper's corpus" in made.section(IWSLT)
     assert "48,880 of 160,239 train pairs" in made.terminal
 
@@ -128,8 +132,8 @@ def test_runs_on_different_corpora_are_not_averaged(page, tmp_path) -> None:
     put(tmp_path, iwslt("ln", 25.0, 1, note="48,880 of 160,239 train pairs"))
     put(tmp_path, iwslt("ln", 35.5, 2))
     rows = page().rows(IWSLT)
-    assert rows["LN (ln)"]["ours, BLEU"] == "35.50"
-    assert rows["ln"]["ours, BLEU"] == "25.00 [1]"
+    assert rows["LN (ln)"][OURS] == "35.50"
+    assert rows["ln"][OURS].startswith("25.00 [")
 
 
 def test_norms_outside_the_paper_follow_in_the_fixed_order(page, tmp_path) -> None:
@@ -143,7 +147,7 @@ def test_norms_outside_the_paper_follow_in_the_fixed_order(page, tmp_path) -> No
     assert list(made.rows(IWSLT)) == [
         "LN (ln)",
         "BN (bn)",
-        "bn_released",
+        "BN (bn_released)",
         "PN-V (pnv)",
         "PN (pn)",
         "pn, optimization.lr=0.001",
@@ -167,7 +171,7 @@ def test_an_experiment_of_ones_own_has_its_table(page, tmp_path) -> None:
     put(tmp_path, record("mine", "bn", 2, {"bleu": 22.0, "sacrebleu": 19.5}, corpus="custom", wall_seconds=900))
     made = page()
     row = made.rows("mine")["bn"]
-    assert (row["BLEU"], row["spread"], row["sacreBLEU"], row["seeds"]) == ("21.00", "± 1.41", "19.00", "2")
+    assert (row["BLEU, averaged"], row["sacreBLEU"], row["seeds"]) == ("21.00 ± 1.41", "19.00 ± 0.71", "2")
     assert (row["updates"], row["words/s"], row["training time"]) == ("1,200", "1,500", "14 min–15 min")
     assert row["hardware"] == "CPU, 2 threads"
     assert "normplugins run custom experiment=mine norm=NORM seed=K" in made.section("mine")
@@ -199,7 +203,7 @@ def test_a_run_without_curves_has_a_row_and_no_figure(page, tmp_path) -> None:
     content["curves"] = {"train": [], "valid": []}
     put(tmp_path, content)
     made = page()
-    assert made.rows("demo")["ln"]["best valid ppl"] == ""
+    assert "best valid ppl" not in made.rows("demo")["ln"]
     assert "figures/demo.png" not in made.text
     assert not (tmp_path / "figures").exists()
 
@@ -219,5 +223,96 @@ def test_a_run_that_was_not_translated_says_so(tmp_path, page) -> None:
     put(tmp_path, record("iwslt14", "ln", metrics={}, stopped_by="max_update", updates=120))
     put(tmp_path, record("mine", "ln", metrics={}))
     made = page()
-    assert made.rows(IWSLT)["ln"]["ours, BLEU"] == "not scored, cut at 120 updates"
-    assert made.rows("mine")["ln"]["BLEU"] == "not scored"
+    assert made.rows(IWSLT)["ln, cut at 120 updates"][OURS] == "not scored"
+    assert made.rows("mine")["ln"]["BLEU, averaged"] == "not scored"
+
+
+def checkpoints(variant: str, seed: int, averaged: float, last: float, best: float, experiment="multi30k", **changes):
+    """A record of format 2 with the BLEU of three checkpoints."""
+    content = record(experiment, variant, seed, {"bleu": averaged, "chrf2": 55.0, "ter": 45.0}, **changes)
+    return scored(
+        content, {name: {"test": translated({"bleu": bleu})} for name, bleu in (("last", last), ("best", best))}
+    )
+
+
+def test_the_last_and_the_best_checkpoint_stand_beside_the_averaged(page, tmp_path) -> None:
+    for seed, shift in enumerate((0.0, 1.0), 1):
+        for experiment in ("multi30k", "iwslt14"):
+            put(tmp_path, checkpoints("pn", seed, 35 + shift, 36 + shift, 37 + shift, experiment))
+    put(tmp_path, iwslt("ln", 35.5))
+    made = page()
+    found = ["35.50 ± 0.71", "36.50 ± 0.71", "37.50 ± 0.71"]
+    row = made.rows("multi30k")["pn"]
+    assert [row[f"BLEU, {name}"] for name in ("averaged", "last", "best")] == found
+    rows = made.rows(IWSLT)
+    assert [rows["PN (pn)"][column] for column in (OURS, "last", "best")] == found
+    assert [rows["LN (ln)"][column] for column in (OURS, "last", "best")] == ["35.50", "not scored", "not scored"]
+
+
+def test_the_brevity_penalty_is_the_mean_over_seeds(page, tmp_path) -> None:
+    for seed, penalty in enumerate((0.95, 0.97), 1):
+        put(tmp_path, iwslt("pn", 35.0, seed, brevity=penalty))
+        put(tmp_path, record("demo", "pn", seed, brevity=penalty))
+    made = page()
+    assert made.rows(IWSLT)["PN (pn)"]["brevity penalty"] == made.rows("demo")["pn"]["brevity penalty"] == "0.960"
+
+
+def test_each_test_set_and_the_other_metrics_have_a_table_of_their_own(page, tmp_path) -> None:
+    sets = {"flickr2017": translated({"bleu": 33.0}), "mscoco2017": translated({"bleu": 29.0})}
+    content = record("multi30k", "pn", 1, {"bleu": 35.0, "chrf2": 55.0, "ter": 45.0})
+    put(tmp_path, scored(content, {}, **sets))
+    put(tmp_path, record("multi30k", "ln"))
+    put(tmp_path, record("demo", "ln"))
+    made = page()
+    details = made.rows("multi30k: each test set")
+    assert (details["pn"]["BLEU, flickr2017"], details["pn"]["BLEU, mscoco2017"]) == ("33.00", "29.00")
+    assert (details["pn"]["chrF2"], details["pn"]["TER"]) == ("55.00", "45.00")
+    assert details["ln"]["BLEU, flickr2017"] == "not scored"
+    assert "flickr2017" not in "".join(made.rows("multi30k")["pn"])
+    assert "demo:" not in made.text, "format 1 has nothing more than the first table shows"
+
+
+def test_settings_of_a_norm_are_rows_beside_it(page, tmp_path) -> None:
+    for variant in ("pnv", "pnv,norm.group_scaling=true", "pn"):
+        put(tmp_path, record("multi30k", variant))
+    assert list(page().rows("multi30k")) == ["pnv", "pnv, norm.group_scaling=true", "pn"]
+
+
+def test_a_detail_that_is_the_same_in_all_rows_is_said_once(page, tmp_path) -> None:
+    put(tmp_path, record("demo", "ln", updates=700, stopped_by="max_epoch"))
+    put(tmp_path, record("demo", "pn", updates=728, stopped_by="max_epoch"))
+    made = page()
+    rows = made.rows("demo")
+    assert (rows["ln"]["updates"], rows["pn"]["updates"]) == ("700", "728")
+    assert "stopped by" not in rows["ln"]
+    assert made.section("demo").count("stopped by max_epoch") == 1
+
+
+def test_one_seed_orders_nothing(page, tmp_path) -> None:
+    for norm in ("ln", "pn"):
+        put(tmp_path, record("demo", norm))
+        for seed in (1, 2):
+            put(tmp_path, record("multi30k", norm, seed))
+    put(tmp_path, record("mine", "ln"))
+    made = page()
+    assert "one seed orders nothing" in made.section("demo")
+    for experiment in ("multi30k", "mine"):
+        assert "one seed" not in made.section(experiment), "seeds enough, or nothing to order"
+
+
+def test_bn_as_released_and_the_usual_one_stand_beside_the_same_number(page) -> None:
+    made = page()
+    for heading in (IWSLT, "WMT14 en-de"):
+        rows = made.rows(heading)
+        assert rows["BN (bn)"]["paper"] == rows["BN (bn_released)"]["paper"]
+        mark = rows["BN (bn)"]["paper"].partition(" [")[2]
+        assert f"[{mark} The released code calls `batch` what is `bn_released`" in made.section(heading)
+
+
+def test_a_record_of_format_2_is_scored_by_what_it_says(page, tmp_path) -> None:
+    content = checkpoints("ln,evaluate.average=null", 1, 35.0, 36.0, 37.0)
+    content["scores"]["best"] = content["scores"].pop("averaged")
+    put(tmp_path, content | {"scored_by": "best"})
+    row = page().rows("multi30k")["ln, evaluate.average=null"]
+    assert (row["BLEU, best"], row["BLEU, last"]) == ("35.00", "36.00")
+    assert "BLEU, averaged" not in row
