@@ -7,7 +7,8 @@ cd "$(dirname -- "$0")/.."
 for setting in "${!UV_@}"; do
   [ "$setting" = UV_DEFAULT_INDEX ] || unset "$setting"  # a mirror of the registry may stay
 done
-read -r first end < <(sed -n 's/^requires-python = ">=3\.\([0-9]*\),<3\.\([0-9]*\)"$/\1 \2/p' pyproject.toml)
+read -r first end < <(sed -n 's/^requires-python = ">=3\.\([0-9]*\),<3\.\([0-9]*\)"$/\1 \2/p' pyproject.toml) \
+  || { echo 'pyproject.toml: requires-python must read ">=3.A,<3.B"' >&2; exit 1; }
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for ((minor = first; minor < end; minor++)); do
