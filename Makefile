@@ -13,6 +13,8 @@ EXPERIMENTS := iwslt14 wmt14 multi30k ptb wikitext2 wikitext103
 SEEDS ?= 1,2,3
 # Extra Hydra overrides for any run: make iwslt14-pn ARGS="seed=2 tracking=none"
 ARGS ?=
+# Extra options for pip while setting up, for example another index of packages
+PIP_ARGS ?=
 
 .PHONY: help setup demo bench test lint format report clean distclean
 
@@ -22,13 +24,17 @@ help: ## print this list
 
 setup: $(READY) ## install everything into .venv (a second call installs nothing)
 
+# pip's whole output is shown where it fails: with --quiet it would keep the reason of a conflict to itself.
+pip_install = @echo "pip install $(1)"; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) $(1) \
+	>$(VENV)/pip.log 2>&1 || { status=$$?; cat $(VENV)/pip.log; exit $$status; }
+
 $(READY): requirements.txt pyproject.toml setup.py $(wildcard normplugins/*/*.[ch] normplugins/*/*/*.[ch])
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 14) else f"Python 3.10-3.13 is needed, and $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
 	@command -v c++ >/dev/null || { echo "a C++ compiler is needed to build fairseq and this project's kernels (Debian: apt install g++)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fairseq==0.12.2
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(call pip_install,-r requirements.txt)
+	$(call pip_install,--no-deps fairseq==0.12.2)
+	$(call pip_install,--no-deps --editable .)
 	@touch $@
 
 demo: setup ## ln, bn and pn on a generated corpus, several seeds (SEEDS=1,2,3): table and picture, in minutes on a CPU
@@ -46,10 +52,11 @@ bench: setup ## speed beside the baselines: norms, a training update, translatin
 test: setup ## run the tests, a file on each core at a time
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile $(ARGS)
 
-lint: setup ## ruff on everything, mypy --strict on the norms
+lint: setup ## ruff on everything, mypy --strict on the norms, requirements.txt against the package registry
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	scripts/check_requirements.sh
 
 format: setup ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
