@@ -13,6 +13,7 @@ def register() -> None:
     compat.without_device_ids()
     models.beam_search.use_everywhere()
     models.scoring.use_everywhere()
+    models.building.check_everywhere()
 
 
 # ``normplugins.norms`` is plain PyTorch: importing it must not pull fairseq in. Under ``--user-dir`` fairseq is

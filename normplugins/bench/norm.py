@@ -112,7 +112,7 @@ def providers(names: Sequence[str], channels: int, compiled: bool = False) -> It
         yield RELEASED, ReleasedPowerNorm(channels, warmup_updates=0)
     for name in names:
         if name in known_norms():
-            config = NormConfig(name=name, groups=4)
+            config = NormConfig(name=name)
             yield name, build_norm(config, channels)
             if has_kernels(name):
                 yield f"{name} plain", build_norm(replace(config, kernels="plain"), channels)
@@ -143,7 +143,7 @@ def after_residuals(names: Sequence[str], x: Tensor) -> Iterator[tuple[str, nn.M
     yield f"{BASELINE}{RESIDUAL}", AfterResidual(nn.LayerNorm(x.size(-1)), x, fused=False)
     for name in filter(has_kernels, names):
         for label, fused in ((RESIDUAL, True), (f"{RESIDUAL} apart", False)):
-            norm = build_norm(NormConfig(name=name, groups=4), x.size(-1))
+            norm = build_norm(NormConfig(name=name), x.size(-1))
             if getattr(norm, "takes_sums", False):
                 yield f"{name}{label}", AfterResidual(norm, x, fused)
 

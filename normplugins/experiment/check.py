@@ -60,7 +60,6 @@ LEAST = {
     "lr_scheduler.warmup_updates": 0,
     "task.tokens_per_sample": 1,
     "pn_warmup_updates": 0,
-    "pn_groups": 1,
 }
 
 

@@ -38,7 +38,7 @@ class EvaluateSection:
     batch_size: int = MISSING
 
 
-SECTIONS = {"evaluate": EvaluateSection, "pn_warmup_updates": int, "pn_groups": int}
+SECTIONS = {"evaluate": EvaluateSection, "pn_warmup_updates": int}
 
 
 def check(config: DictConfig) -> None:

@@ -7,7 +7,14 @@ from omegaconf import II
 from torch import nn
 
 from normplugins.errors import UserError
-from normplugins.models.norm_settings import NormSettings, Stack, build_stack_norm, setting, stack_norm_config
+from normplugins.models.norm_settings import (
+    NormSettings,
+    Stack,
+    build_stack_norm,
+    refuse_unread_settings,
+    setting,
+    stack_norm_config,
+)
 from normplugins.norms import NormConfig, sees_sentence
 
 Side = Literal["encoder", "decoder"]
@@ -96,12 +103,13 @@ def _stack(cfg: NormTransformerConfig, side: Side) -> Stack:
     return Stack(f"{side}_norm", getattr(cfg, f"{side}_embed_dim"), getattr(cfg, f"{side}_attention_heads"))
 
 
-KEYS = tuple(f"{side}_norm" for side in SIDES)
+NORM_KEYS = (*(f"{side}_norm" for side in SIDES), "norm")
+"""The settings that hold the norm of a stack, of any model: a language model has the last alone."""
 
 
 def side_norm_config(cfg: NormTransformerConfig, side: Side, final: bool = False) -> NormConfig:
     """NormConfig of one stack's norms; ``final`` and errors as in :func:`stack_norm_config`."""
-    return stack_norm_config(cfg, _stack(cfg, side), KEYS, final)
+    return stack_norm_config(cfg, _stack(cfg, side), final)
 
 
 def build_side_norm(cfg: NormTransformerConfig, side: Side, final: bool = False) -> nn.Module:
@@ -115,7 +123,7 @@ def build_side_norm(cfg: NormTransformerConfig, side: Side, final: bool = False)
             f"decoder_norm={cfg.decoder_norm}: with this norm a position sees the whole sentence, and a decoder writes "
             f"it word by word. Use it in the encoder: encoder_norm={cfg.decoder_norm} decoder_norm=ln"
         )
-    return build_stack_norm(cfg, _stack(cfg, side), KEYS, final)
+    return build_stack_norm(cfg, _stack(cfg, side), final)
 
 
 @dataclass
@@ -142,7 +150,7 @@ class LanguageModelConfig(NormSettings):
 
     @property
     def stack(self) -> Stack:
-        """What the norms are told of the stack; PN has one channel group a head."""
+        """What the norms are told of the stack; group scaling has one channel group a head."""
         return Stack("norm", self.embed_dim, getattr(self, "attention_heads", 1))
 
     @property
@@ -152,7 +160,7 @@ class LanguageModelConfig(NormSettings):
 
     def build_norm(self, final: bool = False) -> nn.Module:
         """Build a norm of the stack; ``final`` and errors as in :func:`stack_norm_config`."""
-        return build_stack_norm(self, self.stack, (self.stack.key,), final)
+        return build_stack_norm(self, self.stack, final)
 
 
 @dataclass
@@ -224,18 +232,21 @@ def check_model(cfg: Any) -> None:
     """Refuse settings of a model, ``cfg._name``, that cannot work; needs no corpus.
 
     Raises:
-        UserError: an unknown key, settings that do not fit together, an unknown norm, or a switch that no norm of the
-            model has.
+        UserError: an unknown key, settings that do not fit together, an unknown norm, or a setting that is not at its
+            default and that no norm of the model reads.
     """
     known = {field.name for field in fields(LANGUAGE_MODELS.get(cfg._name, NormTransformerConfig))}
     if unknown := sorted(str(key) for key in cfg if key not in known):
         raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(sorted(known))}")
     if cfg._name in LANGUAGE_MODELS:
-        resolve_language_model(LANGUAGE_MODELS[cfg._name], cfg).build_norm()
+        language_model = resolve_language_model(LANGUAGE_MODELS[cfg._name], cfg)
+        language_model.build_norm()
+        refuse_unread_settings(language_model, NORM_KEYS, prefix="norm.")
         return
     translation = resolve_config(cfg)
     for side in SIDES:
         build_side_norm(translation, side)
+    refuse_unread_settings(translation, NORM_KEYS, prefix="norm.")
 
 
 LANGUAGE_MODELS: dict[str, type[LanguageModelConfig]] = {

@@ -11,10 +11,7 @@ from fairseq.dataclass import FairseqDataclass
 from torch import nn
 
 from normplugins.errors import UserError
-from normplugins.norms import NormConfig, build_norm, has_kernels, has_statistics, resolve_norm
-
-HEAD_GROUPED = ("pn", "pn_alg2")
-"""Norms whose group scaling has, unless told otherwise, one group per attention head."""
+from normplugins.norms import NormConfig, build_norm, resolve_norm, settings_read
 
 
 def setting(default: Any, text: str) -> Any:
@@ -71,58 +68,76 @@ def norm_names(cfg: Any, keys: Sequence[str]) -> dict[str, str]:
     return {key: name for key in every if (name := getattr(cfg, key, None))}
 
 
-def stack_norm_config(cfg: Any, stack: Stack, keys: Sequence[str], final: bool = False) -> NormConfig:
+def stack_norm_config(cfg: Any, stack: Stack, final: bool = False) -> NormConfig:
     """NormConfig of a stack's norms; ``final``: of the one that ends a pre-norm stack, with its own warmup.
 
-    A model's stacks, whose norms are the settings ``keys``, share the ``norm_<field>`` settings; each norm reads those
-    that it has. PN's channel groups are the stack's heads, and a norm that never warms up has no final warmup.
+    A model's stacks share the ``norm_<field>`` settings, and each norm reads those that it has. Channel groups follow
+    the stack's heads, and a norm that never warms up has no final warmup.
 
     Raises:
-        UserError: an unknown norm, a value out of range, or a setting that no stack's norm has.
+        UserError: an unknown norm, or a value out of range.
     """
-    settings = {f.name: getattr(cfg, f"norm_{f.name}") for f in fields(NormConfig) if f.name != "name"}
-    names = norm_names(cfg, keys)
-    key = stack.final_key if final and stack.final_key in names else stack.key
-    name = names[key]
-    if name in HEAD_GROUPED and settings["groups"] is None:
-        settings["groups"] = stack.heads
-    defaults = [_defaults(key, name) for key, name in names.items()]
+    key = stack.final_key if final and getattr(cfg, stack.final_key, None) else stack.key
     try:
-        config = resolve_norm(NormConfig(name=name, **settings))
+        config = resolve_norm(_norm_config(cfg, getattr(cfg, key)), stack.heads)
     except ValueError as error:
         raise UserError(f"{key}: {error}") from error
-    given = list(dict.fromkeys(names.values()))
-    for switch, value in settings.items():
-        if value is True and all(getattr(default, switch) is None for default in defaults):
-            raise UserError(f"norm_{switch} is on, and changes nothing about {' and '.join(given)}")
-    if (config.sync != "none" or config.per_update) and not any(map(has_statistics, given)):
-        which = "norm_per_update is on" if config.sync == "none" else f"norm_sync={config.sync}"
-        raise UserError(f"{which}, and changes nothing about {' and '.join(given)}: there are no running statistics")
     return replace(config, warmup_updates=cfg.final_norm_warmup_updates) if final and config.warmup_updates else config
 
 
 def unread_settings(cfg: Any, keys: Sequence[str]) -> dict[str, Any]:
-    """``norm_<field>`` -> its default, for each that no norm reads; arguments as in :func:`stack_norm_config`."""
-    names = norm_names(cfg, keys)
-    defaults = [_defaults(key, name) for key, name in names.items()]
-    unread = [f.name for f in fields(NormConfig) if all(getattr(default, f.name) is None for default in defaults)]
-    if not any(map(has_statistics, names.values())):
-        unread += ["sync", "per_update"]
-    if not any(map(has_kernels, names.values())):
-        unread += ["kernels"]
-    return {f"norm_{f.name}": f.default for f in fields(NormConfig) if f.name in unread}
+    """``norm_<field>`` -> its default, for each that no norm reads; arguments as in :func:`norm_names`.
+
+    Raises:
+        UserError: an unknown norm, or a value out of range.
+    """
+    read = set().union(*_settings_read(cfg, keys).values())
+    return {f"norm_{f.name}": f.default for f in fields(NormConfig) if f.name not in read | {"name"}}
 
 
-def build_stack_norm(cfg: Any, stack: Stack, keys: Sequence[str], final: bool = False) -> nn.Module:
+def refuse_unread_settings(cfg: Any, keys: Sequence[str], prefix: str = "norm_") -> None:
+    """Refuse a norm's setting that no norm of the model reads, and that is not at its default.
+
+    A checkpoint's settings are not refused: it may have been written when they were accepted.
+
+    Args:
+        cfg: the model's settings.
+        keys: those that hold a norm's name.
+        prefix: how the setting is written where the user sets it: ``norm_groups`` or ``norm.groups``.
+
+    Raises:
+        UserError: the first such setting, its value, the norms and what they read; or as :func:`unread_settings`.
+    """
+    for key, default in unread_settings(cfg, keys).items():
+        if (value := getattr(cfg, key)) == default:
+            continue
+        name, norms = key.removeprefix("norm_"), _settings_read(cfg, keys)
+        switch = next(f.metadata.get("switch") for f in fields(NormConfig) if f.name == name)
+        if any(switch in read for read in norms.values()):
+            why = f" while {prefix}{switch} is off: set {prefix}{switch}=true to use it"
+        else:
+            why = ": " + "; ".join(f"{norm} reads {', '.join(read) or 'no setting'}" for norm, read in norms.items())
+        raise UserError(f"{prefix}{name}={str(value).lower()} changes nothing about {' and '.join(norms)}{why}")
+
+
+def build_stack_norm(cfg: Any, stack: Stack, final: bool = False) -> nn.Module:
     """Build a norm of the stack's width; arguments and errors as in :func:`stack_norm_config`."""
     try:
-        return build_norm(stack_norm_config(cfg, stack, keys, final), stack.dim)
+        return build_norm(stack_norm_config(cfg, stack, final), stack.dim)
     except ValueError as error:
         raise UserError(f"{stack.key}: {error}") from error
 
 
-def _defaults(key: str, name: str) -> NormConfig:
-    try:
-        return resolve_norm(NormConfig(name=name))
-    except ValueError as error:
-        raise UserError(f"{key}: {error}") from error
+def _norm_config(cfg: Any, name: str) -> NormConfig:
+    return NormConfig(name, **{f.name: getattr(cfg, f"norm_{f.name}") for f in fields(NormConfig) if f.name != "name"})
+
+
+def _settings_read(cfg: Any, keys: Sequence[str]) -> dict[str, list[str]]:
+    """Norm of the model -> the fields of NormConfig that it reads."""
+    read = {}
+    for key, name in norm_names(cfg, keys).items():
+        try:
+            read[name] = settings_read(_norm_config(cfg, name))
+        except ValueError as error:
+            raise UserError(f"{key}: {error}") from error
+    return read

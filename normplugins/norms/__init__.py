@@ -22,6 +22,7 @@ from normplugins.norms.config import (
     register_norm,
     resolve_norm,
     sees_sentence,
+    settings_read,
 )
 from normplugins.norms.statistics import end_update, reestimate, running_statistics, using_batch_statistics
 
@@ -42,5 +43,6 @@ __all__ = [
     "resolve_norm",
     "running_statistics",
     "sees_sentence",
+    "settings_read",
     "using_batch_statistics",
 ]

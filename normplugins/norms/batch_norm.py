@@ -6,7 +6,8 @@ In training mu and sigma^2 are the mean and (biased) variance of the batch's tok
 
 ``bn`` counts real tokens only. ``bn_released`` is the BN baseline of the released PowerNorm code (arXiv 2003.07845): it
 first divides each token by its root mean square over all channels, then fills padding, at evaluation too, with the
-channel means of the real tokens and counts it. That leaves mu as it was and shrinks sigma^2.
+channel means of the real tokens and counts it. That leaves mu as it was and shrinks sigma^2. Both are switches of
+``bn`` too: ``group_scaling``, with ``groups`` groups of channels in place of one, and ``padding_filled``.
 
 One token alone has variance 0, so its output is the bias; it enters the running variance as 0.
 """
@@ -18,18 +19,19 @@ from torch import Tensor
 
 from normplugins.norms.config import register_norm
 from normplugins.norms.fast_path import fast_path
-from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
+from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
 from normplugins.norms.processes import gather_over_processes, sum_gradients
 from normplugins.norms.residual import Sum, added_up
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
 @register_norm("bn")
-@register_norm("bn_released", momentum=0.05, group_scaling=True, padding_filled=True)
+@register_norm("bn_released", momentum=0.05, groups=1, group_scaling=True, padding_filled=True)
 class BatchNorm(RunningNorm):
     """BatchNorm of ``dim`` channels over the real tokens of (T, B, C) or (N, C); settings as in ``NormConfig``.
 
     Buffers ``running_mean`` and ``running_var`` (C,), from 0 and 1. Padding's output is 0, unless it is filled.
+    Raises ValueError when the groups of a group scaling do not divide dim.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_mean", "running_var")
@@ -41,6 +43,7 @@ class BatchNorm(RunningNorm):
         dim: int,
         *,
         eps: float = 1e-5,
+        groups: int = 4,
         momentum: float = 0.1,
         group_scaling: bool = False,
         padding_filled: bool = False,
@@ -49,7 +52,9 @@ class BatchNorm(RunningNorm):
         kernels: str = "auto",
     ) -> None:
         super().__init__(dim, eps, sync, per_update, kernels)
-        self.momentum, self.group_scaling, self.padding_filled = momentum, group_scaling, padding_filled
+        check_groups(dim, groups if group_scaling else 1)
+        self.groups, self.momentum = groups, momentum
+        self.group_scaling, self.padding_filled = group_scaling, padding_filled
         self.newest = momentum
         self.takes_sums = not (group_scaling or padding_filled)
         self.add_statistic("running_mean", 0.0)
@@ -67,7 +72,7 @@ class BatchNorm(RunningNorm):
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
         if self.group_scaling:
-            rows = scale_groups(rows, 1, self.eps)
+            rows = scale_groups(rows, self.groups, self.eps)
         token, tokens = real, count_tokens(rows, real)
         if self.padding_filled and real is not None:
             rows, real = torch.where(real, rows, mean_over(rows, tokens)), None

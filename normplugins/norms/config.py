@@ -8,7 +8,7 @@ constructor's keyword defaults, and where one module serves several names, the t
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Optional, TypeVar
 
 from torch import nn
@@ -22,17 +22,19 @@ SYNCS = ("none", "batch", "deferred")
 class NormConfig:
     """A normalization and its settings.
 
-    A norm reads the fields that it has and ignores the rest, so that one set of settings serves an encoder's PN and its
-    decoder's LN. ``None`` stands for the norm's own default, which is what its paper or its released code uses. The
-    boolean fields are the differences between the released code and the papers.
+    A norm reads the fields that it has, see :func:`settings_read`, and ignores the rest, so that one set of settings
+    serves an encoder's PN and its decoder's LN. ``None`` stands for the norm's own default, which is what its paper or
+    its released code uses. The boolean fields are the differences between the released code and the papers. A field
+    whose metadata names another field as its ``switch`` is not read where a norm has that one, and it is off.
     """
 
     name: str = "ln"
     """which norm: see :func:`known_norms`"""
     eps: float = 1e-5
     """added to a variance or quadratic mean, under the root"""
-    groups: Optional[int] = None
-    """channel groups of PN's group scaling (attention heads), and of GroupNorm"""
+    groups: Optional[int] = field(default=None, metadata={"switch": "group_scaling"})
+    """channel groups of group scaling, of RMSNorm and of GroupNorm; unless given, group scaling in a model has one
+    group per attention head (``bn_released``: one in all), RMSNorm one and GroupNorm 4"""
     warmup_updates: Optional[int] = None
     """while the update count t <= this, PN's forward divides by the batch's quadratic mean; 0: never"""
     alpha_fwd: float = 0.9
@@ -51,7 +53,7 @@ class NormConfig:
     ``triton``: Triton's kernels, which ``auto`` takes on a GPU"""
 
     group_scaling: Optional[bool] = None
-    """first divide each token's channels, in ``groups`` groups (BN: in one), by the group's root mean square"""
+    """first divide each token's channels, in ``groups`` groups, by the group's root mean square"""
     double_update: Optional[bool] = None
     """for t < ``warmup_updates``, psi^2 takes a cumulative mean and then the decayed update; off: the former alone"""
     batch_backward: Optional[bool] = None
@@ -68,6 +70,7 @@ class NormConfig:
 class _Entry:
     build: Callable[..., nn.Module]
     settings: Mapping[str, Any]
+    groups_per_head: bool
 
 
 _NORMS: dict[str, _Entry] = {}
@@ -82,8 +85,9 @@ def register_norm(name: str, **defaults: Any) -> Callable[[_M], _M]:
     field's value or, where it is None, the default in ``defaults``, else the constructor's. Its ``forward`` takes
     ``(x, padding_mask=None)``. Decorators stack, so that one module serves several names.
 
-    A norm with running statistics is a ``RunningNorm``, of ``statistics.py``, whose constructor takes ``sync`` and
-    ``per_update``.
+    A norm with a ``group_scaling`` takes, in a model, one channel group per attention head where that is on, unless the
+    config or ``defaults`` give ``groups``. A norm with running statistics is a ``RunningNorm``, of ``statistics.py``,
+    whose constructor takes ``sync`` and ``per_update``.
 
     Three things a module may have besides: ``sees_sentence = True`` says that a position sees its whole sentence at
     evaluation too, so that no decoder takes it and no language model with it passes for causal; a method
@@ -104,7 +108,8 @@ def register_norm(name: str, **defaults: Any) -> Callable[[_M], _M]:
             raise ValueError(f"norm {name!r}: {module.__name__} takes no {', '.join(unknown)}")
         if bare := sorted(key for key in settings.keys() - defaults.keys() if settings[key] is inspect.Parameter.empty):
             raise ValueError(f"norm {name!r}: {module.__name__} has no default for {', '.join(bare)}")
-        _NORMS[name] = _Entry(module, settings | defaults)
+        groups_per_head = {"groups", "group_scaling"} <= settings.keys() and "groups" not in defaults
+        _NORMS[name] = _Entry(module, settings | defaults, groups_per_head)
         return module
 
     return register
@@ -130,13 +135,22 @@ def has_statistics(name: str) -> bool:
     return name in _NORMS and "sync" in _NORMS[name].settings
 
 
-def _settings(config: NormConfig) -> dict[str, Any]:
-    """The settings that ``config.name`` reads, its own defaults filled in. Raises ValueError on a wrong value."""
+def settings_read(config: NormConfig) -> list[str]:
+    """Names of the fields that the norm reads with these settings. Raises ValueError as :func:`build_norm` does."""
+    settings = _settings(config)
+    read = (f for f in fields(NormConfig) if f.name in settings)
+    return [f.name for f in read if settings.get(f.metadata.get("switch", ""), True)]
+
+
+def _settings(config: NormConfig, heads: int | None = None) -> dict[str, Any]:
+    """The settings that ``config.name`` has, its own defaults filled in. Raises ValueError on a wrong value."""
     if config.name not in _NORMS:
         raise ValueError(f"unknown norm {config.name!r}; known norms: {', '.join(known_norms())}")
-    own = _NORMS[config.name].settings
+    entry = _NORMS[config.name]
     given = {key: value for key, value in asdict(config).items() if key in _FIELDS and value is not None}
-    settings = {key: given.get(key, default) for key, default in own.items()}
+    settings = {key: given.get(key, default) for key, default in entry.settings.items()}
+    if heads and entry.groups_per_head and "groups" not in given and settings["group_scaling"]:
+        settings["groups"] = heads
     checks = {
         "eps": config.eps > 0,
         "groups": settings.get("groups", 1) >= 1,
@@ -161,12 +175,13 @@ def _settings(config: NormConfig) -> dict[str, Any]:
     return settings
 
 
-def resolve_norm(config: NormConfig) -> NormConfig:
-    """``config`` with the norm's own defaults filled in; what the norm does not read stays as given.
+def resolve_norm(config: NormConfig, heads: int | None = None) -> NormConfig:
+    """``config`` with the norm's own defaults filled in; what the norm does not have stays as given.
 
+    ``heads``, of the attention that the norm stands at, are the groups of a group scaling that says none.
     Raises ValueError as :func:`build_norm` does.
     """
-    return replace(config, **_settings(config))
+    return replace(config, **_settings(config, heads))
 
 
 def build_norm(config: NormConfig, dim: int) -> nn.Module:

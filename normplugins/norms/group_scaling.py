@@ -1,7 +1,9 @@
 """Group scaling: z = x / sqrt(mean over the group's channels of x^2 + eps), for each token and channel group.
 
 The released PN does this before its own normalization, with one group per attention head; the paper's body does not
-mention it. With one group it is the per-token root mean square that the released BN starts with.
+mention it. With one group it is the per-token root mean square that the released BN starts with. ``pn_alg2``, ``pnv``
+and ``bn`` have it as a switch, and ``rms`` with several ``groups`` is group scaling alone: these are the controls that
+tell its effect in ``pn`` from that of the running statistics.
 """
 
 import torch.nn.functional as F

@@ -68,7 +68,6 @@ class _ApproximateBackward(torch.autograd.Function):
 @register_norm("pn")
 @register_norm(
     "pn_alg2",
-    groups=1,
     warmup_updates=0,
     group_scaling=False,
     double_update=False,

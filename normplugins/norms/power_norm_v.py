@@ -5,6 +5,8 @@
 in training, with the exact gradient through psi_B; at evaluation psi_B^2 is replaced by its running mean
 
     psi^2 <- alpha psi^2 + (1 - alpha) psi_B^2.
+
+With ``group_scaling`` each token's channel groups are first divided by their root mean square, as ``pn``'s are.
 """
 
 from typing import ClassVar
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from normplugins.norms.config import register_norm
 from normplugins.norms.fast_path import fast_path
+from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
 from normplugins.norms.residual import Sum, added_up
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
@@ -22,7 +25,8 @@ from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, t
 class PowerNormV(RunningNorm):
     """PN-V of ``dim`` channels over the real tokens of (T, B, C) or (N, C); settings as in ``NormConfig``.
 
-    Buffer ``running_phi`` (C,) is psi^2, from 1. Padding's output is 0.
+    Buffer ``running_phi`` (C,) is psi^2, from 1. Padding's output is 0. Raises ValueError when the groups of a group
+    scaling do not divide dim.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
@@ -34,13 +38,16 @@ class PowerNormV(RunningNorm):
         dim: int,
         *,
         eps: float = 1e-5,
+        groups: int = 4,
         alpha_fwd: float = 0.9,
+        group_scaling: bool = False,
         sync: str = "none",
         per_update: bool = False,
         kernels: str = "auto",
     ) -> None:
         super().__init__(dim, eps, sync, per_update, kernels)
-        self.alpha_fwd = alpha_fwd
+        check_groups(dim, groups if group_scaling else 1)
+        self.groups, self.alpha_fwd, self.group_scaling = groups, alpha_fwd, group_scaling
         self.newest = 1 - alpha_fwd
         self.add_statistic("running_phi", 1.0)
 
@@ -55,6 +62,8 @@ class PowerNormV(RunningNorm):
         """Do what ``forward`` does, by the equations."""
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
+        if self.group_scaling:
+            rows = scale_groups(rows, self.groups, self.eps)
         phi = self.running_phi
         if self.training:
             count = count_tokens(rows, real)
@@ -64,5 +73,6 @@ class PowerNormV(RunningNorm):
         return y.view(x.shape).to(x.dtype)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift (C,), in float64, of what evaluation does to a token."""
+        """Scale and shift (C,), in float64, of what evaluation does to a token; ValueError with group scaling."""
+        refuse_group_scaling(self.group_scaling)
         return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()

@@ -1,22 +1,31 @@
-"""RMSNorm: y = weight x / sqrt(mean(x^2) + eps), over each token's own channels (arXiv 1910.07467)."""
+"""RMSNorm: y = weight x / sqrt(mean(x^2) + eps), over each token's own channels (arXiv 1910.07467).
 
+With ``groups`` > 1 the mean is over each group of channels: the group scaling of ``pn`` alone, without statistics.
+"""
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normplugins.norms.config import register_norm
 from normplugins.norms.fast_path import fast_path
+from normplugins.norms.group_scaling import check_groups, scale_groups
 from normplugins.norms.residual import Sum, added_up
 
 
 @register_norm("rms")
 class RMSNorm(nn.RMSNorm):
-    """PyTorch's RMSNorm over the last dimension; ``weight`` (C,) from 1, and, as in the paper, no bias."""
+    """RMSNorm over the last dimension, or its groups; ``weight`` (C,) from 1, and, as in the paper, no bias.
+
+    Raises ValueError when the groups do not divide dim.
+    """
 
     takes_sums = True
 
-    def __init__(self, dim: int, *, eps: float = 1e-5, kernels: str = "auto") -> None:
+    def __init__(self, dim: int, *, eps: float = 1e-5, groups: int = 1, kernels: str = "auto") -> None:
         super().__init__(dim, eps=eps)
-        self.kernels = kernels
+        check_groups(dim, groups)
+        self.groups, self.kernels = groups, kernels
 
     def forward(self, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (..., C), or such a sum. No token sees another, so the padding mask is not read."""
@@ -27,4 +36,12 @@ class RMSNorm(nn.RMSNorm):
 
     def plain(self, x: Tensor) -> Tensor:
         """Do what ``forward`` does, by PyTorch."""
+        if self.groups > 1:
+            rows = x.reshape(-1, x.size(-1)).to(torch.promote_types(x.dtype, torch.float32))
+            y = scale_groups(rows, self.groups, self.eps or 0.0) * self.weight.to(rows.dtype)
+            return y.view(x.shape).to(x.dtype)
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Show PyTorch's settings and the groups."""
+        return f"{super().extra_repr()}, groups={self.groups}"

@@ -51,6 +51,38 @@ def test_refused(override, words):
         check(compose_config("demo", [override]))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["norm=ln", "norm.momentum=0.5"], "norm.momentum=0.5 changes nothing about ln: ln reads eps"),
+        (["norm=bn", "norm.alpha_fwd=0.5"], "norm.alpha_fwd=0.5 changes nothing about bn"),
+        (["norm=pnv", "norm.warmup_updates=10"], "norm.warmup_updates=10 changes nothing about pnv"),
+        (
+            ["norm=pnv", "norm.groups=4"],
+            "norm.groups=4 .* while norm.group_scaling is off: set norm",
+        ),
+    ],
+)
+@pytest.mark.parametrize("experiment", ["demo", "ptb"])
+def test_a_setting_that_no_norm_reads(experiment, overrides, words):
+    with pytest.raises(UserError, match=words):
+        check(compose_config(experiment, overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *([f"norm={norm}", "norm.group_scaling=true"] for norm in ("bn", "pnv", "pn_alg2")),
+        ["norm=pn", "norm.group_scaling=false"],
+        ["norm=rms", "norm.groups=4"],
+        ["norm=ln", "model.decoder_norm=pn"],
+        ["norm=none", "norm.eps=1e-3"],
+    ],
+)
+def test_a_setting_that_one_norm_reads(overrides):
+    check(compose_config("demo", overrides))
+
+
 def test_one_number_stands_for_a_list_of_one():
     config = compose_config("demo", ["optimization.lr=0.003", "optimization.update_freq=2"])
     assert (list(config.optimization.lr), list(config.optimization.update_freq)) == ([0.003], [2])

@@ -12,6 +12,12 @@ from normplugins.experiment.config import (
     experiments,
     fairseq_config,
 )
+from normplugins.models.config import (
+    LANGUAGE_MODELS,
+    resolve_config,
+    resolve_language_model,
+    side_norm_config,
+)
 
 NORMS = sorted(path.stem for path in (CONFIG_DIR / "norm").glob("[!_]*.yaml"))
 
@@ -29,7 +35,8 @@ def test_a_language_model_is_chosen_by_architecture_and_its_schedule_by_budget(e
         check(config)
         assert config.run_dir == f"runs/{experiment}/pn,architecture={architecture},budget={budget}/seed1"
         assert config.budget.name == budget
-        assert config.norm.groups == (1 if architecture == "tensor" else 4)
+        model = resolve_language_model(LANGUAGE_MODELS[config.model._name], config.model)
+        assert model.build_norm().groups == (1 if architecture == "tensor" else 4)
         tenth, learning_rate = config.optimization.max_update // 10, config.lr_scheduler.warmup_updates
         assert config.norm.warmup_updates == (tenth if budget == "full" else learning_rate)
 
@@ -112,7 +119,8 @@ def test_iwslt14_is_the_published_recipe():
     assert (model.encoder_layers, model.decoder_layers, model.encoder_embed_dim) == (6, 6, 512)
     assert (model.encoder_ffn_embed_dim, model.encoder_attention_heads, model.normalize_before) == (1024, 4, True)
     assert (model.dropout, model.attention_dropout, model.activation_dropout) == (0.3, 0.1, 0.1)
-    assert (config.norm.groups, config.norm.warmup_updates, config.norm.eps) == (4, 8000, 1e-5)
+    norm = side_norm_config(resolve_config(model), "encoder")
+    assert (norm.groups, norm.warmup_updates, norm.eps) == (4, 8000, 1e-5)
     assert (list(config.optimization.lr), config.lr_scheduler.warmup_updates) == ([0.0015], 8000)
     assert (config.dataset.max_tokens, config.optimization.clip_norm) == (4096, 0.0)
     assert (config.optimizer.weight_decay, config.criterion.label_smoothing) == (1e-4, 0.1)
@@ -138,7 +146,6 @@ def test_iwslt14_is_the_published_recipe():
         ("model.dropout", 0.3),
         ("model.attention_dropout", 0.1),
         ("model.activation_dropout", 0.1),
-        ("norm.groups", 16),
         ("norm.warmup_updates", 8000),
         ("model.norm_per_update", True),
         ("criterion.label_smoothing", 0.1),
@@ -176,8 +183,9 @@ def wmt14():
 
 def test_norm_follows_heads_and_learning_rate():
     config = compose_config("demo", ["norm=pn", "model.encoder_attention_heads=2", "lr_scheduler.warmup_updates=77"])
-    assert (config.norm.groups, config.norm.warmup_updates) == (2, 77)
-    assert (config.model.norm_groups, config.model.norm_warmup_updates) == (2, 77)
+    assert (config.norm.groups, config.norm.warmup_updates) == (None, 77)
+    norm = side_norm_config(resolve_config(config.model), "encoder")
+    assert (norm.groups, norm.warmup_updates) == (2, 77)
     assert compose_config("demo", ["norm=pn", "norm.alpha_fwd=0.5"]).model.norm_alpha_fwd == 0.5
 
 

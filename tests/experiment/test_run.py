@@ -302,7 +302,7 @@ def test_record_holds_everything_that_the_number_depends_on(trained):
     }
     assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in corpus["sha256"].values())
     assert {"tokenized/train.aa", "tokenized/reference.tokens.bb", "bin/dict.aa.txt"} <= corpus["sha256"].keys()
-    assert record["config"]["model.norm_groups"] == 2
+    assert record["config"]["model.norm_warmup_updates"] == 6
     assert record["config"]["optimization.max_update"] == 24
     assert record["config"]["seed"] == record["config"]["common.seed"] == 1
     assert not [key for key, value in record["config"].items() if "${" in str(value) or value == "???"]

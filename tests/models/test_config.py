@@ -5,7 +5,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from normplugins.errors import UserError
-from normplugins.models.config import NormTransformerConfig, resolve_config, side_norm_config
+from normplugins.models.config import NORM_KEYS, NormTransformerConfig, resolve_config, side_norm_config
+from normplugins.models.norm_settings import refuse_unread_settings
 from normplugins.norms import NormConfig
 from tests.models.helpers import make_model, make_settings
 
@@ -28,16 +29,17 @@ def test_settings_reach_the_norm():
     assert (config.name, config.eps, config.warmup_updates, config.double_update) == ("pn", 1e-3, 7, False)
 
 
-@pytest.mark.parametrize("norm", ["pn", "pn_alg2"])
-def test_groups_of_pn_are_the_attention_heads_of_the_stack(norm):
-    changes = {"encoder_norm": norm, "decoder_norm": norm, "decoder_attention_heads": 4}
+@pytest.mark.parametrize("norm", ["pn", "pn_alg2", "pnv", "bn"])
+def test_groups_are_the_attention_heads_of_the_stack(norm):
+    changes = {"encoder_norm": norm, "decoder_norm": norm, "decoder_attention_heads": 4, "norm_group_scaling": True}
     assert norm_config("encoder", **changes).groups == 2
     assert norm_config("decoder", **changes).groups == 4
     assert norm_config("decoder", norm_groups=8, **changes).groups == 8
 
 
 def test_released_batch_norm_keeps_its_one_group():
-    assert norm_config(encoder_norm="bn_released").groups in (None, 1)
+    assert norm_config(encoder_norm="bn_released").groups == 1
+    assert norm_config(encoder_norm="rms").groups == 1
 
 
 def test_the_final_norm_has_its_own_warmup_as_released():
@@ -56,9 +58,59 @@ def test_a_switch_that_one_stack_has_leaves_the_other_alone():
     make_model(encoder_norm="pn_alg2", decoder_norm="ln", norm_group_scaling=True)
 
 
-def test_a_switch_that_neither_norm_has_is_refused():
-    with pytest.raises(UserError, match="double_update"):
-        norm_config(encoder_norm="bn", norm_double_update=True)
+def refuse_unread(**changes):
+    refuse_unread_settings(resolve_config(make_settings(**changes)), NORM_KEYS, prefix="norm.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_momentum": 0.5}, "norm.momentum=0.5 changes nothing about ln: ln reads eps"),
+        (
+            {"encoder_norm": "bn", "norm_alpha_fwd": 0.5},
+            "norm.alpha_fwd=0.5 changes nothing about bn and ln: bn reads eps, momentum, sync, per_update, kernels, "
+            "group_scaling, padding_filled; ln reads eps",
+        ),
+        ({"encoder_norm": "pnv", "norm_warmup_updates": 10}, "norm.warmup_updates=10 changes nothing about pnv and ln"),
+        ({"encoder_norm": "bn", "norm_double_update": True}, "norm.double_update=true changes nothing about bn and"),
+        ({"encoder_norm": "bn", "norm_double_update": False}, "norm.double_update=false changes nothing about bn and"),
+        ({"encoder_norm": "rms", "norm_sync": "batch"}, "norm.sync=batch changes nothing about rms and ln"),
+        ({"norm_kernels": "plain"}, "norm.kernels=plain changes nothing about ln"),
+        (
+            {"encoder_norm": "none", "decoder_norm": "none", "norm_eps": 0.1},
+            "norm.eps=0.1 changes nothing about none: none reads no setting",
+        ),
+        (
+            {"encoder_norm": "pnv", "norm_groups": 4},
+            "norm.groups=4 changes nothing about pnv and ln while norm.group_scaling is off: "
+            "set norm.group_scaling=true to use it",
+        ),
+        (
+            {"encoder_norm": "pn", "norm_groups": 4, "norm_group_scaling": False},
+            "norm.groups=4 changes nothing about pn and ln while norm.group_scaling is off",
+        ),
+    ],
+)
+def test_a_setting_that_no_norm_reads_is_refused(changes, message):
+    with pytest.raises(UserError) as refused:
+        refuse_unread(**changes)
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_eps": 1e-3},
+        {"encoder_norm": "rms", "norm_groups": 4},
+        {"encoder_norm": "pnv", "norm_groups": 4, "norm_group_scaling": True},
+        {"encoder_norm": "none", "norm_eps": 1e-3},
+        {"decoder_norm": "pn", "norm_warmup_updates": 5},
+        {"decoder_final_norm": "bn", "norm_momentum": 0.5},
+        {"encoder_norm": "pnv", "decoder_norm": "rms", "norm_groups": 2},
+    ],
+)
+def test_one_norm_that_reads_a_setting_is_enough(changes):
+    refuse_unread(**changes)
 
 
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
@@ -112,4 +164,4 @@ def test_the_norm_at_a_decoders_end_may_be_another():
 )
 def test_a_norm_at_the_end_that_cannot_be(changes, match):
     with pytest.raises(UserError, match=match):
-        norm_config("decoder", **changes)
+        norm_config("decoder", final=True, **changes)

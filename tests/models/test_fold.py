@@ -149,7 +149,7 @@ def test_language_models(norm, kind, output, pre):
 def test_other_settings_go_when_nothing_reads_them_any_more():
     settings = {"encoder_norm": "pn_alg2", "norm_unscaled_nu": True, "norm_sync": "deferred", "norm_alpha_fwd": 0.8}
     _, _, changed, _ = fold_copy(make_model, settings)
-    assert changed == {"encoder_norm": "none", "norm_unscaled_nu": None, "norm_sync": "none"}
+    assert changed == {"encoder_norm": "none", "norm_unscaled_nu": None, "norm_sync": "none", "norm_alpha_fwd": 0.9}
     settings = {"encoder_norm": "pn_alg2", "decoder_norm": "pnv", "norm_per_update": True}
     _, _, changed, _ = fold_copy(make_model, settings | {"decoder_final_norm": "ln"})
     assert changed == {"encoder_norm": "none", "decoder_norm": "none", "norm_per_update": False}
@@ -163,6 +163,13 @@ def test_a_norm_of_each_token_at_a_decoders_end_stays():
         *(("ln", False), ("ln", False)),
         *(("bn", True), ("rms", False)),
     ]
+
+
+@pytest.mark.parametrize("norm", ["bn", "pnv", "pn_alg2"])
+def test_a_norm_with_group_scaling_is_refused_with_the_reason(norm):
+    model = make_model(encoder_norm=norm, norm_group_scaling=True).double()
+    with pytest.raises(ValueError, match=f"{norm}: its group scaling divides each token"):
+        fold(model)
 
 
 @pytest.mark.parametrize("norm", ["ln", "rms", "scale", "group", "pn", "bn_released", "instance", "none"])

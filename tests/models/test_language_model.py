@@ -182,7 +182,6 @@ def test_dropout_is_drawn_in_training_alone(kind):
         ("tensor", {"cores": 0}, "cores=0"),
         ("tensor", {"head_dim": 0}, "head_dim=0"),
         ("tensor", {"activation_fn": "tanh"}, "tanh.*relu"),
-        ("tensor", {"norm": "bn", "norm_double_update": True}, "double_update.*bn"),
         ("tensor", {"adaptive_softmax_cutoff": "9,5"}, "9,5"),
         ("tensor", {"adaptive_softmax_cutoff": "many"}, "many"),
         ("tensor", {"adaptive_softmax_cutoff": "5,20"}, "more than 20 words"),

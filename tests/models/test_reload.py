@@ -4,12 +4,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import normplugins
 from tests.models.helpers import NORMS, both_stacks, make_batch, make_model, make_settings, make_task, train
 
 # isort: split
 from fairseq.checkpoint_utils import load_model_ensemble, torch_persistent_save
 from fairseq.sequence_generator import SequenceGenerator
 
+from normplugins.errors import UserError
 from normplugins.models.transformer import NormTransformer
 
 
@@ -53,6 +55,18 @@ def test_reloaded_it_gives_the_same(norm, pre, tmp_path):
     in_memory = translate(model)
     assert_same_translations(translate(reloaded), in_memory, tolerance=0)
     assert_same_translations(translate(model, incremental=False), in_memory)
+
+
+def test_settings_that_no_norm_reads_are_refused_of_a_new_model_and_not_of_a_checkpoint(tmp_path):
+    """A checkpoint may have been written when they were accepted."""
+    normplugins.register()
+    task = make_task()
+    settings = vars(make_settings(norm_momentum=0.5, norm_groups=4))
+    save(make_model(task=task, **settings), settings, tmp_path / "checkpoint.pt")
+    (reloaded,), _ = load_model_ensemble([str(tmp_path / "checkpoint.pt")], task=task)
+    assert reloaded.decoder.cfg.norm_momentum == 0.5
+    with pytest.raises(UserError, match="norm_groups=4 changes nothing about ln: ln reads eps"):
+        task.build_model(OmegaConf.create({"_name": "norm_transformer", **settings}))
 
 
 @pytest.mark.parametrize("pad_left", [True, False], ids=["left", "right"])

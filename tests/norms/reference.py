@@ -24,6 +24,25 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return np.array([token / np.sqrt(sum(v * v for v in token) / len(token) + eps) * weight for token in x])
 
 
+def scale_groups(x: Array, groups: int, eps: float) -> Array:
+    def scaled(part: Array) -> Array:
+        return part / np.sqrt(sum(v * v for v in part) / len(part) + eps)
+
+    return np.array([np.concatenate([scaled(part) for part in np.split(token, groups)]) for token in x])
+
+
+def scale_groups_backward(x: Array, dz: Array, groups: int, eps: float) -> Array:
+    """dL/dx from dL/dz, by the Jacobian of each group: dz_j/dx_k = r (1[j = k] - z_j z_k / width)."""
+    dx = np.empty_like(x)
+    for i, (token, gradient) in enumerate(zip(x, dz, strict=True)):
+        parts = []
+        for part, g in zip(np.split(token, groups), np.split(gradient, groups), strict=True):
+            r = 1 / np.sqrt(sum(v * v for v in part) / len(part) + eps)
+            parts.append(r * (np.eye(len(part)) - np.outer(r * part, r * part) / len(part)) @ g)
+        dx[i] = np.concatenate(parts)
+    return dx
+
+
 def scale_norm(x: Array, g: float, eps: float) -> Array:
     """With eps a mean square, so that dim * eps is added to the squared length."""
     return np.array([g * token / np.sqrt(sum(v * v for v in token) + len(token) * eps) for token in x])

@@ -27,7 +27,7 @@ def test_evaluation_is_the_map_that_the_norm_says(name: str) -> None:
     assert scale.dtype == shift.dtype == build_norm(NormConfig(name, group_scaling=False), 6).fixed_affine()[0].dtype
 
 
-@pytest.mark.parametrize("name", ["pn", "bn_released"])
+@pytest.mark.parametrize("name", ["pn", "pn_alg2", "pnv", "bn", "bn_released"])
 def test_group_scaling_is_no_such_map(name: str) -> None:
     with pytest.raises(ValueError, match="group scaling divides each token"):
-        build_norm(NormConfig(name, groups=2), 6).fixed_affine()
+        build_norm(NormConfig(name, groups=2, group_scaling=True), 6).fixed_affine()

@@ -16,6 +16,8 @@ SETTINGS: list[tuple[str, dict[str, object]]] = [
     ("pn", {"per_update": True}),
     ("pn", {"warmup_updates": 2}),  # its forward's psi is the batch's at first, and then the running one
     ("pn_alg2", {"group_scaling": True, "groups": 4, "padding_in_backward": True}),
+    *((name, {"group_scaling": True, "groups": 4}) for name in ("bn", "pnv")),
+    ("rms", {"groups": 4}),
 ]
 SIZES = ((7, 3), (5, 4), (9, 2), (6, 5))  # time and batch of the steps
 

@@ -12,7 +12,16 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from normplugins.experiment.config import composing
-from normplugins.norms import NormConfig, build_norm, config, known_norms, register_norm, resolve_norm, sees_sentence
+from normplugins.norms import (
+    NormConfig,
+    build_norm,
+    config,
+    known_norms,
+    register_norm,
+    resolve_norm,
+    sees_sentence,
+    settings_read,
+)
 
 from .helpers import BATCH_NORMS, NORMS
 
@@ -61,6 +70,30 @@ def test_what_is_given_wins_and_what_is_not_read_stays() -> None:
     assert resolve_norm(NormConfig("ln", groups=3)) == NormConfig("ln", groups=3)
 
 
+def test_group_scaling_has_a_group_a_head_where_it_is_on_and_nobody_says_otherwise() -> None:
+    def groups(name: str, **settings: object) -> int | None:
+        return resolve_norm(NormConfig(name, **settings), heads=8).groups  # type: ignore[arg-type]
+
+    assert [groups(name, group_scaling=True) for name in ("pn", "pn_alg2", "pnv", "bn", "bn_released")] == [8] * 4 + [1]
+    assert [groups(name) for name in ("pn", "bn_released", "rms", "group")] == [8, 1, 1, 4]
+    assert [groups(name, group_scaling=True, groups=2) for name in ("pn", "bn", "bn_released")] == [2] * 3
+    assert [resolve_norm(NormConfig(name)).groups for name in ("pn", "bn_released", "rms")] == [4, 1, 1]
+
+
+def test_each_norm_knows_what_it_reads() -> None:
+    statistics = ["sync", "per_update", "kernels"]
+    assert settings_read(NormConfig("none")) == []
+    assert settings_read(NormConfig("ln")) == ["eps"]
+    assert settings_read(NormConfig("rms")) == ["eps", "groups", "kernels"]
+    assert settings_read(NormConfig("pnv")) == ["eps", "alpha_fwd", *statistics, "group_scaling"]
+    assert settings_read(NormConfig("pnv", group_scaling=True)) == [
+        *("eps", "groups", "alpha_fwd"),
+        *(*statistics, "group_scaling"),
+    ]
+    with pytest.raises(ValueError, match="unknown norm 'batchnorm'"):
+        settings_read(NormConfig("batchnorm"))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -93,6 +126,7 @@ def test_a_norm_from_outside_registers_itself(monkeypatch: pytest.MonkeyPatch) -
 
     assert {"shift", "big_shift"} <= set(known_norms())
     zero = torch.zeros(1)
+    assert settings_read(NormConfig("shift")) == ["eps", "momentum"]
     assert build_norm(NormConfig("shift", eps=0.125), 1)(zero).item() == 3.375
     assert build_norm(NormConfig("big_shift", eps=0.125), 1)(zero).item() == 3.625
     assert build_norm(NormConfig("big_shift", eps=0.125, momentum=1.0), 1)(zero).item() == 4.125

@@ -1,11 +1,37 @@
-"""Group scaling gives each channel group of each token a quadratic mean of one."""
+"""Group scaling: alone, and as the first step of the norms that have it as a switch."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
 
+from normplugins.norms import NormConfig, build_norm, end_update
 from normplugins.norms.group_scaling import check_groups, scale_groups
+
+from . import reference
+from .helpers import buffers, random_affine, set_affine, step
+
+EPS = 1e-3
+SWITCHED = ("bn", "pnv", "pn_alg2")
+BUFFERS = {"running_mean": "mean", "running_var": "var", "running_phi": "phi", "ema_gz": "nu"}
+
+
+def scaled(name: str, groups: int = 3, **changes: Any) -> nn.Module:
+    """The norm of 6 channels with group scaling first, with weights and biases away from 1 and 0."""
+    config = NormConfig(name, eps=EPS, groups=groups, group_scaling=True, **changes)
+    return random_affine(build_norm(config, 6).double())
+
+
+def batch(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x and dL/dy (5, 3, 6) about a mean that is not 0, and padding (3, 5): a sentence is all padding."""
+    generator = torch.Generator().manual_seed(seed)
+    x, g = torch.randn(2, 5, 3, 6, generator=generator, dtype=torch.float64)
+    return 2 * x + 1, g, torch.arange(5) >= torch.tensor([[5], [2], [0]])
 
 
 @settings(deadline=None)  # on a busy machine a call may wait
@@ -26,3 +52,120 @@ def test_groups_must_divide_the_channels() -> None:
     check_groups(8, 4)
     with pytest.raises(ValueError, match="6 channels cannot be split into 4"):
         check_groups(6, 4)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_it_is_the_reference_and_so_is_its_gradient(groups: int) -> None:
+    x, g, _ = batch(0)
+    rows, dz = x.flatten(0, 1).requires_grad_(), g.flatten(0, 1)
+    z = scale_groups(rows, groups, EPS)
+    (dx,) = torch.autograd.grad(z, rows, dz)
+    tokens = rows.detach().numpy()
+    np.testing.assert_allclose(z.detach(), reference.scale_groups(tokens, groups, EPS), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(dx, reference.scale_groups_backward(tokens, dz.numpy(), groups, EPS), rtol=0, atol=1e-12)
+
+
+PLAIN: dict[str, Any] = {
+    "bn": reference.BatchNorm,
+    "pnv": reference.PowerNormV,
+    "pn_alg2": reference.PowerNormAlgorithm2,
+}
+
+
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+@pytest.mark.parametrize("name", SWITCHED)
+def test_a_norm_after_it_is_the_references_one_after_the_other(name: str, kernels: str) -> None:
+    norm, plain = scaled(name, kernels=kernels), PLAIN[name](6, eps=EPS)
+    w, b = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+    for seed in range(4):
+        x, g, mask = batch(seed)
+        real = ~mask.t()
+        done, tokens, gradients = step(norm, x, mask, g), x[real].numpy(), g[real].numpy()
+        z = reference.scale_groups(tokens, 3, EPS)
+        if name == "pn_alg2":
+            y, dz, gw, gb = plain.train(z, w, b, gradients)
+            dx = reference.scale_groups_backward(tokens, dz, 3, EPS)
+            for got, want in ((done.gx[real], dx), (done.gw, gw), (done.gb, gb)):
+                np.testing.assert_allclose(got, want, rtol=0, atol=1e-11)
+        else:
+            y = plain.train(z, w, b)
+        np.testing.assert_allclose(done.y[real], y, rtol=0, atol=1e-12)
+        assert not done.y[~real].any()
+        assert not done.gx[~real].any()
+        for ours, theirs in BUFFERS.items():
+            if hasattr(norm, ours):
+                np.testing.assert_allclose(norm.get_buffer(ours), getattr(plain, theirs), rtol=0, atol=1e-12)
+    y = norm.eval()(x, mask).detach()
+    np.testing.assert_allclose(y[real], plain.evaluate(z, w, b), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("per_update", [False, True])
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+@pytest.mark.parametrize("name", SWITCHED)
+def test_a_norm_with_it_is_the_norm_of_scaled_tokens(name: str, kernels: str, per_update: bool) -> None:
+    """By autograd through the scaling; two micro-batches an update."""
+    whole = scaled(name, kernels=kernels, per_update=per_update)
+    second = build_norm(NormConfig(name, eps=EPS, per_update=per_update, kernels="plain"), 6).double()
+    set_affine(second, whole.weight, whole.bias)
+    for seed in range(4):
+        x, g, mask = batch(seed)
+        got, leaf = step(whole, x, mask, g), x.clone().requires_grad_()
+        second.zero_grad()
+        y = second(scale_groups(leaf.view(-1, 6), 3, EPS).view_as(x), mask)
+        y.backward(g)
+        assert_close((got.y, got.gx, got.gw, got.gb), (y.detach(), leaf.grad, second.weight.grad, second.bias.grad))
+        if seed % 2:
+            end_update(whole)
+            end_update(second)
+        assert_close(buffers(whole), buffers(second))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+@pytest.mark.parametrize("name", ["bn", "pnv", "rms"])
+def test_gradient_is_exact(name: str, kernels: str, training: bool) -> None:
+    norm = scaled(name, kernels=kernels).train(training)
+    x, _, mask = batch(0)
+    names, parameters = zip(*norm.named_parameters(), strict=True)
+    assert torch.autograd.gradcheck(
+        lambda x, *p: torch.func.functional_call(norm, dict(zip(names, p, strict=True)), (x, mask)),
+        (x.requires_grad_(), *parameters),
+    )
+
+
+@pytest.mark.parametrize("junk", [1e30, float("inf"), float("nan")])
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+@pytest.mark.parametrize("name", SWITCHED)
+def test_padding_reaches_nothing(name: str, kernels: str, junk: float) -> None:
+    bare, padded = scaled(name, kernels=kernels), scaled(name, kernels=kernels)
+    for seed in range(3):
+        x, g, mask = batch(seed)
+        real = ~mask.t()
+        filled = torch.where(real.unsqueeze(-1), x, junk)
+        want, got = step(bare, x[real], None, g[real]), step(padded, filled, mask, g)
+        assert_close((got.y[real], got.gx[real], got.gw, got.gb), (want.y, want.gx, want.gw, want.gb))
+        assert not got.y[~real].any()
+        assert not got.gx[~real].any()
+        assert_close(buffers(padded), buffers(bare))
+    assert_close(padded.eval()(filled, mask)[real], bare.eval()(x[real]))
+
+
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", [*SWITCHED, "rms"])
+def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype, kernels: str) -> None:
+    low, full = scaled(name, kernels=kernels).float(), scaled(name, kernels=kernels).float()
+    for seed in range(2):
+        x, g, mask = batch(seed)
+        x, g = (3e3 * x).to(dtype), g.to(dtype)  # the squares are out of float16's range
+        got, want = step(low, x, mask, g), step(full, x.float(), mask, g.float())
+        assert got.y.dtype == got.gx.dtype == dtype
+        assert_close((got.y, got.gx), (want.y.to(dtype), want.gx.to(dtype)), rtol=0, atol=0)
+        assert_close(buffers(low), buffers(full), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", [*SWITCHED, "pn"])
+def test_norms_refuse_groups_that_do_not_divide_the_channels_and_ignore_them_without(name: str) -> None:
+    with pytest.raises(ValueError, match="6 channels cannot be split into 4 equal groups; change groups"):
+        build_norm(NormConfig(name, groups=4, group_scaling=True), 6)
+    build_norm(NormConfig(name, groups=4, group_scaling=False), 6)

@@ -23,8 +23,9 @@ NORMS = {
     "pn past its warmup": NormConfig("pn", groups=2, warmup_updates=4),
     "pn never warming up": NormConfig("pn", groups=2, warmup_updates=0, batch_backward=False),
     "pn_alg2": NormConfig("pn_alg2"),
+    **{f"{name} scaled": NormConfig(name, groups=2, group_scaling=True) for name in ("bn", "pnv", "pn_alg2")},
 }
-DEFERRABLE = ("pn never warming up", "pn_alg2")
+DEFERRABLE = ("pn never warming up", "pn_alg2", "pn_alg2 scaled")
 
 
 def steps(micro_batches: int = 1) -> list[list[list[Part]]]:

@@ -25,6 +25,17 @@ def test_rms_is_the_reference() -> None:
     np.testing.assert_allclose(norm(torch.from_numpy(x)).detach().numpy(), want, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_rms_in_groups_is_the_reference(groups: int) -> None:
+    norm, x = random_affine(build_norm(NormConfig("rms", eps=EPS, groups=groups), 8).double()), tokens()
+    want = reference.scale_groups(x, groups, EPS) * norm.weight.detach().numpy()
+    np.testing.assert_allclose(norm(torch.from_numpy(x)).detach().numpy(), want, rtol=0, atol=1e-12)
+    sentences = torch.from_numpy(tokens((3, 2, 8)))
+    assert_close(norm.eval()(sentences), norm(sentences.flatten(0, 1)).view(3, 2, 8))
+    with pytest.raises(ValueError, match="8 channels cannot be split into 3 equal groups"):
+        build_norm(NormConfig("rms", groups=3), 8)
+
+
 def test_scale_is_the_reference() -> None:
     norm, x = random_affine(build_norm(NormConfig("scale", eps=EPS), 8).double()), tokens()
     want = reference.scale_norm(x, norm.weight.item(), EPS)

@@ -35,7 +35,7 @@ def power_norm_v(norm: "PowerNormV", x: Tensor, padding_mask: Tensor | None) -> 
 def batch_norm(norm: "BatchNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """BN in training; x (T, B, C) or (N, C), padding_mask (B, T) or (N,).
 
-    Statistics of several processes, and the switches of ``bn_released``, are plain.
+    Statistics of several processes, group scaling, and padding that is filled are plain.
     """
     if norm.synchronised or norm.group_scaling or norm.padding_filled:
         return norm.plain(x, padding_mask)
@@ -45,7 +45,7 @@ def batch_norm(norm: "BatchNorm", x: Tensor, padding_mask: Tensor | None) -> Ten
 def rms_norm(norm: "RMSNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:  # noqa: ARG001
     """RMSNorm in training; x (..., C)."""
     rows = x.reshape(-1, x.size(-1)).to(torch.promote_types(x.dtype, torch.float32)).contiguous()
-    y: Tensor = _RMSNorm.apply(rows, norm.weight.to(rows.dtype), norm.eps)  # type: ignore[no-untyped-call]
+    y: Tensor = _RMSNorm.apply(rows, norm.weight.to(rows.dtype), norm.eps, norm.groups)  # type: ignore[no-untyped-call]
     return y.view(x.shape).to(x.dtype)
 
 
@@ -107,29 +107,34 @@ class _PowerNorm(torch.autograd.Function):
 
 
 class _PowerNormV(torch.autograd.Function):
-    """The equations of power_norm_v.py; dL/dx = weight psi^-1 g - x psi^-3 weight mean(g x)."""
+    """The equations of power_norm_v.py, for z = x or x scaled by groups.
+
+    dL/dz = weight psi^-1 g - z psi^-3 weight mean(g z).
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: "PowerNormV"
     ) -> Tensor:
-        phi = kernels.forward(x, None, padding, ("squares",))[0] / max(tokens, 1)
+        inverse = x.new_empty(len(x), norm.groups) if norm.group_scaling else None
+        run = partial(kernels.forward, x, inverse=inverse, eps=norm.eps)
+        phi = run(None, padding, ("squares",))[0] / max(tokens, 1)
         norm.count_batch(x.new_full((), tokens), phi)
         scale = torch.rsqrt(phi + norm.eps)
-        ctx.save_for_backward(x, weight, scale, padding)
+        ctx.save_for_backward(x, weight, scale, inverse, padding)
         ctx.tokens = tokens
         y = torch.empty_like(x)
-        kernels.forward(x, y, padding, scale=weight * scale, bias=bias)
+        run(y, padding, scale=weight * scale, bias=bias)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, scale, padding = ctx.saved_tensors
+        x, weight, scale, inverse, padding = ctx.saved_tensors
         g, dx = g.contiguous(), torch.empty_like(x)
-        products, grad_bias = kernels.backward(g, x, None, padding, ("products", "sums"))
+        products, grad_bias = kernels.backward(g, x, None, padding, ("products", "sums"), inverse=inverse)
         of_z = -weight * scale**3 * products / max(ctx.tokens, 1)
-        kernels.backward(g, x, dx, padding, of_g=weight * scale, of_z=of_z)
+        kernels.backward(g, x, dx, padding, of_g=weight * scale, of_z=of_z, inverse=inverse)
         return dx, products * scale, grad_bias, None, None, None
 
 
@@ -168,11 +173,11 @@ class _BatchNorm(torch.autograd.Function):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """y = weight z with z = x / sqrt(mean(x^2) + eps): group scaling with one group."""
+    """y = weight z with z = x / sqrt(mean(x^2) + eps): group scaling and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        inverse, y = x.new_empty(len(x), 1), torch.empty_like(x)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, groups: int) -> Tensor:
+        inverse, y = x.new_empty(len(x), groups), torch.empty_like(x)
         kernels.forward(x, y, None, scale=weight, inverse=inverse, eps=eps)
         ctx.save_for_backward(x, weight, inverse)
         return y
@@ -183,4 +188,4 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         dx = torch.empty_like(x)
         sums = kernels.backward(g.contiguous(), x, dx, None, ("products",), of_g=weight, inverse=inverse)
-        return dx, sums[0], None
+        return dx, sums[0], None, None

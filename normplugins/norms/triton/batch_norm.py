@@ -22,7 +22,7 @@ from normplugins.norms.triton.tiles import ADDING, COUNTS, TYPES, Tokens, count_
 
 
 def batch_norm(norm: BatchNorm, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
-    """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C). The switches of ``bn_released`` are plain code."""
+    """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C). Both switches are plain code."""
     if norm.group_scaling or norm.padding_filled:
         return norm.plain(added_up(x), padding_mask)
     source, channels = Source.of(x), Channels.of(x, norm.eps)

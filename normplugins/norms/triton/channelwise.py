@@ -2,7 +2,7 @@
 
 For the tokens x of one channel they compute, with every vector (C,) and sum in float32,
 
-    z = x,  or x - mean (bn),  or x divided by the root mean square of its channel group (pn; rms: of all channels)
+    z = x,  or x - mean (bn),  or x divided by the root mean square of its channel group (rms; a switch of pn and pnv)
     y = weight z / psi + bias                              and in the same pass  sum z^2
     dL/dz = (weight g - nu z / psi - shift) / psi'         and in the same pass  sum g z, sum g, sum z^2
 

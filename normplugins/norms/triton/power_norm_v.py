@@ -1,6 +1,6 @@
 """PN-V on a GPU; ``PowerNormV`` one folder up is the plain-PyTorch reference and holds the equations.
 
-Both directions need the batch's statistics first. Forward: a pass for sum x^2 and one for y, 3 N C e bytes; backward:
+Both directions need the batch's statistics first. Forward: a pass for sum z^2 and one for y, 3 N C e bytes; backward:
 see ``exact.py``, 5 N C e. At evaluation 2 and 3. A training step is 6 launches.
 """
 
@@ -10,18 +10,21 @@ import triton.language as tl
 from torch import Tensor
 
 from normplugins.norms.power_norm_v import PowerNormV
-from normplugins.norms.residual import Sum
+from normplugins.norms.residual import Sum, added_up
 from normplugins.norms.statistics import recomputing
 from normplugins.norms.triton.channels import Channels
 from normplugins.norms.triton.channelwise import run_forward
 from normplugins.norms.triton.exact import Exact
 from normplugins.norms.triton.residual import Source, normalized
-from normplugins.norms.triton.tiles import ADDING, COUNTS, TYPES, Tokens, add_up, count_up, on
+from normplugins.norms.triton.tiles import ADDING, COUNTS, TYPES, WIDEST, Tokens, add_up, count_up, on
 
 
 def power_norm_v(norm: PowerNormV, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
     """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C)."""
-    source, channels = Source.of(x), Channels.of(x, norm.eps)
+    channels = Channels.of(x, norm.eps, norm.groups if norm.group_scaling else 0)
+    if channels.tiles.columns > WIDEST:
+        return norm.plain(added_up(x), padding_mask)
+    source = Source.of(x)
     inputs, tokens = (source.x, source.update, norm.weight, norm.bias), Tokens.of(source.x, padding_mask, norm.dim)
     count, psi2 = None, norm.running_phi
     if norm.training:
@@ -65,7 +68,7 @@ def _end_statistics(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """psi_B^2 = sum x^2 / n, and psi^2 <- psi^2 + NEWEST (psi_B^2 - psi^2) if there is a token."""
+    """psi_B^2 = sum z^2 / n, and psi^2 <- psi^2 + NEWEST (psi_B^2 - psi^2) if there is a token."""
     channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = channels < C
     real = count_up(counts, tokens, programs, ROWS, T)

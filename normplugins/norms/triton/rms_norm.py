@@ -1,6 +1,6 @@
 """RMSNorm on a GPU: 2 N C e bytes forward, 3 N C e backward, 3 launches. ``RMSNorm`` one folder up is the reference.
 
-To the kernels it is a group scaling with one group, and no psi: a tile holds all channels of its tokens.
+To the kernels it is a group scaling without a psi: a tile holds one group of channels, by default all of them.
 """
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from normplugins.norms.triton.tiles import WIDEST, Tokens
 
 def rms_norm(norm: RMSNorm, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG001
     """What ``norm(x)`` is, x (..., C). No token sees another, so the padding mask is not read."""
-    channels = Channels.of(x, norm.eps, groups=1)
+    channels = Channels.of(x, norm.eps, groups=norm.groups)
     if channels.tiles.columns > WIDEST:
         return norm.plain(added_up(x))
     source = Source.of(x)

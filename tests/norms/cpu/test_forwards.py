@@ -61,6 +61,16 @@ def test_each_switch_of_pn_is_the_plain_codes(on: tuple[str, ...], warmup: int) 
     same_steps(*pair("pn", groups=2, warmup_updates=warmup, **switches), mask, (5, 3, 8), count=6)
 
 
+@pytest.mark.parametrize("name", ["bn", "pnv", "pn_alg2", "rms"])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_channel_groups_are_the_plain_codes(name: str, groups: int) -> None:
+    mask = torch.tensor([[False] * 5, [False, False, True, True, True], [True] * 5])
+    for per_update in (False, True):
+        settings = {"groups": groups, "group_scaling": True, "per_update": per_update}
+        same_steps(*pair(name, **settings), mask, (5, 3, 8))
+        same_steps(*pair(name, **settings), None, (40, 8))
+
+
 def test_a_gradient_that_is_not_contiguous_is_read_right() -> None:
     for name in NAMES:
         fast, plain = pair(name)

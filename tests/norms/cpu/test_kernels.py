@@ -1,6 +1,7 @@
 """The compiled kernels: as exact as PyTorch in single precision, on any number of threads."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from normplugins.norms.fast_path import fast_path
 
 from ..helpers import buffers, random_affine, step
 
-NORMS = ("pn", "pn_alg2", "pnv", "bn", "rms")
+NORMS = ("pn", "pn_alg2", "pnv", "bn", "rms", "pn_alg2 in groups", "pnv in groups", "rms in groups")
 
 
 def batch(tokens: int, dim: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -23,7 +24,9 @@ def batch(tokens: int, dim: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def made(name: str, dim: int, code: str) -> nn.Module:
-    changes = {"warmup_updates": 2, "groups": 4} if name == "pn" else {}
+    changes: dict[str, Any] = {"warmup_updates": 2, "groups": 4} if name == "pn" else {}
+    if name.endswith(" in groups"):
+        name, changes = name.split()[0], {"groups": 4, "group_scaling": True}
     return random_affine(build_norm(NormConfig(name, kernels=code, **changes), dim))
 
 

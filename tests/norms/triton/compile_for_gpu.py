@@ -20,7 +20,12 @@ from normplugins.norms import NormConfig, build_norm
 from normplugins.norms.residual import Sum
 from normplugins.norms.triton.forwards import batch_norm, power_norm, power_norm_v, rms_norm
 
-NORMS = {"pn": power_norm, "pnv": power_norm_v, "bn": batch_norm, "rms": rms_norm}
+NORMS = [
+    (NormConfig("pn"), power_norm),
+    *((NormConfig("pnv", group_scaling=scaling), power_norm_v) for scaling in (False, True)),
+    (NormConfig("bn"), batch_norm),
+    *((NormConfig("rms", groups=groups), rms_norm) for groups in (1, 4)),
+]
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64", torch.uint8: "*u8"}
 
 
@@ -48,8 +53,8 @@ def main(architecture: int) -> None:
         print(compile_launch(kernel, target, dict(zip(kernel.arg_names, arguments, strict=False)) | named))
 
     JITFunction.run = run
-    for name, forward in NORMS.items():
-        norm, mask = build_norm(NormConfig(name, groups=4), 512), torch.zeros(3, 4, dtype=torch.bool)
+    for config, forward in NORMS:
+        norm, mask = build_norm(config, 512), torch.zeros(3, 4, dtype=torch.bool)
         x, update = (torch.zeros(4, 3, 512, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
         forward(norm, x, mask).sum().backward()
         total = Sum(x, update, 0.1)

@@ -82,6 +82,31 @@ def test_every_switch_of_pn_in_any_company(
     assert_same(ours.eval(), reference.eval(), x, mask, g)
 
 
+@settings(deadline=None, max_examples=12)
+@given(
+    name=st.sampled_from(["pnv", "pn_alg2", "rms"]),
+    width=st.integers(1, 6),
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 5)),
+    groups=st.integers(1, 3),
+    per_update=st.booleans(),
+)
+def test_channel_groups_of_the_other_norms(
+    name: str, width: int, shape: tuple[int, int], groups: int, per_update: bool
+) -> None:
+    changes = {"groups": groups, "group_scaling": True, "per_update": per_update}
+    ours, reference = (make(name, groups * width, **changes).double() for make in (kernels, plain))
+    for s in range(3):
+        x, g, mask = batch(*shape, groups * width, seed=s)
+        assert_same(ours, reference, x, mask if s else None, g)
+    assert_same(ours.eval(), reference.eval(), x, mask, g)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", ["pnv", "pn_alg2", "rms"])
+def test_with_channel_groups_errors_are_within_twice_those_of_pytorch(name: str, dtype: torch.dtype) -> None:
+    assert_as_exact(name, dtype, (15, 3, 96), {"groups": 4, "group_scaling": True})
+
+
 @settings(deadline=None, max_examples=8)
 @given(
     name=st.sampled_from(["pnv", "bn", "rms"]),
@@ -96,11 +121,12 @@ def test_batch_statistics_and_their_exact_backward(name: str, shape: tuple[int, 
     assert_same(ours.eval(), reference.eval(), x, mask if padded else None, g)
 
 
+@pytest.mark.parametrize("scaling", [False, True])
 @pytest.mark.parametrize("name", ["pn_alg2", "pnv", "bn"])
 @pytest.mark.parametrize("junk", [float("nan"), float("inf")])
-def test_what_stands_in_padding_reaches_nothing(name: str, junk: float) -> None:
+def test_what_stands_in_padding_reaches_nothing(name: str, junk: float, scaling: bool) -> None:
     x, g, mask = batch(7, 4, 40)
-    clean, dirty = kernels(name, 40).double(), kernels(name, 40).double()
+    clean, dirty = (kernels(name, 40, group_scaling=scaling).double() for _ in range(2))
     for mode in (True, False):
         want = results(step(clean.train(mode), x, mask, g), clean)
         padding = mask.t().unsqueeze(-1)

@@ -50,9 +50,13 @@ def test_the_norms_import_no_triton() -> None:
 
 
 def test_what_the_kernels_have_not_is_plain() -> None:
-    """The switches of ``bn_released``, and tiles wider than 8,192 channels."""
-    for name, dim in (("bn_released", 8), ("rms", 8193), ("pn", 8200)):
-        ours, plain = (build_norm(NormConfig(name, groups=1, kernels=k), dim).to(DEVICE) for k in ("triton", "plain"))
+    """The switches of BatchNorm, and tiles wider than 8,192 channels."""
+    for name, dim in (("bn_released", 8), ("bn", 8), ("rms", 8193), ("pn", 8200), ("pnv", 8200)):
+        scaling = None if name == "rms" else True
+        ours, plain = (
+            build_norm(NormConfig(name, groups=1, group_scaling=scaling, kernels=k), dim).to(DEVICE)
+            for k in ("triton", "plain")
+        )
         x = torch.randn(3, dim, device=DEVICE)
         assert torch.equal(ours(x), plain(x))
 

@@ -13,6 +13,7 @@ from ..together import CUTS, train, train_mine
 NORMS = {
     "pn": NormConfig("pn", groups=2, warmup_updates=3),
     "pnv": NormConfig("pnv"),
+    "pnv scaled": NormConfig("pnv", groups=2, group_scaling=True),
     "bn": NormConfig("bn"),
 }
 
