@@ -196,7 +196,11 @@ class _Run:
             )
 
     def finish_epoch(self, progress: Progress, tracker: Tracker) -> None:
-        """Validate, decide whether to stop, save the epoch's checkpoint."""
+        """Validate, decide whether to stop, save the epoch's checkpoint.
+
+        As in the released loop, and not in fairseq's, the epoch by which ``checkpoint.patience`` ends the run is not
+        saved as an epoch, so that the mean is over the epochs before it: the last checkpoint alone holds its state.
+        """
         history = self.history
         states = drift.gather(self.trainer.get_model())
         drifted = drift.measure(self.trainer.get_model(), states)
@@ -224,7 +228,7 @@ class _Run:
                 history.stopped_by = "patience"
             elif self.epoch_itr.next_epoch_idx > (self.config.optimization.max_epoch or math.inf):
                 history.stopped_by = "max_epoch"
-        self.save(epoch_end=True, best=better)
+        self.save(epoch_end=history.stopped_by != "patience", best=better)
 
     def validate(self) -> dict[str, Any]:
         """Loss (in bits, as the criterion counts it) and perplexity on the first validation set."""
@@ -240,7 +244,7 @@ class _Run:
         }
 
     def save(self, epoch_end: bool = False, best: bool = False) -> None:
-        """Save the whole state: as the epoch's checkpoint at its end, otherwise as the last one only.
+        """Save the whole state: as the epoch's checkpoint and the last one, or as the last one only.
 
         Raises:
             UserError: a parameter or statistic is not finite: nothing is written over the last good checkpoint.
