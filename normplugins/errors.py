@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it on one line and exits with status 1.
     """
+
+
+class NotFinite(UserError):
+    """Training has come to a loss, a gradient, a parameter or a statistic that is not finite."""

@@ -1,6 +1,7 @@
 """Composes the Hydra config of a run, and names the known alternatives when an override does not fit."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,7 @@ def register_nodes() -> None:
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node={"defaults": ["_fields", "_self_"], "name": name})
     OmegaConf.register_new_resolver("visible_gpus", torch.cuda.device_count, replace=True)
+    OmegaConf.register_new_resolver("an_eighth", lambda count: math.ceil(count / 8), replace=True)
 
 
 @contextmanager

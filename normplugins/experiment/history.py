@@ -47,3 +47,14 @@ def saved_history(directory: Path) -> History | None:
         return None
     state = checkpoints.load(last)
     return History(**state["extra_state"]["history"])
+
+
+def last_good_checkpoint(directory: Path) -> str:
+    """A sentence about what a failure has left in a run's folder, and what may help."""
+    kept = saved_history(directory)
+    left = (
+        f"The last good checkpoint is {directory / checkpoints.LAST} (update {kept.updates})."
+        if kept
+        else "There is no checkpoint yet."
+    )
+    return f"{left} A lower optimization.lr or more lr_scheduler.warmup_updates may help."

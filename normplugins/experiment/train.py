@@ -18,11 +18,11 @@ from fairseq.logging import metrics
 from omegaconf import DictConfig
 
 import normplugins
-from normplugins.errors import UserError
+from normplugins.errors import NotFinite, UserError
 from normplugins.experiment import checkpoints, drift, nonfinite, processes
 from normplugins.experiment.batches import bucket_by_length
 from normplugins.experiment.folder import LOG
-from normplugins.experiment.history import History, saved_history
+from normplugins.experiment.history import History, last_good_checkpoint
 from normplugins.experiment.progress import Progress
 from normplugins.experiment.statistics_probe import StatisticsProbe
 from normplugins.experiment.tracking import NOWHERE, Tracker, Tracking, tracked
@@ -51,8 +51,8 @@ def train(config: DictConfig, settings: TrainSettings) -> None:
     ``settings.keep_epochs`` epochs' checkpoints.
 
     Raises:
-        UserError: the loss or a gradient is not finite (the message names the layer and the update), or a checkpoint
-            cannot be written.
+        NotFinite: the loss or a gradient is not finite (the message names the layer and the update).
+        UserError: a checkpoint cannot be written.
     """
     normplugins.register()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
@@ -201,7 +201,11 @@ class _Run:
             )
 
     def finish_epoch(self, progress: Progress, tracker: Tracker) -> None:
-        """Validate, decide whether to stop, save the epoch's checkpoint."""
+        """Validate, decide whether to stop, save the epoch's checkpoint.
+
+        As in the released loop, and not in fairseq's, the epoch by which ``checkpoint.patience`` ends the run is not
+        saved as an epoch, so that the mean is over the epochs before it: the last checkpoint alone holds its state.
+        """
         history = self.history
         states = drift.gather(self.trainer.get_model())
         drifted = drift.measure(self.trainer.get_model(), states)
@@ -210,9 +214,9 @@ class _Run:
             figures = self.validate() | self.validate_in_training_mode() | (drifted.figures if drifted else {})
         loss = figures["loss"]
         if not math.isfinite(loss):
-            raise UserError(
+            raise NotFinite(
                 f"the validation loss is not finite after update {history.updates} (epoch {history.epoch}). "
-                f"{self.last_good_checkpoint()}"
+                f"{last_good_checkpoint(self.directory)}"
             )
         better = history.best_loss is None or loss < history.best_loss
         history.best_loss = loss if better else history.best_loss
@@ -229,7 +233,7 @@ class _Run:
                 history.stopped_by = "patience"
             elif self.epoch_itr.next_epoch_idx > (self.config.optimization.max_epoch or math.inf):
                 history.stopped_by = "max_epoch"
-        self.save(epoch_end=True, best=better)
+        self.save(epoch_end=history.stopped_by != "patience", best=better)
 
     def validate(self) -> dict[str, Any]:
         """Loss (in bits, as the criterion counts it) and perplexity on the first validation set."""
@@ -253,14 +257,16 @@ class _Run:
             return {"train_mode_loss": _finite(self.validate()["loss"])}
 
     def save(self, epoch_end: bool = False, best: bool = False) -> None:
-        """Save the whole state: as the epoch's checkpoint at its end, otherwise as the last one only.
+        """Save the whole state: as the epoch's checkpoint and the last one, or as the last one only.
 
         Raises:
-            UserError: a parameter or statistic is not finite: nothing is written over the last good checkpoint.
+            NotFinite: a parameter or statistic is not finite: nothing is written over the last good checkpoint.
         """
         broken = processes.first_found(nonfinite.broken_state(self.trainer.get_model()))
         if broken:
-            raise UserError(f"update {self.history.updates}: {broken} is not finite. {self.last_good_checkpoint()}")
+            raise NotFinite(
+                f"update {self.history.updates}: {broken} is not finite. {last_good_checkpoint(self.directory)}"
+            )
         self.history.wall_seconds = time.perf_counter() - self.started
         extra_state = {"train_iterator": self.epoch_itr.state_dict(), "history": asdict(self.history)}
         if states := drift.gather(self.trainer.get_model()):
@@ -279,17 +285,7 @@ class _Run:
         with not_compiled():  # where no hook would be called; other dropout masks than the step's, then
             where = processes.first_found(nonfinite.locate(self.trainer, samples))
         what = f"{where} is not finite" if where else reason.rstrip(".")
-        raise UserError(f"update {update}: {what}. {self.last_good_checkpoint()}")
-
-    def last_good_checkpoint(self) -> str:
-        """A sentence about what is left after a failure."""
-        kept = saved_history(self.directory)
-        if kept is None:
-            return "There is no checkpoint yet. A lower optimization.lr or more lr_scheduler.warmup_updates may help."
-        return (
-            f"The last good checkpoint is {self.directory / checkpoints.LAST} (update {kept.updates}). "
-            "A lower optimization.lr or more lr_scheduler.warmup_updates may help."
-        )
+        raise NotFinite(f"update {update}: {what}. {last_good_checkpoint(self.directory)}")
 
 
 def _finite(value: float) -> float | None:

@@ -124,7 +124,7 @@ def test_iwslt14_is_the_published_recipe():
     assert (list(config.optimization.lr), config.lr_scheduler.warmup_updates) == ([0.0015], 8000)
     assert (config.dataset.max_tokens, config.optimization.clip_norm) == (4096, 0.0)
     assert (config.optimizer.weight_decay, config.criterion.label_smoothing) == (1e-4, 0.1)
-    assert (config.checkpoint.patience, config.evaluate.average, config.evaluate.beam) == (5, 5, 5)
+    assert (config.checkpoint.patience, config.evaluate.average, config.evaluate.beam) == (6, 5, 5)
     assert config.common.seed == 3
 
 
@@ -163,7 +163,7 @@ def test_iwslt14_is_the_published_recipe():
         ("optimization.max_update", 0),
         ("dataset.max_tokens", 4096),
         ("train.batches_per_update", 128),
-        ("checkpoint.patience", 10),
+        ("checkpoint.patience", 11),
         ("evaluate.average", 10),
         ("evaluate.beam", 4),
         ("evaluate.length_penalty", 0.6),
@@ -187,6 +187,26 @@ def test_norm_follows_heads_and_learning_rate():
     norm = side_norm_config(resolve_config(config.model), "encoder")
     assert (norm.groups, norm.warmup_updates) == (2, 77)
     assert compose_config("demo", ["norm=pn", "norm.alpha_fwd=0.5"]).model.norm_alpha_fwd == 0.5
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides", "learning_rate", "last_norm"),
+    [
+        ("iwslt14", [], 8000, 1000),  # as released
+        ("wmt14", [], 8000, 1000),
+        ("multi30k", [], 1000, 125),
+        ("demo", [], 200, 25),
+        ("demo", ["lr_scheduler.warmup_updates=6"], 6, 1),
+        ("demo", ["lr_scheduler.warmup_updates=0"], 0, 0),
+        ("demo", ["model.final_norm_warmup_updates=1000"], 200, 1000),
+    ],
+)
+def test_the_last_norm_warms_up_for_an_eighth_of_the_learning_rates_warmup(
+    experiment, overrides, learning_rate, last_norm
+):
+    config = compose_config(experiment, ["norm=pn", *overrides])
+    assert (config.lr_scheduler.warmup_updates, config.norm.warmup_updates) == (learning_rate, learning_rate)
+    assert config.model.final_norm_warmup_updates == last_norm
 
 
 def test_every_key_of_the_trainer_can_be_overridden():

@@ -79,7 +79,7 @@ def planned(**changes):
         "batch_tokens": 4096,
         "batches": 128,
         "per_epoch": 263,
-        "earliest": 2893,
+        "earliest": 3156,
         "latest": None,
     }
     return Plan(**values | changes)
@@ -90,11 +90,11 @@ def test_the_lines_of_a_plan():
     assert lines["parameters"] == "209,137,664"
     assert lines["training text"].startswith("137,628,246 tokens, 4,500,966 sentences of 31 tokens on average")
     assert lines["warmup"] == "8,000 updates of rising learning rate, into epoch 31"
-    assert lines["the end"] == "after 10 epochs without a better validation loss, update 2,893 at the earliest"
+    assert lines["the end"] == "after 11 epochs without a better validation loss, update 3,156 at the earliest"
     # 128 x 28 s and 2 s: 3586 s; 128 x 4092 tokens in that time
     assert lines["time of an update"] == "60 min, 146 tokens/s in a process"
     assert lines["of an epoch"] == "11 days"  # 263 x 3586 s = 10.9
-    assert lines["to the end"] == "120 days at the earliest"
+    assert lines["to the end"] == "131 days at the earliest"  # 12 x 263 x 3586 s = 131.0
     total = "12.35 GB: parameters 0.84 GB, gradients 0.84 GB, optimizer 1.67 GB, activations 9.00 GB"
     assert lines["memory of a process"] == total
     assert lines["activations"] == "9.00 GB with 250 tokens a sentence, 5.90 GB with 31 tokens a sentence"

@@ -106,6 +106,19 @@ def test_statistics_of_whole_updates_survive_a_kill(trained, normplugins, tmp_pa
     assert {value.item() for name, value in whole["model"].items() if name.endswith("num_updates")} == {6}
 
 
+def test_the_epoch_by_which_patience_ends_a_run_is_not_averaged(trained, normplugins, tmp_path, monkeypatch):
+    """As in the released loop, and whenever it is killed: here before the last checkpoint says that the run is over."""
+    nothing_learned = ["optimization.lr=[0]", "lr_scheduler.warmup_init_lr=0", "optimization.stop_min_lr=-1"]
+    ending = ["checkpoint.patience=3", "optimization.max_update=0", "train.checkpoint_minutes=5"]
+    arguments = tiny(trained, *nothing_learned, *ending, "evaluate.translate=false", norm="ln")
+    whole, broken = whole_and_broken(arguments, tmp_path, normplugins, monkeypatch)
+    assert differences(whole, broken) == []
+    history, ((_, extra_state),) = whole["history"], whole["averaged"]
+    assert (history["stopped_by"], history["epoch"], history["epochs_without_progress"]) == ("patience", 4, 3)
+    assert extra_state["averaged_from"] == ["checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt"]
+    assert not list(tmp_path.rglob("checkpoint4.pt"))
+
+
 def test_a_run_begun_before_our_own_adam_loss_and_kernels_goes_on(trained, normplugins, tmp_path, monkeypatch):
     """As the defaults were before: within rounding it ends where today's do."""
     monkeypatch.chdir(tmp_path)
