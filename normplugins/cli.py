@@ -1,4 +1,4 @@
-"""The ``normplugins`` command: prepare, run, evaluate, fold, analyze, report, and stock fairseq with our plugin."""
+"""The ``normplugins`` command: one function for each of its subcommands."""
 
 from normplugins import compat  # noqa: F401  (before fairseq, and in every process that fairseq starts)
 
@@ -26,6 +26,7 @@ FAIRSEQ_TOOLS = {
     "score": "score",
     "hydra-train": "hydra_train",
 }
+TIME_IS_UP = 75  # EX_TEMPFAIL: the same command goes on
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return complain(f"a checkpoint was refused: {why_refused(error)}")
     except KeyboardInterrupt:
-        goes_on = options.command in (run_experiment, prepare_corpus)
+        goes_on = options.command in (run_experiment, run_campaign, prepare_corpus)
         complain("interrupted; the same command goes on where it stopped" if goes_on else "interrupted")
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `normplugins report | head`
@@ -61,7 +62,9 @@ def complain(message: str) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="normplugins", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="normplugins", description="Normalization as a config choice: train, score, report."
+    )
     parser.add_argument("--version", action="version", version=f"normplugins {normplugins.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -79,6 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
     text = "with hardware=slurm: return when the jobs have ended, not when they are submitted"
     run.add_argument("--wait", action="store_true", help=text)
     overrides(run)
+    campaign = command("campaign", run_campaign, "run the cells of a plan until every one is published; resumable")
+    campaign.add_argument("plans", type=Path, nargs="+", metavar="PLAN", help="such as configs/campaign/multi30k.yaml")
+    campaign.add_argument("--minutes", type=float, metavar="N", help="stop after so many; the same command goes on")
+    campaign.add_argument("--show", action="store_true", help="print the table of all cells and run nothing")
     prepare = command("prepare", prepare_corpus, "fetch, check and binarise a corpus", True)
     prepare.add_argument("experiment", metavar="CORPUS", help="the corpus of the experiment of that name")
     overrides(prepare)
@@ -170,6 +177,13 @@ def run_experiment(options: argparse.Namespace) -> int:
     if failed:
         raise UserError(f"{failed} of {len(configs)} runs failed")
     return 0
+
+
+def run_campaign(options: argparse.Namespace) -> int:
+    """``normplugins campaign PLAN...``: the status is 0 when nothing is left, and otherwise that of a temporary end."""
+    from normplugins.experiment.campaign import campaign
+
+    return 0 if campaign(options.plans, options.minutes, options.show) or options.show else TIME_IS_UP
 
 
 def prepare_corpus(options: argparse.Namespace) -> None:

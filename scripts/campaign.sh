@@ -1,21 +1,64 @@
 #!/usr/bin/env bash
-# Run many cells in pieces of so many minutes: scripts/campaign.sh MINUTES EXPERIMENT OVERRIDES
-# For example: scripts/campaign.sh 8 ptb norm=ln,bn,pnv,pn,pn_alg2 model.causal=true,false seed=1,2,3
-# Ends with status 0 when every cell is recorded, with 75 when the time is up: the same command then goes on.
+# Run the campaign's plans beside all other work: scripts/campaign.sh [start|collect|show|pause|resume|stop] [PLAN ...]
+# start (the default) makes a clone at the frozen tag beside this checkout, sets it up once, and runs the plans there in
+# the background at nice 19; a second call starts it only if it is not running. Every call copies finished records here.
+# PLANs are relative to the clone; the default is every one of them that needs no GPU. CAMPAIGN_TAG, CAMPAIGN_DIR: see below.
 set -euo pipefail
-PATH="$(CDPATH="" cd -- "$(dirname -- "$0")/.." && pwd)/.venv/bin:$PATH"  # no cd: relative paths are the caller's
-if [ $# -lt 2 ]; then
-  sed -n '2,4s/^# //p' "$0" >&2
-  exit 2
-fi
-minutes=$1 experiment=$2
-shift 2
-# A checkpoint each minute: no more than that is lost when the time is up.
-status=0
-timeout --signal=INT --kill-after=60 "${minutes}m" \
-  normplugins run "$experiment" -m train.checkpoint_minutes=1 "$@" || status=$?
-if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
-  echo "$minutes minutes are up: the same command goes on from here" >&2
-  exit 75
-fi
-exit "$status"
+cd "$(dirname -- "$0")/.."
+tag=${CAMPAIGN_TAG:-v0.2.0}
+clone=${CAMPAIGN_DIR:-$(dirname -- "$PWD")/normplugins-campaign-$tag}
+log=$clone/campaign.log
+pid_file=$clone/campaign.pid
+
+running() { [ -f "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; }
+
+signal() { # to the campaign and what it started: they are a process group of their own
+  running || { echo "no campaign is running in $clone" >&2; exit 1; }
+  kill "-$1" -- "-$(cat "$pid_file")"
+}
+
+collect() {
+  [ -d "$clone/results/runs" ] || return 0
+  mkdir -p results/runs
+  # Records and translations are written whole and never change: what is here already is not copied again.
+  cp -R --update "$clone/results/runs/." results/runs/
+}
+
+make_clone() {
+  if [ ! -e "$clone/.venv/.ready" ]; then
+    [ -d "$clone/.git" ] || git clone --quiet --branch "$tag" -c advice.detachedHead=false . "$clone"
+    make -C "$clone" setup
+  fi
+  if [ "$(git -C "$clone" rev-parse HEAD)" != "$(git rev-parse "$tag^{commit}")" ]; then
+    echo "$clone is not at $tag: the campaign's records must come from one commit" >&2
+    exit 1
+  fi
+}
+
+start() {
+  make_clone
+  if running; then
+    echo "the campaign is running in $clone"
+    return
+  fi
+  cd "$clone"
+  setsid nohup nice -n 19 .venv/bin/normplugins campaign "${plans[@]}" >>"$log" 2>&1 </dev/null &
+  echo $! >"$pid_file"
+  echo "the campaign runs in $clone; its log is $log"
+  cd - >/dev/null
+}
+
+action=${1:-start}
+[ $# -eq 0 ] || shift
+plans=("$@")
+[ ${#plans[@]} -gt 0 ] || plans=(configs/campaign/multi30k.yaml configs/campaign/ptb.yaml configs/campaign/batch_size.yaml)
+case $action in
+  start) start ;;
+  collect) ;;
+  show) (cd "$clone" && .venv/bin/normplugins campaign --show "${plans[@]}") ;;
+  pause) signal STOP ;;
+  resume) signal CONT ;;
+  stop) signal INT ;;
+  *) sed -n '2,5s/^# //p' "$0" >&2; exit 2 ;;
+esac
+collect

@@ -17,11 +17,6 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
     [
         ("run.sh", ["custom", "pn", "corpus.train=my/a b"], ["run", "custom", "norm=pn", "corpus.train=my/a b"]),
         (
-            "campaign.sh",
-            ["8", "ptb", "norm=ln,pn", "seed=1,2"],
-            ["run", "ptb", "-m", "train.checkpoint_minutes=1", "norm=ln,pn", "seed=1,2"],
-        ),
-        (
             "slurm/table.sh",
             ["ptb", "norm=ln,pn", "hydra.launcher.partition=a"],
             ["run", "ptb", "-m", "hardware=slurm", "norm=ln,pn", "hydra.launcher.partition=a"],
@@ -58,25 +53,3 @@ def test_a_script_calls_normplugins_from_where_the_caller_stands(
         check=True,
     )
     assert done.stdout.splitlines() == [str(here.resolve()), *command]
-
-
-@pytest.mark.parametrize(
-    ("minutes", "program", "status"), [("0.002", "exec sleep 100", 75), ("1", "exit 0", 0), ("1", "exit 3", 3)]
-)
-def test_a_campaign_says_by_its_status_whether_its_time_was_up(
-    tmp_path: Path, minutes: str, program: str, status: int
-) -> None:
-    shutil.copytree(SCRIPTS, tmp_path / "clone" / "scripts")
-    normplugins = tmp_path / "normplugins"
-    normplugins.write_text(f"#!/bin/sh\n{program}\n")
-    normplugins.chmod(0o755)
-    done = subprocess.run(
-        ["bash", str(tmp_path / "clone" / "scripts" / "campaign.sh"), minutes, "ptb", "norm=ln"],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status
-    assert ("goes on from here" in done.stderr) is (status == 75)

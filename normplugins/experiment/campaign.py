@@ -1,8 +1,8 @@
 """Runs the cells of a plan one after another until every one is published, and shows how far each of them is.
 
-A plan names an experiment and its cells, in blocks: within a block every cell is run with one seed before the next seed
-begins, so that each seed is a whole comparison. A run that was started is resumed first, and a published one is never
-repeated: a campaign that is stopped at any moment goes on with the same command.
+A plan lists cells in blocks; a cell is the overrides of an experiment. Within a block every cell is run with one seed
+before the next seed begins, so that each seed is a whole comparison. A run that was started is resumed first, and a
+published one is never repeated: a campaign that is stopped at any moment goes on with the same command.
 """
 
 import re
@@ -10,14 +10,16 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
 import yaml
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -25,14 +27,13 @@ from normplugins.errors import NotFinite, UserError
 from normplugins.experiment import folder, record
 from normplugins.experiment.check import check
 from normplugins.experiment.config import compose_config
-from normplugins.experiment.run import run
+from normplugins.experiment.run import result_path, run
 
-KEYS = {"experiment", "overrides", "blocks"}
 _FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
 _UPDATE = re.compile(r"update +(\d+)/(\d+)")
 
 
-class TimeIsUp(Exception):  # noqa: N818  (not an error: the campaign goes on another time)
+class TimeIsUp(Exception):
     """The campaign has used the minutes that it was given."""
 
 
@@ -79,34 +80,39 @@ def read_plan(path: Path) -> list[Planned]:
         plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as a plan: {' '.join(str(error).split())}") from error
-    if not isinstance(plan, dict) or not {"experiment", "blocks"} <= plan.keys() <= KEYS:
-        raise UserError(f"{path}: a plan has the keys experiment, blocks and, if need be, overrides")
-    shared, runs = _words(plan.get("overrides", [])), []
-    cells: dict[str, tuple[list[str], Any]] = {}
+    if not isinstance(plan, dict) or not {"blocks"} <= plan.keys() <= {"overrides", "blocks"}:
+        raise UserError(f"{path}: a plan has the key blocks and, if need be, overrides")
+    shared = plan.get("overrides", [])
+    composed = cache(partial(_composed, path))
+    runs = []
     for block in plan["blocks"]:
-        if not isinstance(block, dict) or block.keys() != {"cells", "seeds"}:
-            raise UserError(f"{path}: a block has the keys cells and seeds")
-        for text in block["cells"]:
-            if text not in cells:
-                overrides = [*shared, *_words(text)]
-                if fixed := [word for word in overrides if word.startswith(_FIXED)]:
-                    raise UserError(f"{path}: '{fixed[0]}' is not for a plan to set: its blocks list the seeds")
-                config = compose_config(plan["experiment"], overrides)
-                check(config)
-                cells[text] = overrides, config
-        runs += [_planned(*cells[text], seed) for seed in block["seeds"] for text in block["cells"]]
+        if not isinstance(block, dict) or block.keys() != {"experiment", "cells", "seeds"}:
+            raise UserError(f"{path}: a block has the keys experiment, cells and seeds")
+        cells = [(block["experiment"], (*shared, *text.split())) for text in block["cells"]]
+        runs += [_planned(composed(*cell), cell[1], seed) for seed in block["seeds"] for cell in cells]
     return list(dict.fromkeys(runs))
 
 
-def _words(text: str | Sequence[str]) -> list[str]:
-    return text.split() if isinstance(text, str) else [str(word) for word in text]
+def _composed(path: Path, experiment: str, overrides: tuple[str, ...]) -> DictConfig:
+    if fixed := [word for word in overrides if word.startswith(_FIXED)]:
+        raise UserError(f"{path}: '{fixed[0]}' is not for a plan to set: its blocks list experiments and seeds")
+    config = compose_config(experiment, overrides)
+    check(config)
+    return config
 
 
-def _planned(overrides: list[str], config: Any, seed: int) -> Planned:
-    home = Path(config.results_dir) / "runs" / config.experiment / config.variant
-    # the composed folder is that of seed 1, and its name ends with the seed
-    run_dir = Path(config.run_dir).with_name(f"seed{seed}")
-    return Planned(config.experiment, config.variant, tuple(overrides), seed, run_dir, home / f"seed{seed}.json")
+def _planned(config: DictConfig, overrides: tuple[str, ...], seed: int) -> Planned:
+    # The folder and the record of the composed config are those of one seed, which their names end with.
+    run_dir, published = Path(config.run_dir), result_path(config)
+    name = f"seed{seed}"
+    return Planned(
+        config.experiment,
+        config.variant,
+        overrides,
+        seed,
+        run_dir.with_name(name),
+        published.with_name(f"{name}.json"),
+    )
 
 
 def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: bool = False) -> bool:
@@ -145,7 +151,7 @@ def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: boo
     console.print(overview(runs))
     if failures:
         first, message = next(iter(failures.items()))
-        raise UserError(f"{len(failures)} runs failed, the first of them {first.variant} seed {first.seed}: {message}")
+        raise UserError(f"runs that failed: {len(failures)}, the first {first.variant} seed {first.seed}: {message}")
     return not _left(runs)
 
 

@@ -201,9 +201,13 @@ def whole_and_broken(arguments: list[str], folder: Path, normplugins: Any, monke
     return [outcome(each, each / "run") for each in folders]
 
 
-def outcome(folder: Path, directory: Path) -> dict[str, Any]:
-    """Everything that a run produced and that must not depend on how often it was broken off."""
-    (result,) = (folder / "results").rglob("seed*.json")
+def outcome(folder: Path, directory: Path, result: Path | None = None) -> dict[str, Any]:
+    """Everything that a run produced and that must not depend on how often it was broken off.
+
+    ``result``: its published record, where it is not the only one in the folder.
+    """
+    if result is None:
+        (result,) = (folder / "results").rglob("seed*.json")
     record = json.loads(result.read_text(encoding="utf-8"))
     last = load(directory / "checkpoint_last.pt")
     averaged = [load(path) for path in directory.glob("checkpoint_averaged.pt")]
