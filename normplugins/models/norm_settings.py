@@ -113,7 +113,7 @@ def refuse_unread_settings(cfg: Any, keys: Sequence[str], prefix: str = "norm_")
             continue
         name, norms = key.removeprefix("norm_"), _settings_read(cfg, keys)
         switch = next(f.metadata.get("switch") for f in fields(NormConfig) if f.name == name)
-        if any(switch in read for read in norms.values()):
+        if switch and f"norm_{name}" not in unread_settings(replace(cfg, **{f"norm_{switch}": True}), keys):
             why = f" while {prefix}{switch} is off: set {prefix}{switch}=true to use it"
         else:
             why = ": " + "; ".join(f"{norm} reads {', '.join(read) or 'no setting'}" for norm, read in norms.items())

@@ -7,7 +7,7 @@ In training mu and sigma^2 are the mean and (biased) variance of the batch's tok
 ``bn`` counts real tokens only. ``bn_released`` is the BN baseline of the released PowerNorm code (arXiv 2003.07845): it
 first divides each token by its root mean square over all channels, then fills padding, at evaluation too, with the
 channel means of the real tokens and counts it. That leaves mu as it was and shrinks sigma^2. Both are switches of
-``bn`` too: ``group_scaling``, with ``groups`` groups of channels in place of one, and ``padding_filled``.
+``bn`` too: ``group_scaling``, there with ``groups`` groups of channels in place of one, and ``padding_filled``.
 
 One token alone has variance 0, so its output is the bias; it enters the running variance as 0.
 """
@@ -26,7 +26,7 @@ from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, t
 
 
 @register_norm("bn")
-@register_norm("bn_released", momentum=0.05, groups=1, group_scaling=True, padding_filled=True)
+@register_norm("bn_released", fixed={"groups": 1}, momentum=0.05, group_scaling=True, padding_filled=True)
 class BatchNorm(RunningNorm):
     """BatchNorm of ``dim`` channels over the real tokens of (T, B, C) or (N, C); settings as in ``NormConfig``.
 

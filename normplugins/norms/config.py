@@ -70,7 +70,7 @@ class NormConfig:
 class _Entry:
     build: Callable[..., nn.Module]
     settings: Mapping[str, Any]
-    groups_per_head: bool
+    fixed: Mapping[str, Any]
 
 
 _NORMS: dict[str, _Entry] = {}
@@ -78,16 +78,17 @@ _FIELDS = frozenset(field.name for field in fields(NormConfig)) - {"name"}
 _M = TypeVar("_M", bound=type[nn.Module])
 
 
-def register_norm(name: str, **defaults: Any) -> Callable[[_M], _M]:
+def register_norm(name: str, *, fixed: Mapping[str, Any] | None = None, **defaults: Any) -> Callable[[_M], _M]:
     """Class decorator: ``NormConfig(name=name)`` builds this module.
 
     The module's constructor takes ``(dim, *, ...)``; each keyword that is a field of ``NormConfig`` is given that
-    field's value or, where it is None, the default in ``defaults``, else the constructor's. Its ``forward`` takes
-    ``(x, padding_mask=None)``. Decorators stack, so that one module serves several names.
+    field's value or, where it is None, the default in ``defaults``, else the constructor's; those in ``fixed`` are
+    no settings of the norm. Its ``forward`` takes ``(x, padding_mask=None)``. Decorators stack, so that one module
+    serves several names.
 
-    A norm with a ``group_scaling`` takes, in a model, one channel group per attention head where that is on, unless the
-    config or ``defaults`` give ``groups``. A norm with running statistics is a ``RunningNorm``, of ``statistics.py``,
-    whose constructor takes ``sync`` and ``per_update``.
+    A norm with the settings ``group_scaling`` and ``groups`` takes, in a model, one channel group per attention head
+    where the former is on and the latter is not given. A norm with running statistics is a ``RunningNorm``, of
+    ``statistics.py``, whose constructor takes ``sync`` and ``per_update``.
 
     Three things a module may have besides: ``sees_sentence = True`` says that a position sees its whole sentence at
     evaluation too, so that no decoder takes it and no language model with it passes for causal; a method
@@ -99,17 +100,18 @@ def register_norm(name: str, **defaults: Any) -> Callable[[_M], _M]:
     a setting without a default.
     """
 
+    always = fixed or {}
+
     def register(module: _M) -> _M:
         if name in _NORMS:
             raise ValueError(f"norm {name!r} is registered already, by {_NORMS[name].build}")
         parameters = inspect.signature(module).parameters
-        settings = {key: parameters[key].default for key in parameters if key in _FIELDS}
-        if unknown := sorted(defaults.keys() - settings.keys()):
+        settings = {key: parameters[key].default for key in parameters if key in _FIELDS - always.keys()}
+        if unknown := sorted((defaults.keys() - settings.keys()) | (always.keys() - parameters.keys())):
             raise ValueError(f"norm {name!r}: {module.__name__} takes no {', '.join(unknown)}")
         if bare := sorted(key for key in settings.keys() - defaults.keys() if settings[key] is inspect.Parameter.empty):
             raise ValueError(f"norm {name!r}: {module.__name__} has no default for {', '.join(bare)}")
-        groups_per_head = {"groups", "group_scaling"} <= settings.keys() and "groups" not in defaults
-        _NORMS[name] = _Entry(module, settings | defaults, groups_per_head)
+        _NORMS[name] = _Entry(module, settings | defaults, always)
         return module
 
     return register
@@ -146,10 +148,10 @@ def _settings(config: NormConfig, heads: int | None = None) -> dict[str, Any]:
     """The settings that ``config.name`` has, its own defaults filled in. Raises ValueError on a wrong value."""
     if config.name not in _NORMS:
         raise ValueError(f"unknown norm {config.name!r}; known norms: {', '.join(known_norms())}")
-    entry = _NORMS[config.name]
+    own = _NORMS[config.name].settings
     given = {key: value for key, value in asdict(config).items() if key in _FIELDS and value is not None}
-    settings = {key: given.get(key, default) for key, default in entry.settings.items()}
-    if heads and entry.groups_per_head and "groups" not in given and settings["group_scaling"]:
+    settings = {key: given.get(key, default) for key, default in own.items()}
+    if heads and settings.get("group_scaling") and "groups" in own and "groups" not in given:
         settings["groups"] = heads
     checks = {
         "eps": config.eps > 0,
@@ -194,4 +196,5 @@ def build_norm(config: NormConfig, dim: int) -> nn.Module:
     divide dim.
     """
     settings = _settings(config)
-    return _NORMS[config.name].build(dim, **settings)
+    entry = _NORMS[config.name]
+    return entry.build(dim, **settings, **entry.fixed)

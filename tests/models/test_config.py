@@ -38,7 +38,7 @@ def test_groups_are_the_attention_heads_of_the_stack(norm):
 
 
 def test_released_batch_norm_keeps_its_one_group():
-    assert norm_config(encoder_norm="bn_released").groups == 1
+    assert norm_config(encoder_norm="bn_released").groups is None
     assert norm_config(encoder_norm="rms").groups == 1
 
 
@@ -84,6 +84,10 @@ def refuse_unread(**changes):
             {"encoder_norm": "pnv", "norm_groups": 4},
             "norm.groups=4 changes nothing about pnv and ln while norm.group_scaling is off: "
             "set norm.group_scaling=true to use it",
+        ),
+        (
+            {"encoder_norm": "bn_released", "norm_groups": 4},
+            "norm.groups=4 changes nothing about bn_released and ln: bn_released reads eps, momentum,",
         ),
         (
             {"encoder_norm": "pn", "norm_groups": 4, "norm_group_scaling": False},

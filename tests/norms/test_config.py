@@ -74,16 +74,19 @@ def test_group_scaling_has_a_group_a_head_where_it_is_on_and_nobody_says_otherwi
     def groups(name: str, **settings: object) -> int | None:
         return resolve_norm(NormConfig(name, **settings), heads=8).groups  # type: ignore[arg-type]
 
-    assert [groups(name, group_scaling=True) for name in ("pn", "pn_alg2", "pnv", "bn", "bn_released")] == [8] * 4 + [1]
-    assert [groups(name) for name in ("pn", "bn_released", "rms", "group")] == [8, 1, 1, 4]
-    assert [groups(name, group_scaling=True, groups=2) for name in ("pn", "bn", "bn_released")] == [2] * 3
-    assert [resolve_norm(NormConfig(name)).groups for name in ("pn", "bn_released", "rms")] == [4, 1, 1]
+    assert [groups(name, group_scaling=True) for name in ("pn", "pn_alg2", "pnv", "bn")] == [8] * 4
+    assert [groups(name, group_scaling=True, groups=2) for name in ("pn", "pn_alg2", "pnv", "bn")] == [2] * 4
+    assert [groups(name) for name in ("pn", "rms", "group")] == [8, 1, 4]
+    assert [resolve_norm(NormConfig(name)).groups for name in ("pn", "rms", "group")] == [4, 1, 4]
+    assert groups("bn_released") is None  # as released it has one over all channels, which is no setting
+    assert build_norm(NormConfig("bn_released", groups=2), 8).groups == 1
 
 
 def test_each_norm_knows_what_it_reads() -> None:
     statistics = ["sync", "per_update", "kernels"]
     assert settings_read(NormConfig("none")) == []
     assert settings_read(NormConfig("ln")) == ["eps"]
+    assert "groups" not in settings_read(NormConfig("bn_released"))
     assert settings_read(NormConfig("rms")) == ["eps", "groups", "kernels"]
     assert settings_read(NormConfig("pnv")) == ["eps", "alpha_fwd", *statistics, "group_scaling"]
     assert settings_read(NormConfig("pnv", group_scaling=True)) == [
@@ -134,6 +137,8 @@ def test_a_norm_from_outside_registers_itself(monkeypatch: pytest.MonkeyPatch) -
         register_norm("shift")(Shift)
     with pytest.raises(ValueError, match="Shift takes no groups"):
         register_norm("third", groups=2)(Shift)
+    with pytest.raises(ValueError, match="Shift takes no groups"):
+        register_norm("third", fixed={"groups": 2})(Shift)
 
 
 def test_instance_alone_sees_its_sentence() -> None:
