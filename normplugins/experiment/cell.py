@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from normplugins.experiment.update_size import keeps_update_size, world_size
+from normplugins.norms import NormConfig, resolve_norm
 
 FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 """Config groups whose options are components of fairseq, or of this plugin in their place."""
@@ -115,7 +116,20 @@ def _value(config: DictConfig, key: str, *expression: Any) -> Any:
         found = OmegaConf.select(config, key)
     except OmegaConfBaseException:  # the expression refers to a key that is not in this config
         return None
+    if found is None and key.startswith("norm."):
+        return _norm_default(config, key.removeprefix("norm."))
     return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+
+
+def _norm_default(config: DictConfig, field: str) -> Any:
+    """The value that the norm gives to a field that is left to it; None where it has no such field."""
+    heads = config.model.get("encoder_attention_heads", config.model.get("attention_heads", 1))
+    norm = OmegaConf.to_container(config.norm, resolve=True)
+    assert isinstance(norm, dict)
+    try:
+        return getattr(resolve_norm(NormConfig(**{str(key): value for key, value in norm.items()}), heads), field)
+    except (TypeError, ValueError):  # an unknown key or a value out of range: the checks after this refuse it
+        return None
 
 
 def _written(key: str, value: Any) -> str:
@@ -126,6 +140,6 @@ def _written(key: str, value: Any) -> str:
         return "null" if value is None else str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if key == "corpus.codes" and Path(str(value)).is_file():  # by content: the same file lies elsewhere elsewhere
+    if key == "corpus.codes" and Path(str(value)).is_file():  # by content: it lies elsewhere on another machine
         return hashlib.sha256(Path(str(value)).read_bytes()).hexdigest()[:8]
     return str(value)

@@ -35,6 +35,13 @@ def test_each_way_of_typing_a_setting_gives_one_name(ways, expected):
     assert {name("demo", "norm=pn", way) for way in ways} == {expected}
 
 
+def test_what_a_norm_does_anyway_is_not_named():
+    assert name("demo", "norm=pnv", "norm.group_scaling=false") == "pnv"
+    assert name("demo", "norm=rms", "norm.groups=1") == "rms"
+    assert name("demo", "norm=pnv", "norm.group_scaling=true", "norm.groups=4") == "pnv,norm.group_scaling=true"
+    assert name("demo", "norm=rms", "norm.groups=4") == "rms,norm.groups=4"
+
+
 def test_a_value_that_another_setting_brings_is_not_named():
     assert name("demo", "norm=pn", "model.encoder_attention_heads=2", "norm.groups=2") == (
         "pn,model.encoder_attention_heads=2"
@@ -49,6 +56,13 @@ def test_a_choice_of_a_group_stands_for_what_it_sets():
     assert name("ptb", "norm=pn", "architecture=transformer") == "pn,architecture=transformer"
     assert name("ptb", "norm=pn", "model.causal=true") == "pn,model.causal=true"
     assert name("iwslt14", "corpus=multi30k") == "ln,corpus=multi30k"
+
+
+def test_a_reading_is_named_by_what_it_sets():
+    assert name("ptb", "norm=pn", "reading=masked") == name("ptb", "norm=pn", "model.causal=true")
+    by_hand = ["model.causal=true", "model.normalize_before=true"]
+    assert name("ptb", "norm=pn", "reading=paper") == name("ptb", "norm=pn", *by_hand)
+    assert name("ptb", "norm=pn", "reading=code") == "pn"
 
 
 def test_files_of_a_custom_corpus_are_named_by_the_experiment():
