@@ -34,10 +34,11 @@ from normplugins.corpora.parallel import available_cores
 from normplugins.experiment.record import git_commit, hardware, now, versions
 
 RESULTS = Path(__file__).parents[1] / "results" / "prepare_wmt14.json"
-SHARES = {  # of WMT14's training pairs; Europarl, Common Crawl, News Commentary
+SHARES = {  # of WMT14's training pairs; Europarl, Common Crawl, News Commentary: one of the two is read
     "training-parallel-europarl-v7.tgz": ("training/europarl-v7.de-en", 0.43),
     "training-parallel-commoncrawl.tgz": ("commoncrawl.de-en", 0.53),
-    "training-parallel-nc-v9.tgz": ("training/news-commentary-v9.de-en", 0.04),
+    "training-parallel-nc-v9.tgz": ("training/news-commentary-v9.de-en", 0.04),  # corpus=wmt14_fairseq
+    "training-parallel-nc-v12.tgz": ("training/news-commentary-v12.de-en", 0.04),  # corpus=wmt14
 }
 WMT14_PAIRS = 4_500_000
 # The command itself, each line that it prints with the time, and the CPU time of it and of the workers that have ended.
@@ -101,7 +102,7 @@ def archive(path: Path, members: dict[str, Iterator[str]]) -> None:
 
 
 def make(raw: Path, pairs: int) -> None:
-    """Write the five archives."""
+    """Write the archives of both preparations."""
     raw.mkdir(parents=True)
     sides = {language: lines(language) for language in ("de", "en")}
     for name, (stem, share) in SHARES.items():
@@ -229,7 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="*", default=[])
     parser.add_argument("--workers", type=int, default=0, help="processes to share the work out to; 0: one a core")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of the command: corpus.subword_size=4000")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of the command: corpus=wmt14_fairseq")
     parser.add_argument("--types", type=int, nargs="*", default=[], help="sizes of vocabulary to learn BPE from")
     parser.add_argument("--merges", type=int, default=32000)
     parser.add_argument("--folder", type=Path, help="where the temporary folders go")

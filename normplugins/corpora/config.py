@@ -11,6 +11,8 @@ from typing import Any
 
 from typing_extensions import Self
 
+from normplugins.corpora.files import existing_file, sha256
+from normplugins.corpora.subwords import count_merges
 from normplugins.errors import UserError
 
 SUBWORDS = ("bpe", "sentencepiece")
@@ -18,7 +20,7 @@ TOKENIZERS = ("auto", "moses", "none", "given")
 LENGTHS = ("words", "subwords")
 # Settings that say where text comes from or what is expected of it, but do not change what is made of it.
 # Settings that came later are left out at their default: what was prepared before keeps its folder.
-_LATER = ("subword_min_count", "clean_punctuation", "split_hyphens", "length_in", "news_commentary")
+_LATER = ("subword_min_count", "codes", "clean_punctuation", "split_hyphens", "length_in", "news_commentary")
 _NOT_IN_VARIANT = {"name", "url", "verify", "expected_train", "expected_valid", "expected_test"}
 
 
@@ -41,8 +43,10 @@ class CorpusConfig(_Settings):
     ``tokenizer``: ``moses`` tokenises raw text, ``none`` leaves raw text to the subword model, ``given`` says that the
     files hold tokens already; ``auto`` is ``moses`` with BPE and ``none`` with SentencePiece.
     ``subword_size``: merges for ``bpe``, pieces for ``sentencepiece``. ``subword_min_count``: BPE is learnt from words
-    that the training text has so many times, which bounds the memory that this takes.
-    ``clean_punctuation`` (training text) and ``split_hyphens`` (all text): Moses' scripts of these purposes.
+    that the training text has so many times, which bounds the memory that this takes. ``codes``: a file of BPE codes to
+    take instead of learning any, with ``subword_size`` merges in it.
+    ``clean_punctuation`` (training and validation text) and ``split_hyphens`` (all text): Moses' scripts of these
+    purposes.
     ``max_length`` and ``max_ratio`` (longer side / shorter side) clean the training text only; ``length_in`` says in
     what they count: ``words``, before subwords are learnt, or ``subwords``, which are then learnt on all of the text.
     ``valid_every``: every n-th cleaned training pair becomes the validation set, if there is no other.
@@ -59,6 +63,7 @@ class CorpusConfig(_Settings):
     subword: str = "bpe"
     subword_size: int = 10000
     subword_min_count: int = 1
+    codes: str | None = None
     lowercase: bool = True
     tokenizer: str = "auto"
     clean_punctuation: bool = False
@@ -111,6 +116,8 @@ class CorpusConfig(_Settings):
                 raise UserError(f"corpus.{key} is {value}, and must be at least {least}")
         if self.subword_min_count > 1 and self.subword != "bpe":
             raise UserError(f"corpus.subword_min_count is set, and changes nothing about {self.subword}")
+        if self.codes is not None:
+            self._check_codes(self.codes)
         for key in ("clean_punctuation", "split_hyphens"):
             if getattr(self, key) and self.text_kind == "given":
                 raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")
@@ -122,6 +129,16 @@ class CorpusConfig(_Settings):
             if getattr(self, key) is not None and key not in CORPORA[self.name].USES:
                 raise UserError(f"corpus.{key} is set, and changes nothing about {self.name}")
         CORPORA[self.name].check(self)
+
+    def _check_codes(self, codes: str) -> None:
+        if self.subword != "bpe":
+            raise UserError(f"corpus.codes is a file of BPE codes, and changes nothing about {self.subword}")
+        merges = count_merges(existing_file(Path(codes).expanduser(), "corpus.codes"))
+        if merges != self.subword_size:
+            raise UserError(
+                f"{codes} (corpus.codes) has {merges:,} merges, and corpus.subword_size is {self.subword_size:,}: "
+                f"set corpus.subword_size={merges}"
+            )
 
     @property
     def text_kind(self) -> str:
@@ -142,6 +159,9 @@ class CorpusConfig(_Settings):
         values = {key: value for key, value in values.items() if key not in _LATER or value != defaults[key]}
         for name, path in self.files().items():  # the same relative path means another corpus in another folder
             values[name] = str(Path(path).expanduser().absolute())
+        if self.codes is not None:  # the same codes make the same text, wherever the file lies, and nothing is learnt
+            values["codes"] = sha256(existing_file(Path(self.codes).expanduser(), "corpus.codes"))
+            values.pop("subword_min_count", None)
         return values | {"tokenizer": self.text_kind}
 
     def variant(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from normplugins.corpora.bitext import Bitext, Pair, Pairs, Stream, side_by_side
 from normplugins.corpora.config import CorpusConfig
-from normplugins.corpora.files import iter_lines, read_lines
+from normplugins.corpora.files import existing_file, iter_lines, read_lines
 from normplugins.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -40,12 +40,12 @@ def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> d
         for side, language in (("source", config.source), ("target", config.target)):
             given, prefix = getattr(config, f"{split}_{side}"), getattr(config, split)
             if given:
-                files[f"{split}.{side}"] = _existing(Path(given).expanduser(), f"corpus.{split}_{side}")
+                files[f"{split}.{side}"] = existing_file(Path(given).expanduser(), f"corpus.{split}_{side}")
             elif prefix:
                 path = Path(f"{prefix}.{language}").expanduser()
                 zipped = path.with_name(path.name + ".gz")
                 found = zipped if os.path.isfile(zipped) and not os.path.exists(path) else path  # noqa: PTH110, PTH113
-                files[f"{split}.{side}"] = _existing(found, f"corpus.{split}")
+                files[f"{split}.{side}"] = existing_file(found, f"corpus.{split}")
     return files
 
 
@@ -71,16 +71,6 @@ def read(config: CorpusConfig, files: dict[str, Path]) -> Bitext:
 
     train = pairs["train"] if draw else Stream(stream, wheres["train"])
     return Bitext(train, pairs["test"], pairs.get("valid"), notes=notes)
-
-
-def _existing(path: Path, setting: str) -> Path:
-    try:
-        path.open("rb").close()
-    except FileNotFoundError:
-        raise UserError(f"{setting}: there is no file {path}") from None
-    except OSError as error:
-        raise UserError(f"{setting}: cannot read {path}: {error.strerror}") from None
-    return path
 
 
 def _draw(train: Pairs, sizes: dict[str, int], seed: int, notes: list[str]) -> dict[str, Pairs]:

@@ -53,6 +53,17 @@ def _read_errors(path: Path) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
+def existing_file(path: Path, setting: str) -> Path:
+    """Return a path that a setting names; raises UserError, with the setting, unless it is a file that can be read."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise UserError(f"{setting}: there is no file {path}") from None
+    except OSError as error:
+        raise UserError(f"{setting}: cannot read {path}: {error.strerror}") from None
+    return path
+
+
 def read_bytes(path: Path) -> bytes:
     """Read a file, unpacked if it is a ``.gz``; raises UserError if it cannot be read or is truncated."""
     with _read_errors(path):

@@ -10,7 +10,7 @@ from normplugins.corpora import subwords
 from normplugins.corpora.bitext import Pair
 from normplugins.corpora.cleaning import Cleaner, add_counts
 from normplugins.corpora.config import CorpusConfig
-from normplugins.corpora.files import iter_lines
+from normplugins.corpora.files import iter_lines, whole_file
 from normplugins.corpora.growing import Growing
 from normplugins.corpora.parallel import apart, chunked, map_ordered
 from normplugins.corpora.stages import SPLITS, Echo
@@ -35,7 +35,11 @@ def write_pieces(config: CorpusConfig, texts: Path, to: Path, echo: Echo, worker
     with Growing(to, names, nothing) as files:
         files.note()  # from here on a killed call's model is found again
         model = to / subwords.FILES[config.subword]
-        if not model.exists():
+        if not model.exists() and config.codes is not None:
+            echo(f"{config.name}: taking the subwords of {config.codes}")
+            with whole_file(model) as temporary:
+                temporary.write_bytes(Path(config.codes).expanduser().read_bytes())
+        elif not model.exists():
             echo(f"{config.name}: learning {config.subword_size:,} joint {config.subword} subwords")
             paths = [texts / f"train.{language}" for language in languages.values()]
             kind, size, least = config.subword, config.subword_size, config.subword_min_count
@@ -69,7 +73,7 @@ def write_pieces(config: CorpusConfig, texts: Path, to: Path, echo: Echo, worker
     notes = cleaner.notes(state["train"]["dropped"])
     if not state["train"]["pairs"]:
         raise UserError("; ".join(["no training pair is left", *notes]))
-    learned = subwords.learned_merges(model) if config.subword == "bpe" else config.subword_size
+    learned = subwords.count_merges(model) if config.subword == "bpe" else config.subword_size
     counts = {f"{split}.{languages[side]}": state[split]["subwords"][side] for split in SPLITS for side in languages}
     return {
         "subword": {"model": model.name, "learned": learned, "subwords": counts},

@@ -16,6 +16,7 @@ FILES = {"bpe": "codes", "sentencepiece": "sentencepiece.model"}
 # The parts of its training that SentencePiece spreads over threads are summed per thread: with a fixed number, the
 # model does not depend on the machine.
 _SENTENCEPIECE_THREADS = 2
+_CODES_VERSION = "#version: 0.2"
 _REMEMBERED = 100_000  # words whose subwords a process remembers, in some 40 MB
 
 
@@ -101,6 +102,14 @@ def _learn_sentencepiece(pieces: int, texts: Sequence[Path], path: Path) -> None
         temporary.write_bytes(model.getvalue())
 
 
-def learned_merges(model: Path) -> int:
-    """Return how many merges a BPE model holds: fewer than asked for when the text is small."""
-    return len(read_lines(model)) - 1  # the first line is a version
+def count_merges(codes: Path) -> int:
+    """Return how many merges a file of BPE codes holds: fewer than asked for when the text it is learnt from is small.
+
+    Raises UserError unless the file is one as subword-nmt writes it: a version, then two pieces a line.
+    """
+    version, *merges = read_lines(codes) or [""]
+    bad = [number for number, line in enumerate(merges, 2) if len(line.split(" ")) != 2 or line != line.strip(" ")]
+    if version != _CODES_VERSION or bad:
+        wrong = f"line {bad[0]} is not two pieces" if version == _CODES_VERSION else f"line 1 is not {_CODES_VERSION!r}"
+        raise UserError(f"{codes} is no file of BPE codes as subword-nmt writes them: {wrong}")
+    return len(merges)

@@ -43,13 +43,13 @@ def write_texts(
     notes, cleaner = list(bitext.notes), Cleaner(config)
     work = partial(_tokenize, config=config, cleaner=cleaner, workers=workers)
     with reading():
-        test = _hold(work(bitext.test, training=False), bitext.test)
+        test = _hold(work(bitext.test, split="test"), bitext.test)
         verify(test)
     _refuse_empty(test)
     _write_test(bitext, test, config, to)
     held = {"test": test}
     if bitext.valid is not None:
-        tokens = _hold(work(bitext.valid, training=False), bitext.valid)
+        tokens = _hold(work(bitext.valid, split="valid"), bitext.valid)
         held["valid"] = tokens.keep(lambda source, target: bool(source and target))
         empty = len(tokens) - len(held["valid"])
     for split, pairs in held.items():
@@ -91,7 +91,7 @@ def _write_train(
             with reading():
                 yield from islice(bitext.train, state["read"], None)
 
-        for read, pairs, dropped in work(Stream(rest, bitext.train.where), training=True):
+        for read, pairs, dropped in work(Stream(rest, bitext.train.where), split="train"):
             before = sum(count["pairs"] for count in state["counts"].values())
             held_out = {i for i in range(len(pairs)) if every and (before + i) % every == every - 1}
             shares = {"train": [pair for i, pair in enumerate(pairs) if i not in held_out]}
@@ -110,28 +110,28 @@ def _write_train(
 
 
 def _tokenize(
-    pairs: Pairs | Stream, config: CorpusConfig, cleaner: Cleaner, workers: int | None, training: bool
+    pairs: Pairs | Stream, config: CorpusConfig, cleaner: Cleaner, workers: int | None, split: str
 ) -> Iterator[tuple[int, list[Pair], dict[str, int]]]:
     """Yield a chunk's number of pairs, those of them that stay, tokenised, and how many went for which reason."""
-    sides = [_line_work(config, language, training) for language in (config.source, config.target)]
+    sides = [_line_work(config, language, split) for language in (config.source, config.target)]
 
     def tokens(chunk: list[Pair]) -> tuple[int, list[Pair], dict[str, int]]:
         done = [(sides[0](source), sides[1](target)) for source, target in chunk]
-        if training and config.length_in == "words":
+        if split == "train" and config.length_in == "words":
             return len(chunk), *cleaner.clean(done)
         return len(chunk), done, {}
 
     return map_ordered(tokens, chunked(pairs, CHUNK), workers)
 
 
-def _line_work(config: CorpusConfig, language: str, training: bool) -> Callable[[str], str]:
+def _line_work(config: CorpusConfig, language: str, split: str) -> Callable[[str], str]:
     moses = partial(tokenize, language=language, split_hyphens=config.split_hyphens)
-    split = moses if config.text_kind == "moses" else squeeze
+    to_words = moses if config.text_kind == "moses" else squeeze
 
     def work(line: str) -> str:
-        if training and config.clean_punctuation:
+        if split != "test" and config.clean_punctuation:
             line = clean_punctuation(line, language)
-        done = split(line)
+        done = to_words(line)
         return done.lower() if config.lowercase else done
 
     return work
@@ -145,7 +145,7 @@ def _hold(chunks: Iterator[tuple[int, list[Pair], dict[str, int]]], of: Pairs) -
 def _write_test(bitext: Bitext, test: Pairs, config: CorpusConfig, to: Path) -> None:
     raw, tokens = bitext.raw_test or bitext.test, test.target
     if config.text_kind == "none":  # with text left raw the reference is still tokenised
-        moses = _line_work(replace(config, tokenizer="moses"), config.target, training=False)
+        moses = _line_work(replace(config, tokenizer="moses"), config.target, split="test")
         tokens = [moses(line) for line in bitext.test.target]
     text = detokenize(raw.target, config.target) if config.text_kind == "given" else raw.target
     write_lines(to / f"source.text.{config.source}", (squeeze(line) for line in raw.source))

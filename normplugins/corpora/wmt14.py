@@ -83,8 +83,8 @@ def read(config: CorpusConfig, files: dict[str, Path]) -> Bitext:
             sides = [text_lines(_lines(path, name), f"{path}:{name}") for name in names]
             yield from side_by_side(*sides, (f"{path}:{names[0]}", f"{path}:{names[1]}"))
 
-    # Training text with clean punctuation has no typographic apostrophe.
-    test, valid = (_straight(raw), _straight(valid)) if config.clean_punctuation else (raw, valid)
+    # Text with clean punctuation has no typographic apostrophe, and the test set has nothing else made clean.
+    test = _straight(raw) if config.clean_punctuation else raw
     return Bitext(Stream(pairs, (wheres[0], wheres[1])), test, valid, raw)
 
 

@@ -24,7 +24,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "corpus"
 _WMT14_ARCHIVES = {
     "training-parallel-europarl-v7.tgz": "training/europarl-v7.de-en.{}",
     "training-parallel-commoncrawl.tgz": "commoncrawl.de-en.{}",
-    "training-parallel-nc-v9.tgz": "training/news-commentary-v9.de-en.{}",
+    "training-parallel-nc-v12.tgz": "training/news-commentary-v12.de-en.{}",
 }
 _WMT14_TEST = {"en": "test-full/newstest2014-deen-src.en.sgm", "de": "test-full/newstest2014-deen-ref.de.sgm"}
 WMT14_PAIRS = 40  # of each of the three parts of the training text
@@ -86,10 +86,11 @@ def iwslt_members(pairs: int = 60) -> dict[str, bytes]:
     return members
 
 
-def wmt14_members() -> dict[str, dict[str, bytes]]:
+def wmt14_members(news_commentary: str = "v12") -> dict[str, dict[str, bytes]]:
     """The files of each archive of WMT14: other languages' beside ours, as upstream."""
     made: dict[str, dict[str, bytes]] = {}
-    for seed, (archive, name) in enumerate(_WMT14_ARCHIVES.items()):
+    for seed, names in enumerate(_WMT14_ARCHIVES.items()):
+        archive, name = (part.replace("v12", news_commentary) for part in names)
         made[archive] = {name.replace("de-en", "cs-en").format("en"): b"another pair's\n"}
         for language, lines in zip(("de", "en"), sentences(WMT14_PAIRS, seed), strict=True):
             made[archive][name.format(language)] = text(lines)

@@ -3,6 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
+from normplugins.corpora import corpus_config
 from normplugins.errors import UserError
 from normplugins.experiment.check import check
 from normplugins.experiment.config import (
@@ -167,6 +168,11 @@ def test_iwslt14_is_the_published_recipe():
         ("evaluate.average", 10),
         ("evaluate.beam", 4),
         ("evaluate.length_penalty", 0.6),
+        ("corpus.news_commentary", "v12"),
+        ("corpus.subword_size", 32764),
+        ("corpus.clean_punctuation", True),
+        ("corpus.split_hyphens", True),
+        ("corpus.max_length", 80),
         ("task.source_lang", "en"),
         ("task.target_lang", "de"),
     ],
@@ -179,6 +185,14 @@ def test_wmt14_is_the_published_recipe(wmt14, key, value):
 @pytest.fixture(scope="module")
 def wmt14():
     return compose_config("wmt14", ["norm=pn"])
+
+
+def test_fairseqs_preparation_of_wmt14_is_a_cell_of_its_own(wmt14):
+    other = compose_config("wmt14", ["norm=pn", "corpus=wmt14_fairseq"])
+    assert (other.variant, other.corpus.name) == ("pn,corpus=wmt14_fairseq", "wmt14")
+    assert (other.corpus.subword_size, other.corpus.news_commentary) == (32000, "v9")
+    assert corpus_config(other.corpus).variant() != corpus_config(wmt14.corpus).variant()
+    assert other.optimization == wmt14.optimization
 
 
 def test_norm_follows_heads_and_learning_rate():

@@ -133,7 +133,7 @@ def test_when_a_run_can_end(patience, epochs, updates, found):
 @pytest.mark.parametrize(
     ("experiment", "types", "sentences", "tokens", "length"),
     [
-        ("wmt14", 32_008, 4_500_966, 137_628_246, 31),
+        ("wmt14", 32_768, 4_500_966, 137_628_246, 31),
         ("iwslt14", 10_008, 160_239, 4_195_830, 26),
         ("multi30k", 5008, 29_000, 870_000, 30),  # 30 tokens a sentence are assumed
         ("ptb", 10_002, 29_050, 929_589, 32),
