@@ -42,7 +42,8 @@ start() {
     return
   fi
   cd "$clone"
-  setsid nohup nice -n 19 .venv/bin/normplugins campaign "${plans[@]}" >>"$log" 2>&1 </dev/null &
+  # Threads that wait do not spin: beside other work they would take the time of those that compute.
+  OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 setsid nohup nice -n 19 .venv/bin/normplugins campaign "${plans[@]}" >>"$log" 2>&1 </dev/null &
   echo $! >"$pid_file"
   echo "the campaign runs in $clone; its log is $log"
   cd - >/dev/null
@@ -58,7 +59,7 @@ case $action in
   show) (cd "$clone" && .venv/bin/normplugins campaign --show "${plans[@]}") ;;
   pause) signal STOP ;;
   resume) signal CONT ;;
-  stop) signal INT ;;
+  stop) signal TERM ;;
   *) sed -n '2,5s/^# //p' "$0" >&2; exit 2 ;;
 esac
 collect

@@ -18,7 +18,7 @@ from normplugins.analysis.causality_records import FORMAT
 from normplugins.analysis.trained import TrainedLanguageModel, load_trained
 from normplugins.errors import UserError
 from normplugins.experiment import record
-from normplugins.experiment.language_modeling import LOGPROBS
+from normplugins.experiment.language_modeling import OUTPUT
 
 SEED = 1
 
@@ -147,7 +147,7 @@ def by_place(trained: TrainedLanguageModel) -> dict[str, float] | None:
     At the last position there is nothing after it to see, whatever the model. None where the run's log-probabilities
     are gone, or are of other windows than its training segments.
     """
-    path, section = trained.directory / LOGPROBS, trained.config.evaluate
+    path, section = trained.directory / f"test.{OUTPUT}", trained.config.evaluate
     if not path.exists() or section.context or section.segment not in (None, trained.segment):
         return None
     logprobs = np.load(path).astype(np.float64)

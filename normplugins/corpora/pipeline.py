@@ -46,9 +46,10 @@ class PreparedCorpus:
     def to_tokens(self, lines: Iterable[str]) -> list[str]:
         """Turn output lines (subwords joined already) into the tokens that ``reference_tokens`` is scored in."""
         if self.manifest["tokenizer"] != "none":
-            return list(lines)
-        hyphens = self.manifest["settings"].get("split_hyphens", False)
-        done = [tokenize(line, self.target, hyphens) for line in lines]
+            if not self.manifest["settings"].get("split_hyphens", False):
+                return list(lines)
+            lines = detokenize(lines, self.target)  # and tokenized again with hyphens whole, as released for WMT14
+        done = [tokenize(line, self.target) for line in lines]
         return [line.lower() for line in done] if self.manifest["lowercase"] else done
 
     def to_text(self, lines: Iterable[str]) -> list[str]:

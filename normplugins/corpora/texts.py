@@ -144,8 +144,9 @@ def _hold(chunks: Iterator[tuple[int, list[Pair], dict[str, int]]], of: Pairs) -
 
 def _write_test(bitext: Bitext, test: Pairs, config: CorpusConfig, to: Path) -> None:
     raw, tokens = bitext.raw_test or bitext.test, test.target
-    if config.text_kind == "none":  # with text left raw the reference is still tokenised
-        moses = _line_work(replace(config, tokenizer="moses"), config.target, split="test")
+    # Scored in Moses tokens with hyphens whole, where text is left raw and where hyphens are split too.
+    if config.text_kind == "none" or config.split_hyphens:
+        moses = _line_work(replace(config, tokenizer="moses", split_hyphens=False), config.target, split="test")
         tokens = [moses(line) for line in bitext.test.target]
     text = detokenize(raw.target, config.target) if config.text_kind == "given" else raw.target
     write_lines(to / f"source.text.{config.source}", (squeeze(line) for line in raw.source))

@@ -30,7 +30,7 @@ def test_killed_and_resumed_it_ends_as_if_never_broken_off(trained, normplugins,
     assert differences(whole, broken) == []
     curve = whole["curves"]["train"]
     assert curve[-1]["loss"] < curve[0]["loss"]
-    assert whole["scores"]["bleu"]["signature"]
+    assert whole["scores"]["averaged"]["test"]["bleu"]["signature"]
     state = load(tmp_path / "whole" / "run" / "checkpoint_last.pt")
     masters = torch.cat([master.flatten() for master in state["last_optimizer_state"]["fp32_params"]])
     assert not torch.equal(masters, masters.bfloat16().float())  # more than the model has of them

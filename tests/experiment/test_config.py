@@ -34,7 +34,9 @@ def test_a_language_model_is_chosen_by_architecture_and_its_schedule_by_budget(e
     for budget in ("full", "cpu"):
         config = compose_config(experiment, ["norm=pn", f"architecture={architecture}", f"budget={budget}"])
         check(config)
-        assert config.run_dir == f"runs/{experiment}/pn,architecture={architecture},budget={budget}/seed1"
+        chosen = [f"architecture={architecture}"] if architecture != "tensor" else []
+        chosen += ["budget=cpu"] if budget == "cpu" else []
+        assert config.run_dir == f"runs/{experiment}/{','.join(['pn', *chosen])}/seed1"
         assert config.budget.name == budget
         model = resolve_language_model(LANGUAGE_MODELS[config.model._name], config.model)
         assert model.build_norm().groups == (1 if architecture == "tensor" else 4)
