@@ -10,7 +10,9 @@ clone=${CAMPAIGN_DIR:-$(dirname -- "$PWD")/normplugins-campaign-$tag}
 log=$clone/campaign.log
 pid_file=$clone/campaign.pid
 
-running() { [ -f "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; }
+running() { # a process that has ended and that nobody has waited for yet is a zombie, Z
+  [ -f "$pid_file" ] && ps -o stat= -p "$(cat "$pid_file")" | grep -q '^[^Z]'
+}
 
 signal() { # to the campaign and what it started: they are a process group of their own
   running || { echo "no campaign is running in $clone" >&2; exit 1; }
@@ -59,7 +61,7 @@ case $action in
   show) (cd "$clone" && .venv/bin/normplugins campaign --show "${plans[@]}") ;;
   pause) signal STOP ;;
   resume) signal CONT ;;
-  stop) signal TERM ;;
+  stop) signal TERM; while running; do sleep 0.1; done ;;
   *) sed -n '2,5s/^# //p' "$0" >&2; exit 2 ;;
 esac
 collect

@@ -1,0 +1,97 @@
+"""scripts/campaign.sh: one clone at the tag, one campaign in the background, finished records copied here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "campaign.sh"
+# It stands for the command: it publishes one record, says that it is there, and then goes on until it is ended.
+PROGRAM = """#!/bin/sh
+mkdir -p results/runs/demo/ln
+echo "$@" > results/runs/demo/ln/seed1.json
+git log --format=%s -1 > campaign
+echo ready > "$READY"
+exec sleep 600
+"""
+SETUP = """setup:
+\tmkdir -p .venv/bin
+\tcp program .venv/bin/normplugins
+\tchmod +x .venv/bin/normplugins
+\ttouch .venv/.ready
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A small project with the script, a tag, and a commit after it."""
+    project = tmp_path / "a project"
+    (project / "scripts").mkdir(parents=True)
+    shutil.copy(SCRIPT, project / "scripts")
+    (project / "Makefile").write_text(SETUP)
+    (project / "program").write_text(PROGRAM)
+    (project / ".gitignore").write_text("/.venv/\n/results/\n/campaign*\n")
+    git(project, "init", "--quiet")
+    commit(project, "frozen")
+    git(project, "tag", "v0.2.0")
+    commit(project, "later")
+    os.mkfifo(tmp_path / "ready")
+    return project
+
+
+def git(project: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", *identity, *arguments], cwd=project, check=True, capture_output=True)
+
+
+def commit(project: Path, message: str) -> None:
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--allow-empty", "--message", message)
+
+
+def call(project: Path, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        ["bash", str(project / "scripts" / "campaign.sh"), *arguments],
+        cwd=project.parent,
+        env={**os.environ, "READY": str(project.parent / "ready")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_it_runs_once_in_a_frozen_clone_and_its_records_come_here(checkout: Path) -> None:
+    clone = checkout.parent / "normplugins-campaign-v0.2.0"
+    record = checkout / "results" / "runs" / "demo" / "ln" / "seed1.json"
+    try:
+        status, said = call(checkout, "start", "configs/campaign/mine.yaml")
+        assert (status, "runs in" in said) == (0, True), said
+        assert (checkout.parent / "ready").read_text() == "ready\n"  # waits for the program in the background
+        assert (clone / "campaign").read_text() == "frozen\n"
+        status, said = call(checkout)
+        assert (status, "is running in" in said) == (0, True), said
+        assert record.read_text() == "campaign configs/campaign/mine.yaml\n"
+        assert call(checkout, "pause")[0] == call(checkout, "resume")[0] == 0
+    finally:
+        status, said = call(checkout, "stop")
+    assert status == 0, said
+    status, said = call(checkout, "pause")
+    assert (status, "no campaign is running" in said) == (1, True), said
+
+
+def test_a_clone_that_has_left_the_tag_is_refused(checkout: Path) -> None:
+    clone = checkout.parent / "normplugins-campaign-v0.2.0"
+    git(checkout.parent, "clone", "--quiet", str(checkout), str(clone))
+    status, said = call(checkout)
+    assert (status, "is not at v0.2.0" in said) == (1, True), said
+    assert not (clone / "campaign.pid").exists()
+
+
+def test_an_unknown_action_is_answered_with_the_known_ones(checkout: Path) -> None:
+    status, said = call(checkout, "begin")
+    assert (status, "start|collect|show|pause|resume|stop" in said) == (2, True), said
