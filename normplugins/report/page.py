@@ -13,7 +13,7 @@ from normplugins.report import figures, paper
 from normplugins.report.language_models import perplexity_table, shortened_table
 from normplugins.report.parts import Table
 from normplugins.report.readings import NOT_KNOWN
-from normplugins.report.records import Run, read_runs
+from normplugins.report.records import Run, read_diverged, read_runs
 from normplugins.report.render import markdown, paragraph, terminal, terminal_width
 from normplugins.report.tables import detail_table, experiment_table, paper_table
 
@@ -36,6 +36,7 @@ PAPER = (
 )
 
 CAUSALITY = "causality.md"
+DIVERGED = "The loss of these runs was not finite. They are in no mean above."
 
 
 def report(results: Path, echo: Callable[[str], None] = print) -> None:
@@ -94,6 +95,10 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
         page.append("## Other experiments")
     for name in others:
         show(experiment_table(name, runs[name]), runs[name], "###", detail_table(name, runs[name]))
+
+    if lost := read_diverged(results):
+        page += ["## Runs that diverged", DIVERGED, "\n".join(f"- {line}" for line in lost)]
+        printed.append("\n".join([paragraph(DIVERGED, width), *(paragraph(f"  {line}", width) for line in lost)]))
 
     written = [results / "figures" / f"{name}.png" for name in drawn]
     for name, path in zip(drawn, written, strict=True):

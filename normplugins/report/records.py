@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from normplugins.errors import UserError
 from normplugins.report.readings import CHOICES, MODELS, LanguageModel, recorded_model
 
+DIVERGED = ".diverged.json"  # how the name of a run ends whose loss was not finite
 FORMATS = (1, 2)
 NORM_ORDER = (
     "ln",
@@ -140,7 +141,8 @@ def read_runs(results: Path) -> list[Run]:
     Raises:
         UserError: a record is broken, of an unknown format, lacks a field, or is not what its path says.
     """
-    runs = [read_run(path) for path in sorted((results / "runs").glob("*/*/seed*.json"))]
+    paths = sorted((results / "runs").glob("*/*/seed*.json"))
+    runs = [read_run(path) for path in paths if not path.name.endswith(DIVERGED)]
 
     def order(run: Run) -> tuple[object, ...]:
         model = MODELS.index(run.model) if run.model else -1
@@ -149,14 +151,24 @@ def read_runs(results: Path) -> list[Run]:
     return sorted(runs, key=order)
 
 
-def read_run(path: Path) -> Run:
-    """One record; raises UserError naming the file."""
+def read_diverged(results: Path) -> list[str]:
+    """A line for each run under ``results`` whose loss was not finite, published as ``seed<k>.diverged.json``."""
+    found = [_read_json(path) for path in sorted((results / "runs").glob(f"*/*/seed*{DIVERGED}"))]
+    return [f"{run['experiment']} {run['variant']} seed {run['seed']}: {run['diverged']}" for run in found]
+
+
+def _read_json(path: Path) -> Any:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is not a record of a run: {error}. Remove it, or run that seed again") from error
+
+
+def read_run(path: Path) -> Run:
+    """One record; raises UserError naming the file."""
+    record = _read_json(path)
     if not isinstance(record, dict) or record.get("format") not in FORMATS:
         found = record.get("format") if isinstance(record, dict) else None
         raise UserError(f"{path}: format {found!r}, but this version reads formats {FORMATS[0]} and {FORMATS[1]}")

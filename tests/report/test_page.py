@@ -1,5 +1,6 @@
 """What ``report`` writes and prints as a whole."""
 
+import json
 import re
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def test_the_page_says_what_made_it_and_how_to_get_a_row(page, tmp_path: Path) -
     assert "`normplugins run multi30k norm=NORM seed=K`" in made.section("multi30k")
     assert "](figures/multi30k.png)" in made.section("multi30k")
     assert (tmp_path / "figures" / "multi30k.png").is_file()
+
+
+def test_a_run_that_diverged_is_said_and_counts_nowhere(page, tmp_path: Path) -> None:
+    path = put(tmp_path, record("multi30k", "pn", seed=1))
+    outcome = {"experiment": "multi30k", "variant": "pn", "seed": 2, "diverged": "update 7: the loss is not finite"}
+    path.with_name("seed2.diverged.json").write_text(json.dumps(outcome))
+    made = page()
+    assert "- multi30k pn seed 2: update 7: the loss is not finite" in made.section("Runs that diverged")
+    assert "seed 2" not in made.section("multi30k")
 
 
 def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
