@@ -29,9 +29,9 @@ pip_install = @echo "pip install $(1)"; $(BIN)/python -m pip install --disable-p
 	>$(VENV)/pip.log 2>&1 || { status=$$?; cat $(VENV)/pip.log; exit $$status; }
 
 $(READY): requirements.txt pyproject.toml setup.py $(wildcard normplugins/*/*.[ch] normplugins/*/*/*.[ch])
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 14) else f"Python 3.10-3.13 is needed, and $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 14) else f"Python 3.10-3.13 is needed, and $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
 	@command -v c++ >/dev/null || { echo "a C++ compiler is needed to build fairseq and this project's kernels (Debian: apt install g++)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 	$(call pip_install,-r requirements.txt)
 	$(call pip_install,--no-deps fairseq==0.12.2)
 	$(call pip_install,--no-deps --editable .)
