@@ -70,19 +70,25 @@ def measure(norm: nn.Module, seen: Pass) -> dict[str, Tensor]:
         x = scale_groups(x, groups, eps)
     mean = x.mean(0)
     var = (x - mean).square_().mean(0)
-    sums = Sums(len(x), *(each.double() for each in (mean, var, g.sum(0), (g * g).sum(0), (g * x).sum(0))))
+    sums = Sums(len(x), mean.double(), var.double(), *(_sum(g, other) for other in (None, g, x)))
     found |= _moments(sums) | _distances(sums, seen.running, positions if _counts(norm, "padding_filled") else len(x))
     found |= {"grad_output": torch.linalg.vector_norm(g), "pnv_bound_smaller": _pnv_bound_smaller(sums)}
     if seen.grad_x is not None:
         found["grad_input"] = torch.linalg.vector_norm(_tokens(seen.grad_x, seen.padding_mask)[0])
     weight, bias = (_per_channel(norm, name, x) for name in ("weight", "bias"))
-    products = (g * y).sum(0).double() - (0 if bias is None else bias * sums.g)
-    products = products / (positions if _counts(norm, "padding_in_backward") else len(x))
+    products = _sum(g, y) - (0 if bias is None else bias * sums.g)
+    counts_padding = _counts(norm, "padding_in_backward") or _counts(norm, "padding_filled")
+    products = products / (positions if counts_padding else len(x))
     means = sums.g / len(x) * (1 if weight is None else weight)
     found |= {"grad_mean": _size(means), "grad_product": _size(products)}
     if (nu := seen.running.get("nu")) is not None:
         found |= {"nu": _size(nu), "nu_distance": _size(products - nu)}
     return {name: value.double() for name, value in found.items()}
+
+
+def _sum(g: Tensor, other: Tensor | None) -> Tensor:
+    """Sum over tokens (C,) of g (N, C), or of its products with another (N, C), in float64."""
+    return g.sum(0, dtype=torch.float64) if other is None else (g.double() * other.double()).sum(0)
 
 
 def _moments(sums: Sums) -> dict[str, Tensor]:

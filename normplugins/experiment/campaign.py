@@ -56,7 +56,7 @@ class Planned:
     @property
     def state(self) -> str:
         """``done``, ``diverged``, ``started`` or ``left``."""
-        if record.read(self.published) is not None:
+        if (record.read(self.published) or {}).get("format") == record.FORMAT:
             return "done"
         if self.diverged.exists():
             return "diverged"

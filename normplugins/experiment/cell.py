@@ -15,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from normplugins.experiment.update_size import keeps_update_size, world_size
-from normplugins.norms import NormConfig, resolve_norm
+from normplugins.models.config import NORM_KEYS
+from normplugins.models.norm_settings import norm_names
+from normplugins.norms import NormConfig, resolve_norm, settings_read
 
 FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 """Config groups whose options are components of fairseq, or of this plugin in their place."""
@@ -122,14 +124,20 @@ def _value(config: DictConfig, key: str, *expression: Any) -> Any:
 
 
 def _norm_default(config: DictConfig, field: str) -> Any:
-    """The value that the norm gives to a field that is left to it; None where it has no such field."""
-    heads = config.model.get("encoder_attention_heads", config.model.get("attention_heads", 1))
-    norm = OmegaConf.to_container(config.norm, resolve=True)
-    assert isinstance(norm, dict)
-    try:
-        return getattr(resolve_norm(NormConfig(**{str(key): value for key, value in norm.items()}), heads), field)
-    except (TypeError, ValueError):  # an unknown key or a value out of range: the checks after this refuse it
-        return None
+    """The value that each norm of the model gives to a field that is null, if it reads it; None where they differ."""
+    section = OmegaConf.to_container(config.norm, resolve=True)
+    assert isinstance(section, dict)
+    defaults = set()
+    for key, name in norm_names(config.model, NORM_KEYS).items():
+        side = f"{key.partition('_')[0]}_attention_heads"
+        heads = config.model.get(side, config.model.get("attention_heads", 1))
+        try:
+            norm = NormConfig(**{str(key): value for key, value in {**section, "name": name}.items()})
+            if field in settings_read(norm):
+                defaults.add(getattr(resolve_norm(norm, heads), field))
+        except (TypeError, ValueError):  # an unknown key or a value out of range: the checks after this refuse it
+            return None
+    return defaults.pop() if len(defaults) == 1 else None
 
 
 def _written(key: str, value: Any) -> str:

@@ -14,6 +14,8 @@ import torch
 import normplugins
 from normplugins.corpora.files import sha256, whole_file
 
+FORMAT = 2
+"""The format of the records that are written; the report reads older ones too."""
 PACKAGES = ("torch", "fairseq", "hydra-core", "omegaconf", "sacrebleu", "sentencepiece", "subword-nmt", "sacremoses")
 
 

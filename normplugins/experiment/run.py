@@ -224,7 +224,7 @@ def compose_record(
     """
     work = folder.provenance(Path(config.run_dir))
     return {
-        "format": 2,
+        "format": record.FORMAT,
         "experiment": config.experiment,
         "variant": config.variant,
         "norm": config.norm.name,

@@ -36,7 +36,7 @@ PAPER = (
 )
 
 CAUSALITY = "causality.md"
-DIVERGED = "The loss of these runs was not finite. They are in no mean above."
+DIVERGED = "Training these runs came to a value that is not finite. They are in no mean above."
 
 
 def report(results: Path, echo: Callable[[str], None] = print) -> None:

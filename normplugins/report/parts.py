@@ -139,11 +139,12 @@ def valid_ppl(cell: Cell) -> str:
 def difference(
     cell: Cell, cells: Iterable[Cell], metric: str, alike: Callable[[Run], object], checkpoint: str = ""
 ) -> str:
-    """To the mean of the LN cell whose runs are ``alike``, if there is one."""
+    """To the mean of the LN cell whose runs are ``alike`` and whose norm has its own settings, if there is one."""
     mine = cell.mean(metric, checkpoint)
     for other in cells:
         theirs = other.mean(metric, checkpoint)
-        if other.first.norm == "ln" and alike(other.first) == alike(cell.first) and other is not cell:
+        plain = other.first.norm == "ln" and not any(item.startswith("norm.") for item in other.first.settings)
+        if plain and alike(other.first) == alike(cell.first) and other is not cell:
             return f"{mine - theirs:+.2f}" if mine is not None and theirs is not None else ""
     return ""
 

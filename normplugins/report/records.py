@@ -69,6 +69,8 @@ class Run:
     wall_seconds: float
     valid_ppl: float | None
     train_size: str
+    recipe: tuple[Any, ...]
+    """what an experiment's own recipe sets and has changed over versions: when it ends, and how long its test set is"""
     corpus: str
     note: str
     hardware: str
@@ -153,8 +155,15 @@ def read_runs(results: Path) -> list[Run]:
 
 def read_diverged(results: Path) -> list[str]:
     """A line for each run under ``results`` whose loss was not finite, published as ``seed<k>.diverged.json``."""
-    found = [_read_json(path) for path in sorted((results / "runs").glob(f"*/*/seed*{DIVERGED}"))]
-    return [f"{run['experiment']} {run['variant']} seed {run['seed']}: {run['diverged']}" for run in found]
+    lines = []
+    for path in sorted((results / "runs").glob(f"*/*/seed*{DIVERGED}")):
+        if path.with_name(path.name.replace(DIVERGED, ".json")).exists():  # run again since, and to its end
+            continue
+        try:
+            lines.append("{experiment} {variant} seed {seed}: {diverged}".format(**_read_json(path)))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} does not say which run diverged and how ({error}). Remove it") from error
+    return lines
 
 
 def _read_json(path: Path) -> Any:
@@ -189,7 +198,7 @@ def group(runs: Iterable[Run], key: Callable[[Run], Any] = lambda _: None) -> li
     """Group runs of one norm, settings and corpus (and ``key``, if given) into cells, keeping their order."""
     cells: dict[Any, list[Run]] = {}
     for run in runs:
-        alike = (run.norm, run.model, run.budget, run.settings, run.note, run.train_size, key(run))
+        alike = (run.norm, run.model, run.budget, run.settings, run.note, run.train_size, run.recipe, key(run))
         cells.setdefault(alike, []).append(run)
     return [Cell(tuple(members)) for members in cells.values()]
 
@@ -241,6 +250,10 @@ def _run(record: dict[str, Any]) -> Run:
         words_per_second=_number(training["words_per_second"]),
         wall_seconds=_number(training["wall_seconds"]),
         valid_ppl=min(ppls, default=None),
+        recipe=(
+            *(config.get(key) for key in ("optimization.max_epoch", "optimization.max_update", "checkpoint.patience")),
+            json.dumps(corpus["counts"].get("test"), sort_keys=True),
+        ),
         train_size=_train_size(corpus["counts"].get("train", {})),
         corpus=str(corpus.get("corpus", "")),
         note=str(corpus.get("note") or ""),

@@ -96,7 +96,7 @@ def test_every_number_is_its_formula(name):
         psi = np.sqrt(running["running_phi"])
         want["quadratic_mean_distance"] = size(square - running["running_phi"])
         want["psi_tid"] = relative(np.sqrt(square) - psi, psi)
-    products = (g * (y - bias)).mean(0)
+    products = (g * (y - bias)).sum(0) / positions
     if name in ("pn", "pn_alg2"):
         normalized = x / np.sqrt(running["running_phi"] + EPS)
         products = weight * (g * normalized).sum(0) / (TIME * SENTENCES if name == "pn" else 14)

@@ -42,6 +42,15 @@ def test_what_a_norm_does_anyway_is_not_named():
     assert name("demo", "norm=rms", "norm.groups=4") == "rms,norm.groups=4"
 
 
+def test_what_one_norm_of_the_model_does_anyway_is_named_where_another_does_not():
+    shared = ["norm=pnv", "model.decoder_norm=pn"]
+    assert name("multi30k", *shared) != name("multi30k", *shared, "norm.group_scaling=false")
+    shared = ["norm=pn", "model.decoder_norm=rms"]
+    assert name("multi30k", *shared) != name("multi30k", *shared, "norm.groups=4")
+    heads = ["norm=pn", "model.decoder_norm=pn", "model.decoder_attention_heads=2"]
+    assert name("multi30k", *heads) != name("multi30k", *heads, "norm.groups=4")
+
+
 def test_a_value_that_another_setting_brings_is_not_named():
     assert name("demo", "norm=pn", "model.encoder_attention_heads=2", "norm.groups=2") == (
         "pn,model.encoder_attention_heads=2"
