@@ -2,7 +2,7 @@
 # Run the campaign's plans beside all other work: scripts/campaign.sh [start|collect|show|pause|resume|stop] [PLAN ...]
 # start (the default) makes a clone at the frozen tag beside this checkout, sets it up once, and runs the plans there in
 # the background at nice 19; a second call starts it only if it is not running. Every call copies finished records here.
-# PLANs are relative to the clone; the default is every one of them that needs no GPU. CAMPAIGN_TAG, CAMPAIGN_DIR: see below.
+# PLANs are relative to the clone; the default is every one that needs no GPU. CAMPAIGN_TAG and CAMPAIGN_DIR choose others.
 set -euo pipefail
 cd "$(dirname -- "$0")/.."
 tag=${CAMPAIGN_TAG:-v0.2.0}
@@ -10,8 +10,8 @@ clone=${CAMPAIGN_DIR:-$(dirname -- "$PWD")/normplugins-campaign-$tag}
 log=$clone/campaign.log
 pid_file=$clone/campaign.pid
 
-running() { # a process that has ended and that nobody has waited for yet is a zombie, Z
-  [ -f "$pid_file" ] && ps -o stat= -p "$(cat "$pid_file")" | grep -q '^[^Z]'
+running() { # a number may be another process's by now; one that has ended and that nobody has waited for is a zombie, Z
+  [ -f "$pid_file" ] && ps -o stat=,args= -p "$(cat "$pid_file")" | grep -q '^[^Z].*normplugins campaign'
 }
 
 signal() { # to the campaign and what it started: they are a process group of their own
@@ -19,11 +19,22 @@ signal() { # to the campaign and what it started: they are a process group of th
   kill "-$1" -- "-$(cat "$pid_file")"
 }
 
-collect() {
-  [ -d "$clone/results/runs" ] || return 0
-  mkdir -p results/runs
-  # Records and translations are written whole and never change: what is here already is not copied again.
-  cp -R --update "$clone/results/runs/." results/runs/
+stop() {
+  signal TERM
+  kill -CONT -- "-$(cat "$pid_file")" 2>/dev/null || true  # a campaign that is paused takes no other signal
+  while running; do sleep 0.1; done
+}
+
+collect() { # a record after its translations, each of them whole or not at all
+  local from=$clone/results/runs path target
+  [ -d "$from" ] || return 0
+  while IFS= read -r path; do
+    target=results/runs/${path#"$from"/}
+    cmp -s "$path" "$target" && continue
+    mkdir -p "$(dirname -- "$target")"
+    cp -p "$path" "$target.copy"
+    mv "$target.copy" "$target"
+  done < <(find "$from" -name 'seed*.tsv.gz'; find "$from" -name 'seed*.json')
 }
 
 make_clone() {
@@ -31,8 +42,9 @@ make_clone() {
     [ -d "$clone/.git" ] || git clone --quiet --branch "$tag" -c advice.detachedHead=false . "$clone"
     make -C "$clone" setup
   fi
-  if [ "$(git -C "$clone" rev-parse HEAD)" != "$(git rev-parse "$tag^{commit}")" ]; then
-    echo "$clone is not at $tag: the campaign's records must come from one commit" >&2
+  if [ "$(git -C "$clone" rev-parse HEAD)" != "$(git rev-parse "$tag^{commit}")" ] ||
+    [ -n "$(git -C "$clone" status --porcelain --untracked-files=no -- . ':(exclude)results')" ]; then
+    echo "$clone is not at $tag, or was changed: the campaign's records must come from one commit" >&2
     exit 1
   fi
 }
@@ -45,7 +57,8 @@ start() {
   fi
   cd "$clone"
   # Threads that wait do not spin: beside other work they would take the time of those that compute.
-  OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 setsid nohup nice -n 19 .venv/bin/normplugins campaign "${plans[@]}" >>"$log" 2>&1 </dev/null &
+  OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 setsid nohup nice -n 19 \
+    .venv/bin/normplugins campaign "${plans[@]}" >>"$log" 2>&1 </dev/null &
   echo $! >"$pid_file"
   echo "the campaign runs in $clone; its log is $log"
   cd - >/dev/null
@@ -61,7 +74,7 @@ case $action in
   show) (cd "$clone" && .venv/bin/normplugins campaign --show "${plans[@]}") ;;
   pause) signal STOP ;;
   resume) signal CONT ;;
-  stop) signal TERM; while running; do sleep 0.1; done ;;
+  stop) stop ;;
   *) sed -n '2,5s/^# //p' "$0" >&2; exit 2 ;;
 esac
 collect

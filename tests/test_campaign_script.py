@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "campaign.sh"
-# It stands for the command: it publishes one record, says that it is there, and then goes on until it is ended.
+# It stands for the command: it publishes one record, says that it is there, and then waits until it is ended.
 PROGRAM = """#!/bin/sh
 mkdir -p results/runs/demo/ln
 echo "$@" > results/runs/demo/ln/seed1.json
 git log --format=%s -1 > campaign
 echo ready > "$READY"
-exec sleep 600
+read -r line < "$READY"
 """
 SETUP = """setup:
 \tmkdir -p .venv/bin
@@ -76,7 +76,7 @@ def test_it_runs_once_in_a_frozen_clone_and_its_records_come_here(checkout: Path
         status, said = call(checkout)
         assert (status, "is running in" in said) == (0, True), said
         assert record.read_text() == "campaign configs/campaign/mine.yaml\n"
-        assert call(checkout, "pause")[0] == call(checkout, "resume")[0] == 0
+        assert call(checkout, "pause")[0] == call(checkout, "resume")[0] == call(checkout, "pause")[0] == 0
     finally:
         status, said = call(checkout, "stop")
     assert status == 0, said

@@ -7,6 +7,7 @@ published one is never repeated: a campaign that is stopped at any moment goes o
 
 import re
 import signal
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ _FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
 _UPDATE = re.compile(r"update +(\d+)/(\d+)")
 
 
-class TimeIsUp(Exception):
-    """The campaign has used the minutes that it was given."""
+class TimeIsUp(BaseException):
+    """The campaign has used the minutes that it was given. No error: some handlers of errors repeat what failed."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,26 @@ def read_plan(path: Path) -> list[Planned]:
     if not isinstance(plan, dict) or not {"blocks"} <= plan.keys() <= {"overrides", "blocks"}:
         raise UserError(f"{path}: a plan has the key blocks and, if need be, overrides")
     shared = plan.get("overrides", [])
+    if not _is_list(shared, str) or not _is_list(plan["blocks"], dict):
+        raise UserError(f"{path}: overrides is a list of texts, and blocks a list of blocks")
     composed = cache(partial(_composed, path))
     runs = []
     for block in plan["blocks"]:
-        if not isinstance(block, dict) or block.keys() != {"experiment", "cells", "seeds"}:
+        if block.keys() != {"experiment", "cells", "seeds"}:
             raise UserError(f"{path}: a block has the keys experiment, cells and seeds")
+        if not _is_list(block["cells"], str) or not _is_list(block["seeds"], int):
+            raise UserError(f"{path}: cells is a list of texts, and seeds a list of whole numbers")
         cells = [(block["experiment"], (*shared, *text.split())) for text in block["cells"]]
         runs += [_planned(composed(*cell), cell[1], seed) for seed in block["seeds"] for cell in cells]
     return list(dict.fromkeys(runs))
 
 
+def _is_list(value: object, of: type) -> bool:
+    return isinstance(value, list) and all(isinstance(each, of) for each in value)
+
+
 def _composed(path: Path, experiment: str, overrides: tuple[str, ...]) -> DictConfig:
-    if fixed := [word for word in overrides if word.startswith(_FIXED)]:
+    if fixed := [word for word in overrides if word.lstrip("+~").startswith(_FIXED)]:
         raise UserError(f"{path}: '{fixed[0]}' is not for a plan to set: its blocks list experiments and seeds")
     config = compose_config(experiment, overrides)
     check(config)
@@ -130,7 +139,8 @@ def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: boo
         UserError: a plan cannot work, another campaign is at work in this folder, or a run failed for another reason
             than a loss that is not finite.
     """
-    runs = [planned for path in plans for planned in read_plan(path)]
+    # Plans share cells, which they may have written in other ways.
+    runs = list({planned.published: planned for path in plans for planned in read_plan(path)}.values())
     console = Console()
     if show_only:
         console.print(overview(runs))
@@ -143,9 +153,16 @@ def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: boo
                 console.print(overview(runs, planned))
                 try:
                     _carry_out(planned)
-                except UserError as error:
+                except Exception as error:  # whatever it is, the runs after this one can still be made
+                    if not isinstance(error, UserError):
+                        traceback.print_exc()
                     failures[planned] = str(error)
-                    console.print(f"{planned.variant} seed {planned.seed} failed: {error}", markup=False)
+                else:
+                    if planned in _left(runs):
+                        failures[planned] = f"it ended, and {planned.published} is not its record"
+                if planned in failures:
+                    message = f"{planned.variant} seed {planned.seed} failed: {failures[planned]}"
+                    console.print(message, markup=False)
         except TimeIsUp:
             console.print(f"{minutes:g} minutes are up: the same command goes on from here")
     console.print(overview(runs))
@@ -220,7 +237,7 @@ def _for_minutes(minutes: float | None) -> Iterator[None]:
         raise TimeIsUp
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(minutes * 60, 1e-3))
+    signal.setitimer(signal.ITIMER_REAL, max(minutes * 60, 1e-3), 5.0)  # again, should a destructor swallow it
     try:
         yield
     finally:

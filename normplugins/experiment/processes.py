@@ -160,7 +160,7 @@ def _spawned(
     try:
         take_part(work, member, distributed.TCPStore("127.0.0.1", port), terms)
     except UserError as error:
-        report.send((isinstance(error, Lost), str(error)))
+        report.send((type(error), str(error)))
         sys.exit(1)
 
 
@@ -192,7 +192,7 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
         process.join()
 
 
-def _received(receiver: "connection.Connection[Any, Any]") -> tuple[bool, str] | None:
+def _received(receiver: "connection.Connection[Any, Any]") -> tuple[type[UserError], str] | None:
     try:
         return receiver.recv() if receiver.poll() else None
     except EOFError:  # it ended without a word, or in the middle of one
@@ -200,12 +200,15 @@ def _received(receiver: "connection.Connection[Any, Any]") -> tuple[bool, str] |
 
 
 def _explanation(
-    members: Sequence[Member], codes: Sequence[int | None], told: Sequence[tuple[bool, str] | None], terms: Terms
+    members: Sequence[Member],
+    codes: Sequence[int | None],
+    told: Sequence[tuple[type[UserError], str] | None],
+    terms: Terms,
 ) -> UserError:
     """Why a run of several processes failed: the cause before what the others noticed of it."""
     for words in told:
-        if words and not words[0]:
-            return UserError(words[1])
+        if words and words[0] is not Lost:
+            return words[0](words[1])
     for member, code, words in zip(members, codes, told, strict=True):
         if code is not None and code < 0:
             name = signal.Signals(-code).name

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.progress import track
 
 import normplugins
+from normplugins.corpora.files import sha256
 from normplugins.errors import UserError
 from normplugins.experiment import checkpoints
 from normplugins.experiment.processes import on_cpu
@@ -88,6 +89,7 @@ def recalibrated(config: DictConfig, checkpoint: Path, bin_dir: Path, directory:
     destination = directory / (checkpoints.RECALIBRATED if headline else f"{checkpoint.stem}_recalibrated.pt")
     state = checkpoints.load(checkpoint)
     made = {"from": checkpoint.name, "updates": state["optimizer_history"][-1]["num_updates"], "asked": asked(config)}
+    made["sha256"] = sha256(checkpoint)
     if destination.exists() and made.items() <= checkpoints.load(destination)["extra_state"]["recalibrated"].items():
         return destination
     statistics, seen = measure(config, checkpoint, bin_dir)

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def kernels() -> dict[str, str]:
-    """The sha256 of each compiled kernel, by its place in this package; empty where none is compiled."""
+    """The sha256 of each compiled kernel when first asked for, by its place in this package; empty for none."""
     root = Path(normplugins.__file__).parent
     return {path.relative_to(root).as_posix(): sha256(path) for path in sorted(root.rglob("*.so"))}
 
@@ -54,8 +56,12 @@ def load() -> list[float]:
     return [round(value, 2) for value in os.getloadavg()]
 
 
+@cache
 def git_commit() -> str | None:
-    """The checked-out commit, with ``+changes`` when tracked files differ from it; None outside a checkout."""
+    """The checked-out commit when first asked for, with ``+changes`` when tracked files differ from it.
+
+    None outside a checkout. A process keeps the code that it began with, and so its answer.
+    """
     root = Path(normplugins.__file__).parent
 
     def git(*arguments: str) -> str:
