@@ -7,6 +7,8 @@ set -euo pipefail
 cd "$(dirname -- "$0")/.."
 tag=${CAMPAIGN_TAG:-v0.2.0}
 clone=${CAMPAIGN_DIR:-$(dirname -- "$PWD")/normplugins-campaign-$tag}
+commit=$(git rev-parse --verify --quiet "$tag^{commit}") ||
+  commit=27b379122f059b07a6697e862c4bf8e1f1cbcda4  # that of v0.2.0, where a checkout has no tags
 log=$clone/campaign.log
 pid_file=$clone/campaign.pid
 
@@ -39,10 +41,11 @@ collect() { # a record after its translations, each of them whole or not at all
 
 make_clone() {
   if [ ! -e "$clone/.venv/.ready" ]; then
-    [ -d "$clone/.git" ] || git clone --quiet --branch "$tag" -c advice.detachedHead=false . "$clone"
+    [ -d "$clone/.git" ] || git clone --quiet --no-checkout . "$clone"
+    git -C "$clone" checkout --quiet --detach "$commit"
     make -C "$clone" setup
   fi
-  if [ "$(git -C "$clone" rev-parse HEAD)" != "$(git rev-parse "$tag^{commit}")" ] ||
+  if [ "$(git -C "$clone" rev-parse HEAD)" != "$commit" ] ||
     [ -n "$(git -C "$clone" status --porcelain --untracked-files=no -- . ':(exclude)results')" ]; then
     echo "$clone is not at $tag, or was changed: the campaign's records must come from one commit" >&2
     exit 1

@@ -87,6 +87,8 @@ def test_it_runs_once_in_a_frozen_clone_and_its_records_come_here(checkout: Path
 def test_a_clone_that_has_left_the_tag_is_refused(checkout: Path) -> None:
     clone = checkout.parent / "normplugins-campaign-v0.2.0"
     git(checkout.parent, "clone", "--quiet", str(checkout), str(clone))
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / ".ready").touch()
     status, said = call(checkout)
     assert (status, "is not at v0.2.0" in said) == (1, True), said
     assert not (clone / "campaign.pid").exists()
