@@ -56,6 +56,7 @@ lint: setup ## ruff on everything, mypy --strict on the norms, requirements.txt 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	scripts/check_requirements.sh
 
 format: setup ## let ruff rewrite the code

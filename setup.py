@@ -8,7 +8,11 @@ from setuptools import Extension, setup
 FLAGS = ["-O3", "-std=gnu11", "-fno-trapping-math"]
 # Compiled for OpenMP and not linked to it: at run time PyTorch has it loaded, and its threads are shared.
 OPENMP = "-fopenmp" if sys.platform == "linux" else "-fopenmp-simd"
-HEADERS = ["normplugins/norms/cpu/simd.h", "normplugins/norms/cpu/passes.h", "normplugins/models/dropout.h"]
+HEADERS = [
+    "normplugins/norms/backends/cpu/simd.h",
+    "normplugins/norms/backends/cpu/passes.h",
+    "normplugins/models/dropout.h",
+]
 
 
 def kernels(module: str, source: str) -> Extension:
@@ -18,7 +22,7 @@ def kernels(module: str, source: str) -> Extension:
 
 setup(
     ext_modules=[
-        kernels("normplugins.norms.cpu._kernels", "normplugins/norms/cpu/kernels.c"),
+        kernels("normplugins.norms.backends.cpu._kernels", "normplugins/norms/backends/cpu/kernels.c"),
         kernels("normplugins.models._dropout", "normplugins/models/dropout.c"),
     ]
 )

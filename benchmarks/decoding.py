@@ -29,8 +29,8 @@ from fairseq.dataclass.configs import GenerationConfig
 
 import normplugins
 from normplugins.bench.results import CSV, add_rows, here
-from normplugins.errors import UserError
-from normplugins.experiment.folding import fold_checkpoint
+from normplugins.runs.fold_checkpoint import fold_checkpoint
+from normplugins.utils.errors import UserError
 
 RESULTS = Path(__file__).parents[1] / "results" / CSV
 MAX_LENGTH = 60  # subwords; none of the test set's sentences needs more

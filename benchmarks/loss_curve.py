@@ -20,12 +20,12 @@ from pathlib import Path
 
 from normplugins.bench.loss_curve import OURS, REVERSED, STOCK, WITHOUT_DROPOUT, loss_curves, summary
 from normplugins.bench.step import training_batches
-from normplugins.corpora.files import whole_file
-from normplugins.experiment import record
-from normplugins.experiment.check import check
-from normplugins.experiment.config import compose_config
-from normplugins.experiment.processes import on_cpu
-from normplugins.experiment.run import set_threads
+from normplugins.runs import record
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config
+from normplugins.runs.run import set_threads
+from normplugins.training.distributed import on_cpu
+from normplugins.utils.files import whole_file
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -23,9 +23,9 @@ from collections import Counter
 from pathlib import Path
 
 from normplugins.bench.results import add_record
-from normplugins.corpora.fetch import find_in_mirror
 from normplugins.corpora.wikitext import ARCHIVES
-from normplugins.experiment.record import git_commit, hardware, now, versions
+from normplugins.runs.record import git_commit, hardware, now, versions
+from normplugins.utils.download import find_in_mirror
 
 RESULTS = Path(__file__).parents[1] / "results" / "prepare_wikitext103.json"
 TYPES = 267_735  # of WikiText-103

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from normplugins.bench.results import add_record
-from normplugins.corpora.fetch import find_in_mirror
-from normplugins.corpora.files import read_lines
-from normplugins.corpora.parallel import available_cores
-from normplugins.experiment.record import git_commit, hardware, now, versions
+from normplugins.runs.record import git_commit, hardware, now, versions
+from normplugins.utils.download import find_in_mirror
+from normplugins.utils.files import read_lines
+from normplugins.utils.worker_processes import available_cores
 
 RESULTS = Path(__file__).parents[1] / "results" / "prepare_wmt14.json"
 SHARES = {  # of WMT14's training pairs; Europarl, Common Crawl, News Commentary: one of the two is read

@@ -29,10 +29,11 @@ from sacrebleu.significance import PairedTest
 
 import normplugins
 from normplugins.corpora import PreparedCorpus, corpus_config, prepare
-from normplugins.corpora.files import read_lines
-from normplugins.experiment import checkpoints, record
-from normplugins.experiment.bleu import Search, as_metrics, score, translate
-from normplugins.experiment.recalibrate import measure, norms_with_statistics, recalibrated
+from normplugins.evaluation.bleu import Search, as_metrics, score, translate
+from normplugins.evaluation.recalibrate import measure, norms_with_statistics, recalibrated
+from normplugins.runs import record
+from normplugins.training import checkpoints
+from normplugins.utils.files import read_lines
 
 RESULTS = Path(__file__).parents[1] / "results" / "recalibrate"
 EPOCH = 1_000_000  # more batches than an epoch has

@@ -7,13 +7,19 @@ __version__ = "0.2.0"
 
 def register() -> None:
     """Register all models, architectures, criterions and optimizers with fairseq, beam search and scorer too."""
-    from normplugins import compat, criterions, models, optim  # noqa: F401  (compat first: it lets fairseq import)
+    from normplugins import compat  # (first: it lets fairseq import)
+
+    # isort: split
+    from normplugins import models  # noqa: F401
+    from normplugins.evaluation import beam_search, sequence_scorer
+    from normplugins.models import validation
+    from normplugins.training import criterion, half_precision, optimizer  # noqa: F401
 
     compat.without_nan_detector()
     compat.without_device_ids()
-    models.beam_search.use_everywhere()
-    models.scoring.use_everywhere()
-    models.building.check_everywhere()
+    beam_search.use_everywhere()
+    sequence_scorer.use_everywhere()
+    validation.check_everywhere()
 
 
 # ``normplugins.norms`` is plain PyTorch: importing it must not pull fairseq in. Under ``--user-dir`` fairseq is

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import normplugins
-from normplugins.errors import UserError
+from normplugins.utils.errors import UserError
 
 FAIRSEQ_TOOLS = {
     "train": "train",
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return complain(str(error))
     except pickle.UnpicklingError as error:
-        from normplugins.experiment.checkpoints import why_refused
+        from normplugins.training.checkpoints import why_refused
 
         return complain(f"a checkpoint was refused: {why_refused(error)}")
     except KeyboardInterrupt:
@@ -145,10 +145,10 @@ def run_experiment(options: argparse.Namespace) -> int:
 
     With ``hardware=slurm`` each is a job of its own, and all may run at a time.
     """
-    from normplugins.experiment.config import compose_config, expand_sweep
-    from normplugins.experiment.plan import show_plan
-    from normplugins.experiment.processes import launched
-    from normplugins.experiment.run import run
+    from normplugins.runs.compose import compose_config, expand_sweep
+    from normplugins.runs.plan import show_plan
+    from normplugins.runs.run import run
+    from normplugins.training.distributed import launched
 
     if options.multirun and launched():
         raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
@@ -160,7 +160,7 @@ def run_experiment(options: argparse.Namespace) -> int:
     jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
     configs = [compose_config(options.experiment, job) for job in jobs]
     if any(config.hardware.name == "slurm" and not config.dry_run for config in configs):
-        from normplugins.experiment.launch import launch
+        from normplugins.runs.slurm import launch
 
         launch(options.experiment, jobs, configs, options.wait)
         return 0
@@ -181,7 +181,7 @@ def run_experiment(options: argparse.Namespace) -> int:
 
 def run_campaign(options: argparse.Namespace) -> int:
     """``normplugins campaign PLAN...``: the status is 0 when nothing is left, and otherwise that of a temporary end."""
-    from normplugins.experiment.campaign import campaign
+    from normplugins.runs.campaign import campaign
 
     return 0 if campaign(options.plans, options.minutes, options.show) or options.show else TIME_IS_UP
 
@@ -189,7 +189,7 @@ def run_campaign(options: argparse.Namespace) -> int:
 def prepare_corpus(options: argparse.Namespace) -> None:
     """``normplugins prepare CORPUS [overrides]``."""
     from normplugins.corpora import corpus_config, prepare
-    from normplugins.experiment.config import compose_config
+    from normplugins.runs.compose import compose_config
 
     config = compose_config(options.experiment, options.overrides)
     prepared = prepare(corpus_config(config.corpus), Path(config.data_dir))
@@ -198,7 +198,7 @@ def prepare_corpus(options: argparse.Namespace) -> None:
 
 def evaluate_run(options: argparse.Namespace) -> None:
     """``normplugins evaluate RUN [KEY=VALUE ...]``: prints the scores; the record stays as it is."""
-    from normplugins.experiment.rescore import rescore
+    from normplugins.runs.rescore import rescore
 
     rescore(options.run, options.overrides, options.save)
 
@@ -212,9 +212,12 @@ def write_report(options: argparse.Namespace) -> None:
 
 def analyze_causality(options: argparse.Namespace) -> None:
     """``normplugins analyze causality RUN``."""
-    from normplugins.analysis.audit import audit_causality
+    from normplugins.report.causality_page import write_page
+    from normplugins.runs.audit import audit_causality
 
     audit_causality(options.run, options.results, options.draws, options.segments)
+    for written in write_page(options.results):
+        print(f"written: {written}")
 
 
 def run_benchmarks(options: argparse.Namespace) -> None:
@@ -231,7 +234,7 @@ def run_benchmarks(options: argparse.Namespace) -> None:
 def import_checkpoint(options: argparse.Namespace) -> None:
     """``normplugins import-checkpoint SOURCE DESTINATION``."""
     normplugins.register()
-    from normplugins.models.released import import_checkpoint as convert
+    from normplugins.models.import_checkpoint import import_checkpoint as convert
 
     convert(options.source, options.destination)
     print(f"written to {options.destination}")
@@ -240,14 +243,14 @@ def import_checkpoint(options: argparse.Namespace) -> None:
 def fold_checkpoint(options: argparse.Namespace) -> None:
     """``normplugins fold CHECKPOINT [DESTINATION]``."""
     normplugins.register()
-    from normplugins.experiment.folding import fold_checkpoint as fold
+    from normplugins.runs.fold_checkpoint import fold_checkpoint as fold
 
     print(f"written to {fold(options.source, options.destination)}")
 
 
 def run_fairseq(options: argparse.Namespace) -> None:
     """``normplugins fairseq TOOL ...``: the stock tool's own command line, our models known to it."""
-    from normplugins.experiment.threads import keep_memory
+    from normplugins.utils.threads import keep_memory
 
     normplugins.register()
     keep_memory()

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import torch
-from experiment.helpers import PATIENCE, REPOSITORY, TINY, TINY_LM, Trained, command, write_text
 
-from tests.processes import pair  # noqa: F401  (a fixture)
+from tests.helpers.processes import pair  # noqa: F401  (a fixture)
+from tests.helpers.runs import PATIENCE, REPOSITORY, TINY, TINY_LM, Trained, command, write_text
 
 # Triton reads this once, when it is imported: without a GPU, its kernels run in its interpreter in every test process.
 if not torch.cuda.is_available():
@@ -99,3 +99,14 @@ def refused(normplugins):
         return lines[0]
 
     return call
+
+
+@pytest.fixture
+def at_home(made_up_text, monkeypatch):
+    """Goes to a run's folder, where its command was given."""
+
+    def go(folder):
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("NORMPLUGINS_MIRROR", str(made_up_text))
+
+    return go

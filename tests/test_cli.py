@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from experiment.helpers import MODEL, command, load, write_malicious
 
 import normplugins as package
 from normplugins.cli import FAIRSEQ_TOOLS, main
+from tests.helpers.runs import MODEL, command, load, write_malicious
 
 COMMANDS = ["run", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
 TINY = [option for item in MODEL for option in ("--" + item.removeprefix("model.").replace("_", "-")).split("=")]

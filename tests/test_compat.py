@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from experiment.helpers import PATIENCE, REPOSITORY, MakesFolder, write_malicious
 
 from normplugins import compat  # noqa: F401
+from tests.helpers.runs import PATIENCE, REPOSITORY, MakesFolder, write_malicious
 
 # isort: split
 from fairseq import checkpoint_utils

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from normplugins.errors import UserError
+from normplugins.utils.errors import UserError
 
 PRELOADED = ["normplugins.bench.step", "normplugins.bench.decode"]
 

@@ -28,14 +28,14 @@ from normplugins.bench.stock import stock_model
 from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing, compare
 from normplugins.corpora import corpus_config
-from normplugins.errors import UserError
-from normplugins.experiment.config import fairseq_config
-from normplugins.experiment.expected import corpus_size
-from normplugins.experiment.kinds import kind_of
-from normplugins.experiment.processes import on_cpu
-from normplugins.experiment.step import made_up
-from normplugins.experiment.translation import bare_task
+from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.translation import bare_task
 from normplugins.models.stock import from_stock, load_into_stock
+from normplugins.runs.compose import fairseq_config
+from normplugins.runs.corpus_size import corpus_size
+from normplugins.runs.measured_step import made_up
+from normplugins.training.distributed import on_cpu
+from normplugins.utils.errors import UserError
 
 OURS = "ln"
 REPEATS = 3

@@ -15,9 +15,9 @@ from fairseq.trainer import Trainer as FairseqTrainer
 from omegaconf import DictConfig
 
 from normplugins.bench.stock import stock_trainer
-from normplugins.experiment.config import fairseq_config
-from normplugins.experiment.trainer import Trainer
 from normplugins.models.stock import from_stock
+from normplugins.runs.compose import fairseq_config
+from normplugins.training.trainer import Trainer
 
 WITHOUT_DROPOUT = ("norm=ln", "model.dropout=0", "model.attention_dropout=0", "model.activation_dropout=0")
 STOCK, REVERSED, OURS = "stock fairseq", "stock fairseq, rows reversed", "normplugins"

@@ -16,7 +16,7 @@ from normplugins.bench.results import add_rows, case_of, here, measured
 from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing, compare
 from normplugins.norms import NormConfig, build_norm, has_kernels, known_norms
-from normplugins.norms.residual import Sum
+from normplugins.norms.deferred_residual import DeferredResidual
 
 DIRECTIONS = ("forward", "backward", "both")
 BASELINE, RELEASED, COPY = "torch LayerNorm", "released PN", "copy"
@@ -133,7 +133,7 @@ class AfterResidual(nn.Module):
 
     def forward(self, x: Tensor, *mask: Tensor) -> tuple[Tensor, Tensor]:
         """x (T, B, C) as the residual, and what the norm takes beside it; returns two of (T, B, C)."""
-        total = Sum(self.residual, x, DROPOUT)
+        total = DeferredResidual(self.residual, x, DROPOUT)
         y = self.norm(total if self.fused else total.value, *mask)
         return y, total.value
 
@@ -144,7 +144,7 @@ def after_residuals(names: Sequence[str], x: Tensor) -> Iterator[tuple[str, nn.M
     for name in filter(has_kernels, names):
         for label, fused in ((RESIDUAL, True), (f"{RESIDUAL} apart", False)):
             norm = build_norm(NormConfig(name=name), x.size(-1))
-            if getattr(norm, "takes_sums", False):
+            if getattr(norm, "accepts_deferred", False):
                 yield f"{name}{label}", AfterResidual(norm, x, fused)
 
 

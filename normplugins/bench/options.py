@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from normplugins.bench.results import CSV
-from normplugins.corpora.parallel import available_cores
-from normplugins.errors import UserError
-from normplugins.experiment.threads import use_threads
 from normplugins.norms import known_norms
+from normplugins.utils.errors import UserError
+from normplugins.utils.threads import use_threads
+from normplugins.utils.worker_processes import available_cores
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from normplugins.bench.results import CSV, fields_of, read_rows
 from normplugins.bench.speed_figure import draw
 from normplugins.bench.tables import Row, case_table, growth_table, series
-from normplugins.corpora.files import whole_file
 from normplugins.report.render import markdown
+from normplugins.utils.files import whole_file
 
 PAGE, FIGURE = "speed.md", Path("figures") / "speed.png"
 TITLES = {

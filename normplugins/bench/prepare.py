@@ -16,9 +16,9 @@ from normplugins.bench.results import add_rows, case_of, here, measured
 from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing
 from normplugins.corpora import corpus_config, prepare
-from normplugins.corpora.fetch import find_in_mirror
-from normplugins.corpora.parallel import available_cores
-from normplugins.experiment.config import compose_config
+from normplugins.runs.compose import compose_config
+from normplugins.utils.download import find_in_mirror
+from normplugins.utils.worker_processes import available_cores
 
 # A stage begins where the corpus says so. Learning subwords is one process's work, whatever the number of processes.
 STAGES = {"tokenizing": "tokenize", "learning": "learn", "splitting": "split", "binarizing": "binarize"}

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from normplugins.bench.timing import Timing
-from normplugins.corpora.files import disk_errors, whole_file
-from normplugins.errors import UserError
-from normplugins.experiment.record import git_commit, hardware, now
+from normplugins.runs.record import git_commit, hardware, now
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import disk_errors, whole_file
 
 CSV = "benchmarks.csv"
 COLUMNS = (  # new ones go to the end: the rows of before stay as they are

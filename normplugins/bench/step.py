@@ -28,17 +28,17 @@ from normplugins.bench.stock import stock_trainer
 from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing, compare
 from normplugins.corpora import corpus_config
-from normplugins.errors import UserError
-from normplugins.experiment.batches import bucket_by_length
-from normplugins.experiment.check import check
-from normplugins.experiment.config import compose_config, fairseq_config
-from normplugins.experiment.expected import corpus_size
-from normplugins.experiment.kinds import kind_of
-from normplugins.experiment.processes import on_cpu
-from normplugins.experiment.step import made_up
-from normplugins.experiment.trainer import Trainer
-from normplugins.experiment.translation import bare_task
-from normplugins.models.compiling import compile_layers
+from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.translation import bare_task
+from normplugins.models.torch_compile import compile_layers
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config, fairseq_config
+from normplugins.runs.corpus_size import corpus_size
+from normplugins.runs.measured_step import made_up
+from normplugins.training.batches import bucket_by_length
+from normplugins.training.distributed import on_cpu
+from normplugins.training.trainer import Trainer
+from normplugins.utils.errors import UserError
 
 EXPERIMENT, BASELINE = "iwslt14", "stock ln"
 NORMS = ("ln", "pn")

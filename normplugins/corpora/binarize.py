@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normplugins.corpora.files import iter_lines
+from normplugins.utils.files import iter_lines
 
 UNKNOWN = "<unk>"
 RESERVED = frozenset({"<s>", "<pad>", "</s>"})  # with <unk> in every fairseq dictionary, and not in its file

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from normplugins.errors import UserError
+from normplugins.utils.errors import UserError
 
 Pair = tuple[str, str]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normplugins.corpora.bitext import Pair
-from normplugins.corpora.config import CorpusConfig
+from normplugins.corpora.settings import CorpusConfig
 
 
 @dataclass

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from normplugins.corpora.bitext import Bitext, Pair, Pairs, Stream, side_by_side
-from normplugins.corpora.config import CorpusConfig
-from normplugins.corpora.files import existing_file, iter_lines, read_lines
-from normplugins.errors import UserError
+from normplugins.corpora.settings import CorpusConfig
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import existing_file, iter_lines, read_lines
 
 SPLITS = ("train", "valid", "test")
 _FILES = {f"{split}{side}" for split in SPLITS for side in ("", "_source", "_target")}

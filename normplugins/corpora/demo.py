@@ -9,8 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from normplugins.corpora.bitext import Bitext, Pairs
-from normplugins.corpora.config import CorpusConfig
-from normplugins.errors import UserError
+from normplugins.corpora.settings import CorpusConfig
+from normplugins.utils.errors import UserError
 
 NOUNS, VERBS, ADJECTIVES, ADVERBS = 260, 120, 90, 40
 SHORTEST, LONGEST = 4, 30  # words of a source sentence

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from normplugins.corpora.bitext import Bitext, Pairs
-from normplugins.corpora.config import CorpusConfig
-from normplugins.corpora.fetch import fetch
-from normplugins.corpora.files import decode_lines
+from normplugins.corpora.settings import CorpusConfig
 from normplugins.corpora.sgm import segments, straight
-from normplugins.errors import UserError
+from normplugins.utils.download import fetch
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import decode_lines
 
 ARCHIVE = "de-en.tgz"
 LANGUAGES = ("de", "en")

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from normplugins.corpora.bitext import Bitext, Pairs, joined
-from normplugins.corpora.config import CorpusConfig
-from normplugins.corpora.fetch import fetch
-from normplugins.corpora.files import decode_lines, read_bytes
-from normplugins.errors import UserError
+from normplugins.corpora.settings import CorpusConfig
+from normplugins.utils.download import fetch
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import decode_lines, read_bytes
 
 LANGUAGES = ("de", "en")
 PARTS = {"train": "train", "valid": "val"}

@@ -12,14 +12,14 @@ from typing import Any, overload
 from normplugins.corpora import custom, demo, iwslt14, multi30k, wmt14
 from normplugins.corpora.binarize import binarize
 from normplugins.corpora.bitext import Bitext, Pairs
-from normplugins.corpora.config import CorpusConfig, TextConfig
-from normplugins.corpora.files import lock, sha256
-from normplugins.corpora.pieces import write_pieces
 from normplugins.corpora.running_text import TEXTS, PreparedText, prepare_running_text
+from normplugins.corpora.settings import CorpusConfig, TextConfig
 from normplugins.corpora.stages import SPLITS, Echo, conclude, downloads_refused, gather, stage
-from normplugins.corpora.texts import write_texts
+from normplugins.corpora.subword_stage import write_pieces
+from normplugins.corpora.token_stage import write_texts
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
-from normplugins.errors import UserError
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import lock, sha256
 
 CORPORA = {"iwslt14": iwslt14, "multi30k": multi30k, "wmt14": wmt14, "demo": demo, "custom": custom}
 _RECIPE = 4  # raise it when the same files and settings come to give other text, or other facts about it

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from normplugins.corpora.config import TextConfig
-from normplugins.corpora.fetch import fetch
+from normplugins.corpora.settings import TextConfig
 from normplugins.corpora.stages import SPLITS
-from normplugins.errors import UserError
+from normplugins.utils.download import fetch
+from normplugins.utils.errors import UserError
 
 DIGESTS = {
     "ptb": {

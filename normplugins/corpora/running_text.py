@@ -13,10 +13,10 @@ from typing import Any
 
 from normplugins.corpora import ptb, wikitext
 from normplugins.corpora.binarize import RESERVED, UNKNOWN, binarize_text
-from normplugins.corpora.config import TextConfig
-from normplugins.corpora.files import not_utf8, sha256
+from normplugins.corpora.settings import TextConfig
 from normplugins.corpora.stages import SPLITS, Echo, conclude, downloads_refused, gather, stage
-from normplugins.errors import UserError
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import not_utf8, sha256
 
 TEXTS = {"ptb": ptb, "wikitext2": wikitext, "wikitext103": wikitext}
 _RECIPE = 1  # raise it when the same files come to give other numbers, or other facts about them

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from normplugins.corpora.fetch import find_in_mirror
-from normplugins.corpora.files import sha256, whole_file, whole_folder
-from normplugins.corpora.growing import JOURNAL
-from normplugins.errors import UserError
+from normplugins.utils.append_only_log import JOURNAL
+from normplugins.utils.download import find_in_mirror
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import sha256, whole_file, whole_folder
 
 SPLITS = ("train", "valid", "test")
 Echo = Callable[[str], None]

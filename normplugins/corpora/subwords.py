@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from normplugins.corpora.files import iter_lines, read_lines, whole_file
-from normplugins.errors import UserError
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import iter_lines, read_lines, whole_file
 
 FILES = {"bpe": "codes", "sentencepiece": "sentencepiece.model"}
 

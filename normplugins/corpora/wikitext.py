@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from normplugins.corpora.config import TextConfig
-from normplugins.corpora.fetch import fetch
-from normplugins.errors import UserError
+from normplugins.corpora.settings import TextConfig
+from normplugins.utils.download import fetch
+from normplugins.utils.errors import UserError
 
 ARCHIVES = {"wikitext2": "wikitext-2-v1.zip", "wikitext103": "wikitext-103-v1.zip"}
 # Of the files in the archives. WikiText-103's SHA-1 are those that GluonNLP publishes; its list for WikiText-2 is true

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from normplugins.corpora.bitext import Bitext, Pair, Pairs, Stream, side_by_side
-from normplugins.corpora.config import CorpusConfig
-from normplugins.corpora.fetch import fetch
-from normplugins.corpora.files import text_lines
+from normplugins.corpora.settings import CorpusConfig
 from normplugins.corpora.sgm import segments, straight
 from normplugins.corpora.tokenizer import squeeze
-from normplugins.errors import UserError
+from normplugins.utils.download import fetch
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import text_lines
 
 LANGUAGES = ("en", "de")
 NEWS_COMMENTARY = {

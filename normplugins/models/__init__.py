@@ -3,10 +3,7 @@
 from normplugins import compat  # noqa: F401  (before fairseq)
 from normplugins.models import (  # noqa: F401
     architectures,
-    beam_search,
-    building,
     language_model,
-    scoring,
     tensor_transformer,
     transformer,
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normplugins.models.rows import Rows, attend, by_rows
+from normplugins.models.varlen import Rows, attend, by_rows
 
 FEW = 16
 """Up to so many queries a sentence, as in decoding, plain products are 2 to 4 times as fast as fused ones on a CPU."""

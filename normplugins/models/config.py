@@ -6,8 +6,7 @@ from typing import Any, Literal, Optional, TypeVar
 from omegaconf import II
 from torch import nn
 
-from normplugins.errors import UserError
-from normplugins.models.norm_settings import (
+from normplugins.models.placement import (
     NormSettings,
     Stack,
     build_stack_norm,
@@ -16,6 +15,7 @@ from normplugins.models.norm_settings import (
     stack_norm_config,
 )
 from normplugins.norms import NormConfig, sees_sentence
+from normplugins.utils.errors import UserError
 
 Side = Literal["encoder", "decoder"]
 SIDES: tuple[Side, ...] = ("encoder", "decoder")

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from normplugins.norms.cpu.library import SUFFIX, library, threads_for
-from normplugins.norms.residual import LEVELS
+from normplugins.norms.backends.cpu.library import SUFFIX, library, threads_for
+from normplugins.norms.deferred_residual import LEVELS
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:

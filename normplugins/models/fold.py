@@ -21,7 +21,7 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from normplugins.models.attention import CrossAttention, SelfAttention
 from normplugins.models.layers import FeedForward, Residual
-from normplugins.models.norm_settings import final_key, norm_names, unread_settings
+from normplugins.models.placement import final_key, norm_names, unread_settings
 from normplugins.models.tensor_attention import TensorAttention
 from normplugins.models.transformer import NormTransformer
 from normplugins.norms import NormConfig, build_norm

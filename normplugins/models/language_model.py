@@ -16,16 +16,16 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import FairseqDecoder, FairseqIncrementalDecoder, FairseqLanguageModel, register_model
 from torch import Tensor, nn
 
-from normplugins.errors import UserError
+from normplugins.models.arguments import add_boolean_arguments
 from normplugins.models.attention import Cache, SelfAttention, causal_attention_mask, padding_attention_mask
 from normplugins.models.config import LanguageModelConfig, NormTransformerLMConfig, resolve_language_model
 from normplugins.models.dropout import dropout
 from normplugins.models.layers import FeedForward, SelfAttentionLayer, normalize, run_layer
-from normplugins.models.parser import add_boolean_arguments
+from normplugins.models.num_updates import EndsUpdates
 from normplugins.models.positions import SinusoidalPositions
-from normplugins.models.updates import EndsUpdates
 from normplugins.models.vocabulary import Vocabulary
 from normplugins.norms import sees_sentence
+from normplugins.utils.errors import UserError
 
 
 def one_dictionary(task: Any) -> Dictionary:

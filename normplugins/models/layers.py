@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from normplugins.models.attention import Cache, CrossAttention, SelfAttention
 from normplugins.models.config import NormTransformerConfig, build_side_norm
 from normplugins.models.dropout import add_dropout, dropout, relu_dropout
-from normplugins.models.rows import Rows
-from normplugins.norms.fast_path import adds_up
-from normplugins.norms.residual import Sum, added_up
+from normplugins.models.varlen import Rows
+from normplugins.norms.backends.dispatch import fuses_residual
+from normplugins.norms.deferred_residual import DeferredResidual, materialize
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float, bool], Tensor]] = {
     "relu": relu_dropout,
@@ -66,26 +66,26 @@ class Residual(nn.Module):
         self.pre, self.dropout = cfg.normalize_before, cfg.dropout
 
     def forward(
-        self, x: Tensor | Sum, padding_mask: Tensor | None, *args: Tensor | Cache | Rows | None
-    ) -> Tensor | Sum:
+        self, x: Tensor | DeferredResidual, padding_mask: Tensor | None, *args: Tensor | Cache | Rows | None
+    ) -> Tensor | DeferredResidual:
         """x (T, B, C), padding_mask (B, T) True = padding; ``args`` go to the sublayer. Returns (T, B, C).
 
         Or x (N, C), rows without padding, and no mask; returns (N, C). Pre-norm, x and the result may be a sum.
         """
         if self.pre:
             y = self.sublayer(normalize(self.norm, x, padding_mask), *args)
-            return self._add(added_up(x), y)
+            return self._add(materialize(x), y)
         return normalize(self.norm, self._add(x, self.sublayer(x, *args)), padding_mask)
 
-    def _add(self, x: Tensor, y: Tensor) -> Tensor | Sum:
-        if self.training and x.dtype == y.dtype and adds_up(self.norm, x):
-            return Sum(x, y, self.dropout)
+    def _add(self, x: Tensor, y: Tensor) -> Tensor | DeferredResidual:
+        if self.training and x.dtype == y.dtype and fuses_residual(self.norm, x):
+            return DeferredResidual(x, y, self.dropout)
         return add_dropout(x, y, self.dropout, self.training)
 
 
-def normalize(norm: nn.Module, x: Tensor | Sum, padding_mask: Tensor | None) -> Tensor:
+def normalize(norm: nn.Module, x: Tensor | DeferredResidual, padding_mask: Tensor | None) -> Tensor:
     """``norm(x, padding_mask)``, of a sum too; whether or not the norm adds it up, its value is known then."""
-    if isinstance(x, Sum) and not adds_up(norm, x.residual):
+    if isinstance(x, DeferredResidual) and not fuses_residual(norm, x.residual):
         x = x.value
     return norm(x, padding_mask)
 
@@ -100,7 +100,9 @@ class SelfAttentionLayer(nn.Module):
         self.self_attention = Residual(attention, norm(), cfg)
         self.feed_forward = Residual(feed_forward, norm(), cfg)
 
-    def forward(self, x: Tensor | Sum, padding_mask: Tensor, *args: Tensor | Cache | None) -> Tensor | Sum:
+    def forward(
+        self, x: Tensor | DeferredResidual, padding_mask: Tensor, *args: Tensor | Cache | None
+    ) -> Tensor | DeferredResidual:
         """x (T, B, C), padding_mask (B, T), what the attention takes beside x; returns (T, B, C) as ``Residual``."""
         x = self.self_attention(x, padding_mask, *args)
         return self.feed_forward(x, padding_mask)
@@ -134,7 +136,7 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        x: Tensor | Sum,
+        x: Tensor | DeferredResidual,
         padding_mask: Tensor | None,
         attention_mask: Tensor,
         memory: Tensor | None,
@@ -142,7 +144,7 @@ class DecoderLayer(nn.Module):
         self_cache: Cache | None = None,
         cross_cache: Cache | None = None,
         rows: Rows | None = None,
-    ) -> Tensor | Sum:
+    ) -> Tensor | DeferredResidual:
         """One decoder layer.
 
         Args:
@@ -163,11 +165,11 @@ class DecoderLayer(nn.Module):
         return self.feed_forward(x, padding_mask)
 
 
-def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor | Sum:
+def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor | DeferredResidual:
     """Call a layer; with ``recompute``, in training, keep only its inputs and run it again in the backward pass.
 
     A sum at its end is then added up: the next layer has one tensor to keep.
     """
     if recompute and layer.training and torch.is_grad_enabled():
-        return checkpoint(lambda *args: added_up(layer(*args)), *args, use_reentrant=False)
+        return checkpoint(lambda *args: materialize(layer(*args)), *args, use_reentrant=False)
     return layer(*args)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from normplugins.errors import UserError
+from normplugins.utils.errors import UserError
 
 
 class SinusoidalPositions(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from fairseq.models.transformer import TransformerModel
 from torch import Tensor
 
-from normplugins.errors import UserError
 from normplugins.models.config import NormTransformerConfig, resolve_config
 from normplugins.models.transformer import NormTransformer
+from normplugins.utils.errors import UserError
 
 State = dict[str, Tensor]
 

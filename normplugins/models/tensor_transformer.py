@@ -14,15 +14,15 @@ from fairseq.models import FairseqLanguageModel, register_model
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from normplugins.errors import UserError
+from normplugins.models.arguments import add_boolean_arguments
 from normplugins.models.config import TensorTransformerLMConfig, resolve_language_model
 from normplugins.models.dropout import dropout
 from normplugins.models.language_model import Features, LanguageModelDecoder, feed_forward, one_dictionary
 from normplugins.models.layers import SelfAttentionLayer, normalize, run_layer
-from normplugins.models.parser import add_boolean_arguments
+from normplugins.models.num_updates import EndsUpdates
 from normplugins.models.positions import positions_from_the_end
 from normplugins.models.tensor_attention import TensorAttention
-from normplugins.models.updates import EndsUpdates
+from normplugins.utils.errors import UserError
 
 INIT_STD = 0.02
 

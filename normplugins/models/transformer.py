@@ -13,17 +13,17 @@ from fairseq.models import (
 )
 from torch import Tensor, nn
 
-from normplugins.errors import UserError
+from normplugins.models.arguments import add_boolean_arguments
 from normplugins.models.attention import Cache, causal_attention_mask, padding_attention_mask
-from normplugins.models.compiling import is_compiled
 from normplugins.models.config import NormTransformerConfig, build_side_norm, resolve_config
 from normplugins.models.dropout import dropout
 from normplugins.models.layers import DecoderLayer, encoder_layer, normalize, run_layer
-from normplugins.models.parser import add_boolean_arguments
+from normplugins.models.num_updates import EndsUpdates
 from normplugins.models.positions import SinusoidalPositions
-from normplugins.models.rows import Rows, by_rows
-from normplugins.models.updates import EndsUpdates
+from normplugins.models.torch_compile import is_compiled
+from normplugins.models.varlen import Rows, by_rows
 from normplugins.norms import has_statistics, sees_sentence
+from normplugins.utils.errors import UserError
 
 EncoderOut = dict[str, list[Tensor]]
 

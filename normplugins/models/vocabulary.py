@@ -9,8 +9,8 @@ from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normplugins.errors import UserError
 from normplugins.models.config import LanguageModelConfig
+from normplugins.utils.errors import UserError
 
 
 class _AdaptiveSoftmax(AdaptiveSoftmax):

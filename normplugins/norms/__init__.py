@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
 
-from normplugins.norms.config import (
+from normplugins.norms.registry import (
     NormConfig,
     build_norm,
     has_kernels,

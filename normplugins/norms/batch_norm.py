@@ -17,11 +17,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from normplugins.norms.config import register_norm
-from normplugins.norms.fast_path import fast_path
+from normplugins.norms.backends.dispatch import fast_path
+from normplugins.norms.deferred_residual import DeferredResidual, materialize
+from normplugins.norms.distributed import gather_over_processes, sum_gradients
 from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
-from normplugins.norms.processes import gather_over_processes, sum_gradients
-from normplugins.norms.residual import Sum, added_up
+from normplugins.norms.registry import register_norm
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
@@ -55,17 +55,16 @@ class BatchNorm(RunningNorm):
         check_groups(dim, groups if group_scaling else 1)
         self.groups, self.momentum = groups, momentum
         self.group_scaling, self.padding_filled = group_scaling, padding_filled
-        self.newest = momentum
-        self.takes_sums = not (group_scaling or padding_filled)
+        self.accepts_deferred = not (group_scaling or padding_filled)
         self.add_statistic("running_mean", 0.0)
         self.add_statistic("running_var", 1.0)
 
-    def forward(self, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (T, B, C) or (N, C), or such a sum; in training, count the batch in the running statistics."""
         if fast := fast_path(self.kernels, x, self.training):
             y: Tensor = fast.batch_norm(self, x, padding_mask)
             return y
-        return self.plain(added_up(x), padding_mask)
+        return self.plain(materialize(x), padding_mask)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Do what ``forward`` does, by the equations."""
@@ -84,7 +83,7 @@ class BatchNorm(RunningNorm):
             if self.synchronised:
                 tokens, count, mean, var = self.over_processes(tokens, count, mean, var)
                 centred = zero_padding(rows - mean, token)  # padding is filled with this mean, if at all
-            self.count_batch(tokens, count, mean, var)
+            self.update_running_stats(tokens, count, mean, var)
         else:
             centred, var = rows - self.running_mean.to(rows.dtype), self.running_var
         y = zero_padding(self.affine(centred, torch.rsqrt(var + self.eps)), real)

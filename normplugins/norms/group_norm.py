@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normplugins.norms.config import register_norm
+from normplugins.norms.registry import register_norm
 from normplugins.norms.statistics import token_rows
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from normplugins.norms.config import register_norm
+from normplugins.norms.registry import register_norm
 
 
 @register_norm("none")

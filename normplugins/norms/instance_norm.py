@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normplugins.norms.config import register_norm
+from normplugins.norms.registry import register_norm
 from normplugins.norms.statistics import mean_over, token_rows, zero_padding
 
 

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normplugins.norms.config import register_norm
+from normplugins.norms.registry import register_norm
 
 
 @register_norm("ln")

@@ -22,12 +22,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normplugins.norms.compiling import of_this_forward
-from normplugins.norms.config import register_norm
-from normplugins.norms.fast_path import fast_path
+from normplugins.norms.backends.dispatch import fast_path
+from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
-from normplugins.norms.residual import Sum, added_up
-from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
+from normplugins.norms.registry import register_norm
+from normplugins.norms.statistics import (
+    RunningNorm,
+    count_tokens,
+    mean_over,
+    recomputing,
+    token_rows,
+    zero_padding,
+)
+from normplugins.norms.torch_compile import of_this_forward
 
 
 class _ApproximateBackward(torch.autograd.Function):
@@ -88,7 +95,7 @@ class PowerNorm(RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi", "ema_gz")
-    takes_sums = True
+    accepts_deferred = True
     running_phi: Tensor
     ema_gz: Tensor
     num_updates: Tensor
@@ -125,12 +132,12 @@ class PowerNorm(RunningNorm):
         self._scale: Tensor | None = None  # 1 / psi of the latest forward, for its recomputation
         self._take_pending()
 
-    def forward(self, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (T, B, C) or (N, C), or such a sum; in training, count the batch in the running statistics."""
         if fast := fast_path(self.kernels, x, self.training):
             y: Tensor = fast.power_norm(self, x, padding_mask)
             return y
-        return self.plain(added_up(x), padding_mask)
+        return self.plain(materialize(x), padding_mask)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Do what ``forward`` does, by the equations."""
@@ -153,7 +160,7 @@ class PowerNorm(RunningNorm):
         with torch.no_grad():
             count = count_tokens(rows, real)
             batch_phi = mean_over(zero_padding(rows, real).square(), count)
-            scale, scale_backward = self.take_batch(count, batch_phi)
+            scale, scale_backward = self.update_quadratic_mean(count, batch_phi)
             scale_backward = scale_backward.clone()  # where it is ``scale``: a compiler takes no tensor twice
             positions = count_tokens(rows, None if self.padding_in_backward else real)
         y: Tensor = _ApproximateBackward.apply(  # type: ignore[no-untyped-call]
@@ -162,7 +169,9 @@ class PowerNorm(RunningNorm):
         return y
 
     @torch.no_grad()
-    def take_batch(self, count: Tensor, batch_phi: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def update_quadratic_mean(
+        self, count: Tensor, batch_phi: Tensor, scale: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Count a batch's quadratic mean (C,); returns 1 / psi (C,) of the forward and of dL/dx.
 
         ``scale`` is that of the forward where the caller has asked for :meth:`known_scale` before.
@@ -177,7 +186,7 @@ class PowerNorm(RunningNorm):
             scale = torch.rsqrt(phi + self.eps)
         if not recomputing() or self._scale is None:
             self._scale = of_this_forward(scale)
-            self.count_batch(count, batch_phi)
+            self.update_running_stats(count, batch_phi)
         scale = self._scale.to(batch_phi.dtype)
         return scale, torch.rsqrt(batch_phi + self.eps) if self.batch_backward else scale
 

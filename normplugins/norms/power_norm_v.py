@@ -14,10 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from normplugins.norms.config import register_norm
-from normplugins.norms.fast_path import fast_path
+from normplugins.norms.backends.dispatch import fast_path
+from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
-from normplugins.norms.residual import Sum, added_up
+from normplugins.norms.registry import register_norm
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
@@ -30,7 +30,7 @@ class PowerNormV(RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
-    takes_sums = True
+    accepts_deferred = True
     running_phi: Tensor
 
     def __init__(
@@ -48,15 +48,15 @@ class PowerNormV(RunningNorm):
         super().__init__(dim, eps, sync, per_update, kernels)
         check_groups(dim, groups if group_scaling else 1)
         self.groups, self.alpha_fwd, self.group_scaling = groups, alpha_fwd, group_scaling
-        self.newest = 1 - alpha_fwd
+        self.momentum = 1 - alpha_fwd
         self.add_statistic("running_phi", 1.0)
 
-    def forward(self, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (T, B, C) or (N, C), or such a sum; training counts the batch in the running quadratic mean."""
         if fast := fast_path(self.kernels, x, self.training):
             y: Tensor = fast.power_norm_v(self, x, padding_mask)
             return y
-        return self.plain(added_up(x), padding_mask)
+        return self.plain(materialize(x), padding_mask)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Do what ``forward`` does, by the equations."""
@@ -68,7 +68,7 @@ class PowerNormV(RunningNorm):
         if self.training:
             count = count_tokens(rows, real)
             count, phi = self.over_processes(count, mean_over(rows.square(), count))
-            self.count_batch(count, phi)
+            self.update_running_stats(count, phi)
         y = zero_padding(self.affine(rows, torch.rsqrt(phi + self.eps)), real)
         return y.view(x.shape).to(x.dtype)
 

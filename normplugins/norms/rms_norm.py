@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normplugins.norms.config import register_norm
-from normplugins.norms.fast_path import fast_path
+from normplugins.norms.backends.dispatch import fast_path
+from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.group_scaling import check_groups, scale_groups
-from normplugins.norms.residual import Sum, added_up
+from normplugins.norms.registry import register_norm
 
 
 @register_norm("rms")
@@ -20,19 +20,19 @@ class RMSNorm(nn.RMSNorm):
     Raises ValueError when the groups do not divide dim.
     """
 
-    takes_sums = True
+    accepts_deferred = True
 
     def __init__(self, dim: int, *, eps: float = 1e-5, groups: int = 1, kernels: str = "auto") -> None:
         super().__init__(dim, eps=eps)
         check_groups(dim, groups)
         self.groups, self.kernels = groups, kernels
 
-    def forward(self, x: Tensor | Sum, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (..., C), or such a sum. No token sees another, so the padding mask is not read."""
         if fast := fast_path(self.kernels, x, self.training):
             y: Tensor = fast.rms_norm(self, x, padding_mask)
             return y
-        return self.plain(added_up(x))
+        return self.plain(materialize(x))
 
     def plain(self, x: Tensor) -> Tensor:
         """Do what ``forward`` does, by PyTorch."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normplugins.norms.config import register_norm
+from normplugins.norms.registry import register_norm
 
 
 @register_norm("scale")

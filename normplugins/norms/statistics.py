@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normplugins.norms.compiling import of_this_forward
-from normplugins.norms.processes import several_processes, sum_over_processes
+from normplugins.norms.distributed import several_processes, sum_over_processes
+from normplugins.norms.torch_compile import of_this_forward
 
 
 def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor, Tensor | None]:
@@ -67,12 +67,13 @@ class RunningNorm(nn.Module):
     parameters and leave these in float32; ``.double()`` converts both.
 
     In training a subclass takes a batch's count and moments, passes them through :meth:`over_processes`, normalizes
-    with what comes back, and hands it to :meth:`count_batch`. Of ``sync`` and ``per_update``, as in ``NormConfig``, it
-    need know no more. ``not_deferrable`` says why ``sync="deferred"`` is refused, and what to do; "" where it is not.
+    with what comes back, and hands it to :meth:`update_running_stats`. Of ``sync`` and ``per_update``, as in
+    ``NormConfig``, it need know no more.
+    ``not_deferrable`` says why ``sync="deferred"`` is refused, and what to do; "" where it is not.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ()
-    newest: float
+    momentum: float
     """weight of the newest batch in the running statistics"""
     weight: nn.Parameter
     bias: nn.Parameter
@@ -124,15 +125,15 @@ class RunningNorm(nn.Module):
         return not (self.synchronised or self.per_update or self._estimating)
 
     @torch.no_grad()
-    def count_batch(self, count: Tensor, *moments: Tensor) -> None:
+    def update_running_stats(self, count: Tensor, *moments: Tensor) -> None:
         """Take a running step with a batch's moments, now or at the end of the update."""
         if not recomputing():
             self._count("step", of_this_forward(count), *moments)
 
     def step(self, count: Tensor, *moments: Tensor) -> None:
-        """running <- (1 - newest) running + newest batch, if the batch has a token."""
+        """running <- (1 - momentum) running + momentum batch, if the batch has a token."""
         for running, batch in self._renewed(count, *moments):
-            running.lerp_(batch, self.newest * (count > 0).to(running.dtype))
+            running.lerp_(batch, self.momentum * (count > 0).to(running.dtype))
 
     def replace(self, count: Tensor, *moments: Tensor) -> None:
         """Put the batch's own statistics in the place of the running ones, if the batch has a token."""
@@ -188,7 +189,7 @@ class RunningNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Show every plain setting: ``512, eps=1e-05, ...``."""
-        hidden = ("dim", "training", "newest")
+        hidden = ("dim", "training")
         plain = {key: value for key, value in vars(self).items() if key[0] != "_" and key not in hidden}
         return ", ".join([str(self.dim), *(f"{key}={value}" for key, value in plain.items())])
 

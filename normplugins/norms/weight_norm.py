@@ -17,7 +17,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from normplugins.norms.config import register_norm
+from normplugins.norms.registry import register_norm
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
@@ -34,7 +34,7 @@ class MeanOnlyBatchNorm(RunningNorm):
     def __init__(self, dim: int, *, momentum: float = 0.1, sync: str = "none", per_update: bool = False) -> None:
         super().__init__(dim, 0.0, sync, per_update)
         del self.weight, self.eps  # the scale is each map's g, and nothing is divided by
-        self.momentum = self.newest = momentum
+        self.momentum = momentum
         self.add_statistic("running_mean", 0.0)
 
     @staticmethod
@@ -52,7 +52,7 @@ class MeanOnlyBatchNorm(RunningNorm):
         if self.training:
             count = count_tokens(rows, real)
             count, mean = self.over_processes(count, mean_over(rows, count))
-            self.count_batch(count, mean)
+            self.update_running_stats(count, mean)
         y = zero_padding(rows - mean + self.bias.to(rows.dtype), real)
         return y.view(x.shape).to(x.dtype)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeVar
 
-from normplugins.errors import UserError
 from normplugins.report.readings import CHOICES, MODELS, LanguageModel, recorded_model
+from normplugins.utils.errors import UserError
 
 DIVERGED = ".diverged.json"  # how the name of a run ends whose loss was not finite
 FORMATS = (1, 2)

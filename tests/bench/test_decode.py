@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from experiment.helpers import CORPUS, MODEL
 
 from normplugins.bench import Options
 from normplugins.bench.decode import Case, load, measure, run
 from normplugins.bench.results import fields_of, read_rows
 from normplugins.bench.step import composed, training_batches
 from normplugins.corpora import corpus_config, prepare
-from normplugins.errors import UserError
-from normplugins.experiment.checkpoints import save
-from normplugins.experiment.config import fairseq_config
-from normplugins.experiment.trainer import Trainer
+from normplugins.runs.compose import fairseq_config
+from normplugins.training.checkpoints import save
+from normplugins.training.trainer import Trainer
+from normplugins.utils.errors import UserError
+from tests.helpers.runs import CORPUS, MODEL
 
 
 def tiny(folder, *overrides, **options):

@@ -5,7 +5,7 @@ import torch
 
 from normplugins.bench.loss_curve import OURS, REVERSED, WITHOUT_DROPOUT, loss_curves, summary
 from normplugins.bench.step import training_batches
-from normplugins.experiment.config import compose_config
+from normplugins.runs.compose import compose_config
 
 UPDATES = 30
 SMALL = [

@@ -6,7 +6,7 @@ import torch
 
 from normplugins.bench.released import ReleasedPowerNorm
 from normplugins.norms import NormConfig, build_norm
-from tests.norms.helpers import GOLDEN, replay, step
+from tests.helpers.norms import GOLDEN, replay, step
 
 VECTORS = sorted(GOLDEN.glob("power_released_*.npz"))
 

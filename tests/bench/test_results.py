@@ -6,7 +6,7 @@ import pytest
 
 from normplugins.bench.results import COLUMNS, add_rows, case_of, fields_of, here, read_rows, times
 from normplugins.bench.timing import Timing
-from normplugins.errors import UserError
+from normplugins.utils.errors import UserError
 
 OLD = 'benchmark,provider,case,median_ms\ndecoding,ln,"a case, quoted",12.5\n'
 

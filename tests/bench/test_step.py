@@ -1,7 +1,6 @@
 """An update of tiny models: who takes part, on which batches, and what is written; no time is tested."""
 
 import pytest
-from experiment.helpers import CORPUS, MODEL
 
 from normplugins.bench import Options
 from normplugins.bench.apart import Apart
@@ -9,7 +8,8 @@ from normplugins.bench.results import fields_of, read_rows
 from normplugins.bench.step import composed, contestants, measure, run, training_batches, words_per_s
 from normplugins.bench.timing import Timing
 from normplugins.corpora import corpus_config, prepare
-from normplugins.errors import UserError
+from normplugins.utils.errors import UserError
+from tests.helpers.runs import CORPUS, MODEL
 
 SMALL = ["hardware=cpu", "dataset.max_tokens=300", "corpus.subword_size=60", *MODEL]
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from experiment.helpers import TINY
 
 import normplugins
 from normplugins.bench.stock import stock_model, stock_trainer
-from normplugins.experiment.config import compose_config, fairseq_config
-from normplugins.experiment.translation import bare_task, made_up_batch
+from normplugins.evaluation.translation import bare_task, made_up_batch
+from normplugins.runs.compose import compose_config, fairseq_config
+from tests.helpers.runs import TINY
 
 # isort: split
 from fairseq import options

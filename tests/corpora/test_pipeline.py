@@ -18,13 +18,12 @@ from pathlib import Path
 import pytest
 
 from normplugins.corpora import CorpusConfig, prepare, remove_subwords
-from normplugins.corpora.growing import Growing
 from normplugins.corpora.iwslt14 import ARCHIVE
 from normplugins.corpora.multi30k import TEST_PARTS, TEXT_SHA256
 from normplugins.corpora.pipeline import PreparedCorpus
-from normplugins.errors import UserError
-
-from .helpers import config, iwslt_members, kill_at, quiet, stranger, tar, text, tree
+from normplugins.utils.append_only_log import Growing
+from normplugins.utils.errors import UserError
+from tests.helpers.corpora import config, iwslt_members, kill_at, quiet, stranger, tar, text, tree
 
 SMALL = {"subword_size": 40, "verify": False}
 
@@ -491,7 +490,7 @@ SCRIPT = textwrap.dedent("""
     import json, resource, sys
     from pathlib import Path
     from normplugins.corpora import CorpusConfig, prepare
-    from normplugins.errors import UserError
+    from normplugins.utils.errors import UserError
     settings, root, what = sys.argv[1:]
     settings = CorpusConfig(**json.loads(settings))
     if what.startswith("limit="):
@@ -598,7 +597,7 @@ def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
     holder = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from normplugins.corpora.files import lock
+        from normplugins.utils.files import lock
         with lock(Path(sys.argv[1]), print):
             print("held", flush=True)
             sys.stdin.read()

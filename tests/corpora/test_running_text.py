@@ -31,12 +31,11 @@ from normplugins import compat  # noqa: F401
 from fairseq.data import Dictionary, data_utils
 
 from normplugins.corpora import CorpusConfig, PreparedText, TextConfig, corpus_config, prepare, ptb
-from normplugins.corpora.fetch import find_in_mirror
 from normplugins.corpora.running_text import unigram_perplexity
 from normplugins.corpora.wikitext import ARCHIVES
-from normplugins.errors import UserError
-
-from .helpers import CONFIGS, composed, quiet, text, text_config, tree
+from normplugins.utils.download import find_in_mirror
+from normplugins.utils.errors import UserError
+from tests.helpers.corpora import CONFIGS, composed, quiet, text, text_config, tree
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data"
 MIRROR = Path(os.environ.get("NORMPLUGINS_MIRROR", BESIDE))

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from normplugins.corpora import CorpusConfig, prepare
-from normplugins.corpora.fetch import find_in_mirror
-from normplugins.corpora.files import read_lines, sha256, write_lines
-from normplugins.errors import UserError
-
-from .helpers import config, quiet, stranger, tree
+from normplugins.utils.download import find_in_mirror
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import read_lines, sha256, write_lines
+from tests.helpers.corpora import config, quiet, stranger, tree
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data"
 CODES = "#version: 0.2\nH a\nHa u\nHau s</w>\n"

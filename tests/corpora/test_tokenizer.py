@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normplugins.corpora import detokenize
-from normplugins.corpora.fetch import find_in_mirror
 from normplugins.corpora.iwslt14 import ARCHIVE, TEST_SHA256, read
 from normplugins.corpora.tokenizer import squeeze, tokenize
-
-from .helpers import config
+from normplugins.utils.download import find_in_mirror
+from tests.helpers.corpora import config
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data"
 

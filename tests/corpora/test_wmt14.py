@@ -12,10 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.corpora import CorpusConfig, pieces, prepare, texts, wmt14
-from normplugins.errors import UserError
-
-from .helpers import WMT14_PAIRS, config, kill_at, quiet, sentences, tar, text, tree, wmt14_members, write_wmt14
+from normplugins.corpora import CorpusConfig, prepare, subword_stage, token_stage, wmt14
+from normplugins.utils.errors import UserError
+from tests.helpers.corpora import (
+    WMT14_PAIRS,
+    config,
+    kill_at,
+    quiet,
+    sentences,
+    tar,
+    text,
+    tree,
+    wmt14_members,
+    write_wmt14,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +232,7 @@ def test_a_setting_that_came_later_leaves_older_corpora_where_they_are() -> None
 
 def peak(first: Path, root: Path) -> int:
     """Bytes that Python held at most while preparing ``root``, to be called in a process that does nothing else."""
-    texts.CHUNK = pieces.CHUNK = 30
+    token_stage.CHUNK = subword_stage.CHUNK = 30
     given = {"preset": "wmt14_fairseq", "tokenizer": "given"}
     prepare(small(**given), first, quiet, workers=1)  # what it imports is no text, and slow to trace
     tracemalloc.start()

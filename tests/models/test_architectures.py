@@ -10,15 +10,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 import normplugins
-from tests.models.helpers import make_task
+from tests.helpers.models import make_task
 
 # isort: split
 from fairseq import models, options
 from fairseq.data import indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-from normplugins.errors import UserError
 from normplugins.norms import NormConfig, build_norm
+from normplugins.utils.errors import UserError
 
 SIZES = {"iwslt_de_en": (512, 1024, 4, 0.3), "wmt_en_de": (512, 2048, 8, 0.1), "wmt_en_de_big": (1024, 4096, 16, 0.3)}
 REPOSITORY = Path(normplugins.__file__).parent.parent

@@ -4,11 +4,11 @@ from dataclasses import fields
 import pytest
 from omegaconf import OmegaConf
 
-from normplugins.errors import UserError
 from normplugins.models.config import NORM_KEYS, NormTransformerConfig, resolve_config, side_norm_config
-from normplugins.models.norm_settings import refuse_unread_settings
+from normplugins.models.placement import refuse_unread_settings
 from normplugins.norms import NormConfig
-from tests.models.helpers import make_model, make_settings
+from normplugins.utils.errors import UserError
+from tests.helpers.models import make_model, make_settings
 
 
 def norm_config(side="encoder", final=False, **changes):

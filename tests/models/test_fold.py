@@ -6,9 +6,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from normplugins.models.fold import fold
-from tests.models.helpers import PAD, make_batch, make_model
-from tests.models.language_models import log_probs, make_language_model, make_segments
-from tests.models.test_reload import assert_same_translations, translate
+from tests.evaluation.test_reload import assert_same_translations, translate
+from tests.helpers.language_models import log_probs, make_language_model, make_segments
+from tests.helpers.models import PAD, make_batch, make_model
 
 FOLDABLE = {
     "bn": {},

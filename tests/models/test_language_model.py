@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from normplugins.errors import UserError
-from tests.models.helpers import CAUSAL_NORMS, NORMS, PAD
-from tests.models.language_models import (
+from normplugins.utils.errors import UserError
+from tests.helpers.language_models import (
     MODELS,
     SEGMENT,
     lm_loss,
@@ -13,6 +12,7 @@ from tests.models.language_models import (
     make_task,
     train_lm,
 )
+from tests.helpers.models import CAUSAL_NORMS, NORMS, PAD
 
 EACH_MODEL = pytest.mark.parametrize("kind", MODELS)
 EACH_NORM = pytest.mark.parametrize("norm", NORMS)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from normplugins.errors import UserError
 from normplugins.models.positions import SinusoidalPositions, positions_from_the_end
+from normplugins.utils.errors import UserError
 
 # isort: split
 from fairseq.modules import SinusoidalPositionalEmbedding

@@ -5,12 +5,12 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from tests.models.helpers import loss_of, make_batch, make_model
-from tests.models.language_models import lm_loss, make_language_model, make_segments
+from tests.helpers.language_models import lm_loss, make_language_model, make_segments
+from tests.helpers.models import loss_of, make_batch, make_model
 
 # isort: split
 from normplugins.models.layers import run_layer
-from normplugins.norms.residual import Sum
+from normplugins.norms.deferred_residual import DeferredResidual
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +18,13 @@ def added(monkeypatch):
     """How many sums have been left to norms; without a GPU, in the interpreter."""
     if torch.cuda.is_available():
         pytest.skip("these models stay on the CPU, where there is an interpreter only without a GPU")
-    made, init = [], Sum.__init__
+    made, init = [], DeferredResidual.__init__
 
     def count(self, *args):
         init(self, *args)
         made.append(self)
 
-    monkeypatch.setattr(Sum, "__init__", count)
+    monkeypatch.setattr(DeferredResidual, "__init__", count)
     return made
 
 
@@ -91,7 +91,7 @@ def test_a_layer_hands_its_last_sum_on_unless_it_is_run_again(recompute):
     layer = make_model(encoder_norm="rms", norm_kernels="triton").encoder.layers[0]
     mask = torch.zeros(2, 3, dtype=torch.bool)
     out = run_layer(layer, torch.randn(3, 2, 16), mask, torch.zeros(2, 1, 1, 3), recompute=recompute)
-    assert isinstance(out, torch.Tensor if recompute else Sum)
+    assert isinstance(out, torch.Tensor if recompute else DeferredResidual)
 
 
 def test_outside_of_training_nothing_is_left_to_add_up(added):
@@ -99,6 +99,6 @@ def test_outside_of_training_nothing_is_left_to_add_up(added):
     model = make_model(encoder_norm="pn", decoder_norm="pnv", dropout=0.3, norm_kernels="triton").eval()
     loss_of(model, make_batch())
     for module in model.modules():
-        module.train(getattr(module, "takes_sums", False))
+        module.train(getattr(module, "accepts_deferred", False))
     loss_of(model, make_batch())
     assert not added

@@ -13,11 +13,10 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
 
-from normplugins.errors import UserError
-from normplugins.models.released import import_checkpoint
+from normplugins.models.import_checkpoint import import_checkpoint
 from normplugins.models.stock import from_stock, load_into_stock
-
-from .helpers import make_batch, make_model, make_task
+from normplugins.utils.errors import UserError
+from tests.helpers.models import make_batch, make_model, make_task
 
 EMBEDDINGS = (
     {"share_all_embeddings": True},

@@ -3,7 +3,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from tests.models.language_models import make_language_model, make_task
+from tests.helpers.language_models import make_language_model, make_task
 
 PTB = {"layers": 3, "embed_dim": 256, "ffn_embed_dim": 2100, "head_dim": 40, "tokens_per_sample": 32}
 

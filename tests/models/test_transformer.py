@@ -3,8 +3,8 @@ from argparse import Namespace
 import pytest
 import torch
 
-from normplugins.errors import UserError
-from tests.models.helpers import (
+from normplugins.utils.errors import UserError
+from tests.helpers.models import (
     NORMS,
     PAD,
     both_stacks,

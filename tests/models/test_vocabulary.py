@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from tests.models.helpers import PAD
-from tests.models.language_models import MODELS, lm_loss, log_probs, make_language_model, make_segments
+from tests.helpers.language_models import MODELS, lm_loss, log_probs, make_language_model, make_segments
+from tests.helpers.models import PAD
 
 ADAPTIVE = {"adaptive_softmax_cutoff": "6,12", "adaptive_softmax_factor": 2.0, "size": 24}
 EACH_MODEL = pytest.mark.parametrize("kind", MODELS)

@@ -5,8 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm
-
-from .helpers import random_affine, step
+from tests.helpers.norms import random_affine, step
 
 
 def test_it_scales_and_shifts_each_channel() -> None:

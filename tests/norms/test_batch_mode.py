@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from normplugins.norms import NormConfig, build_norm, end_update, using_batch_statistics
-
-from .helpers import BATCH_NORMS, buffers, random_affine, step
+from tests.helpers.norms import BATCH_NORMS, buffers, random_affine, step
 
 
 class Model(nn.Module):

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from normplugins.norms import NormConfig, build_norm
-
-from . import reference
-from .helpers import GOLDEN, random_affine, replay, step
+from tests.helpers import reference
+from tests.helpers.norms import GOLDEN, random_affine, replay, step
 
 
 @pytest.mark.parametrize("i", [0, 1, 2])

@@ -12,9 +12,8 @@ from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm, end_update
 from normplugins.norms.group_scaling import check_groups, scale_groups
-
-from . import reference
-from .helpers import buffers, random_affine, set_affine, step
+from tests.helpers import reference
+from tests.helpers.norms import buffers, random_affine, set_affine, step
 
 EPS = 1e-3
 SWITCHED = ("bn", "pnv", "pn_alg2")

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm
-
-from . import reference
-from .helpers import random_affine, step
+from tests.helpers import reference
+from tests.helpers.norms import random_affine, step
 
 
 def padding(lengths: list[int], extra: int = 0) -> Tensor:

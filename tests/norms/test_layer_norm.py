@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from normplugins.norms import NormConfig, build_norm
-
-from . import reference
-from .helpers import random_affine
+from tests.helpers import reference
+from tests.helpers.norms import random_affine
 
 
 def test_it_is_the_reference() -> None:

@@ -1,4 +1,4 @@
-"""A norm of another package: a module with ``register_norm``, used by its name in a config, with no edit of ours."""
+"""A norm of another package: a module with ``register_norm``, used by its name in a registry, with no edit of ours."""
 
 import importlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from normplugins.norms import NormConfig, build_norm, config
+from normplugins.norms import NormConfig, build_norm, registry
 
 REPOSITORY = Path(__file__).parents[2]
 MODULE = """
@@ -36,17 +36,17 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-norm\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[normplugins.norms]\noutside = outside_norm\n")
-    monkeypatch.setattr(config, "_NORMS", dict(config._NORMS))
+    monkeypatch.setattr(registry, "_NORMS", dict(registry._NORMS))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "outside_norm", raising=False)
     return tmp_path
 
 
 def test_it_is_composed_by_name_and_trains_in_every_model(outside: Path) -> None:
-    from normplugins.experiment.check import check
-    from normplugins.experiment.config import compose_config
-    from tests.models.helpers import make_model, train
-    from tests.models.language_models import MODELS, make_language_model, train_lm
+    from normplugins.runs.check import check
+    from normplugins.runs.compose import compose_config
+    from tests.helpers.language_models import MODELS, make_language_model, train_lm
+    from tests.helpers.models import make_model, train
 
     importlib.import_module("outside_norm")
     norm = build_norm(NormConfig("outside", eps=0.5), 3)

@@ -6,9 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm
-
-from . import reference
-from .helpers import GOLDEN, buffers, random_affine, replay, step
+from tests.helpers import reference
+from tests.helpers.norms import GOLDEN, buffers, random_affine, replay, step
 
 SWITCHES = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
 OFF = {"warmup_updates": 0, **dict.fromkeys(SWITCHES, False)}

@@ -4,9 +4,8 @@ import numpy as np
 import torch
 
 from normplugins.norms import NormConfig, build_norm
-
-from . import reference
-from .helpers import random_affine
+from tests.helpers import reference
+from tests.helpers.norms import random_affine
 
 
 def test_it_is_the_reference_on_real_tokens() -> None:

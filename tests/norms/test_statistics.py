@@ -13,8 +13,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.norms import NormConfig, build_norm, end_update
-
-from .helpers import BATCH_NORMS, NORMS, PADDING_FREE, TOKEN_NORMS, buffers, random_affine, step
+from tests.helpers.norms import BATCH_NORMS, NORMS, PADDING_FREE, TOKEN_NORMS, buffers, random_affine, step
 
 
 def small(name: str, **changes: Any) -> nn.Module:

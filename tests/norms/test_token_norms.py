@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm
-
-from . import reference
-from .helpers import random_affine
+from tests.helpers import reference
+from tests.helpers.norms import random_affine
 
 EPS = 1e-3
 

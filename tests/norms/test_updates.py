@@ -18,9 +18,8 @@ from normplugins.norms import (
     resolve_norm,
     running_statistics,
 )
-
-from . import reference
-from .helpers import BATCH_NORMS, NORMS, buffers, random_affine, step
+from tests.helpers import reference
+from tests.helpers.norms import BATCH_NORMS, NORMS, buffers, random_affine, step
 
 DIM = 8
 

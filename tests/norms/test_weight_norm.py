@@ -9,9 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm
-
-from . import reference
-from .helpers import random_affine
+from tests.helpers import reference
+from tests.helpers.norms import random_affine
 
 
 def test_it_is_the_reference_on_real_tokens() -> None:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from factory import language_model, put, record
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from normplugins.report.figures import COLOURS, OTHER_COLOURS, colour, curves
 from normplugins.report.records import NORM_ORDER, read_runs
+from tests.helpers.records import language_model, put, record
 
 
 def drawn(tmp_path: Path, *variants: str, **changes) -> np.ndarray:

@@ -3,13 +3,13 @@
 import re
 
 import pytest
-from factory import language_model, put, scored
 
-from normplugins.errors import UserError
 from normplugins.report import paper
 from normplugins.report.language_models import perplexity_table, shortened_table
 from normplugins.report.records import read_runs
 from normplugins.report.render import terminal
+from normplugins.utils.errors import UserError
+from tests.helpers.records import language_model, put, scored
 
 CODE, MASKED, PAPER = COLUMNS = (
     "ours, reading code: sees the future",

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-from factory import put, record
 
-from normplugins.errors import UserError
 from normplugins.report import report
 from normplugins.report.parts import Column, Table
 from normplugins.report.render import terminal
+from normplugins.utils.errors import UserError
+from tests.helpers.records import put, record
 
 
 def test_the_page_says_what_made_it_and_how_to_get_a_row(page, tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from factory import put, record, scored
 
-from normplugins.errors import UserError
 from normplugins.report import report
 from normplugins.report.records import read_runs
+from normplugins.utils.errors import UserError
+from tests.helpers.records import put, record, scored
 
 
 def silent(_: str) -> None:

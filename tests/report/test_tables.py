@@ -1,8 +1,7 @@
 """The numbers, labels and rows of the tables, read from the page."""
 
-from factory import CPU, GPU, put, record, scored, translated
-
 from normplugins.report.parts import duration
+from tests.helpers.records import CPU, GPU, put, record, scored, translated
 
 IWSLT, OURS = "IWSLT14 de-en", "ours, BLEU, averaged"
 

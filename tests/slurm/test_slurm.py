@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from experiment.helpers import PATIENCE, REPOSITORY, TINY, command, differences, outcome
+
+from tests.helpers.runs import PATIENCE, REPOSITORY, TINY, command, differences, outcome
 
 HERE = Path(__file__).parent
 # Seconds of training with a checkpoint after each update: a job is hit in the middle of it.

@@ -1,0 +1,1 @@
+"""Evaluation: beam search, BLEU, perplexity, causality and re-estimated statistics."""

@@ -1,1 +1,0 @@
-"""One run, from a Hydra config to a recorded result: compose, prepare, train, score, record."""

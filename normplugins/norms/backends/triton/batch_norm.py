@@ -1,0 +1,166 @@
+"""BN on a GPU; ``BatchNorm`` one folder up is the plain-PyTorch reference and holds the equations.
+
+Both directions need the batch's statistics first. Forward: a pass for mean and variance and one for y, 3 N C e bytes;
+backward: see ``exact.py``, 5 N C e. At evaluation 2 and 3. A training step is 6 launches.
+
+The variance is never a difference of large sums: each of a tile's rows keeps a running mean and sum of squared
+deviations (Welford), and these are merged by their counts, first within a program, then over the programs (Chan).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from normplugins.norms.backends.triton.channels import Channels
+from normplugins.norms.backends.triton.exact import Exact
+from normplugins.norms.backends.triton.residual import Source, load_sum, normalized
+from normplugins.norms.backends.triton.tiles import ADDING, COUNTS, TYPES, Tokens, count_up, on, tile_tokens
+from normplugins.norms.batch_norm import BatchNorm
+from normplugins.norms.deferred_residual import DeferredResidual, materialize
+from normplugins.norms.statistics import recomputing
+
+
+def batch_norm(norm: BatchNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
+    """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C). Both switches are plain code."""
+    if norm.group_scaling or norm.padding_filled:
+        return norm.plain(materialize(x), padding_mask)
+    source, channels = Source.of(x), Channels.of(x, norm.eps)
+    inputs, tokens = (source.x, source.update, norm.weight, norm.bias), Tokens.of(source.x, padding_mask, norm.dim)
+    count, mean, var = None, norm.running_mean, norm.running_var
+    if norm.training:
+        count, mean, var = _count(norm, source, tokens, channels)
+        source = source.read()
+    return normalized(x, *Exact.apply(*inputs, mean, var, count, norm.synchronised, source, tokens, channels))
+
+
+@torch.no_grad()
+def _count(norm: BatchNorm, source: Source, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
+    """Count the batch: the number of its real tokens, their mean and variance (C,)."""
+    x = source.x
+    local = norm.steps_at_once and not recomputing()
+    parts = channels.table(x, tokens, 2, source.threads)
+    counts = channels.empty(x, parts.size(1))
+    count, (mean, var) = channels.empty(x), channels.empty(x, 2, norm.dim)
+    with on(x):
+        _moments[channels.tiles.blocks, parts.size(1)](
+            x, parts, counts, **source.arguments(), **tokens.arguments(),
+            T=TYPES[channels.dtype], C=norm.dim, **channels.tiles.sizes(),
+        )  # fmt: skip
+        _end_statistics[(triton.cdiv(norm.dim, ADDING["COLUMNS"]),)](
+            parts, counts, count, mean, var, norm.running_mean, norm.running_var,
+            tokens.count, parts.size(1), norm.momentum, TYPES[channels.dtype], norm.dim, local, **ADDING,
+        )  # fmt: skip
+    if not local:
+        tokens_and_moments: tuple[Tensor, ...] = count, count, mean, var
+        if norm.synchronised:
+            tokens_and_moments = norm.over_processes(*tokens_and_moments)
+        norm.update_running_stats(*tokens_and_moments)
+        _, count, mean, var = tokens_and_moments
+    return count, mean, var
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def _moments(
+    x,  # (N, C)
+    parts,  # (2, P, C) takes the means and the sums of squared deviations from them
+    counts,  # (P,) takes the number of real tokens
+    update,  # (N, C), total and seed: as in channelwise.forward
+    total,
+    seed,
+    tokens,
+    padding,
+    sentences,
+    padding_sentence,
+    padding_time,
+    DROPPED: tl.constexpr,
+    SCALE: tl.constexpr,
+    T: tl.constexpr,
+    C: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Mean and squared deviations of each program's real tokens, channel by channel, in one pass."""
+    block, program = tl.program_id(0), tl.program_id(1)
+    column = tl.arange(0, COLUMNS)
+    channels = block * WIDTH + column
+    inside = (column < WIDTH) & (channels < C)
+    seen = tl.zeros((ROWS,), T)
+    mean = tl.zeros((ROWS, COLUMNS), T)
+    squares = tl.zeros((ROWS, COLUMNS), T)
+    for start in tl.range(program * ROWS, tokens, tl.num_programs(1) * ROWS):
+        token, exists, real = tile_tokens(start, tokens, padding, sentences, padding_sentence, padding_time, ROWS)
+        at = token[:, None] * C + channels[None, :]
+        there = real[:, None] & inside[None, :]
+        if update is None:
+            value = tl.load(x + at, mask=there, other=0.0).to(T)
+        else:
+            padded = exists[:, None] & inside[None, :]
+            value = load_sum(x, update, total, seed, at, padded, start, DROPPED, SCALE, T, ROWS, COLUMNS)
+            value = tl.where(there, value, 0.0)
+        seen += real.to(T)
+        deviation = tl.where(there, value - mean, 0.0)
+        mean += deviation * (1.0 / tl.maximum(seen, 1.0))[:, None]
+        squares += deviation * (value - mean)
+    number = tl.sum(seen, axis=0)
+    whole = tl.sum(mean * seen[:, None], axis=0) / tl.maximum(number, 1.0)
+    apart = mean - whole[None, :]
+    squares += apart * apart * seen[:, None]
+    row = parts + program * C + channels
+    tl.store(row, whole, mask=inside)
+    tl.store(row + tl.num_programs(1) * C, tl.sum(squares, axis=0), mask=inside)
+    tl.store(counts + program, number, mask=block == 0)
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def _end_statistics(
+    parts,  # (2, P, C)
+    counts,  # (P,)
+    count,  # scalar: takes the number of real tokens
+    mean,  # (C,) takes the batch's
+    var,  # (C,) takes the batch's, biased
+    running_mean,
+    running_var,
+    tokens,
+    programs,
+    MOMENTUM: tl.constexpr,
+    T: tl.constexpr,
+    C: tl.constexpr,
+    STEP: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Mean and variance of all programs' tokens and, with STEP, the running ones' step if there is a token."""
+    channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = channels < C
+    real = count_up(counts, tokens, programs, ROWS, T)
+    total = tl.zeros((ROWS, COLUMNS), T)
+    for start in tl.range(0, programs, ROWS):
+        program = start + tl.arange(0, ROWS)
+        there = (program < programs)[:, None] & inside[None, :]
+        number = tl.load(counts + program, mask=program < programs, other=0.0)[:, None]
+        total += number * tl.load(parts + program[:, None] * C + channels[None, :], mask=there, other=0.0)
+    new_mean = tl.sum(total, axis=0) / tl.maximum(real, 1.0)
+    squares = tl.zeros((ROWS, COLUMNS), T)
+    for start in tl.range(0, programs, ROWS):
+        program = start + tl.arange(0, ROWS)
+        there = (program < programs)[:, None] & inside[None, :]
+        number = tl.load(counts + program, mask=program < programs, other=0.0)[:, None]
+        at = program[:, None] * C + channels[None, :]
+        apart = tl.load(parts + at, mask=there, other=0.0) - new_mean[None, :]
+        squares += tl.load(parts + programs * C + at, mask=there, other=0.0) + number * apart * apart
+    deviations = tl.sum(squares, axis=0)
+    new_var = deviations / tl.maximum(real, 1.0)
+    tl.store(mean + channels, new_mean, mask=inside)
+    tl.store(var + channels, new_var, mask=inside)
+    if tl.program_id(0) == 0:
+        tl.store(count, real)
+    if STEP:
+        unbiased = deviations / tl.maximum(real - 1.0, 1.0)
+        old_mean = tl.load(running_mean + channels, mask=inside, other=0.0).to(T)
+        old_var = tl.load(running_var + channels, mask=inside, other=0.0).to(T)
+        moved_mean = old_mean + MOMENTUM * (new_mean - old_mean)
+        moved_var = old_var + MOMENTUM * (unbiased - old_var)
+        tl.store(running_mean + channels, tl.where(real > 0, moved_mean, old_mean), mask=inside)
+        tl.store(running_var + channels, tl.where(real > 0, moved_var, old_var), mask=inside)

@@ -1,0 +1,270 @@
+"""The forward and the backward kernel of every norm here: ``pn``, ``pn_alg2``, ``pnv``, ``bn`` and ``rms``.
+
+For the tokens x of one channel they compute, with every vector (C,) and sum in float32,
+
+    z = x,  or x - mean (bn),  or x divided by the root mean square of its channel group (rms; a switch of pn and pnv)
+    y = weight z / psi + bias                              and in the same pass  sum z^2
+    dL/dz = (weight g - nu z / psi - shift) / psi'         and in the same pass  sum g z, sum g, sum z^2
+
+where g = dL/dy. The norms differ in what they hand in: PN the psi and nu of the step before, psi' being the batch's;
+PN-V and BN the batch's own, psi' = psi, with which nu = mean(weight g z / psi) and shift = mean(weight g) make the
+backward exact; RMSNorm no psi, nu or shift at all. The plain-PyTorch references are the modules one folder up.
+
+HBM traffic, for N tokens of C channels of e bytes: a pass of the forward reads x, N C e, and writes y, N C e, unless it
+only gathers sums; a pass of the backward reads g and x, and writes dL/dx unless it only gathers sums. Where x is
+residual + dropout(update), the forward's first pass and the backward's last one do this too: see ``residual.py``.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from normplugins.norms.backends.triton.channels import BACKWARD_THREADS, Channels
+from normplugins.norms.backends.triton.residual import Gradients, Source, draw_kept, load_sum
+from normplugins.norms.backends.triton.tiles import COUNTS, Tokens, on, tile_tokens
+
+
+@triton.jit
+def group_rms(x, EPS: tl.constexpr, WIDTH: tl.constexpr):
+    """1 / sqrt(mean x^2 + EPS) (ROWS, 1) of a tile (ROWS, COLUMNS) that is one channel group of WIDTH channels."""
+    return tl.rsqrt(tl.sum(x * x, axis=1) / WIDTH + EPS)[:, None]
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def forward(
+    x,  # (N, C)
+    y,  # (N, C), or None: gather sums only
+    weight,  # (C,)
+    bias,  # (C,) or None
+    mean,  # (C,) or None: not centred
+    psi2,  # (C,) or None: psi is 1
+    squares,  # (P, C) takes the sums of z^2 over real tokens, or None: write y only
+    counts,  # (P,) takes the number of real tokens, or None
+    updates,  # PN's update count, or None: no warmup
+    updates_before,  # scalar: this count before the step. Written in the pass with sums, read in the one without
+    warmup,
+    update,  # (N, C): its sum with x, after dropout, stands for x; or None
+    total,  # (N, C) takes this sum, or None
+    seed,  # scalar, or None: nothing is dropped
+    tokens,
+    padding,
+    sentences,
+    padding_sentence,
+    padding_time,
+    DROPPED: tl.constexpr,
+    SCALE: tl.constexpr,
+    EPS: tl.constexpr,
+    T: tl.constexpr,
+    C: tl.constexpr,
+    GROUP_SCALING: tl.constexpr,
+    PADDING_AS_TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """y = weight z / sqrt(psi2 + EPS) + bias, and the sums of z^2. Padding is not counted, its y is 0.
+
+    With PADDING_AS_TOKENS its y is that of a token; still it does not count. It is read only if it must be, for that or
+    for x + dropout(update).
+
+    While PN warms up, which only the device knows, the pass with sums writes no y, and the pass without, which
+    otherwise ends at once, writes it: psi2 is then the batch's.
+    """
+    block, program = tl.program_id(0), tl.program_id(1)
+    column = tl.arange(0, COLUMNS)
+    channels = block * WIDTH + column
+    inside = (column < WIDTH) & (channels < C)
+    writes = True
+    if updates is not None:
+        if squares is not None:
+            count = tl.load(updates)
+            writes = count >= warmup
+            if block + program == 0:
+                tl.store(updates_before, count)
+        elif tl.load(updates_before) >= warmup:
+            return
+    if y is not None:
+        scale = tl.load(weight + channels, mask=inside, other=0.0).to(T)
+        if psi2 is not None:
+            scale *= tl.rsqrt(tl.load(psi2 + channels, mask=inside, other=1.0).to(T) + EPS)
+        if bias is not None:
+            offset = tl.load(bias + channels, mask=inside, other=0.0).to(T)
+    if mean is not None:
+        centre = tl.load(mean + channels, mask=inside, other=0.0).to(T)
+    sum_squares = tl.zeros((ROWS, COLUMNS), T)
+    real_tokens = tl.zeros((ROWS,), T)
+    for start in tl.range(program * ROWS, tokens, tl.num_programs(1) * ROWS):
+        token, exists, real = tile_tokens(start, tokens, padding, sentences, padding_sentence, padding_time, ROWS)
+        at = token[:, None] * C + channels[None, :]
+        there = exists[:, None] & inside[None, :]
+        read = exists if PADDING_AS_TOKENS else real
+        if update is None:
+            z = tl.load(x + at, mask=read[:, None] & there, other=0.0).to(T)
+        else:
+            z = load_sum(x, update, total, seed, at, there, start, DROPPED, SCALE, T, ROWS, COLUMNS)
+        if mean is not None:
+            z -= centre[None, :]
+        if GROUP_SCALING:
+            z *= group_rms(z, EPS, WIDTH)
+        if squares is not None:
+            sum_squares += tl.where(real[:, None], z * z, 0.0)
+            real_tokens += real.to(T)
+        if y is not None:  # noqa: SIM102  (the compiler knows this condition, and only the GPU the next)
+            if writes:
+                out = z * scale[None, :]
+                if bias is not None:
+                    out += offset[None, :]
+                out = tl.where(read[:, None], out, 0.0)
+                tl.store(y + at, out.to(y.dtype.element_ty), mask=there)
+    if squares is not None:
+        tl.store(squares + program * C + channels, tl.sum(sum_squares, axis=0), mask=inside)
+        if counts is not None:
+            tl.store(counts + program, tl.sum(real_tokens, axis=0), mask=block == 0)
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def backward(
+    g,  # (N, C)
+    x,  # (N, C)
+    dx,  # (N, C), or None: gather sums only
+    weight,  # (C,)
+    mean,  # (C,) or None
+    psi2,  # (C,) as the forward divided by, or None: psi is 1
+    psi2_backward,  # (C,) as dL/dz divides by, or None
+    nu,  # (C,) or None: a fixed psi
+    shift,  # (C,) or None
+    sums,  # (3, P, C) takes the sums of g z, g and, with nu, z^2; or None: write dx only
+    arriving,  # (N, C): another gradient of x, to be added to dx, or None
+    dupdate,  # (N, C) takes the gradient of the update in x, or None
+    seed,  # scalar, or None: nothing was dropped
+    tokens,
+    padding,
+    sentences,
+    padding_sentence,
+    padding_time,
+    DROPPED: tl.constexpr,
+    SCALE: tl.constexpr,
+    NU_SCALE: tl.constexpr,
+    EPS: tl.constexpr,
+    T: tl.constexpr,
+    C: tl.constexpr,
+    GROUP_SCALING: tl.constexpr,
+    PADDING_AS_TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """dL/dz = (weight g - NU_SCALE nu z / sqrt(psi2 + EPS) - shift) / sqrt(psi2_backward + EPS), and the sums.
+
+    Through the group scaling z = r x it goes on as dL/dx = r (dL/dz - z mean(z dL/dz)), means over the group. Padding
+    is neither read nor counted, and its dL/dx is 0; with PADDING_AS_TOKENS it is a token. Other gradients of x are then
+    added, and through the dropout in x it goes on as that of the update.
+    """
+    block, program = tl.program_id(0), tl.program_id(1)
+    column = tl.arange(0, COLUMNS)
+    channels = block * WIDTH + column
+    inside = (column < WIDTH) & (channels < C)
+    if dx is not None:
+        of_g = tl.load(weight + channels, mask=inside, other=0.0).to(T)
+        if psi2_backward is not None:
+            inverse = tl.rsqrt(tl.load(psi2_backward + channels, mask=inside, other=1.0).to(T) + EPS)
+            of_g *= inverse
+        if nu is not None:
+            of_z = -NU_SCALE * tl.load(nu + channels, mask=inside, other=0.0).to(T) * inverse
+            of_z *= tl.rsqrt(tl.load(psi2 + channels, mask=inside, other=1.0).to(T) + EPS)
+        if shift is not None:
+            constant = -tl.load(shift + channels, mask=inside, other=0.0) * inverse
+    if mean is not None:
+        centre = tl.load(mean + channels, mask=inside, other=0.0).to(T)
+    sum_gz = tl.zeros((ROWS, COLUMNS), T)
+    sum_g = tl.zeros((ROWS, COLUMNS), T)
+    sum_zz = tl.zeros((ROWS, COLUMNS), T)
+    for start in tl.range(program * ROWS, tokens, tl.num_programs(1) * ROWS):
+        token, exists, real = tile_tokens(start, tokens, padding, sentences, padding_sentence, padding_time, ROWS)
+        at = token[:, None] * C + channels[None, :]
+        read = exists if PADDING_AS_TOKENS else real
+        there = read[:, None] & inside[None, :]
+        z = tl.load(x + at, mask=there, other=0.0).to(T)
+        dy = tl.load(g + at, mask=there, other=0.0).to(T)
+        if mean is not None:
+            z = tl.where(there, z - centre[None, :], 0.0)
+        if GROUP_SCALING:
+            rms = group_rms(z, EPS, WIDTH)
+            z *= rms
+        if sums is not None:
+            sum_gz += dy * z
+            sum_g += dy
+            if nu is not None:
+                sum_zz += z * z
+        if dx is not None:
+            dz = dy * of_g[None, :]
+            if nu is not None:
+                dz += z * of_z[None, :]
+            if shift is not None:
+                dz = tl.where(there, dz + constant[None, :], 0.0)
+            if GROUP_SCALING:
+                dz = rms * (dz - z * (tl.sum(z * dz, axis=1) / WIDTH)[:, None])
+            there = exists[:, None] & inside[None, :]
+            if arriving is not None:
+                dz += tl.load(arriving + at, mask=there, other=0.0).to(T)
+            tl.store(dx + at, dz.to(dx.dtype.element_ty), mask=there)
+            if dupdate is not None:
+                dz = tl.where(draw_kept(seed, start, DROPPED, ROWS, COLUMNS), dz * SCALE, 0.0)
+                tl.store(dupdate + at, dz.to(dupdate.dtype.element_ty), mask=there)
+    if sums is not None:
+        table = tl.num_programs(1) * C
+        row = sums + program * C + channels
+        tl.store(row, tl.sum(sum_gz, axis=0), mask=inside)
+        tl.store(row + table, tl.sum(sum_g, axis=0), mask=inside)
+        if nu is not None:
+            tl.store(row + 2 * table, tl.sum(sum_zz, axis=0), mask=inside)
+
+
+def run_forward(
+    channels: Channels,
+    tokens: Tokens,
+    source: Source,
+    y: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    psi2: Tensor | None,
+    *,
+    mean: Tensor | None = None,
+    squares: Tensor | None = None,
+    counts: Tensor | None = None,
+    updates: Tensor | None = None,
+    updates_before: Tensor | None = None,
+    warmup: int = 0,
+) -> None:
+    """Launch :func:`forward`, over the programs that ``squares`` (1, P, C), if any, has rows for."""
+    programs = channels.programs(source.x, tokens, source.threads) if squares is None else squares.size(1)
+    with on(source.x):
+        forward[channels.tiles.blocks, programs](
+            source.x, y, weight, bias, mean, psi2, squares, counts, updates, updates_before, warmup,
+            **source.arguments(), **tokens.arguments(), **channels.compiled(),
+        )  # fmt: skip
+
+
+def run_backward(
+    channels: Channels,
+    tokens: Tokens,
+    g: Tensor,
+    x: Tensor,
+    wanted: Gradients,
+    weight: Tensor,
+    psi2: Tensor | None,
+    psi2_backward: Tensor | None,
+    *,
+    mean: Tensor | None = None,
+    nu: Tensor | None = None,
+    nu_scale: float = 1.0,
+    shift: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> None:
+    """Launch :func:`backward` on contiguous g and x, over the programs that ``sums`` (3, P, C) has rows for, if any."""
+    programs = channels.programs(x, tokens, BACKWARD_THREADS) if sums is None else sums.size(1)
+    with on(x):
+        backward[channels.tiles.blocks, programs](
+            g, x, wanted.dx, weight, mean, psi2, psi2_backward, nu, shift, sums,
+            **wanted.arguments(), **tokens.arguments(), NU_SCALE=nu_scale, **channels.compiled(),
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Runs: from a Hydra config to a published record."""

@@ -1,0 +1,164 @@
+"""Refuses what cannot work or would do nothing, before anything is downloaded or trained."""
+
+import os
+import re
+import shutil
+import sys
+from dataclasses import fields
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from normplugins.corpora import corpus_config
+from normplugins.evaluation import recalibrate
+from normplugins.evaluation.tasks import kind_of
+from normplugins.models.config import check_model
+from normplugins.norms import NormConfig
+from normplugins.runs.compose import fairseq_defaults
+from normplugins.training import statistics_probe
+from normplugins.training.distributed import launched, on_cpu
+from normplugins.training.update_size import world_size
+from normplugins.utils.errors import UserError
+
+# Keys of fairseq that its own command line reads and our training does not: setting one would do nothing.
+UNUSED = (
+    "optimization.stop_time_hours",
+    *(f"dataset.{key}" for key in ("validate_interval", "validate_interval_updates", "validate_after_updates")),
+    *(f"dataset.{key}" for key in ("disable_validation", "max_valid_steps", "fixed_validation_seed")),
+    *(f"checkpoint.{key}" for key in ("best_checkpoint_metric", "maximize_best_checkpoint_metric", "no_save")),
+    *(f"checkpoint.{key}" for key in ("save_interval", "save_interval_updates", "keep_interval_updates")),
+    *(f"checkpoint.{key}" for key in ("keep_last_epochs", "keep_best_checkpoints", "no_epoch_checkpoints")),
+    *(f"checkpoint.{key}" for key in ("finetune_from_model", "restore_file", "continue_once", "no_last_checkpoints")),
+    *(f"common.{key}" for key in ("log_file", "log_format", "tensorboard_logdir", "wandb_project")),
+)
+# What torch.compile of older PyTorch does to PN has not been tried, except that 2.6 fails on sentences of all lengths.
+COMPILES_FROM = (2, 13)
+# The least that each of these keys, or each number of its list, can be; null is always allowed.
+LEAST = {
+    "train.batches_per_update": 1,
+    "hardware.processes": 1,
+    "hardware.threads": 1,
+    "hardware.timeout_seconds": 1,
+    "evaluate.average": 1,
+    "evaluate.recalibrate": 0,
+    "evaluate.beam": 1,
+    "evaluate.max_tokens": 1,
+    "evaluate.max_length_b": 0,
+    "evaluate.segment": 1,
+    "evaluate.context": 0,
+    "evaluate.batch_size": 1,
+    "common.log_interval": 1,
+    "common.seed": 0,
+    "dataset.max_tokens": 1,
+    "dataset.batch_size": 1,
+    "optimization.max_epoch": 0,
+    "optimization.max_update": 0,
+    "optimization.lr": 0,
+    "optimization.update_freq": 1,
+    "lr_scheduler.warmup_updates": 0,
+    "task.tokens_per_sample": 1,
+    "pn_warmup_updates": 0,
+}
+
+
+def check(config: DictConfig) -> None:
+    """Refuse a config that cannot work or has keys without effect.
+
+    Raises:
+        UserError: the message names the key, its value and what would do.
+    """
+    known = {field.name for field in fields(NormConfig)}
+    if unknown := sorted(str(key) for key in config.norm if key not in known):
+        raise UserError(f"unknown key 'norm.{unknown[0]}'. Known in norm: {', '.join(sorted(known))}")
+    corpus_config(config.corpus).check()
+    check_values(config)
+    if config.seed >= 2**32:
+        raise UserError(f"seed={config.seed}: below 2**32 is needed")
+    if not re.fullmatch(r"\w[\w.-]*", config.experiment):
+        raise UserError(f"experiment={config.experiment} names a folder: letters, digits, '.', '_' and '-' only")
+    if not config.run_dir:
+        raise UserError("run_dir=null: a run needs a folder")
+    if config.dataset.max_tokens is None and config.dataset.batch_size is None:
+        raise UserError("dataset.max_tokens and dataset.batch_size are null: one of them says what a batch holds")
+    check_model(config.model)
+    if config.train.get("compile"):  # absent from the config of an older run
+        check_compiling(config)
+    defaults = fairseq_defaults()
+    if unused := [key for key in UNUSED if OmegaConf.select(config, key) != OmegaConf.select(defaults, key)]:
+        raise UserError(f"{unused[0]} has no effect here: only fairseq's own command line reads it")
+    if not config.dry_run:  # a plan may be of another machine
+        check_processes(config)
+    if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
+        raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
+
+
+def check_processes(config: DictConfig) -> None:
+    """Refuse more processes than there are GPUs here, and numbers of processes that contradict each other.
+
+    Raises:
+        UserError: the message names the key, its value and what would do.
+    """
+    if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
+        raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
+    member, asked = launched(), config.hardware.processes
+    if member and asked not in (1, member.local_size):
+        raise UserError(
+            f"hardware.processes={asked}, and the launcher started {member.local_size} processes on this machine"
+        )
+    here, size = (member.local_size, member.size) if member else (asked, asked)
+    if config.distributed_training.distributed_world_size != size:
+        raise UserError(
+            f"distributed_training.distributed_world_size={config.distributed_training.distributed_world_size} follows "
+            "from hardware.processes, or from torchrun"
+        )
+    elsewhere = config.hardware.name == "slurm"  # on GPUs that this machine does not have
+    if not elsewhere and not on_cpu(config) and here > torch.cuda.device_count():
+        raise UserError(
+            f"{here} processes on this machine (hardware.processes), one a GPU, and PyTorch sees "
+            f"{torch.cuda.device_count()}. hardware=cpu hardware.processes={here} runs them without"
+        )
+
+
+def check_compiling(config: DictConfig) -> None:
+    """Refuse ``train.compile=true`` with what cannot be compiled, and where there is nothing to compile with.
+
+    Raises:
+        UserError: the message names what stands against it.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    reasons = {
+        f"PyTorch {COMPILES_FROM[0]}.{COMPILES_FROM[1]} or newer is needed; this is {torch.__version__}": (
+            torch.torch_version.TorchVersion(torch.__version__) < COMPILES_FROM
+        ),
+        "layers are run twice with model.checkpoint_activations=true": config.model.get("checkpoint_activations"),
+        "processes exchange statistics inside the layers with norm.sync=batch": (
+            config.norm.sync == "batch" and world_size(config) > 1
+        ),
+        f"there is no C++ compiler '{compiler}' here (CXX names another)": (
+            on_cpu(config) and not config.dry_run and shutil.which(compiler) is None
+        ),
+        f"PyTorch hands its own folder to the compiler unquoted, and it has a blank: {torch.__file__}": (
+            on_cpu(config) and " " in torch.__file__
+        ),
+    }
+    if against := [reason for reason, applies in reasons.items() if applies]:
+        raise UserError(f"train.compile=true: {against[0]}. train.compile=false runs the same model")
+
+
+def check_values(config: DictConfig) -> None:
+    """Refuse values out of range, and those that do not fit each other or the model.
+
+    Raises:
+        UserError: the message names the key, its value and what would do.
+    """
+    for key, bound in LEAST.items():
+        value = OmegaConf.select(config, key)
+        values = list(value) if isinstance(value, ListConfig) else [value]
+        if not values or any(one is not None and one < bound for one in values):
+            raise UserError(f"{key}={value}: what is needed is at least {bound}")
+    recalibrate.check(config)
+    statistics_probe.is_on(config)
+    kind_of(config.task._name).check(config)

@@ -1,0 +1,126 @@
+"""Writes a copy of a checkpoint whose norms are folded: ``normplugins fold``."""
+
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from torch import Tensor, nn
+
+from normplugins.models.fold import Outcome, fold
+from normplugins.models.import_checkpoint import numbered_dictionary
+from normplugins.models.language_model import NormTransformerLM
+from normplugins.models.tensor_transformer import TensorTransformerLM
+from normplugins.models.transformer import NormTransformer
+from normplugins.training import checkpoints
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import sha256
+
+MODELS: dict[str, Any] = {
+    "norm_transformer": NormTransformer,
+    "norm_transformer_lm": NormTransformerLM,
+    "tensor_transformer_lm": TensorTransformerLM,
+}
+
+
+def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
+    """Fold what norms of a checkpoint can be folded, write the result and print what became of each norm.
+
+    The weights are computed in float64 and kept in the checkpoint's own dtypes. The optimizer's state is left out;
+    ``extra_state["folded_from"]`` says what was folded.
+
+    Args:
+        source: a checkpoint of one of this package's models.
+        destination: file to write; None: NAME_folded.pt beside NAME.pt.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: ``source`` is no such checkpoint, is folded already or has no norm that can be folded, or
+            ``destination`` is ``source`` or cannot be written.
+    """
+    destination = destination or source.with_name(f"{source.stem}_folded{source.suffix}")
+    if destination.resolve() == source.resolve():
+        raise UserError(f"{destination} is the checkpoint to fold: name another file to write")
+    state = checkpoints.load(source)
+    model = _build(state, source)
+    extra = state.get("extra_state") or {}
+    if "folded_from" in extra:
+        raise UserError(f"{source} is folded already, from {extra['folded_from']['checkpoint']}")
+    cfg, before = model.decoder.cfg, _count(model)
+    try:
+        settings, outcomes = fold(model.double())
+    except ValueError as error:
+        raise UserError(f"{source} has no norm that can be folded. {error}") from error
+    section = state["cfg"]["model"]
+    (vars(section) if isinstance(section, Namespace) else section).update(settings)
+    origin = {
+        "checkpoint": source.name,
+        "sha256": sha256(source),
+        "settings": {key: getattr(cfg, key) for key in settings},
+    }
+    state["extra_state"] = {key: extra[key] for key in ("averaged_from",) if key in extra} | {"folded_from": origin}
+    state["model"] = _as_stored(model.state_dict(), state["model"])
+    state.pop("last_optimizer_state", None)
+    checkpoints.write(state, destination)
+    for outcome in outcomes:
+        print(_line(outcome))
+    norms = ", ".join(f"{key}={value}" for key, value in settings.items() if not key.startswith("norm_"))
+    print(f"settings: {norms}")
+    print(f"parameters and statistics: {before:,} before, {_count(model):,} after")
+    return destination
+
+
+def _build(state: Any, source: Path) -> nn.Module:
+    """The checkpoint's model, in float64."""
+    section = ((state.get("cfg") if isinstance(state, dict) else None) or {}).get("model")
+    settings = vars(section) if isinstance(section, Namespace) else section
+    name = settings.get("_name") if isinstance(settings, dict) else None
+    name = ARCH_MODEL_NAME_REGISTRY.get(name, name)  # what fairseq-train was given as --arch
+    if name not in MODELS or not isinstance(state.get("model"), Mapping):
+        raise UserError(f"{source} is no checkpoint of {', '.join(MODELS)}, whose norms can be folded")
+    weights: Mapping[str, Tensor] = state["model"]
+    task = Namespace()
+    for side, stack in (("source", "encoder"), ("target", "decoder")):
+        setattr(task, f"{side}_dictionary", numbered_dictionary(_words(weights, stack)))
+    model: nn.Module = MODELS[name].build_model(Namespace(**settings), task).double()
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{source}: its weights are not those of the {name} that its settings describe") from error
+    return model
+
+
+def _words(weights: Mapping[str, Tensor], stack: str) -> int:
+    """The size of the dictionary that the stack embeds; a language model has one, its decoder's."""
+    if f"{stack}.embed_tokens.weight" in weights:
+        return len(weights[f"{stack}.embed_tokens.weight"])
+    if "decoder.vocabulary.embeddings" in weights:
+        return len(weights["decoder.vocabulary.embeddings"]) + 2  # <s> and <pad> have no embedding
+    bands = r"decoder\.vocabulary\.adaptive_input\.embeddings\.\d+\.0\.weight"
+    return sum(len(weight) for name, weight in weights.items() if re.fullmatch(bands, name))
+
+
+def _as_stored(folded: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor in the dtype that it had; a new one in that of the checkpoint's parameters."""
+    usual = next(value.dtype for name, value in stored.items() if name.endswith("fc1.bias"))
+    return {name: value.to(stored[name].dtype if name in stored else usual) for name, value in folded.items()}
+
+
+def _count(model: nn.Module) -> int:
+    """Numbers in the model's checkpoint, those of tied weights once."""
+    return sum({value.data_ptr(): value.numel() for value in model.state_dict().values()}.values())
+
+
+def _line(outcome: Outcome) -> str:
+    """``encoder  bn  6 norms  folded into qkv, fc1``."""
+    stack = outcome.key.removesuffix("norm").removesuffix("_") or "decoder"
+    norms = "norm at the end" if outcome.end else f"{outcome.count} norms"
+    became = f"folded into {outcome.into}" if outcome.into else f"stays: {outcome.stays}"
+    return f"{stack}  {outcome.norm:8}  {norms:15}  {became}"

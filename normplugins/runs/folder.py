@@ -1,0 +1,166 @@
+"""A run's folder: held by one process, bound to one config and one corpus, and knowing who worked in it."""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from normplugins.corpora import PreparedCorpus, PreparedText
+from normplugins.evaluation.tasks import KINDS
+from normplugins.runs import record
+from normplugins.runs.cell import CHANGES_NO_RESULT, PLACES, flatten
+from normplugins.training.checkpoints import LAST
+from normplugins.training.distributed import distributed_config
+from normplugins.training.progress import LOG
+from normplugins.training.update_size import world_size
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import whole_file
+
+CONFIG = "config.yaml"
+PROVENANCE = "provenance.json"
+WANDB_ID = "wandb_id"
+RECORD = "record.json"
+SCORES = "scores.json"
+# What runs may have begun with (None: before there was such a setting), and what takes it up: the same up to rounding,
+# with the same state in checkpoints.
+TAKEN_UP_BY = {
+    "optimizer._name": ("adam", "fused_adam"),
+    "criterion._name": ("label_smoothed_cross_entropy", "label_smoothed_nll"),
+    "norm.kernels": (None, "auto"),
+    "model.norm_kernels": (None, "auto"),
+    "train.bucket_by_length": (None, False),
+}
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the run's folder: a second run in it is refused.
+
+    A POSIX record lock: it goes with the process, however that ends, and forked workers do not inherit it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "lock").open("a+")
+    except OSError as error:
+        raise UserError(
+            f"{directory} cannot be the run's folder: {error.strerror}. Choose another run_dir=..."
+        ) from error
+    with file as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(f"another run (process {lock.read().strip()}) is at work in {directory}") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def clear(directory: Path) -> None:
+    """Throw away what a run left in its folder, and nothing else.
+
+    Raises:
+        UserError: the folder holds files, but no run.
+    """
+    present = {path.name for path in directory.iterdir()} - {"lock"}
+    if present and CONFIG not in present:
+        raise UserError(f"{directory} holds files but no run of ours ({CONFIG} is missing): force=true leaves it alone")
+    outputs = [name for kind in KINDS.values() for name in kind.OUTPUTS]
+    for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, SCORES, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
+        for path in directory.glob(pattern):  # the config last: a kill before that leaves a folder that can be cleared
+            path.unlink()
+    shutil.rmtree(directory / "wandb", ignore_errors=True)
+
+
+def remember_settings(directory: Path, config: DictConfig) -> None:
+    """Write the resolved config beside the checkpoints, or check that it is the one they were made with.
+
+    Raises:
+        UserError: the folder holds a run with other settings.
+    """
+    path = directory / CONFIG
+    if not path.exists():
+        with whole_file(path) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        return
+    before = dict(flatten(OmegaConf.create(path.read_text(encoding="utf-8"))))
+    today = dict(flatten(config))
+    for settings in (before, today):
+        settings.update({key: new for key, (old, new) in TAKEN_UP_BY.items() if settings.get(key) == old})
+    changed = [
+        f"{key}: {before.get(key)} there, {today.get(key)} now"
+        for key in sorted(before.keys() | today.keys())
+        if before.get(key) != today.get(key) and not key.startswith((*CHANGES_NO_RESULT, *PLACES))
+    ]
+    if changed:
+        raise UserError(
+            f"{directory} holds a run with other settings ({'; '.join(changed[:5])}). "
+            "Give this one its own run_dir=..., or start it again with force=true"
+        )
+
+
+def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
+    """Note with which code, kernels, versions and hardware this call works on the run, and on which corpus.
+
+    The machine's load is noted beside them: calls that differ in nothing else are one.
+
+    Raises:
+        UserError: the run was begun on another text, so that its checkpoints do not fit this one.
+    """
+    path = directory / PROVENANCE
+    notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"calls": []}
+    text = hashlib.sha256(json.dumps(corpus.manifest["sha256"], sort_keys=True).encode()).hexdigest()
+    if notes.setdefault("corpus", text) != text:
+        raise UserError(
+            f"the corpus in {corpus.folder} has changed since the run in {directory} began: "
+            "restore its files, or start the run again with force=true"
+        )
+    if not (directory / LAST).exists():
+        notes["calls"], notes["load"] = [], []  # what earlier calls did was lost with them
+    call = {
+        "git_commit": record.git_commit(),
+        "hardware": record.hardware(config.common.cpu, world_size(config), distributed_config(config).threads),
+        "versions": record.versions(),
+        "kernels": record.kernels(),
+    }
+    if call not in notes["calls"]:
+        notes["calls"].append(call)
+    notes.setdefault("load", []).append({"start": record.load()})
+    record.write(path, notes)
+
+
+def remember_end(directory: Path) -> None:
+    """Note the machine's load at the end of the call whose start ``remember_work`` noted."""
+    path = directory / PROVENANCE
+    notes = json.loads(path.read_text(encoding="utf-8"))
+    notes["load"][-1]["end"] = record.load()
+    record.write(path, notes)
+
+
+def provenance(directory: Path) -> dict[str, Any]:
+    """What trained the run: the first call's commit, kernels, hardware and versions; those that differ under ``later``.
+
+    ``hardware`` has the machine's ``load`` at each call's ``start`` and, unless that was killed, its ``end``.
+    """
+    notes = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))
+    first, *later = notes["calls"]
+    hardware = first["hardware"] | {"load": notes.get("load", [])}
+    return {**first, "hardware": hardware, **({"later": later} if later else {})}
+
+
+def wandb_id(directory: Path) -> str:
+    """The run's own id in wandb, drawn once: a run that goes on after a kill stays one run there."""
+    path = directory / WANDB_ID
+    if not path.exists():
+        with whole_file(path) as temporary:
+            temporary.write_text(secrets.token_hex(8), encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()

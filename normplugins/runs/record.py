@@ -1,0 +1,107 @@
+"""The record of a run: one JSON under results/ with everything that its number depends on."""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import normplugins
+from normplugins.utils.files import sha256, whole_file
+
+FORMAT = 2
+"""The format of the records that are written; the report reads older ones too."""
+PACKAGES = ("torch", "fairseq", "hydra-core", "omegaconf", "sacrebleu", "sentencepiece", "subword-nmt", "sacremoses")
+
+
+def hardware(cpu: bool, processes: int, threads: int | None = None) -> dict[str, Any]:
+    """What the run ran on: processor model, memory in GB, this machine's GPUs; a process's threads (None: as here)."""
+    gpus = [] if cpu else [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())][:processes]
+    return {
+        "device": f"{processes} x {gpus[0]}" if gpus else "CPU",
+        "cpu": _cpu_model(),
+        "threads": threads or torch.get_num_threads(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "gpus": gpus,
+        "processes": processes,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this project and of what the number depends on."""
+    found = {"python": platform.python_version(), "normplugins": normplugins.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # an environment without it cannot have used it
+            continue
+    return found
+
+
+@cache
+def kernels() -> dict[str, str]:
+    """The sha256 of each compiled kernel when first asked for, by its place in this package; empty for none."""
+    root = Path(normplugins.__file__).parent
+    return {path.relative_to(root).as_posix(): sha256(path) for path in sorted(root.rglob("*.so"))}
+
+
+def load() -> list[float]:
+    """The machine's load: how many processes run or wait to run, over the last 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+@cache
+def git_commit() -> str | None:
+    """The checked-out commit when first asked for, with ``+changes`` when tracked files differ from it.
+
+    None outside a checkout. A process keeps the code that it began with, and so its answer.
+    """
+    root = Path(normplugins.__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        # results/ changes with every run and does not change what a run does
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)results")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if changed else commit
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write a record whole or not at all; raises UserError when the disk is full or may not be written."""
+    with whole_file(path) as temporary:
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A record, or None when there is none that can be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()

@@ -1,0 +1,276 @@
+"""Runs one cell of a table from its config to its record, skipping every step whose output is already there."""
+
+import logging
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+from omegaconf import DictConfig, OmegaConf
+
+from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
+from normplugins.evaluation.recalibrate import described
+from normplugins.evaluation.tasks import kind_of
+from normplugins.runs import folder, record
+from normplugins.runs.cell import PLACES, flatten
+from normplugins.runs.check import check
+from normplugins.runs.compose import fairseq_config
+from normplugins.runs.scoring import Scored, publish_translations, score_checkpoints
+from normplugins.training import checkpoints, distributed, statistics_probe
+from normplugins.training.history import History, saved_history
+from normplugins.training.loop import TrainSettings, train
+from normplugins.training.progress import clock
+from normplugins.training.tracking import NOWHERE, Tracking, tracked
+from normplugins.training.update_size import world_size
+from normplugins.utils.threads import use_threads
+from normplugins.utils.worker_processes import available_cores
+
+
+def run(config: DictConfig) -> dict[str, Any] | None:
+    """Bring one run to its end: prepare the corpus, train, average if told to, score, record.
+
+    Where a launcher such as torchrun started several processes, each calls this: the first does all of it, the others
+    train with it.
+
+    Returns:
+        The record, as written to ``results/runs/<experiment>/<variant>/seed<k>.json``; None in the others.
+
+    Raises:
+        UserError: anything the user can put right, among them: another process works in the run's folder, the folder
+            holds a run with other settings, ``hardware`` asks for a GPU that is not there.
+    """
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    check(config)
+    member = distributed.launched()
+    if member is None:
+        return lead(config)
+    rendezvous = distributed.Rendezvous(member)
+    if member.rank:
+        return follow(config, rendezvous)
+    with rendezvous.rank_zero():
+        return lead(config, rendezvous)
+
+
+def train_settings(config: DictConfig, title: str, tracking: Tracking) -> TrainSettings:
+    """What training needs of a run's config beside fairseq's part of it."""
+    bucketed, compiled = (bool(OmegaConf.select(config, f"train.{key}")) for key in ("bucket_by_length", "compile"))
+    average = config.evaluate.average or 1
+    probed = statistics_probe.is_on(config)
+    return TrainSettings(title, config.train.checkpoint_minutes, average, tracking, bucketed, compiled, probed)
+
+
+def follow(config: DictConfig, rendezvous: distributed.Rendezvous) -> None:
+    """Train with the first process, which prepares, writes and records; nothing where it has nothing to train."""
+    word = rendezvous.receive()
+    if word:
+        config.task.data, config.checkpoint.save_dir = word["data"], word["save_dir"]
+        settings = train_settings(config, "", NOWHERE)
+        work = partial(train, fairseq_config(config), settings)
+        distributed.take_part(work, rendezvous.member, rendezvous.store, distributed.distributed_config(config))
+
+
+def lead(config: DictConfig, rendezvous: distributed.Rendezvous | None = None) -> dict[str, Any]:
+    """Bring a run to its end, as its only process or as the first of those that wait at the ``rendezvous``."""
+    set_threads(config)
+    directory = Path(config.run_dir)
+    result = result_path(config)
+    name = titled(config)
+    with folder.locked(directory):
+        if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued job goes on
+            folder.clear(directory)
+        folder.remember_settings(directory, config)
+        done = record.read(directory / folder.RECORD)
+        if done is None:
+            done = carry_out(config, directory, name, rendezvous)
+        else:
+            print(f"{name}: already complete, in {directory} (force=true runs it again)")
+        publish_translations(done, directory, result.parent)
+        if record.read(result) != done:
+            record.write(result, done)
+    print(summary(done))
+    print(f"recorded in {result}")
+    return done
+
+
+def carry_out(
+    config: DictConfig, directory: Path, name: str, rendezvous: distributed.Rendezvous | None = None
+) -> dict[str, Any]:
+    """Do what is left to do of a run whose folder is held; returns its record, written to the folder."""
+    kind = kind_of(config.task._name)
+    corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
+    kind.check_corpus(config, corpus)
+    folder.remember_work(directory, config, corpus)
+    config.task.data = str(corpus.bin_dir)
+    config.checkpoint.save_dir = str(directory)
+    if world_size(config) > 1 and rendezvous is None:
+        # The first of its processes opens the wandb run: none may be open here.
+        trained(config, directory, name, saved_history(directory))
+    with tracked(tracking(config, directory)) as tracker:
+        before = saved_history(directory)
+        if before:
+            tracker.replay(before.curves)
+        history = trained(config, directory, name, before, rendezvous)
+        print(
+            f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
+            f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
+        )
+        averaged = made_from(directory, config.evaluate.average)
+        print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
+        scored = score_checkpoints(config, corpus, directory)
+        statistics = described(config, scored.checkpoint, averaged)
+        folder.remember_end(directory)
+        done = compose_record(config, corpus, history, scored, averaged, statistics)
+        record.write(directory / folder.RECORD, done)
+        tracker.summarize({f"test/{metric}": value["score"] for metric, value in scored.metrics.items()})
+        tracker.summarize({"signature": {metric: value["signature"] for metric, value in scored.metrics.items()}})
+    return done
+
+
+def set_threads(config: DictConfig) -> None:
+    """Let PyTorch use ``hardware.threads`` threads, or every core that this process may use."""
+    use_threads(config.hardware.threads or available_cores())
+
+
+def trained(
+    config: DictConfig,
+    directory: Path,
+    name: str,
+    history: History | None,
+    rendezvous: distributed.Rendezvous | None = None,
+) -> History:
+    """Train unless that is done, in as many processes as the config asks for; returns what was done.
+
+    ``history`` is what the folder's last checkpoint holds: reading it takes seconds for a large model.
+    """
+    if history is None or history.stopped_by is None:
+        settings = train_settings(config, name, tracking(config, directory))
+        work, terms = partial(train, fairseq_config(config), settings), distributed.distributed_config(config)
+        if rendezvous:
+            rendezvous.send({"data": config.task.data, "save_dir": config.checkpoint.save_dir})
+            distributed.take_part(work, rendezvous.member, rendezvous.store, terms)
+        elif world_size(config) > 1:
+            distributed.spawn(work, world_size(config), terms)
+        else:
+            work()
+        history = saved_history(directory)
+    assert history is not None
+    assert history.stopped_by is not None
+    return history
+
+
+def made_from(directory: Path, count: int | None) -> list[str]:
+    """The names of the checkpoints that the one that the recipe is scored by was made from.
+
+    It is the mean of the last ``count`` epochs, made unless that is done; for None the one with the best validation
+    loss.
+    """
+    scored = checkpoints.scored(directory, count)
+    if count is None:
+        return [scored.name]
+    paths = checkpoints.epoch_checkpoints(directory)[-count:]
+    names = [path.name for path in paths]
+    if checkpoints.averaged_from(scored) != names:
+        checkpoints.average(paths, scored)
+    return names
+
+
+def titled(config: DictConfig) -> str:
+    """What a run is called, and what a reader of any figure of it has to know."""
+    name, label = f"{config.experiment} {config.variant} seed {config.seed}", run_label(config)
+    return f"{name} ({label})" if label else name
+
+
+def run_label(config: DictConfig) -> str:
+    """What a reader of any figure of this run has to know; mostly nothing."""
+    label: str = kind_of(config.task._name).label(dict(flatten(config)))
+    return label
+
+
+def tracking(config: DictConfig, directory: Path) -> Tracking:
+    """What the run is called in wandb: group = experiment, name = norm (with what else differs) and seed."""
+    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    label = run_label(config)
+    return Tracking(
+        project=config.tracking.project,
+        entity=config.tracking.entity,
+        group=config.experiment,
+        name=f"{config.variant}-seed{config.seed}",
+        tags=[config.experiment, config.norm.name, config.corpus.name, *([label] if label else [])],
+        directory=directory,
+        run_id=folder.wandb_id(directory) if config.tracking.project else "",
+        config={str(key): value for key, value in plain.items()},
+    )
+
+
+def result_path(config: DictConfig) -> Path:
+    """Where the record of this run goes."""
+    return Path(config.results_dir) / "runs" / config.experiment / config.variant / f"seed{config.seed}.json"
+
+
+def compose_record(
+    config: DictConfig,
+    corpus: PreparedCorpus | PreparedText,
+    history: History,
+    scored: Scored,
+    averaged: list[str],
+    statistics: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Everything that the run's number depends on, figures first and the whole config last.
+
+    ``corpus`` has the sha256 of the corpus's files, ``files`` that of the checkpoints and of the compiled kernels.
+    """
+    work = folder.provenance(Path(config.run_dir))
+    return {
+        "format": record.FORMAT,
+        "experiment": config.experiment,
+        "variant": config.variant,
+        "norm": config.norm.name,
+        "seed": config.seed,
+        "label": run_label(config),
+        "scored_by": scored.by,
+        "metrics": scored.metrics,
+        "scores": scored.scores,
+        "translations": scored.translations,
+        "training": {
+            "updates": history.updates,
+            "epochs": history.epoch,
+            "stopped_by": history.stopped_by,
+            "best_valid_loss": history.best_loss,
+            "words_per_second": round(history.words_per_second, 1),
+            "wall_seconds": round(history.wall_seconds, 1),
+            "parameters": history.parameters,
+            "averaged": averaged,
+            "statistics": statistics,
+        },
+        "decoding": scored.decoding,
+        "corpus": corpus.manifest,
+        "files": {"checkpoints": scored.files, "kernels": work.pop("kernels", None)},
+        **work,
+        "finished_at": record.now(),
+        "curves": history.curves,
+        **({"statistics_probe": history.probe} if history.probe else {}),
+        "config": {key: value for key, value in flatten(config) if key not in PLACES},
+    }
+
+
+def summary(done: dict[str, Any]) -> str:
+    """The lines a user waits for, with the signatures that make them comparable, and a line a further checkpoint."""
+    kind = kind_of(done["config"]["task._name"])
+    lines = [f"best validation loss: {done['training']['best_valid_loss']:.3f}"]
+    for metric, value in done["metrics"].items():
+        lines.append(f"{metric}: {kind.describe(value)}")
+        lines.append(f"  {value['signature']}")
+    lines += [
+        f"{name}: {kind.brief(scores['test'])}"
+        for name, scores in done.get("scores", {}).items()
+        if name != done["scored_by"]
+    ]
+    if label := kind.label(done["config"]):
+        lines.append(f"  {label}")
+    if note := done["corpus"].get("note"):
+        lines.append(f"  corpus: {note}")
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""``fused_adam``: fairseq's Adam, with all parameters updated by one of PyTorch's fused kernels."""
+
+import ast
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from fairseq.optim import FairseqOptimizer, register_optimizer
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+from torch import Tensor
+
+from normplugins.utils.errors import UserError
+
+FUSED_DTYPES = (torch.float32, torch.float64)  # others are updated in float32
+
+
+class FusedAdam(torch.optim.Optimizer):
+    """Adam with decoupled weight decay, equal to fairseq 0.12.2's within rounding (arXiv 1412.6980, 1711.05101).
+
+    With m and v the running means of a gradient g and of g², both float32 (float64 for float64 parameters), t = 1, 2,
+    ... the updates that a parameter has had a gradient in, and c1 = 1 - beta1^t, c2 = 1 - beta2^t:
+
+        p <- p - lr * weight_decay * p
+        p <- p - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)
+
+    PyTorch's kernel divides by sqrt(v / c2) + eps in its place, and so is given eps / sqrt(c2). State and settings are
+    kept as fairseq's Adam keeps them: each goes on from the other's checkpoints.
+    """
+
+    supports_memory_efficient_fp16 = True  # parameters of half precision, with state of float32
+    supports_flat_params = True
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": False})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; returns what ``closure``, if given, returns.
+
+        Raises:
+            ValueError: a gradient is sparse, or a group asks for amsgrad.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group.get("amsgrad"):
+                raise ValueError("fused_adam has no amsgrad: use optimizer=adam")
+            alike: dict[Any, list[Tensor]] = defaultdict(list)  # what one call of the kernel takes
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike[self._counted(parameter), parameter.device, parameter.dtype].append(parameter)
+            for (step, device, dtype), parameters in alike.items():
+                if dtype in FUSED_DTYPES:
+                    self._update(group, step, device, parameters)
+                else:  # one by one: little memory, as who trains so has little
+                    for parameter in parameters:
+                        self._update(group, step, device, [parameter])
+        return loss
+
+    def _counted(self, parameter: Tensor) -> int:
+        """Count an update of the parameter, whose state is made or put in shape where need be."""
+        state, of_state = self.state[parameter], parameter.dtype if parameter.dtype in FUSED_DTYPES else torch.float32
+        state["step"] = state.get("step", 0) + 1
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in state:  # from a checkpoint it can come on the CPU, and as a half
+                state[name] = state[name].to(parameter.device, of_state).contiguous()
+            else:
+                state[name] = torch.zeros(parameter.shape, dtype=of_state, device=parameter.device)
+        return int(state["step"])
+
+    def _update(self, group: dict[str, Any], step: int, device: torch.device, parameters: list[Tensor]) -> None:
+        states = [self.state[parameter] for parameter in parameters]
+        means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if any(gradient.is_sparse for gradient in gradients):
+            raise ValueError("fused_adam takes no sparse gradients")
+        # The kernel goes through memory in its order, and knows one dtype: what is otherwise is updated as a copy.
+        updated, gradients = (
+            [tensor.to(mean.dtype).contiguous() for tensor, mean in zip(tensors, means, strict=True)]
+            for tensors in (parameters, gradients)
+        )
+        beta1, beta2 = group["betas"]
+        torch._fused_adamw_(
+            updated,
+            gradients,
+            means,
+            squares,
+            [],
+            [torch.full((), step, dtype=torch.float32, device=device)] * len(parameters),
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"] / math.sqrt(1 - beta2**step),
+            amsgrad=False,
+            maximize=False,
+        )
+        for parameter, copy in zip(parameters, updated, strict=True):
+            if copy is not parameter:
+                parameter.copy_(copy)
+
+
+@register_optimizer("fused_adam", dataclass=FairseqAdamConfig)
+class FairseqFusedAdam(FairseqAdam):
+    """:class:`FusedAdam` as fairseq's optimizers are built, with the settings of its ``adam``.
+
+    Raises UserError for those that choose another implementation, and for betas that are no two numbers in [0, 1).
+    """
+
+    def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
+        FairseqOptimizer.__init__(self, cfg)
+        for name in ("use_old_adam", "fp16_adam_stats", "tpu"):
+            if getattr(cfg, name, False):
+                raise UserError(f"{name} has no effect on optimizer=fused_adam: use optimizer=adam")
+        self._optimizer = FusedAdam(params, **self.optimizer_config)
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        """What the optimizer is made with: it takes precedence over what a checkpoint says."""
+        lr = self.cfg.lr
+        return {
+            "lr": lr[0] if isinstance(lr, Sequence) else lr,
+            "betas": read_betas(self.cfg.adam_betas),
+            "eps": self.cfg.adam_eps,
+            "weight_decay": self.cfg.weight_decay,
+        }
+
+    def multiply_grads(self, c: float | Tensor) -> None:
+        """Multiply all gradients by ``c``."""
+        if gradients := [parameter.grad for parameter in self.params if parameter.grad is not None]:
+            torch._foreach_mul_(gradients, c.to(gradients[0].device) if isinstance(c, Tensor) else c)
+
+
+# fairseq goes on from a checkpoint only with a class of the name that stands there. What this one saves is what
+# FairseqAdam saves, with the same meaning: either takes up what the other has begun.
+FairseqFusedAdam.__name__ = FairseqAdam.__name__
+
+
+def read_betas(betas: Any) -> tuple[float, float]:
+    """Two numbers in [0, 1), from a pair or from a string of one such as ``(0.9, 0.98)``; UserError otherwise."""
+    try:
+        first, second = map(float, ast.literal_eval(betas) if isinstance(betas, str) else betas)
+    except (ValueError, TypeError, SyntaxError):
+        first = second = math.nan
+    if not (0 <= first < 1 and 0 <= second < 1):
+        raise UserError(f"optimizer.adam_betas={betas}: two numbers from 0 to below 1 are needed, such as (0.9, 0.98)")
+    return first, second

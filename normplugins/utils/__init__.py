@@ -1,0 +1,1 @@
+"""What every package needs: files, locks, downloads, worker processes and errors. Imports nothing of this project."""

@@ -1,0 +1,194 @@
+"""The probe: zero to the bit where nothing can be seen, not zero where something is, and at the right distance."""
+
+import copy
+from argparse import Namespace
+
+import pytest
+import torch
+from torch import nn
+
+from normplugins.evaluation.causality import in_evaluation, in_training, is_warming, norms_of, others
+from normplugins.norms import known_norms, sees_sentence
+from normplugins.utils.errors import UserError
+from tests.helpers.language_models import SEGMENT, make_language_model, make_segments, train_lm
+
+NORMS = known_norms()
+OF_THE_BATCH = ("bn", "bn_released", "pnv", "weight")
+TEXT = torch.randint(2, 20, (500,), generator=torch.Generator().manual_seed(1))
+CAUSAL = [("tensor", {"causal": True}), ("transformer", {})]
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def evaluated(model, draws=2):
+    segments = make_segments(batch=5)
+    return in_evaluation(model, segments[:, :-1], segments[:, 1:], TEXT, draws, seeded(), size=3).figures()
+
+
+def trained(model, trials=8, warming=False):
+    segments = make_segments(batch=6)
+    return in_training(model, segments[:, :-1], segments[:, 1:], TEXT, trials, seeded(), warming).figures()
+
+
+def is_zero(figures):
+    """Nothing changed in any bit; what is said of the size must agree."""
+    assert figures["repeatable"]
+    if figures["identical"]:
+        assert figures["max"] == figures["mean"] == 0
+        assert all(point["max"] == 0 for point in figures["by_distance"])
+        assert figures["ppl_true"] == figures["ppl_replaced"]
+    return figures["identical"]
+
+
+def is_seen(figures):
+    return not is_zero(figures) and figures["mean"] > 0
+
+
+class Reader(nn.Module):
+    """Knows the future only ``ahead`` words on: gives the input there 5 nats more than any other word."""
+
+    def __init__(self, ahead):
+        super().__init__()
+        self.ahead = ahead
+        vocabulary = Namespace(adaptive_input=None)
+        self.decoder = Namespace(dictionary=range(20), vocabulary=vocabulary, output_layer=lambda scores: scores)
+
+    def extract_features(self, inputs):
+        ahead = torch.cat([inputs[:, self.ahead :], inputs.new_zeros(len(inputs), self.ahead)], dim=1)
+        return 5.0 * nn.functional.one_hot(ahead, 20), {}
+
+    def get_normalized_probs(self, output, log_probs, sample):
+        return output[0].log_softmax(-1)
+
+
+def test_a_model_that_reads_the_next_input_reads_its_answer():
+    figures = evaluated(Reader(1))
+    by_distance = {point["distance"]: point for point in figures["by_distance"]}
+    assert figures["mean"] == pytest.approx(5) == figures["max"]
+    assert figures["tokens"] == 2 * 5 * (SEGMENT - 1)
+    assert sorted(by_distance) == list(range(1, SEGMENT))
+    assert not by_distance[1]["identical"]
+    assert all(by_distance[distance]["identical"] and not by_distance[distance]["max"] for distance in (2, 3))
+    assert by_distance[SEGMENT - 1]["tokens"] == 2 * 5, "only the first position is so far from the last"
+    assert torch.tensor(figures["ppl_replaced"] / figures["ppl_true"]).log() == pytest.approx(5, abs=1e-4)
+
+
+def test_a_model_that_reads_further_on_is_found_at_each_distance_up_to_that():
+    by_distance = {point["distance"]: point["identical"] for point in evaluated(Reader(3))["by_distance"]}
+    assert by_distance == {1: False, 2: False, 3: False, 4: True, 5: True}
+
+
+def test_a_model_that_reads_its_own_input_sees_no_future():
+    assert is_zero(evaluated(Reader(0)))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("kind", "settings"), CAUSAL)
+def test_masked_models_see_nothing_in_evaluation_unless_their_norm_does(kind, settings, norm):
+    figures = evaluated(train_lm(make_language_model(kind, norm=norm, **settings)))
+    assert is_seen(figures) if sees_sentence(norm) else is_zero(figures)
+
+
+@pytest.mark.parametrize("norm", ["ln", "pn"])
+def test_the_published_model_sees_every_token_in_evaluation(norm):
+    figures = evaluated(train_lm(make_language_model("tensor", norm=norm, causal=False)))
+    assert is_seen(figures)
+    assert all(point["mean"] > 0 for point in figures["by_distance"])
+
+
+def test_an_adaptive_softmax_is_measured_too():
+    settings = {"adaptive_softmax_cutoff": "6,12", "adaptive_input": True, "norm": "ln"}
+    model = make_language_model("tensor", causal=True, **settings)
+    embedding = model.decoder.vocabulary.adaptive_input
+    assert is_zero(evaluated(model))
+    assert is_zero(trained(model))
+    assert model.decoder.vocabulary.adaptive_input is embedding
+    assert is_seen(evaluated(make_language_model("tensor", causal=False, **settings)))
+
+
+@pytest.mark.parametrize(("kind", "settings"), CAUSAL)
+@pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
+@pytest.mark.parametrize("norm", sorted({*NORMS} - {*OF_THE_BATCH, "instance"}))
+def test_norms_that_leak_nothing_in_training(kind, settings, norm, pre):
+    settings = settings | {"norm_warmup_updates": 0}  # pn's has its own test
+    figures = trained(train_lm(make_language_model(kind, norm=norm, normalize_before=pre, **settings)))
+    assert is_zero(figures)
+    assert figures["other_segment"] == {"mean": 0, "max": 0, "identical": True, "tokens": 8 * SEGMENT}
+
+
+@pytest.mark.parametrize(("kind", "settings"), CAUSAL)
+@pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
+@pytest.mark.parametrize("norm", OF_THE_BATCH)
+def test_batch_statistics_leak_within_the_segment_and_to_others(kind, settings, norm, pre):
+    figures = trained(train_lm(make_language_model(kind, norm=norm, normalize_before=pre, **settings)))
+    assert is_seen(figures)
+    assert is_seen({**figures, **figures["other_segment"]})
+
+
+@pytest.mark.parametrize(("kind", "settings"), CAUSAL)
+@pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
+def test_a_norm_of_sentences_leaks_within_the_segment_alone(kind, settings, pre):
+    figures = trained(train_lm(make_language_model(kind, norm="instance", normalize_before=pre, **settings)))
+    assert is_seen(figures)
+    assert figures["other_segment"]["identical"]
+
+
+@pytest.mark.parametrize(("kind", "settings"), CAUSAL)
+def test_pn_leaks_during_its_warmup_alone(kind, settings):
+    model = train_lm(make_language_model(kind, norm="pn", norm_warmup_updates=2, **settings))
+    assert not any(map(is_warming, norms_of(model)))
+    assert is_zero(trained(model))
+    assert is_seen(trained(model, warming=True))
+    fresh = train_lm(make_language_model(kind, norm="pn", norm_warmup_updates=9, **settings))
+    assert all(map(is_warming, norms_of(fresh)))
+    assert is_seen(trained(fresh))
+
+
+def test_attention_of_the_published_model_reaches_no_other_segment():
+    figures = trained(make_language_model("tensor", norm="ln", causal=False))
+    assert is_seen(figures)
+    assert figures["other_segment"]["identical"]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("warming", [True, False])
+def test_the_model_is_left_as_it_was(norm, warming):
+    model = train_lm(make_language_model("transformer", norm=norm, dropout=0.4)).eval()
+    before = copy.deepcopy(model.state_dict())
+    assert trained(model, warming=warming)["repeatable"], "dropout, or statistics that moved"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+
+
+def test_the_same_seed_gives_the_same_figures():
+    model = train_lm(make_language_model("tensor", norm="bn", causal=False))
+    assert evaluated(model) == evaluated(model)
+    assert trained(model) == trained(model)
+
+
+def test_one_segment_has_no_other():
+    segments, model = make_segments(batch=1), make_language_model("transformer", norm="bn")
+    figures = in_training(model, segments[:, :-1], segments[:, 1:], TEXT, 3, seeded()).figures()
+    assert figures["other_segment"] is None
+
+
+def test_more_trials_than_cuts_and_segments_take_them_in_turn():
+    figures = trained(make_language_model("transformer", norm="bn"), trials=2 * (SEGMENT - 1))
+    assert [point["tokens"] for point in figures["by_distance"]] == [2 * n for n in range(SEGMENT - 1, 0, -1)]
+
+
+def test_replacements_are_the_texts_words_by_their_frequency_and_never_the_word_itself():
+    text = torch.tensor([3, 3, 3, 7, 9])
+    tokens = torch.full((4000,), 9)
+    drawn = others(tokens, text, seeded())
+    assert set(drawn.tolist()) == {3, 7}
+    assert (drawn == 3).float().mean() == pytest.approx(0.75, abs=0.03)
+
+
+def test_log_probabilities_that_are_no_numbers_are_refused():
+    model = make_language_model("transformer", norm="ln")
+    nn.init.constant_(model.decoder.vocabulary.embeddings, torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        evaluated(model)

@@ -1,0 +1,118 @@
+"""Training on batches that are cut into parts, for several processes or one after the other, and on them as a whole."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from normplugins.norms import NormConfig, build_norm, end_update
+from tests.helpers.norms import buffers, random_affine
+
+DIM = 6
+# Lengths of the sentences that each of two processes has: T is the longest, or 3 where all is padding.
+CUTS = {
+    "halves": ([4, 2, 3], [1, 4, 2]),
+    "uneven": ([5, 2, 4, 1], [2]),
+    "one has no padding": ([3, 3], [2, 4]),
+    "one is all padding": ([3, 1], [0, 0]),
+    "one is empty": ([], [4, 3]),
+    "one token in all": ([1], []),
+    "none has a token": ([], [0]),
+}
+
+
+@dataclass
+class Part:
+    """A batch: x and dL/dy (T, B, C), padding (B, T) or None; or flat, (N, C) and (N,)."""
+
+    x: Tensor
+    g: Tensor
+    mask: Tensor | None
+
+
+def part(lengths: list[int], generator: torch.Generator) -> Part:
+    """Random tokens, about a mean that is not 0; padding holds junk, and its dL/dy is not 0."""
+    shape = (max(lengths, default=0) or 3, len(lengths), DIM)
+    x, g = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    mask = torch.arange(shape[0]) >= torch.tensor(lengths, dtype=torch.int64).unsqueeze(1)
+    return Part(2 * x + 1, g, mask if mask.any() else None)
+
+
+def cut(step: int) -> list[Part]:
+    """What each of two processes has in this step; over the steps, every cut comes."""
+    generator = torch.Generator().manual_seed(step)
+    return [part(lengths, generator) for lengths in list(CUTS.values())[step % len(CUTS)]]
+
+
+def joined(parts: list[Part]) -> Part:
+    """The same positions, padding included, as one flat batch."""
+    masks = [torch.zeros(p.x.shape[1::-1], dtype=torch.bool) if p.mask is None else p.mask for p in parts]
+    return Part(
+        torch.cat([p.x.flatten(0, 1) for p in parts]),
+        torch.cat([p.g.flatten(0, 1) for p in parts]),
+        torch.cat([mask.t().flatten() for mask in masks]),
+    )
+
+
+class Block(nn.Module):
+    """Two norms and a linear map between: what the second sees depends on what the first did."""
+
+    def __init__(self, config: NormConfig) -> None:
+        super().__init__()
+        self.first, self.linear, self.second = build_norm(config, DIM), nn.Linear(DIM, DIM), build_norm(config, DIM)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return x + self.second(torch.relu(self.linear(self.first(x, mask))), mask)
+
+
+@dataclass
+class Update:
+    y: list[Tensor]
+    gx: list[Tensor]
+    gradients: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    sent: dict[str, int]
+    """how often each collective operation was called"""
+
+
+def train(config: NormConfig, updates: list[list[Part]], recompute: bool = False) -> list[Update]:
+    """SGD on the sum of all processes' losses, each of whose updates goes over a list of micro-batches."""
+    model = random_affine(Block(config).double())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    return [_update(model, optimizer, micro_batches, recompute) for micro_batches in updates]
+
+
+def _update(model: nn.Module, optimizer: Any, micro_batches: list[Part], recompute: bool) -> Update:
+    optimizer.zero_grad()
+    ys, xs = [], []
+    with ExitStack() as stack:
+        spies = {
+            name: stack.enter_context(mock.patch.object(dist, name, wraps=getattr(dist, name)))
+            for name in ("all_reduce", "all_gather")
+        }
+        for batch in micro_batches:
+            x = batch.x.clone().requires_grad_()
+            y = checkpoint(model, x, batch.mask, use_reentrant=False) if recompute else model(x, batch.mask)
+            y.backward(batch.g)
+            ys.append(y.detach())
+            xs.append(x.grad)
+        end_update(model)
+    for p in model.parameters():
+        if dist.is_initialized():
+            dist.all_reduce(p.grad)
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    optimizer.step()
+    sent = {name: spy.call_count for name, spy in spies.items()}
+    return Update(ys, xs, gradients, buffers(model), sent)
+
+
+def train_mine(config: NormConfig, updates: list[list[list[Part]]], recompute: bool = False) -> list[Update]:
+    """Train on this process's part of each micro-batch of each update."""
+    return train(config, [[parts[dist.get_rank()] for parts in update] for update in updates], recompute)

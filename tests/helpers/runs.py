@@ -1,0 +1,274 @@
+"""Tiny real runs: in processes that can be killed at an exact point, and what they leave on disk."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normplugins.cli import main
+
+REPOSITORY = Path(__file__).parents[2]
+PATIENCE = 300  # seconds that a process may take on a busy machine
+
+CORPUS = ["corpus.train_size=300", "corpus.valid_size=20", "corpus.test_size=20", "corpus.subword_size=60"]
+MODEL = [
+    f"model.{side}_{name}"
+    for side in ("encoder", "decoder")
+    for name in ("layers=1", "embed_dim=16", "ffn_embed_dim=16", "attention_heads=2")
+]
+# Some 10 updates an epoch; PN's warmup, which follows the learning rate's, ends within the first.
+TINY = [
+    *CORPUS,
+    *MODEL,
+    "hardware=cpu",
+    "hardware.threads=1",
+    "dataset.max_tokens=1500",
+    "lr_scheduler.warmup_updates=6",
+    "optimization.max_epoch=0",
+    "optimization.max_update=24",
+    "common.log_interval=3",
+    "train.checkpoint_minutes=0",
+    "evaluate.beam=2",
+    "evaluate.max_length_b=20",
+]
+
+# A language model on a made-up text: 9 updates an epoch, and a last segment that is shorter than the others.
+TINY_LM = [
+    "corpus.verify=false",
+    "hardware=cpu",
+    "hardware.threads=1",
+    "task.tokens_per_sample=8",
+    "model.layers=1",
+    "model.embed_dim=16",
+    "model.ffn_embed_dim=16",
+    "dataset.batch_size=6",
+    "evaluate.batch_size=4",
+    "optimization.lr=[0.01]",
+    "optimization.max_update=24",
+    "pn_warmup_updates=6",
+    "common.log_interval=3",
+    "train.checkpoint_minutes=0",
+]
+LINES = {"train": 70, "valid": 15, "test": 17}
+
+# A server that has imported everything and forks: each process starts as a fresh command would, seconds earlier.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["normplugins.cli", "normplugins.runs.run", "normplugins.runs.compose"])
+
+
+@dataclass(frozen=True)
+class Point:
+    """A moment in a process: before the ``count``-th call whose audit event and arguments match ``pattern``."""
+
+    pattern: str
+    count: int = 1
+    send: signal.Signals = signal.SIGKILL
+
+
+class Command:
+    """``normplugins ARGUMENTS`` as a process of its own, in ``folder``, with its output in a file and no stdin."""
+
+    def __init__(
+        self,
+        arguments: list[str],
+        folder: Path,
+        output: Path,
+        at: Point | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.output = output
+        self.process = _context.Process(target=_execute, args=(arguments, str(folder), str(output), at, env or {}))
+        self.process.start()
+
+    def wait(self) -> int:
+        """The exit status; minus the signal's number when one ended it."""
+        self.process.join(PATIENCE)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running after {PATIENCE} s:\n{self.text}")
+        return self.process.exitcode
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text(encoding="utf-8")
+
+
+def command(arguments: list[str], folder: Path, at: Point | None = None, **env: str) -> tuple[int, str]:
+    """Run a command to its end: its exit status and all it printed."""
+    output = folder / f"output{len(list(folder.glob('output*')))}"
+    started = Command(arguments, folder, output, at, env)
+    return started.wait(), started.text
+
+
+def eval_lm(checkpoint: Path, bin_dir: Path, folder: Path) -> float:
+    """Mean loss of a tiny language model's test text in bits, with the four decimals that fairseq's eval-lm prints."""
+    cut = ["--sample-break-mode", "none", "--tokens-per-sample", "8", "--batch-size", "3", "--num-workers", "0"]
+    status, said = command(["fairseq", "eval-lm", str(bin_dir), "--path", str(checkpoint), "--cpu", *cut], folder)
+    assert status == 0, said
+    (bits,) = re.findall(r"Loss \(base 2\): ([\d.]+)", said)
+    return float(bits)
+
+
+def _execute(arguments: list[str], folder: str, output: str, at: Point | None, env: dict[str, str]) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that no server forked
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job would ignore
+    os.chdir(folder)
+    for name, value in env.items():  # an empty value takes the variable away
+        os.environ.pop(name, None) if value == "" else os.environ.update({name: value})
+    nothing, file = os.open(os.devnull, os.O_RDONLY), os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for source, number in ((nothing, 0), (file, 1), (file, 2)):
+        os.dup2(source, number)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    if at:
+        sys.addaudithook(_signal_at(at))
+    sys.exit(main(arguments))
+
+
+def _signal_at(point: Point) -> Any:
+    seen = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event in ("os.rename", "os.link", "open") and re.search(
+            point.pattern, " ".join([event, *(str(argument) for argument in arguments[:2])])
+        ):
+            seen += 1
+            if seen == point.count:
+                os.kill(os.getpid(), point.send)
+
+    return hook
+
+
+def write_text(folder: Path) -> None:
+    """Three small files for ``corpus=ptb``: words that mostly follow from the one before, and a blank line."""
+    draw = random.Random(7)
+    for split, count in LINES.items():
+        lines = []
+        for _ in range(count):
+            word = draw.randrange(12)
+            words = [word := (5 * word + draw.choice((1, 1, 1, 2))) % 12 for _ in range(draw.randrange(1, 9))]
+            lines.append(" ".join(f"w{word}" for word in words))
+        if split == "train":
+            lines[:2] = [" ".join(f"w{word}" for word in range(12)), ""]
+        (folder / f"ptb.{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: ``folder`` is where the command was given, ``directory`` the run's, ``output`` what it said."""
+
+    folder: Path
+    directory: Path
+    output: str
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "data"
+
+    @cached_property
+    def result(self) -> Path:
+        (path,) = (self.folder / "results").rglob("seed*.json")
+        return path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        return record
+
+
+def whole_and_broken(arguments: list[str], folder: Path, normplugins: Any, monkeypatch: Any) -> list[dict[str, Any]]:
+    """Outcomes in folder/whole and in folder/broken, where it is killed at its fourth checkpoint and called again."""
+    folders = [folder / "whole", folder / "broken"]
+    for each in folders:
+        each.mkdir()
+    status, text = command(arguments, folders[1], Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 4))
+    assert status == -signal.SIGKILL, text
+    for each in folders:
+        monkeypatch.chdir(each)
+        status, _, errors = normplugins(*arguments)
+        assert status == 0, errors
+    return [outcome(each, each / "run") for each in folders]
+
+
+def outcome(folder: Path, directory: Path, result: Path | None = None) -> dict[str, Any]:
+    """Everything that a run produced and that must not depend on how often it was broken off.
+
+    ``result``: its published record, where it is not the only one in the folder.
+    """
+    if result is None:
+        (result,) = (folder / "results").rglob("seed*.json")
+    record = json.loads(result.read_text(encoding="utf-8"))
+    last = load(directory / "checkpoint_last.pt")
+    averaged = [load(path) for path in directory.glob("checkpoint_averaged.pt")]
+    return {
+        "model": last["model"],
+        "optimizer": last["last_optimizer_state"],
+        "iterator": last["extra_state"]["train_iterator"],
+        "history": _without_clock(last["extra_state"]["history"]),
+        "averaged": [(state["model"], state["extra_state"]) for state in averaged],
+        "best": load(directory / "checkpoint_best.pt")["model"],
+        "outputs": {path.name: path.read_bytes() for path in directory.glob("test.*")},
+        "kept": {path.name: path.read_bytes() for path in result.parent.glob("*.gz")},
+        "scores": record["scores"],
+        "curves": _without_clock(record["curves"]),
+    }
+
+
+def load(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """The places in which two nested results are not the same, bit for bit."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [found for key in one for found in differences(one[key], other[key], f"{where}/{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        return [
+            found for i, pair in enumerate(zip(one, other, strict=True)) for found in differences(*pair, f"{where}/{i}")
+        ]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = one.dtype == other.dtype and torch.equal(one, other)
+    else:
+        same = type(one) is type(other) and one == other
+    return [] if same else [where]
+
+
+def _without_clock(value: Any) -> Any:
+    if isinstance(value, dict):
+        clock = ("seconds", "wall_seconds", "words_per_second")
+        return {key: _without_clock(inner) for key, inner in value.items() if key not in clock}
+    return [_without_clock(inner) for inner in value] if isinstance(value, list) else value
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Each file with its inode and time of change: neither stays when a file is written again."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
+    return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+
+class MakesFolder:
+    """Unpickling this creates a folder: stands for any code in a malicious checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+def write_malicious(path: Path, proof: Path) -> None:
+    """Write a checkpoint which, unpickled carelessly, creates the folder ``proof``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"cfg": None, "args": None, "model": {}, "extra_state": {"history": MakesFolder(proof)}}, path)

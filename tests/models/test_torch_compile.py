@@ -1,0 +1,64 @@
+"""A model with compiled layers: the same numbers, in one graph for each kind of layer, whatever the lengths."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.helpers.language_models import lm_loss, make_language_model, make_segments
+from tests.helpers.models import both_stacks, loss_of, make_batch, make_model
+
+# isort: split
+from normplugins.models.torch_compile import compile_layers, not_compiled
+from normplugins.norms import end_update
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+def graphs():
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def assert_same_training(model, losses):
+    """Train on each loss, compiled and not; returns both models."""
+    compiled = copy.deepcopy(model)
+    compile_layers(compiled, backend="aot_eager", fullgraph=True)
+    for loss in losses:
+        for one in (model, compiled):
+            loss(one).backward()
+            end_update(one)
+        assert loss(compiled).item() == pytest.approx(loss(model).item(), rel=1e-5)
+    torch.testing.assert_close(compiled.state_dict(), model.state_dict())  # the same names too
+    gradients = [{name: p.grad for name, p in one.named_parameters()} for one in (model, compiled)]
+    torch.testing.assert_close(gradients[1], gradients[0])
+    return model, compiled
+
+
+@pytest.mark.parametrize("norm", ["pn"])
+def test_translation(norm):
+    """Two encoder and two decoder layers, three lengths, two batch sizes: a graph for each of the two kinds."""
+
+    def of(seed, sentences, repeats):
+        batch = {key: value[:sentences].repeat(1, repeats) for key, value in make_batch(seed).items()}
+        return lambda model: loss_of(model, batch)
+
+    model, compiled = assert_same_training(make_model(**both_stacks(norm)), [of(0, 4, 1), of(1, 3, 2), of(2, 4, 3)])
+    assert graphs() == 2
+    model.eval()
+    compiled.eval()
+    with torch.no_grad(), not_compiled():
+        assert loss_of(compiled, make_batch(3)).item() == pytest.approx(loss_of(model, make_batch(3)).item(), rel=1e-5)
+    assert graphs() == 2
+
+
+@pytest.mark.parametrize("kind", ["transformer", "tensor"])
+def test_language_models(kind):
+    assert_same_training(
+        make_language_model(kind, norm="bn"),
+        [lambda model, seed=seed: lm_loss(model, make_segments(seed)) for seed in (0, 1)],
+    )
+    assert graphs() == 1

@@ -1,0 +1,120 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from normplugins.models.attention import causal_attention_mask, padding_attention_mask
+from normplugins.models.varlen import Rows, attend
+from tests.helpers.models import PAD, both_stacks, loss_of, make_batch, make_model
+
+HEADS, WIDTH = 2, 8
+PADDING = torch.tensor([[False] * 5, [False] * 3 + [True] * 2, [True] + [False] * 4])  # (B, T), on either side
+
+padding_masks = (
+    st.integers(1, 5)
+    .flatmap(lambda length: st.lists(st.lists(st.booleans(), min_size=length, max_size=length), min_size=1, max_size=3))
+    .map(torch.tensor)
+)
+
+
+def in_double(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.double, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+
+
+def by_pytorch(packed, mask):
+    """Attention of (T, B, C) to (S, B, C) as PyTorch computes it, from what ``attend`` takes: (T, B, C)."""
+    parts = [part for x in packed for part in x.split(WIDTH, dim=-1)]
+    q, k, v = (part.unflatten(-1, (HEADS, -1)).permute(1, 2, 0, 3) for part in parts)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 0, 1, 3).flatten(2)
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "not masked"])
+@pytest.mark.parametrize("kind", ["self", "cross"])
+def test_it_is_scaled_dot_product_attention_forward_and_backward(kind, masked):
+    packed = [in_double(5, 3, 3 * WIDTH)] if kind == "self" else [in_double(4, 3, WIDTH), in_double(5, 3, 2 * WIDTH)]
+    build = causal_attention_mask if kind == "self" else padding_attention_mask
+    mask = build(PADDING, torch.double) if masked else None
+    targets, sources = Rows(packed[0].size(0), 3), Rows(5, 3)
+    expected = by_pytorch(packed, mask)
+    rows = attend(HEADS, mask, 0.0, targets, sources, *(x.flatten(0, 1) for x in packed))
+    given = rows.view_as(expected)
+    torch.testing.assert_close(given, expected)
+    gradient = in_double(*expected.shape, seed=1)
+    for ours, theirs in zip(*(torch.autograd.grad(y, packed, gradient) for y in (given, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_without_the_rows_of_padding_the_tokens_get_the_same_and_the_gradient_is_that_of_the_forward(p):
+    rows, mask = Rows.of_tokens(PADDING), causal_attention_mask(PADDING, torch.double)
+    qkv = in_double(12, 3 * WIDTH)
+    assert qkv.size(0) == len(rows.tokens)
+    full = rows.put_back(qkv)
+    if not p:
+        expected = rows.take(by_pytorch([full], mask))
+        torch.testing.assert_close(attend(HEADS, mask, p, rows, rows, qkv), expected)
+
+    def same_masks(qkv):
+        torch.manual_seed(0)
+        return attend(HEADS, mask, p, rows, rows, qkv)
+
+    assert torch.autograd.gradcheck(same_masks, (qkv,))
+
+
+def test_dropped_weights_leave_the_mean_as_it_was():
+    torch.manual_seed(0)
+    qkv, rows = torch.randn(15, 3 * WIDTH), Rows(5, 3)
+    draws = torch.stack([attend(HEADS, None, 0.3, rows, rows, qkv) for _ in range(2000)])
+    kept = attend(HEADS, None, 0.0, rows, rows, qkv)
+    assert draws.std(0).min() > 0
+    assert ((draws.mean(0) - kept).abs() < 6 * draws.std(0) / 2000**0.5).all()
+
+
+@settings(deadline=None)
+@given(padding_masks)
+def test_rows_are_taken_and_put_back(padding):
+    rows = Rows.of_tokens(padding)
+    batch, time = padding.shape
+    x = torch.arange(1.0, 1 + time * batch * WIDTH).view(time, batch, WIDTH)
+    taken = rows.take(x)
+    whole = rows.tokens is None  # no padding, or nothing else
+    assert whole is bool(padding.all() or not padding.any())
+    assert torch.equal(taken, x.flatten(0, 1) if whole else x.flatten(0, 1)[~padding.t().flatten()])
+    assert torch.equal(rows.put_back(taken), x if whole else x * ~padding.t()[..., None])
+    in_heads = rows.to_heads(taken, HEADS, 1)
+    assert torch.equal(rows.to_rows(in_heads, HEADS, 1), taken)
+
+
+@pytest.mark.parametrize("norm", ["ln", "bn", "group"])
+def test_a_decoder_in_training_does_not_depend_on_how_much_padding_there_is(norm):
+    batch = make_batch()
+    target = ("prev_output_tokens", "target")
+    padded = {key: F.pad(x, (0, 3), value=PAD) if key in target else x for key, x in batch.items()}
+    found = []
+    for given_batch in (batch, padded):
+        model = make_model(**both_stacks(norm)).double().train()
+        loss = loss_of(model, given_batch)
+        loss.backward()
+        found.append((loss.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(("norm", "left_out"), [("ln", True), ("bn", False)])
+def test_a_decoder_in_training_leaves_padding_out_where_no_norm_looks_at_it(norm, left_out):
+    model, batch = make_model(**both_stacks(norm), dropout=0.1, attention_dropout=0.1).train(), make_batch()
+    seen = []
+    model.decoder.layers[0].register_forward_pre_hook(lambda layer, args: seen.append(args[0].shape[:-1].numel()))
+    loss_of(model, batch).backward()
+    target = batch["prev_output_tokens"]
+    assert seen == [int(target.ne(PAD).sum()) if left_out else target.numel()]
+    assert target.eq(PAD).any()
+
+
+def test_without_sentences_every_gradient_is_zero():
+    model = make_model(dropout=0.1, attention_dropout=0.1).train()
+    none = {name: x[:0] for name, x in make_batch().items()}
+    logits, _ = model(none["src_tokens"], None, none["prev_output_tokens"])
+    logits.sum().backward()
+    assert not len(logits)
+    assert not any(p.grad.any() for p in model.parameters())

@@ -1,0 +1,20 @@
+"""What setup compiles is there, and where it is not, that is said."""
+
+import pytest
+import torch
+
+from normplugins.norms.backends.cpu import library
+from normplugins.norms.backends.dispatch import fast_path
+
+
+@pytest.mark.parametrize("module", ["normplugins.norms.backends.cpu._kernels", "normplugins.models._dropout"])
+def test_it_is_there(module: str) -> None:
+    assert library.library(module) is not None
+
+
+def test_where_it_is_not_a_norm_is_plain_and_a_warning_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "find_spec", lambda module: None)
+    library.library.cache_clear()
+    with pytest.warns(UserWarning, match="_kernels: not compiled; pip install --no-deps --editable"):
+        assert fast_path("auto", torch.ones(2, 4), training=True) is None
+    library.library.cache_clear()

@@ -1,0 +1,70 @@
+"""Which tensors the kernels take, and what is said where they cannot."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import normplugins
+from normplugins.norms import NormConfig, build_norm
+from normplugins.norms.backends import dispatch
+from normplugins.norms.backends.dispatch import fast_path as choose
+from tests.helpers.triton import DEVICE
+
+
+def test_triton_is_chosen_by_name_and_on_a_gpu() -> None:
+    from normplugins.norms.backends.triton import forwards
+
+    x = torch.ones(2, 4)
+    assert choose("triton", x.to(DEVICE), True) is forwards
+    assert choose("triton", x.to(DEVICE), False) is forwards
+    assert choose("auto", x, True) is not forwards
+    assert choose("plain", x.to(DEVICE), True) is None
+    if DEVICE == "cuda":
+        assert choose("auto", x.to(DEVICE), True) is forwards
+
+
+def test_without_a_gpu_or_the_interpreter_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    norm = build_norm(NormConfig("pn_alg2", kernels="triton"), 4)
+    with pytest.raises(ValueError, match="kernels=triton needs x on a GPU, not on cpu; set kernels=auto"):
+        norm(torch.ones(2, 4))
+
+
+def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: False)
+    with pytest.raises(ValueError, match="kernels=triton: Triton is not installed"):
+        build_norm(NormConfig("rms", kernels="triton"), 4)(torch.ones(2, 4))
+
+
+def test_the_norms_import_no_triton() -> None:
+    """Nor does importing them need it; the package around them, which imports fairseq, is left out."""
+    code = (
+        "import sys, types, torch; sys.modules['triton'] = None; package = types.ModuleType('normplugins');"
+        f"package.__path__ = {list(normplugins.__path__)}; sys.modules['normplugins'] = package;"
+        "from normplugins.norms import NormConfig, build_norm;"
+        "build_norm(NormConfig('pn'), 4)(torch.ones(2, 4)).sum().backward()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_the_kernels_have_not_is_plain() -> None:
+    """The switches of BatchNorm, and tiles wider than 8,192 channels."""
+    for name, dim in (("bn_released", 8), ("bn", 8), ("rms", 8193), ("pn", 8200), ("pnv", 8200)):
+        scaling = None if name == "rms" else True
+        ours, plain = (
+            build_norm(NormConfig(name, groups=1, group_scaling=scaling, kernels=k), dim).to(DEVICE)
+            for k in ("triton", "plain")
+        )
+        x = torch.randn(3, dim, device=DEVICE)
+        assert torch.equal(ours(x), plain(x))
+
+
+@pytest.mark.parametrize("name", ["pn", "pnv", "bn"])
+def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
+    norm = build_norm(NormConfig(name, kernels="triton"), 4).to(DEVICE)
+    with pytest.raises(ValueError, match=r"a norm of 4 channels takes \(T, B, 4\)"):
+        norm(torch.ones(2, 8, device=DEVICE))
+    with pytest.raises(ValueError, match=r"padding mask \(5, 3\) does not fit x \(5, 3, 4\)"):
+        norm(torch.ones(5, 3, 4, device=DEVICE), torch.zeros(5, 3, dtype=torch.bool, device=DEVICE))

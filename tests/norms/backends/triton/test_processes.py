@@ -1,0 +1,24 @@
+"""On the kernels too, two processes with parts of a batch do what one does with the whole."""
+
+from dataclasses import replace
+
+import pytest
+
+from normplugins.norms import NormConfig
+from tests.helpers.data_parallel import CUTS, train, train_mine
+from tests.helpers.processes import Pair
+from tests.norms.test_distributed import assert_same, steps, whole
+
+NORMS = {
+    "pn": NormConfig("pn", groups=2, warmup_updates=3),
+    "pnv": NormConfig("pnv"),
+    "pnv scaled": NormConfig("pnv", groups=2, group_scaling=True),
+    "bn": NormConfig("bn"),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_two_processes_are_one(name: str, pair: Pair) -> None:
+    config, updates = NORMS[name], steps()[: len(CUTS)]
+    parts = pair.call(train_mine, replace(config, sync="batch", kernels="triton"), updates)
+    assert_same(parts, train(replace(config, kernels="plain"), whole(updates)))

@@ -1,0 +1,123 @@
+"""Two processes with parts of a batch against one with the whole: outputs, gradients and statistics are the same."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing import assert_close
+
+from normplugins.norms import NormConfig, build_norm, reestimate, running_statistics
+from tests.helpers.data_parallel import CUTS, DIM, Block, Part, Update, cut, joined, train, train_mine
+from tests.helpers.norms import buffers
+from tests.helpers.processes import Pair
+
+STEPS = 10
+NORMS = {
+    "bn": NormConfig("bn"),
+    "bn_released": NormConfig("bn_released"),
+    "pnv": NormConfig("pnv"),
+    "weight": NormConfig("weight"),
+    "pn warming up": NormConfig("pn", groups=2, warmup_updates=100),
+    "pn past its warmup": NormConfig("pn", groups=2, warmup_updates=4),
+    "pn never warming up": NormConfig("pn", groups=2, warmup_updates=0, batch_backward=False),
+    "pn_alg2": NormConfig("pn_alg2"),
+    **{f"{name} scaled": NormConfig(name, groups=2, group_scaling=True) for name in ("bn", "pnv", "pn_alg2")},
+}
+DEFERRABLE = ("pn never warming up", "pn_alg2", "pn_alg2 scaled")
+
+
+def steps(micro_batches: int = 1) -> list[list[list[Part]]]:
+    """Ten updates; of each its micro-batches, and of each of those the parts of both processes."""
+    return [[cut(u * micro_batches + m) for m in range(micro_batches)] for u in range(STEPS)]
+
+
+def whole(updates: list[list[list[Part]]]) -> list[list[Part]]:
+    return [[joined(parts) for parts in update] for update in updates]
+
+
+def assert_same(parts: list[list[Update]], wanted: list[Update]) -> None:
+    """Both processes' outputs and gradients, laid side by side, are those of one; and the two agree to the bit."""
+    names = list(CUTS)
+    for u, (one, other, want) in enumerate(zip(*parts, wanted, strict=True)):
+        micro_batches = len(want.y)
+        where = f"update {u} ({', '.join(names[(u * micro_batches + m) % len(names)] for m in range(micro_batches))})"
+        for what in ("y", "gx"):
+            both = zip(getattr(one, what), getattr(other, what), strict=True)
+            got = [torch.cat([part.flatten(0, 1) for part in pair]) for pair in both]
+            close(got, getattr(want, what), f"{where}: {what}")
+        for what in ("gradients", "buffers"):
+            close(getattr(one, what), getattr(other, what), f"{where}: {what} of the two", 0)
+            close(getattr(one, what), getattr(want, what), f"{where}: {what}")
+
+
+def close(got, want, where: str, tolerance: float = 1e-9) -> None:
+    assert_close(got, want, rtol=0, atol=tolerance, msg=lambda said: f"{where}: {said}")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_two_processes_are_one(norm: str, micro_batches: int, pair: Pair) -> None:
+    config, updates = replace(NORMS[norm], per_update=micro_batches > 1), steps(micro_batches)
+    parts = pair.call(train_mine, replace(config, sync="batch"), updates)
+    assert_same(parts, train(config, whole(updates)))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_recomputed_activations_count_nothing_twice(norm: str, pair: Pair) -> None:
+    parts = pair.call(train_mine, replace(NORMS[norm], sync="batch"), steps(), True)
+    assert_same(parts, train(NORMS[norm], whole(steps())))
+
+
+@pytest.mark.parametrize("norm", DEFERRABLE)
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_deferred_statistics_are_summed_once_an_update(norm: str, micro_batches: int, pair: Pair) -> None:
+    """Of all layers at once."""
+    updates = steps(micro_batches)
+    parts = pair.call(train_mine, replace(NORMS[norm], sync="deferred"), updates, micro_batches > 1)
+    assert_same(parts, train(replace(NORMS[norm], per_update=micro_batches > 1), whole(updates)))
+    assert [update.sent for part in parts for update in part] == [{"all_reduce": 1, "all_gather": 0}] * 2 * STEPS
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_travels(norm: str, pair: Pair) -> None:
+    """Two norms: of each a message in the forward and one in the backward; and none at all without ``sync``."""
+    for sync, messages in (("none", 0), ("batch", 2)):
+        gathers = messages if NORMS[norm].name.startswith("bn") else 0
+        (first, *_), _ = pair.call(train_mine, replace(NORMS[norm], sync=sync), [[cut(0)]])
+        assert first.sent == {"all_reduce": 2 * messages - gathers, "all_gather": gathers}
+
+
+def test_without_sync_each_keeps_its_own(pair: Pair) -> None:
+    one, other = pair.call(train_mine, NORMS["bn"], steps())
+    alone = train(NORMS["bn"], [[parts[0] for parts in update] for update in steps()][:1])
+    assert_close(one[0].buffers, alone[0].buffers, rtol=0, atol=1e-15)  # the processes have other numbers of threads
+    assert not torch.allclose(one[-1].buffers["first.running_mean"], other[-1].buffers["first.running_mean"])
+
+
+def reestimated(config: NormConfig, batches: list[list[Part]]) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    model = Block(config).double()
+    with reestimate(model), torch.no_grad():
+        for parts in batches:
+            mine = parts[dist.get_rank()] if dist.is_initialized() else joined(parts)
+            model(mine.x, mine.mask)
+    return buffers(model)
+
+
+@pytest.mark.parametrize(
+    ("norm", "sync"), [*((norm, "batch") for norm in NORMS), *((n, "deferred") for n in DEFERRABLE)]
+)
+def test_reestimated_statistics_are_those_of_all_processes_tokens(norm: str, sync: str, pair: Pair) -> None:
+    batches = [cut(step) for step in range(len(CUTS))]
+    for got in pair.call(reestimated, replace(NORMS[norm], sync=sync), batches):
+        close(got, reestimated(NORMS[norm], batches), "reestimated")
+
+
+@pytest.mark.parametrize("sync", ["batch", "deferred"])
+def test_a_model_in_evaluation_needs_no_other_process(sync: str) -> None:
+    """One process, or evaluation: nothing is sent, so that no process group need be there."""
+    norm = build_norm(NormConfig("pn_alg2", sync=sync), DIM)
+    for training in (True, False):
+        norm.train(training)(torch.randn(5, DIM))
+    assert running_statistics(norm).keys() == {"running_phi", "ema_gz"}

@@ -1,0 +1,80 @@
+"""Every norm under ``torch.compile``, in one graph: what it computes and keeps is what it does without."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from normplugins.norms import NormConfig, build_norm, end_update, has_statistics, known_norms
+from tests.helpers.norms import random_affine
+
+SETTINGS: list[tuple[str, dict[str, object]]] = [
+    *((name, {}) for name in known_norms()),
+    ("bn", {"per_update": True}),
+    ("pn", {"per_update": True}),
+    ("pn", {"warmup_updates": 2}),  # its forward's psi is the batch's at first, and then the running one
+    ("pn_alg2", {"group_scaling": True, "groups": 4, "padding_in_backward": True}),
+    *((name, {"group_scaling": True, "groups": 4}) for name in ("bn", "pnv")),
+    ("rms", {"groups": 4}),
+]
+SIZES = ((7, 3), (5, 4), (9, 2), (6, 5))  # time and batch of the steps
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> None:
+    torch._dynamo.reset()
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    time, size = SIZES[step]
+    mask = torch.zeros(size, time, dtype=torch.bool)
+    mask[0, -2:] = True
+    return torch.randn(time, size, 16, generator=torch.Generator().manual_seed(step)), mask
+
+
+def same_steps(norm: nn.Module, backend: str) -> None:
+    """Steps of several lengths, two batches an update, and an evaluation: compiled, and not."""
+    plain, compiled = norm, copy.deepcopy(norm)
+    compiled.compile(fullgraph=True, dynamic=True, backend=backend)
+    for step in range(len(SIZES)):
+        x, mask = batch(step)
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        outputs = [module(one, mask) for module, one in zip((plain, compiled), inputs, strict=True)]
+        torch.testing.assert_close(outputs[1], outputs[0])
+        g = torch.randn(x.shape, generator=torch.Generator().manual_seed(100 + step))
+        for output in outputs:
+            output.backward(g)
+        torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
+        if step % 2:
+            end_update(plain)
+            end_update(compiled)
+        torch.testing.assert_close(compiled.state_dict(), plain.state_dict())
+    gradients = [{name: p.grad for name, p in module.named_parameters()} for module in (plain, compiled)]
+    torch.testing.assert_close(gradients[1], gradients[0])
+    plain.eval()
+    compiled.eval()
+    torch.testing.assert_close(compiled(x, mask), plain(x, mask))
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=lambda value: str(value))
+def test_compiled_it_takes_the_same_steps_in_one_graph(name: str, settings: dict[str, object]) -> None:
+    norm = random_affine(build_norm(NormConfig(name=name, **settings), 16))  # type: ignore[arg-type]
+    same_steps(norm, "aot_eager" if has_statistics(name) else "eager")
+
+
+@pytest.mark.skipif(" " in torch.__file__, reason="PyTorch hands its own folder to the compiler unquoted")
+def test_inductor_fuses_pn_and_keeps_its_numbers() -> None:
+    same_steps(random_affine(build_norm(NormConfig(name="pn", warmup_updates=1), 16)), "inductor")
+
+
+@pytest.mark.parametrize("name", ["pn", "bn"])
+def test_checkpointing_around_a_compiled_norm_is_refused(name: str) -> None:
+    """The compiled graph would count the batch a second time."""
+    norm = build_norm(NormConfig(name=name), 16)
+    norm.compile(fullgraph=True, backend="aot_eager")
+    x, mask = batch(0)
+    y = checkpoint(norm, x.requires_grad_(), mask, use_reentrant=False)
+    with pytest.raises(RuntimeError, match="checkpointing"):
+        y.sum().backward()

@@ -1,0 +1,137 @@
+"""A campaign: its plan is read whole, each run is published once, and killing it changes nothing of how it ends."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from normplugins.runs.campaign import read_plan
+from tests.helpers.runs import REPOSITORY, TINY, Point, command, differences, files, outcome
+
+PLANS = sorted((REPOSITORY / "configs" / "campaign").glob("*.yaml"))
+SHORT = [*TINY, "tracking=none", "optimization.max_update=6", "train.checkpoint_minutes=0"]
+BLOCK = {"experiment": "demo", "cells": ["norm=ln", "norm=pn norm.group_scaling=false"], "seeds": [1]}
+
+
+def write_plan(folder, *blocks, **keys):
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({"overrides": SHORT, "blocks": list(blocks), **keys}), encoding="utf-8")
+    return path
+
+
+def run_campaign(folder, *arguments, at=None):
+    return command(["campaign", "plan.yaml", *arguments], folder, at)
+
+
+def outcomes(folder):
+    return {
+        str(path.relative_to(folder)): outcome_of(folder, path) for path in (folder / "results").rglob("seed*.json")
+    }
+
+
+def outcome_of(folder, path):
+    experiment, variant, seed = path.relative_to(folder / "results" / "runs").with_suffix("").parts
+    return outcome(folder, folder / "runs" / experiment / variant / seed, path)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("campaign")
+    write_plan(folder, BLOCK)
+    status, said = run_campaign(folder)
+    assert status == 0, said
+    return folder, said
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_every_plan_of_the_project_can_be_run(path):
+    runs = read_plan(path)
+    assert len({planned.published for planned in runs}) == len(runs)
+    assert {planned.state for planned in runs} <= {"left", "done", "diverged", "started"}
+
+
+def test_every_seed_of_a_block_is_a_whole_comparison(tmp_path):
+    first = {**BLOCK, "seeds": [1, 2]}
+    plan = write_plan(tmp_path, first, {**BLOCK, "cells": ["norm=ln"], "seeds": [2, 3]})
+    order = [(planned.variant, planned.seed) for planned in read_plan(plan)]
+    ln, pn = (variant for variant, _ in order[:2])
+    assert order == [(ln, 1), (pn, 1), (ln, 2), (pn, 2), (ln, 3)]
+
+
+def test_each_run_is_published_once(unbroken):
+    folder, said = unbroken
+    assert "2 of 2 runs done" in said
+    assert sorted(path.name for path in (folder / "results").rglob("*.json")) == ["seed1.json", "seed1.json"]
+    before = files(folder / "runs") | files(folder / "results")
+    status, said = run_campaign(folder)
+    assert (status, files(folder / "runs") | files(folder / "results")) == (0, before)
+    assert "2 of 2 runs done" in said
+
+
+def test_killed_at_three_moments_it_ends_as_if_never_broken_off(unbroken, tmp_path):
+    write_plan(tmp_path, BLOCK)
+    for point in (
+        Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 3),  # in the middle of the first run
+        Point(r"os\.rename \S+seed1\.json\.tmp"),  # its record is not published yet
+        Point(r"open \S*test\.last\.hypotheses"),  # while the second run is scored
+    ):
+        status, said = run_campaign(tmp_path, at=point)
+        assert status == -signal.SIGKILL, said
+    status, said = run_campaign(tmp_path)
+    assert status == 0, said
+    assert differences(outcomes(tmp_path), outcomes(unbroken[0])) == []
+
+
+def test_when_its_minutes_are_up_it_says_so_and_goes_on(tmp_path):
+    write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]})
+    status, said = run_campaign(tmp_path, "--minutes", "0.001")
+    assert (status, "the same command goes on from here" in said) == (75, True)
+    assert "0 of 1 runs done" in run_campaign(tmp_path, "--show")[1]
+    assert not list(tmp_path.rglob("seed1.json"))
+    assert run_campaign(tmp_path)[0] == 0
+    assert len(list((tmp_path / "results").rglob("seed1.json"))) == 1
+
+
+def test_a_loss_that_is_not_finite_is_published_as_a_result(tmp_path):
+    write_plan(tmp_path, {**BLOCK, "cells": ["norm=none optimization.lr=1e30", "norm=ln"]})
+    status, said = run_campaign(tmp_path)
+    assert (status, "2 of 2 runs done" in said) == (0, True), said
+    (path,) = (tmp_path / "results").rglob("*.diverged.json")
+    diverged = json.loads(path.read_text(encoding="utf-8"))
+    assert (diverged["experiment"], diverged["seed"]) == ("demo", 1)
+    assert "not finite" in diverged["diverged"]
+    assert run_campaign(tmp_path)[0] == 0
+
+
+def test_another_failure_does_not_stop_the_runs_after_it(tmp_path):
+    plan = write_plan(tmp_path, BLOCK)
+    taken = tmp_path / read_plan(plan)[0].run_dir
+    taken.mkdir(parents=True)
+    (taken / "config.yaml").write_text("norm: {name: bn}\n", encoding="utf-8")
+    status, said = run_campaign(tmp_path)
+    assert (status, "1 of 2 runs done" in said, "a run with other settings" in said) == (1, True, True), said
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("blocks: [", "cannot be read as a plan"),
+        ("[]", "has the key blocks"),
+        ("{blocks: [], block: []}", "has the key blocks"),
+        ("blocks: null", "blocks a list of blocks"),
+        ("{blocks: [{experiment: demo, cells: [norm=ln]}]}", "experiment, cells and seeds"),
+        ("{blocks: [{experiment: demo, cells: [norm=ln], seeds: 3}]}", "seeds a list of whole numbers"),
+        ("{blocks: [{experiment: demo, cells: [++force=true], seeds: [1]}]}", "is not for a plan to set"),
+        ("{blocks: [{experiment: nope, cells: [norm=ln], seeds: [1]}]}", "unknown experiment 'nope'"),
+        ("{blocks: [{experiment: demo, cells: [norm=nope], seeds: [1]}]}", "unknown norm 'nope'"),
+        ("{blocks: [{experiment: demo, cells: [seed=3], seeds: [1]}]}", "'seed=3' is not for a plan to set"),
+        ("{blocks: [{experiment: demo, cells: [evaluate.beam=0], seeds: [1]}]}", "evaluate.beam=0"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused_before_anything_runs(content, words, tmp_path, refused, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("plan.yaml").write_text(content, encoding="utf-8")
+    assert words in refused("campaign", "plan.yaml")
+    assert not Path("runs").exists()

@@ -1,0 +1,291 @@
+"""Composing: every experiment with every norm, what is unknown or of the wrong type, and the names of cells."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from normplugins.corpora import corpus_config
+from normplugins.models.config import LANGUAGE_MODELS, resolve_config, resolve_language_model, side_norm_config
+from normplugins.runs.check import check
+from normplugins.runs.compose import CONFIG_DIR, compose_config, expand_sweep, experiments, fairseq_config
+from normplugins.utils.errors import UserError
+
+NORMS = sorted(path.stem for path in (CONFIG_DIR / "norm").glob("[!_]*.yaml"))
+
+
+def test_known_names():
+    assert {"iwslt14", "multi30k", "demo", "custom"} <= set(experiments())
+    assert {"ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none"} <= set(NORMS)
+    assert {"rms", "scale", "group", "instance", "weight"} <= set(NORMS)
+
+
+@pytest.mark.parametrize(("experiment", "architecture"), [("ptb", "transformer"), ("wikitext103", "tensor")])
+def test_a_language_model_is_chosen_by_architecture_and_its_schedule_by_budget(experiment, architecture):
+    for budget in ("full", "cpu"):
+        config = compose_config(experiment, ["norm=pn", f"architecture={architecture}", f"budget={budget}"])
+        check(config)
+        chosen = [f"architecture={architecture}"] if architecture != "tensor" else []
+        chosen += ["budget=cpu"] if budget == "cpu" else []
+        assert config.run_dir == f"runs/{experiment}/{','.join(['pn', *chosen])}/seed1"
+        assert config.budget.name == budget
+        model = resolve_language_model(LANGUAGE_MODELS[config.model._name], config.model)
+        assert model.build_norm().groups == (1 if architecture == "tensor" else 4)
+        tenth, learning_rate = config.optimization.max_update // 10, config.lr_scheduler.warmup_updates
+        assert config.norm.warmup_updates == (tenth if budget == "full" else learning_rate)
+
+
+@pytest.mark.parametrize("experiment", ["ptb", "wikitext103", "wikitext2"])
+@pytest.mark.parametrize(
+    ("reading", "pre_norm", "causal"), [("code", False, False), ("masked", False, True), ("paper", True, True)]
+)
+def test_a_reading_of_table_2_bundles_mask_and_place_of_the_norms(experiment, reading, pre_norm, causal):
+    tensor = compose_config(experiment, [f"reading={reading}"])
+    transformer = compose_config(experiment, [f"reading={reading}", "architecture=transformer"])
+    for config in (tensor, transformer):
+        check(config)
+        assert config.model.normalize_before == pre_norm
+        assert config.reading.name == reading
+    assert tensor.model.causal == causal
+    assert "causal" not in transformer.model, "it is masked whatever the reading"
+
+
+def test_the_default_reading_is_the_published_code():
+    assert compose_config("ptb").reading.name == "code"
+    assert compose_config("ptb").model == compose_config("ptb", ["reading=code"]).model
+
+
+def test_a_setting_of_the_model_overrules_the_reading():
+    assert compose_config("ptb", ["reading=code", "model.causal=true"]).model.causal
+
+
+def test_ptb_is_the_published_recipe():
+    config = compose_config("ptb", ["norm=pn"])
+    model = config.model
+    assert (model._name, model.causal, model.cores, model.head_dim) == ("tensor_transformer_lm", False, 1, 40)
+    assert (model.layers, model.embed_dim, model.ffn_embed_dim, model.dropout) == (3, 256, 2100, 0.3)
+    assert (model.normalize_before, model.adaptive_softmax_cutoff, config.criterion._name) == (
+        False,
+        None,
+        "cross_entropy",
+    )
+    assert (config.task.tokens_per_sample, model.tokens_per_sample, config.task.sample_break_mode) == (32, 32, "none")
+    assert (config.dataset.batch_size, config.dataset.max_tokens, config.criterion.sentence_avg) == (120, None, False)
+    assert (list(config.optimization.lr), config.optimization.max_update) == ([2.5e-4], 20000)
+    assert (list(config.optimizer.adam_betas), config.optimizer.weight_decay) == ([0.9, 0.999], 0)
+    assert (config.optimization.clip_norm, config.lr_scheduler.warmup_updates) == (0.25, 0)
+    assert config.evaluate.average is None
+
+
+def test_wikitext103_is_the_published_recipe():
+    config = compose_config("wikitext103")
+    model = config.model
+    assert (model.layers, model.embed_dim, model.ffn_embed_dim, model.dropout) == (6, 256, 2100, 0.1)
+    assert (model.adaptive_softmax_cutoff, model.adaptive_softmax_factor) == ("20000,40000,200000", 1.0)
+    assert (model.adaptive_input, config.criterion._name) == (True, "adaptive_loss")
+    assert (config.task.tokens_per_sample, config.dataset.batch_size) == (80, 60)
+    assert (config.optimization.max_update, list(config.optimization.lr)) == (200000, [2.5e-4])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["architecture=nope"], ["architecture 'nope'", "tensor", "transformer"]),
+        (["budget=nope"], ["budget 'nope'", "cpu", "full"]),
+        (["reading=nope"], ["reading 'nope'", "code", "masked", "paper"]),
+        (["evaluate.beam=3"], ["evaluate.beam", "context", "segment"]),
+        (["evaluate.context=many"], ["evaluate.context", "'many'", "Integer"]),
+        (["pn_warmup_updates=many"], ["pn_warmup_updates", "'many'", "Integer"]),
+        (["corpus.lowercase=false"], ["corpus.lowercase", "verify", "expected_types"]),
+        (["model.attention_heads=2"], ["model.attention_heads", "causal", "cores"]),
+        (["architecture=transformer", "model.causal=true"], ["model.causal", "attention_heads", "max_positions"]),
+    ],
+)
+def test_what_a_language_model_does_not_know(overrides, words):
+    with pytest.raises(UserError) as error:
+        compose_config("ptb", overrides)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_iwslt14_is_the_published_recipe():
+    config = compose_config("iwslt14", ["norm=pn", "seed=3"])
+    model = config.model
+    assert (model.encoder_layers, model.decoder_layers, model.encoder_embed_dim) == (6, 6, 512)
+    assert (model.encoder_ffn_embed_dim, model.encoder_attention_heads, model.normalize_before) == (1024, 4, True)
+    assert (model.dropout, model.attention_dropout, model.activation_dropout) == (0.3, 0.1, 0.1)
+    norm = side_norm_config(resolve_config(model), "encoder")
+    assert (norm.groups, norm.warmup_updates, norm.eps) == (4, 8000, 1e-5)
+    assert (list(config.optimization.lr), config.lr_scheduler.warmup_updates) == ([0.0015], 8000)
+    assert (config.dataset.max_tokens, config.optimization.clip_norm) == (4096, 0.0)
+    assert (config.optimizer.weight_decay, config.criterion.label_smoothing) == (1e-4, 0.1)
+    assert (config.checkpoint.patience, config.evaluate.average, config.evaluate.beam) == (6, 5, 5)
+    assert config.common.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.encoder_layers", 6),
+        ("model.decoder_layers", 6),
+        ("model.encoder_embed_dim", 1024),
+        ("model.decoder_embed_dim", 1024),
+        ("model.encoder_ffn_embed_dim", 4096),
+        ("model.decoder_ffn_embed_dim", 4096),
+        ("model.encoder_attention_heads", 16),
+        ("model.decoder_attention_heads", 16),
+        ("model.normalize_before", True),
+        ("model.share_all_embeddings", True),
+        ("model.encoder_norm", "pn"),
+        ("model.decoder_norm", "ln"),
+        ("model.dropout", 0.3),
+        ("model.attention_dropout", 0.1),
+        ("model.activation_dropout", 0.1),
+        ("norm.warmup_updates", 8000),
+        ("model.norm_per_update", True),
+        ("criterion.label_smoothing", 0.1),
+        ("optimizer._name", "fused_adam"),
+        ("criterion._name", "label_smoothed_nll"),
+        ("optimizer.adam_betas", [0.9, 0.98]),
+        ("optimizer.weight_decay", 0.0),
+        ("lr_scheduler._name", "inverse_sqrt"),
+        ("lr_scheduler.warmup_updates", 8000),
+        ("lr_scheduler.warmup_init_lr", 1e-7),
+        ("optimization.lr", [0.003]),
+        ("optimization.stop_min_lr", 1e-9),
+        ("optimization.clip_norm", 0.0),
+        ("optimization.max_epoch", 0),
+        ("optimization.max_update", 0),
+        ("dataset.max_tokens", 4096),
+        ("train.batches_per_update", 128),
+        ("checkpoint.patience", 11),
+        ("evaluate.average", 10),
+        ("evaluate.beam", 4),
+        ("evaluate.length_penalty", 0.6),
+        ("corpus.news_commentary", "v12"),
+        ("corpus.subword_size", 32764),
+        ("corpus.clean_punctuation", True),
+        ("corpus.split_hyphens", True),
+        ("corpus.max_length", 80),
+        ("task.source_lang", "en"),
+        ("task.target_lang", "de"),
+    ],
+)
+def test_wmt14_is_the_published_recipe(wmt14, key, value):
+    found = OmegaConf.select(wmt14, key)
+    assert (list(found) if isinstance(value, list) else found) == value
+
+
+@pytest.fixture(scope="module")
+def wmt14():
+    return compose_config("wmt14", ["norm=pn"])
+
+
+def test_fairseqs_preparation_of_wmt14_is_a_cell_of_its_own(wmt14):
+    other = compose_config("wmt14", ["norm=pn", "corpus=wmt14_fairseq"])
+    assert (other.variant, other.corpus.name) == ("pn,corpus=wmt14_fairseq", "wmt14")
+    assert (other.corpus.subword_size, other.corpus.news_commentary) == (32000, "v9")
+    assert corpus_config(other.corpus).variant() != corpus_config(wmt14.corpus).variant()
+    assert other.optimization == wmt14.optimization
+
+
+def test_norm_follows_heads_and_learning_rate():
+    config = compose_config("demo", ["norm=pn", "model.encoder_attention_heads=2", "lr_scheduler.warmup_updates=77"])
+    assert (config.norm.groups, config.norm.warmup_updates) == (None, 77)
+    norm = side_norm_config(resolve_config(config.model), "encoder")
+    assert (norm.groups, norm.warmup_updates) == (2, 77)
+    assert compose_config("demo", ["norm=pn", "norm.alpha_fwd=0.5"]).model.norm_alpha_fwd == 0.5
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides", "learning_rate", "last_norm"),
+    [
+        ("iwslt14", [], 8000, 1000),  # as released
+        ("wmt14", [], 8000, 1000),
+        ("multi30k", [], 1000, 125),
+        ("demo", [], 200, 25),
+        ("demo", ["lr_scheduler.warmup_updates=6"], 6, 1),
+        ("demo", ["lr_scheduler.warmup_updates=0"], 0, 0),
+        ("demo", ["model.final_norm_warmup_updates=1000"], 200, 1000),
+    ],
+)
+def test_the_last_norm_warms_up_for_an_eighth_of_the_learning_rates_warmup(
+    experiment, overrides, learning_rate, last_norm
+):
+    config = compose_config(experiment, ["norm=pn", *overrides])
+    assert (config.lr_scheduler.warmup_updates, config.norm.warmup_updates) == (learning_rate, learning_rate)
+    assert config.model.final_norm_warmup_updates == last_norm
+
+
+def test_every_key_of_the_trainer_can_be_overridden():
+    config = compose_config("demo", ["optimization.update_freq=[2]", "common.fp16=true", "dataset.curriculum=1"])
+    passed = fairseq_config(config)
+    assert (list(passed.optimization.update_freq), passed.common.fp16, passed.dataset.curriculum) == ([2], True, 1)
+
+
+def test_hardware_decides_where_and_not_what():
+    automatic, cpu, gpu = (
+        compose_config("demo", overrides)
+        for overrides in (["hardware=auto"], ["hardware=cpu"], ["hardware=gpu8", "hardware.processes=1"])
+    )
+    assert (automatic.common.cpu, cpu.common.cpu, gpu.common.cpu) == (False, True, False)
+    assert cpu.distributed_training.distributed_world_size == gpu.distributed_training.distributed_world_size == 1
+    assert automatic.run_dir == cpu.run_dir == gpu.run_dir
+
+
+def test_one_gpu_computes_in_bfloat16_and_is_another_cell():
+    gpu, by_hand, off = (
+        compose_config("demo", ["norm=pn", *overrides])
+        for overrides in (
+            ["hardware=gpu1"],
+            ["hardware=cpu", "common.bf16=true"],
+            ["hardware=gpu1", "common.bf16=false"],
+        )
+    )
+    assert (gpu.common.bf16, off.common.bf16) == (True, False)
+    assert gpu.variant == by_hand.variant == "pn,common.bf16=true"
+    assert off.variant == "pn"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("norm=nope", ["norm 'nope'", *NORMS]),
+        ("corpus=nope", ["corpus 'nope'", "custom", "demo", "iwslt14", "multi30k"]),
+        ("hardware=nope", ["hardware 'nope'", "auto", "cpu", "gpu1"]),
+        ("tracking=nope", ["tracking 'nope'", "none", "wandb"]),
+        ("nope=1", ["'nope'", "norm", "seed", "corpus", "evaluate"]),
+        ("model.encoder_layer=3", ["'model.encoder_layer'", "did you mean encoder_layers", "dropout"]),
+        ("norm.group=3", ["'norm.group'", "groups", "warmup_updates"]),
+        ("evaluate.beems=3", ["'evaluate.beems'", "beam", "average", "length_penalty"]),
+        ("corpus.size=3", ["'corpus.size'", "train_size", "subword"]),
+        ("optimization.max_epochs=3", ["'optimization.max_epochs'", "max_epoch", "max_update"]),
+        ("model.encoder_layers=six", ["model.encoder_layers", "'six'", "Integer"]),
+        ("norm.groups=six", ["norm.groups", "'six'", "Integer"]),
+        ("seed=one", ["seed", "'one'", "Integer"]),
+        ("evaluate.beam=many", ["evaluate.beam", "'many'", "Integer"]),
+        ("evaluate.length_penalty=many", ["evaluate.length_penalty", "'many'", "Float"]),
+        ("train.checkpoint_minutes=few", ["train.checkpoint_minutes", "'few'", "Float"]),
+        ("corpus.train_size=many", ["corpus.train_size", "'many'", "Integer"]),
+        ("hardware.threads=many", ["hardware.threads", "'many'", "Integer"]),
+        ("force=perhaps", ["force", "'perhaps'", "bool"]),
+        ("norm", ["'norm'", "EQUAL"]),
+        ("=3", []),
+        ("seed=1,2", ["seed=1,2"]),
+    ],
+)
+def test_what_is_unknown_or_of_the_wrong_type(override, words):
+    with pytest.raises(UserError) as error:
+        compose_config("demo", [override])
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_unknown_experiment():
+    with pytest.raises(UserError, match=r"unknown experiment 'nope'. Known: custom, demo, iwslt14, multi30k"):
+        compose_config("nope")
+
+
+def test_sweep_expands_to_every_combination():
+    assert expand_sweep(["norm=ln,pn", "seed=1,2", "optimization.lr=[0.1,0.2]"]) == [
+        [f"norm={norm}", f"seed={seed}", "optimization.lr=[0.1,0.2]"] for norm in ("ln", "pn") for seed in (1, 2)
+    ]
+    assert expand_sweep(["seed=range(1,4)"]) == [["seed=1"], ["seed=2"], ["seed=3"]]
+    with pytest.raises(UserError, match="EQUAL"):
+        expand_sweep(["norm"])

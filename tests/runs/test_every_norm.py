@@ -1,0 +1,95 @@
+"""Every experiment with every norm: composed by the norm's name alone, then made tiny and trained for two updates."""
+
+import pytest
+import torch
+
+from normplugins.norms import known_norms, running_statistics
+from normplugins.runs.check import check
+from normplugins.runs.compose import CONFIG_DIR, compose_config, experiments, fairseq_config
+from tests.helpers.language_models import SEGMENT, make_segments
+from tests.helpers.models import make_batch, make_dictionary
+
+# isort: split
+from fairseq import optim
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.translation import TranslationTask
+
+NORMS = sorted(path.stem for path in (CONFIG_DIR / "norm").glob("[!_]*.yaml"))
+LANGUAGE_MODELS = ("ptb", "wikitext103", "wikitext2")
+ARCHITECTURES = {"tensor": "tensor_transformer_lm", "transformer": "norm_transformer_lm"}
+WORDS = 20
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.cuda.amp.autocast:FutureWarning")
+SIZES = {"layers": 1, "embed_dim": 16, "ffn_embed_dim": 16, "attention_heads": 2, "norm_groups": 2}
+
+
+def test_every_norm_has_its_config():
+    assert known_norms() == NORMS
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("experiment", sorted(set(experiments()) - set(LANGUAGE_MODELS)))
+def test_translation(experiment, norm):
+    config = compose_config(experiment, [f"norm={norm}"])
+    assert (config.model._name, config.model.encoder_norm, config.model.decoder_norm) == (
+        "norm_transformer",
+        norm,
+        "ln",
+    )
+    assert config.run_dir == f"runs/{config.experiment}/{norm}/seed1"
+    is_told_all(config, norm)
+    make_tiny(config)
+    words, batch = make_dictionary(WORDS), make_batch(size=WORDS)
+    target = batch.pop("target")
+    inputs = {**batch, "src_lengths": batch["src_tokens"].ne(words.pad()).sum(1)}
+    two_updates(config, TranslationTask(config.task, words, words), inputs, target)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("experiment", LANGUAGE_MODELS)
+def test_language_model(experiment, architecture, norm):
+    config = compose_config(experiment, [f"norm={norm}", f"architecture={architecture}"])
+    check(config)
+    assert (config.model._name, config.model.norm) == (ARCHITECTURES[architecture], norm)
+    is_told_all(config, norm)
+    make_tiny(config)
+    config.task.tokens_per_sample = config.model.tokens_per_sample = SEGMENT
+    config.model.adaptive_softmax_cutoff = config.model.adaptive_softmax_cutoff and "8,12"
+    words, segments = make_dictionary(WORDS), make_segments(size=WORDS)
+    source, target = segments[:, :-1].contiguous(), segments[:, 1:].contiguous()
+    inputs = {"src_tokens": source, "src_lengths": torch.full((len(source),), SEGMENT)}
+    two_updates(config, LanguageModelingTask(config.task, words, words, targets=["future"]), inputs, target)
+
+
+def is_told_all(config, norm):
+    """The norm's settings, all of them, are the model's."""
+    settings = dict(config.norm)
+    assert settings.pop("name") == norm
+    assert {key: config.model[f"norm_{key}"] for key in settings} == settings
+
+
+def make_tiny(config):
+    for key in config.model:
+        name = key.removeprefix("encoder_").removeprefix("decoder_")
+        if name in SIZES and config.model[key] is not None:
+            config.model[key] = SIZES[name]
+
+
+def two_updates(config, task, inputs, target):
+    """With the experiment's own loss and optimizer: everything learns, everything is counted, nothing is lost."""
+    config = fairseq_config(config)
+    torch.manual_seed(1)
+    model, criterion = task.build_model(config.model), task.build_criterion(config.criterion)
+    optimizer = optim.build_optimizer(config.optimizer, list(model.parameters()))
+    optimizer.set_lr(0.01)
+    words = int(target.ne(task.target_dictionary.pad()).sum())
+    batch = {"net_input": inputs, "target": target, "ntokens": words, "nsentences": len(target)}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for update in range(2):
+        task.train_step(batch, model, criterion, optimizer, update)
+        optimizer.step()
+        optimizer.zero_grad()
+    after = model.state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    learnt = [*dict(model.named_parameters()), *running_statistics(model)]
+    assert not [name for name in learnt if torch.equal(before[name], after[name])]

@@ -1,0 +1,101 @@
+"""A run's folder: what ``force`` may delete, and that no other corpus or record passes for the run's own."""
+
+import json
+import shutil
+
+import pytest
+
+from normplugins.corpora import CorpusConfig, prepare
+from normplugins.runs import folder
+from normplugins.runs.compose import compose_config
+from normplugins.utils.errors import UserError
+
+
+def test_clear_takes_the_run_and_leaves_the_rest(tmp_path):
+    for name in (folder.CONFIG, folder.RECORD, "checkpoint3.pt", "checkpoint_last.pt", "train.log", "thesis.tex"):
+        (tmp_path / name).touch()
+    (tmp_path / "wandb").mkdir()
+    folder.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_clear_leaves_a_folder_that_holds_no_run(tmp_path):
+    (tmp_path / "checkpoint_of_something_else.pt").touch()
+    with pytest.raises(UserError, match=r"no run of ours"):
+        folder.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_of_something_else.pt"]
+
+
+def test_wandb_id_is_drawn_once_a_run(tmp_path):
+    first = folder.wandb_id(tmp_path)
+    assert folder.wandb_id(tmp_path) == first
+    (tmp_path / folder.CONFIG).touch()
+    folder.clear(tmp_path)
+    assert folder.wandb_id(tmp_path) != first
+
+
+def test_code_that_worked_on_a_run_later_is_recorded_beside_the_first(trained, tmp_path):
+    shutil.copy(trained.directory / folder.PROVENANCE, tmp_path)
+    path = tmp_path / folder.PROVENANCE
+    notes = json.loads(path.read_text(encoding="utf-8"))
+    (first,) = notes["calls"]
+    notes["calls"].append({**first, "git_commit": "another"})
+    path.write_text(json.dumps(notes), encoding="utf-8")
+    found = folder.provenance(tmp_path)
+    (load,) = found["hardware"].pop("load")
+    assert [len(load[moment]) for moment in ("start", "end")] == [3, 3]
+    assert found == {**first, "later": [{**first, "git_commit": "another"}]}
+
+
+def test_a_call_whose_work_was_lost_is_not_recorded(trained, tmp_path):
+    """Killed before its first checkpoint, as on another machine: the call after it begins anew."""
+    from tests.helpers.runs import TINY
+
+    config = compose_config("demo", ["norm=pn", *TINY])
+    corpus = prepare(CorpusConfig.from_mapping(config.corpus), trained.data_dir)
+    path = tmp_path / folder.PROVENANCE
+    for checkpoint, earlier in ((False, 0), (True, 1)):
+        folder.remember_work(tmp_path, config, corpus)
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        notes["calls"] = [{**notes["calls"][0], "git_commit": "another"}]
+        path.write_text(json.dumps(notes), encoding="utf-8")
+        if checkpoint:
+            (tmp_path / "checkpoint_last.pt").touch()
+        folder.remember_work(tmp_path, config, corpus)
+        assert len(folder.provenance(tmp_path).get("later", [])) == earlier
+
+
+def _copy(trained, tmp_path):
+    shutil.copytree(trained.folder, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def _command(trained):
+    from tests.helpers.runs import TINY
+
+    return ["run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY]
+
+
+def test_a_record_of_another_run_does_not_pass_for_this_one(trained, normplugins, tmp_path, monkeypatch):
+    """As in a fresh checkout with its committed results, killed while it translates."""
+    copy = _copy(trained, tmp_path)
+    monkeypatch.chdir(copy)
+    (copy / "run" / folder.RECORD).unlink()
+    result = copy / trained.result.relative_to(trained.folder)
+    foreign = {**trained.record, "metrics": {}, "seed": 99}
+    result.write_text(json.dumps(foreign), encoding="utf-8")
+    status, output, _ = normplugins(*_command(trained))
+    assert status == 0
+    assert "already complete" not in output
+    written = json.loads(result.read_text(encoding="utf-8"))
+    assert (written["metrics"], written["seed"]) == (trained.record["metrics"], 1)
+
+
+def test_a_run_does_not_go_on_with_another_text(trained, refused, tmp_path, monkeypatch):
+    copy = _copy(trained, tmp_path)
+    monkeypatch.chdir(copy)
+    (copy / "run" / folder.RECORD).unlink()
+    path = copy / "run" / folder.PROVENANCE
+    notes = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**notes, "corpus": "0" * 64}), encoding="utf-8")
+    assert "has changed since the run" in refused(*_command(trained))

@@ -1,0 +1,111 @@
+"""Scoring a run again: other search settings or windows, and nothing else."""
+
+import re
+import shutil
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.helpers.runs import files
+
+
+def test_rescoring_prints_scores_and_leaves_the_run_as_it_is(trained, normplugins, monkeypatch):
+    monkeypatch.chdir(trained.folder)
+    before = trained.result.read_bytes(), (trained.directory / "test.hypotheses").read_bytes()
+    status, said, _ = normplugins("evaluate", "run")
+    assert status == 0
+    bleu_line = next(line for line in said.splitlines() if line.startswith("bleu: "))
+    assert bleu_line in trained.output.splitlines()
+    status, said, _ = normplugins("evaluate", "run", "evaluate.beam=1", "hardware.threads=1")
+    assert status == 0
+    assert re.search(r"^bleu: BLEU = \d+\.\d\d .*\n  nrefs:1\|case:mixed\|eff:no\|tok:none", said, re.MULTILINE)
+    assert re.search(r"^sacrebleu: BLEU = \d+\.\d\d .*\n  nrefs:1\|case:lc\|eff:no\|tok:13a", said, re.MULTILINE)
+    assert (trained.result.read_bytes(), (trained.directory / "test.hypotheses").read_bytes()) == before
+
+
+def test_a_run_of_before_some_settings_were_there_is_scored_too(trained, normplugins, monkeypatch, tmp_path):
+    monkeypatch.chdir(trained.folder)
+    old = tmp_path / "old"
+    shutil.copytree(trained.directory, old)
+    config = OmegaConf.load(old / "config.yaml")
+    for key in ("translate", "split_compounds", "recalibrate"):
+        del config.evaluate[key]
+    OmegaConf.save(config, old / "config.yaml")
+    status, said, _ = normplugins("evaluate", old)
+    assert status == 0
+    assert next(line for line in said.splitlines() if line.startswith("bleu: ")) in trained.output.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.dropout=0"], ["model.dropout=0", "evaluate.length_penalty"]),
+        (["seed=2"], ["seed=2"]),
+        (["evaluate.beems=2"], ["evaluate.beems", "beam", "length_penalty"]),
+        (["evaluate.beam"], ["evaluate.beam"]),
+        (["evaluate.beam=many"], ["evaluate.beam", "many"]),
+        (["evaluate.checkpoint=newest"], ["evaluate.checkpoint=newest", "averaged, last, best"]),
+    ],
+)
+def test_rescoring_refuses_what_does_not_change_the_score(overrides, words, trained, refused, monkeypatch):
+    monkeypatch.chdir(trained.folder)
+    line = refused("evaluate", "run", *overrides)
+    assert all(word in line for word in words), line
+
+
+def test_a_mean_that_is_not_there_is_made_and_the_run_stays_as_it_is(
+    trained, normplugins, refused, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(trained.folder)
+    run = shutil.copytree(trained.directory, tmp_path / "run")
+    (run / "checkpoint_averaged.pt").unlink()
+    before = files(run)
+    status, said, errors = normplugins("evaluate", run, "evaluate.checkpoint=averaged")
+    assert status == 0, errors
+    assert next(line for line in said.splitlines() if line.startswith("bleu: ")) in trained.output.splitlines()
+    assert files(run) == before
+    for path in run.glob("checkpoint?.pt"):
+        path.unlink()
+    (run / "checkpoint_last.pt").unlink()
+    for name in ("averaged", "last"):
+        assert f"(checkpoint_{name}.pt is needed)" in refused("evaluate", run, f"evaluate.checkpoint={name}")
+
+
+def test_the_checkpoint_is_a_setting_of_evaluate_alone(trained, refused, tmp_path, monkeypatch):
+    assert not [key for key in trained.record["config"] if "checkpoint" in key and key.startswith("evaluate")]
+    monkeypatch.chdir(tmp_path)
+    for override in ("evaluate.checkpoint=last", "+evaluate.checkpoint=last"):
+        assert "checkpoint" in refused("run", "demo", "tracking=none", override)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_language_model_has_no_mean_unless_its_recipe_says_so(tensor_lm, normplugins, refused, at_home, tmp_path):
+    at_home(tensor_lm.folder)
+    assert "averages nothing" in refused("evaluate", "run", "evaluate.checkpoint=averaged")
+    status, said, _ = normplugins("evaluate", "run", "evaluate.checkpoint=last", "--save", tmp_path)
+    assert status == 0
+    assert f"ppl: perplexity = {tensor_lm.record['scores']['last']['test']['ppl']['score']:.2f} " in said
+    name = "test.last.logprobs.npy"
+    assert (tmp_path / name).read_bytes() == (tensor_lm.directory / name).read_bytes()
+
+
+def test_rescoring_needs_a_finished_run(refused, tmp_path):
+    assert "holds no finished run" in refused("evaluate", tmp_path)
+
+
+def test_what_a_rescoring_leaves_is_kept_where_it_is_asked_to_be(tensor_lm, normplugins, at_home, tmp_path):
+    at_home(tensor_lm.folder)
+    assert normplugins("evaluate", "run", "--save", tmp_path / "again")[0] == 0
+    assert (tmp_path / "again" / "test.logprobs.npy").read_bytes() == (
+        tensor_lm.directory / "test.logprobs.npy"
+    ).read_bytes()
+    assert normplugins("evaluate", "run", "evaluate.context=4", "--save", tmp_path / "sliding")[0] == 0
+    assert (tmp_path / "sliding" / "test.logprobs.npy").read_bytes() != (
+        tensor_lm.directory / "test.logprobs.npy"
+    ).read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tensor_lm, refused, at_home, tmp_path):
+    at_home(tensor_lm.folder)
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in refused("evaluate", "run", "--save", tmp_path / "file")

@@ -1,0 +1,362 @@
+"""One run: killed and resumed, repeated, refused, recorded."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from normplugins.training.history import saved_history
+from tests.helpers.runs import (
+    PATIENCE,
+    REPOSITORY,
+    TINY,
+    Command,
+    Point,
+    command,
+    differences,
+    files,
+    load,
+    outcome,
+    whole_and_broken,
+    write_malicious,
+)
+
+# Where a run is killed, in this order, each time on the way from where the time before left it.
+KILLS = [
+    ("before a checkpoint within an epoch has its name", Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 3)),
+    ("epoch trained and validated, nothing saved", Point(r"os\.rename \S+checkpoint1\.pt\.tmp")),
+    ("epoch saved, not known as the best", Point(r"os\.link \S+checkpoint1\.pt ")),
+    ("epoch saved as the best, not as the last", Point(r"os\.link \S+checkpoint1\.pt \S+checkpoint_last")),
+    ("a checkpoint half written", Point(r"open \S+checkpoint_last\.pt\.tmp", 2)),
+    ("trained, the mean not there", Point(r"os\.rename \S+checkpoint_averaged\.pt\.tmp")),
+    ("averaged, not translated", Point(r"open \S*test\.hypotheses")),
+    ("one checkpoint scored, the next one not", Point(r"open \S*test\.last\.hypotheses")),
+    ("translated, not recorded", Point(r"os\.rename \S+record\.json\.tmp")),
+    ("recorded, its translations not among the results", Point(r"os\.rename \S+tsv\.gz\.tmp \S*results")),
+    ("recorded, not among the results", Point(r"os\.rename \S+seed1\.json\.tmp")),
+]
+
+# What lies in the folder of a run that has saved nothing yet.
+BEGUN = {"config.yaml", "lock", "provenance.json", "train.log"}
+
+
+def tiny(trained, *overrides, norm="pn"):
+    """A tiny run on the corpus that is there already."""
+    return [
+        "run",
+        "demo",
+        f"norm={norm}",
+        "tracking=none",
+        "run_dir=run",
+        *TINY,
+        f"data_dir={trained.data_dir}",
+        *overrides,
+    ]
+
+
+def test_killed_anywhere_ends_as_if_never_broken_off(trained, tmp_path):
+    arguments, directory = tiny(trained), tmp_path / "run"
+    output = tmp_path / "first"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "normplugins.cli", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        while "update      3/" not in output.read_text():
+            assert process.poll() is None, output.read_text()
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+    kept = {}
+    for where, point in KILLS:
+        status, text = command(arguments, tmp_path, point)
+        assert status == -signal.SIGKILL, f"not killed ({where}): {text}"
+        if where == "trained, the mean not there":
+            kept = files(directory)
+            assert saved_history(directory).updates == 24
+    assert not list((tmp_path / "results").rglob("*.json"))
+    status, text = command(arguments, tmp_path)
+    assert status == 0, text
+    assert differences(outcome(trained.folder, trained.directory), outcome(tmp_path, directory)) == []
+    # training, once done, was not repeated
+    finished = [name for name in kept if re.fullmatch(r"checkpoint(_last|_best|\d+)\.pt", name)]
+    assert len(finished) == 5
+    assert {name: files(directory)[name] for name in finished} == {name: kept[name] for name in finished}
+
+
+def test_statistics_of_whole_updates_survive_a_kill(trained, normplugins, tmp_path, monkeypatch):
+    """With two batches an update, of which nothing may be left pending when a checkpoint is saved."""
+    short = ["optimization.update_freq=[2]", "optimization.max_update=6", "evaluate.max_length_b=2"]
+    arguments = tiny(trained, "norm.per_update=true", *short)
+    whole, broken = whole_and_broken(arguments, tmp_path, normplugins, monkeypatch)
+    assert differences(whole, broken) == []
+    assert {value.item() for name, value in whole["model"].items() if name.endswith("num_updates")} == {6}
+
+
+def test_the_epoch_by_which_patience_ends_a_run_is_not_averaged(trained, normplugins, tmp_path, monkeypatch):
+    """As in the released loop, and whenever it is killed: here before the last checkpoint says that the run is over."""
+    nothing_learned = ["optimization.lr=[0]", "lr_scheduler.warmup_init_lr=0", "optimization.stop_min_lr=-1"]
+    ending = ["checkpoint.patience=3", "optimization.max_update=0", "train.checkpoint_minutes=5"]
+    arguments = tiny(trained, *nothing_learned, *ending, "evaluate.translate=false", norm="ln")
+    whole, broken = whole_and_broken(arguments, tmp_path, normplugins, monkeypatch)
+    assert differences(whole, broken) == []
+    history, ((_, extra_state),) = whole["history"], whole["averaged"]
+    assert (history["stopped_by"], history["epoch"], history["epochs_without_progress"]) == ("patience", 4, 3)
+    assert extra_state["averaged_from"] == ["checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt"]
+    assert not list(tmp_path.rglob("checkpoint4.pt"))
+
+
+def test_a_run_begun_before_our_own_adam_loss_and_kernels_goes_on(trained, normplugins, tmp_path, monkeypatch):
+    """As the defaults were before: within rounding it ends where today's do."""
+    monkeypatch.chdir(tmp_path)
+    arguments = tiny(trained, "optimization.max_update=9", "evaluate.translate=false")
+    assert normplugins(*arguments, "run_dir=new")[0] == 0
+    old = ["optimizer=adam", "criterion=label_smoothed_cross_entropy"]
+    status, text = command([*arguments, *old], tmp_path, Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 6))
+    assert status == -signal.SIGKILL, text
+    settings = OmegaConf.load("run/config.yaml")
+    assert (settings.optimizer._name, settings.criterion._name) == ("adam", "label_smoothed_cross_entropy")
+    settings.variant = OmegaConf.load("new/config.yaml").variant  # no override in its name
+    for section, name in (("norm", "kernels"), ("model", "norm_kernels"), ("train", "bucket_by_length")):
+        del settings[section][name]
+    OmegaConf.save(settings, "run/config.yaml")
+    status, said, errors = normplugins(*arguments)
+    assert (status, "going on from update 5" in said) == (0, True), errors
+    new, taken_up = (load(tmp_path / name / "checkpoint_last.pt") for name in ("new", "run"))
+    for state in (
+        new,
+        taken_up,
+    ):  # a key's bias has no gradient but rounding, which Adam blows up to steps of full size
+        for name in [name for name in state["model"] if name.endswith("kv.bias")]:
+            del state["model"][name]
+    torch.testing.assert_close(taken_up["model"], new["model"], rtol=1e-3, atol=1e-4)
+    assert differences(taken_up["model"], new["model"]) != []
+
+
+def test_the_comparison_sees_another_seed(trained, normplugins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, _ = normplugins(*tiny(trained, "seed=2"))
+    assert status == 0
+    different = differences(outcome(trained.folder, trained.directory), outcome(tmp_path, tmp_path / "run"))
+    assert any(place.startswith("/model/encoder") for place in different)
+    assert any(place.startswith("/optimizer") for place in different)
+    assert any(place.startswith("/averaged/0/0/encoder") for place in different)
+
+
+def test_a_complete_run_is_not_repeated(trained, normplugins, monkeypatch):
+    monkeypatch.chdir(trained.folder)
+    before = files(trained.folder)
+    status, said, _ = normplugins("run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY)
+    assert status == 0
+    assert "already complete" in said
+    assert str(trained.record["metrics"]["bleu"]["signature"]) in said
+    assert files(trained.folder) == before
+
+
+def test_second_run_in_a_folder_is_refused(trained, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = Command(
+        tiny(trained), tmp_path, tmp_path / "output", Point(r"os\.rename \S+checkpoint_last", send=signal.SIGSTOP)
+    )
+    pid = first.process.pid
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert first.process.is_alive(), first.text
+        time.sleep(0.01)
+    try:
+        line = refused(*tiny(trained))
+        assert "another run" in line
+        assert str(pid) in line
+        assert line.endswith(" run")
+    finally:
+        first.process.kill()
+        first.process.join(PATIENCE)
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+@pytest.mark.parametrize("rate", ["1e30", "1e39"])
+def test_not_finite_stops_with_layer_and_update(rate, trained, refused, tmp_path, monkeypatch):
+    """1e39 is infinite in float32: the weights themselves break, and no checkpoint may keep them."""
+    monkeypatch.chdir(tmp_path)
+    line = refused(*tiny(trained, f"optimization.lr=[{rate}]"))
+    assert re.match(r"normplugins: update \d+: (the output of )?(encoder|decoder)\.\S+ is not finite", line)
+    assert "run/checkpoint_last.pt" in line
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {*BEGUN, "checkpoint_last.pt"}
+    state = load(tmp_path / "run" / "checkpoint_last.pt")
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+    history = saved_history(tmp_path / "run")
+    assert history.updates >= 1
+    assert f"(update {history.updates})" in line
+    assert f"update {history.updates + 1}:" in line
+
+
+def test_poisoned_weights_name_the_layer(trained, refused, tmp_path, monkeypatch):
+    """A checkpoint spoilt from outside: the run that goes on from it says where, and writes nothing over it."""
+    monkeypatch.chdir(tmp_path)
+    status, _ = command(tiny(trained), tmp_path, Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 4))
+    assert status == -signal.SIGKILL
+    path = tmp_path / "run" / "checkpoint_last.pt"
+    state = load(path)
+    state["model"]["decoder.layers.0.feed_forward.sublayer.fc1.weight"][:] = torch.nan
+    torch.save(state, path)
+    spoilt = path.read_bytes()
+    line = refused(*tiny(trained))
+    assert re.search(r"update 4: the output of decoder\.layers\.0\.feed_forward\.sublayer\.fc1 is not finite", line)
+    assert path.read_bytes() == spoilt
+    assert not (tmp_path / "run" / "crash.pt").exists()
+
+
+def test_other_settings_in_the_same_folder_are_refused(trained, refused, normplugins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["optimization.max_update=4", "evaluate.max_length_b=5"]
+    assert normplugins(*tiny(trained, *short))[0] == 0
+    before = files(tmp_path / "run")
+    line = refused(*tiny(trained, *short, "model.dropout=0.5"))
+    assert "model.dropout: 0.1 there, 0.5 now" in line
+    assert "force=true" in line
+    assert files(tmp_path / "run") == before
+    # how, not what: these make no other run
+    status, said, _ = normplugins(*tiny(trained, *short, "hardware=auto", "train.checkpoint_minutes=7"))
+    assert (status, "already complete" in said) == (0, True)
+    status, said, _ = normplugins(*tiny(trained, *short, "model.dropout=0.5", "force=true"))
+    assert status == 0
+    assert "already complete" not in said
+    assert not before.items() & files(tmp_path / "run").items()
+
+
+def test_sweep_runs_every_combination_whatever_one_does(trained, normplugins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = [*TINY, "optimization.max_update=2", "evaluate.max_length_b=5", f"data_dir={trained.data_dir}"]
+    name = "run_dir=runs/${norm.name}-${seed}"
+    proof = tmp_path / "proof"
+    write_malicious(tmp_path / "runs" / "ln-2" / "checkpoint_last.pt", proof)
+    status, said, errors = normplugins("run", "demo", "-m", "norm=ln,pn", "seed=1,2", "tracking=none", name, *short)
+    assert status == 1
+    first, last = errors.splitlines()
+    assert "runs/ln-2/checkpoint_last.pt was refused" in first
+    assert last == "normplugins: 1 of 4 runs failed"
+    assert not proof.exists()
+    done = sorted((path.parent.name.partition(",")[0], path.name) for path in (tmp_path / "results").rglob("*.json"))
+    assert done == [("ln", "seed1.json"), ("pn", "seed1.json"), ("pn", "seed2.json")]
+    assert re.findall(r"== (\d) of 4: demo (ln|pn),\S+ seed (\d)", said) == [
+        ("1", "ln", "1"),
+        ("2", "ln", "2"),
+        ("3", "pn", "1"),
+        ("4", "pn", "2"),
+    ]
+
+
+def test_unwritable_folder_is_one_line(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    assert "file/run" in refused("run", "demo", "run_dir=file/run", *TINY)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["norm=pn", "norm.groups=3"], ["norm", "groups"]),
+        (["norm=bn", "norm.alpha_fwd=2"], ["alpha_fwd"]),
+        (["norm.name=xyz"], ["xyz", "ln", "bn", "pn_alg2"]),
+        (["optimization.max_epoch=0", "checkpoint.patience=0"], ["nothing ends this run"]),
+        (["corpus.subword=words"], ["words", "bpe", "sentencepiece"]),
+        (["model.encoder_norm=xyz"], ["xyz", "ln", "bn", "pn_alg2"]),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_done(overrides, words, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refused("run", "demo", "tracking=none", *overrides)
+    assert all(word in line for word in words), line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_that_is_not_there(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "hardware=cpu" in refused("run", "demo", "hardware=gpu1")
+
+
+def test_record_holds_everything_that_the_number_depends_on(trained):
+    record = trained.record
+    assert trained.result.relative_to(trained.folder).parts[:3] == ("results", "runs", "demo")
+    assert (record["experiment"], record["norm"], record["seed"]) == ("demo", "pn", 1)
+    assert record["variant"] == trained.result.parent.name
+    for name, parts in {"bleu": ("tok:none", "case:mixed"), "sacrebleu": ("tok:13a", "case:lc")}.items():
+        metric = record["metrics"][name]
+        assert all(part in metric["signature"].split("|") for part in (*parts, f"version:{version('sacrebleu')}"))
+        assert 0 <= metric["score"] <= 100
+    training = record["training"]
+    assert (training["updates"], training["epochs"], training["stopped_by"]) == (24, 3, "max_update")
+    assert training["averaged"] == ["checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt"]
+    assert training["words_per_second"] > 0
+    assert training["wall_seconds"] > 0
+    assert training["parameters"] == sum(
+        value.numel()
+        for name, value in load(trained.directory / "checkpoint_last.pt")["model"].items()
+        if not re.search(r"running_phi|ema_gz|num_updates|decoder.embed_tokens|output_projection", name)
+    )
+    corpus = record["corpus"]
+    assert {split: corpus["counts"][split]["pairs"] for split in corpus["counts"]} == {
+        "train": 300,
+        "valid": 20,
+        "test": 20,
+    }
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in corpus["sha256"].values())
+    assert {"tokenized/train.aa", "tokenized/reference.tokens.bb", "bin/dict.aa.txt"} <= corpus["sha256"].keys()
+    assert record["config"]["model.norm_warmup_updates"] == 6
+    assert record["config"]["optimization.max_update"] == 24
+    assert record["config"]["seed"] == record["config"]["common.seed"] == 1
+    assert not [key for key, value in record["config"].items() if "${" in str(value) or value == "???"]
+    assert record["versions"]["torch"] == version("torch")
+    assert {"python", "normplugins", "fairseq", "sacrebleu", "hydra-core"} <= record["versions"].keys()
+    hardware = record["hardware"]
+    assert (hardware["device"], hardware["threads"], hardware["gpus"]) == ("CPU", 1, [])
+    assert hardware["memory_gb"] > 0
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", record["git_commit"]) if (REPOSITORY / ".git").exists() else True
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["finished_at"])
+    assert [point["update"] for point in record["curves"]["train"]] == list(range(3, 25, 3))
+    assert [point["epoch"] for point in record["curves"]["valid"]] == [1, 2, 3]
+    assert record["curves"]["train"][-1]["loss"] < record["curves"]["train"][0]["loss"]
+
+
+def test_full_disk_leaves_what_was_there(trained, tmp_path):
+    """A limit on file size stands for a full disk: the run says so, and nothing is half there."""
+    script = (
+        "import resource, sys; from normplugins.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY)); sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *tiny(trained)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"normplugins: could not write the checkpoint run/checkpoint_last\.pt: .*\n", done.stderr)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == BEGUN
+    status, text = command(tiny(trained), tmp_path)  # the cause is gone
+    assert status == 0, text
+    assert differences(outcome(trained.folder, trained.directory), outcome(tmp_path, tmp_path / "run")) == []
+
+
+def test_malicious_checkpoint_is_not_resumed_from(trained, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    proof = tmp_path / "proof"
+    write_malicious(tmp_path / "run" / "checkpoint_last.pt", proof)
+    line = refused(*tiny(trained))
+    assert "run/checkpoint_last.pt was refused" in line
+    assert "mkdir" in line
+    assert not proof.exists()

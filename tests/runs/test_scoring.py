@@ -1,0 +1,170 @@
+"""Three checkpoints on four test sets: the scores of a record, the translations beside it, and a kill in between."""
+
+import gzip
+import json
+import shutil
+import signal
+from itertools import accumulate, pairwise
+
+import pytest
+import sacrebleu
+
+from normplugins.corpora import detokenize
+from normplugins.corpora.multi30k import TEST_PARTS
+from normplugins.evaluation import translations
+from normplugins.evaluation.translations import corpus_bleu
+from normplugins.utils.files import read_lines, sha256
+from tests.helpers.corpora import stranger
+from tests.helpers.runs import MODEL, Point, Trained, command, differences, files, outcome
+
+SIZES = (9, 8, 5, 7)  # of the four test sets
+TINY = [
+    *("norm=pn", "run_dir=run", "tracking=none", "hardware=cpu", "hardware.threads=1", "corpus.verify=false"),
+    *("corpus.subword_size=60", "dataset.max_tokens=300", "lr_scheduler.warmup_updates=6", "common.log_interval=5"),
+    *("evaluate.beam=2", "evaluate.max_length_b=10", "optimization.max_epoch=1", *MODEL),
+]
+COMMAND = ["run", "multi30k", *TINY]
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory):
+    """Files of Multi30k's names, with other text."""
+    folder = tmp_path_factory.mktemp("mirror") / "multi30k"
+    folder.mkdir()
+    for path in stranger(
+        folder.parent / "made", 120, val=11, **dict(zip(TEST_PARTS.values(), SIZES, strict=True))
+    ).iterdir():
+        (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    return str(folder.parent)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory, mirror):
+    folder = tmp_path_factory.mktemp("scored")
+    status, said = command(COMMAND, folder, NORMPLUGINS_MIRROR=mirror)
+    assert status == 0, said
+    return Trained(folder, folder / "run", said)
+
+
+def slices():
+    ends = [0, *accumulate(SIZES)]
+    return {"test": slice(None)} | {name: slice(*ends) for name, ends in zip(TEST_PARTS, pairwise(ends), strict=True)}
+
+
+def test_every_checkpoint_is_scored_on_every_test_set_alone_and_together(scored):
+    record = scored.record
+    assert (record["format"], record["scored_by"]) == (2, "averaged")
+    assert list(record["scores"]) == ["averaged", "last", "best"]
+    assert record["metrics"] == record["scores"]["averaged"]["test"]
+    assert record["corpus"]["test_sets"] == dict(zip(TEST_PARTS, SIZES, strict=True))
+    (text,) = scored.data_dir.glob("multi30k/*/tokenized/reference.text.en")
+    references = read_lines(text)
+    for name, scores in record["scores"].items():
+        assert list(scores) == ["test", *TEST_PARTS]
+        output = "test.hypotheses" if name == "averaged" else f"test.{name}.hypotheses"
+        plain = detokenize(read_lines(scored.directory / output), "en")
+        for test_set, part in slices().items():
+            found = scores[test_set]
+            assert list(found) == ["bleu", "sacrebleu", "chrf2", "ter"]
+            expected = sacrebleu.metrics.BLEU(lowercase=True).corpus_score(plain[part], [references[part]])
+            assert (found["sacrebleu"]["score"], found["sacrebleu"]["reference_length"]) == (
+                expected.score,
+                expected.ref_len,
+            )
+            assert found["sacrebleu"]["brevity_penalty"] == round(expected.bp, 4)
+            lowered = [[line.lower() for line in lines] for lines in (plain[part], references[part])]
+            chrf = sacrebleu.corpus_chrf(lowered[0], [lowered[1]])
+            ter = sacrebleu.corpus_ter(plain[part], [references[part]])
+            assert (found["chrf2"]["score"], found["ter"]["score"]) == (chrf.score, ter.score)
+            assert all("|case:lc|" in found[metric]["signature"] for metric in ("sacrebleu", "chrf2", "ter"))
+
+
+def test_bleu_follows_from_the_kept_file_alone(scored):
+    record = scored.record
+    assert set(record["translations"]) == {"averaged", "last", "best"}
+    for name, kept in record["translations"].items():
+        assert kept["file"] == f"seed1.{name}.tsv.gz"
+        for folder in (scored.directory, scored.result.parent):
+            assert sha256(folder / kept["file"]) == kept["sha256"]
+        found = translations.read(scored.result.parent / kept["file"])
+        output = "test.hypotheses" if name == "averaged" else f"test.{name}.hypotheses"
+        assert found.lines == read_lines(scored.directory / output)
+        for test_set, part in slices().items():
+            assert corpus_bleu(found.statistics[part]) == record["scores"][name][test_set]["bleu"]["score"]
+    assert any(scores["test"]["bleu"]["score"] > 0 for scores in record["scores"].values())
+
+
+def test_the_record_names_what_the_number_depends_on(scored):
+    record = scored.record
+    for name, file in record["files"]["checkpoints"].items():
+        assert file == {
+            "file": f"checkpoint_{name}.pt",
+            "sha256": sha256(scored.directory / f"checkpoint_{name}.pt"),
+        }
+    kernels = record["files"]["kernels"]
+    assert isinstance(kernels, dict)
+    assert all(name.endswith(".so") and len(digest) == 64 for name, digest in kernels.items())
+    (load,) = record["hardware"]["load"]
+    assert [len(load[moment]) for moment in ("start", "end")] == [3, 3]
+    assert "later" not in record
+
+
+def test_checkpoints_of_the_same_content_are_translated_once(scored):
+    """After one epoch the last checkpoint is the best one too."""
+    checkpoints = scored.record["files"]["checkpoints"]
+    assert checkpoints["last"]["sha256"] == checkpoints["best"]["sha256"] != checkpoints["averaged"]["sha256"]
+    done = json.loads((scored.directory / "scores.json").read_text(encoding="utf-8"))
+    assert set(done) == {file["sha256"] for file in checkpoints.values()}
+    assert scored.record["scores"]["last"] == scored.record["scores"]["best"]
+
+
+def test_a_line_for_each_further_checkpoint_is_printed(scored):
+    for name in ("last", "best"):
+        found = scored.record["scores"][name]["test"]
+        assert (
+            f"\n{name}: BLEU {found['bleu']['score']:.2f}  sacreBLEU {found['sacrebleu']['score']:.2f} "
+            f"(BP {found['sacrebleu']['brevity_penalty']:.3f})\n"
+        ) in scored.output
+
+
+def test_killed_between_two_checkpoints_it_goes_on_with_the_second(scored, mirror, tmp_path):
+    for point in (
+        Point(r"open \S*test\.last\.hypotheses"),
+        Point(r"os\.rename \S+seed1\.last\.tsv\.gz\.tmp \S*results"),
+    ):
+        status, text = command(COMMAND, tmp_path, point, NORMPLUGINS_MIRROR=mirror)
+        assert status == -signal.SIGKILL, text
+        assert not list((tmp_path / "results").rglob("*.json"))
+    first = files(tmp_path / "run")["test.hypotheses"]
+    status, text = command(COMMAND, tmp_path, NORMPLUGINS_MIRROR=mirror)
+    assert status == 0, text
+    assert files(tmp_path / "run")["test.hypotheses"] == first
+    assert differences(outcome(scored.folder, scored.directory), outcome(tmp_path, tmp_path / "run")) == []
+
+
+def test_a_published_translation_that_is_gone_is_put_back_and_not_made_up(scored, mirror, tmp_path):
+    copy = shutil.copytree(scored.folder, tmp_path / "copy", symlinks=True)
+    result = copy / scored.result.relative_to(scored.folder)
+    kept = result.with_name("seed1.last.tsv.gz")
+    before = kept.read_bytes()
+    kept.unlink()
+    status, said = command(COMMAND, copy, NORMPLUGINS_MIRROR=mirror)
+    assert (status, "already complete" in said) == (0, True), said
+    assert kept.read_bytes() == before
+    kept.unlink()
+    (copy / "run" / kept.name).unlink()
+    status, said = command(COMMAND, copy, NORMPLUGINS_MIRROR=mirror)
+    assert status == 1
+    assert "run/seed1.last.tsv.gz is missing" in said
+
+
+@pytest.mark.parametrize("name", ["averaged", "last", "best"])
+def test_scored_again_each_checkpoint_has_the_score_of_the_record(name, scored, mirror):
+    before = files(scored.directory)
+    status, said = command(["evaluate", "run", f"evaluate.checkpoint={name}"], scored.folder, NORMPLUGINS_MIRROR=mirror)
+    assert status == 0, said
+    scores = scored.record["scores"][name]
+    assert f"bleu: BLEU = {scores['test']['bleu']['score']:.2f} " in said
+    for test_set in TEST_PARTS:
+        assert f"\n{test_set}: BLEU {scores[test_set]['bleu']['score']:.2f}  sacreBLEU " in said
+    assert files(scored.directory) == before

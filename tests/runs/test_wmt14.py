@@ -1,0 +1,53 @@
+"""WMT14 from archives of the upstream layout to the record, tiny: several batches an update, both scores."""
+
+import re
+
+import sacrebleu
+
+from tests.helpers.corpora import wmt14_members, write_wmt14
+from tests.helpers.runs import MODEL, Trained, command
+
+TINY = [
+    *MODEL,
+    "norm=pn",
+    "run_dir=run",
+    "tracking=none",
+    "hardware=cpu",
+    "hardware.threads=1",
+    "corpus.verify=false",
+    "corpus.subword_size=60",
+    "dataset.max_tokens=200",
+    "train.batches_per_update=4",
+    "optimization.max_update=20",
+    "lr_scheduler.warmup_updates=6",
+    "common.log_interval=5",
+    "evaluate.max_length_b=10",
+]
+
+
+def test_from_archives_to_the_record(tmp_path):
+    write_wmt14(tmp_path / "data", wmt14_members())
+    status, said = command(["run", "wmt14", *TINY], tmp_path)
+    assert status == 0, said
+    run = Trained(tmp_path, tmp_path / "run", said)
+    record, config = run.record, run.record["config"]
+    assert config["optimization.update_freq"] == [4]
+    assert (record["training"]["updates"], record["training"]["stopped_by"]) == (20, "max_update")
+    first_epoch = record["curves"]["valid"][0]["update"]
+    subwords = record["corpus"]["subword"]["subwords"]["train.de"]
+    assert subwords / 800 < first_epoch < 2 * subwords / 800 + 1  # 4 batches of 200 tokens, in part padding
+    found = record["metrics"]
+    assert list(found) == ["bleu_compound", "sacrebleu", "chrf2", "ter"]
+    assert "|tok:none|smooth:exp|compounds:split|version:" in found["bleu_compound"]["signature"]
+    assert found["sacrebleu"]["signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")  # no set of sacreBLEU's
+    for name, metric in found.items():
+        assert f"{name}: {'BLEU = ' if 'bleu' in name else ''}{metric['score']:.2f}" in said
+        assert metric["signature"] in said
+    hypotheses = (run.directory / "test.hypotheses").read_text(encoding="utf-8").splitlines()
+    (references,) = tmp_path.glob("data/wmt14/*/tokenized/reference.tokens.de")
+    lines = references.read_text(encoding="utf-8").splitlines()
+    assert any("well-kept" in line for line in lines)
+    both = [[re.sub(r"(\S)-(\S)", r"\1 ##AT##-##AT## \2", line) for line in side] for side in (hypotheses, lines)]
+    expected = sacrebleu.corpus_bleu(both[0], [both[1]], tokenize="none", force=True)
+    assert found["bleu_compound"]["score"] == expected.score
+    assert found["bleu_compound"]["reference_length"] == expected.ref_len

@@ -1,0 +1,121 @@
+"""Averaging, keeping and writing checkpoints."""
+
+import resource
+
+import pytest
+import torch
+
+from normplugins.training import checkpoints
+from normplugins.utils.errors import UserError
+from tests.helpers.runs import load, write_malicious
+
+
+def write(path, weight, count, dtype=torch.float32):
+    model = {
+        "layer.weight": weight.to(dtype),
+        "norm.running_phi": weight[0].abs(),
+        "norm.num_updates": torch.tensor(count),
+    }
+    torch.save({"model": model, "cfg": {"a": 1}, "last_optimizer_state": {"b": 2}, "extra_state": {"c": 3}}, path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_average_is_the_mean_and_counts_are_the_last_one_s(dtype, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(3, 4, generator=generator) * 10**power for power in (0, 3, -2)]
+    paths = [write(tmp_path / f"checkpoint{i}.pt", weight, 100 + i, dtype) for i, weight in enumerate(weights)]
+    checkpoints.average(paths, tmp_path / "mean.pt")
+    state = load(tmp_path / "mean.pt")
+    stored = torch.stack([weight.to(dtype) for weight in weights]).double()
+    assert state["model"]["layer.weight"].dtype == dtype
+    assert torch.equal(state["model"]["layer.weight"], (stored.sum(0) / 3).to(dtype))
+    statistics = torch.stack([weight[0].abs() for weight in weights]).double()
+    assert torch.equal(state["model"]["norm.running_phi"], (statistics.sum(0) / 3).float())
+    assert state["model"]["norm.num_updates"] == 102
+    assert state["model"]["norm.num_updates"].dtype == torch.int64
+    assert state["cfg"] == {"a": 1}
+    assert "last_optimizer_state" not in state
+    assert checkpoints.averaged_from(tmp_path / "mean.pt") == [path.name for path in paths]
+
+
+def test_average_of_a_run_is_the_mean_of_its_epochs(trained):
+    epochs = [load(path)["model"] for path in checkpoints.epoch_checkpoints(trained.directory)]
+    assert len(epochs) == 3
+    for name, value in load(trained.directory / checkpoints.AVERAGED)["model"].items():
+        if value.is_floating_point():
+            mean = torch.stack([epoch[name].double() for epoch in epochs]).mean(0)
+            torch.testing.assert_close(value.double(), mean, rtol=1e-7, atol=1e-12)
+        else:
+            assert torch.equal(value, epochs[-1][name])
+    assert any(name.endswith("num_updates") for name in epochs[0])
+
+
+def test_running_statistics_are_averaged_with_the_weights_and_counts_are_not(tmp_path):
+    statistics = {
+        "running_mean": (1.0, 3.0),
+        "running_var": (2.0, 8.0),
+        "running_phi": (3.0, 73.0),
+        "ema_gz": (0.0, -4.0),
+    }
+    for index in (0, 1):
+        model = {f"norm.{name}": torch.tensor([values[index]]) for name, values in statistics.items()}
+        state = {"model": model | {"norm.num_updates": torch.tensor(10 * (index + 1))}}
+        torch.save(state, tmp_path / f"checkpoint{index}.pt")
+    checkpoints.average([tmp_path / "checkpoint0.pt", tmp_path / "checkpoint1.pt"], tmp_path / "mean.pt")
+    mean = {name.removeprefix("norm."): value.item() for name, value in load(tmp_path / "mean.pt")["model"].items()}
+    # each statistic by itself: the variance is the mean of both, with nothing for the distance of the two means
+    assert mean == {"running_mean": 2, "running_var": 5, "running_phi": 38, "ema_gz": -2, "num_updates": 20}
+
+
+def test_nothing_to_average_and_another_model(tmp_path):
+    with pytest.raises(UserError, match="not finished an epoch"):
+        checkpoints.average([], tmp_path / "mean.pt")
+    one = write(tmp_path / "checkpoint1.pt", torch.ones(2, 2), 1)
+    torch.save({"model": {"other": torch.ones(1)}}, tmp_path / "checkpoint2.pt")
+    with pytest.raises(UserError, match=r"checkpoint2\.pt holds another model"):
+        checkpoints.average([one, tmp_path / "checkpoint2.pt"], tmp_path / "mean.pt")
+    assert not (tmp_path / "mean.pt").exists()
+
+
+def test_mean_that_does_not_fit_leaves_the_one_before(tmp_path):
+    paths = [write(tmp_path / f"checkpoint{i}.pt", torch.ones(200, 200), i) for i in (1, 2)]
+    checkpoints.average(paths[:1], tmp_path / "mean.pt")
+    before = (tmp_path / "mean.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"could not write the checkpoint .*mean\.pt"):
+            checkpoints.average(paths, tmp_path / "mean.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "mean.pt").read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_newest_epochs_are_kept_by_number(tmp_path):
+    others = ["checkpoint_last.pt", "checkpoint_best.pt", "checkpoint_averaged.pt", "checkpoint8.pt.tmp"]
+    for name in [*(f"checkpoint{epoch}.pt" for epoch in (2, 9, 10, 11, 100)), *others]:
+        (tmp_path / name).touch()
+    assert [path.name for path in checkpoints.epoch_checkpoints(tmp_path)][-2:] == [
+        "checkpoint11.pt",
+        "checkpoint100.pt",
+    ]
+    checkpoints.keep_newest(tmp_path, 3)
+    kept = {"checkpoint10.pt", "checkpoint11.pt", "checkpoint100.pt", *others}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_loading_says_what_is_wrong_with_a_file(tmp_path):
+    proof = tmp_path / "proof"
+    write_malicious(tmp_path / "evil.pt", proof)
+    with pytest.raises(UserError, match=r"evil\.pt was refused: it names \S*mkdir"):
+        checkpoints.load(tmp_path / "evil.pt")
+    assert not proof.exists()
+    whole = write(tmp_path / "whole.pt", torch.ones(50, 50), 1).read_bytes()
+    for name, content in {"cut": whole[:3000], "empty": b"", "text": b"no checkpoint"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} (was refused|cannot be read)"):
+            checkpoints.load(tmp_path / name)
+    with pytest.raises(UserError, match="missing cannot be read"):
+        checkpoints.load(tmp_path / "missing")

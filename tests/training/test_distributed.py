@@ -1,0 +1,294 @@
+"""A run in several processes: as exact as in one, going on after any of them is lost, started by whatever launcher."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config
+from normplugins.training.distributed import Member, launched
+from normplugins.training.history import saved_history
+from normplugins.utils.errors import UserError
+from tests.helpers.runs import PATIENCE, REPOSITORY, TINY, TINY_LM, Command, Point, command, differences, load, outcome
+
+TWO = "hardware.processes=2"
+PLAIN = ["model.dropout=0", "model.attention_dropout=0", "model.activation_dropout=0"]
+
+
+def tiny(trained, *overrides, norm="bn"):
+    """A tiny run on the corpus that is there already."""
+    paths = ["tracking=none", "run_dir=run", f"data_dir={trained.data_dir}"]
+    return ["run", "demo", f"norm={norm}", *paths, *TINY, *overrides]
+
+
+def pair(arguments, folder, at=None, **env):
+    """Two processes as a launcher starts them, the first one with ``at``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(2):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        output = folder / f"output{len(list(folder.glob('output*')))}"
+        output.touch()
+        env |= {name: str(value) for name, value in place.items()}
+        started.append(Command(arguments, folder, output, None if rank else at, dict(env)))
+    return started
+
+
+def both(arguments, folder, at=None, **env):
+    """The exit statuses of the two, and what they said."""
+    started = pair(arguments, folder, at, **env)
+    return tuple(each.wait() for each in started), tuple(each.text for each in started)
+
+
+def state_of(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def until_stopped(process):
+    while state_of(process.pid) != "T":
+        assert process.is_alive()
+        time.sleep(0.01)
+
+
+def children(pid):
+    """The processes of a run that the one with this id started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def gone(pid):
+    return not Path(f"/proc/{pid}").exists() or state_of(pid) == "Z"
+
+
+@pytest.fixture(scope="module")
+def unbroken(trained, tmp_path_factory):
+    """``normplugins run demo norm=bn hardware.processes=2``, tiny, never broken off."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    status, said = command(tiny(trained, TWO), folder)
+    assert status == 0, said
+    return folder, said
+
+
+def test_statistics_of_each_process_are_compared_at_the_end_of_each_epoch(unbroken):
+    folder, said = unbroken
+    lines = re.findall(
+        r"epoch +(\d)  statistics of 2 processes differ from the first's by ([\d.]+)% in running_mean and "
+        r"([\d.]+)% in running_var \(means over norms\), most in (encoder\.\S+\.running_(?:mean|var)): ([\d.]+)%",
+        said,
+    )
+    curve = saved_history(folder / "run").valid
+    assert [int(epoch) for epoch, *_ in lines] == [point["epoch"] for point in curve]
+    for (_, *means, _, most), point in zip(lines, curve, strict=True):
+        found = [point[f"drift_{name}"] for name in ("running_mean", "running_var")]
+        assert 0 < max(found) <= point["most_drift"]
+        assert [*means, most] == [f"{100 * value:.1f}" for value in (*found, point["most_drift"])]
+    first, second = load(folder / "run" / "checkpoint_last.pt")["extra_state"]["statistics"]
+    saved = load(folder / "run" / "checkpoint_last.pt")["model"]
+    assert all(torch.equal(saved[name], value) for name, value in first.items())
+    assert not any(torch.equal(second[name], value) for name, value in first.items())
+
+
+def test_lost_processes_and_other_launchers_make_no_difference(trained, unbroken, tmp_path):
+    """Killed, stopped, interrupted, each time on the way from where the time before left it."""
+    arguments, directory = tiny(trained, TWO), tmp_path / "run"
+
+    def good():
+        """The update that the run will go on from."""
+        assert not list(directory.glob("*.json.tmp"))
+        return saved_history(directory).updates
+
+    # the second of two that a launcher started is killed while the first saves
+    first, second = pair(tiny(trained), tmp_path, Point(r"os\.rename \S+checkpoint_last", 2, signal.SIGSTOP))
+    until_stopped(first.process)
+    second.process.kill()
+    os.kill(first.process.pid, signal.SIGCONT)
+    assert first.wait() == 1, first.text
+    assert re.search(
+        r"^normplugins: process 0 of 0 to 1 has lost the others: .*\. The same command goes on from the last check",
+        first.text,
+        re.MULTILINE,
+    )
+    assert good() == 2
+
+    # the first one is killed while it saves
+    status, texts = both(tiny(trained), tmp_path, Point(r"os\.rename \S+checkpoint_last"))
+    assert status == (-signal.SIGKILL, 1)
+    assert re.fullmatch(r"normplugins: process 1 of 0 to 1 has lost the others: .*\n", texts[1])
+    assert good() == 2
+
+    # the first one answers no more
+    first, second = pair(
+        tiny(trained, "hardware.timeout_seconds=2"), tmp_path, Point(r"os\.rename \S+last", 2, signal.SIGSTOP)
+    )
+    assert second.wait() == 1
+    assert re.fullmatch(r"normplugins: process 1 of 0 to 1 has lost the others: .*\n", second.text)
+    first.process.kill()
+    first.wait()
+    assert good() == 3
+
+    # of those that the command started itself, one is killed; then the command is interrupted
+    for sent, status, line in (
+        (signal.SIGKILL, 1, "process . of 0 to 1 was ended by SIGKILL, .*goes on from the last checkpoint"),
+        (signal.SIGINT, 130, "interrupted; the same command goes on where it stopped"),
+    ):
+        before = good()
+        run = Command(arguments, tmp_path, tmp_path / f"output-{sent.name}")
+        while not run.output.exists() or not re.search(r"update +\d+/24", run.text):
+            assert run.process.is_alive(), run.text
+            time.sleep(0.01)
+        started = children(run.process.pid)
+        assert len(started) == 2
+        os.kill(started[1] if sent == signal.SIGKILL else run.process.pid, sent)
+        assert run.wait() == status, run.text
+        assert re.search(f"^normplugins: {line}", run.text.splitlines()[-1])
+        assert all(gone(pid) for pid in started)
+        assert 24 > good() >= before
+
+    # torchrun on two machines, for which this one stands twice, brings it to its end
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1])]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    nodes = [
+        subprocess.Popen(
+            [*torchrun, "--node-rank", str(rank), *where, "-m", "normplugins.cli", *tiny(trained)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [node.communicate(timeout=PATIENCE)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert "going on from update" in said[0]
+    assert said[1] == ""
+    folder, _ = unbroken
+    assert differences(outcome(folder, folder / "run"), outcome(tmp_path, directory)) == []
+    one, other = (load(path / "run" / "checkpoint_last.pt")["extra_state"] for path in (folder, tmp_path))
+    assert differences(one["statistics"], other["statistics"]) == []
+
+    # complete, it is not repeated; other settings are refused; in either case both end
+    assert both(tiny(trained), tmp_path)[0] == (0, 0)
+    status, texts = both(tiny(trained, "model.dropout=0.5"), tmp_path)
+    assert status == (1, 1)
+    assert "model.dropout: 0.1 there, 0.5 now" in texts[0]
+    assert texts[1].count("\n") == 1
+
+
+def test_the_first_process_dies_before_training(trained, tmp_path):
+    status, texts = both(tiny(trained), tmp_path, Point(r"os\.rename \S+provenance"))
+    assert status == (-signal.SIGKILL, 1)
+    assert texts[1].endswith("normplugins: process 1 of 0 to 1: the first process is gone\n")
+
+
+def test_two_processes_train_as_one_that_adds_up_their_batches(trained, tmp_path):
+    """Two batches each an update, or four. In the last of an epoch of 7 the second process has one and an empty one."""
+    ends = []
+    for name, update_freq in (("one", 4), ("two", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        overrides = [*PLAIN, f"optimization.update_freq={update_freq}", "evaluate.translate=false"]
+        overrides += ["dataset.max_tokens=null", "dataset.batch_size=48", "optimization.max_update=6"]
+        overrides += [
+            "optimizer.adam_eps=1e-4"
+        ]  # keys' biases have no gradient but rounding, which Adam would divide by
+        arguments = tiny(trained, *overrides, norm="ln")
+        status, said = both(arguments, folder) if name == "two" else command(arguments, folder)
+        assert status in (0, (0, 0)), said
+        ends.append((load(folder / "run" / "checkpoint_last.pt")["model"], saved_history(folder / "run")))
+    (one, history), (two, other) = ends
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5)
+    assert (history.updates, history.epoch, history.words) == (other.updates, other.epoch, other.words)
+    for curve in ("train", "valid"):
+        for here, there in zip(getattr(history, curve), getattr(other, curve), strict=True):
+            assert there["loss"] == pytest.approx(here["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["norm=pn", "norm.sync=batch"],
+        [
+            *["norm=pn_alg2", "norm.sync=deferred", "architecture=transformer", "model.attention_heads=2"],
+            *["criterion=adaptive_loss", "model.adaptive_softmax_cutoff='5,9'", "model.adaptive_input=true"],
+            *["model.normalize_before=true", "distributed_training.ddp_backend=legacy_ddp"],
+        ],
+    ],
+    ids=["tensor, full softmax", "transformer, adaptive softmax"],
+)
+def test_language_models_with_synchronised_statistics(overrides, made_up_text, tmp_path):
+    arguments = ["run", "ptb", "tracking=none", "run_dir=run", *TINY_LM, *overrides]
+    status, texts = both(arguments, tmp_path, NORMPLUGINS_MIRROR=str(made_up_text))
+    assert status == (0, 0), texts
+    assert "statistics of 2 processes are the same" in texts[0]
+    assert texts[1] == ""
+    assert {point["most_drift"] for point in saved_history(tmp_path / "run").valid} == {0}
+
+
+def test_not_finite_is_found_by_all_and_named_by_the_first(trained, tmp_path):
+    status, texts = both(tiny(trained, "norm.sync=batch", "optimization.lr=[1e30]"), tmp_path)
+    assert status == (1, 1)
+    assert re.search(r"^normplugins: update \d+: .*layers\.0\.\S+ is not finite", texts[0], re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["hardware=cpu", "hardware.processes=0"], ["hardware.processes=0", "at least 1"]),
+        (["hardware=cpu", "hardware.timeout_seconds=0"], ["hardware.timeout_seconds=0", "at least 1"]),
+        (["hardware=cpu", "distributed_training.distributed_world_size=2"], ["hardware.processes"]),
+    ],
+)
+def test_what_cannot_work_is_refused(overrides, words):
+    with pytest.raises(UserError) as error:
+        check(compose_config("demo", overrides))
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(UserError, match=r"8 processes on this machine .* PyTorch sees 3"):
+        check(compose_config("demo", ["hardware=gpu8"]))
+    config = compose_config("demo", ["hardware=gpus", "norm=bn"])
+    check(config)
+    assert (config.hardware.processes, config.variant) == (3, "bn,processes=3")
+
+
+def test_the_launcher_says_how_many(monkeypatch):
+    for name, value in {"MASTER_ADDR": "node1", "MASTER_PORT": "29500", "RANK": "5", "WORLD_SIZE": "16"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert launched() == Member(5, 16, 1, 4)
+    config = compose_config("demo", ["hardware=cpu", "norm=bn"])
+    assert (config.distributed_training.distributed_world_size, config.variant) == (16, "bn,processes=16")
+    check(config)
+    with pytest.raises(UserError, match=r"hardware.processes=2, and the launcher started 4"):
+        check(compose_config("demo", ["hardware=cpu", "hardware.processes=2"]))
+
+
+def test_slurm_s_tasks_are_processes_when_they_can_meet(monkeypatch):
+    for name, value in {"PROCID": "3", "STEP_NUM_TASKS": "4", "LOCALID": "1", "STEP_TASKS_PER_NODE": "2(x2)"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert launched() is None
+    monkeypatch.setenv("MASTER_ADDR", "node1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert launched() == Member(3, 4, 1, 2)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert launched() is None

@@ -1,0 +1,147 @@
+"""The loss and its gradients against fairseq's equations on whole logits, in float64."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
+
+# isort: split
+from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
+
+from normplugins.training.label_smoothed_loss import smoothed_loss
+
+PAD = 1
+
+
+def drawn(count: int, vocabulary: int, padding: float, seed: int, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (N, 6), weights (V, 6), targets (N,) of which a part is padding."""
+    generator = torch.Generator().manual_seed(seed)
+    x, weight = (torch.randn(rows, 6, generator=generator, dtype=torch.float64) for rows in (count, vocabulary))
+    target = torch.randint(0, vocabulary, (count,), generator=generator)
+    target[torch.rand(count, generator=generator) < padding] = PAD
+    return (x * spread).requires_grad_(), weight.requires_grad_(), target
+
+
+def whole(x: Tensor, weight: Tensor, target: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """fairseq's loss, in the dtype of ``x``."""
+    return label_smoothed_nll_loss((x @ weight.t()).log_softmax(-1), target, epsilon, ignore_index=PAD)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    count=st.integers(0, 9),
+    vocabulary=st.integers(2, 12),
+    padding=st.sampled_from([0.0, 0.5, 1.0]),
+    epsilon=st.sampled_from([0.0, 0.1, 0.6]),
+    chunk=st.integers(1, 10),
+    leave_out=st.booleans(),
+    spread=st.sampled_from([0.0, 1.0, 100.0]),
+    scale=st.sampled_from([1.0, 0.0, -3.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_loss_and_gradients_are_fairseqs(count, vocabulary, padding, epsilon, chunk, leave_out, spread, scale, seed):
+    tensors = drawn(count, vocabulary, padding, seed, spread)
+    wanted = whole(*tensors, epsilon)
+    got = smoothed_loss(*tensors, epsilon, PAD, chunk=chunk, leave_out=leave_out)
+    assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+    assert not got[1].requires_grad
+    gradients = [torch.autograd.grad(scale * loss, tensors[:2]) for loss in (got[0], wanted[0])]
+    assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_are_those_of_the_loss():
+    x, weight, target = drawn(7, 5, 0.3, 0)
+    assert torch.autograd.gradcheck(lambda *of: smoothed_loss(*of, target, 0.1, PAD, chunk=3)[0], (x, weight))
+
+
+@pytest.mark.parametrize("leave_out", [True, False])
+def test_ignored_features_may_be_anything(leave_out):
+    """Their gradient is zero, and nobody else's changes."""
+    x, weight, target = drawn(8, 5, 0.5, 1)
+    other = torch.where(target.eq(PAD)[:, None], x.detach() + 100, x.detach()).requires_grad_()
+    for of in (x, other):
+        smoothed_loss(of, weight, target, 0.1, PAD, leave_out=leave_out)[0].backward()
+    assert_close(other.grad, x.grad)
+    assert not x.grad[target.eq(PAD)].any()
+    assert x.grad[target.ne(PAD)].any()
+
+
+def test_likely_and_impossible_words_stay_finite():
+    """Logits of a thousand: exponentials of what is subtracted from the largest, as a softmax takes them."""
+    x, weight, target = drawn(6, 5, 0.0, 2, spread=1000.0)
+    x, weight = (tensor.detach().float().requires_grad_() for tensor in (x, weight))
+    loss, _ = smoothed_loss(x, weight, target, 0.1, PAD)
+    loss.backward()
+    assert_close(
+        (loss.double(), x.grad.double()),
+        (whole(x.double(), weight.double(), target, 0.1)[0], grad_of(x, weight, target)),
+    )
+
+
+def grad_of(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    """The gradient of fairseq's loss in float64."""
+    x = x.detach().double().requires_grad_()
+    whole(x, weight.detach().double(), target, 0.1)[0].backward()
+    return x.grad
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_bfloat16_has_float32_arithmetic(chunk):
+    """Loss and gradients of bfloat16 features and weights are as close to float64 as PyTorch's own are, or closer."""
+    x, weight, target = drawn(64, 300, 0.1, 3)
+    x, weight = (tensor.detach().bfloat16().requires_grad_() for tensor in (x, weight))
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight)]
+    stock = label_smoothed_nll_loss((x @ weight.t()).log_softmax(-1, torch.float32), target, 0.1, ignore_index=PAD)
+    ours = smoothed_loss(x, weight, target, 0.1, PAD, chunk=chunk)
+    reference = whole(*exact, target, 0.1)
+    assert [loss.dtype for loss in ours] == [torch.float32] * 2
+    of_reference = torch.autograd.grad(reference[0], exact)
+    of_ours, of_stock = (torch.autograd.grad(loss, (x, weight)) for loss in (ours[0], stock[0]))
+    for got, theirs, wanted in zip((*ours, *of_ours), (*stock, *of_stock), (*reference, *of_reference), strict=True):
+        error, allowed = ((value.double() - wanted).abs().max() for value in (got, theirs))
+        assert error <= 2 * allowed
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers the most elements that a result of any operator had."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_logits_are_never_all_in_memory():
+    x, weight, target = drawn(40, 30, 0.2, 4)
+    with _Largest() as largest:
+        smoothed_loss(x, weight, target, 0.1, PAD, chunk=8)[0].backward()
+    assert 8 * 30 <= largest.elements < 40 * 30 / 3
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_the_host_asks_a_device_for_nothing(chunk):
+    """On ``meta`` whatever the host would have to know of the tokens fails: nothing has a value there."""
+    x, weight, target = (tensor.to("meta").detach() for tensor in drawn(40, 30, 0.2, 5))
+    x.requires_grad_(), weight.requires_grad_()
+    loss, nll = smoothed_loss(x, weight, target, 0.1, PAD, chunk=chunk)
+    loss.backward()
+    assert (loss.shape, nll.shape, x.grad.shape, weight.grad.shape) == ((), (), (40, 6), (30, 6))
+
+
+def test_evaluation_computes_no_gradients():
+    x, weight, target = drawn(40, 30, 0.2, 6)
+    with torch.no_grad(), _Largest() as largest:
+        loss, _ = smoothed_loss(x, weight, target, 0.1, PAD, chunk=2)
+    assert largest.elements < weight.numel() + x.numel()
+    assert not loss.requires_grad
+    assert_close(loss, whole(x, weight, target, 0.1)[0].detach())

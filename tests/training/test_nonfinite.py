@@ -1,0 +1,66 @@
+"""Naming the layer, or the gradient, that is not finite: on fairseq's trainer with a model of ours."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import normplugins
+from normplugins.runs.compose import compose_config, fairseq_config
+from normplugins.training.nonfinite import broken_state, locate
+from tests.helpers.runs import TINY
+
+normplugins.register()
+
+from fairseq import tasks  # noqa: E402
+from fairseq.trainer import Trainer  # noqa: E402
+
+
+@pytest.fixture
+def step(trained):
+    """A trainer and one batch."""
+    config = compose_config("demo", ["norm=pn", "tracking=none", *TINY])
+    settings = OmegaConf.load(trained.directory / "config.yaml")
+    assert settings.norm.name == "pn"
+    (config.task.data,) = (str(path) for path in trained.data_dir.glob("demo/*/bin"))
+    passed = fairseq_config(config)
+    task = tasks.setup_task(passed.task)
+    torch.manual_seed(1)
+    trainer = Trainer(passed, task, task.build_model(passed.model), task.build_criterion(passed.criterion))
+    batches = trainer.get_train_iterator(1).next_epoch_itr(shuffle=False)
+    return trainer, [next(batches)]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "layer"),
+    [
+        ("encoder.layers.0.self_attention.sublayer.out.weight", "encoder.layers.0.self_attention.sublayer.out"),
+        ("encoder.final_norm.weight", "encoder.final_norm"),
+        ("decoder.layers.0.feed_forward.sublayer.fc2.bias", "decoder.layers.0.feed_forward.sublayer.fc2"),
+    ],
+)
+def test_the_first_layer_that_breaks_is_named(parameter, layer, step):
+    trainer, samples = step
+    with torch.no_grad():
+        trainer.get_model().get_parameter(parameter).view(-1)[0] = torch.inf
+    assert broken_state(trainer.get_model()) == parameter
+    assert locate(trainer, samples) == f"the output of {layer}"
+
+
+def test_a_gradient_is_named_when_only_backward_breaks(step):
+    trainer, samples = step
+    name = "decoder.layers.0.cross_attention.sublayer.q.weight"
+    trainer.get_model().get_parameter(name).register_hook(lambda gradient: gradient * torch.nan)
+    assert broken_state(trainer.get_model()) is None
+    assert locate(trainer, samples) == f"the gradient of {name}"
+
+
+def test_without_anything_broken_nothing_is_named_and_no_hook_stays(step):
+    trainer, samples = step
+    assert locate(trainer, samples) is None
+    assert not any(module._forward_hooks for module in trainer.get_model().modules())
+
+
+def test_a_statistic_that_is_not_finite_is_named(step):
+    model = step[0].get_model()
+    model.get_buffer("encoder.layers.0.feed_forward.norm.running_phi")[3] = torch.nan
+    assert broken_state(model) == "encoder.layers.0.feed_forward.norm.running_phi"

@@ -1,0 +1,192 @@
+"""fused_adam against fairseq's own Adam: the same updates, the same state, and either goes on from the other's."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
+
+# isort: split
+from fairseq import optim
+from fairseq.optim.adam import Adam
+
+from normplugins.training.optimizer import FusedAdam
+from normplugins.utils.errors import UserError
+from tests.helpers.optimizers import OPTIONS, SHAPES, Calls, config, give_gradients, parameters, run, state_of
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+@pytest.mark.parametrize("changes", [{}, {"weight_decay": 0.0}, {"eps": 1e-8}, {"betas": (0.0, 0.5)}])
+def test_three_hundred_updates_are_fairseqs(dtype, rtol, changes):
+    """Parameters and state, with a learning rate that follows a schedule."""
+    ours, theirs = parameters(dtype), parameters(dtype)
+    fused, stock = FusedAdam(ours, **(OPTIONS | changes)), Adam(theirs, **(OPTIONS | changes))
+    for update in range(300):
+        for optimizer, params in ((fused, ours), (stock, theirs)):
+            give_gradients(params, update)
+            optimizer.param_groups[0]["lr"] = 0.01 * min((update + 1) / 20, math.sqrt(20 / (update + 1)))
+            optimizer.step()
+    # A sum of 300 steps of either sign is known to the rounding of the steps, not of what they add up to.
+    assert_close(ours, theirs, rtol=rtol, atol=20 * rtol)
+    states = state_of(fused), state_of(stock)
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    assert_close(states[0]["state"], states[1]["state"], rtol=rtol, atol=rtol)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    lr=st.floats(1e-6, 1.0),
+    betas=st.tuples(st.floats(0.0, 0.999), st.floats(0.0, 0.9999)),
+    eps=st.floats(1e-12, 1.0),
+    weight_decay=st.floats(0.0, 0.9),
+    absent=st.lists(st.sets(st.integers(0, len(SHAPES) - 1)), min_size=1, max_size=6),
+    split=st.integers(1, len(SHAPES) - 1),
+    seed=st.integers(0, 2**16),
+)
+def test_any_settings_groups_and_absent_gradients(lr, betas, eps, weight_decay, absent, split, seed):
+    """Each parameter counts the updates of its own; each group has settings of its own."""
+    params = [parameters(torch.float64, seed) for _ in range(2)]
+    optimizers = [
+        kind(
+            [{"params": some[:split]}, {"params": some[split:], "lr": lr / 3, "weight_decay": 0.0}],
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+        )
+        for kind, some in zip((FusedAdam, Adam), params, strict=True)
+    ]
+    for update, without in enumerate(absent):
+        for some, optimizer in zip(params, optimizers, strict=True):
+            give_gradients(some, seed + update, tuple(without))
+            optimizer.step()
+    assert_close(params[0], params[1], rtol=1e-11, atol=1e-12)
+    assert_close(state_of(optimizers[0])["state"], state_of(optimizers[1])["state"], rtol=1e-11, atol=1e-15)
+
+
+@pytest.mark.parametrize("before", [FusedAdam, Adam])
+@pytest.mark.parametrize("after", [FusedAdam, Adam])
+def test_a_run_goes_on_from_a_checkpoint(before, after):
+    """To the bit with the same optimizer; within rounding where the other one takes over."""
+    params = parameters(torch.float32)
+    straight = before(params, **OPTIONS)
+    run(straight, params, range(20))
+    broken_off = parameters(torch.float32)
+    first = before(broken_off, **OPTIONS)
+    run(first, broken_off, range(10))
+    second = after(broken_off, **OPTIONS)
+    second.load_state_dict(state_of(first))
+    run(second, broken_off, range(10, 20))
+    exact = {"rtol": 0, "atol": 0} if before is after else {"rtol": 1e-6, "atol": 1e-6}
+    assert_close(broken_off, params, **exact)
+    assert_close(state_of(second), state_of(straight), **exact)
+
+
+def test_one_kernel_updates_all():
+    """And the host asks the device for nothing."""
+    params = parameters(torch.float32)
+    optimizer = FusedAdam(params, **OPTIONS)
+    run(optimizer, params, range(1))
+    give_gradients(params, 1)
+    with Calls() as calls:
+        optimizer.step()
+    assert calls.counts == {"aten._fused_adamw_.default": 1, "aten.full.default": 1}
+
+
+def test_a_layout_of_its_own_is_no_matter():
+    """A parameter that is a view, gradients in another order of memory."""
+    whole = torch.randn(6, 8)
+    params = [nn.Parameter(whole[:, ::2]), nn.Parameter(whole.t().clone(memory_format=torch.preserve_format))]
+    plain = [nn.Parameter(parameter.detach().clone().contiguous()) for parameter in params]
+    optimizers = FusedAdam(params, **OPTIONS), Adam(plain, **OPTIONS)
+    for _ in range(3):
+        for parameter, other in zip(params, plain, strict=True):
+            other.grad = torch.randn(other.shape)
+            parameter.grad = other.grad.t().contiguous().t()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert_close([p.detach().contiguous() for p in params], [p.detach() for p in plain])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_parameters_have_float32_state(dtype):
+    """As fairseq's: the update in float32, its result rounded."""
+    ours, theirs = parameters(dtype), parameters(dtype)
+    fused, stock = FusedAdam(ours, **OPTIONS), Adam(theirs, **OPTIONS)
+    for update in range(10):
+        for optimizer, params in ((fused, ours), (stock, theirs)):
+            give_gradients(params, update)
+            optimizer.step()
+    step = torch.finfo(dtype).eps
+    assert_close(ours, theirs, rtol=step, atol=step)
+    states = state_of(fused)["state"], state_of(stock)["state"]
+    assert {mean.dtype for mean in (states[0][0]["exp_avg"], states[0][4]["exp_avg_sq"])} == {torch.float32}
+    assert_close(states[0], states[1], rtol=1e-5, atol=1e-5)  # gradients of 10 and more, of either sign, add up
+
+
+def test_what_it_does_not_do_is_refused():
+    (parameter,) = params = [nn.Parameter(torch.ones(3, 2))]
+    optimizer = FusedAdam(params)
+    parameter.grad = torch.eye(3, 2).to_sparse()
+    with pytest.raises(ValueError, match="sparse"):
+        optimizer.step()
+    parameter.grad = torch.ones(3, 2)
+    optimizer.param_groups[0]["amsgrad"] = True
+    with pytest.raises(ValueError, match="amsgrad"):
+        optimizer.step()
+
+
+# As fairseq builds it.
+
+
+@pytest.mark.parametrize("betas", ["(0.9, 0.98)", "[0.9,0.98]", [0.9, 0.98], [0, "0.98"]])
+def test_betas_come_as_a_list_or_a_string(betas):
+    built = optim.build_optimizer(config(adam_betas=betas).optimizer, parameters(torch.float32))
+    assert type(built.optimizer) is FusedAdam
+    first = 0 if betas == [0, "0.98"] else 0.9
+    assert built.param_groups[0]["betas"] == (first, 0.98)
+    built.set_lr(0.5)
+    assert (built.get_lr(), built.supports_memory_efficient_fp16, built.supports_flat_params) == (0.5, True, True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adam_betas": "0.9"},
+        {"adam_betas": "(0.9, 1.0)"},
+        {"adam_betas": "print(1)"},
+        {"adam_betas": [0.9]},
+        {"use_old_adam": True},
+        {"fp16_adam_stats": True},
+    ],
+)
+def test_settings_that_cannot_be(changes):
+    with pytest.raises(UserError, match=next(iter(changes))):
+        optim.build_optimizer(config(**changes).optimizer, parameters(torch.float32))
+
+
+def scaled(value: Tensor | float) -> list[Tensor]:
+    params = parameters(torch.float32)
+    give_gradients(params, 0, without=(2,))
+    optim.build_optimizer(config().optimizer, params).multiply_grads(value)
+    return [parameter.grad for parameter in params if parameter.grad is not None]
+
+
+def test_gradients_are_scaled_by_a_number_or_a_tensor():
+    assert_close(scaled(0.5), [gradient * 0.5 for gradient in scaled(1.0)])
+    assert_close(scaled(torch.tensor(0.5)), scaled(0.5))
+
+
+def test_fairseq_takes_it_for_its_own_adam_in_a_checkpoint():
+    """It tells optimizers by their class's name, and each goes on from what the other has saved."""
+    built = [
+        optim.build_optimizer(config(_name=name).optimizer, parameters(torch.float32))
+        for name in ("adam", "fused_adam")
+    ]
+    assert len({type(optimizer).__name__ for optimizer in built}) == 1
+    assert len({type(optimizer) for optimizer in built}) == 2

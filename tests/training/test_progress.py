@@ -1,0 +1,56 @@
+"""Progress: a bar on a terminal, plain lines in a file."""
+
+import os
+import pty
+import re
+import select
+
+import pytest
+
+from normplugins.training.progress import clock
+from tests.helpers.runs import PATIENCE, TINY, Command
+
+
+def test_a_file_gets_plain_lines(trained):
+    assert "\x1b" not in trained.output
+    assert "\r" not in trained.output
+    lines = re.findall(
+        r"^epoch +(\d+)  update +(\d+)/24  loss +\d+\.\d{3}  ppl +\d+\.\d\d +[\d,]+ words/s  left \d:\d\d:\d\d$",
+        trained.output,
+        re.MULTILINE,
+    )
+    assert [int(update) for _, update in lines] == list(range(3, 25, 3))
+    assert re.search(r"^demo pn\S* seed 1 on CPU with 1 thread$", trained.output, re.MULTILINE)
+    assert re.search(r"^epoch   1  validation loss \d+\.\d{3}  ppl \d+\.\d\d  best$", trained.output, re.MULTILINE)
+    assert re.search(
+        r"^trained 24 updates in 3 epochs, 0:\d\d:\d\d \([\d,]+ words/s\), stopped by max_update$",
+        trained.output,
+        re.MULTILINE,
+    )
+    assert re.search(r"^bleu: BLEU = ", trained.output, re.MULTILINE)
+
+
+def test_a_terminal_gets_a_bar(trained, tmp_path):
+    master, slave = pty.openpty()
+    arguments = ["run", "demo", "tracking=none", "run_dir=run", *TINY, f"data_dir={trained.data_dir}"]
+    environment = {"COLUMNS": "80", "LINES": "40", "TERM": "xterm-256color"}
+    run = Command(arguments, tmp_path, os.ttyname(slave), env=environment)
+    shown = b""
+    while b"recorded in" not in shown and run.process.is_alive():
+        shown += os.read(master, 1 << 16) if select.select([master], [], [], 0.1)[0] else b""
+    run.process.join(PATIENCE)
+    os.close(slave)
+    os.close(master)
+    screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert run.process.exitcode == 0, screen
+    assert re.search(r"^demo ln\S* seed 1 on CPU with 1 thread\r?$", screen, re.MULTILINE)
+    assert re.search(r"━ +\d+/24 loss \d+\.\d{3}  [\d,]+ words/s \d:\d\d:\d\d", screen)
+    assert "update      3/24" not in screen
+    assert re.search(r"epoch   1  validation loss", screen)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3599, "0:59:59"), (90061, "25:01:01")]
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text

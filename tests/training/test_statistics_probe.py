@@ -1,0 +1,211 @@
+"""What the probe sees in a model; that a run trains the same bits with it and keeps what it found through a kill."""
+
+import os
+from itertools import pairwise
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from normplugins.norms import NormConfig, build_norm, running_statistics
+from normplugins.norms.deferred_residual import DeferredResidual
+from normplugins.runs.compose import compose_config
+from normplugins.training.batch_statistics import Pass, measure, running_before
+from normplugins.training.statistics_probe import StatisticsProbe, is_on, is_probed
+from tests.helpers.runs import TINY, differences, load, whole_and_broken
+
+GRID = [1, 2, 3, 4, 6, 7, 10, 13, 18, 24, 32, 42, 56, 75, 100, 133, 178, 237, 316, 422, 562, 750, 1000]
+
+
+def run_of(trained, norm, *overrides):
+    short = ["optimization.max_update=9", "evaluate.translate=false", f"data_dir={trained.data_dir}"]
+    return ["run", "demo", f"norm={norm}", "tracking=none", "run_dir=run", *TINY, *short, *overrides]
+
+
+class Block(nn.Module):
+    """x + linear(norm(x)): the input of the norm has another use beside it."""
+
+    def __init__(self, name):
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = build_norm(NormConfig(name, groups=2), 8)
+        self.linear = nn.Linear(8, 8)
+        self.double()
+
+    def forward(self, x, mask):
+        y = self.norm(x, mask)
+        y.retain_grad()
+        return x + self.linear(y), y
+
+
+def inputs(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.arange(5) >= torch.tensor([[5], [3], [2]])
+    return (torch.randn(5, 3, 8, generator=generator, dtype=torch.float64) + 0.5).requires_grad_(), mask
+
+
+def test_the_grid_is_even_on_a_logarithmic_scale():
+    assert [update for update in range(1, 1001) if is_probed(update)] == GRID
+    far = [update for update in range(1000, 100_001) if is_probed(update)]
+    assert len(far) == 17
+    assert all(later / earlier == pytest.approx(10**0.125, rel=1e-3) for earlier, later in pairwise(far))
+
+
+@pytest.mark.parametrize("name", ["ln", "none", "bn", "bn_released", "pnv", "pn", "pn_alg2"])
+def test_what_is_measured_is_of_the_norm_alone_and_of_before_its_step(name):
+    probed, plain = Block(name), Block(name)
+    x, mask = inputs()
+    running = running_before(plain.norm)
+    entered = x.detach().clone().requires_grad_()
+    with StatisticsProbe(probed, on=True).watch(1) as points:
+        out, y = probed(x, mask)
+        out.square().sum().backward()
+    ((update, layers),) = [(point["update"], point["layers"]) for point in points]
+    z = plain.norm(entered, mask)
+    z.backward(y.grad)
+    want = measure(plain.norm, Pass(x.detach(), mask, z.detach(), y.grad, entered.grad, running))
+    assert update == 1
+    assert list(layers) == ["norm"]
+    assert {key: float(value) for key, value in want.items()} == pytest.approx(layers["norm"], rel=1e-5)
+    assert layers["norm"]["grad_input"] != pytest.approx(float(x.grad.norm()), rel=0.01)
+
+
+def test_of_an_update_the_first_batch_alone_is_measured():
+    one, two = Block("pn"), Block("pn")
+    with StatisticsProbe(one, on=True).watch(10) as want:
+        one(*inputs())[0].sum().backward()
+    with StatisticsProbe(two, on=True).watch(10) as got:
+        for seed in (0, 1):
+            two(*inputs(seed))[0].sum().backward()
+    assert got == want != []
+
+
+@pytest.mark.parametrize(("update", "on"), [(5, True), (1, False)])
+def test_elsewhere_there_is_no_hook(update, on):
+    model = Block("bn")
+    with StatisticsProbe(model, on).watch(update) as points:
+        assert not model.norm._forward_hooks
+        model(*inputs())[0].sum().backward()
+    assert points == []
+
+
+def test_hooks_go_when_an_update_fails():
+    model = Block("bn")
+
+    def fail():
+        with StatisticsProbe(model, on=True).watch(1):
+            model(*inputs())
+            raise FloatingPointError
+
+    with pytest.raises(FloatingPointError):
+        fail()
+    assert not model.norm._forward_hooks
+    assert not model.norm._forward_pre_hooks
+
+
+@pytest.mark.parametrize("name", ["pn", "pnv", "bn", "rms"])
+@pytest.mark.parametrize("used_again", [True, False])
+def test_a_residual_sum_is_left_to_the_norms_own_pass(name, used_again):
+    """Its masks stay those that the kernel draws, and dL/dx is the norm's part of what reaches the sum."""
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton has been imported without its interpreter")
+    norm = build_norm(NormConfig(name, groups=2, kernels="triton"), 8).to(device)
+    same = build_norm(NormConfig(name, groups=2, kernels="triton"), 8).to(device)
+    torch.manual_seed(0)
+    residual, update, g, other = torch.randn(4, 5, 3, 8, device=device)
+    running = running_before(same)
+
+    def forward(norm, probe):
+        torch.manual_seed(1)
+        leaf = residual.clone().requires_grad_()
+        total = DeferredResidual(leaf, update.clone().requires_grad_(), 0.3)
+        with probe.watch(1) as points:
+            y = norm(total, None)
+            loss = (y * g).sum() + ((total.value * other).sum() if used_again else 0)
+            loss.backward()
+        return points, total.value.detach(), y.detach(), leaf.grad
+
+    points, value, y, gradient = forward(norm, StatisticsProbe(nn.ModuleDict({"norm": norm}), on=True))
+    _, plain_value, plain_y, plain_gradient = forward(same, StatisticsProbe(same, on=False))
+    assert torch.equal(value, plain_value)
+    assert torch.equal(y, plain_y)
+    assert torch.equal(gradient, plain_gradient)
+    part = gradient - other if used_again else gradient
+    want = measure(same, Pass(value, None, y, g, part, running))
+    got = points[0]["layers"]["norm"]
+    assert {key: float(number) for key, number in want.items()} == pytest.approx(got, rel=1e-5, abs=1e-7)
+
+
+def test_a_sum_added_up_before_the_norm_has_no_gradient_of_the_norm_alone():
+    model = Block("pnv")
+    model.norm.kernels = "plain"
+    x, mask = inputs()
+    with StatisticsProbe(model, on=True).watch(1) as points:
+        y = model.norm(DeferredResidual(x, x.detach(), 0.0), mask)
+        y.sum().backward()
+    assert "grad_output" in points[0]["layers"]["norm"]
+    assert "grad_input" not in points[0]["layers"]["norm"]
+
+
+@pytest.mark.parametrize("norm", ["ln", "bn", "pn"])
+def test_with_or_without_it_a_run_ends_with_the_same_bits(trained, normplugins, tmp_path, monkeypatch, norm):
+    ends = []
+    for on in ("true", "false"):
+        (tmp_path / on).mkdir()
+        monkeypatch.chdir(tmp_path / on)
+        status, _, errors = normplugins(*run_of(trained, norm, f"train.probe={on}"))
+        assert status == 0, errors
+        ends.append(load(tmp_path / on / "run/checkpoint_last.pt"))
+    probed, plain = (end["extra_state"]["history"] for end in ends)
+    assert differences(ends[0]["model"], ends[1]["model"]) == []
+    assert differences(ends[0]["last_optimizer_state"], ends[1]["last_optimizer_state"]) == []
+    assert [point["update"] for point in probed["probe"]] == [1, 2, 3, 4, 6, 7]
+    assert plain["probe"] == []
+    has = ["train_mode_loss" in point for point in probed["valid"]]
+    assert has == [norm != "ln"] * len(probed["valid"])
+    assert not any("train_mode_loss" in point for point in plain["valid"])
+    assert [point["loss"] for point in probed["valid"]] == [point["loss"] for point in plain["valid"]]
+
+
+def test_a_killed_run_has_the_same_points(trained, normplugins, tmp_path, monkeypatch):
+    whole, broken = whole_and_broken(run_of(trained, "bn"), tmp_path, normplugins, monkeypatch)
+    assert differences(whole["history"], broken["history"]) == []
+    assert [point["update"] for point in broken["history"]["probe"]] == [1, 2, 3, 4, 6, 7]
+
+
+def test_a_record_holds_it(trained):
+    points = trained.record["statistics_probe"]
+    assert [point["update"] for point in points] == [update for update in GRID if update <= 24]
+    model = load(trained.directory / "checkpoint_last.pt")["model"]
+    norms = {name.rpartition(".")[0] for name in model if name.endswith("norm.weight")}
+    assert all(point["layers"].keys() == norms for point in points)
+    encoder, decoder = (points[-1]["layers"][f"{side}.final_norm"] for side in ("encoder", "decoder"))
+    assert {"nu", "nu_distance", "psi_tid", "quadratic_mean_distance", "group_scale_mean"} <= encoder.keys()
+    assert not {"nu", "psi_tid", "mean_tid", "mean_distance", "group_scale_mean"} & decoder.keys()
+    assert all(0 < point["train_mode_loss"] < 10 for point in trained.record["curves"]["valid"])
+
+
+def test_it_makes_no_other_cell_and_older_configs_do_not_know_it():
+    config = compose_config("demo", ["norm=bn"])
+    assert is_on(config)
+    assert compose_config("demo", ["norm=bn", "train.probe=false"]).variant == config.variant == "bn"
+    assert not is_on(compose_config("demo", ["train.probe=false"]))
+    assert not is_on(compose_config("demo", ["train.compile=true"]))
+    assert not is_on(compose_config("demo", ["model.checkpoint_activations=true"]))
+    older = OmegaConf.to_container(config)
+    del older["train"]["probe"]
+    assert is_on(OmegaConf.create(older))
+
+
+def test_it_is_refused_where_it_would_see_nothing(refused):
+    said = refused("run", "demo", "train.probe=true", "model.checkpoint_activations=true")
+    assert "train.probe=true" in said
+    assert "model.checkpoint_activations" in said
+
+
+def test_a_model_without_running_statistics_has_nothing_to_compare():
+    assert running_statistics(Block("ln")) == {}
+    assert running_before(Block("ln").norm) == {}

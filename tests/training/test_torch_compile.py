@@ -1,0 +1,56 @@
+"""``loop.compile=true``: the same losses, checkpoints that know nothing of it, and what it is refused with."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from normplugins.models.torch_compile import compile_layers
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config
+from normplugins.runs.record import read
+from normplugins.training import loop
+from normplugins.utils.errors import UserError
+from tests.helpers.runs import TINY
+
+NO_DROPOUT = ["model.dropout=0", "model.attention_dropout=0", "model.activation_dropout=0"]
+SHORT = ["optimization.max_update=12", "evaluate.average=null", "evaluate.translate=false"]
+
+
+@pytest.mark.skipif(" " in torch.__file__, reason="PyTorch hands its own folder to the compiler unquoted")
+def test_training_is_the_same_and_another_call_goes_on_without(normplugins, tmp_path, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "compile_layers", partial(compile_layers, backend="aot_eager", fullgraph=True))
+    records = {}
+    for name, overrides in {"plain": [], "compiled": ["train.compile=true"]}.items():
+        arguments = ["run", "demo", "norm=pn", "tracking=none", f"run_dir={name}", *TINY, *SHORT, *NO_DROPOUT]
+        status, _, errors = normplugins(*arguments, *overrides)
+        assert status == 0, errors
+        records[name] = read(tmp_path / name / "record.json")
+    plain, compiled = records["plain"], records["compiled"]
+    assert [point["loss"] for point in compiled["curves"]["train"]] == pytest.approx(
+        [point["loss"] for point in plain["curves"]["train"]], rel=1e-4
+    )
+    assert (compiled["config"]["train.compile"], plain["config"]["train.compile"]) == (True, False)
+    assert compiled["variant"] == plain["variant"]
+    states = [torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=False)["model"] for name in records]
+    assert list(states[0]) == list(states[1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.checkpoint_activations=true"], "checkpoint_activations"),
+        (["norm=bn", "norm.sync=batch", "hardware=cpu", "hardware.processes=2"], "norm.sync=batch"),
+    ],
+)
+def test_refused(overrides, words):
+    with pytest.raises(UserError, match=words):
+        check(compose_config("demo", ["train.compile=true", *overrides]))
+
+
+def test_refused_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="no C\\+\\+ compiler 'no-such-compiler'"):
+        check(compose_config("demo", ["train.compile=true", "hardware=cpu"]))
