@@ -24,7 +24,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import normplugins
-from normplugins.corpora import corpus_config
+from normplugins.corpora import corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
 from normplugins.norms import NormConfig, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
@@ -71,6 +71,7 @@ def register_nodes() -> None:
     store.store(name="_fairseq", node=fairseq_defaults())
     options = {f"norm_{field.name}": f"${{norm.{field.name}}}" for field in fields(NormConfig) if field.name != "name"}
     store.store(name="_norm_options", node={"model": options})
+    register_corpus_nodes(store)
     for name in known_norms():
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node={"defaults": ["_fields", "_self_"], "name": name})
@@ -162,6 +163,7 @@ def check_types(config: DictConfig) -> None:
     kind, corpus = kind_of(config.task._name), corpus_config(config.corpus)
     if not isinstance(corpus, kind.CORPUS):
         raise UserError(f"corpus={corpus.name} does not fit the experiment, whose task is {config.task._name}")
+    config.corpus = vars(corpus)  # without the settings that only older configs have
     types: dict[str, type] = {"force": bool, "dry_run": bool, "train": TrainSection, "hardware": HardwareSection}
     types |= {"corpus": type(corpus), **kind.SECTIONS}
     own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])

@@ -28,8 +28,8 @@ def setting(
 ) -> Any:
     """Return a dataclass field with its documentation and valid range in ``metadata``.
 
-    ``minimum`` and ``maximum`` are inclusive bounds, ``above`` and ``below`` exclusive ones. None is always valid for a
-    number. ``changes_result`` is False for a setting that cannot change a result, such as a logging interval.
+    ``minimum`` and ``maximum`` are inclusive bounds, ``above`` and ``below`` exclusive ones. None is valid only if it
+    is the default. ``changes_result`` is False for a setting that cannot change a result, such as a logging interval.
     """
     limits = {"minimum": minimum, "maximum": maximum, "below": below, "above": above, "choices": choices}
     return field(default=default, metadata={"doc": doc, "help": doc, "changes_result": changes_result, **limits})
@@ -48,10 +48,10 @@ def invalid_setting(settings: Any, prefix: str = "") -> str | None:
 
 def _out_of_range(declared: Field[Any], value: Any, prefix: str) -> str | None:
     limits, name = declared.metadata, f"{prefix}{declared.name}"
+    if value is None:
+        return None if declared.default is None else f"{name} needs a value: {limits.get('doc', 'null is not allowed')}"
     if (choices := limits.get("choices")) is not None and value not in choices:
         return f"unknown {name} {value!r}; known: {', '.join(map(str, choices))}"
-    if value is None:
-        return None
     for key, words, holds in _BOUNDS:
         if (limit := limits.get(key)) is not None and not holds(value, limit):
             return f"{name} is {value}, and must be {words} {limit}"
