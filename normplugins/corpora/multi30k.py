@@ -65,6 +65,7 @@ class Multi30k(PublishedCorpus, ParallelCorpus):
             source, target = f"{part}.{self.source}", f"{part}.{self.target}"
             return Pairs(side(source), side(target), (str(files[f"{source}.gz"]), str(files[f"{target}.gz"])))
 
+        train, valid = pairs("train"), pairs("val")
         tests = {name: pairs(part) for name, part in TEST_PARTS.items()}
         test_sets = {name: len(test) for name, test in tests.items()}
-        return Bitext(pairs("train"), concatenate(tests.values()), pairs("val"), test_sets=test_sets)
+        return Bitext(train, concatenate(tests.values()), valid, test_sets=test_sets)
