@@ -1,7 +1,5 @@
 """Text in .tgz archives, and in the SGML files that the test sets of IWSLT and WMT are published as."""
 
-from __future__ import annotations
-
 import gzip
 import re
 import tarfile
@@ -17,24 +15,21 @@ _SEGMENT_START, _SEGMENT_END = re.compile(r'<seg id="[0-9]*">\s*'), re.compile(r
 _BLOCK = 1 << 20  # bytes
 
 
-def read_members(path: Path, names: Collection[str]) -> dict[str, list[str]]:
-    """Return the lines of these files of an archive. Raises UserError if the archive is damaged or lacks one."""
+def read_members(path: Path, names: Collection[str], discard: bool = False) -> dict[str, list[str]]:
+    """Return the lines of these files of an archive. Raises UserError if the archive is damaged or lacks one.
+
+    With ``discard`` the archive is checked as well, but the lines are not kept.
+    """
     found: dict[str, list[str]] = {}
     with _open(path) as (archive, packed):
         for member in archive:
             if (name := _file_name(member)) in names and (file := archive.extractfile(member)):
-                found[name] = list(text_lines(file, f"{path}:{name}"))
-        _read_to_end(packed)
-    _check_names(path, names, found)
+                found[name] = [] if discard else list(text_lines(file, f"{path}:{name}"))
+        while packed.read(_BLOCK):  # the checksum is behind the last byte
+            pass
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"{path} is not the published archive: it has no {', '.join(missing)}")
     return found
-
-
-def check_members(path: Path, names: Collection[str]) -> None:
-    """Raise UserError unless the archive can be unpacked to its end and has these files."""
-    with _open(path) as (archive, packed):
-        found = {_file_name(member) for member in archive}
-        _read_to_end(packed)
-    _check_names(path, names, found)
 
 
 def iter_member(path: Path, name: str) -> Iterator[str]:
@@ -67,13 +62,3 @@ def _open(path: Path) -> Iterator[tuple[tarfile.TarFile, gzip.GzipFile]]:
 
 def _file_name(member: tarfile.TarInfo) -> str:
     return member.name.rpartition("/")[2] if member.isfile() else ""
-
-
-def _read_to_end(packed: gzip.GzipFile) -> None:
-    while packed.read(_BLOCK):  # the checksum is behind the last byte
-        pass
-
-
-def _check_names(path: Path, names: Collection[str], found: Collection[str]) -> None:
-    if missing := [name for name in names if name not in found]:
-        raise UserError(f"{path} is not the published archive: it has no {', '.join(missing)}")

@@ -58,11 +58,6 @@ class Corpus:
         """Return the published counts for these settings."""
         return self.PUBLISHED
 
-    @property
-    def verified(self) -> bool:
-        """Whether text that differs from the published text is refused."""
-        return True
-
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:
         """Return the input files by name, downloaded into ``raw`` if necessary."""
         raise NotImplementedError
@@ -98,11 +93,6 @@ class PublishedCorpus(Corpus):
                 address = self.url if self.url.endswith(name) else f"{self.url.rstrip('/')}/{name}"
             files[name] = fetch(name, address, raw, echo)
         return files
-
-    @property
-    def verified(self) -> bool:
-        """Whether text that differs from the published text is refused."""
-        return self.verify
 
 
 AnyCorpus = TypeVar("AnyCorpus", bound=Corpus)

@@ -1,7 +1,5 @@
 """The user's own corpus: parallel text files, plain or gzipped, raw or tokenised, with or without held-out splits."""
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """A generated pair of languages: skewed vocabulary, varying lengths, local reordering. Learnt in minutes on a CPU."""
 
-from __future__ import annotations
-
 import random
 from bisect import bisect
 from collections.abc import Mapping

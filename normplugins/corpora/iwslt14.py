@@ -1,7 +1,5 @@
 """IWSLT14 German-English: TED talks, prepared as in fairseq's published recipe (PowerNorm paper, Table 1)."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Mapping

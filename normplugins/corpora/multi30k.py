@@ -1,7 +1,5 @@
 """Multi30k German-English: 30,000 image captions, the small real corpus for runs on a CPU."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Parallel corpora: the settings they share and the rules for dropping training pairs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -107,7 +105,7 @@ class ParallelCorpus(Corpus):
     def verify_test(self, test: Pairs) -> None:
         """Raise UserError if the tokenised test set is not the published one."""
         wanted = self.published().get("test")
-        if self.verified and wanted not in (None, len(test)):
+        if wanted not in (None, len(test)) and getattr(self, "verify", True):
             raise UserError(
                 f"the test set of {self.name} has {len(test):,} pairs, not the published {wanted:,} "
                 f"({test.where[0]}); get the original files, or set corpus.verify=false to use these"

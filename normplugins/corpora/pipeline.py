@@ -1,7 +1,5 @@
 """Preparation of a corpus from its input files to fairseq's data-bin; complete stages are skipped."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

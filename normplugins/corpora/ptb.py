@@ -1,7 +1,5 @@
 """Penn Treebank as prepared by Mikolov: 10,000 types, numbers as N (PowerNorm paper, Table 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

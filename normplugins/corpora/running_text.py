@@ -1,7 +1,5 @@
 """Running text for language models: word level, streamed line by line to fairseq's data-bin."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter
@@ -32,11 +30,6 @@ class RunningText(PublishedCorpus):
     def open_split(self, files: Mapping[str, Path], split: str) -> tuple[str, Iterator[bytes]]:
         """Return the name of a split's text, for messages, and an iterator over its lines."""
         raise NotImplementedError
-
-    def lines(self, files: Mapping[str, Path], split: str) -> Iterator[list[str]]:
-        """Yield the words of each line, split at any Unicode white space as in the published counts."""
-        where, raw = self.open_split(files, split)
-        return _words(where, raw)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the prepared text depends on, except the input files."""
@@ -80,12 +73,12 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
     def binarize(to: Path) -> dict[str, Any]:
         with inputs.reading():
             echo(f"{corpus.name}: counting words")
-            splits = {split: _count(inputs, split) for split in SPLITS}
+            splits = {split: _count(corpus, inputs, split) for split in SPLITS}
             facts = _facts(splits)
             if corpus.verify:
                 _verify(corpus, splits, facts)
         echo(f"{corpus.name}: binarizing")
-        lines = {split: corpus.lines(inputs.files, split) for split in SPLITS}
+        lines = {split: _words(*corpus.open_split(inputs.files, split)) for split in SPLITS}
         return {**facts, "dictionary_types": binarize_text(splits["train"].words, lines, to)}
 
     record = run_stage(folder / "bin", key, binarize)
@@ -122,12 +115,11 @@ def unigram_perplexity(
 
 
 def _words(where: str, raw: Iterator[bytes]) -> Iterator[list[str]]:
+    """Yield the words of each line, split at any Unicode white space as in the published counts."""
     return (line.split() for line in text_lines(raw, where))
 
 
-def _count(inputs: Inputs, split: str) -> _Split:
-    corpus = inputs.corpus
-    assert isinstance(corpus, RunningText)
+def _count(corpus: RunningText, inputs: Inputs, split: str) -> _Split:
     where, raw = corpus.open_split(inputs.files, split)
     digests = {name: hashlib.new(name) for name in {"sha256", corpus.DIGESTS[split].partition(":")[0]}}
 

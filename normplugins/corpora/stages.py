@@ -1,7 +1,5 @@
 """Preparation in stages: input files, folders that are skipped when complete, and the manifest."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -54,7 +52,7 @@ class Inputs:
             "recipe": recipe,
             "settings": self.corpus.settings(),
             "versions": {name: version(name) for name in tools},
-            "verified": self.corpus.verified,
+            "verified": getattr(self.corpus, "verify", True),
             "inputs": self.digests,
         }
 

@@ -1,7 +1,5 @@
 """The stage from tokens to subwords: learn a joint model on the training text, and split every line with it."""
 
-from __future__ import annotations
-
 from itertools import islice
 from pathlib import Path
 from typing import Any

@@ -1,10 +1,8 @@
 """The stage from raw pairs to tokens: tokenised, cleaned, lower-cased, split and streamed to files."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,13 +23,8 @@ _ECHO_EVERY = 250_000  # pairs
 _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 
 
-@dataclass
-class _Chunk:
-    """Tokenised pairs; ``read`` pairs went in, and ``dropped`` counts those that were dropped, by reason."""
-
-    read: int
-    pairs: list[Pair]
-    dropped: dict[str, int]
+_Chunk = tuple[int, list[Pair], dict[str, int]]
+"""The number of pairs read, the tokenised pairs that are kept, and the number of dropped pairs by reason."""
 
 
 def write_tokens(corpus: ParallelCorpus, inputs: Inputs, to: Path, echo: Echo, workers: int | None) -> dict[str, Any]:
@@ -83,17 +76,17 @@ def _write_train(
             with inputs.reading():
                 yield from islice(bitext.train, state["read"], None)
 
-        for chunk in _tokenize(Stream(rest, bitext.train.where), corpus, workers, "train"):
+        for read, pairs, dropped in _tokenize(Stream(rest, bitext.train.where), corpus, workers, "train"):
             clean_before = sum(count["pairs"] for count in state["counts"].values())
             shares: dict[str, list[Pair]] = {split: [] for split in splits}
-            for number, pair in enumerate(chunk.pairs, clean_before + 1):
+            for number, pair in enumerate(pairs, clean_before + 1):
                 shares["valid" if every and number % every == 0 else "train"].append(pair)
             for split, share in shares.items():
                 log.write(f"{split}.{corpus.source}", (source for source, _ in share))
                 log.write(f"{split}.{corpus.target}", (target for _, target in share))
                 state["counts"][split] = add_counts(state["counts"][split], _count(share, corpus))
-            state["dropped"] = add_counts(state["dropped"], chunk.dropped)
-            before, state["read"] = state["read"], state["read"] + chunk.read
+            state["dropped"] = add_counts(state["dropped"], dropped)
+            before, state["read"] = state["read"], state["read"] + read
             log.commit()
             if before // _ECHO_EVERY < state["read"] // _ECHO_EVERY:
                 echo(f"{corpus.name}: {state['read']:,} pairs tokenized")
@@ -107,14 +100,14 @@ def _tokenize(pairs: Pairs | Stream, corpus: ParallelCorpus, workers: int | None
     def work(chunk: list[Pair]) -> _Chunk:
         tokens = [(source_work(source), target_work(target)) for source, target in chunk]
         if split == "train" and corpus.length_in == "words":
-            return _Chunk(len(chunk), *corpus.clean(tokens))
-        return _Chunk(len(chunk), tokens, {})
+            return len(chunk), *corpus.clean(tokens)
+        return len(chunk), tokens, {}
 
     return map_ordered(work, chunked(pairs, CHUNK), workers)
 
 
 def _tokenize_all(pairs: Pairs, corpus: ParallelCorpus, workers: int | None, split: str) -> Pairs:
-    tokens = [pair for chunk in _tokenize(pairs, corpus, workers, split) for pair in chunk.pairs]
+    tokens = [pair for _, kept, _ in _tokenize(pairs, corpus, workers, split) for pair in kept]
     return Pairs([source for source, _ in tokens], [target for _, target in tokens], pairs.where)
 
 

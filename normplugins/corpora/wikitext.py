@@ -1,7 +1,5 @@
 """WikiText-2 and WikiText-103: good and featured Wikipedia articles at word level, with rare words as <unk>."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 import zlib

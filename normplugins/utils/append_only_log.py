@@ -1,7 +1,5 @@
 """Text files that are written together over a long time and resumed at the last commit after a kill."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterable

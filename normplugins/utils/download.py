@@ -1,7 +1,5 @@
 """Files from a mirror folder or the network; an interrupted download is resumed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Reading text as strict UTF-8 and writing files that appear complete or not at all."""
 
-from __future__ import annotations
-
 import errno
 import gzip
 import hashlib

@@ -1,7 +1,5 @@
 """Settings as dataclass fields that carry their documentation and their valid range."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Sequence
 from dataclasses import Field, field, fields

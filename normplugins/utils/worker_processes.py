@@ -1,7 +1,5 @@
 """Work in forked processes: a map over all cores with ordered results, and a single call in a subprocess."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
