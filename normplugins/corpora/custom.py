@@ -37,7 +37,6 @@ class Custom(ParallelCorpus):
     def check(self) -> None:
         """Raise UserError for settings that the corpus cannot be prepared with; the text files are not opened."""
         super().check()
-        self.check_valid_every(self.valid_every)
         for split in SPLITS:
             sides = [side for side in ("source", "target") if self._given(split, side)]
             if len(sides) == 1:
@@ -69,18 +68,19 @@ class Custom(ParallelCorpus):
 
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
         """Return the files of each split that has files, as ``split.source`` and ``split.target``."""
-        files = {}
-        for split in SPLITS:
-            for side, language in (("source", self.source), ("target", self.target)):
-                given, prefix = getattr(self, f"{split}_{side}"), getattr(self, split)
-                if given:
-                    files[f"{split}.{side}"] = existing_file(Path(given).expanduser(), f"corpus.{split}_{side}")
-                elif prefix:
-                    path = Path(f"{prefix}.{language}").expanduser()
-                    zipped = path.with_name(path.name + ".gz")
-                    found = zipped if os.path.isfile(zipped) and not os.path.exists(path) else path  # noqa: PTH110, PTH113
-                    files[f"{split}.{side}"] = existing_file(found, f"corpus.{split}")
-        return files
+        sides = {f"{split}.{side}": (split, side) for split in SPLITS for side in ("source", "target")}
+        return {name: file for name, (split, side) in sides.items() if (file := self._file(split, side))}
+
+    def _file(self, split: str, side: str) -> Path | None:
+        given, prefix = getattr(self, f"{split}_{side}"), getattr(self, split)
+        if given:
+            return existing_file(Path(given).expanduser(), f"corpus.{split}_{side}")
+        if not prefix:
+            return None
+        path = Path(f"{prefix}.{getattr(self, side)}").expanduser()
+        zipped = path.with_name(path.name + ".gz")
+        found = zipped if os.path.isfile(zipped) and not os.path.exists(path) else path  # noqa: PTH110, PTH113
+        return existing_file(found, f"corpus.{split}")
 
     def read(self, files: Mapping[str, Path]) -> Bitext:
         """Read the splits that have files, and draw the other splits from the training pairs."""

@@ -38,11 +38,6 @@ class Iwslt14(PublishedCorpus, ParallelCorpus):
     name: str = "iwslt14"
     valid_every: int = setting(23, "every n-th clean training pair becomes the validation set", minimum=2)
 
-    def check(self) -> None:
-        """Raise UserError for settings that the corpus cannot be prepared with."""
-        super().check()
-        self.check_valid_every(self.valid_every)
-
     def read(self, files: Mapping[str, Path]) -> Bitext:
         """Read training and test pairs from the archive."""
         path, sides = files[ARCHIVE], (self.source, self.target)

@@ -96,10 +96,7 @@ class ParallelCorpus(Corpus):
         for key in ("clean_punctuation", "split_hyphens"):
             if getattr(self, key) and self.resolved_tokenizer == "given":
                 raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")
-
-    def check_valid_every(self, valid_every: int | None) -> None:
-        """Raise UserError if the validation set is taken from pairs that are not yet clean."""
-        if valid_every and self.length_in != "words":
+        if getattr(self, "valid_every", None) and self.length_in != "words":
             raise UserError("corpus.valid_every counts pairs that are clean by their words: set corpus.length_in=words")
 
     def verify_test(self, test: Pairs) -> None:

@@ -24,7 +24,6 @@ from normplugins.corpora import ParallelCorpus, corpus_config, prepare, remove_s
 from normplugins.corpora.iwslt14 import ARCHIVE
 from normplugins.corpora.multi30k import TEST_PARTS, TEXT_SHA256
 from normplugins.corpora.pipeline import PreparedCorpus
-from normplugins.utils.append_only_log import AppendOnlyLog
 from normplugins.utils.errors import UserError
 from normplugins.utils.locks import hold_lock
 from normplugins.utils.worker_processes import call_in_subprocess
@@ -506,31 +505,6 @@ def test_killed_in_any_stage_the_same_command_goes_on_and_ends_the_same(tmp_path
         prepared = prepare(settings, root, said.append, workers=2)
         assert tree(prepared.folder) == whole, point
         assert told in "\n".join(said), point
-
-
-@pytest.mark.usefixtures("small_chunks")
-def test_what_ctrl_c_broke_off_goes_on_and_what_an_error_broke_off_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings, said = custom(stranger(tmp_path / "c")), dict[type[BaseException], list[str]]()
-    for error in (KeyboardInterrupt, UserError):
-        left, real, said[error] = [error()] * 3, AppendOnlyLog.commit, []
-
-        def note(
-            files: AppendOnlyLog, left: list[BaseException] = left, real: Callable[[AppendOnlyLog], None] = real
-        ) -> None:
-            if len(left) == 1:
-                raise left[0]
-            left.pop()
-            real(files)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(AppendOnlyLog, "commit", note)
-            with pytest.raises(error):
-                prepare(settings, tmp_path / error.__name__, quiet)
-        prepare(settings, tmp_path / error.__name__, said[error].append)
-    assert "custom: going on after 20 pairs" in said[KeyboardInterrupt]
-    assert not any("going on" in line for line in said[UserError])
 
 
 @pytest.mark.usefixtures("small_chunks")

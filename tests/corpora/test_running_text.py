@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
-import resource
 import tracemalloc
 import zipfile
 from collections import Counter
@@ -15,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from normplugins import compat  # noqa: F401
 
@@ -28,7 +24,6 @@ from normplugins.corpora.ptb import PennTreebank
 from normplugins.corpora.running_text import unigram_perplexity
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
-from normplugins.utils.worker_processes import call_in_subprocess
 from tests.helpers.corpora import config, kill_at, quiet, text, tree
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data"
@@ -140,26 +135,6 @@ def test_other_counts_than_the_published_are_said_and_recorded(tmp_path: Path) -
     assert f"wikitext103: {note}" in said
 
 
-@settings(max_examples=20)
-@given(st.lists(st.text(alphabet="ab<é \t\u00a0\u2028\x1c\x85", max_size=12), min_size=1, max_size=30))
-def test_the_numbers_are_those_of_fairseqs_own_tools(tmp_path_factory: pytest.TempPathFactory, made: list[str]) -> None:
-    root = tmp_path_factory.mktemp("text")
-    train = text([*made, "b"])
-    prepared = small(root, train=train)
-    counts = Dictionary._add_file_to_dictionary_single_worker(
-        str(root / "ptb" / "raw" / "ptb.train.txt"), str.split, "</s>", 0, len(train)
-    )
-    expected = Dictionary()
-    for word, count in counts.items():
-        expected.add_symbol(word, count)
-    expected.finalize(padding_factor=1)
-    words = Dictionary.load(str(prepared.bin_dir / "dict.txt"))
-    assert words.symbols == expected.symbols
-    lines = (root / "ptb" / "raw" / "ptb.train.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    encoded = [expected.encode_line(line, add_if_not_exist=False).tolist() for line in lines]
-    assert stored(prepared, "train") == encoded
-
-
 def test_fairseqs_own_preprocess_writes_the_same_files(tmp_path: Path) -> None:
     from fairseq import options
     from fairseq_cli import preprocess
@@ -173,17 +148,6 @@ def test_fairseqs_own_preprocess_writes_the_same_files(tmp_path: Path) -> None:
     theirs = {name: data for name, data in tree(tmp_path / "bin").items() if name != "preprocess.log"}
     assert len(theirs) == 7
     assert {name: data for name, data in tree(prepared.bin_dir).items() if name != "stage.json"} == theirs
-
-
-@given(st.lists(st.sampled_from(["a", "b", "c", "<unk>"]), min_size=1, max_size=20), st.integers(1, 5))
-def test_no_model_of_single_words_is_better_on_its_own_text(words: list[str], lines: int) -> None:
-    counts = Counter(words)
-    perplexity = unigram_perplexity(counts, lines, counts, lines)
-    shares = [count / (len(words) + lines) for count in (*counts.values(), lines)]
-    assert perplexity == pytest.approx(math.exp(-sum(share * math.log(share) for share in shares)))  # the entropy
-    more = unigram_perplexity(counts + Counter(["a"]), lines, counts, lines)
-    assert more is not None
-    assert more >= perplexity - 1e-9
 
 
 def test_a_word_that_no_model_of_train_knows_has_no_perplexity() -> None:
@@ -256,20 +220,6 @@ def test_counts_are_verified_with_the_text(tmp_path: Path, monkeypatch: pytest.M
         prepare(config("ptb"), tmp_path, quiet)
     monkeypatch.setattr(PennTreebank, "PUBLISHED", published | {"types": 6})
     assert prepare(config("ptb"), tmp_path, quiet).manifest["note"] == ""
-
-
-def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
-    whole = tree(small(tmp_path / "fresh").folder)
-    ptb_files(tmp_path / "ptb" / "raw")
-
-    def prepare_on_a_full_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-        small(tmp_path)
-
-    with pytest.raises(UserError, match=r"no space left to write .*/bin: free some"):
-        call_in_subprocess(prepare_on_a_full_disk)
-    assert not list((tmp_path / "ptb" / "word").iterdir())
-    assert tree(small(tmp_path).folder) == whole
 
 
 def test_killed_while_binarizing_the_same_command_ends_the_same(tmp_path: Path) -> None:

@@ -193,6 +193,7 @@ def test_another_test_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert prepare(small(verify=True), tmp_path, quiet).manifest["counts"]["test"]["pairs"] == 5
 
 
+@pytest.mark.slow
 def test_the_text_is_never_held(tmp_path: Path) -> None:
     line = " ".join(["x" * 120] * 25) + " .\n"  # long words, tokens already: many bytes, little work
     peaks = {}
