@@ -23,7 +23,6 @@ from fairseq_cli import preprocess
 from normplugins.corpora import ParallelCorpus, corpus_config, prepare, remove_subwords
 from normplugins.corpora.iwslt14 import ARCHIVE
 from normplugins.corpora.multi30k import TEST_PARTS, TEXT_SHA256
-from normplugins.corpora.pipeline import PreparedCorpus
 from normplugins.utils.errors import UserError
 from normplugins.utils.locks import hold_lock
 from normplugins.utils.worker_processes import call_in_subprocess
@@ -50,11 +49,6 @@ def lines(path: Path) -> list[str]:
 def custom(folder: Path, **overrides: object) -> ParallelCorpus:
     settings = {"train": str(folder / "train"), "valid_size": 10, "test_size": 12, "subword_size": 40}
     return config("custom", **settings | overrides)
-
-
-def iwslt(root: Path, members: dict[str, bytes], **overrides: object) -> PreparedCorpus:
-    tar(root / "iwslt14" / "raw" / ARCHIVE, members)
-    return prepare(config("iwslt14", **SMALL | overrides), root, quiet)
 
 
 def test_iwslt14_follows_the_recipe(tmp_path: Path) -> None:
@@ -391,15 +385,6 @@ def test_a_bad_archive_is_refused_and_forgotten(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(type(settings), "PUBLISHED", {"test": 15})
     refused("not the published IWSLT14 test set", config("iwslt14", subword_size=40))
     assert prepare(settings, root, quiet).manifest["counts"]["test"]["pairs"] == 15
-
-
-def test_both_directions_of_iwslt14_share_their_text(tmp_path: Path) -> None:
-    one = iwslt(tmp_path, iwslt_members())
-    other = iwslt(tmp_path, iwslt_members(), source="en", target="de")
-    assert one.folder != other.folder
-    for name in ("train.de", "valid.en", "test.de"):
-        assert (one.folder / "tokenized" / name).read_bytes() == (other.folder / "tokenized" / name).read_bytes()
-    assert one.manifest["longest"]["test"]["source"] == other.manifest["longest"]["test"]["target"]
 
 
 def multi30k(folder: Path) -> Path:
