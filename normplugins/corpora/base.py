@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -115,7 +115,11 @@ def corpus_config(mapping: Mapping[str, Any]) -> Corpus:
     return CORPORA[name].from_mapping(mapping)
 
 
-def register_corpus_nodes(store: Any) -> None:
-    """Store the defaults of each corpus in Hydra's ConfigStore, for the defaults list in ``configs/corpus/*.yaml``."""
+def register_corpus_nodes(store: Any, with_yaml: Collection[str]) -> None:
+    """Store the defaults of each corpus in Hydra's ConfigStore.
+
+    A corpus whose name is in ``with_yaml`` has its defaults under ``corpus/_<name>``, for the defaults list of
+    ``configs/corpus/<name>.yaml``. A corpus without a file, as in another package, has them under ``corpus/<name>``.
+    """
     for name, corpus in CORPORA.items():
-        store.store(group="corpus", name=f"_{name}", node=asdict(corpus()))
+        store.store(group="corpus", name=f"_{name}" if name in with_yaml else name, node=asdict(corpus()))

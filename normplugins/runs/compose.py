@@ -71,7 +71,7 @@ def register_nodes() -> None:
     store.store(name="_fairseq", node=fairseq_defaults())
     options = {f"norm_{field.name}": f"${{norm.{field.name}}}" for field in fields(NormConfig) if field.name != "name"}
     store.store(name="_norm_options", node={"model": options})
-    register_corpus_nodes(store)
+    register_corpus_nodes(store, {path.stem for path in (CONFIG_DIR / "corpus").glob("*.yaml")})
     for name in known_norms():
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node={"defaults": ["_fields", "_self_"], "name": name})
