@@ -41,7 +41,9 @@ resolve "the dependencies in pyproject.toml do not resolve" pyproject.toml --all
 } >"$folder/requirements.txt"
 if [ "${1:-}" = --write ]; then
   cp "$folder/requirements.txt" requirements.txt
-elif ! diff -u requirements.txt "$folder/requirements.txt" >&2; then
+  exit
+fi
+if ! diff -u requirements.txt "$folder/requirements.txt" >&2; then
   echo "requirements.txt does not fit pyproject.toml: run \`make requirements\` and commit the result" >&2
   exit 1
 fi
