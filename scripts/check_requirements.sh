@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname -- "$0")/.."
 for setting in "${!UV_@}"; do
-  [ "$setting" = UV_DEFAULT_INDEX ] || unset "$setting"  # a mirror of the registry is allowed
+  case $setting in UV_DEFAULT_INDEX | UV_HTTP_RETRIES) ;; *) unset "$setting" ;; esac  # a mirror of the registry is allowed
 done
 read -r first end < <(sed -nE 's/^requires-python = ">=3\.([0-9]+),<3\.([0-9]+)"$/\1 \2/p' pyproject.toml) \
   || { echo 'pyproject.toml: requires-python must read ">=3.A,<3.B"' >&2; exit 1; }

@@ -135,7 +135,7 @@ def test_wheels_of_this_machine_do_not_count(project: Path) -> None:
 def test_an_unreachable_registry_is_reported_and_in_ci_an_error(
     project: Path, settings: dict[str, str], status: int
 ) -> None:
-    checked = check(project, UV_DEFAULT_INDEX="http://127.0.0.1:9/simple", **settings)
+    checked = check(project, UV_DEFAULT_INDEX="http://127.0.0.1:9/simple", UV_HTTP_RETRIES="0", **settings)
     assert checked.returncode == status
     assert ("is not checked: the package registry cannot be reached" in checked.stderr) == (status == 0)
     assert ("error sending request" in checked.stderr) == (status == 1)
