@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).with_name("uv")
@@ -139,3 +141,16 @@ def test_an_unreachable_registry_is_reported_and_in_ci_an_error(
     assert checked.returncode == status
     assert ("is not checked: the package registry cannot be reached" in checked.stderr) == (status == 0)
     assert ("error sending request" in checked.stderr) == (status == 1)
+
+
+def test_ci_runs_on_every_python_that_pyproject_allows() -> None:
+    first, end = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', (ROOT / "pyproject.toml").read_text()).groups()
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    job = workflow["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(int(first), int(end))]
+    assert any(step.get("run") == "bash .ci/run" for step in job["steps"])
+
+
+def test_pre_commit_uses_the_pinned_ruff() -> None:
+    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert f"ruff=={hooks['rev'].removeprefix('v')}" in pins(ROOT)
