@@ -40,7 +40,7 @@ $(READY): requirements.txt pyproject.toml setup.py $(wildcard normplugins/*/*.[c
 	$(call pip_install,--no-deps --editable .)
 	@touch $@
 
-requirements: setup ## pin what pyproject.toml needs in requirements.txt; versions that still fit are kept
+requirements: ## pin what pyproject.toml needs in requirements.txt; versions that still fit are kept
 	scripts/check_requirements.sh --write
 
 demo: setup ## train ln, bn and pn on a generated corpus (SEEDS=1,2,3); prints a table and draws a figure

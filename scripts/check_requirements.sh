@@ -29,15 +29,16 @@ resolve() {  # resolve DESCRIPTION ARGUMENTS: uv pip compile; on failure print t
 }
 
 # uv prefers the versions that its output file already names, so the result differs only where it has to.
+[ -x .venv/bin/uv ] || { echo "uv is missing: run \`make setup\` first" >&2; exit 1; }
 touch requirements.txt
-cp requirements.txt "$folder/output"
+grep -E '^[[:alnum:]]' requirements.txt >"$folder/output" || true  # no comments, and no markers of a merge conflict
 resolve "the dependencies in pyproject.toml do not resolve" pyproject.toml --all-extras --universal \
   --python-version "3.$first" --output-file "$folder/output"
 {
   echo "# Exact versions of everything that pyproject.toml needs. Written by \`make requirements\`; do not edit by hand."
   echo "# fairseq==0.12.2 is installed after these with --no-deps, because it pins old versions that it does not need."
   # torch pins its CUDA libraries itself. If they were named here, they would be installed beside a CPU build of torch too.
-  sed -E '/^(#|nvidia-|cuda-)/d' "$folder/output"
+  sed -E '/^(nvidia|cuda)-/d' "$folder/output"
 } >"$folder/requirements.txt"
 if [ "${1:-}" = --write ]; then
   cp "$folder/requirements.txt" requirements.txt
