@@ -9,14 +9,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NORMS := ln bn bn_released pnv pn pn_alg2 rms scale group instance weight none
 EXPERIMENTS := iwslt14 wmt14 multi30k ptb wikitext2 wikitext103
-# The supported Python versions, as pyproject.toml states them: >=3.10,<3.14
-REQUIRES_PYTHON := $(shell sed -nE 's/^requires-python = "(.*)"$$/\1/p' pyproject.toml)
-# Seeds of the demo. The scores of a single seed do not rank the norms
+# Seeds of the demo: one alone orders nothing
 SEEDS ?= 1,2,3
 # Extra Hydra overrides for any run: make iwslt14-pn ARGS="seed=2 tracking=none"
 ARGS ?=
 # Extra options for pip during the setup, for example the address of another package index
 PIP_ARGS ?=
+# The supported Python versions, as pyproject.toml states them: >=3.10,<3.14
+REQUIRES_PYTHON := $(shell sed -nE 's/^requires-python = "(.*)"$$/\1/p' pyproject.toml)
 
 .PHONY: help setup requirements demo bench test-fast test lint format report clean distclean
 
@@ -63,7 +63,7 @@ test-fast: setup ## run the tests that take seconds: no slow, GPU or Slurm ones
 test: setup ## run all tests
 	$(PYTEST) $(ARGS)
 
-lint: setup ## ruff, mypy, the import contract, and requirements.txt against the package registry
+lint: setup ## ruff, mypy, the import contracts, requirements.txt against the package registry
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
