@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, make_dataclass
 from functools import partial
-from pathlib import Path
 
 from normplugins import compat  # noqa: F401  (before fairseq)
 
@@ -31,8 +30,9 @@ from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.training.distributed import launched
 from normplugins.training.update_size import share_batches
 from normplugins.utils.errors import UserError
+from normplugins.utils.paths import config_dir
 
-CONFIG_DIR = Path(normplugins.__file__).parent.parent / "configs"
+CONFIG_DIR = config_dir()
 # The parts of fairseq's config that its trainer reads; the components (model, task, ...) come as config groups.
 FAIRSEQ_SECTIONS = ("common", "distributed_training", "dataset", "optimization", "checkpoint", "bmuf", "ema")
 # A number given for a key that takes a list of them (one per epoch) stands for a list of one.
