@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import Field, field, fields
 from typing import Any
 
-_CHANGES_RESULT = "changes_result"
+_BOUNDS = (
+    ("minimum", "at least", operator.ge),
+    ("maximum", "at most", operator.le),
+    ("above", "above", operator.gt),
+    ("below", "below", operator.lt),
+)
 
 
 def setting(
@@ -26,7 +32,7 @@ def setting(
     number. ``changes_result`` is False for a setting that cannot change a result, such as a logging interval.
     """
     limits = {"minimum": minimum, "maximum": maximum, "below": below, "above": above, "choices": choices}
-    return field(default=default, metadata={"doc": doc, "help": doc, _CHANGES_RESULT: changes_result, **limits})
+    return field(default=default, metadata={"doc": doc, "help": doc, "changes_result": changes_result, **limits})
 
 
 def invalid_setting(settings: Any, prefix: str = "") -> str | None:
@@ -46,18 +52,7 @@ def _out_of_range(declared: Field[Any], value: Any, prefix: str) -> str | None:
         return f"unknown {name} {value!r}; known: {', '.join(map(str, choices))}"
     if value is None:
         return None
-    bounds = (
-        ("minimum", "at least", lambda limit: value >= limit),
-        ("maximum", "at most", lambda limit: value <= limit),
-        ("above", "above", lambda limit: value > limit),
-        ("below", "below", lambda limit: value < limit),
-    )
-    for key, words, holds in bounds:
-        if (limit := limits.get(key)) is not None and not holds(limit):
+    for key, words, holds in _BOUNDS:
+        if (limit := limits.get(key)) is not None and not holds(value, limit):
             return f"{name} is {value}, and must be {words} {limit}"
     return None
-
-
-def changes_result(declared: Field[Any]) -> bool:
-    """Return whether a field can change a result; fields that were not made by ``setting`` can."""
-    return bool(declared.metadata.get(_CHANGES_RESULT, True))
