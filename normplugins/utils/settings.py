@@ -25,14 +25,16 @@ def setting(
     above: float | None = None,
     choices: Sequence[Any] | None = None,
     changes_result: bool = True,
+    **metadata: Any,
 ) -> Any:
     """Return a dataclass field with its documentation and valid range in ``metadata``.
 
     ``minimum`` and ``maximum`` are inclusive bounds, ``above`` and ``below`` exclusive ones. None is always valid for a
     number. ``changes_result`` is False for a setting that cannot change a result, such as a logging interval.
+    Further keywords become metadata as they are.
     """
     limits = {"minimum": minimum, "maximum": maximum, "below": below, "above": above, "choices": choices}
-    return field(default=default, metadata={"doc": doc, "help": doc, "changes_result": changes_result, **limits})
+    return field(default=default, metadata={"doc": doc, "help": doc, "changes_result": changes_result, **limits, **metadata})
 
 
 def invalid_setting(settings: Any, prefix: str = "") -> str | None:
@@ -41,12 +43,13 @@ def invalid_setting(settings: Any, prefix: str = "") -> str | None:
     ``prefix`` is put before the field's name, as in ``corpus.``.
     """
     for declared in fields(settings):
-        if message := _out_of_range(declared, getattr(settings, declared.name), prefix):
+        if message := invalid_value(declared, getattr(settings, declared.name), prefix):
             return message
     return None
 
 
-def _out_of_range(declared: Field[Any], value: Any, prefix: str) -> str | None:
+def invalid_value(declared: Field[Any], value: Any, prefix: str = "") -> str | None:
+    """Return a message if ``value`` is out of the range of a field made by :func:`setting`, None if it is valid."""
     limits, name = declared.metadata, f"{prefix}{declared.name}"
     if (choices := limits.get("choices")) is not None and value not in choices:
         return f"unknown {name} {value!r}; known: {', '.join(map(str, choices))}"

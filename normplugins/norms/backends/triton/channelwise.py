@@ -19,9 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from normplugins.norms.backends.triton.channels import BACKWARD_THREADS, Channels
 from normplugins.norms.backends.triton.residual import Gradients, Source, draw_kept, load_sum
-from normplugins.norms.backends.triton.tiles import COUNTS, Tokens, on, tile_tokens
+from normplugins.norms.backends.triton.tiles import BACKWARD_THREADS, COUNTS, Channels, Tokens, on, tile_tokens
 
 
 @triton.jit

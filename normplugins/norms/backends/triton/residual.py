@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from normplugins.norms.backends.triton.channels import FORWARD_THREADS, SUM_THREADS
+from normplugins.norms.backends.triton.tiles import FORWARD_THREADS, SUM_THREADS
 from normplugins.norms.deferred_residual import LEVELS, DeferredResidual
 
 
