@@ -7,6 +7,7 @@ The name is derived from the composed config and not from the overrides as typed
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from normplugins.models.config import NORM_KEYS
 from normplugins.models.placement import norm_names
-from normplugins.norms import NormConfig, all_settings, resolve_norm, settings_read
+from normplugins.norms import NormConfig, all_settings, known_norms, resolve_norm, settings_read
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training.update_size import keeps_update_size, world_size
 
@@ -42,7 +43,9 @@ def changes_result(key: str) -> bool:
     Settings declared with ``changes_result=False`` cannot: paths, hardware, tracking, logging, kernels and the like.
     """
     return not (
-        key in (*PLACES, *_FAIRSEQ_CHANGES_NO_RESULT, *_own_settings_without_effect())
+        key in PLACES
+        or key in _FAIRSEQ_CHANGES_NO_RESULT
+        or key in _own_settings_without_effect(tuple(known_norms()))
         or key.startswith(("hardware.", "tracking."))  # also settings of older runs
         or _CORPUS_CHANGES_NO_RESULT.fullmatch(key)
     )
@@ -60,7 +63,8 @@ def same_setting(key: str, before: Mapping[str, Any], today: Mapping[str, Any]) 
     return bool(before.get(key) == value)
 
 
-def _own_settings_without_effect() -> set[str]:
+@cache
+def _own_settings_without_effect(_norms: tuple[str, ...]) -> set[str]:
     norms = [name for name, one in all_settings().items() if not one.changes_result]
     return {
         *(key for task in OF_TASK.values() for key, each in declared(task) if not each.metadata["changes_result"]),
