@@ -174,7 +174,7 @@ def all_settings() -> dict[str, SharedSetting]:
             one = shared.setdefault(key, SharedSetting(each.type, changes_result=each.metadata["changes_result"]))
             one.defaults[name] = entry.defaults[key]
             one.docs.setdefault(each.metadata["doc"], []).append(name)
-            if (switch := each.metadata.get("switch")) not in (None, *one.switches):
+            if (switch := each.metadata.get("switch")) and switch not in one.switches:
                 one.switches.append(switch)
     return shared
 

@@ -36,7 +36,7 @@ UNUSED = (
     *(f"common.{key}" for key in ("log_file", "log_format", "tensorboard_logdir", "wandb_project")),
 )
 # Older versions have not been tested with PN, except that 2.6 fails on sentences of different lengths.
-COMPILES_FROM = (2, 13)
+COMPILES_FROM = "2.13"
 # The smallest values of fairseq's keys, and of each number in their lists; null is always allowed.
 LEAST = {
     "common.log_interval": 1,
@@ -56,7 +56,7 @@ def check(config: DictConfig) -> None:
     """Refuse a config that cannot work or has keys without effect.
 
     Raises:
-        UserError: the message names the key, its value and what would do.
+        UserError: the message names the key, its value and what is needed.
     """
     known = {"name", *all_settings()}
     if unknown := sorted(str(key) for key in config.norm if key not in known):
@@ -87,7 +87,7 @@ def check_processes(config: DictConfig) -> None:
     """Refuse more processes than there are GPUs here, and numbers of processes that contradict each other.
 
     Raises:
-        UserError: the message names the key, its value and what would do.
+        UserError: the message names the key, its value and what is needed.
     """
     if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
         raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
@@ -111,14 +111,14 @@ def check_processes(config: DictConfig) -> None:
 
 
 def check_compiling(config: DictConfig) -> None:
-    """Refuse ``train.compile=true`` with what cannot be compiled, and where there is nothing to compile with.
+    """Refuse ``train.compile=true`` with a model that cannot be compiled, or without a compiler.
 
     Raises:
-        UserError: the message names what stands against it.
+        UserError: the message names the reason.
     """
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     reasons = {
-        f"PyTorch {COMPILES_FROM[0]}.{COMPILES_FROM[1]} or newer is needed; this is {torch.__version__}": (
+        f"PyTorch {COMPILES_FROM} or newer is needed; this is {torch.__version__}": (
             torch.torch_version.TorchVersion(torch.__version__) < COMPILES_FROM
         ),
         "layers are run twice with model.checkpoint_activations=true": config.model.get("checkpoint_activations"),
@@ -128,7 +128,7 @@ def check_compiling(config: DictConfig) -> None:
         f"there is no C++ compiler '{compiler}' here (CXX names another)": (
             on_cpu(config) and not config.dry_run and shutil.which(compiler) is None
         ),
-        f"PyTorch hands its own folder to the compiler unquoted, and it has a blank: {torch.__file__}": (
+        f"PyTorch passes its own folder to the compiler unquoted, and its name has a blank: {torch.__file__}": (
             on_cpu(config) and " " in torch.__file__
         ),
     }
@@ -140,7 +140,7 @@ def check_values(config: DictConfig) -> None:
     """Refuse values out of range, and those that do not fit each other or the model.
 
     Raises:
-        UserError: the message names the key, its value and what would do.
+        UserError: the message names the key, its value and what is needed.
     """
     for key, each in declared(OF_TASK[config.task._name]):
         value = OmegaConf.select(config, key)

@@ -168,7 +168,9 @@ def check_types(config: DictConfig) -> None:
     types |= {"corpus": type(corpus)}
     own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])
     typed = OmegaConf.merge(OmegaConf.structured(own), OmegaConf.masked_copy(config, list(types)))
-    config.update(OmegaConf.to_container(typed))
+    values = OmegaConf.to_container(typed)
+    assert isinstance(values, dict)
+    config.update(values)
 
 
 def show_norm_defaults(config: DictConfig) -> None:
@@ -210,7 +212,7 @@ def fairseq_config(config: DictConfig) -> DictConfig:
     return result
 
 
-def _first_lines(error: Exception, count: int = 2) -> str:
+def _first_lines(error: BaseException, count: int = 2) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[:count] if line.strip())
 
 

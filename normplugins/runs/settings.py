@@ -150,5 +150,5 @@ def declared(settings: type) -> Iterator[tuple[str, Any]]:
         if "doc" in each.metadata:
             yield each.name, each
         else:
-            assert callable(each.default_factory)
+            assert isinstance(each.default_factory, type)
             yield from ((f"{each.name}.{key}", inner) for key, inner in declared(each.default_factory))

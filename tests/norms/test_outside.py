@@ -122,7 +122,7 @@ def test_a_norm_in_one_file_appears_everywhere(tmp_path: Path) -> None:
         for path in source.iterdir():
             if path.name not in ("norms", "__pycache__"):
                 (target / path.name).symlink_to(path)
-    for name in ("configs", "Makefile", "tests"):
+    for name in ("configs", "Makefile", "pyproject.toml", "requirements.txt", "setup.py", "tests"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     (norms / "plain.py").write_text(NORM.replace('"outside"', '"plain"').replace("A norm of another package.", "New."))
     code = (
