@@ -5,8 +5,8 @@ adds the gradient of s through the norm to its other gradient, and writes the su
 dropout, as dL/dupdate. Padding is summed like tokens.
 
 The dropout mask is not stored. Both directions draw it with ten rounds of Philox (Salmon et al., 2011) from a seed and
-a tile's position in x, independent of the number of programs. PyTorch's generator of the device draws the seed, a tensor
-that the host never reads. Masks are seeded, saved in checkpoints and redrawn under activation checkpointing as
+a tile's position in x, independent of the number of programs. PyTorch's generator of the device draws the seed, a
+tensor that the host never reads. Masks are seeded, saved in checkpoints and redrawn under activation checkpointing as
 PyTorch's are. As on a CPU (``models/dropout.py``) an element is dropped with probability p rounded to 1/65536, and kept
 elements are scaled by the inverse of exactly this keep probability.
 
