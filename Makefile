@@ -7,8 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-NORMS := ln bn bn_released pnv pn pn_alg2 rms scale group instance weight none
-EXPERIMENTS := iwslt14 wmt14 multi30k ptb wikitext2 wikitext103
+EXPERIMENTS := $(filter-out _% demo custom,$(basename $(notdir $(wildcard configs/*.yaml))))
 # Seeds of the demo: one alone orders nothing
 SEEDS ?= 1,2,3
 # Extra Hydra overrides for any run: make iwslt14-pn ARGS="seed=2 tracking=none"
@@ -22,7 +21,9 @@ REQUIRES_PYTHON := $(shell sed -nE 's/^requires-python = "(.*)"$$/\1/p' pyprojec
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9%_ -]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@for e in $(EXPERIMENTS); do printf '  %-22s %s\n' "$$e-NORM" "train, score and record $$e with NORM: $(NORMS)"; done
+	@for e in $(EXPERIMENTS); do printf '  %-22s %s\n' "$$e-NORM" "train, score and record $$e with one of these norms:"; done
+	@$(BIN)/python -m normplugins.norms 2>/dev/null | sed 's/^/    /' || true
+	@test -x $(BIN)/python || echo "    (make setup installs the package, which lists its norms)"
 
 setup: $(READY) ## install everything into .venv; does nothing if that is done
 
@@ -47,7 +48,8 @@ demo: setup ## train ln, bn and pn on a generated corpus (SEEDS=1,2,3); prints a
 	$(BIN)/normplugins run demo -m norm=ln,bn,pn seed=$(SEEDS) $(ARGS)
 	$(BIN)/normplugins report
 
-$(foreach e,$(EXPERIMENTS),$(foreach n,$(NORMS),$(eval .PHONY: $e-$n)$(eval $e-$n: setup ; $(BIN)/normplugins run $e norm=$n $(ARGS))))
+# iwslt14-pn and the like: any experiment with any norm that is registered
+$(foreach e,$(EXPERIMENTS),$(eval $e-%: setup ; $(BIN)/normplugins run $e norm=$$* $(ARGS)))
 
 report: setup ## print the tables of all recorded runs and write results/README.md
 	$(BIN)/normplugins report

@@ -1,7 +1,7 @@
 """What a language-model run does its own way: segments and windows are checked, perplexity is measured."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 import torch
 from fairseq.data import Dictionary
 from fairseq.tasks.language_modeling import LanguageModelingTask
-from omegaconf import MISSING, DictConfig
+from omegaconf import DictConfig
 from torch import Tensor
 
 from normplugins.corpora import PreparedText, RunningText
@@ -25,20 +25,6 @@ OUTPUT = "logprobs.npy"
 OUTPUTS = (f"test*.{OUTPUT}",)
 SEES_THE_FUTURE = "unmasked: every position sees the tokens after it"
 NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
-
-
-@dataclass
-class EvaluateSection:
-    """Types of the ``evaluate`` section."""
-
-    average: int | None = MISSING
-    recalibrate: int | None = None
-    segment: int | None = MISSING
-    context: int = MISSING
-    batch_size: int = MISSING
-
-
-SECTIONS = {"evaluate": EvaluateSection, "pn_warmup_updates": int}
 
 
 def check(config: DictConfig) -> None:

@@ -1,6 +1,6 @@
 """The kinds of runs, by fairseq task: each a module with what is checked, how it is scored and what is said of it.
 
-Each has ``CORPUS`` (the config of its corpora), ``SECTIONS`` (types of its part of our own config), ``RESCORABLE``
+Each has ``CORPUS`` (the config of its corpora), ``RESCORABLE``
 (keys that ``normplugins evaluate`` may change), ``OUTPUT`` (how the file ends that ``evaluate`` writes), ``OUTPUTS``
 (patterns of the files that scoring leaves in a run's folder), and ``check(config)``, ``check_corpus(config, corpus)``,
 ``evaluate(config, checkpoint, corpus, output)``, ``keep_translations(config, corpus, output, kept)``,

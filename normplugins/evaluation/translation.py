@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 import torch
 from fairseq.data import Dictionary
 from fairseq.tasks.translation import TranslationTask
-from omegaconf import MISSING, DictConfig
+from omegaconf import DictConfig
 from torch import Tensor
 
 from normplugins.corpora import ParallelCorpus, PreparedCorpus
@@ -30,24 +30,6 @@ RESCORABLE = (
 )
 OUTPUT = "hypotheses"
 OUTPUTS = (f"test*.{OUTPUT}", "seed*.tsv.gz")
-
-
-@dataclass
-class EvaluateSection:
-    """Types of the ``evaluate`` section."""
-
-    average: int | None = MISSING
-    recalibrate: int | None = None
-    translate: bool = True
-    split_compounds: bool = False
-    beam: int = MISSING
-    length_penalty: float = MISSING
-    max_length_a: float = MISSING
-    max_length_b: int = MISSING
-    max_tokens: int = MISSING
-
-
-SECTIONS = {"evaluate": EvaluateSection}
 
 
 def check(_config: DictConfig) -> None:

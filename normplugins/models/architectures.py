@@ -23,7 +23,7 @@ def _register(norm: str, size: str) -> None:
 
     @register_model_architecture("norm_transformer", f"transformer_{norm}_{size}")
     def architecture(args: Namespace) -> None:
-        """Fill in what the command line left open: the paper's placement, norm in the encoder, LN in the decoder."""
+        """Fill in missing settings: the paper's placement, with the norm in the encoder and LN in the decoder."""
         for name, value in settings.items():
             setattr(args, name, getattr(args, name, value))
 

@@ -11,11 +11,11 @@ from normplugins.models.placement import (
     Stack,
     build_stack_norm,
     refuse_unread_settings,
-    setting,
     stack_norm_config,
 )
 from normplugins.norms import NormConfig, sees_sentence
 from normplugins.utils.errors import UserError
+from normplugins.utils.settings import invalid_value, setting
 
 Side = Literal["encoder", "decoder"]
 SIDES: tuple[Side, ...] = ("encoder", "decoder")
@@ -38,15 +38,19 @@ class NormTransformerConfig(NormSettings):
     dropout: float = setting(0.1, "dropout on embeddings and on each sublayer's output")
     attention_dropout: float = setting(0.0, "dropout on attention weights")
     activation_dropout: float = setting(0.0, "dropout after the activation of feed-forward layers")
-    activation_fn: str = setting("relu", "activation of feed-forward layers: relu, gelu or swish")
+    activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
     ffn_init: str = setting(
-        "xavier", "initialisation of feed-forward layers: xavier, as the released code, or linear, as fairseq >= 0.10"
+        "xavier",
+        "initialisation of feed-forward layers: xavier, as in the released code, or linear, as in fairseq >= 0.10",
+        choices=("xavier", "linear"),
     )
-    normalize_before: bool = setting(True, "pre-norm: normalise each sublayer's input, and each stack's output")
+    normalize_before: bool = setting(
+        True, "pre-norm: normalise the input of each sublayer, and the output of each stack"
+    )
     encoder_norm: str = setting("ln", "norm of the encoder")
     decoder_norm: str = setting("ln", "norm of the decoder")
     decoder_final_norm: Optional[str] = setting(  # noqa: UP045
-        None, "norm at the end of a pre-norm decoder; unless given, the decoder's"
+        None, "norm at the end of a pre-norm decoder; by default decoder_norm"
     )
     final_norm_warmup_updates: int = setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
     share_all_embeddings: bool = setting(
@@ -59,7 +63,7 @@ class NormTransformerConfig(NormSettings):
 
 
 def resolve_config(cfg: Any) -> NormTransformerConfig:
-    """Read settings from an OmegaConf node or an argparse Namespace; what is absent gets its default.
+    """Read settings from an OmegaConf node or an argparse Namespace; absent settings get their defaults.
 
     Raises:
         UserError: settings that do not fit together.
@@ -71,8 +75,6 @@ def resolve_config(cfg: Any) -> NormTransformerConfig:
             raise UserError(
                 f"{side}_embed_dim={dim} must be at least 4 and a multiple of {side}_attention_heads={heads}"
             )
-    _check_choice("activation_fn", resolved.activation_fn, ACTIVATIONS)
-    _check_choice("ffn_init", resolved.ffn_init, ("xavier", "linear"))
     if resolved.share_all_embeddings:
         if resolved.encoder_embed_dim != resolved.decoder_embed_dim:
             raise UserError("share_all_embeddings needs encoder_embed_dim and decoder_embed_dim to be equal")
@@ -82,13 +84,12 @@ def resolve_config(cfg: Any) -> NormTransformerConfig:
 
 
 def _read(settings: type[_Settings], cfg: Any) -> _Settings:
-    known = (f for f in fields(settings) if not f.name.startswith("_"))
-    return settings(**{f.name: getattr(cfg, f.name, f.default) for f in known})
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+    """Build the settings from a node or Namespace. Raises UserError for a value out of range."""
+    values = {f.name: getattr(cfg, f.name, f.default) for f in fields(settings) if not f.name.startswith("_")}
+    for f in fields(settings):
+        if "doc" in f.metadata and values[f.name] is not None and (message := invalid_value(f, values[f.name])):
+            raise UserError(message)
+    return settings(**values)
 
 
 def _check_final_norm(cfg: Any, key: str) -> None:
@@ -104,11 +105,11 @@ def _stack(cfg: NormTransformerConfig, side: Side) -> Stack:
 
 
 NORM_KEYS = (*(f"{side}_norm" for side in SIDES), "norm")
-"""The settings that hold the norm of a stack, of any model: a language model has the last alone."""
+"""The settings that hold the norm of a stack in any model; a language model has only the last."""
 
 
 def side_norm_config(cfg: NormTransformerConfig, side: Side, final: bool = False) -> NormConfig:
-    """NormConfig of one stack's norms; ``final`` and errors as in :func:`stack_norm_config`."""
+    """Return the NormConfig of one stack's norms; ``final`` and errors as in :func:`stack_norm_config`."""
     return stack_norm_config(cfg, _stack(cfg, side), final)
 
 
@@ -116,46 +117,46 @@ def build_side_norm(cfg: NormTransformerConfig, side: Side, final: bool = False)
     """Build a norm of the stack's width; ``final`` and errors as in :func:`stack_norm_config`.
 
     Raises:
-        UserError: also a decoder's norm that sees the whole sentence, which decoding has yet to write.
+        UserError: also for a decoder's norm that sees the whole sentence, which does not exist yet in decoding.
     """
     if side == "decoder" and sees_sentence(cfg.decoder_norm):
         raise UserError(
-            f"decoder_norm={cfg.decoder_norm}: with this norm a position sees the whole sentence, and a decoder writes "
-            f"it word by word. Use it in the encoder: encoder_norm={cfg.decoder_norm} decoder_norm=ln"
+            f"decoder_norm={cfg.decoder_norm}: with this norm a position sees the whole sentence, and a decoder "
+            f"generates it word by word. Use it in the encoder: encoder_norm={cfg.decoder_norm} decoder_norm=ln"
         )
     return build_stack_norm(cfg, _stack(cfg, side), final)
 
 
 @dataclass
 class LanguageModelConfig(NormSettings):
-    """What both language models share: a stack of one norm, post-norm as the tensorized transformer's code has it."""
+    """Settings of both language models: a stack with one norm, post-norm as in the tensorized transformer's code."""
 
-    layers: int = setting(3, "layers")
-    embed_dim: int = setting(256, "width")
-    ffn_embed_dim: int = setting(2100, "inner width of the feed-forward layers")
+    layers: int = setting(3, "layers", minimum=1)
+    embed_dim: int = setting(256, "width", minimum=4)
+    ffn_embed_dim: int = setting(2100, "inner width of the feed-forward layers", minimum=1)
     dropout: float = setting(0.3, "dropout on embeddings, sublayer outputs, activations and the stack's output")
-    activation_fn: str = setting("relu", "activation of feed-forward layers: relu, gelu or swish")
+    activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
     normalize_before: bool = setting(False, "pre-norm: normalise each sublayer's input, and the stack's output")
     norm: str = setting("ln", "norm of every sublayer")
-    final_norm: Optional[str] = setting(None, "norm at the end of a pre-norm stack; unless given, norm")  # noqa: UP045
+    final_norm: Optional[str] = setting(None, "norm at the end of a pre-norm stack; by default norm")  # noqa: UP045
     final_norm_warmup_updates: int = setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
-    tie_embeddings: bool = setting(True, "predict with the input's embeddings (of an adaptive softmax: adaptive_input)")
+    tie_embeddings: bool = setting(True, "predict with the input embeddings (with an adaptive softmax: adaptive_input)")
     adaptive_softmax_cutoff: Optional[str] = setting(  # noqa: UP045
-        None, "adaptive softmax: the ranks at which its clusters of ever rarer words begin, such as 20000,40000"
+        None, "adaptive softmax: the ranks at which its clusters of rarer words begin, such as 20000,40000"
     )
-    adaptive_softmax_factor: float = setting(1.0, "each cluster's embeddings are this many times narrower")
+    adaptive_softmax_factor: float = setting(1.0, "each cluster's embeddings are this many times narrower", minimum=1)
     adaptive_input: bool = setting(False, "embed the input in the adaptive softmax's clusters too")
     tokens_per_sample: int = II("task.tokens_per_sample")
     checkpoint_activations: bool = setting(False, "recompute each layer in the backward pass to save memory")
 
     @property
     def stack(self) -> Stack:
-        """What the norms are told of the stack; group scaling has one channel group a head."""
+        """The stack of the norms; group scaling has one channel group per head."""
         return Stack("norm", self.embed_dim, getattr(self, "attention_heads", 1))
 
     @property
     def cutoffs(self) -> list[int]:
-        """Where the adaptive softmax's clusters begin; empty for a full softmax."""
+        """Ranks at which the clusters of the adaptive softmax begin; empty for a full softmax."""
         return [int(cutoff) for cutoff in (self.adaptive_softmax_cutoff or "").split(",") if cutoff.strip()]
 
     def build_norm(self, final: bool = False) -> nn.Module:
@@ -167,19 +168,19 @@ class LanguageModelConfig(NormSettings):
 class NormTransformerLMConfig(LanguageModelConfig):
     """A causal transformer language model."""
 
-    attention_heads: int = setting(4, "attention heads")
+    attention_heads: int = setting(4, "attention heads", minimum=1)
     attention_dropout: float = setting(0.0, "dropout on attention weights")
-    max_positions: int = setting(1024, "longest segment, in tokens")
+    max_positions: int = setting(1024, "longest segment, in tokens", minimum=1)
 
 
 @dataclass
 class TensorTransformerLMConfig(LanguageModelConfig):
     """The tensorized transformer: single- or multi-core tensor attention over segments of ``tokens_per_sample``."""
 
-    head_dim: int = setting(40, "channels of query, key, value and position key")
-    cores: int = setting(1, "core tensors, of which the mean is used")
+    head_dim: int = setting(40, "channels of query, key, value and position key", minimum=1)
+    cores: int = setting(1, "core tensors, whose mean is used", minimum=1)
     causal: bool = setting(
-        True, "hide the tokens after each position; off, as in the published code: every position sees them"
+        True, "hide the tokens after each position; off, as in the published code, every position sees them"
     )
 
 
@@ -187,17 +188,14 @@ _LanguageModel = TypeVar("_LanguageModel", bound=LanguageModelConfig)
 
 
 def resolve_language_model(settings: type[_LanguageModel], cfg: Any) -> _LanguageModel:
-    """Read a language model's settings from an OmegaConf node or a Namespace; what is absent gets its default.
+    """Read a language model's settings from an OmegaConf node or a Namespace; absent settings get their defaults.
 
     Raises:
         UserError: settings that do not fit together.
     """
     resolved = _read(settings, cfg)
-    _check_choice("activation_fn", resolved.activation_fn, ACTIVATIONS)
-    sizes = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads", "max_positions", "head_dim", "cores")
-    for name in (*sizes, "tokens_per_sample"):
-        if getattr(resolved, name, 1) < 1:
-            raise UserError(f"{name}={getattr(resolved, name)} must be at least 1")
+    if resolved.tokens_per_sample < 1:
+        raise UserError(f"tokens_per_sample is {resolved.tokens_per_sample}, and must be at least 1")
     heads = resolved.stack.heads
     if resolved.embed_dim < 4 or resolved.embed_dim % (2 * heads if heads > 1 else 2):
         raise UserError(
@@ -206,7 +204,7 @@ def resolve_language_model(settings: type[_LanguageModel], cfg: Any) -> _Languag
     _check_final_norm(resolved, "final_norm")
     cutoffs = _check_cutoffs(resolved)
     if resolved.adaptive_input and not cutoffs:
-        raise UserError("adaptive_input needs adaptive_softmax_cutoff: it embeds the words in the softmax's clusters")
+        raise UserError("adaptive_input needs adaptive_softmax_cutoff: it embeds words in the clusters of the softmax")
     return resolved
 
 
@@ -218,22 +216,22 @@ def _check_cutoffs(cfg: LanguageModelConfig) -> list[int]:
     if cutoffs != sorted({*cutoffs}) or min(cutoffs, default=1) < 1 or cfg.adaptive_softmax_factor < 1:
         raise UserError(
             f"adaptive_softmax_cutoff={cfg.adaptive_softmax_cutoff} with adaptive_softmax_factor="
-            f"{cfg.adaptive_softmax_factor}: rising ranks such as 20000,40000 and a factor of at least 1 are needed"
+            f"{cfg.adaptive_softmax_factor}: it needs increasing ranks such as 20000,40000, and a factor of at least 1"
         )
     return cutoffs
 
 
 def is_causal(norm: str, masked: bool) -> bool:
-    """Whether no position of a language model sees a later token at evaluation, by attention or by its norm."""
+    """Whether no position of a language model sees a later token at evaluation, through attention or its norm."""
     return masked and not sees_sentence(norm)
 
 
 def check_model(cfg: Any) -> None:
-    """Refuse settings of a model, ``cfg._name``, that cannot work; needs no corpus.
+    """Refuse settings of the model ``cfg._name`` that cannot work; needs no corpus.
 
     Raises:
-        UserError: an unknown key, settings that do not fit together, an unknown norm, or a setting that is not at its
-            default and that no norm of the model reads.
+        UserError: an unknown key, settings that do not fit together, an unknown norm, or a norm setting that is not at
+            its default and that no norm of the model reads.
     """
     known = {field.name for field in fields(LANGUAGE_MODELS.get(cfg._name, NormTransformerConfig))}
     if unknown := sorted(str(key) for key in cfg if key not in known):

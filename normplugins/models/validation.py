@@ -1,4 +1,4 @@
-"""Refuses norm settings without effect where fairseq builds a new model, and not where it loads a checkpoint."""
+"""Refuses norm settings without effect when fairseq builds a new model, but not when it loads a checkpoint."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ _build_model = models.build_model
 
 
 def check_everywhere() -> None:
-    """Let fairseq's tasks, and so its command lines, check the settings of each new model of this package."""
+    """Make fairseq's tasks, and thereby its command lines, check the settings of each new model of this package."""
     models.build_model = build_model
 
 
 def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
-    """fairseq's ``build_model``, with the norms' settings checked unless they come ``from_checkpoint``.
+    """Build a model as fairseq does, and check the norms' settings unless they come ``from_checkpoint``.
 
     Raises:
         UserError: a norm's setting is not at its default, and no norm of the model reads it.

@@ -1,12 +1,13 @@
-"""Normalizations for sequences, in plain PyTorch: one file per idea, each found here by itself.
+"""Normalizations for sequences in plain PyTorch, one file per norm.
 
     from normplugins.norms import NormConfig, build_norm
     norm = build_norm(NormConfig(name="pn", groups=4, warmup_updates=8000), dim=512)
     y = norm(x, padding_mask)  # x (T, B, C) or (N, C); padding_mask (B, T) or (N,), True = padding, or None
 
-To add a norm, put a file here with a module decorated by :func:`register_norm`, and a ``configs/norm/NAME.yaml``. A
-norm that lives in another package registers itself the same way, when that package is imported: by anybody, or by us if
-it is installed and names its module as an entry point of the group ``normplugins.norms``.
+To add a norm, put a file here with a settings dataclass and a module decorated by :func:`register_norm`; the registry
+finds it, and its settings become options on every command line. A norm of another package registers itself in the same
+way. If that package names its module as an entry point of the group ``normplugins.norms``, importing this package
+imports the module.
 """
 
 from importlib import import_module
@@ -15,34 +16,60 @@ from pkgutil import iter_modules
 
 from normplugins.norms.registry import (
     NormConfig,
+    all_settings,
     build_norm,
     has_kernels,
     has_statistics,
     known_norms,
+    per_head_settings,
     register_norm,
     resolve_norm,
     sees_sentence,
     settings_read,
+    summary,
 )
-from normplugins.norms.statistics import end_update, reestimate, running_statistics, using_batch_statistics
+from normplugins.norms.settings import (
+    EpsSettings,
+    GroupScalingSettings,
+    KernelSettings,
+    RunningSettings,
+    setting,
+)
+from normplugins.norms.statistics import (
+    RunningNorm,
+    end_update,
+    reestimate,
+    running_statistics,
+    using_batch_statistics,
+)
 
 for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+    if not _module.name.startswith("_"):
+        import_module(f"{__name__}.{_module.name}")
 for _entry in entry_points(group=__name__):
     import_module(_entry.module)
 
 __all__ = [
+    "EpsSettings",
+    "GroupScalingSettings",
+    "KernelSettings",
     "NormConfig",
+    "RunningNorm",
+    "RunningSettings",
+    "all_settings",
     "build_norm",
     "end_update",
     "has_kernels",
     "has_statistics",
     "known_norms",
+    "per_head_settings",
     "reestimate",
     "register_norm",
     "resolve_norm",
     "running_statistics",
     "sees_sentence",
+    "setting",
     "settings_read",
+    "summary",
     "using_batch_statistics",
 ]

@@ -1,17 +1,17 @@
-"""The sum of a residual connection, left to the norm after it, which may add it up in the pass that normalizes it."""
+"""The sum of a residual connection, deferred to the norm after it, which may compute it in its own pass."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
 LEVELS = 1 << 16
-"""Where kernels draw dropout's masks, its probabilities are multiples of 1 / LEVELS."""
+"""Kernels that draw dropout masks round the probability to a multiple of 1 / LEVELS."""
 
 
 class DeferredResidual:
-    """residual + dropout(update, p) in training, for two tensors of one shape and dtype, added up when it is needed.
+    """residual + dropout(update, p) in training, for two tensors of one shape and dtype, computed when it is needed.
 
-    Norms with ``accepts_deferred`` take it in place of a tensor, and its value is known afterwards. Whether they add it
-    up in a pass that they make anyway, which depends on the device, is for ``fast_path.fuses_residual`` to say.
+    Norms with fast code take it in place of a tensor, and ``value`` is known afterwards. Whether a norm computes the
+    sum within a pass of its own depends on the device; see ``backends.dispatch.fuses_residual``.
     """
 
     def __init__(self, residual: Tensor, update: Tensor, p: float) -> None:
@@ -20,16 +20,16 @@ class DeferredResidual:
 
     @property
     def value(self) -> Tensor:
-        """The sum. It is added up here, by PyTorch's operations, unless a norm has done so."""
+        """The sum. Unless a norm has set it already, PyTorch operations compute it here."""
         if self.update is not None:
             self.set_value(self.residual + F.dropout(self.update, self.p))
         return self.residual
 
     def set_value(self, value: Tensor) -> None:
-        """Take note of what it came to; the update is held no longer."""
+        """Store the computed sum and release the update."""
         self.residual, self.update = value, None
 
 
 def materialize(x: Tensor | DeferredResidual) -> Tensor:
-    """What x is or comes to."""
+    """Return x if it is a tensor, and the value of a deferred sum."""
     return x.value if isinstance(x, DeferredResidual) else x

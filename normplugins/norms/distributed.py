@@ -1,8 +1,8 @@
-"""Sums over the processes of a training, differentiable; the default process group of ``torch.distributed``.
+"""Differentiable sums over the processes of a training, in the default process group of ``torch.distributed``.
 
-Each process has a loss of its own, and what is minimized is their sum. A statistic of all processes' tokens therefore
-passes the gradients of *every* process's loss on to each process's tokens: what is summed in the forward has its
-gradient summed in the backward. Every process must make the same calls in the same order, with or without tokens.
+Each process has its own loss, and the sum of all losses is minimized. A statistic over all processes' tokens therefore
+passes the gradients of *every* loss to the tokens of each process: a sum in the forward is a sum of gradients in the
+backward. Every process must make the same calls in the same order, with or without tokens.
 """
 
 from typing import Any
@@ -53,10 +53,10 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def gather_over_processes(x: Tensor) -> Tensor:
-    """All processes' x (K,) as the rows of a (W, K). This process's own row has x's gradient, the others have none.
+    """Return all processes' x (K,) as the rows of a (W, K). Only this process's row has a gradient, that of x.
 
-    Every process must pass what it computes of the rows through :func:`sum_gradients`: it then gets the gradients of
-    all losses by its own row.
+    Every process must pass what it computes from the rows through :func:`sum_gradients`, so that its own row receives
+    the gradients of all losses.
     """
     rows = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(rows, x.detach())

@@ -1,35 +1,50 @@
-"""GroupNorm: y = weight (x - mean) / sqrt(var + eps) + bias, over each of a token's channel groups (arXiv 1803.08494).
+"""GroupNorm (arXiv 1803.08494): y = weight (x - mean) / sqrt(var + eps) + bias, over each channel group of a token.
 
-The paper's groups span an image's positions, 32 groups unless told otherwise. A token has its channels alone: 4 groups
-here, as ``pn`` scales in the IWSLT14 recipe. One group is LayerNorm; groups of one channel would leave nothing.
+The paper's groups span the positions of an image, and 32 is its default. A token has channels only; the default here is
+4 groups, as in ``pn``'s group scaling in the IWSLT14 recipe. One group is LayerNorm; groups of one channel would always
+give 0.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normplugins.norms.registry import register_norm
+from normplugins.norms.settings import EpsSettings, setting
 from normplugins.norms.statistics import token_rows
 
 
-@register_norm("group")
-class GroupNorm(nn.Module):
-    """GroupNorm of ``dim`` channels in ``groups`` equal groups; ``weight`` and ``bias`` (C,), from 1 and 0.
+@dataclass(frozen=True)
+class GroupNormSettings(EpsSettings):
+    """Settings of ``group``."""
 
-    Raises ValueError when the groups do not divide dim or have one channel each.
+    groups: int = setting(4, "channel groups of a token", minimum=1)
+
+
+@register_norm("group", GroupNormSettings)
+class GroupNorm(nn.Module):
+    """GroupNorm over each channel group of a token.
+
+    ``weight`` and ``bias`` (C,) start at 1 and 0.
+
+    Raises:
+        ValueError: the groups do not divide dim, or have one channel each.
     """
 
-    def __init__(self, dim: int, *, eps: float = 1e-5, groups: int = 4) -> None:
+    def __init__(self, dim: int, settings: GroupNormSettings) -> None:
         super().__init__()
+        groups = settings.groups
         if dim % groups or dim == groups:
             raise ValueError(
                 f"group: {dim} channels cannot be split into {groups} equal groups of two or more; change groups"
             )
-        self.dim, self.eps, self.groups = dim, eps, groups
+        self.dim, self.eps, self.groups = dim, settings.eps, groups
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C) or (N, C), token by token: padding reaches no token."""
+        """Normalize x (T, B, C) or (N, C). Tokens are independent, so padding affects no token."""
         rows, _ = token_rows(x, padding_mask, self.dim)
         grouped = rows.view(rows.size(0), self.groups, self.dim // self.groups)
         z = F.layer_norm(grouped, grouped.shape[-1:], eps=self.eps).view_as(rows)

@@ -1,9 +1,9 @@
 """Group scaling: z = x / sqrt(mean over the group's channels of x^2 + eps), for each token and channel group.
 
-The released PN does this before its own normalization, with one group per attention head; the paper's body does not
-mention it. With one group it is the per-token root mean square that the released BN starts with. ``pn_alg2``, ``pnv``
-and ``bn`` have it as a switch, and ``rms`` with several ``groups`` is group scaling alone: these are the controls that
-tell its effect in ``pn`` from that of the running statistics.
+The released PN does this before its own normalization, with one group per attention head; the body of the paper does
+not mention it. With one group it is the per-token root mean square at the start of the released BN. It is a switch of
+``pn_alg2``, ``pnv`` and ``bn``, and ``rms`` with several ``groups`` is group scaling alone. These controls separate its
+effect in ``pn`` from the effect of the running statistics.
 """
 
 import torch.nn.functional as F
@@ -17,9 +17,9 @@ def check_groups(dim: int, groups: int) -> None:
 
 
 def refuse_group_scaling(on: bool) -> None:
-    """Raise ValueError where a norm with group scaling is asked for a map that is the same for every token."""
+    """Raise ValueError if group scaling is on, in which case evaluation is not one affine map for every token."""
     if on:
-        raise ValueError("its group scaling divides each token by a root mean square of the token's own")
+        raise ValueError("its group scaling divides each token by the token's own root mean square")
 
 
 def scale_groups(rows: Tensor, groups: int, eps: float) -> Tensor:

@@ -1,12 +1,12 @@
-"""InstanceNorm (arXiv 1607.08022): y = weight (x - mu) / sqrt(sigma^2 + eps) + bias, by sentence and channel.
+"""InstanceNorm (arXiv 1607.08022): y = weight (x - mu) / sqrt(sigma^2 + eps) + bias, per sentence and channel.
 
-mu and sigma^2 are the mean and (biased) variance of a channel over the real tokens of one sentence, in training and at
-evaluation alike: nothing is kept, and no sentence sees another. But **every position sees the whole sentence, what
-comes after it included, at evaluation too** (``sees_sentence``). It is a norm for encoders; a language model with it
-is none, whatever its attention hides.
+mu and sigma^2 are the mean and the biased variance of a channel over the real tokens of one sentence, in training and
+at evaluation. There are no running statistics, and sentences are independent. However, **every position sees the whole
+sentence, later tokens included, also at evaluation** (``sees_sentence``). The norm is meant for encoders; a model that
+uses it is not a causal language model, whatever its attention mask hides.
 
-A sentence of one token has variance 0: its output is the bias, whatever the token, and its gradient is 0. A sentence of
-padding alone divides by 1.
+A sentence of one token has variance 0: the output is the bias, whatever the token, and the gradient is 0. For a
+sentence that is all padding the count is taken as 1.
 """
 
 from typing import ClassVar
@@ -15,25 +15,27 @@ import torch
 from torch import Tensor, nn
 
 from normplugins.norms.registry import register_norm
+from normplugins.norms.settings import EpsSettings
 from normplugins.norms.statistics import mean_over, token_rows, zero_padding
 
 
-@register_norm("instance")
+@register_norm("instance", EpsSettings)
 class InstanceNorm(nn.Module):
-    """InstanceNorm of ``dim`` channels over (T, B, C); ``weight`` and ``bias`` (C,), from 1 and 0; no buffers.
+    """InstanceNorm of each channel over one sentence's tokens, later ones included.
 
-    Padding's output is 0. Rows (N, C) do not say where a sentence ends, so ``forward`` raises ValueError for them.
+    ``weight`` and ``bias`` (C,) start at 1 and 0. The output at padding is 0. ``forward`` raises ValueError for rows
+    (N, C), which do not show where a sentence ends.
     """
 
     sees_sentence: ClassVar[bool] = True
 
-    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int, settings: EpsSettings) -> None:
         super().__init__()
-        self.dim, self.eps = dim, eps
+        self.dim, self.eps = dim, settings.eps
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C), each sentence by itself; padding_mask (B, T)."""
+        """Normalize each sentence of x (T, B, C); padding_mask (B, T)."""
         if x.dim() != 3:
             raise ValueError(f"instance: needs sentences, x (T, B, {self.dim}), not rows {tuple(x.shape)}")
         rows, tokens = token_rows(x, padding_mask, self.dim)

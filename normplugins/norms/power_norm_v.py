@@ -1,78 +1,78 @@
-"""PN-V (arXiv 2003.07845, Section 4): BatchNorm without the mean, and with the quadratic mean for the variance.
+"""PN-V (arXiv 2003.07845, Section 4): BatchNorm without the mean, and with the quadratic mean as the variance.
 
     psi_B^2 = mean over the batch's tokens of x^2,    y = weight x / sqrt(psi_B^2 + eps) + bias
 
-in training, with the exact gradient through psi_B; at evaluation psi_B^2 is replaced by its running mean
+in training, with the exact gradient through psi_B. At evaluation psi_B^2 is replaced by its running mean
 
     psi^2 <- alpha psi^2 + (1 - alpha) psi_B^2.
 
-With ``group_scaling`` each token's channel groups are first divided by their root mean square, as ``pn``'s are.
+With ``group_scaling`` each token's channel groups are first divided by their root mean square, as in ``pn``.
+Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/power_norm_v.py``.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from normplugins.norms.backends.dispatch import fast_path
+from normplugins.norms.backends.dispatch import fast_forward
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
 from normplugins.norms.registry import register_norm
+from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
 
 
-@register_norm("pnv")
-class PowerNormV(RunningNorm):
-    """PN-V of ``dim`` channels over the real tokens of (T, B, C) or (N, C); settings as in ``NormConfig``.
+@dataclass(frozen=True)
+class PowerNormVSettings(GroupScalingSettings, KernelSettings, RunningSettings, EpsSettings):
+    """Settings of ``pnv``."""
 
-    Buffer ``running_phi`` (C,) is psi^2, from 1. Padding's output is 0. Raises ValueError when the groups of a group
-    scaling do not divide dim.
+    alpha_fwd: float = setting(0.9, "decay of the running quadratic mean psi^2", minimum=0, below=1)
+
+
+@register_norm("pnv", PowerNormVSettings)
+class PowerNormV(RunningNorm):
+    """PN-V: the quadratic mean of each channel over the batch's real tokens, exact backward.
+
+    ``weight`` and ``bias`` (C,) start at 1 and 0. Buffer ``running_phi`` (C,) is psi^2 and starts at 1. The output at
+    padding is 0.
+
+    Raises:
+        ValueError: the groups of group scaling do not divide dim.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
     accepts_deferred = True
     running_phi: Tensor
+    settings: PowerNormVSettings
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        eps: float = 1e-5,
-        groups: int = 4,
-        alpha_fwd: float = 0.9,
-        group_scaling: bool = False,
-        sync: str = "none",
-        per_update: bool = False,
-        kernels: str = "auto",
-    ) -> None:
-        super().__init__(dim, eps, sync, per_update, kernels)
-        check_groups(dim, groups if group_scaling else 1)
-        self.groups, self.alpha_fwd, self.group_scaling = groups, alpha_fwd, group_scaling
-        self.momentum = 1 - alpha_fwd
+    def __init__(self, dim: int, settings: PowerNormVSettings) -> None:
+        super().__init__(dim, settings)
+        check_groups(dim, settings.groups if settings.group_scaling else 1)
+        self.momentum = 1 - settings.alpha_fwd
         self.add_statistic("running_phi", 1.0)
 
     def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C) or (N, C), or such a sum; training counts the batch in the running quadratic mean."""
-        if fast := fast_path(self.kernels, x, self.training):
-            y: Tensor = fast.power_norm_v(self, x, padding_mask)
-            return y
-        return self.plain(materialize(x), padding_mask)
+        """Normalize x (T, B, C) or (N, C); in training, update the running quadratic mean."""
+        fast = fast_forward(self, x)
+        return fast(self, x, padding_mask) if fast else self.plain(materialize(x), padding_mask)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Do what ``forward`` does, by the equations."""
+        """Compute ``forward`` with PyTorch operations; the reference of the fast code."""
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
-        if self.group_scaling:
-            rows = scale_groups(rows, self.groups, self.eps)
+        if self.settings.group_scaling:
+            rows = scale_groups(rows, self.settings.groups, self.eps)
         phi = self.running_phi
         if self.training:
             count = count_tokens(rows, real)
-            count, phi = self.over_processes(count, mean_over(rows.square(), count))
+            count, phi = self.synchronize(count, mean_over(rows.square(), count))
             self.update_running_stats(count, phi)
         y = zero_padding(self.affine(rows, torch.rsqrt(phi + self.eps)), real)
         return y.view(x.shape).to(x.dtype)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift (C,), in float64, of what evaluation does to a token; ValueError with group scaling."""
-        refuse_group_scaling(self.group_scaling)
+        """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
+        refuse_group_scaling(self.settings.group_scaling)
         return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()

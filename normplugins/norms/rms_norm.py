@@ -1,41 +1,53 @@
-"""RMSNorm: y = weight x / sqrt(mean(x^2) + eps), over each token's own channels (arXiv 1910.07467).
+"""RMSNorm (arXiv 1910.07467): y = weight x / sqrt(mean(x^2) + eps), over each token's channels.
 
-With ``groups`` > 1 the mean is over each group of channels: the group scaling of ``pn`` alone, without statistics.
+With ``groups`` > 1 the mean is over each group of channels: ``pn``'s group scaling alone, without statistics.
+Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/exact.py``.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normplugins.norms.backends.dispatch import fast_path
+from normplugins.norms.backends.dispatch import fast_forward
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.group_scaling import check_groups, scale_groups
 from normplugins.norms.registry import register_norm
+from normplugins.norms.settings import EpsSettings, KernelSettings, setting
 
 
-@register_norm("rms")
+@dataclass(frozen=True)
+class RMSNormSettings(KernelSettings, EpsSettings):
+    """Settings of ``rms``."""
+
+    groups: int = setting(1, "channel groups of a token, each divided by its own root mean square", minimum=1)
+
+
+@register_norm("rms", RMSNormSettings)
 class RMSNorm(nn.RMSNorm):
-    """RMSNorm over the last dimension, or its groups; ``weight`` (C,) from 1, and, as in the paper, no bias.
+    """RMSNorm over each token's channels or channel groups.
 
-    Raises ValueError when the groups do not divide dim.
+    ``weight`` (C,) starts at 1, and there is no bias.
+
+    Raises:
+        ValueError: the groups do not divide dim.
     """
 
     accepts_deferred = True
 
-    def __init__(self, dim: int, *, eps: float = 1e-5, groups: int = 1, kernels: str = "auto") -> None:
-        super().__init__(dim, eps=eps)
-        check_groups(dim, groups)
-        self.groups, self.kernels = groups, kernels
+    def __init__(self, dim: int, settings: RMSNormSettings) -> None:
+        super().__init__(dim, eps=settings.eps)
+        check_groups(dim, settings.groups)
+        self.groups, self.kernels = settings.groups, settings.kernels
 
     def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (..., C), or such a sum. No token sees another, so the padding mask is not read."""
-        if fast := fast_path(self.kernels, x, self.training):
-            y: Tensor = fast.rms_norm(self, x, padding_mask)
-            return y
-        return self.plain(materialize(x))
+        """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
+        fast = fast_forward(self, x)
+        return fast(self, x, padding_mask) if fast else self.plain(materialize(x))
 
-    def plain(self, x: Tensor) -> Tensor:
-        """Do what ``forward`` does, by PyTorch."""
+    def plain(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Compute ``forward`` with PyTorch operations; the reference of the fast code."""
         if self.groups > 1:
             rows = x.reshape(-1, x.size(-1)).to(torch.promote_types(x.dtype, torch.float32))
             y = scale_groups(rows, self.groups, self.eps or 0.0) * self.weight.to(rows.dtype)
@@ -43,5 +55,5 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Show PyTorch's settings and the groups."""
+        """Show PyTorch's settings and the number of groups."""
         return f"{super().extra_repr()}, groups={self.groups}"

@@ -1,6 +1,6 @@
-"""ScaleNorm: y = g x / ‖x‖, each token's channels on a sphere whose radius is learnt (arXiv 1910.05895).
+"""ScaleNorm (arXiv 1910.05895): y = g x / ‖x‖, which projects each token onto a sphere of learnt radius g.
 
-‖x‖ is sqrt(C (mean(x^2) + eps)) over a token's C channels, so that ``eps`` means what it means in every other norm.
+‖x‖ is sqrt(C (mean(x^2) + eps)) over a token's C channels, so that ``eps`` has the same meaning as in the other norms.
 """
 
 import math
@@ -10,19 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normplugins.norms.registry import register_norm
+from normplugins.norms.settings import EpsSettings
 
 
-@register_norm("scale")
+@register_norm("scale", EpsSettings)
 class ScaleNorm(nn.Module):
-    """ScaleNorm of ``dim`` channels; ``weight`` (1,) is g, from sqrt(dim): at first it is RMSNorm."""
+    """ScaleNorm over each token's channels.
 
-    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+    ``weight`` (1,) is g. It starts at sqrt(dim), which makes the norm RMSNorm.
+    """
+
+    def __init__(self, dim: int, settings: EpsSettings) -> None:
         super().__init__()
-        self.dim, self.eps = dim, eps
+        self.dim, self.eps = dim, settings.eps
         self.weight = nn.Parameter(torch.full((1,), math.sqrt(dim)))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Normalize x (..., C). No token sees another, so the padding mask is not read."""
+        """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
         weight = (self.weight / math.sqrt(self.dim)).to(x.dtype).expand(self.dim)
         return F.rms_norm(x, (self.dim,), weight, self.eps).to(x.dtype)
 

@@ -1,13 +1,13 @@
-"""Names the table cell that a config belongs to: the norm, and every value that differs from the experiment's own.
+"""Names the table cell of a config: the norm, and every value that differs from the experiment's own.
 
-The name comes from the composed config and not from what was typed: ``norm.group_scaling=False``,
-``optimization.lr=[5e-3]`` and ``optimization.lr=0.005`` are written one way, and a value that the experiment has anyway
-is left out.
+The name is derived from the composed config and not from the overrides as typed: ``optimization.lr=[5e-3]`` and
+``optimization.lr=0.005`` give one name, and a value that the experiment has anyway is left out.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +16,72 @@ from omegaconf.errors import OmegaConfBaseException
 
 from normplugins.models.config import NORM_KEYS
 from normplugins.models.placement import norm_names
-from normplugins.norms import NormConfig, resolve_norm, settings_read
+from normplugins.norms import NormConfig, all_settings, known_norms, resolve_norm, settings_read
+from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training.update_size import keeps_update_size, world_size
 
 FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
-"""Config groups whose options are components of fairseq, or of this plugin in their place."""
+"""Config groups whose options are components of fairseq, or components of this plugin that replace them."""
 PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
-"""Where things lie on one machine: no part of what a record says."""
-CHANGES_NO_RESULT = (
-    *("hardware", "common.cpu", "tracking", "force", "dry_run", "train.checkpoint_minutes", "train.compile"),
-    "train.probe",
-    *("common.log_interval", "dataset.num_workers", "dataset.data_buffer_size", "norm.kernels", "model.norm_kernels"),
-    *("evaluate.max_tokens", "evaluate.batch_size", "corpus.url", "corpus.expected_"),
-)
-"""Prefixes of the settings that say how a run is carried out and what is shown of it, and leave its number alone."""
+"""Paths on one machine, which a record does not hold."""
+# Keys of fairseq that change no result: the device, how often training prints, and how batches are loaded.
+_FAIRSEQ_CHANGES_NO_RESULT = ("common.cpu", "common.log_interval", "dataset.num_workers", "dataset.data_buffer_size")
+_CORPUS_CHANGES_NO_RESULT = re.compile(r"corpus\.(url|expected_\w+)")
 _COORDINATES = ("experiment", "variant", "seed", "norm.name", "distributed_training.distributed_world_size")
 _FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_target)?|source|target)")
-# A choice in these groups only sets keys that can be set one by one as well: the cell is named by their values.
+# An option of these groups only sets keys that can also be set one by one: the cell is named by their values.
 _GROUPS_OF_VALUES = ("reading",)
-_LONGEST_NAME = 120  # a file system takes 255 bytes, and wandb and the record add to it
+_LONGEST_NAME = 120  # a file system allows 255 bytes, and wandb and the record add to the name
 
 Choices = Mapping[str, Any]
 Composer = Callable[[list[str]], tuple[DictConfig, Choices]]
 
 
+def changes_result(key: str) -> bool:
+    """Whether a setting can change the result of a run.
+
+    Settings declared with ``changes_result=False`` cannot: paths, hardware, tracking, logging, kernels and the like.
+    """
+    return not (
+        key in PLACES
+        or key in _FAIRSEQ_CHANGES_NO_RESULT
+        or key in _own_settings_without_effect(tuple(known_norms()))
+        or key.startswith(("hardware.", "tracking."))  # also settings of older runs
+        or _CORPUS_CHANGES_NO_RESULT.fullmatch(key)
+    )
+
+
+def same_setting(key: str, before: Mapping[str, Any], today: Mapping[str, Any]) -> bool:
+    """Whether two flat configs agree on a key.
+
+    A null in ``model.norm_<setting>`` stands for the norm's own default, which older configs spell out.
+    """
+    value = today.get(key)
+    if value is None and key.startswith("model.norm_"):
+        value = today.get(f"norm.{key.removeprefix('model.norm_')}")
+        return before.get(key) in (None, value)
+    return bool(before.get(key) == value)
+
+
+@cache
+def _own_settings_without_effect(_norms: tuple[str, ...]) -> set[str]:
+    norms = [name for name, one in all_settings().items() if not one.changes_result]
+    return {
+        *(key for task in OF_TASK.values() for key, each in declared(task) if not each.metadata["changes_result"]),
+        *(f"{prefix}{name}" for prefix in ("norm.", "model.norm_") for name in norms),
+    }
+
+
 def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
     """The folder name of a run's cell, such as ``pn,norm.group_scaling=false,optimization.lr=0.005``.
 
-    Several processes make a cell of their own where each of them adds its batch to an update. A name that is too long
-    for a file system is cut, and a digest of the whole name is put behind it.
+    Several processes make another cell if each of them adds its batch to an update. A name that is too long for a file
+    system is cut and gets a digest of the whole name.
 
     Args:
-        config: the composed config, its interpolations not resolved.
-        choices: the option that was chosen in each config group.
-        compose: composes the same experiment with other overrides; it returns a config and its choices.
+        config: the composed config with interpolations not yet resolved.
+        choices: the chosen option of each config group.
+        compose: composes the same experiment with other overrides; returns a config and its choices.
     """
     own_norm = f"norm={config.norm.name}"
     groups = _chosen_groups(choices, compose, own_norm)
@@ -65,7 +97,7 @@ def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
 
 
 def flatten(config: DictConfig, resolve: bool = True) -> Iterator[tuple[str, Any]]:
-    """Every leaf of the config as (dotted key, value); a list is a leaf."""
+    """Yield every leaf of the config as (dotted key, value); a list is a leaf."""
 
     def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
         if isinstance(node, dict) and node:
@@ -78,9 +110,9 @@ def flatten(config: DictConfig, resolve: bool = True) -> Iterator[tuple[str, Any
 
 
 def _chosen_groups(choices: Choices, compose: Composer, own_norm: str) -> list[str]:
-    """``group=option`` of each group with another option than the experiment's, unless one of the others brings it."""
+    """Return ``group=option`` for each group with another option than the experiment's, unless another implies it."""
     chosen: list[str] = []
-    for of_fairseq in (False, True):  # the project's own groups first: an architecture chooses fairseq's model
+    for of_fairseq in (False, True):  # the project's own groups first: an architecture selects fairseq's model
         _, own = compose([own_norm, *chosen])
         chosen += [
             f"{group}={option}"
@@ -93,11 +125,11 @@ def _chosen_groups(choices: Choices, compose: Composer, own_norm: str) -> list[s
 
 
 def _differing(config: DictConfig, own: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Each key whose value is another than what the experiment's own file would give it in this config."""
+    """Yield each key and value that differ from what the experiment's own file would give in this config."""
     expressions = dict(flatten(own, resolve=False))
     for key, expression in flatten(config, resolve=False):
         of_files = config.corpus.name == "custom" and _FILES_OF_A_CUSTOM_CORPUS.fullmatch(key)
-        if key in _COORDINATES or key.startswith((*CHANGES_NO_RESULT, *PLACES, *_GROUPS_OF_VALUES)) or of_files:
+        if key in _COORDINATES or not changes_result(key) or key.partition(".")[0] in _GROUPS_OF_VALUES or of_files:
             continue
         by_choice = any(f"${{{group}." in str(expression) for group in _GROUPS_OF_VALUES)
         if expressions.get(key, ...) == expression and not by_choice:
@@ -110,13 +142,13 @@ def _differing(config: DictConfig, own: DictConfig) -> Iterator[tuple[str, Any]]
 
 
 def _value(config: DictConfig, key: str, *expression: Any) -> Any:
-    """The value of ``key``, resolved; with an expression, the value that this would have in its place."""
+    """Return the resolved value of ``key``, or the value that ``expression`` would have in its place."""
     if expression:
         config = config.copy()
         OmegaConf.update(config, key, expression[0], merge=False)
     try:
         found = OmegaConf.select(config, key)
-    except OmegaConfBaseException:  # the expression refers to a key that is not in this config
+    except OmegaConfBaseException:  # the expression refers to a key that this config lacks
         return None
     if found is None and key.startswith("norm."):
         return _norm_default(config, key.removeprefix("norm."))
@@ -124,7 +156,7 @@ def _value(config: DictConfig, key: str, *expression: Any) -> Any:
 
 
 def _norm_default(config: DictConfig, field: str) -> Any:
-    """The value that each norm of the model gives to a field that is null, if it reads it; None where they differ."""
+    """Return the default of a norm setting that is null, or None if the norms that read it have different ones."""
     section = OmegaConf.to_container(config.norm, resolve=True)
     assert isinstance(section, dict)
     defaults = set()
@@ -135,19 +167,19 @@ def _norm_default(config: DictConfig, field: str) -> Any:
             norm = NormConfig(**{str(key): value for key, value in {**section, "name": name}.items()})
             if field in settings_read(norm):
                 defaults.add(getattr(resolve_norm(norm, heads), field))
-        except (TypeError, ValueError):  # an unknown key or a value out of range: the checks after this refuse it
+        except (TypeError, ValueError):  # later checks refuse an unknown key or a value out of range
             return None
     return defaults.pop() if len(defaults) == 1 else None
 
 
 def _written(key: str, value: Any) -> str:
-    """A value as the name holds it, however it was typed."""
+    """Return a value as it is written in a name."""
     if isinstance(value, list):
         return "_".join(_written(key, each) for each in value)
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if key == "corpus.codes" and Path(str(value)).is_file():  # by content: it lies elsewhere on another machine
+    if key == "corpus.codes" and Path(str(value)).is_file():  # by content, because its path may differ between machines
         return hashlib.sha256(Path(str(value)).read_bytes()).hexdigest()[:8]
     return str(value)

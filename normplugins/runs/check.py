@@ -1,10 +1,9 @@
-"""Refuses what cannot work or would do nothing, before anything is downloaded or trained."""
+"""Refuses configs that cannot work or that have settings without effect, before anything is downloaded or trained."""
 
 import os
 import re
 import shutil
 import sys
-from dataclasses import fields
 
 from normplugins import compat  # noqa: F401  (before fairseq)
 
@@ -16,14 +15,16 @@ from normplugins.corpora import corpus_config
 from normplugins.evaluation import recalibrate
 from normplugins.evaluation.tasks import kind_of
 from normplugins.models.config import check_model
-from normplugins.norms import NormConfig
+from normplugins.norms import all_settings
 from normplugins.runs.compose import fairseq_defaults
+from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training import statistics_probe
 from normplugins.training.distributed import launched, on_cpu
 from normplugins.training.update_size import world_size
 from normplugins.utils.errors import UserError
+from normplugins.utils.settings import invalid_value
 
-# Keys of fairseq that its own command line reads and our training does not: setting one would do nothing.
+# Keys of fairseq that only its own command line reads: they have no effect on our training.
 UNUSED = (
     "optimization.stop_time_hours",
     *(f"dataset.{key}" for key in ("validate_interval", "validate_interval_updates", "validate_after_updates")),
@@ -34,22 +35,10 @@ UNUSED = (
     *(f"checkpoint.{key}" for key in ("finetune_from_model", "restore_file", "continue_once", "no_last_checkpoints")),
     *(f"common.{key}" for key in ("log_file", "log_format", "tensorboard_logdir", "wandb_project")),
 )
-# What torch.compile of older PyTorch does to PN has not been tried, except that 2.6 fails on sentences of all lengths.
-COMPILES_FROM = (2, 13)
-# The least that each of these keys, or each number of its list, can be; null is always allowed.
+# Older versions have not been tested with PN, except that 2.6 fails on sentences of different lengths.
+COMPILES_FROM = "2.13"
+# The smallest values of fairseq's keys, and of each number in their lists; null is always allowed.
 LEAST = {
-    "train.batches_per_update": 1,
-    "hardware.processes": 1,
-    "hardware.threads": 1,
-    "hardware.timeout_seconds": 1,
-    "evaluate.average": 1,
-    "evaluate.recalibrate": 0,
-    "evaluate.beam": 1,
-    "evaluate.max_tokens": 1,
-    "evaluate.max_length_b": 0,
-    "evaluate.segment": 1,
-    "evaluate.context": 0,
-    "evaluate.batch_size": 1,
     "common.log_interval": 1,
     "common.seed": 0,
     "dataset.max_tokens": 1,
@@ -60,7 +49,6 @@ LEAST = {
     "optimization.update_freq": 1,
     "lr_scheduler.warmup_updates": 0,
     "task.tokens_per_sample": 1,
-    "pn_warmup_updates": 0,
 }
 
 
@@ -68,9 +56,9 @@ def check(config: DictConfig) -> None:
     """Refuse a config that cannot work or has keys without effect.
 
     Raises:
-        UserError: the message names the key, its value and what would do.
+        UserError: the message names the key, its value and what is needed.
     """
-    known = {field.name for field in fields(NormConfig)}
+    known = {"name", *all_settings()}
     if unknown := sorted(str(key) for key in config.norm if key not in known):
         raise UserError(f"unknown key 'norm.{unknown[0]}'. Known in norm: {', '.join(sorted(known))}")
     corpus_config(config.corpus).check()
@@ -82,7 +70,7 @@ def check(config: DictConfig) -> None:
     if not config.run_dir:
         raise UserError("run_dir=null: a run needs a folder")
     if config.dataset.max_tokens is None and config.dataset.batch_size is None:
-        raise UserError("dataset.max_tokens and dataset.batch_size are null: one of them says what a batch holds")
+        raise UserError("dataset.max_tokens and dataset.batch_size are null: set one of them, the size of a batch")
     check_model(config.model)
     if config.train.get("compile"):  # absent from the config of an older run
         check_compiling(config)
@@ -99,7 +87,7 @@ def check_processes(config: DictConfig) -> None:
     """Refuse more processes than there are GPUs here, and numbers of processes that contradict each other.
 
     Raises:
-        UserError: the message names the key, its value and what would do.
+        UserError: the message names the key, its value and what is needed.
     """
     if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
         raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
@@ -123,14 +111,14 @@ def check_processes(config: DictConfig) -> None:
 
 
 def check_compiling(config: DictConfig) -> None:
-    """Refuse ``train.compile=true`` with what cannot be compiled, and where there is nothing to compile with.
+    """Refuse ``train.compile=true`` with a model that cannot be compiled, or without a compiler.
 
     Raises:
-        UserError: the message names what stands against it.
+        UserError: the message names the reason.
     """
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     reasons = {
-        f"PyTorch {COMPILES_FROM[0]}.{COMPILES_FROM[1]} or newer is needed; this is {torch.__version__}": (
+        f"PyTorch {COMPILES_FROM} or newer is needed; this is {torch.__version__}": (
             torch.torch_version.TorchVersion(torch.__version__) < COMPILES_FROM
         ),
         "layers are run twice with model.checkpoint_activations=true": config.model.get("checkpoint_activations"),
@@ -140,7 +128,7 @@ def check_compiling(config: DictConfig) -> None:
         f"there is no C++ compiler '{compiler}' here (CXX names another)": (
             on_cpu(config) and not config.dry_run and shutil.which(compiler) is None
         ),
-        f"PyTorch hands its own folder to the compiler unquoted, and it has a blank: {torch.__file__}": (
+        f"PyTorch passes its own folder to the compiler unquoted, and its name has a blank: {torch.__file__}": (
             on_cpu(config) and " " in torch.__file__
         ),
     }
@@ -152,13 +140,17 @@ def check_values(config: DictConfig) -> None:
     """Refuse values out of range, and those that do not fit each other or the model.
 
     Raises:
-        UserError: the message names the key, its value and what would do.
+        UserError: the message names the key, its value and what is needed.
     """
+    for key, each in declared(OF_TASK[config.task._name]):
+        value = OmegaConf.select(config, key)
+        if value is not None and (message := invalid_value(each, value)):
+            raise UserError(message.replace(each.name, key, 1))
     for key, bound in LEAST.items():
         value = OmegaConf.select(config, key)
         values = list(value) if isinstance(value, ListConfig) else [value]
         if not values or any(one is not None and one < bound for one in values):
-            raise UserError(f"{key}={value}: what is needed is at least {bound}")
+            raise UserError(f"{key} is {value}, and must be at least {bound}")
     recalibrate.check(config)
     statistics_probe.is_on(config)
     kind_of(config.task._name).check(config)

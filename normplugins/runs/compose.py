@@ -5,8 +5,9 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from functools import partial
+from typing import Any
 
 from normplugins import compat  # noqa: F401  (before fairseq)
 
@@ -25,8 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 import normplugins
 from normplugins.corpora import corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
-from normplugins.norms import NormConfig, known_norms
+from normplugins.models.placement import norm_config
+from normplugins.norms import all_settings, has_statistics, known_norms, per_head_settings, resolve_norm
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
+from normplugins.runs.settings import OF_TASK
 from normplugins.training.distributed import launched
 from normplugins.training.update_size import share_batches
 from normplugins.utils.errors import UserError
@@ -35,56 +38,54 @@ from normplugins.utils.paths import config_dir
 CONFIG_DIR = config_dir()
 # The parts of fairseq's config that its trainer reads; the components (model, task, ...) come as config groups.
 FAIRSEQ_SECTIONS = ("common", "distributed_training", "dataset", "optimization", "checkpoint", "bmuf", "ema")
-# A number given for a key that takes a list of them (one per epoch) stands for a list of one.
+# A number given for a key that takes a list with a number per epoch stands for a list of one.
 ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
 
 
-@dataclass
-class TrainSection:
-    """Types of the ``train`` section."""
-
-    checkpoint_minutes: float = MISSING
-    batches_per_update: int | None = None
-    bucket_by_length: bool | None = None
-    compile: bool = False
-    probe: bool | None = None
-
-
-@dataclass
-class HardwareSection:
-    """Types of the ``hardware`` section."""
-
-    name: str = MISSING
-    processes: int = MISSING
-    threads: int | None = None
-    timeout_seconds: float = MISSING
-
-
 def register_nodes() -> None:
-    """Give Hydra fairseq's own config dataclasses and the norm's options of a model, under names the YAML refers to.
+    """Give Hydra the nodes that are made from dataclasses: fairseq's, our own settings, and every registered norm.
 
-    With these, every key of fairseq's trainer can be overridden from the command line and is checked for its type. A
-    norm of another package has no file in configs/norm/: its node says its name, and leaves it its own defaults.
+    With these, every key can be overridden on the command line and is checked for its type.
     """
     normplugins.register()
     store = ConfigStore.instance()
     store.store(name="_fairseq", node=fairseq_defaults())
-    options = {f"norm_{field.name}": f"${{norm.{field.name}}}" for field in fields(NormConfig) if field.name != "name"}
-    store.store(name="_norm_options", node={"model": options})
     register_corpus_nodes(store, {path.stem for path in (CONFIG_DIR / "corpus").glob("*.yaml")})
+    for task, settings in OF_TASK.items():
+        sections = {each.name: each.type if is_dataclass(each.type) else each.default for each in fields(settings)}
+        store.store(name=f"_{task}_settings", node=sections)
+    store.store(name="_norm_options", node={"model": {f"norm_{name}": f"${{norm.{name}}}" for name in all_settings()}})
     for name in known_norms():
+        store.store(group="norm", name=f"_{name}", node=norm_node(name))
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
-            store.store(group="norm", name=name, node={"defaults": ["_fields", "_self_"], "name": name})
+            store.store(group="norm", name=name, node=norm_node(name))
     OmegaConf.register_new_resolver("visible_gpus", torch.cuda.device_count, replace=True)
     OmegaConf.register_new_resolver("an_eighth", lambda count: math.ceil(count / 8), replace=True)
 
 
+def norm_node(name: str) -> type:
+    """Return the dataclass of a norm's config: its name, and every setting of any norm with the common default.
+
+    A null stands for the norm's own default. A recipe sets ``statistics_per_update`` for all norms with running
+    statistics at once.
+    """
+    defaults = {key: one.default for key, one in all_settings().items()}
+    if has_statistics(name):
+        defaults["per_update"] = "${oc.select:statistics_per_update,false}"
+    own = [(key, _optional(one.type, one.default), field(default=defaults[key])) for key, one in all_settings().items()]
+    return make_dataclass("NormNode", [("name", str, field(default=name)), *own])
+
+
+def _optional(type_: Any, default: Any) -> Any:
+    return type_ if default is not None else type_ | None
+
+
 @contextmanager
 def composing() -> Iterator[None]:
-    """Let Hydra 1.3 compose from configs/, and forget its version afterwards.
+    """Let Hydra 1.3 compose from configs/, and reset its version afterwards.
 
-    It would keep it for the whole process, in which fairseq could then read no checkpoint of its older versions: it
-    does so through an interface that Hydra refuses from 1.2 on.
+    Hydra would keep the version for the whole process. fairseq could then read no checkpoint of its older versions,
+    because it does so through an interface that Hydra refuses from version 1.2 on.
     """
     base = VersionBase.instance()
     before = base.version_base
@@ -96,18 +97,18 @@ def composing() -> Iterator[None]:
 
 
 def fairseq_defaults() -> DictConfig:
-    """The sections of fairseq's config that its trainer reads, each key with fairseq's default."""
+    """Return the sections of fairseq's config that its trainer reads, with fairseq's defaults."""
     defaults = FairseqConfig()
     return OmegaConf.create({section: getattr(defaults, section) for section in FAIRSEQ_SECTIONS})
 
 
 def experiments() -> list[str]:
-    """The names that ``normplugins run`` knows: one primary file each in configs/."""
+    """Return the names that ``normplugins run`` knows, one primary file each in configs/."""
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if not path.stem.startswith("_"))
 
 
 def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The config of one run.
+    """Return the config of one run.
 
     Args:
         experiment: a primary config's name, such as ``iwslt14``.
@@ -128,7 +129,8 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         check_types(config)
         share_batches(config, overrides)
         OmegaConf.resolve(config)
-    except TypeError as error:  # Hydra's own, for a group given a list of numbers and the like
+        show_norm_defaults(config)
+    except TypeError as error:  # Hydra raises it for a group that is given a list of numbers and the like
         raise UserError(f"an override has a value of the wrong kind ({error}): {' '.join(overrides)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, experiment, overrides)) from error
@@ -136,7 +138,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
 
 
 def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Choices]:
-    """The config as Hydra composes it, and the option that it chose in each group."""
+    """Return the config as Hydra composes it, and the option that it chose in each group."""
     given = [*(ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides), *by_launcher()]
     with composing():
         config = compose(experiment, overrides=given, return_hydra_config=True)
@@ -148,7 +150,7 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
 
 
 def by_launcher() -> list[str]:
-    """The override that torchrun or srun brings: how many processes the run has, on all machines together."""
+    """Return the override that torchrun or srun implies: the number of processes on all machines together."""
     member = launched()
     return [f"distributed_training.distributed_world_size={member.size}"] if member else []
 
@@ -164,15 +166,32 @@ def check_types(config: DictConfig) -> None:
     if not isinstance(corpus, kind.CORPUS):
         raise UserError(f"corpus={corpus.name} does not fit the experiment, whose task is {config.task._name}")
     config.corpus = vars(corpus)  # without the settings that only older configs have
-    types: dict[str, type] = {"force": bool, "dry_run": bool, "train": TrainSection, "hardware": HardwareSection}
-    types |= {"corpus": type(corpus), **kind.SECTIONS}
+    types: dict[str, Any] = {each.name: each.type for each in fields(OF_TASK[config.task._name])}
+    types |= {"corpus": type(corpus)}
     own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])
     typed = OmegaConf.merge(OmegaConf.structured(own), OmegaConf.masked_copy(config, list(types)))
-    config.update(OmegaConf.to_container(typed))
+    values = OmegaConf.to_container(typed)
+    assert isinstance(values, dict)
+    config.update(values)
+
+
+def show_norm_defaults(config: DictConfig) -> None:
+    """Replace each null in the resolved section ``norm`` by the norm's own default, for the record.
+
+    The model's settings ``norm_*`` keep null, because the model may have other norms with other defaults, and so does a
+    setting whose default is the number of attention heads.
+    """
+    try:
+        resolved = resolve_norm(norm_config(config.model, config.norm.name))
+    except (AttributeError, ValueError):  # the checks refuse the norm with a better message
+        return
+    for key, value in resolved.settings.items():
+        if config.norm.get(key) is None and key not in per_head_settings(config.norm.name):
+            config.norm[key] = value
 
 
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of every job of a multirun: ``norm=ln,pn seed=1,2`` gives four lists.
+    """Return the overrides of every job of a multirun: ``norm=ln,pn seed=1,2`` gives four lists.
 
     Raises:
         UserError: an override cannot be parsed.
@@ -186,7 +205,7 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def fairseq_config(config: DictConfig) -> DictConfig:
-    """The part of a run's config that fairseq's trainer takes, in the shape it expects (its own FairseqConfig)."""
+    """Return the part of a run's config that fairseq's trainer takes, in the shape of its own FairseqConfig."""
     plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(plain, dict)
     chosen = {key: plain[key] for key in (*FAIRSEQ_SECTIONS, *FAIRSEQ_COMPONENTS)}
@@ -195,12 +214,12 @@ def fairseq_config(config: DictConfig) -> DictConfig:
     return result
 
 
-def _first_lines(error: Exception, count: int = 2) -> str:
+def _first_lines(error: BaseException, count: int = 2) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[:count] if line.strip())
 
 
 def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str:
-    """One line that names what is wrong and what is known, from Hydra's several."""
+    """Return one line that names what is wrong and what is known, made from the several lines of Hydra."""
     text = str(error)
     if text.startswith("Error merging override") and error.__cause__:
         return f"{text}: {_first_lines(error.__cause__, 1)}"
@@ -209,10 +228,9 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
         folder, _, name = group.group(1).rpartition("/")
         if folder == "hydra/launcher":
             return "hardware=slurm needs Hydra's submitit launcher: pip install hydra-submitit-launcher"
-        files = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
-        if not files or folder == "norm":  # of fairseq's components, and norms of other packages
-            files |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
-        return f"unknown {folder} '{name}'. Known: {', '.join(sorted(key for key in files if key[0] != '_'))}"
+        known = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
+        known |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
+        return f"unknown {folder} '{name}'. Known: {', '.join(sorted(key for key in known if key[0] != '_'))}"
     key = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Key '([^']+)' (?:is not in struct|not in)", text
     )
@@ -231,7 +249,7 @@ def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
     section = OmegaConf.select(config, parent) if parent else config
     known = [str(name) for name in section]
     if parent == "hydra.launcher" and known == ["_target_"]:
-        return f"'{key}' is about Slurm's jobs: hardware=slurm goes with it"
+        return f"'{key}' configures Slurm jobs: it needs hardware=slurm"
     close = difflib.get_close_matches(leaf, known, n=3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"unknown key '{key}': {hint}Known {'in ' + parent if parent else 'at the top'}: {', '.join(sorted(known))}"

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.evaluation.tasks import KINDS
 from normplugins.runs import record
-from normplugins.runs.cell import CHANGES_NO_RESULT, PLACES, flatten
+from normplugins.runs.cell import changes_result, flatten, same_setting
 from normplugins.training.checkpoints import LAST
 from normplugins.training.distributed import distributed_config
 from normplugins.training.progress import LOG
@@ -101,7 +101,7 @@ def remember_settings(directory: Path, config: DictConfig) -> None:
     changed = [
         f"{key}: {before.get(key)} there, {today.get(key)} now"
         for key in sorted(before.keys() | today.keys())
-        if before.get(key) != today.get(key) and not key.startswith((*CHANGES_NO_RESULT, *PLACES))
+        if changes_result(key) and not same_setting(key, before, today)
     ]
     if changed:
         raise UserError(

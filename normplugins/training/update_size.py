@@ -1,4 +1,4 @@
-"""How many batches an update has: a recipe's number for all processes together, and each one's share of it."""
+"""The number of batches in an update: the recipe's number for all processes together, and the share of each process."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,13 @@ from normplugins.utils.errors import UserError
 def share_batches(config: DictConfig, overrides: Sequence[str]) -> None:
     """Set ``optimization.update_freq`` to each process's share of ``train.batches_per_update``, unless that is null.
 
-    So an update has the same number of tokens on one GPU and on a hundred: a process adds up the gradients of its
-    batches.
+    An update then has the same number of tokens on one GPU and on a hundred: each process accumulates the gradients of
+    its share of batches.
 
     Args:
-        config: composed, with the number of processes in ``distributed_training.distributed_world_size``; changed.
-        overrides: those it was composed with.
+        config: the composed config, with the number of processes in ``distributed_training.distributed_world_size``;
+            modified in place.
+        overrides: the overrides of the config.
 
     Raises:
         UserError: the batches cannot be shared evenly, or an override sets ``optimization.update_freq`` too.
@@ -41,10 +42,10 @@ def share_batches(config: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def world_size(config: DictConfig) -> int:
-    """The number of processes that train together, each on a batch of its own."""
+    """Return the number of processes that train together, each on its own batches."""
     return max(1, int(config.distributed_training.distributed_world_size))  # hardware=gpus has none without a GPU
 
 
 def keeps_update_size(config: DictConfig) -> bool:
-    """Whether an update is the same on any number of processes, so that more of them make no other cell of a table."""
+    """Whether an update is the same on any number of processes, so that their number is no part of a cell's name."""
     return OmegaConf.select(config, "train.batches_per_update") is not None

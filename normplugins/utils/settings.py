@@ -1,5 +1,7 @@
 """Settings as dataclass fields that carry their documentation and their valid range."""
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Sequence
 from dataclasses import Field, field, fields
@@ -23,14 +25,18 @@ def setting(
     above: float | None = None,
     choices: Sequence[Any] | None = None,
     changes_result: bool = True,
+    **metadata: Any,
 ) -> Any:
     """Return a dataclass field with its documentation and valid range in ``metadata``.
 
-    ``minimum`` and ``maximum`` are inclusive bounds, ``above`` and ``below`` exclusive ones. None is valid only if it
-    is the default. ``changes_result`` is False for a setting that cannot change a result, such as a logging interval.
+    ``minimum`` and ``maximum`` are inclusive bounds, ``above`` and ``below`` exclusive ones. None is valid only for
+    a setting whose type allows it. ``changes_result`` is False for a setting that cannot change a result, such as a
+    logging interval. Further keywords become metadata as they are.
     """
     limits = {"minimum": minimum, "maximum": maximum, "below": below, "above": above, "choices": choices}
-    return field(default=default, metadata={"doc": doc, "help": doc, "changes_result": changes_result, **limits})
+    return field(
+        default=default, metadata={"doc": doc, "help": doc, "changes_result": changes_result, **limits, **metadata}
+    )
 
 
 def invalid_setting(settings: Any, prefix: str = "") -> str | None:
@@ -39,17 +45,19 @@ def invalid_setting(settings: Any, prefix: str = "") -> str | None:
     ``prefix`` is put before the field's name, as in ``corpus.``.
     """
     for declared in fields(settings):
-        if message := _out_of_range(declared, getattr(settings, declared.name), prefix):
+        if message := invalid_value(declared, getattr(settings, declared.name), prefix):
             return message
     return None
 
 
-def _out_of_range(declared: Field[Any], value: Any, prefix: str) -> str | None:
+def invalid_value(declared: Field[Any], value: Any, prefix: str = "") -> str | None:
+    """Return a message if ``value`` is out of the range of a field made by :func:`setting`, None if it is valid."""
     limits, name = declared.metadata, f"{prefix}{declared.name}"
-    if value is None:
-        return None if declared.default is None else f"{name} needs a value: {limits.get('doc', 'null is not allowed')}"
     if (choices := limits.get("choices")) is not None and value not in choices:
         return f"unknown {name} {value!r}; known: {', '.join(map(str, choices))}"
+    if value is None:
+        optional = declared.default is None or "None" in str(declared.type) or "Optional" in str(declared.type)
+        return None if optional else f"{name} needs a value: {limits.get('doc', 'null is not allowed')}"
     for key, words, holds in _BOUNDS:
         if (limit := limits.get(key)) is not None and not holds(value, limit):
             return f"{name} is {value}, and must be {words} {limit}"

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normplugins.norms import has_statistics, known_norms, sees_sentence
+
 GOLDEN = Path(__file__).parents[1] / "golden"
-TOKEN_NORMS = ("ln", "rms", "scale", "group", "affine", "none")  # those of one token
-BATCH_NORMS = ("bn", "bn_released", "pnv", "pn", "pn_alg2", "weight")  # those with running statistics
-NORMS = (*TOKEN_NORMS, "instance", *BATCH_NORMS)
-PADDING_FREE = ("bn", "pnv", "pn_alg2", "weight")  # those that never count padding
+NORMS = tuple(known_norms())
+BATCH_NORMS = tuple(name for name in NORMS if has_statistics(name))
+TOKEN_NORMS = tuple(name for name in NORMS if not (has_statistics(name) or sees_sentence(name)))
+PADDING_FREE = tuple(name for name in BATCH_NORMS if name not in ("bn_released", "pn"))  # these count padding
 
 
 @dataclass

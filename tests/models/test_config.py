@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from normplugins.models.config import NORM_KEYS, NormTransformerConfig, resolve_config, side_norm_config
 from normplugins.models.placement import refuse_unread_settings
-from normplugins.norms import NormConfig
+from normplugins.norms import all_settings
 from normplugins.utils.errors import UserError
 from tests.helpers.models import make_model, make_settings
 
@@ -15,12 +15,11 @@ def norm_config(side="encoder", final=False, **changes):
     return side_norm_config(resolve_config(make_settings(**changes)), side, final)
 
 
-def test_every_field_of_a_norm_is_a_setting_with_the_same_default_and_a_help_text():
+def test_every_setting_of_a_norm_is_a_setting_of_the_models_with_a_help_text():
     settings = {f.name: f for f in fields(NormTransformerConfig)}
-    for f in fields(NormConfig):
-        if f.name != "name":
-            assert settings[f"norm_{f.name}"].default == f.default
-            assert settings[f"norm_{f.name}"].type == f.type
+    assert {f"norm_{name}": one.default for name, one in all_settings().items()}.items() <= {
+        name: f.default for name, f in settings.items()
+    }.items()
     assert all(f.metadata.get("help") for name, f in settings.items() if name != "_name")
 
 
@@ -68,13 +67,18 @@ def refuse_unread(**changes):
         ({"norm_momentum": 0.5}, "norm.momentum=0.5 changes nothing about ln: ln reads eps"),
         (
             {"encoder_norm": "bn", "norm_alpha_fwd": 0.5},
-            "norm.alpha_fwd=0.5 changes nothing about bn and ln: bn reads eps, momentum, sync, per_update, kernels, "
-            "group_scaling, padding_filled; ln reads eps",
+            "norm.alpha_fwd=0.5 changes nothing about bn and ln: bn reads eps, sync, per_update, kernels, "
+            "group_scaling, momentum, padding_filled; ln reads eps",
         ),
         ({"encoder_norm": "pnv", "norm_warmup_updates": 10}, "norm.warmup_updates=10 changes nothing about pnv and ln"),
         ({"encoder_norm": "bn", "norm_double_update": True}, "norm.double_update=true changes nothing about bn and"),
         ({"encoder_norm": "bn", "norm_double_update": False}, "norm.double_update=false changes nothing about bn and"),
         ({"encoder_norm": "rms", "norm_sync": "batch"}, "norm.sync=batch changes nothing about rms and ln"),
+        (
+            {"encoder_norm": "pn", "norm_warmup_updates": 0, "norm_double_update": True},
+            "norm.double_update=true changes nothing about pn and ln while norm.warmup_updates is 0: set "
+            "norm.warmup_updates to use it",
+        ),
         ({"norm_kernels": "plain"}, "norm.kernels=plain changes nothing about ln"),
         (
             {"encoder_norm": "none", "decoder_norm": "none", "norm_eps": 0.1},
@@ -87,7 +91,7 @@ def refuse_unread(**changes):
         ),
         (
             {"encoder_norm": "bn_released", "norm_groups": 4},
-            "norm.groups=4 changes nothing about bn_released and ln: bn_released reads eps, momentum,",
+            "norm.groups=4 changes nothing about bn_released and ln: bn_released reads eps, sync,",
         ),
         (
             {"encoder_norm": "pn", "norm_groups": 4, "norm_group_scaling": False},
@@ -129,8 +133,8 @@ def test_an_unknown_norm_lists_the_known_ones(side):
         ({"encoder_embed_dim": 15}, "encoder_embed_dim=15 .* encoder_attention_heads=2"),
         ({"decoder_attention_heads": 0}, "decoder_attention_heads=0"),
         ({"encoder_norm": "pn", "norm_groups": 3}, "encoder_norm: .*3"),
-        ({"activation_fn": "tanhh"}, "unknown activation_fn 'tanhh': choose one of relu, gelu, swish"),
-        ({"ffn_init": "zeros"}, "unknown ffn_init 'zeros': choose one of xavier, linear"),
+        ({"activation_fn": "tanhh"}, "unknown activation_fn 'tanhh'; known: relu, gelu, swish"),
+        ({"ffn_init": "zeros"}, "unknown ffn_init 'zeros'; known: xavier, linear"),
         ({"decoder_embed_dim": 32}, "share_all_embeddings needs"),
     ],
 )

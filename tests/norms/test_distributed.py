@@ -1,7 +1,5 @@
 """Two processes with parts of a batch against one with the whole: outputs, gradients and statistics are the same."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -58,14 +56,14 @@ def close(got, want, where: str, tolerance: float = 1e-9) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_two_processes_are_one(norm: str, micro_batches: int, pair: Pair) -> None:
-    config, updates = replace(NORMS[norm], per_update=micro_batches > 1), steps(micro_batches)
-    parts = pair.call(train_mine, replace(config, sync="batch"), updates)
+    config, updates = NORMS[norm].replace(per_update=micro_batches > 1), steps(micro_batches)
+    parts = pair.call(train_mine, config.replace(sync="batch"), updates)
     assert_same(parts, train(config, whole(updates)))
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_recomputed_activations_count_nothing_twice(norm: str, pair: Pair) -> None:
-    parts = pair.call(train_mine, replace(NORMS[norm], sync="batch"), steps(), True)
+    parts = pair.call(train_mine, NORMS[norm].replace(sync="batch"), steps(), True)
     assert_same(parts, train(NORMS[norm], whole(steps())))
 
 
@@ -74,8 +72,8 @@ def test_recomputed_activations_count_nothing_twice(norm: str, pair: Pair) -> No
 def test_deferred_statistics_are_summed_once_an_update(norm: str, micro_batches: int, pair: Pair) -> None:
     """Of all layers at once."""
     updates = steps(micro_batches)
-    parts = pair.call(train_mine, replace(NORMS[norm], sync="deferred"), updates, micro_batches > 1)
-    assert_same(parts, train(replace(NORMS[norm], per_update=micro_batches > 1), whole(updates)))
+    parts = pair.call(train_mine, NORMS[norm].replace(sync="deferred"), updates, micro_batches > 1)
+    assert_same(parts, train(NORMS[norm].replace(per_update=micro_batches > 1), whole(updates)))
     assert [update.sent for part in parts for update in part] == [{"all_reduce": 1, "all_gather": 0}] * 2 * STEPS
 
 
@@ -84,7 +82,7 @@ def test_what_travels(norm: str, pair: Pair) -> None:
     """Two norms: of each a message in the forward and one in the backward; and none at all without ``sync``."""
     for sync, messages in (("none", 0), ("batch", 2)):
         gathers = messages if NORMS[norm].name.startswith("bn") else 0
-        (first, *_), _ = pair.call(train_mine, replace(NORMS[norm], sync=sync), [[cut(0)]])
+        (first, *_), _ = pair.call(train_mine, NORMS[norm].replace(sync=sync), [[cut(0)]])
         assert first.sent == {"all_reduce": 2 * messages - gathers, "all_gather": gathers}
 
 
@@ -110,7 +108,7 @@ def reestimated(config: NormConfig, batches: list[list[Part]]) -> dict[str, torc
 )
 def test_reestimated_statistics_are_those_of_all_processes_tokens(norm: str, sync: str, pair: Pair) -> None:
     batches = [cut(step) for step in range(len(CUTS))]
-    for got in pair.call(reestimated, replace(NORMS[norm], sync=sync), batches):
+    for got in pair.call(reestimated, NORMS[norm].replace(sync=sync), batches):
         close(got, reestimated(NORMS[norm], batches), "reestimated")
 
 

@@ -1,74 +1,148 @@
-"""A norm of another package: a module with ``register_norm``, used by its name in a registry, with no edit of ours."""
+"""A new norm, in one file of this package or of another, appears everywhere without any other edit."""
 
-import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from normplugins.norms import NormConfig, build_norm, registry
+from normplugins.norms import NormConfig, build_norm
 
 REPOSITORY = Path(__file__).parents[2]
-MODULE = """
+NORM = '''
+from dataclasses import dataclass
 import torch
-from normplugins.norms import register_norm
+from normplugins.norms import EpsSettings, RunningNorm, RunningSettings, register_norm, setting
 
-@register_norm("outside", momentum=0.5)
-class Outside(torch.nn.Module):
-    def __init__(self, dim, *, eps=1e-5, momentum=0.25):
-        super().__init__()
-        self.eps, self.momentum = eps, momentum
-        self.gain = torch.nn.Parameter(torch.ones(dim))
+@dataclass(frozen=True)
+class OutsideSettings(RunningSettings, EpsSettings):
+    gain: float = setting(2.0, "the initial gain", above=0, maximum=8)
+
+@register_norm("outside", OutsideSettings)
+class Outside(RunningNorm):
+    """A norm of another package."""
+
+    statistics = ("running_mean",)
+    momentum = 0.5
+
+    def __init__(self, dim, settings):
+        super().__init__(dim, settings)
+        self.weight.data.fill_(settings.gain)
+        self.add_statistic("running_mean", 0.0)
 
     def forward(self, x, padding_mask=None):
-        return x * self.gain / (1 + x.abs() + self.eps)
+        mean = self.running_mean
+        if self.training:
+            count = x.new_full((), x[..., 0].numel())
+            count, mean = self.synchronize(count, x.detach().reshape(-1, self.dim).mean(0))
+            self.update_running_stats(count, mean)
+        return (x - mean) * self.weight + self.bias
+'''
+USE = """
+import torch
+from normplugins import register
+from normplugins.norms import known_norms
+assert "outside" in known_norms()
+register()
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config
+from normplugins.utils.errors import UserError
+from tests.helpers.language_models import make_language_model, train_lm
+from tests.helpers.models import make_model, train
+
+for experiment in ("demo", "ptb", "wmt14"):
+    config = compose_config(experiment, ["norm=outside", "norm.gain=0.125"])
+    check(config)
+    assert config.run_dir == f"runs/{experiment}/outside,norm.gain=0.125/seed1", config.run_dir
+    assert (config.norm.gain, config.model.norm_gain) == (0.125, 0.125)
+    assert config.norm.per_update == (experiment == "wmt14")
+assert compose_config("demo", ["norm=outside", "norm.gain=2"]).variant == "outside"
+assert compose_config("demo", ["norm=outside"]).norm.gain == 2.0
+for overrides, message in (
+    (["norm=outside", "norm.gain=9"], "gain is 9.0, and must be at most 8"),
+    (["norm=outside", "norm.gain=loud"], "'loud'"),
+    (["norm=ln", "norm.gain=1"], "norm.gain=1.0 changes nothing about ln"),
+    (["norm=inside"], "unknown norm 'inside'. Known: affine, bn, bn_released, group, instance, ln, none, outside"),
+):
+    try:
+        check(compose_config("demo", overrides))
+    except UserError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(overrides)
+models = [train(make_model(encoder_norm="outside", norm_gain=0.5), updates=2)]
+models += [train_lm(make_language_model("transformer", norm="outside", norm_gain=0.5), updates=2)]
+for model in models:
+    norms = [module for module in model.modules() if type(module).__name__ == "Outside"]
+    assert norms and all(norm.settings.gain == 0.5 and norm.running_mean.any() for norm in norms)
+
+from fairseq import options
+parser = options.get_training_parser()
+args = options.parse_args_and_arch(parser, ["data", "--arch", "norm_transformer", "--norm-gain", "3"])
+assert args.norm_gain == 3.0
+assert "the initial gain" in " ".join(parser.format_help().split())
 """
 
 
+def python(code: str, folder: Path) -> str:
+    """Run code in a new process that finds packages in ``folder`` first."""
+    path = os.pathsep.join([str(folder), str(REPOSITORY)])
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "PYTHONPATH": path}, cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
 @pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the module and, as an installer would leave it, its entry point."""
-    (tmp_path / "outside_norm.py").write_text(MODULE)
+def package(tmp_path: Path) -> Path:
+    """A folder with a module and its entry point, as an installer leaves them."""
+    (tmp_path / "outside_norm.py").write_text(NORM)
     info = tmp_path / "outside_norm-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-norm\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[normplugins.norms]\noutside = outside_norm\n")
-    monkeypatch.setattr(registry, "_NORMS", dict(registry._NORMS))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "outside_norm", raising=False)
     return tmp_path
 
 
-def test_it_is_composed_by_name_and_trains_in_every_model(outside: Path) -> None:
-    from normplugins.runs.check import check
-    from normplugins.runs.compose import compose_config
-    from tests.helpers.language_models import MODELS, make_language_model, train_lm
-    from tests.helpers.models import make_model, train
-
-    importlib.import_module("outside_norm")
-    norm = build_norm(NormConfig("outside", eps=0.5), 3)
-    assert (norm.eps, norm.momentum) == (0.5, 0.5)
-    for experiment in ("demo", "ptb"):
-        composed = compose_config(experiment, ["norm=outside", "norm.momentum=0.125"])
-        check(composed)
-        assert composed.run_dir == f"runs/{experiment}/outside,norm.momentum=0.125/seed1"
-        assert composed.model.norm_momentum == 0.125
-    models = [train(make_model(encoder_norm="outside", decoder_norm="outside", norm_momentum=0.125), updates=2)]
-    models += [train_lm(make_language_model(kind, norm="outside", norm_momentum=0.125), updates=2) for kind in MODELS]
-    for model in models:
-        norms = [module for module in model.modules() if type(module).__name__ == "Outside"]
-        assert len(norms) >= 4
-        assert all(norm.momentum == 0.125 and not torch.equal(norm.gain, torch.ones(16)) for norm in norms)
+@pytest.mark.slow
+def test_a_norm_of_another_package_brings_its_own_settings(package: Path) -> None:
+    """They are options of every command line, typed, range-checked, documented and part of the cell's name."""
+    python(USE, package)
 
 
-def test_an_installed_package_is_found_by_its_entry_point(outside: Path) -> None:
-    code = "from normplugins.norms import known_norms; print('outside' in known_norms())"
-    path = os.pathsep.join([str(outside), str(REPOSITORY)])
-    ran = subprocess.run(
-        [sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path}, cwd=outside, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert ran.stdout.strip() == "True"
+@pytest.mark.slow
+def test_a_norm_in_one_file_appears_everywhere(tmp_path: Path) -> None:
+    """In ``make help``, as a make target, in Hydra's group, and in the list that figures, docs and tests ask for."""
+    norms = tmp_path / "normplugins" / "norms"
+    norms.mkdir(parents=True)
+    for source, target in ((REPOSITORY / "normplugins", norms.parent), (REPOSITORY / "normplugins" / "norms", norms)):
+        for path in source.iterdir():
+            if path.name not in ("norms", "__pycache__"):
+                (target / path.name).symlink_to(path)
+    for name in ("configs", "Makefile", "pyproject.toml", "requirements.txt", "setup.py", "tests"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (norms / "plain.py").write_text(NORM.replace('"outside"', '"plain"').replace("A norm of another package.", "New."))
+    code = (
+        "from tests.helpers.norms import BATCH_NORMS, NORMS; assert 'plain' in NORMS and 'plain' in BATCH_NORMS;"
+        "from normplugins.runs.compose import compose_config; print(compose_config('demo', ['norm=plain']).variant)"
+    )
+    assert python(code, tmp_path) == "plain\n"
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    for arguments, expected in ((["help"], "plain        New."), (["-n", "iwslt14-plain"], "run iwslt14 norm=plain")):
+        ran = subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert expected in ran.stdout
+
+
+def test_the_norms_are_listed_on_the_command_line() -> None:
+    listed = python("import runpy; runpy.run_module('normplugins.norms', run_name='__main__')", REPOSITORY)
+    assert "pn           PN as released: the code behind the published numbers." in listed
+    assert len(listed.splitlines()) >= 13
+
+
+def test_a_norms_settings_dataclass_builds_it() -> None:
+    assert build_norm(NormConfig("bn", momentum=0.25), 3).momentum == 0.25

@@ -1,143 +1,173 @@
-"""The registry, each norm's own defaults, and the configs of the Hydra group ``norm``."""
+"""The registry: defaults, ranges, what a norm reads, and what appears by itself for a new norm."""
 
+import pickle
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose
-from omegaconf import OmegaConf
 from torch import nn
 
 from normplugins.norms import (
+    EpsSettings,
     NormConfig,
+    all_settings,
     build_norm,
     known_norms,
     register_norm,
     registry,
     resolve_norm,
     sees_sentence,
+    setting,
     settings_read,
+    summary,
 )
-from normplugins.runs.compose import composing
-from tests.helpers.norms import BATCH_NORMS, NORMS
+from normplugins.norms.__main__ import settings_table
+from tests.helpers.norms import NORMS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+REPOSITORY = Path(__file__).parents[2]
 
 
-def test_every_norm_builds_and_has_the_buffers_that_others_rely_on() -> None:
-    assert set(NORMS) <= set(known_norms())
-    names = {name: {n for n, _ in build_norm(NormConfig(name), 8).named_buffers()} for name in NORMS}
+@pytest.mark.parametrize("name", NORMS)
+def test_every_norm_has_the_parameters_and_buffers_that_others_rely_on(name: str) -> None:
     pn, bn = {"running_phi", "ema_gz", "num_updates"}, {"running_mean", "running_var"}
-    assert names == {
-        "ln": set(), "none": set(), "pnv": {"running_phi"}, "pn": pn, "pn_alg2": pn, "bn": bn, "bn_released": bn,
-        "rms": set(), "scale": set(), "group": set(), "instance": set(), "affine": set(), "weight": {"running_mean"},
-    }  # fmt: skip
-    for name in sorted({*BATCH_NORMS, "ln", "group", "instance", "affine"} - {"weight"}):
-        assert {n: tuple(p.shape) for n, p in build_norm(NormConfig(name), 8).named_parameters()} == {
-            "weight": (8,),
-            "bias": (8,),
-        }
-    pn_module = build_norm(NormConfig("pn"), 8)
-    parameters = {name: [n for n, _ in build_norm(NormConfig(name), 8).named_parameters()] for name in NORMS}
-    assert [parameters[name] for name in ("rms", "scale", "weight", "none")] == [["weight"], ["weight"], ["bias"], []]
-    assert torch.equal(pn_module.running_phi, torch.ones(8))
-    assert (pn_module.num_updates.shape, pn_module.num_updates.dtype) == ((), torch.int64)
+    buffers = {"pnv": {"running_phi"}, "pn": pn, "pn_alg2": pn, "bn": bn, "bn_released": bn, "weight": {"running_mean"}}
+    parameters = {"rms": {"weight"}, "scale": {"weight"}, "weight": {"bias"}, "none": set()}
+    norm = build_norm(NormConfig(name), 8)
+    assert {key for key, _ in norm.named_buffers()} == buffers.get(name, set())
+    assert {key for key, _ in norm.named_parameters()} == parameters.get(name, {"weight", "bias"})
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'batchnorm'.*bn, bn_released, .*ln, none, .*pn, pn_alg2, pnv"):
-        build_norm(NormConfig("batchnorm"), 8)
+    for call in (settings_read, resolve_norm, lambda config: build_norm(config, 8)):
+        with pytest.raises(ValueError, match=r"'batchnorm'.*bn, bn_released, .*ln, none, .*pn, pn_alg2, pnv"):
+            call(NormConfig("batchnorm"))
 
 
-def test_own_defaults_are_the_released_and_the_papers() -> None:
+def test_an_unknown_setting_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown norm setting 'group'; known settings: .*groups"):
+        NormConfig("pn", group=4)
+
+
+def test_defaults_are_those_of_the_released_code_and_of_the_paper() -> None:
     pn, alg2 = resolve_norm(NormConfig("pn")), resolve_norm(NormConfig("pn_alg2"))
     switches = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
-    assert [getattr(pn, s) for s in switches] == [True] * 5
-    assert [getattr(alg2, s) for s in switches] == [False] * 5
+    assert [getattr(pn, switch) for switch in switches] == [True] * 5
+    assert [getattr(alg2, switch) for switch in switches] == [False] * 5
     assert (pn.groups, pn.warmup_updates, alg2.warmup_updates) == (4, 8000, 0)
     assert resolve_norm(NormConfig("bn")).momentum == 0.1
     assert resolve_norm(NormConfig("bn_released")).momentum == 0.05
 
 
-def test_what_is_given_wins_and_what_is_not_read_stays() -> None:
-    given = NormConfig("pn_alg2", group_scaling=True, groups=2, momentum=0.3)
-    resolved = resolve_norm(given)
+def test_given_values_win_and_unread_ones_are_kept() -> None:
+    resolved = resolve_norm(NormConfig("pn_alg2", group_scaling=True, groups=2, momentum=0.3))
     assert (resolved.group_scaling, resolved.groups, resolved.momentum) == (True, 2, 0.3)
-    assert resolve_norm(NormConfig("ln", groups=3)) == NormConfig("ln", groups=3)
+    assert resolve_norm(NormConfig("ln", groups=3)) == NormConfig("ln", groups=3, eps=1e-5)
 
 
-def test_group_scaling_has_a_group_a_head_where_it_is_on_and_nobody_says_otherwise() -> None:
+def test_a_config_is_an_immutable_value() -> None:
+    config = NormConfig("pn", groups=4, momentum=None)
+    assert config == NormConfig("pn", groups=4) == pickle.loads(pickle.dumps(config))
+    assert len({config, NormConfig("pn", groups=4), config.replace(groups=2)}) == 2
+    assert (config.groups, config.momentum) == (4, None)
+    with pytest.raises(AttributeError, match="immutable"):
+        config.groups = 2
+    with pytest.raises(AttributeError, match="no setting 'group'"):
+        _ = config.group
+
+
+def test_group_scaling_has_one_group_per_head_by_default() -> None:
     def groups(name: str, **settings: object) -> int | None:
-        return resolve_norm(NormConfig(name, **settings), heads=8).groups  # type: ignore[arg-type]
+        return resolve_norm(NormConfig(name, **settings), heads=8).groups
 
     assert [groups(name, group_scaling=True) for name in ("pn", "pn_alg2", "pnv", "bn")] == [8] * 4
     assert [groups(name, group_scaling=True, groups=2) for name in ("pn", "pn_alg2", "pnv", "bn")] == [2] * 4
     assert [groups(name) for name in ("pn", "rms", "group")] == [8, 1, 4]
-    assert [resolve_norm(NormConfig(name)).groups for name in ("pn", "rms", "group")] == [4, 1, 4]
     assert groups("bn_released") is None  # as released it has one over all channels, which is no setting
     assert build_norm(NormConfig("bn_released", groups=2), 8).groups == 1
 
 
-def test_each_norm_knows_what_it_reads() -> None:
-    statistics = ["sync", "per_update", "kernels"]
+def test_each_norm_lists_the_settings_that_it_reads() -> None:
     assert settings_read(NormConfig("none")) == []
     assert settings_read(NormConfig("ln")) == ["eps"]
     assert "groups" not in settings_read(NormConfig("bn_released"))
-    assert settings_read(NormConfig("rms")) == ["eps", "groups", "kernels"]
-    assert settings_read(NormConfig("pnv")) == ["eps", "alpha_fwd", *statistics, "group_scaling"]
-    assert settings_read(NormConfig("pnv", group_scaling=True)) == [
-        *("eps", "groups", "alpha_fwd"),
-        *(*statistics, "group_scaling"),
-    ]
-    with pytest.raises(ValueError, match="unknown norm 'batchnorm'"):
-        settings_read(NormConfig("batchnorm"))
+    assert set(settings_read(NormConfig("rms"))) == {"eps", "groups", "kernels"}
+    pnv = {"eps", "alpha_fwd", "sync", "per_update", "kernels", "group_scaling"}
+    assert set(settings_read(NormConfig("pnv"))) == pnv
+    assert set(settings_read(NormConfig("pnv", group_scaling=True))) == {*pnv, "groups"}
+    assert "double_update" in settings_read(NormConfig("pn"))
+    assert "double_update" not in settings_read(NormConfig("pn", warmup_updates=0))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"sync": "all"}, "unknown sync='all'; choose one of none, batch, deferred"),
-        ({"sync": "rank0", "name": "ln"}, "unknown sync='rank0'"),
-        ({"eps": 0.0}, "eps=0.0"),
-        ({"groups": 0}, "groups=0"),
-        ({"warmup_updates": -1}, "warmup_updates=-1"),
-        ({"alpha_fwd": 1.5}, "alpha_fwd=1.5"),
-        ({"name": "bn", "momentum": 0.0}, "momentum=0.0"),
+        ({"sync": "all"}, "unknown sync 'all'; known: none, batch, deferred"),
+        ({"kernels": "cuda"}, "unknown kernels 'cuda'; known: auto, plain, triton"),
+        ({"eps": 0.0}, "eps is 0.0, and must be above 0"),
+        ({"groups": 0}, "groups is 0, and must be at least 1"),
+        ({"warmup_updates": -1}, "warmup_updates is -1"),
+        ({"alpha_fwd": 1.5}, "alpha_fwd is 1.5, and must be below 1"),
+        ({"name": "bn", "momentum": 0.0}, "norm 'bn': momentum is 0.0"),
     ],
 )
-def test_wrong_values_are_named(wrong: dict[str, object], message: str) -> None:
+def test_values_out_of_range_are_named(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_norm(NormConfig(**({"name": "pn"} | wrong)), 8)  # type: ignore[arg-type]
 
 
-def test_a_norm_from_outside_registers_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_module_serves_several_names_and_faulty_registrations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_NORMS", dict(registry._NORMS))
 
-    @register_norm("shift")
-    @register_norm("big_shift", momentum=0.5)
+    @dataclass(frozen=True)
+    class ShiftSettings(EpsSettings):
+        momentum: float = setting(0.25, "added", minimum=0)
+
+    @register_norm("shift", ShiftSettings)
+    @register_norm("big_shift", ShiftSettings, momentum=0.5, fixed={"eps": 1.0}, summary="Shifts more.")
     class Shift(nn.Module):
-        def __init__(self, dim: int, *, eps: float = 1.0, momentum: float = 0.25, mine: int = 3) -> None:
+        """Shifts."""
+
+        def __init__(self, dim: int, settings: ShiftSettings) -> None:
             super().__init__()
-            self.shift = momentum + eps + mine
+            self.shift = settings.momentum + settings.eps
 
         def forward(self, x: torch.Tensor, padding_mask: torch.Tensor | None = None) -> torch.Tensor:
             return x + self.shift
 
     assert {"shift", "big_shift"} <= set(known_norms())
+    assert (summary("shift"), summary("big_shift")) == ("Shifts.", "Shifts more.")
     zero = torch.zeros(1)
     assert settings_read(NormConfig("shift")) == ["eps", "momentum"]
-    assert build_norm(NormConfig("shift", eps=0.125), 1)(zero).item() == 3.375
-    assert build_norm(NormConfig("big_shift", eps=0.125), 1)(zero).item() == 3.625
-    assert build_norm(NormConfig("big_shift", eps=0.125, momentum=1.0), 1)(zero).item() == 4.125
-    with pytest.raises(ValueError, match="'shift' is registered already"):
-        register_norm("shift")(Shift)
-    with pytest.raises(ValueError, match="Shift takes no groups"):
-        register_norm("third", groups=2)(Shift)
-    with pytest.raises(ValueError, match="Shift takes no groups"):
-        register_norm("third", fixed={"groups": 2})(Shift)
+    assert build_norm(NormConfig("shift", eps=0.125), 1)(zero).item() == 0.375
+    assert build_norm(NormConfig("big_shift", eps=0.125), 1)(zero).item() == 1.5
+    assert build_norm(NormConfig("big_shift", momentum=2.0), 1)(zero).item() == 3.0
+
+    @dataclass(frozen=True)
+    class OtherType:
+        momentum: int = setting(1, "of another type")
+
+    @dataclass(frozen=True)
+    class NoDefault:
+        gain: float
+
+    for name, settings, more, error, message in (
+        ("shift", ShiftSettings, {}, ValueError, "'shift' is registered already"),
+        ("third", ShiftSettings, {"groups": 2}, ValueError, "ShiftSettings has no setting groups"),
+        ("third", OtherType, {}, ValueError, "another norm's setting 'momentum' is of type"),
+        ("third", NoDefault, {}, TypeError, "NoDefault.gain has no default"),
+    ):
+        with pytest.raises(error, match=message):
+            register_norm(name, settings, **more)(Shift)
+
+
+def test_every_setting_is_documented_and_plain() -> None:
+    for name, one in all_settings().items():
+        assert one.type in (int, float, str, bool), name
+        assert len(one.help) > 10, name
+    assert all(summary(name) for name in known_norms())
 
 
 def test_instance_alone_sees_its_sentence() -> None:
@@ -145,31 +175,14 @@ def test_instance_alone_sees_its_sentence() -> None:
     assert not sees_sentence("no such norm")
 
 
-def test_fields_are_plain_so_that_fairseq_can_make_options_of_them() -> None:
-    plain = {"int", "float", "str", "bool", "typing.Optional[int]", "typing.Optional[float]", "typing.Optional[bool]"}
-    assert {f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(NormConfig)} <= plain
-    assert all(f.default.__class__ in (int, float, str, bool, type(None)) for f in fields(NormConfig))
-
-
-def test_importing_the_norms_brings_in_torch_alone() -> None:
+def test_importing_the_norms_imports_no_framework_but_torch() -> None:
     others = "('fairseq', 'hydra', 'omegaconf', 'wandb')"
     code = f"import sys, normplugins.norms; print([m for m in {others} if m in sys.modules])"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 
 
-def test_the_configs_cover_every_norm_and_every_field() -> None:
-    group = CONFIGS / "norm"
-    assert {path.stem for path in group.glob("*.yaml")} == {*known_norms(), "_fields"}
-    written = OmegaConf.to_container(OmegaConf.load(group / "_fields.yaml"))
-    assert written == {f.name: f.default for f in fields(NormConfig)}
-
-
-@pytest.mark.parametrize("name", NORMS)
-def test_each_config_is_the_norms_own_default_and_can_be_overridden(name: str) -> None:
-    with composing():
-        composed = compose(overrides=[f"+norm={name}"]).norm
-        changed = compose(overrides=[f"+norm={name}", "norm.groups=2", "norm.unscaled_nu=false"]).norm
-    assert resolve_norm(NormConfig(**composed)) == resolve_norm(NormConfig(name))
-    build_norm(NormConfig(**composed), 8)
-    assert (NormConfig(**changed).groups, NormConfig(**changed).unscaled_nu) == (2, False)
+def test_the_documentation_lists_every_norm_and_setting() -> None:
+    page = (REPOSITORY / "docs" / "norms.md").read_text(encoding="utf-8")
+    assert [name for name in known_norms() if f"| `{name}` |" not in page] == []
+    assert settings_table() in page, "write the output of python -m normplugins.norms --markdown into docs/norms.md"

@@ -28,11 +28,19 @@ def name(experiment, *overrides):
         (["run_dir=/x", "data_dir=/d", "results_dir=/r", "force=true", "dry_run=true"], "pn"),
         (["model.encoder_norm=bn"], "pn,model.encoder_norm=bn"),
         (["corpus.train_size=3"], "pn,corpus.train_size=3"),
+        (["train.compile=true"], "pn,train.compile=true"),  # it draws other dropout masks
         (["optimizer=adam"], "pn,optimizer=adam"),
     ],
 )
 def test_each_way_of_typing_a_setting_gives_one_name(ways, expected):
     assert {name("demo", "norm=pn", way) for way in ways} == {expected}
+
+
+def test_each_norm_of_a_model_has_its_own_defaults():
+    assert name("demo", "norm=bn", "norm.momentum=0.1") == "bn"
+    assert name("demo", "norm=bn", "model.decoder_norm=bn_released", "norm.momentum=0.1") == (
+        "bn,model.decoder_norm=bn_released,norm.momentum=0.1"
+    )
 
 
 def test_what_a_norm_does_anyway_is_not_named():
@@ -91,7 +99,8 @@ def test_the_order_of_overrides_makes_no_other_cell():
     assert len({name("demo", *order) for order in itertools.permutations(overrides)}) == 1
 
 
-@settings(deadline=None, max_examples=10)
+@pytest.mark.slow
+@settings(deadline=None, max_examples=2)
 @given(st.lists(st.floats(1e-9, 1e-3), min_size=12, max_size=20, unique=True))
 def test_a_cell_s_name_fits_every_file_system_and_stays_apart(rates):
     first, second = (name("demo", "norm=pn", f"optimization.lr={given}") for given in (rates, rates[::-1]))

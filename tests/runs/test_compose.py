@@ -1,21 +1,15 @@
 """Composing: every experiment with every norm, what is unknown or of the wrong type, and the names of cells."""
 
 import pytest
-from omegaconf import OmegaConf
 
 from normplugins.corpora import corpus_config
 from normplugins.models.config import LANGUAGE_MODELS, resolve_config, resolve_language_model, side_norm_config
+from normplugins.norms import known_norms
 from normplugins.runs.check import check
-from normplugins.runs.compose import CONFIG_DIR, compose_config, expand_sweep, experiments, fairseq_config
+from normplugins.runs.compose import compose_config, expand_sweep, fairseq_config
 from normplugins.utils.errors import UserError
 
-NORMS = sorted(path.stem for path in (CONFIG_DIR / "norm").glob("[!_]*.yaml"))
-
-
-def test_known_names():
-    assert {"iwslt14", "multi30k", "demo", "custom"} <= set(experiments())
-    assert {"ln", "bn", "bn_released", "pnv", "pn", "pn_alg2", "none"} <= set(NORMS)
-    assert {"rms", "scale", "group", "instance", "weight"} <= set(NORMS)
+NORMS = known_norms()
 
 
 @pytest.mark.parametrize(("experiment", "architecture"), [("ptb", "transformer"), ("wikitext103", "tensor")])
@@ -57,34 +51,6 @@ def test_a_setting_of_the_model_overrules_the_reading():
     assert compose_config("ptb", ["reading=code", "model.causal=true"]).model.causal
 
 
-def test_ptb_is_the_published_recipe():
-    config = compose_config("ptb", ["norm=pn"])
-    model = config.model
-    assert (model._name, model.causal, model.cores, model.head_dim) == ("tensor_transformer_lm", False, 1, 40)
-    assert (model.layers, model.embed_dim, model.ffn_embed_dim, model.dropout) == (3, 256, 2100, 0.3)
-    assert (model.normalize_before, model.adaptive_softmax_cutoff, config.criterion._name) == (
-        False,
-        None,
-        "cross_entropy",
-    )
-    assert (config.task.tokens_per_sample, model.tokens_per_sample, config.task.sample_break_mode) == (32, 32, "none")
-    assert (config.dataset.batch_size, config.dataset.max_tokens, config.criterion.sentence_avg) == (120, None, False)
-    assert (list(config.optimization.lr), config.optimization.max_update) == ([2.5e-4], 20000)
-    assert (list(config.optimizer.adam_betas), config.optimizer.weight_decay) == ([0.9, 0.999], 0)
-    assert (config.optimization.clip_norm, config.lr_scheduler.warmup_updates) == (0.25, 0)
-    assert config.evaluate.average is None
-
-
-def test_wikitext103_is_the_published_recipe():
-    config = compose_config("wikitext103")
-    model = config.model
-    assert (model.layers, model.embed_dim, model.ffn_embed_dim, model.dropout) == (6, 256, 2100, 0.1)
-    assert (model.adaptive_softmax_cutoff, model.adaptive_softmax_factor) == ("20000,40000,200000", 1.0)
-    assert (model.adaptive_input, config.criterion._name) == (True, "adaptive_loss")
-    assert (config.task.tokens_per_sample, config.dataset.batch_size) == (80, 60)
-    assert (config.optimization.max_update, list(config.optimization.lr)) == (200000, [2.5e-4])
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -120,59 +86,6 @@ def test_iwslt14_is_the_published_recipe():
     assert config.common.seed == 3
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("model.encoder_layers", 6),
-        ("model.decoder_layers", 6),
-        ("model.encoder_embed_dim", 1024),
-        ("model.decoder_embed_dim", 1024),
-        ("model.encoder_ffn_embed_dim", 4096),
-        ("model.decoder_ffn_embed_dim", 4096),
-        ("model.encoder_attention_heads", 16),
-        ("model.decoder_attention_heads", 16),
-        ("model.normalize_before", True),
-        ("model.share_all_embeddings", True),
-        ("model.encoder_norm", "pn"),
-        ("model.decoder_norm", "ln"),
-        ("model.dropout", 0.3),
-        ("model.attention_dropout", 0.1),
-        ("model.activation_dropout", 0.1),
-        ("norm.warmup_updates", 8000),
-        ("model.norm_per_update", True),
-        ("criterion.label_smoothing", 0.1),
-        ("optimizer._name", "fused_adam"),
-        ("criterion._name", "label_smoothed_nll"),
-        ("optimizer.adam_betas", [0.9, 0.98]),
-        ("optimizer.weight_decay", 0.0),
-        ("lr_scheduler._name", "inverse_sqrt"),
-        ("lr_scheduler.warmup_updates", 8000),
-        ("lr_scheduler.warmup_init_lr", 1e-7),
-        ("optimization.lr", [0.003]),
-        ("optimization.stop_min_lr", 1e-9),
-        ("optimization.clip_norm", 0.0),
-        ("optimization.max_epoch", 0),
-        ("optimization.max_update", 0),
-        ("dataset.max_tokens", 4096),
-        ("train.batches_per_update", 128),
-        ("checkpoint.patience", 11),
-        ("evaluate.average", 10),
-        ("evaluate.beam", 4),
-        ("evaluate.length_penalty", 0.6),
-        ("corpus.news_commentary", "v12"),
-        ("corpus.subword_size", 32764),
-        ("corpus.clean_punctuation", True),
-        ("corpus.split_hyphens", True),
-        ("corpus.max_length", 80),
-        ("task.source_lang", "en"),
-        ("task.target_lang", "de"),
-    ],
-)
-def test_wmt14_is_the_published_recipe(wmt14, key, value):
-    found = OmegaConf.select(wmt14, key)
-    assert (list(found) if isinstance(value, list) else found) == value
-
-
 @pytest.fixture(scope="module")
 def wmt14():
     return compose_config("wmt14", ["norm=pn"])
@@ -184,6 +97,13 @@ def test_fairseqs_preparation_of_wmt14_is_a_cell_of_its_own(wmt14):
     assert (other.corpus.subword_size, other.corpus.news_commentary) == (32000, "v9")
     assert corpus_config(other.corpus).variant() != corpus_config(wmt14.corpus).variant()
     assert other.optimization == wmt14.optimization
+
+
+def test_each_norm_of_a_model_has_its_own_defaults():
+    config = compose_config("demo", ["norm=bn", "model.decoder_norm=bn_released"])
+    momentum = [side_norm_config(resolve_config(config.model), side).momentum for side in ("encoder", "decoder")]
+    assert momentum == [0.1, 0.05]
+    assert (config.norm.momentum, config.model.norm_momentum) == (0.1, None), "the record shows the norm's default"
 
 
 def test_norm_follows_heads_and_learning_rate():

@@ -1,17 +1,19 @@
-"""Which code computes a norm: the plain equations in its own file, or operators in fewer passes over memory.
+"""Selects the code that computes a norm: the plain code in the norm's own file, or a registered fast forward.
 
-``kernels`` of ``NormConfig`` chooses:
+The setting ``kernels`` of a norm selects:
 
-``auto``    the kernels of cpu/ in training on a CPU, where they were compiled, and on a GPU those of triton/, where
-            Triton is installed; else the plain code
+``auto``    in training on a CPU the compiled kernels of cpu/, on a GPU the kernels of triton/, and the plain code where
+            these are not installed
 ``plain``   the plain code, which is the reference
-``triton``  the kernels of triton/; on a CPU by Triton's interpreter, which only tests want
+``triton``  the kernels of triton/; on a CPU they run in Triton's interpreter, for tests
 """
 
 import os
+from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,37 +21,61 @@ from torch import Tensor, nn
 from normplugins.norms.backends.cpu.kernels import WIDEST, compiled
 from normplugins.norms.deferred_residual import DeferredResidual
 
-KERNELS = ("auto", "plain", "triton")
+Forward = Callable[[Any, Any, Tensor | None], Tensor]
+_F = TypeVar("_F", bound=Callable[..., Tensor])
+_FORWARDS: dict[tuple[str, type[nn.Module]], Forward] = {}
 
 
-def fast_path(kernels: str, x: Tensor | DeferredResidual, training: bool) -> ModuleType | None:
-    """The module whose functions take over a norm's forward for this x, or None for the plain code.
+def register_forward(backend: str, norm: type[nn.Module]) -> Callable[[_F], _F]:
+    """Decorator: the function ``(norm, x, padding_mask)`` computes the forward of this class of norms on a backend.
 
-    What a compiler is tracing is plain: it puts the passes together itself. So is, on a CPU, a batch without tokens; on
-    a GPU it must not be: with ``sync=batch`` the kernels' backward does not send what the plain code's does.
-    Raises ValueError where ``triton`` is asked for and cannot be had.
+    Args:
+        backend: ``cpu`` or ``triton``, the package beside this file whose module ``forwards`` registers it.
+        norm: the norm's class.
     """
+
+    def register(forward: _F) -> _F:
+        _FORWARDS[backend, norm] = forward
+        return forward
+
+    return register
+
+
+def fast_forward(norm: nn.Module, x: Tensor | DeferredResidual) -> Forward | None:
+    """Return the forward to call for this norm and x, or None for the plain code.
+
+    The plain code runs while a compiler traces, because the compiler fuses the operations itself. On a CPU it also
+    handles a batch without tokens. On a GPU the kernels must do that, because with ``sync=batch`` their backward sends
+    other messages than the plain code.
+
+    Raises:
+        ValueError: ``kernels=triton``, and Triton is not installed or x is not on a GPU.
+    """
+    backend = backend_for(str(norm.kernels), x, norm.training)
+    if backend is None:
+        return None
+    import_module(f"normplugins.norms.backends.{backend}.forwards")
+    return _FORWARDS.get((backend, type(norm)))
+
+
+def fuses_residual(norm: nn.Module, x: Tensor) -> bool:
+    """Whether ``norm``, in training, computes the sum of a :class:`DeferredResidual` like x within its own pass."""
+    if not (norm.training and getattr(norm, "accepts_deferred", False)):
+        return False
+    return backend_for(str(norm.kernels), x, training=True) == "triton"
+
+
+def backend_for(kernels: str, x: Tensor | DeferredResidual, training: bool) -> str | None:
+    """Return ``cpu`` or ``triton``, or None for the plain code; raises as :func:`fast_forward`."""
     if kernels == "plain" or torch.compiler.is_compiling():
         return None
     tensor = x.residual if isinstance(x, DeferredResidual) else x
     if kernels == "auto" and tensor.device.type == "cpu" and training and tensor.numel():
-        return _cpu() if tensor is x and tensor.size(-1) <= WIDEST else None
-    if kernels == "triton" or (tensor.is_cuda and _has_triton()):
-        return _triton(tensor)
-    return None
-
-
-def fuses_residual(norm: nn.Module, x: Tensor) -> bool:
-    """Whether ``norm``, in training, adds up a ``DeferredResidual`` like x within its own pass."""
-    if not (norm.training and getattr(norm, "accepts_deferred", False)):
-        return False
-    return hasattr(fast_path(str(norm.kernels), x, training=True), "FUSES_RESIDUAL")
-
-
-def _cpu() -> ModuleType | None:
-    from normplugins.norms.backends.cpu import forwards
-
-    return forwards if compiled() else None
+        return "cpu" if tensor is x and tensor.size(-1) <= WIDEST and compiled() else None
+    if kernels == "triton":
+        _check_triton(tensor)
+        return "triton"
+    return "triton" if tensor.is_cuda and _has_triton() else None
 
 
 @cache
@@ -57,13 +83,10 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def _triton(x: Tensor) -> ModuleType:
+def _check_triton(x: Tensor) -> None:
     if not _has_triton():
         raise ValueError("kernels=triton: Triton is not installed; install it, or set kernels=auto")
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         raise ValueError(
             f"kernels=triton needs x on a GPU, not on {x.device}; set kernels=auto, or TRITON_INTERPRET=1 to test"
         )
-    from normplugins.norms.backends.triton import forwards
-
-    return forwards

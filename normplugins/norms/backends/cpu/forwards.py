@@ -1,48 +1,52 @@
-"""The training forwards of ``pn``, ``pn_alg2``, ``pnv``, ``bn`` and ``rms`` on a CPU, each in the passes it needs.
+"""The training forwards of ``pn``, ``pn_alg2``, ``pnv``, ``bn`` and ``rms`` on a CPU, each in as few passes as
+possible.
 
-The equations, and the plain code, are in each norm's own file; the kernels say what a pass is. PN after its warmup
-divides by, and corrects with, the statistics of the step before: its output and the new statistics come from one pass,
-and so do its gradient and the sums for the next step. PN in its warmup, PN-V and BN take sums first.
+The equations and the plain code are in each norm's file, and ``kernels.py`` documents the passes. After its warmup PN
+uses the statistics of the previous step in both directions: one pass computes the output and the new statistics, and
+one pass computes the gradient and the sums for the next step. PN during its warmup, PN-V and BN compute sums first.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.backends.cpu import kernels
+from normplugins.norms.backends.dispatch import register_forward
+from normplugins.norms.batch_norm import BatchNorm
+from normplugins.norms.power_norm import PowerNorm
+from normplugins.norms.power_norm_v import PowerNormV
+from normplugins.norms.rms_norm import RMSNorm
 from normplugins.norms.statistics import token_rows
 
-if TYPE_CHECKING:
-    from normplugins.norms.batch_norm import BatchNorm
-    from normplugins.norms.power_norm import PowerNorm
-    from normplugins.norms.power_norm_v import PowerNormV
-    from normplugins.norms.rms_norm import RMSNorm
 
-
-def power_norm(norm: "PowerNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """PN in training, every switch of it; x (T, B, C) or (N, C), padding_mask (B, T) or (N,)."""
+@register_forward("cpu", PowerNorm)
+def power_norm(norm: PowerNorm, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """PN in training with any of its switches; x (T, B, C) or (N, C), padding_mask (B, T) or (N,)."""
     return _apply(_PowerNorm, norm, x, padding_mask)
 
 
-def power_norm_v(norm: "PowerNormV", x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """PN-V in training; x (T, B, C) or (N, C), padding_mask (B, T) or (N,). Statistics of several processes: plain."""
-    return norm.plain(x, padding_mask) if norm.synchronised else _apply(_PowerNormV, norm, x, padding_mask)
+@register_forward("cpu", PowerNormV)
+def power_norm_v(norm: PowerNormV, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """PN-V in training; x (T, B, C) or (N, C), padding_mask (B, T) or (N,). Synchronized statistics use plain code."""
+    return norm.plain(x, padding_mask) if norm.synchronizes else _apply(_PowerNormV, norm, x, padding_mask)
 
 
-def batch_norm(norm: "BatchNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:
+@register_forward("cpu", BatchNorm)
+def batch_norm(norm: BatchNorm, x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """BN in training; x (T, B, C) or (N, C), padding_mask (B, T) or (N,).
 
-    Statistics of several processes, group scaling, and padding that is filled are plain.
+    Synchronized statistics, group scaling and filled padding use plain code.
     """
-    if norm.synchronised or norm.group_scaling or norm.padding_filled:
+    if norm.synchronizes or norm.settings.group_scaling or norm.settings.padding_filled:
         return norm.plain(x, padding_mask)
     return _apply(_BatchNorm, norm, x, padding_mask)
 
 
-def rms_norm(norm: "RMSNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:  # noqa: ARG001
+@register_forward("cpu", RMSNorm)
+def rms_norm(norm: RMSNorm, x: Tensor, padding_mask: Tensor | None) -> Tensor:  # noqa: ARG001
     """RMSNorm in training; x (..., C)."""
     rows = x.reshape(-1, x.size(-1)).to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     y: Tensor = _RMSNorm.apply(rows, norm.weight.to(rows.dtype), norm.eps, norm.groups)  # type: ignore[no-untyped-call]
@@ -51,30 +55,35 @@ def rms_norm(norm: "RMSNorm", x: Tensor, padding_mask: Tensor | None) -> Tensor:
 
 def _apply(
     function: type[torch.autograd.Function],
-    norm: "PowerNorm | PowerNormV | BatchNorm",
+    norm: PowerNorm | PowerNormV | BatchNorm,
     x: Tensor,
     padding_mask: Tensor | None,
 ) -> Tensor:
     rows, real = token_rows(x, padding_mask, norm.dim)
     padding = None if real is None else ~real.view(-1)
-    tokens = len(rows) - (0 if padding is None else int(padding.sum()))  # a CPU's host waits for nothing
+    tokens = len(rows) - (0 if padding is None else int(padding.sum()))  # on a CPU this needs no wait
     weight, bias = norm.weight.to(rows.dtype), norm.bias.to(rows.dtype)
     y: Tensor = function.apply(rows.contiguous(), weight, bias, padding, tokens, norm)  # type: ignore[no-untyped-call]
     return y.view(x.shape).to(x.dtype)
 
 
 class _PowerNorm(torch.autograd.Function):
-    """The equations of power_norm.py, for z = x or x scaled by groups."""
+    """The equations of power_norm.py, for z = x or group-scaled x."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: "PowerNorm"
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: PowerNorm
     ) -> Tensor:
-        inverse = x.new_empty(len(x), norm.groups) if norm.group_scaling else None
+        inverse = x.new_empty(len(x), norm.settings.groups) if norm.settings.group_scaling else None
         run = partial(
-            kernels.forward, x, inverse=inverse, eps=norm.eps, padding_as_tokens=norm.padding_in_backward, bias=bias
+            kernels.forward,
+            x,
+            inverse=inverse,
+            eps=norm.eps,
+            padding_as_tokens=norm.settings.padding_in_backward,
+            bias=bias,
         )
-        counts_padding = norm.padding_in_backward and tokens < len(x)
+        counts_padding = norm.settings.padding_in_backward and tokens < len(x)
         gather = ("squares", "padding_squares") if counts_padding else ("squares",)
         y, known = torch.empty_like(x), norm.known_scale()
         sums = (
@@ -83,9 +92,9 @@ class _PowerNorm(torch.autograd.Function):
         scale, scale_backward = norm.update_quadratic_mean(x.new_full((), tokens), sums[0] / max(tokens, 1), known)
         if known is None:
             run(y, padding, scale=weight * scale)
-        squares = sums.sum(0) if counts_padding else sums[0]  # over the positions that the backward counts
+        squares = sums.sum(0) if counts_padding else sums[0]  # over the positions in the means of the backward
         ctx.save_for_backward(x, weight, scale, scale_backward, squares, inverse, padding)
-        ctx.norm, ctx.positions = norm, len(x) if norm.padding_in_backward else tokens
+        ctx.norm, ctx.positions = norm, len(x) if norm.settings.padding_in_backward else tokens
         return y
 
     @staticmethod
@@ -98,25 +107,25 @@ class _PowerNorm(torch.autograd.Function):
         products, grad_bias = kernels.backward(
             g.contiguous(), x, dx, padding, ("products", "sums"),
             of_g=weight * scale_backward, of_z=-nu_scale * scale_backward,
-            inverse=inverse, padding_as_tokens=norm.padding_in_backward,
+            inverse=inverse, padding_as_tokens=norm.settings.padding_in_backward,
         )  # fmt: skip
         grad_weight = products * scale
         projection = (weight * grad_weight - nu_scale * squares * scale) / max(ctx.positions, 1)
-        norm.count_backward(x.new_full((), ctx.positions), projection)
+        norm.update_nu(x.new_full((), ctx.positions), projection)
         return dx, grad_weight, grad_bias, None, None, None
 
 
 class _PowerNormV(torch.autograd.Function):
-    """The equations of power_norm_v.py, for z = x or x scaled by groups.
+    """The equations of power_norm_v.py, for z = x or group-scaled x.
 
     dL/dz = weight psi^-1 g - z psi^-3 weight mean(g z).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: "PowerNormV"
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: PowerNormV
     ) -> Tensor:
-        inverse = x.new_empty(len(x), norm.groups) if norm.group_scaling else None
+        inverse = x.new_empty(len(x), norm.settings.groups) if norm.settings.group_scaling else None
         run = partial(kernels.forward, x, inverse=inverse, eps=norm.eps)
         phi = run(None, padding, ("squares",))[0] / max(tokens, 1)
         norm.update_running_stats(x.new_full((), tokens), phi)
@@ -143,10 +152,10 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: "BatchNorm"
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: BatchNorm
     ) -> Tensor:
         count = x.new_full((), tokens)
-        # sums of what the tokens differ by from one of them: from 0, a large mean would cost digits of the variance
+        # sums of differences from one of the tokens: in sums of x itself a large mean would cost digits of the variance
         origin = x[0 if padding is None else int((~padding).byte().argmax())]
         offset, squares = kernels.forward(x, None, padding, ("sums", "squares"), centre=origin) / max(tokens, 1)
         mean = origin + offset if tokens else torch.zeros_like(bias)
@@ -173,7 +182,7 @@ class _BatchNorm(torch.autograd.Function):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """y = weight z with z = x / sqrt(mean(x^2) + eps): group scaling and nothing else."""
+    """y = weight z with z = x / sqrt(mean(x^2) + eps), which is group scaling alone."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, groups: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Calls the kernels of kernels.c, which setup compiles: one pass of a norm over rows, on PyTorch's own threads."""
+"""Calls the compiled kernels of kernels.c: one pass of a norm over rows, on PyTorch's threads."""
 
 import ctypes
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 from normplugins.norms.backends.cpu.library import SUFFIX, library, threads_for
 
 WIDEST = 8192
-"""Channels of the widest row: a thread keeps the sums of some rows on its stack."""
+"""The most channels of a row, because a thread holds the sums of some rows on its stack."""
 
 
 def _structure(tensors: str, numbers: str) -> type[ctypes.Structure]:
@@ -18,7 +18,7 @@ def _structure(tensors: str, numbers: str) -> type[ctypes.Structure]:
     return type("Pass", (ctypes.Structure,), {"_fields_": fields})
 
 
-# The structures of passes.h, which says what each field is.
+# The structures of passes.h, which documents each field.
 _Forward = _structure(
     "x padding centre scale bias y inverse sums squares padding_squares",
     "eps rows channels groups padding_as_tokens threads",
@@ -29,7 +29,7 @@ _Backward = _structure(
 
 
 def compiled() -> ctypes.CDLL | None:
-    """The kernels, or None where setup has not compiled them."""
+    """Return the kernels, or None if setup has not compiled them."""
     return library("normplugins.norms.backends.cpu._kernels")
 
 
@@ -46,20 +46,20 @@ def forward(
     eps: float = 0.0,
     padding_as_tokens: bool = False,
 ) -> Tensor:
-    """One pass over x (N, C), contiguous: writes y = scale z + bias, and returns sums over rows, (k, C).
+    """Write y = scale z + bias in one pass over contiguous x (N, C), and return sums over rows, (k, C).
 
     Args:
-        x: float32 or float64, which every tensor but ``padding`` has.
-        y: (N, C), or None: take sums only.
-        padding: (N,) bool, True = padding: not counted, and y is 0. None: there is none.
-        gather: the k sums to take: "squares" of z^2 over tokens, "padding_squares" over padding, and, without y,
+        x: float32 or float64, the dtype of every tensor except ``padding``.
+        y: (N, C), or None to compute sums only.
+        padding: (N,) bool, True = padding, which is not counted and has y = 0; None: no padding.
+        gather: the k sums to compute: "squares" of z^2 over tokens, "padding_squares" over padding, and, without y,
             "sums" of z over tokens.
         scale: (C,), for y.
         bias: (C,).
         centre: (C,): z = x - centre.
-        inverse: (N, groups), takes r = 1 / sqrt(mean of a channel group's x^2 + eps): z = r x.
+        inverse: (N, groups), output r = 1 / sqrt(mean of a channel group's x^2 + eps), with z = r x.
         eps: added to that mean.
-        padding_as_tokens: y of padding is that of a token.
+        padding_as_tokens: compute y of padding as of a token.
     """
     tensors = {"y": y, "scale": scale, "bias": bias, "centre": centre, "inverse": inverse}
     return _run(_Forward, "forward", x, padding, gather, tensors, padding_as_tokens, eps=eps)
@@ -79,11 +79,11 @@ def backward(
     inverse: Tensor | None = None,
     padding_as_tokens: bool = False,
 ) -> Tensor:
-    """One pass over g = dL/dy and x (N, C), contiguous: writes dx = dL/dx, and returns sums over rows, (k, C).
+    """Write dx = dL/dx in one pass over contiguous g = dL/dy and x (N, C), and return sums over rows, (k, C).
 
-    dL/dz = of_g g + of_z z + constant, each (C,). ``centre`` and ``inverse`` are those of the forward, and dL/dx is
-    r (dL/dz - z mean(z dL/dz)), the mean being a channel group's. ``gather``: "products" g z and "sums" g, over tokens;
-    over padding too with ``padding_as_tokens``. ``dx`` None: take sums only.
+    dL/dz = of_g g + of_z z + constant, each (C,). ``centre`` and ``inverse`` come from the forward. dL/dx is
+    r (dL/dz - z mean(z dL/dz)) with means over channel groups. ``gather``: "products" g z and "sums" g, over tokens;
+    over padding too with ``padding_as_tokens``. With ``dx`` None only sums are computed.
     """
     tensors = {"g": g, "dx": dx, "of_g": of_g, "of_z": of_z, "constant": constant, "centre": centre, "inverse": inverse}
     return _run(_Backward, "backward", x, padding, gather, tensors, padding_as_tokens)
@@ -104,7 +104,7 @@ def _run(
     tensors |= {"x": x, "padding": padding, **dict(zip(gather, sums.unbind(), strict=True))}
     kernels, given = compiled(), {name: tensor for name, tensor in tensors.items() if tensor is not None}
     assert kernels is not None
-    # C would read what is laid out otherwise as other numbers
+    # C would misread any other layout
     assert all(each.is_contiguous() and each.dtype in (x.dtype, torch.bool) for each in given.values())
     arguments = structure(
         **{name: tensor.data_ptr() for name, tensor in given.items()},

@@ -1,4 +1,4 @@
-"""Loads what setup compiled from C, and what its callers have in common."""
+"""Loads compiled C functions, and what their callers share."""
 
 import ctypes
 import warnings
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 SUFFIX = {torch.float32: "float", torch.float64: "double"}
-"""How a function's name ends, by the dtype that it takes."""
-_SHARE = 1 << 15  # elements that are worth waking a thread for
+"""The end of a function's name, by dtype."""
+_SHARE = 1 << 15  # elements per thread for which waking it pays
 
 
 @cache
 def library(module: str) -> ctypes.CDLL | None:
-    """The compiled functions of ``module``, or None, with a warning, where they cannot be loaded.
+    """Return the compiled functions of ``module``, or None with a warning if they cannot be loaded.
 
-    They are linked to no OpenMP of their own, and find PyTorch's: a second one would have threads of its own.
+    They use the OpenMP library that PyTorch has loaded; a second one would start its own threads.
     """
     found = find_spec(module)
     try:
@@ -26,10 +26,10 @@ def library(module: str) -> ctypes.CDLL | None:
         why = "not compiled; pip install --no-deps --editable . does it"
     except OSError as error:
         why = str(error)
-    warnings.warn(f"training on this CPU will be slower, for want of {module}: {why}", stacklevel=2)
+    warnings.warn(f"training on this CPU will be slower without {module}: {why}", stacklevel=2)
     return None
 
 
 def threads_for(x: Tensor) -> int:
-    """How many threads a pass over x is worth, at most PyTorch's."""
+    """Return the number of threads for a pass over x, at most PyTorch's."""
     return max(1, min(torch.get_num_threads(), x.numel() // _SHARE))

@@ -1,10 +1,10 @@
-"""BN on a GPU; ``BatchNorm`` one folder up is the plain-PyTorch reference and holds the equations.
+"""BN on a GPU; ``norms/batch_norm.py`` has the equations and the plain-PyTorch reference.
 
-Both directions need the batch's statistics first. Forward: a pass for mean and variance and one for y, 3 N C e bytes;
-backward: see ``exact.py``, 5 N C e. At evaluation 2 and 3. A training step is 6 launches.
+Both directions need the batch's statistics first. The forward takes a pass for mean and variance and one for y, 3 N C e
+bytes; the backward (``exact.py``) 5 N C e; at evaluation 2 and 3. A training step is 6 launches.
 
-The variance is never a difference of large sums: each of a tile's rows keeps a running mean and sum of squared
-deviations (Welford), and these are merged by their counts, first within a program, then over the programs (Chan).
+The variance is never a difference of large sums. Each row of a tile holds a running mean and a sum of squared
+deviations (Welford), which are merged by their counts, first within a program, then over the programs (Chan).
 """
 
 import torch
@@ -12,18 +12,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from normplugins.norms.backends.triton.channels import Channels
+from normplugins.norms.backends.dispatch import register_forward
 from normplugins.norms.backends.triton.exact import Exact
 from normplugins.norms.backends.triton.residual import Source, load_sum, normalized
-from normplugins.norms.backends.triton.tiles import ADDING, COUNTS, TYPES, Tokens, count_up, on, tile_tokens
+from normplugins.norms.backends.triton.tiles import ADDING, COUNTS, TYPES, Channels, Tokens, count_up, on, tile_tokens
 from normplugins.norms.batch_norm import BatchNorm
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.statistics import recomputing
 
 
+@register_forward("triton", BatchNorm)
 def batch_norm(norm: BatchNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-    """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C). Both switches are plain code."""
-    if norm.group_scaling or norm.padding_filled:
+    """BN of x (T, B, C) or (N, C) with padding_mask (B, T) or (N,). Both switches use plain code."""
+    if norm.settings.group_scaling or norm.settings.padding_filled:
         return norm.plain(materialize(x), padding_mask)
     source, channels = Source.of(x), Channels.of(x, norm.eps)
     inputs, tokens = (source.x, source.update, norm.weight, norm.bias), Tokens.of(source.x, padding_mask, norm.dim)
@@ -31,14 +32,14 @@ def batch_norm(norm: BatchNorm, x: Tensor | DeferredResidual, padding_mask: Tens
     if norm.training:
         count, mean, var = _count(norm, source, tokens, channels)
         source = source.read()
-    return normalized(x, *Exact.apply(*inputs, mean, var, count, norm.synchronised, source, tokens, channels))
+    return normalized(x, *Exact.apply(*inputs, mean, var, count, norm.synchronizes, source, tokens, channels))
 
 
 @torch.no_grad()
 def _count(norm: BatchNorm, source: Source, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
-    """Count the batch: the number of its real tokens, their mean and variance (C,)."""
+    """Update the running statistics; return the number of real tokens, their mean and their variance (C,)."""
     x = source.x
-    local = norm.steps_at_once and not recomputing()
+    local = norm.updates_immediately and not recomputing()
     parts = channels.table(x, tokens, 2, source.threads)
     counts = channels.empty(x, parts.size(1))
     count, (mean, var) = channels.empty(x), channels.empty(x, 2, norm.dim)
@@ -53,8 +54,8 @@ def _count(norm: BatchNorm, source: Source, tokens: Tokens, channels: Channels) 
         )  # fmt: skip
     if not local:
         tokens_and_moments: tuple[Tensor, ...] = count, count, mean, var
-        if norm.synchronised:
-            tokens_and_moments = norm.over_processes(*tokens_and_moments)
+        if norm.synchronizes:
+            tokens_and_moments = norm.synchronize(*tokens_and_moments)
         norm.update_running_stats(*tokens_and_moments)
         _, count, mean, var = tokens_and_moments
     return count, mean, var

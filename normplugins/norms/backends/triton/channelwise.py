@@ -1,4 +1,4 @@
-"""The forward and the backward kernel of every norm here: ``pn``, ``pn_alg2``, ``pnv``, ``bn`` and ``rms``.
+"""The forward and backward kernels of ``pn``, ``pn_alg2``, ``pnv``, ``bn`` and ``rms``.
 
 For the tokens x of one channel they compute, with every vector (C,) and sum in float32,
 
@@ -6,22 +6,22 @@ For the tokens x of one channel they compute, with every vector (C,) and sum in 
     y = weight z / psi + bias                              and in the same pass  sum z^2
     dL/dz = (weight g - nu z / psi - shift) / psi'         and in the same pass  sum g z, sum g, sum z^2
 
-where g = dL/dy. The norms differ in what they hand in: PN the psi and nu of the step before, psi' being the batch's;
-PN-V and BN the batch's own, psi' = psi, with which nu = mean(weight g z / psi) and shift = mean(weight g) make the
-backward exact; RMSNorm no psi, nu or shift at all. The plain-PyTorch references are the modules one folder up.
+where g = dL/dy. The norms differ in their arguments. PN passes the psi and nu of the step before, and psi' is the
+batch's. PN-V and BN pass the batch's psi = psi', and nu = mean(weight g z / psi) and shift = mean(weight g), which make
+the backward exact. RMSNorm has no psi, nu or shift. The plain-PyTorch references are in the norms' own files.
 
 HBM traffic, for N tokens of C channels of e bytes: a pass of the forward reads x, N C e, and writes y, N C e, unless it
-only gathers sums; a pass of the backward reads g and x, and writes dL/dx unless it only gathers sums. Where x is
-residual + dropout(update), the forward's first pass and the backward's last one do this too: see ``residual.py``.
+only computes sums; a pass of the backward reads g and x, and writes dL/dx unless it only computes sums. If x is
+residual + dropout(update), the first pass of the forward and the last one of the backward handle it: see
+``residual.py``.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from normplugins.norms.backends.triton.channels import BACKWARD_THREADS, Channels
 from normplugins.norms.backends.triton.residual import Gradients, Source, draw_kept, load_sum
-from normplugins.norms.backends.triton.tiles import COUNTS, Tokens, on, tile_tokens
+from normplugins.norms.backends.triton.tiles import BACKWARD_THREADS, COUNTS, Channels, Tokens, on, tile_tokens
 
 
 @triton.jit
@@ -64,11 +64,11 @@ def forward(
 ):
     """y = weight z / sqrt(psi2 + EPS) + bias, and the sums of z^2. Padding is not counted, its y is 0.
 
-    With PADDING_AS_TOKENS its y is that of a token; still it does not count. It is read only if it must be, for that or
-    for x + dropout(update).
+    With PADDING_AS_TOKENS its y is computed as of a token, but it does not count. It is read only for this, or for
+    x + dropout(update).
 
-    While PN warms up, which only the device knows, the pass with sums writes no y, and the pass without, which
-    otherwise ends at once, writes it: psi2 is then the batch's.
+    Only the device knows whether PN warms up. If so, the pass with sums writes no y, and the pass without sums, which
+    otherwise ends immediately, writes it with the batch's psi2.
     """
     block, program = tl.program_id(0), tl.program_id(1)
     column = tl.arange(0, COLUMNS)

@@ -1,12 +1,12 @@
-"""The autograd function of the norms whose backward is exact: through the batch's statistics, or with fixed ones.
+"""The autograd function of norms with an exact backward, through the batch's statistics or with fixed ones; RMSNorm.
 
 With x^ = z / psi, of N tokens of all processes (arXiv 1502.03167; PN-V, arXiv 2003.07845, has no shift):
 
     dL/dweight = sum g x^      dL/dbias = sum g      nu = mean(weight g x^)      shift = mean(weight g)
     dL/dz = (weight g - nu x^ - shift) / psi
 
-nu and shift need all tokens before the first dL/dx is known: the backward is two passes, over g and x and over g, x and
-dL/dx, 5 N C e bytes. With fixed statistics, or those of a token's own, both are 0, and one pass does: 3 N C e.
+nu and shift depend on all tokens, so the backward takes two passes, one over g and x and one over g, x and dL/dx:
+5 N C e bytes. With fixed statistics, or statistics of each token, both are 0 and one pass is enough: 3 N C e.
 """
 
 from typing import Any
@@ -17,19 +17,31 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normplugins.norms.backends.triton.channels import BACKWARD_THREADS, Channels
+from normplugins.norms.backends.dispatch import register_forward
 from normplugins.norms.backends.triton.channelwise import run_backward, run_forward
-from normplugins.norms.backends.triton.residual import Drawn, Gradients, Source
-from normplugins.norms.backends.triton.tiles import ADDING, COUNTS, TYPES, Tokens, add_up, on
+from normplugins.norms.backends.triton.residual import Drawn, Gradients, Source, normalized
+from normplugins.norms.backends.triton.tiles import (
+    ADDING,
+    BACKWARD_THREADS,
+    COUNTS,
+    TYPES,
+    WIDEST,
+    Channels,
+    Tokens,
+    add_up,
+    on,
+)
+from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.distributed import sum_over_processes
+from normplugins.norms.rms_norm import RMSNorm
 
 
 class Exact(torch.autograd.Function):
     """y = weight z / sqrt(psi2 + eps) + bias for contiguous x, z = x - mean if there is a mean.
 
-    With an update x + dropout(update) stands for x. ``source`` is where it is read, added up already or not.
-    ``count``: scalar, over how many tokens psi2 and the mean were taken, or None if they are fixed;
-    ``synchronised``: those are the tokens of all processes.
+    With an update the input is x + dropout(update); ``source`` reads it, whether the sum is computed already or not.
+    ``count`` is the number of tokens (scalar) in psi2 and the mean, or None if they are fixed; with ``synchronizes``
+    these are the tokens of all processes.
     """
 
     @staticmethod
@@ -42,26 +54,26 @@ class Exact(torch.autograd.Function):
         mean: Tensor | None,
         psi2: Tensor | None,
         count: Tensor | None,
-        synchronised: bool,
+        synchronizes: bool,
         source: Source,
         tokens: Tokens,
         channels: Channels,
     ) -> tuple[Tensor, Tensor | None]:
-        """Give y, of x's dtype, and the sum, if x is one."""
+        """Return y, of x's dtype, and the sum if there is an update."""
         y = torch.empty_like(x)
         run_forward(channels, tokens, source, y, weight, bias, psi2, mean=mean)
-        if count is None and any(ctx.needs_input_grad):  # a later step of the running ones must not reach the backward
+        if count is None and any(ctx.needs_input_grad):  # the backward needs the values before later updates
             mean, psi2 = (None if each is None else each.clone() for each in (mean, psi2))
         ctx.save_for_backward(source.value, weight, bias, mean, psi2, count, source.drawn.seed)
-        ctx.tokens, ctx.channels, ctx.synchronised = tokens, channels, synchronised
+        ctx.tokens, ctx.channels, ctx.synchronizes = tokens, channels, synchronizes
         ctx.dropped = source.drawn.dropped
-        ctx.set_materialize_grads(False)  # post-norm none arrives at the sum
+        ctx.set_materialize_grads(False)  # post-norm the sum has no other gradient
         return y, None if update is None else source.value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor | None, arriving: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Give dL/dx, dL/dupdate, dL/dweight and dL/dbias from dL/dy and the gradient that arrives at the sum."""
+        """Return dL/dx, dL/dupdate, dL/dweight and dL/dbias from dL/dy and the other gradient of the sum."""
         x, weight, bias, mean, psi2, count, seed = ctx.saved_tensors
         channels, tokens, g = ctx.channels, ctx.tokens, torch.zeros_like(x) if g is None else g.contiguous()
         wanted = Gradients.of(x, arriving, Drawn(seed, ctx.dropped))
@@ -76,7 +88,7 @@ class Exact(torch.autograd.Function):
                 channels.eps, TYPES[channels.dtype], channels.dim, mean is not None, **ADDING,
             )  # fmt: skip
         if means is not None:
-            nu, *shift = sum_over_processes(means) if ctx.synchronised else means
+            nu, *shift = sum_over_processes(means) if ctx.synchronizes else means
             shift = shift[0] if shift else None
             run_backward(channels, tokens, g, x, wanted, weight, psi2, psi2, mean=mean, nu=nu, shift=shift)
         return *wanted.of_parts(ctx.needs_input_grad[1]), *grads, None, None, None, None, None, None, None
@@ -114,3 +126,18 @@ def _end_backward(
         tl.store(means + channels, mean * of_weight, mask=inside)
         if CENTRED:
             tl.store(means + C + channels, mean * of_bias, mask=inside)
+
+
+@register_forward("triton", RMSNorm)
+def rms_norm(norm: RMSNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG001
+    """RMSNorm of x (..., C): to the kernels a group scaling without psi, with a channel group in each tile.
+
+    It moves 2 N C e bytes forward and 3 N C e backward, in 3 launches.
+    """
+    channels = Channels.of(x, norm.eps, groups=norm.groups)
+    if channels.tiles.columns > WIDEST:
+        return norm.plain(materialize(x))
+    source = Source.of(x)
+    tokens = Tokens.of(source.x.view(-1, channels.dim), None, norm.weight.numel())
+    inputs = source.x, source.update, norm.weight, None
+    return normalized(x, *Exact.apply(*inputs, None, None, None, False, source, tokens, channels))

@@ -1,8 +1,8 @@
-"""PN on a GPU; ``PowerNorm`` one folder up is the plain-PyTorch reference and holds the equations.
+"""PN on a GPU; ``norms/power_norm.py`` has the equations and the plain-PyTorch reference.
 
 After the warmup the forward is one pass over x and the backward one over g and x, 2 N C e and 3 N C e bytes for
-elements of e bytes; in the warmup the forward takes one more, 3 N C e. A second, small kernel adds the sums up and
-takes the running step, so that a training step of a PN is 5 launches, without warmup 4, and the host waits for none.
+elements of e bytes; in the warmup the forward takes one more, 3 N C e. A second, small kernel reduces the sums and
+updates the running statistics. A training step of a PN is 5 launches, without warmup 4, and the host waits for none.
 """
 
 from typing import Any
@@ -13,19 +13,33 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normplugins.norms.backends.triton.channels import BACKWARD_THREADS, Channels
+from normplugins.norms.backends.dispatch import register_forward
 from normplugins.norms.backends.triton.channelwise import run_backward, run_forward
 from normplugins.norms.backends.triton.exact import Exact
 from normplugins.norms.backends.triton.residual import Drawn, Gradients, Source, normalized
-from normplugins.norms.backends.triton.tiles import ADDING, COUNTS, TYPES, WIDEST, Tokens, add_up, count_up, on
+from normplugins.norms.backends.triton.tiles import (
+    ADDING,
+    BACKWARD_THREADS,
+    COUNTS,
+    TYPES,
+    WIDEST,
+    Channels,
+    Tokens,
+    add_up,
+    count_up,
+    on,
+)
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.power_norm import PowerNorm
 from normplugins.norms.statistics import recomputing
 
 
+@register_forward("triton", PowerNorm)
 def power_norm(norm: PowerNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-    """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C)."""
-    channels = Channels.of(x, norm.eps, norm.groups if norm.group_scaling else 0, norm.padding_in_backward)
+    """PN of x (T, B, C) or (N, C) with padding_mask (B, T) or (N,)."""
+    settings = norm.settings
+    groups = settings.groups if settings.group_scaling else 0
+    channels = Channels.of(x, norm.eps, groups, settings.padding_in_backward)
     if channels.tiles.columns > WIDEST:
         return norm.plain(materialize(x), padding_mask)
     source = Source.of(x)
@@ -53,11 +67,11 @@ class _PowerNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         y = torch.empty_like(x)
         count, psi2, batch = _train(norm, source, y, tokens, channels)
-        psi2_backward = batch if norm.batch_backward else psi2
+        psi2_backward = batch if norm.settings.batch_backward else psi2
         ctx.save_for_backward(source.value, weight, bias, psi2, psi2_backward, count, source.drawn.seed)
         ctx.norm, ctx.tokens, ctx.channels = norm, tokens, channels
         ctx.dropped = source.drawn.dropped
-        ctx.set_materialize_grads(False)  # post-norm none arrives at the sum
+        ctx.set_materialize_grads(False)  # post-norm the sum has no other gradient
         return y, None if update is None else source.value
 
     @staticmethod
@@ -69,10 +83,12 @@ class _PowerNorm(torch.autograd.Function):
         wanted = Gradients.of(x, arriving, Drawn(seed, ctx.dropped))
         grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
         sums = channels.table(x, tokens, 3, BACKWARD_THREADS)
-        nu_scale, new_weight = (1 - norm.alpha_bkw, 1.0) if norm.unscaled_nu else (1.0, 1 - norm.alpha_bkw)
-        if norm.padding_in_backward:
+        nu_scale, new_weight = 1.0, 1 - norm.settings.alpha_bkw
+        if norm.settings.unscaled_nu:
+            nu_scale, new_weight = new_weight, nu_scale
+        if norm.settings.padding_in_backward:
             count = None
-        projection = None if norm.steps_at_once else channels.empty(x, norm.dim)
+        projection = None if norm.updates_immediately else channels.empty(x, norm.dim)
         run_backward(
             channels, tokens, g, x, wanted, weight, psi2, psi2_backward, nu=norm.ema_gz, nu_scale=nu_scale, sums=sums
         )
@@ -83,31 +99,32 @@ class _PowerNorm(torch.autograd.Function):
             )  # fmt: skip
         if projection is not None:
             positions = projection.new_full((), tokens.count) if count is None else count
-            norm.count_backward(positions, projection)
+            norm.update_nu(positions, projection)
         return *wanted.of_parts(ctx.needs_input_grad[1]), grad_weight, grad_bias, None, None, None, None
 
 
 def _train(
     norm: PowerNorm, source: Source, y: Tensor, tokens: Tokens, channels: Channels
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Write y and count the batch: its real tokens, the psi^2 (C,) that y was divided by, and the batch's."""
+    """Write y and update psi^2; return the number of real tokens, the psi^2 (C,) that y divides by, and the batch's."""
     x = source.x
-    local = norm.steps_at_once and not recomputing()
+    local = norm.updates_immediately and not recomputing()
     given = _psi2(norm._scale, norm) if recomputing() and norm._scale is not None else None
     squares = channels.table(x, tokens, 1, source.threads)
     counts = None if tokens.padding is None else channels.empty(x, squares.size(1))
     count, (psi2, batch, scale) = channels.empty(x), channels.empty(x, 3, norm.dim)
     warmup: dict[str, Any] = {}
-    if norm.warmup_updates and given is None:
+    if norm.settings.warmup_updates and given is None:
         before = torch.empty_like(norm.num_updates)
-        warmup = {"warmup": norm.warmup_updates, "updates": norm.num_updates, "updates_before": before}
+        warmup = {"warmup": norm.settings.warmup_updates, "updates": norm.num_updates, "updates_before": before}
     used = norm.running_phi if given is None else given
     run_forward(channels, tokens, source, y, norm.weight, norm.bias, used, squares=squares, counts=counts, **warmup)
     with on(x):
         _end_forward[(triton.cdiv(norm.dim, ADDING["COLUMNS"]),)](
             squares, counts, count, batch, psi2, scale, norm.running_phi, norm.num_updates,
-            warmup.get("updates_before"), norm.warmup_updates, tokens.count, squares.size(1),
-            1 - norm.alpha_fwd, norm.eps, TYPES[channels.dtype], norm.dim, norm.double_update, local, **ADDING,
+            warmup.get("updates_before"), norm.settings.warmup_updates, tokens.count, squares.size(1),
+            1 - norm.settings.alpha_fwd, norm.eps, TYPES[channels.dtype], norm.dim,
+            norm.settings.double_update, local, **ADDING,
         )  # fmt: skip
     if local:
         norm._scale = scale
@@ -119,7 +136,7 @@ def _train(
 
 
 def _psi2(scale: Tensor, norm: PowerNorm) -> Tensor:
-    """psi^2 (C,), which the kernels take, from the 1 / sqrt(psi^2 + eps) that the plain code goes by."""
+    """Return the psi^2 (C,) of the kernels from the 1 / sqrt(psi^2 + eps) of the plain code."""
     return scale.pow(-2) - norm.eps
 
 

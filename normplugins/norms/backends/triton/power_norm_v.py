@@ -1,7 +1,7 @@
-"""PN-V on a GPU; ``PowerNormV`` one folder up is the plain-PyTorch reference and holds the equations.
+"""PN-V on a GPU; ``norms/power_norm_v.py`` has the equations and the plain-PyTorch reference.
 
-Both directions need the batch's statistics first. Forward: a pass for sum z^2 and one for y, 3 N C e bytes; backward:
-see ``exact.py``, 5 N C e. At evaluation 2 and 3. A training step is 6 launches.
+Both directions need the batch's statistics first. The forward takes a pass for sum z^2 and one for y, 3 N C e bytes;
+the backward (``exact.py``) 5 N C e; at evaluation 2 and 3. A training step is 6 launches.
 """
 
 import torch
@@ -9,19 +9,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from normplugins.norms.backends.triton.channels import Channels
+from normplugins.norms.backends.dispatch import register_forward
 from normplugins.norms.backends.triton.channelwise import run_forward
 from normplugins.norms.backends.triton.exact import Exact
 from normplugins.norms.backends.triton.residual import Source, normalized
-from normplugins.norms.backends.triton.tiles import ADDING, COUNTS, TYPES, WIDEST, Tokens, add_up, count_up, on
+from normplugins.norms.backends.triton.tiles import (
+    ADDING,
+    COUNTS,
+    TYPES,
+    WIDEST,
+    Channels,
+    Tokens,
+    add_up,
+    count_up,
+    on,
+)
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.power_norm_v import PowerNormV
 from normplugins.norms.statistics import recomputing
 
 
+@register_forward("triton", PowerNormV)
 def power_norm_v(norm: PowerNormV, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-    """What ``norm(x, padding_mask)`` is, x (T, B, C) or (N, C)."""
-    channels = Channels.of(x, norm.eps, norm.groups if norm.group_scaling else 0)
+    """PN-V of x (T, B, C) or (N, C) with padding_mask (B, T) or (N,)."""
+    channels = Channels.of(x, norm.eps, norm.settings.groups if norm.settings.group_scaling else 0)
     if channels.tiles.columns > WIDEST:
         return norm.plain(materialize(x), padding_mask)
     source = Source.of(x)
@@ -30,14 +41,14 @@ def power_norm_v(norm: PowerNormV, x: Tensor | DeferredResidual, padding_mask: T
     if norm.training:
         count, psi2 = _count(norm, source, tokens, channels)
         source = source.read()
-    return normalized(x, *Exact.apply(*inputs, None, psi2, count, norm.synchronised, source, tokens, channels))
+    return normalized(x, *Exact.apply(*inputs, None, psi2, count, norm.synchronizes, source, tokens, channels))
 
 
 @torch.no_grad()
 def _count(norm: PowerNormV, source: Source, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor]:
-    """Count the batch: the number of its real tokens, and psi_B^2 (C,)."""
+    """Update the running quadratic mean; return the number of real tokens and psi_B^2 (C,)."""
     x = source.x
-    local = norm.steps_at_once and not recomputing()
+    local = norm.updates_immediately and not recomputing()
     squares = channels.table(x, tokens, 1, source.threads)
     counts = None if tokens.padding is None else channels.empty(x, squares.size(1))
     count, psi2 = channels.empty(x), channels.empty(x, norm.dim)
@@ -48,7 +59,7 @@ def _count(norm: PowerNormV, source: Source, tokens: Tokens, channels: Channels)
             norm.momentum, TYPES[channels.dtype], norm.dim, **ADDING,
         )  # fmt: skip
     if not local:
-        count, psi2 = norm.over_processes(count, psi2)
+        count, psi2 = norm.synchronize(count, psi2)
         norm.update_running_stats(count, psi2)
     return count, psi2
 

@@ -1,25 +1,26 @@
 """residual + dropout(update) inside a norm's own passes, forward and backward.
 
-s = residual + dropout(update) comes from the first pass of the norm's forward, which writes it; in the last pass of its
-backward the gradient that reaches s through the norm is added to the one that arrives otherwise, and goes on as
-dL/dresidual and, through the dropout, dL/dupdate. Padding is added up like tokens.
+The first pass of the norm's forward computes and writes s = residual + dropout(update). The last pass of its backward
+adds the gradient of s through the norm to its other gradient, and writes the sum as dL/dresidual and, through the
+dropout, as dL/dupdate. Padding is summed like tokens.
 
-Dropout's mask is nowhere stored. Both directions draw it by Philox (Salmon et al., 2011), ten rounds, from a seed and
-from where in x a tile stands; how many programs there are does not matter. PyTorch's generator of the device draws the
-seed, a tensor that the host never reads: masks are seeded, saved in checkpoints and drawn again under activation
-checkpointing as PyTorch's are. As on a CPU (``models/dropout.py``) an element is dropped with probability p rounded to
-1/65536, and what is kept is scaled by the inverse of exactly that.
+The dropout mask is not stored. Both directions draw it with ten rounds of Philox (Salmon et al., 2011) from a seed and
+a tile's position in x, independent of the number of programs. PyTorch's generator of the device draws the seed, a
+tensor that the host never reads. Masks are seeded, saved in checkpoints and redrawn under activation checkpointing as
+PyTorch's are. As on a CPU (``models/dropout.py``) an element is dropped with probability p rounded to 1/65536, and kept
+elements are scaled by the inverse of exactly this keep probability.
 
-HBM traffic of a training step of N tokens of C channels of e bytes, in N C bytes. Apart, dropout takes 2 e + 1 in each
-direction, its mask being bytes, and each of two sums 3 e: that of the residual, and that of the gradients at s.
+HBM traffic of a training step with N tokens of C channels of e bytes, in units of N C bytes. Unfused, dropout takes
+2 e + 1 in each direction, as its mask has a byte per element, and the two sums, of the residual and of the gradients of
+s, take 3 e each.
 
-                             forward: apart, fused    backward: apart, fused    both, bfloat16    both, float32
+                             forward: unfused, fused  backward: unfused, fused   both, bfloat16    both, float32
     pn, pn_alg2, rms              7 e + 1    4 e             8 e + 1    5 e         32    18          62    36
     pn in its warmup              8 e + 1    5 e             8 e + 1    5 e         34    20          66    40
     pnv, bn                       8 e + 1    5 e            10 e + 1    7 e         38    24          74    48
 
-Post-norm no other gradient arrives at s: in the backward 3 e less apart, e less fused. So it should pay for every norm,
-the more the fewer passes the norm has, up to 1.8 times in bfloat16; nothing of this has been measured on a GPU.
+Post-norm s has no other gradient, which saves 3 e unfused and e fused in the backward. Fusing should therefore pay for
+every norm, most for norms with few passes, up to 1.8 times in bfloat16. None of this has been measured on a GPU.
 """
 
 from dataclasses import dataclass
@@ -29,31 +30,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from normplugins.norms.backends.triton.channels import FORWARD_THREADS, SUM_THREADS
+from normplugins.norms.backends.triton.tiles import FORWARD_THREADS, SUM_THREADS
 from normplugins.norms.deferred_residual import LEVELS, DeferredResidual
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Which elements are dropped: by a seed (scalar, int64), ``dropped`` of ``LEVELS``; without a seed none."""
+    """A dropout mask: its seed (scalar, int64; None: no dropout) and the number ``dropped`` of ``LEVELS`` levels."""
 
     seed: Tensor | None = None
     dropped: int = 0
 
     @classmethod
-    def anew(cls, p: float, x: Tensor) -> "Drawn":
-        """With probability p, by the next number of the generator of x's device."""
+    def draw(cls, p: float, x: Tensor) -> "Drawn":
+        """Draw a mask with probability p from the generator of x's device."""
         dropped = round(p * LEVELS)
         return cls(torch.empty((), dtype=torch.int64, device=x.device).random_(), dropped) if dropped else cls()
 
     def arguments(self) -> dict[str, object]:
-        """What a kernel takes to draw them."""
+        """Return the arguments with which a kernel draws the mask."""
         return {"seed": self.seed, "DROPPED": self.dropped, "SCALE": LEVELS / max(LEVELS - self.dropped, 1)}
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a pass of a forward reads: x or, where there is an update, the residual x, to write the sum to ``total``."""
+    """The input of a pass of a forward: x, or with an update the residual x, whose sum is written to ``total``."""
 
     x: Tensor
     update: Tensor | None = None
@@ -62,39 +63,39 @@ class Source:
 
     @classmethod
     def of(cls, x: Tensor | DeferredResidual) -> "Source":
-        """Of x, or of a sum that may have been added up."""
+        """Return the source for x, or for a sum that may be computed already."""
         if not isinstance(x, DeferredResidual):
             return cls(x.contiguous())
         residual = x.residual.contiguous()
         if x.update is None:
             return cls(residual)
-        return cls(residual, x.update.contiguous(), torch.empty_like(residual), Drawn.anew(x.p, residual))
+        return cls(residual, x.update.contiguous(), torch.empty_like(residual), Drawn.draw(x.p, residual))
 
     @property
     def value(self) -> Tensor:
-        """What is normalized, which the first pass has written where it is a sum."""
+        """The tensor that is normalized; the first pass writes it if it is a sum."""
         return self.x if self.total is None else self.total
 
     @property
     def threads(self) -> int:
-        """Of a forward pass that reads it, on a multiprocessor."""
+        """Threads per multiprocessor of a forward pass that reads it."""
         return FORWARD_THREADS if self.update is None else SUM_THREADS
 
     def read(self) -> "Source":
-        """What the passes after the first read."""
+        """Return the source for the passes after the first."""
         return Source(self.value, drawn=self.drawn)
 
     def arguments(self) -> dict[str, object]:
-        """What the forward kernels take beside x."""
+        """Return the arguments of the forward kernels besides x."""
         drawn = Drawn() if self.update is None else self.drawn
         return {"update": self.update, "total": self.total, **drawn.arguments()}
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """What a pass of a backward writes: dx, to which ``arriving`` is added if there is one, and dupdate; or nothing.
+    """The output of a pass of a backward: dx, with ``arriving`` added if given, and dupdate; or nothing.
 
-    Where nothing was dropped dL/dupdate is dL/dresidual, which is dx.
+    Without dropout dL/dupdate equals dL/dresidual, which is dx.
     """
 
     dx: Tensor | None = None
@@ -104,22 +105,22 @@ class Gradients:
 
     @classmethod
     def of(cls, x: Tensor, arriving: Tensor | None, drawn: Drawn) -> "Gradients":
-        """Of x, to be written: x is what was normalized."""
+        """Return the outputs for x, the tensor that was normalized."""
         dupdate = None if drawn.seed is None else torch.empty_like(x)
         return cls(torch.empty_like(x), None if arriving is None else arriving.contiguous(), dupdate, drawn)
 
     def of_parts(self, update: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Of x or the residual, and if wanted of the update."""
+        """Return the gradient of x or the residual, and if wanted of the update."""
         dupdate = self.dx if self.dupdate is None else self.dupdate
         return self.dx, dupdate if update else None
 
     def arguments(self) -> dict[str, object]:
-        """What the backward kernel takes beside dx."""
+        """Return the arguments of the backward kernel besides dx."""
         return {"arriving": self.arriving, "dupdate": self.dupdate, **self.drawn.arguments()}
 
 
 def normalized(x: Tensor | DeferredResidual, y: Tensor, value: Tensor | None) -> Tensor:
-    """Return y, the norm of x, having told a sum its value."""
+    """Return y, the norm of x, after setting the value of a sum."""
     if isinstance(x, DeferredResidual) and value is not None:
         x.set_value(value)
     return y
@@ -127,10 +128,10 @@ def normalized(x: Tensor | DeferredResidual, y: Tensor, value: Tensor | None) ->
 
 @triton.jit
 def draw_kept(seed, start, DROPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Which elements (ROWS, COLUMNS) of the tile from token ``start`` on are kept.
+    """Return which elements (ROWS, COLUMNS) of the tile from token ``start`` on are kept.
 
-    A call of Philox gives 128 bits, 16 for each of eight elements. A call an element, 17 wide multiplications, would by
-    their count take as long as moving the 8 bytes of a bfloat16 forward.
+    A call of Philox gives 128 bits, 16 for each of eight elements. With one call, of 17 wide multiplications, for each
+    element the computation would take as long as moving the 8 bytes of a bfloat16 forward.
     """
     CALLS: tl.constexpr = ROWS * COLUMNS // 8
     tile = tl.num_programs(0).to(tl.int64) * (start // ROWS) + tl.program_id(0)
@@ -155,7 +156,7 @@ def load_sum(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """A tile of residual + dropout(update), written to ``total``; what is returned is what a reader will find there."""
+    """Write a tile of residual + dropout(update) to ``total``, and return it as it is stored."""
     added = tl.load(update + at, mask=there, other=0.0).to(T)
     if seed is not None:
         added = tl.where(draw_kept(seed, start, DROPPED, ROWS, COLUMNS), added * SCALE, 0.0)

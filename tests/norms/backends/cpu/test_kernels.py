@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from normplugins.norms import NormConfig, build_norm
 from normplugins.norms.backends.cpu import kernels
-from normplugins.norms.backends.dispatch import fast_path
+from normplugins.norms.backends.dispatch import backend_for
 from tests.helpers.norms import buffers, random_affine, step
 
 NORMS = ("pn", "pn_alg2", "pnv", "bn", "rms", "pn_alg2 in groups", "pnv in groups", "rms in groups")
@@ -67,5 +67,5 @@ def test_the_number_of_threads_changes_no_sum_by_more_than_its_rounding(name: st
 
 
 def test_a_wider_row_than_the_kernels_take_is_plain() -> None:
-    assert fast_path("auto", torch.ones(1, kernels.WIDEST), training=True)
-    assert fast_path("auto", torch.ones(1, kernels.WIDEST + 1), training=True) is None
+    assert backend_for("auto", torch.ones(1, kernels.WIDEST), training=True)
+    assert backend_for("auto", torch.ones(1, kernels.WIDEST + 1), training=True) is None

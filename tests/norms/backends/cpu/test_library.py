@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from normplugins.norms.backends.cpu import library
-from normplugins.norms.backends.dispatch import fast_path
+from normplugins.norms.backends.dispatch import backend_for
 
 
 @pytest.mark.parametrize("module", ["normplugins.norms.backends.cpu._kernels", "normplugins.models._dropout"])
@@ -16,5 +16,5 @@ def test_where_it_is_not_a_norm_is_plain_and_a_warning_says_what_to_do(monkeypat
     monkeypatch.setattr(library, "find_spec", lambda module: None)
     library.library.cache_clear()
     with pytest.warns(UserWarning, match="_kernels: not compiled; pip install --no-deps --editable"):
-        assert fast_path("auto", torch.ones(2, 4), training=True) is None
+        assert backend_for("auto", torch.ones(2, 4), training=True) is None
     library.library.cache_clear()

@@ -2,7 +2,7 @@
 
 The norms of a tensor, and those of a residual sum that they add up.
 
-    python -m tests.norms.triton.compile_for_gpu [90 for an H100, 80 for an A100, ...]
+    python -m tests.norms.backends.triton.compile_for_gpu [90 for an H100, 80 for an A100, ...]
 
 Prints a line for each.
 """

@@ -6,7 +6,7 @@ import sys
 
 
 def test_every_kernel_compiles_for_a_gpu() -> None:
-    command = [sys.executable, "-m", "tests.norms.triton.compile_for_gpu"]
+    command = [sys.executable, "-m", "tests.norms.backends.triton.compile_for_gpu"]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "0"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kernels = {line.split(":")[0] for line in done.stdout.splitlines()}

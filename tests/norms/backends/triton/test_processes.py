@@ -1,7 +1,5 @@
 """On the kernels too, two processes with parts of a batch do what one does with the whole."""
 
-from dataclasses import replace
-
 import pytest
 
 from normplugins.norms import NormConfig
@@ -20,5 +18,5 @@ NORMS = {
 @pytest.mark.parametrize("name", NORMS)
 def test_two_processes_are_one(name: str, pair: Pair) -> None:
     config, updates = NORMS[name], steps()[: len(CUTS)]
-    parts = pair.call(train_mine, replace(config, sync="batch", kernels="triton"), updates)
-    assert_same(parts, train(replace(config, kernels="plain"), whole(updates)))
+    parts = pair.call(train_mine, config.replace(sync="batch", kernels="triton"), updates)
+    assert_same(parts, train(config.replace(kernels="plain"), whole(updates)))

@@ -1,0 +1,25 @@
+"""``python -m normplugins.norms [--markdown]``: print every norm, or the table of their settings for docs/norms.md."""
+
+import sys
+
+from normplugins.norms import all_settings, known_norms, summary
+
+
+def settings_table() -> str:
+    """Return the settings of all norms as a Markdown table: name, default in each norm, documentation."""
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for name, one in all_settings().items():
+        by_default: dict[str, list[str]] = {}
+        for norm, default in one.defaults.items():
+            by_default.setdefault(str(default).lower(), []).append(f"`{norm}`")
+        defaults = "; ".join(f"{default}: {', '.join(norms)}" for default, norms in by_default.items())
+        lines.append(f"| `{name}` | {defaults} | {'; '.join(one.docs)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if "--markdown" in sys.argv[1:]:
+        print(settings_table())
+    else:
+        for norm in known_norms():
+            print(f"{norm:<12} {summary(norm)}")
