@@ -46,8 +46,8 @@ $(foreach e,$(EXPERIMENTS),$(foreach n,$(NORMS),$(eval .PHONY: $e-$n)$(eval $e-$
 report: setup ## print the tables of all recorded runs and write results/README.md
 	$(BIN)/normplugins report
 
-bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; some 20 minutes on 2 cores
-	$(BIN)/normplugins bench $(ARGS)
+bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; ARGS=--quick: main cases only
+	for what in norm step decode prepare; do $(BIN)/python -m benchmarks.$$what $(ARGS); done
 
 test: setup ## run the tests, a file on each core at a time
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile $(ARGS)

@@ -1,4 +1,4 @@
-"""PN with the passes that the released code takes, as a baseline of speed: its numbers are those of our ``pn``.
+"""PN with the passes of the released code, as a baseline of speed. It computes the same numbers as our ``pn``.
 
 Group scaling is left to autograd, a per-token mean at a time. The real tokens are then selected into a tensor of their
 own for the statistics, and the batch is copied into (B, C, T), where the normalization, the affine map and each part of

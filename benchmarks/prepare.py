@@ -1,4 +1,7 @@
-"""``normplugins bench prepare``: sentence pairs a second of each stage of preparing a corpus, and how they grow."""
+"""Sentence pairs per second of each stage of preparing a corpus, with one process and with one a core.
+
+python -m benchmarks.prepare [--quick] [--repeats 3]
+"""
 
 from __future__ import annotations
 
@@ -9,56 +12,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig
 
-from normplugins.bench.options import Options
-from normplugins.bench.results import add_rows, case_of, here, measured
-from normplugins.bench.tables import case_table, growth_table, show
-from normplugins.bench.timing import Timing
+from benchmarks import page
+from benchmarks.measure import Times, arguments, case_of, machine, rows
 from normplugins.corpora import corpus_config, prepare
 from normplugins.runs.compose import compose_config
 from normplugins.utils.download import find_in_mirror
-from normplugins.utils.worker_processes import available_cores
 
-# A stage begins where the corpus says so. Learning subwords is one process's work, whatever the number of processes.
+# A stage begins where the corpus prints its line. Learning subwords is one process's work in any case.
 STAGES = {"tokenizing": "tokenize", "learning": "learn", "splitting": "split", "binarizing": "binarize"}
 ALL, BASELINE = "all", "1 process"
-REPEATS = 3
 SIZES = (2_500, 5_000, 10_000)  # training pairs of the generated corpus
 
 
-def run(options: Options, sizes: Sequence[int] = SIZES) -> None:
-    """Measure, print and record: Multi30k where its files are at hand, and generated corpora of growing size."""
-    repeats, cores = options.repeats or REPEATS, options.threads or available_cores()
-    providers = {BASELINE: 1} | ({f"{cores} processes": cores} if cores > 1 else {})
-    where = here(repeats, cores)
+def main(argv: Sequence[str] | None = None, sizes: Sequence[int] = SIZES) -> None:
+    """Measure Multi30k, where its files need no download, and generated corpora of growing size."""
+    options = arguments(__doc__, argv)
+    providers = {BASELINE: 1} | ({f"{options.threads} processes": options.threads} if options.threads > 1 else {})
+    where = machine(options.threads, cpu=True)
+    sizes = sizes[-1:] if options.quick else sizes
+    generated = [compose_config("demo", [*options.overrides, f"corpus.train_size={size}"]) for size in sizes]
     multi30k = compose_config("multi30k", options.overrides)
-    if at_hand(multi30k):
-        add_rows(options.csv, rows := measure(multi30k, providers, repeats, where))
-        show(case_table(rows))
-    grown = []
-    for size in sizes[-1:] if options.quick else sizes:
-        config = compose_config("demo", [*options.overrides, f"corpus.train_size={size}"])
-        add_rows(options.csv, rows := measure(config, providers, repeats, where))
-        show(case_table(rows))
-        grown += [row for row in rows if row["direction"] == ALL]
-    if not options.quick:
-        show(growth_table("pairs", grown))
+    with page.regenerated(options.results):
+        for config in [multi30k] * at_hand(multi30k) + generated:
+            page.add(options.results, measure(config, providers, options.repeats or 3, where))
 
 
 def at_hand(config: DictConfig) -> bool:
-    """Whether Multi30k's files need not be fetched: a benchmark does not wait for the network."""
+    """Return whether Multi30k's files are there: a benchmark does not wait for the network."""
     raw = Path(config.data_dir) / config.corpus.name / "raw" / "train.de.gz"
     return raw.is_file() or find_in_mirror(raw.name, config.corpus.name) is not None
 
 
-def measure(
-    config: DictConfig, providers: Mapping[str, int], repeats: int, where: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Prepare a corpus again and again, by these numbers of processes in turns; returns the rows.
-
-    A row's direction is the stage; ``all`` is every stage together.
-    """
+def measure(config: DictConfig, providers: Mapping[str, int], repeats: int, where: Mapping[str, Any]) -> pd.DataFrame:
+    """Prepare a corpus with these numbers of processes in turns; a row's direction is the stage, or ``all``."""
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     pairs = 0
     for repeat in range(repeats):
@@ -67,16 +56,16 @@ def measure(
             for stage, taken in stages.items():
                 seconds[name, stage].append(taken)
 
-    def rate(_name: str, _stage: str, timing: Timing) -> dict[str, float]:
-        return {"sentences_per_s": pairs / timing.median}
+    def rate(_name: str, _stage: str, times: Times) -> dict[str, float]:
+        return {"sentences_per_s": pairs / times.median}
 
     keys = [(name, stage) for name in providers for stage in (*STAGES.values(), ALL)]
     case = case_of(corpus=config.corpus.name, pairs=pairs, subwords=config.corpus.subword_size)
-    return measured("prepare", case, {key: Timing(tuple(seconds[key])) for key in keys}, BASELINE, rate, where)
+    return rows("prepare", case, {key: Times(tuple(seconds[key])) for key in keys}, BASELINE, rate, where)
 
 
 def prepared(config: DictConfig, workers: int) -> tuple[int, dict[str, float]]:
-    """Prepare a corpus in a folder of its own, once; returns its pairs, and each stage's seconds."""
+    """Prepare a corpus once in a temporary folder; return its number of pairs and the seconds of each stage."""
     marks: list[tuple[str, float]] = []
 
     def echo(line: str) -> None:
@@ -94,3 +83,7 @@ def prepared(config: DictConfig, workers: int) -> tuple[int, dict[str, float]]:
     ends = [*(begun for _, begun in marks[1:]), end]
     stages = {stage: after - begun for (stage, begun), after in zip(marks, ends, strict=True)}
     return sum(count["pairs"] for count in manifest["counts"].values()), stages | {ALL: end - marks[0][1]}
+
+
+if __name__ == "__main__":
+    main()

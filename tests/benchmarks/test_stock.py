@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import normplugins
-from normplugins.bench.stock import stock_model, stock_trainer
+from benchmarks.stock import stock_model, stock_trainer
 from normplugins.evaluation.translation import bare_task, made_up_batch
 from normplugins.runs.compose import compose_config, fairseq_config
 from tests.helpers.runs import TINY
