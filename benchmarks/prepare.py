@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 
 from benchmarks import page
 from benchmarks.measure import Times, arguments, case_of, machine, rows
-from normplugins.corpora import corpus_config, prepare
+from normplugins.corpora import CORPORA, corpus_config, prepare
 from normplugins.runs.compose import compose_config
 from normplugins.utils.download import find_in_mirror
 
@@ -33,11 +34,18 @@ def main(argv: Sequence[str] | None = None, sizes: Sequence[int] = SIZES) -> Non
     providers = {BASELINE: 1} | ({f"{options.threads} processes": options.threads} if options.threads > 1 else {})
     where = machine(options.threads, cpu=True)
     sizes = sizes[-1:] if options.quick else sizes
-    generated = [compose_config("demo", [*options.overrides, f"corpus.train_size={size}"]) for size in sizes]
-    multi30k = compose_config("multi30k", options.overrides)
+    for_demo = overrides_of("demo", "multi30k", options.overrides)
+    generated = [compose_config("demo", [*for_demo, f"corpus.train_size={size}"]) for size in sizes]
+    multi30k = compose_config("multi30k", overrides_of("multi30k", "demo", options.overrides))
     with page.regenerated(options.results):
         for config in [multi30k] * at_hand(multi30k) + generated:
             page.add(options.results, measure(config, providers, options.repeats or 3, where))
+
+
+def overrides_of(corpus: str, other: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides without the settings that only the other corpus has."""
+    own, others = ({f"corpus.{field.name}" for field in fields(CORPORA[name])} for name in (corpus, other))
+    return [item for item in overrides if item.partition("=")[0] not in others - own]
 
 
 def at_hand(config: DictConfig) -> bool:

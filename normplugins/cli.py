@@ -44,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from normplugins.training.checkpoints import why_refused
 
         return complain(f"a checkpoint was refused: {why_refused(error)}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("fairseq", "fairseq_cli"):
+            raise
+        return complain("fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2")
     except KeyboardInterrupt:
         goes_on = options.command in (run_experiment, run_campaign, prepare_corpus)
         complain("interrupted; the same command goes on where it stopped" if goes_on else "interrupted")

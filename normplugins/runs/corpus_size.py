@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from normplugins.corpora import CorpusConfig, TextConfig, corpus_config
+from normplugins.corpora import ParallelCorpus, RunningText, corpus_config
 
 # Sentences and tokens of training texts as others have counted them, where neither a config nor a paper has them: the
 # side with more tokens, subwords and the end of each sentence counted. IWSLT14: fairseq's recipe. WMT14: fairseq's log
@@ -50,23 +50,25 @@ def corpus_size(config: DictConfig) -> Size:
     corpus = corpus_config(config.corpus)
     path = Path(config.data_dir) / corpus.name / corpus.variant() / "corpus.json"
     manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if isinstance(corpus, TextConfig):
+    if isinstance(corpus, RunningText):
         return _running_text(corpus, manifest, config.task.tokens_per_sample)
+    assert isinstance(corpus, ParallelCorpus)
     return _parallel_text(corpus, manifest)
 
 
-def _running_text(corpus: TextConfig, manifest: dict[str, Any] | None, segment: int) -> Size:
+def _running_text(corpus: RunningText, manifest: dict[str, Any] | None, segment: int) -> Size:
     if manifest:
         tokens, types = manifest["counts"]["train"]["tokens"], manifest["dictionary_types"]
         known = "counted in the prepared corpus"
     else:
-        tokens, types = corpus.expected_train_tokens, (corpus.expected_types or 10_000) + _NOT_IN_TEXT
+        published = corpus.published()
+        tokens, types = published.get("train tokens"), published.get("types", 10_000) + _NOT_IN_TEXT
         known = "as published; not prepared here"
     segments = math.ceil(tokens / segment) if tokens else None
     return Size(types, segments, tokens, segment, segment, known, known)
 
 
-def _parallel_text(corpus: CorpusConfig, manifest: dict[str, Any] | None) -> Size:
+def _parallel_text(corpus: ParallelCorpus, manifest: dict[str, Any] | None) -> Size:
     if manifest:
         pairs, subwords = manifest["counts"]["train"]["pairs"], manifest["subword"]["subwords"]
         tokens = max(subwords[f"train.{language}"] for language in (corpus.source, corpus.target)) + pairs
@@ -87,7 +89,7 @@ def _parallel_text(corpus: CorpusConfig, manifest: dict[str, Any] | None) -> Siz
             "expected, as others have counted it; not prepared here",
             types_from,
         )
-    known_pairs = corpus.expected_train or corpus.train_size
+    known_pairs = corpus.published().get("train", getattr(corpus, "train_size", None))
     return Size(
         types,
         known_pairs,
