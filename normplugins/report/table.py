@@ -62,6 +62,25 @@ class Table:
         return Table(table.title, table.columns, table.rows, [*notes, *self.notes], self.slug)
 
 
+class Footnotes:
+    """Numbers texts in the order in which they are first referred to."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def mark(self, text: str) -> str:
+        """Return the reference to put behind a number, or nothing for an empty text."""
+        if not text:
+            return ""
+        if text not in self.texts:
+            self.texts.append(text)
+        return f" [{self.texts.index(text) + 1}]"
+
+    def lines(self) -> list[str]:
+        """Return the texts with their numbers."""
+        return [f"[{number}] {text}" for number, text in enumerate(self.texts, 1)]
+
+
 def markdown(table: Table) -> str:
     """Return a Markdown table whose source is aligned too, with its notes as a list under it."""
     notes = "\n".join(f"- {note}" for note in table.notes)

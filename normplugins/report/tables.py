@@ -24,7 +24,7 @@ from normplugins.report.cells import (
 from normplugins.report.paper import NAMES, Known, PaperCorpus
 from normplugins.report.readings import NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
 from normplugins.report.records import WHOLE, norm_rank
-from normplugins.report.table import Column, Table
+from normplugins.report.table import Column, Footnotes, Table
 
 CHECKPOINTS = ("averaged", "last", "best")
 ON_PLAIN_TEXT = ("chrf2", "ter")
@@ -65,25 +65,6 @@ class Row:
         """The number of seeds, once where it is the same in all columns."""
         found = [self.cells[key].seeds if key in self.cells else "-" for key in self.missing]
         return "" if not self.cells else found[0] if len(set(found)) == 1 else "/".join(found)
-
-
-class Footnotes:
-    """Numbers texts in the order in which they are first referred to."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def mark(self, text: str) -> str:
-        """Return the reference to put behind a number, or nothing for an empty text."""
-        if not text:
-            return ""
-        if text not in self.texts:
-            self.texts.append(text)
-        return f" [{self.texts.index(text) + 1}]"
-
-    def lines(self) -> list[str]:
-        """Return the texts with their numbers."""
-        return [f"[{number}] {text}" for number, text in enumerate(self.texts, 1)]
 
 
 def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
