@@ -54,8 +54,8 @@ $(foreach e,$(EXPERIMENTS),$(eval $e-%: setup ; $(BIN)/normplugins run $e norm=$
 report: setup ## print the tables of all recorded runs and write results/README.md
 	$(BIN)/normplugins report
 
-bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; some 20 minutes on 2 cores
-	$(BIN)/normplugins bench $(ARGS)
+bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; ARGS=--quick: main cases only
+	for what in norm step decode prepare; do $(BIN)/python -m benchmarks.$$what $(ARGS); done
 
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 

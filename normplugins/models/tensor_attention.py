@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-BLOCK = 8  # positions; of 8, 16 and 32 the fastest (benchmarks/tensor_attention.py, results/benchmarks.csv)
+BLOCK = 8  # positions; of 8, 16 and 32 the fastest (rows tensor_attention of results/benchmarks.csv)
 
 
 def plain(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor, causal: bool) -> Tensor:

@@ -8,35 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from normplugins.report.readings import CODE, MASKED, PAPER, PRE_NORM_TRANSFORMER, TRANSFORMER, LanguageModel
-from normplugins.report.records import Cell, Curve, Run, group
+from normplugins.report.cells import Cell, group
+from normplugins.report.readings import CODE, MASKED, PAPER, PRE_NORM_TRANSFORMER, TRANSFORMER
+from normplugins.report.records import Curve, norm_rank
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; the rest are of Tol's muted set.
-COLOURS = {
-    "ln": "#000000",
-    "bn": "#E69F00",
-    "bn_released": "#D55E00",
-    "pnv": "#56B4E9",
-    "pn": "#0072B2",
-    "pn_alg2": "#009E73",
-    "rms": "#CC79A7",
-    "scale": "#882255",
-    "group": "#999933",
-    "instance": "#332288",
-    "weight": "#117733",
-    "affine": "#44AA99",
-    "none": "#999999",
-}
-OTHER_COLOURS = ("#CC6677", "#DDCC77", "#AA4499", "#661100", "#6699CC")  # for norms of your own
-MARKERS = {"ln": "o", "bn": "s", "bn_released": "D", "pnv": "v", "pn": "^", "pn_alg2": "P", "none": "X"}
-MARKERS |= {"rms": "<", "scale": ">", "group": "p", "instance": "h", "weight": "d", "affine": "H"}
+# The colours of Okabe and Ito and of Tol's muted set, which colour-blind readers tell apart, in the norms' order.
+COLOURS = (
+    *("#000000", "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#44AA99", "#999933", "#332288"),
+    *("#CC6677", "#009E73", "#CC79A7", "#882255", "#117733", "#DDCC77", "#AA4499", "#661100", "#6699CC", "#999999"),
+)
+MARKERS = "osDv^HphXdP<>*8"
 MODEL_STYLES = {CODE: "-", MASKED: "--", PAPER: "-.", TRANSFORMER: ":", PRE_NORM_TRANSFORMER: (0, (1, 3))}
-OTHER_STYLE = (0, (5, 1, 1, 1, 1, 1))  # of language models with other settings
+OTHER_STYLE = (0, (5, 1, 1, 1, 1, 1))  # for language models with other settings
 # A file shows the same whatever the user's own matplotlib settings are.
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -47,24 +36,34 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def place(norm: str) -> int:
+    """Return the norm's place in the order of the registry, or for one that is not installed, a number of its name."""
+    rank, name = norm_rank(norm)
+    return rank if norm_rank("")[0] > rank else zlib.crc32(name.encode())
+
+
 def colour(norm: str) -> str:
-    """The norm's colour, the same in every figure and whatever other norms are there."""
-    return COLOURS.get(norm) or OTHER_COLOURS[zlib.crc32(norm.encode()) % len(OTHER_COLOURS)]
+    """Return the norm's colour, which is the same in every figure."""
+    return COLOURS[place(norm) % len(COLOURS)]
 
 
-def curves(runs: Sequence[Run], path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG without matplotlib's version, so that an upgrade alone does not change the file."""
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def curves(results: pd.DataFrame, path: Path) -> None:
     """Write a PNG with the training and validation loss of the runs of one experiment.
 
-    The same runs give the same bytes with the same version of matplotlib. Runs of less than a tenth of the longest
-    one's updates would be a dot at the edge: the figure names them instead.
+    The same runs give the same bytes with the same version of matplotlib. Runs shorter than a tenth of the longest one
+    would be a dot at the edge: the figure names them instead.
     """
-    longest = max(run.updates for run in runs)
-    cells = group(runs)
-    shown = [cell for cell in cells if max(run.updates for run in cell.runs) >= longest / 10]
-    short = [cell.first.name for cell in cells if cell not in shown]
-    dashes = _dashes(shown)
-    seeds = [f" ({len(cell.runs)} seeds)" if len(cell.runs) > 1 else "" for cell in shown]
-    labels = [cell.first.name + count for cell, count in zip(shown, seeds, strict=True)]
+    cells = [cell for cell in group(results) if len(cell.runs)]
+    longest = max(cell.runs["updates"].max() for cell in cells)
+    shown = [cell for cell in cells if cell.runs["updates"].max() >= longest / 10]
+    short = [cell.label for cell in cells if cell not in shown]
+    styles = _styles(shown)
+    labels = [cell.label + (f" ({len(cell.runs)} seeds)" if len(cell.runs) > 1 else "") for cell in shown]
     columns = max(1, min(7, 110 // (max(map(len, labels)) + 8)))
     height = 5 + 0.2 * max(0, -(-len(labels) // columns) - 2)  # inches; a long legend must not squeeze the curves
     with mpl.rc_context():
@@ -73,25 +72,28 @@ def curves(runs: Sequence[Run], path: Path) -> None:
         figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, 2)
-        handles = {}
-        for run in (run for cell in shown for run in cell.runs):
-            look = {"color": colour(run.norm), "linestyle": dashes[_way(run)], "linewidth": 1.4}
-            axes[0].plot(*_columns(run.train_curve), **look)
-            marker = {"marker": MARKERS.get(run.norm, "*"), "markevery": max(1, len(run.valid_curve) // 12)}
-            (handles[run],) = axes[1].plot(*_columns(run.valid_curve), **look, **marker, markersize=5)
-        smoothed = " (label-smoothed)" if any(run.label_smoothing for run in runs) else ""
-        for axis, name, which in zip(axes, ("training", "validation"), ("train_curve", "valid_curve"), strict=True):
+        lines = []
+        for cell, style in zip(shown, styles, strict=True):
+            norm = cell.first["norm"]
+            look: dict[str, Any] = {"color": colour(norm), "linestyle": style, "linewidth": 1.4}
+            for _, run in cell.runs.iterrows():
+                axes[0].plot(*_columns(run["train_curve"]), **look)
+                every = max(1, len(run["valid_curve"]) // 12)
+                marker = {"marker": MARKERS[place(norm) % len(MARKERS)], "markevery": every, "markersize": 5}
+                (line,) = axes[1].plot(*_columns(run["valid_curve"]), **look, **marker)
+            lines.append(line)
+        smoothed = " (label-smoothed)" if (results["label_smoothing"] > 0).any() else ""
+        panels = {"training": "train_curve", "validation": "valid_curve"}
+        for axis, (name, column) in zip(axes, panels.items(), strict=True):
             axis.set_title(f"{name} loss{smoothed}")
             axis.set_xlabel("updates")
             axis.set_ylabel("loss (bits per token)")
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.xaxis.set_major_formatter("{x:,.0f}")
-            _leave_out_the_start(axis, [getattr(run, which) for run in handles])
-        figure.suptitle("\n".join([*_title(runs), *([f"too short to draw: {'; '.join(short)}"] if short else [])]))
-        lines = [handles[cell.first] for cell in shown]
+            _leave_out_the_start(axis, [curve for cell in shown for curve in cell.runs[column]])
+        figure.suptitle("\n".join([*_title(cells), *([f"too short to draw: {'; '.join(short)}"] if short else [])]))
         figure.legend(lines, labels, loc="outside lower center", ncols=columns)
-        # matplotlib's version is left out of the file, so that an upgrade alone does not change it
-        figure.savefig(path, format="png", metadata={"Software": None})
+        save(figure, path)
 
 
 def _leave_out_the_start(axis: Axes, curves: Sequence[Curve]) -> None:
@@ -103,36 +105,34 @@ def _leave_out_the_start(axis: Axes, curves: Sequence[Curve]) -> None:
         axis.set_ylim(min(losses) - margin, max(losses) + margin)
 
 
-def _title(runs: Sequence[Run]) -> list[str]:
-    sizes = dict.fromkeys(run.train_size + (f" ({run.note})" if run.note else "") for run in runs)
-    machines = dict.fromkeys(run.hardware for run in runs)
-    lines = [": ".join(filter(None, [runs[0].experiment, "; ".join(filter(None, sizes))])), "; ".join(machines)]
-    if runs[0].budget:
-        shortest, longest = min(run.updates for run in runs), max(run.updates for run in runs)
-        updates = f"{shortest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
-        lines.insert(1, f"shortened to {updates} updates (budget={runs[0].budget})")
-    if any(run.model and run.model.sees_by for run in runs):
+def _title(cells: Sequence[Cell]) -> list[str]:
+    runs = pd.concat([cell.runs for cell in cells])
+    first = runs.iloc[0]
+    sizes = dict.fromkeys(
+        size + (f" ({note})" if note else "") for size, note in zip(runs["train_size"], runs["note"], strict=True)
+    )
+    lines = [": ".join(filter(None, [first["experiment"], "; ".join(filter(None, sizes))]))]
+    if first["budget"]:
+        low, high = f"{runs['updates'].min():,.0f}", f"{runs['updates'].max():,.0f}"
+        lines.append(f"shortened to {low if low == high else f'{low} to {high}'} updates (budget={first['budget']})")
+    lines.append("; ".join(dict.fromkeys(runs["hardware"])))
+    if any(cell.model and cell.model.sees_by for cell in cells):
         lines.append('"sees the future": the model reads the tokens it has to predict; not a language model\'s loss')
     return lines
 
 
-def _way(run: Run) -> tuple[LanguageModel | None, tuple[str, ...]]:
-    """What tells the lines of one norm apart."""
-    return run.model, run.settings
-
-
-def _dashes(cells: Sequence[Cell]) -> dict[tuple[LanguageModel | None, tuple[str, ...]], Any]:
-    """A line style for each way to set a run; a language model has its own, with other settings all share one."""
-    ways = dict.fromkeys(_way(cell.first) for cell in cells)
-    settings = sorted({settings for model, settings in ways if settings and model is None})
-    styles = {way: ("--", ":", "-.")[index % 3] for index, way in enumerate(settings)} | {(): "-"}
-
-    def style(model: LanguageModel | None, settings: tuple[str, ...]) -> Any:
-        if model is None:
-            return styles[settings]
-        return OTHER_STYLE if settings else MODEL_STYLES.get(model, "-")
-
-    return {way: style(*way) for way in ways}
+def _styles(cells: Sequence[Cell]) -> list[Any]:
+    """Return the line style of each cell: a language model has its own; other settings of a norm have one each."""
+    settings = sorted({cell.first["settings"] for cell in cells if cell.first["settings"] and not cell.model})
+    styles = {"": "-"} | {one: ("--", ":", "-.")[index % 3] for index, one in enumerate(settings)}
+    return [
+        styles[cell.first["settings"]]
+        if cell.model is None
+        else OTHER_STYLE
+        if cell.first["settings"]
+        else MODEL_STYLES.get(cell.model, "-")
+        for cell in cells
+    ]
 
 
 def _columns(curve: Curve) -> tuple[list[float], list[float]]:

@@ -1,6 +1,6 @@
-"""Which language model a run trained: the reading of Table 2 that it is of, or another model beside them.
+"""Which language model a run trained: a reading of the paper's Table 2, or another model beside these.
 
-Which model Table 2 of the paper is about is not known, so that three readings stand side by side, a column each.
+Which model Table 2 is about is not known, so three readings stand side by side, each in a column of its own.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-READINGS = ("code", "masked", "paper")
-"""Names of ``reading=NAME``, in the order of their columns."""
+from normplugins.norms import sees_sentence
 
+READINGS = ("code", "masked", "paper")
+"""The values of ``reading=NAME``, in the order of their columns."""
 NOT_KNOWN = (
     "Which model the paper's Table 2 is about is not known: its language-model code was never released. Three readings "
     "stand side by side. `reading=code`: the published code of the tensorized transformer, on which the paper builds; "
@@ -21,26 +22,28 @@ NOT_KNOWN = (
     "position sees the tokens after it; whether that is so of the paper's own numbers is not known."
 )
 SEES_THE_FUTURE = (
-    '"Sees the future": attention is not masked, so at every position the model reads the tokens after it, the one it '
-    "has to predict among them. Such a number is no language model's perplexity and not to be compared with a masked "
-    "one."
+    '"Sees the future": attention is not masked, so every position reads the tokens after it, including the one that '
+    "it has to predict. Such a number is no language model's perplexity and not to be compared with a masked one."
 )
 NORM_SEES_THE_FUTURE = (
-    'In a row that says "its norm sees the future", attention is masked, but the norm\'s statistics are those of the '
-    "whole segment, the tokens to predict among them, at evaluation too. That is no language model's perplexity either."
+    'In a row that says "its norm sees the future", attention is masked, but the norm computes its statistics over the '
+    "whole segment, at evaluation too, and so reads the tokens to predict. That is no language model's perplexity "
+    "either."
 )
 BY_NORM = "its norm sees the future"
-# Settings of a cell's name that a LanguageModel, or a schedule's name, says already.
 CHOICES = re.compile(r"(model\.(causal|normalize_before|_name)|(architecture|reading|budget)(\.\w+)?)=.*")
+"""Settings in a cell's name that the language model, or the name of the schedule, already says."""
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A language model by what its positions see and where its norms stand.
+    """A language model, described by what its positions see and where its norms stand.
 
-    ``name`` says all of it, wherever a number or a curve stands; ``reading`` is the column it stands in; ``row`` is
-    what the name of its row adds to the column's heading, empty for the three readings themselves. ``sees_by`` is what
-    lets a position see the tokens after it: "attention", "norm" or, for a causal model, nothing.
+    Args:
+        name: its full description.
+        reading: the column in which it stands.
+        row: what its row's name adds to the column's heading; empty for the three readings themselves.
+        sees_by: what lets a position see the tokens after it: "attention", "norm" or, in a causal model, nothing.
     """
 
     name: str
@@ -68,18 +71,18 @@ def _not_causal(model: LanguageModel) -> LanguageModel:
 
 
 _CAUSAL = (MASKED, PAPER, TRANSFORMER, PRE_NORM_TRANSFORMER)
-MODELS = (CODE, *_CAUSAL, UNMASKED_PRE_NORM, *map(_not_causal, _CAUSAL))
-"""Every language model there is, in the order of its rows."""
+MODELS = {model.name: model for model in (CODE, *_CAUSAL, UNMASKED_PRE_NORM, *map(_not_causal, _CAUSAL))}
+"""Every language model by its name, in the order of the rows."""
 
 
 def language_model(name: str, pre_norm: bool, masked: bool, causal: bool) -> LanguageModel:
-    """Which language model it is.
+    """Return the language model of these settings.
 
     Args:
         name: the model's registered name, such as ``tensor_transformer_lm``.
-        pre_norm: whether a norm stands before its sublayer.
+        pre_norm: whether norms stand before their sublayers.
         masked: whether attention hides the tokens after each position.
-        causal: whether nothing of these tokens reaches it, by the norm either.
+        causal: whether these tokens reach the position in no way, through the norm either.
 
     Raises:
         ValueError: there is no language model of this name.
@@ -96,10 +99,10 @@ def language_model(name: str, pre_norm: bool, masked: bool, causal: bool) -> Lan
 
 
 def recorded_model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, label: str) -> LanguageModel | None:
-    """Which language model a run's record is of; None for a translation.
+    """Return the language model of a run's record, or None for a translation model.
 
-    The settings of the model decide, not the cell's name. Whether attention is masked stands there, and whether the
-    norm leaves the model causal in the signature of its score; without a score, in the record's label.
+    The recorded settings decide, not the cell's name. They say whether attention is masked; the signature of the
+    score, or without a score the record's label, says whether the norm leaves the model causal.
 
     Args:
         config: the record's flat config.
@@ -108,7 +111,7 @@ def recorded_model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, lab
 
     Raises:
         KeyError: the settings do not say whether a language model sees the future.
-        ValueError: as of ``language_model``.
+        ValueError: there is no language model of the recorded name.
     """
     if ppl is None and config.get("task._name") != "language_modeling":
         return None
@@ -116,3 +119,14 @@ def recorded_model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, lab
     masked = name != "tensor_transformer_lm" or bool(config["model.causal"])
     seen = "causal:no" in str(ppl.get("signature")).split("|") if ppl else label.startswith("not causal")
     return language_model(name, bool(config.get("model.normalize_before")), masked, not seen)
+
+
+def model_of_variant(variant: str) -> tuple[LanguageModel, str]:
+    """Return the language model and the budget that a cell's name stands for, for a run without a recorded config."""
+    norm, *items = variant.split(",")
+    given = dict(item.partition("=")[::2] for item in items)
+    reading = given.get("reading", "code")
+    pre_norm = given.get("model.normalize_before") == "true" or reading == "paper"
+    masked = given.get("model.causal") == "true" or reading != "code"
+    name = "norm_transformer_lm" if given.get("architecture") == "transformer" else "tensor_transformer_lm"
+    return language_model(name, pre_norm, masked, not sees_sentence(norm)), given.get("budget", "")

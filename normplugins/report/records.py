@@ -1,172 +1,83 @@
-"""Reads the records of runs, and groups those that may be averaged: the same cell with different seeds."""
+"""Reads the records of runs into one table of results: a row for each run, checkpoint, test set and metric."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any, TypeVar
+from typing import Any
 
-from normplugins.report.readings import CHOICES, MODELS, LanguageModel, recorded_model
+import pandas as pd
+
+from normplugins.norms import known_norms
+from normplugins.report.paper import CORPORA, NAMES, PaperCorpus
+from normplugins.report.readings import CHOICES, MODELS, model_of_variant, recorded_model
 from normplugins.utils.errors import UserError
 
-DIVERGED = ".diverged.json"  # how the name of a run ends whose loss was not finite
+DIVERGED = ".diverged.json"
+"""The end of the file name of a run whose loss was not finite."""
 FORMATS = (1, 2)
-NORM_ORDER = (
-    "ln",
-    "bn",
-    "bn_released",
-    "pnv",
-    "pn",
-    "pn_alg2",
-    "rms",
-    "scale",
-    "group",
-    "instance",
-    "weight",
-    "affine",
-    "none",
-)
-CHECKPOINTS = ("averaged", "last", "best")
-"""The checkpoints of a run that can be scored, in the order of their columns."""
 WHOLE = "test"
-"""The whole test set; a corpus of several has one more name for each."""
-T = TypeVar("T")
+"""The name of the whole test set. A corpus that consists of several has one more name for each."""
+CELL = ["experiment", "norm", "model", "budget", "settings", "cut", "note", "train_size", "recipe"]
+"""Columns that runs must have in common to be averaged."""
+SCORE = ["checkpoint", "test_set", "metric"]
 Curve = tuple[tuple[float, float], ...]
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score, and the brevity penalty of a BLEU."""
+def read_results(results: Path) -> pd.DataFrame:
+    """Read every ``runs/<experiment>/<variant>/seed<k>.json`` under ``results``.
 
-    value: float
-    brevity: float | None
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What the report needs of one record. Curves are (update, loss) points; losses are in bits per token.
-
-    ``scores`` are by checkpoint, test set and metric; ``scored_by`` is the checkpoint that the recipe is scored by.
-    ``model`` is None for a translation; ``budget`` is the name of a shortened schedule, and empty for the
-    experiment's own. ``unigram`` is a unigram model's perplexity on valid and test.
-    """
-
-    experiment: str
-    norm: str
-    extras: str
-    seed: int
-    scored_by: str
-    scores: Mapping[tuple[str, str, str], Score]
-    signatures: Mapping[str, str]
-    updates: int
-    epochs: int
-    stopped_by: str
-    words_per_second: float
-    wall_seconds: float
-    valid_ppl: float | None
-    train_size: str
-    recipe: tuple[Any, ...]
-    """what an experiment's own recipe sets and has changed over versions: when it ends, and how long its test set is"""
-    corpus: str
-    note: str
-    hardware: str
-    machine: str
-    label_smoothing: float
-    model: LanguageModel | None
-    budget: str
-    unigram: tuple[float, float] | None
-    train_curve: Curve
-    valid_curve: Curve
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """What was set besides the norm and, for a language model, besides its kind and schedule."""
-        given = filter(None, self.extras.split(","))
-        return tuple(item for item in given if not (self.model and CHOICES.fullmatch(item)))
-
-    @property
-    def name(self) -> str:
-        """The norm, the kind of language model, and what else was set."""
-        return ", ".join([self.norm, *([self.model.name] if self.model else []), *self.settings])
-
-    @property
-    def label(self) -> str:
-        """The name, and how short the schedule is if it is not the experiment's own."""
-        return self.name + (f", shortened to {self.updates:,} updates" if self.budget else "")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Runs that differ in nothing but the seed, and where they ran."""
-
-    runs: tuple[Run, ...]
-
-    @property
-    def first(self) -> Run:
-        """Any of the runs, for what they have in common."""
-        return self.runs[0]
-
-    def scores(self, metric: str, checkpoint: str = "", test_set: str = WHOLE) -> list[Score]:
-        """The score of each run, or none at all where a run lacks it.
-
-        Args:
-            metric: a key of the records' ``metrics``.
-            checkpoint: one of ``CHECKPOINTS``; empty for the one that the recipe is scored by.
-            test_set: the whole test set, or one of those that it consists of.
-        """
-        found = [run.scores.get((checkpoint or run.scored_by, test_set, metric)) for run in self.runs]
-        known = [score for score in found if score]
-        return known if len(known) == len(found) else []
-
-    def mean(self, metric: str, checkpoint: str = "", test_set: str = WHOLE) -> float | None:
-        """Mean score over the seeds, or None where a run lacks it."""
-        values = [score.value for score in self.scores(metric, checkpoint, test_set)]
-        return fmean(values) if values else None
-
-    def spread(self, metric: str, checkpoint: str = "", test_set: str = WHOLE) -> float | None:
-        """Sample standard deviation over the seeds, or None for one seed."""
-        values = [score.value for score in self.scores(metric, checkpoint, test_set)]
-        return stdev(values) if len(values) > 1 else None
-
-    def each(self, get: Callable[[Run], T]) -> list[T]:
-        """The different values among the runs, in the order of their seeds."""
-        return list(dict.fromkeys(get(run) for run in self.runs))
-
-
-def read_runs(results: Path) -> list[Run]:
-    """Every ``runs/<experiment>/<variant>/seed<k>.json`` under ``results``, norms in their fixed order.
+    A run without scores has one row whose metric is empty. So has a run that diverged (``seed<k>.diverged.json``); its
+    column ``diverged`` holds the reason. Rows are in the order in which tables show them.
 
     Raises:
-        UserError: a record is broken, of an unknown format, lacks a field, or is not what its path says.
+        UserError: a record is broken, has an unknown format, lacks a field, or contradicts its path.
     """
-    paths = sorted((results / "runs").glob("*/*/seed*.json"))
-    runs = [read_run(path) for path in paths if not path.name.endswith(DIVERGED)]
-
-    def order(run: Run) -> tuple[object, ...]:
-        model = MODELS.index(run.model) if run.model else -1
-        return (run.experiment, norm_rank(run.norm), run.budget, model, run.extras, run.seed)
-
-    return sorted(runs, key=order)
-
-
-def read_diverged(results: Path) -> list[str]:
-    """A line for each run under ``results`` whose loss was not finite, published as ``seed<k>.diverged.json``."""
-    lines = []
-    for path in sorted((results / "runs").glob(f"*/*/seed*{DIVERGED}")):
-        if path.with_name(path.name.replace(DIVERGED, ".json")).exists():  # run again since, and to its end
-            continue
-        try:
-            lines.append("{experiment} {variant} seed {seed}: {diverged}".format(**_read_json(path)))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} does not say which run diverged and how ({error}). Remove it") from error
-    return lines
+    rows: list[dict[str, Any]] = []
+    lost: list[Path] = []
+    for path in sorted((results / "runs").glob("*/*/seed*.json")):
+        if path.name.endswith(DIVERGED):
+            lost.append(path)
+        else:
+            rows += read_record(path)
+    for path in lost:
+        if not path.with_name(path.name.replace(DIVERGED, ".json")).exists():  # else a later run has ended well
+            rows.append(_diverged(path, rows))
+    models = list(MODELS)
+    rows.sort(
+        key=lambda row: (
+            *(row["experiment"], norm_rank(row["norm"]), row["budget"]),
+            *(models.index(row["model"]) if row["model"] else -1, row["settings"], row["seed"]),
+        )
+    )
+    return pd.DataFrame(rows)
 
 
-def _read_json(path: Path) -> Any:
+def summarize(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean, sample standard deviation and number of seeds of each cell's scores."""
+    runs = results.drop_duplicates([*CELL, "seed"])
+    seeds = runs.groupby(CELL, sort=False).agg(
+        diverged=("diverged", lambda reasons: int((reasons != "").sum())),
+        updates_min=("updates", "min"),
+        updates_max=("updates", "max"),
+        hardware=("hardware", lambda names: "; ".join(dict.fromkeys(filter(None, names)))),
+    )
+    scores = results.groupby([*CELL, *SCORE], sort=False).agg(
+        mean=("value", "mean"), deviation=("value", "std"), seeds=("value", "count")
+    )
+    return scores.reset_index().merge(seeds.reset_index(), on=CELL, how="left")
+
+
+def norm_rank(norm: str) -> tuple[int, str]:
+    """Return the place of a norm among rows and colours: the paper's norms first, then all others that are known."""
+    order = [*NAMES, *(name for name in known_norms() if name not in NAMES)]
+    return (order.index(norm) if norm in order else len(order), norm)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file; raises UserError that names it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -175,106 +86,146 @@ def _read_json(path: Path) -> Any:
         raise UserError(f"{path} is not a record of a run: {error}. Remove it, or run that seed again") from error
 
 
-def read_run(path: Path) -> Run:
-    """One record; raises UserError naming the file."""
-    record = _read_json(path)
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of one record; raises UserError that names the file."""
+    record = read_json(path)
     if not isinstance(record, dict) or record.get("format") not in FORMATS:
         found = record.get("format") if isinstance(record, dict) else None
         raise UserError(f"{path}: format {found!r}, but this version reads formats {FORMATS[0]} and {FORMATS[1]}")
     try:
-        run = _run(record)
+        run, scores = _run(record), _scores(record)
     except KeyError as error:
         raise UserError(f"{path} lacks the field {error.args[0]}. Remove it, or run that seed again") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} holds a field of the wrong kind: {error}") from error
     named = (path.parent.parent.name, path.parent.name, path.stem)
-    inside = (run.experiment, record["variant"], f"seed{run.seed}")
+    inside = (run["experiment"], run["variant"], f"seed{run['seed']}")
     if named != inside:
         raise UserError(f"{path} holds the record of {'/'.join(inside)}: move it there, or remove it")
-    return run
-
-
-def group(runs: Iterable[Run], key: Callable[[Run], Any] = lambda _: None) -> list[Cell]:
-    """Group runs of one norm, settings and corpus (and ``key``, if given) into cells, keeping their order."""
-    cells: dict[Any, list[Run]] = {}
-    for run in runs:
-        alike = (run.norm, run.model, run.budget, run.settings, run.note, run.train_size, run.recipe, key(run))
-        cells.setdefault(alike, []).append(run)
-    return [Cell(tuple(members)) for members in cells.values()]
-
-
-def norm_rank(norm: str) -> tuple[int, str]:
-    """Where a norm stands among the rows: the paper's first, unknown ones by name at the end."""
-    return (NORM_ORDER.index(norm) if norm in NORM_ORDER else len(NORM_ORDER), norm)
+    return [run | score for score in scores]
 
 
 def machine_names(hardware: Mapping[str, Any]) -> tuple[str, str]:
-    """What a record's ``hardware`` is called, in short (``CPU, 2 threads``) and in full."""
+    """Return a short name (``CPU, 2 threads``) and the full name of a record's ``hardware``."""
     device = str(hardware["device"])
     threads = f"{hardware['threads']} thread{'s' if hardware['threads'] != 1 else ''}"
     host = f"{hardware['cpu']}, {threads}, {hardware['memory_gb']} GB"
     return (f"CPU, {threads}", host) if device == "CPU" else (device, f"{device}; host {host}")
 
 
-def _run(record: dict[str, Any]) -> Run:
-    norm, variant = str(record["norm"]), str(record["variant"])
+def _run(record: dict[str, Any]) -> dict[str, Any]:
+    norm, variant, experiment = str(record["norm"]), str(record["variant"]), str(record["experiment"])
     if variant.split(",")[0] != norm:
         raise ValueError(f"variant {variant!r} does not begin with norm {norm!r}")
-    training, corpus, hardware = record["training"], record["corpus"], record["hardware"]
+    training, corpus, config = record["training"], record["corpus"], record.get("config", {})
+    hardware, machine = machine_names(record["hardware"])
+    ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
+    model = recorded_model(config, record["metrics"].get("ppl"), str(record.get("label") or ""))
+    unigram = corpus.get("unigram_ppl")
+    run = {
+        **_settings(variant, model.name if model else ""),
+        "experiment": experiment,
+        "seed": int(record["seed"]),
+        "budget": "" if config.get("budget.name") in (None, "full") else str(config["budget.name"]),
+        "note": str(corpus.get("note") or ""),
+        "train_size": _train_size(corpus["counts"].get("train", {})),
+        # settings of an experiment's own recipe that have changed between versions: its end, and its test set
+        "recipe": json.dumps(
+            [
+                *(config.get("optimization.max_epoch"), config.get("optimization.max_update")),
+                *(config.get("checkpoint.patience"), corpus["counts"].get("test")),
+            ],
+            sort_keys=True,
+        ),
+        "corpus": str(corpus.get("corpus", "")),
+        "updates": int(training["updates"]),
+        "stopped_by": str(training["stopped_by"]),
+        "words_per_second": _number(training["words_per_second"]),
+        "wall_seconds": _number(training["wall_seconds"]),
+        "valid_ppl": min(ppls, default=math.nan),
+        "unigram": (_number(unigram["valid"]), _number(unigram["test"])) if unigram else (),
+        "hardware": hardware,
+        "machine": machine,
+        "label_smoothing": float(config.get("criterion.label_smoothing") or 0),
+        "train_curve": _curve(record["curves"]["train"]),
+        "valid_curve": _curve(record["curves"]["valid"]),
+        "diverged": "",
+    }
+    return run | {"cut": _cut(CORPORA.get(experiment), run, int(training["epochs"]))}
+
+
+def _scores(record: dict[str, Any]) -> list[dict[str, Any]]:
     metrics = dict(record["metrics"])  # empty for a run with evaluate.translate=false
-    config = record.get("config", {})
     if record["format"] == 1:
-        scored_by = "averaged" if config.get("evaluate.average") else "best"
+        scored_by = "averaged" if record.get("config", {}).get("evaluate.average") else "best"
         scores = {scored_by: {WHOLE: metrics}}
     else:
         scored_by, scores = str(record["scored_by"]), record["scores"]
-    ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
-    unigram = corpus.get("unigram_ppl")
-    device, machine = machine_names(hardware)
-    return Run(
-        experiment=str(record["experiment"]),
-        norm=norm,
-        extras=variant.partition(",")[2],
-        seed=int(record["seed"]),
-        scored_by=scored_by,
-        scores={
-            (checkpoint, test_set, metric): _score(value)
-            for checkpoint, test_sets in scores.items()
-            for test_set, measured in test_sets.items()
-            for metric, value in measured.items()
-        },
-        signatures={name: str(value["signature"]) for name, value in metrics.items() if value.get("signature")},
-        updates=int(training["updates"]),
-        epochs=int(training["epochs"]),
-        stopped_by=str(training["stopped_by"]),
-        words_per_second=_number(training["words_per_second"]),
-        wall_seconds=_number(training["wall_seconds"]),
-        valid_ppl=min(ppls, default=None),
-        recipe=(
-            *(config.get(key) for key in ("optimization.max_epoch", "optimization.max_update", "checkpoint.patience")),
-            json.dumps(corpus["counts"].get("test"), sort_keys=True),
-        ),
-        train_size=_train_size(corpus["counts"].get("train", {})),
-        corpus=str(corpus.get("corpus", "")),
-        note=str(corpus.get("note") or ""),
-        hardware=device,
-        machine=machine,
-        label_smoothing=float(config.get("criterion.label_smoothing") or 0),
-        model=recorded_model(config, metrics.get("ppl"), str(record.get("label") or "")),
-        budget="" if config.get("budget.name") in (None, "full") else str(config["budget.name"]),
-        unigram=(_number(unigram["valid"]), _number(unigram["test"])) if unigram else None,
-        train_curve=_curve(record["curves"]["train"]),
-        valid_curve=_curve(record["curves"]["valid"]),
-    )
+    rows = []
+    for checkpoint, test_sets in scores.items():
+        for test_set, measured in test_sets.items():
+            for metric, score in measured.items():
+                brevity = score.get("brevity_penalty")
+                rows.append(
+                    {
+                        "scored_by": scored_by,
+                        **dict(zip(SCORE, (checkpoint, test_set, metric), strict=True)),
+                        "value": _number(score["score"]),
+                        "brevity": math.nan if brevity is None else _number(brevity),
+                        "signature": str(metrics.get(metric, {}).get("signature") or ""),
+                    }
+                )
+    return rows or [_not_scored(scored_by)]
 
 
-def _score(value: Mapping[str, Any]) -> Score:
-    brevity = value.get("brevity_penalty")
-    return Score(_number(value["score"]), None if brevity is None else _number(brevity))
+def _not_scored(scored_by: str) -> dict[str, Any]:
+    empty = {"value": math.nan, "brevity": math.nan, "signature": ""}
+    return {"scored_by": scored_by, **dict.fromkeys(SCORE, ""), **empty}
+
+
+def _settings(variant: str, model: str) -> dict[str, str]:
+    """Split a cell's name into the norm and the settings that neither the model nor the schedule already says."""
+    norm, *given = variant.split(",")
+    settings = ", ".join(item for item in given if not (model and CHOICES.fullmatch(item)))
+    return {"variant": variant, "norm": norm, "model": model, "settings": settings}
+
+
+def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of a run that diverged, in the cell of the runs with its name that ended well, if any did."""
+    try:
+        experiment, variant, seed, reason = (
+            read_json(path)[key] for key in ("experiment", "variant", "seed", "diverged")
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} does not say which run diverged and how ({error}). Remove it") from error
+    known = [row for row in rows if row["experiment"] == experiment]
+    alike = next((row for row in known if row["variant"] == variant), None)
+    if alike is None:
+        paper = CORPORA.get(experiment)
+        language_model = (paper and paper.metric == "ppl") or any(row["model"] for row in known)
+        model, budget = model_of_variant(variant) if language_model else (None, "")
+        empty = dict.fromkeys(
+            ("cut", "note", "train_size", "recipe", "corpus", "stopped_by", "hardware", "machine"), ""
+        )
+        numbers = dict.fromkeys(("updates", "words_per_second", "wall_seconds", "valid_ppl"), math.nan)
+        curves = {"unigram": (), "train_curve": (), "valid_curve": (), "label_smoothing": 0.0}
+        alike = _settings(variant, model.name if model else "") | {"budget": budget} | empty | numbers | curves
+    row = {**alike, **_not_scored("averaged"), "experiment": experiment, "seed": int(seed), "diverged": str(reason)}
+    return row | {"train_curve": (), "valid_curve": ()}
+
+
+def _cut(paper: PaperCorpus | None, run: dict[str, Any], epochs: int) -> str:
+    """Return what to say of a run that ended before the published training does, or an empty text."""
+    if paper is None:
+        return ""
+    done = {"patience": 0, "max_epoch": epochs, "max_update": run["updates"]}
+    if run["stopped_by"] == paper.ends_by and done[paper.ends_by] >= paper.ends_at:
+        return ""
+    return "" if run["budget"] else f"cut at {run['updates']:,} updates"
 
 
 def _train_size(counts: Mapping[str, Any]) -> str:
-    """How much there is to train on: pairs of sentences, or the tokens of running text."""
+    """Return the size of the training set in pairs of sentences, or in tokens of running text."""
     for unit in ("pairs", "tokens"):
         if counts.get(unit) is not None:
             return f"{int(counts[unit]):,} training {unit}"

@@ -1,222 +1,294 @@
-"""Fills the tables: those of BLEU in the paper with our numbers beside them, and one for each other experiment."""
+"""Builds the tables of the report: the paper's with our numbers beside them, and one for each other experiment."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from normplugins.report.language_models import language_model_notes
-from normplugins.report.paper import NAMES, PaperCorpus, PaperTable
-from normplugins.report.parts import (
-    METRIC_NAMES,
+import pandas as pd
+
+from normplugins.report.cells import (
+    METRICS,
     NOT_IN_FULL,
     NOT_RUN,
-    OTHER_CORPUS,
-    Column,
-    Footnotes,
-    Table,
-    brevity,
-    compact,
-    corpus_note,
-    cut_at,
+    NOT_SCORED,
+    Cell,
     difference,
     duration,
-    known_number,
+    group,
     machines,
-    mean,
-    metric_rank,
     seeds_note,
     signatures,
-    span,
-    two_lines,
-    valid_ppl,
 )
-from normplugins.report.records import CHECKPOINTS, WHOLE, Cell, Run, group, norm_rank
+from normplugins.report.paper import NAMES, Known, PaperCorpus
+from normplugins.report.readings import NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
+from normplugins.report.records import WHOLE, norm_rank
+from normplugins.report.table import Column, Footnotes, Table
 
+CHECKPOINTS = ("averaged", "last", "best")
 ON_PLAIN_TEXT = ("chrf2", "ter")
-"""Metrics that have a place in the second table alone."""
-
-
-def paper_table(paper: PaperTable, corpus: PaperCorpus, runs: Sequence[Run]) -> Table:
-    """A column of a table of the paper, its numbers beside ours.
-
-    The row of a norm of the paper holds the runs of the published recipe to its end. Runs with other settings, runs cut
-    short and norms that are not in the paper have rows of their own, without a number of the paper to be compared to.
-    """
-    metric = corpus.metric or paper.metric
-    cells = group(runs, key=lambda run: cut_at(run, corpus))
-    footnotes = Footnotes()
-    rows = []
-    for norm in sorted({*paper.norms, *(cell.first.norm for cell in cells)}, key=norm_rank):
-        of_norm = sorted((cell for cell in cells if cell.first.norm == norm), key=lambda cell: _rank(cell, corpus))
-        first = of_norm.pop(0) if of_norm and _is_published_recipe(of_norm[0], corpus) else None
-        if norm in paper.norms:
-            number = known_number(corpus.numbers.get(norm), missing="unknown")
-            number += footnotes.mark(corpus.footnotes.get(norm, ""))
-            known = [number, known_number(corpus.differences.get(norm), sign="+")]
-            missing = NOT_IN_FULL if of_norm else NOT_RUN
-            ours = _ours(first, cells, paper, corpus, footnotes) if first else [missing, *[""] * (9 + len(paper.also))]
-            rows.append([f"{NAMES[norm]} ({norm})", *known, *ours])
-        elif first:
-            of_norm.insert(0, first)
-        for cell in of_norm:
-            name = ", ".join(filter(None, [cell.first.label, cut_at(cell.first, corpus)]))
-            rows.append([name, "", "", *_ours(cell, cells, paper, corpus, footnotes)])
-    columns = [
-        Column("norm", right=False),
-        Column("paper"),
-        Column("paper\n- LN", detail=True, fold=False),
-        Column(f"ours,\n{two_lines(METRIC_NAMES[metric])},\naveraged"),
-        Column("ours\n- LN", detail=True, fold=False),
-        Column("last"),
-        Column("best"),
-        Column("brevity\npenalty", detail=True, fold=False),
-        Column("seeds"),
-        *(Column(METRIC_NAMES[also], detail=True) for also in paper.also),
-        Column("best valid\nppl", detail=True),
-        Column("updates", detail=True),
-        Column("stopped by", right=False, detail=True),
-        Column("hardware", right=False, detail=True),
-    ]
-    notes = [
-        *footnotes.lines(),
-        *corpus.notes,
-        *([CHECKPOINTS_NOTE] if runs else []),
-        *seeds_note(cells),
-        *signatures(runs, (metric, *paper.also)),
-        *machines(runs),
-    ]
-    return compact(Table(f"{corpus.title} ({corpus.experiment})", columns, rows, notes))
-
-
-CHECKPOINTS_NOTE = (
-    "*averaged*: the mean of the last epochs' checkpoints, by which the recipe is scored; *last*, *best*: the same "
-    "metric of the last checkpoint and of the one with the best validation loss. a ± b: mean and sample standard "
-    "deviation over the seeds."
+"""Metrics that only the second table of an experiment shows."""
+FULL_SEGMENTS = "ppl_full_segments"
+OTHER_CORPUS = "another corpus"
+HEADINGS = {"code": "reading\ncode: sees\nthe future", "masked": "reading\nmasked", "paper": "reading\npaper"}
+COUNTED = (
+    "ppl: by words, over every test token, `<eos>` included; ppl, full segments: the published count, which drops the "
+    "last, partial segment."
 )
+BEST = "The checkpoint with the best validation loss is scored; *last*: the last checkpoint."
+AVERAGED = (
+    "*averaged*: the mean of the last epochs' checkpoints, by which the recipe is scored; *last*, *best*: the same "
+    "metric of the last checkpoint and of the one with the best validation loss."
+)
+DEVIATION = "a ± b: mean and sample standard deviation over the seeds."
 
 
-def experiment_table(name: str, runs: Sequence[Run]) -> Table:
-    """The runs of an experiment that is not in the paper: the score of every checkpoint, and what the runs took."""
-    metric, *others = _metrics(runs)
-    cells = group(runs)
-    scored = {run.scored_by for run in runs if run.scores} | {key[0] for run in runs for key in run.scores}
-    checkpoints = [checkpoint for checkpoint in CHECKPOINTS if checkpoint in scored] or [runs[0].scored_by]
-    penalties = [brevity(cell, metric) for cell in cells]
-    footnotes = Footnotes()
-    rows = []
-    for cell, penalty in zip(cells, penalties, strict=True):
-        note = footnotes.mark(corpus_note(cell))
-        rows.append(
-            [
-                cell.first.label,
-                *(
-                    mean(cell, metric, checkpoint) + note * (checkpoint == cell.first.scored_by)
-                    for checkpoint in checkpoints
-                ),
-                *([penalty] if any(penalties) else []),
-                str(len(cell.runs)),
-                *(mean(cell, other) for other in others),
-                valid_ppl(cell),
-                span(cell, lambda run: run.updates),
-                ", ".join(cell.each(lambda run: run.stopped_by)),
-                span(cell, lambda run: run.words_per_second),
-                span(cell, lambda run: run.wall_seconds, duration),
-                "; ".join(cell.each(lambda run: run.hardware)),
-            ]
-        )
-    columns = [
-        Column("norm", right=False),
-        *(Column(f"{METRIC_NAMES.get(metric, metric)},\n{checkpoint}") for checkpoint in checkpoints),
-        *([Column("brevity\npenalty")] if any(penalties) else []),
-        Column("seeds"),
-        *(Column(two_lines(METRIC_NAMES.get(other, other)), detail=True) for other in others),
-        Column("best valid\nppl", detail=True),
-        Column("updates", detail=True),
-        Column("stopped by", right=False, detail=True),
-        Column("words/s", detail=True),
-        Column("training\ntime", detail=True),
-        Column("hardware", right=False, detail=True),
-    ]
-    notes = [
-        *footnotes.lines(),
-        *seeds_note(cells),
-        *language_model_notes(runs),
-        *signatures(runs, (metric, *others)),
-        *machines(runs),
-    ]
-    return compact(Table(name, columns, rows, notes))
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: the cell of each column, and what stands where there is none.
 
-
-def detail_table(name: str, runs: Sequence[Run]) -> Table | None:
-    """What the checkpoint that the recipe is scored by has beside the first table's: each test set, chrF2 and TER.
-
-    None where no record holds more than the first table shows.
+    ``paper`` is the norm whose number of the paper stands in the row, or an empty text.
     """
-    metric = _metrics(runs)[0]
-    found = [(test_set, measured) for run in runs for _, test_set, measured in run.scores]
-    test_sets = sorted({test_set for test_set, measured in found if measured == metric} - {WHOLE})
-    also = [other for other in ON_PLAIN_TEXT if (WHOLE, other) in found]
+
+    name: str
+    cells: dict[str, Cell]
+    missing: dict[str, str]
+    paper: str = ""
+
+    def of_all(self, get: Callable[[Cell], str]) -> str:
+        """Return what the cells of the row have in common, or all their different values."""
+        return "; ".join(dict.fromkeys(map(get, self.cells.values())))
+
+    @property
+    def seeds(self) -> str:
+        """The number of seeds, once where it is the same in all columns."""
+        found = [self.cells[key].seeds if key in self.cells else "-" for key in self.missing]
+        return "" if not self.cells else found[0] if len(set(found)) == 1 else "/".join(found)
+
+
+def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
+    """Return the paper's numbers on a corpus beside ours.
+
+    The row of a norm of the paper holds the runs of the published recipe, on the published corpus, to its end. All
+    other runs follow in rows without a number of the paper; shortened schedules have a table of their own.
+    """
+    every = group(results)
+    cells = [cell for cell in every if not cell.first["budget"]]
+    keys = READINGS if corpus.metric == "ppl" else ("",)
+    rows = []
+    for norm in sorted({*NAMES, *(cell.first["norm"] for cell in cells)}, key=norm_rank):
+        found = _rows([cell for cell in cells if cell.first["norm"] == norm], norm, dict.fromkeys(keys, ""))
+        if norm in NAMES:
+            published = found.pop(0).cells if found and found[0].name == norm else {}
+            begun = {
+                _reading(cell) for cell in every if cell.first["norm"] == norm and not (cell.model and cell.model.row)
+            }
+            missing = {key: NOT_IN_FULL if key in begun else NOT_RUN for key in keys}
+            found.insert(0, Row(f"{NAMES[norm]} ({norm})", published, missing, norm))
+        rows += found
+    notes = [*corpus.notes, *([SEES_THE_FUTURE] if corpus.metric == "ppl" else [])]
+    title = f"{corpus.title} ({corpus.experiment})"
+    return _table(title, corpus.experiment, rows, cells, _metrics(cells, corpus.metric), notes, corpus=corpus)
+
+
+def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> Table:
+    """Return the runs of one shortened schedule, a row for each norm and its settings."""
+    cells = group(results)
+    norms = dict.fromkeys(cell.first["norm"] for cell in cells)
+    missing = dict.fromkeys(READINGS, NOT_RUN)
+    rows = [row for norm in norms for row in _rows([c for c in cells if c.first["norm"] == norm], norm, missing)]
+    schedule = (
+        f"Shortened: the published schedule takes {corpus.ends_at:,} updates, and the learning rate may differ too. No "
+        "number here belongs beside the paper's."
+    )
+    title = f"{corpus.title} ({corpus.experiment}), shortened schedules (budget={budget})"
+    slug = f"{corpus.experiment}-budget-{budget}"
+    return _table(title, slug, rows, cells, _metrics(cells, corpus.metric), [schedule], digits=1)
+
+
+def experiment_table(name: str, results: pd.DataFrame) -> Table:
+    """Return the runs of an experiment that is not in the paper: the score of every checkpoint, and what runs took."""
+    cells = group(results)
+    rows = [Row(cell.label, {"": cell}, {"": ""}) for cell in cells]
+    return _table(name, name, rows, cells, _metrics(cells), [])
+
+
+def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
+    """Return the scores on each test set, chrF2 and TER, or None where no record holds any of them."""
+    cells = [cell for cell in group(results) if (cell.rows["metric"] != "").any()]
+    if not cells:
+        return None
+    metric = _metrics(cells)[0]
+    test_sets = sorted(set(results.loc[results["metric"] == metric, "test_set"]) - {WHOLE})
+    also = [other for other in ON_PLAIN_TEXT if (results["metric"] == other).any()]
     if not test_sets and not also:
         return None
-    cells = group(run for run in runs if run.scores)
+    columns = [
+        Column("norm", right=False),
+        *(Column(f"{_name(metric)},\n{test_set}") for test_set in test_sets),
+        *(Column(_name(other), detail=bool(test_sets)) for other in also),
+        Column("seeds", detail=True),
+    ]
     rows = [
         [
-            cell.first.label,
-            *(mean(cell, metric, test_set=test_set) for test_set in test_sets),
-            *(mean(cell, other) for other in also),
-            str(len(cell.runs)),
+            ", ".join(filter(None, [cell.label, cell.first["cut"]])),
+            *(cell.score(metric, test_set=test_set) for test_set in test_sets),
+            *(cell.score(other) for other in also),
+            cell.seeds,
         ]
         for cell in cells
     ]
-    columns = [
-        Column("norm", right=False),
-        *(Column(f"{METRIC_NAMES.get(metric, metric)},\n{test_set}") for test_set in test_sets),
-        *(Column(METRIC_NAMES[other], detail=bool(test_sets)) for other in also),
-        Column("seeds", detail=True),
+    scored = " or ".join(dict.fromkeys(cell.first["scored_by"] for cell in cells))
+    notes = [f"Of the checkpoint that the recipe is scored by: {scored}.", *signatures(cells, also)]
+    parts = " and ".join(filter(None, ["each test set" if test_sets else "", ", ".join(map(_name, also))]))
+    return Table(f"{name}: {parts}", columns, rows, notes, f"{slug}-details")
+
+
+def _table(
+    title: str,
+    slug: str,
+    rows: Sequence[Row],
+    cells: Sequence[Cell],
+    metrics: Sequence[str],
+    notes: Iterable[str],
+    corpus: PaperCorpus | None = None,
+    digits: int = 2,
+) -> Table:
+    """Put together the columns of any table; those that say nothing new are left out."""
+    footnotes = Footnotes()
+    metric, *others = metrics
+    readings = bool(rows) and READINGS[0] in rows[0].missing
+    checkpoints = ["", "last"] if readings else list(CHECKPOINTS) if corpus else _checkpoints(cells)
+    columns: list[Column] = []
+    texts: list[list[str]] = [[] for _ in rows]
+
+    def add(heading: str, get: Callable[[Row], str], right: bool = True, detail: bool = True) -> None:
+        columns.append(Column(heading, right, detail))
+        for row, text in zip(rows, texts, strict=True):
+            text.append(get(row))
+
+    def of_cell(key: str, get: Callable[[Cell], str]) -> Callable[[Row], str]:
+        return lambda row: get(row.cells[key]) if key in row.cells else ""
+
+    def add_each(heading: str, get: Callable[[Cell], str]) -> None:
+        for key in rows[0].missing:
+            add(f"reading\n{key}\n{heading}" if key else heading, of_cell(key, get))
+
+    def score(key: str, row: Row) -> str:
+        if key not in row.cells:
+            return row.missing[key]
+        cell = row.cells[key]
+        return cell.score(metric, checkpoints[0], digits=digits) + footnotes.mark(_corpus_note(cell, corpus))
+
+    add("norm", lambda row: row.name, right=False, detail=False)
+    if corpus:
+        add("paper", lambda row: _known(row, corpus, footnotes), detail=False)
+        add("paper\n- LN", lambda row: _number(corpus.differences.get(row.paper), "+"))
+    for key in rows[0].missing:
+        named = HEADINGS.get(key) or f"{_name(metric)},\n{checkpoints[0]}"
+        add(f"ours,\n{named}" if corpus else named, partial(score, key), detail=False)
+    if corpus:
+        add_each("ours\n- LN" if not readings else "- LN", lambda cell: difference(cell, cells, metric, checkpoints[0]))
+    for checkpoint in checkpoints[1:]:
+        heading = checkpoint if corpus or readings else f"{_name(metric)},\n{checkpoint}"
+        add_each(heading, partial(Cell.score, metric=metric, checkpoint=checkpoint, digits=digits))
+    add_each("brevity\npenalty", lambda cell: cell.brevity(metric))
+    add("seeds", lambda row: row.seeds, detail=False)
+    for other in others:
+        add_each(_name(other), partial(Cell.score, metric=other, digits=digits))
+    add_each("best valid\nppl", lambda cell: cell.valid_ppl)
+    add("updates", lambda row: row.of_all(lambda cell: cell.span("updates")))
+    add("stopped by", lambda row: row.of_all(lambda cell: cell.each("stopped_by")), right=False)
+    if not corpus:
+        add("words/s", lambda row: row.of_all(lambda cell: cell.span("words_per_second")))
+        add("training\ntime", lambda row: row.of_all(lambda cell: cell.span("wall_seconds", duration)))
+    add("hardware", lambda row: row.of_all(lambda cell: cell.each("hardware")), right=False)
+    below = [
+        *footnotes.lines(),
+        *notes,
+        *([] if not cells else [f"{BEST} {DEVIATION}"] if readings else [f"{AVERAGED} {DEVIATION}"] if corpus else []),
+        *(["*seeds* a/b/c: of code, masked and paper."] if any("/" in row.seeds for row in rows) else []),
+        *_language_model_notes(cells),
+        *seeds_note(cells),
+        *signatures(cells, metrics),
+        *machines(cells),
     ]
-    scored = " or ".join(dict.fromkeys(cell.first.scored_by for cell in cells))
-    notes = [f"Of the checkpoint that the recipe is scored by: {scored}.", *signatures(runs, also)]
-    parts = " and ".join(filter(None, ["each test set" if test_sets else "", ", ".join(METRIC_NAMES[m] for m in also)]))
-    return Table(f"{name}: {parts}", columns, rows, notes)
+    return Table(title, columns, texts, list(dict.fromkeys(below)), slug).folded(empty=("", NOT_SCORED))
 
 
-def _metrics(runs: Sequence[Run]) -> list[str]:
-    """The metrics of the first table, that which heads it first."""
-    found = {metric for run in runs for _, _, metric in run.scores if metric not in ON_PLAIN_TEXT}
-    return sorted(found, key=metric_rank) or ["ppl" if any(run.model for run in runs) else "bleu"]
+def _rows(cells: Sequence[Cell], norm: str, missing: dict[str, str]) -> list[Row]:
+    """Put a norm's cells into rows by their settings, each cell into the column of its reading."""
+    rows: list[Row] = []
+    for cell in sorted(cells, key=_extra):
+        name = ", ".join(filter(None, [norm, _extra(cell)]))
+        key = _reading(cell)
+        row = next((row for row in rows if row.name == name and key not in row.cells), None)
+        if row is None:
+            row = Row(name, {}, missing)
+            rows.append(row)
+        row.cells[key] = cell
+    return rows
 
 
-def _ours(cell: Cell, cells: Sequence[Cell], paper: PaperTable, corpus: PaperCorpus, footnotes: Footnotes) -> list[str]:
-    metric = corpus.metric or paper.metric
-    averaged, *others = CHECKPOINTS
-    return [
-        mean(cell, metric, averaged) + footnotes.mark(corpus_note(cell, OTHER_CORPUS)),
-        _difference(cell, cells, metric, corpus),
-        *(mean(cell, metric, checkpoint) for checkpoint in others),
-        brevity(cell, metric, averaged),
-        str(len(cell.runs)),
-        *(mean(cell, also) for also in paper.also),
-        valid_ppl(cell),
-        span(cell, lambda run: run.updates),
-        ", ".join(cell.each(lambda run: run.stopped_by)),
-        "; ".join(cell.each(lambda run: run.hardware)),
-    ]
+def _reading(cell: Cell) -> str:
+    return cell.model.reading if cell.model else ""
 
 
-def _is_published_recipe(cell: Cell, corpus: PaperCorpus) -> bool:
-    return not cell.first.extras and not cut_at(cell.first, corpus)
+def _extra(cell: Cell) -> str:
+    """Return how a cell differs from the published recipe of its column."""
+    first, model = cell.first, cell.model.row if cell.model else ""
+    return ", ".join(filter(None, [model, first["settings"], first["cut"], OTHER_CORPUS if first["note"] else ""]))
 
 
-def _rank(cell: Cell, corpus: PaperCorpus) -> tuple[bool, bool, bool, str]:
-    run = cell.first
-    return (bool(run.extras), bool(cut_at(run, corpus)), bool(run.note), run.extras)
+def _known(row: Row, corpus: PaperCorpus, footnotes: Footnotes) -> str:
+    if not row.paper:
+        return ""
+    return _number(corpus.numbers.get(row.paper)) + footnotes.mark(corpus.footnotes.get(row.paper, "")) or "unknown"
 
 
-def _difference(cell: Cell, cells: Sequence[Cell], metric: str, corpus: PaperCorpus) -> str:
-    """To the LN cell of the same settings (those of the norm apart), corpus and length, if there is one."""
+def _number(number: Known | None, sign: str = "") -> str:
+    return f"{number.value:{sign}.1f} {number.mark}" if number else ""
 
-    def alike(run: Run) -> tuple[object, ...]:
-        extras = ",".join(extra for extra in run.extras.split(",") if not extra.startswith("norm."))
-        return (extras, run.note, run.train_size, cut_at(run, corpus))
 
-    return difference(cell, cells, metric, alike, CHECKPOINTS[0])
+def _corpus_note(cell: Cell, corpus: PaperCorpus | None) -> str:
+    consequence = ", not the paper's corpus: compare it with ours, not with the paper's number" if corpus else ""
+    return f"Corpus: {cell.first['note']}{consequence}." if cell.first["note"] else ""
+
+
+def _checkpoints(cells: Sequence[Cell]) -> list[str]:
+    found = {name for cell in cells for column in ("scored_by", "checkpoint") for name in cell.rows[column]}
+    return [name for name in CHECKPOINTS if name in found]
+
+
+def _metrics(cells: Sequence[Cell], first: str = "") -> list[str]:
+    """Return the metrics of a main table in the order of their columns, beginning with ``first``."""
+    found = {metric for cell in cells for metric in cell.rows["metric"]} - {"", *ON_PLAIN_TEXT}
+    known = list(METRICS)
+    ordered = sorted(found, key=lambda metric: (known.index(metric) if metric in known else len(known), metric))
+    default = "ppl" if any(cell.model for cell in cells) else "bleu"
+    first = first or next(iter(ordered), default)
+    return [first, *(metric for metric in ordered if metric != first)]
+
+
+def _name(metric: str) -> str:
+    return METRICS.get(metric, (metric, ""))[0].replace(", ", ",\n")
+
+
+def _language_model_notes(cells: Sequence[Cell]) -> list[str]:
+    """Return what a reader of these perplexities must know."""
+    models = [cell for cell in cells if cell.model]
+    ways = {cell.model.sees_by for cell in models if cell.model}
+    notes = [SEES_THE_FUTURE] if "attention" in ways else []
+    notes += [NORM_SEES_THE_FUTURE] if "norm" in ways else []
+    notes += [COUNTED] if models else []
+    for first in (cell.first for cell in models):
+        which = f" ({first['note']})" if first["note"] else ""
+        notes += [f"Corpus: {first['train_size']}{which}."] if first["train_size"] else []
+        if first["unigram"]:
+            valid, test = first["unigram"]
+            notes.append(
+                f"A unigram model, which knows only how frequent each word is, has perplexity {test:.1f} on test and "
+                f"{valid:.1f} on valid{which}."
+            )
+    return notes

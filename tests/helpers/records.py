@@ -146,3 +146,11 @@ def put(results: Path, content: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def put_diverged(results: Path, experiment: str, variant: str, seed: int) -> None:
+    """Write what ``normplugins campaign`` publishes of a run whose loss was not finite."""
+    path = results / "runs" / experiment / variant / f"seed{seed}.diverged.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    reason = "update 7: the loss is not finite"
+    path.write_text(json.dumps({"experiment": experiment, "variant": variant, "seed": seed, "diverged": reason}))

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from normplugins.report import paper
-from normplugins.report.language_models import perplexity_table, shortened_table
-from normplugins.report.records import read_runs
-from normplugins.report.render import terminal
+from normplugins.report.paper import CORPORA
+from normplugins.report.records import read_results
+from normplugins.report.table import terminal
+from normplugins.report.tables import paper_table, shortened_table
 from normplugins.utils.errors import UserError
 from tests.helpers.records import language_model, put, scored
 
@@ -18,8 +18,6 @@ CODE, MASKED, PAPER = COLUMNS = (
 )
 SHORT_COLUMNS = [column.removeprefix("ours, ") for column in COLUMNS]
 SHORT_PTB = "PTB (ptb), shortened schedules (budget=cpu)"
-TABLE = next(table for table in paper.TABLES if table.metric == "ppl")
-PTB = next(corpus for corpus in TABLE.corpora if corpus.experiment == "ptb")
 
 
 def best_valid(content) -> float:
@@ -34,7 +32,7 @@ def test_the_readings_stand_side_by_side_with_seeds_spread_and_difference(page, 
     put(tmp_path, language_model("ptb", "ln,reading=masked", 1, 110.0))
     put(tmp_path, language_model("ptb", "pn,reading=paper", 1, 99.0))
     rows = page().rows("PTB")
-    assert list(rows) == ["LN (ln)", "BN (bn)", "PN-V (pnv)", "PN (pn)"]
+    assert list(rows) == ["LN (ln)", "BN (bn)", "BN (bn_released)", "PN-V (pnv)", "PN (pn)"]
     pn, ln = rows["PN (pn)"], rows["LN (ln)"]
     # mean 48.6; deviations -0.6, -0.1, 0.7; sqrt(0.86 / 2) = 0.6557
     assert [pn[column] for column in (*COLUMNS, "seeds")] == ["48.60 ± 0.66", "104.00", "99.00", "3/1/1"]
@@ -169,7 +167,7 @@ def test_shortened_schedules_have_a_table_of_their_own(page, tmp_path) -> None:
     assert "perplexity 620.5 on test and 650.2 on valid" in section
     full = made.rows("PTB")
     assert [full["LN (ln)"][column] for column in COLUMNS] == ["not in full"] * 3
-    assert list(full) == ["LN (ln)", "BN (bn)", "PN-V (pnv)", "PN (pn)"]
+    assert list(full) == ["LN (ln)", "BN (bn)", "BN (bn_released)", "PN-V (pnv)", "PN (pn)"]
 
 
 def test_seeds_of_a_shortened_schedule_are_averaged_and_other_settings_are_not(page, tmp_path) -> None:
@@ -200,7 +198,7 @@ def test_a_corpus_of_running_text_has_tokens(page, tmp_path) -> None:
     made = page()
     assert "- Corpus: 929,589 training tokens." in made.section("PTB")
     assert "not the paper's corpus" in made.section("WikiText-103")
-    assert made.rows("WikiText-103")["LN (ln)"][CODE] == "50.00 [1]"
+    assert made.rows("WikiText-103")["ln, another corpus"][CODE] == "50.00 [2]"
     assert "pairs" not in made.section("PTB")
 
 
@@ -283,15 +281,16 @@ def test_a_masked_model_whose_norm_sees_the_future_never_passes_for_causal(page,
         "no such column where no row has a difference"
     )
     assert set(made.rows(SHORT_PTB)) == set(rows)
-    runs = [run for run in read_runs(tmp_path) if run.norm == "instance"]
-    assert all("sees the future" in run.name for run in runs)
+    results = read_results(tmp_path)
+    assert results.loc[results["norm"] == "instance", "model"].str.contains("sees the future").all()
 
 
 def test_without_a_score_the_label_says_that_a_masked_model_is_not_causal(tmp_path) -> None:
     label = "not causal: by its norm every position sees the tokens after it"
     for norm, said in {"instance": label, "ln": ""}.items():
         put(tmp_path, language_model("ptb", f"{norm},reading=masked", 1, None) | {"label": said})
-    models = {run.norm: run.model.name for run in read_runs(tmp_path) if run.model}
+    results = read_results(tmp_path)
+    models = dict(zip(results["norm"], results["model"], strict=True))
     assert models == {"instance": "reading=masked, but its norm sees the future", "ln": "reading=masked"}
 
 
@@ -303,9 +302,9 @@ def test_both_tables_fit_a_terminal_with_every_number_whole(tmp_path, width) -> 
                 put(tmp_path, language_model("ptb", norm + kind, seed, ppl))
                 extras = ",".join(sorted(["budget=cpu", *filter(None, kind.split(","))]))
                 put(tmp_path, language_model("ptb", f"{norm},{extras}", seed, ppl, updates=1_500))
-    runs = read_runs(tmp_path)
-    full = terminal(perplexity_table(TABLE, PTB, runs), width)
-    short = terminal(shortened_table(PTB, "cpu", [run for run in runs if run.budget]), width)
+    results = read_results(tmp_path)
+    full = terminal(paper_table(CORPORA["ptb"], results), width)
+    short = terminal(shortened_table(CORPORA["ptb"], "cpu", results[results["budget"] != ""]), width)
     for text in (full, short):
         lines = [line for line in text.splitlines() if "level:" not in line]
         assert max(map(len, lines)) <= width

@@ -1,16 +1,15 @@
 """What ``report`` writes and prints as a whole."""
 
-import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from normplugins.report import report
-from normplugins.report.parts import Column, Table
-from normplugins.report.render import terminal
+from normplugins.report.table import Column, Table, terminal
 from normplugins.utils.errors import UserError
-from tests.helpers.records import put, record
+from tests.helpers.records import put, put_diverged, record
 
 
 def test_the_page_says_what_made_it_and_how_to_get_a_row(page, tmp_path: Path) -> None:
@@ -22,13 +21,25 @@ def test_the_page_says_what_made_it_and_how_to_get_a_row(page, tmp_path: Path) -
     assert (tmp_path / "figures" / "multi30k.png").is_file()
 
 
-def test_a_run_that_diverged_is_said_and_counts_nowhere(page, tmp_path: Path) -> None:
-    path = put(tmp_path, record("multi30k", "pn", seed=1))
-    outcome = {"experiment": "multi30k", "variant": "pn", "seed": 2, "diverged": "update 7: the loss is not finite"}
-    path.with_name("seed2.diverged.json").write_text(json.dumps(outcome))
-    made = page()
-    assert "- multi30k pn seed 2: update 7: the loss is not finite" in made.section("Runs that diverged")
-    assert "seed 2" not in made.section("multi30k")
+def test_a_run_that_diverged_is_listed_with_its_reason_until_it_has_been_run_again(page, tmp_path: Path) -> None:
+    put_diverged(tmp_path, "multi30k", "pn", 2)
+    assert "- multi30k pn seed 2: update 7: the loss is not finite" in page().section("Runs that diverged")
+    put(tmp_path, record("multi30k", "pn", 2))
+    assert "Runs that diverged" not in page().text
+
+
+def test_the_tables_are_written_as_csv_and_latex_too(page, tmp_path: Path) -> None:
+    for seed, bleu in enumerate((35.0, 36.0), 1):
+        put(tmp_path, record("multi30k", "bn_released", seed, {"bleu": bleu}))
+    put_diverged(tmp_path, "multi30k", "bn_released", 3)
+    page()
+    table = pd.read_csv(tmp_path / "results.csv").set_index("metric").loc["bleu"]
+    assert (table["mean"], table["seeds"], table["diverged"], table["norm"]) == (35.5, 2, 1, "bn_released")
+    assert table["deviation"] == pytest.approx(0.5**0.5)
+    latex = (tmp_path / "tables" / "multi30k.tex").read_text()
+    assert r"\toprule" in latex
+    assert r"bn\_released" in latex
+    assert r"35.50 $\pm$ 0.71" in latex
 
 
 def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -46,6 +57,8 @@ def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: P
         "README.md",
         "figures/demo.png",
         "figures/iwslt14.png",
+        "results.csv",
+        *(f"tables/{name}.tex" for name in ("demo", "iwslt14", "wmt14", "ptb", "wikitext103")),
         "runs/demo/pn/seed1.json",
         "runs/iwslt14/ln/seed1.json",
     }
@@ -74,7 +87,7 @@ def test_prints_the_tables_and_the_files(tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert "\x1b" not in out
     rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
-    assert ["PN (pn)", "35.9 D", "+0.4 S", "35.87 [3]"] in [row[:4] for row in rows]
+    assert ["pn, another corpus", "35.87 [3]"] in [row[:2] for row in rows]
     assert ["ln", "12.34", "0.980", "1", "11.00"] in [row[:5] for row in rows]
     assert "[3] Corpus: 1 of 2 train pairs" in out
     assert f"written: {tmp_path / 'README.md'}" in out
@@ -115,5 +128,5 @@ def test_a_results_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file, not a folder")
-    with pytest.raises(UserError, match=r"README\.md"):
+    with pytest.raises(UserError, match=r"cannot write .*results"):
         report(tmp_path / "results", echo=lambda _: None)

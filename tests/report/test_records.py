@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from normplugins.report import report
-from normplugins.report.records import read_runs
+from normplugins.report.records import read_results
 from normplugins.utils.errors import UserError
 from tests.helpers.records import put, record, scored
 
@@ -101,13 +101,13 @@ def test_a_copied_record_does_not_count_twice(tmp_path: Path) -> None:
 def test_unfinished_files_are_not_read(tmp_path: Path) -> None:
     path = put(tmp_path, record())
     path.with_name("seed2.json.tmp").write_text("{")
-    assert [run.seed for run in read_runs(tmp_path)] == [1]
+    assert list(read_results(tmp_path)["seed"].unique()) == [1]
 
 
 def test_seeds_stand_in_numerical_order(tmp_path: Path) -> None:
     for seed in (10, 2, 1):
         put(tmp_path, record(seed=seed))
-    assert [run.seed for run in read_runs(tmp_path)] == [1, 2, 10]
+    assert list(read_results(tmp_path)["seed"].unique()) == [1, 2, 10]
 
 
 @pytest.mark.parametrize("key", ["scores", "scored_by"])

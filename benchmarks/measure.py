@@ -1,0 +1,182 @@
+"""Times calls in turns with torch.utils.benchmark, and appends the results to results/benchmarks.csv."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.benchmark import Timer
+
+from normplugins.norms import known_norms
+from normplugins.runs.record import git_commit, hardware, now
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import disk_errors
+from normplugins.utils.threads import use_threads
+from normplugins.utils.worker_processes import available_cores
+
+CSV = "benchmarks.csv"
+COLUMNS = [
+    *("benchmark", "provider", "case", "median_ms", "p20_ms", "p80_ms", "peak_mb"),
+    *("repeats", "hardware", "torch", "commit", "date"),
+    *("direction", "gb_per_s", "words_per_s", "sentences_per_s", "threads", "triton", "fairseq", "load"),
+    *("baseline", "ratio"),
+]
+Call = Callable[[], object]
+
+
+def arguments(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the options that all benchmarks share, and set the number of PyTorch's threads.
+
+    Raises:
+        UserError: an unknown norm, or a number below 1.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="only the main case, without growing work")
+    parser.add_argument("--norms", default="", metavar="NAME,...", help="default: the benchmark's own choice")
+    parser.add_argument("--repeats", type=int, metavar="N", help="turns of each provider")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="default: every core")
+    parser.add_argument("--compiled", action="store_true", help="norm, step: torch.compile's variants too")
+    parser.add_argument("--checkpoint", type=Path, help="decode: a model with ln; default: untrained weights")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides of the experiment")
+    options = parser.parse_args(argv)
+    options.norms = tuple(filter(None, options.norms.split(",")))
+    if unknown := [name for name in options.norms if name not in known_norms()]:
+        raise UserError(f"--norms: unknown norm '{unknown[0]}'. Known: {', '.join(known_norms())}")
+    for name in ("repeats", "threads"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
+    use_threads(options.threads)
+    return options
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one call, a number for each turn."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The median over the turns."""
+        return float(np.median(self.seconds))
+
+    def ratio(self, baseline: Times) -> float:
+        """Return the median over the turns of this time divided by the baseline's time of the same turn.
+
+        Other work on the machine slows both sides of a turn, so the ratio varies less than the times.
+        """
+        return float(np.median(np.divide(self.seconds, baseline.seconds)))
+
+
+def take_turns(calls: Mapping[Any, Call], repeats: int, seconds: float = 0.0) -> dict[Any, Times]:
+    """Time each call ``repeats`` times; in every turn all calls are timed, in a new random order.
+
+    A measurement is torch.utils.benchmark's ``blocked_autorange``: a warm-up, then blocks of calls for at least
+    ``seconds``. It synchronizes the GPU and disables Python's garbage collection.
+    """
+    timers = {
+        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+        for name, call in calls.items()
+    }
+    found: dict[Any, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name in random.sample(list(timers), len(timers)):
+            found[name].append(timers[name].blocked_autorange(min_run_time=seconds).median)
+    return {name: Times(tuple(each)) for name, each in found.items()}
+
+
+def case_of(**fields: object) -> str:
+    """Return the text of a case: ``tokens=4096 channels=512``."""
+    return " ".join(f"{name}={value}" for name, value in fields.items())
+
+
+def fields_of(case: str) -> dict[str, str]:
+    """Return the fields of such a text, or nothing for a case in other words (of older rows)."""
+    parts = [part.partition("=") for part in case.split(" ")]
+    return {name: value for name, _, value in parts} if all(middle for _, middle, _ in parts) else {}
+
+
+def machine(threads: int, cpu: bool) -> dict[str, Any]:
+    """Return the columns that all rows of a call share: machine, versions, commit, date and the machine's load."""
+    found = hardware(cpu=cpu, processes=1)
+    device = [] if found["device"] == "CPU" else [found["device"]]
+    of_cpu = [found["cpu"], f"{threads} thread{'s' if threads > 1 else ''}", f"{found['memory_gb']} GB"]
+    return {
+        "hardware": ", ".join([*device, *of_cpu]),
+        "torch": torch.__version__,
+        "commit": git_commit(),
+        "date": now(),
+        "threads": threads,
+        "triton": _version("triton"),
+        "fairseq": _version("fairseq"),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def rows(
+    benchmark: str,
+    case: str,
+    found: Mapping[tuple[str, str], Times],
+    baseline: str,
+    rate: Callable[[str, str, Times], dict[str, float]],
+    where: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Return the rows of a case.
+
+    Args:
+        benchmark: its name.
+        case: the text of ``case_of``.
+        found: the times by provider and direction ("" where there is only one direction).
+        baseline: the provider with which the others are compared, direction by direction.
+        rate: (provider, direction, times) -> the column of a rate.
+        where: the columns of ``machine``.
+    """
+    made = []
+    for (provider, direction), times in found.items():
+        low, middle, high = np.percentile(times.seconds, (20, 50, 80))
+        numbers = {"median_ms": 1000 * middle, "p20_ms": 1000 * low, "p80_ms": 1000 * high}
+        numbers |= rate(provider, direction, times)
+        row = {"benchmark": benchmark, "provider": provider, "case": case, "direction": direction}
+        row |= {name: float(f"{value:.4g}") for name, value in numbers.items()}
+        ratio = round(times.ratio(found[baseline, direction]), 3)
+        made.append(row | {"repeats": len(times.seconds), "baseline": baseline, "ratio": ratio} | dict(where))
+    return pd.DataFrame(made).reindex(columns=COLUMNS)
+
+
+def append(path: Path, new: pd.DataFrame) -> None:
+    """Append rows to the file of measurements in one write, so that an interrupt leaves whole rows.
+
+    Raises:
+        UserError: the file has other columns, or cannot be written.
+    """
+    exists = path.exists()
+    if exists and list(pd.read_csv(path, nrows=0).columns) != COLUMNS:
+        raise UserError(f"{path} does not have the columns {', '.join(COLUMNS[:3])}, ...: move it away")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(new.to_csv(index=False, header=not exists, lineterminator="\n").encode())
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Return all rows of a file of measurements; empty texts for what a row does not have."""
+    text = ("benchmark", "provider", "case", "direction", "hardware", "torch", "triton", "fairseq", "commit", "date")
+    table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
+    return table.fillna(dict.fromkeys(text, ""))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,161 @@
+"""Forward, backward and both of every norm beside torch.nn.LayerNorm, and GB/s of the bytes that it must move.
+
+python -m benchmarks.norm [--quick] [--norms pn,pn_alg2,bn] [--repeats 30] [--compiled]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from benchmarks import page
+from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
+from benchmarks.released import ReleasedPowerNorm
+from normplugins.norms import NormConfig, build_norm, has_kernels, known_norms
+
+DIRECTIONS = ("forward", "backward", "both")
+BASELINE, RELEASED, COPY = "torch LayerNorm", "released PN", "copy"
+SENTENCE = 32  # positions of a sentence
+GROWING = ("pn", "pn_alg2")
+# Passes over (T, B, C): a forward reads x and writes y; a backward reads dL/dy and x and writes dL/dx. A norm that
+# needs sums over the batch first reads its inputs once more: x, or dL/dy and x (for a mean alone, dL/dy).
+PASSES = {"none": (0, 0), "bn": (3, 5), "bn_released": (3, 5), "pnv": (3, 5), "weight": (3, 3), COPY: (2, 0)}
+USUAL = (2, 3)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The input: ``tokens`` positions of ``channels``, in sentences of 32, with padding or without."""
+
+    tokens: int
+    channels: int
+    dtype: torch.dtype = torch.float32
+    padded: bool = False
+
+    def __str__(self) -> str:
+        padding = f"{100 * self.mask().double().mean():.1f}%" if self.padded else "none"
+        return case_of(tokens=self.tokens, channels=self.channels, dtype=str(self.dtype)[6:], padding=padding)
+
+    def mask(self) -> Tensor:
+        """Return the padding (B, T), True where padding: sentences have three quarters of the length to all of it."""
+        lengths = torch.linspace(0.75 * SENTENCE, SENTENCE, self.tokens // SENTENCE).round()
+        return torch.arange(SENTENCE) >= lengths[:, None]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the main cases, and how the cost of some norms grows with tokens and channels."""
+    options = arguments(__doc__, argv)
+    cuda = torch.cuda.is_available()
+    names = options.norms or tuple(name for name in known_norms() if name != "none")
+    repeats = options.repeats or 15
+    where = machine(options.threads, cpu=not cuda)
+    with page.regenerated(options.results):
+        for case in main_cases(cuda, options.quick):
+            page.add(options.results, rows_of(case, measure(case, names, repeats, options.compiled), where))
+        for what, cases in {} if options.quick else growing(cuda).items():
+            measured = [rows_of(case, measure(case, GROWING, repeats, directions=("both",)), where) for case in cases]
+            page.add(options.results, pd.concat(measured), what)
+
+
+def main_cases(cuda: bool, quick: bool) -> list[Case]:
+    """Return the cases on which all norms are measured."""
+    if not cuda:
+        widths = (512,) if quick else (512, 1024)
+        return [Case(4096, width, padded=padded) for width in widths for padded in (False, True)]
+    sizes = (4096,) if quick else (4096, 16384, 65536)
+    kinds = (torch.bfloat16, torch.float32)
+    return [Case(size, width, dtype) for size in sizes for width in (512, 1024) for dtype in kinds]
+
+
+def growing(cuda: bool) -> dict[str, list[Case]]:
+    """Return cases that grow, by the field that grows."""
+    factor = 16 if cuda else 1
+    return {
+        "tokens": [Case(factor * tokens, 512) for tokens in (1024, 2048, 4096, 8192, 16384)],
+        "channels": [Case(factor * 4096, channels) for channels in (128, 256, 512, 1024, 2048)],
+    }
+
+
+def counted_bytes(name: str, direction: str, case: Case) -> int:
+    """Return the bytes that a norm must read and write at least, if nothing stays in a cache."""
+    forward, backward = PASSES.get(name.split(" ")[0], USUAL)
+    passes = {"forward": forward, "backward": backward, "both": forward + backward}[direction]
+    return passes * case.tokens * case.channels * case.dtype.itemsize
+
+
+def providers(names: Sequence[str], channels: int, compiled: bool) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the baselines, and each norm with its kernels, in plain PyTorch where it has kernels, and compiled."""
+    yield BASELINE, nn.LayerNorm(channels)
+    if "pn" in names:
+        yield RELEASED, ReleasedPowerNorm(channels, warmup_updates=0)
+    for name in names:
+        config = NormConfig(name=name)
+        yield name, build_norm(config, channels)
+        if has_kernels(name):
+            yield f"{name} plain", build_norm(replace(config, kernels="plain"), channels)
+        if compiled:
+            yield f"{name} compiled", torch.compile(build_norm(config, channels))  # type: ignore[misc]
+
+
+def measure(
+    case: Case,
+    names: Sequence[str],
+    repeats: int,
+    compiled: bool = False,
+    directions: Sequence[str] = DIRECTIONS,
+    seconds: float = 0.02,
+) -> dict[tuple[str, str], Times]:
+    """Time the providers of a case in turns; return the times by provider and direction. PN is past its warmup."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(0)
+    shape = (SENTENCE, case.tokens // SENTENCE, case.channels)
+    x, g = (torch.randn(shape, generator=generator).to(device, case.dtype) for _ in range(2))
+    mask = case.mask().to(device) if case.padded else None
+    if compiled:
+        torch.compiler.reset()  # else the compiler gives up after some cases of one class
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    for name, module in providers(names, case.channels, compiled):
+        made = _calls(module.to(device, case.dtype), x, g, None if name == BASELINE else mask)
+        calls |= {(name, direction): made[direction] for direction in directions}
+    if "forward" in directions:
+        y = torch.empty_like(x)
+        calls[COPY, "forward"] = lambda: y.copy_(x)
+    return take_turns(calls, repeats, seconds)
+
+
+def _calls(module: nn.Module, x: Tensor, g: Tensor, mask: Tensor | None) -> dict[str, Callable[[], object]]:
+    x = x.detach().requires_grad_()
+    inputs = [x, *module.parameters()]
+
+    def forward() -> Tensor:
+        return module(x) if mask is None else module(x, mask)
+
+    for _ in range(2):  # moves the statistics away from their initial values
+        torch.autograd.grad(forward(), inputs, g, allow_unused=True)
+    for name, counted in module.named_buffers():
+        if name.endswith("num_updates"):
+            counted.fill_(10**6)
+    y = forward()
+    return {
+        "forward": forward,
+        "backward": lambda: torch.autograd.grad(y, inputs, g, retain_graph=True, allow_unused=True),
+        "both": lambda: torch.autograd.grad(forward(), inputs, g, allow_unused=True),
+    }
+
+
+def rows_of(case: Case, found: Mapping[tuple[str, str], Times], where: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of a case, with the GB per second of the counted bytes."""
+
+    def rate(name: str, direction: str, times: Times) -> dict[str, float]:
+        return {"gb_per_s": counted_bytes(name, direction, case) / times.median / 1e9}
+
+    return rows("norm", str(case), found, BASELINE, rate, where)
+
+
+if __name__ == "__main__":
+    main()

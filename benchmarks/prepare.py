@@ -1,0 +1,97 @@
+"""Sentence pairs per second of each stage of preparing a corpus, with one process and with one a core.
+
+python -m benchmarks.prepare [--quick] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from benchmarks import page
+from benchmarks.measure import Times, arguments, case_of, machine, rows
+from normplugins.corpora import CORPORA, corpus_config, prepare
+from normplugins.runs.compose import compose_config
+from normplugins.utils.download import find_in_mirror
+
+# A stage begins where the corpus prints its line. Learning subwords is one process's work in any case.
+STAGES = {"tokenizing": "tokenize", "learning": "learn", "splitting": "split", "binarizing": "binarize"}
+ALL, BASELINE = "all", "1 process"
+SIZES = (2_500, 5_000, 10_000)  # training pairs of the generated corpus
+
+
+def main(argv: Sequence[str] | None = None, sizes: Sequence[int] = SIZES) -> None:
+    """Measure Multi30k, where its files need no download, and generated corpora of growing size."""
+    options = arguments(__doc__, argv)
+    providers = {BASELINE: 1} | ({f"{options.threads} processes": options.threads} if options.threads > 1 else {})
+    where = machine(options.threads, cpu=True)
+    sizes = sizes[-1:] if options.quick else sizes
+    for_demo = overrides_of("demo", "multi30k", options.overrides)
+    generated = [compose_config("demo", [*for_demo, f"corpus.train_size={size}"]) for size in sizes]
+    multi30k = compose_config("multi30k", overrides_of("multi30k", "demo", options.overrides))
+    with page.regenerated(options.results):
+        for config in [multi30k] * at_hand(multi30k) + generated:
+            page.add(options.results, measure(config, providers, options.repeats or 3, where))
+
+
+def overrides_of(corpus: str, other: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides without the settings that only the other corpus has."""
+    own, others = ({f"corpus.{field.name}" for field in fields(CORPORA[name])} for name in (corpus, other))
+    return [item for item in overrides if item.partition("=")[0] not in others - own]
+
+
+def at_hand(config: DictConfig) -> bool:
+    """Return whether Multi30k's files are there: a benchmark does not wait for the network."""
+    raw = Path(config.data_dir) / config.corpus.name / "raw" / "train.de.gz"
+    return raw.is_file() or find_in_mirror(raw.name, config.corpus.name) is not None
+
+
+def measure(config: DictConfig, providers: Mapping[str, int], repeats: int, where: Mapping[str, Any]) -> pd.DataFrame:
+    """Prepare a corpus with these numbers of processes in turns; a row's direction is the stage, or ``all``."""
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    pairs = 0
+    for repeat in range(repeats):
+        for name in list(providers)[:: 1 if repeat % 2 else -1]:
+            pairs, stages = prepared(config, providers[name])
+            for stage, taken in stages.items():
+                seconds[name, stage].append(taken)
+
+    def rate(_name: str, _stage: str, times: Times) -> dict[str, float]:
+        return {"sentences_per_s": pairs / times.median}
+
+    keys = [(name, stage) for name in providers for stage in (*STAGES.values(), ALL)]
+    case = case_of(corpus=config.corpus.name, pairs=pairs, subwords=config.corpus.subword_size)
+    return rows("prepare", case, {key: Times(tuple(seconds[key])) for key in keys}, BASELINE, rate, where)
+
+
+def prepared(config: DictConfig, workers: int) -> tuple[int, dict[str, float]]:
+    """Prepare a corpus once in a temporary folder; return its number of pairs and the seconds of each stage."""
+    marks: list[tuple[str, float]] = []
+
+    def echo(line: str) -> None:
+        word = line.partition(": ")[2].split(" ")[0]
+        if word in STAGES:
+            marks.append((STAGES[word], time.perf_counter()))
+
+    with tempfile.TemporaryDirectory() as folder:
+        raw, own = Path(config.data_dir).absolute() / config.corpus.name / "raw", Path(folder) / config.corpus.name
+        if raw.is_dir():
+            own.mkdir()
+            (own / "raw").symlink_to(raw)
+        manifest = prepare(corpus_config(config.corpus), Path(folder), echo, workers).manifest
+        end = time.perf_counter()
+    ends = [*(begun for _, begun in marks[1:]), end]
+    stages = {stage: after - begun for (stage, begun), after in zip(marks, ends, strict=True)}
+    return sum(count["pairs"] for count in manifest["counts"].values()), stages | {ALL: end - marks[0][1]}
+
+
+if __name__ == "__main__":
+    main()

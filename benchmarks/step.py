@@ -1,0 +1,180 @@
+"""One training update of the IWSLT14 model, ours and stock fairseq's, in target words per second.
+
+python -m benchmarks.step [--quick] [--norms ln,pn,bn] [--repeats 9] [--compiled] [hardware=cpu ...]
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import numpy as np
+import pandas as pd
+from fairseq import tasks
+from fairseq.data import Dictionary
+from fairseq.trainer import Trainer as FairseqTrainer
+from omegaconf import DictConfig
+
+import normplugins
+from benchmarks import page
+from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
+from benchmarks.stock import SeparateProcess, stock_trainer
+from normplugins.corpora import corpus_config
+from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.translation import bare_task
+from normplugins.models.torch_compile import compile_layers
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config, fairseq_config
+from normplugins.runs.corpus_size import corpus_size
+from normplugins.runs.measured_step import made_up
+from normplugins.training.batches import bucket_by_length
+from normplugins.training.distributed import on_cpu
+from normplugins.training.trainer import Trainer
+from normplugins.utils.errors import UserError
+
+EXPERIMENT, BASELINE = "iwslt14", "stock ln"
+NORMS = ("ln", "pn")
+Batch = dict[str, Any]
+Update = Callable[[Batch], None]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure an update with each norm beside stock fairseq's."""
+    options = arguments(__doc__, argv)
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    configs = {name: composed(name, options.overrides) for name in dict.fromkeys(("ln", *(options.norms or NORMS)))}
+    cpu = on_cpu(configs["ln"])
+    repeats = options.repeats or (5 if cpu else 30)
+    with page.regenerated(options.results):
+        case, task, batches = training_batches(configs["ln"], 2 * repeats)
+        with contestants(configs, task, options.compiled) as updates:
+            found = measure(updates, batches, repeats)
+        page.add(options.results, rows_of(case, found, batches, machine(options.threads, cpu)))
+
+
+def composed(norm: str, overrides: Sequence[str]) -> DictConfig:
+    """Return the experiment's config with a norm in its encoder; raises UserError where it is refused."""
+    if chosen := [override for override in overrides if override.startswith("norm=")]:
+        raise UserError(f"{chosen[0]}: norms are chosen by --norms {chosen[0].partition('=')[2]}")
+    config = compose_config(EXPERIMENT, [*overrides, f"norm={norm}"])
+    check(config)
+    return config
+
+
+def training_batches(config: DictConfig, count: int) -> tuple[str, Any, list[Batch]]:
+    """Return the case, the task, and the first batches of training: random ones where no corpus is prepared."""
+    corpus = corpus_config(config.corpus)
+    bin_dir = Path(config.data_dir) / corpus.name / corpus.variant() / "bin"
+    size = corpus_size(config)
+    if not bin_dir.is_dir():
+        task, batch = made_up(kind_of(config.task._name), fairseq_config(config), size.types)
+        sentences = max(1, config.dataset.max_tokens // size.length)
+        return described(config, size.types, "made-up"), task, [batch(sentences, size.length) for _ in range(count)]
+    normplugins.register()
+    settings = fairseq_config(config)
+    settings.task.data = str(bin_dir)
+    task = tasks.setup_task(settings.task)
+    if config.train.bucket_by_length:
+        bucket_by_length(task, "train")
+    task.load_dataset("train")
+    batches = task.get_batch_iterator(
+        dataset=task.dataset("train"),
+        max_tokens=config.dataset.max_tokens,
+        max_sentences=config.dataset.batch_size,
+        max_positions=(config.model.max_source_positions, config.model.max_target_positions),
+        ignore_invalid_inputs=True,
+        required_batch_size_multiple=config.dataset.required_batch_size_multiple,
+        seed=config.common.seed,
+    ).next_epoch_itr(shuffle=True)
+    return described(config, len(task.target_dictionary), corpus.name), task, list(islice(cycle(batches), count))
+
+
+def described(config: DictConfig, types: int, text: str) -> str:
+    """Return the case: sizes of model, batch and dictionary, the text, and the settings that are not the default."""
+    model = config.model
+    settings = config.variant.partition(",")[2]
+    return case_of(
+        layers=f"{model.encoder_layers}+{model.decoder_layers}",
+        channels=model.encoder_embed_dim,
+        tokens=config.dataset.max_tokens,
+        types=types,
+        text=text,
+        dtype="bfloat16" if config.common.bf16 else "float16" if config.common.fp16 else "float32",
+        **({"settings": settings} if settings else {}),
+    )
+
+
+@contextmanager
+def contestants(configs: Mapping[str, DictConfig], task: Any, compiled: bool = False) -> Iterator[dict[str, Update]]:
+    """Yield the functions that train stock fairseq's model and ours with each norm on a batch.
+
+    On a CPU stock fairseq runs in a separate process; on a GPU in bfloat16 it is measured in float16 too.
+    """
+    base = fairseq_config(configs["ln"])
+    with ExitStack() as stack:
+        if on_cpu(base):
+            updates: dict[str, Update] = {
+                BASELINE: stack.enter_context(SeparateProcess(stock_update, base, task.source_dictionary))
+            }
+        else:
+            updates = {BASELINE: stock_update(base, task.source_dictionary)}
+            if base.common.bf16:
+                base.common.bf16, base.common.fp16 = False, True
+                updates[f"{BASELINE} fp16"] = stock_update(base, task.source_dictionary)
+        for name, config in configs.items():
+            settings = fairseq_config(config)
+            for provider in (name, f"{name} compiled") if compiled else (name,):
+                model = task.build_model(settings.model)
+                if provider != name:
+                    compile_layers(model)
+                updates[provider] = updating(Trainer(settings, task, model, task.build_criterion(settings.criterion)))
+        yield updates
+
+
+def stock_update(config: DictConfig, dictionary: Dictionary) -> Update:
+    """Return the function that trains stock fairseq's model; ``config`` is fairseq's part of the experiment's."""
+    normplugins.register()
+    return updating(stock_trainer(config, bare_task(config.task, dictionary)))
+
+
+def updating(trainer: FairseqTrainer) -> Update:
+    """Return the function that makes one update with a batch."""
+
+    def update(batch: Batch) -> None:
+        figures = trainer.train_step([batch], raise_oom=True)
+        assert figures is None or math.isfinite(figures["loss"])  # None: fp16 has overflowed
+        trainer.get_model().set_num_updates(trainer.get_num_updates())  # the norms update their statistics
+
+    return update
+
+
+def measure(updates: Mapping[str, Update], batches: Sequence[Batch], repeats: int) -> dict[str, Times]:
+    """Time an update of each in turns. In a turn, all take the same two batches, the first as a warm-up."""
+
+    def taking(update: Update) -> Callable[[], None]:
+        left = cycle(batches)
+        return lambda: update(next(left))
+
+    return take_turns({name: taking(update) for name, update in updates.items()}, repeats)
+
+
+def rows_of(case: str, found: Mapping[str, Times], batches: Sequence[Batch], where: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of a case, with the target words per second."""
+    words = float(np.mean([batch["ntokens"] for batch in batches]))
+
+    def rate(_name: str, _direction: str, times: Times) -> dict[str, float]:
+        return {"words_per_s": words / times.median}
+
+    return rows("step", case, {(name, ""): times for name, times in found.items()}, BASELINE, rate, where)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Stock fairseq as the baseline: its model and trainer, in a process that this project's settings do not change."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import pickle
+import signal
+import warnings
+from argparse import Namespace
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import torch
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
+from fairseq.models import ARCH_CONFIG_REGISTRY, BaseFairseqModel
+from fairseq.optim.adam import FairseqAdamConfig
+from fairseq.trainer import Trainer
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from normplugins.utils.errors import UserError
+
+ARCHITECTURE = "transformer_iwslt_de_en"
+SIDES = ("embed_dim", "ffn_embed_dim", "attention_heads", "layers")
+SAME = (  # settings that our model and stock fairseq's have under the same names
+    *(f"{side}_{name}" for side in ("encoder", "decoder") for name in SIDES),
+    *("dropout", "attention_dropout", "activation_dropout"),
+    *("share_all_embeddings", "share_decoder_input_output_embed", "max_source_positions", "max_target_positions"),
+)
+_function: Callable[..., Any] | None = None  # in the separate process
+
+
+class SeparateProcess:
+    """A function that another process builds and calls. Leaving the context ends the process.
+
+    A process of this project keeps the memory that it frees; stock fairseq would gain from that, so on a CPU it runs
+    in a process that has never applied the setting.
+
+    Args:
+        build: returns the function, in that process; it and its arguments are pickled.
+        arguments: of ``build``.
+
+    Raises:
+        UserError: ``build`` or the function has raised an error, or the process has ended.
+    """
+
+    def __init__(self, build: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("forkserver")
+        threads = torch.get_num_threads()
+        self._executor = ProcessPoolExecutor(1, context, _start, (threads,))
+        self._submit(_build, (build, arguments))
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function there, and return its result."""
+        return self._submit(_call, arguments)
+
+    def _submit(self, work: Callable[[bytes], Any], given: Any) -> Any:
+        try:  # as plain bytes: multiprocessing would open a file for each tensor, and a model has hundreds
+            return self._executor.submit(work, pickle.dumps(given)).result()
+        except BrokenProcessPool:
+            raise UserError("the process of stock fairseq has ended; is there too little memory?") from None
+        except Exception as error:
+            raise UserError(f"stock fairseq: {type(error).__name__}: {error}") from error
+
+    def __enter__(self) -> SeparateProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _start(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles it, and ends this one
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)  # of fairseq's decoder
+    torch.set_num_threads(threads)
+
+
+def _build(given: bytes) -> None:
+    global _function
+    build, arguments = pickle.loads(given)
+    _function = build(*arguments)
+
+
+def _call(given: bytes) -> Any:
+    assert _function is not None
+    return _function(*pickle.loads(given))
+
+
+def stock_config(config: DictConfig) -> DictConfig:
+    """Return the config of stock fairseq's run of an experiment: its own model, criterion and Adam, all else the same.
+
+    Args:
+        config: fairseq's part of a translation experiment's config; it is not changed.
+    """
+    stock = config.copy()
+    own = config.optimizer
+    with open_dict(stock):
+        stock.model = vars(_model_arguments(config.model))
+        stock.criterion = _component(
+            "label_smoothed_cross_entropy",
+            LabelSmoothedCrossEntropyCriterionConfig,
+            label_smoothing=config.criterion.label_smoothing,
+        )
+        stock.optimizer = _component(
+            "adam",
+            FairseqAdamConfig,
+            adam_betas=list(own.adam_betas),
+            adam_eps=own.adam_eps,
+            weight_decay=own.weight_decay,
+        )
+    return stock
+
+
+def stock_model(config: DictConfig, task: Any) -> BaseFairseqModel:
+    """Return stock fairseq's transformer with LayerNorm in the sizes of an experiment."""
+    return task.build_model(_model_arguments(config.model))
+
+
+def stock_trainer(config: DictConfig, task: Any) -> Trainer:
+    """Return fairseq's own trainer with its own model, Adam and label-smoothed cross-entropy.
+
+    Args:
+        config: fairseq's part of a translation experiment's config; ``model.normalize_before`` chooses pre-norm.
+        task: the translation task that our model trains on.
+    """
+    stock = stock_config(config)
+    return Trainer(stock, task, stock_model(config, task), task.build_criterion(stock.criterion))
+
+
+def _model_arguments(model: DictConfig) -> Namespace:
+    """Return what fairseq's command line would give its model: the experiment's settings, the architecture's else."""
+    given = {name: model[name] for name in SAME if model.get(name) is not None}
+    before = {f"{side}_normalize_before": model.normalize_before for side in ("encoder", "decoder")}
+    arguments = Namespace(arch=ARCHITECTURE, **given, **before)
+    ARCH_CONFIG_REGISTRY[ARCHITECTURE](arguments)
+    return arguments
+
+
+def _component(name: str, schema: type, **values: Any) -> dict[str, Any]:
+    """Return a component's config: fairseq's defaults, which may refer to other sections, and these values."""
+    defaults = OmegaConf.to_container(OmegaConf.structured(schema))
+    assert isinstance(defaults, dict)
+    return {**defaults, "_name": name, **values}

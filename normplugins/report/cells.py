@@ -1,0 +1,175 @@
+"""Cells: runs that differ in nothing but the seed, and how their numbers are written in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from normplugins.report.readings import MODELS, LanguageModel
+from normplugins.report.records import CELL, WHOLE
+
+NOT_RUN, NOT_IN_FULL, NOT_SCORED, ALL_DIVERGED = "not run", "not in full", "not scored", "diverged"
+METRICS = {  # a short name for headings, and what follows it in notes
+    "bleu": ("BLEU", " (tokenised)"),
+    "bleu_compound": ("BLEU, compounds split", " (tokenised)"),
+    "sacrebleu": ("sacreBLEU", " (plain text)"),
+    "chrf2": ("chrF2", " (plain text)"),
+    "ter": ("TER", " (plain text)"),
+    "ppl": ("ppl", ""),
+    "ppl_full_segments": ("ppl, full segments", ""),
+}
+"""The metrics in the order of their columns."""
+
+
+class Cell:
+    """Runs that differ in nothing but the seed and the machine.
+
+    Args:
+        rows: their rows in the table of results.
+    """
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self.rows = rows
+        every = rows.drop_duplicates("seed")
+        self.first: Any = every.iloc[0]
+        self.diverged = int((every["diverged"] != "").sum())
+        self.runs = every[every["diverged"] == ""]
+
+    @cached_property
+    def model(self) -> LanguageModel | None:
+        """The language model; None for a translation model."""
+        return MODELS.get(self.first["model"])
+
+    @property
+    def label(self) -> str:
+        """The norm, the language model, the other settings, and the length of a shortened schedule."""
+        name = ", ".join(filter(None, [self.first["norm"], self.first["model"], self.first["settings"]]))
+        short = f", shortened to {self.span('updates')} updates" if self.first["budget"] else ""
+        return name + (short if len(self.runs) else "")
+
+    def values(self, metric: str, checkpoint: str = "", test_set: str = WHOLE, column: str = "value") -> pd.Series[Any]:
+        """Return a score of every run, or nothing where a run lacks it.
+
+        Args:
+            metric: a key of the records' ``metrics``.
+            checkpoint: its name; empty for the checkpoint that the recipe is scored by.
+            test_set: the whole test set, or one of the sets that it consists of.
+            column: ``value``, or ``brevity`` for BLEU's brevity penalty.
+        """
+        rows = self.rows[(self.rows["metric"] == metric) & (self.rows["test_set"] == test_set)]
+        found = rows.loc[rows["checkpoint"] == (checkpoint or rows["scored_by"]), column].dropna()
+        return found if len(found) == len(self.runs) else found.iloc[:0]
+
+    def score(self, metric: str, checkpoint: str = "", test_set: str = WHOLE, digits: int = 2) -> str:
+        """Return the mean over the seeds and, for several seeds, their sample standard deviation."""
+        if not len(self.runs):
+            return ALL_DIVERGED
+        found = self.values(metric, checkpoint, test_set)
+        if found.empty:
+            return NOT_SCORED
+        spread = f" ± {found.std():.{digits}f}" if len(found) > 1 else ""
+        return f"{found.mean():.{digits}f}{spread}"
+
+    def detail(self, metric: str, checkpoint: str = "", test_set: str = WHOLE, digits: int = 2) -> str:
+        """Return the same score, or an empty text where it is missing."""
+        found = self.score(metric, checkpoint, test_set, digits)
+        return "" if found in (NOT_SCORED, ALL_DIVERGED) else found
+
+    @property
+    def seeds(self) -> str:
+        """The number of seeds in the means, and how many diverged."""
+        count = str(len(self.runs))
+        return count + (f" ({self.diverged} of {len(self.runs) + self.diverged} diverged)" if self.diverged else "")
+
+    def brevity(self, metric: str) -> str:
+        """Return the mean brevity penalty over the seeds, or an empty text for a metric without one."""
+        found = self.values(metric, column="brevity")
+        return "" if found.empty else f"{found.mean():.3f}"
+
+    @property
+    def valid_ppl(self) -> str:
+        """The mean over the seeds of the lowest perplexity on the validation set."""
+        found = self.runs["valid_ppl"].dropna()
+        return "" if found.empty else f"{found.mean():.2f}"
+
+    def span(self, column: str, text: Callable[[float], str] = "{:,.0f}".format) -> str:
+        """Return a value of the runs, or the lowest and the highest one."""
+        if not len(self.runs):
+            return ""
+        low, high = text(self.runs[column].min()), text(self.runs[column].max())
+        return low if low == high else f"{low}–{high}"
+
+    def each(self, column: str) -> str:
+        """Return the different texts that the runs have in a column."""
+        return "; ".join(dict.fromkeys(self.runs[column]))
+
+
+def group(results: pd.DataFrame) -> list[Cell]:
+    """Group a table of results into cells, in the order of its rows."""
+    return [Cell(rows) for _, rows in results.groupby(CELL, sort=False)] if len(results) else []
+
+
+def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str = "") -> str:
+    """Return the difference to the LN cell that is alike in all but the norm and its settings, if there is one."""
+    for other in cells:
+        plain = other.first["norm"] == "ln" and "norm." not in other.first["settings"]
+        if plain and other is not cell and _without_norm(other) == _without_norm(cell):
+            mine, theirs = cell.values(metric, checkpoint), other.values(metric, checkpoint)
+            return "" if mine.empty or theirs.empty else f"{mine.mean() - theirs.mean():+.2f}"
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people write it: ``48 s``, ``14 min``, ``3 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def seeds_note(cells: Sequence[Cell]) -> list[str]:
+    """Return a warning where cells are compared of which some have one seed."""
+    ones = sum(len(cell.runs) == 1 for cell in cells)
+    if len(cells) < 2 or not ones:
+        return []
+    which = "Every row is" if ones == len(cells) else "A row without ± is"
+    return [f"{which} one seed, and one seed gives no verdict: another seed can reverse the order of two rows."]
+
+
+def signatures(cells: Sequence[Cell], metrics: Iterable[str]) -> list[str]:
+    """Return a line for each metric and signature, naming its rows where a metric has several signatures.
+
+    A language model stands for its rows where all of them have the same signature.
+    """
+    lines = []
+    for metric in metrics:
+        by_signature: dict[str, list[Cell]] = {}
+        by_model: dict[str, set[str]] = {}
+        for cell in cells:
+            for signature in dict.fromkeys(cell.rows.loc[cell.rows["metric"] == metric, "signature"]):
+                if signature:
+                    by_signature.setdefault(signature, []).append(cell)
+                    by_model.setdefault(cell.first["model"], set()).add(signature)
+        for signature, members in by_signature.items():
+            names = [
+                cell.model.name if cell.model and len(by_model[cell.first["model"]]) == 1 else cell.label
+                for cell in members
+            ]
+            which = f" ({'; '.join(dict.fromkeys(names))})" if len(by_signature) > 1 else ""
+            lines.append(f"{''.join(METRICS.get(metric, (metric,)))}{which}: `{signature}`")
+    return lines
+
+
+def machines(cells: Iterable[Cell]) -> list[str]:
+    """Return a line for each machine that the runs ran on."""
+    return [
+        f"Hardware: {machine}" for machine in dict.fromkeys(name for cell in cells for name in cell.runs["machine"])
+    ]
+
+
+def _without_norm(cell: Cell) -> tuple[str, ...]:
+    settings = [item for item in cell.first["settings"].split(", ") if not item.startswith("norm.")]
+    return (*(cell.first[key] for key in CELL if key not in ("norm", "settings")), *filter(None, settings))

@@ -1,0 +1,69 @@
+"""The norms' benchmark on tiny tensors: bytes counted by hand, and what is measured; no time is tested."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import norm
+from benchmarks.measure import fields_of, read
+from benchmarks.norm import BASELINE, Case, counted_bytes, measure
+from benchmarks.released import ReleasedPowerNorm
+from normplugins.norms import NormConfig, build_norm, known_norms
+from tests.helpers.norms import GOLDEN, replay, step
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [("ln", 2, 3), ("pn", 2, 3), ("released PN", 2, 3), ("bn plain", 3, 5), ("none", 0, 0), ("copy", 2, 0)],
+)
+def test_bytes_counted_by_hand(name, forward, backward):
+    case, half = Case(4096, 512), Case(4096, 512, torch.bfloat16)
+    assert counted_bytes(name, "both", case) == (forward + backward) * 4096 * 512 * 4
+    assert counted_bytes(name, "forward", half) == forward * 4096 * 512 * 2
+
+
+def test_a_padded_case_is_padded_behind_its_sentences():
+    mask = Case(64 * 32, 8, padded=True).mask()
+    assert mask.shape == (64, 32)
+    assert not mask[:, :24].any()
+    assert (mask.long().diff(dim=1) >= 0).all()
+    assert fields_of(str(Case(64 * 32, 8, padded=True)))["padding"] == "12.5%"
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_every_norm_is_measured_in_every_direction(padded):
+    found = measure(Case(64, 8, padded=padded), known_norms(), 2, seconds=0)
+    for name in (BASELINE, "released PN", "bn plain", *known_norms()):
+        assert all(len(found[name, direction].seconds) == 2 for direction in ("forward", "backward", "both"))
+
+
+def test_rows_are_written_and_shown(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(norm, "main_cases", lambda *_: [Case(64, 8)])
+    norm.main(["--norms", "pn_alg2", "--repeats", "2", "--threads", "1", "--quick", "--results", str(tmp_path)])
+    rows = read(tmp_path / "benchmarks.csv")
+    ways = ["forward", "backward", "both"]
+    wanted = [(name, way) for name in (BASELINE, "pn_alg2", "pn_alg2 plain") for way in ways] + [("copy", "forward")]
+    assert list(zip(rows["provider"], rows["direction"], strict=True)) == wanted
+    counted = 5 * 64 * 8 * 4 / rows.loc[2, "median_ms"] / 1e6
+    assert rows.loc[2, "gb_per_s"] == pytest.approx(counted, rel=2e-3)
+    assert "pn_alg2 plain" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("power_released_*.npz")), ids=lambda path: path.stem)
+def test_the_released_pn_repeats_the_recorded_steps(path):
+    vectors = np.load(path)
+    settings = {name: float(vectors[f"meta_{name}"]) for name in ("eps", "alpha_fwd", "alpha_bkw")}
+    dim, groups, warmup = vectors["weight"].shape[0], int(vectors["meta_groups"]), int(vectors["meta_warmup_iters"])
+    replay(ReleasedPowerNorm(dim, groups, warmup, **settings), vectors, ("running_phi", "ema_gz"))
+
+
+def test_the_released_pn_is_our_pn_through_warmup_and_after():
+    torch.manual_seed(0)
+    theirs = ReleasedPowerNorm(12, groups=3, warmup_updates=2).double()
+    ours = build_norm(NormConfig(name="pn", groups=3, warmup_updates=2), 12).double()
+    mask = torch.tensor([[False, False, True], [False, False, False]])
+    for _ in range(4):
+        x, g = torch.randn(2, 3, 2, 12, dtype=torch.float64)
+        one, other = step(theirs, x, mask, g), step(ours, x, mask, g)
+        for name in ("y", "gx", "gw", "gb"):
+            torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-12, atol=1e-12)

@@ -1,0 +1,58 @@
+"""An update of tiny models: who takes part, on which batches, and what is written; no time is tested."""
+
+import pytest
+
+from benchmarks import step
+from benchmarks.measure import fields_of, read
+from benchmarks.step import composed, contestants, measure, training_batches
+from benchmarks.stock import SeparateProcess
+from normplugins.corpora import corpus_config, prepare
+from normplugins.utils.errors import UserError
+from tests.helpers.runs import CORPUS, MODEL
+
+SMALL = ["hardware=cpu", "dataset.max_tokens=300", "corpus.subword_size=60", *MODEL]
+
+
+@pytest.mark.slow
+def test_rows_of_random_batches(tmp_path):
+    overrides = [*SMALL, f"data_dir={tmp_path}"]
+    step.main(["--norms", "bn", "--repeats", "2", "--threads", "1", "--results", str(tmp_path), *overrides])
+    rows = read(tmp_path / "benchmarks.csv")
+    assert list(rows["provider"]) == ["stock ln", "ln", "bn"]
+    case = fields_of(rows.loc[0, "case"])
+    assert (case["text"], case["tokens"]) == ("made-up", "300")
+    assert (rows["words_per_s"] > 0).all()
+    assert rows.loc[0, "ratio"] == 1
+
+
+def test_a_prepared_corpus_gives_the_batches_and_all_train_on_the_same_ones(tmp_path):
+    overrides = [*SMALL, f"data_dir={tmp_path}", *CORPUS, "corpus=demo"]
+    config = composed("pn", overrides)
+    prepare(corpus_config(config.corpus), tmp_path, echo=lambda _: None)
+    case, task, batches = training_batches(config, 4)
+    assert fields_of(case)["text"] == "demo"
+    assert len({batch["ntokens"] for batch in batches}) > 1
+    seen = {}
+
+    def watched(name, update):
+        seen[name] = []
+        return lambda batch: (seen[name].append(batch["id"].tolist()), update(batch))
+
+    with contestants({"ln": composed("ln", overrides), "pn": config}, task) as updates:
+        measure({name: watched(name, update) for name, update in updates.items()}, batches, repeats=2)
+    assert list(seen) == ["stock ln", "ln", "pn"]
+    assert all(ids == [batch["id"].tolist() for batch in batches] for ids in seen.values())
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--norms bn"):
+        composed("ln", ["norm=bn"])
+    with pytest.raises(UserError, match="layerz"):
+        composed("ln", ["model.encoder_layerz=2"])
+    with pytest.raises(UserError, match="no GPU"):
+        composed("ln", ["hardware=gpu1"])
+
+
+def test_an_error_in_the_process_of_stock_fairseq_is_raised_here():
+    with pytest.raises(UserError, match="stock fairseq: KeyError: 'x'"):
+        SeparateProcess({}.__getitem__, "x")
