@@ -217,7 +217,7 @@ def write_report(options: argparse.Namespace) -> None:
 def analyze_causality(options: argparse.Namespace) -> None:
     """``normplugins analyze causality RUN``."""
     from normplugins.report.causality_page import write_page
-    from normplugins.runs.audit import audit_causality
+    from normplugins.runs.causality_audit import audit_causality
 
     audit_causality(options.run, options.results, options.draws, options.segments)
     for written in write_page(options.results):

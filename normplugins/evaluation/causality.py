@@ -1,11 +1,12 @@
-"""How much what a language model says of a token changes when the tokens after its position are replaced.
+"""Measures how much the predictions of a language model depend on future tokens.
 
-A segment has inputs x_1 .. x_T. At position t the model predicts x_(t+1), the target, from what it sees. Here the
-inputs from position c on are replaced, c > t: the first of them, if c = t + 1, is the very token to predict. Scored is
-always the true one. A model that sees no future gives the same numbers, to the last bit; ``distance`` is c - t.
+The inputs of a segment are x_1 .. x_T. At position t, the model predicts the target x_(t+1). The inputs from position
+c > t on are replaced, and the log-probability of the true target is compared with that before the replacement. With
+c = t + 1, the first replaced input is the target itself. ``distance`` is c - t. A causal model returns bitwise the same
+numbers.
 
-Bits can be compared because both passes have the same shapes: then a row of a product of matrices is computed in the
-same way whatever the other rows hold.
+Bits can be compared because both passes have the same shapes: a row of a matrix product is then computed in the same
+way, whatever the other rows contain.
 """
 
 import math
@@ -19,12 +20,12 @@ from torch import Tensor, nn
 
 from normplugins.utils.errors import UserError
 
-MOST_NUMBERS = 2**26  # log-probabilities held at once: 256 MB
+MOST_LOGPROBS = 2**26  # log-probabilities held at once: 256 MB
 
 
 @dataclass
 class Change:
-    """|Δ log p| of tokens, in nats, and whether the model's features changed in no bit."""
+    """|Δ log p| of tokens, in nats, and whether the model's features stayed bitwise the same."""
 
     identical: bool = True
     tokens: int = 0
@@ -32,10 +33,10 @@ class Change:
     max: float = 0.0
 
     def add(self, delta: Tensor) -> None:
-        """Count differences of log-probabilities, of any shape.
+        """Add differences of log-probabilities, of any shape.
 
         Raises:
-            UserError: one of them is no number.
+            UserError: a difference is not finite.
         """
         size = delta.double().abs()
         if not bool(size.isfinite().all()):
@@ -45,17 +46,22 @@ class Change:
         self.max = max(self.max, float(size.max())) if size.numel() else self.max
 
     def figures(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """Return the change as it is stored in a record."""
         mean = self.total / self.tokens if self.tokens else None
         return {"mean": mean, "max": self.max, "identical": self.identical, "tokens": self.tokens}
 
 
 @dataclass
 class Measured:
-    """Changes by distance, 1 .. T - 1; the log-probabilities (sums) at distance 1; and what else was seen.
+    """The measurement of one model in one mode.
 
-    ``other`` is about another segment of the batch, none of whose tokens was replaced. ``repeatable`` says whether the
-    same input twice gave the same bits: where it did not, a change means nothing.
+    Attributes:
+        by_distance: changes at the distances 1 .. T - 1.
+        other: changes in another segment of the batch, in which no token was replaced.
+        repeatable: whether the same input gives bitwise the same features twice. If not, a change means nothing.
+        scored: number of tokens scored at distance 1.
+        true: sum of their log-probabilities with the true inputs.
+        replaced: sum of their log-probabilities with the replaced inputs.
     """
 
     by_distance: list[Change]
@@ -65,16 +71,30 @@ class Measured:
     true: float = 0.0
     replaced: float = 0.0
 
-    def add(self, cut: int, before: Tensor, after: Tensor) -> None:
-        """Count log-probabilities (B, T), with the true inputs and with those from ``cut`` on (from 0) replaced."""
+    def compare(
+        self, cut: int, features: Tensor, changed: Tensor, before: Tensor, score: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Compare the positions before ``cut``, counted from 0, from which on the inputs were replaced.
+
+        Args:
+            cut: the first replaced position.
+            features: features (B, T, C) of the true inputs.
+            changed: features (B, T, C) after the replacement.
+            before: log-probabilities (B, T) of the targets with the true inputs.
+            score: computes log-probabilities (B, T) from ``changed``; called only if the features differ.
+        """
+        same = (features[:, :cut] == changed[:, :cut]).all(2).all(0).tolist()
+        after = before if all(same) else score(changed)
         for position in range(cut):
-            self.by_distance[cut - position - 1].add(after[:, position] - before[:, position])
+            change = self.by_distance[cut - position - 1]
+            change.identical &= same[position]
+            change.add(after[:, position] - before[:, position])
         self.scored += before.size(0)
         self.true += float(before[:, cut - 1].double().sum())
         self.replaced += float(after[:, cut - 1].double().sum())
 
     def figures(self) -> dict[str, Any]:
-        """What a record says: at distance 1, where all that comes after a position is replaced, and by distance."""
+        """Return the measurement as it is stored in a record: at distance 1, and by distance."""
         return {
             **self.by_distance[0].figures(),
             "identical": all(change.identical for change in self.by_distance),
@@ -94,41 +114,144 @@ def _perplexity(logprobs: float, tokens: int) -> float:
     return math.exp(min(-logprobs / tokens, 709.0))
 
 
-def features_of(model: Any, inputs: Tensor) -> Tensor:
-    """The features (B, T, C) of ``inputs`` (B, T), from which the scores of all words are computed place by place.
-
-    The scores themselves, most of the work for a large vocabulary, are left to ``log_probabilities``.
-    """
-    features: Tensor = model.extract_features(inputs)[0]
-    return features
-
-
-def log_probabilities(model: Any, features: Tensor, targets: Tensor) -> Tensor:
-    """The log-probabilities (B, T) of ``targets`` (B, T) by features (B, T, C), a few rows at a time."""
-    decoder = model.decoder
-    rows = max(1, MOST_NUMBERS // (targets.size(1) * len(decoder.dictionary)))
-    parts = []
-    for some, wanted in zip(features.split(rows), targets.split(rows), strict=True):
-        sample = {"target": wanted.contiguous()}
-        every = model.get_normalized_probs((decoder.output_layer(some), {}), log_probs=True, sample=sample)
-        parts.append(every.gather(-1, wanted[..., None]).squeeze(-1).float())
-    return torch.cat(parts)
-
-
-def others(tokens: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
-    """Tokens drawn from ``text``, each as often as it occurs there, none the one of ``tokens`` that it replaces."""
+def draw_replacements(tokens: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a replacement for each of ``tokens`` from ``text`` (N,), by frequency and never the token itself."""
     drawn = tokens
-    for _ in range(100):  # a text of one word has no other
+    for _ in range(100):  # a text with a single word type has no replacement
         again = text[torch.randint(len(text), tokens.shape, generator=generator).to(text.device)]
         drawn = torch.where(drawn == tokens, again, drawn)
     return drawn
 
 
-@contextmanager
-def _words_from_a_table(model: Any) -> Iterator[None]:
-    """Look adaptive embeddings up, computed once: fairseq computes them for a cluster's words of a batch together.
+@torch.no_grad()
+def measure_evaluation(
+    model: nn.Module, inputs: Tensor, targets: Tensor, text: Tensor, draws: int, generator: torch.Generator, size: int
+) -> Measured:
+    """Measure a language model in evaluation mode: each cut of each segment, ``draws`` times.
 
-    How many these are changes the last bits of all, which would look like a change of what is seen.
+    Args:
+        model: the model; it is left in evaluation mode.
+        inputs: word indices (B, T), T at least 2.
+        targets: word indices (B, T).
+        text: word indices (N,) that replacements are drawn from.
+        draws: number of replacements for each cut.
+        generator: random generator of the replacements.
+        size: segments in a batch; it does not affect the numbers.
+    """
+    model.eval()
+    measured = Measured([Change() for _ in range(inputs.size(1) - 1)])
+    with _adaptive_embeddings_as_table(model):
+        for part, wanted in zip(inputs.split(size), targets.split(size), strict=True):
+
+            def score(features: Tensor, wanted: Tensor = wanted) -> Tensor:
+                return _log_probabilities(model, features, wanted)
+
+            features = _features(model, part)
+            before = score(features)
+            measured.repeatable &= torch.equal(_features(model, part), features)
+            for _ in range(draws):
+                drawn = draw_replacements(part, text, generator)
+                for cut in range(1, inputs.size(1)):
+                    changed = _features(model, torch.cat([part[:, :cut], drawn[:, cut:]], dim=1))
+                    measured.compare(cut, features, changed, before, score)
+    return measured
+
+
+@torch.no_grad()
+def measure_training(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    text: Tensor,
+    trials: int,
+    generator: torch.Generator,
+    warmup: bool = False,
+) -> Measured:
+    """Measure a language model on one training batch, with its norms in training mode and without dropout.
+
+    Each trial replaces the end of one segment, and compares the start of that segment and the whole of another one. The
+    norms' buffers are restored before each pass and at the end.
+
+    Args:
+        model: the model; it is left in evaluation mode.
+        inputs: word indices (B, T), T at least 2.
+        targets: word indices (B, T).
+        text: word indices (N,) that replacements are drawn from.
+        trials: number of trials; they take the segments of the batch and the cuts in turn.
+        generator: random generator of the replacements and cuts.
+        warmup: set PN's ``num_updates`` to 0, so that its forward divides by the batch's own statistic.
+    """
+    (batch, length), measured = inputs.shape, Measured([Change() for _ in range(inputs.size(1) - 1)])
+    rounds = math.ceil(trials / (length - 1))
+    cuts = torch.cat([torch.randperm(length - 1, generator=generator) for _ in range(rounds)]) + 1
+    with _adaptive_embeddings_as_table(model), _norms_in_training_mode(model, warmup) as restore:
+
+        def run(tokens: Tensor) -> Tensor:
+            restore()
+            return _features(model, tokens)
+
+        features = run(inputs)
+        measured.repeatable = torch.equal(run(inputs), features)
+        for trial, cut in enumerate(cuts[:trials].tolist()):
+            index = trial * max(1, batch // trials) % batch
+            tokens = inputs.clone()
+            tokens[index, cut:] = draw_replacements(inputs[index], text, generator)[cut:]
+            changed = run(tokens)
+
+            def score(features: Tensor, index: int = index) -> Tensor:
+                return _log_probabilities(model, features, targets[index, None])
+
+            true = features[index, None]
+            measured.compare(cut, true, changed[index, None], score(true), score)
+            if batch > 1:
+                other = (index + batch // 2) % batch
+                true, new = features[other, None], changed[other, None]
+                measured.other.identical &= torch.equal(new, true)
+                measured.other.add(score(new, other) - score(true, other))
+    return measured
+
+
+def norms_of(model: nn.Module) -> list[nn.Module]:
+    """Return all norms of one of our language models."""
+    return [module for name, module in model.named_modules() if name.rpartition(".")[2] in ("norm", "final_norm")]
+
+
+def warmup_progress(norm: nn.Module) -> tuple[int, int] | None:
+    """Return the updates so far and the warmup updates of a norm with a warmup (PN), or None."""
+    warmup = getattr(norm, "warmup_updates", 0)
+    return (int(norm.get_buffer("num_updates")), warmup) if warmup else None
+
+
+def in_warmup(norm: nn.Module) -> bool:
+    """Return whether the norm's next training forward belongs to its warmup."""
+    progress = warmup_progress(norm)
+    return progress is not None and progress[0] < progress[1]
+
+
+def _features(model: Any, inputs: Tensor) -> Tensor:
+    """Return the features (B, T, C) before the output layer, which is most of the work for a large vocabulary."""
+    features: Tensor = model.extract_features(inputs)[0]
+    return features
+
+
+def _log_probabilities(model: Any, features: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probabilities (B, T) of ``targets`` (B, T) from features (B, T, C), a few rows at a time."""
+    decoder = model.decoder
+    rows = max(1, MOST_LOGPROBS // (targets.size(1) * len(decoder.dictionary)))
+    parts = []
+    for part, wanted in zip(features.split(rows), targets.split(rows), strict=True):
+        sample = {"target": wanted.contiguous()}
+        logprobs = model.get_normalized_probs((decoder.output_layer(part), {}), log_probs=True, sample=sample)
+        parts.append(logprobs.gather(-1, wanted[..., None]).squeeze(-1).float())
+    return torch.cat(parts)
+
+
+@contextmanager
+def _adaptive_embeddings_as_table(model: Any) -> Iterator[None]:
+    """Replace adaptive embeddings by a lookup table inside the context.
+
+    fairseq computes the embeddings of a cluster's words of a batch together. Their number changes the last bits of
+    all of them, which would look like a dependence on the future.
     """
     vocabulary = model.decoder.vocabulary
     adaptive = vocabulary.adaptive_input
@@ -141,129 +264,19 @@ def _words_from_a_table(model: Any) -> Iterator[None]:
         vocabulary.adaptive_input = adaptive
 
 
-@torch.no_grad()
-def in_evaluation(
-    model: nn.Module, inputs: Tensor, targets: Tensor, text: Tensor, draws: int, generator: torch.Generator, size: int
-) -> Measured:
-    """Measure in evaluation mode: every cut of every segment, ``draws`` times; ``size`` segments at once.
-
-    Args:
-        model: a language model; left in evaluation mode.
-        inputs: (B, T), T at least 2.
-        targets: (B, T).
-        text: where replacements are drawn from, (N,).
-        draws: how often.
-        generator: of the draws.
-        size: segments to a batch, which no segment's own numbers depend on.
-    """
-    model.eval()
-    measured = Measured([Change() for _ in range(inputs.size(1) - 1)])
-    with _words_from_a_table(model):
-        for some, wanted in zip(inputs.split(size), targets.split(size), strict=True):
-            true = features_of(model, some)
-            before = log_probabilities(model, true, wanted)
-            measured.repeatable &= torch.equal(features_of(model, some), true)
-            for _ in range(draws):
-                drawn = others(some, text, generator)
-                for cut in range(1, inputs.size(1)):
-                    output = features_of(model, torch.cat([some[:, :cut], drawn[:, cut:]], dim=1))
-                    same = _compare_bits(measured, cut, true, output)
-                    measured.add(cut, before, before if same else log_probabilities(model, output, wanted))
-    return measured
-
-
-@torch.no_grad()
-def in_training(
-    model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    text: Tensor,
-    trials: int,
-    generator: torch.Generator,
-    warming: bool = False,
-) -> Measured:
-    """Measure with the norms in training mode and no dropout, on one batch (B, T) of the run's own shape.
-
-    A trial replaces the end of a single segment. Counted are what comes before it there, and another segment's whole
-    length. The norms' buffers are before every pass what they were, and so they are left.
-
-    Args:
-        model: a language model; left in evaluation mode.
-        inputs: (B, T), T at least 2.
-        targets: (B, T).
-        text: where replacements are drawn from, (N,).
-        trials: how many, over the batch's segments and all cuts in turn.
-        generator: of the draws and cuts.
-        warming: with PN's ``num_updates`` at 0, where its forward divides by the batch's own statistic.
-    """
-    (batch, length), measured = inputs.shape, Measured([Change() for _ in range(inputs.size(1) - 1)])
-    cuts = torch.cat([torch.randperm(length - 1, generator=generator) for _ in range(-(-trials // (length - 1)))]) + 1
-    with _words_from_a_table(model), _norms_training(model, warming) as restored:
-
-        def run(tokens: Tensor) -> Tensor:
-            restored()
-            return features_of(model, tokens)
-
-        def log_probability(output: Tensor, row: slice) -> Tensor:
-            return log_probabilities(model, output[row], targets[row])
-
-        true = run(inputs)
-        measured.repeatable = torch.equal(run(inputs), true)
-        for trial, cut in enumerate(cuts[:trials].tolist()):
-            own = trial * max(1, batch // trials) % batch
-            tokens = inputs.clone()
-            tokens[own, cut:] = others(inputs[own], text, generator)[cut:]
-            output = run(tokens)
-            row = slice(own, own + 1)
-            before = log_probability(true, row)
-            same = _compare_bits(measured, cut, true[row], output[row])
-            measured.add(cut, before, before if same else log_probability(output, row))
-            if batch > 1:
-                far = (own + batch // 2) % batch
-                row = slice(far, far + 1)
-                measured.other.identical &= torch.equal(output[row], true[row])
-                measured.other.add(log_probability(output, row) - log_probability(true, row))
-    return measured
-
-
-def _compare_bits(measured: Measured, cut: int, before: Tensor, after: Tensor) -> bool:
-    """Count which features (B, T, C) before ``cut`` changed; whether none did: then no log-probability there does."""
-    same = (before[:, :cut] == after[:, :cut]).all(2).all(0).tolist()
-    for position in range(cut):
-        measured.by_distance[cut - position - 1].identical &= same[position]
-    return all(same)
-
-
-def norms_of(model: nn.Module) -> list[nn.Module]:
-    """The norms of a language model of ours, whatever they are."""
-    return [module for name, module in model.named_modules() if name.rpartition(".")[2] in ("norm", "final_norm")]
-
-
-def updates_of_warmup(norm: nn.Module) -> tuple[int, int] | None:
-    """A norm's updates so far and of its warmup, in which it divides by the batch's own statistic; None without one."""
-    warmup = getattr(norm, "warmup_updates", 0)
-    return (int(norm.get_buffer("num_updates")), warmup) if warmup else None
-
-
-def is_warming(norm: nn.Module) -> bool:
-    """Whether the norm's next training forward is one of its warmup."""
-    updates = updates_of_warmup(norm)
-    return updates is not None and updates[0] < updates[1]
-
-
 @contextmanager
-def _norms_training(model: nn.Module, warming: bool) -> Iterator[Callable[[], None]]:
-    """Set the norms alone to training; yields what puts their buffers back, which the end does as well."""
+def _norms_in_training_mode(model: nn.Module, warmup: bool) -> Iterator[Callable[[], None]]:
+    """Set only the norms to training mode; yields a function that restores their buffers before a pass."""
     model.eval()
     norms = norms_of(model)
-    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-    counts = [norm.get_buffer("num_updates") for norm in norms if updates_of_warmup(norm)] if warming else []
+    saved = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    counts = [norm.get_buffer("num_updates") for norm in norms if warmup_progress(norm)] if warmup else []
 
     def restore() -> None:
-        for buffer, value in before:
+        for buffer, value in saved:
             buffer.copy_(value)
 
-    def restore_for_a_pass() -> None:
+    def restore_for_pass() -> None:
         restore()
         for count in counts:
             count.zero_()
@@ -271,7 +284,7 @@ def _norms_training(model: nn.Module, warming: bool) -> Iterator[Callable[[], No
     for norm in norms:
         norm.train()
     try:
-        yield restore_for_a_pass
+        yield restore_for_pass
     finally:
         restore()
         model.eval()

@@ -18,7 +18,7 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.files import whole_file
 
 PAGE, FIGURE = "causality.md", Path("figures") / "causality.png"
-FORMAT = 1  # of the records that normplugins.runs.audit writes
+FORMAT = 1  # of the records that normplugins.runs.causality_audit writes
 MODES = {"evaluation": "evaluation", "training": "training", "training_in_warmup": "training, in PN's warmup"}
 CELL = ["run", "model", "norm", "mode"]
 SMALLEST = 1e-8  # nats; differences of float32 log-probabilities below it are rounding

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from normplugins.corpora import corpus_config
-from normplugins.evaluation import recalibrate
+from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import kind_of
 from normplugins.models.config import check_model
 from normplugins.norms import all_settings
@@ -151,6 +151,6 @@ def check_values(config: DictConfig) -> None:
         values = list(value) if isinstance(value, ListConfig) else [value]
         if not values or any(one is not None and one < bound for one in values):
             raise UserError(f"{key} is {value}, and must be at least {bound}")
-    recalibrate.check(config)
+    reestimate.check(config)
     statistics_probe.is_on(config)
     kind_of(config.task._name).check(config)

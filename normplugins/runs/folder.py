@@ -21,7 +21,7 @@ from normplugins.training.checkpoints import LAST
 from normplugins.training.distributed import distributed_config
 from normplugins.training.progress import LOG
 from normplugins.training.update_size import world_size
-from normplugins.utils.errors import UserError
+from normplugins.utils.errors import InUse, UserError
 from normplugins.utils.files import whole_file
 
 CONFIG = "config.yaml"
@@ -60,7 +60,7 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.seek(0)
-            raise UserError(f"another run (process {lock.read().strip()}) is at work in {directory}") from error
+            raise InUse(f"another run (process {lock.read().strip()}) is at work in {directory}") from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -94,20 +94,42 @@ def remember_settings(directory: Path, config: DictConfig) -> None:
         with whole_file(path) as temporary:
             temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
         return
-    before = dict(flatten(OmegaConf.create(path.read_text(encoding="utf-8"))))
-    today = dict(flatten(config))
-    for settings in (before, today):
-        settings.update({key: new for key, (old, new) in TAKEN_UP_BY.items() if settings.get(key) == old})
-    changed = [
-        f"{key}: {before.get(key)} there, {today.get(key)} now"
-        for key in sorted(before.keys() | today.keys())
-        if changes_result(key) and not same_setting(key, before, today)
-    ]
+    changed = changed_settings(dict(flatten(OmegaConf.create(path.read_text(encoding="utf-8")))), dict(flatten(config)))
     if changed:
         raise UserError(
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}). "
             "Give this one its own run_dir=..., or start it again with force=true"
         )
+
+
+def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]:
+    """Describe the settings that can change a result and differ between two flat configs, one older than the other."""
+    before, today = (
+        settings | {key: new for key, (old, new) in TAKEN_UP_BY.items() if settings.get(key) == old}
+        for settings in (before, today)
+    )
+    return [
+        f"{key}: {before.get(key)} there, {today.get(key)} now"
+        for key in sorted(before.keys() | today.keys())
+        if changes_result(key) and not same_setting(key, before, today)
+    ]
+
+
+def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> str:
+    """Return the digest of a prepared corpus.
+
+    Raises:
+        UserError: the run in the folder began with another corpus, so its checkpoints do not fit this one.
+    """
+    path = directory / PROVENANCE
+    notes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    digest = hashlib.sha256(json.dumps(corpus.manifest["sha256"], sort_keys=True).encode()).hexdigest()
+    if notes.get("corpus", digest) != digest:
+        raise UserError(
+            f"the corpus in {corpus.folder} has changed since the run in {directory} began: "
+            "restore its files, or start the run again with force=true"
+        )
+    return digest
 
 
 def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
@@ -120,12 +142,7 @@ def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | 
     """
     path = directory / PROVENANCE
     notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"calls": []}
-    text = hashlib.sha256(json.dumps(corpus.manifest["sha256"], sort_keys=True).encode()).hexdigest()
-    if notes.setdefault("corpus", text) != text:
-        raise UserError(
-            f"the corpus in {corpus.folder} has changed since the run in {directory} began: "
-            "restore its files, or start the run again with force=true"
-        )
+    notes["corpus"] = check_corpus(directory, corpus)
     if not (directory / LAST).exists():
         notes["calls"], notes["load"] = [], []  # what earlier calls did was lost with them
     call = {

@@ -12,7 +12,7 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
-from normplugins.evaluation.recalibrate import described
+from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs import folder, record
 from normplugins.runs.cell import PLACES, flatten
@@ -120,7 +120,7 @@ def carry_out(
         averaged = made_from(directory, config.evaluate.average)
         print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
         scored = score_checkpoints(config, corpus, directory)
-        statistics = described(config, scored.checkpoint, averaged)
+        statistics = reestimate.provenance(config, scored.checkpoint, averaged)
         folder.remember_end(directory)
         done = compose_record(config, corpus, history, scored, averaged, statistics)
         record.write(directory / folder.RECORD, done)

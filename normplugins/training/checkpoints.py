@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment, and their mean over the last epochs."""
+"""Checkpoints that survive a kill at any moment, and checkpoint averaging."""
 
 import contextlib
 import os
@@ -25,20 +25,21 @@ FILES = {"averaged": AVERAGED, "last": LAST, "best": BEST}
 
 
 def scored_names(average: int | None) -> list[str]:
-    """The checkpoints that a run is scored by, as ``FILES`` names them: first the one that its recipe goes by."""
+    """Return the checkpoints that a run is scored by, as keys of ``FILES``; the recipe is scored by the first."""
     return ["averaged", "last", "best"] if average else ["best", "last"]
 
 
 def scored(directory: Path, average: int | None, recalibrate: int | None = None) -> Path:
-    """The checkpoint that a run is scored by: the mean of its last ``average`` epochs', or the best one for None.
+    """Return the path of the checkpoint that the recipe is scored by.
 
-    With ``recalibrate``, the one made from that, whose running statistics were measured anew.
+    It is the mean of the last ``average`` epochs, or the best checkpoint if that is None. With ``recalibrate``, it is
+    the copy of that checkpoint with re-estimated running statistics.
     """
-    return directory / (RECALIBRATED if recalibrate else AVERAGED if average else BEST)
+    return directory / (RECALIBRATED if recalibrate else FILES[scored_names(average)[0]])
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU, without running anything that the file names.
+    """Load a checkpoint on the CPU without running any code that the file names.
 
     Raises:
         UserError: the file names code to run, is damaged, or cannot be read.
@@ -48,31 +49,28 @@ def load(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} was refused: {why_refused(error)}") from error
     except (OSError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"{path} cannot be read as a checkpoint: {(str(error) or 'it is empty').splitlines()[0]}"
-        ) from error
+        reason = (str(error) or "it is empty").splitlines()[0]
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
     return state
 
 
 def why_refused(error: pickle.UnpicklingError) -> str:
-    """What PyTorch found in a file that it would not unpickle (its own text advises to unpickle all the same)."""
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    if named:
+    """Return why PyTorch refused to unpickle a file. PyTorch's own message advises to unpickle it nevertheless."""
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it names {named.group(1)}, code that would run on loading. Use checkpoints whose origin you know"
     return "it is damaged or no checkpoint"
 
 
 def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequence[str] = ()) -> None:
-    """Write the whole training state to ``path`` and make it known under the names in ``also``, each step atomic.
+    """Write the training state to ``path`` and link it under the names in ``also``. Each step is atomic.
 
-    ``LAST`` is best named in ``also``, after the file that it stands for exists: a kill in between leaves the old
-    ``LAST``, and the run goes on from there.
+    ``LAST`` belongs in ``also``: a kill before it is linked leaves the old one, and the run resumes from there.
 
     Raises:
-        UserError: the disk is full or cannot be written; what stood there before is untouched.
+        UserError: the disk is full or cannot be written; the checkpoint before stays.
     """
     temporary = path.with_name(path.name + ".tmp")  # the name fairseq writes to before it renames
-    trainer.consolidate_optimizer()  # what a sharded optimizer needs before its state can be saved
+    trainer.consolidate_optimizer()  # the state of a sharded optimizer cannot be saved otherwise
     try:
         trainer.save_checkpoint(str(path), extra_state)
         if trainer.is_data_parallel_master:
@@ -84,18 +82,35 @@ def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequen
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give ``source`` a second name, replacing what had it, with no moment in which the name is gone."""
+    """Replace ``target`` atomically by a hard link to ``source``, or by a copy if the file system has no links."""
     temporary = target.with_name(target.name + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
-    except OSError:  # a file system without hard links
+    except OSError:
         shutil.copyfile(source, temporary)
     temporary.replace(target)
 
 
+def write(state: dict[str, Any], destination: Path) -> None:
+    """Write the content of a checkpoint atomically; its folder is created if needed.
+
+    Raises:
+        UserError: the disk is full or cannot be written; the file before stays.
+    """
+    temporary = destination.with_name(destination.name + ".tmp")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, temporary)
+        temporary.replace(destination)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"could not write the checkpoint {destination}: {error}") from error
+
+
 def epoch_checkpoints(directory: Path) -> list[Path]:
-    """The end-of-epoch checkpoints, oldest first."""
+    """Return the end-of-epoch checkpoints, oldest first."""
     found = [(re.fullmatch(r"checkpoint(\d+)\.pt", path.name), path) for path in directory.glob("checkpoint*.pt")]
     return [path for _, path in sorted((int(match.group(1)), path) for match, path in found if match)]
 
@@ -107,17 +122,14 @@ def keep_newest(directory: Path, count: int) -> None:
 
 
 def average(paths: Sequence[Path], destination: Path) -> None:
-    """Write the mean of several checkpoints' models, as a checkpoint without optimizer state.
+    """Write the mean of several checkpoints of one model, without optimizer state.
 
-    Parameters are averaged in float64. So are the norms' running statistics, on purpose: psi^2, mean and variance are
-    each a mean over tokens already, and their mean over several epochs is that of more tokens, less noisy than any one;
-    no other rule needs no data. It is not exactly what the averaged weights would measure: ``evaluate.recalibrate``
-    lets them (:mod:`normplugins.evaluation.recalibrate`). The variance is the mean of the variances about each
-    checkpoint's own mean. PN's ``ema_gz`` belongs to the backward pass, so that its mean is never read. Counts, all
-    integer buffers, are the last checkpoint's.
+    Parameters and running statistics are averaged in float64; integer buffers are those of the last checkpoint. The
+    mean of running statistics is an estimate from more tokens, but not exactly what the averaged weights would measure:
+    see :mod:`normplugins.evaluation.reestimate`. PN's ``ema_gz`` belongs to the backward pass, so its mean is not used.
 
     Raises:
-        UserError: there is no checkpoint to average, they are not of one model, or the mean cannot be written.
+        UserError: there is no checkpoint, they are of different models, or the mean cannot be written.
     """
     if not paths:
         raise UserError(f"no checkpoint to average in {destination.parent}: the run has not finished an epoch")
@@ -138,26 +150,6 @@ def average(paths: Sequence[Path], destination: Path) -> None:
     write(state, destination)
 
 
-def write(state: dict[str, Any], destination: Path) -> None:
-    """Write a checkpoint's content, all of it or nothing; its folder is made.
-
-    Raises:
-        UserError: the disk is full or cannot be written; what stood there before is untouched.
-    """
-    temporary = destination.with_name(destination.name + ".tmp")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, temporary)
-        temporary.replace(destination)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"could not write the checkpoint {destination}: {error}") from error
-
-
 def averaged_from(path: Path) -> list[str]:
-    """The names of the checkpoints that an averaged one was made from; empty when there is no such file."""
-    if not path.exists():
-        return []
-    state = load(path)
-    return list(state["extra_state"]["averaged_from"])
+    """Return the names of the checkpoints that a mean was made from; an empty list if the file does not exist."""
+    return list(load(path)["extra_state"]["averaged_from"]) if path.exists() else []

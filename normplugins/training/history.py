@@ -1,4 +1,4 @@
-"""What a run has done so far: its curves, counts and times, kept in every checkpoint."""
+"""What a run has done so far: its curves, counts and times, which every checkpoint contains."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +9,15 @@ from normplugins.training import checkpoints
 
 @dataclass
 class History:
-    """What a run has done so far. Saved in every checkpoint, so that a resumed run knows its own past.
+    """The past of a run. Every checkpoint contains it, so that a resumed run continues its curves and counts.
 
-    ``train`` and ``valid`` are the curves, a point each log interval and each epoch, with None for a perplexity that no
-    float holds; ``words`` counts target tokens; ``seconds`` is time spent in updates, without validation and saving;
-    ``wall_seconds`` everything; ``probe`` has a point for each update that :class:`StatisticsProbe` measured.
+    Attributes:
+        train: curve with a point for each log interval; None stands for a perplexity that overflows a float.
+        valid: curve with a point for each epoch.
+        words: target tokens.
+        seconds: time spent in updates, without validation and checkpoints.
+        wall_seconds: time including validation and checkpoints.
+        probe: points of the :class:`StatisticsProbe`.
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
@@ -41,20 +45,14 @@ class History:
 
 
 def saved_history(directory: Path) -> History | None:
-    """The history in the last checkpoint of a folder, or None when there is no checkpoint."""
+    """Return the history in the last checkpoint of a folder, or None if there is no checkpoint."""
     last = directory / checkpoints.LAST
-    if not last.exists():
-        return None
-    state = checkpoints.load(last)
-    return History(**state["extra_state"]["history"])
+    return History(**checkpoints.load(last)["extra_state"]["history"]) if last.exists() else None
 
 
 def last_good_checkpoint(directory: Path) -> str:
-    """A sentence about what a failure has left in a run's folder, and what may help."""
-    kept = saved_history(directory)
-    left = (
-        f"The last good checkpoint is {directory / checkpoints.LAST} (update {kept.updates})."
-        if kept
-        else "There is no checkpoint yet."
-    )
+    """Return a sentence that names the checkpoint left by a failed run, and settings that may help."""
+    kept, left = saved_history(directory), "There is no checkpoint yet."
+    if kept:
+        left = f"The last good checkpoint is {directory / checkpoints.LAST} (update {kept.updates})."
     return f"{left} A lower optimization.lr or more lr_scheduler.warmup_updates may help."

@@ -8,5 +8,9 @@ class UserError(Exception):
     """
 
 
+class InUse(UserError):
+    """Another process holds the lock of a run's folder."""
+
+
 class NotFinite(UserError):
     """A loss, gradient, parameter or statistic became infinite or NaN during training."""

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from normplugins.evaluation.causality import in_evaluation, in_training, is_warming, norms_of, others
+from normplugins.evaluation.causality import (
+    draw_replacements,
+    in_warmup,
+    measure_evaluation,
+    measure_training,
+    norms_of,
+)
 from normplugins.norms import known_norms, sees_sentence
 from normplugins.utils.errors import UserError
 from tests.helpers.language_models import SEGMENT, make_language_model, make_segments, train_lm
@@ -24,12 +30,12 @@ def seeded():
 
 def evaluated(model, draws=2):
     segments = make_segments(batch=5)
-    return in_evaluation(model, segments[:, :-1], segments[:, 1:], TEXT, draws, seeded(), size=3).figures()
+    return measure_evaluation(model, segments[:, :-1], segments[:, 1:], TEXT, draws, seeded(), size=3).figures()
 
 
 def trained(model, trials=8, warming=False):
     segments = make_segments(batch=6)
-    return in_training(model, segments[:, :-1], segments[:, 1:], TEXT, trials, seeded(), warming).figures()
+    return measure_training(model, segments[:, :-1], segments[:, 1:], TEXT, trials, seeded(), warming).figures()
 
 
 def is_zero(figures):
@@ -138,11 +144,11 @@ def test_a_norm_of_sentences_leaks_within_the_segment_alone(kind, settings, pre)
 @pytest.mark.parametrize(("kind", "settings"), CAUSAL)
 def test_pn_leaks_during_its_warmup_alone(kind, settings):
     model = train_lm(make_language_model(kind, norm="pn", norm_warmup_updates=2, **settings))
-    assert not any(map(is_warming, norms_of(model)))
+    assert not any(map(in_warmup, norms_of(model)))
     assert is_zero(trained(model))
     assert is_seen(trained(model, warming=True))
     fresh = train_lm(make_language_model(kind, norm="pn", norm_warmup_updates=9, **settings))
-    assert all(map(is_warming, norms_of(fresh)))
+    assert all(map(in_warmup, norms_of(fresh)))
     assert is_seen(trained(fresh))
 
 
@@ -170,7 +176,7 @@ def test_the_same_seed_gives_the_same_figures():
 
 def test_one_segment_has_no_other():
     segments, model = make_segments(batch=1), make_language_model("transformer", norm="bn")
-    figures = in_training(model, segments[:, :-1], segments[:, 1:], TEXT, 3, seeded()).figures()
+    figures = measure_training(model, segments[:, :-1], segments[:, 1:], TEXT, 3, seeded()).figures()
     assert figures["other_segment"] is None
 
 
@@ -182,7 +188,7 @@ def test_more_trials_than_cuts_and_segments_take_them_in_turn():
 def test_replacements_are_the_texts_words_by_their_frequency_and_never_the_word_itself():
     text = torch.tensor([3, 3, 3, 7, 9])
     tokens = torch.full((4000,), 9)
-    drawn = others(tokens, text, seeded())
+    drawn = draw_replacements(tokens, text, seeded())
     assert set(drawn.tolist()) == {3, 7}
     assert (drawn == 3).float().mean() == pytest.approx(0.75, abs=0.03)
 

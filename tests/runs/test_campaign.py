@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from normplugins.runs import folder
 from normplugins.runs.campaign import read_plan
 from tests.helpers.runs import REPOSITORY, TINY, Point, command, differences, files, outcome
 
@@ -15,8 +16,8 @@ SHORT = [*TINY, "tracking=none", "optimization.max_update=6", "train.checkpoint_
 BLOCK = {"experiment": "demo", "cells": ["norm=ln", "norm=pn norm.group_scaling=false"], "seeds": [1]}
 
 
-def write_plan(folder, *blocks, **keys):
-    path = folder / "plan.yaml"
+def write_plan(place, *blocks, **keys):
+    path = place / "plan.yaml"
     path.write_text(yaml.safe_dump({"overrides": SHORT, "blocks": list(blocks), **keys}), encoding="utf-8")
     return path
 
@@ -45,6 +46,7 @@ def unbroken(tmp_path_factory):
     return folder, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_every_plan_of_the_project_can_be_run(path):
     runs = read_plan(path)
@@ -70,6 +72,7 @@ def test_each_run_is_published_once(unbroken):
     assert "2 of 2 runs done" in said
 
 
+@pytest.mark.slow
 def test_killed_at_three_moments_it_ends_as_if_never_broken_off(unbroken, tmp_path):
     write_plan(tmp_path, BLOCK)
     for point in (
@@ -84,6 +87,7 @@ def test_killed_at_three_moments_it_ends_as_if_never_broken_off(unbroken, tmp_pa
     assert differences(outcomes(tmp_path), outcomes(unbroken[0])) == []
 
 
+@pytest.mark.slow
 def test_when_its_minutes_are_up_it_says_so_and_goes_on(tmp_path):
     write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]})
     status, said = run_campaign(tmp_path, "--minutes", "0.001")
@@ -94,6 +98,7 @@ def test_when_its_minutes_are_up_it_says_so_and_goes_on(tmp_path):
     assert len(list((tmp_path / "results").rglob("seed1.json"))) == 1
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_published_as_a_result(tmp_path):
     write_plan(tmp_path, {**BLOCK, "cells": ["norm=none optimization.lr=1e30", "norm=ln"]})
     status, said = run_campaign(tmp_path)
@@ -105,6 +110,7 @@ def test_a_loss_that_is_not_finite_is_published_as_a_result(tmp_path):
     assert run_campaign(tmp_path)[0] == 0
 
 
+@pytest.mark.slow
 def test_another_failure_does_not_stop_the_runs_after_it(tmp_path):
     plan = write_plan(tmp_path, BLOCK)
     taken = tmp_path / read_plan(plan)[0].run_dir
@@ -112,6 +118,23 @@ def test_another_failure_does_not_stop_the_runs_after_it(tmp_path):
     (taken / "config.yaml").write_text("norm: {name: bn}\n", encoding="utf-8")
     status, said = run_campaign(tmp_path)
     assert (status, "1 of 2 runs done" in said, "a run with other settings" in said) == (1, True, True), said
+
+
+def test_a_run_that_another_process_holds_is_skipped_and_not_failed(tmp_path):
+    plan = write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]})
+    with folder.locked(tmp_path / read_plan(plan)[0].run_dir):
+        status, said = run_campaign(tmp_path)
+    assert (status, "seed 1 skipped: another run" in said, "failed" in said) == (75, True, False), said
+
+
+def test_a_record_with_other_settings_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (planned,) = read_plan(write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"], "seeds": [3]}))
+    planned.published.parent.mkdir(parents=True)
+    for changed, state in (({}, "done"), ({"optimization.max_update": 7}, "left"), ({"seed": 4}, "left")):
+        found = {"format": 2, "config": planned.settings | changed}
+        planned.published.write_text(json.dumps(found), encoding="utf-8")
+        assert planned.state == state
 
 
 @pytest.mark.parametrize(
@@ -127,7 +150,7 @@ def test_another_failure_does_not_stop_the_runs_after_it(tmp_path):
         ("{blocks: [{experiment: nope, cells: [norm=ln], seeds: [1]}]}", "unknown experiment 'nope'"),
         ("{blocks: [{experiment: demo, cells: [norm=nope], seeds: [1]}]}", "unknown norm 'nope'"),
         ("{blocks: [{experiment: demo, cells: [seed=3], seeds: [1]}]}", "'seed=3' is not for a plan to set"),
-        ("{blocks: [{experiment: demo, cells: [evaluate.beam=0], seeds: [1]}]}", "evaluate.beam=0"),
+        ("{blocks: [{experiment: demo, cells: [evaluate.beam=0], seeds: [1]}]}", "evaluate.beam is 0"),
     ],
 )
 def test_a_plan_that_cannot_work_is_refused_before_anything_runs(content, words, tmp_path, refused, monkeypatch):

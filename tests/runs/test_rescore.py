@@ -1,5 +1,6 @@
 """Scoring a run again: other search settings or windows, and nothing else."""
 
+import json
 import re
 import shutil
 
@@ -87,6 +88,14 @@ def test_a_language_model_has_no_mean_unless_its_recipe_says_so(tensor_lm, normp
     assert f"ppl: perplexity = {tensor_lm.record['scores']['last']['test']['ppl']['score']:.2f} " in said
     name = "test.last.logprobs.npy"
     assert (tmp_path / name).read_bytes() == (tensor_lm.directory / name).read_bytes()
+
+
+def test_another_corpus_than_the_runs_is_refused(trained, refused, monkeypatch, tmp_path):
+    monkeypatch.chdir(trained.folder)
+    run = shutil.copytree(trained.directory, tmp_path / "run")
+    notes = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    (run / "provenance.json").write_text(json.dumps({**notes, "corpus": "another"}), encoding="utf-8")
+    assert f"has changed since the run in {run} began" in refused("evaluate", run)
 
 
 def test_rescoring_needs_a_finished_run(refused, tmp_path):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from normplugins.evaluation.recalibrate import described, measure, recalibrated, training_batches
+import normplugins
+from normplugins.evaluation.reestimate import checkpoint_to_score, measure, provenance, training_batches
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.training import checkpoints
@@ -33,6 +34,7 @@ def run(trained):
 
 
 def reload(run):
+    normplugins.register()
     config, checkpoint, bin_dir = run
     overrides = {"data": str(bin_dir)}
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=overrides)
@@ -78,10 +80,9 @@ def test_psi_is_the_quadratic_mean_over_every_real_token_of_the_batches(run):
         torch.testing.assert_close(found[f"{name}.running_phi"].double(), together.square().mean(0), rtol=1e-5, atol=0)
 
 
-def test_dropout_is_off_unless_asked_for(run):
-    (off, _), (again, _), (on, _) = measure(*run), measure(*run), measure(*run, dropout=True)
-    assert not differences(off, again)
-    assert differences(off, on)
+def test_the_same_batches_give_the_same_statistics_because_dropout_is_off(run):
+    assert run[0].model.dropout > 0
+    assert not differences(measure(*run)[0], measure(*run)[0])
 
 
 def test_more_batches_than_an_epoch_has_are_that_epoch(run):
@@ -92,7 +93,7 @@ def test_more_batches_than_an_epoch_has_are_that_epoch(run):
 
 def test_nothing_but_the_statistics_changes_and_what_is_done_is_not_done_again(run, tmp_path):
     config, averaged, bin_dir = run
-    path = recalibrated(config, averaged, bin_dir, tmp_path)
+    path = checkpoint_to_score(config, averaged, bin_dir, tmp_path)
     assert path == tmp_path / "checkpoint_recalibrated.pt"
     before, after = load(averaged), load(path)
     changed = {name for name, value in before["model"].items() if not torch.equal(value, after["model"][name])}
@@ -101,7 +102,7 @@ def test_nothing_but_the_statistics_changes_and_what_is_done_is_not_done_again(r
     made = after["extra_state"]["recalibrated"]
     assert (made["from"], made["batches"]) == ("checkpoint_averaged.pt", BATCHES)
     assert after["extra_state"]["averaged_from"] == checkpoints.averaged_from(averaged)
-    told = described(config, path, ["a.pt", "b.pt"])
+    told = provenance(config, path, ["a.pt", "b.pt"])
     assert told == {
         "norms": ["pn"],
         "from": ["a.pt", "b.pt"],
@@ -110,10 +111,10 @@ def test_nothing_but_the_statistics_changes_and_what_is_done_is_not_done_again(r
         "tokens": made["tokens"],
     }
     written = files(tmp_path)
-    assert recalibrated(config, averaged, bin_dir, tmp_path) == path
+    assert checkpoint_to_score(config, averaged, bin_dir, tmp_path) == path
     assert files(tmp_path) == written
     config.evaluate.recalibrate = BATCHES - 1
-    recalibrated(config, averaged, bin_dir, tmp_path)
+    checkpoint_to_score(config, averaged, bin_dir, tmp_path)
     assert load(path)["extra_state"]["recalibrated"]["batches"] == BATCHES - 1
 
 
@@ -121,8 +122,8 @@ def test_off_it_is_the_checkpoint_itself(run, tmp_path):
     config, averaged, bin_dir = run
     for off in (None, 0):
         config.evaluate.recalibrate = off
-        assert recalibrated(config, averaged, bin_dir, tmp_path) == averaged
-        assert described(config, averaged, ["a.pt"])["obtained"] == "averaged"
+        assert checkpoint_to_score(config, averaged, bin_dir, tmp_path) == averaged
+        assert provenance(config, averaged, ["a.pt"])["obtained"] == "averaged"
     assert not list(tmp_path.iterdir())
 
 
@@ -137,7 +138,7 @@ def test_an_older_run_is_scored_with_statistics_measured_anew_and_stays_as_it_is
     before = files(older)
     status, said, errors = normplugins("evaluate", older, f"evaluate.recalibrate={BATCHES}")
     assert status == 0, errors
-    assert re.search(rf"measured the running statistics anew on {BATCHES} batches \([\d,]+ tokens\)", said)
+    assert re.search(rf"re-estimated the running statistics on {BATCHES} batches \([\d,]+ tokens\)", said)
     assert "bleu: BLEU = " in said
     assert files(older) == before
 

@@ -1,0 +1,164 @@
+"""Re-estimates the running statistics of a checkpoint on training batches before it is scored (precise BN).
+
+Checkpoint averaging averages the running statistics with the weights. The result is not exactly what the averaged
+weights would measure. With ``evaluate.recalibrate=N``, the model of the checkpoint reads the first N batches of the
+run's first epoch, and the pooled statistics of all their tokens replace the averaged ones. No weight changes.
+
+Dropout is off, as in ``torch.optim.swa_utils.update_bn`` but unlike in training. The statistics must fit the inputs of
+the norms at evaluation, and dropout increases the square of an activation by up to 1 / (1 - p): arXiv 1801.05134.
+
+A norm that divides by its batch's statistics in training (``bn``, ``pnv``) does so here too. After its warmup, PN
+divides by the running psi of the checkpoint, so the norms above it measure inputs that depend on the old psi.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from normplugins import compat  # noqa: F401  (before fairseq)
+
+# isort: split
+import torch
+from fairseq import checkpoint_utils, utils
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+
+import normplugins
+from normplugins.models.config import NORM_KEYS
+from normplugins.models.placement import norm_names
+from normplugins.norms import has_statistics, reestimate, running_statistics
+from normplugins.training import checkpoints
+from normplugins.training.distributed import on_cpu
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import sha256
+
+
+def batches_asked(config: DictConfig) -> int:
+    """Return ``evaluate.recalibrate``, with 0 for null and for older configs, which do not have the key."""
+    return OmegaConf.select(config, "evaluate.recalibrate") or 0
+
+
+def check(config: DictConfig) -> None:
+    """Refuse ``evaluate.recalibrate`` for a model without running statistics.
+
+    Raises:
+        UserError: no norm of the model has running statistics.
+    """
+    if batches_asked(config) and not _norms_with_statistics(config):
+        raise UserError(
+            f"evaluate.recalibrate={batches_asked(config)}: no norm of this model ({', '.join(_norms(config))}) keeps "
+            "running statistics, so that nothing would change: leave it out"
+        )
+
+
+def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, directory: Path) -> Path:
+    """Return ``checkpoint``, or with ``evaluate.recalibrate`` a copy of it with re-estimated statistics.
+
+    The copy is written unless it exists. Its ``extra_state["recalibrated"]`` names its source and the number of batches
+    and tokens.
+
+    Args:
+        config: the run's config.
+        checkpoint: a checkpoint of the run.
+        bin_dir: the folder of the binarized corpus.
+        directory: the folder for the copy. Its name is ``checkpoint_recalibrated.pt`` for the checkpoint that the
+            recipe is scored by, and ``checkpoint_last_recalibrated.pt`` or the like for the others.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or the copy cannot be written.
+    """
+    if not batches_asked(config):
+        return checkpoint
+    headline = checkpoint.name == checkpoints.scored(directory, config.evaluate.average).name
+    destination = directory / (checkpoints.RECALIBRATED if headline else f"{checkpoint.stem}_recalibrated.pt")
+    state = checkpoints.load(checkpoint)
+    source = {
+        "from": checkpoint.name,
+        "updates": state["optimizer_history"][-1]["num_updates"],
+        "asked": batches_asked(config),
+        "sha256": sha256(checkpoint),
+    }
+    if destination.exists() and source.items() <= checkpoints.load(destination)["extra_state"]["recalibrated"].items():
+        return destination
+    statistics, seen = measure(config, checkpoint, bin_dir)
+    for name, value in statistics.items():
+        state["model"][name] = value.to(state["model"][name].dtype)
+    state.pop("last_optimizer_state", None)
+    averaged = state["extra_state"].get("averaged_from")
+    state["extra_state"] = {"averaged_from": averaged, "recalibrated": source | seen}
+    checkpoints.write(state, destination)
+    print(f"re-estimated the running statistics on {seen['batches']} batches ({seen['tokens']:,} tokens)")
+    return destination
+
+
+def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """Measure the statistics of a checkpoint's model on ``evaluate.recalibrate`` batches, or one epoch if shorter.
+
+    Returns:
+        The statistics by their full names, on the CPU; and ``batches`` and ``tokens``, the number of source tokens (of
+        a language model: tokens of the text) without padding.
+    """
+    normplugins.register()
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
+    )
+    cuda = not on_cpu(config)
+    model.to("cuda" if cuda else "cpu").eval()
+    for name in running_statistics(model):
+        model.get_submodule(name.rpartition(".")[0]).train()
+    utils.set_torch_seed(config.common.seed)
+    console, seen = Console(), {"batches": 0, "tokens": 0}
+    batches = islice(training_batches(config, task, model), batches_asked(config))
+    with torch.no_grad(), reestimate(model):
+        for sample in track(batches, "measuring statistics", console=console, disable=not console.is_terminal):
+            inputs = (utils.move_to_cuda(sample) if cuda else sample)["net_input"]
+            model.extract_features(**inputs)
+            seen["batches"] += 1
+            seen["tokens"] += int(inputs["src_tokens"].ne(task.source_dictionary.pad()).sum())
+    return {name: value.cpu() for name, value in running_statistics(model).items()}, seen
+
+
+def training_batches(config: DictConfig, task: Any, model: Any) -> Iterator[dict[str, Any]]:
+    """Return the batches of the run's first epoch on one process, in its order, shuffled even with a curriculum."""
+    dataset = config.dataset
+    task.load_dataset(dataset.train_subset, epoch=1, combine=True)
+    epochs = task.get_batch_iterator(
+        dataset=task.dataset(dataset.train_subset),
+        max_tokens=dataset.max_tokens,
+        max_sentences=dataset.batch_size,
+        max_positions=utils.resolve_max_positions(task.max_positions(), model.max_positions(), dataset.max_tokens),
+        ignore_invalid_inputs=True,
+        required_batch_size_multiple=dataset.required_batch_size_multiple,
+        seed=config.common.seed,
+        epoch=1,
+    )
+    return iter(epochs.next_epoch_itr(shuffle=True))
+
+
+def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> dict[str, Any] | None:
+    """Return how the scored running statistics were obtained, as in a record; None for a model without statistics.
+
+    Args:
+        config: the run's config.
+        checkpoint: the checkpoint that is scored.
+        made_from: names of the checkpoints that were averaged.
+    """
+    norms = _norms_with_statistics(config)
+    if not norms:
+        return None
+    found: dict[str, Any] = {"norms": norms, "from": made_from}
+    if batches_asked(config):
+        source = checkpoints.load(checkpoint)["extra_state"]["recalibrated"]
+        return found | {"obtained": "measured", "batches": source["batches"], "tokens": source["tokens"]}
+    return found | {"obtained": "averaged" if config.evaluate.average else "as trained"}
+
+
+def _norms(config: DictConfig) -> list[str]:
+    """Return the norms of the run's model, including those at the end of its stacks, each once."""
+    return list(dict.fromkeys(map(str, norm_names(config.model, NORM_KEYS).values())))
+
+
+def _norms_with_statistics(config: DictConfig) -> list[str]:
+    return [name for name in _norms(config) if has_statistics(name)]
