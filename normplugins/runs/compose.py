@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import kind_of
 from normplugins.norms import NormConfig, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
+from normplugins.runs.slurm import SlurmConfig
 from normplugins.training.distributed import launched
 from normplugins.training.update_size import share_batches
 from normplugins.utils.errors import UserError
@@ -60,6 +61,13 @@ class HardwareSection:
     timeout_seconds: float = MISSING
 
 
+@dataclass
+class SlurmHardwareSection(HardwareSection):
+    """Types of the ``hardware`` section with ``hardware=slurm``."""
+
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+
 def register_nodes() -> None:
     """Give Hydra fairseq's own config dataclasses and the norm's options of a model, under names the YAML refers to.
 
@@ -69,6 +77,7 @@ def register_nodes() -> None:
     normplugins.register()
     store = ConfigStore.instance()
     store.store(name="_fairseq", node=fairseq_defaults())
+    store.store(name="_slurm", node={"hardware": {"slurm": SlurmConfig}})
     options = {f"norm_{field.name}": f"${{norm.{field.name}}}" for field in fields(NormConfig) if field.name != "name"}
     store.store(name="_norm_options", node={"model": options})
     for name in known_norms():
@@ -162,7 +171,8 @@ def check_types(config: DictConfig) -> None:
     kind, corpus = kind_of(config.task._name), corpus_config(config.corpus)
     if not isinstance(corpus, kind.CORPUS):
         raise UserError(f"corpus={corpus.name} does not fit the experiment, whose task is {config.task._name}")
-    types: dict[str, type] = {"force": bool, "dry_run": bool, "train": TrainSection, "hardware": HardwareSection}
+    hardware = SlurmHardwareSection if "slurm" in config.hardware else HardwareSection
+    types: dict[str, type] = {"force": bool, "dry_run": bool, "train": TrainSection, "hardware": hardware}
     types |= {"corpus": type(corpus), **kind.SECTIONS}
     own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])
     typed = OmegaConf.merge(OmegaConf.structured(own), OmegaConf.masked_copy(config, list(types)))
@@ -205,8 +215,6 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
     group = re.search(r"Could not find '([\w./-]+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)'", text)
     if group:
         folder, _, name = group.group(1).rpartition("/")
-        if folder == "hydra/launcher":
-            return "hardware=slurm needs Hydra's submitit launcher: pip install hydra-submitit-launcher"
         files = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
         if not files or folder == "norm":  # of fairseq's components, and norms of other packages
             files |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
@@ -228,8 +236,8 @@ def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
         parent, _, leaf = parent.rpartition(".")
     section = OmegaConf.select(config, parent) if parent else config
     known = [str(name) for name in section]
-    if parent == "hydra.launcher" and known == ["_target_"]:
-        return f"'{key}' is about Slurm's jobs: hardware=slurm goes with it"
+    if key.startswith("hardware.slurm") and parent == "hardware":
+        return f"'{key}' needs hardware=slurm"
     close = difflib.get_close_matches(leaf, known, n=3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"unknown key '{key}': {hint}Known {'in ' + parent if parent else 'at the top'}: {', '.join(sorted(known))}"
