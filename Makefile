@@ -1,4 +1,4 @@
-# Every job of the project by name. `make` alone prints them.
+# Every task of the project by name. `make` alone lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -13,31 +13,37 @@ EXPERIMENTS := iwslt14 wmt14 multi30k ptb wikitext2 wikitext103
 SEEDS ?= 1,2,3
 # Extra Hydra overrides for any run: make iwslt14-pn ARGS="seed=2 tracking=none"
 ARGS ?=
-# Extra options for pip while setting up, for example another index of packages
+# Extra options for pip during the setup, for example the address of another package index
 PIP_ARGS ?=
+# The supported Python versions, as pyproject.toml states them: >=3.10,<3.14
+REQUIRES_PYTHON := $(shell sed -nE 's/^requires-python = "(.*)"$$/\1/p' pyproject.toml)
 
-.PHONY: help setup demo bench test lint format report clean distclean
+.PHONY: help setup requirements demo bench test-fast test lint format report clean distclean
 
-help: ## print this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9%_ -]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@for e in $(EXPERIMENTS); do printf '  %-22s %s\n' "$$e-NORM" "train, score and record $$e with NORM: $(NORMS)"; done
 
-setup: $(READY) ## install everything into .venv (a second call installs nothing)
+setup: $(READY) ## install everything into .venv; does nothing if that is done
 
-# pip's whole output is shown where it fails: with --quiet it would keep the reason of a conflict to itself.
+# pip's output goes to a log that is printed if pip fails: with --quiet, pip would hide the reason for a conflict.
 pip_install = @echo "pip install $(1)"; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) $(1) \
 	>$(VENV)/pip.log 2>&1 || { status=$$?; cat $(VENV)/pip.log; exit $$status; }
 
-$(READY): requirements.txt pyproject.toml setup.py $(wildcard normplugins/*/*.[ch] normplugins/*/*/*.[ch])
-	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 14) else f"Python 3.10-3.13 is needed, and $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
-	@command -v c++ >/dev/null || { echo "a C++ compiler is needed to build fairseq and this project's kernels (Debian: apt install g++)"; exit 1; }
+$(READY): requirements.txt pyproject.toml setup.py $(wildcard normplugins/*/*.[ch] normplugins/*/*/*.[ch] normplugins/*/*/*/*.[ch])
+	@"$(PYTHON)" -c 'import sys; first, end = (tuple(map(int, bound.strip("<>=").split("."))) for bound in "$(REQUIRES_PYTHON)".split(",")); \
+	sys.exit(0 if first <= sys.version_info[:2] < end else "Python $(REQUIRES_PYTHON) is needed, but $(PYTHON) is {}.{}: make PYTHON=python3.12 ...".format(*sys.version_info))'
+	@command -v c++ >/dev/null || { echo "a C++ compiler is needed to build fairseq and the CPU kernels (Debian: apt install g++)"; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	$(call pip_install,-r requirements.txt)
 	$(call pip_install,--no-deps fairseq==0.12.2)
 	$(call pip_install,--no-deps --editable .)
 	@touch $@
 
-demo: setup ## ln, bn and pn on a generated corpus, several seeds (SEEDS=1,2,3): table and picture, in minutes on a CPU
+requirements: ## pin what pyproject.toml needs in requirements.txt; versions that still fit are kept
+	scripts/check_requirements.sh --write
+
+demo: setup ## train ln, bn and pn on a generated corpus (SEEDS=1,2,3); prints a table and draws a figure
 	$(BIN)/normplugins run demo -m norm=ln,bn,pn seed=$(SEEDS) $(ARGS)
 	$(BIN)/normplugins report
 
@@ -49,21 +55,26 @@ report: setup ## print the tables of all recorded runs and write results/README.
 bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; some 20 minutes on 2 cores
 	$(BIN)/normplugins bench $(ARGS)
 
-test: setup ## run the tests, a file on each core at a time
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile $(ARGS)
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
-lint: setup ## ruff on everything, mypy --strict on the norms, requirements.txt against the package registry
+test-fast: setup ## run the tests that take seconds: no slow, GPU or Slurm ones
+	$(PYTEST) -m "not slow and not gpu and not slurm" $(ARGS)
+
+test: setup ## run all tests
+	$(PYTEST) $(ARGS)
+
+lint: setup ## ruff, mypy, the import contracts, requirements.txt against the package registry
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	scripts/check_requirements.sh
 
-format: setup ## let ruff rewrite the code
+format: setup ## format the code and apply ruff's fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove caches; corpora, runs and results stay
+clean: ## remove caches; keeps corpora, runs and results
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find normplugins tests -name __pycache__ -prune -exec rm -rf {} +
 

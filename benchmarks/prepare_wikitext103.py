@@ -23,7 +23,6 @@ from collections import Counter
 from pathlib import Path
 
 from normplugins.bench.results import add_record
-from normplugins.corpora.wikitext import ARCHIVES
 from normplugins.runs.record import git_commit, hardware, now, versions
 from normplugins.utils.download import find_in_mirror
 
@@ -33,8 +32,8 @@ MARK = b"\0"
 CHILD = """
 import sys
 from pathlib import Path
-from normplugins.corpora import TextConfig, prepare
-prepare(TextConfig(name="wikitext103", verify=False), Path(sys.argv[1]))
+from normplugins.corpora import corpus_config, prepare
+prepare(corpus_config({"name": "wikitext103", "verify": False}), Path(sys.argv[1]))
 """
 
 
@@ -97,15 +96,15 @@ def main() -> None:
     """Make the archive, prepare it, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, default=50)
-    parser.add_argument("--wikitext2", type=Path, default=find_in_mirror(ARCHIVES["wikitext2"], "wikitext2"))
+    parser.add_argument("--wikitext2", type=Path, default=find_in_mirror("wikitext-2-v1.zip", "wikitext2"))
     parser.add_argument("--folder", type=Path, help="where the temporary folder goes")
     options = parser.parse_args()
-    wikitext2 = options.wikitext2 or Path("data/wikitext2/raw") / ARCHIVES["wikitext2"]
+    wikitext2 = options.wikitext2 or Path("data/wikitext2/raw") / "wikitext-2-v1.zip"
     if not wikitext2.is_file():
         parser.error(f"no {wikitext2}: prepare wikitext2 first, or name its archive with --wikitext2")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         root = Path(folder)
-        archive = root / "wikitext103" / "raw" / ARCHIVES["wikitext103"]
+        archive = root / "wikitext103" / "raw" / "wikitext-103-v1.zip"
         make_archive(wikitext2, archive, options.copies)
         size = archive.stat().st_size
         measured = measure(root)

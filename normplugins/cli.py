@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from normplugins.training.checkpoints import why_refused
 
         return complain(f"a checkpoint was refused: {why_refused(error)}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("fairseq", "fairseq_cli"):
+            raise
+        return complain("fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2")
     except KeyboardInterrupt:
         resumable = options.command in (run_experiment, run_campaign, prepare_corpus)
         complain("interrupted; the same command resumes where it stopped" if resumable else "interrupted")

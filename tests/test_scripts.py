@@ -16,13 +16,6 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
     ("script", "arguments", "command"),
     [
         ("run.sh", ["custom", "pn", "corpus.train=my/a b"], ["run", "custom", "norm=pn", "corpus.train=my/a b"]),
-        ("prepare_custom.sh", ["corpus.train=my/a b"], ["prepare", "custom", "corpus.train=my/a b"]),
-        ("prepare_demo.sh", ["data_dir=here"], ["prepare", "demo", "data_dir=here"]),
-        ("prepare_iwslt14.sh", [], ["prepare", "iwslt14"]),
-        ("prepare_multi30k.sh", [], ["prepare", "multi30k"]),
-        ("prepare_ptb.sh", ["data_dir=here"], ["prepare", "ptb", "data_dir=here"]),
-        ("prepare_wikitext2.sh", [], ["prepare", "wikitext2"]),
-        ("prepare_wikitext103.sh", [], ["prepare", "wikitext103"]),
     ],
 )
 @pytest.mark.parametrize("environment", [True, False])

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from normplugins.bench.options import Options
 from normplugins.bench.results import add_rows, case_of, here, measured
 from normplugins.bench.tables import case_table, growth_table, show
 from normplugins.bench.timing import Timing
-from normplugins.corpora import corpus_config, prepare
+from normplugins.corpora import CORPORA, corpus_config, prepare
 from normplugins.runs.compose import compose_config
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.worker_processes import available_cores
@@ -32,18 +33,24 @@ def run(options: Options, sizes: Sequence[int] = SIZES) -> None:
     repeats, cores = options.repeats or REPEATS, options.threads or available_cores()
     providers = {BASELINE: 1} | ({f"{cores} processes": cores} if cores > 1 else {})
     where = here(repeats, cores)
-    multi30k = compose_config("multi30k", options.overrides)
+    multi30k = compose_config("multi30k", _overrides("multi30k", "demo", options))
     if at_hand(multi30k):
         add_rows(options.csv, rows := measure(multi30k, providers, repeats, where))
         show(case_table(rows))
     grown = []
     for size in sizes[-1:] if options.quick else sizes:
-        config = compose_config("demo", [*options.overrides, f"corpus.train_size={size}"])
+        config = compose_config("demo", [*_overrides("demo", "multi30k", options), f"corpus.train_size={size}"])
         add_rows(options.csv, rows := measure(config, providers, repeats, where))
         show(case_table(rows))
         grown += [row for row in rows if row["direction"] == ALL]
     if not options.quick:
         show(growth_table("pairs", grown))
+
+
+def _overrides(corpus: str, other: str, options: Options) -> list[str]:
+    """Return the overrides without the settings that only the other corpus has."""
+    own, others = ({f"corpus.{field.name}" for field in fields(CORPORA[name])} for name in (corpus, other))
+    return [item for item in options.overrides if item.partition("=")[0] not in others - own]
 
 
 def at_hand(config: DictConfig) -> bool:

@@ -1,20 +1,24 @@
-"""Corpora: fetch -> verify -> tokenize -> subword -> binarize (running text: by words as they are), a file each."""
+"""Corpora: fetched, verified, tokenised, split into subwords and binarised for fairseq. One module per corpus."""
 
-from normplugins.corpora.pipeline import CORPORA, PreparedCorpus, corpus_config, prepare
-from normplugins.corpora.running_text import TEXTS, PreparedText
-from normplugins.corpora.settings import CorpusConfig, TextConfig
+from normplugins.corpora import custom, demo, iwslt14, multi30k, ptb, wikitext, wmt14  # noqa: F401  (they register)
+from normplugins.corpora.base import CORPORA, Corpus, corpus_config, register, register_corpus_nodes
+from normplugins.corpora.parallel import ParallelCorpus
+from normplugins.corpora.pipeline import PreparedCorpus, prepare
+from normplugins.corpora.running_text import PreparedText, RunningText
 from normplugins.corpora.subwords import remove_subwords
 from normplugins.corpora.tokenizer import detokenize
 
 __all__ = [
     "CORPORA",
-    "TEXTS",
-    "CorpusConfig",
+    "Corpus",
+    "ParallelCorpus",
     "PreparedCorpus",
     "PreparedText",
-    "TextConfig",
+    "RunningText",
     "corpus_config",
     "detokenize",
     "prepare",
+    "register",
+    "register_corpus_nodes",
     "remove_subwords",
 ]

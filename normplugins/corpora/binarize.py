@@ -1,6 +1,4 @@
-"""Text to fairseq's data-bin folder: dictionary and numbers, through fairseq's own tools."""
-
-from __future__ import annotations
+"""Text to fairseq's data-bin folder with fairseq's own dictionary and dataset builder."""
 
 import logging
 import warnings
@@ -14,11 +12,11 @@ import numpy as np
 from normplugins.utils.files import iter_lines
 
 UNKNOWN = "<unk>"
-RESERVED = frozenset({"<s>", "<pad>", "</s>"})  # with <unk> in every fairseq dictionary, and not in its file
+RESERVED = frozenset({"<s>", "<pad>", "</s>"})  # every fairseq dictionary has them, but not its file
 
 
 def binarize(texts: Path, folder: Path, source: str, target: str) -> int:
-    """Binarize ``texts/{train,valid,test}.{source,target}`` into ``folder``; returns the joined dictionary's types."""
+    """Binarize ``texts/{train,valid,test}.{source,target}`` to ``folder``; return the size of the joined dictionary."""
     counts = Counter[str]()
     for language in (source, target):
         for words in _split_lines(texts / f"train.{language}"):
@@ -29,7 +27,7 @@ def binarize(texts: Path, folder: Path, source: str, target: str) -> int:
         for language in (source, target)
     }
     dictionaries = [f"dict.{language}.txt" for language in (source, target)]
-    return binarize_text(counts, splits, folder, dictionaries, padding_factor=8)  # fairseq-preprocess's own factor
+    return binarize_text(counts, splits, folder, dictionaries, padding_factor=8)  # as in fairseq-preprocess
 
 
 def _split_lines(path: Path) -> Iterator[list[str]]:
@@ -43,10 +41,10 @@ def binarize_text(
     dictionaries: Sequence[str] = ("dict.txt",),
     padding_factor: int = 1,
 ) -> int:
-    """Write the dictionary of the counted words and each split's ``.bin`` and ``.idx``; returns the dictionary's types.
+    """Write the dictionary of the counted words and each split's ``.bin`` and ``.idx``; return the dictionary's size.
 
-    ``splits``: the words of each line, ``</s>`` not among them; it ends every line. fairseq's own preprocess gives the
-    same files, some eight times slower: it calls a Counter and writes to a tensor once a word.
+    ``splits`` has the words of each line without ``</s>``, which is appended to every line. fairseq-preprocess writes
+    the same files about eight times slower, because it handles one word at a time.
     """
     with _quiet_import():
         import torch
@@ -71,7 +69,7 @@ def binarize_text(
 
 @contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Import fairseq without its advice to install what is not needed here, and without its hold on all logging."""
+    """Import fairseq without its warnings about optional packages, and restore the logging that it reconfigures."""
     root = logging.getLogger()
     handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
     logging.disable(logging.WARNING)
@@ -83,4 +81,4 @@ def _quiet_import() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-        root.handlers[:], root.level = handlers, level  # importing it sends all logging of the process to stdout
+        root.handlers[:], root.level = handlers, level  # the import sends all logging to stdout

@@ -1,4 +1,4 @@
-"""Pairs of sentences as a corpus gives them: a few in memory, or as many as there are, read when asked for."""
+"""Sentence pairs before tokenisation, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Pair = tuple[str, str]
 
 @dataclass
 class Pairs:
-    """Source and target lines of equal number, held; ``where`` names both files for messages."""
+    """Source and target lines of equal number, in memory; ``where`` names both files for messages."""
 
     source: list[str]
     target: list[str]
@@ -30,25 +30,29 @@ class Pairs:
         return zip(self.source, self.target, strict=True)
 
     def keep(self, wanted: Callable[[str, str], bool]) -> Pairs:
-        """Return the pairs for which ``wanted(source, target)`` holds."""
+        """Return the pairs for which ``wanted(source, target)`` is True."""
         return self.take([i for i in range(len(self)) if wanted(self.source[i], self.target[i])])
 
     def take(self, indices: list[int]) -> Pairs:
         """Return the pairs at these indices, in this order."""
         return Pairs([self.source[i] for i in indices], [self.target[i] for i in indices], self.where)
 
+    def map(self, change: Callable[[str], str]) -> Pairs:
+        """Return the pairs with ``change`` applied to every line."""
+        return Pairs([change(line) for line in self.source], [change(line) for line in self.target], self.where)
 
-def joined(parts: Iterable[Pairs]) -> Pairs:
+
+def concatenate(parts: Iterable[Pairs], where: tuple[str, str] | None = None) -> Pairs:
     """Return the pairs of several texts, one text after the other."""
     parts = list(parts)
-    where = [", ".join(part.where[side] for part in parts) for side in (0, 1)]
     source, target = ([line for part in parts for line in getattr(part, side)] for side in ("source", "target"))
-    return Pairs(source, target, (where[0], where[1]))
+    all_files = ", ".join(part.where[0] for part in parts), ", ".join(part.where[1] for part in parts)
+    return Pairs(source, target, where or all_files)
 
 
 @dataclass
 class Stream:
-    """Pairs read when asked for, and anew each time; ``where`` names both files for messages."""
+    """Pairs that are read from disk on each iteration; ``where`` names both files for messages."""
 
     read: Callable[[], Iterator[Pair]]
     where: tuple[str, str]
@@ -57,8 +61,8 @@ class Stream:
         return self.read()
 
 
-def side_by_side(source: Iterable[str], target: Iterable[str], where: tuple[str, str]) -> Iterator[Pair]:
-    """Yield line n of both; raises UserError at the end if one has more."""
+def zip_lines(source: Iterable[str], target: Iterable[str], where: tuple[str, str]) -> Iterator[Pair]:
+    """Yield line n of both sides. Raises UserError at the end if one side has more lines."""
     read = [0, 0]
     for pair in zip_longest(source, target):
         for side, line in enumerate(pair):
@@ -71,15 +75,20 @@ def side_by_side(source: Iterable[str], target: Iterable[str], where: tuple[str,
 
 @dataclass
 class Bitext:
-    """A corpus before tokenisation; no ``valid`` when it is still to be taken out of ``train``.
+    """A corpus before tokenisation.
 
-    ``raw_test`` is the test set as its authors wrote it, where ``test`` is already changed. ``test_sets``: how many
-    pairs each of several test sets has, in the order in which they stand in ``test``; empty for a single one.
+    Attributes:
+        train, valid, test: the pairs of each split.
+        valid_every: without ``valid``, every n-th clean training pair becomes the validation set.
+        raw_test: the test set as published, if ``test`` is already changed.
+        test_sets: number of pairs of each test set in ``test``, in order; empty for a single test set.
+        notes: what the user should know about how the corpus was read.
     """
 
     train: Pairs | Stream
     test: Pairs
     valid: Pairs | None = None
+    valid_every: int | None = None
     raw_test: Pairs | None = None
     test_sets: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

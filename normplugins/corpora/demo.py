@@ -1,64 +1,68 @@
-"""A generated pair of languages: skewed vocabulary, varying lengths, local reordering; learned in minutes on a CPU."""
-
-from __future__ import annotations
+"""A generated pair of languages: skewed vocabulary, varying lengths, local reordering. Learnt in minutes on a CPU."""
 
 import random
 from bisect import bisect
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from normplugins.corpora.base import Echo, register
 from normplugins.corpora.bitext import Bitext, Pairs
-from normplugins.corpora.settings import CorpusConfig
-from normplugins.utils.errors import UserError
+from normplugins.corpora.parallel import ParallelCorpus
+from normplugins.utils.settings import setting
 
 NOUNS, VERBS, ADJECTIVES, ADVERBS = 260, 120, 90, 40
-SHORTEST, LONGEST = 4, 30  # words of a source sentence
+SHORTEST, LONGEST = 4, 30  # words in a source sentence
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _VERSION = "demo-1"
-USES = frozenset({"train_size", "valid_size", "test_size"})
 
 
-def check(config: CorpusConfig) -> None:
-    """Raise UserError for settings that this corpus cannot be prepared with."""
-    if missing := [split for split in ("train", "valid", "test") if not getattr(config, f"{split}_size")]:
-        raise UserError(f"demo needs corpus.{missing[0]}_size")
+@register
+@dataclass
+class Demo(ParallelCorpus):
+    """Pairs in two generated languages; no source sentence occurs twice."""
 
+    name: str = "demo"
+    train_size: int = setting(10_000, "training pairs to generate", minimum=1)
+    valid_size: int = setting(500, "validation pairs to generate", minimum=1)
+    test_size: int = setting(500, "test pairs to generate", minimum=1)
+    seed: int = setting(1, "seed of the generator")
 
-def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> dict[str, Path]:  # noqa: ARG001
-    """Return no file: the corpus is computed."""
-    return {}
+    def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
+        """Return no file, because the corpus is computed."""
+        return {}
 
-
-def read(config: CorpusConfig, files: dict[str, Path]) -> Bitext:  # noqa: ARG001
-    """Generate ``train_size``, ``valid_size`` and ``test_size`` pairs, no source sentence twice."""
-    sizes = {split: getattr(config, f"{split}_size") for split in ("train", "valid", "test")}
-    language = _Languages(config.seed)
-    seen: set[str] = set()
-    splits = {}
-    for split, size in sizes.items():
-        pairs: list[tuple[str, str]] = []
-        while len(pairs) < size:
-            source, target = language.sentence()
-            if SHORTEST <= len(source) <= LONGEST and " ".join(source) not in seen:
-                seen.add(" ".join(source))
-                pairs.append((" ".join(source), " ".join(target)))
-        where = (f"{_VERSION} {split} source", f"{_VERSION} {split} target")
-        splits[split] = Pairs([source for source, _ in pairs], [target for _, target in pairs], where)
-    return Bitext(**splits)
+    def read(self, files: Mapping[str, Path]) -> Bitext:  # noqa: ARG002
+        """Generate the three splits."""
+        language = _Languages(self.seed)
+        seen: set[str] = set()
+        splits = {}
+        for split, size in (("train", self.train_size), ("valid", self.valid_size), ("test", self.test_size)):
+            sources: list[str] = []
+            targets: list[str] = []
+            while len(sources) < size:
+                source, target = language.sentence()
+                line = " ".join(source)
+                if SHORTEST <= len(source) <= LONGEST and line not in seen:
+                    seen.add(line)
+                    sources.append(line)
+                    targets.append(" ".join(target))
+            splits[split] = Pairs(sources, targets, (f"{_VERSION} {split} source", f"{_VERSION} {split} target"))
+        return Bitext(splits["train"], splits["test"], splits["valid"])
 
 
 class _Languages:
-    """The words of both languages and the grammar that makes one sentence in both.
+    """The words of both languages and the grammar that generates each sentence in both.
 
-    Source: determiner adjective* noun, verb second, prepositional phrases and ``que`` clauses behind. Target:
-    adjectives behind the noun and agreeing with its gender, an object particle that depends on the gender, a negation
-    around the verb, and the verb at the end of its clause. A third of the verbs has two translations, chosen by the
-    object's gender; a few nouns have two that nothing tells apart, so no system reaches BLEU 100.
+    Source: determiner adjective* noun, the verb second, then prepositional phrases and ``que`` clauses. Target:
+    adjectives follow the noun and agree with its gender, an object particle depends on the gender, the negation
+    encloses the verb, and the verb ends its clause. A third of the verbs have two translations, selected by the gender
+    of the object. A few nouns have two translations selected at random, so no system reaches BLEU 100.
     """
 
     def __init__(self, seed: int) -> None:
-        self.uniform = random.Random(seed).random  # the only method whose values never changed between Pythons
+        self.uniform = random.Random(seed).random  # the only method with the same values in every Python version
         taken: set[str] = set()
         word = self._new_word
         self.nouns = [(word(taken, 2), word(taken, 2), word(taken, 2)) for _ in range(NOUNS)]
@@ -89,7 +93,7 @@ class _Languages:
         return self.uniform() < probability
 
     def _phrase(self) -> tuple[list[str], list[str], int]:
-        """Return a noun phrase in both languages and its gender: 0, 1 or 2, a property of the noun."""
+        """Return a noun phrase in both languages and the gender of its noun: 0, 1 or 2."""
         index = self._zipf(NOUNS)
         source_noun, target_noun, synonym = self.nouns[index]
         gender, plural, definite = index % 3, self._chance(0.3), self._chance(0.6)
@@ -136,7 +140,7 @@ class _Languages:
         return source, target
 
     def sentence(self) -> tuple[list[str], list[str]]:
-        """Return one sentence in both languages, a full stop or a question mark behind."""
+        """Return one sentence in both languages, with a full stop or question mark."""
         source, target = self._clause()
         if self._chance(0.15):
             return [*source, "?"], ["su", *target, "?"]

@@ -1,29 +1,25 @@
-"""Multi30k German-English: 30,000 image captions, the small real corpus for runs on a CPU.
-
-The test split is all four test sets, one after the other; ``test_sets`` in the manifest says how long each is.
-"""
-
-from __future__ import annotations
+"""Multi30k German-English: 30,000 image captions, the small real corpus for runs on a CPU."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from normplugins.corpora.bitext import Bitext, Pairs, joined
-from normplugins.corpora.settings import CorpusConfig
-from normplugins.utils.download import fetch
+from normplugins.corpora.base import PublishedCorpus, register
+from normplugins.corpora.bitext import Bitext, Pairs, concatenate
+from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import decode_lines, read_bytes
+from normplugins.utils.files import iter_byte_lines, text_lines
 
-LANGUAGES = ("de", "en")
-PARTS = {"train": "train", "valid": "val"}
+URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
 TEST_PARTS = {
     "flickr2016": "test_2016_flickr",
     "flickr2017": "test_2017_flickr",
     "mscoco2017": "test_2017_mscoco",
     "flickr2018": "test_2018_flickr",
 }
-# Of the upstream files of task 1: of their text, since the same text can be packed in many ways.
+# Checksums of the unpacked files of task 1, because the same text can be compressed in many ways.
 TEXT_SHA256 = {
     "train.de": "2c2b73fd2b548fbcde3a875e0a78d6ee94d498bfdee6bd3eae3945779e9ddf72",
     "train.en": "460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6",
@@ -38,40 +34,36 @@ TEXT_SHA256 = {
     "test_2018_flickr.de": "39fcc8b3331d76fb42d648d019c6898b0d5e58baac87bc2a0bb93f44ec8db207",
     "test_2018_flickr.en": "4e585c2dd525911a6ea7730e9d0b516239af3f1b1ffae6a2130223cfb639f25e",
 }
-USES: frozenset[str] = frozenset()
 
 
-def check(config: CorpusConfig) -> None:
-    """Raise UserError for settings that this corpus cannot be prepared with."""
-    if {config.source, config.target} != set(LANGUAGES):
-        raise UserError(f"multi30k is German-English here: de-en or en-de, not {config.source}-{config.target}")
+@register
+@dataclass
+class Multi30k(PublishedCorpus, ParallelCorpus):
+    """The test split is all four test sets, one after the other."""
 
+    FILES: ClassVar = {f"{text}.gz": f"{URL}/{text}.gz" for text in TEXT_SHA256}
+    LANGUAGE_PAIRS: ClassVar = (("de", "en"), ("en", "de"))
+    PUBLISHED: ClassVar = {"train": 29_000, "valid": 1_014, "test": 3_532}
 
-def inputs(config: CorpusConfig, folder: Path, echo: Callable[[str], None]) -> dict[str, Path]:
-    """Return the twelve gzipped text files, fetched into ``folder`` if need be."""
-    names = [f"{part}.{language}.gz" for part in (*PARTS.values(), *TEST_PARTS.values()) for language in LANGUAGES]
-    base = (config.url or "").rstrip("/")
-    return {name: fetch(name, f"{base}/{name}", folder, echo) for name in names}
+    name: str = "multi30k"
 
+    def read(self, files: Mapping[str, Path]) -> Bitext:
+        """Read all splits. Raises UserError for text that is not the published one, unless ``verify`` is off."""
 
-def read(config: CorpusConfig, files: dict[str, Path]) -> Bitext:
-    """Read the three splits, and refuse other text than the published one unless ``verify`` is off."""
+        def side(text: str) -> list[str]:
+            path, lines = files[f"{text}.gz"], list(iter_byte_lines(files[f"{text}.gz"]))
+            if self.verify and (found := hashlib.sha256(b"".join(lines)).hexdigest()) != TEXT_SHA256[text]:
+                raise UserError(
+                    f"{path} is not the published Multi30k text: unpacked, its sha256 is {found}, not "
+                    f"{TEXT_SHA256[text]}; get the original file, or set corpus.verify=false to use this one"
+                )
+            return list(text_lines(lines, str(path)))
 
-    def side(part: str, language: str) -> list[str]:
-        path = files[f"{part}.{language}.gz"]
-        data, wanted = read_bytes(path), TEXT_SHA256[f"{part}.{language}"]
-        if config.verify and (found := hashlib.sha256(data).hexdigest()) != wanted:
-            raise UserError(
-                f"{path} is not the published Multi30k text: unpacked, its sha256 is {found}, not {wanted}; "
-                "get the original file, or set corpus.verify=false to use this one"
-            )
-        return decode_lines(data, str(path))
+        def pairs(part: str) -> Pairs:
+            source, target = f"{part}.{self.source}", f"{part}.{self.target}"
+            return Pairs(side(source), side(target), (str(files[f"{source}.gz"]), str(files[f"{target}.gz"])))
 
-    def pairs(part: str) -> Pairs:
-        where = str(files[f"{part}.{config.source}.gz"]), str(files[f"{part}.{config.target}.gz"])
-        return Pairs(side(part, config.source), side(part, config.target), where)
-
-    splits = {split: pairs(part) for split, part in PARTS.items()}
-    tests = {name: pairs(part) for name, part in TEST_PARTS.items()}
-    test_sets = {name: len(test) for name, test in tests.items()}
-    return Bitext(**splits, test=joined(tests.values()), test_sets=test_sets)
+        train, valid = pairs("train"), pairs("val")
+        tests = {name: pairs(part) for name, part in TEST_PARTS.items()}
+        test_sets = {name: len(test) for name, test in tests.items()}
+        return Bitext(train, concatenate(tests.values()), valid, test_sets=test_sets)

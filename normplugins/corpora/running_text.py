@@ -1,25 +1,43 @@
-"""Running text from its files to fairseq's data-bin, word by word and a line at a time: the text is never held."""
-
-from __future__ import annotations
+"""Running text for language models: word level, streamed line by line to fairseq's data-bin."""
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from normplugins.corpora import ptb, wikitext
+from normplugins.corpora.base import SPLITS, Echo, PublishedCorpus
 from normplugins.corpora.binarize import RESERVED, UNKNOWN, binarize_text
-from normplugins.corpora.settings import TextConfig
-from normplugins.corpora.stages import SPLITS, Echo, conclude, downloads_refused, gather, stage
+from normplugins.corpora.stages import Inputs, fetch_inputs, run_stage, write_manifest
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import not_utf8, sha256
+from normplugins.utils.files import text_lines
 
-TEXTS = {"ptb": ptb, "wikitext2": wikitext, "wikitext103": wikitext}
-_RECIPE = 1  # raise it when the same files come to give other numbers, or other facts about them
+_RECIPE = 1  # increase this when the same files give other binary data, or other facts about them
+
+
+@dataclass
+class RunningText(PublishedCorpus):
+    """A corpus of running text: the words of its files, each line ended by one symbol.
+
+    A token is a word or the end of a line; ``types`` are the different tokens of the training text.
+    """
+
+    DIGESTS: ClassVar[Mapping[str, str]]
+    """The published digest of each split's text, as ``sha256:...``."""
+
+    def open_split(self, files: Mapping[str, Path], split: str) -> tuple[str, Iterator[bytes]]:
+        """Return the name of a split's text, for messages, and an iterator over its lines."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the prepared text depends on, except the input files."""
+        return {"level": "word"}
+
+    def variant(self) -> str:
+        """Return the folder name of these settings."""
+        return "word"
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,7 @@ class PreparedText:
 
 @dataclass
 class _Split:
-    """A split's text in numbers; ``digests`` by the name of their algorithm."""
+    """Counts of a split's text; ``digests`` are keyed by the name of their algorithm."""
 
     where: str
     lines: int = 0
@@ -41,41 +59,50 @@ class _Split:
     digests: dict[str, str] = field(default_factory=dict)
 
     @property
-    def tokens(self) -> int:
-        """Words and one end-of-line symbol a line: what a language model predicts."""
-        return self.words.total() + self.lines
+    def counts(self) -> dict[str, int]:
+        """The number of lines, words and tokens."""
+        words = self.words.total()
+        return {"lines": self.lines, "words": words, "tokens": words + self.lines}
 
 
-def prepare_running_text(config: TextConfig, home: Path, echo: Echo) -> PreparedText:
+def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> PreparedText:
     """Prepare under ``home/<variant>``; the caller holds the lock of ``home``. Raises UserError for bad input."""
-    module, folder = TEXTS[config.name], home / config.variant()
-    files, fetched = gather(lambda: module.inputs(config, home / "raw", echo), home / "raw")
-    key: dict[str, Any] = {"recipe": _RECIPE, "settings": config.settings(), "verified": config.verify}
-    key |= {"versions": {"fairseq": version("fairseq")}}
-    key |= {"inputs": {name: sha256(path) for name, path in files.items()}}
+    folder, inputs = home / corpus.variant(), fetch_inputs(corpus, home / "raw", echo)
+    key = inputs.stage_key(_RECIPE, ["fairseq"])
 
-    def binarized(to: Path) -> dict[str, Any]:
-        with downloads_refused(fetched, config.name):
-            echo(f"{config.name}: counting words")
-            splits = {split: _count(config, files, split) for split in SPLITS}
-            if config.verify:
-                _verify(config, splits)
-        echo(f"{config.name}: binarizing")
-        lines = {split: _lines(*module.source(config, files, split)) for split in SPLITS}
-        return {**_facts(splits), "dictionary_types": binarize_text(splits["train"].words, lines, to)}
+    def binarize(to: Path) -> dict[str, Any]:
+        with inputs.reading():
+            echo(f"{corpus.name}: counting words")
+            splits = {split: _count(corpus, inputs, split) for split in SPLITS}
+            facts = _facts(splits)
+            if corpus.verify:
+                _verify(corpus, splits, facts)
+        echo(f"{corpus.name}: binarizing")
+        lines = {split: _words(*corpus.open_split(inputs.files, split)) for split in SPLITS}
+        return {**facts, "dictionary_types": binarize_text(splits["train"].words, lines, to)}
 
-    record = stage(folder / "bin", key, binarized)
-    manifest = _manifest(config, key, record)
-    conclude(folder, manifest, echo)
+    record = run_stage(folder / "bin", key, binarize)
+    facts = record["facts"]
+    manifest = {
+        "corpus": corpus.name,
+        **{name: facts[name] for name in ("counts", "types", "dictionary_types", "unigram_ppl")},
+        "expected": dict(corpus.published()),
+        "note": ", ".join(_differing(corpus, facts)),
+        "notes": facts["notes"],
+        "sha256": {f"text/{split}": digest for split, digest in facts["text_sha256"].items()}
+        | {f"bin/{name}": file["sha256"] for name, file in record["files"].items()},
+        **{name: key[name] for name in ("inputs", "settings", "versions")},
+    }
+    write_manifest(folder, manifest, echo)
     return PreparedText(folder=folder, bin_dir=folder / "bin", manifest=manifest)
 
 
 def unigram_perplexity(
     train: Counter[str], train_lines: int, split: Counter[str], lines: int, unknown: str = UNKNOWN
 ) -> float | None:
-    """Perplexity of a unigram model, estimated by maximum likelihood on train, over every token of a split.
+    """Perplexity of a maximum-likelihood unigram model of the training text on a split, over words and line ends.
 
-    The end of a line is a token. Words that train does not have are ``unknown``; None if it has none of those either.
+    Words that the training text does not have are ``unknown``. Returns None if it does not have ``unknown`` either.
     """
     total = train.total() + train_lines
     known = {word: count for word, count in split.items() if word in train}
@@ -87,46 +114,45 @@ def unigram_perplexity(
     return math.exp(-log_likelihood / (split.total() + lines))
 
 
-def _lines(where: str, raw: Iterator[bytes], *digests: Any) -> Iterator[list[str]]:
-    """Yield the words of each line, as published counts have them: split at any Unicode white space."""
-    for number, line in enumerate(raw, 1):
-        for digest in digests:
-            digest.update(line)
-        try:
-            yield line.decode("utf-8").split()
-        except UnicodeDecodeError as error:
-            raise not_utf8(where, number, error) from None
+def _words(where: str, raw: Iterator[bytes]) -> Iterator[list[str]]:
+    """Yield the words of each line, split at any Unicode white space as in the published counts."""
+    return (line.split() for line in text_lines(raw, where))
 
 
-def _count(config: TextConfig, files: dict[str, Path], split: str) -> _Split:
-    where, raw = TEXTS[config.name].source(config, files, split)
-    published = TEXTS[config.name].DIGESTS[config.name][split].partition(":")[0]
-    digests = {name: hashlib.new(name) for name in {"sha256", published}}
+def _count(corpus: RunningText, inputs: Inputs, split: str) -> _Split:
+    where, raw = corpus.open_split(inputs.files, split)
+    digests = {name: hashlib.new(name) for name in {"sha256", corpus.DIGESTS[split].partition(":")[0]}}
+
+    def digested() -> Iterator[bytes]:
+        for line in raw:
+            for digest in digests.values():
+                digest.update(line)
+            yield line
+
     counted = _Split(where)
-    for words in _lines(where, raw, *digests.values()):
+    for words in _words(where, digested()):
         counted.words.update(words)
         counted.lines += 1
     counted.digests = {name: digest.hexdigest() for name, digest in digests.items()}
     if not counted.words:
         raise UserError(f"{where} has no word")
     if reserved := sorted(RESERVED & counted.words.keys()):
-        raise UserError(f"{where} has the word {reserved[0]}, which fairseq keeps for its own use")
+        raise UserError(f"{where} has the word {reserved[0]}, which is reserved by fairseq")
     return counted
 
 
-def _verify(config: TextConfig, splits: dict[str, _Split]) -> None:
+def _verify(corpus: RunningText, splits: dict[str, _Split], facts: dict[str, Any]) -> None:
     """Raise UserError unless the text is the published one, by its bytes and by its counts."""
-    otherwise = "get the original file, or set corpus.verify=false to use this one"
+    what_to_do = "get the original file, or set corpus.verify=false to use this one"
     for split, counted in splits.items():
-        algorithm, _, wanted = TEXTS[config.name].DIGESTS[config.name][split].partition(":")
+        algorithm, _, wanted = corpus.DIGESTS[split].partition(":")
         if (found := counted.digests[algorithm]) != wanted:
             raise UserError(
-                f"{counted.where} is not the published {config.name} text: its {algorithm} is {found}, not {wanted}; "
-                + otherwise
+                f"{counted.where} is not the published {corpus.name} text: its {algorithm} is {found}, not {wanted}; "
+                + what_to_do
             )
-    facts = _facts(splits)
-    if differing := _differing(config, facts["counts"], facts["types"]):
-        raise UserError(f"{config.name} has {', '.join(differing)}; {otherwise}")
+    if differing := _differing(corpus, facts):
+        raise UserError(f"{corpus.name} has {', '.join(differing)}; {what_to_do}")
 
 
 def _facts(splits: dict[str, _Split]) -> dict[str, Any]:
@@ -135,11 +161,8 @@ def _facts(splits: dict[str, _Split]) -> dict[str, Any]:
         if new := sum(count for word, count in splits[split].words.items() if word not in train.words):
             notes.append(f"{new:,} {split} words that the training text does not have: read as {UNKNOWN}")
     return {
-        "counts": {
-            split: {"lines": counted.lines, "words": counted.words.total(), "tokens": counted.tokens}
-            for split, counted in splits.items()
-        },
-        "types": len(train.words) + 1,  # the published way of counting: the end of a line is a type, <s> and <pad> not
+        "counts": {split: counted.counts for split, counted in splits.items()},
+        "types": len(train.words) + 1,  # as in the published counts: the line end is a type, <s> and <pad> are not
         "unigram_ppl": {
             split: unigram_perplexity(train.words, train.lines, splits[split].words, splits[split].lines)
             for split in ("valid", "test")
@@ -149,30 +172,9 @@ def _facts(splits: dict[str, _Split]) -> dict[str, Any]:
     }
 
 
-def _differing(config: TextConfig, counts: dict[str, dict[str, int]], types: int) -> list[str]:
-    found = {f"{split} {unit}": counts[split][unit] for split in SPLITS for unit in ("tokens", "lines")}
-    found["types"] = types
+def _differing(corpus: RunningText, facts: dict[str, Any]) -> list[str]:
+    found = {f"{split} {unit}": count for split, counts in facts["counts"].items() for unit, count in counts.items()}
+    found["types"] = facts["types"]
     return [
-        f"{found[name]:,} of {wanted:,} {name}"
-        for name, wanted in config.expected().items()
-        if wanted not in (None, found[name])
+        f"{found[name]:,} of {wanted:,} {name}" for name, wanted in corpus.published().items() if wanted != found[name]
     ]
-
-
-def _manifest(config: TextConfig, key: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    facts = record["facts"]
-    return {
-        "corpus": config.name,
-        "counts": facts["counts"],
-        "types": facts["types"],
-        "dictionary_types": facts["dictionary_types"],
-        "unigram_ppl": facts["unigram_ppl"],
-        "expected": config.expected(),
-        "note": ", ".join(_differing(config, facts["counts"], facts["types"])),
-        "notes": facts["notes"],
-        "sha256": {f"text/{split}": digest for split, digest in facts["text_sha256"].items()}
-        | {f"bin/{name}": file["sha256"] for name, file in record["files"].items()},
-        "inputs": key["inputs"],
-        "settings": key["settings"],
-        "versions": key["versions"],
-    }

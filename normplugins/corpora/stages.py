@@ -1,35 +1,74 @@
-"""What preparing any corpus shares: input files, stages that are skipped when done, refused downloads, the manifest."""
-
-from __future__ import annotations
+"""Preparation in stages: input files, folders that are skipped when complete, and the manifest."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from normplugins.corpora.base import Corpus, Echo
 from normplugins.utils.append_only_log import JOURNAL
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256, whole_file, whole_folder
 
-SPLITS = ("train", "valid", "test")
-Echo = Callable[[str], None]
+
+@dataclass
+class Inputs:
+    """The input files of a corpus by name; ``fetched`` are those that this call fetched."""
+
+    corpus: Corpus
+    files: dict[str, Path]
+    fetched: dict[str, Path]
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each input file."""
+        return {name: sha256(path) for name, path in self.files.items()}
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Remove the fetched files if they prove bad in this block, so that the same command fetches them again.
+
+        The message names the mirror's file instead of its copy.
+        """
+        try:
+            yield
+        except UserError as error:
+            message = str(error)
+            for name, path in self.fetched.items():
+                path.unlink(missing_ok=True)
+                if mirrored := find_in_mirror(name, self.corpus.name):
+                    message = message.replace(str(path), str(mirrored))
+            raise UserError(message) from None
+
+    def stage_key(self, recipe: int, tools: list[str]) -> dict[str, Any]:
+        """Return everything that the first stage depends on; ``tools`` are Python packages."""
+        return {
+            "recipe": recipe,
+            "settings": self.corpus.settings(),
+            "versions": {name: version(name) for name in tools},
+            "verified": getattr(self.corpus, "verify", True),
+            "inputs": self.digests,
+        }
 
 
-def gather(inputs: Callable[[], dict[str, Path]], raw: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return a corpus's input files, and those among them that this call fetched into ``raw``."""
-    held = _inodes(raw)
-    files = inputs()
-    now = _inodes(raw)
-    return files, {name: path for name, path in files.items() if held.get(path) != now.get(path)}
+def fetch_inputs(corpus: Corpus, raw: Path, echo: Echo) -> Inputs:
+    """Fetch the input files of a corpus into ``raw``."""
+    before = _inodes(raw)
+    files = corpus.fetch_files(raw, echo)
+    after = _inodes(raw)
+    return Inputs(corpus, files, {name: path for name, path in files.items() if before.get(path) != after.get(path)})
 
 
-def stage(folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Return the record of a stage, after building its folder unless it is there, whole, and of this key.
+def run_stage(folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Return the record of a stage. ``build`` fills the folder unless it is complete and was built with the same key.
 
-    What a killed call built of it is kept where ``build`` kept a journal, for ``build`` to go on from.
+    If ``build`` keeps a journal, a killed call leaves its files for the next one to resume.
     """
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     marker = folder / "stage.json"
@@ -39,34 +78,17 @@ def stage(folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, A
         if record["fingerprint"] == fingerprint and sizes == _sizes(folder):
             (folder / JOURNAL).unlink(missing_ok=True)
             return record
-    with whole_folder(folder, fingerprint[:8], lambda begun: (begun / JOURNAL).is_file()) as temporary:
+    with whole_folder(folder, fingerprint[:8], lambda left: (left / JOURNAL).is_file()) as temporary:
         facts = build(temporary)
         files = {name: {"bytes": size, "sha256": sha256(temporary / name)} for name, size in _sizes(temporary).items()}
         record = {"fingerprint": fingerprint, "facts": facts, "files": files}
         (temporary / "stage.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    (folder / JOURNAL).unlink(missing_ok=True)  # only now: killed before, the stage is still one to go on with
+    (folder / JOURNAL).unlink(missing_ok=True)  # not earlier: a killed call can then still be resumed
     return record
 
 
-@contextmanager
-def downloads_refused(fetched: dict[str, Path], corpus: str) -> Iterator[None]:
-    """Remove what this call fetched when it proves bad, so that the same command fetches it again; no other file.
-
-    The message names the mirror's file in place of its copy.
-    """
-    try:
-        yield
-    except UserError as error:
-        message = str(error)
-        for name, path in fetched.items():
-            path.unlink(missing_ok=True)
-            if mirrored := find_in_mirror(name, corpus):
-                message = message.replace(str(path), str(mirrored))
-        raise UserError(message) from None
-
-
-def conclude(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
-    """Write ``corpus.json`` unless it says the same already, and say the notes in it."""
+def write_manifest(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
+    """Write ``corpus.json`` if it differs, and print the notes in it."""
     path = folder / "corpus.json"
     content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != content:
@@ -83,5 +105,5 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _inodes(raw: Path) -> dict[Path, int]:
-    """Return what tells a file from one fetched in its place; empty for a folder that is not there yet."""
+    """Return the inode of each file, which tells a file from one that was fetched in its place."""
     return {path: path.lstat().st_ino for path in raw.iterdir()} if raw.is_dir() else {}

@@ -1,11 +1,10 @@
 """Subwords: joint BPE (subword-nmt) or a joint SentencePiece model, learned on the training text of both languages."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from normplugins.utils.errors import UserError
@@ -13,18 +12,17 @@ from normplugins.utils.files import iter_lines, read_lines, whole_file
 
 FILES = {"bpe": "codes", "sentencepiece": "sentencepiece.model"}
 
-# The parts of its training that SentencePiece spreads over threads are summed per thread: with a fixed number, the
-# model does not depend on the machine.
+# SentencePiece sums parts of its training per thread. With a fixed number, the model does not depend on the machine.
 _SENTENCEPIECE_THREADS = 2
 _CODES_VERSION = "#version: 0.2"
-_REMEMBERED = 100_000  # words whose subwords a process remembers, in some 40 MB
+_CACHED_WORDS = 100_000  # about 40 MB per process
 
 
 def learn(kind: str, size: int, min_count: int, texts: Sequence[Path], model: Path) -> None:
-    """Learn a model on the lines of these files, of both languages, and write it. Raises UserError for too little text.
+    """Learn a joint model on the lines of these files and write it. Raises UserError for too little text.
 
-    BPE is learnt from the counts of the words, those of ``min_count`` and more, and nothing else is held of the text;
-    SentencePiece holds all of it.
+    BPE is learnt from the counts of words that occur at least ``min_count`` times, and only these are in memory;
+    SentencePiece loads all text.
     """
     if kind == "sentencepiece":
         return _learn_sentencepiece(size, texts, model)
@@ -40,7 +38,7 @@ def splitter(kind: str, model: Path) -> Callable[[str], str]:
             bpe = BPE(codes)
 
         def split(line: str) -> str:
-            if len(bpe.cache) > _REMEMBERED:  # it remembers every word: by and by the whole vocabulary, in each worker
+            if len(bpe.cache) > _CACHED_WORDS:  # it would grow to the whole vocabulary in each worker
                 bpe.cache.clear()
             return str(bpe.process_line(line))
 
@@ -66,20 +64,15 @@ def learn_bpe(merges: int, counts: Mapping[str, int], model: Path) -> None:
         raise UserError("the training text has no word of two letters: there is nothing for BPE to merge")
     with whole_file(model) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as codes:
         vocabulary = (f"{word} {count}" for word, count in counts.items())
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar goes there unconditionally
+        with contextlib.redirect_stderr(io.StringIO()):  # for its progress bar
             subword_nmt.learn_bpe(vocabulary, codes, merges, is_dict=True)
 
 
 def _count(texts: Sequence[Path], min_count: int) -> dict[str, int]:
     counts = Counter[str]()
-    for line in _lines(texts):
+    for line in chain.from_iterable(map(iter_lines, texts)):
         counts.update(line.split())
     return {word: count for word, count in counts.items() if count >= min_count}
-
-
-def _lines(texts: Sequence[Path]) -> Iterator[str]:
-    for path in texts:
-        yield from iter_lines(path)
 
 
 def _learn_sentencepiece(pieces: int, texts: Sequence[Path], path: Path) -> None:
@@ -88,14 +81,14 @@ def _learn_sentencepiece(pieces: int, texts: Sequence[Path], path: Path) -> None
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=chain.from_iterable(map(iter_lines, texts)),
             model_writer=model,
             vocab_size=pieces,
             character_coverage=1.0,
             num_threads=_SENTENCEPIECE_THREADS,
             minloglevel=2,
         )
-    except RuntimeError as error:  # most often: more pieces asked for than the text has
+    except RuntimeError as error:  # usually more pieces than the text has
         reason = str(error).rpartition("] ")[2].strip() or str(error)
         raise UserError(f"SentencePiece cannot learn {pieces} pieces: {reason} (corpus.subword_size)") from None
     with whole_file(path) as temporary:
@@ -103,9 +96,9 @@ def _learn_sentencepiece(pieces: int, texts: Sequence[Path], path: Path) -> None
 
 
 def count_merges(codes: Path) -> int:
-    """Return how many merges a file of BPE codes holds: fewer than asked for when the text it is learnt from is small.
+    """Return the number of merges in a file of BPE codes, fewer than requested if the training text is small.
 
-    Raises UserError unless the file is one as subword-nmt writes it: a version, then two pieces a line.
+    Raises UserError unless the file has subword-nmt's format: a version, then two pieces per line.
     """
     version, *merges = read_lines(codes) or [""]
     bad = [number for number, line in enumerate(merges, 2) if len(line.split(" ")) != 2 or line != line.strip(" ")]

@@ -14,12 +14,12 @@ from fairseq.tasks.language_modeling import LanguageModelingTask
 from omegaconf import MISSING, DictConfig
 from torch import Tensor
 
-from normplugins.corpora import PreparedText, TextConfig
+from normplugins.corpora import PreparedText, RunningText
 from normplugins.evaluation.perplexity import Perplexity, Windows, check_windows, measure
 from normplugins.models.config import is_causal
 from normplugins.utils.errors import UserError
 
-CORPUS = TextConfig
+CORPUS = RunningText
 RESCORABLE = ("evaluate.recalibrate", "evaluate.segment", "evaluate.context", "evaluate.batch_size")
 OUTPUT = "logprobs.npy"
 OUTPUTS = (f"test*.{OUTPUT}",)

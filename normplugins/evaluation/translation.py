@@ -16,13 +16,13 @@ from fairseq.tasks.translation import TranslationTask
 from omegaconf import MISSING, DictConfig
 from torch import Tensor
 
-from normplugins.corpora import CorpusConfig, PreparedCorpus
+from normplugins.corpora import ParallelCorpus, PreparedCorpus
 from normplugins.evaluation import translations
 from normplugins.evaluation.bleu import BleuScore, Score, Search, as_metrics, score, scored_tokens, translate
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, whole_file, write_lines
 
-CORPUS = CorpusConfig
+CORPUS = ParallelCorpus
 RESCORABLE = (
     "evaluate.recalibrate",
     *(f"evaluate.{field.name}" for field in fields(Search)),

@@ -2,7 +2,7 @@
 
 #include <stddef.h>
 
-#include "../norms/cpu/simd.h"
+#include "../norms/backends/cpu/simd.h"
 
 #define BLOCK 1024 /* elements that are drawn for at once */
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import partial
-from pathlib import Path
 
 from normplugins import compat  # noqa: F401  (before fairseq)
 
@@ -24,7 +23,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import normplugins
-from normplugins.corpora import corpus_config
+from normplugins.corpora import corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
 from normplugins.norms import NormConfig, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
@@ -32,8 +31,9 @@ from normplugins.runs.slurm import SlurmConfig
 from normplugins.training.distributed import launched
 from normplugins.training.update_size import share_batches
 from normplugins.utils.errors import UserError
+from normplugins.utils.paths import config_dir
 
-CONFIG_DIR = Path(normplugins.__file__).parent.parent / "configs"
+CONFIG_DIR = config_dir()
 # The parts of fairseq's config that its trainer reads; the components (model, task, ...) come as config groups.
 FAIRSEQ_SECTIONS = ("common", "distributed_training", "dataset", "optimization", "checkpoint", "bmuf", "ema")
 # A number given for a key that takes a list of them (one per epoch) stands for a list of one.
@@ -80,6 +80,7 @@ def register_nodes() -> None:
     store.store(name="_slurm", node={"hardware": {"slurm": SlurmConfig}})
     options = {f"norm_{field.name}": f"${{norm.{field.name}}}" for field in fields(NormConfig) if field.name != "name"}
     store.store(name="_norm_options", node={"model": options})
+    register_corpus_nodes(store, {path.stem for path in (CONFIG_DIR / "corpus").glob("*.yaml")})
     for name in known_norms():
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node={"defaults": ["_fields", "_self_"], "name": name})
@@ -171,6 +172,7 @@ def check_types(config: DictConfig) -> None:
     kind, corpus = kind_of(config.task._name), corpus_config(config.corpus)
     if not isinstance(corpus, kind.CORPUS):
         raise UserError(f"corpus={corpus.name} does not fit the experiment, whose task is {config.task._name}")
+    config.corpus = vars(corpus)  # without the settings that only older configs have
     hardware = SlurmHardwareSection if "slurm" in config.hardware else HardwareSection
     types: dict[str, type] = {"force": bool, "dry_run": bool, "train": TrainSection, "hardware": hardware}
     types |= {"corpus": type(corpus), **kind.SECTIONS}

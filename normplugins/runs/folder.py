@@ -37,6 +37,8 @@ TAKEN_UP_BY = {
     "norm.kernels": (None, "auto"),
     "model.norm_kernels": (None, "auto"),
     "train.bucket_by_length": (None, False),
+    "corpus.seed": (1, None),
+    "corpus.verify": (True, None),
 }
 
 

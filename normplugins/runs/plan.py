@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from normplugins.corpora import TextConfig, corpus_config
+from normplugins.corpora import ParallelCorpus, RunningText, corpus_config
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
@@ -148,20 +148,22 @@ def corpus_size(config: DictConfig) -> CorpusSize:
     path = Path(config.data_dir) / corpus.name / corpus.variant() / "corpus.json"
     manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     counted, expected = "counted in the prepared corpus", "not prepared here: expected size"
-    if isinstance(corpus, TextConfig):
+    if isinstance(corpus, RunningText):
         segment = config.task.tokens_per_sample
-        tokens, types = corpus.expected_train_tokens, (corpus.expected_types or 10_000) + 2  # <s> and <pad>
+        published = corpus.published()
+        tokens, types = published.get("train tokens"), published.get("types", 10_000) + 2  # <s> and <pad>
         if manifest:
             tokens, types = manifest["counts"]["train"]["tokens"], manifest["dictionary_types"]
         segments = math.ceil(tokens / segment) if tokens else None
         return CorpusSize(types, segments, tokens, segment, segment, counted if manifest else expected)
+    assert isinstance(corpus, ParallelCorpus)
     if manifest:
         pairs, subwords = manifest["counts"]["train"]["pairs"], manifest["subword"]["subwords"]
         tokens = max(subwords[f"train.{language}"] for language in (corpus.source, corpus.target)) + pairs
         longest, types = max(manifest["longest"]["train"].values()), manifest["dictionary_types"]
         return CorpusSize(types, pairs, tokens, round(tokens / pairs), longest, counted)
     types = math.ceil((corpus.subword_size + 4) / 8) * 8  # with fairseq's symbols, filled up to a multiple of 8
-    longest, pairs = corpus.max_length or LONGEST, corpus.expected_train or corpus.train_size
+    longest, pairs = corpus.max_length or LONGEST, corpus.published().get("train", getattr(corpus, "train_size", None))
     if corpus.name in COUNTED:
         pairs, tokens = COUNTED[corpus.name]
         return CorpusSize(types, pairs, tokens, round(tokens / pairs), longest, expected)

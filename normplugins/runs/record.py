@@ -14,6 +14,7 @@ import torch
 
 import normplugins
 from normplugins.utils.files import sha256, whole_file
+from normplugins.utils.paths import checkout
 
 FORMAT = 2
 """The format of the records that are written; the report reads older ones too."""
@@ -58,11 +59,14 @@ def load() -> list[float]:
 
 @cache
 def git_commit() -> str | None:
-    """The checked-out commit when first asked for, with ``+changes`` when tracked files differ from it.
+    """The commit of the code that runs, with ``+changes`` if tracked files differ from it.
 
-    None outside a checkout. A process keeps the code that it began with, and so its answer.
+    For an installed wheel it is the version, such as ``v0.2.0``; None if the checkout is no git repository. The answer
+    is cached, because a process goes on with the code that it started with.
     """
-    root = Path(normplugins.__file__).parent
+    root = checkout()
+    if root is None:
+        return f"v{normplugins.__version__}"
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]

@@ -1,6 +1,4 @@
-"""Files written side by side for a long time, and taken up again where they were last noted after a kill."""
-
-from __future__ import annotations
+"""Text files that are written together over a long time and resumed at the last commit after a kill."""
 
 import contextlib
 import json
@@ -16,11 +14,12 @@ from normplugins.utils.files import whole_file
 JOURNAL = "journal.json"
 
 
-class Growing:
-    """Text files of one folder that grow together; ``state`` is what their writer has to know to go on.
+class AppendOnlyLog:
+    """Text files of one folder that are appended to and committed together.
 
-    ``state`` (of what JSON can hold) is that of the last ``note()`` when there is one in the folder, and the files are
-    as long as they were then; otherwise it is the one given, and the files are empty.
+    ``state`` is JSON data that the writer needs to resume. If the folder has a journal, ``state`` is that of the last
+    ``commit()``, ``resumed`` is True and the files are truncated to their length at that commit. Otherwise the files
+    are empty and ``state`` is the initial one.
     """
 
     def __init__(self, folder: Path, names: Iterable[str], state: dict[str, Any]) -> None:
@@ -29,20 +28,20 @@ class Growing:
         sizes = dict.fromkeys(paths, 0)
         self.state, self.resumed = state, False
         if self._journal.is_file():
-            noted = json.loads(self._journal.read_text(encoding="utf-8"))
-            if all(path.is_file() and path.stat().st_size >= noted["bytes"][name] for name, path in paths.items()):
-                self.state, sizes, self.resumed = noted["state"], noted["bytes"], True
+            committed = json.loads(self._journal.read_text(encoding="utf-8"))
+            if all(path.is_file() and path.stat().st_size >= committed["bytes"][name] for name, path in paths.items()):
+                self.state, sizes, self.resumed = committed["state"], committed["bytes"], True
         self._files = {name: path.open("r+b" if self.resumed else "wb") for name, path in paths.items()}
         for name, file in self._files.items():
             file.truncate(sizes[name])
             file.seek(sizes[name])
 
     def write(self, name: str, lines: Iterable[str]) -> None:
-        """Add lines to a file, each ended by LF."""
+        """Append lines to a file, each ended by LF."""
         self._files[name].write("".join(f"{line}\n" for line in lines).encode())
 
-    def note(self) -> None:
-        """Make this the point from which a later call goes on."""
+    def commit(self) -> None:
+        """Record the current lengths and ``state`` as the point to resume from."""
         for file in self._files.values():
             file.flush()
         sizes = {name: file.tell() for name, file in self._files.items()}
@@ -56,5 +55,6 @@ class Growing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for file in self._files.values():
-            with contextlib.nullcontext() if error is None else contextlib.suppress(OSError):  # full: said already
+            # Closing flushes: on a full disk it would replace the error that is already on its way.
+            with contextlib.nullcontext() if error is None else contextlib.suppress(OSError):
                 file.close()

@@ -1,4 +1,4 @@
-"""What a process takes of the CPU: how many threads, and memory that it keeps for its next step."""
+"""CPU threads and memory of this process."""
 
 import ctypes
 import platform
@@ -9,18 +9,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def use_threads(count: int) -> None:
-    """Let PyTorch use so many threads, and keep memory that it frees."""
+    """Set the number of PyTorch threads, and keep freed memory in the process."""
     torch.set_num_threads(count)
     keep_memory()
 
 
 def keep_memory() -> None:
-    """Let this process keep memory that it frees.
+    """Make glibc's malloc keep freed memory; other C libraries are not changed.
 
-    On its own glibc gives large blocks back to the system when they are freed and has them mapped anew, page by page,
-    for the next layer: with 4 MB tensors a seventh of a training step. Other C libraries are left as they are.
+    By default glibc returns large blocks to the system and maps them again, page by page, for the next layer. With
+    tensors of 4 MB this costs a seventh of a training step.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)  # large blocks from the heap too,
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # whose end never goes back
+        libc.mallopt(_M_MMAP_MAX, 0)  # allocate large blocks on the heap too
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never return the end of the heap

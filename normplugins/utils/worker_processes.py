@@ -1,22 +1,19 @@
-"""Work shared out to all cores: results in order whatever the number of workers, and few of them held at a time."""
+"""Work in forked processes: a map over all cores with ordered results, and a single call in a subprocess."""
 
-from __future__ import annotations
-
-import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice
-from multiprocessing.connection import Connection
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_MOST = 32  # more workers are not asked for: one process can hardly feed them, and each takes some 60 MB
-_context = multiprocessing.get_context("fork")  # a fresh interpreter would import torch and fairseq first
+_MAX_WORKERS = 32  # one process cannot feed more, and each of them takes about 60 MB
 
 
 def available_cores() -> int:
@@ -25,7 +22,7 @@ def available_cores() -> int:
 
 
 def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield lists of ``size`` items, the last one shorter."""
+    """Yield lists of ``size`` items; the last one may be shorter."""
     items = iter(items)
     while chunk := list(islice(items, size)):
         yield chunk
@@ -34,94 +31,60 @@ def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def map_ordered(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` of each item, in their order, computed on several cores (default: all, up to 32).
+    """Yield ``function(item)`` for each item in order, computed by ``workers`` processes (default: all cores, max. 32).
 
-    Each worker has one item at a time, so that no more than one a worker is held. Items and results are pickled,
-    ``function`` is inherited. A single item is this process's own work. Raises what ``function`` raises, and
-    RuntimeError when a worker dies.
+    At most one item per worker is in flight. Items and results are pickled; ``function`` is inherited by the fork. With
+    one worker or one item, this process does the work itself. Raises the exception that ``function`` raises, and
+    ``BrokenProcessPool`` when a worker dies.
     """
-    items, workers = iter(items), workers or min(available_cores(), _MOST)
+    items, workers = iter(items), workers or min(available_cores(), _MAX_WORKERS)
     first = list(islice(items, 2))
+    items = chain(first, items)
     if workers < 2 or len(first) < 2:
-        yield from map(function, chain(first, items))
+        yield from map(function, items)
         return
-    idle, busy = workers, deque[_Worker[Item, Result]]()
-    try:
-        for item in chain(first, items):
-            if idle:
-                idle -= 1
-                busy.append(_Worker(function))
-                busy[-1].send(item)
-                continue
-            result = busy[0].receive()
-            busy[0].send(item)
-            busy.rotate(-1)
+    with _pool(function, workers) as pool:
+        pending = deque[Future[Result]](pool.submit(_call, item) for item in islice(items, workers))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(_call, item) for item in islice(items, 1))
             yield result
-        while busy:
-            result = busy[0].receive()
-            busy.popleft().stop()
-            yield result
-    finally:
-        for worker in busy:
-            worker.stop()
 
 
-def apart(function: Callable[[], Result]) -> Result:
-    """Return what ``function`` returns in a process of its own, whose memory goes back to the system when it ends."""
-    worker: _Worker[None, Result] = _Worker(lambda _: function())
+def call_in_subprocess(function: Callable[[], Result]) -> Result:
+    """Return ``function()``, computed in a forked process so that its memory is released when the call ends."""
+    with _pool(lambda _: function(), 1) as pool:
+        result: Result = pool.submit(_call, None).result()
+        return result
+
+
+@contextmanager
+def _pool(function: Callable[[Any], Any], workers: int) -> Iterator[ProcessPoolExecutor]:
+    # Forked, because a fresh interpreter would have to import torch and fairseq first.
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(function,))
     try:
-        worker.send(None)
-        return worker.receive()
+        yield pool
     finally:
-        worker.stop()
+        pool.shutdown(cancel_futures=True)
 
 
-class _Worker(Generic[Item, Result]):
-    """A forked process that answers one item at a time, and ends when its parent ends, killed or not."""
-
-    def __init__(self, function: Callable[[Item], Result]) -> None:
-        self._pipe, theirs = _context.Pipe()
-        ends = os.pipe()  # nothing is ever written: it closes with the parent
-        self._lifeline = ends[1]
-        self._process = _context.Process(target=_work, args=(function, theirs, *ends), daemon=True)
-        self._process.start()
-        theirs.close()
-        os.close(ends[0])
-
-    def send(self, item: Item) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it has died, which receive() says
-            self._pipe.send(item)
-
-    def receive(self) -> Result:
-        try:
-            answer: Any = self._pipe.recv()
-        except (EOFError, ConnectionResetError):
-            self._process.join()
-            raise RuntimeError(f"a worker process died (exit code {self._process.exitcode})") from None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer  # type: ignore[no-any-return]
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.join()
-        self._pipe.close()
-        os.close(self._lifeline)
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _work(function: Callable[[Any], Any], pipe: Connection, lifeline: int, parents_end: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to answer
-    os.close(parents_end)
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    while True:
-        item = pipe.recv()
-        try:
-            answer = function(item)
-        except Exception as error:
-            answer = error
-        pipe.send(answer)
+def _call(item: Any) -> Any:
+    return _function(item)
 
 
-def _end_with(lifeline: int) -> None:
-    os.read(lifeline, 1)
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
+
+
+_function: Callable[[Any], Any]

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
-import math
 import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
 import tracemalloc
 import zipfile
 from collections import Counter
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from normplugins import compat  # noqa: F401
 
 # isort: split
 from fairseq.data import Dictionary, data_utils
 
-from normplugins.corpora import CorpusConfig, PreparedText, TextConfig, corpus_config, prepare, ptb
+from normplugins.corpora import PreparedText, prepare
+from normplugins.corpora.ptb import PennTreebank
 from normplugins.corpora.running_text import unigram_perplexity
-from normplugins.corpora.wikitext import ARCHIVES
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
-from tests.helpers.corpora import CONFIGS, composed, quiet, text, text_config, tree
+from tests.helpers.corpora import config, kill_at, quiet, text, tree
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data"
 MIRROR = Path(os.environ.get("NORMPLUGINS_MIRROR", BESIDE))
 UNCHECKED = {"verify": False}
 TRAIN = ["", "a b a", "= <unk> =", "", "c b a"]
 TEXTS = {"train": text(f" {line} " for line in TRAIN), "valid": text(["a new word"]), "test": text(["a a", ""])}
-REPOSITORY = Path(__file__).parents[2]
+ARCHIVES = {"wikitext2": "wikitext-2-v1.zip", "wikitext103": "wikitext-103-v1.zip"}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +62,7 @@ def small(root: Path, name: str = "ptb", **texts: bytes) -> PreparedText:
         ptb_files(root / "ptb" / "raw", **texts)
     else:
         archive(root / name / "raw" / ARCHIVES[name], TEXTS | texts)
-    return prepare(text_config(name, **UNCHECKED), root, quiet)
+    return prepare(config(name, **UNCHECKED), root, quiet)
 
 
 def stored(prepared: PreparedText, split: str) -> list[list[int]]:
@@ -96,7 +85,7 @@ def test_the_published_text_gives_the_published_counts(
         monkeypatch.setenv("NORMPLUGINS_MIRROR", str(MIRROR))
     if not find_in_mirror(file, name):
         pytest.skip(f"no {file}: neither NORMPLUGINS_MIRROR nor {BESIDE} has it")
-    prepared = prepare(text_config(name), tmp_path, quiet)  # verified, by sha256
+    prepared = prepare(config(name), tmp_path, quiet)  # verified, by sha256
     manifest, (counts, types) = prepared.manifest, PUBLISHED[name]
     for split, (words, lines) in counts.items():
         assert manifest["counts"][split] == {"lines": lines, "words": words, "tokens": words + lines}
@@ -139,31 +128,11 @@ def test_what_comes_out_is_what_fairseq_reads(tmp_path: Path, name: str) -> None
 def test_other_counts_than_the_published_are_said_and_recorded(tmp_path: Path) -> None:
     said: list[str] = []
     archive(tmp_path / "wikitext103" / "raw" / ARCHIVES["wikitext103"])
-    prepared = prepare(text_config("wikitext103", **UNCHECKED), tmp_path, said.append)
+    prepared = prepare(config("wikitext103", **UNCHECKED), tmp_path, said.append)
     note = prepared.manifest["note"]
     assert note.startswith("14 of 103,227,021 train tokens, 5 of 1,801,350 train lines")
     assert note.endswith("6 of 267,735 types")
     assert f"wikitext103: {note}" in said
-
-
-@settings(max_examples=40)
-@given(st.lists(st.text(alphabet="ab<é \t\u00a0\u2028\x1c\x85", max_size=12), min_size=1, max_size=30))
-def test_the_numbers_are_those_of_fairseqs_own_tools(tmp_path_factory: pytest.TempPathFactory, made: list[str]) -> None:
-    root = tmp_path_factory.mktemp("text")
-    train = text([*made, "b"])
-    prepared = small(root, train=train)
-    counts = Dictionary._add_file_to_dictionary_single_worker(
-        str(root / "ptb" / "raw" / "ptb.train.txt"), str.split, "</s>", 0, len(train)
-    )
-    expected = Dictionary()
-    for word, count in counts.items():
-        expected.add_symbol(word, count)
-    expected.finalize(padding_factor=1)
-    words = Dictionary.load(str(prepared.bin_dir / "dict.txt"))
-    assert words.symbols == expected.symbols
-    lines = (root / "ptb" / "raw" / "ptb.train.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    encoded = [expected.encode_line(line, add_if_not_exist=False).tolist() for line in lines]
-    assert stored(prepared, "train") == encoded
 
 
 def test_fairseqs_own_preprocess_writes_the_same_files(tmp_path: Path) -> None:
@@ -181,17 +150,6 @@ def test_fairseqs_own_preprocess_writes_the_same_files(tmp_path: Path) -> None:
     assert {name: data for name, data in tree(prepared.bin_dir).items() if name != "stage.json"} == theirs
 
 
-@given(st.lists(st.sampled_from(["a", "b", "c", "<unk>"]), min_size=1, max_size=20), st.integers(1, 5))
-def test_no_model_of_single_words_is_better_on_its_own_text(words: list[str], lines: int) -> None:
-    counts = Counter(words)
-    perplexity = unigram_perplexity(counts, lines, counts, lines)
-    shares = [count / (len(words) + lines) for count in (*counts.values(), lines)]
-    assert perplexity == pytest.approx(math.exp(-sum(share * math.log(share) for share in shares)))  # the entropy
-    more = unigram_perplexity(counts + Counter(["a"]), lines, counts, lines)
-    assert more is not None
-    assert more >= perplexity - 1e-9
-
-
 def test_a_word_that_no_model_of_train_knows_has_no_perplexity() -> None:
     assert unigram_perplexity(Counter("ab"), 1, Counter("ac"), 1) is None
     assert unigram_perplexity(Counter({"a": 1, "<unk>": 2}), 1, Counter("c"), 1) == pytest.approx((2 / 4 / 4) ** -0.5)
@@ -200,7 +158,7 @@ def test_a_word_that_no_model_of_train_knows_has_no_perplexity() -> None:
 def test_finished_stages_are_kept_and_changes_redo_them(tmp_path: Path) -> None:
     first, said = small(tmp_path), []
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
-    again = prepare(text_config("ptb", **UNCHECKED), tmp_path, said.append)
+    again = prepare(config("ptb", **UNCHECKED), tmp_path, said.append)
     assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == before
     assert again == first
     assert not any(line.endswith(("counting words", "binarizing")) for line in said)
@@ -211,7 +169,7 @@ def test_finished_stages_are_kept_and_changes_redo_them(tmp_path: Path) -> None:
     assert changed.folder == first.folder
     assert changed.manifest["counts"]["train"]["words"] == 2
     with pytest.raises(UserError, match="is not the published ptb text"):
-        prepare(text_config("ptb"), tmp_path, quiet)  # verified each time it is asked for
+        prepare(config("ptb"), tmp_path, quiet)  # verified each time it is asked for
 
 
 def damaged(data: bytes) -> bytes:
@@ -234,86 +192,40 @@ BAD: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("fetched", [True, False])
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_archive_is_one_clear_line_and_a_download_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fetched: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     spoil, message = BAD[name]
     raw, mirror = tmp_path / "data" / "wikitext2" / "raw", tmp_path / "mirror"
-    path = archive((mirror if fetched else raw) / ARCHIVES["wikitext2"], spoil if isinstance(spoil, dict) else TEXTS)
+    path = archive(mirror / ARCHIVES["wikitext2"], spoil if isinstance(spoil, dict) else TEXTS)
     if callable(spoil):
         path.write_bytes(spoil(path.read_bytes()))
-    if fetched:
-        monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
-    chosen = text_config("wikitext2", verify=name == "other text")
+    monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
+    chosen = config("wikitext2", verify=name == "other text")
     with pytest.raises(UserError, match=message) as raised:
         prepare(chosen, tmp_path / "data", quiet)
     assert "\n" not in str(raised.value)
     assert str(path) in str(raised.value)
-    assert [file.name for file in raw.iterdir()] == ([] if fetched else [path.name])
-    assert {file.name for file in raw.parent.rglob("*")} <= {"raw", ".lock", path.name, "word"}
-    archive(path)
-    assert prepare(text_config("wikitext2", **UNCHECKED), tmp_path / "data", quiet).manifest["types"] == 6
+    assert {file.name for file in raw.parent.rglob("*")} <= {"raw", ".lock", "word"}
 
 
 def test_counts_are_verified_with_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ptb_files(tmp_path / "ptb" / "raw")
     digests = {split: f"sha1:{hashlib.sha1(data).hexdigest()}" for split, data in TEXTS.items()}
-    monkeypatch.setitem(ptb.DIGESTS, "ptb", digests)  # the published text is not ours to commit
-    counts = {"train": (14, 5), "valid": (4, 1), "test": (4, 2)}
-    published = {f"expected_{split}_tokens": tokens for split, (tokens, _) in counts.items()}
-    published |= {f"expected_{split}_lines": lines for split, (_, lines) in counts.items()} | {"expected_types": 7}
+    monkeypatch.setattr(PennTreebank, "DIGESTS", digests)  # the published text is not ours to commit
+    published = {"train tokens": 14, "train lines": 5, "valid tokens": 4, "test lines": 2, "types": 7}
+    monkeypatch.setattr(PennTreebank, "PUBLISHED", published)
     with pytest.raises(UserError, match=r"^ptb has 6 of 7 types; get the original file"):
-        prepare(text_config("ptb", **published), tmp_path, quiet)
-    done = prepare(text_config("ptb", **published | {"expected_types": 6}), tmp_path, quiet)
-    assert done.manifest["note"] == ""
-
-
-def test_ptb_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror = ptb_files(tmp_path / "mirror" / "ptb")
-    monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror.parent))
-    with pytest.raises(UserError, match=rf"^{re.escape(str(mirror))}/ptb\.train\.txt is not the published ptb text"):
-        prepare(text_config("ptb"), tmp_path / "data", quiet)
-    assert not list((tmp_path / "data" / "ptb" / "raw").iterdir())
-    prepared = prepare(text_config("ptb", **UNCHECKED), tmp_path / "data", quiet)
-    shutil.rmtree(mirror.parent)
-    monkeypatch.delenv("NORMPLUGINS_MIRROR")
-    assert prepare(text_config("ptb", **UNCHECKED), tmp_path / "data", quiet) == prepared  # nothing is fetched again
-
-
-def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("fairseq.data.indexed_dataset.MMapIndexedDatasetBuilder.finalize", full)
-        with pytest.raises(UserError, match=r"no space left to write .*/bin: free some"):
-            small(tmp_path)
-    assert not list((tmp_path / "ptb" / "word").iterdir())
-    assert tree(small(tmp_path).folder) == tree(small(tmp_path / "fresh").folder)
-
-
-KILLED = textwrap.dedent("""
-    import os, signal, sys
-    from pathlib import Path
-    from normplugins.corpora import TextConfig, prepare, running_text
-    real = running_text.binarize_text
-    def die(*args):
-        real(*args)
-        os.kill(os.getpid(), signal.SIGKILL)
-    running_text.binarize_text = die
-    prepare(TextConfig(name="wikitext103", verify=False), Path(sys.argv[1]))
-""")
+        prepare(config("ptb"), tmp_path, quiet)
+    monkeypatch.setattr(PennTreebank, "PUBLISHED", published | {"types": 6})
+    assert prepare(config("ptb"), tmp_path, quiet).manifest["note"] == ""
 
 
 def test_killed_while_binarizing_the_same_command_ends_the_same(tmp_path: Path) -> None:
-    archive(tmp_path / "wikitext103" / "raw" / ARCHIVES["wikitext103"])
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, check=False, env=env)
-    assert killed.returncode == -signal.SIGKILL
-    done = small(tmp_path, "wikitext103")
-    assert tree(done.folder) == tree(small(tmp_path / "fresh", "wikitext103").folder)
+    root = archive(tmp_path / "wikitext103" / "raw" / ARCHIVES["wikitext103"]).parents[2]
+    kill_at(r"open .*test\.idx", 1, lambda: prepare(config("wikitext103", **UNCHECKED), root, quiet))
+    assert tree(small(tmp_path, "wikitext103").folder) == tree(small(tmp_path / "fresh", "wikitext103").folder)
 
 
 def test_the_text_is_never_held(tmp_path: Path) -> None:
@@ -322,28 +234,8 @@ def test_the_text_is_never_held(tmp_path: Path) -> None:
     archive(tmp_path / "wikitext103" / "raw" / ARCHIVES["wikitext103"], TEXTS | {"train": train})
     tracemalloc.start()
     try:
-        prepare(text_config("wikitext103", **UNCHECKED), tmp_path, quiet)
+        prepare(config("wikitext103", **UNCHECKED), tmp_path, quiet)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 8e6 < len(train) / 3
-
-
-def test_the_name_says_which_kind_of_corpus_it_is() -> None:
-    assert isinstance(corpus_config({"name": "wikitext2"}), TextConfig)
-    assert isinstance(corpus_config({"name": "multi30k"}), CorpusConfig)
-    with pytest.raises(UserError, match="unknown corpus setting subword; known: name, expected_train_lines"):
-        corpus_config({"name": "ptb", "subword": "bpe"})
-    with pytest.raises(UserError, match=r"unknown corpus 'ptb3'; known: .*multi30k.*ptb, wikitext2, wikitext103"):
-        corpus_config({"name": "ptb3"}).check()
-    with pytest.raises(UserError, match="unknown text corpus 'demo'; known: ptb"):
-        TextConfig(name="demo").check()
-
-
-@pytest.mark.parametrize("name", ["ptb", "wikitext2", "wikitext103"])
-def test_every_setting_is_in_the_yaml_with_its_published_value(name: str) -> None:
-    values = composed(name, "_text_fields")
-    assert list(values) == [field.name for field in fields(TextConfig)]
-    assert None not in values.values()
-    assert (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").startswith("# ")
-    text_config(name).check()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normplugins.corpora import detokenize
-from normplugins.corpora.iwslt14 import ARCHIVE, TEST_SHA256, read
+from normplugins.corpora.iwslt14 import ARCHIVE, TEST_SHA256
 from normplugins.corpora.tokenizer import squeeze, tokenize
 from normplugins.utils.download import find_in_mirror
 from tests.helpers.corpora import config
@@ -58,7 +58,7 @@ def test_published_test_set_byte_for_byte(monkeypatch: pytest.MonkeyPatch) -> No
     archive = find_in_mirror(ARCHIVE, "iwslt14")
     if archive is None:
         pytest.skip(f"no {ARCHIVE}: neither NORMPLUGINS_MIRROR nor {BESIDE} has it")
-    test = read(config("iwslt14"), {ARCHIVE: archive}).test
+    test = config("iwslt14").read({ARCHIVE: archive}).test
     words = {}
     for language, lines in (("de", test.source), ("en", test.target)):
         tokens = [tokenize(line, language).lower() for line in lines]

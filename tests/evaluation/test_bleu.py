@@ -11,7 +11,7 @@ import pytest
 import sacrebleu
 from omegaconf import OmegaConf
 
-from normplugins.corpora import CorpusConfig, detokenize, prepare
+from normplugins.corpora import corpus_config, detokenize, prepare
 from normplugins.evaluation.bleu import TEST_SETS, Search, as_metrics, bleu, score, split_compounds, translate
 from normplugins.training import checkpoints
 from normplugins.utils.files import write_lines
@@ -47,7 +47,7 @@ def test_case_and_tokens():
 @pytest.fixture(scope="module")
 def corpus(trained):
     config = OmegaConf.load(trained.directory / "config.yaml")
-    return prepare(CorpusConfig.from_mapping(config.corpus), trained.data_dir, echo=lambda line: None)
+    return prepare(corpus_config(config.corpus), trained.data_dir, echo=lambda line: None)
 
 
 SEARCH = Search(beam=2, length_penalty=1.0, max_length_a=0.0, max_length_b=20, max_tokens=8192)

@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from normplugins.corpora import CorpusConfig, TextConfig, corpus_config
+from normplugins.corpora import corpus_config
 from normplugins.corpora.iwslt14 import TEST_PARTS
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "corpus"
@@ -30,25 +30,12 @@ _WMT14_TEST = {"en": "test-full/newstest2014-deen-src.en.sgm", "de": "test-full/
 WMT14_PAIRS = 40  # of each of the three parts of the training text
 
 
-def composed(name: str, fields: str, **overrides: Any) -> dict[str, Any]:
+def config(name: str, **overrides: Any) -> Any:
     """The committed settings of a corpus with some of them changed."""
-    files = [OmegaConf.load(CONFIGS / f"{file}.yaml") for file in (fields, name)]
-    values = OmegaConf.to_container(OmegaConf.merge(*files, overrides))
+    values = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
     assert isinstance(values, dict)
-    values.pop("defaults")
-    return {str(key): value for key, value in values.items()}
-
-
-def config(name: str, **overrides: Any) -> CorpusConfig:
-    """The same, of a parallel corpus."""
-    return CorpusConfig.from_mapping(composed(name, "_fields", **overrides))
-
-
-def text_config(name: str, **overrides: Any) -> TextConfig:
-    """The same, of a corpus of running text."""
-    made = corpus_config(composed(name, "_text_fields", **overrides))
-    assert isinstance(made, TextConfig)
-    return made
+    corpus = values.pop("defaults")[0].removeprefix("_")
+    return corpus_config({"name": corpus, **values, **overrides})
 
 
 def sentences(count: int, seed: int = 0) -> tuple[list[str], list[str]]:

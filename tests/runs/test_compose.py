@@ -94,7 +94,7 @@ def test_wikitext103_is_the_published_recipe():
         (["evaluate.beam=3"], ["evaluate.beam", "context", "segment"]),
         (["evaluate.context=many"], ["evaluate.context", "'many'", "Integer"]),
         (["pn_warmup_updates=many"], ["pn_warmup_updates", "'many'", "Integer"]),
-        (["corpus.lowercase=false"], ["corpus.lowercase", "verify", "expected_types"]),
+        (["corpus.lowercase=false"], ["corpus.lowercase", "verify", "url"]),
         (["model.attention_heads=2"], ["model.attention_heads", "causal", "cores"]),
         (["architecture=transformer", "model.causal=true"], ["model.causal", "attention_heads", "max_positions"]),
     ],

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from normplugins.corpora import CorpusConfig, prepare
+from normplugins.corpora import corpus_config, prepare
 from normplugins.runs import folder
 from normplugins.runs.compose import compose_config
 from normplugins.utils.errors import UserError
@@ -52,7 +52,7 @@ def test_a_call_whose_work_was_lost_is_not_recorded(trained, tmp_path):
     from tests.helpers.runs import TINY
 
     config = compose_config("demo", ["norm=pn", *TINY])
-    corpus = prepare(CorpusConfig.from_mapping(config.corpus), trained.data_dir)
+    corpus = prepare(corpus_config(config.corpus), trained.data_dir)
     path = tmp_path / folder.PROVENANCE
     for checkpoint, earlier in ((False, 0), (True, 1)):
         folder.remember_work(tmp_path, config, corpus)

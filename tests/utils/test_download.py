@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -175,10 +174,4 @@ def test_what_is_no_readable_file_is_named(tmp_path: Path, monkeypatch: pytest.M
     (folder / "file.bin").mkdir(parents=True)
     monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
     with pytest.raises(UserError, match=r"cannot read .*raw/file\.bin: Is a directory"):
-        fetch("file.bin", "unused", folder, quiet)
-    if os.geteuid() == 0:
-        return  # root reads everything
-    (folder / "file.bin").rmdir()
-    (mirror / "file.bin").chmod(0)
-    with pytest.raises(UserError, match=r"cannot read .*mirror/file\.bin: Permission denied"):
         fetch("file.bin", "unused", folder, quiet)

@@ -24,6 +24,7 @@ print(torch.get_num_threads(), given_back, pages())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
 def test_a_tensor_finds_the_memory_of_the_one_before() -> None:
     done = subprocess.run([sys.executable, "-c", PAGES], stdout=subprocess.PIPE, text=True, check=True)

@@ -1,0 +1,125 @@
+"""The base class of all corpora and the registry that finds them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from typing_extensions import Self
+
+from normplugins.utils.download import fetch
+from normplugins.utils.errors import UserError
+from normplugins.utils.settings import invalid_setting, setting
+
+SPLITS = ("train", "valid", "test")
+CORPORA: dict[str, type[Corpus]] = {}
+Echo = Callable[[str], None]
+
+
+@dataclass
+class Corpus:
+    """One corpus: its fields are what a recipe can choose, its class attributes are facts about the published text.
+
+    A subclass is one corpus. It sets ``name``, adds the settings that it uses, and implements the method of its kind
+    that reads the input files. ``configs/corpus/<name>.yaml`` holds the values of a recipe.
+    """
+
+    PUBLISHED: ClassVar[Mapping[str, int]] = {}
+    """Published counts; other counts are reported and recorded with every result."""
+
+    name: str = ""
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+        """Build the corpus from any mapping, such as a composed Hydra node or the config of an older run.
+
+        Raises UserError for an unknown setting, and for a setting of another corpus unless it has its default.
+        """
+        own = [field.name for field in fields(cls)]
+        others = {field.name: field.default for corpus in CORPORA.values() for field in fields(corpus)}
+        values = {str(key): value for key, value in mapping.items()}
+        for key, value in values.items():
+            if key in own or key.startswith("expected_"):  # the published counts were settings in older runs
+                continue
+            if key not in others:
+                raise UserError(f"unknown corpus setting {key}; known: {', '.join(own)}")
+            if value not in (None, others[key]):
+                raise UserError(f"corpus.{key} is set, and changes nothing about {cls.name}")
+        return cls(**{key: values[key] for key in own if key in values})
+
+    def check(self) -> None:
+        """Raise UserError for settings that the corpus cannot be prepared with."""
+        if message := invalid_setting(self, "corpus."):
+            raise UserError(message)
+
+    def published(self) -> Mapping[str, int]:
+        """Return the published counts for these settings."""
+        return self.PUBLISHED
+
+    def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:
+        """Return the input files by name, downloaded into ``raw`` if necessary."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the prepared text depends on, except the input files."""
+        raise NotImplementedError
+
+    def variant(self) -> str:
+        """Return the folder name of these settings."""
+        raise NotImplementedError
+
+
+@dataclass
+class PublishedCorpus(Corpus):
+    """A corpus that is downloaded, and verified against the published text."""
+
+    FILES: ClassVar[Mapping[str, str]]
+    """The address of each file, by its name."""
+
+    verify: bool = setting(True, "refuse text that differs from the published text")
+    url: str | None = setting(None, "another address of the file, or of a folder with all files", changes_result=False)
+
+    def addresses(self) -> Mapping[str, str]:
+        """Return the address of each file that these settings need, by its name."""
+        return self.FILES
+
+    def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:
+        """Return the input files by name, downloaded into ``raw`` if necessary."""
+        files = {}
+        for name, address in self.addresses().items():
+            if self.url:
+                address = self.url if self.url.endswith(name) else f"{self.url.rstrip('/')}/{name}"
+            files[name] = fetch(name, address, raw, echo)
+        return files
+
+
+AnyCorpus = TypeVar("AnyCorpus", bound=Corpus)
+
+
+def register(corpus: type[AnyCorpus]) -> type[AnyCorpus]:
+    """Class decorator that makes a corpus known by its ``name``."""
+    CORPORA[corpus.name] = corpus
+    return corpus
+
+
+def corpus_config(mapping: Mapping[str, Any]) -> Corpus:
+    """Build the corpus that ``mapping["name"]`` names with the settings in ``mapping``.
+
+    Raises UserError for an unknown name or setting.
+    """
+    name = mapping.get("name")
+    if name not in CORPORA:
+        raise UserError(f"unknown corpus {name!r}; known: {', '.join(CORPORA)}")
+    return CORPORA[name].from_mapping(mapping)
+
+
+def register_corpus_nodes(store: Any, with_yaml: Collection[str]) -> None:
+    """Store the defaults of each corpus in Hydra's ConfigStore.
+
+    A corpus whose name is in ``with_yaml`` has its defaults under ``corpus/_<name>``, for the defaults list of
+    ``configs/corpus/<name>.yaml``. A corpus without a file, as in another package, has them under ``corpus/<name>``.
+    """
+    for name, corpus in CORPORA.items():
+        store.store(group="corpus", name=f"_{name}" if name in with_yaml else name, node=asdict(corpus()))

@@ -1,0 +1,170 @@
+"""Parallel corpora: the settings they share and the rules for dropping training pairs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from normplugins.corpora.base import SPLITS, Corpus
+from normplugins.corpora.bitext import Bitext, Pair, Pairs
+from normplugins.corpora.subwords import count_merges
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import existing_file, sha256
+from normplugins.utils.settings import setting
+
+_NOT_IN_VARIANT = {"name", "url", "verify"}  # they do not change what is made of the input files
+# Every variant's digest holds these settings, with null where a corpus does not have them; corpora that were prepared
+# before keep their folders.
+_ALWAYS_IN_VARIANT: dict[str, Any] = {
+    **dict.fromkeys(
+        ("valid_every", *(f"{split}{end}" for end in ("", "_source", "_target", "_size") for split in SPLITS))
+    ),
+    "seed": 1,
+}
+# These settings were added later. At their original default they are not in the digest, for the same reason.
+_ADDED_LATER: dict[str, Any] = {
+    "subword_min_count": 1,
+    "codes": None,
+    "clean_punctuation": False,
+    "split_hyphens": False,
+    "length_in": "words",
+    "news_commentary": None,
+}
+
+
+@dataclass
+class ParallelCorpus(Corpus):
+    """A corpus of sentence pairs and how it is tokenised, cleaned and split into subwords."""
+
+    LANGUAGE_PAIRS: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Source and target languages that the corpus has; empty for any."""
+
+    source: str = setting("de", "language code of the source side")
+    target: str = setting("en", "language code of the target side")
+    subword: str = setting("bpe", "joint subword model", choices=("bpe", "sentencepiece"))
+    subword_size: int = setting(10_000, "merges (bpe) or pieces (sentencepiece)", minimum=1)
+    subword_min_count: int = setting(
+        1, "learn BPE from words that occur this often in the training text, which bounds its memory", minimum=1
+    )
+    codes: str | None = setting(None, "file of BPE codes with subword_size merges, used instead of learning them")
+    lowercase: bool = setting(True, "lower-case all text")
+    tokenizer: str = setting(
+        "auto",
+        "moses tokenises raw text, none leaves raw text to the subword model, given is for files that hold tokens; "
+        "auto is moses with bpe and none with sentencepiece",
+        choices=("auto", "moses", "none", "given"),
+    )
+    clean_punctuation: bool = setting(
+        False, "normalise punctuation and drop non-printing characters in training and validation text, as Moses does"
+    )
+    split_hyphens: bool = setting(False, "split well-kept into well @-@ kept, as Moses' tokenizer -a does")
+    length_in: str = setting(
+        "words",
+        "unit of max_length and max_ratio; with subwords, the model is learnt before the pairs are dropped",
+        choices=("words", "subwords"),
+    )
+    max_length: int | None = setting(None, "drop training pairs with a longer side", minimum=1)
+    max_ratio: float | None = setting(None, "drop training pairs with a larger length ratio", minimum=1)
+
+    def read(self, files: Mapping[str, Path]) -> Bitext:
+        """Read the corpus from its input files."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise UserError for settings that the corpus cannot be prepared with, or that would have no effect."""
+        super().check()
+        if self.source == self.target:
+            raise UserError(f"corpus.source and corpus.target are both {self.source!r}")
+        for language in (self.source, self.target):
+            # fairseq puts the languages into file names: train.de-en.de
+            if not isinstance(language, str) or not language.replace("_", "").isalnum():
+                raise UserError(f"a language is a code such as de, not {language!r} (quote it in YAML: 'no')")
+        if self.LANGUAGE_PAIRS and (self.source, self.target) not in self.LANGUAGE_PAIRS:
+            known = " or ".join("-".join(pair) for pair in self.LANGUAGE_PAIRS)
+            raise UserError(f"{self.name} is {known}, not {self.source}-{self.target}")
+        if self.subword != "bpe":
+            for key, is_set in (("subword_min_count", self.subword_min_count > 1), ("codes", self.codes is not None)):
+                if is_set:
+                    raise UserError(f"corpus.{key} is for BPE, and changes nothing about {self.subword}")
+        if self.codes is not None and (merges := count_merges(self._codes_file())) != self.subword_size:
+            raise UserError(
+                f"{self.codes} (corpus.codes) has {merges:,} merges, and corpus.subword_size is "
+                f"{self.subword_size:,}: set corpus.subword_size={merges}"
+            )
+        for key in ("clean_punctuation", "split_hyphens"):
+            if getattr(self, key) and self.resolved_tokenizer == "given":
+                raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")
+        if getattr(self, "valid_every", None) and self.length_in != "words":
+            raise UserError("corpus.valid_every counts pairs that are clean by their words: set corpus.length_in=words")
+
+    def verify_test(self, test: Pairs) -> None:
+        """Raise UserError if the tokenised test set is not the published one."""
+        wanted = self.published().get("test")
+        if wanted not in (None, len(test)) and getattr(self, "verify", True):
+            raise UserError(
+                f"the test set of {self.name} has {len(test):,} pairs, not the published {wanted:,} "
+                f"({test.where[0]}); get the original files, or set corpus.verify=false to use these"
+            )
+
+    @property
+    def resolved_tokenizer(self) -> str:
+        """``moses``, ``none`` or ``given``: the value of ``tokenizer`` that ``auto`` stands for."""
+        if self.tokenizer != "auto":
+            return self.tokenizer
+        return "moses" if self.subword == "bpe" else "none"
+
+    def files(self) -> dict[str, str]:
+        """Return the settings that name the user's own files."""
+        return {}
+
+    def _codes_file(self) -> Path:
+        return existing_file(Path(str(self.codes)).expanduser(), "corpus.codes")
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the prepared text depends on, except the input files."""
+        own = {key: value for key, value in asdict(self).items() if key not in _NOT_IN_VARIANT}
+        values = _ALWAYS_IN_VARIANT | {
+            key: value for key, value in own.items() if key not in _ADDED_LATER or value != _ADDED_LATER[key]
+        }
+        for name, path in self.files().items():  # a relative path is another file in another working directory
+            values[name] = str(Path(path).expanduser().absolute())
+        if self.codes is not None:  # identified by content; nothing is learnt, so subword_min_count has no effect
+            values["codes"] = sha256(self._codes_file())
+            values.pop("subword_min_count", None)
+        return values | {"tokenizer": self.resolved_tokenizer}
+
+    def variant(self) -> str:
+        """Return a readable folder name that ends in a digest of all settings."""
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.source}-{self.target}-{self.subword}{self.subword_size}-{digest}"
+
+    def clean(self, pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
+        """Apply Moses' clean-corpus-n.perl to tokens or subwords.
+
+        Returns the pairs that are kept, and the number of pairs dropped as ``empty`` and as ``over`` a limit.
+        """
+        max_length, max_ratio = self.max_length or float("inf"), self.max_ratio or float("inf")
+        kept, dropped = [], {"empty": 0, "over": 0}
+        for source, target in pairs:
+            short, long = sorted((len(source.split()), len(target.split())))
+            if not short:
+                dropped["empty"] += 1
+            elif long > max_length or long > max_ratio * short:
+                dropped["over"] += 1
+            else:
+                kept.append((source, target))
+        return kept, dropped
+
+    def cleaning_notes(self, dropped: Mapping[str, int]) -> list[str]:
+        """Describe how many training pairs ``clean`` dropped, and why."""
+        notes = []
+        if empty := dropped.get("empty"):
+            notes.append(f"{empty:,} training pairs with an empty side dropped")
+        if over := dropped.get("over"):
+            limits = {"length": self.max_length, "ratio": self.max_ratio}
+            exceeded = " or ".join(f"{name} {limit}" for name, limit in limits.items() if limit)
+            unit = "" if self.length_in == "words" else " in subwords"
+            notes.append(f"{over:,} training pairs over {exceeded}{unit} dropped")
+        return notes

@@ -1,0 +1,18 @@
+"""Where the package's own files are: in a checkout of the repository, or inside an installed wheel."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+"""The folder of the package ``normplugins``, which is also fairseq's ``--user-dir``."""
+
+
+def checkout() -> Path | None:
+    """The repository whose code is running, or None if the package was installed from a wheel."""
+    root = PACKAGE.parent
+    return root if (root / "pyproject.toml").is_file() and (root / "configs").is_dir() else None
+
+
+def config_dir() -> Path:
+    """The folder of the Hydra configs: ``configs/`` of the checkout, or the copy that the wheel holds."""
+    root = checkout()
+    return root / "configs" if root else PACKAGE / "configs"

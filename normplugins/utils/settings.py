@@ -1,0 +1,56 @@
+"""Settings as dataclass fields that carry their documentation and their valid range."""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import Field, field, fields
+from typing import Any
+
+_BOUNDS = (
+    ("minimum", "at least", operator.ge),
+    ("maximum", "at most", operator.le),
+    ("above", "above", operator.gt),
+    ("below", "below", operator.lt),
+)
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    above: float | None = None,
+    choices: Sequence[Any] | None = None,
+    changes_result: bool = True,
+) -> Any:
+    """Return a dataclass field with its documentation and valid range in ``metadata``.
+
+    ``minimum`` and ``maximum`` are inclusive bounds, ``above`` and ``below`` exclusive ones. None is valid only if it
+    is the default. ``changes_result`` is False for a setting that cannot change a result, such as a logging interval.
+    """
+    limits = {"minimum": minimum, "maximum": maximum, "below": below, "above": above, "choices": choices}
+    return field(default=default, metadata={"doc": doc, "help": doc, "changes_result": changes_result, **limits})
+
+
+def invalid_setting(settings: Any, prefix: str = "") -> str | None:
+    """Return a message about the first field of a dataclass instance whose value is out of range, None without one.
+
+    ``prefix`` is put before the field's name, as in ``corpus.``.
+    """
+    for declared in fields(settings):
+        if message := _out_of_range(declared, getattr(settings, declared.name), prefix):
+            return message
+    return None
+
+
+def _out_of_range(declared: Field[Any], value: Any, prefix: str) -> str | None:
+    limits, name = declared.metadata, f"{prefix}{declared.name}"
+    if value is None:
+        return None if declared.default is None else f"{name} needs a value: {limits.get('doc', 'null is not allowed')}"
+    if (choices := limits.get("choices")) is not None and value not in choices:
+        return f"unknown {name} {value!r}; known: {', '.join(map(str, choices))}"
+    for key, words, holds in _BOUNDS:
+        if (limit := limits.get(key)) is not None and not holds(value, limit):
+            return f"{name} is {value}, and must be {words} {limit}"
+    return None

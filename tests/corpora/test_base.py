@@ -1,0 +1,45 @@
+"""A new corpus is one class: found by its name, with its own settings, read by its own method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from normplugins.corpora import CORPORA, ParallelCorpus, PreparedCorpus, corpus_config, prepare, register
+from normplugins.corpora.base import Echo
+from normplugins.corpora.bitext import Bitext, Pairs
+from normplugins.runs.compose import compose_config
+from normplugins.utils.errors import UserError
+from normplugins.utils.settings import setting
+from tests.helpers.corpora import quiet, sentences
+
+
+@dataclass
+class Shouted(ParallelCorpus):
+    name: str = "shouted"
+    volume: int = setting(1, "exclamation marks behind each sentence", minimum=1)
+
+    def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:
+        return {}
+
+    def read(self, files: Mapping[str, Path]) -> Bitext:
+        pairs = Pairs(*sentences(80), ("shouted.de", "shouted.en")).map(lambda line: line + " !" * self.volume)
+        return Bitext(pairs.take(list(range(60))), pairs.take([60, 61]), pairs.take([62, 63]))
+
+
+def test_a_corpus_of_another_package_is_composed_checked_and_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normplugins.corpora.base.CORPORA", CORPORA.copy())
+    register(Shouted)
+    composed = compose_config("demo", ["corpus=shouted", "corpus.volume=2", "corpus.subword_size=40"])
+    assert composed.variant == "ln,corpus.subword_size=40,corpus.volume=2,corpus=shouted"
+    prepared = prepare(corpus_config(composed.corpus), tmp_path, quiet)
+    assert isinstance(prepared, PreparedCorpus)
+    line = (prepared.folder / "tokenized" / "test.en").read_text(encoding="utf-8").splitlines()[0]
+    assert line.endswith(". ! !")
+    with pytest.raises(UserError, match=r"corpus\.volume is 0, and must be at least 1"):
+        corpus_config({"name": "shouted", "volume": 0}).check()

@@ -1,0 +1,78 @@
+"""The pages say what is true: links resolve, and every command that they show is one that the program accepts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from normplugins.cli import build_parser
+from normplugins.runs.compose import compose_config, expand_sweep
+
+ROOT = Path(__file__).parents[1]
+PAGES = [path for name in ("*.md", "docs/**/*.md", "data/*.md", "results/*.md") for path in sorted(ROOT.glob(name))]
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE_BLOCK = re.compile(r"(?:^    .*\n(?:^    .*\n|^\n(?=    ))*)", re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def commands(*pages: Path) -> list[str]:
+    """Each line of the pages' code blocks once, without its comment and the folder of the environment."""
+    found: dict[str, None] = {}
+    for page in pages:
+        for block in CODE_BLOCK.findall(page.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                command = re.sub(r"\s{2,}# .*| # .*", "", line.strip())
+                found[command.removeprefix(".venv/bin/")] = None
+    return list(found)
+
+
+COMMANDS = commands(*PAGES)
+OURS = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("normplugins ") and "..." not in line]
+MAKE = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("make ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_resolve(page: Path) -> None:
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        name, _, section = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if section:
+            assert section in map(anchor, HEADING.findall(target.read_text(encoding="utf-8"))), link
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("arguments", OURS, ids=" ".join)
+def test_the_command_line_accepts_each_command(arguments: list[str]) -> None:
+    options, rest = build_parser().parse_known_args(arguments)
+    assert not rest or options.takes_overrides
+
+
+@pytest.mark.slow
+def test_each_run_in_the_readme_composes() -> None:
+    runs = [shlex.split(line)[2:] for line in commands(ROOT / "README.md") if line.startswith("normplugins run ")]
+    assert runs
+    for experiment, *overrides in runs:
+        first, *_ = expand_sweep([word for word in overrides if word != "-m"])
+        compose_config(experiment, first)
+
+
+def test_make_knows_each_target() -> None:
+    for arguments in MAKE:
+        # --dry-run makes nothing: recipes are printed only
+        made = subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
