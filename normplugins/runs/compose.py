@@ -29,7 +29,7 @@ from normplugins.evaluation.tasks import kind_of
 from normplugins.models.placement import norm_config
 from normplugins.norms import all_settings, has_statistics, known_norms, per_head_settings, resolve_norm
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
-from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings, SlurmSettings
+from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched
 from normplugins.training.update_size import share_batches
 from normplugins.utils.errors import UserError
@@ -55,8 +55,8 @@ def register_nodes() -> None:
         sections = {each.name: each.type if is_dataclass(each.type) else each.default for each in fields(settings)}
         store.store(name=f"_{task}_settings", node=sections)
     store.store(name="_norm_options", node={"model": {f"norm_{name}": f"${{norm.{name}}}" for name in all_settings()}})
-    store.store(name="_slurm", node={"hardware": {"slurm": SlurmSettings}})
-    store.store(name="_slurm", node={"hardware": {"slurm": SlurmSettings}})
+    store.store(name="_slurm", node={"hardware": SlurmHardwareSettings})
+    store.store(name="_slurm", node={"hardware": SlurmHardwareSettings})
     for name in known_norms():
         store.store(group="norm", name=f"_{name}", node=norm_node(name))
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():

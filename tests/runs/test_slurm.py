@@ -106,7 +106,7 @@ def test_a_process_has_a_gpu_or_an_equal_share_of_the_cpus(cluster, normplugins)
     ("overrides", "words"),
     [
         (["norm=ln,nope"], ["'nope'", "pn_alg2"]),
-        (["norm=ln,pn", "evaluate.beam=2,0"], ["evaluate.beam=0"]),
+        (["norm=ln,pn", "evaluate.beam=2,0"], ["evaluate.beam is 0"]),
         (["hardware=slurm,cpu"], ["hardware=slurm", "all cells"]),
         (["hardware.slurm.time=1,2"], ["hardware.slurm", "all cells"]),
         (["hardware.slurm.partitio=x"], ["did you mean partition", "time"]),
