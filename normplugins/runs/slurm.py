@@ -23,7 +23,8 @@ _SCRIPT = """\
 #!/bin/bash
 {options}
 # Two minutes before its time limit a task goes back into the queue, and then resumes from its last checkpoint.
-trap 'scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"' USR2
+trap 'kill $!; wait $!; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"' USR2
+trap 'kill $!; wait $!' TERM
 cells=(
 {cells}
 )
