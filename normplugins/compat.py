@@ -32,7 +32,7 @@ def _hash_fairseq_dataclasses() -> None:
 
         return decorate if cls is None else decorate(cls)
 
-    dataclasses.dataclass = dataclass  # type: ignore[assignment]
+    dataclasses.dataclass = dataclass
 
 
 def _allow_checkpoint_classes() -> None:
@@ -70,7 +70,7 @@ def without_nan_detector() -> None:
     After a step that is not finite, fairseq repeats it with hooks that name the layer. PyTorch >= 2 cannot run these
     hooks on an encoder whose output is a dict of lists, and the run ends with their error instead of its own.
     """
-    trainer = importlib.import_module("fairseq.trainer")
+    trainer: Any = importlib.import_module("fairseq.trainer")
     trainer.NanDetector = contextlib.nullcontext
 
 
@@ -79,7 +79,7 @@ def without_device_ids() -> None:
 
     It always names a GPU to ``DistributedDataParallel``, which refuses one for a model that is on none.
     """
-    module = importlib.import_module("fairseq.models.distributed_fairseq_model")
+    module: Any = importlib.import_module("fairseq.models.distributed_fairseq_model")
     original = torch.nn.parallel.DistributedDataParallel
 
     def wrapped(module: torch.nn.Module, **options: Any) -> torch.nn.Module:

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from normplugins.models.torch_compile import is_compiled
 from normplugins.models.transformer import NormTransformer
-from normplugins.models.varlen import Rows
+from normplugins.models.varlen import VarlenLayout
 
 ROWS = 1024
 """Tokens whose logits are in memory at once."""
@@ -42,18 +42,18 @@ class Scorer(SequenceScorer):
             return super().generate(models, sample, **options)
         model.eval()
         real = target.ne(self.pad)
-        rows = Rows.of_tokens(~real)
+        layout = VarlenLayout.from_padding_mask(~real)
         with parametrize.cached():  # weights that a norm computes are computed once
             encoded = model.encoder(inputs["src_tokens"], inputs.get("src_lengths"))
-            features = model.decoder.extract_features(inputs["prev_output_tokens"], encoded, rows=rows)
-            words = rows.take(target.t())
+            features = model.decoder.extract_features(inputs["prev_output_tokens"], encoded, layout=layout)
+            words = layout.unpad(target.t())
             scores = torch.cat(
                 [
                     F.cross_entropy(model.decoder.output_layer(some).float(), which, reduction="none").neg_()
                     for some, which in zip(features.split(ROWS), words.split(ROWS), strict=True)
                 ]
             )
-        by_sentence = rows.put_back(scores[:, None]).squeeze(2).t()
+        by_sentence = layout.pad(scores[:, None]).squeeze(2).t()
         lengths = real.sum(dim=1).tolist()
         return [
             [{"tokens": tokens, "score": of.mean(), "attention": None, "alignment": None, "positional_scores": of}]

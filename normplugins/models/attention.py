@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normplugins.models.varlen import Rows, attend, by_rows
+from normplugins.models.varlen import VarlenLayout, uses_varlen_attention, varlen_attention
 
 FEW = 16
 """Up to so many queries a sentence, as in decoding, plain products are 2 to 4 times as fast as fused ones on a CPU."""
@@ -101,15 +101,19 @@ class SelfAttention(_Attention):
         self.qkv = nn.Linear(dim, 3 * dim)
         _init_projections(self.qkv, 3)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, rows: Rows | None = None) -> Tensor:
-        """x (T, B, C), or (N, C) where ``rows`` says which positions these are, to the same shape.
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, layout: VarlenLayout | None = None
+    ) -> Tensor:
+        """x (T, B, C), or (N, C) where ``layout`` says which positions these are, to the same shape.
 
         With a cache, x holds the newest tokens and sees the cached ones before them.
         """
         packed = self.qkv(x)
-        if cache is None and (rows or by_rows(x, self._p, x.size(0))):
-            rows = rows or Rows(*x.shape[:2])
-            return self.out(attend(self.heads, mask, self._p, rows, rows, packed.flatten(0, -2)).view(x.shape))
+        if cache is None and (layout or uses_varlen_attention(x, self._p, x.size(0))):
+            layout = layout or VarlenLayout(*x.shape[:2])
+            return self.out(
+                varlen_attention(self.heads, mask, self._p, layout, layout, packed.flatten(0, -2)).view(x.shape)
+            )
         q, k, v = self._split(packed, 3)
         if cache is not None:
             k, v = cache.extend(k, v)
@@ -132,16 +136,16 @@ class CrossAttention(_Attention):
         memory: Tensor | None,
         mask: Tensor | None,
         cache: Cache | None = None,
-        rows: Rows | None = None,
+        layout: VarlenLayout | None = None,
     ) -> Tensor:
-        """x (T, B, C), or (N, C) where ``rows`` says which positions these are, to the same shape.
+        """x (T, B, C), or (N, C) where ``layout`` says which positions these are, to the same shape.
 
         With a cache, the projected memory is computed once and then reused.
         """
-        if cache is None and memory is not None and (rows or by_rows(x, self._p, memory.size(0))):
-            targets, sources = rows or Rows(*x.shape[:2]), Rows(*memory.shape[:2])
+        if cache is None and memory is not None and (layout or uses_varlen_attention(x, self._p, memory.size(0))):
+            targets, sources = layout or VarlenLayout(*x.shape[:2]), VarlenLayout(*memory.shape[:2])
             packed = self.q(x).flatten(0, -2), self.kv(memory).flatten(0, 1)
-            return self.out(attend(self.heads, mask, self._p, targets, sources, *packed).view(x.shape))
+            return self.out(varlen_attention(self.heads, mask, self._p, targets, sources, *packed).view(x.shape))
         (q,) = self._split(self.q(x), 1)
         if cache is not None and cache.k is not None and cache.v is not None:
             k, v = cache.k, cache.v

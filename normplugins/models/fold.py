@@ -77,7 +77,7 @@ class _Site:
         norm = getattr(self.owner, self.attribute)
         if not hasattr(norm, "fixed_affine"):
             sees_sentence = getattr(norm, "sees_sentence", False)
-            raise ValueError(f"it is computed anew from each {'sentence' if sees_sentence else 'token'}")
+            raise ValueError(f"it is computed from each {'sentence' if sees_sentence else 'token'}")
         scale, shift = norm.fixed_affine()
         return scale.detach(), shift.detach()
 
@@ -91,7 +91,7 @@ class _Site:
         setattr(self.owner, self.attribute, norm)
 
 
-def fold(model: nn.Module) -> tuple[dict[str, Any], list[Outcome]]:
+def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
     """Fold the norms of ``model`` in place; what it computes at evaluation stays the same.
 
     Args:
@@ -105,11 +105,12 @@ def fold(model: nn.Module) -> tuple[dict[str, Any], list[Outcome]]:
     """
     stacks, cfg = _stacks(model), model.decoder.cfg
     names = norm_names(cfg, list(stacks))
-    outcomes, plans, settings = [], [], {}
+    outcomes, plans = [], []
+    settings: dict[str, Any] = {}
     for key, (stack, end) in stacks.items():
         end_name = names.get(final_key(key), names[key])
         groups = [(names[key], list(_sublayers(stack)))] + ([(end_name, [end])] if end else [])
-        became = []
+        became: list[str] = []
         for name, sites in groups:
             into = "none" if all(site.readers for site in sites) else "affine"
             outcome = Outcome(key, bool(became), name, len(sites))
@@ -138,7 +139,7 @@ def fold(model: nn.Module) -> tuple[dict[str, Any], list[Outcome]]:
     return {key: value for key, value in settings.items() if value != getattr(cfg, key)}, outcomes
 
 
-def _stacks(model: nn.Module) -> dict[str, tuple[nn.Module, _Site | None]]:
+def _stacks(model: Any) -> dict[str, tuple[nn.Module, _Site | None]]:
     """The setting that names a stack's norm -> the stack, and, pre-norm, the norm at its end."""
     decoder = model.decoder
     if isinstance(model, NormTransformer):

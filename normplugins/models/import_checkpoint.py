@@ -26,7 +26,7 @@ class _Ignored:
     """Stands in for the training meters in a checkpoint: holds what was saved, does nothing."""
 
 
-_METERS = [(_Ignored, f"fairseq.meters.{name}") for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")]
+_METERS: list[Any] = [(_Ignored, f"fairseq.meters.{name}") for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")]
 
 
 def _read(source: Path) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def import_checkpoint(source: Path, destination: Path, data: Path | None = None)
     padding = {name: getattr(args, name) for name in ("left_pad_source", "left_pad_target") if hasattr(args, name)}
     namespace = Namespace(task="translation", arch="norm_transformer", data=str(data), **languages, **padding)
     vars(namespace).update({name: value for name, value in vars(settings).items() if not name.startswith("_")})
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
+    history: dict[str, Any] = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
     history["num_updates"] = state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0
     checkpoint = {
         "args": None,

@@ -99,7 +99,7 @@ class Vocabulary(nn.Module):
 
     @torch.no_grad()
     def reset_embeddings(self, std: float) -> None:
-        """Draw what the input is embedded with anew, from a normal distribution; padding stays zero."""
+        """Re-initialize the input embeddings from a normal distribution; padding stays zero."""
         if self.adaptive_input is None:
             self.embeddings.normal_(std=std)
             return

@@ -77,10 +77,10 @@ def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
     return destination
 
 
-def _build(state: Any, source: Path) -> nn.Module:
+def _build(state: Any, source: Path) -> Any:
     """The checkpoint's model, in float64."""
     section = ((state.get("cfg") if isinstance(state, dict) else None) or {}).get("model")
-    settings = vars(section) if isinstance(section, Namespace) else section
+    settings: Any = vars(section) if isinstance(section, Namespace) else section
     name = settings.get("_name") if isinstance(settings, dict) else None
     name = ARCH_MODEL_NAME_REGISTRY.get(name, name)  # what fairseq-train was given as --arch
     if name not in MODELS or not isinstance(state.get("model"), Mapping):

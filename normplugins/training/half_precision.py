@@ -7,7 +7,7 @@ from fairseq import optim
 from torch import Tensor
 
 
-class FP16Optimizer(optim.FP16Optimizer):  # type: ignore[misc]
+class FP16Optimizer(optim.FP16Optimizer):
     """fairseq's: the model in bfloat16 or float16, the optimizer on float32 copies of its parameters.
 
     fairseq copies gradients and parameters one by one, and forgets the copies when a run is broken off: it goes on from
@@ -29,7 +29,7 @@ class FP16Optimizer(optim.FP16Optimizer):  # type: ignore[misc]
         """Forget the model's gradients, and set those of the copies to zero."""
         for parameter in self.fp16_params:
             parameter.grad = None
-        torch._foreach_zero_([copy.grad for copy in self._copies()])
+        torch._foreach_zero_([copy.grad for copy in self._copies() if copy.grad is not None])
         self._needs_sync = False
         if self.scaler is not None:
             self._multiply_factor = 1.0 / float(self.scaler.loss_scale)
@@ -43,9 +43,9 @@ class FP16Optimizer(optim.FP16Optimizer):  # type: ignore[misc]
             super()._sync_fp16_grads_to_fp32()
         elif self._needs_sync:  # zero_grad, before every update, has seen to those without a gradient
             pairs = zip(self._copies(), self.fp16_params, strict=True)
-            of_both = [(copy.grad, of.grad) for copy, of in pairs if of.grad is not None]
-            if of_both:
-                torch._foreach_copy_(*map(list, zip(*of_both, strict=True)))
+            grads = [(copy.grad, of.grad) for copy, of in pairs if copy.grad is not None and of.grad is not None]
+            if grads:
+                torch._foreach_copy_([copy for copy, _ in grads], [of for _, of in grads])
             self._needs_sync = False
 
     def _sync_fp32_params_to_fp16(self) -> None:
