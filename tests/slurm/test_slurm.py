@@ -57,7 +57,7 @@ def run_of(folder: Path, override: str) -> int:
 
 def _reads(link: Path) -> str:
     try:
-        return os.readlink(link)
+        return str(link.readlink())
     except OSError:
         return ""
 
