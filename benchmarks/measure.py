@@ -142,9 +142,9 @@ def rows(
     made = []
     for (provider, direction), times in found.items():
         low, middle, high = np.percentile(times.seconds, (20, 50, 80))
-        numbers = {"median_ms": 1000 * middle, "p20_ms": 1000 * low, "p80_ms": 1000 * high}
+        numbers: dict[str, float] = {"median_ms": 1000 * middle, "p20_ms": 1000 * low, "p80_ms": 1000 * high}
         numbers |= {f"{name}_per_s": amount / middle for name, amount in work.items()}
-        row = {"benchmark": benchmark, "provider": provider, "case": case, "direction": direction}
+        row: dict[str, Any] = {"benchmark": benchmark, "provider": provider, "case": case, "direction": direction}
         row |= {name: float(f"{value:.4g}") for name, value in numbers.items()}
         ratio = round(times.ratio(found[baseline, direction]), 3)
         made.append(row | {"repeats": len(times.seconds), "baseline": baseline, "ratio": ratio} | dict(where))

@@ -117,7 +117,8 @@ def _calls(module: nn.Module, x: Tensor, g: Tensor, mask: Tensor | None) -> dict
     inputs = [x, *module.parameters()]
 
     def forward() -> Tensor:
-        return module(x) if mask is None else module(x, mask)
+        y: Tensor = module(x) if mask is None else module(x, mask)
+        return y
 
     for _ in range(2):  # moves the statistics away from their initial values
         torch.autograd.grad(forward(), inputs, g, allow_unused=True)
