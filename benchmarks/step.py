@@ -33,8 +33,8 @@ from normplugins.evaluation.translation import bare_task
 from normplugins.models.torch_compile import compile_layers
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.corpus_size import corpus_size
 from normplugins.runs.measured_step import made_up
+from normplugins.runs.plan import corpus_size
 from normplugins.training.batches import bucket_by_length
 from normplugins.training.distributed import on_cpu
 from normplugins.training.trainer import Trainer

@@ -18,7 +18,7 @@ from normplugins.evaluation.tasks import KINDS
 from normplugins.runs import record
 from normplugins.runs.cell import changes_result, flatten, same_setting
 from normplugins.training.checkpoints import LAST
-from normplugins.training.distributed import distributed_config
+from normplugins.training.distributed import threads_per_process
 from normplugins.training.progress import LOG
 from normplugins.training.update_size import world_size
 from normplugins.utils.errors import UserError
@@ -67,6 +67,11 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def completed(config: DictConfig) -> bool:
+    """Whether the run's folder holds its record."""
+    return record.read(Path(config.run_dir) / RECORD) is not None
+
+
 def clear(directory: Path) -> None:
     """Throw away what a run left in its folder, and nothing else.
 
@@ -94,7 +99,9 @@ def remember_settings(directory: Path, config: DictConfig) -> None:
         with whole_file(path) as temporary:
             temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
         return
-    before = dict(flatten(OmegaConf.create(path.read_text(encoding="utf-8"))))
+    stored = OmegaConf.create(path.read_text(encoding="utf-8"))
+    assert isinstance(stored, DictConfig)
+    before = dict(flatten(stored))
     today = dict(flatten(config))
     for settings in (before, today):
         settings.update({key: new for key, (old, new) in TAKEN_UP_BY.items() if settings.get(key) == old})
@@ -130,7 +137,7 @@ def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | 
         notes["calls"], notes["load"] = [], []  # what earlier calls did was lost with them
     call = {
         "git_commit": record.git_commit(),
-        "hardware": record.hardware(config.common.cpu, world_size(config), distributed_config(config).threads),
+        "hardware": record.hardware(config.common.cpu, world_size(config), threads_per_process(config)),
         "versions": record.versions(),
         "kernels": record.kernels(),
     }

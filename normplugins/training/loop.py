@@ -103,7 +103,8 @@ class _Run:
         self.directory = Path(config.checkpoint.save_dir)
         self.probe = StatisticsProbe(trainer.get_model(), settings.probe and trainer.is_data_parallel_master)
         self.started = time.perf_counter() - history.wall_seconds
-        self.saved_at = trainer.cumulative_training_time()
+        # Rank zero's time, which differs from the others' before the first update: all ranks save at the same updates.
+        self.saved_at = distributed.gathered(trainer.cumulative_training_time())[0]
 
     @property
     def device(self) -> str:
