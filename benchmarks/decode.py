@@ -21,7 +21,6 @@ import torch
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import GenerationConfig
-from normplugins.runs.corpus_size import corpus_size
 from omegaconf import DictConfig, OmegaConf
 
 import normplugins
@@ -35,6 +34,7 @@ from normplugins.evaluation.translation import bare_task
 from normplugins.models.stock import from_stock, load_into_stock
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.measured_step import made_up
+from normplugins.runs.plan import corpus_size
 from normplugins.training.distributed import on_cpu
 from normplugins.utils.errors import UserError
 

@@ -6,7 +6,7 @@ python -m benchmarks.norm [--quick] [--norms pn,pn_alg2,bn] [--repeats 30] [--co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -97,7 +97,7 @@ def providers(names: Sequence[str], channels: int, compiled: bool) -> Iterator[t
         config = NormConfig(name=name)
         yield name, build_norm(config, channels)
         if has_kernels(name):
-            yield f"{name} plain", build_norm(replace(config, kernels="plain"), channels)
+            yield f"{name} plain", build_norm(config.replace(kernels="plain"), channels)
         if compiled:
             yield f"{name} compiled", torch.compile(build_norm(config, channels))  # type: ignore[misc]
 

@@ -21,7 +21,6 @@ import pandas as pd
 from fairseq import tasks
 from fairseq.data import Dictionary
 from fairseq.trainer import Trainer as FairseqTrainer
-from normplugins.runs.corpus_size import corpus_size
 from omegaconf import DictConfig
 
 import normplugins
@@ -35,6 +34,7 @@ from normplugins.models.torch_compile import compile_layers
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.runs.measured_step import made_up
+from normplugins.runs.plan import corpus_size
 from normplugins.training.batches import bucket_by_length
 from normplugins.training.distributed import on_cpu
 from normplugins.training.trainer import Trainer

@@ -67,7 +67,7 @@ def _weights(linear: nn.Linear) -> tuple[Tensor, Tensor]:
 
 
 def _residual(connection: Residual, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-    """What the connection computes at evaluation, with another function in the place of its sublayer."""
+    """Compute the residual connection at evaluation with another function in place of its sublayer."""
     y = sublayer(connection.norm(x, None) if connection.pre else x).add_(x)
     return y if connection.pre else connection.norm(y, None)
 
@@ -98,7 +98,7 @@ class DecodingState:
 
     Args:
         decoder: in evaluation mode.
-        encoder_out: what the encoder returned for the B sentences.
+        encoder_out: the encoder's output for the B sentences.
     """
 
     def __init__(self, decoder: NormTransformerDecoder, encoder_out: EncoderOut) -> None:
@@ -115,10 +115,10 @@ class DecodingState:
         """Decode one more token of each hypothesis.
 
         Args:
-            tokens: the newest token of each hypothesis, (B, n).
-            origins: which hypothesis of the step before each goes on from, (B * n,), counted through all sentences of
-                that step; None at the first step.
-            sentences: which sentences of the step before go on, in rising order, (B,); None: all.
+            tokens: the last token of each hypothesis, (B, n).
+            origins: index of the previous step's hypothesis that each one continues, (B * n,), among those of all
+                sentences of that step; None at the first step.
+            sentences: indices of the previous step's sentences that continue, ascending, (B,); None: all.
 
         Returns:
             The decoder's features of these tokens, (B * n, C).

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from normplugins import compat  # noqa: F401  (before fairseq)
@@ -141,9 +141,15 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
 
 def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Choices]:
     """Return the config as Hydra composes it, and the option that it chose in each group."""
-    given = [*(ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides), *by_launcher()]
+    given = (*(ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides), *by_launcher())
+    config, choices = _compose_once(experiment, given, tuple(known_norms()))
+    return config.copy(), choices
+
+
+@lru_cache(maxsize=64)  # composing takes half a second, and naming a cell composes the experiment's own config as well
+def _compose_once(experiment: str, given: tuple[str, ...], _norms: tuple[str, ...]) -> tuple[DictConfig, Choices]:
     with composing():
-        config = compose(experiment, overrides=given, return_hydra_config=True)
+        config = compose(experiment, overrides=list(given), return_hydra_config=True)
     choices = OmegaConf.to_container(config.hydra.runtime.choices)
     assert isinstance(choices, dict)
     with open_dict(config):
@@ -173,7 +179,8 @@ def check_types(config: DictConfig) -> None:
     if "slurm" in config.hardware:
         types["hardware"] = SlurmHardwareSettings
     own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])
-    typed = OmegaConf.merge(OmegaConf.structured(own), OmegaConf.masked_copy(config, list(types)))
+    given = OmegaConf.to_container(OmegaConf.masked_copy(config, list(types)))  # plain, so that added keys are refused
+    typed = OmegaConf.merge(OmegaConf.structured(own), given)
     values = OmegaConf.to_container(typed)
     assert isinstance(values, dict)
     config.update(values)

@@ -127,7 +127,7 @@ def test_another_failure_does_not_stop_the_runs_after_it(tmp_path):
         ("{blocks: [{experiment: nope, cells: [norm=ln], seeds: [1]}]}", "unknown experiment 'nope'"),
         ("{blocks: [{experiment: demo, cells: [norm=nope], seeds: [1]}]}", "unknown norm 'nope'"),
         ("{blocks: [{experiment: demo, cells: [seed=3], seeds: [1]}]}", "'seed=3' is not for a plan to set"),
-        ("{blocks: [{experiment: demo, cells: [evaluate.beam=0], seeds: [1]}]}", "evaluate.beam=0"),
+        ("{blocks: [{experiment: demo, cells: [evaluate.beam=0], seeds: [1]}]}", "evaluate.beam is 0"),
     ],
 )
 def test_a_plan_that_cannot_work_is_refused_before_anything_runs(content, words, tmp_path, refused, monkeypatch):

@@ -253,8 +253,8 @@ def test_the_error_of_a_launched_process_is_one_line(trained, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["hardware=cpu", "hardware.processes=0"], ["hardware.processes=0", "at least 1"]),
-        (["hardware=cpu", "hardware.timeout_seconds=0"], ["hardware.timeout_seconds=0", "at least 1"]),
+        (["hardware=cpu", "hardware.processes=0"], ["hardware.processes is 0", "at least 1"]),
+        (["hardware=cpu", "hardware.timeout_seconds=0"], ["hardware.timeout_seconds is 0", "at least 1"]),
         (["hardware=cpu", "distributed_training.distributed_world_size=2"], ["hardware.processes"]),
     ],
 )
