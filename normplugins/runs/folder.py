@@ -28,7 +28,7 @@ PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 RECORD = "record.json"
 SCORES = "scores.json"
-# Settings whose old value (None: the setting did not exist) gives the same result up to rounding as the new value, with the
+# Old and new value of settings (None: the setting did not exist) that give the same result up to rounding, with the
 # same state in checkpoints: a run that began with the old value continues with the new one.
 EQUIVALENT_VALUES = {
     "optimizer._name": ("adam", "fused_adam"),
