@@ -22,7 +22,7 @@ from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.measured_step import Step, made_up, measure
-from normplugins.runs.run import set_threads, titled
+from normplugins.runs.run import run_title, set_threads
 from normplugins.training.distributed import on_cpu
 from normplugins.training.update_size import world_size
 
@@ -81,7 +81,7 @@ def show_plan(config: DictConfig) -> None:
         table.add_row(f"  {name}", text)
     console = Console(highlight=False)
     console.width = console.width if console.is_terminal else WIDTH
-    print(f"{titled(config)}: a plan. Nothing is downloaded, trained or written.\n")
+    print(f"{run_title(config)}: a plan. Nothing is downloaded, trained or written.\n")
     console.print(table)
 
 

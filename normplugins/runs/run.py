@@ -85,11 +85,11 @@ def run_rank_zero(config: DictConfig, rendezvous: distributed.Rendezvous | None 
     set_threads(config)
     directory = Path(config.run_dir)
     result = result_path(config)
-    name = titled(config)
+    name = run_title(config)
     with folder.locked(directory):
         if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued job resumes
             folder.clear(directory)
-        folder.remember_settings(directory, config)
+        folder.save_or_check_config(directory, config)
         done = record.read(directory / folder.RECORD)
         if done is None:
             done = complete_steps(config, directory, name, rendezvous)
@@ -110,7 +110,7 @@ def complete_steps(
     kind = kind_of(config.task._name)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     kind.check_corpus(config, corpus)
-    folder.remember_work(directory, config, corpus)
+    folder.record_call_start(directory, config, corpus)
     config.task.data = str(corpus.bin_dir)
     config.checkpoint.save_dir = str(directory)
     with tracked(tracking(config, directory)) as tracker:
@@ -126,7 +126,7 @@ def complete_steps(
         print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
         scored = score_checkpoints(config, corpus, directory)
         statistics = described(config, scored.checkpoint, averaged)
-        folder.remember_end(directory)
+        folder.record_call_end(directory)
         done = compose_record(config, corpus, history, scored, averaged, statistics)
         record.write(directory / folder.RECORD, done)
         tracker.summarize({f"test/{metric}": value["score"] for metric, value in scored.metrics.items()})
@@ -186,7 +186,7 @@ def made_from(directory: Path, count: int | None) -> list[str]:
     return names
 
 
-def titled(config: DictConfig) -> str:
+def run_title(config: DictConfig) -> str:
     """What a run is called, and what a reader of any figure of it has to know."""
     name, label = f"{config.experiment} {config.variant} seed {config.seed}", run_label(config)
     return f"{name} ({label})" if label else name

@@ -1,4 +1,5 @@
-"""Runs of several processes: started here through torchrun's Python interface, or by torchrun or srun."""
+"""Training in several processes, which this process starts through torchrun's Python API, or which torchrun or srun
+started."""
 
 import json
 import logging
@@ -32,20 +33,20 @@ from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
 
 RESUMES = "The same command resumes from the last checkpoint"
-LOST_PAUSE_SECONDS = 1  # a launcher blames the first rank that ends: a rank that lost the others lets them end first
-RECEIVE_SECONDS = 30  # the longest that rank zero waits for the other ranks to read its message
-# torch.distributed has no exception class for a lost peer: these are words of its messages.
-_LOST = re.compile(r"gloo|NCCL|TCPStore|ProcessGroup|[Cc]onnection|[Tt]imed? ?out")
+EXIT_DELAY_SECONDS = 1  # torchrun reports the rank that exits first, so a rank that lost another one exits later
+RECEIVE_SECONDS = 30  # how long rank zero waits at most for the other ranks to read its message
+# torch.distributed has no exception class for a lost peer; its messages contain one of these words.
+_LOST_PEER = re.compile(r"gloo|NCCL|TCPStore|ProcessGroup|[Cc]onnection|[Tt]imed? ?out")
 T = TypeVar("T")
 
 
-class Lost(UserError):
+class RankLost(UserError):
     """Another rank has ended, or has not answered for ``hardware.timeout_seconds``."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One process of a run: ``rank`` of ``size``, and ``local_rank`` of ``local_size`` on its machine."""
+    """The place of a process in a run: ``rank`` of ``size``, and ``local_rank`` of ``local_size`` on its machine."""
 
     rank: int
     size: int
@@ -59,16 +60,13 @@ class Member:
 def launched() -> Member | None:
     """Return this process's place in a run that torchrun or srun started, or None for a single process.
 
-    srun counts only when MASTER_ADDR and MASTER_PORT are exported, because its tasks cannot find each other otherwise.
+    The variables of srun count only if MASTER_ADDR and MASTER_PORT are set: its tasks cannot connect without them.
     """
-    if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        return None
-    for names in (
-        ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
-    ):
-        if set(names) <= os.environ.keys():
-            # SLURM_STEP_TASKS_PER_NODE may be 2(x3): two tasks on each of three nodes
+    torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    srun = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
+    for names in (torchrun, srun):
+        if {"MASTER_ADDR", "MASTER_PORT", *names} <= os.environ.keys():
+            # SLURM_STEP_TASKS_PER_NODE can be 2(x3): two tasks on each of three nodes
             member = Member(*(int(re.split(r"\D", os.environ[name])[0]) for name in names))
             return member if member.size > 1 else None
     return None
@@ -80,27 +78,24 @@ def on_cpu(config: DictConfig) -> bool:
 
 
 def threads_per_process(config: DictConfig) -> int:
-    """The number of CPU threads of each process: ``hardware.threads``, or an equal share of the cores."""
+    """Return the number of CPU threads of each process: ``hardware.threads``, or an equal share of the cores."""
     member = launched()
     share = available_cores() // (member.local_size if member else config.hardware.processes)
     return config.hardware.threads or max(1, share)
 
 
 def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
-    """Call ``work(argument)``, both pickled, in several processes of this machine, as torchrun does.
+    """Call ``work(argument)``, both pickled, in several processes of this machine, and return rank zero's result.
 
-    When a process fails, torchrun ends the others. When this process is killed, Linux ends all of them.
-
-    Returns:
-        What rank zero returned.
+    torchrun ends all processes when one of them fails, and Linux ends them when this process is killed.
 
     Raises:
         UserError: a process raised it, failed or was killed.
         KeyboardInterrupt: Ctrl-C, after all processes have ended.
     """
-    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    before = {number: signal.getsignal(number) for number in handled}  # torchrun leaves its own handlers behind
-    logging.disable(logging.CRITICAL)  # torchrun's tracebacks of a failed process; the cause becomes one line below
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in signals}  # torchrun replaces them
+    logging.disable(logging.CRITICAL)  # torchrun logs a traceback for an error that is reported on one line below
     try:
         with tempfile.TemporaryDirectory() as folder:
             options = LaunchConfig(
@@ -110,7 +105,7 @@ def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
                 run_id="normplugins",
                 rdzv_backend="c10d",
                 rdzv_endpoint="127.0.0.1:0",  # any free port
-                local_addr="127.0.0.1",  # the machine's own name need not resolve
+                local_addr="127.0.0.1",  # the machine's own host name may not resolve
                 max_restarts=0,
                 logs_specs=DefaultLogsSpecs(log_dir=folder),
             )
@@ -118,45 +113,45 @@ def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
             return results[0]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise _explanation(f"rank {rank} of {processes}", failure) from None
+        raise _error_of(f"rank {rank} of {processes}", failure) from None
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
         sys.exit(128 + error.sigval)
     finally:
         logging.disable(logging.NOTSET)
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _worker(work: Callable[[Any], T], argument: object) -> T:
-    # Linux sends SIGINT when the launcher is killed, and a collective operation would delay Python's own handler.
+    # Linux sends SIGINT when the launcher is killed. Python's own handler would wait for a collective operation to end.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     return work(argument)
 
 
-def _explanation(who: str, failure: ProcessFailure) -> Exception:
-    """The error of a failed process, as the process raised it if it reported one."""
+def _error_of(rank: str, failure: ProcessFailure) -> Exception:
+    """Return the error that a failed process raised, or one that says how the process ended."""
     if failure.exitcode < 0:
         hint = ", as the system does when memory runs out" if failure.exitcode == -signal.SIGKILL else ""
-        return Lost(f"{who} was ended by {failure.signal_name()}{hint}. {RESUMES}")
-    reported: Any = failure.message  # torchrun's record of the exception, or a text if there is none
-    if isinstance(reported, dict):
-        name, _, text = reported["message"].partition(": ")
-        known_errors: tuple[type[Exception], ...] = (UserError, *UserError.__subclasses__(), pickle.UnpicklingError)
-        for known in known_errors:
-            if name == known.__name__:
-                return known(text)
-        print(reported["extraInfo"]["py_callstack"], file=sys.stderr)
-        return UserError(f"{who} failed with the traceback above. {RESUMES}")
-    return UserError(f"{who} ended with status {failure.exitcode}. {RESUMES}")
+        return RankLost(f"{rank} was ended by {failure.signal_name()}{hint}. {RESUMES}")
+    report: Any = failure.message  # a dict if the process raised an exception
+    if not isinstance(report, dict):
+        return UserError(f"{rank} ended with status {failure.exitcode}. {RESUMES}")
+    name, _, text = report["message"].partition(": ")
+    known: tuple[type[Exception], ...] = (UserError, *UserError.__subclasses__(), pickle.UnpicklingError)
+    for kind in known:
+        if kind.__name__ == name:
+            return kind(text)
+    print(report["extraInfo"]["py_callstack"], file=sys.stderr)
+    return UserError(f"{rank} failed with the traceback above. {RESUMES}")
 
 
 class Rendezvous:
-    """The store through which rank zero, which prepares the corpus, tells the other ranks when to train and on what.
+    """A store through which rank zero, which prepares the corpus, tells the other ranks when and what to train.
 
     Raises:
-        Lost: the ranks cannot reach the store.
+        RankLost: this rank cannot reach the store.
     """
 
     def __init__(self, member: Member) -> None:
@@ -165,8 +160,8 @@ class Rendezvous:
         try:
             self.store = next(rendezvous("env://", member.rank, member.size))[0]
         except RuntimeError as error:
-            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise _lost(f"{member} does not reach {where}: {str(error).splitlines()[0]}") from error
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise _lost(f"{member} does not reach {address}: {str(error).splitlines()[0]}") from error
 
     def send(self, message: dict[str, str]) -> None:
         """Tell the other ranks what to train; an empty message means nothing. Only the first call has an effect."""
@@ -174,20 +169,18 @@ class Rendezvous:
             return
         self.sent = True
         self.store.set("message", json.dumps(message))
-        until = time.monotonic() + RECEIVE_SECONDS  # rank zero may be about to end, and the store with it
-        while self.store.add("received", 0) < self.member.size - 1 and time.monotonic() < until:
+        deadline = time.monotonic() + RECEIVE_SECONDS  # the store ends with rank zero, which may have nothing to train
+        while self.store.add("received", 0) < self.member.size - 1 and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def receive(self) -> dict[str, str]:
-        """Wait for rank zero's message, however long it prepares the corpus.
-
-        This polls, because a blocking wait has a time limit and does not let Python handle signals.
+        """Wait for rank zero's message, without a time limit because preparing a corpus may take hours.
 
         Raises:
-            Lost: rank zero has failed or ended.
+            RankLost: rank zero has failed or ended.
         """
         try:
-            while not self.store.check(["message"]):
+            while not self.store.check(["message"]):  # a blocking wait would delay Python's signal handlers
                 time.sleep(0.5)
             message: dict[str, str] = json.loads(self.store.get("message"))
             self.store.add("received", 1)
@@ -199,7 +192,7 @@ class Rendezvous:
 
     @contextmanager
     def rank_zero(self) -> Iterator[None]:
-        """Run rank zero's part; at its end the other ranks learn that it failed, or that there was nothing to train."""
+        """Run rank zero's part. If it ends without a message, tell the other ranks that it failed or is complete."""
         try:
             yield
         except BaseException:
@@ -208,10 +201,10 @@ class Rendezvous:
         self.send({})
 
     def train_together(self, train: Callable[[], None], config: DictConfig) -> None:
-        """Call ``train`` in the default process group, gloo on CPUs and NCCL on GPUs; return when all ranks are done.
+        """Call ``train`` in a process group of all ranks (gloo on CPUs, NCCL on GPUs) and wait for all ranks.
 
         Raises:
-            Lost: another rank has ended or does not answer.
+            RankLost: another rank has ended or does not answer.
         """
         use_threads(threads_per_process(config))
         cpu, timeout = on_cpu(config), timedelta(seconds=config.hardware.timeout_seconds)
@@ -220,27 +213,27 @@ class Rendezvous:
         backend, rank, size = "gloo" if cpu else "nccl", self.member.rank, self.member.size
         try:
             distributed.init_process_group(backend, store=self.store, rank=rank, world_size=size, timeout=timeout)
-            # fairseq would make a second group for the gradients, with a timeout of half an hour, and the messages of
-            # synchronized norms on one of two NCCL communicators may block the other.
+            # fairseq would create a second group for the gradients with a timeout of half an hour, and operations of
+            # synchronized norms on one of two NCCL communicators could block those on the other.
             distributed_utils.get_global_group._global_group = distributed.group.WORLD
             train()
             distributed.barrier()
         except RuntimeError as error:
-            if not isinstance(error, distributed.DistError) and not _LOST.search(str(error)):
+            if not isinstance(error, distributed.DistError) and not _LOST_PEER.search(str(error)):
                 raise
-            why = re.sub(r"^\[\S*\] |\. This is typically .*", "", str(error).strip().splitlines()[0])  # no advice
+            why = re.sub(r"^\[\S*\] |\. This is typically .*", "", str(error).strip().splitlines()[0])
             raise _lost(f"{self.member} has lost the other ranks: {why}. {RESUMES}") from error
         distributed.destroy_process_group()
         del distributed_utils.get_global_group._global_group
 
 
-def _lost(message: str) -> Lost:
-    time.sleep(LOST_PAUSE_SECONDS)
-    return Lost(message)
+def _lost(message: str) -> RankLost:
+    time.sleep(EXIT_DELAY_SECONDS)
+    return RankLost(message)
 
 
-def gathered(value: T) -> list[T]:
-    """The ``value`` of every rank, in order; a list of one in a run of one process."""
+def all_gather(value: T) -> list[T]:
+    """Return the ``value`` of every rank in order, or a list of one for a single process."""
     if not distributed.is_initialized():
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()
@@ -248,6 +241,6 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def first_found(value: T | None) -> T | None:
-    """The first rank's value that is not None; the same in every rank."""
-    return next((found for found in gathered(value) if found is not None), None)
+def first_not_none(value: T | None) -> T | None:
+    """Return the ``value`` of the first rank where it is not None; the same in every rank."""
+    return next((found for found in all_gather(value) if found is not None), None)

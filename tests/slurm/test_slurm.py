@@ -94,7 +94,7 @@ def has_begun(folder: Path, norm: str) -> Callable[[], bool]:
 
 
 def went_on_from(log: Path) -> list[int]:
-    return [int(update) for update in re.findall(r"going on from update (\d+)", log.read_text())]
+    return [int(update) for update in re.findall(r"resuming from update (\d+)", log.read_text())]
 
 
 def test_two_cells_of_which_one_is_killed_and_requeued(slurm: None, tmp_path: Path) -> None:

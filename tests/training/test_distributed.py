@@ -170,7 +170,7 @@ def test_a_run_resumes_whatever_ended_it_and_with_any_launcher(trained, unbroken
     ]
     said = [node.communicate(timeout=PATIENCE)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
-    assert "going on from update" in said[0]
+    assert "resuming from update" in said[0]
     assert said[1] == ""
     folder, _ = unbroken
     assert differences(outcome(folder, folder / "run"), outcome(tmp_path, directory)) == []
