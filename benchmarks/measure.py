@@ -40,12 +40,10 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
         UserError: an unknown norm, or a number below 1.
     """
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="only the main case, without growing work")
+    parser.add_argument("--quick", action="store_true", help="only the main case")
     parser.add_argument("--norms", default="", metavar="NAME,...", help="default: the benchmark's own choice")
     parser.add_argument("--repeats", type=int, metavar="N", help="turns of each provider")
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: every core")
-    parser.add_argument("--compiled", action="store_true", help="norm, step: torch.compile's variants too")
-    parser.add_argument("--checkpoint", type=Path, help="decode: a model with ln; default: untrained weights")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of the experiment")
     options = parser.parse_args(argv)
@@ -128,8 +126,8 @@ def rows(
     case: str,
     found: Mapping[tuple[str, str], Times],
     baseline: str,
-    rate: Callable[[str, str, Times], dict[str, float]],
     where: Mapping[str, Any],
+    **work: float,
 ) -> pd.DataFrame:
     """Return the rows of a case.
 
@@ -138,15 +136,15 @@ def rows(
         case: the text of ``case_of``.
         found: the times by provider and direction ("" where there is only one direction).
         baseline: the provider with which the others are compared, direction by direction.
-        rate: (provider, direction, times) -> the column of a rate.
         where: the columns of ``machine``.
+        work: what one call does, such as ``words=4096``; the column ``words_per_s`` is computed from it.
     """
     made = []
     for (provider, direction), times in found.items():
         low, middle, high = np.percentile(times.seconds, (20, 50, 80))
-        numbers = {"median_ms": 1000 * middle, "p20_ms": 1000 * low, "p80_ms": 1000 * high}
-        numbers |= rate(provider, direction, times)
-        row = {"benchmark": benchmark, "provider": provider, "case": case, "direction": direction}
+        numbers: dict[str, float] = {"median_ms": 1000 * middle, "p20_ms": 1000 * low, "p80_ms": 1000 * high}
+        numbers |= {f"{name}_per_s": amount / middle for name, amount in work.items()}
+        row: dict[str, Any] = {"benchmark": benchmark, "provider": provider, "case": case, "direction": direction}
         row |= {name: float(f"{value:.4g}") for name, value in numbers.items()}
         ratio = round(times.ratio(found[baseline, direction]), 3)
         made.append(row | {"repeats": len(times.seconds), "baseline": baseline, "ratio": ratio} | dict(where))

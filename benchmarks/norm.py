@@ -1,12 +1,12 @@
-"""Forward, backward and both of every norm beside torch.nn.LayerNorm, and GB/s of the bytes that it must move.
+"""Forward, backward and both of every norm beside torch.nn.LayerNorm.
 
-python -m benchmarks.norm [--quick] [--norms pn,pn_alg2,bn] [--repeats 30] [--compiled]
+python -m benchmarks.norm [--quick] [--norms pn,pn_alg2,bn] [--repeats 30]
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -22,10 +22,6 @@ DIRECTIONS = ("forward", "backward", "both")
 BASELINE, RELEASED, COPY = "torch LayerNorm", "released PN", "copy"
 SENTENCE = 32  # positions of a sentence
 GROWING = ("pn", "pn_alg2")
-# Passes over (T, B, C): a forward reads x and writes y; a backward reads dL/dy and x and writes dL/dx. A norm that
-# needs sums over the batch first reads its inputs once more: x, or dL/dy and x (for a mean alone, dL/dy).
-PASSES = {"none": (0, 0), "bn": (3, 5), "bn_released": (3, 5), "pnv": (3, 5), "weight": (3, 3), COPY: (2, 0)}
-USUAL = (2, 3)
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     where = machine(options.threads, cpu=not cuda)
     with page.regenerated(options.results):
         for case in main_cases(cuda, options.quick):
-            page.add(options.results, rows_of(case, measure(case, names, repeats, options.compiled), where))
+            page.add(options.results, rows_of(case, measure(case, names, repeats), where))
         for what, cases in {} if options.quick else growing(cuda).items():
             measured = [rows_of(case, measure(case, GROWING, repeats, directions=("both",)), where) for case in cases]
             page.add(options.results, pd.concat(measured), what)
@@ -81,15 +77,8 @@ def growing(cuda: bool) -> dict[str, list[Case]]:
     }
 
 
-def counted_bytes(name: str, direction: str, case: Case) -> int:
-    """Return the bytes that a norm must read and write at least, if nothing stays in a cache."""
-    forward, backward = PASSES.get(name.split(" ")[0], USUAL)
-    passes = {"forward": forward, "backward": backward, "both": forward + backward}[direction]
-    return passes * case.tokens * case.channels * case.dtype.itemsize
-
-
-def providers(names: Sequence[str], channels: int, compiled: bool) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the baselines, and each norm with its kernels, in plain PyTorch where it has kernels, and compiled."""
+def providers(names: Sequence[str], channels: int) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the baselines, and each norm with its kernels, in plain PyTorch where it has kernels."""
     yield BASELINE, nn.LayerNorm(channels)
     if "pn" in names:
         yield RELEASED, ReleasedPowerNorm(channels, warmup_updates=0)
@@ -97,16 +86,13 @@ def providers(names: Sequence[str], channels: int, compiled: bool) -> Iterator[t
         config = NormConfig(name=name)
         yield name, build_norm(config, channels)
         if has_kernels(name):
-            yield f"{name} plain", build_norm(replace(config, kernels="plain"), channels)
-        if compiled:
-            yield f"{name} compiled", torch.compile(build_norm(config, channels))  # type: ignore[misc]
+            yield f"{name} plain", build_norm(config.replace(kernels="plain"), channels)
 
 
 def measure(
     case: Case,
     names: Sequence[str],
     repeats: int,
-    compiled: bool = False,
     directions: Sequence[str] = DIRECTIONS,
     seconds: float = 0.02,
 ) -> dict[tuple[str, str], Times]:
@@ -116,10 +102,8 @@ def measure(
     shape = (SENTENCE, case.tokens // SENTENCE, case.channels)
     x, g = (torch.randn(shape, generator=generator).to(device, case.dtype) for _ in range(2))
     mask = case.mask().to(device) if case.padded else None
-    if compiled:
-        torch.compiler.reset()  # else the compiler gives up after some cases of one class
     calls: dict[tuple[str, str], Callable[[], object]] = {}
-    for name, module in providers(names, case.channels, compiled):
+    for name, module in providers(names, case.channels):
         made = _calls(module.to(device, case.dtype), x, g, None if name == BASELINE else mask)
         calls |= {(name, direction): made[direction] for direction in directions}
     if "forward" in directions:
@@ -133,7 +117,8 @@ def _calls(module: nn.Module, x: Tensor, g: Tensor, mask: Tensor | None) -> dict
     inputs = [x, *module.parameters()]
 
     def forward() -> Tensor:
-        return module(x) if mask is None else module(x, mask)
+        y: Tensor = module(x) if mask is None else module(x, mask)
+        return y
 
     for _ in range(2):  # moves the statistics away from their initial values
         torch.autograd.grad(forward(), inputs, g, allow_unused=True)
@@ -149,12 +134,8 @@ def _calls(module: nn.Module, x: Tensor, g: Tensor, mask: Tensor | None) -> dict
 
 
 def rows_of(case: Case, found: Mapping[tuple[str, str], Times], where: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the rows of a case, with the GB per second of the counted bytes."""
-
-    def rate(name: str, direction: str, times: Times) -> dict[str, float]:
-        return {"gb_per_s": counted_bytes(name, direction, case) / times.median / 1e9}
-
-    return rows("norm", str(case), found, BASELINE, rate, where)
+    """Return the rows of a case."""
+    return rows("norm", str(case), found, BASELINE, where)
 
 
 if __name__ == "__main__":

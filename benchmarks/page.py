@@ -13,12 +13,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.measure import CSV, append, fields_of, read
+from benchmarks.measure import CSV, append, case_of, fields_of, read
 from normplugins.norms import known_norms
 from normplugins.report.figures import STYLE, colour, save
 from normplugins.report.table import Column, Table, markdown, terminal, terminal_width
@@ -28,11 +26,10 @@ PAGE, FIGURE = "speed.md", Path("figures") / "speed.png"
 TITLES = {
     "norm": "One norm",
     "step": "A training update",
-    "decode": "Beam search and scoring",
+    "decode": "Beam search",
     "prepare": "Preparing a corpus",
 }
-RATES = {"step": ("words_per_s", "words/s"), "decode": ("sentences_per_s", "sentences/s")}
-RATES |= {"prepare": ("sentences_per_s", "pairs/s"), "norm": ("gb_per_s", "GB/s")}
+RATES = {"words_per_s": "words/s", "sentences_per_s": "sentences/s"}
 GROWING = ("tokens", "channels", "length", "types", "beam", "pairs")
 HEAD = f"""# Speed
 
@@ -54,7 +51,11 @@ def regenerated(results: Path) -> Iterator[None]:
 def write(results: Path) -> Path:
     """Write the page and its figure; return the page's path."""
     rows = newest(read(results / CSV))
-    parts = [HEAD, f"![Norms beside LayerNorm, and how their time grows]({FIGURE.as_posix()})"]
+    parts = [HEAD]
+    if len(norms := rows[(rows["benchmark"] == "norm") & (rows["direction"] == "both")]):
+        parts.append(f"![Time of each norm beside LayerNorm's]({FIGURE.as_posix()})")
+        with whole_file(results / FIGURE) as temporary:
+            draw(norms[norms["hardware"] == norms.sort_values("date")["hardware"].iloc[-1]], temporary)
     for machine, here in rows.groupby("hardware", sort=False):
         parts.append(f"## {machine}")
         for benchmark, title in TITLES.items():
@@ -67,9 +68,6 @@ def write(results: Path) -> Path:
                 if case not in grown or members["direction"].nunique() > 1:
                     parts.append(_titled(case_table(members)))
             parts += [_titled(growth_table(what, group)) for what, group in series]
-    latest = rows.loc[rows["hardware"] == rows.sort_values("date")["hardware"].iloc[-1]]
-    with whole_file(results / FIGURE) as temporary:
-        draw(latest, temporary)
     with whole_file(results / PAGE) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return results / PAGE
@@ -91,21 +89,19 @@ def add(results: Path, rows: pd.DataFrame, growing_by: str = "") -> None:
 def case_table(rows: pd.DataFrame) -> Table:
     """Return the table of one case: a row for each provider, and columns for each direction."""
     first = rows.iloc[0]
-    column, rate = RATES[first["benchmark"]]
-    stages = first["benchmark"] == "prepare"
-    rows = rows.assign(name=_names(rows), way="" if stages else rows["direction"])
+    rows = rows.assign(name=_names(rows), way="" if first["benchmark"] == "prepare" else rows["direction"])
     ways = list(dict.fromkeys(rows["way"]))
+    rate = next((rate for rate in RATES if rows[rate].notna().any()), "")
     cells = []
     for name, of_name in rows.groupby("name", sort=False):
         by = {row["way"]: row for _, row in of_name.iterrows()}
         line = [str(name)]
         for way in ways:
-            line += [_times(by[way]), f"{float(by[way]['ratio']):.2f}"] if way in by else ["", ""]
-        cells.append([*line, _number(by["both" if "both" in by else next(iter(by))][column])])
-    heads = [head for way in ways for head in (f"{way}, ms".lstrip(", "), "×")]
-    columns = [Column("", right=False), *map(Column, heads), Column(rate)]
+            line += [_times(by[way]), f"{by[way]['ratio']:.2f}"] if way in by else ["", ""]
+        cells.append(line + ([_number(of_name[rate].iloc[0])] if rate else []))
+    heads = [head for way in ways for head in (f"{way}, ms".lstrip(", "), "×")] + ([RATES[rate]] if rate else [])
     note = f"×: time divided by that of {first['baseline']}; {int(first['repeats'])} turns"
-    return Table(f"{first['benchmark']}: {first['case']}", columns, cells, [note])
+    return Table(f"{first['benchmark']}: {first['case']}", _columns("", *heads), cells, [note])
 
 
 def growth_table(what: str, rows: pd.DataFrame) -> Table:
@@ -118,10 +114,9 @@ def growth_table(what: str, rows: pd.DataFrame) -> Table:
         known = times.dropna()
         exponent = np.polyfit(np.log(known.index.to_numpy(float)), np.log(known.to_numpy(float)), 1)[0]
         cells.append([str(name), *("" if np.isnan(time) else _number(time) for time in times), f"{exponent:.2f}"])
-    others = {key: value for key, value in fields_of(rows.iloc[0]["case"]).items() if key != what}
-    title = f"{rows.iloc[0]['benchmark']}: ms as {what} grow, {' '.join(f'{k}={v}' for k, v in others.items())}"
-    heads = [f"{what}:", *(f"{size:,}" for size in table.columns), "exponent"]
-    return Table(title, [Column(head, right=place > 0) for place, head in enumerate(heads)], cells)
+    others = case_of(**{key: value for key, value in fields_of(rows.iloc[0]["case"]).items() if key != what})
+    title = f"{rows.iloc[0]['benchmark']}: ms as {what} grow, {others}"
+    return Table(title, _columns(f"{what}:", *(f"{size:,}" for size in table.columns), "exponent"), cells)
 
 
 def series_of(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -146,66 +141,38 @@ def measured_with(rows: pd.DataFrame) -> str:
     return f"{versions}; commit {each('commit', 12)}; {each('date', 10)}; load before: {each('load')}."
 
 
-def draw(rows: pd.DataFrame, path: Path) -> None:
-    """Write the PNG: norms beside LayerNorm, and how their time grows with tokens and channels."""
+def draw(norms: pd.DataFrame, path: Path) -> None:
+    """Write the PNG: each norm's time divided by LayerNorm's, in the case with the most norms, on one machine."""
+    case = norms["case"].value_counts().index[0]
+    shown = norms[norms["case"] == case].sort_values("ratio", ascending=False)
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
-        figure = Figure(figsize=(14, 5), dpi=110, layout="constrained")
+        figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
-        first, *others = figure.subplots(1, 3)
-        norms = rows[(rows["benchmark"] == "norm") & (rows["direction"] == "both")]
-        _beside_layernorm(first, norms)
-        for axis, growing_by in zip(others, ("tokens", "channels"), strict=True):
-            axis.set_title(f"one norm, forward and backward, by {growing_by}")
-            series = [group for what, group in series_of(norms) if what == growing_by]
-            if series:
-                _lines(axis, growing_by, max(series, key=lambda group: group["date"].max()))
-        figure.suptitle(rows["hardware"].iloc[0])
+        axis = figure.subplots()
+        for place, (_, row) in enumerate(shown.iterrows()):
+            axis.plot(row["ratio"], place, **_look(row["provider"]))
+        axis.axvline(1, color="#000000", linewidth=0.8)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_yticks(range(len(shown)), list(shown["provider"]))
+        axis.set_title(str(case))
+        axis.set_xlabel("time divided by torch LayerNorm's, forward and backward")
+        figure.suptitle(shown["hardware"].iloc[0])
         save(figure, path)
 
 
-def _beside_layernorm(axis: Axes, rows: pd.DataFrame) -> None:
-    """Draw each norm's time divided by LayerNorm's, in the case with the most norms."""
-    if rows.empty:
-        return
-    case = rows["case"].value_counts(sort=True).index[0]
-    shown = rows[rows["case"] == case].sort_values("ratio", ascending=False)
-    for place, (_, row) in enumerate(shown.iterrows()):
-        axis.plot(row["ratio"], place, markersize=6, **_look(row["provider"]) | {"marker": "o"})
-    axis.axvline(1, color="#000000", linewidth=0.8)
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_yticks(range(len(shown)), list(shown["provider"]), fontsize=8)
-    fields = fields_of(str(case))
-    axis.set_title(f"{fields['tokens']} × {fields['channels']} {fields['dtype']}, padding: {fields['padding']}")
-    axis.set_xlabel("times torch LayerNorm, forward and backward")
-
-
-def _lines(axis: Axes, what: str, rows: pd.DataFrame) -> None:
-    rows = rows.assign(name=_names(rows), size=rows["case"].map(lambda case: int(fields_of(case)[what])))
-    for name, points in rows.sort_values("size").groupby("name", sort=False):
-        if len(points) > 2:  # else measured in another case, through which the series runs
-            axis.plot(points["size"], points["median_ms"], label=name, markersize=4, linewidth=1.3, **_look(str(name)))
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
-    axis.set_ylabel("ms")
-    axis.xaxis.set_major_locator(FixedLocator(sorted(rows["size"].unique())))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.legend(fontsize=7)
-
-
 def _look(provider: str) -> dict[str, Any]:
-    """Return a line's look: norms in their colours, baselines dashed, plain code dotted and hollow."""
+    """Return a marker's look: norms in their colours, baselines as diamonds, plain PyTorch code hollow."""
     name, _, variant = provider.partition(" ")
     if name not in known_norms():
-        return {"color": "#D55E00" if name == "released" else "#000000", "linestyle": "--", "marker": "D"}
-    look = {"color": colour(name), "linestyle": ":" if variant else "-", "marker": "^"}
-    return look | ({"markerfacecolor": "white"} if variant else {})
+        return {"color": "#000000", "marker": "D"}
+    return {"color": colour(name), "marker": "o", "markerfacecolor": "white" if variant else colour(name)}
+
+
+def _columns(first: str, *others: str) -> list[Column]:
+    return [Column(first, right=False), *map(Column, others)]
 
 
 def _titled(table: Table) -> str:

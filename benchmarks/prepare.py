@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +17,25 @@ from omegaconf import DictConfig
 
 from benchmarks import page
 from benchmarks.measure import Times, arguments, case_of, machine, rows
-from normplugins.corpora import CORPORA, corpus_config, prepare
+from normplugins.corpora import corpus_config, prepare
 from normplugins.runs.compose import compose_config
 from normplugins.utils.download import find_in_mirror
 
 # A stage begins where the corpus prints its line. Learning subwords is one process's work in any case.
 STAGES = {"tokenizing": "tokenize", "learning": "learn", "splitting": "split", "binarizing": "binarize"}
 ALL, BASELINE = "all", "1 process"
-SIZES = (2_500, 5_000, 10_000)  # training pairs of the generated corpus
 
 
-def main(argv: Sequence[str] | None = None, sizes: Sequence[int] = SIZES) -> None:
-    """Measure Multi30k, where its files need no download, and generated corpora of growing size."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the generated corpus, and without ``--quick`` Multi30k too, where its files need no download."""
     options = arguments(__doc__, argv)
     providers = {BASELINE: 1} | ({f"{options.threads} processes": options.threads} if options.threads > 1 else {})
     where = machine(options.threads, cpu=True)
-    sizes = sizes[-1:] if options.quick else sizes
-    for_demo = overrides_of("demo", "multi30k", options.overrides)
-    generated = [compose_config("demo", [*for_demo, f"corpus.train_size={size}"]) for size in sizes]
-    multi30k = compose_config("multi30k", overrides_of("multi30k", "demo", options.overrides))
+    corpora = ("demo",) if options.quick else ("demo", "multi30k")
     with page.regenerated(options.results):
-        for config in [multi30k] * at_hand(multi30k) + generated:
-            page.add(options.results, measure(config, providers, options.repeats or 3, where))
-
-
-def overrides_of(corpus: str, other: str, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides without the settings that only the other corpus has."""
-    own, others = ({f"corpus.{field.name}" for field in fields(CORPORA[name])} for name in (corpus, other))
-    return [item for item in overrides if item.partition("=")[0] not in others - own]
+        for config in (compose_config(name, options.overrides) for name in corpora):
+            if config.corpus.name == "demo" or at_hand(config):
+                page.add(options.results, measure(config, providers, options.repeats or 3, where))
 
 
 def at_hand(config: DictConfig) -> bool:
@@ -64,12 +54,9 @@ def measure(config: DictConfig, providers: Mapping[str, int], repeats: int, wher
             for stage, taken in stages.items():
                 seconds[name, stage].append(taken)
 
-    def rate(_name: str, _stage: str, times: Times) -> dict[str, float]:
-        return {"sentences_per_s": pairs / times.median}
-
     keys = [(name, stage) for name in providers for stage in (*STAGES.values(), ALL)]
     case = case_of(corpus=config.corpus.name, pairs=pairs, subwords=config.corpus.subword_size)
-    return rows("prepare", case, {key: Times(tuple(seconds[key])) for key in keys}, BASELINE, rate, where)
+    return rows("prepare", case, {key: Times(tuple(seconds[key])) for key in keys}, BASELINE, where, sentences=pairs)
 
 
 def prepared(config: DictConfig, workers: int) -> tuple[int, dict[str, float]]:

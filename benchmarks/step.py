@@ -1,6 +1,6 @@
 """One training update of the IWSLT14 model, ours and stock fairseq's, in target words per second.
 
-python -m benchmarks.step [--quick] [--norms ln,pn,bn] [--repeats 9] [--compiled] [hardware=cpu ...]
+python -m benchmarks.step [--quick] [--norms ln,pn,bn] [--repeats 9] [hardware=cpu ...]
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from benchmarks.stock import SeparateProcess, stock_trainer
 from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import kind_of
 from normplugins.evaluation.translation import bare_task
-from normplugins.models.torch_compile import compile_layers
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.corpus_size import corpus_size
 from normplugins.runs.measured_step import made_up
+from normplugins.runs.plan import corpus_size
 from normplugins.training.batches import bucket_by_length
 from normplugins.training.distributed import on_cpu
 from normplugins.training.trainer import Trainer
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     repeats = options.repeats or (5 if cpu else 30)
     with page.regenerated(options.results):
         case, task, batches = training_batches(configs["ln"], 2 * repeats)
-        with contestants(configs, task, options.compiled) as updates:
+        with contestants(configs, task) as updates:
             found = measure(updates, batches, repeats)
         page.add(options.results, rows_of(case, found, batches, machine(options.threads, cpu)))
 
@@ -113,7 +112,7 @@ def described(config: DictConfig, types: int, text: str) -> str:
 
 
 @contextmanager
-def contestants(configs: Mapping[str, DictConfig], task: Any, compiled: bool = False) -> Iterator[dict[str, Update]]:
+def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[str, Update]]:
     """Yield the functions that train stock fairseq's model and ours with each norm on a batch.
 
     On a CPU stock fairseq runs in a separate process; on a GPU in bfloat16 it is measured in float16 too.
@@ -131,11 +130,8 @@ def contestants(configs: Mapping[str, DictConfig], task: Any, compiled: bool = F
                 updates[f"{BASELINE} fp16"] = stock_update(base, task.source_dictionary)
         for name, config in configs.items():
             settings = fairseq_config(config)
-            for provider in (name, f"{name} compiled") if compiled else (name,):
-                model = task.build_model(settings.model)
-                if provider != name:
-                    compile_layers(model)
-                updates[provider] = updating(Trainer(settings, task, model, task.build_criterion(settings.criterion)))
+            model, criterion = task.build_model(settings.model), task.build_criterion(settings.criterion)
+            updates[name] = updating(Trainer(settings, task, model, criterion))
         yield updates
 
 
@@ -169,11 +165,7 @@ def measure(updates: Mapping[str, Update], batches: Sequence[Batch], repeats: in
 def rows_of(case: str, found: Mapping[str, Times], batches: Sequence[Batch], where: Mapping[str, Any]) -> pd.DataFrame:
     """Return the rows of a case, with the target words per second."""
     words = float(np.mean([batch["ntokens"] for batch in batches]))
-
-    def rate(_name: str, _direction: str, times: Times) -> dict[str, float]:
-        return {"words_per_s": words / times.median}
-
-    return rows("step", case, {(name, ""): times for name, times in found.items()}, BASELINE, rate, where)
+    return rows("step", case, {(name, ""): times for name, times in found.items()}, BASELINE, where, words=words)
 
 
 if __name__ == "__main__":

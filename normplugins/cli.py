@@ -11,7 +11,6 @@ import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import normplugins
 from normplugins.utils.errors import UserError
@@ -26,11 +25,11 @@ FAIRSEQ_TOOLS = {
     "score": "score",
     "hydra-train": "hydra_train",
 }
-TIME_IS_UP = 75  # EX_TEMPFAIL: the same command goes on
+TIME_IS_UP = 75  # EX_TEMPFAIL: the same command resumes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit status. What the user can put right is one line on stderr."""
+    """Run one command line and return its exit status. An error that the user can put right is one line on stderr."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and not options.takes_overrides:
@@ -49,97 +48,94 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return complain("fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2")
     except KeyboardInterrupt:
-        goes_on = options.command in (run_experiment, run_campaign, prepare_corpus)
-        complain("interrupted; the same command goes on where it stopped" if goes_on else "interrupted")
+        resumable = options.command in (run_experiment, run_campaign, prepare_corpus)
+        complain("interrupted; the same command resumes where it stopped" if resumable else "interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `normplugins report | head`
+    except BrokenPipeError:  # the reader of our output has ended, as in `normplugins report | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status or 0
 
 
 def complain(message: str) -> int:
-    """One line on stderr; returns the exit status 1."""
+    """Print one line on stderr and return the exit status 1."""
     print(f"normplugins: {' '.join(message.split())}", file=sys.stderr)
     return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="normplugins", description="Normalization as a config choice: train, score, report."
+        prog="normplugins",
+        description="Train and score fairseq transformers whose normalization is a config choice.",
+        epilog="normplugins COMMAND --help describes the options of a command.",
     )
     parser.add_argument("--version", action="version", version=f"normplugins {normplugins.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: object, text: str, takes_overrides: bool = False) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         sub.set_defaults(command=function, takes_overrides=takes_overrides)
         return sub
 
-    def overrides(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, such as norm=pn")
+    def overrides(sub: argparse.ArgumentParser, example: str) -> None:
+        sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"settings to change, such as {example}")
 
-    run = command("run", run_experiment, "train, score and record one cell of a table", takes_overrides=True)
-    run.add_argument("experiment", help="a primary config in configs/, such as iwslt14")
-    run.add_argument("-m", "--multirun", action="store_true", help="run every combination: norm=ln,pn seed=1,2,3")
-    text = "with hardware=slurm: return when the jobs have ended, not when they are submitted"
+    def results(sub: argparse.ArgumentParser) -> None:
+        text = "the folder with the records of published runs (default: %(default)s)"
+        sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help=text)
+
+    run = command("run", run_experiment, "train a model, score it and record the result", True)
+    run.add_argument("experiment", metavar="EXPERIMENT", help="a corpus with its recipe, such as demo or iwslt14")
+    text = "run every combination of settings that are given as lists, such as norm=ln,pn seed=1,2,3"
+    run.add_argument("-m", "--multirun", action="store_true", help=text)
+    text = "with hardware=slurm: wait until the submitted jobs have ended"
     run.add_argument("--wait", action="store_true", help=text)
-    overrides(run)
-    campaign = command("campaign", run_campaign, "run the cells of a plan until every one is published; resumable")
-    campaign.add_argument("plans", type=Path, nargs="+", metavar="PLAN", help="such as configs/campaign/multi30k.yaml")
-    campaign.add_argument("--minutes", type=float, metavar="N", help="stop after so many; the same command goes on")
-    campaign.add_argument("--show", action="store_true", help="print the table of all cells and run nothing")
-    prepare = command("prepare", prepare_corpus, "fetch, check and binarise a corpus", True)
-    prepare.add_argument("experiment", metavar="CORPUS", help="the corpus of the experiment of that name")
-    overrides(prepare)
-    evaluate = command(
-        "evaluate", evaluate_run, "score a trained run again, with other search settings or windows", True
-    )
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/iwslt14/pn/seed1")
-    evaluate.add_argument("--save", type=Path, metavar="DIR", help="keep the translations or log-probabilities there")
-    overrides(evaluate)
-    report = command("report", write_report, "print the tables and write them to results/README.md")
-    report.add_argument("--results", type=Path, default=Path("results"), help="default: results")
-    analyze = commands.add_parser("analyze", help="measure something on a trained run")
+    overrides(run, "norm=pn, seed=2, or dry_run=true to see the size of the run first")
+    campaign = command("campaign", run_campaign, "run every cell of a plan that has no published result yet")
+    text = "files that list experiments, cells and seeds, such as configs/campaign/multi30k.yaml"
+    campaign.add_argument("plans", type=Path, nargs="+", metavar="PLAN", help=text)
+    text = "stop after N minutes; the same command resumes where it stopped"
+    campaign.add_argument("--minutes", type=float, metavar="N", help=text)
+    campaign.add_argument("--show", action="store_true", help="print which cells are done, and run nothing")
+    prepare = command("prepare", prepare_corpus, "download a corpus, verify it and convert it for training", True)
+    prepare.add_argument("experiment", metavar="CORPUS", help="an experiment whose corpus to prepare, such as iwslt14")
+    overrides(prepare, "data_dir=/scratch/data")
+    evaluate = command("evaluate", evaluate_run, "score a trained model again, with other settings", True)
+    text = "the folder of a completed run, such as runs/iwslt14/pn/seed1"
+    evaluate.add_argument("run", type=Path, metavar="RUN", help=text)
+    text = "a folder for the translations, or for the log-probabilities of a language model"
+    evaluate.add_argument("--save", type=Path, metavar="DIR", help=text)
+    overrides(evaluate, "evaluate.beam=10")
+    report = command("report", write_report, "print the tables of all published results and write results/README.md")
+    results(report)
+    analyze = commands.add_parser("analyze", help="examine a trained model")
     analyses = analyze.add_subparsers(required=True, metavar="ANALYSIS")
-    text = "what a language model sees of the tokens after each position: a record, and the page results/causality.md"
-    causality = analyses.add_parser("causality", help=text, description=text)
-    causality.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/ptb/ln/seed1")
-    causality.add_argument("--draws", type=int, default=2, help="replacements of each future (default: %(default)s)")
-    causality.add_argument(
-        "--segments", type=int, default=32, help="segments scored; in training mode, trials (default: %(default)s)"
-    )
-    causality.add_argument("--results", type=Path, default=Path("results"), help="default: results")
+    text = "test whether a language model sees the words that it is to predict"
+    causality = analyses.add_parser("causality", help=text, description=f"T{text[1:]}.")
+    text = "the folder of a completed run, such as runs/ptb/ln/seed1"
+    causality.add_argument("run", type=Path, metavar="RUN", help=text)
+    text = "how often each text is repeated with other words after a position (default: %(default)s)"
+    causality.add_argument("--draws", type=int, default=2, metavar="N", help=text)
+    text = "how many pieces of the test text are examined (default: %(default)s)"
+    causality.add_argument("--segments", type=int, default=32, metavar="N", help=text)
+    results(causality)
     causality.set_defaults(command=analyze_causality, takes_overrides=False)
-    convert = command(
-        "import-checkpoint", import_checkpoint, "convert a checkpoint of the released code or of stock fairseq"
-    )
-    convert.add_argument("source", type=Path, help="checkpoint.pt of the released code, or of fairseq's transformer")
-    convert.add_argument("destination", type=Path, help="the checkpoint to write")
-    bench = command("bench", run_benchmarks, "measure speed beside the baselines; rows go to benchmarks.csv", True)
-    bench.add_argument("what", nargs="?", choices=["norm", "step", "decode", "prepare"], help="default: all of them")
-    bench.add_argument("--quick", action="store_true", help="the main case alone, without what grows with the work")
-    bench.add_argument("--norms", default="", metavar="NAME,...", help="which norms; each benchmark has its own choice")
-    bench.add_argument("--repeats", type=int, metavar="N", help="turns that each provider has")
-    bench.add_argument("--threads", type=int, metavar="N", help="default: every core")
-    bench.add_argument("--compiled", action="store_true", help="norms through torch.compile too")
-    bench.add_argument("--checkpoint", type=Path, help="of a model with ln, to decode with; default: untrained weights")
-    bench.add_argument("--results", type=Path, default=Path("results"), help="default: results")
-    overrides(bench)
-    folding = command(
-        "fold", fold_checkpoint, "fold norms that are fixed at evaluation into the linear maps after them"
-    )
-    folding.add_argument(
-        "source", type=Path, metavar="CHECKPOINT", help="such as runs/iwslt14/bn/seed1/checkpoint_best.pt"
-    )
-    folding.add_argument(
-        "destination", type=Path, nargs="?", metavar="DESTINATION", help="default: NAME_folded.pt beside NAME.pt"
-    )
-    fairseq = commands.add_parser("fairseq", help="a stock fairseq tool with the plugin registered", add_help=False)
-    fairseq.add_argument("-h", "--help", action="help", help="this text; fairseq TOOL --help: the tool's own")
-    fairseq.add_argument("tool", choices=sorted(FAIRSEQ_TOOLS), help="as in fairseq-TOOL")
-    fairseq.add_argument("overrides", nargs=argparse.REMAINDER)
+    text = "convert a checkpoint of the PowerNorm authors' code or of stock fairseq"
+    convert = command("import-checkpoint", import_checkpoint, text)
+    convert.add_argument("source", type=Path, metavar="SOURCE", help="the checkpoint file to convert")
+    convert.add_argument("destination", type=Path, metavar="DESTINATION", help="the checkpoint file to write")
+    text = "merge norms that are constant at evaluation into the linear layers that follow them"
+    folding = command("fold", fold_checkpoint, text)
+    text = "a checkpoint file, such as runs/iwslt14/bn/seed1/checkpoint_best.pt"
+    folding.add_argument("source", type=Path, metavar="CHECKPOINT", help=text)
+    text = "the checkpoint file to write (default: NAME_folded.pt beside NAME.pt)"
+    folding.add_argument("destination", type=Path, nargs="?", metavar="DESTINATION", help=text)
+    fairseq = commands.add_parser("fairseq", help="run one of fairseq's own tools with our models", add_help=False)
+    text = "show this text; `normplugins fairseq TOOL --help` shows the options of a tool"
+    fairseq.add_argument("-h", "--help", action="help", help=text)
+    fairseq.add_argument("tool", choices=sorted(FAIRSEQ_TOOLS), help="the tool fairseq-TOOL")
+    fairseq.add_argument("overrides", nargs=argparse.REMAINDER, metavar="...", help="the tool's own options")
     fairseq.set_defaults(command=run_fairseq, takes_overrides=True)
     return parser
 
@@ -147,8 +143,9 @@ def build_parser() -> argparse.ArgumentParser:
 def run_experiment(options: argparse.Namespace) -> int:
     """``normplugins run EXPERIMENT [overrides]``: one run, or with ``-m`` every combination, one after the other.
 
-    With ``hardware=slurm`` each is a job of its own, and all may run at a time.
+    With ``hardware=slurm`` each run is a Slurm job, and they may run at the same time.
     """
+    from normplugins.runs.check import check
     from normplugins.runs.compose import compose_config, expand_sweep
     from normplugins.runs.plan import show_plan
     from normplugins.runs.run import run
@@ -156,27 +153,25 @@ def run_experiment(options: argparse.Namespace) -> int:
 
     if options.multirun and launched():
         raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
-
-    def carry_out(config: Any) -> None:
-        show_plan(config) if config.dry_run else run(config)
-
-    # All jobs are composed first: a typing error in the last shows before the first has run for hours.
+    # All configs are composed first, so that a typing error in the last one shows before the first has run for hours.
     jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
     configs = [compose_config(options.experiment, job) for job in jobs]
     if any(config.hardware.name == "slurm" and not config.dry_run for config in configs):
-        from normplugins.runs.slurm import launch
+        from normplugins.runs.slurm import submit
 
-        launch(options.experiment, jobs, configs, options.wait)
-        return 0
-    if not options.multirun:
-        carry_out(configs[0])
+        for config in configs:
+            check(config)
+        submit(options.experiment, jobs, configs, options.wait)
         return 0
     failed = 0
     for number, config in enumerate(configs, 1):
-        print(f"== {number} of {len(configs)}: {config.experiment} {config.variant} seed {config.seed}")
+        if options.multirun:
+            print(f"== {number} of {len(configs)}: {config.experiment} {config.variant} seed {config.seed}")
         try:
-            carry_out(config)
+            show_plan(config) if config.dry_run else run(config)
         except UserError as error:
+            if not options.multirun:
+                raise
             failed += complain(str(error))
     if failed:
         raise UserError(f"{failed} of {len(configs)} runs failed")
@@ -184,7 +179,7 @@ def run_experiment(options: argparse.Namespace) -> int:
 
 
 def run_campaign(options: argparse.Namespace) -> int:
-    """``normplugins campaign PLAN...``: the status is 0 when nothing is left, and otherwise that of a temporary end."""
+    """``normplugins campaign PLAN...``: status 0 when all cells are done, and EX_TEMPFAIL when time was up before."""
     from normplugins.runs.campaign import campaign
 
     return 0 if campaign(options.plans, options.minutes, options.show) or options.show else TIME_IS_UP
@@ -201,7 +196,7 @@ def prepare_corpus(options: argparse.Namespace) -> None:
 
 
 def evaluate_run(options: argparse.Namespace) -> None:
-    """``normplugins evaluate RUN [KEY=VALUE ...]``: prints the scores; the record stays as it is."""
+    """``normplugins evaluate RUN [KEY=VALUE ...]``: print the scores, and leave the record unchanged."""
     from normplugins.runs.rescore import rescore
 
     rescore(options.run, options.overrides, options.save)
@@ -224,17 +219,6 @@ def analyze_causality(options: argparse.Namespace) -> None:
         print(f"written: {written}")
 
 
-def run_benchmarks(options: argparse.Namespace) -> None:
-    """``normplugins bench [norm|step|decode|prepare] [overrides]``."""
-    from normplugins.bench import Options, run
-
-    given = {
-        name: getattr(options, name) for name in ("results", "repeats", "threads", "quick", "compiled", "checkpoint")
-    }
-    names = tuple(name for name in options.norms.split(",") if name)
-    run(options.what, Options(norms=names, overrides=options.overrides, **given))
-
-
 def import_checkpoint(options: argparse.Namespace) -> None:
     """``normplugins import-checkpoint SOURCE DESTINATION``."""
     normplugins.register()
@@ -253,7 +237,7 @@ def fold_checkpoint(options: argparse.Namespace) -> None:
 
 
 def run_fairseq(options: argparse.Namespace) -> None:
-    """``normplugins fairseq TOOL ...``: the stock tool's own command line, our models known to it."""
+    """``normplugins fairseq TOOL ...``: the stock tool's command line, with our models registered."""
     from normplugins.utils.threads import keep_memory
 
     normplugins.register()

@@ -1,4 +1,4 @@
-"""Lets fairseq 0.12.2 import and run on Python >= 3.11, PyTorch >= 2.6 and Hydra 1.3: import it before fairseq."""
+"""Compatibility of fairseq 0.12.2 with Python >= 3.11, PyTorch >= 2.6 and Hydra 1.3: import this before fairseq."""
 
 import argparse
 import contextlib
@@ -18,8 +18,8 @@ FAIRSEQ_PACKAGES = ("fairseq", "fairseq_cli")
 def _hash_fairseq_dataclasses() -> None:
     """Make instances of fairseq's dataclasses hashable.
 
-    fairseq writes ``common: CommonConfig = CommonConfig()``. Since Python 3.11 a default whose class has no hash
-    counts as mutable and is refused; ``unsafe_hash`` gives it one. Nothing else about the class changes.
+    fairseq writes ``common: CommonConfig = CommonConfig()``. Since Python 3.11, dataclasses reject a default whose
+    class has no hash as mutable; ``unsafe_hash`` adds one. Nothing else about the class changes.
     """
     original: Callable[..., Any] = dataclasses.dataclass
 
@@ -32,20 +32,20 @@ def _hash_fairseq_dataclasses() -> None:
 
         return decorate if cls is None else decorate(cls)
 
-    dataclasses.dataclass = dataclass  # type: ignore[assignment]
+    dataclasses.dataclass = dataclass
 
 
 def _allow_checkpoint_classes() -> None:
-    """Let ``torch.load`` read fairseq's checkpoints without unpickling arbitrary code.
+    """Allow ``torch.load`` to read fairseq's checkpoints without unpickling arbitrary code.
 
-    Since PyTorch 2.6 ``torch.load`` builds tensors and plain containers only. fairseq's checkpoints hold one class
-    beside these, the ``argparse.Namespace`` of stock command lines. Whatever else a file names is still refused.
+    Since PyTorch 2.6 ``torch.load`` builds only tensors and plain containers. fairseq's checkpoints contain one more
+    class, the ``argparse.Namespace`` of stock command lines. Every other class is still refused.
     """
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
 def _silence_deprecation_warnings() -> None:
-    """Hide what Hydra 1.3 and PyTorch say about the older interfaces that fairseq uses: the user cannot change it."""
+    """Hide the warnings about fairseq's use of old interfaces of Hydra and PyTorch, which users cannot change."""
     for start in (
         r"hydra\.experimental\.",
         r"In 'config': Usage of deprecated keyword in package header",
@@ -60,26 +60,26 @@ def _silence_deprecation_warnings() -> None:
 
 
 def _silence_tensorboard_notice() -> None:
-    """Importing fairseq announces that tensorboardX is missing, whatever one is about to do."""
+    """Hide the notice about a missing tensorboardX that fairseq prints whenever it is imported."""
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 
 def without_nan_detector() -> None:
-    """Take out fairseq's NanDetector; to be called once fairseq is imported.
+    """Disable fairseq's NanDetector; call this after fairseq is imported.
 
-    After a step that is not finite, fairseq repeats it with hooks that name the layer. PyTorch >= 2 cannot run these
-    hooks on an encoder whose output is a dict of lists, and the run ends with their error instead of its own.
+    When a step is not finite, fairseq repeats it with hooks that name the layer. PyTorch >= 2 cannot run these hooks on
+    an encoder whose output is a dict of lists, so that the run ends with an unrelated error.
     """
-    trainer = importlib.import_module("fairseq.trainer")
+    trainer: Any = importlib.import_module("fairseq.trainer")
     trainer.NanDetector = contextlib.nullcontext
 
 
 def without_device_ids() -> None:
-    """Let fairseq wrap a model on the CPU for several processes; to be called once fairseq is imported.
+    """Allow fairseq to train on the CPU in several processes; call this after fairseq is imported.
 
-    It always names a GPU to ``DistributedDataParallel``, which refuses one for a model that is on none.
+    fairseq always passes ``device_ids`` to ``DistributedDataParallel``, which rejects them for a model on the CPU.
     """
-    module = importlib.import_module("fairseq.models.distributed_fairseq_model")
+    module: Any = importlib.import_module("fairseq.models.distributed_fairseq_model")
     original = torch.nn.parallel.DistributedDataParallel
 
     def wrapped(module: torch.nn.Module, **options: Any) -> torch.nn.Module:

@@ -16,11 +16,6 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
     ("script", "arguments", "command"),
     [
         ("run.sh", ["custom", "pn", "corpus.train=my/a b"], ["run", "custom", "norm=pn", "corpus.train=my/a b"]),
-        (
-            "slurm/table.sh",
-            ["ptb", "norm=ln,pn", "hydra.launcher.partition=a"],
-            ["run", "ptb", "-m", "hardware=slurm", "norm=ln,pn", "hydra.launcher.partition=a"],
-        ),
     ],
 )
 @pytest.mark.parametrize("environment", [True, False])

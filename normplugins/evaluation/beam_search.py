@@ -1,4 +1,4 @@
-"""Beam search that finds what fairseq's finds, sooner: the same hypotheses in the same order, with the same scores."""
+"""A faster beam search with the results of fairseq's: the same hypotheses, order and scores."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from normplugins.utils.errors import UserError
 Hypothesis = dict[str, Tensor]
 
 BLOCK = 32
-"""Log-probabilities are looked through in blocks of so many."""
+"""Log-probabilities per block in the search for the largest ones."""
 KEPT = 7 / 8
-"""Sentences whose search has ended are dropped when no more than this part of a batch is left: dropping copies."""
+"""Finished sentences are dropped when at most this part of a batch is left, because dropping copies the cache."""
 
 
 def use_everywhere() -> None:
-    """Let fairseq's tasks build this search: in its command lines too, and for validation by BLEU."""
+    """Replace fairseq's SequenceGenerator, also in its command-line tools and in validation by BLEU."""
     sequence_generator.SequenceGenerator = BeamSearch
 
 
 class BeamSearch(SequenceGenerator):
-    """fairseq's SequenceGenerator, which leaves to fairseq what it does not do itself.
+    """fairseq's SequenceGenerator with a faster path for plain beam search with one ``norm_transformer``.
 
-    It does a plain beam search with one ``norm_transformer``: no sampling, prefix, constraint, language model, ban on
-    repeated n-grams, or forbidden word. The arguments are SequenceGenerator's.
+    fairseq's code handles sampling, prefixes, constraints, language models, bans on repeated n-grams and forbidden
+    words. The arguments are SequenceGenerator's.
     """
 
     def _generate(
@@ -46,7 +46,7 @@ class BeamSearch(SequenceGenerator):
         model, inputs = self.model.single_model, sample["net_input"]
         asked = (prefix_tokens, constraints, self.lm_model, self.repeat_ngram_blocker, self.token_indices_to_suppress)
         plain = self.model.models_size == 1 and type(self.search) is search.BeamSearch and not self.match_source_len
-        # Of a vocabulary much smaller than the beam, fairseq takes fewer candidates.
+        # fairseq takes fewer candidates if the vocabulary is much smaller than the beam.
         enough = 2 * self.beam_size <= self.vocab_size - 2
         if not isinstance(model, NormTransformer) or not plain or not enough or any(x is not None for x in asked):
             return super()._generate(sample, prefix_tokens, constraints, bos_token)
@@ -63,7 +63,7 @@ class BeamSearch(SequenceGenerator):
         beam, eos = self.beam_size, self.eos
         device = state.sees.device
         found = _Found(count, beam, max_len + 1, device)
-        # Of the sentences still searched: their places in the batch, and of each hypothesis its tokens and scores.
+        # For the unfinished sentences: their places in the batch, and the tokens and scores of each hypothesis.
         places = torch.arange(count, device=device)
         tokens = torch.full((count, 1), first, device=device)
         scores = torch.zeros(count, 0, device=device)
@@ -99,7 +99,7 @@ class BeamSearch(SequenceGenerator):
         return float((step + 1) ** self.len_penalty) if self.normalize_scores else 1.0
 
     def _candidates(self, logits: Tensor, totals: Tensor, step: int, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """The best continuations of a sentence's hypotheses, twice as many as the beam is wide, as half may end it.
+        """Return the best continuations of each sentence's hypotheses: two per beam slot, since half of them may end.
 
         Args:
             logits: (B, n, V), overwritten.
@@ -108,8 +108,8 @@ class BeamSearch(SequenceGenerator):
             last: the hypotheses must end here.
 
         Returns:
-            Scores, best first, words, and which hypothesis each goes on from, counted through all sentences:
-            (B, candidates).
+            Scores, best first, words, and the index of the continued hypothesis among those of all sentences:
+            (B, candidates) each.
         """
         if self.temperature != 1:
             logits.div_(self.temperature)
@@ -127,7 +127,7 @@ class BeamSearch(SequenceGenerator):
 
 
 class _Found:
-    """The hypotheses that have ended: at most ``beam`` of each of ``count`` sentences, in the order they ended."""
+    """The finished hypotheses: at most ``beam`` for each of ``count`` sentences, in the order in which they ended."""
 
     def __init__(self, count: int, beam: int, longest: int, device: torch.device) -> None:
         self.count = torch.zeros(count, dtype=torch.long, device=device)
@@ -147,7 +147,7 @@ class _Found:
         eos: int,
         divisor: float,
     ) -> None:
-        """Add candidates ``which`` (B, beam) that end their hypotheses, as far as there is room."""
+        """Add the candidates ``which`` (B, beam) that end their hypotheses, up to ``beam`` per sentence."""
         rank = self.count[places, None] + which.cumsum(dim=1) - 1
         row, column = (which & (rank < self.lengths.size(1))).nonzero(as_tuple=True)
         sentence, place = places[row], rank[row, column]
@@ -162,7 +162,7 @@ class _Found:
         self.count[places] = (self.count[places] + which.sum(dim=1)).clamp(max=self.lengths.size(1))
 
     def hypotheses(self) -> list[list[Hypothesis]]:
-        """As SequenceGenerator gives them: of each sentence, the best first."""
+        """Return the hypotheses in SequenceGenerator's format, the best of each sentence first."""
         if not bool(self.count.all()):
             raise UserError("the model gives some sentence no finite probability: there is no translation of it")
         scores, order = self.scores.sort(dim=1, descending=True, stable=True)
@@ -187,10 +187,10 @@ class _Found:
 
 
 def _best(logprobs: Tensor, totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The ``count`` greatest of all sums of logprobs (B, n, V) and totals (B, n), for each of the B sentences.
+    """Return the ``count`` largest sums of logprobs (B, n, V) and totals (B, n) for each of the B sentences.
 
-    ``topk`` goes slowly through long rows. The greatest values lie in the blocks that have the greatest maxima, so it
-    first chooses blocks, and then looks into these alone.
+    ``topk`` is slow on long rows. The largest values lie in the blocks with the largest maxima, so that it first
+    selects blocks and then searches only these.
 
     Returns:
         Sums, best first, places in V, and places in B * n: (B, count).

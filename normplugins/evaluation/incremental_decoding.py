@@ -1,51 +1,52 @@
-"""Decodes the hypotheses of a sentence side by side, with one copy of its source and of every token they share."""
+"""Incremental decoding with a key-value cache that the hypotheses of a sentence share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normplugins.models.attention import CrossAttention, SelfAttention, padding_attention_mask
-from normplugins.models.layers import DecoderLayer, Residual
+from normplugins.models.layers import Residual
 from normplugins.models.transformer import EncoderOut, NormTransformerDecoder
 
 SPARE = 8
-"""For how many steps a collection makes room."""
+"""Number of steps for which a compaction of the cache makes room."""
 
 
 class _Attention:
-    """One attention of a layer, with the keys and values that it looks at.
+    """One attention of a layer with its key-value cache.
 
     Args:
-        module: the layer's.
+        module: the layer's attention.
         keys_and_values: (2, B, H, slots, C/H).
     """
 
     def __init__(self, module: SelfAttention | CrossAttention, keys_and_values: Tensor) -> None:
         self.heads = module.heads
-        asks = module.qkv if isinstance(module, SelfAttention) else module.q
-        self.asks, self.out = _weights(asks), _weights(module.out)
-        self.set(keys_and_values)
+        query = module.qkv if isinstance(module, SelfAttention) else module.q
+        self.query, self.out = _weights(query), _weights(module.out)
+        self.set_cache(keys_and_values)
 
-    def set(self, keys_and_values: Tensor) -> None:
-        """Look at others."""
+    def set_cache(self, keys_and_values: Tensor) -> None:
+        """Replace the cache."""
         self.kv = keys_and_values
         self.k, self.v = keys_and_values.flatten(1, 2).unbind()
 
-    def look(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Of x (N, C) to all slots that the mask (B * H, n or 1, slots) lets it see: (N, C)."""
+    def attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Attend from x (N, C) to the slots that the additive mask (B * H, n or 1, slots) shows; returns (N, C)."""
         batch, width = self.kv.size(1), self.kv.size(4)
-        q = F.linear(x, *self.asks).view(batch, -1, self.heads, width)
+        q = F.linear(x, *self.query).view(batch, -1, self.heads, width)
         return self._attend(q, self.k, self.v, mask)
 
-    def write_and_look(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Put keys and values of x into the last slots of the mask, and look at all of the mask's."""
+    def append_and_attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Write the keys and values of x into the mask's last slots, then attend to all of its slots."""
         batch, width = self.kv.size(1), self.kv.size(4)
-        q, *kv = F.linear(x, *self.asks).view(batch, -1, 3, self.heads, width).unbind(2)
+        q, *kv = F.linear(x, *self.query).view(batch, -1, 3, self.heads, width).unbind(2)
         used = mask.size(2)
         count = q.size(1)
         for cache, new in zip(self.kv, kv, strict=True):
@@ -66,15 +67,15 @@ def _weights(linear: nn.Linear) -> tuple[Tensor, Tensor]:
 
 
 def _residual(connection: Residual, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-    """What the connection computes at evaluation, with another function in the place of its sublayer."""
+    """Compute the residual connection at evaluation with another function in place of its sublayer."""
     y = sublayer(connection.norm(x, None) if connection.pre else x).add_(x)
     return y if connection.pre else connection.norm(y, None)
 
 
 class _Layer:
-    """A layer of the decoder with what its attentions look at: memory, and what has been written."""
+    """A decoder layer with the key-value caches of its two attentions: the source's and the written tokens'."""
 
-    def __init__(self, layer: DecoderLayer, memory: Tensor) -> None:
+    def __init__(self, layer: Any, memory: Tensor) -> None:
         source = torch.stack(layer.cross_attention.sublayer.project(memory))
         self.layer = layer
         self.memory = _Attention(layer.cross_attention.sublayer, source)
@@ -83,20 +84,21 @@ class _Layer:
 
     def __call__(self, x: Tensor, mask: Tensor, memory_mask: Tensor) -> Tensor:
         layer = self.layer
-        x = _residual(layer.self_attention, x, lambda y: self.written.write_and_look(y, mask))
-        x = _residual(layer.cross_attention, x, lambda y: self.memory.look(y, memory_mask))
+        x = _residual(layer.self_attention, x, lambda y: self.written.append_and_attend(y, mask))
+        x = _residual(layer.cross_attention, x, lambda y: self.memory.attend(y, memory_mask))
         return _residual(layer.feed_forward, x, layer.feed_forward.sublayer)
 
 
 class DecodingState:
-    """A decoder, and what it has written of B sentences: n hypotheses of each, of one length, in slots they share.
+    """A decoder and its key-value cache for B sentences with n hypotheses each, all of one length.
 
-    A hypothesis that goes on from another sees that one's slots: nothing is copied when a search picks and drops
-    hypotheses. When the room has run out, the slots that no hypothesis sees any more are given up.
+    The hypotheses of a sentence share its cache slots, and a mask says which slots each one sees. A hypothesis that
+    continues another one sees the other's slots, so that reordering hypotheses copies nothing. When the cache is full,
+    slots that no hypothesis sees are dropped.
 
     Args:
         decoder: in evaluation mode.
-        encoder_out: what the encoder returned for the B sentences.
+        encoder_out: the encoder's output for the B sentences.
     """
 
     def __init__(self, decoder: NormTransformerDecoder, encoder_out: EncoderOut) -> None:
@@ -113,10 +115,10 @@ class DecodingState:
         """Decode one more token of each hypothesis.
 
         Args:
-            tokens: the newest token of each hypothesis, (B, n).
-            origins: which hypothesis of the step before each goes on from, (B * n,), counted through all sentences of
-                that step; None at the first step.
-            sentences: which sentences of the step before go on, in rising order, (B,); None: all.
+            tokens: the last token of each hypothesis, (B, n).
+            origins: index of the previous step's hypothesis that each one continues, (B * n,), among those of all
+                sentences of that step; None at the first step.
+            sentences: indices of the previous step's sentences that continue, ascending, (B,); None: all.
 
         Returns:
             The decoder's features of these tokens, (B * n, C).
@@ -127,9 +129,9 @@ class DecodingState:
         if sentences is not None:
             self.memory_mask = self.memory_mask[sentences]
             for layer in self.layers:
-                layer.memory.set(layer.memory.kv.index_select(1, sentences))
+                layer.memory.set_cache(layer.memory.kv.index_select(1, sentences))
         if sentences is not None or self.used + count > self.sees.size(1):
-            self._collect(batch, sentences, SPARE * count)
+            self._compact(batch, sentences, SPARE * count)
         sees = self.sees.view(batch, count, -1)
         alone = torch.full((count, count), -math.inf, device=tokens.device, dtype=self.sees.dtype).fill_diagonal_(0)
         sees[:, :, self.used : self.used + count] = alone
@@ -142,8 +144,8 @@ class DecodingState:
             x = layer(x, mask, memory_mask)
         return x if self.decoder.final_norm is None else self.decoder.final_norm(x, None)
 
-    def _collect(self, batch: int, sentences: Tensor | None, room: int) -> None:
-        """Keep the slots that a hypothesis sees, of these sentences, and make room for so many more, or half again."""
+    def _compact(self, batch: int, sentences: Tensor | None, room: int) -> None:
+        """Keep the slots that a hypothesis of these sentences sees; add ``room`` free slots, or half of the used."""
         sees = self.sees[:, : self.used].view(batch, -1, self.used)
         seen = sees.eq(0).any(dim=1)
         used = int(seen.sum(dim=1).max())
@@ -160,5 +162,5 @@ class DecodingState:
         rows = (first[..., None] * old + slots[:, None]).flatten()
         for layer in self.layers:
             kv = layer.written.kv.view(-1, width).index_select(0, rows)
-            layer.written.set(kv.view(two, batch, heads, slots.size(1), width))
+            layer.written.set_cache(kv.view(two, batch, heads, slots.size(1), width))
         self.used = used

@@ -1,7 +1,7 @@
-"""Multi-head softmax attention over (T, B, C) tensors, and the additive masks that it takes.
+"""Multi-head softmax attention over (T, B, C) tensors, and its additive masks.
 
-All masks are built so that no query is left without a key: softmax over an empty set is NaN, and asking whether there
-is one (``padding_mask.any()``) would make the host wait for the device.
+Every mask leaves each query at least one key, because softmax over an empty set is NaN, and testing for that case
+(``padding_mask.any()``) would make the host wait for the device.
 """
 
 import math
@@ -10,27 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normplugins.models.varlen import Rows, attend, by_rows
+from normplugins.models.varlen import VarlenLayout, uses_varlen_attention, varlen_attention
 
 FEW = 16
-"""Up to so many queries a sentence, as in decoding, plain products are 2 to 4 times as fast as fused ones on a CPU."""
+"""With at most this many queries per sentence, as in decoding, plain matrix products are 2 to 4 times as fast as fused
+attention on a CPU."""
 
 
 class Cache:
-    """Keys and values (B, H, T, C/H) that incremental decoding keeps from step to step."""
+    """Key-value cache of incremental decoding: (B, H, T, C/H) each."""
 
     k: Tensor | None = None
     v: Tensor | None = None
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add those of the newest tokens; returns all."""
+        """Append the keys and values of the last tokens; return all of them."""
         if self.k is not None and self.v is not None:
             k, v = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
         self.k, self.v = k, v
         return k, v
 
     def reorder(self, order: Tensor) -> None:
-        """Let row i be what row ``order[i]`` was."""
+        """Replace row i by row ``order[i]``."""
         if self.k is not None and self.v is not None:
             self.k, self.v = self.k.index_select(0, order), self.v.index_select(0, order)
 
@@ -42,7 +43,7 @@ def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
 def padding_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Hide padding keys: (B, S) bool, True = padding, to an additive (B, 1, 1, S).
 
-    A sentence of nothing but padding sees all of it: finite, and nobody reads it.
+    A sentence that is all padding attends to all of it, so that its output is finite; nothing reads that output.
     """
     keep = ~padding_mask | padding_mask.all(dim=1, keepdim=True)
     return _additive(keep[:, None, None, :], dtype)
@@ -51,7 +52,7 @@ def padding_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
 def causal_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Hide the future and padding keys: (B, T) bool to an additive (B, 1, T, T).
 
-    Row t is ``padding_attention_mask`` of the first t tokens, which is what decoding token by token uses.
+    Row t equals ``padding_attention_mask`` of the first t tokens, as decoding token by token needs.
     """
     length = padding_mask.size(1)
     past = torch.ones(length, length, dtype=torch.bool, device=padding_mask.device).tril()
@@ -61,7 +62,7 @@ def causal_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Attention(nn.Module):
-    """What self- and cross-attention share: heads, dropout on the attention weights, the output projection."""
+    """Base of self- and cross-attention: heads, dropout of attention weights, output projection."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -88,28 +89,32 @@ class _Attention(nn.Module):
 
 
 def _init_projections(linear: nn.Linear, parts: int) -> None:
-    """Xavier-uniform with gain 1/sqrt(2) for each projection of a packed one; biases stay torch.nn.Linear's own."""
+    """Initialize each projection of a packed one Xavier-uniformly with gain 1/sqrt(2); keep nn.Linear's biases."""
     for weight in linear.weight.detach().chunk(parts):
         nn.init.xavier_uniform_(weight, gain=1 / math.sqrt(2))
 
 
 class SelfAttention(_Attention):
-    """Attention of a sequence to itself; query, key and value projections packed into one matrix (3C, C)."""
+    """Self-attention; the query, key and value projections are packed into one matrix (3C, C)."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__(dim, heads, dropout)
         self.qkv = nn.Linear(dim, 3 * dim)
         _init_projections(self.qkv, 3)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, rows: Rows | None = None) -> Tensor:
-        """x (T, B, C), or (N, C) where ``rows`` says which positions these are, to the same shape.
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, layout: VarlenLayout | None = None
+    ) -> Tensor:
+        """Return a tensor of x's shape: (T, B, C), or (N, C) at the positions of ``layout``.
 
-        With a cache, x holds the newest tokens and sees the cached ones before them.
+        With a cache, x holds the last tokens, which also attend to the cached ones.
         """
         packed = self.qkv(x)
-        if cache is None and (rows or by_rows(x, self._p, x.size(0))):
-            rows = rows or Rows(*x.shape[:2])
-            return self.out(attend(self.heads, mask, self._p, rows, rows, packed.flatten(0, -2)).view(x.shape))
+        if cache is None and (layout or uses_varlen_attention(x, self._p, x.size(0))):
+            layout = layout or VarlenLayout(*x.shape[:2])
+            return self.out(
+                varlen_attention(self.heads, mask, self._p, layout, layout, packed.flatten(0, -2)).view(x.shape)
+            )
         q, k, v = self._split(packed, 3)
         if cache is not None:
             k, v = cache.extend(k, v)
@@ -117,7 +122,7 @@ class SelfAttention(_Attention):
 
 
 class CrossAttention(_Attention):
-    """Attention of the target (T, B, C) to the encoder's output (S, B, C'); keys and values packed into one matrix."""
+    """Attention of the target (T, B, C) to the encoder's output (S, B, C'); key and value projections are packed."""
 
     def __init__(self, dim: int, memory_dim: int, heads: int, dropout: float) -> None:
         super().__init__(dim, heads, dropout)
@@ -132,16 +137,16 @@ class CrossAttention(_Attention):
         memory: Tensor | None,
         mask: Tensor | None,
         cache: Cache | None = None,
-        rows: Rows | None = None,
+        layout: VarlenLayout | None = None,
     ) -> Tensor:
-        """x (T, B, C), or (N, C) where ``rows`` says which positions these are, to the same shape.
+        """Return a tensor of x's shape: (T, B, C), or (N, C) at the positions of ``layout``.
 
         With a cache, the projected memory is computed once and then reused.
         """
-        if cache is None and memory is not None and (rows or by_rows(x, self._p, memory.size(0))):
-            targets, sources = rows or Rows(*x.shape[:2]), Rows(*memory.shape[:2])
+        if cache is None and memory is not None and (layout or uses_varlen_attention(x, self._p, memory.size(0))):
+            targets, sources = layout or VarlenLayout(*x.shape[:2]), VarlenLayout(*memory.shape[:2])
             packed = self.q(x).flatten(0, -2), self.kv(memory).flatten(0, 1)
-            return self.out(attend(self.heads, mask, self._p, targets, sources, *packed).view(x.shape))
+            return self.out(varlen_attention(self.heads, mask, self._p, targets, sources, *packed).view(x.shape))
         (q,) = self._split(self.q(x), 1)
         if cache is not None and cache.k is not None and cache.v is not None:
             k, v = cache.k, cache.v
@@ -153,6 +158,6 @@ class CrossAttention(_Attention):
         return self._attend(q, k, v, mask)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of a memory (S, B, C'), (B, H, S, C/H) each."""
+        """Return the keys and values of a memory (S, B, C'), (B, H, S, C/H) each."""
         k, v = self._split(self.kv(memory), 2)
         return k, v

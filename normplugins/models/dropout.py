@@ -1,14 +1,14 @@
-"""Dropout on a CPU whose mask is drawn where it is used, alone or together with the operation beside it.
+"""Dropout on a CPU that draws its mask inside the kernel, alone or fused with a neighbouring operation.
 
 ``torch.nn.functional.dropout`` draws a CPU's masks number by number on one core: 13 % of a translation model's training
-step. Here an element's number and a seed say whether it is kept (dropout.c, compiled at setup): drawing takes both
-cores and no memory, and the backward pass draws again. PyTorch's generator draws a seed for each mask, so masks are
-seeded, saved in checkpoints and drawn again under activation checkpointing as PyTorch's are. They are other masks of
-the same seed. An element is dropped with probability p rounded to 1/65536, and the survivors are scaled by the inverse
-of exactly that, so that the mean stays what it was.
+step. Here a hash of the element's index and a seed decides whether it is kept (dropout.c, compiled at setup). This uses
+all cores and no memory, and the backward pass computes the mask again. PyTorch's generator draws the seed of each mask,
+so that seeding, checkpoints and activation checkpointing work as usual; the masks differ from PyTorch's for the same
+seed. An element is dropped with probability p rounded to 1/65536, and the others are scaled by the inverse of exactly
+that probability of survival, so that the mean does not change.
 
-On other devices, in half precision, and where the model is compiled, these functions are PyTorch's own operations. On a
-GPU the residual sum, with its dropout, is left to the norm after it where that has kernels (``layers.Residual``).
+On other devices, in half precision and in compiled models, these functions use PyTorch's operations. On a GPU, the
+kernels of the norm that follows compute the residual sum and its dropout (``layers.Residual``).
 """
 
 import ctypes
@@ -24,14 +24,14 @@ from normplugins.norms.deferred_residual import LEVELS
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zero each element of x, of any shape, with probability p and divide the others by 1 - p; x if not training."""
+    """Apply dropout with probability p to x of any shape; return x itself if not training."""
     if not (training and p > 0):
         return x
     return _Dropout.apply(None, x, p) if drawn_here(x, p) else F.dropout(x, p)
 
 
 def add_dropout(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor:
-    """residual + dropout(x), for two tensors of one shape."""
+    """Return residual + dropout(x) for two tensors of the same shape."""
     alike = residual.shape == x.shape and residual.dtype == x.dtype
     if training and p > 0 and alike and drawn_here(x, p):
         return _Dropout.apply(residual, x, p)
@@ -39,14 +39,14 @@ def add_dropout(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor
 
 
 def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """dropout(relu(x)); what it keeps for the backward pass is its output, which a linear map after it keeps too."""
+    """Return dropout(relu(x)), saving only its output for the backward pass, as the next linear map does."""
     if training and p > 0 and drawn_here(x, p):
         return _ReluDropout.apply(x, p)
     return F.dropout(F.relu(x), p, training)
 
 
 def drawn_here(x: Tensor, p: float) -> bool:
-    """Whether masks for x are :func:`dropped`'s."""
+    """Return whether :func:`dropped` draws the masks for x, and not PyTorch."""
     here = x.device.type == "cpu" and x.dtype in SUFFIX and 0 < _level(p) < LEVELS
     return here and not torch.compiler.is_compiling() and library("normplugins.models._dropout") is not None
 
@@ -57,7 +57,7 @@ def draw_seed() -> int:
 
 
 def dropped(x: Tensor, p: float, seed: int, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-    """dropout(x) by the mask of this seed, or residual + dropout(x), or dropout(relu(x)); no gradient."""
+    """Compute dropout(x) with the mask of this seed, or residual + dropout(x), or dropout(relu(x)); no gradient."""
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     residual = residual if residual is None else residual.contiguous()
     numbers = (ctypes.c_int64(number) for number in (x.numel(), seed, _level(p), relu, threads_for(x)))
@@ -67,7 +67,7 @@ def dropped(x: Tensor, p: float, seed: int, residual: Tensor | None = None, relu
 
 
 def _level(p: float) -> int:
-    """How many of the ``LEVELS`` equally probable 16-bit numbers drop an element."""
+    """Return how many of the ``LEVELS`` equally probable 16-bit numbers drop an element."""
     return round(p * LEVELS)
 
 

@@ -1,15 +1,15 @@
-"""Folds norms that are a fixed affine map at evaluation into the linear maps that read their output.
+"""Folding of norms that are a fixed affine map at evaluation into the linear maps that read their output.
 
-With W (a x + b) + c = (W a) x + (W b + c), pre-norm the norm of a sublayer vanishes into the sublayer's first linear
-map, and the norm at an encoder's end into the keys and values of every decoder layer. Where a norm's output is read
-otherwise too, or by a map without a bias, it becomes ``affine``, y = a x + b, without statistics:
+Since W (a x + b) + c = (W a) x + (W b + c), the norm of a pre-norm sublayer folds into the sublayer's first linear map,
+and the final norm of an encoder into the key and value projections of every decoder layer. A norm whose output has
+another reader, or a reader without a bias, becomes ``affine``, y = a x + b, without statistics:
 
 - post-norm: the output is also the residual;
 - at a decoder's end: the output projection shares the embeddings, or has no bias;
 - pre-norm tensor attention: no biases, and so all norms of the layers.
 
-Weight-normalised linear maps (``weight``) become plain ones. Padding, which a norm with statistics sets to zero, is
-then whatever it is: attention hides it.
+Weight-normalized linear maps (``weight``) become plain ones. A norm with statistics sets padding to zero; a folded one
+does not, which changes nothing because attention masks padding.
 """
 
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ from normplugins.models.transformer import NormTransformer
 from normplugins.norms import NormConfig, build_norm
 
 FIRST = {SelfAttention: "qkv", CrossAttention: "q", FeedForward: "fc1", TensorAttention: "qkv"}
-"""Sublayer -> its linear map that reads what the norm before it gives."""
+"""Sublayer -> its linear map that reads the output of the norm."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of ``count`` norms called ``norm``: ``into`` what they went or, where that is empty, why they stay.
+    """The result for the ``count`` norms of a stack: ``into`` names what they were folded into, or ``stays`` why not.
 
-    ``key`` is the setting of their stack; ``end``: it is the norm at the stack's end.
+    ``norm`` is the norm's name, ``key`` the setting of the stack; ``end`` is true for the stack's final norm.
     """
 
     key: str
@@ -54,10 +54,10 @@ class _Reader:
     bias: str = "bias"
 
     def absorb(self, scale: Tensor, shift: Tensor) -> None:
-        """Take up y = scale x + shift."""
+        """Compose this map with y = scale x + shift."""
         old = getattr(self.module, self.weight).detach()
         getattr(self.module, self.bias).detach().add_(old @ shift)
-        if is_parametrized(self.module, self.weight):  # there the weight was computed, and is taken apart again
+        if is_parametrized(self.module, self.weight):  # the setter decomposes the weight
             setattr(self.module, self.weight, old * scale)
         else:
             old.mul_(scale)
@@ -65,7 +65,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Site:
-    """The norm ``owner.attribute``, and all that reads its output; no ``readers``: something reads it that cannot."""
+    """The norm ``owner.attribute`` and the maps that read its output; none if one of them cannot absorb it."""
 
     owner: nn.Module
     attribute: str
@@ -73,16 +73,16 @@ class _Site:
     label: str
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift (C,), in float64, of the norm; ValueError says why there are none."""
+        """Return the norm's scale and shift (C,) in float64; raise ValueError with the reason if it has none."""
         norm = getattr(self.owner, self.attribute)
         if not hasattr(norm, "fixed_affine"):
             sees_sentence = getattr(norm, "sees_sentence", False)
-            raise ValueError(f"it is computed anew from each {'sentence' if sees_sentence else 'token'}")
+            raise ValueError(f"it is computed from each {'sentence' if sees_sentence else 'token'}")
         scale, shift = norm.fixed_affine()
         return scale.detach(), shift.detach()
 
     def fold(self, scale: Tensor, shift: Tensor, into: str) -> None:
-        """Put ``into``, which is none or affine, in the norm's place."""
+        """Replace the norm by ``into``, which is none or affine."""
         for reader in self.readers if into == "none" else ():
             reader.absorb(scale, shift)
         norm = build_norm(NormConfig(name=into), len(scale)).to(scale)
@@ -91,25 +91,26 @@ class _Site:
         setattr(self.owner, self.attribute, norm)
 
 
-def fold(model: nn.Module) -> tuple[dict[str, Any], list[Outcome]]:
-    """Fold the norms of ``model`` in place; what it computes at evaluation stays the same.
+def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
+    """Fold the norms of ``model`` in place, without changing what it computes at evaluation.
 
     Args:
         model: a norm_transformer or a language model of this package, in float64.
 
     Returns:
-        The settings that differ in the folded model, and what became of its norms.
+        The settings that differ in the folded model, and the outcome for each group of norms.
 
     Raises:
         ValueError: none of the norms can be folded; the message says why, for each.
     """
     stacks, cfg = _stacks(model), model.decoder.cfg
     names = norm_names(cfg, list(stacks))
-    outcomes, plans, settings = [], [], {}
+    outcomes, plans = [], []
+    settings: dict[str, Any] = {}
     for key, (stack, end) in stacks.items():
         end_name = names.get(final_key(key), names[key])
         groups = [(names[key], list(_sublayers(stack)))] + ([(end_name, [end])] if end else [])
-        became = []
+        became: list[str] = []
         for name, sites in groups:
             into = "none" if all(site.readers for site in sites) else "affine"
             outcome = Outcome(key, bool(became), name, len(sites))
@@ -138,8 +139,8 @@ def fold(model: nn.Module) -> tuple[dict[str, Any], list[Outcome]]:
     return {key: value for key, value in settings.items() if value != getattr(cfg, key)}, outcomes
 
 
-def _stacks(model: nn.Module) -> dict[str, tuple[nn.Module, _Site | None]]:
-    """The setting that names a stack's norm -> the stack, and, pre-norm, the norm at its end."""
+def _stacks(model: Any) -> dict[str, tuple[nn.Module, _Site | None]]:
+    """Map the setting of each stack's norm to the stack and, in pre-norm, its final norm."""
     decoder = model.decoder
     if isinstance(model, NormTransformer):
         keys_and_values = tuple(_Reader(layer.cross_attention.sublayer.kv) for layer in decoder.layers)
@@ -168,7 +169,7 @@ def _sublayers(stack: nn.Module) -> Iterator[_Site]:
 
 
 def _make_plain(owner: nn.Module) -> None:
-    """Let the linear maps of a norm's sublayer hold the weights that they have been computing at each use."""
+    """Replace the weight normalization of a sublayer's linear maps by the weights that it computes."""
     for module in owner.sublayer.modules() if isinstance(owner, Residual) else ():
         if isinstance(module, nn.Linear) and is_parametrized(module):
             remove_parametrizations(module, "weight")

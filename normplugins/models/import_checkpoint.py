@@ -23,14 +23,14 @@ NORM_NAMES = {"power": "pn", "layer": "ln", "batch": "bn_released"}
 
 
 class _Ignored:
-    """Stands in for the training meters in a checkpoint: holds what was saved, does nothing."""
+    """Placeholder for the training meters of a checkpoint, which are not needed."""
 
 
-_METERS = [(_Ignored, f"fairseq.meters.{name}") for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")]
+_METERS: list[Any] = [(_Ignored, f"fairseq.meters.{name}") for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")]
 
 
 def _read(source: Path) -> dict[str, Any]:
-    """Read the checkpoint as tensors, plain containers and a Namespace; whatever else it holds is refused."""
+    """Read tensors, plain containers and a Namespace from the checkpoint; refuse any other object."""
     try:
         with torch.serialization.safe_globals(_METERS):
             state = torch.load(source, map_location="cpu", weights_only=True)
@@ -40,10 +40,10 @@ def _read(source: Path) -> dict[str, Any]:
         if "GLOBAL " in str(error):
             name = str(error).partition("GLOBAL ")[2].split(" ")[0]
             raise UserError(
-                f"{source} is refused: beside weights and settings it holds {name}, and loading that could run any code"
+                f"{source} is refused: it contains {name}, and loading that could run arbitrary code"
             ) from error
         raise UserError(f"{source} is not a checkpoint, or a damaged one") from error
-    except Exception as error:  # torch raises many kinds on a file that is not its own
+    except Exception as error:  # torch raises many types for files of another format
         raise UserError(f"{source} is not a checkpoint, or a damaged one") from error
     if not isinstance(state, dict) or "model" not in state:
         raise UserError(f"{source} is not a checkpoint of fairseq: it lacks 'model'")
@@ -51,7 +51,7 @@ def _read(source: Path) -> dict[str, Any]:
 
 
 def _command_line(state: dict[str, Any], source: Path) -> Namespace:
-    """The settings of model and task: ``args`` up to fairseq 0.9, sections of ``cfg`` since."""
+    """Return the settings of model and task: ``args`` up to fairseq 0.9, sections of ``cfg`` since then."""
     if isinstance(state.get("args"), Namespace):
         return state["args"]
     if not isinstance(state.get("cfg"), dict):
@@ -65,7 +65,7 @@ def _command_line(state: dict[str, Any], source: Path) -> Namespace:
 
 
 def _settings(args: Namespace, source: Path) -> NormTransformerConfig:
-    """The command line of the released code, or of stock fairseq, in norm_transformer's settings."""
+    """Translate the command line of the released code, or of stock fairseq, to norm_transformer's settings."""
     if not any(name.endswith("_norm_self") for name in vars(args)):
         return shared_settings(args, source)
     norms = {}
@@ -81,7 +81,7 @@ def _settings(args: Namespace, source: Path) -> NormTransformerConfig:
 
 
 class _Languages:
-    """What building a model asks of a task."""
+    """The part of a fairseq task that is needed to build a model: its dictionaries."""
 
     def __init__(self, released: State, source: Path) -> None:
         for side, attribute in (("encoder", "source_dictionary"), ("decoder", "target_dictionary")):
@@ -92,7 +92,7 @@ class _Languages:
 
 
 def numbered_dictionary(size: int) -> Dictionary:
-    """A dictionary of the right size, which is all that building a model asks of one."""
+    """Return a dictionary of this size with placeholder words, enough to build a model."""
     dictionary = Dictionary()
     for index in range(len(dictionary), size):
         dictionary.add_symbol(str(index))
@@ -103,15 +103,15 @@ def import_checkpoint(source: Path, destination: Path, data: Path | None = None)
     """Write ``source`` as a norm_transformer checkpoint that stock fairseq tools load.
 
     Args:
-        source: checkpoint of the released code, or of stock fairseq's transformer: its settings tell which. Only
+        source: checkpoint of the released code or of stock fairseq's transformer, detected from its settings. Only
             tensors, plain containers and its command line are read.
-        destination: file to write; its folder is made.
-        data: folder with the dictionaries, recorded in the checkpoint; None: the folder of ``source`` where they lie
-            there, else the one that the checkpoint names.
+        destination: file to write; its folder is created.
+        data: folder with the dictionaries, recorded in the checkpoint; None: the folder of ``source`` if it contains
+            them, otherwise the folder that the checkpoint names.
 
     Raises:
-        UserError: ``source`` cannot be read, holds code, is no such checkpoint, or is of a model that norm_transformer
-            has no settings for; or ``destination`` cannot be written.
+        UserError: ``source`` cannot be read, contains code, is not such a checkpoint, or needs a setting that
+            norm_transformer does not have; or ``destination`` cannot be written.
     """
     state = _read(source)
     args = _command_line(state, source)
@@ -126,7 +126,7 @@ def import_checkpoint(source: Path, destination: Path, data: Path | None = None)
     padding = {name: getattr(args, name) for name in ("left_pad_source", "left_pad_target") if hasattr(args, name)}
     namespace = Namespace(task="translation", arch="norm_transformer", data=str(data), **languages, **padding)
     vars(namespace).update({name: value for name, value in vars(settings).items() if not name.startswith("_")})
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
+    history: dict[str, Any] = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
     history["num_updates"] = state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0
     checkpoint = {
         "args": None,

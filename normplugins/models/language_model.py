@@ -20,11 +20,12 @@ from normplugins.models.arguments import add_boolean_arguments
 from normplugins.models.attention import Cache, SelfAttention, causal_attention_mask, padding_attention_mask
 from normplugins.models.config import LanguageModelConfig, NormTransformerLMConfig, resolve_language_model
 from normplugins.models.dropout import dropout
-from normplugins.models.layers import FeedForward, SelfAttentionLayer, normalize, run_layer
+from normplugins.models.layers import FeedForward, SelfAttentionLayer, apply_final_norm, run_layer
 from normplugins.models.num_updates import EndsUpdates
 from normplugins.models.positions import SinusoidalPositions
 from normplugins.models.vocabulary import Vocabulary
 from normplugins.norms import sees_sentence
+from normplugins.norms.deferred_residual import DeferredResidual
 from normplugins.utils.errors import UserError
 
 
@@ -102,11 +103,11 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
             mask, padding_mask = padding_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
         else:
             mask = causal_attention_mask(padding_mask, x.dtype)
+        hidden: Tensor | DeferredResidual = x
         for index, layer in enumerate(self.layers):
             cache = incremental_state.setdefault(str(index), Cache()) if incremental_state is not None else None
-            x = run_layer(layer, x, padding_mask, mask, cache, recompute=self.cfg.checkpoint_activations)
-        if self.final_norm is not None:
-            x = normalize(self.final_norm, x, padding_mask)
+            hidden = run_layer(layer, hidden, padding_mask, mask, cache, recompute=self.cfg.checkpoint_activations)
+        x = apply_final_norm(self.final_norm, hidden, padding_mask)
         return dropout(x, self.cfg.dropout, self.training).transpose(0, 1), {"attn": [None]}
 
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:

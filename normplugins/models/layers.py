@@ -1,4 +1,4 @@
-"""Encoder and decoder layers: sublayers wrapped in dropout, residual and a norm that is told what is padding."""
+"""Encoder and decoder layers: sublayers wrapped in dropout, a residual connection and a padding-aware norm."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from normplugins.models.attention import Cache, CrossAttention, SelfAttention
 from normplugins.models.config import NormTransformerConfig, build_side_norm
 from normplugins.models.dropout import add_dropout, dropout, relu_dropout
-from normplugins.models.varlen import Rows
+from normplugins.models.varlen import VarlenLayout
 from normplugins.norms.backends.dispatch import fuses_residual
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
 
@@ -54,8 +54,8 @@ class ResidualSettings(Protocol):
 class Residual(nn.Module):
     """x + sublayer(norm(x)) (pre-norm) or norm(x + sublayer(x)) (post-norm), with dropout on the sublayer's output.
 
-    The sum is left to the norm after it where that adds it up in a pass of its own: post-norm this one's, pre-norm that
-    of the next residual, which is of the same kind, or at the stack's end. On a CPU none does.
+    The norm that follows may compute the sum inside its own kernel: in post-norm it is this norm, in pre-norm the norm
+    of the next residual connection or the stack's final norm. The result is then a ``DeferredResidual``. GPUs only.
     """
 
     def __init__(self, sublayer: nn.Module, norm: nn.Module, cfg: ResidualSettings) -> None:
@@ -66,15 +66,16 @@ class Residual(nn.Module):
         self.pre, self.dropout = cfg.normalize_before, cfg.dropout
 
     def forward(
-        self, x: Tensor | DeferredResidual, padding_mask: Tensor | None, *args: Tensor | Cache | Rows | None
+        self, x: Tensor | DeferredResidual, padding_mask: Tensor | None, *args: Tensor | Cache | VarlenLayout | None
     ) -> Tensor | DeferredResidual:
         """x (T, B, C), padding_mask (B, T) True = padding; ``args`` go to the sublayer. Returns (T, B, C).
 
-        Or x (N, C), rows without padding, and no mask; returns (N, C). Pre-norm, x and the result may be a sum.
+        Or x (N, C), unpadded, without a mask; returns (N, C). In pre-norm, x and the result may be deferred sums.
         """
         if self.pre:
             y = self.sublayer(normalize(self.norm, x, padding_mask), *args)
             return self._add(materialize(x), y)
+        x = materialize(x)
         return normalize(self.norm, self._add(x, self.sublayer(x, *args)), padding_mask)
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor | DeferredResidual:
@@ -84,14 +85,19 @@ class Residual(nn.Module):
 
 
 def normalize(norm: nn.Module, x: Tensor | DeferredResidual, padding_mask: Tensor | None) -> Tensor:
-    """``norm(x, padding_mask)``, of a sum too; whether or not the norm adds it up, its value is known then."""
+    """Return ``norm(x, padding_mask)``. A deferred sum x has its value afterwards, whether or not the norm fused it."""
     if isinstance(x, DeferredResidual) and not fuses_residual(norm, x.residual):
         x = x.value
     return norm(x, padding_mask)
 
 
+def apply_final_norm(norm: nn.Module | None, x: Tensor | DeferredResidual, padding_mask: Tensor | None) -> Tensor:
+    """Normalize the output of a stack of layers, which has a final norm if it is pre-norm."""
+    return materialize(x) if norm is None else normalize(norm, x, padding_mask)
+
+
 class SelfAttentionLayer(nn.Module):
-    """Self-attention of any kind and feed-forward, each with a norm of its own."""
+    """Self-attention of any kind and a feed-forward part, each with its norm."""
 
     def __init__(
         self, attention: nn.Module, feed_forward: nn.Module, norm: Callable[[], nn.Module], cfg: ResidualSettings
@@ -103,7 +109,7 @@ class SelfAttentionLayer(nn.Module):
     def forward(
         self, x: Tensor | DeferredResidual, padding_mask: Tensor, *args: Tensor | Cache | None
     ) -> Tensor | DeferredResidual:
-        """x (T, B, C), padding_mask (B, T), what the attention takes beside x; returns (T, B, C) as ``Residual``."""
+        """x (T, B, C), padding_mask (B, T), further arguments of the attention; returns (T, B, C) as ``Residual``."""
         x = self.self_attention(x, padding_mask, *args)
         return self.feed_forward(x, padding_mask)
 
@@ -143,32 +149,32 @@ class DecoderLayer(nn.Module):
         memory_mask: Tensor,
         self_cache: Cache | None = None,
         cross_cache: Cache | None = None,
-        rows: Rows | None = None,
+        layout: VarlenLayout | None = None,
     ) -> Tensor | DeferredResidual:
         """One decoder layer.
 
         Args:
-            x: (T, B, C); the newest token alone where caches are given.
+            x: (T, B, C); only the last token if caches are given.
             padding_mask: (B, T), True = padding.
             attention_mask: additive (B, 1, T, keys).
-            memory: the encoder's output (S, B, C'); not needed where ``cross_cache`` is filled.
+            memory: the encoder's output (S, B, C'); not needed once ``cross_cache`` is filled.
             memory_mask: additive (B, 1, 1, S).
             self_cache: keys and values of the tokens before x, updated in place.
             cross_cache: keys and values of the memory, filled at the first step.
-            rows: x is (N, C), the rows of these positions, which are all that is no padding; padding_mask is None.
+            layout: the positions of the unpadded x (N, C), which holds all real tokens; padding_mask is then None.
 
         Returns:
-            (T, B, C), or (N, C) with ``rows``; like x, it may be a sum, as of ``Residual``.
+            (T, B, C), or (N, C) with ``layout``; like x, it may be a deferred sum.
         """
-        x = self.self_attention(x, padding_mask, attention_mask, self_cache, rows)
-        x = self.cross_attention(x, padding_mask, memory, memory_mask, cross_cache, rows)
+        x = self.self_attention(x, padding_mask, attention_mask, self_cache, layout)
+        x = self.cross_attention(x, padding_mask, memory, memory_mask, cross_cache, layout)
         return self.feed_forward(x, padding_mask)
 
 
 def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor | DeferredResidual:
-    """Call a layer; with ``recompute``, in training, keep only its inputs and run it again in the backward pass.
+    """Call a layer; with ``recompute`` in training, save only its inputs and run it again in the backward pass.
 
-    A sum at its end is then added up: the next layer has one tensor to keep.
+    The result is then a tensor, not a deferred sum, because the next layer saves it.
     """
     if recompute and layer.training and torch.is_grad_enabled():
         return checkpoint(lambda *args: materialize(layer(*args)), *args, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""Sinusoidal position embeddings: over real tokens, whatever padding there is, or counted back from a segment's end."""
+"""Sinusoidal position embeddings, over real tokens only or counted back from the end of a segment."""
 
 import math
 
@@ -31,15 +31,15 @@ class SinusoidalPositions(nn.Module):
         self.table: Tensor
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Token indices (B, T) to position embeddings (B, T, dim); raises as :meth:`numbers`."""
+        """Return the position embeddings (B, T, dim) of token indices (B, T); raises as :meth:`numbers`."""
         return self.embed(self.numbers(tokens))
 
     def embed(self, numbers: Tensor) -> Tensor:
-        """Rows of the table by their numbers, of any shape (...), to (..., dim)."""
+        """Return the rows (..., dim) of the table for row numbers (...)."""
         return nn.functional.embedding(numbers, self.table)
 
     def numbers(self, tokens: Tensor) -> Tensor:
-        """Token indices (B, T) to numbers of the table's rows, (B, T).
+        """Return the row number of each token's position, (B, T), for token indices (B, T).
 
         Raises:
             UserError: the sequences are longer than the model was built for.
@@ -54,7 +54,7 @@ class SinusoidalPositions(nn.Module):
 
 
 def positions_from_the_end(length: int, dim: int) -> Tensor:
-    """Embeddings (L, C) of the distances L - 1, ..., 0 to a segment's last token (Transformer-XL, arXiv 1901.02860).
+    """Return embeddings (L, C) of the distances L - 1, ..., 0 to the last token (Transformer-XL, arXiv 1901.02860).
 
     C is even; the wavelengths of sin and cos are 2 pi 10,000^(2n / C), n = 0 ... C/2 - 1.
     """

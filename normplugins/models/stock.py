@@ -1,4 +1,4 @@
-"""Stock fairseq's transformer (0.12.2) and ``norm_transformer`` with LayerNorm: one model, two sets of names."""
+"""Conversion between fairseq 0.12.2's transformer and ``norm_transformer`` with LayerNorm: settings and weights."""
 
 import re
 from argparse import Namespace
@@ -20,13 +20,13 @@ SAME_NAME = (
     *("encoder_attention_heads", "decoder_attention_heads", "dropout", "attention_dropout", "activation_fn"),
     *("share_all_embeddings", "share_decoder_input_output_embed", "max_source_positions", "max_target_positions"),
 )
-UNSUPPORTED = (  # what norm_transformer has not, so that it must be off
+UNSUPPORTED = (  # features that norm_transformer does not have: they must be off
     *("no_token_positional_embeddings", "encoder_learned_pos", "decoder_learned_pos", "layernorm_embedding"),
     *("no_scale_embedding", "no_cross_attention", "cross_self_attention", "layer_wise_attention"),
     *("encoder_spec_norm", "no_decoder_final_norm", "encoder_layers_to_keep", "decoder_layers_to_keep"),
     *("adaptive_softmax_cutoff", "adaptive_input", "base_layers"),
 )
-# Bookkeeping, and the weights that a stock encoder layer of 0.12 holds twice and trains once.
+# Bookkeeping, and the weights that an encoder layer of fairseq 0.12 stores twice and trains once.
 _UNREAD = re.compile(
     r".*\.(version|_float_tensor|num_batches_tracked)|encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)"
 )
@@ -34,11 +34,11 @@ _OUTPUT = "decoder.output_projection.weight"
 
 
 def shared_settings(stored: Any, source: Path | str, **known: Any) -> NormTransformerConfig:
-    """Settings that a fairseq transformer and norm_transformer have under one name, and the placement of the norms.
+    """Convert the settings of a fairseq transformer to norm_transformer's.
 
     Args:
-        stored: a fairseq command line, complete (Namespace or TransformerConfig).
-        source: what an error calls the checkpoint.
+        stored: a complete fairseq command line (Namespace or TransformerConfig).
+        source: name of the checkpoint in error messages.
         known: further settings of norm_transformer.
 
     Raises:
@@ -54,7 +54,7 @@ def shared_settings(stored: Any, source: Path | str, **known: Any) -> NormTransf
         Namespace(
             **{name: setting(stored, name, source) for name in SAME_NAME},
             normalize_before=placements.pop(),
-            # fairseq falls back on relu_dropout where activation_dropout is 0
+            # fairseq uses relu_dropout if activation_dropout is 0
             activation_dropout=getattr(stored, "activation_dropout", 0.0) or getattr(stored, "relu_dropout", 0.0),
             **known,
         )
@@ -62,10 +62,10 @@ def shared_settings(stored: Any, source: Path | str, **known: Any) -> NormTransf
 
 
 def setting(stored: Any, name: str, source: Path | str) -> Any:
-    """A setting that must be there.
+    """Return a required setting.
 
     Raises:
-        UserError: it is not.
+        UserError: it is missing.
     """
     if not hasattr(stored, name):
         raise UserError(f"{source}: its settings lack {name!r}; is it a checkpoint of fairseq's transformer?")
@@ -73,7 +73,7 @@ def setting(stored: Any, name: str, source: Path | str) -> Any:
 
 
 def stock_names(name: str) -> list[str]:
-    """Names, in fairseq's state dict, of what is ``name`` in ours; the packed projections have one for each part."""
+    """Return the names in fairseq's state dict of our parameter ``name``; a packed projection has several."""
     for ours, stock in (
         ("self_attention.sublayer.", "self_attn."),
         ("cross_attention.sublayer.", "encoder_attn."),
@@ -83,7 +83,7 @@ def stock_names(name: str) -> list[str]:
         ("feed_forward.norm.", "final_layer_norm."),
         ("final_norm.", "layer_norm."),
         (".out.", ".out_proj."),
-        ("num_updates", "iters"),  # of the released PowerNorm code alone
+        ("num_updates", "iters"),  # only in the released PowerNorm code
     ):
         name = name.replace(ours, stock)
     for packed in ("qkv", "kv", "q"):
@@ -93,10 +93,10 @@ def stock_names(name: str) -> list[str]:
 
 
 def pack(stored: State, model: NormTransformer, source: Path | str) -> State:
-    """Rename, pack and reshape a fairseq state dict to the names, shapes and dtypes of ``model``'s.
+    """Rename, pack and reshape a fairseq state dict to the names, shapes and dtypes of ``model``.
 
     Raises:
-        UserError: something is missing, of another shape, or left over.
+        UserError: a parameter is missing, has another shape, or is left over.
     """
     left = {name for name in stored if not _UNREAD.fullmatch(name)}
     packed = {}
@@ -116,22 +116,22 @@ def pack(stored: State, model: NormTransformer, source: Path | str) -> State:
         packed[name] = value.reshape(ours.shape).to(ours.dtype)
         left -= set(parts)
     if left:
-        raise UserError(f"{source}: its model holds {', '.join(sorted(left))}, which norm_transformer has not")
+        raise UserError(f"{source}: its model has {', '.join(sorted(left))}, which norm_transformer does not have")
     return packed
 
 
 def from_stock(stock: TransformerModel, **known: Any) -> NormTransformer:
-    """Build a norm_transformer with LayerNorm, and with copies of the weights of ``stock``.
+    """Build a norm_transformer with LayerNorm and copies of the weights of ``stock``.
 
     Args:
-        stock: fairseq's transformer, as ``--arch transformer_iwslt_de_en`` and the like build it.
+        stock: fairseq's transformer, as built by ``--arch transformer_iwslt_de_en`` and similar architectures.
         known: further settings of norm_transformer.
 
     Returns:
-        The model, in training mode: the same function, dropout apart (each draws its own).
+        The model, in training mode. It computes the same function except for dropout, whose masks differ.
 
     Raises:
-        UserError: the model has what norm_transformer has not.
+        UserError: the model uses a feature that norm_transformer does not have.
     """
     task = Namespace(source_dictionary=stock.encoder.dictionary, target_dictionary=stock.decoder.dictionary)
     model = NormTransformer.build_model(shared_settings(stock.cfg, "the stock model", **known), task)

@@ -4,19 +4,19 @@ For a query i and tokens j, k of a segment of L, channels h, position keys r, bi
 
     t_ijk = Σ_h c_h (q_i + u)_h k_jh v_kh + Σ_h c_h (q_i + w)_h r_jh v_kh        out_i = W vec(t_i)
 
-W is C × L²; of several cores the mean counts. In the published code j and k run over the whole segment whatever
-i is, so that every position sees the tokens after it; ``causal`` lets them run to i. A segment cut short is one whose
-missing tokens have keys and values of zero: their position keys stay.
+W is C × L²; with several cores, c is their mean. In the published code j and k run over the whole segment for every i,
+so that every position sees the tokens after it; with ``causal`` they run up to i. A segment shorter than L has zero
+keys and values at the missing tokens; their position keys remain.
 
-``plain`` computes this as it is written. ``contract`` sums in another order:
+``plain`` computes this formula directly. ``contract`` sums in another order:
 
 - not causal, i comes last: G_dh = Σ_jk W_djk k_jh v_kh is the same for all i, and out_id = Σ_h c_h (q_i + u)_h G_dh. So
   too with r, where Σ_j W_djk r_jh is the same for the whole batch. Less work where L exceeds d_head; a little more at
   PTB's 32 and 40.
 - causal, queries go block by block, each block with the tokens up to its own end: half the products.
 
-A block's products are computed again in the backward pass, so that of the L × L × d_head and L × L × L numbers a
-sentence that ``plain`` keeps there is never more than a block.
+The backward pass recomputes the products of each block, so that only one block of the L × L × d_head and L × L × L
+numbers per sentence, all of which ``plain`` stores, is in memory at a time.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ BLOCK = 8  # positions; of 8, 16 and 32 the fastest (rows tensor_attention of re
 
 
 def plain(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor, causal: bool) -> Tensor:
-    """The sum as it is written: the reference for :func:`contract`, whose arguments it takes."""
+    """Compute the sum directly: the reference for :func:`contract`, with the same arguments."""
     missing = weight.size(1) - k.size(1)
     k, v = F.pad(k, (0, 0, 0, missing)), F.pad(v, (0, 0, 0, missing))
     t = torch.einsum("bih,bjh,bkh->bijk", a, k, v) + torch.einsum("bih,jh,bkh->bijk", b, r, v)
@@ -49,7 +49,7 @@ def contract(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tens
         r: position keys (L, H).
         v: values (B, T, H), zero where padding.
         weight: W, (C, L, L).
-        causal: whether a query sees no token after its own.
+        causal: hide the tokens after each query.
 
     Returns:
         (B, T, C).
@@ -102,7 +102,7 @@ class TensorAttention(nn.Module):
         head_dim: channels of query, key, value and position key.
         segment: L.
         cores: core tensors; one has the diagonal c.
-        causal: whether a position sees none of the tokens after it; False is as in the published code.
+        causal: hide the tokens after each position; False as in the published code.
     """
 
     def __init__(self, dim: int, head_dim: int, segment: int, cores: int, causal: bool) -> None:
@@ -116,14 +116,14 @@ class TensorAttention(nn.Module):
     def forward(
         self, x: Tensor, real: Tensor, positions: Tensor, content_bias: Tensor, position_bias: Tensor
     ) -> Tensor:
-        """Attend.
+        """Compute tensor attention.
 
         Args:
             x: (T, B, C), T <= L.
             real: (B, T, 1), False where padding.
             positions: embeddings of the L positions, (L, C).
             content_bias: u, (H,), shared by the layers of a model.
-            position_bias: w, (H,), likewise.
+            position_bias: w, (H,), also shared by the layers.
 
         Returns:
             (T, B, C).

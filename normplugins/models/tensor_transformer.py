@@ -18,10 +18,11 @@ from normplugins.models.arguments import add_boolean_arguments
 from normplugins.models.config import TensorTransformerLMConfig, resolve_language_model
 from normplugins.models.dropout import dropout
 from normplugins.models.language_model import Features, LanguageModelDecoder, feed_forward, one_dictionary
-from normplugins.models.layers import SelfAttentionLayer, normalize, run_layer
+from normplugins.models.layers import SelfAttentionLayer, apply_final_norm, run_layer
 from normplugins.models.num_updates import EndsUpdates
 from normplugins.models.positions import positions_from_the_end
 from normplugins.models.tensor_attention import TensorAttention
+from normplugins.norms.deferred_residual import DeferredResidual
 from normplugins.utils.errors import UserError
 
 INIT_STD = 0.02
@@ -71,17 +72,17 @@ class TensorTransformerDecoder(LanguageModelDecoder):
         padding_mask = prev_output_tokens.eq(self.vocabulary.padding_idx)
         x = self._dropout(self.vocabulary.embed(prev_output_tokens)).transpose(0, 1).contiguous()
         args = padding_mask, ~padding_mask[..., None], self._dropout(self.positions)
+        hidden: Tensor | DeferredResidual = x
         for layer in self.layers:
-            x = run_layer(
+            hidden = run_layer(
                 layer,
-                x,
+                hidden,
                 *args,
                 self.content_bias,
                 self.position_bias,
                 recompute=self.cfg.checkpoint_activations,
             )
-        if self.final_norm is not None:
-            x = normalize(self.final_norm, x, padding_mask)
+        x = apply_final_norm(self.final_norm, hidden, padding_mask)
         return self._dropout(x).transpose(0, 1), {"attn": [None]}
 
     def _dropout(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Compiles a model's layers in place, with ``torch.compile``: each kind of layer once, for all lengths and batch sizes.
 
-Not the whole model: what is left out, embeddings, final norms and the projection to the vocabulary, has nothing to
-fuse, and one layer compiles in a sixth of the time of six.
+The embeddings, final norms and the projection to the vocabulary are not compiled, because they have nothing to fuse.
+Compiling one layer takes a sixth of the time of compiling all six.
 """
 
 import sys
@@ -15,12 +15,12 @@ from normplugins.models.layers import DecoderLayer, SelfAttentionLayer
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor", fullgraph: bool = False) -> None:
-    """Let the layers of ``model`` run compiled from now on; parameters, buffers and their names stay what they are.
+    """Compile the layers of ``model`` in place; parameters, buffers and their names do not change.
 
     Args:
         model: a model of this package. Compiling happens at its first batch.
         backend: a backend of ``torch.compile``.
-        fullgraph: raise an error at a graph break, where a norm of another package may have one.
+        fullgraph: raise an error at a graph break; a norm of another package may have one.
     """
     for module in model.modules():
         if isinstance(module, SelfAttentionLayer | DecoderLayer):
@@ -28,13 +28,13 @@ def compile_layers(model: nn.Module, backend: str = "inductor", fullgraph: bool 
 
 
 def is_compiled(layers: nn.ModuleList) -> bool:
-    """Whether :func:`compile_layers` has been here."""
+    """Return whether :func:`compile_layers` has compiled these layers."""
     return any(layer._compiled_call_impl is not None for layer in layers)
 
 
 @contextmanager
 def not_compiled() -> Iterator[None]:
-    """Inside, compiled layers run as they are written: nothing is compiled, and hooks on what is in them are called."""
+    """Run compiled layers eagerly inside this context, so that hooks on their modules are called."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and it takes seconds to import
         yield
         return

@@ -17,12 +17,13 @@ from normplugins.models.arguments import add_boolean_arguments
 from normplugins.models.attention import Cache, causal_attention_mask, padding_attention_mask
 from normplugins.models.config import NormTransformerConfig, build_side_norm, resolve_config
 from normplugins.models.dropout import dropout
-from normplugins.models.layers import DecoderLayer, encoder_layer, normalize, run_layer
+from normplugins.models.layers import DecoderLayer, apply_final_norm, encoder_layer, run_layer
 from normplugins.models.num_updates import EndsUpdates
 from normplugins.models.positions import SinusoidalPositions
 from normplugins.models.torch_compile import is_compiled
-from normplugins.models.varlen import Rows, by_rows
+from normplugins.models.varlen import VarlenLayout, uses_varlen_attention
 from normplugins.norms import has_statistics, sees_sentence
+from normplugins.norms.deferred_residual import DeferredResidual
 from normplugins.utils.errors import UserError
 
 EncoderOut = dict[str, list[Tensor]]
@@ -42,17 +43,17 @@ class _Stack(nn.Module):
     embed_tokens: nn.Embedding
     positions: SinusoidalPositions
 
-    def _embed(self, tokens: Tensor, newest_only: bool = False, rows: Rows | None = None) -> Tensor:
+    def _embed(self, tokens: Tensor, newest_only: bool = False, layout: VarlenLayout | None = None) -> Tensor:
         """(B, T) to (T, B, C): scaled token embeddings plus positions; of the last token alone if ``newest_only``.
 
-        With ``rows``, of these positions alone: (N, C).
+        With ``layout``, only these positions, unpadded: (N, C).
         """
         numbers = self.positions.numbers(tokens)
         if newest_only:
             tokens, numbers = tokens[:, -1:], numbers[:, -1:]
         tokens, numbers = tokens.t(), numbers.t()
-        if rows is not None:
-            tokens, numbers = rows.take(tokens), rows.take(numbers)
+        if layout is not None:
+            tokens, numbers = layout.unpad(tokens), layout.unpad(numbers)
         x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + self.positions.embed(numbers)
         return dropout(x, self.cfg.dropout, self.training)
 
@@ -83,13 +84,13 @@ class NormTransformerEncoder(_Stack, FairseqEncoder):
             fairseq's encoder output: ``encoder_out`` [(S, B, C)], ``encoder_padding_mask`` [(B, S), True = padding],
             other entries empty.
         """
-        padding_mask = src_tokens.eq(self.embed_tokens.padding_idx)
+        padding_mask = src_tokens.eq(self.positions.padding_idx)
         x = self._embed(src_tokens)
         attention_mask = padding_attention_mask(padding_mask, x.dtype)
+        hidden: Tensor | DeferredResidual = x
         for layer in self.layers:
-            x = run_layer(layer, x, padding_mask, attention_mask, recompute=self.cfg.checkpoint_activations)
-        if self.final_norm is not None:
-            x = normalize(self.final_norm, x, padding_mask)
+            hidden = run_layer(layer, hidden, padding_mask, attention_mask, recompute=self.cfg.checkpoint_activations)
+        x = apply_final_norm(self.final_norm, hidden, padding_mask)
         return {
             "encoder_out": [x],
             "encoder_padding_mask": [padding_mask],
@@ -152,46 +153,48 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         prev_output_tokens: Tensor,
         encoder_out: EncoderOut,
         incremental_state: dict[str, Cache] | None = None,
-        rows: Rows | None = None,
+        layout: VarlenLayout | None = None,
     ) -> Tensor:
         """Decoder states before the output projection, (B, T, C); arguments as in ``forward``.
 
-        With ``rows``, which are all that is no padding, on a CPU, only theirs: (N, C).
+        With ``layout``, which holds the positions of all real tokens, the states are unpadded: (N, C). CPU only.
         """
         step = incremental_state is not None
-        padding_mask = prev_output_tokens.eq(self.embed_tokens.padding_idx)
-        given = rows
+        padding_mask = prev_output_tokens.eq(self.positions.padding_idx)
+        given = layout
         if self.training and not step and given is None:
-            rows = self._rows(padding_mask)
-        x = self._embed(prev_output_tokens, newest_only=step, rows=rows)
+            layout = self._varlen_layout(padding_mask)
+        x = self._embed(prev_output_tokens, newest_only=step, layout=layout)
         if step:
             attention_mask, padding_mask = padding_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
         else:
             attention_mask = causal_attention_mask(padding_mask, x.dtype)
-        mask = padding_mask if rows is None else None
+        mask = padding_mask if layout is None else None
         memory = encoder_out["encoder_out"][0]
         memory_mask = padding_attention_mask(encoder_out["encoder_padding_mask"][0], x.dtype)
+        hidden: Tensor | DeferredResidual = x
         for index, layer in enumerate(self.layers):
             caches: list[Cache | None] = [None, None]
             if incremental_state is not None:
                 caches = [incremental_state.setdefault(f"{index}.{kind}", Cache()) for kind in ("self", "cross")]
-            args = x, mask, attention_mask, memory, memory_mask, *caches, rows
-            x = run_layer(layer, *args, recompute=self.cfg.checkpoint_activations)
-        if self.final_norm is not None:
-            x = normalize(self.final_norm, x, mask)
+            args = hidden, mask, attention_mask, memory, memory_mask, *caches, layout
+            hidden = run_layer(layer, *args, recompute=self.cfg.checkpoint_activations)
+        x = apply_final_norm(self.final_norm, hidden, mask)
         if given is not None:
             return x
-        return (x if rows is None else rows.put_back(x)).transpose(0, 1)
+        return (x if layout is None else layout.pad(x)).transpose(0, 1)
 
-    def _rows(self, padding_mask: Tensor) -> Rows | None:
-        """What is no padding, where the layers may do without the rest: on a CPU, with norms of one token each."""
+    def _varlen_layout(self, padding_mask: Tensor) -> VarlenLayout | None:
+        """The layout of the real tokens if the layers can leave padding out: on a CPU, with per-token norms only."""
         norms = {self.cfg.decoder_norm, self.cfg.decoder_final_norm or self.cfg.decoder_norm}
         if any(has_statistics(name) or sees_sentence(name) for name in norms):
             return None
-        if is_compiled(self.layers) or not by_rows(self.embed_tokens.weight, self.cfg.attention_dropout, 0):
+        if is_compiled(self.layers) or not uses_varlen_attention(
+            self.embed_tokens.weight, self.cfg.attention_dropout, 0
+        ):
             return None
-        rows = Rows.of_tokens(padding_mask)
-        return None if rows.tokens is None else rows
+        layout = VarlenLayout.from_padding_mask(padding_mask)
+        return None if layout.tokens is None else layout
 
     def output_layer(self, features: Tensor) -> Tensor:
         """(B, T, C) to logits (B, T, V)."""

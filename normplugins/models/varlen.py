@@ -1,10 +1,10 @@
-"""Attention for training on a CPU: between rows of tokens, gathered into heads and back, padding left out.
+"""Variable-length (unpadded) attention for training on a CPU.
 
 It is what ``scaled_dot_product_attention`` computes, as one function of autograd, for two reasons. The masks of dropout
 are our own (``dropout.py``). And bringing projections (T, B, C) into the heads' order (B, H, T, C/H), whose matrices a
 CPU multiplies fast, takes one copy, as does the way back; left to PyTorch, a forward and a backward pass take eleven.
 Since rows are picked by their number anyway, padding need not be among them: a stack whose norms look at one token at
-a time does all its work on the real tokens alone (``Rows.of_tokens``).
+a time does all its work on the real tokens alone (``VarlenLayout.from_padding_mask``).
 """
 
 from functools import lru_cache, partial
@@ -18,11 +18,11 @@ from normplugins.models.dropout import draw_seed, drawn_here, dropped
 
 MOST_KEYS = 512
 """Beyond, and without dropout, PyTorch's attention is left to itself: it keeps no T x S weights."""
-Tables = tuple[Tensor, Tensor]
+Indices = tuple[Tensor, Tensor]
 
 
-class Rows:
-    """Which position (t, b) each row of a tensor (N, C) has.
+class VarlenLayout:
+    """The position (t, b) of each row of an unpadded tensor (N, C).
 
     Args:
         time: T.
@@ -32,37 +32,37 @@ class Rows:
 
     def __init__(self, time: int, batch: int, tokens: Tensor | None = None) -> None:
         self.time, self.batch, self.tokens = time, batch, tokens
-        self._tables: dict[tuple[int, int], Tables] = {}
+        self._cached_indices: dict[tuple[int, int], Indices] = {}
         self._missing: dict[int, Tensor] = {}
 
     @classmethod
-    def of_tokens(cls, padding_mask: Tensor) -> "Rows":
-        """Rows of what is no padding in a mask (B, T), True = padding. It reads the mask: for a CPU only."""
+    def from_padding_mask(cls, padding_mask: Tensor) -> "VarlenLayout":
+        """Return the layout of the real tokens of a mask (B, T), True = padding; for masks on a CPU only."""
         batch, time = padding_mask.shape
         tokens = (~padding_mask).t().flatten().nonzero().flatten()
         return cls(time, batch, tokens if 0 < len(tokens) < time * batch else None)
 
-    def take(self, x: Tensor) -> Tensor:
-        """(T, B, C) to (N, C)."""
+    def unpad(self, x: Tensor) -> Tensor:
+        """Remove padding: (T, B, C) to (N, C)."""
         x = x.flatten(0, 1)
         return x if self.tokens is None else x.index_select(0, self.tokens)
 
-    def put_back(self, rows: Tensor) -> Tensor:
-        """(N, C) to (T, B, C), zero at positions without a row."""
+    def pad(self, rows: Tensor) -> Tensor:
+        """Restore padding: (N, C) to (T, B, C), zero at positions without a row."""
         if self.tokens is not None:
             rows = rows.new_zeros(self.time * self.batch, rows.size(1)).index_copy(0, self.tokens, rows)
         return rows.view(self.time, self.batch, rows.size(1))
 
     def to_heads(self, rows: Tensor, heads: int, parts: int) -> Tensor:
-        """(N, parts * C) to (parts, B * H, T, C/H); positions without a row get the first one's numbers."""
+        """(N, parts * C) to (parts, B * H, T, C/H); positions without a row get a copy of the first row."""
         width = rows.size(1) // (parts * heads)
-        index, _ = self._table(heads, parts)
+        index, _ = self._indices(heads, parts)
         return rows.reshape(-1, width).index_select(0, index).view(parts, self.batch * heads, self.time, width)
 
-    def to_rows(self, x: Tensor, heads: int, parts: int) -> Tensor:
+    def from_heads(self, x: Tensor, heads: int, parts: int) -> Tensor:
         """(parts, B * H, T, C/H) to (N, parts * C): the way back."""
         width = x.size(-1)
-        _, index = self._table(heads, parts)
+        _, index = self._indices(heads, parts)
         return x.reshape(-1, width).index_select(0, index).view(-1, parts * heads * width)
 
     def zero_padding(self, x: Tensor, heads: int) -> Tensor:
@@ -76,46 +76,48 @@ class Rows:
         x.flatten(0, 1).index_fill_(0, self._missing[heads], 0)
         return x
 
-    def _table(self, heads: int, parts: int) -> Tables:
+    def _indices(self, heads: int, parts: int) -> Indices:
         if self.tokens is None:
-            return _full_table(self.time, self.batch, heads, parts)
-        if (heads, parts) not in self._tables:
-            self._tables[heads, parts] = _table(self.time, self.batch, heads, parts, self.tokens)
-        return self._tables[heads, parts]
+            return _full_indices(self.time, self.batch, heads, parts)
+        if (heads, parts) not in self._cached_indices:
+            self._cached_indices[heads, parts] = _indices(self.time, self.batch, heads, parts, self.tokens)
+        return self._cached_indices[heads, parts]
 
 
-def _table(time: int, batch: int, heads: int, parts: int, tokens: Tensor) -> Tables:
+def _indices(time: int, batch: int, heads: int, parts: int, tokens: Tensor) -> Indices:
     """The pieces of C/H numbers in rows (N, parts, H) that make (parts, B, H, T), and the other way round."""
     part, h = torch.arange(parts), torch.arange(heads)
     row = torch.zeros(time * batch, dtype=torch.int64).index_copy_(0, tokens, torch.arange(len(tokens)))
     row = row.view(time, batch).t()[:, None]
     to_heads = (row * parts + part[:, None, None, None]) * heads + h[:, None]
     t, b = (tokens // batch)[:, None, None], (tokens % batch)[:, None, None]
-    to_rows = ((part[:, None] * batch + b) * heads + h) * time + t
-    return to_heads.flatten(), to_rows.flatten()
+    from_heads = ((part[:, None] * batch + b) * heads + h) * time + t
+    return to_heads.flatten(), from_heads.flatten()
 
 
 @lru_cache(maxsize=8)  # the layers of a model have the same, and 0.3 ms each to make
-def _full_table(time: int, batch: int, heads: int, parts: int) -> Tables:
-    return _table(time, batch, heads, parts, torch.arange(time * batch))
+def _full_indices(time: int, batch: int, heads: int, parts: int) -> Indices:
+    return _indices(time, batch, heads, parts, torch.arange(time * batch))
 
 
-def by_rows(x: Tensor, p: float, keys: int) -> bool:
-    """Whether :func:`attend` is the way for such an input, probability of dropout and number of keys."""
+def uses_varlen_attention(x: Tensor, p: float, keys: int) -> bool:
+    """Whether :func:`varlen_attention` is used for this input, dropout probability and number of keys."""
     if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return drawn_here(x, p) if p > 0 else keys <= MOST_KEYS
 
 
-def attend(heads: int, mask: Tensor | None, p: float, targets: Rows, sources: Rows, *packed: Tensor) -> Tensor:
-    """Multi-head softmax attention between rows.
+def varlen_attention(
+    heads: int, mask: Tensor | None, p: float, targets: VarlenLayout, sources: VarlenLayout, *packed: Tensor
+) -> Tensor:
+    """Compute multi-head softmax attention between unpadded tokens.
 
     Args:
         heads: H.
         mask: additive, broadcast to (B, H, T, S), without a gradient; -inf at each key that has no row.
         p: probability of dropping an attention weight; 0 at evaluation.
-        targets: the T positions that ask.
-        sources: the S positions that are asked.
+        targets: layout of the T queries.
+        sources: layout of the S keys and values.
         packed: queries, keys and values as their projections leave them: (N, 3 C), or (N, C) and (M, 2 C).
 
     Returns:
@@ -127,11 +129,17 @@ def attend(heads: int, mask: Tensor | None, p: float, targets: Rows, sources: Ro
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, heads: int, mask: Tensor | None, p: float, targets: Rows, sources: Rows, *packed: Tensor
+        ctx: Any,
+        heads: int,
+        mask: Tensor | None,
+        p: float,
+        targets: VarlenLayout,
+        sources: VarlenLayout,
+        *packed: Tensor,
     ) -> Tensor:
         ctx.heads, ctx.targets = heads, targets
         ctx.sides = ((targets, 3),) if len(packed) == 1 else ((targets, 1), (sources, 2))
-        in_heads = [rows.to_heads(x, heads, parts) for x, (rows, parts) in zip(packed, ctx.sides, strict=True)]
+        in_heads = [layout.to_heads(x, heads, parts) for x, (layout, parts) in zip(packed, ctx.sides, strict=True)]
         q, k, v = (part for x in in_heads for part in x)
         scores = torch.bmm(q, k.mT).mul_(q.size(-1) ** -0.5)
         if mask is not None:
@@ -139,7 +147,7 @@ class _Attend(torch.autograd.Function):
         weights = scores.softmax(-1)
         ctx.save_for_backward(q, k, v, weights)
         ctx.drop = partial(dropped, p=p, seed=draw_seed()) if p > 0 else lambda x: x
-        return targets.to_rows(torch.bmm(ctx.drop(weights), v), heads, 1)
+        return targets.from_heads(torch.bmm(ctx.drop(weights), v), heads, 1)
 
     @staticmethod
     @once_differentiable
@@ -147,12 +155,14 @@ class _Attend(torch.autograd.Function):
         q, k, v, weights = ctx.saved_tensors
         (g,) = ctx.targets.to_heads(gradient, ctx.heads, 1)
         g = ctx.targets.zero_padding(g, ctx.heads)
-        gradients = [q.new_empty(parts, q.size(0), rows.time, q.size(-1)) for rows, parts in ctx.sides]
+        gradients = [q.new_empty(parts, q.size(0), layout.time, q.size(-1)) for layout, parts in ctx.sides]
         to_q, to_k, to_v = (part for x in gradients for part in x)
         torch.bmm(ctx.drop(weights).mT, g, out=to_v)
         of_weights = ctx.drop(torch.bmm(g, v.mT))
         of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(q.size(-1) ** -0.5)
         torch.bmm(of_scores, k, out=to_q)
         torch.bmm(of_scores.mT, q, out=to_k)
-        packed = (rows.to_rows(x, ctx.heads, parts) for x, (rows, parts) in zip(gradients, ctx.sides, strict=True))
+        packed = (
+            layout.from_heads(x, ctx.heads, parts) for x, (layout, parts) in zip(gradients, ctx.sides, strict=True)
+        )
         return None, None, None, None, None, *packed

@@ -1,4 +1,4 @@
-"""What a language model reads and predicts: word embeddings, and a full or an adaptive softmax (arXiv 1609.04309)."""
+"""Word embeddings of a language model, and its full or adaptive softmax (arXiv 1609.04309)."""
 
 import math
 from typing import Any
@@ -14,13 +14,13 @@ from normplugins.utils.errors import UserError
 
 
 class _AdaptiveSoftmax(AdaptiveSoftmax):
-    """fairseq's, with every word learnt: its ``adaptive_loss`` leaves out what has padding's index within a cluster.
+    """fairseq's adaptive softmax, corrected so that every word is trained.
 
-    In the first cluster that is padding. In the later ones, counted from their own first word, it would be a word:
-    there all indices are moved beyond padding's.
+    fairseq's ``adaptive_loss`` ignores the padding index in each cluster. In the first cluster this is padding, but the
+    later clusters number their words from 0, so that the index belongs to a word. Their indices are shifted past it.
 
     A cluster without a word in the batch gets one row of padding, and so does an empty batch: every parameter then has
-    a gradient in every process, as DistributedDataParallel needs it.
+    a gradient in every process, as DistributedDataParallel requires.
     """
 
     def __init__(self, padding_idx: int, *args: Any, **options: Any) -> None:
@@ -28,7 +28,7 @@ class _AdaptiveSoftmax(AdaptiveSoftmax):
         self.moved = padding_idx + 1
 
     def forward(self, input: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Features (B, T, C) and words (B, T) to each cluster's logits and targets, which may be padding."""
+        """Return the logits and targets of each cluster for features (B, T, C) and words (B, T)."""
         padding = target.new_full((1,), self.moved - 1)
         if not target.numel():
             input, target = input.flatten(0, -2).sum(0, keepdim=True), padding
@@ -42,7 +42,7 @@ class _AdaptiveSoftmax(AdaptiveSoftmax):
 
 
 class _AdaptiveInput(AdaptiveInput):
-    """fairseq's, in which the parameters of a cluster without a word in the batch have a gradient, of zero."""
+    """fairseq's adaptive input; the parameters of a cluster without a word in the batch get a zero gradient."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Words (B, T) to embeddings (B, T, C)."""
@@ -53,7 +53,7 @@ class _AdaptiveInput(AdaptiveInput):
 
 
 def _zero_buffers(module: nn.Module) -> Any:
-    """Set what fairseq leaves as it finds it in memory, and we would refuse to save where that is no number."""
+    """Set buffers to zero that fairseq leaves uninitialized: NaN in them would make a checkpoint invalid."""
     for name, buffer in module.named_buffers():
         if name.endswith("_float_tensor"):
             buffer.zero_()
@@ -63,9 +63,9 @@ def _zero_buffers(module: nn.Module) -> Any:
 class Vocabulary(nn.Module):
     """Embeddings scaled by sqrt(C) on the way in; logits on the way out, unless there is an adaptive softmax.
 
-    fairseq puts ``<s>`` and ``<pad>`` before the words of every dictionary, and no running text has them. With a full
-    softmax they have neither embedding nor probability, so that the model counts words as published ones do (PTB:
-    10,000). fairseq's adaptive modules (no biases) keep both rows.
+    fairseq puts ``<s>`` and ``<pad>`` before the words of every dictionary, but running text contains neither. With a
+    full softmax they have no embedding and no probability, so that the vocabulary has the published size (PTB: 10,000).
+    fairseq's adaptive modules, which have no biases, include both rows.
 
     Raises UserError when a cluster would begin beyond the dictionary's end.
     """
@@ -99,7 +99,7 @@ class Vocabulary(nn.Module):
 
     @torch.no_grad()
     def reset_embeddings(self, std: float) -> None:
-        """Draw what the input is embedded with anew, from a normal distribution; padding stays zero."""
+        """Re-initialize the input embeddings from a normal distribution; padding stays zero."""
         if self.adaptive_input is None:
             self.embeddings.normal_(std=std)
             return

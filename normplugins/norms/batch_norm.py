@@ -10,7 +10,7 @@ channel means of the real tokens and counts it. This leaves mu unchanged and shr
 ``bn``: ``group_scaling``, with ``groups`` channel groups instead of one, and ``padding_filled``.
 
 A batch of one token has variance 0, so its output is the bias; it enters the running variance as 0.
-Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/batch_norm.py``.
+Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/forwards.py``.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ For the tokens x of one channel, with psi^2 the running quadratic mean and nu th
     nu <- nu + (1 - a) mean(x~ x^)  =  nu (1 - (1 - a) mean(x^ x^)) + (1 - a) mean(weight dL/dy x^)
 
 This is ``pn_alg2``. ``pn``, the code behind the paper's numbers, does more; each difference is a switch in
-:class:`PowerNormSettings`. Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/power_norm.py``.
+:class:`PowerNormSettings`. Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/forwards.py``.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ in training, with the exact gradient through psi_B. At evaluation psi_B^2 is rep
     psi^2 <- alpha psi^2 + (1 - alpha) psi_B^2.
 
 With ``group_scaling`` each token's channel groups are first divided by their root mean square, as in ``pn``.
-Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/power_norm_v.py``.
+Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/forwards.py``.
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ from normplugins.norms.settings import declared_settings
 from normplugins.utils.settings import invalid_value
 
 
+@dataclass(frozen=True, init=False)
 class NormConfig:
     """A norm's name and the settings that are given for it; a setting that is None or omitted has the norm's default.
 
@@ -22,7 +23,7 @@ class NormConfig:
     """
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(hash=False)
 
     def __init__(self, name: str = "ln", **settings: Any) -> None:
         known = all_settings()
@@ -39,25 +40,6 @@ class NormConfig:
         if key.startswith("_") or key not in all_settings():
             raise AttributeError(f"a NormConfig has no setting {key!r}")
         return self.settings.get(key)
-
-    def __setattr__(self, key: str, value: object) -> None:
-        raise AttributeError("a NormConfig is immutable: use replace()")
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, NormConfig) and (self.name, self.settings) == (other.name, other.settings)
-
-    def __hash__(self) -> int:
-        return hash((self.name, frozenset(self.settings.items())))
-
-    def __repr__(self) -> str:
-        return f"NormConfig({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.settings.items())])})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.name, dict(self.settings))
-
-
-def _unpickled(name: str, settings: dict[str, Any]) -> NormConfig:
-    return NormConfig(name, **settings)
 
 
 @dataclass(frozen=True)

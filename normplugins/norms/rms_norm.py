@@ -1,7 +1,7 @@
 """RMSNorm (arXiv 1910.07467): y = weight x / sqrt(mean(x^2) + eps), over each token's channels.
 
 With ``groups`` > 1 the mean is over each group of channels: ``pn``'s group scaling alone, without statistics.
-Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/exact.py``.
+Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/forwards.py``.
 """
 
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -130,12 +131,9 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
         "note": str(corpus.get("note") or ""),
         "train_size": _train_size(corpus["counts"].get("train", {})),
         # settings of an experiment's own recipe that have changed between versions: its end, and its test set
-        "recipe": json.dumps(
-            [
-                *(config.get("optimization.max_epoch"), config.get("optimization.max_update")),
-                *(config.get("checkpoint.patience"), corpus["counts"].get("test")),
-            ],
-            sort_keys=True,
+        "recipe": _digest(
+            *(config.get("optimization.max_epoch"), config.get("optimization.max_update")),
+            *(config.get("checkpoint.patience"), corpus["counts"].get("test")),
         ),
         "corpus": str(corpus.get("corpus", "")),
         "updates": int(training["updates"]),
@@ -222,6 +220,10 @@ def _cut(paper: PaperCorpus | None, run: dict[str, Any], epochs: int) -> str:
     if run["stopped_by"] == paper.ends_by and done[paper.ends_by] >= paper.ends_at:
         return ""
     return "" if run["budget"] else f"cut at {run['updates']:,} updates"
+
+
+def _digest(*settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _train_size(counts: Mapping[str, Any]) -> str:

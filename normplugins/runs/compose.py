@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from normplugins import compat  # noqa: F401  (before fairseq)
@@ -29,7 +29,7 @@ from normplugins.evaluation.tasks import kind_of
 from normplugins.models.placement import norm_config
 from normplugins.norms import all_settings, has_statistics, known_norms, per_head_settings, resolve_norm
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
-from normplugins.runs.settings import OF_TASK
+from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched
 from normplugins.training.update_size import share_batches
 from normplugins.utils.errors import UserError
@@ -55,6 +55,8 @@ def register_nodes() -> None:
         sections = {each.name: each.type if is_dataclass(each.type) else each.default for each in fields(settings)}
         store.store(name=f"_{task}_settings", node=sections)
     store.store(name="_norm_options", node={"model": {f"norm_{name}": f"${{norm.{name}}}" for name in all_settings()}})
+    store.store(name="_slurm", node={"hardware": SlurmHardwareSettings})
+    store.store(name="_slurm", node={"hardware": SlurmHardwareSettings})
     for name in known_norms():
         store.store(group="norm", name=f"_{name}", node=norm_node(name))
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
@@ -139,9 +141,15 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
 
 def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Choices]:
     """Return the config as Hydra composes it, and the option that it chose in each group."""
-    given = [*(ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides), *by_launcher()]
+    given = (*(ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides), *by_launcher())
+    config, choices = _compose_once(experiment, given, tuple(known_norms()))
+    return config.copy(), choices
+
+
+@lru_cache(maxsize=64)  # composing takes half a second, and naming a cell composes the experiment's own config as well
+def _compose_once(experiment: str, given: tuple[str, ...], _norms: tuple[str, ...]) -> tuple[DictConfig, Choices]:
     with composing():
-        config = compose(experiment, overrides=given, return_hydra_config=True)
+        config = compose(experiment, overrides=list(given), return_hydra_config=True)
     choices = OmegaConf.to_container(config.hydra.runtime.choices)
     assert isinstance(choices, dict)
     with open_dict(config):
@@ -168,8 +176,11 @@ def check_types(config: DictConfig) -> None:
     config.corpus = vars(corpus)  # without the settings that only older configs have
     types: dict[str, Any] = {each.name: each.type for each in fields(OF_TASK[config.task._name])}
     types |= {"corpus": type(corpus)}
+    if "slurm" in config.hardware:
+        types["hardware"] = SlurmHardwareSettings
     own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])
-    typed = OmegaConf.merge(OmegaConf.structured(own), OmegaConf.masked_copy(config, list(types)))
+    given = OmegaConf.to_container(OmegaConf.masked_copy(config, list(types)))  # plain, so that added keys are refused
+    typed = OmegaConf.merge(OmegaConf.structured(own), given)
     values = OmegaConf.to_container(typed)
     assert isinstance(values, dict)
     config.update(values)
@@ -226,8 +237,6 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
     group = re.search(r"Could not find '([\w./-]+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)'", text)
     if group:
         folder, _, name = group.group(1).rpartition("/")
-        if folder == "hydra/launcher":
-            return "hardware=slurm needs Hydra's submitit launcher: pip install hydra-submitit-launcher"
         known = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
         known |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
         return f"unknown {folder} '{name}'. Known: {', '.join(sorted(key for key in known if key[0] != '_'))}"
@@ -248,8 +257,8 @@ def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
         parent, _, leaf = parent.rpartition(".")
     section = OmegaConf.select(config, parent) if parent else config
     known = [str(name) for name in section]
-    if parent == "hydra.launcher" and known == ["_target_"]:
-        return f"'{key}' configures Slurm jobs: it needs hardware=slurm"
+    if key.startswith("hardware.slurm") and parent == "hardware":
+        return f"'{key}' needs hardware=slurm"
     close = difflib.get_close_matches(leaf, known, n=3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"unknown key '{key}': {hint}Known {'in ' + parent if parent else 'at the top'}: {', '.join(sorted(known))}"

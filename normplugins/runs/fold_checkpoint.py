@@ -29,20 +29,20 @@ MODELS: dict[str, Any] = {
 
 
 def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
-    """Fold what norms of a checkpoint can be folded, write the result and print what became of each norm.
+    """Fold all norms of a checkpoint that can be folded, write the result and print the outcome for each norm.
 
-    The weights are computed in float64 and kept in the checkpoint's own dtypes. The optimizer's state is left out;
-    ``extra_state["folded_from"]`` says what was folded.
+    The weights are computed in float64 and stored in the checkpoint's dtypes. The optimizer state is dropped;
+    ``extra_state["folded_from"]`` records the source.
 
     Args:
-        source: a checkpoint of one of this package's models.
+        source: a checkpoint of a model of this package.
         destination: file to write; None: NAME_folded.pt beside NAME.pt.
 
     Returns:
         The file written.
 
     Raises:
-        UserError: ``source`` is no such checkpoint, is folded already or has no norm that can be folded, or
+        UserError: ``source`` is not such a checkpoint, is folded already or has no norm that can be folded, or
             ``destination`` is ``source`` or cannot be written.
     """
     destination = destination or source.with_name(f"{source.stem}_folded{source.suffix}")
@@ -77,10 +77,10 @@ def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
     return destination
 
 
-def _build(state: Any, source: Path) -> nn.Module:
-    """The checkpoint's model, in float64."""
+def _build(state: Any, source: Path) -> Any:
+    """Build the checkpoint's model in float64."""
     section = ((state.get("cfg") if isinstance(state, dict) else None) or {}).get("model")
-    settings = vars(section) if isinstance(section, Namespace) else section
+    settings: Any = vars(section) if isinstance(section, Namespace) else section
     name = settings.get("_name") if isinstance(settings, dict) else None
     name = ARCH_MODEL_NAME_REGISTRY.get(name, name)  # what fairseq-train was given as --arch
     if name not in MODELS or not isinstance(state.get("model"), Mapping):
@@ -98,7 +98,7 @@ def _build(state: Any, source: Path) -> nn.Module:
 
 
 def _words(weights: Mapping[str, Tensor], stack: str) -> int:
-    """The size of the dictionary that the stack embeds; a language model has one, its decoder's."""
+    """Return the size of the dictionary that the stack embeds; a language model has only its decoder's."""
     if f"{stack}.embed_tokens.weight" in weights:
         return len(weights[f"{stack}.embed_tokens.weight"])
     if "decoder.vocabulary.embeddings" in weights:
@@ -108,13 +108,13 @@ def _words(weights: Mapping[str, Tensor], stack: str) -> int:
 
 
 def _as_stored(folded: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every tensor in the dtype that it had; a new one in that of the checkpoint's parameters."""
+    """Convert every tensor to the dtype that it had; new tensors get the dtype of the checkpoint's parameters."""
     usual = next(value.dtype for name, value in stored.items() if name.endswith("fc1.bias"))
     return {name: value.to(stored[name].dtype if name in stored else usual) for name, value in folded.items()}
 
 
 def _count(model: nn.Module) -> int:
-    """Numbers in the model's checkpoint, those of tied weights once."""
+    """Count the numbers in the model's checkpoint, tied weights once."""
     return sum({value.data_ptr(): value.numel() for value in model.state_dict().values()}.values())
 
 

@@ -1,9 +1,7 @@
-"""A run's folder: held by one process, bound to one config and one corpus, and knowing who worked in it."""
+"""A run's folder: its lock, its config, and the provenance of the calls that worked on it."""
 
-import fcntl
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,20 +16,21 @@ from normplugins.evaluation.tasks import KINDS
 from normplugins.runs import record
 from normplugins.runs.cell import changes_result, flatten, same_setting
 from normplugins.training.checkpoints import LAST
-from normplugins.training.distributed import distributed_config
+from normplugins.training.distributed import threads_per_process
 from normplugins.training.progress import LOG
 from normplugins.training.update_size import world_size
 from normplugins.utils.errors import InUse, UserError
 from normplugins.utils.files import whole_file
+from normplugins.utils.locks import hold_lock
 
 CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 RECORD = "record.json"
 SCORES = "scores.json"
-# What runs may have begun with (None: before there was such a setting), and what takes it up: the same up to rounding,
-# with the same state in checkpoints.
-TAKEN_UP_BY = {
+# Old and new value of settings (None: the setting did not exist) that give the same result up to rounding, with the
+# same state in checkpoints: a run that began with the old value continues with the new one.
+EQUIVALENT_VALUES = {
     "optimizer._name": ("adam", "fused_adam"),
     "criterion._name": ("label_smoothed_cross_entropy", "label_smoothed_nll"),
     "norm.kernels": (None, "auto"),
@@ -44,31 +43,34 @@ TAKEN_UP_BY = {
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the run's folder: a second run in it is refused.
+    """Hold the lock of a run's folder, so that a second run in it is refused.
 
-    A POSIX record lock: it goes with the process, however that ends, and forked workers do not inherit it.
+    Raises:
+        InUse: another run holds the lock.
+        UserError: the folder cannot be created.
     """
+
+    def refuse(process: str) -> None:
+        raise InUse(f"another run (process {process}) is at work in {directory}")
+
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / "lock").open("a+")
+        (directory / "lock").touch()
     except OSError as error:
         raise UserError(
             f"{directory} cannot be the run's folder: {error.strerror}. Choose another run_dir=..."
         ) from error
-    with file as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise InUse(f"another run (process {lock.read().strip()}) is at work in {directory}") from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with hold_lock(directory / "lock", refuse):
         yield
 
 
+def completed(config: DictConfig) -> bool:
+    """Whether the run's folder holds its record."""
+    return record.read(Path(config.run_dir) / RECORD) is not None
+
+
 def clear(directory: Path) -> None:
-    """Throw away what a run left in its folder, and nothing else.
+    """Delete the files of a run from its folder, and nothing else.
 
     Raises:
         UserError: the folder holds files, but no run.
@@ -83,7 +85,7 @@ def clear(directory: Path) -> None:
     shutil.rmtree(directory / "wandb", ignore_errors=True)
 
 
-def remember_settings(directory: Path, config: DictConfig) -> None:
+def save_or_check_config(directory: Path, config: DictConfig) -> None:
     """Write the resolved config beside the checkpoints, or check that it is the one they were made with.
 
     Raises:
@@ -94,7 +96,9 @@ def remember_settings(directory: Path, config: DictConfig) -> None:
         with whole_file(path) as temporary:
             temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
         return
-    changed = changed_settings(dict(flatten(OmegaConf.create(path.read_text(encoding="utf-8")))), dict(flatten(config)))
+    stored = OmegaConf.create(path.read_text(encoding="utf-8"))
+    assert isinstance(stored, DictConfig)
+    changed = changed_settings(dict(flatten(stored)), dict(flatten(config)))
     if changed:
         raise UserError(
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}). "
@@ -105,7 +109,7 @@ def remember_settings(directory: Path, config: DictConfig) -> None:
 def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]:
     """Describe the settings that can change a result and differ between two flat configs, one older than the other."""
     before, today = (
-        settings | {key: new for key, (old, new) in TAKEN_UP_BY.items() if settings.get(key) == old}
+        settings | {key: new for key, (old, new) in EQUIVALENT_VALUES.items() if settings.get(key) == old}
         for settings in (before, today)
     )
     return [
@@ -132,10 +136,10 @@ def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> str:
     return digest
 
 
-def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
-    """Note with which code, kernels, versions and hardware this call works on the run, and on which corpus.
+def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
+    """Record the code, kernels, versions, hardware and corpus of this call, and the load of the machine at its start.
 
-    The machine's load is noted beside them: calls that differ in nothing else are one.
+    Calls that differ only in the load share one entry.
 
     Raises:
         UserError: the run was begun on another text, so that its checkpoints do not fit this one.
@@ -144,10 +148,10 @@ def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | 
     notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"calls": []}
     notes["corpus"] = check_corpus(directory, corpus)
     if not (directory / LAST).exists():
-        notes["calls"], notes["load"] = [], []  # what earlier calls did was lost with them
+        notes["calls"], notes["load"] = [], []  # without a checkpoint, nothing of the earlier calls is left
     call = {
         "git_commit": record.git_commit(),
-        "hardware": record.hardware(config.common.cpu, world_size(config), distributed_config(config).threads),
+        "hardware": record.hardware(config.common.cpu, world_size(config), threads_per_process(config)),
         "versions": record.versions(),
         "kernels": record.kernels(),
     }
@@ -157,8 +161,8 @@ def remember_work(directory: Path, config: DictConfig, corpus: PreparedCorpus | 
     record.write(path, notes)
 
 
-def remember_end(directory: Path) -> None:
-    """Note the machine's load at the end of the call whose start ``remember_work`` noted."""
+def record_call_end(directory: Path) -> None:
+    """Record the load of the machine at the end of the call that ``record_call_start`` recorded."""
     path = directory / PROVENANCE
     notes = json.loads(path.read_text(encoding="utf-8"))
     notes["load"][-1]["end"] = record.load()
@@ -177,7 +181,7 @@ def provenance(directory: Path) -> dict[str, Any]:
 
 
 def wandb_id(directory: Path) -> str:
-    """The run's own id in wandb, drawn once: a run that goes on after a kill stays one run there."""
+    """Return the run's id in wandb, which is created once, so that a resumed run stays one run there."""
     path = directory / WANDB_ID
     if not path.exists():
         with whole_file(path) as temporary:

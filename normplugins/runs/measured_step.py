@@ -1,9 +1,9 @@
-"""One training step on made-up batches: how long it takes on this machine, and what memory it holds."""
+"""Measures one training step on made-up batches: how long it takes on this machine, and what memory it needs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -19,62 +19,33 @@ from torch import Tensor, nn
 
 import normplugins
 
-SECONDS = 3.0  # batches grow until one takes so long, or is full
-FEW = 100  # tokens to begin with on a CPU
-MakeBatch = Callable[[int, int], dict[str, Any]]
-"""Makes a batch of so many sentences of so many tokens."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that one process holds in training.
-
-    ``activations``: what autograd keeps of a full batch for the backward pass, by the length of its sentences.
-    ``peak``: the most that a GPU was measured to hold, None on a CPU, where the parts are counted.
-    """
-
-    parameters: int
-    gradients: int
-    optimizer: int
-    activations: dict[int, int]
-    peak: int | None
-
-    @property
-    def total(self) -> int:
-        """All parts, with the length of sentences that takes the most."""
-        return self.parameters + self.gradients + self.optimizer + max(self.activations.values())
+CPU_TOKENS = 1000  # the largest batch to measure on a CPU, where a full one may take minutes
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a process needs for an update, measured.
+    """One measured training step of one process.
 
-    ``tokens``: of the largest batch measured, whose forward and backward pass took ``measured_seconds``;
-    ``batch_seconds``: of a full batch of ``full_tokens``; ``update_seconds``: the optimizer's part, once an update.
+    ``seconds``: forward, backward and update with a batch of ``tokens``. ``memory``: bytes by purpose, with the
+    activations of a full batch. ``peak``: the most bytes that a GPU held; None on a CPU.
     """
 
     parameters: int
     tokens: int
-    measured_seconds: float
-    full_tokens: int
-    batch_seconds: float
-    update_seconds: float
-    memory: Memory
-
-    def seconds(self, batches: int) -> float:
-        """An update of so many full batches."""
-        return batches * self.batch_seconds + self.update_seconds
+    seconds: float
+    memory: dict[str, int]
+    peak: int | None
 
 
-def made_up(kind: ModuleType, config: DictConfig, types: int) -> tuple[Any, MakeBatch]:
-    """A task without a corpus, and what makes random batches for it.
+def made_up(kind: ModuleType, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
+    """A task without a corpus, and a function that makes a random batch of so many sentences of so many tokens.
 
-    Words are as frequent as in text, by Zipf's law: an adaptive softmax takes longer for the rare ones.
+    Words are as frequent as in text, by Zipf's law, because an adaptive softmax takes longer for rare ones.
 
     Args:
-        kind: of the run (``experiment.kinds``).
-        config: fairseq's.
-        types: symbols of the dictionary, fairseq's own among them.
+        kind: the run's kind of task, a module of ``normplugins.evaluation``.
+        config: fairseq's config.
+        types: symbols of the dictionary, with fairseq's own.
     """
     normplugins.register()
     dictionary = Dictionary()
@@ -91,109 +62,55 @@ def made_up(kind: ModuleType, config: DictConfig, types: int) -> tuple[Any, Make
     return kind.bare_task(config.task, dictionary), batch
 
 
-def measure(config: DictConfig, task: Any, batch: MakeBatch, full: int, length: int, longest: int) -> Step:
-    """Build the model, train it on a few random batches, and forget it.
+def measure(config: DictConfig, task: Any, batch: Callable[[int, int], Any], full: int, *lengths: int) -> Step:
+    """Build the model in one process and train it for two steps, of which the second is measured.
 
     Args:
-        config: fairseq's; one process of the run is measured.
+        config: fairseq's config.
         task: a fairseq task with its dictionaries.
-        batch: makes the batches.
-        full: tokens that a batch of the run may hold.
-        length: tokens in a usual sentence.
-        longest: tokens in the longest.
+        batch: makes a batch of so many sentences of so many tokens.
+        full: tokens in a full batch.
+        lengths: tokens in a usual sentence, and in others whose activations may take more memory.
     """
     config.distributed_training.distributed_world_size = 1
     trainer = Trainer(config, task, task.build_model(config.model), task.build_criterion(config.criterion))
-    model, sentences = trainer.model, max(1, full // length)
-    # What is kept grows linearly with the number of sentences, from two on: of one, fewer copies are made.
-    two, three = (_kept(trainer, batch(count, length)) for count in (2, 3))
-    fixed = 3 * two - 2 * three
-    activations = {length: fixed + sentences * (three - two)}
-    if longest > length:
-        activations[longest] = fixed + max(1, full // longest) * (_kept(trainer, batch(2, longest)) - fixed) // 2
-    few = sentences if trainer.cuda else max(1, min(sentences, FEW // length))
-    _forward_backward(trainer, batch(few, length))  # unmeasured, as the optimizer's first step: they are slower
-    _update(trainer)
-    if trainer.cuda:
-        torch.cuda.reset_peak_memory_stats()
-    points = _timed(trainer, batch, few, sentences, length)
-    gradients = _bytes(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
-    # half precision: the optimizer has float32 copies of the parameters, with gradients of their own
+    model = trainer.model.train()
+
+    def activations(sentences: int, length: int) -> int:
+        sample, _ = trainer._prepare_sample(batch(sentences, length))
+        return saved_bytes(model, lambda: trainer.criterion(model, sample))
+
+    def full_batch(length: int) -> int:  # linear in the number of sentences from two on; one needs fewer copies
+        two, three = activations(2, length), activations(3, length)
+        return two + (max(1, full // length) - 2) * (three - two)
+
+    kept = max(full_batch(length) for length in set(lengths))
+    sentences = max(1, (full if trainer.cuda else min(full, CPU_TOKENS)) // lengths[0])
+    sample, _ = trainer._prepare_sample(batch(sentences, lengths[0]))
+    for _ in range(2):  # the first step is slower: it sets up the optimizer's state
+        begun = _clock(trainer.cuda)
+        trainer.task.train_step(sample, model, trainer.criterion, trainer.optimizer, 1)
+        gradients = _bytes(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+        trainer.optimizer.step()
+        trainer.zero_grad()
+        seconds = _clock(trainer.cuda) - begun
     own = {id(parameter) for parameter in model.parameters()}
+    # In half precision the optimizer has float32 copies of the parameters, with gradients.
     copies = [parameter for parameter in trainer.optimizer.params if id(parameter) not in own]
-    update_seconds = _update(trainer)
-    measured, seconds = points[-1]
-    return Step(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        tokens=measured * length,
-        measured_seconds=seconds,
-        full_tokens=sentences * length,
-        batch_seconds=extended(points, sentences),
-        update_seconds=update_seconds,
-        memory=Memory(
-            parameters=_bytes(model.parameters()) + _bytes(model.buffers()),
-            gradients=gradients,
-            optimizer=_bytes(_tensors(trainer.optimizer.optimizer.state)) + 2 * _bytes(copies),
-            activations=activations,
-            peak=torch.cuda.max_memory_allocated() if trainer.cuda else None,
-        ),
-    )
-
-
-def _timed(trainer: Trainer, batch: MakeBatch, count: int, sentences: int, length: int) -> list[tuple[int, float]]:
-    """Sentences and seconds of batches, from ``count`` up to a full one or until one takes long; at least two."""
-    points: list[tuple[int, float]] = []
-    while True:
-        points.append((count, _forward_backward(trainer, batch(count, length))))
-        if count == sentences or (len(points) > 1 and points[-1][1] > SECONDS):
-            return points
-        count = min(sentences, 3 * count)
-
-
-def extended(points: list[tuple[int, float]], sentences: int) -> float:
-    """Seconds of a full batch, on the line through the last two that were measured.
-
-    Where noise has it fall, or rise faster than in proportion: in proportion to the last.
-    """
-    count, seconds = points[-1]
-    pace = seconds / count
-    if len(points) > 1:
-        before, earlier = points[-2]
-        slope = (seconds - earlier) / (count - before)
-        pace = slope if 0 < slope < pace else pace
-    return seconds + (sentences - count) * pace
-
-
-def _forward_backward(trainer: Trainer, batch: dict[str, Any]) -> float:
-    """Add a batch's gradients as fairseq's trainer does; returns the seconds it took."""
-    sample, _ = trainer._prepare_sample(batch)
-    begun = _clock(trainer)
-    trainer.task.train_step(sample, trainer.model, trainer.criterion, trainer.optimizer, 1)
-    return _clock(trainer) - begun
-
-
-def _update(trainer: Trainer) -> float:
-    """Let the optimizer use the gradients, and forget them; returns the seconds it took."""
-    begun = _clock(trainer)
-    trainer.optimizer.step()
-    trainer.zero_grad()
-    return _clock(trainer) - begun
-
-
-def _clock(trainer: Trainer) -> float:
-    if trainer.cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _kept(trainer: Trainer, batch: dict[str, Any]) -> int:
-    sample, _ = trainer._prepare_sample(batch)
-    trainer.model.train()
-    return saved_bytes(trainer.model, lambda: trainer.criterion(trainer.model, sample))
+    state = (value for each in trainer.optimizer.optimizer.state.values() for value in each.values())
+    memory = {
+        "parameters": _bytes([*model.parameters(), *model.buffers()]),
+        "gradients": gradients,
+        "optimizer": _bytes(value for value in state if isinstance(value, Tensor)) + 2 * _bytes(copies),
+        "activations": kept,
+    }
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    peak = torch.cuda.max_memory_allocated() if trainer.cuda else None
+    return Step(parameters, sentences * lengths[0], seconds, memory, peak)
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
-    """Bytes that autograd keeps of a forward pass for the backward pass, besides the model's own.
+    """Count the bytes that autograd saves in a forward pass for the backward pass, besides the model's own tensors.
 
     Each storage counts once and whole, however many tensors share it.
     """
@@ -207,13 +124,15 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        graph = forward()  # held, and all that it has saved: no address can stand for two storages
+        graph = forward()  # as long as this holds the saved tensors, no address is used twice
     del graph
     return sum(found.values())
 
 
-def _tensors(state: dict[Any, dict[str, Any]]) -> Iterator[Tensor]:
-    return (value for of_one in state.values() for value in of_one.values() if isinstance(value, Tensor))
+def _clock(cuda: bool) -> float:
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -30,61 +30,69 @@ from normplugins.utils.worker_processes import available_cores
 
 
 def run(config: DictConfig) -> dict[str, Any] | None:
-    """Bring one run to its end: prepare the corpus, train, average if told to, score, record.
+    """Complete one run: prepare the corpus, train, average checkpoints, score, record.
 
-    Where a launcher such as torchrun started several processes, each calls this: the first does all of it, the others
-    train with it.
+    In a run of several processes each of them calls this function. Rank zero does everything, the other ranks train
+    with it. A process that no launcher such as torchrun started launches them itself.
 
     Returns:
-        The record, as written to ``results/runs/<experiment>/<variant>/seed<k>.json``; None in the others.
+        The record, as written to ``results/runs/<experiment>/<variant>/seed<k>.json``; None in the other ranks.
 
     Raises:
-        UserError: anything the user can put right, among them: another process works in the run's folder, the folder
-            holds a run with other settings, ``hardware`` asks for a GPU that is not there.
+        UserError: anything the user can put right, such as another process at work in the run's folder, a folder that
+            holds a run with other settings, or a GPU that is not there.
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     check(config)
     member = distributed.launched()
     if member is None:
-        return lead(config)
+        if world_size(config) == 1 or (folder.completed(config) and not config.force):
+            return run_rank_zero(config)
+        plain = OmegaConf.to_container(config, enum_to_str=True)  # fairseq's enums cannot be pickled
+        return distributed.launch(run_plain, plain, world_size(config))
     rendezvous = distributed.Rendezvous(member)
     if member.rank:
-        return follow(config, rendezvous)
+        run_other_rank(config, rendezvous)
+        return None
     with rendezvous.rank_zero():
-        return lead(config, rendezvous)
+        return run_rank_zero(config, rendezvous)
+
+
+def run_plain(config: dict[str, Any]) -> dict[str, Any] | None:
+    """:func:`run` with a config of plain dictionaries, as a launched process receives it."""
+    return run(OmegaConf.create(config, flags={"struct": True}))
 
 
 def train_settings(config: DictConfig, title: str, tracking: Tracking) -> TrainSettings:
-    """What training needs of a run's config beside fairseq's part of it."""
+    """What training needs of a run's config besides fairseq's part of it."""
     bucketed, compiled = (bool(OmegaConf.select(config, f"train.{key}")) for key in ("bucket_by_length", "compile"))
     average = config.evaluate.average or 1
     probed = statistics_probe.is_on(config)
     return TrainSettings(title, config.train.checkpoint_minutes, average, tracking, bucketed, compiled, probed)
 
 
-def follow(config: DictConfig, rendezvous: distributed.Rendezvous) -> None:
-    """Train with the first process, which prepares, writes and records; nothing where it has nothing to train."""
-    word = rendezvous.receive()
-    if word:
-        config.task.data, config.checkpoint.save_dir = word["data"], word["save_dir"]
+def run_other_rank(config: DictConfig, rendezvous: distributed.Rendezvous) -> None:
+    """Train with rank zero, which prepares, writes and records; do nothing if there is nothing to train."""
+    message = rendezvous.receive()
+    if message:
+        config.task.data, config.checkpoint.save_dir = message["data"], message["save_dir"]
         settings = train_settings(config, "", NOWHERE)
-        work = partial(train, fairseq_config(config), settings)
-        distributed.take_part(work, rendezvous.member, rendezvous.store, distributed.distributed_config(config))
+        rendezvous.train_together(partial(train, fairseq_config(config), settings), config)
 
 
-def lead(config: DictConfig, rendezvous: distributed.Rendezvous | None = None) -> dict[str, Any]:
-    """Bring a run to its end, as its only process or as the first of those that wait at the ``rendezvous``."""
+def run_rank_zero(config: DictConfig, rendezvous: distributed.Rendezvous | None = None) -> dict[str, Any]:
+    """Complete a run, as its only process or as the rank for which the others wait at the ``rendezvous``."""
     set_threads(config)
     directory = Path(config.run_dir)
     result = result_path(config)
-    name = titled(config)
+    name = run_title(config)
     with folder.locked(directory):
-        if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued job goes on
+        if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued job resumes
             folder.clear(directory)
-        folder.remember_settings(directory, config)
+        folder.save_or_check_config(directory, config)
         done = record.read(directory / folder.RECORD)
         if done is None:
-            done = carry_out(config, directory, name, rendezvous)
+            done = complete_steps(config, directory, name, rendezvous)
         else:
             print(f"{name}: already complete, in {directory} (force=true runs it again)")
         publish_translations(done, directory, result.parent)
@@ -95,19 +103,16 @@ def lead(config: DictConfig, rendezvous: distributed.Rendezvous | None = None) -
     return done
 
 
-def carry_out(
+def complete_steps(
     config: DictConfig, directory: Path, name: str, rendezvous: distributed.Rendezvous | None = None
 ) -> dict[str, Any]:
-    """Do what is left to do of a run whose folder is held; returns its record, written to the folder."""
+    """Carry out the steps that are left of a run whose folder is locked; return its record, written to the folder."""
     kind = kind_of(config.task._name)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     kind.check_corpus(config, corpus)
-    folder.remember_work(directory, config, corpus)
+    folder.record_call_start(directory, config, corpus)
     config.task.data = str(corpus.bin_dir)
     config.checkpoint.save_dir = str(directory)
-    if world_size(config) > 1 and rendezvous is None:
-        # The first of its processes opens the wandb run: none may be open here.
-        trained(config, directory, name, saved_history(directory))
     with tracked(tracking(config, directory)) as tracker:
         before = saved_history(directory)
         if before:
@@ -121,7 +126,7 @@ def carry_out(
         print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
         scored = score_checkpoints(config, corpus, directory)
         statistics = reestimate.provenance(config, scored.checkpoint, averaged)
-        folder.remember_end(directory)
+        folder.record_call_end(directory)
         done = compose_record(config, corpus, history, scored, averaged, statistics)
         record.write(directory / folder.RECORD, done)
         tracker.summarize({f"test/{metric}": value["score"] for metric, value in scored.metrics.items()})
@@ -130,7 +135,7 @@ def carry_out(
 
 
 def set_threads(config: DictConfig) -> None:
-    """Let PyTorch use ``hardware.threads`` threads, or every core that this process may use."""
+    """Let PyTorch use ``hardware.threads`` threads, or every core available to this process."""
     use_threads(config.hardware.threads or available_cores())
 
 
@@ -141,18 +146,22 @@ def trained(
     history: History | None,
     rendezvous: distributed.Rendezvous | None = None,
 ) -> History:
-    """Train unless that is done, in as many processes as the config asks for; returns what was done.
+    """Train to the end, unless that is done, and return the history.
 
-    ``history`` is what the folder's last checkpoint holds: reading it takes seconds for a large model.
+    Args:
+        config: the run's config.
+        directory: the run's folder.
+        name: the title of the progress display.
+        history: what the folder's last checkpoint holds; reading it takes seconds for a large model.
+        rendezvous: where the other ranks wait.
     """
     if history is None or history.stopped_by is None:
         settings = train_settings(config, name, tracking(config, directory))
-        work, terms = partial(train, fairseq_config(config), settings), distributed.distributed_config(config)
+        work = partial(train, fairseq_config(config), settings)
         if rendezvous:
             rendezvous.send({"data": config.task.data, "save_dir": config.checkpoint.save_dir})
-            distributed.take_part(work, rendezvous.member, rendezvous.store, terms)
-        elif world_size(config) > 1:
-            distributed.spawn(work, world_size(config), terms)
+            rendezvous.train_together(work, config)
+            set_threads(config)  # the other ranks have ended: scoring may use their cores
         else:
             work()
         history = saved_history(directory)
@@ -177,7 +186,7 @@ def made_from(directory: Path, count: int | None) -> list[str]:
     return names
 
 
-def titled(config: DictConfig) -> str:
+def run_title(config: DictConfig) -> str:
     """What a run is called, and what a reader of any figure of it has to know."""
     name, label = f"{config.experiment} {config.variant} seed {config.seed}", run_label(config)
     return f"{name} ({label})" if label else name

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
 from normplugins.utils.settings import setting
 
@@ -56,6 +56,32 @@ class HardwareSettings:
     timeout_seconds: float = setting(
         300.0, "seconds that a process waits for the others before it ends the run", minimum=1, changes_result=False
     )
+
+
+@dataclass
+class SlurmSettings:
+    """The section ``hardware.slurm``: what ``sbatch`` is asked for; null leaves the choice to Slurm."""
+
+    partition: str | None = setting(None, "partition of the jobs", changes_result=False)
+    account: str | None = setting(None, "account that is charged", changes_result=False)
+    qos: str | None = setting(None, "quality of service", changes_result=False)
+    constraint: str | None = setting(None, "features that a node needs", changes_result=False)
+    time: str | None = setting("4:00:00", "limit after which a job is requeued and resumes", changes_result=False)
+    gpus: int = setting(
+        II("hardware.processes"), "GPUs on the node of each job, one for each process; 0: the CPU", changes_result=False
+    )
+    cpus: int = setting(2, "CPU cores of each job, shared by its processes", minimum=1, changes_result=False)
+    mem: str | None = setting(None, "memory of each job, such as 16G", changes_result=False)
+    parallel: int | None = setting(None, "most jobs that run at the same time", minimum=1, changes_result=False)
+    setup: list[str] = field(default_factory=list)  # shell commands before the run, such as 'module load cuda'
+    options: list[str] = field(default_factory=list)  # further options of sbatch, such as --mail-type=END
+
+
+@dataclass
+class SlurmHardwareSettings(HardwareSettings):
+    """The section ``hardware`` with ``hardware=slurm``."""
+
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
 
 
 @dataclass

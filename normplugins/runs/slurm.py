@@ -1,188 +1,132 @@
-"""Submits cells as Slurm jobs, with the settings of Hydra's submitit launcher and its executor.
+"""``hardware=slurm``: submits cells as one Slurm job array, each task of which is the resumable ``normplugins run``."""
 
-``hydra.launcher`` is the launcher's own config: composed, typed and overridden by Hydra. Its ``launch`` is not called.
-It says no job's number and waits for all of them, its jobs compose by the rules of ``hydra.main`` and not by ours, and
-one whose run fails is a success to Slurm.
-"""
+from __future__ import annotations
 
-import contextlib
-import io
-import os
 import re
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
+from omegaconf import DictConfig
 
-# isort: split
-from hydra import compose
-from omegaconf import DictConfig, OmegaConf
-
-from normplugins.runs import folder, record
-from normplugins.runs.check import check
-from normplugins.runs.compose import compose_config, composing, register_nodes
-from normplugins.runs.run import run, titled
+from normplugins.runs import folder
 from normplugins.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from submitit import Job
-    from submitit.helpers import DelayedSubmission
-
-LAUNCHER = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
-FOR_THE_LAUNCHER = re.compile(r"[+~]*(hydra[./]|hardware[.=])")
-NOT_FOR_THE_JOB = re.compile(r"[+~]*(hydra[./]|hardware=)")
-WAIT_SECONDS = 10
-
-
-class Cell:
-    """What a job does: one run, on the hardware that the job was given. Pickled by submitit, run on the node."""
-
-    def __init__(self, experiment: str, overrides: list[str]) -> None:
-        self.experiment = experiment
-        self.overrides = overrides
-
-    def __call__(self) -> None:
-        """Bring the run to its end, from its last checkpoint if it has one. The process's status says how it went."""
-        os.register_at_fork(after_in_child=_leave_requeueing_to_the_parent)
-        try:
-            run(compose_config(self.experiment, self.overrides))
-        except UserError as error:
-            sys.exit(f"normplugins: {' '.join(str(error).split())}")
-
-    def checkpoint(self) -> "DelayedSubmission":
-        """What submitit runs in the requeued job, after the time limit: the same again, which goes on."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
+LOGS = Path("runs/slurm")
+POLL_SECONDS = 10
+_NOT_FOR_THE_JOB = re.compile(r"[+~]*(hardware=|hardware\.slurm[.=])")
+_SCRIPT = """\
+#!/bin/bash
+{options}
+# Two minutes before its time limit a task goes back into the queue, and then resumes from its last checkpoint.
+trap 'kill $!; wait $!; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"' USR2
+trap 'kill $!; wait $!' TERM
+cells=(
+{cells}
+)
+{setup}
+eval "set -- ${{cells[SLURM_ARRAY_TASK_ID]}}"
+{python} -m normplugins run "$@" &
+wait $!
+"""
 
 
-def _leave_requeueing_to_the_parent() -> None:
-    """In a forked worker, undo what submitit does with signals: it would outlive SIGTERM, and requeue its job too."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-
-
-def launch(experiment: str, cells: Sequence[list[str]], configs: Sequence[DictConfig], wait: bool = False) -> None:
-    """Submit a job for each cell, as one job array, and print its number, folder and log.
-
-    All cells are checked before any is submitted. One that is complete is shown, and not submitted.
+def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[DictConfig], wait: bool = False) -> None:
+    """Submit a job array with a task for each cell that is not complete, and print the job, folder and log of each.
 
     Args:
         experiment: the primary config's name.
         cells: the overrides of each cell.
-        configs: the same cells, composed.
+        configs: the same cells, composed and checked.
         wait: return when all jobs have ended.
 
     Raises:
-        UserError: a cell or the launcher's settings cannot work, there is no Slurm here, Slurm refuses the jobs or,
-            with ``wait``, a job ended before its run did.
+        UserError: the cells disagree on ``hardware``, there is no Slurm here, Slurm refuses the jobs or, with
+            ``wait``, a job ended before its run was complete.
     """
-    settings = launcher_settings(experiment, cells, configs)
-    for config in configs:
-        check(config)
-    check_slurm(settings, configs[0].hardware.processes)
-    waiting = []
+    settings = configs[0].hardware.get("slurm")
+    if any(config.hardware.get("slurm") != settings or config.hardware.name != "slurm" for config in configs):
+        raise UserError("hardware=slurm and hardware.slurm.* must be the same for all cells: make several calls")
+    if settings.gpus not in (0, configs[0].hardware.processes):
+        raise UserError(f"hardware.slurm.gpus={settings.gpus}: hardware.processes={settings.gpus} uses that many GPUs")
+    if shutil.which("sbatch") is None:
+        raise UserError("hardware=slurm: there is no sbatch command here. Call this on a login node of the cluster")
+    left = []
     for overrides, config in zip(cells, configs, strict=True):
-        if complete(config) and not config.force:
-            run(config)
+        if folder.completed(config) and not config.force:
+            print(f"{_title(config)}: already complete, in {config.run_dir} (force=true runs it again)")
         else:
-            waiting.append((Cell(experiment, on_the_node(overrides, config, settings)), config))
-    jobs = submit([cell for cell, _ in waiting], settings) if waiting else []
-    for job, (_, config) in zip(jobs, waiting, strict=True):
-        print(f"job {job.job_id}: {titled(config)} in {config.run_dir}, log {os.path.relpath(job.paths.stdout)}")
-    if jobs:
-        first = jobs[0].job_id.partition("_")[0]
-        print(f"{len(jobs)} submitted: squeue --job {first} shows what waits and runs, scancel {first} ends it")
-    if wait and jobs:
+            left.append(([experiment, *in_job(overrides, config)], config))
+    if not left:
+        return
+    job = _sbatch(script(experiment, [words for words, _ in left], settings))
+    for task, (_, config) in enumerate(left):
+        print(f"job {job}_{task}: {_title(config)} in {config.run_dir}, log {LOGS}/{job}_{task}.log")
+    print(f"{len(left)} submitted: squeue --job {job} shows what waits and runs, scancel {job} ends it")
+    if wait:
         try:
-            wait_for(job.job_id for job in jobs)
+            _wait_for(job)
         except KeyboardInterrupt as interrupt:
-            raise UserError("no longer waiting; the jobs stay as they are") from interrupt
-        if lost := [job.job_id for job, (_, config) in zip(jobs, waiting, strict=True) if not complete(config)]:
-            raise UserError(f"{len(lost)} of {len(jobs)} jobs ended before their run did: {', '.join(lost)}")
+            raise UserError("no longer waiting; the jobs go on") from interrupt
+        if lost := [f"{job}_{task}" for task, (_, config) in enumerate(left) if not folder.completed(config)]:
+            raise UserError(f"{len(lost)} of {len(left)} jobs ended before their runs were complete: {', '.join(lost)}")
 
 
-def complete(config: DictConfig) -> bool:
-    """Whether the run's folder holds its record."""
-    return record.read(Path(config.run_dir) / folder.RECORD) is not None
+def in_job(overrides: Sequence[str], config: DictConfig) -> list[str]:
+    """A cell's overrides in its job, where the hardware that the job asks for replaces ``hardware=slurm``."""
+    own = [item for item in overrides if not _NOT_FOR_THE_JOB.match(item)]
+    hardware = config.hardware
+    if hardware.slurm.gpus:
+        return ["hardware=gpus", f"hardware.processes={hardware.processes}", *own]
+    return ["hardware=cpu", f"hardware.threads={max(1, hardware.slurm.cpus // hardware.processes)}", *own]
 
 
-def launcher_settings(experiment: str, cells: Sequence[list[str]], configs: Sequence[DictConfig]) -> dict[str, Any]:
-    """``hydra.launcher`` as Hydra composes it, its interpolations resolved.
-
-    Raises:
-        UserError: the cells do not agree on it, or it is not the one that ``hardware=slurm`` brings.
-    """
-    shared = {tuple(item for item in overrides if FOR_THE_LAUNCHER.match(item)) for overrides in cells}
-    if len(shared) > 1 or any(config.hardware.name != "slurm" for config in configs):
-        raise UserError("hardware=slurm and hydra.launcher.* are the same for all cells of a call: make several calls")
-    register_nodes()
-    with composing():
-        hydra = compose(experiment, overrides=list(shared.pop()), return_hydra_config=True).hydra
-    settings = OmegaConf.to_container(hydra.launcher, resolve=True)
-    assert isinstance(settings, dict)
-    if settings.pop("_target_") != LAUNCHER:
-        raise UserError("hardware=slurm is chosen by name, and brings the launcher with it: no hardware.name=slurm")
-    return {str(key): value for key, value in settings.items()}
+def script(name: str, cells: Sequence[Sequence[str]], settings: DictConfig) -> str:
+    """The batch script: a job array whose tasks each pick one cell, the arguments of one ``normplugins run``."""
+    return _SCRIPT.format(
+        options="\n".join(f"#SBATCH {option}" for option in _options(name, len(cells), settings)),
+        cells="\n".join(shlex.quote(shlex.join(words)) for words in cells),
+        setup="\n".join(settings.setup),
+        python=shlex.quote(sys.executable),
+    )
 
 
-def check_slurm(settings: dict[str, Any], processes: int) -> None:
-    """Refuse settings of several tasks or of idle GPUs, and a machine from which nothing can be submitted.
-
-    Raises:
-        UserError: says which.
-    """
-    if (gpus := settings["gpus_per_node"]) and gpus != processes:
-        raise UserError(f"hydra.launcher.gpus_per_node={gpus}: hardware.processes={gpus} asks for them, one a process")
-    if settings["nodes"] * settings["tasks_per_node"] > 1:
-        raise UserError("a job of the launcher is one task on one node: scripts/slurm/multi_node.sbatch is for several")
-    if missing := [name for name in ("sbatch", "srun") if shutil.which(name) is None]:
-        raise UserError(f"hardware=slurm: no {missing[0]} here. Call this where Slurm's commands are, on a login node")
-
-
-def on_the_node(overrides: Sequence[str], config: DictConfig, settings: dict[str, Any]) -> list[str]:
-    """A cell's overrides in its job: the hardware that the job asks for in the place of ``hardware=slurm``."""
-    own = [item for item in overrides if not NOT_FOR_THE_JOB.match(item)]
-    if settings["gpus_per_node"] or settings["gpus_per_task"] or "gpu" in (settings["gres"] or ""):
-        return ["hardware=gpus", f"hardware.processes={config.hardware.processes}", *own]
-    share = (settings["cpus_per_task"] or 0) // config.hardware.processes
-    return ["hardware=cpu", *([f"hardware.threads={share}"] if share else []), *own]
+def _options(name: str, count: int, settings: DictConfig) -> Iterator[str]:
+    yield f"--job-name={name}"
+    yield f"--array=0-{count - 1}" + (f"%{settings.parallel}" if settings.parallel else "")
+    yield f"--output={LOGS}/%A_%a.log"
+    yield from ("--open-mode=append", "--requeue", "--signal=B:USR2@120", "--nodes=1", "--ntasks=1")
+    yield f"--cpus-per-task={settings.cpus}"
+    if settings.gpus:
+        yield f"--gpus-per-node={settings.gpus}"
+    for key in ("partition", "account", "qos", "constraint", "time", "mem"):
+        if settings[key] is not None:
+            yield f"--{key}={settings[key]}"
+    yield from settings.options
 
 
-def submit(cells: Sequence[Cell], settings: dict[str, Any]) -> "list[Job[None]]":
-    """Hand the cells to Slurm as one job array (a single one as a plain job).
-
-    Raises:
-        UserError: Slurm does not take them; its own words.
-    """
-    import submitit
-
-    parameters = {f"slurm_{name}": value for name, value in settings.items() if value is not None}
-    # srun takes no number of CPUs from sbatch since Slurm 22.05: its task would be bound to one.
-    parameters["slurm_setup"] = ["export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}", *(settings["setup"] or [])]
-    folder_, retries = parameters.pop("slurm_submitit_folder"), parameters.pop("slurm_max_num_timeout")
-    executor = submitit.AutoExecutor(folder_, cluster="slurm", slurm_max_num_timeout=retries)
-    executor.update_parameters(**parameters)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what it raises too
-            return executor.submit_array(cells)
-    except submitit.core.utils.FailedJobError as error:
-        hint = ". hydra.launcher.gpus_per_node=null asks for no GPU" if "(gres)" in str(error) else ""
-        raise UserError(f"Slurm does not take the jobs: {error}{hint}") from error
+def _sbatch(text: str) -> str:
+    """Submit a batch script and return the job's number."""
+    LOGS.mkdir(parents=True, exist_ok=True)  # Slurm does not create the folder of a log
+    done = subprocess.run(["sbatch", "--parsable"], input=text, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(f"Slurm refuses the jobs: {done.stderr.strip()}")
+    return done.stdout.strip().partition(";")[0]  # a cluster's name may follow
 
 
-def wait_for(jobs: Iterable[str]) -> None:
-    """Return when Slurm has none of the jobs in its queue any more."""
-    asked = ["squeue", "--noheader", "--jobs", ",".join(jobs)]
+def _wait_for(job: str) -> None:
+    """Return when the queue holds no task of an array any more: neither waiting, running nor requeued."""
     while True:
-        answer = subprocess.run(asked, capture_output=True, text=True, check=False)
-        gone = "Invalid job id" in answer.stderr  # ended long ago
-        if gone or (answer.returncode == 0 and not answer.stdout.strip()):
+        queue = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False)
+        forgotten = "Invalid job id" in queue.stderr  # the job ended long ago
+        if forgotten or (queue.returncode == 0 and not queue.stdout.strip()):
             return
-        time.sleep(WAIT_SECONDS)
+        time.sleep(POLL_SECONDS)
+
+
+def _title(config: DictConfig) -> str:
+    return f"{config.experiment} {config.variant} seed {config.seed}"

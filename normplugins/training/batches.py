@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Lengths = NDArray[np.integer[Any]]
 
 
-def near_in_length(sources: Lengths, targets: Lengths) -> NDArray[np.int64]:
+def sort_by_both_lengths(sources: Lengths, targets: Lengths) -> NDArray[np.int64]:
     """An order of sentences in which neighbours are near in both lengths; equals stay in the order they came in."""
     longer = np.maximum(sources, targets)
     lean = (targets.astype(np.int64) - sources) * np.where(longer % 2, -1, 1)
@@ -39,4 +39,4 @@ def bucket_by_length(task: Any, subset: str) -> None:
 
 def _ordered(dataset: LanguagePairDataset) -> NDArray[np.int64]:
     shuffled = np.random.permutation(len(dataset)) if dataset.shuffle else np.arange(len(dataset))
-    return shuffled[near_in_length(dataset.src_sizes[shuffled], dataset.tgt_sizes[shuffled])]
+    return shuffled[sort_by_both_lengths(dataset.src_sizes[shuffled], dataset.tgt_sizes[shuffled])]

@@ -1,4 +1,4 @@
-"""``label_smoothed_nll``: fairseq's ``label_smoothed_cross_entropy``, with one pass over the logits' softmax."""
+"""``label_smoothed_nll``: fairseq's ``label_smoothed_cross_entropy`` with one softmax pass over the logits."""
 
 from typing import Any
 
@@ -16,29 +16,27 @@ from normplugins.models.transformer import NormTransformer
 from normplugins.training.label_smoothed_loss import smoothed_loss
 
 WITH_FEATURES = (NormTransformer, TransformerModel)
-"""Models whose ``features_only=True`` gives what one linear map without a bias takes to the logits."""
+"""Models whose logits are one linear map without a bias of the features that ``features_only=True`` returns."""
 
 
 @register_criterion("label_smoothed_nll", dataclass=LabelSmoothedCrossEntropyCriterionConfig)
 class LabelSmoothedNLL(LabelSmoothedCrossEntropyCriterion):
-    """Label-smoothed cross-entropy: the loss, gradients, counts and logs of fairseq's ``label_smoothed_cross_entropy``.
+    """Label-smoothed cross-entropy with the loss, gradients, counts and logs of ``label_smoothed_cross_entropy``.
 
-    The logits of a transformer's whole batch are never in memory at once, and on a CPU padding has none
-    (:func:`~normplugins.training.label_smoothed_loss.smoothed_loss`). With any other model, with float16, whose
-    gradients need the loss scale before they are rounded, and with fairseq's options that look at single tokens, it is
-    fairseq's own.
+    The logits of a transformer's batch are computed in chunks, and on a CPU none are computed for padding
+    (:func:`~normplugins.training.label_smoothed_loss.smoothed_loss`). fairseq's own code is used for other models, for
+    float16, whose gradients need the loss scale before rounding, and for options that need the loss of single tokens.
     """
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """The loss (summed over tokens), what its gradient is divided by, and what to log; as fairseq's."""
+        """Return the loss summed over tokens, the sample size and the logging output, as fairseq does."""
         weight = None if self.report_accuracy or self.ignore_prefix_size or not reduce else output_weight(model)
         if weight is None:
             return super().forward(model, sample, reduce=reduce)
-        features = model(**sample["net_input"], features_only=True)[0].transpose(
-            0, 1
-        )  # as it lies in memory: (T, B, C)
+        # (T, B, C) is the layout in memory
+        features = model(**sample["net_input"], features_only=True)[0].transpose(0, 1)
         target = sample["target"]
         loss, nll_loss = smoothed_loss(
             features.reshape(-1, features.size(-1)), weight, target.t().reshape(-1), self.eps, self.padding_idx
@@ -48,14 +46,14 @@ class LabelSmoothedNLL(LabelSmoothedCrossEntropyCriterion):
         return loss, sample_size, {"loss": loss.data, "nll_loss": nll_loss.data, **logged}
 
 
-# fairseq goes on from a checkpoint only with a class of the name that stands there, and this is the same loss.
+# fairseq resumes only with a criterion whose class has the name stored in the checkpoint. This is the same loss.
 LabelSmoothedNLL.__name__ = LabelSmoothedCrossEntropyCriterion.__name__
 
 
 def output_weight(model: nn.Module) -> Tensor | None:
-    """The weight (V, C) of the map from a model's features to its logits; None where there is more to it.
+    """Return the weight (V, C) of the map from features to logits, or None if the logits are not one linear map.
 
-    With ``find_unused_parameters`` DistributedDataParallel must see its use, which comes after the model here.
+    Also None with ``find_unused_parameters``: DistributedDataParallel must then see the weight used inside the model.
     """
     if isinstance(model, ModuleProxyWrapper):
         if getattr(model, "find_unused_parameters", False):

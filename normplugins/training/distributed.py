@@ -1,19 +1,19 @@
-"""The processes of one run: started here, or by torchrun or srun; when one is lost, all of them end."""
+"""Training in several processes, which this process starts through torchrun's Python API, or which torchrun or srun
+started."""
 
 import json
-import multiprocessing
+import logging
 import os
+import pickle
 import re
 import signal
 import sys
-import threading
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import connection
-from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 from normplugins import compat  # noqa: F401  (before fairseq)
@@ -23,26 +23,30 @@ import torch
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig
 from torch import distributed
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.rendezvous import rendezvous
 
 from normplugins.utils.errors import UserError
 from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
 
-GOES_ON = "The same command goes on from the last checkpoint"
-GRACE_SECONDS = 5  # for a process to end by itself once another has failed, and again once it is told to
-HEARD_SECONDS = 30  # for the others to hear the first one's word before it ends
-# What torch.distributed says when another process is gone or does not answer: it has no exception of its own for that.
-_LOST = re.compile(r"gloo|NCCL|TCPStore|ProcessGroup|[Cc]onnection|[Tt]imed? ?out")
+RESUMES = "The same command resumes from the last checkpoint"
+EXIT_DELAY_SECONDS = 1  # torchrun reports the rank that exits first, so a rank that lost another one exits later
+RECEIVE_SECONDS = 30  # how long rank zero waits at most for the other ranks to read its message
+# torch.distributed has no exception class for a lost peer; its messages contain one of these words.
+_LOST_PEER = re.compile(r"gloo|NCCL|TCPStore|ProcessGroup|[Cc]onnection|[Tt]imed? ?out")
 T = TypeVar("T")
 
 
-class Lost(UserError):
-    """Another process of the run is gone, or has not answered for ``hardware.timeout_seconds``."""
+class RankLost(UserError):
+    """Another rank has ended, or has not answered for ``hardware.timeout_seconds``."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A process's place: ``rank`` of the run's ``size``, and ``local_rank`` of the ``local_size`` on its machine."""
+    """The place of a process in a run: ``rank`` of ``size``, and ``local_rank`` of ``local_size`` on its machine."""
 
     rank: int
     size: int
@@ -50,228 +54,145 @@ class Member:
     local_size: int
 
     def __str__(self) -> str:
-        return f"process {self.rank} of 0 to {self.size - 1}"
+        return f"rank {self.rank} of {self.size}"
 
 
 def launched() -> Member | None:
-    """This process's place among those that torchrun or srun started for one run; None where it stands alone.
+    """Return this process's place in a run that torchrun or srun started, or None for a single process.
 
-    srun counts when MASTER_ADDR and MASTER_PORT are exported too: without them its tasks could not find each other.
+    The variables of srun count only if MASTER_ADDR and MASTER_PORT are set: its tasks cannot connect without them.
     """
-    if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        return None
-    for names in (
-        ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
-    ):
-        if set(names) <= os.environ.keys():
-            # Slurm's last one may read 2(x3): two on each of three nodes
+    torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    srun = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
+    for names in (torchrun, srun):
+        if {"MASTER_ADDR", "MASTER_PORT", *names} <= os.environ.keys():
+            # SLURM_STEP_TASKS_PER_NODE can be 2(x3): two tasks on each of three nodes
             member = Member(*(int(re.split(r"\D", os.environ[name])[0]) for name in names))
             return member if member.size > 1 else None
     return None
 
 
 def on_cpu(config: DictConfig) -> bool:
-    """Whether a run computes on the CPU: told to, or for want of a GPU."""
+    """Whether a run computes on the CPU, by choice or because there is no GPU."""
     return config.common.cpu or not torch.cuda.is_available()
 
 
-@dataclass(frozen=True)
-class DistributedConfig:
-    """On what terms processes work together: on a CPU or on GPUs, how long each waits for the others, its threads."""
-
-    cpu: bool
-    timeout_seconds: float
-    threads: int
-
-
-def distributed_config(config: DictConfig) -> DistributedConfig:
-    """The terms that a run's ``hardware`` sets. Threads: ``hardware.threads``, or an equal share of the cores."""
+def threads_per_process(config: DictConfig) -> int:
+    """Return the number of CPU threads of each process: ``hardware.threads``, or an equal share of the cores."""
     member = launched()
     share = available_cores() // (member.local_size if member else config.hardware.processes)
-    return DistributedConfig(on_cpu(config), config.hardware.timeout_seconds, config.hardware.threads or max(1, share))
+    return config.hardware.threads or max(1, share)
 
 
-def take_part(work: Callable[[], None], member: Member, store: distributed.Store, terms: DistributedConfig) -> None:
-    """Do ``work`` as one of several processes, in the default process group: gloo on a CPU, NCCL on GPUs.
+def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
+    """Call ``work(argument)``, both pickled, in several processes of this machine, and return rank zero's result.
 
-    Returns when all have done it.
-
-    Raises:
-        Lost: another process is gone or does not answer.
-    """
-    use_threads(terms.threads)
-    if not terms.cpu:
-        torch.cuda.set_device(member.local_rank)
-    timeout = timedelta(seconds=terms.timeout_seconds)
-    backend = "gloo" if terms.cpu else "nccl"
-    try:
-        distributed.init_process_group(backend, store=store, rank=member.rank, world_size=member.size, timeout=timeout)
-        # For fairseq too, and so for the gradients: it would make a group of its own, which waits for half an hour, and
-        # what synchronised norms exchange on one of two NCCL communicators at work may block the other.
-        distributed_utils.get_global_group._global_group = distributed.group.WORLD
-        work()
-        distributed.barrier()
-    except RuntimeError as error:
-        if not isinstance(error, distributed.DistError) and not _LOST.search(str(error)):
-            raise
-        why = re.sub(r"^\[\S*\] |\. This is typically .*", "", str(error).strip().splitlines()[0])  # without advice
-        raise Lost(f"{member} has lost the others: {why}. {GOES_ON}") from error
-    distributed.destroy_process_group()
-    del distributed_utils.get_global_group._global_group
-
-
-def spawn(work: Callable[[], None], size: int, terms: DistributedConfig) -> None:
-    """Do ``work``, which is pickled, in ``size`` processes on this machine; when one fails, end them all.
+    torchrun ends all processes when one of them fails, and Linux ends them when this process is killed.
 
     Raises:
-        UserError: what one of them raised; or one was killed, or does not answer.
+        UserError: a process raised it, failed or was killed.
+        KeyboardInterrupt: Ctrl-C, after all processes have ended.
     """
-    context = multiprocessing.get_context("spawn")
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # 0: any port that is free
-    members = [Member(rank, size, rank, size) for rank in range(size)]
-    pipes = [context.Pipe(duplex=False) for _ in members]
-    started = [
-        context.Process(target=_spawned, args=(work, member, store.port, terms, sender))
-        for member, (_, sender) in zip(members, pipes, strict=True)
-    ]
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in signals}  # torchrun replaces them
+    logging.disable(logging.CRITICAL)  # torchrun logs a traceback for an error that is reported on one line below
     try:
-        for process, (_, sender) in zip(started, pipes, strict=True):
-            process.start()
-            sender.close()
-        # Asked once a turn: one that ends in between would leave nothing to wait for, and wait() for ever.
-        while (running := _running(started)) and all(process.exitcode in (None, 0) for process in started):
-            connection.wait([process.sentinel for process in running])
-        _wait(started)  # what the others say of a failure, or of their own
-        codes = [process.exitcode for process in started]
+        with tempfile.TemporaryDirectory() as folder:
+            options = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                run_id="normplugins",
+                rdzv_backend="c10d",
+                rdzv_endpoint="127.0.0.1:0",  # any free port
+                local_addr="127.0.0.1",  # the machine's own host name may not resolve
+                max_restarts=0,
+                logs_specs=DefaultLogsSpecs(log_dir=folder),
+            )
+            results: dict[int, T] = elastic_launch(options, _worker)(work, argument)
+            return results[0]
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise _error_of(f"rank {rank} of {processes}", failure) from None
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        sys.exit(128 + error.sigval)
     finally:
-        _end(started)
-    if any(codes):
-        raise _explanation(members, codes, [_received(receiver) for receiver, _ in pipes], terms)
+        logging.disable(logging.NOTSET)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
-def _spawned(
-    work: Callable[[], None],
-    member: Member,
-    port: int,
-    terms: DistributedConfig,
-    report: "connection.Connection[Any, Any]",
-) -> None:
-    # Ctrl-C reaches every process of a terminal: the one that started this one ends it, in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        take_part(work, member, distributed.TCPStore("127.0.0.1", port), terms)
-    except UserError as error:
-        report.send((type(error), str(error)))
-        sys.exit(1)
+def _worker(work: Callable[[Any], T], argument: object) -> T:
+    # Linux sends SIGINT when the launcher is killed. Python's own handler would wait for a collective operation to end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return work(argument)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)  # whoever started us was killed, and holds the run's folder no more
-
-
-def _running(processes: Sequence[SpawnProcess]) -> list[SpawnProcess]:
-    return [process for process in processes if process.is_alive()]
-
-
-def _wait(processes: Sequence[SpawnProcess]) -> None:
-    until = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        process.join(max(0.0, until - time.monotonic()))
-
-
-def _end(processes: Sequence[SpawnProcess]) -> None:
-    """End what still runs: politely, then not."""
-    begun = [process for process in processes if process.pid is not None]
-    for process in _running(begun):
-        process.terminate()
-    _wait(begun)
-    for process in _running(begun):  # such as one that was stopped
-        process.kill()
-        process.join()
-
-
-def _received(receiver: "connection.Connection[Any, Any]") -> tuple[type[UserError], str] | None:
-    try:
-        return receiver.recv() if receiver.poll() else None
-    except EOFError:  # it ended without a word, or in the middle of one
-        return None
-
-
-def _explanation(
-    members: Sequence[Member],
-    codes: Sequence[int | None],
-    told: Sequence[tuple[type[UserError], str] | None],
-    terms: DistributedConfig,
-) -> UserError:
-    """Why a run of several processes failed: the cause before what the others noticed of it."""
-    for words in told:
-        if words and words[0] is not Lost:
-            return words[0](words[1])
-    for member, code, words in zip(members, codes, told, strict=True):
-        if code is not None and code < 0:
-            name = signal.Signals(-code).name
-            hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
-            return Lost(f"{member} was ended by {name}{hint}. {GOES_ON}")
-        if code and not words:
-            return UserError(f"{member} failed: its error stands above. {GOES_ON}")
-    for member, code in zip(members, codes, strict=True):
-        if code is None:
-            waited = f"{terms.timeout_seconds:g} s (hardware.timeout_seconds)"
-            return Lost(f"{member} has not answered for {waited}. {GOES_ON}")
-    return Lost(next(words[1] for words in told if words))
+def _error_of(rank: str, failure: ProcessFailure) -> Exception:
+    """Return the error that a failed process raised, or one that says how the process ended."""
+    if failure.exitcode < 0:
+        hint = ", as the system does when memory runs out" if failure.exitcode == -signal.SIGKILL else ""
+        return RankLost(f"{rank} was ended by {failure.signal_name()}{hint}. {RESUMES}")
+    report: Any = failure.message  # a dict if the process raised an exception
+    if not isinstance(report, dict):
+        return UserError(f"{rank} ended with status {failure.exitcode}. {RESUMES}")
+    name, _, text = report["message"].partition(": ")
+    known: tuple[type[Exception], ...] = (UserError, *UserError.__subclasses__(), pickle.UnpicklingError)
+    for kind in known:
+        if kind.__name__ == name:
+            return kind(text)
+    print(report["extraInfo"]["py_callstack"], file=sys.stderr)
+    return UserError(f"{rank} failed with the traceback above. {RESUMES}")
 
 
 class Rendezvous:
-    """Where the processes of a launcher wait for the first one's word on what to train: it alone prepares and records.
+    """A store through which rank zero, which prepares the corpus, tells the other ranks when and what to train.
 
-    Raises Lost when they do not find each other.
+    Raises:
+        RankLost: this rank cannot reach the store.
     """
 
     def __init__(self, member: Member) -> None:
         self.member = member
-        self.spoken = False
+        self.sent = False
         try:
-            self.store = next(distributed.rendezvous("env://", member.rank, member.size))[0]
+            self.store = next(rendezvous("env://", member.rank, member.size))[0]
         except RuntimeError as error:
-            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise Lost(f"{member} does not reach {where}: {str(error).splitlines()[0]}") from error
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise _lost(f"{member} does not reach {address}: {str(error).splitlines()[0]}") from error
 
-    def send(self, word: dict[str, str]) -> None:
-        """Tell the others what to train, or with an empty word that there is nothing to do; the first word counts."""
-        if self.spoken:
+    def send(self, message: dict[str, str]) -> None:
+        """Tell the other ranks what to train; an empty message means nothing. Only the first call has an effect."""
+        if self.sent:
             return
-        self.spoken = True
-        self.store.set("word", json.dumps(word))
-        until = time.monotonic() + HEARD_SECONDS
-        while self.store.add("heard", 0) < self.member.size - 1 and time.monotonic() < until:
+        self.sent = True
+        self.store.set("message", json.dumps(message))
+        deadline = time.monotonic() + RECEIVE_SECONDS  # the store ends with rank zero, which may have nothing to train
+        while self.store.add("received", 0) < self.member.size - 1 and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def receive(self) -> dict[str, str]:
-        """Wait for the first process's word, through its preparation of the corpus.
+        """Wait for rank zero's message, without a time limit because preparing a corpus may take hours.
 
         Raises:
-            Lost: it has failed or is gone.
+            RankLost: rank zero has failed or ended.
         """
         try:
-            while not self.store.check(["word"]):
+            while not self.store.check(["message"]):  # a blocking wait would delay Python's signal handlers
                 time.sleep(0.5)
-            word: dict[str, str] = json.loads(self.store.get("word"))
-            self.store.add("heard", 1)
+            message: dict[str, str] = json.loads(self.store.get("message"))
+            self.store.add("received", 1)
         except RuntimeError as error:
-            raise Lost(f"{self.member}: the first process is gone") from error
-        if "failed" in word:
-            raise Lost(f"{self.member} has nothing to do: the first process failed before training")
-        return word
+            raise _lost(f"{self.member}: rank zero has ended") from error
+        if "failed" in message:
+            raise _lost(f"{self.member} has nothing to do: rank zero failed before training")
+        return message
 
     @contextmanager
     def rank_zero(self) -> Iterator[None]:
-        """What the first process does: the others are told when it fails, and when there was nothing to train."""
+        """Run rank zero's part. If it ends without a message, tell the other ranks that it failed or is complete."""
         try:
             yield
         except BaseException:
@@ -279,9 +200,40 @@ class Rendezvous:
             raise
         self.send({})
 
+    def train_together(self, train: Callable[[], None], config: DictConfig) -> None:
+        """Call ``train`` in a process group of all ranks (gloo on CPUs, NCCL on GPUs) and wait for all ranks.
 
-def gathered(value: T) -> list[T]:
-    """Every process's ``value``, in the order of their ranks; a list of one where there is one process."""
+        Raises:
+            RankLost: another rank has ended or does not answer.
+        """
+        use_threads(threads_per_process(config))
+        cpu, timeout = on_cpu(config), timedelta(seconds=config.hardware.timeout_seconds)
+        if not cpu:
+            torch.cuda.set_device(self.member.local_rank)
+        backend, rank, size = "gloo" if cpu else "nccl", self.member.rank, self.member.size
+        try:
+            distributed.init_process_group(backend, store=self.store, rank=rank, world_size=size, timeout=timeout)
+            # fairseq would create a second group for the gradients with a timeout of half an hour, and operations of
+            # synchronized norms on one of two NCCL communicators could block those on the other.
+            distributed_utils.get_global_group._global_group = distributed.group.WORLD
+            train()
+            distributed.barrier()
+        except RuntimeError as error:
+            if not isinstance(error, distributed.DistError) and not _LOST_PEER.search(str(error)):
+                raise
+            why = re.sub(r"^\[\S*\] |\. This is typically .*", "", str(error).strip().splitlines()[0])
+            raise _lost(f"{self.member} has lost the other ranks: {why}. {RESUMES}") from error
+        distributed.destroy_process_group()
+        del distributed_utils.get_global_group._global_group
+
+
+def _lost(message: str) -> RankLost:
+    time.sleep(EXIT_DELAY_SECONDS)
+    return RankLost(message)
+
+
+def all_gather(value: T) -> list[T]:
+    """Return the ``value`` of every rank in order, or a list of one for a single process."""
     if not distributed.is_initialized():
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()
@@ -289,6 +241,6 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def first_found(value: T | None) -> T | None:
-    """The first process's value that is not None, the same in every process."""
-    return next((found for found in gathered(value) if found is not None), None)
+def first_not_none(value: T | None) -> T | None:
+    """Return the ``value`` of the first rank where it is not None; the same in every rank."""
+    return next((found for found in all_gather(value) if found is not None), None)

@@ -1,4 +1,4 @@
-"""fairseq's optimizer for models of half precision, in a few kernels an update, and resumed to the bit."""
+"""fairseq's optimizer for half-precision models with few kernels per update and bitwise exact resuming."""
 
 from typing import Any
 
@@ -7,45 +7,45 @@ from fairseq import optim
 from torch import Tensor
 
 
-class FP16Optimizer(optim.FP16Optimizer):  # type: ignore[misc]
-    """fairseq's: the model in bfloat16 or float16, the optimizer on float32 copies of its parameters.
+class FP16Optimizer(optim.FP16Optimizer):
+    """The model is in bfloat16 or float16, and the optimizer updates float32 copies of its parameters.
 
-    fairseq copies gradients and parameters one by one, and forgets the copies when a run is broken off: it goes on from
-    what is left of them in half precision. Here they are in the checkpoint, beside the optimizer's state. The class has
-    the name of fairseq's, by which that knows its checkpoints; each reads the other's.
+    fairseq's class copies gradients and parameters one at a time, and does not save the copies: a resumed run starts
+    from their half-precision values. This class saves them in the checkpoint. It has the same name as fairseq's,
+    because fairseq identifies checkpoints by it; each class reads the other's checkpoints.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's state, the loss scale, and the float32 parameters as ``fp32_params``."""
+        """Return the wrapped optimizer's state, the loss scale, and the float32 parameters as ``fp32_params``."""
         return {**super().state_dict(), "fp32_params": [parameter.detach() for parameter in self._copies()]}
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
-        """Take up a state; one of fairseq's leaves the float32 parameters as the model's are."""
+        """Load a state; one saved by fairseq's class leaves the float32 parameters equal to the model's."""
         for copy, saved in zip(self._copies(), state_dict.get("fp32_params", ()), strict=False):
             copy.data.copy_(saved)
         super().load_state_dict(state_dict, optimizer_overrides)
 
     def zero_grad(self) -> None:
-        """Forget the model's gradients, and set those of the copies to zero."""
+        """Free the model's gradients and set the gradients of the copies to zero."""
         for parameter in self.fp16_params:
             parameter.grad = None
-        torch._foreach_zero_([copy.grad for copy in self._copies()])
+        torch._foreach_zero_([copy.grad for copy in self._copies() if copy.grad is not None])
         self._needs_sync = False
         if self.scaler is not None:
             self._multiply_factor = 1.0 / float(self.scaler.loss_scale)
 
     def _copies(self) -> list[Tensor]:
-        """One for each parameter; in one piece for each device where fairseq has flattened them."""
+        """Return the float32 copies, one per parameter, or one per device if fairseq has flattened them."""
         return list(self.fp32_params.values() if isinstance(self.fp32_params, dict) else self.fp32_params)
 
     def _sync_fp16_grads_to_fp32(self) -> None:
         if self.has_flat_params:
             super()._sync_fp16_grads_to_fp32()
-        elif self._needs_sync:  # zero_grad, before every update, has seen to those without a gradient
+        elif self._needs_sync:  # zero_grad has zeroed the copies' gradients before
             pairs = zip(self._copies(), self.fp16_params, strict=True)
-            of_both = [(copy.grad, of.grad) for copy, of in pairs if of.grad is not None]
-            if of_both:
-                torch._foreach_copy_(*map(list, zip(*of_both, strict=True)))
+            grads = [(copy.grad, of.grad) for copy, of in pairs if copy.grad is not None and of.grad is not None]
+            if grads:
+                torch._foreach_copy_([copy for copy, _ in grads], [of for _, of in grads])
             self._needs_sync = False
 
     def _sync_fp32_params_to_fp16(self) -> None:

@@ -1,4 +1,4 @@
-"""Label-smoothed cross-entropy of a linear map's logits, which are made, used and forgotten a part at a time."""
+"""Label-smoothed cross-entropy of the logits of a linear map, computed in chunks of tokens to save memory."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK = 1024
-"""Tokens whose logits are in memory at once, on a CPU. Of 256 to 2048, what measured fastest for 512 channels."""
+"""Tokens per chunk on a CPU: the fastest of 256 to 2048 for 512 channels."""
 
 ELEMENTS = 2**28
-"""The most logits that are in memory at once elsewhere, where fewer and larger products are faster: 1 GiB."""
+"""Logits per chunk on other devices, where fewer and larger products are faster: 1 GiB."""
 
 
 def smoothed_loss(
@@ -22,26 +22,26 @@ def smoothed_loss(
     chunk: int | None = None,
     leave_out: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Label-smoothed cross-entropy of the logits ``x @ weight.T``, summed over the tokens.
+    """Compute the label-smoothed cross-entropy of the logits ``x @ weight.T``, summed over the tokens.
 
     With z the logits of a token, t its target and e = epsilon / (V - 1), fairseq's loss is
 
         (1 - epsilon - e) (lse(z) - z_t) + e sum_j (lse(z) - z_j) = lse(z) - (1 - epsilon - e) z_t - e sum_j z_j
 
-    so that dL/dz = softmax(z) - (1 - epsilon - e) [j = t] - e: one exponential each, and the sum over the vocabulary is
-    a product with the sum of the weights. The gradients are computed along with the loss.
+    so that dL/dz = softmax(z) - (1 - epsilon - e) [j = t] - e. Each logit needs one exponential, and the sum over the
+    vocabulary is a product with the sum of the weights. The gradients are computed in the forward pass.
 
     Args:
         x: features (N, C), of float64, float32 or bfloat16.
         weight: (V, C), of the same dtype.
         target: (N,).
         epsilon: label smoothing.
-        ignored: the target of tokens that count nowhere.
-        chunk: tokens whose logits are in memory at once; None: what is fastest on the device.
-        leave_out: make no logits of ignored tokens, for which the host must know how many they are; None: on a CPU.
+        ignored: the target of tokens that are not counted.
+        chunk: tokens whose logits are in memory at once; None: the fastest number on the device.
+        leave_out: compute no logits for ignored tokens, which synchronizes with the device; None: only on a CPU.
 
     Returns:
-        The loss and, without a gradient, the negative log-likelihood: both of float32, or float64 with float64 ``x``.
+        The loss and the negative log-likelihood, which has no gradient: float32, or float64 if ``x`` is.
     """
     chunk = chunk or (CHUNK if x.is_cpu else max(CHUNK, ELEMENTS // len(weight)))
     leave_out = x.is_cpu if leave_out is None else leave_out
@@ -86,9 +86,8 @@ class _SmoothedLoss(torch.autograd.Function):
             of_targets[part] = z.gather(1, words)
             total = z.sub_(largest).exp_().sum(1, keepdim=True)
             nll[part] = total.log() + largest - of_targets[part]
-            if (
-                with_gradients
-            ):  # z becomes dL/dz without its last term, times total: rows are scaled where they are short
+            if with_gradients:
+                # z becomes (dL/dz + smooth) * total: the scale is applied to rows of C numbers, which are shorter.
                 scale = counts[part] / total
                 grad_z = z.scatter_add_(1, words, -on_target * total).to(x.dtype)
                 grad_features[part] = grad_z @ weight * scale - smooth * counts[part] * sum_weight

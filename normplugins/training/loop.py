@@ -72,10 +72,10 @@ def train(config: DictConfig, settings: TrainSettings) -> None:
     if extra_state:  # fairseq forgets its means at the end of an epoch; the curve's points know no epochs
         metrics.load_state_dict(extra_state["metrics"])
     history = History(**extra_state["history"]) if extra_state else History()
-    if len(set(distributed.gathered(history.updates))) > 1:
+    if len(set(distributed.all_gather(history.updates))) > 1:
         raise UserError(f"{config.checkpoint.save_dir} is not on a file system that all processes of the run share")
     if extra_state and (states := extra_state.get("statistics")):
-        statistics_drift.give(model, states[trainer.data_parallel_rank])
+        statistics_drift.load_state(model, states[trainer.data_parallel_rank])
     history.parameters = sum(parameter.numel() for parameter in model.parameters())
     master = trainer.is_data_parallel_master
     run = _Run(config, settings, trainer, epoch_itr, history)
@@ -83,7 +83,7 @@ def train(config: DictConfig, settings: TrainSettings) -> None:
     log = run.directory / LOG if master else None
     with Progress(title, run.most_updates(), history.updates, silent=not master, log=log) as progress:
         if extra_state:
-            progress.line(f"going on from update {history.updates} (epoch {history.epoch})")
+            progress.line(f"resuming from update {history.updates} (epoch {history.epoch})")
         with tracked(settings.tracking if master else NOWHERE) as tracker:
             tracker.replay(history.curves)
             run.to_the_end(progress, tracker)
@@ -103,7 +103,8 @@ class _Run:
         self.directory = Path(config.checkpoint.save_dir)
         self.probe = StatisticsProbe(trainer.get_model(), settings.probe and trainer.is_data_parallel_master)
         self.started = time.perf_counter() - history.wall_seconds
-        self.saved_at = trainer.cumulative_training_time()
+        # Rank zero's time, which differs from the others' before the first update: all ranks save at the same updates.
+        self.saved_at = distributed.all_gather(trainer.cumulative_training_time())[0]
 
     @property
     def device(self) -> str:
@@ -209,7 +210,7 @@ class _Run:
         states = statistics_drift.gather(self.trainer.get_model())
         drifted = statistics_drift.measure(self.trainer.get_model(), states)
         # each validates a part, all with what will be saved
-        with statistics_drift.as_saved(self.trainer.get_model(), states), not_compiled():
+        with statistics_drift.rank_zero_statistics(self.trainer.get_model(), states), not_compiled():
             figures = self.validate() | self.validate_in_training_mode() | (drifted.figures if drifted else {})
         loss = figures["loss"]
         if not math.isfinite(loss):
@@ -261,7 +262,7 @@ class _Run:
         Raises:
             NotFinite: a parameter or statistic is not finite: nothing is written over the last good checkpoint.
         """
-        broken = distributed.first_found(nonfinite.broken_state(self.trainer.get_model()))
+        broken = distributed.first_not_none(nonfinite.first_nonfinite_state(self.trainer.get_model()))
         if broken:
             raise NotFinite(
                 f"update {self.history.updates}: {broken} is not finite. {last_good_checkpoint(self.directory)}"
@@ -282,7 +283,7 @@ class _Run:
         (self.directory / "crash.pt").unlink(missing_ok=True)  # fairseq's copy of the broken state
         update = self.trainer.get_num_updates() + 1
         with not_compiled():  # where no hook would be called; other dropout masks than the step's, then
-            where = distributed.first_found(nonfinite.locate(self.trainer, samples))
+            where = distributed.first_not_none(nonfinite.locate(self.trainer, samples))
         what = f"{where} is not finite" if where else reason.rstrip(".")
         raise NotFinite(f"update {update}: {what}. {last_good_checkpoint(self.directory)}")
 

@@ -50,7 +50,7 @@ def locate(trainer: Trainer, samples: Sequence[dict[str, Any]]) -> str | None:
     return f"the gradient of {broken[-1]}" if broken else None
 
 
-def broken_state(model: nn.Module) -> str | None:
+def first_nonfinite_state(model: nn.Module) -> str | None:
     """The name of the first parameter or buffer that is not finite; None when all are."""
     state = model.state_dict()
     finite = torch.stack([torch.isfinite(value).all() for value in state.values()])

@@ -13,23 +13,23 @@ from torch import Tensor
 
 from normplugins.utils.errors import UserError
 
-FUSED_DTYPES = (torch.float32, torch.float64)  # others are updated in float32
+FUSED_DTYPES = (torch.float32, torch.float64)  # parameters of other dtypes are updated in float32
 
 
 class FusedAdam(torch.optim.Optimizer):
     """Adam with decoupled weight decay, equal to fairseq 0.12.2's within rounding (arXiv 1412.6980, 1711.05101).
 
-    With m and v the running means of a gradient g and of g², both float32 (float64 for float64 parameters), t = 1, 2,
-    ... the updates that a parameter has had a gradient in, and c1 = 1 - beta1^t, c2 = 1 - beta2^t:
+    With m and v the running means of a gradient g and of g², both in float32 (float64 for float64 parameters), t = 1,
+    2, ... the number of updates in which the parameter had a gradient, and c1 = 1 - beta1^t, c2 = 1 - beta2^t:
 
         p <- p - lr * weight_decay * p
         p <- p - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)
 
-    PyTorch's kernel divides by sqrt(v / c2) + eps in its place, and so is given eps / sqrt(c2). State and settings are
-    kept as fairseq's Adam keeps them: each goes on from the other's checkpoints.
+    PyTorch's kernel divides by sqrt(v / c2) + eps instead, and therefore gets eps / sqrt(c2). State and settings have
+    the layout of fairseq's Adam: each optimizer resumes from the other's checkpoints.
     """
 
-    supports_memory_efficient_fp16 = True  # parameters of half precision, with state of float32
+    supports_memory_efficient_fp16 = True  # half-precision parameters with float32 state
     supports_flat_params = True
 
     def __init__(
@@ -44,7 +44,7 @@ class FusedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; returns what ``closure``, if given, returns.
+        """Update every parameter that has a gradient; return the result of ``closure``, if given.
 
         Raises:
             ValueError: a gradient is sparse, or a group asks for amsgrad.
@@ -56,24 +56,24 @@ class FusedAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             if group.get("amsgrad"):
                 raise ValueError("fused_adam has no amsgrad: use optimizer=adam")
-            alike: dict[Any, list[Tensor]] = defaultdict(list)  # what one call of the kernel takes
+            by_kernel: dict[Any, list[Tensor]] = defaultdict(list)  # the parameters of one call of the kernel
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike[self._counted(parameter), parameter.device, parameter.dtype].append(parameter)
-            for (step, device, dtype), parameters in alike.items():
+                    by_kernel[self._count_update(parameter), parameter.device, parameter.dtype].append(parameter)
+            for (step, device, dtype), parameters in by_kernel.items():
                 if dtype in FUSED_DTYPES:
                     self._update(group, step, device, parameters)
-                else:  # one by one: little memory, as who trains so has little
+                else:  # one at a time, because the float32 copies take memory
                     for parameter in parameters:
                         self._update(group, step, device, [parameter])
         return loss
 
-    def _counted(self, parameter: Tensor) -> int:
-        """Count an update of the parameter, whose state is made or put in shape where need be."""
+    def _count_update(self, parameter: Tensor) -> int:
+        """Increment the update count of a parameter and return it; create or convert its state if necessary."""
         state, of_state = self.state[parameter], parameter.dtype if parameter.dtype in FUSED_DTYPES else torch.float32
         state["step"] = state.get("step", 0) + 1
         for name in ("exp_avg", "exp_avg_sq"):
-            if name in state:  # from a checkpoint it can come on the CPU, and as a half
+            if name in state:  # a checkpoint may hold it on the CPU and in half precision
                 state[name] = state[name].to(parameter.device, of_state).contiguous()
             else:
                 state[name] = torch.zeros(parameter.shape, dtype=of_state, device=parameter.device)
@@ -85,7 +85,7 @@ class FusedAdam(torch.optim.Optimizer):
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if any(gradient.is_sparse for gradient in gradients):
             raise ValueError("fused_adam takes no sparse gradients")
-        # The kernel goes through memory in its order, and knows one dtype: what is otherwise is updated as a copy.
+        # The kernel needs contiguous tensors of one dtype: other parameters are updated as a copy.
         updated, gradients = (
             [tensor.to(mean.dtype).contiguous() for tensor, mean in zip(tensors, means, strict=True)]
             for tensors in (parameters, gradients)
@@ -113,9 +113,9 @@ class FusedAdam(torch.optim.Optimizer):
 
 @register_optimizer("fused_adam", dataclass=FairseqAdamConfig)
 class FairseqFusedAdam(FairseqAdam):
-    """:class:`FusedAdam` as fairseq's optimizers are built, with the settings of its ``adam``.
+    """:class:`FusedAdam` as a fairseq optimizer, with the settings of fairseq's ``adam``.
 
-    Raises UserError for those that choose another implementation, and for betas that are no two numbers in [0, 1).
+    Raises UserError for settings that choose another implementation, and unless betas are two numbers in [0, 1).
     """
 
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
@@ -127,7 +127,7 @@ class FairseqFusedAdam(FairseqAdam):
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        """What the optimizer is made with: it takes precedence over what a checkpoint says."""
+        """The arguments of the optimizer, which take precedence over those in a checkpoint."""
         lr = self.cfg.lr
         return {
             "lr": lr[0] if isinstance(lr, Sequence) else lr,
@@ -142,13 +142,13 @@ class FairseqFusedAdam(FairseqAdam):
             torch._foreach_mul_(gradients, c.to(gradients[0].device) if isinstance(c, Tensor) else c)
 
 
-# fairseq goes on from a checkpoint only with a class of the name that stands there. What this one saves is what
-# FairseqAdam saves, with the same meaning: either takes up what the other has begun.
+# fairseq resumes only with an optimizer whose class has the name stored in the checkpoint. This class saves the same
+# state as FairseqAdam, so that each can resume the other's run.
 FairseqFusedAdam.__name__ = FairseqAdam.__name__
 
 
 def read_betas(betas: Any) -> tuple[float, float]:
-    """Two numbers in [0, 1), from a pair or from a string of one such as ``(0.9, 0.98)``; UserError otherwise."""
+    """Read two numbers in [0, 1) from a pair or a string such as ``(0.9, 0.98)``; raise UserError for anything else."""
     try:
         first, second = map(float, ast.literal_eval(betas) if isinstance(betas, str) else betas)
     except (ValueError, TypeError, SyntaxError):

@@ -94,20 +94,20 @@ def measure(model: nn.Module, states: list[dict[str, Tensor]]) -> Drift | None:
 
 
 @torch.no_grad()
-def give(model: nn.Module, values: dict[str, Tensor]) -> None:
+def load_state(model: nn.Module, values: dict[str, Tensor]) -> None:
     """Copy a :func:`state` into the model."""
     for name, buffer in state(model).items():
         buffer.copy_(values[name])
 
 
 @contextmanager
-def as_saved(model: nn.Module, states: list[dict[str, Tensor]]) -> Iterator[None]:
-    """Inside, the model has the first process's statistics; afterwards its own again."""
+def rank_zero_statistics(model: nn.Module, states: list[dict[str, Tensor]]) -> Iterator[None]:
+    """Give the model rank zero's statistics, which are saved, for the duration of the block."""
     if not states:
         yield
         return
-    give(model, states[0])
+    load_state(model, states[0])
     try:
         yield
     finally:
-        give(model, states[distributed.get_rank()])
+        load_state(model, states[distributed.get_rank()])

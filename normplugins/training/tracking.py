@@ -74,7 +74,7 @@ def tracked(tracking: Tracking) -> Iterator[Tracker]:
     if wandb.run is not None and wandb.run.id == tracking.run_id:
         yield Tracker(wandb.run)
         return
-    mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     options: dict[str, Any] = {
         "project": tracking.project,
         "entity": tracking.entity,

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from normplugins.training.half_precision import FP16Optimizer
 
 
-class Trainer(trainer.Trainer):  # type: ignore[misc]
+class Trainer(trainer.Trainer):
     """fairseq's, made exact for several processes.
 
     fairseq lets a process without a batch repeat its first one with the loss times zero: the tokens would enter running

@@ -13,7 +13,7 @@ def measured(tokens: int, released: float, date: str = "2026-01-01") -> pd.DataF
     found["released PN", "both"] = Times((released, 2 * released))
     case = case_of(tokens=tokens, channels=512, dtype="float32", padding="none")
     where = machine(1, cpu=True) | {"date": date}
-    return rows("norm", case, found, "torch LayerNorm", lambda *_: {"gb_per_s": 1.0}, where)
+    return rows("norm", case, found, "torch LayerNorm", where)
 
 
 def test_every_call_has_as_many_turns():

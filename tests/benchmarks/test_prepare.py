@@ -4,14 +4,23 @@ from benchmarks import prepare
 from benchmarks.measure import fields_of, read
 
 STAGES = ["tokenize", "learn", "split", "binarize", "all"]
-SMALL = ["corpus.subword_size=60", "corpus.valid_size=5", "corpus.test_size=5"]
+SMALL = ["corpus.train_size=50", "corpus.subword_size=60", "corpus.valid_size=5", "corpus.test_size=5"]
 
 
 def test_a_row_for_each_stage_and_number_of_processes(tmp_path):
-    given = ["--repeats", "1", "--threads", "2", "--results", str(tmp_path), *SMALL, f"data_dir={tmp_path / 'data'}"]
-    prepare.main(given, sizes=(50,))
+    given = [
+        "--quick",
+        "--repeats",
+        "1",
+        "--threads",
+        "2",
+        "--results",
+        str(tmp_path),
+        *SMALL,
+        f"data_dir={tmp_path / 'data'}",
+    ]
+    prepare.main(given)
     rows = read(tmp_path / "benchmarks.csv")
-    rows = rows[rows["case"].str.startswith("corpus=demo")]
     assert list(rows["direction"]) == STAGES * 2
     assert list(rows["provider"][::5]) == ["1 process", "2 processes"]
     assert fields_of(rows["case"].iloc[0])["pairs"] == "60"

@@ -81,7 +81,7 @@ def test_what_it_does_not_do_itself_is_left_to_fairseq(monkeypatch):
         ([stock], sample),
     )
     expected = [scores(SequenceScorer, *case) for case in cases]
-    monkeypatch.setattr(sequence_scorer, "Rows", None)  # what our own scoring cannot do without
+    monkeypatch.setattr(sequence_scorer, "VarlenLayout", None)  # what our own scoring cannot do without
     for case, fairseqs in zip(cases, expected, strict=True):
         for (mine,), (theirs,) in zip(scores(Scorer, *case), fairseqs, strict=True):
             assert torch.equal(mine["positional_scores"], theirs["positional_scores"])

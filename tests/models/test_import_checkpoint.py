@@ -109,7 +109,7 @@ def test_something_else_that_torch_can_load(state, tmp_path):
         ({"encoder_learned_pos": True}, "encoder_learned_pos=True has no counterpart"),
         ({"decoder_normalize_before": False}, "must both be pre-norm or both post-norm"),
         ({"encoder_layers": 4}, "model lacks encoder.layers.3"),
-        ({"encoder_layers": 2}, "model holds encoder.layers.2.*which norm_transformer has not"),
+        ({"encoder_layers": 2}, "model has encoder.layers.2.*which norm_transformer does not have"),
         ({"encoder_ffn_embed_dim": 24}, r"encoder.layers.0.fc1.weight has shape \(48, 24\)"),
     ],
 )

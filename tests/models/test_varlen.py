@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from normplugins.models.attention import causal_attention_mask, padding_attention_mask
-from normplugins.models.varlen import Rows, attend
+from normplugins.models.varlen import VarlenLayout, varlen_attention
 from tests.helpers.models import PAD, both_stacks, loss_of, make_batch, make_model
 
 HEADS, WIDTH = 2, 8
@@ -23,7 +23,7 @@ def in_double(*shape, seed=0):
 
 
 def by_pytorch(packed, mask):
-    """Attention of (T, B, C) to (S, B, C) as PyTorch computes it, from what ``attend`` takes: (T, B, C)."""
+    """Attention of (T, B, C) to (S, B, C) as PyTorch computes it, from what ``varlen_attention`` takes: (T, B, C)."""
     parts = [part for x in packed for part in x.split(WIDTH, dim=-1)]
     q, k, v = (part.unflatten(-1, (HEADS, -1)).permute(1, 2, 0, 3) for part in parts)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 0, 1, 3).flatten(2)
@@ -35,9 +35,9 @@ def test_it_is_scaled_dot_product_attention_forward_and_backward(kind, masked):
     packed = [in_double(5, 3, 3 * WIDTH)] if kind == "self" else [in_double(4, 3, WIDTH), in_double(5, 3, 2 * WIDTH)]
     build = causal_attention_mask if kind == "self" else padding_attention_mask
     mask = build(PADDING, torch.double) if masked else None
-    targets, sources = Rows(packed[0].size(0), 3), Rows(5, 3)
+    targets, sources = VarlenLayout(packed[0].size(0), 3), VarlenLayout(5, 3)
     expected = by_pytorch(packed, mask)
-    rows = attend(HEADS, mask, 0.0, targets, sources, *(x.flatten(0, 1) for x in packed))
+    rows = varlen_attention(HEADS, mask, 0.0, targets, sources, *(x.flatten(0, 1) for x in packed))
     given = rows.view_as(expected)
     torch.testing.assert_close(given, expected)
     gradient = in_double(*expected.shape, seed=1)
@@ -47,26 +47,26 @@ def test_it_is_scaled_dot_product_attention_forward_and_backward(kind, masked):
 
 @pytest.mark.parametrize("p", [0.0, 0.4])
 def test_without_the_rows_of_padding_the_tokens_get_the_same_and_the_gradient_is_that_of_the_forward(p):
-    rows, mask = Rows.of_tokens(PADDING), causal_attention_mask(PADDING, torch.double)
+    layout, mask = VarlenLayout.from_padding_mask(PADDING), causal_attention_mask(PADDING, torch.double)
     qkv = in_double(12, 3 * WIDTH)
-    assert qkv.size(0) == len(rows.tokens)
-    full = rows.put_back(qkv)
+    assert qkv.size(0) == len(layout.tokens)
+    full = layout.pad(qkv)
     if not p:
-        expected = rows.take(by_pytorch([full], mask))
-        torch.testing.assert_close(attend(HEADS, mask, p, rows, rows, qkv), expected)
+        expected = layout.unpad(by_pytorch([full], mask))
+        torch.testing.assert_close(varlen_attention(HEADS, mask, p, layout, layout, qkv), expected)
 
     def same_masks(qkv):
         torch.manual_seed(0)
-        return attend(HEADS, mask, p, rows, rows, qkv)
+        return varlen_attention(HEADS, mask, p, layout, layout, qkv)
 
     assert torch.autograd.gradcheck(same_masks, (qkv,))
 
 
 def test_dropped_weights_leave_the_mean_as_it_was():
     torch.manual_seed(0)
-    qkv, rows = torch.randn(15, 3 * WIDTH), Rows(5, 3)
-    draws = torch.stack([attend(HEADS, None, 0.3, rows, rows, qkv) for _ in range(2000)])
-    kept = attend(HEADS, None, 0.0, rows, rows, qkv)
+    qkv, layout = torch.randn(15, 3 * WIDTH), VarlenLayout(5, 3)
+    draws = torch.stack([varlen_attention(HEADS, None, 0.3, layout, layout, qkv) for _ in range(2000)])
+    kept = varlen_attention(HEADS, None, 0.0, layout, layout, qkv)
     assert draws.std(0).min() > 0
     assert ((draws.mean(0) - kept).abs() < 6 * draws.std(0) / 2000**0.5).all()
 
@@ -74,16 +74,16 @@ def test_dropped_weights_leave_the_mean_as_it_was():
 @settings(deadline=None)
 @given(padding_masks)
 def test_rows_are_taken_and_put_back(padding):
-    rows = Rows.of_tokens(padding)
+    layout = VarlenLayout.from_padding_mask(padding)
     batch, time = padding.shape
     x = torch.arange(1.0, 1 + time * batch * WIDTH).view(time, batch, WIDTH)
-    taken = rows.take(x)
-    whole = rows.tokens is None  # no padding, or nothing else
+    taken = layout.unpad(x)
+    whole = layout.tokens is None  # no padding, or nothing else
     assert whole is bool(padding.all() or not padding.any())
     assert torch.equal(taken, x.flatten(0, 1) if whole else x.flatten(0, 1)[~padding.t().flatten()])
-    assert torch.equal(rows.put_back(taken), x if whole else x * ~padding.t()[..., None])
-    in_heads = rows.to_heads(taken, HEADS, 1)
-    assert torch.equal(rows.to_rows(in_heads, HEADS, 1), taken)
+    assert torch.equal(layout.pad(taken), x if whole else x * ~padding.t()[..., None])
+    in_heads = layout.to_heads(taken, HEADS, 1)
+    assert torch.equal(layout.from_heads(in_heads, HEADS, 1), taken)
 
 
 @pytest.mark.parametrize("norm", ["ln", "bn", "group"])

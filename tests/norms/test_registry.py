@@ -1,8 +1,6 @@
 """The registry: defaults, ranges, what a norm reads, and what appears by itself for a new norm."""
 
 import pickle
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +70,7 @@ def test_a_config_is_an_immutable_value() -> None:
     assert config == NormConfig("pn", groups=4) == pickle.loads(pickle.dumps(config))
     assert len({config, NormConfig("pn", groups=4), config.replace(groups=2)}) == 2
     assert (config.groups, config.momentum) == (4, None)
-    with pytest.raises(AttributeError, match="immutable"):
+    with pytest.raises(AttributeError, match="cannot assign to field"):
         config.groups = 2
     with pytest.raises(AttributeError, match="no setting 'group'"):
         _ = config.group
@@ -173,13 +171,6 @@ def test_every_setting_is_documented_and_plain() -> None:
 def test_instance_alone_sees_its_sentence() -> None:
     assert [name for name in known_norms() if sees_sentence(name)] == ["instance"]
     assert not sees_sentence("no such norm")
-
-
-def test_importing_the_norms_imports_no_framework_but_torch() -> None:
-    others = "('fairseq', 'hydra', 'omegaconf', 'wandb')"
-    code = f"import sys, normplugins.norms; print([m for m in {others} if m in sys.modules])"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"
 
 
 def test_the_documentation_lists_every_norm_and_setting() -> None:

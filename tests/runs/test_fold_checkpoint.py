@@ -40,7 +40,7 @@ def test_fairseq_translates_as_before(trained, foldable, normplugins, tmp_path):
     lines = said.splitlines()
     assert [line.split()[:2] for line in lines[:4]] == [["encoder", "pn"]] * 2 + [["decoder", "ln"]] * 2
     assert "folded into qkv, fc1" in lines[0]
-    assert "stays: it is computed anew from each token" in lines[2]
+    assert "stays: it is computed from each token" in lines[2]
     assert lines[4] == "settings: encoder_norm=none"
     assert lines[-1] == f"written to {tmp_path / 'model_folded.pt'}"
     before, after = (int(number.replace(",", "")) for number in re.findall(r"[\d,]+(?= before| after)", lines[5]))
@@ -100,7 +100,7 @@ def test_a_folded_checkpoint_its_source_and_a_bad_place_are_refused(foldable, no
 def test_what_is_no_checkpoint_to_fold_is_refused(trained, foldable, refused, tmp_path):
     line = refused("fold", trained.directory / "checkpoint_averaged.pt", tmp_path / "folded.pt")
     assert "no norm that can be folded. pn: its group scaling" in line
-    assert "ln: it is computed anew from each token" in line
+    assert "ln: it is computed from each token" in line
     state = load(foldable)
     for change in ({"cfg": None}, {"model": None}, {"cfg": {"model": {"_name": "transformer"}}}):
         torch.save(state | change, tmp_path / "bad.pt")

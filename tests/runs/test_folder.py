@@ -55,13 +55,13 @@ def test_a_call_whose_work_was_lost_is_not_recorded(trained, tmp_path):
     corpus = prepare(corpus_config(config.corpus), trained.data_dir)
     path = tmp_path / folder.PROVENANCE
     for checkpoint, earlier in ((False, 0), (True, 1)):
-        folder.remember_work(tmp_path, config, corpus)
+        folder.record_call_start(tmp_path, config, corpus)
         notes = json.loads(path.read_text(encoding="utf-8"))
         notes["calls"] = [{**notes["calls"][0], "git_commit": "another"}]
         path.write_text(json.dumps(notes), encoding="utf-8")
         if checkpoint:
             (tmp_path / "checkpoint_last.pt").touch()
-        folder.remember_work(tmp_path, config, corpus)
+        folder.record_call_start(tmp_path, config, corpus)
         assert len(folder.provenance(tmp_path).get("later", [])) == earlier
 
 

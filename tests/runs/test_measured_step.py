@@ -1,26 +1,24 @@
-"""What autograd keeps, counted by hand, and how a full batch's time follows from smaller ones."""
+"""The memory of a training step, counted by hand."""
+
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-import normplugins
 from normplugins import compat  # noqa: F401  (before fairseq)
-from normplugins.evaluation.translation import bare_task, made_up_batch
+from normplugins.evaluation import translation
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.measured_step import Memory, Step, extended, measure, saved_bytes
+from normplugins.runs.measured_step import made_up, measure, saved_bytes
 from tests.helpers.runs import TINY
 
-# isort: split
-from fairseq.data import Dictionary
 
-
-def test_what_autograd_keeps_counted_by_hand():
+def test_what_autograd_saves_counted_by_hand():
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
     x = torch.randn(7, 3)
-    # the first linear map keeps x, the ReLU its result, and the second linear map the same result: once
+    # the first linear layer saves x, the ReLU its result, and the second linear layer the same result: once
     assert saved_bytes(model, lambda: model(x).sum()) == 4 * (7 * 3 + 7 * 5)
-    # a square keeps the outputs besides; of a view, the whole storage
+    # a square saves the outputs too; of a view, the whole storage is saved
     assert saved_bytes(model, lambda: model(x).square().sum()) == 4 * (7 * 3 + 7 * 5 + 7 * 2)
     assert saved_bytes(model, lambda: model(torch.randn(9, 3)[2:])) == 4 * (9 * 3 + 7 * 5)
     with torch.no_grad():
@@ -28,43 +26,20 @@ def test_what_autograd_keeps_counted_by_hand():
 
 
 @pytest.mark.parametrize("norm", ["ln", "pn"])
-def test_a_full_batch_keeps_what_few_sentences_foretell(norm):
-    normplugins.register()
+def test_memory_of_a_full_batch(norm):
+    """In float32: 4 bytes a number, and Adam has two for each parameter."""
     settings = fairseq_config(compose_config("demo", [f"norm={norm}", *TINY]))
-    dictionary = Dictionary()
-    for index in range(50):
-        dictionary.add_symbol(str(index))
-    task = bare_task(settings.task, dictionary)
-
-    def batch(sentences, length):
-        return made_up_batch(torch.randint(4, 54, (sentences, length)))
-
-    step = measure(settings, task, batch, full=200, length=10, longest=25)
-    model, criterion = task.build_model(settings.model), task.build_criterion(settings.criterion)
-    model.train()
-    for length, foretold in step.memory.activations.items():
-        full = batch(200 // length, length)
-        assert foretold == pytest.approx(saved_bytes(model, lambda full=full: criterion(model, full)), rel=0.005)
-    assert step.full_tokens == 200
-    assert sorted(step.memory.activations) == [10, 25]
-
-
-@pytest.mark.parametrize(
-    ("points", "full", "seconds"),
-    [
-        ([(4, 1.0)], 4, 1.0),  # it was full
-        ([(2, 1.5), (6, 2.5)], 6, 2.5),
-        ([(2, 1.5), (6, 2.5)], 10, 3.5),  # one second, and a quarter for each sentence
-        ([(2, 3.0), (6, 2.4)], 12, 4.8),  # noise: in proportion
-        ([(2, 0.1), (6, 2.4)], 12, 4.8),
-    ],
-)
-def test_a_full_batch_lies_on_the_line_through_the_last_two(points, full, seconds):
-    assert extended(points, full) == pytest.approx(seconds)
-
-
-def test_an_update_is_its_batches_and_one_step_of_the_optimizer():
-    memory = Memory(parameters=10, gradients=10, optimizer=20, activations={30: 500, 100: 700}, peak=None)
-    step = Step(10, 30, 1.0, 60, 2.0, 0.5, memory)
-    assert step.seconds(16) == 32.5
-    assert memory.total == 740
+    task, batch = made_up(translation, settings, types=64)
+    steps = {full: measure(settings, task, batch, full, 10, 25) for full in (200, 2000)}
+    for full, step in steps.items():
+        model, criterion = task.build_model(settings.model), task.build_criterion(settings.criterion)
+        model.train()
+        counts = []
+        for length in (10, 25):
+            sample = batch(full // length, length)
+            counts.append(saved_bytes(model, partial(criterion, model, sample)))
+        assert step.memory["activations"] == pytest.approx(max(counts), rel=0.005)
+        assert step.memory["gradients"] == 4 * step.parameters
+        assert step.memory["optimizer"] == 8 * step.parameters
+        assert step.peak is None
+    assert (steps[200].tokens, steps[2000].tokens) == (200, 1000)

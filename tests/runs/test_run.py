@@ -133,7 +133,7 @@ def test_a_run_begun_before_our_own_adam_loss_and_kernels_goes_on(trained, normp
         del settings[section][name]
     OmegaConf.save(settings, "run/config.yaml")
     status, said, errors = normplugins(*arguments)
-    assert (status, "going on from update 5" in said) == (0, True), errors
+    assert (status, "resuming from update 5" in said) == (0, True), errors
     new, taken_up = (load(tmp_path / name / "checkpoint_last.pt") for name in ("new", "run"))
     for state in (
         new,

@@ -8,7 +8,7 @@ from tests.helpers.models import make_task
 # isort: split
 from fairseq.data import LanguagePairDataset, ListDataset
 
-from normplugins.training.batches import bucket_by_length, near_in_length
+from normplugins.training.batches import bucket_by_length, sort_by_both_lengths
 
 lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=50)
 
@@ -16,14 +16,14 @@ lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1
 @given(lengths)
 def test_the_order_has_each_sentence_once_and_the_longer_length_rises(pairs):
     sources, targets = np.array(pairs, dtype=np.int32).T
-    order = near_in_length(sources, targets)
+    order = sort_by_both_lengths(sources, targets)
     assert sorted(order) == list(range(len(pairs)))
     assert (np.diff(np.maximum(sources, targets)[order]) >= 0).all()
 
 
 def test_within_one_longer_length_and_across_two_neighbours_are_near():
     sources, targets = np.array([3, 1, 3, 3, 4, 1, 4]), np.array([1, 3, 3, 2, 4, 4, 2])
-    pairs = [(sources[i], targets[i]) for i in near_in_length(sources, targets)]
+    pairs = [(sources[i], targets[i]) for i in sort_by_both_lengths(sources, targets)]
     assert pairs == [(1, 3), (3, 3), (3, 2), (3, 1), (4, 2), (4, 4), (1, 4)]
 
 

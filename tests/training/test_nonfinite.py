@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 import normplugins
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.training.nonfinite import broken_state, locate
+from normplugins.training.nonfinite import first_nonfinite_state, locate
 from tests.helpers.runs import TINY
 
 normplugins.register()
@@ -42,7 +42,7 @@ def test_the_first_layer_that_breaks_is_named(parameter, layer, step):
     trainer, samples = step
     with torch.no_grad():
         trainer.get_model().get_parameter(parameter).view(-1)[0] = torch.inf
-    assert broken_state(trainer.get_model()) == parameter
+    assert first_nonfinite_state(trainer.get_model()) == parameter
     assert locate(trainer, samples) == f"the output of {layer}"
 
 
@@ -50,7 +50,7 @@ def test_a_gradient_is_named_when_only_backward_breaks(step):
     trainer, samples = step
     name = "decoder.layers.0.cross_attention.sublayer.q.weight"
     trainer.get_model().get_parameter(name).register_hook(lambda gradient: gradient * torch.nan)
-    assert broken_state(trainer.get_model()) is None
+    assert first_nonfinite_state(trainer.get_model()) is None
     assert locate(trainer, samples) == f"the gradient of {name}"
 
 
@@ -63,4 +63,4 @@ def test_without_anything_broken_nothing_is_named_and_no_hook_stays(step):
 def test_a_statistic_that_is_not_finite_is_named(step):
     model = step[0].get_model()
     model.get_buffer("encoder.layers.0.feed_forward.norm.running_phi")[3] = torch.nan
-    assert broken_state(model) == "encoder.layers.0.feed_forward.norm.running_phi"
+    assert first_nonfinite_state(model) == "encoder.layers.0.feed_forward.norm.running_phi"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from normplugins.norms import NormConfig, build_norm
-from normplugins.training.statistics_drift import give, measure, state
+from normplugins.training.statistics_drift import load_state, measure, state
 
 
 @pytest.fixture
@@ -53,5 +53,5 @@ def test_one_process_and_norms_without_statistics_have_nothing_to_compare(model)
 def test_counts_are_kept_too():
     model = nn.ModuleDict({"norm": build_norm(NormConfig(name="pn", groups=1), dim=2)})
     values = moved(model, norm_num_updates=7)
-    give(model, values)
+    load_state(model, values)
     assert int(model["norm"].num_updates) == 7

@@ -33,7 +33,7 @@ def test_training_is_the_same_and_another_call_goes_on_without(normplugins, tmp_
         [point["loss"] for point in plain["curves"]["train"]], rel=1e-4
     )
     assert (compiled["config"]["train.compile"], plain["config"]["train.compile"]) == (True, False)
-    assert compiled["variant"] == plain["variant"]
+    assert compiled["variant"] != plain["variant"]  # it draws other dropout masks
     states = [torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=False)["model"] for name in records]
     assert list(states[0]) == list(states[1])
 

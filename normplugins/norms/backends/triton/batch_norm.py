@@ -12,52 +12,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from normplugins.norms.backends.dispatch import register_forward
-from normplugins.norms.backends.triton.exact import Exact
-from normplugins.norms.backends.triton.residual import Source, load_sum, normalized
-from normplugins.norms.backends.triton.tiles import ADDING, COUNTS, TYPES, Channels, Tokens, count_up, on, tile_tokens
+from normplugins.norms.backends.triton.residual import Source, load_sum
+from normplugins.norms.backends.triton.tiles import COUNTS, Channels, Tokens, count_up, tile_tokens
 from normplugins.norms.batch_norm import BatchNorm
-from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.statistics import recomputing
 
 
-@register_forward("triton", BatchNorm)
-def batch_norm(norm: BatchNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-    """BN of x (T, B, C) or (N, C) with padding_mask (B, T) or (N,). Both switches use plain code."""
-    if norm.settings.group_scaling or norm.settings.padding_filled:
-        return norm.plain(materialize(x), padding_mask)
-    source, channels = Source.of(x), Channels.of(x, norm.eps)
-    inputs, tokens = (source.x, source.update, norm.weight, norm.bias), Tokens.of(source.x, padding_mask, norm.dim)
-    count, mean, var = None, norm.running_mean, norm.running_var
-    if norm.training:
-        count, mean, var = _count(norm, source, tokens, channels)
-        source = source.read()
-    return normalized(x, *Exact.apply(*inputs, mean, var, count, norm.synchronizes, source, tokens, channels))
-
-
 @torch.no_grad()
-def _count(norm: BatchNorm, source: Source, tokens: Tokens, channels: Channels) -> tuple[Tensor, Tensor, Tensor]:
+def batch_moments(norm: BatchNorm, source: Source, tokens: Tokens, channels: Channels) -> tuple[Tensor, ...]:
     """Update the running statistics; return the number of real tokens, their mean and their variance (C,)."""
     x = source.x
     local = norm.updates_immediately and not recomputing()
     parts = channels.table(x, tokens, 2, source.threads)
-    counts = channels.empty(x, parts.size(1))
+    counts, programs = channels.empty(x, parts.size(1)), parts.size(1)
     count, (mean, var) = channels.empty(x), channels.empty(x, 2, norm.dim)
-    with on(x):
-        _moments[channels.tiles.blocks, parts.size(1)](
-            x, parts, counts, **source.arguments(), **tokens.arguments(),
-            T=TYPES[channels.dtype], C=norm.dim, **channels.tiles.sizes(),
-        )  # fmt: skip
-        _end_statistics[(triton.cdiv(norm.dim, ADDING["COLUMNS"]),)](
-            parts, counts, count, mean, var, norm.running_mean, norm.running_var,
-            tokens.count, parts.size(1), norm.momentum, TYPES[channels.dtype], norm.dim, local, **ADDING,
-        )  # fmt: skip
+    channels.over_tokens(_moments, x, tokens, programs, parts=parts, counts=counts, **source.arguments())
+    channels.over_channels(
+        _end_statistics, x, parts=parts, counts=counts, count=count, mean=mean, var=var,
+        running_mean=norm.running_mean, running_var=norm.running_var, tokens=tokens.count, programs=programs,
+        MOMENTUM=norm.momentum, STEP=local,
+    )  # fmt: skip
     if not local:
-        tokens_and_moments: tuple[Tensor, ...] = count, count, mean, var
+        pooled: tuple[Tensor, ...] = count, count, mean, var
         if norm.synchronizes:
-            tokens_and_moments = norm.synchronize(*tokens_and_moments)
-        norm.update_running_stats(*tokens_and_moments)
-        _, count, mean, var = tokens_and_moments
+            pooled = norm.synchronize(*pooled)
+        norm.update_running_stats(*pooled)
+        _, count, mean, var = pooled
     return count, mean, var
 
 

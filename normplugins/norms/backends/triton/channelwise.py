@@ -16,12 +16,14 @@ residual + dropout(update), the first pass of the forward and the last one of th
 ``residual.py``.
 """
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from normplugins.norms.backends.triton.residual import Gradients, Source, draw_kept, load_sum
-from normplugins.norms.backends.triton.tiles import BACKWARD_THREADS, COUNTS, Channels, Tokens, on, tile_tokens
+from normplugins.norms.backends.triton.tiles import BACKWARD_THREADS, COUNTS, Channels, Tokens, add_up, tile_tokens
 
 
 @triton.jit
@@ -42,7 +44,7 @@ def forward(
     counts,  # (P,) takes the number of real tokens, or None
     updates,  # PN's update count, or None: no warmup
     updates_before,  # scalar: this count before the step. Written in the pass with sums, read in the one without
-    warmup,
+    warmup_updates,
     update,  # (N, C): its sum with x, after dropout, stands for x; or None
     total,  # (N, C) takes this sum, or None
     seed,  # scalar, or None: nothing is dropped
@@ -78,10 +80,10 @@ def forward(
     if updates is not None:
         if squares is not None:
             count = tl.load(updates)
-            writes = count >= warmup
+            writes = count >= warmup_updates
             if block + program == 0:
                 tl.store(updates_before, count)
-        elif tl.load(updates_before) >= warmup:
+        elif tl.load(updates_before) >= warmup_updates:
             return
     if y is not None:
         scale = tl.load(weight + channels, mask=inside, other=0.0).to(T)
@@ -220,29 +222,63 @@ def backward(
             tl.store(row + 2 * table, tl.sum(sum_zz, axis=0), mask=inside)
 
 
+@triton.jit(do_not_specialize=COUNTS)
+def end_backward(
+    sums,  # (2 or 3, P, C): of g z, g and, with nu, z^2
+    grad_weight,  # (C,)
+    grad_bias,  # (C,) or None
+    weight,
+    psi2,  # (C,) or None
+    count,  # scalar: tokens in the means, or None: all
+    tokens,
+    programs,
+    means,  # (1 or 2, C) takes mean(x~ x^) and, with CENTRED, mean(weight g); or None
+    nu,  # (C,) of PN, as ``ema_gz`` holds it: it takes its step if ``means`` is None; or None: x~ = weight g
+    NU_SCALE: tl.constexpr,
+    NEW_WEIGHT: tl.constexpr,
+    CENTRED: tl.constexpr,
+    EPS: tl.constexpr,
+    T: tl.constexpr,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """dL/dweight, dL/dbias and mean(x~ x^) = (weight dL/dweight - NU_SCALE nu sum(z^2) / (psi2 + EPS)) / tokens."""
+    channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = channels < C
+    table = programs * C
+    of_weight = add_up(sums, channels, inside, programs, C, ROWS, COLUMNS)
+    if psi2 is not None:
+        inverse = tl.rsqrt(tl.load(psi2 + channels, mask=inside, other=1.0).to(T) + EPS)
+        of_weight *= inverse
+    tl.store(grad_weight + channels, of_weight.to(grad_weight.dtype.element_ty), mask=inside)
+    if grad_bias is not None:
+        of_bias = add_up(sums + table, channels, inside, programs, C, ROWS, COLUMNS)
+        tl.store(grad_bias + channels, of_bias.to(grad_bias.dtype.element_ty), mask=inside)
+    scale = tl.load(weight + channels, mask=inside, other=0.0).to(T)
+    mean = scale * of_weight
+    if nu is not None:
+        old = tl.load(nu + channels, mask=inside, other=0.0).to(T)
+        mean -= (
+            NU_SCALE * old * add_up(sums + 2 * table, channels, inside, programs, C, ROWS, COLUMNS) * inverse * inverse
+        )
+    number = tl.maximum(tokens.to(T) if count is None else tl.load(count), 1.0)
+    if means is not None:
+        tl.store(means + channels, mean / number, mask=inside)
+        if CENTRED:
+            tl.store(means + C + channels, scale * of_bias / number, mask=inside)
+    elif nu is not None:
+        tl.store(nu + channels, old + NEW_WEIGHT * mean / number, mask=inside)
+
+
 def run_forward(
-    channels: Channels,
-    tokens: Tokens,
-    source: Source,
-    y: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    psi2: Tensor | None,
-    *,
-    mean: Tensor | None = None,
-    squares: Tensor | None = None,
-    counts: Tensor | None = None,
-    updates: Tensor | None = None,
-    updates_before: Tensor | None = None,
-    warmup: int = 0,
+    channels: Channels, tokens: Tokens, source: Source, y: Tensor | None, squares: Tensor | None = None, **given: Any
 ) -> None:
-    """Launch :func:`forward`, over the programs that ``squares`` (1, P, C), if any, has rows for."""
-    programs = channels.programs(source.x, tokens, source.threads) if squares is None else squares.size(1)
-    with on(source.x):
-        forward[channels.tiles.blocks, programs](
-            source.x, y, weight, bias, mean, psi2, squares, counts, updates, updates_before, warmup,
-            **source.arguments(), **tokens.arguments(), **channels.compiled(),
-        )  # fmt: skip
+    """Launch :func:`forward` with these arguments, over as many programs as ``squares`` (P, C) has rows, if given."""
+    programs = channels.programs(source.x, tokens, source.threads) if squares is None else squares.size(0)
+    absent = dict.fromkeys(("bias", "mean", "psi2", "counts", "updates", "updates_before")) | {"warmup_updates": 0}
+    arguments = absent | given | source.arguments() | channels.switches()
+    channels.over_tokens(forward, source.x, tokens, programs, y=y, squares=squares, **arguments)
 
 
 def run_backward(
@@ -251,20 +287,11 @@ def run_backward(
     g: Tensor,
     x: Tensor,
     wanted: Gradients,
-    weight: Tensor,
-    psi2: Tensor | None,
-    psi2_backward: Tensor | None,
-    *,
-    mean: Tensor | None = None,
-    nu: Tensor | None = None,
-    nu_scale: float = 1.0,
-    shift: Tensor | None = None,
     sums: Tensor | None = None,
+    **given: Any,
 ) -> None:
-    """Launch :func:`backward` on contiguous g and x, over the programs that ``sums`` (3, P, C) has rows for, if any."""
+    """Launch :func:`backward` with these arguments, over as many programs as ``sums`` (k, P, C) has rows, if given."""
     programs = channels.programs(x, tokens, BACKWARD_THREADS) if sums is None else sums.size(1)
-    with on(x):
-        backward[channels.tiles.blocks, programs](
-            g, x, wanted.dx, weight, mean, psi2, psi2_backward, nu, shift, sums,
-            **wanted.arguments(), **tokens.arguments(), NU_SCALE=nu_scale, **channels.compiled(),
-        )  # fmt: skip
+    absent = dict.fromkeys(("mean", "nu", "shift")) | {"NU_SCALE": 1.0}
+    arguments = absent | given | wanted.arguments() | channels.switches()
+    channels.over_tokens(backward, x, tokens, programs, g=g, dx=wanted.dx, sums=sums, **arguments)

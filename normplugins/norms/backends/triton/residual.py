@@ -119,13 +119,6 @@ class Gradients:
         return {"arriving": self.arriving, "dupdate": self.dupdate, **self.drawn.arguments()}
 
 
-def normalized(x: Tensor | DeferredResidual, y: Tensor, value: Tensor | None) -> Tensor:
-    """Return y, the norm of x, after setting the value of a sum."""
-    if isinstance(x, DeferredResidual) and value is not None:
-        x.set_value(value)
-    return y
-
-
 @triton.jit
 def draw_kept(seed, start, DROPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Return which elements (ROWS, COLUMNS) of the tile from token ``start`` on are kept.

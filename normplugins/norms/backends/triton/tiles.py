@@ -12,6 +12,7 @@ no kernel is recompiled for another batch.
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 import triton
@@ -25,7 +26,7 @@ WIDEST = 8192  # the most channels of a tile, which must hold all channels of a 
 TILE = 2048  # elements, 16 per thread: a pass then has some 32 KB per multiprocessor in flight
 ADDING = {"ROWS": 128, "COLUMNS": 16}  # tile of a sum over programs
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
-COUNTS = ["tokens", "sentences", "padding_sentence", "padding_time", "programs", "warmup"]  # no constants
+COUNTS = ["tokens", "sentences", "padding_sentence", "padding_time", "programs", "warmup_updates"]  # no constants
 # Threads per multiprocessor: they leave 96 and 128 registers per thread, as many as the compiler uses for pn without
 # spilling. A forward that computes a residual sum uses 94 to 125.
 FORWARD_THREADS, SUM_THREADS, BACKWARD_THREADS = 640, 512, 512
@@ -122,15 +123,6 @@ class Tiles:
         elements = max(TILE, columns)
         return cls(width, columns, elements // columns, elements // 16 // 32, triton.cdiv(channels, width))
 
-    def programs(self, tokens: int, device: torch.device, threads: int) -> int:
-        """Return the number of programs along the tokens that gives ``threads`` threads per multiprocessor."""
-        most = _multiprocessors(device) * threads // (32 * self.warps * self.blocks)
-        return max(1, min(triton.cdiv(tokens, self.rows), most))
-
-    def sizes(self) -> dict[str, int]:
-        """Return the constants of every kernel over tiles."""
-        return {"WIDTH": self.width, "COLUMNS": self.columns, "ROWS": self.rows, "num_warps": self.warps}
-
 
 @cache
 def _multiprocessors(device: torch.device) -> int:
@@ -169,18 +161,32 @@ class Channels:
 
     def programs(self, x: Tensor, tokens: Tokens, threads: int) -> int:
         """Return the number of programs along the tokens that gives ``threads`` threads per multiprocessor."""
-        return self.tiles.programs(tokens.count, x.device, threads)
+        most = _multiprocessors(x.device) * threads // (32 * self.tiles.warps * self.tiles.blocks)
+        return max(1, min(triton.cdiv(tokens.count, self.tiles.rows), most))
 
     def empty(self, x: Tensor, *shape: int) -> Tensor:
         """Return an empty tensor of the computation's dtype on x's device."""
         return torch.empty(shape, dtype=self.dtype, device=x.device)
 
-    def compiled(self) -> dict[str, object]:
-        """Return the constants of both kernels."""
-        switches = {"GROUP_SCALING": self.groups > 0, "PADDING_AS_TOKENS": self.padding_as_tokens}
-        return {"EPS": self.eps, "T": TYPES[self.dtype], "C": self.dim, **switches, **self.tiles.sizes()}
+    def switches(self) -> dict[str, object]:
+        """Return the constants of the forward and the backward kernel besides the tiles."""
+        return {"EPS": self.eps, "GROUP_SCALING": self.groups > 0, "PADDING_AS_TOKENS": self.padding_as_tokens}
+
+    def over_tokens(self, kernel: Any, x: Tensor, tokens: Tokens, programs: int, **arguments: object) -> None:
+        """Launch a kernel over the tiles of x, with so many programs along the tokens."""
+        sizes = {"WIDTH": self.tiles.width, "COLUMNS": self.tiles.columns, "ROWS": self.tiles.rows}
+        with _device_of(x):
+            kernel[self.tiles.blocks, programs](
+                x=x, **arguments, **tokens.arguments(), T=TYPES[self.dtype], C=self.dim, **sizes,
+                num_warps=self.tiles.warps,
+            )  # fmt: skip
+
+    def over_channels(self, kernel: Any, x: Tensor, **arguments: object) -> None:
+        """Launch a kernel that sums a table over programs, on x's device."""
+        with _device_of(x):
+            kernel[(triton.cdiv(self.dim, ADDING["COLUMNS"]),)](**arguments, T=TYPES[self.dtype], C=self.dim, **ADDING)
 
 
-def on(x: Tensor) -> AbstractContextManager[object]:
+def _device_of(x: Tensor) -> AbstractContextManager[object]:
     """Make x's GPU the current device, on which Triton launches."""
     return torch.cuda.device_of(x) if x.is_cuda else nullcontext()

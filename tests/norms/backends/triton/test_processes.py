@@ -9,8 +9,7 @@ from tests.norms.test_distributed import assert_same, steps, whole
 
 NORMS = {
     "pn": NormConfig("pn", groups=2, warmup_updates=3),
-    "pnv": NormConfig("pnv"),
-    "pnv scaled": NormConfig("pnv", groups=2, group_scaling=True),
+    "pnv": NormConfig("pnv", groups=2, group_scaling=True),
     "bn": NormConfig("bn"),
 }
 
