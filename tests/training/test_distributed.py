@@ -122,7 +122,7 @@ def test_a_run_resumes_whatever_ended_it_and_with_any_launcher(trained, unbroken
 
     # rank zero does not answer; the other one is killed for the same reason as above
     first, second = pair(
-        tiny(trained, "hardware.timeout_seconds=2"), tmp_path, Point(r"os\.rename \S+last", 2, signal.SIGSTOP)
+        tiny(trained, "hardware.timeout_seconds=8"), tmp_path, Point(r"os\.rename \S+last", 2, signal.SIGSTOP)
     )
     assert second.wait() == 1
     assert re.fullmatch(
