@@ -7,7 +7,7 @@ WORKDIR /opt/normplugins
 COPY . .
 # For example, --build-arg PIP_ARGS="--extra-index-url ADDRESS" chooses the CPU build of PyTorch.
 ARG PIP_ARGS=""
-RUN make setup PIP_ARGS="$PIP_ARGS" && rm -rf /root/.cache
+RUN PIP_NO_CACHE_DIR=1 make setup PIP_ARGS="$PIP_ARGS"
 
 # Corpora, runs and results go to the folder in which the command runs.
 WORKDIR /out

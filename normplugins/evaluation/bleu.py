@@ -164,7 +164,7 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
 
 
 def scored_slices(corpus: PreparedCorpus) -> dict[str, slice]:
-    """Which lines of the test set each set is that is scored: ``test``, all of them, and those of several sets."""
+    """Return the lines of each scored test set: ``test`` has all lines, and each of several sets has its part."""
     found, begin = {"test": slice(None)}, 0
     for name, count in corpus.manifest.get("test_sets", {}).items():
         found[name] = slice(begin, begin + count)

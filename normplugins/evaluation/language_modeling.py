@@ -28,7 +28,7 @@ NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens a
 
 
 def check(config: DictConfig) -> None:
-    """Refuse settings that cannot work, those of the windows that are scored after training too.
+    """Refuse settings that cannot work, including the windows that are scored after training.
 
     Raises:
         UserError: the message names the key, its value and what would do.

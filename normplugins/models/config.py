@@ -87,7 +87,7 @@ def _read(settings: type[_Settings], cfg: Any) -> _Settings:
     """Build the settings from a node or Namespace. Raises UserError for a value out of range."""
     values = {f.name: getattr(cfg, f.name, f.default) for f in fields(settings) if not f.name.startswith("_")}
     for f in fields(settings):
-        if "doc" in f.metadata and values[f.name] is not None and (message := invalid_value(f, values[f.name])):
+        if "help" in f.metadata and values[f.name] is not None and (message := invalid_value(f, values[f.name])):
             raise UserError(message)
     return settings(**values)
 

@@ -155,7 +155,7 @@ def all_settings() -> dict[str, SharedSetting]:
         for key, each in entry.declared.items():
             one = shared.setdefault(key, SharedSetting(each.type, changes_result=each.metadata["changes_result"]))
             one.defaults[name] = entry.defaults[key]
-            one.docs.setdefault(each.metadata["doc"], []).append(name)
+            one.docs.setdefault(each.metadata["help"], []).append(name)
             if (switch := each.metadata.get("switch")) and switch not in one.switches:
                 one.switches.append(switch)
     return shared

@@ -227,9 +227,9 @@ def reestimate(model: nn.Module) -> Iterator[None]:
     """Re-estimate the running statistics from the batches that run through ``model`` in this context (precise BN).
 
     Forwards in training mode collect statistics and change none. On exit the running mean, variance and psi^2 become
-    those of all collected tokens, pooled (with ``sync``: over all processes). They stay for a norm that saw no token,
-    and ``ema_gz`` and ``num_updates`` always stay. An error in the context leaves everything unchanged. The caller sets
-    training mode, and disables dropout and gradients if needed.
+    the pooled statistics of all collected tokens (with ``sync``: over all processes). They stay for a norm that saw no
+    token, and ``ema_gz`` and ``num_updates`` always stay. An error in the context leaves everything unchanged. The
+    caller sets training mode, and disables dropout and gradients if needed.
     """
     with _collecting(model) as norms:
         yield

@@ -29,7 +29,6 @@ from normplugins.report.table import Column, Footnotes, Table
 CHECKPOINTS = ("averaged", "last", "best")
 ON_PLAIN_TEXT = ("chrf2", "ter")
 """Metrics that only the second table of an experiment shows."""
-FULL_SEGMENTS = "ppl_full_segments"
 OTHER_CORPUS = "another corpus"
 HEADINGS = {"code": "reading\ncode: sees\nthe future", "masked": "reading\nmasked", "paper": "reading\npaper"}
 COUNTED = (

@@ -173,7 +173,7 @@ OF_TASK: dict[str, type[RunSettings]] = {
 def declared(settings: type) -> Iterator[tuple[str, Any]]:
     """Yield the dotted key and the dataclass field of every setting, sections flattened."""
     for each in fields(settings):
-        if "doc" in each.metadata:
+        if "help" in each.metadata:
             yield each.name, each
         else:
             assert isinstance(each.default_factory, type)

@@ -35,7 +35,7 @@ class Tracker:
         self.blank = blank  # whether what came before in this run is missing from where it is tracked
 
     def replay(self, curves: dict[str, list[dict[str, float]]]) -> None:
-        """Log the curves so far, where they are missing: an offline file is begun anew by each call of a run."""
+        """Log the curves so far where they are missing, because each call of a run starts a new offline file."""
         if self.blank:
             points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
             for update, prefix, point in sorted(points, key=lambda item: item[0]):

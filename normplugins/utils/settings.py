@@ -34,9 +34,7 @@ def setting(
     logging interval. Further keywords become metadata as they are.
     """
     limits = {"minimum": minimum, "maximum": maximum, "below": below, "above": above, "choices": choices}
-    return field(
-        default=default, metadata={"doc": doc, "help": doc, "changes_result": changes_result, **limits, **metadata}
-    )
+    return field(default=default, metadata={"help": doc, "changes_result": changes_result, **limits, **metadata})
 
 
 def invalid_setting(settings: Any, prefix: str = "") -> str | None:
@@ -57,7 +55,7 @@ def invalid_value(declared: Field[Any], value: Any, prefix: str = "") -> str | N
         return f"unknown {name} {value!r}; known: {', '.join(map(str, choices))}"
     if value is None:
         optional = declared.default is None or "None" in str(declared.type) or "Optional" in str(declared.type)
-        return None if optional else f"{name} needs a value: {limits.get('doc', 'null is not allowed')}"
+        return None if optional else f"{name} needs a value: {limits.get('help', 'null is not allowed')}"
     for key, words, holds in _BOUNDS:
         if (limit := limits.get(key)) is not None and not holds(value, limit):
             return f"{name} is {value}, and must be {words} {limit}"

@@ -11,8 +11,8 @@ struct NAME(forward_pass) {
     REAL *y;                 /* (N, C), or NULL: take sums only; 0 in padding, unless it is normalized */
     REAL *inverse;           /* (N, groups): takes 1 / root mean square of each group */
     REAL *sums;              /* (C) takes the sums of z over tokens, or NULL */
-    REAL *squares;           /* (C) takes those of z^2 over tokens, or NULL */
-    REAL *padding_squares;   /* (C) takes those of z^2 over padding, or NULL */
+    REAL *squares;           /* (C) takes the sums of z^2 over tokens, or NULL */
+    REAL *padding_squares;   /* (C) takes the sums of z^2 over padding, or NULL */
     double eps;
     int64_t rows, channels, groups; /* groups: 0 for none */
     int64_t padding_as_tokens;      /* padding is normalized like tokens */
@@ -30,7 +30,7 @@ struct NAME(backward_pass) {
     const REAL *constant;    /* (C) or NULL */
     REAL *dx;                /* (N, C), or NULL: take sums only; 0 in padding, unless it is normalized */
     REAL *products;          /* (C) takes the sums of g z, or NULL */
-    REAL *sums;              /* (C) takes those of g, or NULL */
+    REAL *sums;              /* (C) takes the sums of g, or NULL */
     int64_t rows, channels, groups, padding_as_tokens, threads;
 };
 
@@ -112,7 +112,7 @@ CLONES static void NAME(backward_chunk)(const void *pass, int64_t begin, int64_t
     }
 }
 
-/* Add a chunk's sums to those of the thread, in double precision. */
+/* Add a chunk's sums to the thread's sums, in double precision. */
 CLONES static void NAME(collect)(REAL *chunk, double *total, int64_t n) {
     for (int64_t c = 0; c < n; c++) {
         total[c] += chunk[c];

@@ -57,10 +57,8 @@ class Exact(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor | None, arriving: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return dL/dx, dL/dupdate, dL/dweight and dL/dbias from dL/dy and the other gradient of the sum."""
-        x, seed, weight, bias, mean, psi2, count = ctx.saved_tensors
+        g, wanted, x, weight, bias, mean, psi2, count = start_backward(ctx, g, arriving)
         channels, tokens = ctx.channels, ctx.tokens
-        g = torch.zeros_like(x) if g is None else g.contiguous()
-        wanted = Gradients.of(x, arriving, Drawn(seed, ctx.dropped))
         sums = channels.table(x, tokens, 2, BACKWARD_THREADS)
         grads = torch.empty_like(weight), None if bias is None else torch.empty_like(bias)
         means = None if count is None else channels.empty(x, 1 if mean is None else 2, channels.dim)
@@ -82,3 +80,10 @@ def save_for_backward(ctx: Any, source: Source, tokens: Tokens, channels: Channe
     ctx.save_for_backward(source.value, source.drawn.seed, *tensors)
     ctx.tokens, ctx.channels, ctx.dropped = tokens, channels, source.drawn.dropped
     ctx.set_materialize_grads(False)  # post-norm the sum has no other gradient
+
+
+def start_backward(ctx: Any, g: Tensor | None, arriving: Tensor | None) -> tuple[Any, ...]:
+    """Return dL/dy, the gradients of x to compute, the normalized tensor x, and the ``tensors`` that were saved."""
+    x, seed, *tensors = ctx.saved_tensors
+    g = torch.zeros_like(x) if g is None else g.contiguous()
+    return g, Gradients.of(x, arriving, Drawn(seed, ctx.dropped)), x, *tensors

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.backends.triton.channelwise import end_backward, run_backward, run_forward
-from normplugins.norms.backends.triton.exact import save_for_backward
-from normplugins.norms.backends.triton.residual import Drawn, Gradients, Source
+from normplugins.norms.backends.triton.exact import save_for_backward, start_backward
+from normplugins.norms.backends.triton.residual import Source
 from normplugins.norms.backends.triton.tiles import BACKWARD_THREADS, COUNTS, Channels, Tokens, add_up, count_up
 from normplugins.norms.power_norm import PowerNorm
 from normplugins.norms.power_norm_v import PowerNormV
@@ -51,10 +51,8 @@ class Approximate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor | None, arriving: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return dL/dx, dL/dupdate, dL/dweight and dL/dbias from dL/dy and the other gradient of the sum."""
-        x, seed, weight, bias, psi2, psi2_backward, count = ctx.saved_tensors
+        g, wanted, x, weight, bias, psi2, psi2_backward, count = start_backward(ctx, g, arriving)
         norm, tokens, channels = ctx.norm, ctx.tokens, ctx.channels
-        g = torch.zeros_like(x) if g is None else g.contiguous()
-        wanted = Gradients.of(x, arriving, Drawn(seed, ctx.dropped))
         grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
         sums = channels.table(x, tokens, 3, BACKWARD_THREADS)
         nu_scale, new_weight = 1.0, 1 - norm.settings.alpha_bkw
