@@ -10,6 +10,9 @@ import torch
 from tests.helpers.processes import pair  # noqa: F401  (a fixture)
 from tests.helpers.runs import PATIENCE, REPOSITORY, TINY, TINY_LM, Trained, command, write_text
 
+# Tests bring their own downloads: a mirror of the user's would replace the small texts by the real ones.
+os.environ.pop("NORMPLUGINS_MIRROR", None)
+
 # Triton reads this once, when it is imported: without a GPU, its kernels run in its interpreter in every test process.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
