@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ import torch
 from tests.helpers.processes import pair  # noqa: F401  (a fixture)
 from tests.helpers.runs import PATIENCE, REPOSITORY, TINY, TINY_LM, Trained, command, write_text
 
-# Tests bring their own downloads: a mirror of the user's would replace the small texts by the real ones.
-os.environ.pop("NORMPLUGINS_MIRROR", None)
+# Tests bring their own downloads: a mirror of the user's would replace the small texts by the real ones. The few tests
+# of real corpora ask for it, also in the worker processes of xdist, which inherit this variable.
+if "NORMPLUGINS_MIRROR" in os.environ:
+    os.environ["NORMPLUGINS_REAL_CORPORA"] = os.environ.pop("NORMPLUGINS_MIRROR")
 
 # Triton reads this once, when it is imported: without a GPU, its kernels run in its interpreter in every test process.
 if not torch.cuda.is_available():
@@ -113,3 +116,18 @@ def at_home(made_up_text, monkeypatch):
         monkeypatch.setenv("NORMPLUGINS_MIRROR", str(made_up_text))
 
     return go
+
+
+@pytest.fixture
+def real_corpora(monkeypatch):
+    """Finds a download in the user's NORMPLUGINS_MIRROR, or in shared/data beside the checkout; skips without it."""
+    from normplugins.utils.download import find_in_mirror
+
+    folder = Path(os.environ.get("NORMPLUGINS_REAL_CORPORA", REPOSITORY.parent / "shared" / "data"))
+
+    def find(file, corpus):
+        if folder.is_dir():
+            monkeypatch.setenv("NORMPLUGINS_MIRROR", str(folder))
+        return find_in_mirror(file, corpus) or pytest.skip(f"no {file}: neither NORMPLUGINS_MIRROR nor {folder} has it")
+
+    return find

@@ -31,11 +31,6 @@ from tests.helpers.corpora import config, iwslt_members, kill_at, quiet, strange
 SMALL = {"subword_size": 40, "verify": False}
 
 
-@pytest.fixture(autouse=True)
-def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NORMPLUGINS_MIRROR", raising=False)
-
-
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in ("token_stage", "subword_stage"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tracemalloc
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,13 @@ from fairseq.data import Dictionary, data_utils
 from normplugins.corpora import PreparedText, prepare
 from normplugins.corpora.ptb import PennTreebank
 from normplugins.corpora.running_text import unigram_perplexity
-from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from tests.helpers.corpora import config, kill_at, quiet, text, tree
 
-BESIDE = Path(__file__).parents[3] / "shared" / "data"
-MIRROR = Path(os.environ.get("NORMPLUGINS_MIRROR", BESIDE))
 UNCHECKED = {"verify": False}
 TRAIN = ["", "a b a", "= <unk> =", "", "c b a"]
 TEXTS = {"train": text(f" {line} " for line in TRAIN), "valid": text(["a new word"]), "test": text(["a a", ""])}
 ARCHIVES = {"wikitext2": "wikitext-2-v1.zip", "wikitext103": "wikitext-103-v1.zip"}
-
-
-@pytest.fixture(autouse=True)
-def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NORMPLUGINS_MIRROR", raising=False)
 
 
 def ptb_files(folder: Path, **texts: bytes) -> Path:
@@ -78,13 +70,10 @@ PUBLISHED = {  # words, lines and types
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_text_gives_the_published_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, real_corpora: Callable[[str, str], Path], name: str
 ) -> None:
     file = {"ptb": "ptb.train.txt", "wikitext2": ARCHIVES["wikitext2"]}[name]
-    if MIRROR.is_dir():
-        monkeypatch.setenv("NORMPLUGINS_MIRROR", str(MIRROR))
-    if not find_in_mirror(file, name):
-        pytest.skip(f"no {file}: neither NORMPLUGINS_MIRROR nor {BESIDE} has it")
+    real_corpora(file, name)
     prepared = prepare(config(name), tmp_path, quiet)  # verified, by sha256
     manifest, (counts, types) = prepared.manifest, PUBLISHED[name]
     for split, (words, lines) in counts.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, sha256
 from tests.helpers.corpora import config, quiet, stranger, tree
 
-BESIDE = Path(__file__).parents[3] / "shared" / "data"
 CODES = "#version: 0.2\nH a\nHa u\nHau s</w>\n"
 
 
@@ -71,13 +70,9 @@ def test_what_is_no_file_of_codes_or_does_not_fit_is_refused(
     assert not (tmp_path / "data").exists()
 
 
-def test_the_published_codes_make_the_published_subwords(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_codes_make_the_published_subwords(real_corpora: Callable[[str, str], Path]) -> None:
     """Tokens of IWSLT14's canonical validation and test set, split, are the published files line for line."""
-    if "NORMPLUGINS_MIRROR" not in os.environ and BESIDE.is_dir():
-        monkeypatch.setenv("NORMPLUGINS_MIRROR", str(BESIDE))
-    codes = find_in_mirror("bpe10000.codes", "iwslt14")
-    if codes is None:
-        pytest.skip(f"no bpe10000.codes: neither NORMPLUGINS_MIRROR nor {BESIDE} has it")
+    codes = real_corpora("bpe10000.codes", "iwslt14")
     split_line = splitter("bpe", codes)
     for name in [f"{split}.bpe10000.{language}.gz" for split in ("valid", "test") for language in ("de", "en")]:
         path = find_in_mirror(name, "iwslt14")

@@ -1,7 +1,7 @@
 """Moses tokens: the rule in which sacremoses differs, and the published test set when the archive is at hand."""
 
 import hashlib
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 from normplugins.corpora import detokenize
 from normplugins.corpora.iwslt14 import ARCHIVE, TEST_SHA256
 from normplugins.corpora.tokenizer import squeeze, tokenize
-from normplugins.utils.download import find_in_mirror
 from tests.helpers.corpora import config
-
-BESIDE = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.mark.parametrize(
@@ -52,12 +49,8 @@ def test_detokenize_undoes_escapes_and_spacing() -> None:
     assert detokenize([], "de") == []
 
 
-def test_published_test_set_byte_for_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    if "NORMPLUGINS_MIRROR" not in os.environ and BESIDE.is_dir():
-        monkeypatch.setenv("NORMPLUGINS_MIRROR", str(BESIDE))
-    archive = find_in_mirror(ARCHIVE, "iwslt14")
-    if archive is None:
-        pytest.skip(f"no {ARCHIVE}: neither NORMPLUGINS_MIRROR nor {BESIDE} has it")
+def test_published_test_set_byte_for_byte(real_corpora: Callable[[str, str], Path]) -> None:
+    archive = real_corpora(ARCHIVE, "iwslt14")
     test = config("iwslt14").read({ARCHIVE: archive}).test
     words = {}
     for language, lines in (("de", test.source), ("en", test.target)):

@@ -26,8 +26,7 @@ from tests.helpers.corpora import (
 
 
 @pytest.fixture(autouse=True)
-def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NORMPLUGINS_MIRROR", raising=False)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in ("token_stage", "subword_stage"):
         monkeypatch.setattr(f"normplugins.corpora.{stage}.CHUNK", 30)
 

@@ -1,6 +1,7 @@
 """A new norm, in one file of this package or of another, appears everywhere without any other edit."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_a_norm_in_one_file_appears_everywhere(tmp_path: Path) -> None:
     )
     assert python(code, tmp_path) == "plain\n"
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
     for arguments, expected in ((["help"], "plain        New."), (["-n", "iwslt14-plain"], "run iwslt14 norm=plain")):
         ran = subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
