@@ -147,33 +147,12 @@ def test_what_it_does_not_do_itself_is_left_to_fairseq(monkeypatch):
         assert_same(case(BeamSearch), fairseqs)
 
 
-def test_fairseqs_tasks_build_it_and_it_leaves_other_models_to_fairseq():
+def test_fairseqs_tasks_build_it_and_give_other_models_fairseqs_own():
     normplugins.register()
     task, sample = make_task(), sources(0, 20, [4, 6])
+    assert isinstance(task.build_generator([make_model()], GenerationConfig(beam=3)), BeamSearch)
     arguments = Namespace(encoder_layers=1, decoder_layers=1, encoder_embed_dim=16, decoder_embed_dim=16)
     ARCH_CONFIG_REGISTRY["transformer_iwslt_de_en"](arguments)
     stock = task.build_model(Namespace(**vars(arguments), arch="transformer_iwslt_de_en")).eval()
     generator = task.build_generator([stock], GenerationConfig(beam=3, max_len_b=6))
-    assert isinstance(generator, BeamSearch)
-    own = generate(SequenceGenerator, stock, sample, 20, beam_size=3, max_len_b=6)
-    assert_same(task.inference_step(generator, [stock], sample), own)
-
-
-def test_a_model_without_a_finite_probability_is_named():
-    model = make_model(0, make_task(30)).eval()
-    with torch.no_grad():
-        model.decoder.output_projection.weight.fill_(math.nan)
-    with pytest.raises(UserError, match="no finite probability"):
-        generate(BeamSearch, model, sources(0, 30, [4]), 30, beam_size=2, max_len_b=5)
-
-
-def test_a_longest_translation_shorter_than_the_shortest_is_refused():
-    with pytest.raises(UserError, match="the longest translation, 3 tokens, is shorter than the shortest, 5"):
-        generate(BeamSearch, learnt(0, 30), sources(0, 30, [4]), 30, beam_size=2, max_len_b=3, min_len=5)
-
-
-def test_half_precision():
-    model = make_model(2, make_task(40)).eval().bfloat16()
-    found = generate(BeamSearch, model, sources(2, 40, [4, 6]), 40, beam_size=3, max_len_b=9)
-    assert [len(hypotheses) for hypotheses in found] == [3, 3]
-    assert all(h["score"].dtype == torch.float32 for hypotheses in found for h in hypotheses)
+    assert_same(torch.jit.script(generator)(sample), task.inference_step(generator, [stock], sample))
