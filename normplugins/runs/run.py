@@ -19,11 +19,11 @@ from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.scoring import Scored, publish_translations, score_checkpoints
-from normplugins.training import checkpoints, distributed, statistics_probe
+from normplugins.training import checkpoints, distributed
 from normplugins.training.history import History, saved_history
-from normplugins.training.loop import TrainSettings, train
+from normplugins.training.loop import train
 from normplugins.training.progress import clock
-from normplugins.training.tracking import NOWHERE, Tracking, tracked
+from normplugins.training.tracking import Tracker, tracked
 from normplugins.training.update_size import world_size
 from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
@@ -63,21 +63,12 @@ def run_plain(config: dict[str, Any]) -> dict[str, Any] | None:
     return run(OmegaConf.create(config, flags={"struct": True}))
 
 
-def train_settings(config: DictConfig, title: str, tracking: Tracking) -> TrainSettings:
-    """What training needs of a run's config besides fairseq's part of it."""
-    bucketed, compiled = (bool(OmegaConf.select(config, f"train.{key}")) for key in ("bucket_by_length", "compile"))
-    average = config.evaluate.average or 1
-    probed = statistics_probe.is_on(config)
-    return TrainSettings(title, config.train.checkpoint_minutes, average, tracking, bucketed, compiled, probed)
-
-
 def run_other_rank(config: DictConfig, rendezvous: distributed.Rendezvous) -> None:
     """Train with rank zero, which prepares, writes and records; do nothing if there is nothing to train."""
     message = rendezvous.receive()
     if message:
         config.task.data, config.checkpoint.save_dir = message["data"], message["save_dir"]
-        settings = train_settings(config, "", NOWHERE)
-        rendezvous.train_together(partial(train, fairseq_config(config), settings), config)
+        rendezvous.train_together(partial(train, config, fairseq_config(config), "", Tracker()), config)
 
 
 def run_rank_zero(config: DictConfig, rendezvous: distributed.Rendezvous | None = None) -> dict[str, Any]:
@@ -113,11 +104,9 @@ def complete_steps(
     folder.record_call_start(directory, config, corpus)
     config.task.data = str(corpus.bin_dir)
     config.checkpoint.save_dir = str(directory)
-    with tracked(tracking(config, directory)) as tracker:
-        before = saved_history(directory)
-        if before:
-            tracker.replay(before.curves)
-        history = trained(config, directory, name, before, rendezvous)
+    before = saved_history(directory)
+    with tracked(tracking(config, directory), before.curves if before else {}) as tracker:
+        history = trained(config, directory, name, before, tracker, rendezvous)
         print(
             f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
             f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
@@ -144,6 +133,7 @@ def trained(
     directory: Path,
     name: str,
     history: History | None,
+    tracker: Tracker,
     rendezvous: distributed.Rendezvous | None = None,
 ) -> History:
     """Train to the end, unless that is done, and return the history.
@@ -153,11 +143,11 @@ def trained(
         directory: the run's folder.
         name: the title of the progress display.
         history: what the folder's last checkpoint holds; reading it takes seconds for a large model.
+        tracker: receives the curves.
         rendezvous: where the other ranks wait.
     """
     if history is None or history.stopped_by is None:
-        settings = train_settings(config, name, tracking(config, directory))
-        work = partial(train, fairseq_config(config), settings)
+        work = partial(train, config, fairseq_config(config), name, tracker)
         if rendezvous:
             rendezvous.send({"data": config.task.data, "save_dir": config.checkpoint.save_dir})
             rendezvous.train_together(work, config)
@@ -198,21 +188,19 @@ def run_label(config: DictConfig) -> str:
     return label
 
 
-def tracking(config: DictConfig, directory: Path) -> Tracking:
+def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
     """What the run is called in wandb: group = experiment, name = norm (with what else differs) and seed."""
-    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
     label = run_label(config)
-    return Tracking(
-        project=config.tracking.project,
-        entity=config.tracking.entity,
-        group=config.experiment,
-        name=f"{config.variant}-seed{config.seed}",
-        tags=[config.experiment, config.norm.name, config.corpus.name, *([label] if label else [])],
-        directory=directory,
-        run_id=folder.wandb_id(directory) if config.tracking.project else "",
-        config={str(key): value for key, value in plain.items()},
-    )
+    return {
+        "project": config.tracking.project,
+        "entity": config.tracking.entity,
+        "group": config.experiment,
+        "name": f"{config.variant}-seed{config.seed}",
+        "tags": [config.experiment, config.norm.name, config.corpus.name, *([label] if label else [])],
+        "dir": str(directory),
+        "id": folder.wandb_id(directory) if config.tracking.project else "",
+        "config": OmegaConf.to_container(config, resolve=True, enum_to_str=True),
+    }
 
 
 def result_path(config: DictConfig) -> Path:
