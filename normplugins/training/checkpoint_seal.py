@@ -14,16 +14,14 @@ Identity = Mapping[str, str | int]
 """What tells runs apart: the cell, the seed, and the digests of the settings and of the corpus."""
 
 
-def seal(state: dict[str, Any], identity: Identity | None) -> None:
-    """Put the run's identity and the hash of everything in a checkpoint into its ``extra_state``, in place."""
-    state.setdefault("extra_state", {})["seal"] = {"run": dict(identity or {})}
-    state["extra_state"]["seal"]["sha256"] = digest(state)
+def seal(state: dict[str, Any]) -> None:
+    """Put the hash of everything in a checkpoint into ``extra_state["seal"]``, beside the identity of its ``run``."""
+    state.setdefault("extra_state", {}).setdefault("seal", {"run": {}})["sha256"] = digest(state)
 
 
-def identity_of(state: Mapping[str, Any]) -> Identity | None:
-    """Return the identity of the run that wrote a checkpoint; None if the checkpoint has no seal."""
-    found = (state.get("extra_state") or {}).get("seal")
-    return found["run"] if found else None
+def identity_of(state: Mapping[str, Any]) -> Identity:
+    """Return the identity of the run that wrote a checkpoint; empty if the checkpoint does not say."""
+    return dict((state.get("extra_state") or {}).get("seal", {}).get("run", {}))
 
 
 def digest(state: Mapping[str, Any]) -> str:

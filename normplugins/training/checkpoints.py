@@ -13,6 +13,7 @@ import torch
 from fairseq import utils
 from fairseq.trainer import Trainer
 
+from normplugins.training.checkpoint_seal import Identity, find_damage, find_difference, identity_of, seal
 from normplugins.utils.errors import UserError
 
 LAST = "checkpoint_last.pt"
@@ -36,20 +37,52 @@ def scored(directory: Path, average: int | None, recalibrate: int | None = None)
     return directory / (RECALIBRATED if recalibrate else FILES[scored_names(average)[0]])
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Load a checkpoint on the CPU without running any code that the file names.
+def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
+    """Load a checkpoint on the CPU without running any code that the file names, and check its content.
+
+    Args:
+        path: the file.
+        run: the run that the checkpoint must belong to. A checkpoint of an older version does not name its run.
 
     Raises:
-        UserError: the file names code to run, is damaged, or cannot be read.
+        UserError: the file names code to run, cannot be read, has changed since it was written, has values that are
+            not finite or negative mean squares, or is of another run. The message names a checkpoint to go on from.
     """
+    try:
+        return _load(path, run)
+    except UserError as error:
+        raise UserError(f"{error}. {_way_out(path, run)}") from error.__cause__
+
+
+def _load(path: Path, run: Identity | None) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} was refused: {why_refused(error)}") from error
     except (OSError, RuntimeError, EOFError) as error:
-        reason = (str(error) or "it is empty").splitlines()[0]
+        reason = (str(error) or "it is empty").splitlines()[0].rstrip(".")
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise UserError(f"{path} is no checkpoint: it holds no model")
+    if damage := find_damage(state):
+        raise UserError(f"{path} was refused: {damage}")
+    if run and (difference := find_difference(state, run)):
+        raise UserError(f"{path} was refused: it is of another run ({difference})")
     return state
+
+
+def _way_out(path: Path, run: Identity | None) -> str:
+    """Return a sentence that names the newest sound checkpoint of an epoch, from which a run can go on."""
+    others = [other for other in epoch_checkpoints(path.parent) if other != path]
+    if not others and path.name != LAST:
+        return "Use another checkpoint"
+    for other in reversed(others):
+        try:
+            _load(other, run)
+        except UserError:
+            continue
+        return f"To go on from the newest sound checkpoint: cp {other} {path.with_name(LAST)}, then the same command"
+    return "No other checkpoint in the folder is sound: force=true starts the run again"
 
 
 def why_refused(error: pickle.UnpicklingError) -> str:
@@ -74,11 +107,13 @@ def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequen
 def write(state: dict[str, Any], path: Path, also: Sequence[str] = ()) -> None:
     """Write a checkpoint to ``path`` and link it, or copy it if the file system has no links, to the names in ``also``.
 
-    Each of these steps is atomic. The folder is created if needed.
+    Each of these steps is atomic. The folder is created if needed. The checkpoint is sealed: :func:`load` finds any
+    change to its content.
 
     Raises:
         UserError: the disk is full or cannot be written; the file before stays.
     """
+    seal(state)
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +146,7 @@ def keep_newest(directory: Path, count: int) -> None:
         path.unlink()
 
 
-def average(paths: Sequence[Path], destination: Path) -> None:
+def average(paths: Sequence[Path], destination: Path, run: Identity | None = None) -> None:
     """Write the mean of several checkpoints of one model, without optimizer state.
 
     Parameters and running statistics are averaged in float64; integer buffers are those of the last checkpoint. The
@@ -119,14 +154,15 @@ def average(paths: Sequence[Path], destination: Path) -> None:
     see :mod:`normplugins.evaluation.reestimate`. PN's ``ema_gz`` belongs to the backward pass, so its mean is not used.
 
     Raises:
-        UserError: there is no checkpoint, they are of different models, or the mean cannot be written.
+        UserError: there is no checkpoint, one of them is refused or of another ``run``, they are of different models,
+            or the mean cannot be written.
     """
     if not paths:
         raise UserError(f"no checkpoint to average in {destination.parent}: the run has not finished an epoch")
     sums: dict[str, torch.Tensor] = {}
     state: dict[str, Any] = {}
     for path in paths:
-        state = load(path)
+        state = load(path, run)
         if sums and sums.keys() != state["model"].keys():
             raise UserError(f"{path} holds another model than {paths[0]}: cannot average them")
         for name, value in state["model"].items():
@@ -136,7 +172,7 @@ def average(paths: Sequence[Path], destination: Path) -> None:
         for name, total in sums.items()
     }
     state.pop("last_optimizer_state", None)
-    state["extra_state"] = {"averaged_from": [path.name for path in paths]}
+    state["extra_state"] = {"averaged_from": [path.name for path in paths], "seal": {"run": identity_of(state)}}
     write(state, destination)
 
 

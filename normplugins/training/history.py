@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from normplugins.training import checkpoints
+from normplugins.training.checkpoint_seal import Identity
+from normplugins.utils.errors import UserError
 
 
 @dataclass
@@ -44,7 +46,19 @@ class History:
         return self.words / self.seconds if self.seconds else 0.0
 
 
-def saved_history(directory: Path) -> History | None:
-    """Return the history in the last checkpoint of a folder, or None if there is no checkpoint."""
+def saved_history(directory: Path, run: Identity | None = None) -> History | None:
+    """Return the history in the last checkpoint of a folder, or None if there is no checkpoint.
+
+    Raises:
+        UserError: the checkpoint is refused, as by :func:`normplugins.training.checkpoints.load`.
+    """
     last = directory / checkpoints.LAST
-    return History(**checkpoints.load(last)["extra_state"]["history"]) if last.exists() else None
+    if not last.exists():
+        return None
+    state = checkpoints.load(last, run)
+    try:
+        return History(**state["extra_state"]["history"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{last} is a checkpoint of another program or of another version: it has no history"
+        ) from error

@@ -19,6 +19,7 @@ from normplugins.models.torch_compile import compile_layers, not_compiled
 from normplugins.norms import running_statistics, using_batch_statistics
 from normplugins.training import checkpoints, distributed, nonfinite, statistics_drift
 from normplugins.training.batches import bucket_by_length, prefetched
+from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.history import History, saved_history
 from normplugins.training.progress import LOG, Progress
 from normplugins.training.statistics_probe import StatisticsProbe, is_on
@@ -27,7 +28,7 @@ from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import NotFinite, UserError
 
 
-def train(config: DictConfig, fairseq_config: DictConfig, title: str, tracker: Tracker) -> None:
+def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: str, tracker: Tracker) -> None:
     """Train until the run ends, from the last checkpoint in ``checkpoint.save_dir`` if there is one.
 
     Each process of a run calls this function. It leaves ``checkpoint_last.pt``, ``checkpoint_best.pt`` and the
@@ -36,6 +37,7 @@ def train(config: DictConfig, fairseq_config: DictConfig, title: str, tracker: T
     Args:
         config: the run's config.
         fairseq_config: the part of it that fairseq's trainer takes.
+        run: the identity of the run, which its checkpoints name.
         title: the title of the progress display.
         tracker: receives the curves in rank zero.
 
@@ -57,14 +59,14 @@ def train(config: DictConfig, fairseq_config: DictConfig, title: str, tracker: T
     trainer = Trainer(fairseq_config, task, model, task.build_criterion(fairseq_config.criterion))
     for subset in config.dataset.valid_subset.split(","):
         task.load_dataset(subset)
-    _Run(config, trainer, title, tracker).train()
+    _Run(config, trainer, run, title, tracker).train()
 
 
 class _Run:
     """One process's training: the objects that every step needs."""
 
-    def __init__(self, config: DictConfig, trainer: Trainer, title: str, tracker: Tracker) -> None:
-        self.config, self.trainer, self.tracker = config, trainer, tracker
+    def __init__(self, config: DictConfig, trainer: Trainer, run: Identity, title: str, tracker: Tracker) -> None:
+        self.config, self.trainer, self.run, self.tracker = config, trainer, run, tracker
         self.directory = Path(config.checkpoint.save_dir)
         extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(trainer.cfg.checkpoint, trainer)
         if extra_state:  # fairseq does not restore its running means at the end of an epoch, but the curves need them
@@ -228,7 +230,11 @@ class _Run:
         if broken:
             raise self.not_finite(f"update {history.updates}: {broken} is not finite")
         history.wall_seconds = time.perf_counter() - self.started
-        extra_state = {"train_iterator": self.epoch_itr.state_dict(), "history": asdict(history)}
+        extra_state = {
+            "train_iterator": self.epoch_itr.state_dict(),
+            "history": asdict(history),
+            "seal": {"run": dict(self.run)},
+        }
         if states := statistics_drift.gather(model):
             extra_state["statistics"] = states
         name = f"checkpoint{history.epoch}.pt" if epoch_end else checkpoints.LAST
@@ -248,9 +254,12 @@ class _Run:
 
     def not_finite(self, what: str) -> NotFinite:
         """Return the error, with the last good checkpoint and with settings that may help."""
-        saved, left = saved_history(self.directory), "There is no checkpoint yet."
-        if saved:
-            left = f"The last good checkpoint is {self.directory / checkpoints.LAST} (update {saved.updates})."
+        try:
+            saved = saved_history(self.directory, self.run)
+            last = f"The last good checkpoint is {self.directory / checkpoints.LAST}"
+            left = f"{last} (update {saved.updates})." if saved else "There is no checkpoint yet."
+        except UserError as error:  # a last checkpoint that has been damaged since
+            left = f"{error}."
         return NotFinite(f"{what}. {left} A lower optimization.lr or more lr_scheduler.warmup_updates may help.")
 
 
