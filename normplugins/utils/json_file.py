@@ -1,0 +1,57 @@
+"""JSON files that hold the state of a run or corpus: written whole, with a hash of their content, checked when read."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import whole_file
+
+HASH = "content_sha256"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` with the hash of it whole or not at all.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a file of this name is written here: move the folder away")
+    sealed = {**content, HASH: _digest(content)}
+    with whole_file(path) as temporary:
+        text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
+    """Return the content of a file of :func:`write_json`, or None if the file does not exist.
+
+    A file without a hash, as older versions wrote it, is accepted.
+
+    Args:
+        path: the file.
+        remedy: what the user can do about a damaged file, as the end of the error's message.
+
+    Raises:
+        UserError: the file cannot be read, is no JSON object, or has been edited.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged (no JSON in UTF-8): {remedy}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (no JSON object): {remedy}")
+    if HASH in content and content.pop(HASH) != _digest(content):
+        raise UserError(f"{path} has been changed since it was written: {remedy}")
+    return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    plain = {key: value for key, value in content.items() if key != HASH}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
