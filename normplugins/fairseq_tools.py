@@ -1,0 +1,84 @@
+"""fairseq's command-line tools on today's Python, stock or with our models, and its averaging of checkpoints."""
+
+import argparse
+import importlib
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import normplugins
+from normplugins.utils.errors import UserError
+from normplugins.utils.threads import keep_memory
+
+AVERAGE = "average-checkpoints"
+TOOLS = (
+    *("train", "hydra-train", "validate", "generate", "interactive", "score", "eval-lm", "preprocess"),
+    AVERAGE,
+)
+WITHOUT_MODELS = ("score", AVERAGE)
+
+
+def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> None:
+    """Run ``fairseq-TOOL`` with command-line arguments, as fairseq's own script of that name does.
+
+    Args:
+        tool: one of ``TOOLS``.
+        arguments: the tool's own arguments.
+        our_models: whether to register our models, as ``--user-dir normplugins`` does.
+
+    Raises:
+        UserError: a checkpoint to average is missing or cannot be read.
+    """
+    if tool == AVERAGE:
+        average_checkpoints(arguments)
+        return
+    arguments = list(arguments)
+    if our_models and tool not in WITHOUT_MODELS:
+        normplugins.register()
+        plugin = str(Path(normplugins.__file__).parent)
+        arguments += [f"common.user_dir={plugin}"] if tool == "hydra-train" else ["--user-dir", plugin]
+    keep_memory()
+    main: Callable[[], None] = importlib.import_module(f"fairseq_cli.{tool.replace('-', '_')}").cli_main
+    logging.getLogger("fairseq").setLevel(logging.NOTSET)
+    sys.argv = [f"fairseq-{tool}", *arguments]
+    main()
+
+
+def average_checkpoints(arguments: Sequence[str]) -> None:
+    """Do what fairseq's ``scripts/average_checkpoints.py`` does, with the same options.
+
+    Raises:
+        UserError: there are fewer checkpoints than asked for, or one cannot be read.
+    """
+    from normplugins.training import checkpoints
+
+    parser = argparse.ArgumentParser(prog=f"fairseq-{AVERAGE}", description="Write the mean of several checkpoints.")
+    parser.add_argument("--inputs", required=True, nargs="+", type=Path, help="checkpoint files, or one folder of them")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the checkpoint to write")
+    last = parser.add_mutually_exclusive_group()
+    last.add_argument("--num-epoch-checkpoints", type=int, metavar="N", help="take the last N checkpoint<epoch>.pt")
+    text = "take the last N checkpoint_<epoch>_<update>.pt"
+    last.add_argument("--num-update-checkpoints", type=int, metavar="N", help=text)
+    text = "leave out later epochs or updates than this"
+    parser.add_argument("--checkpoint-upper-bound", type=int, metavar="NUMBER", help=text)
+    options = parser.parse_args(arguments)
+    count = options.num_epoch_checkpoints or options.num_update_checkpoints
+    paths = options.inputs
+    if count:
+        pattern = r"checkpoint(\d+)\.pt" if options.num_epoch_checkpoints else r"checkpoint_\d+_(\d+)\.pt"
+        paths = _newest(paths[0], pattern, count, options.checkpoint_upper_bound)
+    elif options.checkpoint_upper_bound is not None:
+        parser.error("--checkpoint-upper-bound needs --num-epoch-checkpoints or --num-update-checkpoints")
+    checkpoints.average(paths, options.output)
+    print(f"the mean of {', '.join(str(path) for path in paths)} is in {options.output}")
+
+
+def _newest(folder: Path, pattern: str, count: int, bound: int | None) -> list[Path]:
+    matches = ((re.fullmatch(pattern, path.name), path) for path in folder.glob("*.pt"))
+    found = sorted((int(match[1]), path) for match, path in matches if match)
+    chosen = [path for number, path in found if bound is None or number <= bound][-count:]
+    if len(chosen) < count:
+        raise UserError(f"{folder} holds {len(chosen)} of the {count} checkpoints to average")
+    return chosen
