@@ -24,7 +24,6 @@ from normplugins.training.history import History, saved_history
 from normplugins.training.loop import train
 from normplugins.training.progress import clock
 from normplugins.training.tracking import Tracker, tracked
-from normplugins.training.update_size import world_size
 from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
 
@@ -46,10 +45,10 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     check(config)
     member = distributed.launched()
     if member is None:
-        if world_size(config) == 1 or (folder.completed(config) and not config.force):
+        if distributed.world_size(config) == 1 or (folder.completed(config) and not config.force):
             return run_rank_zero(config)
         plain = OmegaConf.to_container(config, enum_to_str=True)  # fairseq's enums cannot be pickled
-        return distributed.launch(run_plain, plain, world_size(config))
+        return distributed.launch(run_plain, plain, distributed.world_size(config))
     rendezvous = distributed.Rendezvous(member)
     if member.rank:
         run_other_rank(config, rendezvous)

@@ -149,6 +149,7 @@ def test_a_sum_added_up_before_the_norm_has_no_gradient_of_the_norm_alone():
     assert "grad_input" not in points[0]["layers"]["norm"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["ln", "bn", "pn"])
 def test_with_or_without_it_a_run_ends_with_the_same_bits(trained, normplugins, tmp_path, monkeypatch, norm):
     ends = []
@@ -169,6 +170,7 @@ def test_with_or_without_it_a_run_ends_with_the_same_bits(trained, normplugins, 
     assert [point["loss"] for point in probed["valid"]] == [point["loss"] for point in plain["valid"]]
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_the_same_points(trained, normplugins, tmp_path, monkeypatch):
     whole, broken = whole_and_broken(run_of(trained, "bn"), tmp_path, normplugins, monkeypatch)
     assert differences(whole["history"], broken["history"]) == []
