@@ -68,7 +68,7 @@ def without_nan_detector() -> None:
     """Disable fairseq's NanDetector; call this after fairseq is imported.
 
     When a step is not finite, fairseq repeats it with hooks that name the layer. PyTorch >= 2 cannot run these hooks on
-    an encoder whose output is a dict of lists, so that the run ends with an unrelated error.
+    an encoder whose output is a dict of lists, so the run would end with an unrelated error.
     """
     trainer: Any = importlib.import_module("fairseq.trainer")
     trainer.NanDetector = contextlib.nullcontext
