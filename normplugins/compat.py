@@ -156,7 +156,7 @@ def _disable_nan_detector() -> None:
     """Disable fairseq's NanDetector.
 
     When a step is not finite, fairseq repeats it with hooks that name the layer. PyTorch >= 2 cannot run these hooks on
-    an encoder whose output is a dict of lists, so that the run ends with an unrelated error.
+    an encoder whose output is a dict of lists, so the run would end with an unrelated error.
     """
     vars(importlib.import_module("fairseq.trainer"))["NanDetector"] = contextlib.nullcontext
 

@@ -1,4 +1,4 @@
-"""fairseq on today's Python: it imports, its checkpoints load, and nothing in a file is run."""
+"""fairseq on current versions of Python: it imports, its checkpoints load, and loading a file runs no code of it."""
 
 import argparse
 import pickle
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from normplugins import compat  # noqa: F401
+from normplugins.runs.compose import compose_config
 from tests.helpers.models import make_batch, make_task
 from tests.helpers.runs import PATIENCE, REPOSITORY, MakesFolder, write_malicious
 
@@ -30,7 +31,8 @@ def python(code):
     )
 
 
-def test_fairseq_imports_without_a_word_and_knows_the_plugin():
+@pytest.mark.slow
+def test_fairseq_imports_without_output_and_knows_the_plugin():
     done = python(
         "import normplugins.cli, normplugins; normplugins.register()\n"
         "from fairseq.models import MODEL_REGISTRY; print('norm_transformer' in MODEL_REGISTRY)"
@@ -38,21 +40,22 @@ def test_fairseq_imports_without_a_word_and_knows_the_plugin():
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_norms_alone_need_no_fairseq():
+@pytest.mark.slow
+def test_norms_alone_do_not_import_fairseq():
     done = python("import sys, normplugins.norms; print('fairseq' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
 
 
 def test_nested_defaults_stay_instances():
-    """What a factory in their place would break: each nested section is a config of its own."""
+    """Each nested section is a config of its own; default factories in place of the instances would break this."""
     config = FairseqConfig()
     assert isinstance(config.common, CommonConfig)
     assert OmegaConf.structured(FairseqConfig).common.seed == 1
     assert hash(CommonConfig()) == hash(CommonConfig())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="older Pythons refuse lists only")
-def test_other_packages_dataclasses_are_as_strict_as_before():
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="older versions of Python refuse only lists")
+def test_dataclasses_of_other_packages_are_as_strict_as_before():
     @dataclass
     class Inner:
         value: int = 1
@@ -69,20 +72,17 @@ def test_other_packages_dataclasses_are_as_strict_as_before():
     assert Options().names == []
 
 
-def test_checkpoint_with_a_namespace_loads(tmp_path):
+def test_a_checkpoint_with_a_namespace_loads_after_a_config_is_composed(tmp_path):
+    """fairseq reads it through an interface that Hydra refuses in a process that keeps version 1.3 of its configs."""
     path = tmp_path / "checkpoint.pt"
     history = [{"criterion_name": "x", "optimizer_name": "x", "lr_scheduler_state": {}, "num_updates": 5}]
     args = argparse.Namespace(arch="transformer", task="translation", lr=[0.1])
     extra = {"train_iterator": {"epoch": 1}}
     content = {"args": args, "model": {"w": torch.ones(2)}, "optimizer_history": history, "extra_state": extra}
     torch.save(content | {"last_optimizer_state": None}, path)
-    # in a process of its own: fairseq reads it through an interface that Hydra refuses after composing a config of 1.3
-    done = python(
-        "from normplugins import compat; from fairseq.checkpoint_utils import load_checkpoint_to_cpu\n"
-        f"state = load_checkpoint_to_cpu({str(path)!r}, {{'lr': [0.2]}})\n"
-        "print(state['cfg'].optimization.lr, state['model']['w'].tolist())"
-    )
-    assert done.stdout == "[0.2] [1.0, 1.0]\n", done.stderr
+    compose_config("demo")
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(path), {"lr": [0.2]})
+    assert (state["cfg"].optimization.lr, state["model"]["w"].tolist()) == ([0.2], [1.0, 1.0])
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -99,7 +99,7 @@ def test_malicious_checkpoint_is_refused(protocol, tmp_path):
 
 
 def test_the_malicious_checkpoint_would_work(tmp_path):
-    """What the other tests hold back is real."""
+    """Without this, the other tests could pass with a harmless file."""
     write_malicious(tmp_path / "zip.pt", tmp_path / "proof")
     torch.load(tmp_path / "zip.pt", weights_only=False)
     assert (tmp_path / "proof").is_dir()
