@@ -78,7 +78,7 @@ class Planned:
     @property
     def record(self) -> dict[str, Any] | None:
         """The published record, if it has the current format and the config of this run."""
-        found = record.read(self.published) or {}
+        found = read_json(self.published, "restore it, or delete it to run that seed again") or {}
         current = found.get("format") == record.FORMAT
         return found if current and not folder.changed_settings(found["config"], self.settings) else None
 
@@ -196,7 +196,7 @@ def _carry_out(planned: Planned) -> None:
         run(compose_config(cell["experiment"], [*planned.overrides, f"seed={cell['seed']}"]))
     except NotFinite as error:
         outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
-        record.write(planned.diverged, cell | outcome)
+        write_json(planned.diverged, cell | outcome)
 
 
 def overview(runs: Sequence[Planned], running: Planned | None = None) -> str:

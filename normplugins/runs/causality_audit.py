@@ -87,7 +87,7 @@ def load_trained(directory: Path) -> TrainedLanguageModel:
     Raises:
         UserError: the folder holds no finished run of a language model, or its checkpoint is gone.
     """
-    done = record.read(directory / folder.RECORD)
+    done = read_json(directory / folder.RECORD, folder.REMEDIES[folder.RECORD])
     if done is None or not (directory / folder.CONFIG).exists():
         raise UserError(f"{directory} holds no finished run ({folder.CONFIG} and {folder.RECORD} are needed)")
     config = OmegaConf.load(directory / folder.CONFIG)
@@ -139,7 +139,7 @@ def audit_causality(
     measured = _measure(trained, draws, segments, echo)
     done = _record(trained, draws, segments, measured, time.perf_counter() - begun)
     path = Path(results) / "causality" / done["experiment"] / done["variant"] / f"seed{done['seed']}.json"
-    record.write(path, done)
+    write_json(path, done)
     echo(f"written: {path}")
     return done
 

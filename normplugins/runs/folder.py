@@ -5,6 +5,7 @@ A call is one execution of the command; a run that was interrupted has several.
 
 import hashlib
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -13,16 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.evaluation.tasks import KINDS
 from normplugins.runs import record
-from normplugins.runs.cell import changes_result, flatten
+from normplugins.runs.cell import PLACES, changes_result, flatten
+from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.checkpoints import LAST
 from normplugins.training.distributed import threads_per_process, world_size
 from normplugins.training.progress import LOG
 from normplugins.utils.errors import InUse, UserError
 from normplugins.utils.files import whole_file
+from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.locks import hold_lock
 
 CONFIG = "config.yaml"
@@ -30,6 +35,11 @@ PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 RECORD = "record.json"
 SCORES = "scores.json"
+REMEDIES = {
+    RECORD: "delete it, and the same command makes it again",
+    PROVENANCE: "restore it, or start the run again with force=true",
+    CONFIG: "restore it, or start the run again with force=true",
+}
 # The old and new value of settings, where both give the same result up to rounding and the same state in checkpoints. A
 # run that began with the old value continues with the new one. None: the setting did not exist.
 EQUIVALENT_VALUES = {
@@ -66,7 +76,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 def completed(config: DictConfig) -> bool:
     """Whether the run's folder holds its record."""
-    return record.read(Path(config.run_dir) / RECORD) is not None
+    return read_record(Path(config.run_dir), config) is not None
 
 
 def clear(directory: Path) -> None:
@@ -96,14 +106,62 @@ def save_or_check_config(directory: Path, config: DictConfig) -> None:
         with whole_file(path) as temporary:
             temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
         return
-    stored = OmegaConf.create(path.read_text(encoding="utf-8"))
-    assert isinstance(stored, DictConfig)
-    changed = changed_settings(dict(flatten(stored)), dict(flatten(config)))
+    changed = changed_settings(dict(flatten(stored_config(directory))), dict(flatten(config)))
     if changed:
         raise UserError(
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}). "
             "Give this one its own run_dir=..., or start it again with force=true"
         )
+
+
+def stored_config(directory: Path) -> DictConfig:
+    """Return the config in a run's folder.
+
+    Raises:
+        UserError: the folder holds no config, or a damaged one.
+    """
+    path = directory / CONFIG
+    try:
+        stored = OmegaConf.create(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{directory} holds no run ({CONFIG} is needed)") from error
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read: {REMEDIES[CONFIG]}") from error
+    if not isinstance(stored, DictConfig) or not {"experiment", "variant", "seed", "task"} <= stored.keys():
+        raise UserError(f"{path} is no config of a run: {REMEDIES[CONFIG]}")
+    return stored
+
+
+def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity:
+    """Return what tells the run in a folder from all others; its checkpoints name it.
+
+    Raises:
+        UserError: the folder holds no config, or a damaged one.
+    """
+    config = stored_config(directory)
+    settings = {key: str(value) for key, value in flatten(config) if key not in PLACES}
+    return {
+        "cell": f"{config.experiment}/{config.variant}",
+        "seed": config.seed,
+        "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
+        "corpus": _digest(corpus.manifest)[:16],
+    }
+
+
+def read_record(directory: Path, config: DictConfig) -> dict[str, Any] | None:
+    """Return the record of the run in a folder, or None if there is none yet.
+
+    Raises:
+        UserError: the record is damaged, has been edited, or is of another run.
+    """
+    path = directory / RECORD
+    done = read_json(path, REMEDIES[RECORD])
+    if done is None:
+        return None
+    theirs, ours = ([each.get(key) for key in ("experiment", "variant", "seed")] for each in (done, config))
+    if theirs != ours:
+        raise UserError(f"{path} is the record of another run ({theirs} there, {ours} here): {REMEDIES[RECORD]}")
+    return done
 
 
 def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]:
@@ -128,7 +186,7 @@ def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool
     Raises:
         UserError: the run in the folder began with another corpus, so its checkpoints do not fit this one.
     """
-    digest, done = _notes(directory).get("corpus"), record.read(directory / RECORD)
+    digest, done = _notes(directory).get("corpus"), read_json(directory / RECORD, REMEDIES[RECORD])
     if digest is None and done:
         digest = _digest(done["corpus"])
     if digest not in (None, _digest(corpus.manifest)):
@@ -144,7 +202,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def _notes(directory: Path) -> dict[str, Any]:
-    return record.read(directory / PROVENANCE) or {"calls": []}
+    return read_json(directory / PROVENANCE, REMEDIES[PROVENANCE]) or {"calls": []}
 
 
 def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
@@ -168,14 +226,14 @@ def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpu
     if call not in notes["calls"]:
         notes["calls"].append(call)
     notes.setdefault("load", []).append({"start": record.load()})
-    record.write(directory / PROVENANCE, notes)
+    write_json(directory / PROVENANCE, notes)
 
 
 def record_call_end(directory: Path) -> None:
     """Record the load of the machine at the end of the call that ``record_call_start`` recorded."""
     notes = _notes(directory)
     notes["load"][-1]["end"] = record.load()
-    record.write(directory / PROVENANCE, notes)
+    write_json(directory / PROVENANCE, notes)
 
 
 def provenance(directory: Path) -> dict[str, Any]:
@@ -192,7 +250,12 @@ def provenance(directory: Path) -> dict[str, Any]:
 def wandb_id(directory: Path) -> str:
     """Return the run's id in wandb. It is created once, so that a resumed run continues the same run there."""
     path = directory / WANDB_ID
-    if not path.exists():
+    try:
+        stored = path.read_bytes().strip() if path.exists() else b""
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): move it away") from error
+    if not re.fullmatch(rb"[0-9a-f]{16}", stored):
+        stored = secrets.token_hex(8).encode()
         with whole_file(path) as temporary:
-            temporary.write_text(secrets.token_hex(8), encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
+            temporary.write_bytes(stored)
+    return stored.decode()

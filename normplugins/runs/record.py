@@ -1,6 +1,5 @@
 """The record of a run: one JSON file under results/ with everything that its scores depend on."""
 
-import json
 import os
 import platform
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 import normplugins
-from normplugins.utils.files import sha256, whole_file
+from normplugins.utils.files import sha256
 from normplugins.utils.paths import checkout
 
 FORMAT = 2
@@ -84,22 +83,6 @@ def git_commit() -> str | None:
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a record atomically; raises UserError if the disk is full or cannot be written."""
-    with whole_file(path) as temporary:
-        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(f"{text}\n", encoding="utf-8")
-
-
-def read(path: Path) -> dict[str, Any] | None:
-    """Return a record, or None if there is none that can be read."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _cpu_model() -> str:

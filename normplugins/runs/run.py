@@ -20,10 +20,13 @@ from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.scoring import describe_scores, publish_translations, score_checkpoints
 from normplugins.training import checkpoints, distributed
+from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.history import saved_history
 from normplugins.training.loop import train
 from normplugins.training.progress import clock
 from normplugins.training.tracking import Tracker, tracked
+from normplugins.utils.errors import UserError
+from normplugins.utils.json_file import write_json
 from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
 
@@ -55,7 +58,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
             return run_rank_zero(config, rendezvous)
     if message := rendezvous.receive():
         config.task.data, config.checkpoint.save_dir = message["data"], message["save_dir"]
-        rendezvous.train_together(partial(train, config, fairseq_config(config), "", Tracker()), config)
+        rendezvous.train_together(partial(train, config, fairseq_config(config), {}, "", Tracker()), config)
     return None
 
 
@@ -72,14 +75,14 @@ def run_rank_zero(config: DictConfig, rendezvous: distributed.Rendezvous | None 
         if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued job resumes
             folder.clear(directory)
         folder.save_or_check_config(directory, config)
-        done = record.read(directory / folder.RECORD)
+        done = folder.read_record(directory, config)
         if done is None:
             done = complete_steps(config, directory, rendezvous)
         else:
             print(f"{run_title(config)}: already complete, in {directory} (force=true runs it again)")
         publish_translations(done, directory, result.parent)
-        if record.read(result) != done:
-            record.write(result, done)
+        if not result.exists() or result.read_bytes() != (directory / folder.RECORD).read_bytes():
+            write_json(result, done)
     print(summary(done))
     print(f"recorded in {result}")
     return done
@@ -94,23 +97,24 @@ def complete_steps(
     kind.check_corpus(config, corpus)
     folder.record_call_start(directory, config, corpus)
     config.task.data, config.checkpoint.save_dir = str(corpus.bin_dir), str(directory)
-    history = saved_history(directory)
+    run_identity = folder.identity(directory, corpus)
+    history = saved_history(directory, run_identity)
     with tracked(tracking(config, directory), history.curves if history else {}) as tracker:
         if history is None or history.stopped_by is None:
-            work = partial(train, config, fairseq_config(config), run_title(config), tracker)
+            work = partial(train, config, fairseq_config(config), run_identity, run_title(config), tracker)
             if rendezvous:
                 rendezvous.send({"data": config.task.data, "save_dir": config.checkpoint.save_dir})
                 rendezvous.train_together(work, config)
                 set_threads(config)  # the other ranks have ended, so scoring may use their cores
             else:
                 work()
-            history = saved_history(directory)
+            history = saved_history(directory, run_identity)
         assert history is not None
         print(
             f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
             f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
         )
-        averaged = average_epochs(directory, config.evaluate.average)
+        averaged = average_epochs(directory, config.evaluate.average, run_identity)
         print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
         scored, files = score_checkpoints(config, corpus, directory)
         statistics = reestimate.provenance(config, directory / files[scored["scored_by"]]["file"], averaged)
@@ -143,7 +147,7 @@ def complete_steps(
             **({"statistics_probe": history.probe} if history.probe else {}),
             "config": {key: value for key, value in flatten(config) if key not in PLACES},
         }
-        record.write(directory / folder.RECORD, done)
+        write_json(directory / folder.RECORD, done)
         tracker.summarize({f"test/{metric}": value["score"] for metric, value in scored["metrics"].items()})
         tracker.summarize({"signature": {metric: value["signature"] for metric, value in scored["metrics"].items()}})
     return done
@@ -154,18 +158,27 @@ def set_threads(config: DictConfig) -> None:
     use_threads(config.hardware.threads or available_cores())
 
 
-def average_epochs(directory: Path, count: int | None) -> list[str]:
+def average_epochs(directory: Path, count: int | None, run_identity: Identity) -> list[str]:
     """Average the last ``count`` epochs' checkpoints unless that is done, and return the names of the averaged files.
 
-    If ``count`` is None, nothing is averaged, and the name is that of the checkpoint with the best validation loss.
+    If ``count`` is None, nothing is averaged, and the name is that of the checkpoint with the best validation loss. A
+    damaged average is made again.
+
+    Raises:
+        UserError: a checkpoint is refused: it is damaged, or not the run's own checkpoint of that epoch.
     """
     scored = checkpoints.scored(directory, count)
     if count is None:
+        checkpoints.load(scored, run_identity)
         return [scored.name]
     paths = checkpoints.epoch_checkpoints(directory)[-count:]
     names = [path.name for path in paths]
-    if checkpoints.averaged_from(scored) != names:
-        checkpoints.average(paths, scored)
+    try:
+        done = checkpoints.averaged_from(scored, run_identity) == names
+    except UserError:
+        done = False
+    if not done:
+        checkpoints.average(paths, scored, run_identity)
     return names
 
 

@@ -15,10 +15,11 @@ from omegaconf import DictConfig
 from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.evaluation.reestimate import checkpoint_to_score
 from normplugins.evaluation.tasks import kind_of
-from normplugins.runs import folder, record
+from normplugins.runs import folder
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256, whole_file
+from normplugins.utils.json_file import read_json, write_json
 
 Files = dict[str, dict[str, str]]
 
@@ -39,7 +40,8 @@ def score_checkpoints(
         UserError: a checkpoint cannot be read, or an output cannot be written.
     """
     kind, names = kind_of(config.task._name), checkpoints.scored_names(config.evaluate.average)
-    done = record.read(directory / folder.SCORES) or {}  # by the sha256 of a checkpoint
+    remedy = "delete it, and the same command scores the checkpoints again"
+    done = read_json(directory / folder.SCORES, remedy) or {}  # by the sha256 of a checkpoint
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     translations: Files = {}
     files: Files = {}
@@ -52,7 +54,7 @@ def score_checkpoints(
             if not found:
                 continue
             done[digest] = {"output": output.name, "scores": found, "decoding": speed}
-            record.write(directory / folder.SCORES, done)
+            write_json(directory / folder.SCORES, done)
         elif done[digest]["output"] != output.name:
             _copy(directory / done[digest]["output"], output)
         scores[name] = done[digest]["scores"]

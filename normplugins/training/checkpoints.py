@@ -176,6 +176,6 @@ def average(paths: Sequence[Path], destination: Path, run: Identity | None = Non
     write(state, destination)
 
 
-def averaged_from(path: Path) -> list[str]:
+def averaged_from(path: Path, run: Identity | None = None) -> list[str]:
     """Return the names of the checkpoints that a mean was made from; an empty list if the file does not exist."""
-    return list(load(path)["extra_state"]["averaged_from"]) if path.exists() else []
+    return list(load(path, run)["extra_state"]["averaged_from"]) if path.exists() else []
