@@ -14,7 +14,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normplugins.models.config import NORM_KEYS
 from normplugins.models.placement import norm_names
 from normplugins.norms import NormConfig, all_settings, known_norms, resolve_norm, settings_read
 from normplugins.runs.settings import OF_TASK, declared
@@ -160,7 +159,7 @@ def _norm_default(config: DictConfig, field: str) -> Any:
     section = OmegaConf.to_container(config.norm, resolve=True)
     assert isinstance(section, dict)
     defaults = set()
-    for key, name in norm_names(config.model, NORM_KEYS).items():
+    for key, name in norm_names(config.model).items():
         side = f"{key.partition('_')[0]}_attention_heads"
         heads = config.model.get(side, config.model.get("attention_heads", 1))
         try:
