@@ -26,7 +26,6 @@ from normplugins.evaluation.causality import (
     norms_of,
     warmup_progress,
 )
-from normplugins.evaluation.language_modeling import OUTPUT
 from normplugins.evaluation.perplexity import load_model_and_text
 from normplugins.evaluation.reestimate import batches_asked
 from normplugins.models.config import is_causal
@@ -224,7 +223,7 @@ def _perplexity_by_position(trained: TrainedLanguageModel) -> dict[str, float] |
     At the last position, no model has a future token to see. Returns None if the run's log-probabilities are gone, or
     if they belong to other windows than its training segments.
     """
-    path, section = trained.directory / f"test.{OUTPUT}", trained.config.evaluate
+    path, section = trained.directory / "test.logprobs.npy", trained.config.evaluate
     if not path.exists() or section.context or section.segment not in (None, trained.segment):
         return None
     logprobs = np.load(path).astype(np.float64)

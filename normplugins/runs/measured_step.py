@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from normplugins import compat  # noqa: F401  (before fairseq)
@@ -18,6 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import normplugins
+from normplugins.evaluation.tasks import Kind
 
 CPU_TOKENS = 1000  # the largest batch to measure on a CPU, where a full one may take minutes
 
@@ -37,13 +37,13 @@ class Step:
     peak: int | None
 
 
-def made_up(kind: ModuleType, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
+def made_up(kind: Kind, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
     """A task without a corpus, and a function that makes a random batch of so many sentences of so many tokens.
 
     Words are as frequent as in text, by Zipf's law, because an adaptive softmax takes longer for rare ones.
 
     Args:
-        kind: the run's kind of task, a module of ``normplugins.evaluation``.
+        kind: the kind of the run.
         config: fairseq's config.
         types: symbols of the dictionary, with fairseq's own.
     """
@@ -56,8 +56,7 @@ def made_up(kind: ModuleType, config: DictConfig, types: int) -> tuple[Any, Call
         ranks = (len(dictionary) - dictionary.nspecial) ** torch.rand(sentences, length)
         tokens = ranks.long() - 1 + dictionary.nspecial
         tokens[:, -1] = dictionary.eos()
-        made: dict[str, Any] = kind.made_up_batch(tokens)
-        return made
+        return kind.made_up_batch(tokens)
 
     return kind.bare_task(config.task, dictionary), batch
 

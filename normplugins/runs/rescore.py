@@ -4,7 +4,6 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +12,7 @@ from yaml import YAMLError
 
 from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation.reestimate import checkpoint_to_score
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.runs import folder
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
@@ -84,7 +83,7 @@ def rescore(
     return scores
 
 
-def _apply(overrides: Sequence[str], config: DictConfig, kind: ModuleType, directory: Path) -> tuple[str, list[Path]]:
+def _apply(overrides: Sequence[str], config: DictConfig, kind: Kind, directory: Path) -> tuple[str, list[Path]]:
     """Change ``config`` and check it; returns the name of the checkpoint to score, and its files."""
     changeable = (*kind.RESCORABLE, *CHANGEABLE)
     for override in overrides:

@@ -7,14 +7,13 @@ the checkpoint.
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig
 
 from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.evaluation.reestimate import checkpoint_to_score
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.runs import folder, record
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
@@ -78,7 +77,7 @@ def score_checkpoints(config: DictConfig, corpus: PreparedCorpus | PreparedText,
     return Scored(names[0], paths[names[0]], scores, decoding, translations, files)
 
 
-def output_name(kind: ModuleType, name: str, average: int | None) -> str:
+def output_name(kind: Kind, name: str, average: int | None) -> str:
     """Return the name of the file with the translations or log-probabilities of the checkpoint ``name``."""
     return f"test.{kind.OUTPUT}" if name == checkpoints.scored_names(average)[0] else f"test.{name}.{kind.OUTPUT}"
 

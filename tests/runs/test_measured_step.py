@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from normplugins import compat  # noqa: F401  (before fairseq)
-from normplugins.evaluation import translation
+from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.runs.measured_step import made_up, measure, saved_bytes
 from tests.helpers.runs import TINY
@@ -29,7 +29,7 @@ def test_what_autograd_saves_counted_by_hand():
 def test_memory_of_a_full_batch(norm):
     """In float32: 4 bytes a number, and Adam has two for each parameter."""
     settings = fairseq_config(compose_config("demo", [f"norm={norm}", *TINY]))
-    task, batch = made_up(translation, settings, types=64)
+    task, batch = made_up(kind_of("translation"), settings, types=64)
     steps = {full: measure(settings, task, batch, full, 10, 25) for full in (200, 2000)}
     for full, step in steps.items():
         model, criterion = task.build_model(settings.model), task.build_criterion(settings.criterion)
