@@ -12,7 +12,7 @@ def register() -> None:
     from normplugins import models  # noqa: F401
     from normplugins.evaluation import beam_search, sequence_scorer
     from normplugins.models import validation
-    from normplugins.training import criterion, half_precision, optimizer  # noqa: F401
+    from normplugins.training import criterion, optimizer  # noqa: F401
 
     beam_search.use_everywhere()
     sequence_scorer.use_everywhere()
