@@ -177,7 +177,7 @@ def run_title(config: DictConfig) -> str:
 
 def run_label(config: DictConfig) -> str:
     """Return what a reader of the run's figures must know, such as that its model sees the future; mostly empty."""
-    return str(kind_of(config.task._name).label(dict(flatten(config))))
+    return kind_of(config.task._name).label(dict(flatten(config)))
 
 
 def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
