@@ -11,11 +11,17 @@ import torch
 
 from normplugins import compat  # noqa: F401
 from normplugins.runs.compose import compose_config
+from tests.helpers.models import make_batch, make_task
 from tests.helpers.runs import PATIENCE, REPOSITORY, MakesFolder, write_malicious
 
 # isort: split
+import numpy as np
 from fairseq import checkpoint_utils
+from fairseq.data import TokenBlockDataset, data_utils
+from fairseq.data.huffman import HuffmanCodeBuilder
+from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.configs import CommonConfig, FairseqConfig
+from fairseq.models import ARCH_CONFIG_REGISTRY
 from omegaconf import OmegaConf
 
 
@@ -97,3 +103,61 @@ def test_the_malicious_checkpoint_would_work(tmp_path):
     write_malicious(tmp_path / "zip.pt", tmp_path / "proof")
     torch.load(tmp_path / "zip.pt", weights_only=False)
     assert (tmp_path / "proof").is_dir()
+
+
+def test_a_plugins_dataclasses_nest_as_fairseqs_own_do():
+    @dataclass
+    class Inner(FairseqDataclass):
+        value: int = 1
+
+    @dataclass
+    class Outer(FairseqDataclass):
+        inner: Inner = Inner(value=2)  # noqa: RUF009  (what fairseq does)
+
+    assert Outer().inner.value == 2
+
+
+def test_names_that_numpy_and_bitarray_have_dropped():
+    lengths = np.array([1, 2, 3, 4, 5, 9])
+    assert data_utils.get_buckets(lengths, 3).tolist() == [2, 4, 9]  # the lower neighbour of a percentile between two
+    blocks = TokenBlockDataset([torch.tensor([4, 5, 2]), torch.tensor([6, 2])], [3, 2], None, 0, 2, break_mode="eos")
+    assert [block.tolist() for block in blocks] == [[4, 5, 2], [6, 2]]
+    coder = HuffmanCodeBuilder()
+    coder.add_symbols("a", "b", "b", "c")
+    code = coder.build_code()
+    assert [node.symbol for node in code.decode(code.encode(["b", "c", "a"]))] == ["b", "c", "a"]
+
+
+def test_a_stock_post_norm_transformer_computes_the_same_in_evaluation_as_in_training():
+    task, options = make_task(), {"encoder_embed_dim": 16, "decoder_embed_dim": 16, "dropout": 0.0}
+    arguments = argparse.Namespace(arch="transformer_iwslt_de_en", encoder_layers=1, decoder_layers=1, **options)
+    ARCH_CONFIG_REGISTRY["transformer_iwslt_de_en"](arguments)
+    trained, loaded = task.build_model(arguments), task.build_model(arguments)
+    loaded.load_state_dict(trained.state_dict())  # a loaded model would use PyTorch's fused layer at evaluation
+    batch = make_batch()
+    inputs = (batch["src_tokens"], None, batch["prev_output_tokens"])
+    torch.testing.assert_close(loaded.eval()(*inputs)[0], trained(*inputs)[0])
+
+
+def test_a_user_dir_registers_the_plugin_though_it_was_imported_before_fairseq():
+    done = python(
+        "import argparse, normplugins\n"
+        "from fairseq import utils\n"
+        "from fairseq.models import MODEL_REGISTRY\n"
+        "assert 'norm_transformer' not in MODEL_REGISTRY\n"
+        "utils.import_user_module(argparse.Namespace(user_dir='normplugins'))\n"
+        "print('norm_transformer' in MODEL_REGISTRY)"
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_a_missing_fairseq_is_named_with_the_way_to_install_it():
+    done = python(
+        "import sys, normplugins\n"
+        "site = [path for path in sys.path if path.endswith('-packages')]\n"
+        "sys.path = [path for path in sys.path if path not in site]\n"
+        "import fairseq"
+    )
+    assert done.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2"
+    )

@@ -18,7 +18,7 @@ from normplugins.models.config import NORM_KEYS
 from normplugins.models.placement import norm_names
 from normplugins.norms import NormConfig, all_settings, known_norms, resolve_norm, settings_read
 from normplugins.runs.settings import OF_TASK, declared
-from normplugins.training.update_size import keeps_update_size, world_size
+from normplugins.training.distributed import world_size
 
 FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 """Config groups whose options are components of fairseq, or components of this plugin that replace them."""
@@ -70,7 +70,8 @@ def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
     groups = _chosen_groups(choices, compose, own_norm)
     own, _ = compose([own_norm, *groups])
     items = [*groups, *(f"{key}={_written(key, value)}" for key, value in _differing(config, own))]
-    if world_size(config) > 1 and not keeps_update_size(config):
+    # with train.batches_per_update, an update is the same in any number of processes
+    if world_size(config) > 1 and OmegaConf.select(config, "train.batches_per_update") is None:
         items.append(f"processes={world_size(config)}")
     name = ",".join([config.norm.name, *sorted(re.sub(r"[^\w.=+-]+", "_", item) for item in items)])
     if len(name.encode()) <= _LONGEST_NAME:

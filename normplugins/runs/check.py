@@ -19,8 +19,7 @@ from normplugins.norms import all_settings
 from normplugins.runs.compose import fairseq_defaults
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training import statistics_probe
-from normplugins.training.distributed import launched, on_cpu
-from normplugins.training.update_size import world_size
+from normplugins.training.distributed import launched, on_cpu, world_size
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value
 

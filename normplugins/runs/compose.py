@@ -29,8 +29,7 @@ from normplugins.models.placement import norm_config
 from normplugins.norms import all_settings, has_statistics, known_norms, per_head_settings, resolve_norm
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
-from normplugins.training.distributed import launched
-from normplugins.training.update_size import share_batches
+from normplugins.training.distributed import launched, share_batches
 from normplugins.utils.errors import UserError
 from normplugins.utils.paths import config_dir
 

@@ -19,9 +19,8 @@ from normplugins.evaluation.tasks import KINDS
 from normplugins.runs import record
 from normplugins.runs.cell import changes_result, flatten
 from normplugins.training.checkpoints import LAST
-from normplugins.training.distributed import threads_per_process
+from normplugins.training.distributed import threads_per_process, world_size
 from normplugins.training.progress import LOG
-from normplugins.training.update_size import world_size
 from normplugins.utils.errors import InUse, UserError
 from normplugins.utils.files import whole_file
 from normplugins.utils.locks import hold_lock

@@ -29,8 +29,7 @@ from normplugins.models.import_checkpoint import numbered_dictionary
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.run import run_title, set_threads
-from normplugins.training.distributed import on_cpu
-from normplugins.training.update_size import world_size
+from normplugins.training.distributed import on_cpu, world_size
 
 # Sentences and tokens of training texts that neither a config nor a paper gives: the side with more tokens, including
 # subwords and the end of each sentence. IWSLT14: fairseq's recipe. WMT14: fairseq's log of the same three corpora with

@@ -19,12 +19,11 @@ from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.scoring import describe_scores, publish_translations, score_checkpoints
-from normplugins.training import checkpoints, distributed, statistics_probe
+from normplugins.training import checkpoints, distributed
 from normplugins.training.history import saved_history
-from normplugins.training.loop import TrainSettings, train
+from normplugins.training.loop import train
 from normplugins.training.progress import clock
-from normplugins.training.tracking import NOWHERE, Tracking, tracked
-from normplugins.training.update_size import world_size
+from normplugins.training.tracking import Tracker, tracked
 from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
 
@@ -46,17 +45,17 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     check(config)
     member = distributed.launched()
     if member is None:
-        if world_size(config) == 1 or (folder.completed(config) and not config.force):
+        if distributed.world_size(config) == 1 or (folder.completed(config) and not config.force):
             return run_rank_zero(config)
         plain = OmegaConf.to_container(config, enum_to_str=True)  # fairseq's enums cannot be pickled
-        return distributed.launch(run_plain, plain, world_size(config))
+        return distributed.launch(run_plain, plain, distributed.world_size(config))
     rendezvous = distributed.Rendezvous(member)
     if member.rank == 0:
         with rendezvous.rank_zero():
             return run_rank_zero(config, rendezvous)
     if message := rendezvous.receive():
         config.task.data, config.checkpoint.save_dir = message["data"], message["save_dir"]
-        rendezvous.train_together(partial(train, fairseq_config(config), train_settings(config, NOWHERE)), config)
+        rendezvous.train_together(partial(train, config, fairseq_config(config), "", Tracker()), config)
     return None
 
 
@@ -95,13 +94,10 @@ def complete_steps(
     kind.check_corpus(config, corpus)
     folder.record_call_start(directory, config, corpus)
     config.task.data, config.checkpoint.save_dir = str(corpus.bin_dir), str(directory)
-    where = tracking(config, directory)
-    with tracked(where) as tracker:
-        history = saved_history(directory)
-        if history:
-            tracker.replay(history.curves)
+    history = saved_history(directory)
+    with tracked(tracking(config, directory), history.curves if history else {}) as tracker:
         if history is None or history.stopped_by is None:
-            work = partial(train, fairseq_config(config), train_settings(config, where))
+            work = partial(train, config, fairseq_config(config), run_title(config), tracker)
             if rendezvous:
                 rendezvous.send({"data": config.task.data, "save_dir": config.checkpoint.save_dir})
                 rendezvous.train_together(work, config)
@@ -153,19 +149,6 @@ def complete_steps(
     return done
 
 
-def train_settings(config: DictConfig, where: Tracking) -> TrainSettings:
-    """Return the settings of training that are not part of fairseq's config."""
-    return TrainSettings(
-        title=run_title(config),
-        checkpoint_minutes=config.train.checkpoint_minutes,
-        keep_epochs=config.evaluate.average or 1,
-        tracking=where,
-        bucket_by_length=bool(config.train.bucket_by_length),
-        compile=config.train.compile,
-        probe=statistics_probe.is_on(config),
-    )
-
-
 def set_threads(config: DictConfig) -> None:
     """Let PyTorch use ``hardware.threads`` threads, or every core that is available to this process."""
     use_threads(config.hardware.threads or available_cores())
@@ -197,20 +180,19 @@ def run_label(config: DictConfig) -> str:
     return str(kind_of(config.task._name).label(dict(flatten(config))))
 
 
-def tracking(config: DictConfig, directory: Path) -> Tracking:
-    """Return how the run is tracked in wandb: its group is the experiment, its name the cell and the seed."""
-    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
+    """Return the options of ``wandb.init``: the group is the experiment, the name consists of the cell and the seed."""
     label = run_label(config)
-    return Tracking(
-        project=config.tracking.project,
-        entity=config.tracking.entity,
-        group=config.experiment,
-        name=f"{config.variant}-seed{config.seed}",
-        tags=[config.experiment, config.norm.name, config.corpus.name, *([label] if label else [])],
-        directory=directory,
-        run_id=folder.wandb_id(directory) if config.tracking.project else "",
-        config=plain,
-    )
+    return {
+        "project": config.tracking.project,
+        "entity": config.tracking.entity,
+        "group": config.experiment,
+        "name": f"{config.variant}-seed{config.seed}",
+        "tags": [config.experiment, config.norm.name, config.corpus.name, *([label] if label else [])],
+        "dir": str(directory),
+        "id": folder.wandb_id(directory) if config.tracking.project else "",
+        "config": OmegaConf.to_container(config, resolve=True, enum_to_str=True),
+    }
 
 
 def result_path(config: DictConfig) -> Path:

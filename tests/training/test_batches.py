@@ -1,4 +1,9 @@
+"""Batches with little padding, and the thread that prepares batches."""
+
+import threading
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,9 +11,9 @@ from hypothesis import strategies as st
 from tests.helpers.models import make_task
 
 # isort: split
-from fairseq.data import LanguagePairDataset, ListDataset
+from fairseq.data import LanguagePairDataset, ListDataset, iterators
 
-from normplugins.training.batches import bucket_by_length, sort_by_both_lengths
+from normplugins.training.batches import bucket_by_length, prefetched, sort_by_both_lengths
 
 lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=50)
 
@@ -63,3 +68,20 @@ def test_training_batches_have_less_padding_and_others_stay_as_they_are():
     assert after[0] < 0.7 * before[0]
     assert after[1] < before[1]
     assert task.padding("valid") == before
+
+
+def test_no_thread_prepares_batches_after_an_error():
+    """A thread inside PyTorch would abort the process when Python exits."""
+    before = set(threading.enumerate())
+    batches = iterators.EpochBatchIterator(ListDataset(range(50)), list, [[i] for i in range(50)], buffer_size=2)
+
+    def fail():
+        with prefetched(batches, shuffle=False) as epoch:
+            assert next(epoch) == [0]
+            assert set(threading.enumerate()) > before
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert set(threading.enumerate()) == before
+    assert batches.state_dict()["iterations_in_epoch"] == 1

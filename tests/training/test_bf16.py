@@ -13,6 +13,7 @@ from tests.helpers.runs import TINY, differences, load, whole_and_broken
 SHORT = ["common.bf16=true", "optimization.max_update=9", "evaluate.max_length_b=5"]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_as_if_never_broken_off(trained, normplugins, tmp_path, monkeypatch):
     """The float32 parameters that the optimizer works on are in the checkpoint."""
     arguments = [

@@ -187,6 +187,7 @@ def gradients_of(kind: str, wrapper: str, tied: bool) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", ["c10d", "unused", "legacy_ddp"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_two_processes_have_the_mean_of_their_gradients(wrapper, tied, pair):

@@ -12,7 +12,7 @@ from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
 # isort: split
 from fairseq import optim
 
-from normplugins.training.half_precision import FP16Optimizer
+from normplugins.training.trainer import FP16Optimizer
 from tests.helpers.optimizers import Calls, config, give_gradients, parameters, state_of
 
 DTYPES = [torch.bfloat16, torch.float16]

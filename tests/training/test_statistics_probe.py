@@ -11,8 +11,7 @@ from torch import nn
 from normplugins.norms import NormConfig, build_norm, running_statistics
 from normplugins.norms.deferred_residual import DeferredResidual
 from normplugins.runs.compose import compose_config
-from normplugins.training.batch_statistics import Pass, measure, running_before
-from normplugins.training.statistics_probe import StatisticsProbe, is_on, is_probed
+from normplugins.training.statistics_probe import StatisticsProbe, is_on, is_probed, measure, running_before
 from tests.helpers.runs import TINY, differences, load, whole_and_broken
 
 GRID = [1, 2, 3, 4, 6, 7, 10, 13, 18, 24, 32, 42, 56, 75, 100, 133, 178, 237, 316, 422, 562, 750, 1000]
@@ -64,7 +63,7 @@ def test_what_is_measured_is_of_the_norm_alone_and_of_before_its_step(name):
     ((update, layers),) = [(point["update"], point["layers"]) for point in points]
     z = plain.norm(entered, mask)
     z.backward(y.grad)
-    want = measure(plain.norm, Pass(x.detach(), mask, z.detach(), y.grad, entered.grad, running))
+    want = measure(plain.norm, x.detach(), mask, z.detach(), y.grad, entered.grad, running)
     assert update == 1
     assert list(layers) == ["norm"]
     assert {key: float(value) for key, value in want.items()} == pytest.approx(layers["norm"], rel=1e-5)
@@ -134,7 +133,7 @@ def test_a_residual_sum_is_left_to_the_norms_own_pass(name, used_again):
     assert torch.equal(y, plain_y)
     assert torch.equal(gradient, plain_gradient)
     part = gradient - other if used_again else gradient
-    want = measure(same, Pass(value, None, y, g, part, running))
+    want = measure(same, value, None, y, g, part, running)
     got = points[0]["layers"]["norm"]
     assert {key: float(number) for key, number in want.items()} == pytest.approx(got, rel=1e-5, abs=1e-7)
 
@@ -150,6 +149,7 @@ def test_a_sum_added_up_before_the_norm_has_no_gradient_of_the_norm_alone():
     assert "grad_input" not in points[0]["layers"]["norm"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["ln", "bn", "pn"])
 def test_with_or_without_it_a_run_ends_with_the_same_bits(trained, normplugins, tmp_path, monkeypatch, norm):
     ends = []
@@ -170,6 +170,7 @@ def test_with_or_without_it_a_run_ends_with_the_same_bits(trained, normplugins, 
     assert [point["loss"] for point in probed["valid"]] == [point["loss"] for point in plain["valid"]]
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_the_same_points(trained, normplugins, tmp_path, monkeypatch):
     whole, broken = whole_and_broken(run_of(trained, "bn"), tmp_path, normplugins, monkeypatch)
     assert differences(whole["history"], broken["history"]) == []

@@ -14,9 +14,10 @@ from normplugins.utils.errors import UserError
 from tests.helpers.runs import TINY
 
 NO_DROPOUT = ["model.dropout=0", "model.attention_dropout=0", "model.activation_dropout=0"]
-SHORT = ["optimization.max_update=12", "evaluate.average=null", "evaluate.translate=false"]
+SHORT = ["optimization.max_update=6", "evaluate.average=null", "evaluate.translate=false"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(" " in torch.__file__, reason="PyTorch hands its own folder to the compiler unquoted")
 def test_training_is_the_same_and_another_call_goes_on_without(normplugins, tmp_path, monkeypatch):
     torch._dynamo.reset()

@@ -59,6 +59,7 @@ def tracked_run(trained, tmp_path_factory):
     return folder, said
 
 
+@pytest.mark.slow
 def test_offline_file_holds_curves_and_scores(tracked_run):
     folder, said = tracked_run
     (path,) = (folder / "run" / "wandb").glob("offline-run-*/run-*.wandb")

@@ -15,7 +15,7 @@ from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
 # isort: split
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 
-from normplugins.training.label_smoothed_loss import smoothed_loss
+from normplugins.training.criterion import smoothed_loss
 
 PAD = 1
 
