@@ -16,9 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import torch
 from fairseq import checkpoint_utils, utils
 from omegaconf import DictConfig, OmegaConf
@@ -26,10 +23,9 @@ from rich.console import Console
 from rich.progress import track
 
 import normplugins
-from normplugins.models.config import NORM_KEYS
 from normplugins.models.placement import norm_names
 from normplugins.norms import has_statistics, reestimate, running_statistics
-from normplugins.training import checkpoints
+from normplugins.training import checkpoint_seal, checkpoints
 from normplugins.training.distributed import on_cpu
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
@@ -87,7 +83,8 @@ def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, dir
         state["model"][name] = value.to(state["model"][name].dtype)
     state.pop("last_optimizer_state", None)
     averaged = state["extra_state"].get("averaged_from")
-    state["extra_state"] = {"averaged_from": averaged, "recalibrated": source | seen}
+    seal = {"run": checkpoint_seal.identity_of(state)}
+    state["extra_state"] = {"averaged_from": averaged, "recalibrated": source | seen, "seal": seal}
     checkpoints.write(state, destination)
     print(f"re-estimated the running statistics on {seen['batches']} batches ({seen['tokens']:,} tokens)")
     return destination
@@ -157,7 +154,7 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
 
 def _norms(config: DictConfig) -> list[str]:
     """Return the norms of the run's model, including those at the end of its stacks, each once."""
-    return list(dict.fromkeys(map(str, norm_names(config.model, NORM_KEYS).values())))
+    return list(dict.fromkeys(map(str, norm_names(config.model).values())))
 
 
 def _norms_with_statistics(config: DictConfig) -> list[str]:

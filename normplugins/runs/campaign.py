@@ -16,9 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tabulate import tabulate
@@ -31,6 +28,7 @@ from normplugins.runs.compose import compose_config
 from normplugins.runs.run import result_path, run
 from normplugins.training.progress import LOG
 from normplugins.utils.errors import InUse, NotFinite, UserError
+from normplugins.utils.json_file import read_json, write_json
 
 _FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
 _SEEDS = ("seed", "common.seed", "task.seed")  # the keys of a config that hold the seed of the run

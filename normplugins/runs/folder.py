@@ -37,6 +37,7 @@ RECORD = "record.json"
 SCORES = "scores.json"
 REMEDIES = {
     RECORD: "delete it, and the same command makes it again",
+    SCORES: "delete it, and the same command scores the checkpoints again",
     PROVENANCE: "restore it, or start the run again with force=true",
     CONFIG: "restore it, or start the run again with force=true",
 }

@@ -4,7 +4,6 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +12,7 @@ from yaml import YAMLError
 
 from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation.reestimate import checkpoint_to_score
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.runs import folder
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
@@ -47,8 +46,7 @@ def rescore(
             on, or an override cannot be used.
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    config = OmegaConf.load(needed(directory / folder.CONFIG))
-    assert isinstance(config, DictConfig)
+    config = folder.stored_config(directory)
     kind, average = kind_of(config.task._name), config.evaluate.average
     name = change(config, overrides, kind) or checkpoints.scored_names(average)[0]
     found = find_checkpoint(directory, name, average)
@@ -62,11 +60,13 @@ def rescore(
     if not folder.check_corpus(directory, corpus):
         print(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
     with tempfile.TemporaryDirectory() as scratch:
-        outputs = save or Path(scratch)
+        outputs, identity = save or Path(scratch), folder.identity(directory, corpus)
         checkpoint = found[0]
         if len(found) > 1:
             checkpoint = outputs / checkpoints.FILES[name]
-            checkpoints.average(found, checkpoint)
+            checkpoints.average(found, checkpoint, identity)
+        else:
+            checkpoints.load(checkpoint, identity)
         scored = checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
         scores, speed = kind.evaluate(config, scored, corpus, outputs / output_name(kind, name, average))
     if not (directory / folder.RECORD).exists():
@@ -78,14 +78,7 @@ def rescore(
     return scores
 
 
-def needed(path: Path) -> Path:
-    """Return the path of a file in a run's folder, or raise UserError if the file does not exist."""
-    if not path.exists():
-        raise UserError(f"{path.parent} holds no finished run ({path.name} is needed)")
-    return path
-
-
-def change(config: DictConfig, overrides: Sequence[str], kind: ModuleType) -> str | None:
+def change(config: DictConfig, overrides: Sequence[str], kind: Kind) -> str | None:
     """Apply overrides to the config of a trained run and check it; return ``evaluate.checkpoint`` if it is given."""
     changeable = (*kind.RESCORABLE, *CHANGEABLE)
     for override in overrides:
@@ -121,4 +114,6 @@ def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Pat
             raise UserError(f"{CHECKPOINT}=averaged: the run in {directory} averages nothing (evaluate.average=null)")
         if epochs := checkpoints.epoch_checkpoints(directory):
             return epochs[-average:]
-    return [needed(path)]
+    if not path.exists():
+        raise UserError(f"{directory} holds no finished run ({path.name} is needed)")
+    return [path]

@@ -7,14 +7,13 @@ the checkpoint.
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig
 
 from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.evaluation.reestimate import checkpoint_to_score
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.runs import folder
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
@@ -37,23 +36,26 @@ def score_checkpoints(
         the ``translations``, and the time of the first scoring; and the file and sha256 of each scored checkpoint.
 
     Raises:
-        UserError: a checkpoint cannot be read, or an output cannot be written.
+        UserError: a checkpoint is damaged or of another run, or an output cannot be written.
     """
     kind, names = kind_of(config.task._name), checkpoints.scored_names(config.evaluate.average)
-    remedy = "delete it, and the same command scores the checkpoints again"
-    done = read_json(directory / folder.SCORES, remedy) or {}  # by the sha256 of a checkpoint
+    done = read_json(directory / folder.SCORES, folder.REMEDIES[folder.SCORES]) or {}  # by a checkpoint's sha256
+    identity = folder.identity(directory, corpus)
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     translations: Files = {}
     files: Files = {}
     for name in names:
-        path = checkpoint_to_score(config, directory / checkpoints.FILES[name], corpus.bin_dir, directory)
+        path = directory / checkpoints.FILES[name]
+        checkpoints.load(path, identity)
+        path = checkpoint_to_score(config, path, corpus.bin_dir, directory)
         files[name] = _file_entry(path)
         digest, output = files[name]["sha256"], directory / output_name(kind, name, config.evaluate.average)
-        if digest not in done or not (directory / done[digest]["output"]).exists():
+        if digest not in done or not _unchanged(directory, done[digest]):
             found, speed = kind.evaluate(config, path, corpus, output)
             if not found:
                 continue
-            done[digest] = {"output": output.name, "scores": found, "decoding": speed}
+            written = {"output": output.name, "output_sha256": sha256(output)}
+            done[digest] = {**written, "scores": found, "decoding": speed}
             write_json(directory / folder.SCORES, done)
         elif done[digest]["output"] != output.name:
             _copy(directory / done[digest]["output"], output)
@@ -71,13 +73,19 @@ def score_checkpoints(
     return entries, files
 
 
-def output_name(kind: ModuleType, name: str, average: int | None) -> str:
+def _unchanged(directory: Path, scored: Mapping[str, Any]) -> bool:
+    """Whether the output file of a scored checkpoint is the one that was scored."""
+    output = directory / scored["output"]
+    return output.is_file() and scored.get("output_sha256") in (None, sha256(output))
+
+
+def output_name(kind: Kind, name: str, average: int | None) -> str:
     """Return the name of the file with the translations or log-probabilities of the checkpoint ``name``."""
     return f"test.{kind.OUTPUT}" if name == checkpoints.scored_names(average)[0] else f"test.{name}.{kind.OUTPUT}"
 
 
 def describe_scores(
-    kind: ModuleType, metrics: Mapping[str, Any], others: Mapping[str, Any], settings: Mapping[str, Any]
+    kind: Kind, metrics: Mapping[str, Any], others: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[str]:
     """Return the lines to print: each metric with its signature, one line for each of the ``others``, and the label."""
     lines = [f"{metric}: {kind.describe(value)}\n  {value['signature']}" for metric, value in metrics.items()]

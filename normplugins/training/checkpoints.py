@@ -64,6 +64,9 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is no checkpoint: it holds no model")
+    epoch, history = re.fullmatch(r"checkpoint(\d+)\.pt", path.name), (state.get("extra_state") or {}).get("history")
+    if epoch and history and int(epoch[1]) != history["epoch"]:
+        raise UserError(f"{path} was refused: it is the checkpoint of epoch {history['epoch']}")
     if damage := find_damage(state):
         raise UserError(f"{path} was refused: {damage}")
     if run and (difference := find_difference(state, run)):
@@ -178,4 +181,4 @@ def average(paths: Sequence[Path], destination: Path, run: Identity | None = Non
 
 def averaged_from(path: Path, run: Identity | None = None) -> list[str]:
     """Return the names of the checkpoints that a mean was made from; an empty list if the file does not exist."""
-    return list(load(path, run)["extra_state"]["averaged_from"]) if path.exists() else []
+    return list(load(path, run)["extra_state"].get("averaged_from", [])) if path.exists() else []
