@@ -187,6 +187,20 @@ class Trained:
         return record
 
 
+def tiny_run(trained: Trained, *overrides: str, norm: str = "pn") -> list[str]:
+    """Return the arguments of a tiny run on the corpus that is already prepared."""
+    return [
+        "run",
+        "demo",
+        f"norm={norm}",
+        "tracking=none",
+        "run_dir=run",
+        *TINY,
+        f"data_dir={trained.data_dir}",
+        *overrides,
+    ]
+
+
 def whole_and_broken(arguments: list[str], folder: Path, normplugins: Any, monkeypatch: Any) -> list[dict[str, Any]]:
     """Outcomes in folder/whole and in folder/broken, where it is killed at its fourth checkpoint and called again."""
     folders = [folder / "whole", folder / "broken"]
@@ -216,13 +230,18 @@ def outcome(folder: Path, directory: Path, result: Path | None = None) -> dict[s
         "optimizer": last["last_optimizer_state"],
         "iterator": last["extra_state"]["train_iterator"],
         "history": _without_clock(last["extra_state"]["history"]),
-        "averaged": [(state["model"], state["extra_state"]) for state in averaged],
+        "averaged": [(state["model"], _without_seal(state["extra_state"])) for state in averaged],
         "best": load(directory / "checkpoint_best.pt")["model"],
         "outputs": {path.name: path.read_bytes() for path in directory.glob("test.*")},
         "kept": {path.name: path.read_bytes() for path in result.parent.glob("*.gz")},
         "scores": record["scores"],
         "curves": _without_clock(record["curves"]),
     }
+
+
+def _without_seal(extra_state: dict[str, Any]) -> dict[str, Any]:
+    """Everything but the seal, which also covers the folder's name."""
+    return {key: value for key, value in extra_state.items() if key != "seal"}
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tests.helpers.runs import (
     files,
     load,
     outcome,
+    tiny_run,
     whole_and_broken,
     write_malicious,
 )
@@ -46,23 +47,9 @@ KILLS = [
 BEGUN = {"config.yaml", "lock", "provenance.json", "train.log"}
 
 
-def tiny(trained, *overrides, norm="pn"):
-    """Return the arguments of a tiny run on the corpus that is already prepared."""
-    return [
-        "run",
-        "demo",
-        f"norm={norm}",
-        "tracking=none",
-        "run_dir=run",
-        *TINY,
-        f"data_dir={trained.data_dir}",
-        *overrides,
-    ]
-
-
 @pytest.mark.slow
 def test_a_run_killed_at_any_point_ends_with_the_same_result(trained, tmp_path):
-    arguments, directory = tiny(trained), tmp_path / "run"
+    arguments, directory = tiny_run(trained), tmp_path / "run"
     first = Command(arguments, tmp_path, tmp_path / "first")
     while not first.output.exists() or "update      3/" not in first.text:
         assert first.process.is_alive(), first.text
@@ -90,7 +77,7 @@ def test_a_run_killed_at_any_point_ends_with_the_same_result(trained, tmp_path):
 def test_statistics_of_whole_updates_survive_a_kill(trained, normplugins, tmp_path, monkeypatch):
     """With two batches per update, no statistics may be pending when a checkpoint is saved."""
     short = ["optimization.update_freq=[2]", "optimization.max_update=6", "evaluate.max_length_b=2"]
-    arguments = tiny(trained, "norm.per_update=true", *short)
+    arguments = tiny_run(trained, "norm.per_update=true", *short)
     whole, broken = whole_and_broken(arguments, tmp_path, normplugins, monkeypatch)
     assert differences(whole, broken) == []
     assert {value.item() for name, value in whole["model"].items() if name.endswith("num_updates")} == {6}
@@ -101,7 +88,7 @@ def test_the_last_epoch_of_a_run_ended_by_patience_is_not_averaged(trained, norm
     """As in the released loop, also if the run is killed before the last checkpoint records that it has ended."""
     nothing_learned = ["optimization.lr=[0]", "lr_scheduler.warmup_init_lr=0", "optimization.stop_min_lr=-1"]
     ending = ["checkpoint.patience=3", "optimization.max_update=0", "train.checkpoint_minutes=5"]
-    arguments = tiny(trained, *nothing_learned, *ending, "evaluate.translate=false", norm="ln")
+    arguments = tiny_run(trained, *nothing_learned, *ending, "evaluate.translate=false", norm="ln")
     whole, broken = whole_and_broken(arguments, tmp_path, normplugins, monkeypatch)
     assert differences(whole, broken) == []
     history, ((_, extra_state),) = whole["history"], whole["averaged"]
@@ -116,7 +103,7 @@ def test_a_run_with_older_adam_loss_and_kernels_continues_with_the_new_ones(
 ):
     """A run that began with the former defaults has the same result up to rounding."""
     monkeypatch.chdir(tmp_path)
-    arguments = tiny(trained, "optimization.max_update=9", "evaluate.translate=false")
+    arguments = tiny_run(trained, "optimization.max_update=9", "evaluate.translate=false")
     assert normplugins(*arguments, "run_dir=new")[0] == 0
     former = ["optimizer=adam", "criterion=label_smoothed_cross_entropy"]
     status, text = command([*arguments, *former], tmp_path, Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 6))
@@ -139,7 +126,7 @@ def test_a_run_with_older_adam_loss_and_kernels_continues_with_the_new_ones(
 @pytest.mark.slow
 def test_the_comparison_detects_another_seed(trained, normplugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, _, _ = normplugins(*tiny(trained, "seed=2"))
+    status, _, _ = normplugins(*tiny_run(trained, "seed=2"))
     assert status == 0
     different = differences(outcome(trained.folder, trained.directory), outcome(tmp_path, tmp_path / "run"))
     assert any(place.startswith("/model/encoder") for place in different)
@@ -161,14 +148,14 @@ def test_a_complete_run_is_not_repeated(trained, normplugins, monkeypatch):
 def test_a_second_run_in_a_folder_is_refused(trained, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = Command(
-        tiny(trained), tmp_path, tmp_path / "output", Point(r"os\.rename \S+checkpoint_last", send=signal.SIGSTOP)
+        tiny_run(trained), tmp_path, tmp_path / "output", Point(r"os\.rename \S+checkpoint_last", send=signal.SIGSTOP)
     )
     pid = first.process.pid
     while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         assert first.process.is_alive(), first.text
         time.sleep(0.01)
     try:
-        line = refused(*tiny(trained))
+        line = refused(*tiny_run(trained))
         assert "another run" in line
         assert str(pid) in line
         assert line.endswith(" run")
@@ -182,7 +169,7 @@ def test_a_second_run_in_a_folder_is_refused(trained, refused, tmp_path, monkeyp
 def test_a_run_that_is_not_finite_names_layer_and_update(rate, trained, refused, tmp_path, monkeypatch):
     """1e39 is infinite in float32, so the weights become infinite too, and no checkpoint may contain them."""
     monkeypatch.chdir(tmp_path)
-    line = refused(*tiny(trained, f"optimization.lr=[{rate}]"))
+    line = refused(*tiny_run(trained, f"optimization.lr=[{rate}]"))
     assert re.match(r"normplugins: update \d+: (the output of )?(encoder|decoder)\.\S+ is not finite", line)
     assert "run/checkpoint_last.pt" in line
     assert {path.name for path in (tmp_path / "run").iterdir()} == {*BEGUN, "checkpoint_last.pt"}
@@ -198,14 +185,14 @@ def test_a_run_that_is_not_finite_names_layer_and_update(rate, trained, refused,
 def test_a_checkpoint_with_nan_weights_names_the_layer(trained, refused, tmp_path, monkeypatch):
     """A run that resumes from such a checkpoint names the layer and does not overwrite the file."""
     monkeypatch.chdir(tmp_path)
-    status, _ = command(tiny(trained), tmp_path, Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 4))
+    status, _ = command(tiny_run(trained), tmp_path, Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 4))
     assert status == -signal.SIGKILL
     path = tmp_path / "run" / "checkpoint_last.pt"
     state = load(path)
     state["model"]["decoder.layers.0.feed_forward.sublayer.fc1.weight"][:] = torch.nan
     torch.save(state, path)
     spoilt = path.read_bytes()
-    line = refused(*tiny(trained))
+    line = refused(*tiny_run(trained))
     assert re.search(r"update 4: the output of decoder\.layers\.0\.feed_forward\.sublayer\.fc1 is not finite", line)
     assert path.read_bytes() == spoilt
     assert not (tmp_path / "run" / "crash.pt").exists()
@@ -215,16 +202,16 @@ def test_a_checkpoint_with_nan_weights_names_the_layer(trained, refused, tmp_pat
 def test_other_settings_in_the_same_folder_are_refused(trained, refused, normplugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["optimization.max_update=4", "evaluate.max_length_b=5"]
-    assert normplugins(*tiny(trained, *short))[0] == 0
+    assert normplugins(*tiny_run(trained, *short))[0] == 0
     before = files(tmp_path / "run")
-    line = refused(*tiny(trained, *short, "model.dropout=0.5"))
+    line = refused(*tiny_run(trained, *short, "model.dropout=0.5"))
     assert "model.dropout: 0.1 there, 0.5 now" in line
     assert "force=true" in line
     assert files(tmp_path / "run") == before
     # these settings do not change the result
-    status, said, _ = normplugins(*tiny(trained, *short, "hardware=auto", "train.checkpoint_minutes=7"))
+    status, said, _ = normplugins(*tiny_run(trained, *short, "hardware=auto", "train.checkpoint_minutes=7"))
     assert (status, "already complete" in said) == (0, True)
-    status, said, _ = normplugins(*tiny(trained, *short, "model.dropout=0.5", "force=true"))
+    status, said, _ = normplugins(*tiny_run(trained, *short, "model.dropout=0.5", "force=true"))
     assert status == 0
     assert "already complete" not in said
     assert not before.items() & files(tmp_path / "run").items()
@@ -333,12 +320,12 @@ def test_a_full_disk_leaves_no_partial_file(trained, refused, normplugins, tmp_p
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
     try:
-        line = refused(*tiny(trained))
+        line = refused(*tiny_run(trained))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert line.startswith("normplugins: could not write the checkpoint run/checkpoint_last.pt: ")
     assert {path.name for path in (tmp_path / "run").iterdir()} == BEGUN
-    status, _, errors = normplugins(*tiny(trained))  # with space on the disk
+    status, _, errors = normplugins(*tiny_run(trained))  # with space on the disk
     assert status == 0, errors
     assert differences(outcome(trained.folder, trained.directory), outcome(tmp_path, tmp_path / "run")) == []
 
@@ -347,7 +334,7 @@ def test_malicious_checkpoint_is_not_resumed_from(trained, refused, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     proof = tmp_path / "proof"
     write_malicious(tmp_path / "run" / "checkpoint_last.pt", proof)
-    line = refused(*tiny(trained))
+    line = refused(*tiny_run(trained))
     assert "run/checkpoint_last.pt was refused" in line
     assert "mkdir" in line
     assert not proof.exists()

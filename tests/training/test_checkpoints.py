@@ -1,9 +1,12 @@
 """Averaging, keeping, writing and loading checkpoints."""
 
+import re
 import resource
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
@@ -119,3 +122,37 @@ def test_the_error_of_loading_names_the_reason(tmp_path):
             checkpoints.load(tmp_path / name)
     with pytest.raises(UserError, match="missing cannot be read"):
         checkpoints.load(tmp_path / "missing")
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@settings(deadline=None)
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path_factory, place, bit):
+    path = tmp_path_factory.mktemp("flipped") / "checkpoint1.pt"
+    state = {"model": {"weight": torch.arange(300.0)}, "extra_state": {"history": {"epoch": 1}}}
+    checkpoints.write(state, path)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    try:
+        loaded = checkpoints.load(path)
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert torch.equal(loaded["model"]["weight"], state["model"]["weight"])
+
+
+def test_a_refused_checkpoint_names_the_newest_sound_one(tmp_path):
+    for epoch in (1, 2, 3):
+        state = {"model": {"weight": torch.ones(2)}, "extra_state": {"history": {"epoch": epoch}}}
+        checkpoints.write(state, tmp_path / f"checkpoint{epoch}.pt")
+    for name in ("checkpoint3.pt", checkpoints.LAST):
+        (tmp_path / name).write_bytes(b"damaged")
+    last, sound = tmp_path / checkpoints.LAST, tmp_path / "checkpoint2.pt"
+    with pytest.raises(UserError, match=re.escape(f"To go on from the newest sound checkpoint: cp {sound} {last}")):
+        checkpoints.load(last)
+    (tmp_path / "checkpoint1.pt").rename(tmp_path / "checkpoint99.pt")
+    with pytest.raises(UserError, match=r"checkpoint99\.pt was refused: it is the checkpoint of epoch 1"):
+        checkpoints.load(tmp_path / "checkpoint99.pt")
+    sound.unlink()
+    with pytest.raises(UserError, match="force=true starts the run again"):
+        checkpoints.load(last)

@@ -1,0 +1,133 @@
+"""Files of a run that were damaged, edited or exchanged: refused in a line with the way out, or made again."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from normplugins.training import checkpoints
+from normplugins.training.checkpoint_seal import seal
+from tests.helpers.runs import differences, load, outcome, tiny_run
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch):
+    """A copy of a finished run's folder, in the current folder."""
+    shutil.copytree(trained.directory, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "run"
+
+
+def change_weights(path, value):
+    state = load(path)
+    next(iter(state["model"].values())).view(-1)[0] = value
+    return state
+
+
+def flip(path):
+    torch.save(change_weights(path, 12.5), path)
+
+
+def make_not_finite(path):
+    checkpoints.write(change_weights(path, float("nan")), path)
+
+
+def make_of_another_seed(path):
+    state = load(path)
+    state["extra_state"]["seal"]["run"]["seed"] = 2
+    seal(state)
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip, "its content has changed since it was written"),
+        (make_not_finite, "is not finite"),
+        (make_of_another_seed, "it is of another run (seed 2 there and 1 here)"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9000]), "cannot be read as a checkpoint"),
+    ],
+)
+def test_a_last_checkpoint_that_cannot_be_trusted_is_refused(run, trained, refused, damage, reason):
+    (run / "record.json").unlink()
+    damage(run / checkpoints.LAST)
+    message = refused(*tiny_run(trained))
+    assert reason in message
+    assert "the newest sound checkpoint: cp run/checkpoint3.pt run/checkpoint_last.pt, then the same command" in message
+
+
+def test_after_the_way_out_the_same_command_ends_as_if_nothing_had_happened(run, trained, refused, normplugins):
+    (run / "record.json").unlink()
+    for name in (checkpoints.LAST, checkpoints.AVERAGED, "checkpoint3.pt"):
+        (run / name).unlink()  # unlinked first, because the last checkpoint and an epoch's are one file
+        (run / name).write_bytes(b"damaged")
+    assert "cp run/checkpoint2.pt run/checkpoint_last.pt" in refused(*tiny_run(trained))
+    shutil.copy(run / "checkpoint2.pt", run / checkpoints.LAST)
+    assert normplugins(*tiny_run(trained))[0] == 0
+    assert differences(outcome(trained.folder, trained.directory), outcome(run.parent, run)) == []
+
+
+def test_a_stray_checkpoint_is_not_averaged(run, trained, refused):
+    (run / "record.json").unlink()
+    shutil.copy(run / "checkpoint1.pt", run / "checkpoint99.pt")
+    assert "checkpoint99.pt was refused: it is the checkpoint of epoch 1" in refused(*tiny_run(trained))
+
+
+def test_a_damaged_average_is_made_again(run, trained, normplugins):
+    (run / "record.json").unlink()
+    flip(run / checkpoints.AVERAGED)
+    assert normplugins(*tiny_run(trained))[0] == 0
+    assert differences(load(trained.directory / checkpoints.AVERAGED), load(run / checkpoints.AVERAGED)) == []
+
+
+def test_a_damaged_best_checkpoint_is_not_scored(run, trained, refused):
+    (run / "record.json").unlink()
+    (run / checkpoints.BEST).unlink()
+    (run / checkpoints.BEST).write_bytes(b"damaged")
+    assert "checkpoint_best.pt" in refused(*tiny_run(trained))
+    assert "checkpoint_best.pt" in refused(
+        "evaluate", "run", "evaluate.checkpoint=best", f"data_dir={trained.data_dir}"
+    )
+
+
+@pytest.mark.parametrize("name", ["record.json", "scores.json", "provenance.json", "config.yaml"])
+@pytest.mark.parametrize("content", [b"", b'{"format": 2, "sco', b"\xff\xfe\x00", None])
+def test_a_damaged_file_of_state_is_refused_with_its_name(run, trained, refused, name, content):
+    if name != "record.json":
+        (run / "record.json").unlink()
+    (run / name).unlink()
+    if content is None:
+        (run / name).mkdir()
+    else:
+        (run / name).write_bytes(content)
+    message = refused(*tiny_run(trained))
+    assert f"run/{name}" in message
+    assert "delete it" in message or "force=true" in message
+
+
+def test_an_edited_score_is_not_published(run, trained, refused):
+    record = json.loads((run / "record.json").read_text())
+    record["metrics"]["bleu"]["score"] += 10
+    (run / "record.json").write_text(json.dumps(record))
+    assert "run/record.json has been changed since it was written: delete it" in refused(*tiny_run(trained))
+    assert not list(run.parent.glob("results/**/*.json"))
+
+
+def test_the_record_of_another_seed_is_not_published(run, trained, refused):
+    assert "is the record of another run" in refused(
+        *tiny_run(trained), "seed=2"
+    ) or "holds a run with other settings" in refused(*tiny_run(trained), "seed=2")
+    record = json.loads((run / "record.json").read_text())
+    del record["content_sha256"]
+    (run / "record.json").write_text(json.dumps({**record, "seed": 7}))
+    assert "run/record.json is the record of another run" in refused(*tiny_run(trained))
+
+
+def test_edited_translations_are_scored_again_rather_than_recorded(run, trained, normplugins):
+    (run / "record.json").unlink()
+    hypotheses = next(run.glob("test.hypotheses*"))
+    original = hypotheses.read_bytes()
+    hypotheses.write_bytes(b"nonsense\n" * len(original.splitlines()))
+    assert normplugins(*tiny_run(trained))[0] == 0
+    assert hypotheses.read_bytes() == original
