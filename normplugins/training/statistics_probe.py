@@ -59,18 +59,15 @@ class StatisticsProbe:
         significant digits, or None for numbers that are not finite.
         """
         points: list[dict[str, Any]] = []
-        if not (self._norms and is_probed(update)):
-            yield points
-            return
         found: dict[str, dict[str, Tensor]] = {}
-        hooks = [hook for name, norm in self._norms.items() for hook in _watch_first_pass(name, norm, found)]
+        norms = self._norms if is_probed(update) else {}
+        hooks = [hook for name, norm in norms.items() for hook in _watch_first_pass(name, norm, found)]
         try:
             yield points
         finally:
             for hook in hooks:
                 hook.remove()
-        layers = {name: _rounded(found[name]) for name in self._norms if found.get(name)}
-        if layers:
+        if layers := {name: _rounded(found[name]) for name in norms if found.get(name)}:
             points.append({"update": update, "layers": layers})
 
 

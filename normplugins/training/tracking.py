@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import requests.utils
+import wandb
 
 Curves = dict[str, list[dict[str, Any]]]
 
@@ -45,8 +46,6 @@ def tracked(options: dict[str, Any], curves: Curves) -> Iterator[Tracker]:
     if options["project"] is None:
         yield Tracker()
         return
-    import wandb  # imported here because it takes a second
-
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     logged_in = os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(host)  # `wandb login` writes netrc
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in else "offline")
@@ -59,9 +58,9 @@ def tracked(options: dict[str, Any], curves: Curves) -> Iterator[Tracker]:
     tracker = Tracker(run)
     if mode == "offline":
         tracker.log_curves(curves)
+    status = 1
     try:
         yield tracker
-    except BaseException:
-        run.finish(exit_code=1)
-        raise
-    run.finish()
+        status = 0
+    finally:
+        run.finish(exit_code=status)
