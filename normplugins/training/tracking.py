@@ -8,8 +8,6 @@ from typing import Any
 import requests.utils
 import wandb
 
-Curves = dict[str, list[dict[str, Any]]]
-
 
 class Tracker:
     """Sends metrics to a wandb run, or nowhere without one."""
@@ -22,12 +20,6 @@ class Tracker:
         if self.run is not None:
             self.run.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step=update)
 
-    def log_curves(self, curves: Curves) -> None:
-        """Log all points of the curves in the order of their updates."""
-        points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
-        for update, prefix, point in sorted(points, key=lambda item: item[0]):
-            self.log(prefix, {name: value for name, value in point.items() if name not in ("update", "epoch")}, update)
-
     def summarize(self, metrics: dict[str, Any]) -> None:
         """Add final metrics to the summary of the run."""
         if self.run is not None:
@@ -35,7 +27,7 @@ class Tracker:
 
 
 @contextmanager
-def tracked(options: dict[str, Any], curves: Curves) -> Iterator[Tracker]:
+def tracked(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> Iterator[Tracker]:
     """Open a wandb run, and close it at the end of the block. wandb asks no question and never stops a training run.
 
     Args:
@@ -57,7 +49,9 @@ def tracked(options: dict[str, Any], curves: Curves) -> Iterator[Tracker]:
         mode, run = "offline", wandb.init(mode="offline", **options)
     tracker = Tracker(run)
     if mode == "offline":
-        tracker.log_curves(curves)
+        points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
+        for update, prefix, point in sorted(points, key=lambda item: item[0]):
+            tracker.log(prefix, {key: point[key] for key in point if key not in ("update", "epoch")}, update)
     status = 1
     try:
         yield tracker
