@@ -3,12 +3,12 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
 from normplugins.corpora.base import PublishedCorpus, register
-from normplugins.corpora.bitext import Bitext, Pairs, concatenate
-from normplugins.corpora.parallel import ParallelCorpus
+from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import iter_byte_lines, text_lines
 
@@ -59,11 +59,16 @@ class Multi30k(PublishedCorpus, ParallelCorpus):
                 )
             return list(text_lines(lines, str(path)))
 
-        def pairs(part: str) -> Pairs:
+        def pairs(part: str) -> list[Pair]:
             source, target = f"{part}.{self.source}", f"{part}.{self.target}"
-            return Pairs(side(source), side(target), (str(files[f"{source}.gz"]), str(files[f"{target}.gz"])))
+            return list(zip_lines(side(source), side(target), where(part)))
+
+        def where(part: str) -> tuple[str, str]:
+            return str(files[f"{part}.{self.source}.gz"]), str(files[f"{part}.{self.target}.gz"])
 
         train, valid = pairs("train"), pairs("val")
         tests = {name: pairs(part) for name, part in TEST_PARTS.items()}
+        sources, targets = zip(*map(where, TEST_PARTS.values()), strict=True)
+        wheres = {"train": where("train"), "valid": where("val"), "test": (", ".join(sources), ", ".join(targets))}
         test_sets = {name: len(test) for name, test in tests.items()}
-        return Bitext(train, concatenate(tests.values()), valid, test_sets=test_sets)
+        return Bitext(train, list(chain.from_iterable(tests.values())), wheres, valid, test_sets=test_sets)

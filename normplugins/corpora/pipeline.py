@@ -9,9 +9,8 @@ from normplugins.corpora.base import SPLITS, Corpus, Echo
 from normplugins.corpora.binarize import binarize
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.running_text import PreparedText, RunningText, prepare_running_text
-from normplugins.corpora.stages import fetch_inputs, run_stage, write_manifest
-from normplugins.corpora.subword_stage import write_subwords
-from normplugins.corpora.token_stage import write_tokens
+from normplugins.corpora.stages import Inputs, run_stage, write_manifest
+from normplugins.corpora.text_stages import write_subwords, write_tokens
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.utils.locks import hold_lock
 
@@ -79,8 +78,8 @@ def prepare(
 
 
 def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: int | None) -> PreparedCorpus:
-    folder, inputs = home / corpus.variant(), fetch_inputs(corpus, home / "raw", echo)
-    # With raw text the references are still tokenised, and with given tokens they are still detokenised.
+    folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
+    # With raw text the references are still tokenized, and with given tokens they are still detokenised.
     tools = ["sacremoses", *(["regex"] if corpus.clean_punctuation else []), _SUBWORD_TOOLS[corpus.subword], "fairseq"]
     key = inputs.stage_key(_RECIPE, tools)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from normplugins.corpora.base import SPLITS, Echo, PublishedCorpus
 from normplugins.corpora.binarize import RESERVED, UNKNOWN, binarize_text
-from normplugins.corpora.stages import Inputs, fetch_inputs, run_stage, write_manifest
+from normplugins.corpora.stages import Inputs, run_stage, write_manifest
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import text_lines
 
@@ -67,7 +67,7 @@ class _Split:
 
 def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> PreparedText:
     """Prepare under ``home/<variant>``; the caller holds the lock of ``home``. Raises UserError for bad input."""
-    folder, inputs = home / corpus.variant(), fetch_inputs(corpus, home / "raw", echo)
+    folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
     key = inputs.stage_key(_RECIPE, ["fairseq"])
 
     def binarize(to: Path) -> dict[str, Any]:

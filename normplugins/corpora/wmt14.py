@@ -8,8 +8,7 @@ from typing import ClassVar
 
 from normplugins.corpora.archives import iter_member, read_members, segments, straighten_apostrophes
 from normplugins.corpora.base import PublishedCorpus, register
-from normplugins.corpora.bitext import Bitext, Pair, Pairs, Stream, zip_lines
-from normplugins.corpora.parallel import ParallelCorpus
+from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.corpora.tokenizer import squeeze
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import setting
@@ -29,6 +28,9 @@ TEST_SHA256 = {
     "en": "7294bccf2879a97b3706b95c9595f1459617a8ee7130d5d8581c910e69736971",
     "de": "ae5d110486bc33d7175e9e28c7d0051eb3e5fcd2166dd93371089852c091a20e",
 }
+
+_Part = tuple[Path, tuple[str, str]]
+"""An archive, and the names of its English and German file."""
 
 
 @register
@@ -62,36 +64,44 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
             NEWS_COMMENTARY[self.news_commentary]: f"news-commentary-{self.news_commentary}.de-en",
         }
         train = [(files[_file_name(address)], (f"{part}.en", f"{part}.de")) for address, part in parts.items()]
-        for path, members in train:
-            read_members(path, members, discard=True)
-        raw = _read_pairs(files[_file_name(TEST)], TEST_FILES, segments)
+        valid, test = (files[_file_name(VALID)], VALID_FILES), (files[_file_name(TEST)], TEST_FILES)
+        where = {"train": _where(*train), "valid": _where(valid), "test": _where(test)}
+        for path, names in train:
+            read_members(path, names, discard=True)
+        raw = _read_pairs(test, segments)
         if self.verify:
-            _verify(raw)
-        valid = _read_pairs(files[_file_name(VALID)], VALID_FILES, list)
+            _verify(raw, where["test"])
 
-        def pairs() -> Iterator[Pair]:
-            for path, (english, german) in train:  # opened twice: the archive has one side after the other
-                where = f"{path}:{english}", f"{path}:{german}"
-                yield from zip_lines(iter_member(path, english), iter_member(path, german), where)
+        def train_pairs() -> Iterator[Pair]:
+            for path, names in train:  # opened twice: the archive has one side after the other
+                english, german = (iter_member(path, name) for name in names)
+                yield from zip_lines(english, german, _where((path, names)))
 
-        wheres = [", ".join(f"{path}:{members[side]}" for path, members in train) for side in (0, 1)]
-        # Text with normalised punctuation has no typographic apostrophe. The test set is not normalised otherwise.
-        test = raw.map(straighten_apostrophes) if self.clean_punctuation else raw
-        return Bitext(Stream(pairs, (wheres[0], wheres[1])), test, valid, raw_test=raw)
+        # Text with normalized punctuation has no typographic apostrophe. The test set is not normalized otherwise.
+        change = straighten_apostrophes if self.clean_punctuation else str
+        tests = [(change(english), change(german)) for english, german in raw]
+        return Bitext(train_pairs(), tests, where, _read_pairs(valid, list), raw_test=raw)
 
 
 def _file_name(address: str) -> str:
     return address.rpartition("/")[2]
 
 
-def _read_pairs(path: Path, names: tuple[str, str], text: Callable[[list[str]], list[str]]) -> Pairs:
+def _where(*parts: _Part) -> tuple[str, str]:
+    english, german = (", ".join(f"{path}:{names[side]}" for path, names in parts) for side in (0, 1))
+    return english, german
+
+
+def _read_pairs(part: _Part, text: Callable[[list[str]], list[str]]) -> list[Pair]:
+    path, names = part
     members = read_members(path, names)
-    english, german = names
-    return Pairs(text(members[english]), text(members[german]), (f"{path}:{english}", f"{path}:{german}"))
+    english, german = (text(members[name]) for name in names)
+    return list(zip_lines(english, german, _where(part)))
 
 
-def _verify(raw: Pairs) -> None:
-    for wanted, lines, where in zip(TEST_SHA256.values(), (raw.source, raw.target), raw.where, strict=True):
+def _verify(raw: list[Pair], wheres: tuple[str, str]) -> None:
+    for side, (wanted, where) in enumerate(zip(TEST_SHA256.values(), wheres, strict=True)):
+        lines = [pair[side] for pair in raw]
         found = hashlib.sha256("".join(f"{squeeze(line)}\n" for line in lines).encode()).hexdigest()
         if found != wanted:
             raise UserError(

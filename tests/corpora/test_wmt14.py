@@ -27,8 +27,7 @@ from tests.helpers.corpora import (
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stage in ("token_stage", "subword_stage"):
-        monkeypatch.setattr(f"normplugins.corpora.{stage}.CHUNK", 30)
+    monkeypatch.setattr("normplugins.corpora.split_writer.CHUNK", 30)
 
 
 # fairseq's own script, beside what the released one does already: it cleans by subwords, and drops more.
@@ -121,7 +120,7 @@ def test_as_fairseq_has_it_tokens_alone_and_one_to_eighty_words(tmp_path: Path) 
 def test_killed_while_tokenizing_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     whole = tree(prepare(small(), write_wmt14(tmp_path / "fresh", wmt14_members()), quiet).folder)
     root, said = write_wmt14(tmp_path / "killed", wmt14_members()), list[str]()
-    kill_at(r"os.rename .*\.tokenized.*journal", 3, lambda: prepare(small(), root, quiet, workers=2))
+    kill_at(r"os.rename .*\.tokenized.*progress", 6, lambda: prepare(small(), root, quiet, workers=2))
     assert tree(prepare(small(), root, said.append).folder) == whole
     assert "wmt14: going on after 60 pairs" in said
 
