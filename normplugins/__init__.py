@@ -2,26 +2,24 @@
 
 import sys
 
+from normplugins import compat
+
 __version__ = "0.3.0.dev0"
 
 
 def register() -> None:
     """Register all models, architectures, criterions and optimizers with fairseq, beam search and scorer too."""
-    from normplugins import compat  # (first: it lets fairseq import)
-
-    # isort: split
     from normplugins import models  # noqa: F401
     from normplugins.evaluation import beam_search, sequence_scorer
     from normplugins.models import validation
-    from normplugins.training import criterion, half_precision, optimizer  # noqa: F401
+    from normplugins.training import criterion, optimizer  # noqa: F401
 
-    compat.without_nan_detector()
-    compat.without_device_ids()
     beam_search.use_everywhere()
     sequence_scorer.use_everywhere()
     validation.check_everywhere()
 
 
+compat.install()
 # ``normplugins.norms`` is plain PyTorch: importing it must not pull fairseq in. Under ``--user-dir`` fairseq is
 # already there, and importing this package is all it does to find the plugin.
 if "fairseq" in sys.modules:

@@ -1,38 +1,105 @@
-"""Compatibility of fairseq 0.12.2 with Python >= 3.11, PyTorch >= 2.6 and Hydra 1.3: import this before fairseq."""
+"""Makes fairseq 0.12.2 work on Python >= 3.11, PyTorch >= 2.6, NumPy 2 and Hydra 1.3.
+
+``import normplugins`` installs a finder that patches fairseq when it is imported. fairseq's files are not changed.
+"""
 
 import argparse
 import contextlib
 import dataclasses
-import functools
 import importlib
 import logging
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import torch
 
-FAIRSEQ_PACKAGES = ("fairseq", "fairseq_cli")
+class FairseqFinder(MetaPathFinder):
+    """Imports fairseq with hashable dataclasses and patches it afterwards."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec of the package ``fairseq``, whose loader patches it; None for every other module.
+
+        Raises:
+            ModuleNotFoundError: fairseq is not installed; the message says how to install it.
+        """
+        if fullname != "fairseq":
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(
+                "fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2", name="fairseq"
+            )
+        original: Callable[[ModuleType], None] = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            with hashable_dataclasses():
+                original(module)
+            patch_fairseq()
+
+        vars(spec.loader)["exec_module"] = exec_module
+        return spec
 
 
-def _hash_fairseq_dataclasses() -> None:
-    """Make instances of fairseq's dataclasses hashable.
+def install() -> None:
+    """Patch fairseq when it is imported, or now if it has been imported already."""
+    _silence_deprecation_warnings()
+    if "fairseq" in sys.modules:
+        patch_fairseq()
+    else:
+        sys.meta_path.insert(0, FairseqFinder())
+
+
+@contextlib.contextmanager
+def hashable_dataclasses() -> Iterator[None]:
+    """Make instances of the dataclasses that are defined inside the ``with`` block in fairseq's modules hashable.
 
     fairseq writes ``common: CommonConfig = CommonConfig()``. Since Python 3.11, dataclasses reject a default whose
     class has no hash as mutable; ``unsafe_hash`` adds one. Nothing else about the class changes.
     """
     original: Callable[..., Any] = dataclasses.dataclass
 
-    @functools.wraps(original)
     def dataclass(cls: type | None = None, /, **options: Any) -> Any:
         def decorate(decorated: type) -> Any:
-            if decorated.__module__.partition(".")[0] in FAIRSEQ_PACKAGES:
+            if decorated.__module__.partition(".")[0] == "fairseq":
                 options.setdefault("unsafe_hash", True)
             return original(decorated, **options)
 
         return decorate if cls is None else decorate(cls)
 
     dataclasses.dataclass = dataclass
+    try:
+        yield
+    finally:
+        dataclasses.dataclass = original
+
+
+def patch_fairseq() -> None:
+    """Patch what fairseq 0.12.2 does that fails with newer libraries."""
+    _hash_plugins_dataclasses()
+    _allow_checkpoint_classes()
+    _replace_removed_names()
+    _disable_encoder_fast_path()
+    _disable_nan_detector()
+    _allow_data_parallel_on_cpu()
+    _register_with_user_dir()
+
+
+def _hash_plugins_dataclasses() -> None:
+    """Give every later subclass of FairseqDataclass a hash too, so that plugins can nest theirs as fairseq does."""
+    base: Any = importlib.import_module("fairseq.dataclass").FairseqDataclass
+
+    def add_hash(cls: type, /, **options: Any) -> None:
+        super(base, cls).__init_subclass__(**options)
+        cls.__hash__ = object.__hash__  # type: ignore[assignment]
+
+    base.__init_subclass__ = classmethod(add_hash)
 
 
 def _allow_checkpoint_classes() -> None:
@@ -41,44 +108,66 @@ def _allow_checkpoint_classes() -> None:
     Since PyTorch 2.6 ``torch.load`` builds only tensors and plain containers. fairseq's checkpoints contain one more
     class, the ``argparse.Namespace`` of stock command lines. Every other class is still refused.
     """
+    import torch
+
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
-def _silence_deprecation_warnings() -> None:
-    """Hide the warnings about fairseq's use of old interfaces of Hydra and PyTorch, which users cannot change."""
-    for start in (
-        r"hydra\.experimental\.",
-        r"In 'config': Usage of deprecated keyword in package header",
-        r"\s*'config' is validated against ConfigStore schema",
-        r"\s*The strict flag in the compose API",
-        r"\s*The version_base parameter is not specified",
-        r"`torch\.cuda\.amp\.",
-        r"`broadcast_buffers` is deprecated",
-        r"'pin_memory' argument is set as true but no accelerator",
-    ):
-        warnings.filterwarnings("ignore", message=start)
+class _NumPy1:
+    """NumPy with the names that fairseq uses and NumPy 2 lacks."""
+
+    compat = SimpleNamespace(long=int)
+    int = int
+    float = float
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("numpy"), name)
+
+    def percentile(self, values: Any, percentages: Any, *, interpolation: str) -> Any:
+        """``numpy.percentile``, whose argument ``interpolation`` is called ``method`` today."""
+        return importlib.import_module("numpy").percentile(values, percentages, method=interpolation)
 
 
-def _silence_tensorboard_notice() -> None:
-    """Hide the notice about a missing tensorboardX that fairseq prints whenever it is imported."""
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+def _replace_removed_names() -> None:
+    """Give fairseq the functions of NumPy 1 and bitarray 2 that newer versions lack."""
+    bits: Any = importlib.import_module("bitarray.util")
+    if not hasattr(bits, "rindex"):
+        bits.rindex = lambda array, value: array.find(value, right=True)
+    for name in ("data.token_block_dataset", "data.language_pair_dataset", "data.data_utils"):
+        vars(importlib.import_module(f"fairseq.{name}"))["np"] = _NumPy1()
 
 
-def without_nan_detector() -> None:
-    """Disable fairseq's NanDetector; call this after fairseq is imported.
+def _disable_encoder_fast_path() -> None:
+    """Keep fairseq's own encoders from PyTorch's fused layer, which today needs an argument that fairseq lacks.
+
+    At evaluation a post-norm ``--arch transformer`` would end with "Mask Type should be defined".
+    """
+    layer: Any = importlib.import_module("fairseq.modules.transformer_layer").TransformerEncoderLayerBase
+    original = layer.__init__
+
+    def initialize(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        self.can_use_fastpath = False
+
+    layer.__init__ = initialize
+
+
+def _disable_nan_detector() -> None:
+    """Disable fairseq's NanDetector.
 
     When a step is not finite, fairseq repeats it with hooks that name the layer. PyTorch >= 2 cannot run these hooks on
-    an encoder whose output is a dict of lists, so that the run ends with an unrelated error.
+    an encoder whose output is a dict of lists, so the run would end with an unrelated error.
     """
-    trainer: Any = importlib.import_module("fairseq.trainer")
-    trainer.NanDetector = contextlib.nullcontext
+    vars(importlib.import_module("fairseq.trainer"))["NanDetector"] = contextlib.nullcontext
 
 
-def without_device_ids() -> None:
-    """Allow fairseq to train on the CPU in several processes; call this after fairseq is imported.
+def _allow_data_parallel_on_cpu() -> None:
+    """Allow fairseq to train on the CPU in several processes.
 
     fairseq always passes ``device_ids`` to ``DistributedDataParallel``, which rejects them for a model on the CPU.
     """
+    import torch
+
     module: Any = importlib.import_module("fairseq.models.distributed_fairseq_model")
     original = torch.nn.parallel.DistributedDataParallel
 
@@ -90,7 +179,33 @@ def without_device_ids() -> None:
     module.DistributedDataParallel = wrapped
 
 
-_hash_fairseq_dataclasses()
-_allow_checkpoint_classes()
-_silence_deprecation_warnings()
-_silence_tensorboard_notice()
+def _register_with_user_dir() -> None:
+    """Register our models when a ``user_dir`` names this package, even if it was imported before fairseq was.
+
+    fairseq imports the folder, and does nothing if a package of its name has been imported already.
+    """
+    utils: Any = importlib.import_module("fairseq.utils")
+    original = utils.import_user_module
+
+    def import_user_module(args: Any) -> None:
+        original(args)
+        if (getattr(args, "user_dir", None) or "").rstrip("/").endswith("normplugins"):
+            importlib.import_module("normplugins").register()
+
+    utils.import_user_module = import_user_module
+
+
+def _silence_deprecation_warnings() -> None:
+    """Hide warnings about fairseq's use of old interfaces, which users cannot change, and one missing package."""
+    for start in (
+        r"hydra\.experimental\.",
+        r"In 'config': Usage of deprecated keyword in package header",
+        r"\s*'config' is validated against ConfigStore schema",
+        r"\s*The strict flag in the compose API",
+        r"\s*The version_base parameter is not specified",
+        r"`torch\.cuda\.amp\.",
+        r"`broadcast_buffers` is deprecated",
+        r"'pin_memory' argument is set as true but no accelerator",
+    ):
+        warnings.filterwarnings("ignore", message=start)
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it misses tensorboardX

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from fairseq import search, sequence_generator
-from fairseq.sequence_generator import SequenceGenerator
-from torch import Tensor
+from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
@@ -35,6 +36,14 @@ class BeamSearch(SequenceGenerator):
     fairseq's code handles sampling, prefixes, constraints, language models, bans on repeated n-grams and forbidden
     words. The arguments are SequenceGenerator's.
     """
+
+    def __new__(cls, models: Iterable[nn.Module], *arguments: Any, **options: Any) -> SequenceGenerator:
+        """Return fairseq's own generator for other models, whose users may compile it by ``torch.jit.script``."""
+        if isinstance(models, EnsembleModel):
+            models = models.models
+        if any(isinstance(model, NormTransformer) for model in models):
+            return super().__new__(cls)
+        return SequenceGenerator(models, *arguments, **options)
 
     def _generate(
         self,

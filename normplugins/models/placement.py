@@ -7,7 +7,7 @@ from typing import Any, Optional
 from fairseq.dataclass import FairseqDataclass
 from torch import nn
 
-from normplugins.norms import NormConfig, all_settings, build_norm, resolve_norm, settings_read
+from normplugins.norms import NormConfig, all_settings, build_norm
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import setting
 
@@ -65,7 +65,7 @@ def stack_norm_config(cfg: Any, stack: Stack, final: bool = False) -> NormConfig
     """
     key = stack.final_key if final and getattr(cfg, stack.final_key, None) else stack.key
     try:
-        config = resolve_norm(norm_config(cfg, getattr(cfg, key)), stack.heads)
+        config = norm_config(cfg, getattr(cfg, key)).resolve(stack.heads)
     except ValueError as error:
         raise UserError(f"{key}: {error}") from error
     return config.replace(warmup_updates=cfg.final_norm_warmup_updates) if final and config.warmup_updates else config
@@ -129,7 +129,7 @@ def _settings_read(cfg: Any, keys: Sequence[str]) -> dict[str, list[str]]:
     read = {}
     for key, name in norm_names(cfg, keys).items():
         try:
-            read[name] = settings_read(norm_config(cfg, name))
+            read[name] = norm_config(cfg, name).settings_read()
         except ValueError as error:
             raise UserError(f"{key}: {error}") from error
     return read

@@ -147,16 +147,15 @@ def test_what_it_does_not_do_itself_is_left_to_fairseq(monkeypatch):
         assert_same(case(BeamSearch), fairseqs)
 
 
-def test_fairseqs_tasks_build_it_and_it_leaves_other_models_to_fairseq():
+def test_fairseqs_tasks_build_it_and_give_other_models_fairseqs_own():
     normplugins.register()
     task, sample = make_task(), sources(0, 20, [4, 6])
+    assert isinstance(task.build_generator([make_model()], GenerationConfig(beam=3)), BeamSearch)
     arguments = Namespace(encoder_layers=1, decoder_layers=1, encoder_embed_dim=16, decoder_embed_dim=16)
     ARCH_CONFIG_REGISTRY["transformer_iwslt_de_en"](arguments)
     stock = task.build_model(Namespace(**vars(arguments), arch="transformer_iwslt_de_en")).eval()
     generator = task.build_generator([stock], GenerationConfig(beam=3, max_len_b=6))
-    assert isinstance(generator, BeamSearch)
-    own = generate(SequenceGenerator, stock, sample, 20, beam_size=3, max_len_b=6)
-    assert_same(task.inference_step(generator, [stock], sample), own)
+    assert_same(torch.jit.script(generator)(sample), task.inference_step(generator, [stock], sample))
 
 
 def test_a_model_without_a_finite_probability_is_named():

@@ -97,7 +97,7 @@ def test_stock_train_with_user_dir_learns_and_saves(tmp_path):
                 builder.add_item(torch.randint(4, 20, (5 + seed % 3,), generator=torch.Generator().manual_seed(seed)))
             builder.finalize(prefix + ".idx")
     compat = str(REPOSITORY / "normplugins" / "compat.py")
-    start = f"import runpy; runpy.run_path({compat!r}); from fairseq_cli.train import cli_main; cli_main()"
+    start = f"import runpy; runpy.run_path({compat!r})['install'](); from fairseq_cli.train import cli_main; cli_main()"
     sizes = [f"--{side}-{name}" for side in ("encoder", "decoder") for name in ("layers=1", "embed-dim=8")]
     arguments = [
         *(str(tmp_path), "--user-dir", str(REPOSITORY / "normplugins"), "--arch", "transformer_pn_iwslt_de_en", *sizes),
