@@ -39,6 +39,11 @@ class Corpus:
         """Return the published counts for these settings."""
         return self.PUBLISHED
 
+    def differing(self, found: Mapping[str, int], unit: str = "") -> list[str]:
+        """Describe each count that is not the published one."""
+        published = self.published().items()
+        return [f"{found[name]:,} of {count:,} {name}{unit}" for name, count in published if count != found[name]]
+
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
         """Return the input files by name, downloaded into ``raw`` if necessary; a generated corpus has none."""
         return {}

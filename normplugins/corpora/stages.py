@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,6 @@ class Inputs:
             if path.parent == raw and before.get(path) != path.lstat().st_ino
         }
 
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """The SHA-256 of each input file."""
-        return {name: sha256(path) for name, path in self.files.items()}
-
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Remove the fetched files if they prove bad in this block, so that the same command fetches them again.
@@ -57,7 +51,7 @@ class Inputs:
             "settings": self.corpus.settings(),
             "versions": {name: version(name) for name in tools},
             "verified": getattr(self.corpus, "verify", True),
-            "inputs": self.digests,
+            "inputs": {name: sha256(path) for name, path in self.files.items()},
         }
 
 

@@ -20,12 +20,13 @@ from normplugins.utils.worker_processes import call_in_subprocess, chunked, map_
 _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 
 
-def write_tokens(corpus: ParallelCorpus, inputs: Inputs, to: Path, echo: Echo, workers: int | None) -> dict[str, Any]:
+def write_tokens(corpus: ParallelCorpus, inputs: Inputs, echo: Echo, workers: int | None, to: Path) -> dict[str, Any]:
     """Write the three splits as the subword model sees them, and the references for scoring; return the facts.
 
     ``reference.tokens`` is the target side of the test set in Moses (or given) tokens. ``reference.text`` is the same
     as published, cased (detokenized if the files hold tokens).
     """
+    echo(f"{corpus.name}: tokenizing")
     with inputs.reading():
         bitext = corpus.read(inputs.files)
         chunks = map_ordered(partial(_tokenize, corpus, "test"), chunked(bitext.test, CHUNK), workers)
@@ -103,7 +104,7 @@ def _write_references(corpus: ParallelCorpus, bitext: Bitext, test: list[Pair], 
     write_lines(to / f"reference.tokens.{corpus.target}", tokens)
 
 
-def write_subwords(corpus: ParallelCorpus, tokens: Path, to: Path, echo: Echo, workers: int | None) -> dict[str, Any]:
+def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: int | None, to: Path) -> dict[str, Any]:
     """Write the model and every split of the folder ``tokens`` in subwords; return the facts.
 
     With ``length_in=subwords`` the training pairs are cleaned here.
