@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -79,6 +80,18 @@ class PublishedCorpus(Corpus):
                 address = self.url if self.url.endswith(name) else f"{self.url.rstrip('/')}/{name}"
             files[name] = fetch(name, address, raw, echo)
         return files
+
+
+def verify_digest(where: str, name: str, lines: Iterable[bytes], wanted: str) -> None:
+    """Raise UserError unless the SHA-256 of the lines is that of the published text ``name``."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+    if (found := digest.hexdigest()) != wanted:
+        raise UserError(
+            f"{where} is not the published {name}: its sha256 is {found}, not {wanted}; "
+            "get the original file, or set corpus.verify=false to use this one"
+        )
 
 
 AnyCorpus = TypeVar("AnyCorpus", bound=Corpus)

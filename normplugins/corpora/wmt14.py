@@ -1,16 +1,14 @@
 """WMT14 English-German: 4.5 million pairs, streamed from the upstream archives (PowerNorm paper, Table 1)."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from normplugins.corpora.archives import iter_member, read_members, segments, straighten_apostrophes
-from normplugins.corpora.base import PublishedCorpus, register
+from normplugins.corpora.base import PublishedCorpus, register, verify_digest
 from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.corpora.tokenizer import squeeze
-from normplugins.utils.errors import UserError
 from normplugins.utils.settings import setting
 
 EUROPARL = "http://statmt.org/wmt13/training-parallel-europarl-v7.tgz"
@@ -70,7 +68,9 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
             read_members(path, names, discard=True)
         raw = _read_pairs(test, segments)
         if self.verify:
-            _verify(raw, where["test"])
+            for side, (wanted, file) in enumerate(zip(TEST_SHA256.values(), where["test"], strict=True)):
+                lines = (f"{squeeze(pair[side])}\n".encode() for pair in raw)
+                verify_digest(file, "newstest2014 of 3,003 lines", lines, wanted)
 
         def train_pairs() -> Iterator[Pair]:
             for path, names in train:  # opened twice: the archive has one side after the other
@@ -97,14 +97,3 @@ def _read_pairs(part: _Part, text: Callable[[list[str]], list[str]]) -> list[Pai
     members = read_members(path, names)
     english, german = (text(members[name]) for name in names)
     return list(zip_lines(english, german, _where(part)))
-
-
-def _verify(raw: list[Pair], wheres: tuple[str, str]) -> None:
-    for side, (wanted, where) in enumerate(zip(TEST_SHA256.values(), wheres, strict=True)):
-        lines = [pair[side] for pair in raw]
-        found = hashlib.sha256("".join(f"{squeeze(line)}\n" for line in lines).encode()).hexdigest()
-        if found != wanted:
-            raise UserError(
-                f"{where} is not the published newstest2014 ({len(lines):,} of 3,003 lines; sha256 {found}, "
-                f"not {wanted}); get the original archive, or set corpus.verify=false to use this one"
-            )

@@ -166,7 +166,7 @@ def test_a_bad_archive_is_named_and_the_fetched_one_forgotten(
 
 def test_another_test_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_wmt14(tmp_path, wmt14_members())
-    message = r"newstest2014-deen-src\.en\.sgm is not the published newstest2014 \(5 of 3,003 lines; sha256 "
+    message = r"newstest2014-deen-src\.en\.sgm is not the published newstest2014 of 3,003 lines: its sha256 is "
     with pytest.raises(UserError, match=message):
         prepare(small(verify=True), tmp_path, quiet)
     raw = [sentences(5, 8)[side] for side in (1, 0)]
