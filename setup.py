@@ -1,13 +1,15 @@
 """Compiles the CPU kernels and puts configs/ into the wheel. All other metadata is in pyproject.toml."""
 
+import os
+import subprocess
 import sys
+import sysconfig
 
 from setuptools import Extension, find_packages, setup
 
 # Without -fno-trapping-math a select compiles to a branch, which is seven times slower.
 FLAGS = ["-O3", "-std=gnu11", "-fno-trapping-math"]
-# Compiled for OpenMP but not linked to it: PyTorch loads OpenMP at run time, and the kernels share its threads.
-OPENMP = "-fopenmp" if sys.platform == "linux" else "-fopenmp-simd"
+COMPILER = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
 HEADERS = [
     "normplugins/norms/backends/cpu/simd.h",
     "normplugins/norms/backends/cpu/passes.h",
@@ -15,9 +17,21 @@ HEADERS = [
 ]
 
 
+def openmp() -> str:
+    """Return the flag for OpenMP, to which nothing is linked: PyTorch loads GCC's, and the kernels share its threads.
+
+    Code of clang needs another OpenMP library, which PyTorch for Linux does not have, and so it runs on one thread.
+    """
+    try:
+        version = subprocess.run([*COMPILER, "--version"], capture_output=True, text=True).stdout
+    except OSError:  # there is no compiler, and the kernels are optional
+        version = ""
+    return "-fopenmp" if sys.platform == "linux" and "clang" not in version else "-fopenmp-simd"
+
+
 def kernels(module: str, source: str) -> Extension:
     """An optional extension: if it does not compile, PyTorch's operations take its place, with a warning."""
-    return Extension(module, [source], depends=HEADERS, extra_compile_args=[*FLAGS, OPENMP], optional=True)
+    return Extension(module, [source], depends=HEADERS, extra_compile_args=[*FLAGS, openmp()], optional=True)
 
 
 setup(

@@ -30,8 +30,7 @@ from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import kind_of
 from normplugins.evaluation.translation import bare_task
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.measured_step import made_up
-from normplugins.runs.plan import corpus_size
+from normplugins.runs.plan import corpus_size, made_up
 from normplugins.training.distributed import on_cpu
 from normplugins.utils.errors import UserError
 

@@ -32,8 +32,7 @@ from normplugins.evaluation.tasks import kind_of
 from normplugins.evaluation.translation import bare_task
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.measured_step import made_up
-from normplugins.runs.plan import corpus_size
+from normplugins.runs.plan import corpus_size, made_up
 from normplugins.training.batches import bucket_by_length
 from normplugins.training.distributed import on_cpu
 from normplugins.training.trainer import Trainer

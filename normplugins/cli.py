@@ -29,7 +29,7 @@ TIME_IS_UP = 75  # EX_TEMPFAIL: the same command resumes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status. An error that the user can put right is one line on stderr."""
+    """Run one command line and return its exit status. An error that the user can correct is one line on stderr."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and not options.takes_overrides:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resumable = options.command in (run_experiment, run_campaign, prepare_corpus)
         complain("interrupted; the same command resumes where it stopped" if resumable else "interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output has ended, as in `normplugins report | head`
+    except BrokenPipeError:  # the reader of the output has ended, as in `normplugins report | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status or 0
@@ -111,13 +111,13 @@ def build_parser() -> argparse.ArgumentParser:
     results(report)
     analyze = commands.add_parser("analyze", help="examine a trained model")
     analyses = analyze.add_subparsers(required=True, metavar="ANALYSIS")
-    text = "test whether a language model sees the words that it is to predict"
+    text = "test whether a language model sees the words that it predicts"
     causality = analyses.add_parser("causality", help=text, description=f"T{text[1:]}.")
     text = "the folder of a completed run, such as runs/ptb/ln/seed1"
     causality.add_argument("run", type=Path, metavar="RUN", help=text)
-    text = "how often each text is repeated with other words after a position (default: %(default)s)"
+    text = "how often each text is scored with other words after a position (default: %(default)s)"
     causality.add_argument("--draws", type=int, default=2, metavar="N", help=text)
-    text = "how many pieces of the test text are examined (default: %(default)s)"
+    text = "how many segments of the test text are examined (default: %(default)s)"
     causality.add_argument("--segments", type=int, default=32, metavar="N", help=text)
     results(causality)
     causality.set_defaults(command=analyze_causality, takes_overrides=False)
@@ -141,9 +141,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_experiment(options: argparse.Namespace) -> int:
-    """``normplugins run EXPERIMENT [overrides]``: one run, or with ``-m`` every combination, one after the other.
+    """``normplugins run EXPERIMENT [overrides]``: one run, or with ``-m`` every combination, one after another.
 
-    With ``hardware=slurm`` each run is a Slurm job, and they may run at the same time.
+    With ``hardware=slurm`` each run is a Slurm job, and several jobs may run at the same time.
     """
     from normplugins.runs.check import check
     from normplugins.runs.compose import compose_config, expand_sweep
@@ -153,7 +153,7 @@ def run_experiment(options: argparse.Namespace) -> int:
 
     if options.multirun and launched():
         raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
-    # All configs are composed first, so that a typing error in the last one shows before the first has run for hours.
+    # All configs are composed first, so that a typing error in the last one is reported before the first run starts.
     jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
     configs = [compose_config(options.experiment, job) for job in jobs]
     if any(config.hardware.name == "slurm" and not config.dry_run for config in configs):
@@ -179,10 +179,11 @@ def run_experiment(options: argparse.Namespace) -> int:
 
 
 def run_campaign(options: argparse.Namespace) -> int:
-    """``normplugins campaign PLAN...``: status 0 when all cells are done, and EX_TEMPFAIL when time was up before."""
+    """``normplugins campaign PLAN...``: status 0 if all cells are done, and EX_TEMPFAIL if the time ended before."""
     from normplugins.runs.campaign import campaign
 
-    return 0 if campaign(options.plans, options.minutes, options.show) or options.show else TIME_IS_UP
+    done = campaign(options.plans, options.minutes, options.show)
+    return 0 if done or options.show else TIME_IS_UP
 
 
 def prepare_corpus(options: argparse.Namespace) -> None:
@@ -196,7 +197,7 @@ def prepare_corpus(options: argparse.Namespace) -> None:
 
 
 def evaluate_run(options: argparse.Namespace) -> None:
-    """``normplugins evaluate RUN [KEY=VALUE ...]``: print the scores, and leave the record unchanged."""
+    """``normplugins evaluate RUN [KEY=VALUE ...]``: print the scores without changing the record."""
     from normplugins.runs.rescore import rescore
 
     rescore(options.run, options.overrides, options.save)
@@ -230,14 +231,13 @@ def import_checkpoint(options: argparse.Namespace) -> None:
 
 def fold_checkpoint(options: argparse.Namespace) -> None:
     """``normplugins fold CHECKPOINT [DESTINATION]``."""
-    normplugins.register()
     from normplugins.runs.fold_checkpoint import fold_checkpoint as fold
 
     print(f"written to {fold(options.source, options.destination)}")
 
 
 def run_fairseq(options: argparse.Namespace) -> None:
-    """``normplugins fairseq TOOL ...``: the stock tool's command line, with our models registered."""
+    """``normplugins fairseq TOOL ...``: the command line of a stock tool, with this package's models registered."""
     from normplugins.utils.threads import keep_memory
 
     normplugins.register()
@@ -248,7 +248,3 @@ def run_fairseq(options: argparse.Namespace) -> None:
     sys.argv = [f"fairseq-{options.tool}", *options.overrides, *([] if options.tool == "score" else user_dir)]
     logging.getLogger("fairseq").setLevel(logging.NOTSET)
     tool.cli_main()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -82,12 +82,24 @@ def hashable_dataclasses() -> Iterator[None]:
 
 def patch_fairseq() -> None:
     """Patch what fairseq 0.12.2 does that fails with newer libraries."""
+    _hash_plugins_dataclasses()
     _allow_checkpoint_classes()
-    _replace_numpy_names()
+    _replace_removed_names()
     _disable_encoder_fast_path()
     _disable_nan_detector()
     _allow_data_parallel_on_cpu()
     _register_with_user_dir()
+
+
+def _hash_plugins_dataclasses() -> None:
+    """Give every later subclass of FairseqDataclass a hash too, so that plugins can nest theirs as fairseq does."""
+    base: Any = importlib.import_module("fairseq.dataclass").FairseqDataclass
+
+    def add_hash(cls: type, /, **options: Any) -> None:
+        super(base, cls).__init_subclass__(**options)
+        cls.__hash__ = object.__hash__  # type: ignore[assignment]
+
+    base.__init_subclass__ = classmethod(add_hash)
 
 
 def _allow_checkpoint_classes() -> None:
@@ -116,7 +128,11 @@ class _NumPy1:
         return importlib.import_module("numpy").percentile(values, percentages, method=interpolation)
 
 
-def _replace_numpy_names() -> None:
+def _replace_removed_names() -> None:
+    """Give fairseq the functions of NumPy 1 and bitarray 2 that newer versions lack."""
+    bits: Any = importlib.import_module("bitarray.util")
+    if not hasattr(bits, "rindex"):
+        bits.rindex = lambda array, value: array.find(value, right=True)
     for name in ("data.token_block_dataset", "data.language_pair_dataset", "data.data_utils"):
         vars(importlib.import_module(f"fairseq.{name}"))["np"] = _NumPy1()
 
@@ -140,7 +156,7 @@ def _disable_nan_detector() -> None:
     """Disable fairseq's NanDetector.
 
     When a step is not finite, fairseq repeats it with hooks that name the layer. PyTorch >= 2 cannot run these hooks on
-    an encoder whose output is a dict of lists, so that the run ends with an unrelated error.
+    an encoder whose output is a dict of lists, so the run would end with an unrelated error.
     """
     vars(importlib.import_module("fairseq.trainer"))["NanDetector"] = contextlib.nullcontext
 

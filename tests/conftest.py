@@ -1,15 +1,13 @@
 """Tiny trained runs that many tests look at."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.helpers.processes import pair  # noqa: F401  (a fixture)
-from tests.helpers.runs import PATIENCE, REPOSITORY, TINY, TINY_LM, Trained, command, write_text
+from tests.helpers.runs import REPOSITORY, TINY, TINY_LM, Trained, command, write_text
 
 # Tests bring their own downloads: a mirror of the user's would replace the small texts by the real ones. The few tests
 # of real corpora ask for it, also in the worker processes of xdist, which inherit this variable.
@@ -23,20 +21,11 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """``normplugins run demo norm=pn``, tiny, never broken off."""
+    """``normplugins run demo norm=pn``, tiny, without interruption."""
     folder = tmp_path_factory.mktemp("trained")
-    command = [sys.executable, "-m", "normplugins.cli", "run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Trained(folder, folder / "run", done.stdout)
+    status, said = command(["run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY], folder)
+    assert status == 0, said
+    return Trained(folder, folder / "run", said)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""fairseq on today's Python: it imports, its checkpoints load, and nothing in a file is run."""
+"""fairseq on current versions of Python: it imports, its checkpoints load, and loading a file runs no code of it."""
 
 import argparse
 import pickle
@@ -10,11 +10,18 @@ import pytest
 import torch
 
 from normplugins import compat  # noqa: F401
+from normplugins.runs.compose import compose_config
+from tests.helpers.models import make_batch, make_task
 from tests.helpers.runs import PATIENCE, REPOSITORY, MakesFolder, write_malicious
 
 # isort: split
+import numpy as np
 from fairseq import checkpoint_utils
+from fairseq.data import TokenBlockDataset, data_utils
+from fairseq.data.huffman import HuffmanCodeBuilder
+from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.configs import CommonConfig, FairseqConfig
+from fairseq.models import ARCH_CONFIG_REGISTRY
 from omegaconf import OmegaConf
 
 
@@ -24,7 +31,8 @@ def python(code):
     )
 
 
-def test_fairseq_imports_without_a_word_and_knows_the_plugin():
+@pytest.mark.slow
+def test_fairseq_imports_without_output_and_knows_the_plugin():
     done = python(
         "import normplugins.cli, normplugins; normplugins.register()\n"
         "from fairseq.models import MODEL_REGISTRY; print('norm_transformer' in MODEL_REGISTRY)"
@@ -32,21 +40,22 @@ def test_fairseq_imports_without_a_word_and_knows_the_plugin():
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_norms_alone_need_no_fairseq():
+@pytest.mark.slow
+def test_norms_alone_do_not_import_fairseq():
     done = python("import sys, normplugins.norms; print('fairseq' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
 
 
 def test_nested_defaults_stay_instances():
-    """What a factory in their place would break: each nested section is a config of its own."""
+    """Each nested section is a config of its own; default factories in place of the instances would break this."""
     config = FairseqConfig()
     assert isinstance(config.common, CommonConfig)
     assert OmegaConf.structured(FairseqConfig).common.seed == 1
     assert hash(CommonConfig()) == hash(CommonConfig())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="older Pythons refuse lists only")
-def test_other_packages_dataclasses_are_as_strict_as_before():
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="older versions of Python refuse only lists")
+def test_dataclasses_of_other_packages_are_as_strict_as_before():
     @dataclass
     class Inner:
         value: int = 1
@@ -63,20 +72,17 @@ def test_other_packages_dataclasses_are_as_strict_as_before():
     assert Options().names == []
 
 
-def test_checkpoint_with_a_namespace_loads(tmp_path):
+def test_a_checkpoint_with_a_namespace_loads_after_a_config_is_composed(tmp_path):
+    """fairseq reads it through an interface that Hydra refuses in a process that keeps version 1.3 of its configs."""
     path = tmp_path / "checkpoint.pt"
     history = [{"criterion_name": "x", "optimizer_name": "x", "lr_scheduler_state": {}, "num_updates": 5}]
     args = argparse.Namespace(arch="transformer", task="translation", lr=[0.1])
     extra = {"train_iterator": {"epoch": 1}}
     content = {"args": args, "model": {"w": torch.ones(2)}, "optimizer_history": history, "extra_state": extra}
     torch.save(content | {"last_optimizer_state": None}, path)
-    # in a process of its own: fairseq reads it through an interface that Hydra refuses after composing a config of 1.3
-    done = python(
-        "from normplugins import compat; from fairseq.checkpoint_utils import load_checkpoint_to_cpu\n"
-        f"state = load_checkpoint_to_cpu({str(path)!r}, {{'lr': [0.2]}})\n"
-        "print(state['cfg'].optimization.lr, state['model']['w'].tolist())"
-    )
-    assert done.stdout == "[0.2] [1.0, 1.0]\n", done.stderr
+    compose_config("demo")
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(path), {"lr": [0.2]})
+    assert (state["cfg"].optimization.lr, state["model"]["w"].tolist()) == ([0.2], [1.0, 1.0])
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -93,7 +99,65 @@ def test_malicious_checkpoint_is_refused(protocol, tmp_path):
 
 
 def test_the_malicious_checkpoint_would_work(tmp_path):
-    """What the other tests hold back is real."""
+    """Without this, the other tests could pass with a harmless file."""
     write_malicious(tmp_path / "zip.pt", tmp_path / "proof")
     torch.load(tmp_path / "zip.pt", weights_only=False)
     assert (tmp_path / "proof").is_dir()
+
+
+def test_a_plugins_dataclasses_nest_as_fairseqs_own_do():
+    @dataclass
+    class Inner(FairseqDataclass):
+        value: int = 1
+
+    @dataclass
+    class Outer(FairseqDataclass):
+        inner: Inner = Inner(value=2)  # noqa: RUF009  (what fairseq does)
+
+    assert Outer().inner.value == 2
+
+
+def test_names_that_numpy_and_bitarray_have_dropped():
+    lengths = np.array([1, 2, 3, 4, 5, 9])
+    assert data_utils.get_buckets(lengths, 3).tolist() == [2, 4, 9]  # the lower neighbour of a percentile between two
+    blocks = TokenBlockDataset([torch.tensor([4, 5, 2]), torch.tensor([6, 2])], [3, 2], None, 0, 2, break_mode="eos")
+    assert [block.tolist() for block in blocks] == [[4, 5, 2], [6, 2]]
+    coder = HuffmanCodeBuilder()
+    coder.add_symbols("a", "b", "b", "c")
+    code = coder.build_code()
+    assert [node.symbol for node in code.decode(code.encode(["b", "c", "a"]))] == ["b", "c", "a"]
+
+
+def test_a_stock_post_norm_transformer_computes_the_same_in_evaluation_as_in_training():
+    task, options = make_task(), {"encoder_embed_dim": 16, "decoder_embed_dim": 16, "dropout": 0.0}
+    arguments = argparse.Namespace(arch="transformer_iwslt_de_en", encoder_layers=1, decoder_layers=1, **options)
+    ARCH_CONFIG_REGISTRY["transformer_iwslt_de_en"](arguments)
+    trained, loaded = task.build_model(arguments), task.build_model(arguments)
+    loaded.load_state_dict(trained.state_dict())  # a loaded model would use PyTorch's fused layer at evaluation
+    batch = make_batch()
+    inputs = (batch["src_tokens"], None, batch["prev_output_tokens"])
+    torch.testing.assert_close(loaded.eval()(*inputs)[0], trained(*inputs)[0])
+
+
+def test_a_user_dir_registers_the_plugin_though_it_was_imported_before_fairseq():
+    done = python(
+        "import argparse, normplugins\n"
+        "from fairseq import utils\n"
+        "from fairseq.models import MODEL_REGISTRY\n"
+        "assert 'norm_transformer' not in MODEL_REGISTRY\n"
+        "utils.import_user_module(argparse.Namespace(user_dir='normplugins'))\n"
+        "print('norm_transformer' in MODEL_REGISTRY)"
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_a_missing_fairseq_is_named_with_the_way_to_install_it():
+    done = python(
+        "import sys, normplugins\n"
+        "site = [path for path in sys.path if path.endswith('-packages')]\n"
+        "sys.path = [path for path in sys.path if path not in site]\n"
+        "import fairseq"
+    )
+    assert done.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2"
+    )

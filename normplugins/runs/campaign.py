@@ -10,7 +10,7 @@ import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -19,9 +19,10 @@ from typing import Any, NoReturn
 from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
-import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tabulate import tabulate
+from yaml import YAMLError
 
 from normplugins.runs import folder, record
 from normplugins.runs.cell import flatten
@@ -40,20 +41,34 @@ class TimeIsUp(BaseException):
     """The campaign has used its minutes. This is no Exception, because handlers of exceptions may retry what failed."""
 
 
-@dataclass(frozen=True, eq=False)
-class Planned:
-    """One run of a plan: a cell with a seed, its flat config, its folder and the path of its published record."""
+@dataclass
+class Block:
+    """Cells of an experiment, each a text of overrides, that run with the same seeds."""
 
     experiment: str
-    variant: str
+    cells: list[str]
+    seeds: list[int]
+
+
+@dataclass
+class Plan:
+    """The content of a plan's file: its blocks, and overrides of every cell."""
+
+    blocks: list[Block]
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """One run of a plan: its overrides except the seed, its flat config, its folder and the path of its record."""
+
     overrides: tuple[str, ...]
-    seed: int
     settings: dict[str, Any]
     run_dir: Path
     published: Path
 
     def __str__(self) -> str:
-        return f"{self.variant} seed {self.seed}"
+        return f"{self.settings['variant']} seed {self.settings['seed']}"
 
     @property
     def diverged(self) -> Path:
@@ -94,16 +109,13 @@ def read_plan(*paths: Path) -> list[Planned]:
     return list({planned.published: planned for path in paths for planned in _read(path)}.values())
 
 
-def _read(path: Path) -> list[Planned]:
+def _read(path: Path) -> Iterator[Planned]:
     try:
-        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as a plan: {' '.join(str(error).split())}") from error
-    if not isinstance(plan, dict) or not {"blocks"} <= plan.keys() <= {"overrides", "blocks"}:
-        raise UserError(f"{path}: a plan has the key blocks and, if need be, overrides")
-    shared = plan.get("overrides", [])
-    if not _is_list(shared, str) or not _is_list(plan["blocks"], dict):
-        raise UserError(f"{path}: overrides is a list of texts, and blocks a list of blocks")
+        typed = OmegaConf.merge(OmegaConf.structured(Plan), OmegaConf.load(path))
+        plan: Any = OmegaConf.to_container(typed, throw_on_missing=True)
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        needed = "a plan needs blocks, each with experiment, cells and seeds"
+        raise UserError(f"{path} cannot be read ({needed}): {' '.join(str(error).split())}") from error
 
     @cache
     def composed(experiment: str, overrides: tuple[str, ...]) -> DictConfig:
@@ -113,40 +125,21 @@ def _read(path: Path) -> list[Planned]:
         check(config)
         return config
 
-    runs = []
     for block in plan["blocks"]:
-        if block.keys() != {"experiment", "cells", "seeds"}:
-            raise UserError(f"{path}: a block has the keys experiment, cells and seeds")
-        if not _is_list(block["cells"], str) or not _is_list(block["seeds"], int):
-            raise UserError(f"{path}: cells is a list of texts, and seeds a list of whole numbers")
-        cells = [(*shared, *text.split()) for text in block["cells"]]
-        runs += [_planned(composed(block["experiment"], cell), cell, seed) for seed in block["seeds"] for cell in cells]
-    return runs
-
-
-def _is_list(value: object, of: type) -> bool:
-    return isinstance(value, list) and all(isinstance(each, of) for each in value)
-
-
-def _planned(config: DictConfig, overrides: tuple[str, ...], seed: int) -> Planned:
-    """Return the run of a cell with another seed than the composed config's: the paths differ only in their names."""
-    settings = dict(flatten(config))
-    settings |= {key: seed for key in _SEEDS if key in settings}
-    return Planned(
-        config.experiment,
-        config.variant,
-        overrides,
-        seed,
-        settings,
-        Path(config.run_dir).with_name(f"seed{seed}"),
-        result_path(config).with_name(f"seed{seed}.json"),
-    )
+        for seed in block["seeds"]:
+            for cell in block["cells"]:
+                overrides = (*plan["overrides"], *cell.split())
+                config = composed(block["experiment"], overrides)
+                settings = dict(flatten(config))
+                settings |= {key: seed for key in _SEEDS if key in settings}
+                run_dir = Path(config.run_dir).with_name(f"seed{seed}")
+                yield Planned(overrides, settings, run_dir, result_path(config).with_name(f"seed{seed}.json"))
 
 
 def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: bool = False) -> bool:
-    """Run what the plans have left, in their order, and publish each finished record.
+    """Run what is left of the plans, in their order, and publish each finished record.
 
-    Runs that another process works on are skipped.
+    Runs in the folder of which another process works are skipped.
 
     Args:
         plans: YAML files, such as ``configs/campaign/multi30k.yaml``.
@@ -197,40 +190,33 @@ def _left(runs: Sequence[Planned]) -> list[Planned]:
 
 
 def _carry_out(planned: Planned) -> None:
-    """Complete one run; a loss that is not finite is a result, and is published as one."""
-    config = compose_config(planned.experiment, [*planned.overrides, f"seed={planned.seed}"])
+    """Complete one run. A loss that is not finite is a result, and is published as one."""
+    cell = {key: planned.settings[key] for key in ("experiment", "variant", "seed")}
     try:
-        run(config)
+        run(compose_config(cell["experiment"], [*planned.overrides, f"seed={cell['seed']}"]))
     except NotFinite as error:
-        outcome = {
-            "experiment": planned.experiment,
-            "variant": planned.variant,
-            "seed": planned.seed,
-            "diverged": str(error),
-            "git_commit": record.git_commit(),
-            "finished_at": record.now(),
-        }
-        record.write(planned.diverged, outcome)
+        outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
+        record.write(planned.diverged, cell | outcome)
 
 
 def overview(runs: Sequence[Planned], running: Planned | None = None) -> str:
     """Return a table with the seeds of each cell by their state, and a line with the hours that are left."""
     cells: dict[str, dict[str, list[str]]] = {}
-    seconds, to_go = [], 0.0  # to_go: runs that are left; a started run counts by its share
+    seconds, to_go = [], 0.0  # to_go: runs that are left; a started run counts with the part that is left
     for planned in runs:
-        row = cells.setdefault(f"{planned.experiment} {planned.variant}", {"done": [], "running": [], "left": []})
-        state = planned.state
+        cell, seed = "{experiment} {variant}".format_map(planned.settings), str(planned.settings["seed"])
+        row = cells.setdefault(cell, {"done": [], "running": [], "left": []})
         if done := planned.record:
-            row["done"].append(str(planned.seed))
+            row["done"].append(seed)
             seconds.append(done["training"]["wall_seconds"] + done.get("decoding", {}).get("seconds", 0.0))
-        elif state == "diverged":
-            row["done"].append(f"{planned.seed} (diverged)")
+        elif planned.state == "diverged":
+            row["done"].append(f"{seed} (diverged)")
         else:
-            started = planned == running or state == "started"
-            row["running" if started else "left"].append(
-                f"{planned.seed} ({planned.progress:.0%})" if started else str(planned.seed)
-            )
             to_go += 1 - planned.progress
+            if planned == running or planned.state == "started":
+                row["running"].append(f"{seed} ({planned.progress:.0%})")
+            else:
+                row["left"].append(seed)
     table = tabulate(
         [[cell, *(" ".join(seeds) for seeds in row.values())] for cell, row in cells.items()],
         headers=["cell", "done", "running", "left"],

@@ -19,25 +19,24 @@ from normplugins.norms import all_settings
 from normplugins.runs.compose import fairseq_defaults
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training import statistics_probe
-from normplugins.training.distributed import launched, on_cpu
-from normplugins.training.update_size import world_size
+from normplugins.training.distributed import launched, on_cpu, world_size
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value
 
-# Keys of fairseq that only its own command line reads: they have no effect on our training.
-UNUSED = (
-    "optimization.stop_time_hours",
-    *(f"dataset.{key}" for key in ("validate_interval", "validate_interval_updates", "validate_after_updates")),
-    *(f"dataset.{key}" for key in ("disable_validation", "max_valid_steps", "fixed_validation_seed")),
-    *(f"checkpoint.{key}" for key in ("best_checkpoint_metric", "maximize_best_checkpoint_metric", "no_save")),
-    *(f"checkpoint.{key}" for key in ("save_interval", "save_interval_updates", "keep_interval_updates")),
-    *(f"checkpoint.{key}" for key in ("keep_last_epochs", "keep_best_checkpoints", "no_epoch_checkpoints")),
-    *(f"checkpoint.{key}" for key in ("finetune_from_model", "restore_file", "continue_once", "no_last_checkpoints")),
-    *(f"common.{key}" for key in ("log_file", "log_format", "tensorboard_logdir", "wandb_project")),
-)
+# Keys that only fairseq's own command line reads: they have no effect on our training.
+_UNUSED = {
+    "optimization": "stop_time_hours",
+    "dataset": "validate_interval validate_interval_updates validate_after_updates disable_validation max_valid_steps "
+    "fixed_validation_seed",
+    "checkpoint": "best_checkpoint_metric maximize_best_checkpoint_metric no_save save_interval save_interval_updates "
+    "keep_interval_updates keep_last_epochs keep_best_checkpoints no_epoch_checkpoints no_last_checkpoints "
+    "finetune_from_model restore_file continue_once",
+    "common": "log_file log_format tensorboard_logdir wandb_project",
+}
+UNUSED = tuple(f"{section}.{key}" for section, keys in _UNUSED.items() for key in keys.split())
 # Older versions have not been tested with PN, except that 2.6 fails on sentences of different lengths.
 COMPILES_FROM = "2.13"
-# The smallest values of fairseq's keys, and of each number in their lists; null is always allowed.
+# The smallest values of fairseq's keys, and of each number in their lists; null is always allowed here.
 LEAST = {
     "common.log_interval": 1,
     "common.seed": 0,
@@ -72,23 +71,19 @@ def check(config: DictConfig) -> None:
     if config.dataset.max_tokens is None and config.dataset.batch_size is None:
         raise UserError("dataset.max_tokens and dataset.batch_size are null: set one of them, the size of a batch")
     check_model(config.model)
-    if config.train.get("compile"):  # absent from the config of an older run
+    if config.train.compile:
         check_compiling(config)
     defaults = fairseq_defaults()
     if unused := [key for key in UNUSED if OmegaConf.select(config, key) != OmegaConf.select(defaults, key)]:
         raise UserError(f"{unused[0]} has no effect here: only fairseq's own command line reads it")
-    if not config.dry_run:  # a plan may be of another machine
+    if not config.dry_run:  # a plan may be for another machine
         check_processes(config)
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
 
 
 def check_processes(config: DictConfig) -> None:
-    """Refuse more processes than there are GPUs here, and numbers of processes that contradict each other.
-
-    Raises:
-        UserError: the message names the key, its value and what is needed.
-    """
+    """Refuse more processes than this machine has GPUs, and numbers of processes that contradict each other."""
     if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
         raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
     member, asked = launched(), config.hardware.processes
@@ -97,30 +92,22 @@ def check_processes(config: DictConfig) -> None:
             f"hardware.processes={asked}, and the launcher started {member.local_size} processes on this machine"
         )
     here, size = (member.local_size, member.size) if member else (asked, asked)
-    if config.distributed_training.distributed_world_size != size:
+    if (given := config.distributed_training.distributed_world_size) != size:
         raise UserError(
-            f"distributed_training.distributed_world_size={config.distributed_training.distributed_world_size} follows "
-            "from hardware.processes, or from torchrun"
+            f"distributed_training.distributed_world_size={given} follows from hardware.processes, or from torchrun"
         )
-    elsewhere = config.hardware.name == "slurm"  # on GPUs that this machine does not have
-    if not elsewhere and not on_cpu(config) and here > torch.cuda.device_count():
+    if config.hardware.name != "slurm" and not on_cpu(config) and here > torch.cuda.device_count():
         raise UserError(
-            f"{here} processes on this machine (hardware.processes), one a GPU, and PyTorch sees "
+            f"{here} processes on this machine (hardware.processes) need a GPU each, and PyTorch sees "
             f"{torch.cuda.device_count()}. hardware=cpu hardware.processes={here} runs them without"
         )
 
 
 def check_compiling(config: DictConfig) -> None:
-    """Refuse ``train.compile=true`` with a model that cannot be compiled, or without a compiler.
-
-    Raises:
-        UserError: the message names the reason.
-    """
+    """Refuse ``train.compile=true`` for a model that cannot be compiled, or without a compiler."""
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     reasons = {
-        f"PyTorch {COMPILES_FROM} or newer is needed; this is {torch.__version__}": (
-            torch.torch_version.TorchVersion(torch.__version__) < COMPILES_FROM
-        ),
+        f"PyTorch {COMPILES_FROM} or newer is needed; this is {torch.__version__}": torch.__version__ < COMPILES_FROM,
         "layers are run twice with model.checkpoint_activations=true": config.model.get("checkpoint_activations"),
         "processes exchange statistics inside the layers with norm.sync=batch": (
             config.norm.sync == "batch" and world_size(config) > 1
@@ -132,16 +119,13 @@ def check_compiling(config: DictConfig) -> None:
             on_cpu(config) and " " in torch.__file__
         ),
     }
-    if against := [reason for reason, applies in reasons.items() if applies]:
-        raise UserError(f"train.compile=true: {against[0]}. train.compile=false runs the same model")
+    for reason, applies in reasons.items():
+        if applies:
+            raise UserError(f"train.compile=true: {reason}. train.compile=false runs the same model")
 
 
 def check_values(config: DictConfig) -> None:
-    """Refuse values out of range, and those that do not fit each other or the model.
-
-    Raises:
-        UserError: the message names the key, its value and what is needed.
-    """
+    """Refuse values out of range, and values that do not fit each other or the model; raises as :func:`check` does."""
     for key, each in declared(OF_TASK[config.task._name]):
         value = OmegaConf.select(config, key)
         if value is not None and (message := invalid_value(each, value)):

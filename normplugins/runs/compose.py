@@ -3,10 +3,9 @@
 import difflib
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from normplugins import compat  # noqa: F401  (before fairseq)
@@ -30,20 +29,22 @@ from normplugins.models.placement import norm_config
 from normplugins.norms import all_settings, has_statistics, known_norms, per_head_settings, resolve_norm
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
-from normplugins.training.distributed import launched
-from normplugins.training.update_size import share_batches
+from normplugins.training.distributed import launched, share_batches
 from normplugins.utils.errors import UserError
 from normplugins.utils.paths import config_dir
 
 CONFIG_DIR = config_dir()
-# The parts of fairseq's config that its trainer reads; the components (model, task, ...) come as config groups.
+# The sections of fairseq's config that its trainer reads; the components (model, task, ...) are config groups.
 FAIRSEQ_SECTIONS = ("common", "distributed_training", "dataset", "optimization", "checkpoint", "bmuf", "ema")
-# A number given for a key that takes a list with a number per epoch stands for a list of one.
+# These keys take a list with a number for each epoch; a single number stands for a list of one.
 ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
+# Hydra copies the whole store, with all nodes of fairseq, whenever it composes a config, but only reads the copy.
+ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
 
 
-def register_nodes() -> None:
-    """Give Hydra the nodes that are made from dataclasses: fairseq's, our own settings, and every registered norm.
+@cache
+def register_nodes(norms: tuple[str, ...]) -> None:
+    """Give Hydra the nodes that are made from dataclasses: fairseq's, our own settings, and those of the ``norms``.
 
     With these, every key can be overridden on the command line and is checked for its type.
     """
@@ -56,8 +57,7 @@ def register_nodes() -> None:
         store.store(name=f"_{task}_settings", node=sections)
     store.store(name="_norm_options", node={"model": {f"norm_{name}": f"${{norm.{name}}}" for name in all_settings()}})
     store.store(name="_slurm", node={"hardware": SlurmHardwareSettings})
-    store.store(name="_slurm", node={"hardware": SlurmHardwareSettings})
-    for name in known_norms():
+    for name in norms:
         store.store(group="norm", name=f"_{name}", node=norm_node(name))
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node=norm_node(name))
@@ -66,36 +66,17 @@ def register_nodes() -> None:
 
 
 def norm_node(name: str) -> type:
-    """Return the dataclass of a norm's config: its name, and every setting of any norm with the common default.
+    """Return the dataclass of a norm's config: its name, and the settings of all norms with their common defaults.
 
     A null stands for the norm's own default. A recipe sets ``statistics_per_update`` for all norms with running
     statistics at once.
     """
-    defaults = {key: one.default for key, one in all_settings().items()}
-    if has_statistics(name):
-        defaults["per_update"] = "${oc.select:statistics_per_update,false}"
-    own = [(key, _optional(one.type, one.default), field(default=defaults[key])) for key, one in all_settings().items()]
-    return make_dataclass("NormNode", [("name", str, field(default=name)), *own])
-
-
-def _optional(type_: Any, default: Any) -> Any:
-    return type_ if default is not None else type_ | None
-
-
-@contextmanager
-def composing() -> Iterator[None]:
-    """Let Hydra 1.3 compose from configs/, and reset its version afterwards.
-
-    Hydra would keep the version for the whole process. fairseq could then read no checkpoint of its older versions,
-    because it does so through an interface that Hydra refuses from version 1.2 on.
-    """
-    base = VersionBase.instance()
-    before = base.version_base
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            yield
-    finally:
-        base.version_base = before
+    own: list[Any] = [("name", str, field(default=name))]
+    for key, one in all_settings().items():
+        per_update = key == "per_update" and has_statistics(name)
+        default = "${oc.select:statistics_per_update,false}" if per_update else one.default
+        own.append((key, one.type if default is not None else one.type | None, field(default=default)))
+    return make_dataclass("NormNode", own)
 
 
 def fairseq_defaults() -> DictConfig:
@@ -105,7 +86,7 @@ def fairseq_defaults() -> DictConfig:
 
 
 def experiments() -> list[str]:
-    """Return the names that ``normplugins run`` knows, one primary file each in configs/."""
+    """Return the names of the experiments, each of which is a primary file in configs/."""
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if not path.stem.startswith("_"))
 
 
@@ -122,7 +103,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     """
     if experiment not in experiments():
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
-    register_nodes()
+    register_nodes(tuple(known_norms()))
     try:
         config, choices = _compose(experiment, overrides)
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
@@ -132,7 +113,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         share_batches(config, overrides)
         OmegaConf.resolve(config)
         show_norm_defaults(config)
-    except TypeError as error:  # Hydra raises it for a group that is given a list of numbers and the like
+    except TypeError as error:  # Hydra raises it, for example, if a group is set to a list of numbers
         raise UserError(f"an override has a value of the wrong kind ({error}): {' '.join(overrides)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, experiment, overrides)) from error
@@ -141,26 +122,28 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
 
 def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Choices]:
     """Return the config as Hydra composes it, and the option that it chose in each group."""
-    given = (*(ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides), *by_launcher())
-    config, choices = _compose_once(experiment, given, tuple(known_norms()))
+    given = [ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides]
+    if member := launched():
+        given.append(f"distributed_training.distributed_world_size={member.size}")
+    config, choices = _compose_once(experiment, tuple(given), tuple(known_norms()))
     return config.copy(), choices
 
 
-@lru_cache(maxsize=64)  # composing takes half a second, and naming a cell composes the experiment's own config as well
+@lru_cache(maxsize=64)  # composing takes 0.2 s, and naming a cell composes the experiment's own config as well
 def _compose_once(experiment: str, given: tuple[str, ...], _norms: tuple[str, ...]) -> tuple[DictConfig, Choices]:
-    with composing():
-        config = compose(experiment, overrides=list(given), return_hydra_config=True)
-    choices = OmegaConf.to_container(config.hydra.runtime.choices)
-    assert isinstance(choices, dict)
+    # Hydra would keep its version for the whole process, and from version 1.2 on it refuses the interface through which
+    # fairseq reads checkpoints of its older versions.
+    base = VersionBase.instance()
+    before = base.version_base
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose(experiment, overrides=list(given), return_hydra_config=True)
+    finally:
+        base.version_base = before
+    choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
-    return config, {str(group): option for group, option in choices.items()}
-
-
-def by_launcher() -> list[str]:
-    """Return the override that torchrun or srun implies: the number of processes on all machines together."""
-    member = launched()
-    return [f"distributed_training.distributed_world_size={member.size}"] if member else []
+    return config, choices
 
 
 def check_types(config: DictConfig) -> None:
@@ -175,15 +158,13 @@ def check_types(config: DictConfig) -> None:
         raise UserError(f"corpus={corpus.name} does not fit the experiment, whose task is {config.task._name}")
     config.corpus = vars(corpus)  # without the settings that only older configs have
     types: dict[str, Any] = {each.name: each.type for each in fields(OF_TASK[config.task._name])}
-    types |= {"corpus": type(corpus)}
+    types["corpus"] = type(corpus)
     if "slurm" in config.hardware:
         types["hardware"] = SlurmHardwareSettings
     own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])
     given = OmegaConf.to_container(OmegaConf.masked_copy(config, list(types)))  # plain, so that added keys are refused
-    typed = OmegaConf.merge(OmegaConf.structured(own), given)
-    values = OmegaConf.to_container(typed)
-    assert isinstance(values, dict)
-    config.update(values)
+    typed: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(own), given))
+    config.update(typed)
 
 
 def show_norm_defaults(config: DictConfig) -> None:
@@ -217,12 +198,9 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 def fairseq_config(config: DictConfig) -> DictConfig:
     """Return the part of a run's config that fairseq's trainer takes, in the shape of its own FairseqConfig."""
-    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     chosen = {key: plain[key] for key in (*FAIRSEQ_SECTIONS, *FAIRSEQ_COMPONENTS)}
-    result = OmegaConf.create(chosen, flags={"allow_objects": True})
-    OmegaConf.set_struct(result, True)
-    return result
+    return OmegaConf.create(chosen, flags={"allow_objects": True, "struct": True})
 
 
 def _first_lines(error: BaseException, count: int = 2) -> str:
@@ -230,7 +208,7 @@ def _first_lines(error: BaseException, count: int = 2) -> str:
 
 
 def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str:
-    """Return one line that names what is wrong and what is known, made from the several lines of Hydra."""
+    """Turn an error of Hydra into one line that names what is wrong and lists the known names."""
     text = str(error)
     if text.startswith("Error merging override") and error.__cause__:
         return f"{text}: {_first_lines(error.__cause__, 1)}"
@@ -240,18 +218,14 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
         known = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
         known |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
         return f"unknown {folder} '{name}'. Known: {', '.join(sorted(key for key in known if key[0] != '_'))}"
-    key = re.search(r"Could not override '([^']+)'", text) or re.search(
-        r"Key '([^']+)' (?:is not in struct|not in)", text
-    )
+    key = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text)
     if key and isinstance(error, ConfigCompositionException):
-        return _unknown_key(key.group(1), experiment, overrides)
+        return _unknown_key(key.group(1) or key.group(2), experiment, overrides)
     return _first_lines(error, 3)
 
 
 def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
-    choices = [item for item in overrides if (CONFIG_DIR / item.partition("=")[0]).is_dir()]  # such as norm=pn
-    with composing():
-        config = compose(experiment, overrides=choices, return_hydra_config=key.startswith("hydra."))
+    config, _ = _compose(experiment, [item for item in overrides if (CONFIG_DIR / item.partition("=")[0]).is_dir()])
     parent, _, leaf = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
         parent, _, leaf = parent.rpartition(".")

@@ -1,4 +1,4 @@
-"""Writes a copy of a checkpoint whose norms are folded: ``normplugins fold``."""
+"""``normplugins fold``: writes a copy of a checkpoint whose norms are folded into linear layers."""
 
 import re
 from argparse import Namespace
@@ -9,23 +9,17 @@ from typing import Any
 from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 
-from normplugins.models.fold import Outcome, fold
+import normplugins
+from normplugins.models.fold import fold
 from normplugins.models.import_checkpoint import numbered_dictionary
-from normplugins.models.language_model import NormTransformerLM
-from normplugins.models.tensor_transformer import TensorTransformerLM
-from normplugins.models.transformer import NormTransformer
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
 
-MODELS: dict[str, Any] = {
-    "norm_transformer": NormTransformer,
-    "norm_transformer_lm": NormTransformerLM,
-    "tensor_transformer_lm": TensorTransformerLM,
-}
+MODELS = ("norm_transformer", "norm_transformer_lm", "tensor_transformer_lm")
 
 
 def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
@@ -36,15 +30,16 @@ def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
 
     Args:
         source: a checkpoint of a model of this package.
-        destination: file to write; None: NAME_folded.pt beside NAME.pt.
+        destination: the file to write; None: NAME_folded.pt beside NAME.pt.
 
     Returns:
-        The file written.
+        The written file.
 
     Raises:
-        UserError: ``source`` is not such a checkpoint, is folded already or has no norm that can be folded, or
+        UserError: ``source`` is not such a checkpoint, is already folded or has no norm that can be folded, or
             ``destination`` is ``source`` or cannot be written.
     """
+    normplugins.register()
     destination = destination or source.with_name(f"{source.stem}_folded{source.suffix}")
     if destination.resolve() == source.resolve():
         raise UserError(f"{destination} is the checkpoint to fold: name another file to write")
@@ -70,7 +65,10 @@ def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
     state.pop("last_optimizer_state", None)
     checkpoints.write(state, destination)
     for outcome in outcomes:
-        print(_line(outcome))
+        stack = outcome.key.removesuffix("norm").removesuffix("_") or "decoder"
+        norms = "norm at the end" if outcome.end else f"{outcome.count} norms"
+        became = f"folded into {outcome.into}" if outcome.into else f"stays: {outcome.stays}"
+        print(f"{stack}  {outcome.norm:8}  {norms:15}  {became}")
     norms = ", ".join(f"{key}={value}" for key, value in settings.items() if not key.startswith("norm_"))
     print(f"settings: {norms}")
     print(f"parameters and statistics: {before:,} before, {_count(model):,} after")
@@ -82,14 +80,14 @@ def _build(state: Any, source: Path) -> Any:
     section = ((state.get("cfg") if isinstance(state, dict) else None) or {}).get("model")
     settings: Any = vars(section) if isinstance(section, Namespace) else section
     name = settings.get("_name") if isinstance(settings, dict) else None
-    name = ARCH_MODEL_NAME_REGISTRY.get(name, name)  # what fairseq-train was given as --arch
+    name = ARCH_MODEL_NAME_REGISTRY.get(name, name)  # fairseq-train stores the name of the architecture
     if name not in MODELS or not isinstance(state.get("model"), Mapping):
-        raise UserError(f"{source} is no checkpoint of {', '.join(MODELS)}, whose norms can be folded")
+        raise UserError(f"{source} is no checkpoint of {', '.join(MODELS)}, the models whose norms can be folded")
     weights: Mapping[str, Tensor] = state["model"]
     task = Namespace()
     for side, stack in (("source", "encoder"), ("target", "decoder")):
         setattr(task, f"{side}_dictionary", numbered_dictionary(_words(weights, stack)))
-    model: nn.Module = MODELS[name].build_model(Namespace(**settings), task).double()
+    model: nn.Module = MODEL_REGISTRY[name].build_model(Namespace(**settings), task).double()
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -98,7 +96,7 @@ def _build(state: Any, source: Path) -> Any:
 
 
 def _words(weights: Mapping[str, Tensor], stack: str) -> int:
-    """Return the size of the dictionary that the stack embeds; a language model has only its decoder's."""
+    """Return the size of the dictionary of a stack; a language model has only a decoder."""
     if f"{stack}.embed_tokens.weight" in weights:
         return len(weights[f"{stack}.embed_tokens.weight"])
     if "decoder.vocabulary.embeddings" in weights:
@@ -108,19 +106,11 @@ def _words(weights: Mapping[str, Tensor], stack: str) -> int:
 
 
 def _as_stored(folded: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert every tensor to the dtype that it had; new tensors get the dtype of the checkpoint's parameters."""
+    """Convert each tensor to its stored dtype, and new tensors to the dtype of the checkpoint's parameters."""
     usual = next(value.dtype for name, value in stored.items() if name.endswith("fc1.bias"))
     return {name: value.to(stored[name].dtype if name in stored else usual) for name, value in folded.items()}
 
 
 def _count(model: nn.Module) -> int:
-    """Count the numbers in the model's checkpoint, tied weights once."""
+    """Count the numbers in the model's checkpoint, with tied weights once."""
     return sum({value.data_ptr(): value.numel() for value in model.state_dict().values()}.values())
-
-
-def _line(outcome: Outcome) -> str:
-    """``encoder  bn  6 norms  folded into qkv, fc1``."""
-    stack = outcome.key.removesuffix("norm").removesuffix("_") or "decoder"
-    norms = "norm at the end" if outcome.end else f"{outcome.count} norms"
-    became = f"folded into {outcome.into}" if outcome.into else f"stays: {outcome.stays}"
-    return f"{stack}  {outcome.norm:8}  {norms:15}  {became}"

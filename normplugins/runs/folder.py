@@ -1,4 +1,7 @@
-"""A run's folder: its lock, its config, and the provenance of the calls that worked on it."""
+"""A run's folder: its lock, its config, and the provenance of the calls that worked on it.
+
+A call is one execution of the command; a run that was interrupted has several.
+"""
 
 import hashlib
 import json
@@ -14,11 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.evaluation.tasks import KINDS
 from normplugins.runs import record
-from normplugins.runs.cell import changes_result, flatten, same_setting
+from normplugins.runs.cell import changes_result, flatten
 from normplugins.training.checkpoints import LAST
-from normplugins.training.distributed import threads_per_process
+from normplugins.training.distributed import threads_per_process, world_size
 from normplugins.training.progress import LOG
-from normplugins.training.update_size import world_size
 from normplugins.utils.errors import InUse, UserError
 from normplugins.utils.files import whole_file
 from normplugins.utils.locks import hold_lock
@@ -28,8 +30,8 @@ PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 RECORD = "record.json"
 SCORES = "scores.json"
-# Old and new value of settings (None: the setting did not exist) that give the same result up to rounding, with the
-# same state in checkpoints: a run that began with the old value continues with the new one.
+# The old and new value of settings, where both give the same result up to rounding and the same state in checkpoints. A
+# run that began with the old value continues with the new one. None: the setting did not exist.
 EQUIVALENT_VALUES = {
     "optimizer._name": ("adam", "fused_adam"),
     "criterion._name": ("label_smoothed_cross_entropy", "label_smoothed_nll"),
@@ -57,9 +59,7 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "lock").touch()
     except OSError as error:
-        raise UserError(
-            f"{directory} cannot be the run's folder: {error.strerror}. Choose another run_dir=..."
-        ) from error
+        raise UserError(f"{directory} cannot be the run's folder: {error.strerror}. Set another run_dir") from error
     with hold_lock(directory / "lock", refuse):
         yield
 
@@ -80,7 +80,7 @@ def clear(directory: Path) -> None:
         raise UserError(f"{directory} holds files but no run of ours ({CONFIG} is missing): force=true leaves it alone")
     outputs = [name for kind in KINDS.values() for name in kind.OUTPUTS]
     for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, SCORES, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
-        for path in directory.glob(pattern):  # the config last: a kill before that leaves a folder that can be cleared
+        for path in directory.glob(pattern):  # the config last, because a folder without it cannot be cleared
             path.unlink()
     shutil.rmtree(directory / "wandb", ignore_errors=True)
 
@@ -107,33 +107,44 @@ def save_or_check_config(directory: Path, config: DictConfig) -> None:
 
 
 def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]:
-    """Describe the settings that can change a result and differ between two flat configs, one older than the other."""
+    """Describe each setting that can change a result and differs between an old and a new flat config."""
     before, today = (
         settings | {key: new for key, (old, new) in EQUIVALENT_VALUES.items() if settings.get(key) == old}
         for settings in (before, today)
     )
-    return [
-        f"{key}: {before.get(key)} there, {today.get(key)} now"
-        for key in sorted(before.keys() | today.keys())
-        if changes_result(key) and not same_setting(key, before, today)
-    ]
+    changed = []
+    for key in filter(changes_result, sorted(before.keys() | today.keys())):
+        old, new = before.get(key), today.get(key)
+        if new is None and key.startswith("model.norm_"):  # the norm's own default, which older configs spell out
+            new = today.get(key.replace("model.norm_", "norm.")) if old is not None else None
+        if old != new:
+            changed.append(f"{key}: {old} there, {today.get(key)} now")
+    return changed
 
 
-def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> str:
-    """Return the digest of a prepared corpus.
+def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool:
+    """Return whether the folder tells which corpus its run was trained on: in its provenance, or in its record.
 
     Raises:
         UserError: the run in the folder began with another corpus, so its checkpoints do not fit this one.
     """
-    path = directory / PROVENANCE
-    notes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    digest = hashlib.sha256(json.dumps(corpus.manifest["sha256"], sort_keys=True).encode()).hexdigest()
-    if notes.get("corpus", digest) != digest:
+    digest, done = _notes(directory).get("corpus"), record.read(directory / RECORD)
+    if digest is None and done:
+        digest = _digest(done["corpus"])
+    if digest not in (None, _digest(corpus.manifest)):
         raise UserError(
             f"the corpus in {corpus.folder} has changed since the run in {directory} began: "
             "restore its files, or start the run again with force=true"
         )
-    return digest
+    return digest is not None
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest["sha256"], sort_keys=True).encode()).hexdigest()
+
+
+def _notes(directory: Path) -> dict[str, Any]:
+    return record.read(directory / PROVENANCE) or {"calls": []}
 
 
 def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
@@ -142,11 +153,10 @@ def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpu
     Calls that differ only in the load share one entry.
 
     Raises:
-        UserError: the run was begun on another text, so that its checkpoints do not fit this one.
+        UserError: the run in the folder began with another corpus, so its checkpoints do not fit this one.
     """
-    path = directory / PROVENANCE
-    notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"calls": []}
-    notes["corpus"] = check_corpus(directory, corpus)
+    check_corpus(directory, corpus)
+    notes = _notes(directory) | {"corpus": _digest(corpus.manifest)}
     if not (directory / LAST).exists():
         notes["calls"], notes["load"] = [], []  # without a checkpoint, nothing of the earlier calls is left
     call = {
@@ -158,30 +168,29 @@ def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpu
     if call not in notes["calls"]:
         notes["calls"].append(call)
     notes.setdefault("load", []).append({"start": record.load()})
-    record.write(path, notes)
+    record.write(directory / PROVENANCE, notes)
 
 
 def record_call_end(directory: Path) -> None:
     """Record the load of the machine at the end of the call that ``record_call_start`` recorded."""
-    path = directory / PROVENANCE
-    notes = json.loads(path.read_text(encoding="utf-8"))
+    notes = _notes(directory)
     notes["load"][-1]["end"] = record.load()
-    record.write(path, notes)
+    record.write(directory / PROVENANCE, notes)
 
 
 def provenance(directory: Path) -> dict[str, Any]:
-    """What trained the run: the first call's commit, kernels, hardware and versions; those that differ under ``later``.
+    """Return the commit, kernels, hardware and versions of the first call, and those of different calls in ``later``.
 
-    ``hardware`` has the machine's ``load`` at each call's ``start`` and, unless that was killed, its ``end``.
+    ``hardware`` contains the machine's ``load`` at each call's ``start`` and, unless it was killed, at its ``end``.
     """
-    notes = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))
+    notes = _notes(directory)
     first, *later = notes["calls"]
     hardware = first["hardware"] | {"load": notes.get("load", [])}
     return {**first, "hardware": hardware, **({"later": later} if later else {})}
 
 
 def wandb_id(directory: Path) -> str:
-    """Return the run's id in wandb, which is created once, so that a resumed run stays one run there."""
+    """Return the run's id in wandb. It is created once, so that a resumed run continues the same run there."""
     path = directory / WANDB_ID
     if not path.exists():
         with whole_file(path) as temporary:

@@ -1,92 +1,83 @@
-"""What a run would be (``dry_run=true``): its parameters, tokens, updates and memory, and one measured step."""
+"""``dry_run=true``: prints the size of a run and measures one training step, and does nothing else."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from collections.abc import Iterator
+import shutil
+import textwrap
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
 import torch
+from fairseq.trainer import Trainer
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor, nn
 
+import normplugins
 from normplugins.corpora import ParallelCorpus, RunningText, corpus_config
 from normplugins.evaluation.tasks import kind_of
+from normplugins.models.import_checkpoint import numbered_dictionary
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.measured_step import Step, made_up, measure
 from normplugins.runs.run import run_title, set_threads
-from normplugins.training.distributed import on_cpu
-from normplugins.training.update_size import world_size
+from normplugins.training.distributed import on_cpu, world_size
 
-# Sentences and tokens of training texts that neither a config nor a paper states: the side with more tokens, with
-# subwords and the end of each sentence counted. IWSLT14: fairseq's recipe. WMT14: fairseq's log of the same three
-# corpora with a joint BPE of 32,000 (WMT16 en-de): 4,500,966 pairs, 132,886,171 en, 137,628,246 de.
+# Sentences and tokens of training texts that neither a config nor a paper gives: the side with more tokens, including
+# subwords and the end of each sentence. IWSLT14: fairseq's recipe. WMT14: fairseq's log of the same three corpora with
+# a joint BPE of 32,000 (WMT16 en-de): 4,500,966 pairs, 132,886,171 en, 137,628,246 de.
 COUNTED = {"iwslt14": (160_239, 4_035_591 + 160_239), "wmt14": (4_500_966, 137_628_246)}
 LENGTH, LONGEST = 30, 100  # tokens in a sentence of an unknown corpus
-WIDTH = 110  # columns if the output is no terminal
+CPU_TOKENS = 1000  # largest batch that is measured on a CPU, where a full one may take minutes
+WIDTH = 110  # columns of the output unless it is a terminal
 
 
 @dataclass(frozen=True)
 class CorpusSize:
-    """The size of a training text; a sentence is a segment if the text is one stream.
+    """The size of a training text. If the text is one stream, its sentences are segments; None stands for unknown."""
 
-    ``types``: symbols of the dictionary. ``sentences``, ``tokens``: of an epoch, on the side with more tokens, with the
-    end of each sentence; None if unknown. ``length``, ``longest``: tokens in a usual and in the longest sentence.
-    ``source``: how all this is known.
-    """
-
-    types: int
-    sentences: int | None
-    tokens: int | None
-    length: int
-    longest: int
-    source: str
+    types: int  # symbols of the dictionary
+    sentences: int | None  # in an epoch
+    tokens: int | None  # in an epoch on the side with more tokens, including the end of each sentence
+    length: int  # tokens in a typical sentence
+    longest: int  # tokens in the longest sentence
+    source: str  # how these numbers are known
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What follows from the config and the size of the corpus, and one measured step.
+class Step:
+    """One measured training step of one process."""
 
-    ``batch_tokens``: the most tokens in a batch. ``batches``: of each process in an update. ``per_epoch``: updates in
-    an epoch of full batches; None if the size of the corpus is unknown.
-    """
-
-    size: CorpusSize
-    step: Step
-    device: str
-    processes: int
-    batch_tokens: int
-    batches: int
-    per_epoch: int | None
-
-    @property
-    def tokens_per_update(self) -> int:
-        """The most tokens in an update, over all processes."""
-        return self.batch_tokens * self.batches * self.processes
+    parameters: int
+    tokens: int
+    seconds: float  # of forward, backward and update
+    memory: dict[str, int]  # bytes by purpose, with the activations of a full batch
+    peak: int | None  # largest number of bytes allocated on the GPU; None on a CPU
 
 
 def show_plan(config: DictConfig) -> None:
-    """Print what a run would be; raises UserError if the run would be refused."""
-    plan = make_plan(config)
-    table = Table.grid(padding=(0, 2))
-    for name, text in describe(config, plan):
-        table.add_row(f"  {name}", text)
-    console = Console(highlight=False)
-    console.width = console.width if console.is_terminal else WIDTH
+    """Print the size of a run.
+
+    Raises:
+        UserError: the run would be refused.
+    """
+    rows = make_plan(config)
     print(f"{run_title(config)}: a plan. Nothing is downloaded, trained or written.\n")
-    console.print(table)
+    width = shutil.get_terminal_size((WIDTH, 24)).columns
+    for name, text in rows.items():
+        print(textwrap.fill(text, width, initial_indent=f"  {name:<17}", subsequent_indent=" " * 19))
 
 
-def make_plan(config: DictConfig) -> Plan:
-    """Work out what a run would be, and measure one step of it.
+def make_plan(config: DictConfig) -> dict[str, str]:
+    """Check a config, measure a training step, and return the rows of the printed table.
 
     Raises:
         UserError: the run would be refused.
@@ -95,77 +86,172 @@ def make_plan(config: DictConfig) -> Plan:
     check(config)
     set_threads(config)
     size, settings = corpus_size(config), fairseq_config(config)
-    sentences = config.dataset.batch_size or math.inf
-    batch_tokens = int(min(config.dataset.max_tokens or math.inf, sentences * size.length))
-    batches, processes = int(config.optimization.update_freq[0]), world_size(config)
     task, batch = made_up(kind_of(config.task._name), settings, size.types)
-    lengths = [min(length, batch_tokens) for length in (size.length, size.longest)]
-    return Plan(
-        size=size,
-        step=measure(settings, task, batch, batch_tokens, *lengths),
-        device=f"CPU, threads: {torch.get_num_threads()}" if on_cpu(config) else torch.cuda.get_device_name(),
-        processes=processes,
-        batch_tokens=batch_tokens,
-        batches=batches,
-        per_epoch=math.ceil(size.tokens / (batch_tokens * batches * processes)) if size.tokens else None,
-    )
+    full = batch_tokens(config, size)
+    lengths = [min(length, full) for length in (size.length, size.longest)]
+    return describe(config, size, measure(settings, task, batch, full, *lengths))
 
 
-def describe(config: DictConfig, plan: Plan) -> Iterator[tuple[str, str]]:
-    """The rows of a plan's table."""
-    size, step = plan.size, plan.step
-    yield "parameters", f"{step.parameters:,}"
-    yield "dictionary", f"{size.types:,} types"
+def batch_tokens(config: DictConfig, size: CorpusSize) -> int:
+    """Return the largest number of tokens in a batch."""
+    sentences = config.dataset.batch_size or math.inf
+    return int(min(config.dataset.max_tokens or math.inf, sentences * size.length))
+
+
+def describe(config: DictConfig, size: CorpusSize, step: Step) -> dict[str, str]:
+    """Return the rows of the printed table: what follows from the config, the corpus and the measured step."""
+    batch, processes = batch_tokens(config, size), world_size(config)
+    batches = int(config.optimization.update_freq[0]) * processes
     known = f"{size.tokens:,} tokens, {size.sentences:,} sentences or segments" if size.tokens else "size unknown"
-    yield "training text", f"{known} ({size.source})"
-    batches = f"{plan.batches * plan.processes} batches of {plan.batch_tokens:,} in {plan.processes} process(es)"
-    yield "an update", f"at most {plan.tokens_per_update:,} tokens: {batches}"
-    if plan.per_epoch:
-        yield "an epoch", f"at least {plan.per_epoch:,} updates"
-    yield "the end", _end(config)
-    total = f"at least {_bytes(sum(step.memory.values()))}" if step.peak is None else f"at most {_bytes(step.peak)}"
-    yield "memory", f"{total} a process: {', '.join(f'{name} {_bytes(count)}' for name, count in step.memory.items())}"
-    speed = f"{step.seconds:.2f} s, {step.tokens / step.seconds:,.0f} tokens/s"
-    yield "a measured step", f"{speed} with {step.tokens:,} random tokens in one process ({plan.device})"
-
-
-def _end(config: DictConfig) -> str:
     limits = {
         f"update {config.optimization.max_update:,}": config.optimization.max_update,
         f"epoch {config.optimization.max_epoch}": config.optimization.max_epoch,
         f"{config.checkpoint.patience} epochs without a better validation loss": config.checkpoint.patience > 0,
     }
-    return f"after {' or '.join(text for text, is_set in limits.items() if is_set)}"
+    total = f"at least {_size(sum(step.memory.values()))}" if step.peak is None else f"at most {_size(step.peak)}"
+    purposes = ", ".join(f"{name} {_size(count)}" for name, count in step.memory.items())
+    device = f"CPU, threads: {torch.get_num_threads()}" if on_cpu(config) else torch.cuda.get_device_name()
+    rows = {
+        "parameters": f"{step.parameters:,}",
+        "dictionary": f"{size.types:,} types",
+        "training text": f"{known} ({size.source})",
+        "an update": f"at most {batch * batches:,} tokens: {batches} batches of {batch:,} in {processes} process(es)",
+        "an epoch": f"at least {math.ceil(size.tokens / (batch * batches)):,} updates" if size.tokens else "",
+        "the end": f"after {' or '.join(text for text, is_set in limits.items() if is_set)}",
+        "memory": f"{total} a process: {purposes}",
+        "a measured step": f"{step.seconds:.2f} s, {step.tokens / step.seconds:,.0f} tokens/s with {step.tokens:,} "
+        f"random tokens in one process ({device})",
+    }
+    return {name: text for name, text in rows.items() if text}
 
 
-def _bytes(count: int) -> str:
+def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
 def corpus_size(config: DictConfig) -> CorpusSize:
-    """The size of a run's corpus: as counted when it was prepared, or else as published or assumed."""
+    """Return the size of a run's corpus: counted if the corpus is prepared, otherwise published or assumed."""
     corpus = corpus_config(config.corpus)
     path = Path(config.data_dir) / corpus.name / corpus.variant() / "corpus.json"
     manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    counted, expected = "counted in the prepared corpus", "not prepared here: expected size"
+    source = "counted in the prepared corpus" if manifest else "not prepared here: expected size"
     if isinstance(corpus, RunningText):
         segment = config.task.tokens_per_sample
         published = corpus.published()
         tokens, types = published.get("train tokens"), published.get("types", 10_000) + 2  # <s> and <pad>
         if manifest:
             tokens, types = manifest["counts"]["train"]["tokens"], manifest["dictionary_types"]
-        segments = math.ceil(tokens / segment) if tokens else None
-        return CorpusSize(types, segments, tokens, segment, segment, counted if manifest else expected)
+        return CorpusSize(types, math.ceil(tokens / segment) if tokens else None, tokens, segment, segment, source)
     assert isinstance(corpus, ParallelCorpus)
     if manifest:
         pairs, subwords = manifest["counts"]["train"]["pairs"], manifest["subword"]["subwords"]
         tokens = max(subwords[f"train.{language}"] for language in (corpus.source, corpus.target)) + pairs
         longest, types = max(manifest["longest"]["train"].values()), manifest["dictionary_types"]
-        return CorpusSize(types, pairs, tokens, round(tokens / pairs), longest, counted)
-    types = math.ceil((corpus.subword_size + 4) / 8) * 8  # with fairseq's symbols, filled up to a multiple of 8
+        return CorpusSize(types, pairs, tokens, round(tokens / pairs), longest, source)
+    types = math.ceil((corpus.subword_size + 4) / 8) * 8  # including fairseq's symbols, padded to a multiple of 8
     longest, pairs = corpus.max_length or LONGEST, corpus.published().get("train", getattr(corpus, "train_size", None))
     if corpus.name in COUNTED:
         pairs, tokens = COUNTED[corpus.name]
-        return CorpusSize(types, pairs, tokens, round(tokens / pairs), longest, expected)
-    source = f"{expected}, with {LENGTH} tokens a sentence"
+        return CorpusSize(types, pairs, tokens, round(tokens / pairs), longest, source)
+    source = f"{source}, with {LENGTH} tokens a sentence"
     return CorpusSize(types, pairs, pairs * LENGTH if pairs else None, LENGTH, longest, source)
+
+
+def made_up(kind: ModuleType, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
+    """Return a task without a corpus and a function ``batch(sentences, length)`` that makes a random batch.
+
+    Words are as frequent as in text, by Zipf's law, because an adaptive softmax takes longer for rare ones.
+
+    Args:
+        kind: the run's kind of task, a module of ``normplugins.evaluation``.
+        config: fairseq's config.
+        types: symbols of the dictionary, including fairseq's own.
+    """
+    normplugins.register()
+    dictionary = numbered_dictionary(types)
+
+    def batch(sentences: int, length: int) -> dict[str, Any]:
+        ranks = (len(dictionary) - dictionary.nspecial) ** torch.rand(sentences, length)
+        tokens = ranks.long() - 1 + dictionary.nspecial
+        tokens[:, -1] = dictionary.eos()
+        made: dict[str, Any] = kind.made_up_batch(tokens)
+        return made
+
+    return kind.bare_task(config.task, dictionary), batch
+
+
+def measure(config: DictConfig, task: Any, batch: Callable[[int, int], Any], full: int, *lengths: int) -> Step:
+    """Build the model in one process, train it for two steps and measure the second.
+
+    Args:
+        config: fairseq's config.
+        task: a fairseq task with its dictionaries.
+        batch: makes a batch from a number of sentences and their length in tokens.
+        full: tokens in a full batch.
+        lengths: tokens in a typical sentence, then in other sentences whose activations may take more memory.
+    """
+    config.distributed_training.distributed_world_size = 1
+    trainer = Trainer(config, task, task.build_model(config.model), task.build_criterion(config.criterion))
+    model = trainer.model.train()
+
+    def activations(sentences: int, length: int) -> int:
+        sample, _ = trainer._prepare_sample(batch(sentences, length))
+        return saved_bytes(model, lambda: trainer.criterion(model, sample))
+
+    def full_batch(length: int) -> int:  # linear in the number of sentences, except that one alone needs fewer copies
+        two, three = activations(2, length), activations(3, length)
+        return two + (max(1, full // length) - 2) * (three - two)
+
+    saved = max(full_batch(length) for length in set(lengths))
+    sentences = max(1, (full if trainer.cuda else min(full, CPU_TOKENS)) // lengths[0])
+    sample, _ = trainer._prepare_sample(batch(sentences, lengths[0]))
+    for _ in range(2):  # the first step is slower, because the optimizer allocates its state
+        begun = _clock(trainer.cuda)
+        trainer.task.train_step(sample, model, trainer.criterion, trainer.optimizer, 1)
+        gradients = _bytes(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+        trainer.optimizer.step()
+        trainer.zero_grad()
+        seconds = _clock(trainer.cuda) - begun
+    own = {id(parameter) for parameter in model.parameters()}
+    # In half precision the optimizer has float32 copies of the parameters and of their gradients.
+    copies = [parameter for parameter in trainer.optimizer.params if id(parameter) not in own]
+    state = (value for each in trainer.optimizer.optimizer.state.values() for value in each.values())
+    memory = {
+        "parameters": _bytes([*model.parameters(), *model.buffers()]),
+        "gradients": gradients,
+        "optimizer": _bytes(value for value in state if isinstance(value, Tensor)) + 2 * _bytes(copies),
+        "activations": saved,
+    }
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    peak = torch.cuda.max_memory_allocated() if trainer.cuda else None
+    return Step(parameters, sentences * lengths[0], seconds, memory, peak)
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
+    """Return the bytes that autograd saves in a forward pass, not counting the model's own tensors.
+
+    Each storage counts once and as a whole, even if several tensors share it.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    found: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        graph = forward()  # it keeps the saved tensors alive, so that no address is used twice
+    del graph
+    return sum(found.values())
+
+
+def _clock(cuda: bool) -> float:
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""The record of a run: one JSON under results/ with everything that its number depends on."""
+"""The record of a run: one JSON file under results/ with everything that its scores depend on."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from normplugins.utils.files import sha256, whole_file
 from normplugins.utils.paths import checkout
 
 FORMAT = 2
-"""The format of the records that are written; the report reads older ones too."""
+"""The format of written records; the report also reads older ones."""
 PACKAGES = ("torch", "fairseq", "hydra-core", "omegaconf", "sacrebleu", "sentencepiece", "subword-nmt", "sacremoses")
 
 
 def hardware(cpu: bool, processes: int, threads: int | None = None) -> dict[str, Any]:
-    """What the run ran on: processor model, memory in GB, this machine's GPUs; a process's threads (None: as here)."""
+    """Return the hardware of a run, with memory in GB and the threads of a process (None: the threads of this one)."""
     gpus = [] if cpu else [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())][:processes]
     return {
         "device": f"{processes} x {gpus[0]}" if gpus else "CPU",
@@ -35,66 +35,66 @@ def hardware(cpu: bool, processes: int, threads: int | None = None) -> dict[str,
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this project and of what the number depends on."""
+    """Return the versions of Python, of this project, and of the packages that a score depends on."""
     found = {"python": platform.python_version(), "normplugins": normplugins.__version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # an environment without it cannot have used it
+        except PackageNotFoundError:  # then it was not used
             continue
     return found
 
 
 @cache
 def kernels() -> dict[str, str]:
-    """The sha256 of each compiled kernel when first asked for, by its place in this package; empty for none."""
+    """Return the sha256 of each compiled kernel by its path in this package, as of the first call."""
     root = Path(normplugins.__file__).parent
     return {path.relative_to(root).as_posix(): sha256(path) for path in sorted(root.rglob("*.so"))}
 
 
 def load() -> list[float]:
-    """The machine's load: how many processes run or wait to run, over the last 1, 5 and 15 minutes."""
+    """Return the machine's load averages over the last 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]
 
 
 @cache
 def git_commit() -> str | None:
-    """The commit of the code that runs, with ``+changes`` if tracked files differ from it.
+    """Return the commit of the running code, with ``+changes`` if tracked files differ from it.
 
     For an installed wheel it is the version, such as ``v0.2.0``; None if the checkout is no git repository. The answer
-    is cached, because a process goes on with the code that it started with.
+    is cached, because a process continues with the code that it started with.
     """
     root = checkout()
     if root is None:
         return f"v{normplugins.__version__}"
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    # results/ changes with every run and does not change what a run does
+    status = ["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)results"]
     try:
-        commit = git("rev-parse", "HEAD")
-        # results/ changes with every run and does not change what a run does
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)results")
+        commit, changed = (
+            subprocess.run(
+                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], status)
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}+changes" if changed else commit
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Write a record whole or not at all; raises UserError when the disk is full or may not be written."""
+    """Write a record atomically; raises UserError if the disk is full or cannot be written."""
     with whole_file(path) as temporary:
         text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A record, or None when there is none that can be read."""
+    """Return a record, or None if there is none that can be read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

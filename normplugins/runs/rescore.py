@@ -19,7 +19,7 @@ from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
 from normplugins.runs.compose import check_types
 from normplugins.runs.run import set_threads
-from normplugins.runs.scoring import output_name
+from normplugins.runs.scoring import describe_scores, output_name
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 
@@ -47,13 +47,11 @@ def rescore(
             on, or an override cannot be used.
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    path = directory / folder.CONFIG
-    if not path.exists():
-        raise UserError(f"{directory} holds no finished run ({path.name} is needed)")
-    config = OmegaConf.create(path.read_text(encoding="utf-8"))
+    config = OmegaConf.load(needed(directory / folder.CONFIG))
     assert isinstance(config, DictConfig)
-    kind = kind_of(config.task._name)
-    name, found = _apply(overrides, config, kind, directory)
+    kind, average = kind_of(config.task._name), config.evaluate.average
+    name = change(config, overrides, kind) or checkpoints.scored_names(average)[0]
+    found = find_checkpoint(directory, name, average)
     if save:
         try:
             save.mkdir(parents=True, exist_ok=True)
@@ -61,7 +59,8 @@ def rescore(
             raise UserError(f"nothing can be saved in {save}: {error.strerror}") from error
     set_threads(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
-    folder.check_corpus(directory, corpus)
+    if not folder.check_corpus(directory, corpus):
+        print(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
     with tempfile.TemporaryDirectory() as scratch:
         outputs = save or Path(scratch)
         checkpoint = found[0]
@@ -69,44 +68,43 @@ def rescore(
             checkpoint = outputs / checkpoints.FILES[name]
             checkpoints.average(found, checkpoint)
         scored = checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
-        output = outputs / output_name(kind, name, config.evaluate.average)
-        scores, speed = kind.evaluate(config, scored, corpus, output)
+        scores, speed = kind.evaluate(config, scored, corpus, outputs / output_name(kind, name, average))
     if not (directory / folder.RECORD).exists():
         print(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
-    for metric, result in scores.get("test", {}).items():
-        print(f"{metric}: {kind.describe(result)}\n  {result['signature']}")
-    for test_set in [each for each in scores if each != "test"]:
-        print(f"{test_set}: {kind.brief(scores[test_set])}")
-    if label := kind.label(dict(flatten(config))):
-        print(f"  {label}")
+    others = {test_set: metrics for test_set, metrics in scores.items() if test_set != "test"}
+    print(*describe_scores(kind, scores.get("test", {}), others, dict(flatten(config))), sep="\n")
     for unit, amount in speed.items():
         print(f"{unit.replace('_', ' ')}: {amount:,}")
     return scores
 
 
-def _apply(overrides: Sequence[str], config: DictConfig, kind: ModuleType, directory: Path) -> tuple[str, list[Path]]:
-    """Change ``config`` and check it; returns the name of the checkpoint to score, and its files."""
+def needed(path: Path) -> Path:
+    """Return the path of a file in a run's folder, or raise UserError if the file does not exist."""
+    if not path.exists():
+        raise UserError(f"{path.parent} holds no finished run ({path.name} is needed)")
+    return path
+
+
+def change(config: DictConfig, overrides: Sequence[str], kind: ModuleType) -> str | None:
+    """Apply overrides to the config of a trained run and check it; return ``evaluate.checkpoint`` if it is given."""
     changeable = (*kind.RESCORABLE, *CHANGEABLE)
     for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or key not in changeable:
+        if "=" not in override or override.partition("=")[0] not in changeable:
             raise UserError(
                 f"'{override}' does not change how a trained run is scored. KEY=VALUE of: {', '.join(changeable)}"
             )
-        try:
-            OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
-        except YAMLError as error:
-            raise UserError(f"'{override}' cannot be read: {' '.join(str(error).split())}") from error
-    average = config.evaluate.average
-    name = config.evaluate.pop("checkpoint", None) or checkpoints.scored_names(average)[0]
-    found = find_checkpoint(directory, name, average)
+    try:
+        config.merge_with_dotlist(list(overrides))
+    except YAMLError as error:
+        raise UserError(f"{' '.join(overrides)} cannot be read: {' '.join(str(error).split())}") from error
+    name: str | None = config.evaluate.pop("checkpoint", None)
     try:
         check_types(config)
     except OmegaConfBaseException as error:
         raise UserError(str(error)) from error
     OmegaConf.set_struct(config, True)  # only now, because the config of an older run lacks newer keys
     check_values(config)
-    return name, found
+    return name
 
 
 def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Path]:
@@ -118,10 +116,9 @@ def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Pat
     if name not in checkpoints.FILES:
         raise UserError(f"{CHECKPOINT}={name}: {', '.join(checkpoints.FILES)} are known")
     path = directory / checkpoints.FILES[name]
-    if path.exists():
-        return [path]
-    if name == "averaged" and not average:
-        raise UserError(f"{CHECKPOINT}=averaged: the run in {directory} averages nothing (evaluate.average=null)")
-    if average and name == "averaged" and (epochs := checkpoints.epoch_checkpoints(directory)):
-        return epochs[-average:]
-    raise UserError(f"{directory} holds no finished run ({path.name} is needed)")
+    if name == "averaged" and not path.exists():
+        if not average:
+            raise UserError(f"{CHECKPOINT}=averaged: the run in {directory} averages nothing (evaluate.average=null)")
+        if epochs := checkpoints.epoch_checkpoints(directory):
+            return epochs[-average:]
+    return [needed(path)]

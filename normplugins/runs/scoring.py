@@ -5,7 +5,7 @@ the checkpoint.
 """
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,46 +20,31 @@ from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256, whole_file
 
-
-@dataclass(frozen=True)
-class Scored:
-    """The scores of a run, as they are stored in its record.
-
-    Attributes:
-        by: name of the checkpoint that the recipe is scored by.
-        checkpoint: file of that checkpoint.
-        scores: scores by checkpoint, test set and metric.
-        decoding: time that scoring the first checkpoint took.
-        translations: file name and sha256 of each checkpoint's translations.
-        files: file name and sha256 of each checkpoint.
-    """
-
-    by: str
-    checkpoint: Path
-    scores: dict[str, dict[str, dict[str, dict[str, Any]]]]
-    decoding: dict[str, float]
-    translations: dict[str, dict[str, str]]
-    files: dict[str, dict[str, str]]
-
-    @property
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        """The scores of the recipe on the whole test set; empty for a run that is not scored."""
-        return self.scores.get(self.by, {}).get("test", {})
+Files = dict[str, dict[str, str]]
 
 
-def score_checkpoints(config: DictConfig, corpus: PreparedCorpus | PreparedText, directory: Path) -> Scored:
+def score_checkpoints(
+    config: DictConfig, corpus: PreparedCorpus | PreparedText, directory: Path
+) -> tuple[dict[str, Any], Files]:
     """Score each checkpoint on each test set and write the outputs to the run's folder.
 
     Scores that exist are not computed again, and checkpoints with the same content are scored once.
+
+    Returns:
+        The entries of the run's record: the name of the checkpoint that the recipe is scored by, its ``metrics`` on the
+        whole test set (empty if nothing is scored), the ``scores`` by checkpoint, test set and metric, the files with
+        the ``translations``, and the time of the first scoring; and the file and sha256 of each scored checkpoint.
 
     Raises:
         UserError: a checkpoint cannot be read, or an output cannot be written.
     """
     kind, names = kind_of(config.task._name), checkpoints.scored_names(config.evaluate.average)
     done = record.read(directory / folder.SCORES) or {}  # by the sha256 of a checkpoint
-    paths, scores, translations, files = {}, {}, {}, {}
+    scores: dict[str, dict[str, dict[str, Any]]] = {}
+    translations: Files = {}
+    files: Files = {}
     for name in names:
-        paths[name] = path = checkpoint_to_score(config, directory / checkpoints.FILES[name], corpus.bin_dir, directory)
+        path = checkpoint_to_score(config, directory / checkpoints.FILES[name], corpus.bin_dir, directory)
         files[name] = _file_entry(path)
         digest, output = files[name]["sha256"], directory / output_name(kind, name, config.evaluate.average)
         if digest not in done or not (directory / done[digest]["output"]).exists():
@@ -74,13 +59,29 @@ def score_checkpoints(config: DictConfig, corpus: PreparedCorpus | PreparedText,
         kept = directory / f"seed{config.seed}.{name}.tsv.gz"
         if kind.keep_translations(config, corpus, output, kept):
             translations[name] = _file_entry(kept)
-    decoding = done[files[names[0]]["sha256"]]["decoding"] if scores else {}
-    return Scored(names[0], paths[names[0]], scores, decoding, translations, files)
+    entries = {
+        "scored_by": names[0],
+        "metrics": scores.get(names[0], {}).get("test", {}),
+        "scores": scores,
+        "translations": translations,
+        "decoding": done[files[names[0]]["sha256"]]["decoding"] if scores else {},
+    }
+    return entries, files
 
 
 def output_name(kind: ModuleType, name: str, average: int | None) -> str:
     """Return the name of the file with the translations or log-probabilities of the checkpoint ``name``."""
     return f"test.{kind.OUTPUT}" if name == checkpoints.scored_names(average)[0] else f"test.{name}.{kind.OUTPUT}"
+
+
+def describe_scores(
+    kind: ModuleType, metrics: Mapping[str, Any], others: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[str]:
+    """Return the lines to print: each metric with its signature, one line for each of the ``others``, and the label."""
+    lines = [f"{metric}: {kind.describe(value)}\n  {value['signature']}" for metric, value in metrics.items()]
+    lines += [f"{name}: {kind.brief(other)}" for name, other in others.items()]
+    label = kind.label(settings)
+    return [*lines, f"  {label}"] if label else lines
 
 
 def publish_translations(done: dict[str, Any], directory: Path, destination: Path) -> None:

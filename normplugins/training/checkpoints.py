@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import torch
+from fairseq import utils
 from fairseq.trainer import Trainer
 
 from normplugins.utils.errors import UserError
@@ -62,51 +60,43 @@ def why_refused(error: pickle.UnpicklingError) -> str:
 
 
 def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequence[str] = ()) -> None:
-    """Write the training state to ``path`` and link it under the names in ``also``. Each step is atomic.
+    """Write the training state with :func:`write`; every rank must call it.
 
     ``LAST`` belongs in ``also``: a kill before it is linked leaves the old one, and the run resumes from there.
-
-    Raises:
-        UserError: the disk is full or cannot be written; the checkpoint before stays.
     """
-    temporary = path.with_name(path.name + ".tmp")  # the name fairseq writes to before it renames
     trainer.consolidate_optimizer()  # the state of a sharded optimizer cannot be saved otherwise
-    try:
-        trainer.save_checkpoint(str(path), extra_state)
-        if trainer.is_data_parallel_master:
-            for name in also:
-                _link(path, path.with_name(name))
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"could not write the checkpoint {path}: {error}. The one before it is untouched.") from error
+    state = trainer.state_dict()
+    state["extra_state"].update(extra_state)
+    if trainer.is_data_parallel_master:
+        write(utils.move_to_cpu(state), path, also)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Replace ``target`` atomically by a hard link to ``source``, or by a copy if the file system has no links."""
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
+def write(state: dict[str, Any], path: Path, also: Sequence[str] = ()) -> None:
+    """Write a checkpoint to ``path`` and link it, or copy it if the file system has no links, to the names in ``also``.
 
-
-def write(state: dict[str, Any], destination: Path) -> None:
-    """Write the content of a checkpoint atomically; its folder is created if needed.
+    Each of these steps is atomic. The folder is created if needed.
 
     Raises:
         UserError: the disk is full or cannot be written; the file before stays.
     """
-    temporary = destination.with_name(destination.name + ".tmp")
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, temporary)
-        temporary.replace(destination)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+        temporary.replace(path)
+        for target in map(path.with_name, also):
+            temporary = target.with_name(target.name + ".tmp")
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(path, temporary)
+            except OSError:
+                shutil.copyfile(path, temporary)
+            temporary.replace(target)
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(f"could not write the checkpoint {destination}: {error}") from error
+        raise UserError(f"could not write the checkpoint {path}: {error}. An earlier one is unchanged.") from error
 
 
 def epoch_checkpoints(directory: Path) -> list[Path]:

@@ -10,18 +10,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import torch
 from fairseq.distributed import utils as distributed_utils
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -46,7 +43,7 @@ class RankLost(UserError):
 
 @dataclass(frozen=True)
 class Member:
-    """The place of a process in a run: ``rank`` of ``size``, and ``local_rank`` of ``local_size`` on its machine."""
+    """The place of a process in a run, and among the run's processes on its machine."""
 
     rank: int
     size: int
@@ -72,6 +69,11 @@ def launched() -> Member | None:
     return None
 
 
+def world_size(config: DictConfig) -> int:
+    """Return the number of processes that train together, each on its own batches."""
+    return max(1, int(config.distributed_training.distributed_world_size))  # hardware=gpus has none without a GPU
+
+
 def on_cpu(config: DictConfig) -> bool:
     """Whether a run computes on the CPU, by choice or because there is no GPU."""
     return config.common.cpu or not torch.cuda.is_available()
@@ -82,6 +84,34 @@ def threads_per_process(config: DictConfig) -> int:
     member = launched()
     share = available_cores() // (member.local_size if member else config.hardware.processes)
     return config.hardware.threads or max(1, share)
+
+
+def share_batches(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Set ``optimization.update_freq`` to each process's share of ``train.batches_per_update``, unless that is null.
+
+    An update then has the same number of tokens in any number of processes. ``config`` is modified in place.
+
+    Raises:
+        UserError: the batches cannot be shared evenly, or one of the overrides sets ``optimization.update_freq`` too.
+    """
+    batches, processes = OmegaConf.select(config, "train.batches_per_update"), world_size(config)
+    if batches is None:
+        return
+    if any(item.lstrip("+").startswith("optimization.update_freq=") for item in overrides):
+        raise UserError(
+            f"optimization.update_freq follows from train.batches_per_update={batches} and the number of processes: "
+            "set that, or set it to null"
+        )
+    if rest := batches % processes:
+        divisors = [number for number in range(1, batches + 1) if batches % number == 0]
+        near = [n for n in divisors if n < processes][-1:] + [n for n in divisors if n > processes][:1]
+        multiples = [n for n in (batches - rest, batches - rest + processes) if n]
+        raise UserError(
+            f"train.batches_per_update={batches} cannot be shared evenly by {processes} processes: "
+            f"{' or '.join(map(str, near))} processes would do, or train.batches_per_update="
+            f"{' or '.join(map(str, multiples))}"
+        )
+    config.optimization.update_freq = [batches // processes]
 
 
 def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
@@ -102,7 +132,6 @@ def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
                 min_nodes=1,
                 max_nodes=1,
                 nproc_per_node=processes,
-                run_id="normplugins",
                 rdzv_backend="c10d",
                 rdzv_endpoint="127.0.0.1:0",  # any free port
                 local_addr="127.0.0.1",  # the machine's own host name may not resolve
@@ -193,12 +222,12 @@ class Rendezvous:
     @contextmanager
     def rank_zero(self) -> Iterator[None]:
         """Run rank zero's part. If it ends without a message, tell the other ranks that it failed or is complete."""
+        message = {"failed": "yes"}
         try:
             yield
-        except BaseException:
-            self.send({"failed": "yes"})
-            raise
-        self.send({})
+            message = {}
+        finally:
+            self.send(message)
 
     def train_together(self, train: Callable[[], None], config: DictConfig) -> None:
         """Call ``train`` in a process group of all ranks (gloo on CPUs, NCCL on GPUs) and wait for all ranks.

@@ -1,4 +1,4 @@
-"""What a run has done so far: its curves, counts and times, which every checkpoint contains."""
+"""The history of a run: its curves, counts and times, which every checkpoint contains."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from normplugins.training import checkpoints
 
 @dataclass
 class History:
-    """The past of a run. Every checkpoint contains it, so that a resumed run continues its curves and counts.
+    """The curves, counts and times of a run up to now. A resumed run continues them.
 
     Attributes:
         train: curve with a point for each log interval; None stands for a perplexity that overflows a float.
@@ -17,7 +17,7 @@ class History:
         words: target tokens.
         seconds: time spent in updates, without validation and checkpoints.
         wall_seconds: time including validation and checkpoints.
-        probe: points of the :class:`StatisticsProbe`.
+        probe: points of the :class:`~normplugins.training.statistics_probe.StatisticsProbe`.
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
@@ -48,11 +48,3 @@ def saved_history(directory: Path) -> History | None:
     """Return the history in the last checkpoint of a folder, or None if there is no checkpoint."""
     last = directory / checkpoints.LAST
     return History(**checkpoints.load(last)["extra_state"]["history"]) if last.exists() else None
-
-
-def last_good_checkpoint(directory: Path) -> str:
-    """Return a sentence that names the checkpoint left by a failed run, and settings that may help."""
-    kept, left = saved_history(directory), "There is no checkpoint yet."
-    if kept:
-        left = f"The last good checkpoint is {directory / checkpoints.LAST} (update {kept.updates})."
-    return f"{left} A lower optimization.lr or more lr_scheduler.warmup_updates may help."

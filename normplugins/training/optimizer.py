@@ -3,7 +3,7 @@
 import ast
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -43,30 +43,22 @@ class FusedAdam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": False})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; return the result of ``closure``, if given.
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Update every parameter that has a gradient; a ``closure`` is not supported.
 
         Raises:
             ValueError: a gradient is sparse, or a group asks for amsgrad.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             if group.get("amsgrad"):
                 raise ValueError("fused_adam has no amsgrad: use optimizer=adam")
             by_kernel: dict[Any, list[Tensor]] = defaultdict(list)  # the parameters of one call of the kernel
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_kernel[self._count_update(parameter), parameter.device, parameter.dtype].append(parameter)
-            for (step, device, dtype), parameters in by_kernel.items():
-                if dtype in FUSED_DTYPES:
-                    self._update(group, step, device, parameters)
-                else:  # one at a time, because the float32 copies take memory
-                    for parameter in parameters:
-                        self._update(group, step, device, [parameter])
-        return loss
+                if parameter.grad is not None:  # other dtypes one at a time, because their float32 copies take memory
+                    kind = parameter.dtype if parameter.dtype in FUSED_DTYPES else parameter
+                    by_kernel[self._count_update(parameter), parameter.device, kind].append(parameter)
+            for (step, device, _), parameters in by_kernel.items():
+                self._update(group, step, device, parameters)
 
     def _count_update(self, parameter: Tensor) -> int:
         """Increment the update count of a parameter and return it; create or convert its state if necessary."""
@@ -96,8 +88,8 @@ class FusedAdam(torch.optim.Optimizer):
             gradients,
             means,
             squares,
-            [],
-            [torch.full((), step, dtype=torch.float32, device=device)] * len(parameters),
+            max_exp_avg_sqs=[],
+            state_steps=[torch.full((), step, dtype=torch.float32, device=device)] * len(parameters),
             lr=group["lr"],
             beta1=beta1,
             beta2=beta2,
@@ -128,13 +120,10 @@ class FairseqFusedAdam(FairseqAdam):
     @property
     def optimizer_config(self) -> dict[str, Any]:
         """The arguments of the optimizer, which take precedence over those in a checkpoint."""
-        lr = self.cfg.lr
-        return {
-            "lr": lr[0] if isinstance(lr, Sequence) else lr,
-            "betas": read_betas(self.cfg.adam_betas),
-            "eps": self.cfg.adam_eps,
-            "weight_decay": self.cfg.weight_decay,
-        }
+        cfg = self.cfg
+        lr = cfg.lr[0] if isinstance(cfg.lr, Sequence) else cfg.lr
+        betas = read_betas(cfg.adam_betas)
+        return {"lr": lr, "betas": betas, "eps": cfg.adam_eps, "weight_decay": cfg.weight_decay}
 
     def multiply_grads(self, c: float | Tensor) -> None:
         """Multiply all gradients by ``c``."""

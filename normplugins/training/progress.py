@@ -1,92 +1,75 @@
-"""How a run shows where it is: a live bar on a terminal, plain lines in a file."""
+"""The display of a run's progress: a live bar on a terminal, plain lines otherwise."""
 
 import math
 from pathlib import Path
-from types import TracebackType
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 from typing_extensions import Self
 
+from normplugins.training.history import History
+
 LOG = "train.log"
-"""The file in a run's folder with every line of progress."""
+"""The file in a run's folder that gets every line of progress."""
 
 
 class Progress:
-    """Shows updates of a run with loss, speed and time left.
+    """Shows how far a run is, with its loss, speed and time left.
 
     Args:
         title: what is running, such as ``iwslt14 pn seed 1``.
-        total: the number of updates after which training ends at the latest, or None when only patience ends it.
-        done: updates already made, by the run that this one continues.
-        silent: show nothing (every process of a run but the first).
-        log: a file that gets every line too, also those that a live bar stands for.
+        total: number of updates after which the run ends at the latest, or None if only patience ends it.
+        done: number of updates before this call of a resumed run.
+        log: a file that gets every line, including the lines that a bar replaces; None: show and write nothing.
     """
 
-    def __init__(
-        self, title: str, total: int | None, done: int = 0, silent: bool = False, log: Path | None = None
-    ) -> None:
-        self.log = log
-        self.console = Console(quiet=silent, soft_wrap=True, highlight=False)
-        self.title = title
-        self.total = total
-        self.bar: RichProgress | None = None
-        if self.console.is_terminal:
-            self.bar = RichProgress(
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
-                console=self.console,
-            )
-            self.task = self.bar.add_task("", total=total, completed=done, figures="")
+    def __init__(self, title: str, total: int | None, done: int, log: Path | None) -> None:
+        self.title, self.total, self.log = title, total, log
+        self.console = Console(quiet=log is None, soft_wrap=True, highlight=False)
+        self.bar = progress.Progress(
+            progress.BarColumn(bar_width=None),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[figures]}"),
+            progress.TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=total, completed=done, figures="")
 
     def __enter__(self) -> Self:
-        self.line(self.title)  # above the bar, which has 80 columns for loss, speed and time left
-        if self.bar:
-            self.bar.start()
+        self.line(self.title)  # not in the bar, whose 80 columns are for loss, speed and time left
+        self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bar:
-            self.bar.stop()
+    def __exit__(self, *_error: object) -> None:
+        self.bar.stop()
 
-    def step(self, update: int, loss: float, words_per_second: float) -> None:
-        """Move the bar to this update; a file shows only what ``figures`` and ``line`` say."""
-        if self.bar:
-            figures = f"loss {loss:.3f}  {words_per_second:,.0f} words/s"
-            self.bar.update(self.task, completed=update, figures=figures)
+    def step(self, history: History, loss: float) -> None:
+        """Move the bar to the newest update."""
+        text = f"loss {loss:.3f}  {history.words_per_second:,.0f} words/s"
+        self.bar.update(self.task, completed=history.updates, figures=text)
 
-    def figures(
-        self, epoch: int, update: int, loss: float, ppl: float | None, words_per_second: float, pace: float
-    ) -> None:
-        """What the bar shows, as a line of a file. ``pace``: seconds per update, of which the time left is made."""
-        left = f"  left {clock(pace * (self.total - update))}" if self.total else ""
-        of = f"/{self.total}" if self.total else ""
-        text = (
-            f"epoch {epoch:3d}  update {update:6d}{of}  loss {loss:7.3f}  ppl {math.nan if ppl is None else ppl:9.2f}  "
-            f"{words_per_second:9,.0f} words/s{left}"
-        )
-        if self.bar:
-            self._write(text)
-        else:
-            self.line(text)
+    def point(self, history: History) -> None:
+        """Write a line with the newest point of the training curve; on a terminal only to the file."""
+        point, updates = history.train[-1], history.updates
+        of, left = "", ""
+        if self.total:
+            seconds = history.wall_seconds / updates * (self.total - updates)
+            of, left = f"/{self.total}", f"  left {clock(seconds)}"
+        ppl = math.nan if point["ppl"] is None else point["ppl"]
+        text = f"epoch {history.epoch:3d}  update {updates:6d}{of}  loss {point['loss']:7.3f}  ppl {ppl:9.2f}  "
+        self.line(f"{text}{history.words_per_second:9,.0f} words/s{left}", shown=self.bar.disable)
 
-    def line(self, text: str) -> None:
-        """A line that stays, above the bar on a terminal."""
-        self.console.print(text, markup=False)
-        self._write(text)
-
-    def _write(self, text: str) -> None:
+    def line(self, text: str, shown: bool = True) -> None:
+        """Write a line, on a terminal above the bar."""
+        if shown:
+            self.console.print(text, markup=False)
         if self.log:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{text}\n")
 
 
 def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Format seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

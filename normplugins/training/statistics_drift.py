@@ -1,96 +1,70 @@
-"""Running statistics in several processes: how far they have drifted apart, whose are evaluated, and saving them all.
+"""Running statistics in several processes: how far they have drifted apart, and which are evaluated and saved.
 
-With ``norm.sync=none`` each process keeps statistics of its own batches. Those of the first are the model's: they are
-evaluated and saved in its state. The others' are kept beside it in a checkpoint, so that a resumed run goes on with
-each process's own.
+With ``norm.sync=none`` each process has running statistics of its own batches. The statistics of rank zero are part of
+the saved model and are evaluated. Checkpoints contain the statistics of all ranks, so that each rank resumes with its
+own.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
 
 from normplugins.norms import running_statistics
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far the statistics of ``processes`` processes differ from the first's.
-
-    The distance of a buffer is ||its values - the first's|| / ||the first's||, over channels. Where the first's norm is
-    smaller than the mean norm of the model's buffers of that name, that mean takes its place: what is near zero has not
-    drifted far. ``means`` are by the buffers' own name, over norms and the other processes (PN's ``ema_gz``, which the
-    backward alone reads, drifts far more than psi^2); ``most``, the largest of all, is that of buffer ``where``.
-    """
-
-    processes: int
-    means: dict[str, float]
-    most: float
-    where: str
-
-    def __str__(self) -> str:
-        if not self.most:
-            return f"statistics of {self.processes} processes are the same"
-        means = " and ".join(f"{mean:.1%} in {kind}" for kind, mean in self.means.items())
-        return (
-            f"statistics of {self.processes} processes differ from the first's by {means} (means over norms), "
-            f"most in {self.where}: {self.most:.1%}"
-        )
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """For the curves."""
-        return {f"drift_{kind}": mean for kind, mean in self.means.items()} | {"most_drift": self.most}
+from normplugins.training.distributed import all_gather
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """Every buffer, counts too, of the modules that have running statistics: full name -> live tensor."""
-    owners = dict.fromkeys(name.rpartition(".")[0] for name in running_statistics(model))
-    return {
-        f"{owner}.{name}": buffer
-        for owner in owners
-        for name, buffer in model.get_submodule(owner).named_buffers(recurse=False)
-    }
+    """Return all buffers of the modules with running statistics, including update counts, by name and not copied."""
+    owners = {name.rpartition(".")[0] for name in running_statistics(model)}
+    return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[0] in owners}
 
 
 def gather(model: nn.Module) -> list[dict[str, Tensor]]:
-    """Each process's :func:`state`, copied, in the order of their ranks; every process must call it.
+    """Return copies on the CPU of every rank's :func:`state`, in order; every rank must call it.
 
-    Empty for one process, and for a model without statistics.
+    The list is empty in a run of one process, and for a model without running statistics.
     """
-    own = state(model)
-    if not own or not distributed.is_initialized():
-        return []
-    flat = torch.cat([buffer.detach().double().view(-1) for buffer in own.values()])  # holds float32 and counts exactly
-    flats = [torch.empty_like(flat) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(flats, flat)
-    sizes = [buffer.numel() for buffer in own.values()]
-    return [
-        {
-            name: part.view_as(buffer).to(buffer.dtype)
-            for (name, buffer), part in zip(own.items(), flat.split(sizes), strict=True)
-        }
-        for flat in flats
-    ]
+    own = {name: buffer.cpu() for name, buffer in state(model).items()}
+    return all_gather(own) if own and distributed.is_initialized() else []
 
 
-def measure(model: nn.Module, states: list[dict[str, Tensor]]) -> Drift | None:
-    """The drift between what :func:`gather` returned; None when that was nothing."""
+def measure(model: nn.Module, states: list[dict[str, Tensor]]) -> tuple[dict[str, float], str]:
+    """Measure how far the statistics that :func:`gather` returned differ from rank zero's.
+
+    The distance of a buffer is ||its values - rank zero's|| / ||rank zero's||, over channels. If the divisor is below
+    its mean over the buffers of the same kind (such as ``running_mean``), that mean replaces it: the relative distance
+    of values near zero means nothing.
+
+    Returns:
+        The mean distance of each kind and the largest distance, for the curves, and a line that describes them; both
+        are empty without ``states``.
+    """
     if not states:
-        return None
-    names = list(running_statistics(model))
-    first, *others = ([each[name].double().view(-1) for name in names] for each in states)
-    norms = torch.stack([values.norm() for values in first])
-    kinds = [name.rpartition(".")[2] for name in names]
-    alike = {kind: [kind == other for other in kinds] for kind in dict.fromkeys(kinds)}
-    usual = torch.stack([norms[alike[kind]].mean() for kind in kinds])
-    apart = torch.stack([torch.stack([(a - b).norm() for a, b in zip(other, first, strict=True)]) for other in others])
-    relative = torch.where(apart > 0, apart / torch.maximum(norms, usual), 0)  # nothing apart from nothing: 0
-    most = relative.amax(0)
-    means = {kind: float(relative[:, same].mean()) for kind, same in alike.items()}
-    return Drift(len(states), means, float(most.max()), names[int(most.argmax())])
+        return {}, ""
+    kinds: dict[str, list[str]] = {}
+    for name in running_statistics(model):
+        kinds.setdefault(name.rpartition(".")[2], []).append(name)
+    first, *others = states
+    means, largest = {}, (0.0, "")
+    for kind, names in kinds.items():
+        norms = {name: float(first[name].double().norm()) for name in names}
+        usual = sum(norms.values()) / len(norms)
+        apart = {
+            name: [float((other[name].double() - first[name].double()).norm()) for other in others] for name in names
+        }
+        distances = [(d and d / max(norms[name], usual), name) for name, found in apart.items() for d in found]
+        means[kind] = sum(distance for distance, _ in distances) / len(distances)
+        largest = max(largest, *distances)
+    figures = {f"drift_{kind}": mean for kind, mean in means.items()} | {"most_drift": largest[0]}
+    if not largest[0]:
+        return figures, f"statistics of {len(states)} processes are the same"
+    differences = " and ".join(f"{mean:.1%} in {kind}" for kind, mean in means.items())
+    return figures, (
+        f"statistics of {len(states)} processes differ from the first's by {differences} (means over norms), "
+        f"most in {largest[1]}: {largest[0]:.1%}"
+    )
 
 
 @torch.no_grad()
@@ -102,7 +76,7 @@ def load_state(model: nn.Module, values: dict[str, Tensor]) -> None:
 
 @contextmanager
 def rank_zero_statistics(model: nn.Module, states: list[dict[str, Tensor]]) -> Iterator[None]:
-    """Give the model rank zero's statistics, which are saved, for the duration of the block."""
+    """Give the model the statistics of rank zero for the duration of the block."""
     if not states:
         yield
         return

@@ -1,13 +1,14 @@
-"""Watches a model's norms at a few updates of training: batch against running statistics, and gradients.
+"""Measures a model's norms at a few updates of training: statistics of the batch, running statistics and gradients.
 
-The updates are on a grid that is even on a logarithmic scale and depends on nothing else, so that a run that was killed
-probes the same ones. What is measured is in ``normplugins.training.batch_statistics``, and explained in docs/probe.md.
-At other updates no hook is there.
+docs/probe.md defines each number. The updates are evenly spaced on a logarithmic scale and depend on nothing else, so
+that a resumed run measures the same updates. No hook is registered at other updates.
 """
 
 import math
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
-from normplugins.training.batch_statistics import Pass, measure, running_before
+from normplugins.norms.group_scaling import scale_groups
+from normplugins.norms.statistics import token_rows
 from normplugins.utils.errors import UserError
 
 PER_DECADE = 8
 NORMS = ("norm", "final_norm")
-"""What the models call their norms, wherever these stand."""
+"""The names of norms in the modules of all models."""
 
 
 def is_probed(update: int) -> bool:
@@ -29,10 +31,10 @@ def is_probed(update: int) -> bool:
 
 
 def is_on(config: DictConfig) -> bool:
-    """Whether ``train.probe`` of a run's config, or its default, asks for the probe; older configs do not say.
+    """Whether ``train.probe`` of a run's config turns the probe on; null, as in older configs: unless it is impossible.
 
     Raises:
-        UserError: it is asked for where layers run compiled or are run twice, so that no hook sees them as they train.
+        UserError: it is turned on, but hooks do not see a training pass of layers that are compiled or run twice.
     """
     asked: bool | None = OmegaConf.select(config, "train.probe")
     hidden = [key for key in ("train.compile", "model.checkpoint_activations") if OmegaConf.select(config, key)]
@@ -42,7 +44,7 @@ def is_on(config: DictConfig) -> bool:
 
 
 class StatisticsProbe:
-    """Measures the norms of ``model`` at the updates of the grid; a probe that is not ``on`` measures nothing."""
+    """Measures the norms of ``model``; measures nothing unless it is ``on``."""
 
     def __init__(self, model: nn.Module, on: bool) -> None:
         modules = model.named_modules() if on else ()
@@ -50,11 +52,11 @@ class StatisticsProbe:
 
     @contextmanager
     def watch(self, update: int) -> Iterator[list[dict[str, Any]]]:
-        """Around an update's forward and backward passes; yields a list that takes, at the end, what was measured.
+        """Measure the forward and backward passes of the first batch in this context.
 
-        That is nothing where the update is not on the grid, and otherwise one point for ``History.probe``: of the first
-        batch of the update, ``{"update": 10, "layers": {"encoder.final_norm": {"tokens": 512.0, ...}, ...}}``, with
-        six significant digits and None for what is not finite.
+        Yields a list that has, at the end, one point for ``History.probe`` if the update is to be measured:
+        ``{"update": 10, "layers": {"encoder.final_norm": {"tokens": 512.0, ...}, ...}}``, with numbers of six
+        significant digits, or None for numbers that are not finite.
         """
         points: list[dict[str, Any]] = []
         if not (self._norms and is_probed(update)):
@@ -73,19 +75,19 @@ class StatisticsProbe:
 
 
 def _watch_first_pass(name: str, norm: nn.Module, found: dict[str, dict[str, Tensor]]) -> list[Any]:
-    """Hook ``norm``: its next forward and backward pass enter ``found`` under ``name``, and no later one does.
+    """Register hooks that measure the next forward and backward pass of ``norm`` into ``found[name]``.
 
-    The norm is given its input through a view, whose gradient is the norm's part alone where a residual connection uses
-    the input too. Of a :class:`DeferredResidual` which the norm adds up in its own pass, the view is of the
-    residual, whose gradient has both parts; the other part is taken off.
+    The norm gets a view of its input. The view's gradient is the norm's part alone, without that of a residual
+    connection that uses the input too. If the norm computes a :class:`DeferredResidual` in its own pass, the view is of
+    the residual, whose gradient has both parts, and the part of the sum's other uses is subtracted.
     """
-    before: dict[str, Tensor] = {}
+    running: dict[str, Tensor] = {}
     entered: list[Tensor] = []
 
-    def start(_norm: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def before_forward(_norm: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if entered:
             return None
-        before.update(running_before(norm))
+        running.update(running_before(norm))
         x = args[0]
         if isinstance(x, DeferredResidual) and x.update is not None:
             x.residual = x.residual.view_as(x.residual)
@@ -95,44 +97,150 @@ def _watch_first_pass(name: str, norm: nn.Module, found: dict[str, dict[str, Ten
         entered.append(x.view_as(x))
         return (entered[0], *args[1:])
 
-    def end(_norm: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
+    def after_forward(_norm: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
         if name in found:
             return
         found[name] = {}
         x, mask = args[0], args[1] if len(args) > 1 else None
         if not (y.requires_grad and entered[0].requires_grad):
             return
-        arriving: dict[str, Tensor] = {}
-        if isinstance(x, DeferredResidual):
-            x.value.register_hook(lambda gradient: _take(arriving, "value", gradient))
-        y.register_hook(lambda gradient: _take(arriving, "y", gradient))
-        fused = isinstance(x, DeferredResidual) and x.value.grad_fn is y.grad_fn
+        gradients: dict[str, Tensor | None] = {}
+        deferred = isinstance(x, DeferredResidual)
+        if deferred:
+            x.value.register_hook(partial(operator.setitem, gradients, "value"))
+        y.register_hook(partial(operator.setitem, gradients, "y"))
+        fused = deferred and x.value.grad_fn is y.grad_fn
         value, output = materialize(x).detach(), y.detach()
 
-        def leave(gradient: Tensor) -> None:
-            if "y" not in arriving:
+        def after_backward(gradient: Tensor) -> None:
+            grad_y, grad_value = gradients.get("y"), gradients.get("value")
+            if grad_y is None:
                 return
             grad_x: Tensor | None = gradient
-            if fused and "value" in arriving:
-                grad_x = gradient - arriving["value"]
-            elif isinstance(x, DeferredResidual) and not fused:  # added up before the norm: its part is nowhere alone
+            if fused and grad_value is not None:
+                grad_x = gradient - grad_value
+            elif deferred and not fused:  # the sum is computed before the norm, whose part is in no gradient alone
                 grad_x = None
-            found[name] = measure(norm, Pass(value, mask, output, arriving.pop("y"), grad_x, before))
-            arriving.clear()
+            found[name] = measure(norm, value, mask, output, grad_y, grad_x, running)
+            gradients.clear()
 
-        entered[0].register_hook(leave)
+        entered[0].register_hook(after_backward)
 
-    return [norm.register_forward_pre_hook(start), norm.register_forward_hook(end)]
-
-
-def _take(into: dict[str, Tensor], name: str, gradient: Tensor | None) -> None:
-    if gradient is not None:
-        into[name] = gradient
+    return [norm.register_forward_pre_hook(before_forward), norm.register_forward_hook(after_forward)]
 
 
 def _rounded(numbers: dict[str, Tensor]) -> dict[str, float | None]:
-    values = torch.stack(list(numbers.values())).tolist()
-    return {
-        name: float(f"{value:.6g}") if math.isfinite(value) else None
-        for name, value in zip(numbers, values, strict=True)
+    values = torch.stack(list(numbers.values())).tolist()  # one wait for the device
+    rounded = [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+    return dict(zip(numbers, rounded, strict=True))
+
+
+def running_before(norm: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the running statistics of ``norm``, each (C,) in float64: those of the names below it has."""
+    names = ("running_mean", "running_var", "running_phi", "nu")
+    return {name: getattr(norm, name).to(torch.float64, copy=True) for name in names if hasattr(norm, name)}
+
+
+@torch.no_grad()
+def measure(
+    norm: nn.Module,
+    x: Tensor,
+    padding_mask: Tensor | None,
+    y: Tensor,
+    grad_y: Tensor,
+    grad_x: Tensor | None,
+    running: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """Compute the numbers of docs/probe.md for one pass of a norm, over the tokens of its batch.
+
+    It draws no random number and changes nothing in the norm.
+
+    Args:
+        norm: the norm.
+        x: its input, (T, B, C) or (N, C).
+        padding_mask: (B, T) or (N,), True where padding.
+        y: norm(x), in the shape of ``x``.
+        grad_y: gradient with respect to ``y``.
+        grad_x: the norm's part of the gradient with respect to ``x``, or None if that is not known.
+        running: what :func:`running_before` returned before this pass.
+
+    Returns:
+        Scalars in float64 on the device of ``x``; none for a batch without tokens.
+    """
+    z, dim, positions = _tokens(x, padding_mask), x.size(-1), x.numel() // max(x.size(-1), 1)
+    count = len(z)
+    if not count:
+        return {}
+    found = {"tokens": z.new_tensor(count)}
+    if getattr(norm, "group_scaling", False):
+        groups, eps = getattr(norm, "groups", 1), float(norm.eps)  # type: ignore[arg-type]
+        factors = torch.rsqrt(z.view(count, groups, dim // groups).square().mean(-1) + eps)
+        found |= {"group_scale_mean": factors.mean(), "group_scale_deviation": factors.std(correction=0)}
+        z = scale_groups(z, groups, eps)
+    mean = z.mean(0)
+    var = (z - mean).square_().mean(0).double()
+    mean = mean.double()
+    square = var + mean.square()
+    varies = var > 0
+    found |= {
+        "mean": _size(mean),
+        "variance": _size(var),
+        "quadratic_mean": _size(square),
+        "psi_over_sigma": (square / var).sqrt()[varies].mean(),
     }
+    padding_filled = getattr(norm, "padding_filled", False)  # the norm counts padding in its variance
+    found |= _distances(mean, var * (count / max((positions if padding_filled else count) - 1, 1)), square, running)
+    g = _tokens(grad_y, padding_mask)
+    found["grad_output"] = torch.linalg.vector_norm(g)
+    if grad_x is not None:
+        found["grad_input"] = torch.linalg.vector_norm(_tokens(grad_x, padding_mask))
+    g = g.double()
+    sum_g, sum_gg, sum_gz = g.sum(0), g.square().sum(0), (g * z).sum(0)
+    # ||dL/dz||^2 of PN-V and of BN for this z and g
+    pnv = (sum_gg - sum_gz.square() / (count * square)) / square
+    bn = (sum_gg - (sum_gz - mean * sum_g).square() / (count * var) - sum_g.square() / count) / var
+    found["pnv_bound_smaller"] = (pnv < bn)[varies].double().mean()
+    weight = _per_channel(norm, "weight", torch.ones_like(mean))
+    bias = _per_channel(norm, "bias", torch.zeros_like(mean))
+    counts_padding = padding_filled or getattr(norm, "padding_in_backward", False)
+    products = ((g * _tokens(y, padding_mask)).sum(0) - bias * sum_g) / (positions if counts_padding else count)
+    found |= {"grad_mean": _size(weight * sum_g / count), "grad_product": _size(products)}
+    if (nu := running.get("nu")) is not None:
+        found |= {"nu": _size(nu), "nu_distance": _size(products - nu)}
+    return {name: value.double() for name, value in found.items()}
+
+
+def _distances(mean: Tensor, var: Tensor, square: Tensor, running: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Compare the mean, unbiased variance and quadratic mean of a batch with the running ones that the norm has."""
+    found = {}
+    running_mean, running_var, running_phi = (running.get(f"running_{name}") for name in ("mean", "var", "phi"))
+    if running_mean is not None:
+        found["mean_distance"] = _size(mean - running_mean)
+    if running_var is not None:
+        sigma = running_var.sqrt()
+        found["variance_distance"] = _size(var - running_var)
+        found["deviation_tid"] = (var.sqrt() - sigma).norm() / sigma.norm()
+        if running_mean is not None:
+            found["mean_tid"] = (mean - running_mean).norm() / sigma.norm()
+    if running_phi is not None:
+        psi = running_phi.sqrt()
+        found["quadratic_mean_distance"] = _size(square - running_phi)
+        found["psi_tid"] = (square.sqrt() - psi).norm() / psi.norm()
+    return found
+
+
+def _tokens(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """Return the tokens of x (T, B, C) or (N, C) as rows (N', C), in at least float32."""
+    rows, real = token_rows(x, padding_mask, x.size(-1))
+    return rows if real is None else rows[real.view(-1)]
+
+
+def _per_channel(norm: nn.Module, name: str, default: Tensor) -> Tensor:
+    """Return the norm's weight or bias (C,) in float64, or ``default`` (C,) if it has none for each channel."""
+    value = getattr(norm, name, None)
+    return value.double() if isinstance(value, Tensor) and value.shape == default.shape else default
+
+
+def _size(values: Tensor) -> Tensor:
+    """Return ||values||_2 / d for the values of d channels, the measure of the paper."""
+    return values.norm() / len(values)

@@ -1,99 +1,66 @@
-"""wandb: one run a seed, online when logged in and offline without a question otherwise."""
+"""Tracking with wandb: one wandb run for each seed, online if this machine is logged in and otherwise offline."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import requests.utils
 
-
-@dataclass(frozen=True)
-class Tracking:
-    """What a tracked run is called and where it goes. ``project`` None means no tracking."""
-
-    project: str | None
-    entity: str | None
-    group: str
-    name: str
-    tags: list[str]
-    directory: Path
-    run_id: str
-    config: dict[str, Any] = field(default_factory=dict)
-
-
-NOWHERE = Tracking(None, None, "", "", [], Path(), "")
+Curves = dict[str, list[dict[str, Any]]]
 
 
 class Tracker:
-    """Sends figures to the open wandb run, or nowhere."""
+    """Sends metrics to a wandb run, or nowhere without one."""
 
-    def __init__(self, run: Any = None, blank: bool = False) -> None:
+    def __init__(self, run: Any = None) -> None:
         self.run = run
-        self.blank = blank  # whether what came before in this run is missing from where it is tracked
 
-    def replay(self, curves: dict[str, list[dict[str, float]]]) -> None:
-        """Log the curves so far where they are missing, because each call of a run starts a new offline file."""
-        if self.blank:
-            points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
-            for update, prefix, point in sorted(points, key=lambda item: item[0]):
-                figures = {name: value for name, value in point.items() if name not in ("update", "epoch")}
-                self.log(prefix, figures, int(update))
-            self.blank = False
-
-    def log(self, prefix: str, figures: dict[str, float], update: int) -> None:
-        """Add a point to each curve ``prefix/name`` at this update."""
+    def log(self, prefix: str, metrics: dict[str, Any], update: int) -> None:
+        """Add a point at this update to each of the curves ``prefix/name``."""
         if self.run is not None:
-            self.run.log({f"{prefix}/{name}": value for name, value in figures.items()}, step=update)
+            self.run.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step=update)
 
-    def summarize(self, figures: dict[str, Any]) -> None:
-        """Put final figures into the run's summary."""
+    def log_curves(self, curves: Curves) -> None:
+        """Log all points of the curves in the order of their updates."""
+        points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
+        for update, prefix, point in sorted(points, key=lambda item: item[0]):
+            self.log(prefix, {name: value for name, value in point.items() if name not in ("update", "epoch")}, update)
+
+    def summarize(self, metrics: dict[str, Any]) -> None:
+        """Add final metrics to the summary of the run."""
         if self.run is not None:
-            self.run.summary.update(figures)
-
-
-def logged_in() -> bool:
-    """Whether wandb has credentials on this machine: its environment variable, or the file ``wandb login`` writes."""
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    return bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(host))
+            self.run.summary.update(metrics)
 
 
 @contextmanager
-def tracked(tracking: Tracking) -> Iterator[Tracker]:
-    """Open the run (or join the one already open in this process) and close it at the end.
+def tracked(options: dict[str, Any], curves: Curves) -> Iterator[Tracker]:
+    """Open a wandb run, and close it at the end of the block. wandb asks no question and never stops a training run.
 
-    Never asks anything and never stops a run from training: when the server cannot be reached, it tracks offline.
+    Args:
+        options: arguments of ``wandb.init``; a ``project`` of None turns tracking off.
+        curves: the run's curves up to now. A resumed run that is tracked offline logs them again, because wandb writes
+            a new file.
     """
-    if tracking.project is None:
+    if options["project"] is None:
         yield Tracker()
         return
-    import wandb  # takes a second that runs without tracking need not wait
+    import wandb  # imported here because it takes a second
 
-    if wandb.run is not None and wandb.run.id == tracking.run_id:
-        yield Tracker(wandb.run)
-        return
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
-    options: dict[str, Any] = {
-        "project": tracking.project,
-        "entity": tracking.entity,
-        "group": tracking.group,
-        "name": tracking.name,
-        "tags": tracking.tags,
-        "id": tracking.run_id,
-        "resume": "allow" if mode == "online" else None,
-        "dir": str(tracking.directory),
-        "config": tracking.config,
-        "settings": wandb.Settings(silent=True, console="off", init_timeout=60),
-    }
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    logged_in = os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(host)  # `wandb login` writes netrc
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in else "offline")
+    options = {**options, "settings": wandb.Settings(silent=True, console="off", init_timeout=60)}
     try:
-        run = wandb.init(mode=mode, **options)
-    except Exception as error:  # whatever keeps it from its server must not keep the run from training
+        run = wandb.init(mode=mode, resume="allow" if mode == "online" else None, **options)
+    except Exception as error:  # such as a server that cannot be reached
         print(f"wandb: {str(error).splitlines()[0] if str(error) else type(error).__name__}; tracking offline")
-        mode, run = "offline", wandb.init(mode="offline", **{**options, "resume": None})
+        mode, run = "offline", wandb.init(mode="offline", **options)
+    tracker = Tracker(run)
+    if mode == "offline":
+        tracker.log_curves(curves)
     try:
-        yield Tracker(run, blank=mode == "offline")
+        yield tracker
     except BaseException:
         run.finish(exit_code=1)
         raise

@@ -1,37 +1,46 @@
-"""fairseq's trainer, with an empty batch for a process that has none left at the end of an uneven epoch."""
+"""fairseq's trainer, made exact for several processes and for half precision."""
 
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import torch
 from fairseq import optim, trainer, utils
 from omegaconf import DictConfig
-
-from normplugins.training.half_precision import FP16Optimizer
+from torch import Tensor
 
 
 class Trainer(trainer.Trainer):
-    """fairseq's, made exact for several processes.
+    """fairseq's trainer with an empty batch for a process that has no batch left, and with :class:`FP16Optimizer`.
 
-    fairseq lets a process without a batch repeat its first one with the loss times zero: the tokens would enter running
-    statistics a second time, and what the process did in the other batches of that update would not count. Here it gets
-    0 sentences, which count nowhere, and takes part in everything that is exchanged. In half precision the optimizer is
-    :class:`normplugins.training.half_precision.FP16Optimizer`.
+    At the end of an uneven epoch, fairseq lets such a process repeat its first batch with the loss times zero: the
+    tokens would enter running statistics a second time, and the other batches that the process has in that update would
+    not count. Here it gets 0 sentences, which count nowhere, and takes part in all communication.
     """
 
     def __init__(self, cfg: DictConfig, *arguments: Any) -> None:
         if cfg.distributed_training.distributed_world_size > 1:
-            # fairseq would send the first one's to the others in a form that PyTorch >= 2.6 refuses to read
+            # Otherwise fairseq sends rank zero's checkpoint to the other ranks in a form that PyTorch >= 2.6 refuses.
             cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
             if torch.cuda.is_available() and not cfg.common.cpu:
                 cfg.distributed_training.device_id = torch.cuda.current_device()
         super().__init__(cfg, *arguments)
 
+    def load_checkpoint(self, *arguments: Any, **options: Any) -> dict[str, Any] | None:
+        """Load the training state of a checkpoint and return its ``extra_state``, or None without a checkpoint.
+
+        Raises:
+            Exception: the error that fairseq reports as a model of another architecture, such as that of a lost rank.
+        """
+        try:
+            extra_state: dict[str, Any] | None = super().load_checkpoint(*arguments, **options)
+        except Exception as error:
+            if type(error) is Exception and error.__context__:
+                raise error.__context__ from None
+            raise
+        return extra_state
+
     def _build_optimizer(self) -> None:
         super()._build_optimizer()
-        if type(self._optimizer) is optim.FP16Optimizer:  # which fairseq builds whatever is registered
+        if type(self._optimizer) is optim.FP16Optimizer:  # fairseq has no registry for it
             self._optimizer.__class__ = FP16Optimizer
 
     def _prepare_sample(self, sample: Any, is_dummy: bool = False) -> tuple[Any, bool]:
@@ -42,6 +51,54 @@ class Trainer(trainer.Trainer):
 
 
 def empty(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch of 0 sentences, otherwise in the shape of this one: tokens (0, T)."""
+    """Return a batch of 0 sentences with tensors (0, T), and otherwise in the form of ``batch``."""
     none: dict[str, Any] = utils.apply_to_sample(lambda tensor: tensor[:0], batch)
     return {**none, "nsentences": 0, "ntokens": 0}
+
+
+class FP16Optimizer(optim.FP16Optimizer):
+    """The model is in bfloat16 or float16, and the optimizer updates float32 copies of its parameters.
+
+    fairseq's class copies gradients and parameters one at a time, and does not save the copies: a resumed run starts
+    from their half-precision values. This class saves them in the checkpoint. It has the same name as fairseq's,
+    because fairseq identifies checkpoints by it; each class reads the other's checkpoints.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the wrapped optimizer's state, the loss scale, and the float32 parameters as ``fp32_params``."""
+        return {**super().state_dict(), "fp32_params": [parameter.detach() for parameter in self._copies()]}
+
+    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
+        """Load a state; one saved by fairseq's class leaves the float32 parameters equal to the model's."""
+        for copy, saved in zip(self._copies(), state_dict.get("fp32_params", ()), strict=False):
+            copy.data.copy_(saved)
+        super().load_state_dict(state_dict, optimizer_overrides)
+
+    def zero_grad(self) -> None:
+        """Free the model's gradients and set the gradients of the copies to zero."""
+        for parameter in self.fp16_params:
+            parameter.grad = None
+        torch._foreach_zero_([copy.grad for copy in self._copies() if copy.grad is not None])
+        self._needs_sync = False
+        if self.scaler is not None:
+            self._multiply_factor = 1.0 / float(self.scaler.loss_scale)
+
+    def _copies(self) -> list[Tensor]:
+        """Return the float32 copies, one per parameter, or one per device if fairseq has flattened them."""
+        return list(self.fp32_params.values() if isinstance(self.fp32_params, dict) else self.fp32_params)
+
+    def _sync_fp16_grads_to_fp32(self) -> None:
+        if self.has_flat_params:
+            super()._sync_fp16_grads_to_fp32()
+        elif self._needs_sync:  # zero_grad has zeroed the copies' gradients before
+            pairs = zip(self._copies(), self.fp16_params, strict=True)
+            grads = [(copy.grad, of.grad) for copy, of in pairs if copy.grad is not None and of.grad is not None]
+            if grads:
+                torch._foreach_copy_([copy for copy, _ in grads], [of for _, of in grads])
+            self._needs_sync = False
+
+    def _sync_fp32_params_to_fp16(self) -> None:
+        if self.has_flat_params:
+            super()._sync_fp32_params_to_fp16()
+        else:
+            torch._foreach_copy_([of.data for of in self.fp16_params], [copy.data for copy in self._copies()])

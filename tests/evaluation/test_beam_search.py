@@ -156,3 +156,23 @@ def test_fairseqs_tasks_build_it_and_give_other_models_fairseqs_own():
     stock = task.build_model(Namespace(**vars(arguments), arch="transformer_iwslt_de_en")).eval()
     generator = task.build_generator([stock], GenerationConfig(beam=3, max_len_b=6))
     assert_same(torch.jit.script(generator)(sample), task.inference_step(generator, [stock], sample))
+
+
+def test_a_model_without_a_finite_probability_is_named():
+    model = make_model(0, make_task(30)).eval()
+    with torch.no_grad():
+        model.decoder.output_projection.weight.fill_(math.nan)
+    with pytest.raises(UserError, match="no finite probability"):
+        generate(BeamSearch, model, sources(0, 30, [4]), 30, beam_size=2, max_len_b=5)
+
+
+def test_a_longest_translation_shorter_than_the_shortest_is_refused():
+    with pytest.raises(UserError, match="the longest translation, 3 tokens, is shorter than the shortest, 5"):
+        generate(BeamSearch, learnt(0, 30), sources(0, 30, [4]), 30, beam_size=2, max_len_b=3, min_len=5)
+
+
+def test_half_precision():
+    model = make_model(2, make_task(40)).eval().bfloat16()
+    found = generate(BeamSearch, model, sources(2, 40, [4, 6]), 40, beam_size=3, max_len_b=9)
+    assert [len(hypotheses) for hypotheses in found] == [3, 3]
+    assert all(h["score"].dtype == torch.float32 for hypotheses in found for h in hypotheses)

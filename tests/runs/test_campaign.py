@@ -57,7 +57,7 @@ def test_every_plan_of_the_project_can_be_run(path):
 def test_every_seed_of_a_block_is_a_whole_comparison(tmp_path):
     first = {**BLOCK, "seeds": [1, 2]}
     plan = write_plan(tmp_path, first, {**BLOCK, "cells": ["norm=ln"], "seeds": [2, 3]})
-    order = [(planned.variant, planned.seed) for planned in read_plan(plan)]
+    order = [(planned.settings["variant"], planned.settings["seed"]) for planned in read_plan(plan)]
     ln, pn = (variant for variant, _ in order[:2])
     assert order == [(ln, 1), (pn, 1), (ln, 2), (pn, 2), (ln, 3)]
 
@@ -140,12 +140,15 @@ def test_a_record_with_other_settings_does_not_count(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("blocks: [", "cannot be read as a plan"),
-        ("[]", "has the key blocks"),
-        ("{blocks: [], block: []}", "has the key blocks"),
-        ("blocks: null", "blocks a list of blocks"),
-        ("{blocks: [{experiment: demo, cells: [norm=ln]}]}", "experiment, cells and seeds"),
-        ("{blocks: [{experiment: demo, cells: [norm=ln], seeds: 3}]}", "seeds a list of whole numbers"),
+        ("blocks: [", "a plan needs blocks, each with experiment, cells and seeds"),
+        ("[]", "Cannot merge DictConfig with ListConfig"),
+        ("{blocks: [], block: []}", "Key 'block' not in 'Plan'"),
+        ("blocks: null", "field 'blocks' is not Optional"),
+        ("{blocks: [{experiment: demo, cells: [norm=ln]}]}", "full_key: blocks[0].seeds"),
+        (
+            "{blocks: [{experiment: demo, cells: [norm=ln], seeds: 3}]}",
+            "is not a ListConfig",
+        ),
         ("{blocks: [{experiment: demo, cells: [++force=true], seeds: [1]}]}", "is not for a plan to set"),
         ("{blocks: [{experiment: nope, cells: [norm=ln], seeds: [1]}]}", "unknown experiment 'nope'"),
         ("{blocks: [{experiment: demo, cells: [norm=nope], seeds: [1]}]}", "unknown norm 'nope'"),

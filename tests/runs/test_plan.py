@@ -1,12 +1,16 @@
-"""A plan against the run that it plans, against counts by hand, and as it is printed."""
+"""A plan compared with the run itself and with counts by hand, the memory of a measured step, and the printed table."""
 
 import re
+from functools import partial
 
 import pytest
+import torch
+from torch import nn
 
-from normplugins.runs.compose import compose_config
-from normplugins.runs.measured_step import Step
-from normplugins.runs.plan import CorpusSize, Plan, corpus_size, describe, make_plan
+from normplugins import compat  # noqa: F401  (before fairseq)
+from normplugins.evaluation import translation
+from normplugins.runs.compose import compose_config, fairseq_config
+from normplugins.runs.plan import CorpusSize, Step, corpus_size, describe, made_up, make_plan, measure, saved_bytes
 from normplugins.utils.errors import UserError
 from tests.helpers.runs import TINY, TINY_LM, files
 
@@ -15,51 +19,50 @@ def compose(experiment, *overrides):
     return compose_config(experiment, ["dry_run=true", "tracking=none", *overrides])
 
 
-def test_a_prepared_translation_is_planned_as_it_will_run(trained):
+def first_epoch(record):
+    return record["curves"]["valid"][0]["update"]
+
+
+def updates_of_an_epoch(rows):
+    (updates,) = re.fullmatch(r"at least ([\d,]+) updates", rows["an epoch"]).groups()
+    return int(updates.replace(",", ""))
+
+
+def test_a_plan_of_a_prepared_translation_agrees_with_its_run(trained):
     before = files(trained.folder)
-    plan = make_plan(compose("demo", "norm=pn", *TINY, f"data_dir={trained.data_dir}"))
+    rows = make_plan(compose("demo", "norm=pn", *TINY, f"data_dir={trained.data_dir}"))
     record = trained.record
-    assert plan.step.parameters == record["training"]["parameters"]
-    assert plan.size.types == record["corpus"]["dictionary_types"]
-    assert plan.size.sentences == record["corpus"]["counts"]["train"]["pairs"] == 300
-    first_epoch = record["curves"]["valid"][0]["update"]
-    assert 0.6 * first_epoch < plan.per_epoch <= first_epoch  # the difference is padding
-    assert plan.tokens_per_update == 1500
+    assert rows["parameters"] == f"{record['training']['parameters']:,}"
+    assert rows["dictionary"] == f"{record['corpus']['dictionary_types']} types"
+    assert ", 300 sentences or segments (counted" in rows["training text"]
+    assert record["corpus"]["counts"]["train"]["pairs"] == 300
+    assert 0.6 * first_epoch(record) < updates_of_an_epoch(rows) <= first_epoch(record)  # the difference is padding
+    assert rows["an update"].startswith("at most 1,500 tokens: 1 batches of 1,500 in 1 process")
     assert files(trained.folder) == before
 
 
-def test_a_prepared_text_is_planned_as_it_will_run(transformer_lm, at_home):
+def test_a_plan_of_a_prepared_text_agrees_with_its_run(transformer_lm, at_home):
     at_home(transformer_lm.folder)
-    plan = make_plan(compose("ptb", *TINY_LM, "architecture=transformer", "model.attention_heads=2"))
-    assert plan.step.parameters == transformer_lm.record["training"]["parameters"]
-    assert plan.per_epoch == transformer_lm.record["curves"]["valid"][0]["update"]
+    rows = make_plan(compose("ptb", *TINY_LM, "architecture=transformer", "model.attention_heads=2"))
+    assert rows["parameters"] == f"{transformer_lm.record['training']['parameters']:,}"
+    assert updates_of_an_epoch(rows) == first_epoch(transformer_lm.record)
+
+
+SIZE = CorpusSize(32_008, 4_500_966, 137_628_246, 31, 250, "expected")
+MEMORY = {"parameters": 836_550_656, "gradients": 836_550_656, "optimizer": 1_673_101_312, "activations": 9 * 10**9}
+STEP = Step(209_137_664, 992, 2.0, MEMORY, None)
 
 
 @pytest.mark.parametrize(("processes", "batches"), [(1, 128), (8, 16), (128, 1)])
 def test_wmt14_has_524288_tokens_an_update_on_any_number_of_gpus(processes, batches):
     config = compose("wmt14", f"hardware.processes={processes}")
-    plan = planned(processes=processes, batches=int(config.optimization.update_freq[0]))
-    assert plan.batches == batches
-    assert plan.tokens_per_update == 524_288
-    assert dict(describe(config, plan))["an update"].startswith("at most 524,288 tokens: 128 batches of 4,096 in")
-
-
-def planned(**changes):
-    memory = {"parameters": 836_550_656, "gradients": 836_550_656, "optimizer": 1_673_101_312, "activations": 9 * 10**9}
-    values = {
-        "size": CorpusSize(32_008, 4_500_966, 137_628_246, 31, 250, "expected"),
-        "step": Step(209_137_664, 992, 2.0, memory, None),
-        "device": "CPU",
-        "processes": 1,
-        "batch_tokens": 4096,
-        "batches": 128,
-        "per_epoch": 263,
-    }
-    return Plan(**values | changes)
+    assert list(config.optimization.update_freq) == [batches]
+    update = describe(config, SIZE, STEP)["an update"]
+    assert update == f"at most 524,288 tokens: 128 batches of 4,096 in {processes} process(es)"
 
 
 def test_the_rows_of_a_plan():
-    rows = dict(describe(compose("wmt14", "hardware=cpu", "optimization.max_update=300000"), planned()))
+    rows = describe(compose("wmt14", "hardware=cpu", "optimization.max_update=300000"), SIZE, STEP)
     assert rows["parameters"] == "209,137,664"
     assert rows["training text"].startswith("137,628,246 tokens, 4,500,966 sentences")
     assert rows["an epoch"] == "at least 263 updates"
@@ -70,8 +73,8 @@ def test_the_rows_of_a_plan():
 
 
 def test_an_unknown_size_is_reported():
-    unknown = planned(size=CorpusSize(808, None, None, 30, 100, "assumed"), per_epoch=None)
-    rows = dict(describe(compose("demo", "hardware=cpu"), unknown))
+    unknown = CorpusSize(808, None, None, 30, 100, "assumed")
+    rows = describe(compose("demo", "hardware=cpu"), unknown, STEP)
     assert rows["training text"] == "size unknown (assumed)"
     assert "an epoch" not in rows
 
@@ -104,3 +107,35 @@ def test_a_plan_on_the_command_line_leaves_nothing_behind(normplugins, refused, 
 
 def test_a_plan_names_no_other_cell():
     assert compose("demo", "norm=pn").variant == compose_config("demo", ["norm=pn", "tracking=none"]).variant
+
+
+def test_bytes_saved_by_autograd_equal_a_count_by_hand():
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    x = torch.randn(7, 3)
+    # the first linear layer saves x; the ReLU and the second linear layer save the same tensor, which counts once
+    assert saved_bytes(model, lambda: model(x).sum()) == 4 * (7 * 3 + 7 * 5)
+    # a square saves the outputs too, and a view counts with its whole storage
+    assert saved_bytes(model, lambda: model(x).square().sum()) == 4 * (7 * 3 + 7 * 5 + 7 * 2)
+    assert saved_bytes(model, lambda: model(torch.randn(9, 3)[2:])) == 4 * (9 * 3 + 7 * 5)
+    with torch.no_grad():
+        assert saved_bytes(model, lambda: model(x)) == 0
+
+
+@pytest.mark.parametrize("norm", ["ln", "pn"])
+def test_memory_of_a_full_batch(norm):
+    """In float32 a number has 4 bytes, and Adam stores two numbers per parameter."""
+    settings = fairseq_config(compose_config("demo", [f"norm={norm}", *TINY]))
+    task, batch = made_up(translation, settings, types=64)
+    steps = {full: measure(settings, task, batch, full, 10, 25) for full in (200, 2000)}
+    for full, step in steps.items():
+        model, criterion = task.build_model(settings.model), task.build_criterion(settings.criterion)
+        model.train()
+        counts = []
+        for length in (10, 25):
+            sample = batch(full // length, length)
+            counts.append(saved_bytes(model, partial(criterion, model, sample)))
+        assert step.memory["activations"] == pytest.approx(max(counts), rel=0.005)
+        assert step.memory["gradients"] == 4 * step.parameters
+        assert step.memory["optimizer"] == 8 * step.parameters
+        assert step.peak is None
+    assert (steps[200].tokens, steps[2000].tokens) == (200, 1000)

@@ -96,6 +96,20 @@ def test_another_corpus_than_the_runs_is_refused(trained, refused, monkeypatch, 
     notes = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
     (run / "provenance.json").write_text(json.dumps({**notes, "corpus": "another"}), encoding="utf-8")
     assert f"has changed since the run in {run} began" in refused("evaluate", run)
+    (run / "provenance.json").unlink()  # the record names the corpus too
+    changed = {**trained.record["corpus"], "sha256": {}}
+    (run / "record.json").write_text(json.dumps({**trained.record, "corpus": changed}), encoding="utf-8")
+    assert f"has changed since the run in {run} began" in refused("evaluate", run)
+
+
+def test_a_run_folder_without_provenance_is_scored_with_a_warning(trained, normplugins, monkeypatch, tmp_path):
+    monkeypatch.chdir(trained.folder)
+    for name in ("config.yaml", "checkpoint_last.pt"):
+        shutil.copy(trained.directory / name, tmp_path)
+    status, said, errors = normplugins("evaluate", tmp_path, "evaluate.checkpoint=last")
+    assert (status, f"{tmp_path} does not name the corpus of its run" in said) == (0, True), errors
+    score = trained.record["scores"]["last"]["test"]["bleu"]["score"]
+    assert f"bleu: BLEU = {score:.2f} " in said
 
 
 def test_rescoring_needs_a_finished_run(refused, tmp_path):

@@ -1,10 +1,8 @@
 """One run: killed and resumed, repeated, refused, recorded."""
 
-import os
 import re
+import resource
 import signal
-import subprocess
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -29,27 +27,27 @@ from tests.helpers.runs import (
     write_malicious,
 )
 
-# Where a run is killed, in this order, each time on the way from where the time before left it.
+# The points at which a run is killed, in this order. Each call resumes what the one before left.
 KILLS = [
-    ("before a checkpoint within an epoch has its name", Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 3)),
-    ("epoch trained and validated, nothing saved", Point(r"os\.rename \S+checkpoint1\.pt\.tmp")),
-    ("epoch saved, not known as the best", Point(r"os\.link \S+checkpoint1\.pt ")),
-    ("epoch saved as the best, not as the last", Point(r"os\.link \S+checkpoint1\.pt \S+checkpoint_last")),
-    ("a checkpoint half written", Point(r"open \S+checkpoint_last\.pt\.tmp", 2)),
-    ("trained, the mean not there", Point(r"os\.rename \S+checkpoint_averaged\.pt\.tmp")),
+    ("before a checkpoint within an epoch is renamed", Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 3)),
+    ("epoch trained and validated, not saved", Point(r"os\.rename \S+checkpoint1\.pt\.tmp")),
+    ("epoch saved, not linked as the best", Point(r"os\.link \S+checkpoint1\.pt ")),
+    ("epoch linked as the best, not as the last", Point(r"os\.link \S+checkpoint1\.pt \S+checkpoint_last")),
+    ("a checkpoint partly written", Point(r"open \S+checkpoint_last\.pt\.tmp", 2)),
+    ("trained, not averaged", Point(r"os\.rename \S+checkpoint_averaged\.pt\.tmp")),
     ("averaged, not translated", Point(r"open \S*test\.hypotheses")),
     ("one checkpoint scored, the next one not", Point(r"open \S*test\.last\.hypotheses")),
     ("translated, not recorded", Point(r"os\.rename \S+record\.json\.tmp")),
-    ("recorded, its translations not among the results", Point(r"os\.rename \S+tsv\.gz\.tmp \S*results")),
-    ("recorded, not among the results", Point(r"os\.rename \S+seed1\.json\.tmp")),
+    ("recorded, translations not published", Point(r"os\.rename \S+tsv\.gz\.tmp \S*results")),
+    ("recorded, record not published", Point(r"os\.rename \S+seed1\.json\.tmp")),
 ]
 
-# What lies in the folder of a run that has saved nothing yet.
+# The files in the folder of a run that has saved no checkpoint yet.
 BEGUN = {"config.yaml", "lock", "provenance.json", "train.log"}
 
 
 def tiny(trained, *overrides, norm="pn"):
-    """A tiny run on the corpus that is there already."""
+    """Return the arguments of a tiny run on the corpus that is already prepared."""
     return [
         "run",
         "demo",
@@ -62,42 +60,35 @@ def tiny(trained, *overrides, norm="pn"):
     ]
 
 
-def test_killed_anywhere_ends_as_if_never_broken_off(trained, tmp_path):
+@pytest.mark.slow
+def test_a_run_killed_at_any_point_ends_with_the_same_result(trained, tmp_path):
     arguments, directory = tiny(trained), tmp_path / "run"
-    output = tmp_path / "first"
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "normplugins.cli", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-        while "update      3/" not in output.read_text():
-            assert process.poll() is None, output.read_text()
-            time.sleep(0.005)
-        process.kill()
-        assert process.wait(PATIENCE) == -signal.SIGKILL
+    first = Command(arguments, tmp_path, tmp_path / "first")
+    while not first.output.exists() or "update      3/" not in first.text:
+        assert first.process.is_alive(), first.text
+        time.sleep(0.005)
+    first.process.kill()
+    assert first.wait() == -signal.SIGKILL
     kept = {}
     for where, point in KILLS:
         status, text = command(arguments, tmp_path, point)
         assert status == -signal.SIGKILL, f"not killed ({where}): {text}"
-        if where == "trained, the mean not there":
+        if where == "trained, not averaged":
             kept = files(directory)
             assert saved_history(directory).updates == 24
     assert not list((tmp_path / "results").rglob("*.json"))
     status, text = command(arguments, tmp_path)
     assert status == 0, text
     assert differences(outcome(trained.folder, trained.directory), outcome(tmp_path, directory)) == []
-    # training, once done, was not repeated
+    # finished training was not repeated
     finished = [name for name in kept if re.fullmatch(r"checkpoint(_last|_best|\d+)\.pt", name)]
     assert len(finished) == 5
     assert {name: files(directory)[name] for name in finished} == {name: kept[name] for name in finished}
 
 
+@pytest.mark.slow
 def test_statistics_of_whole_updates_survive_a_kill(trained, normplugins, tmp_path, monkeypatch):
-    """With two batches an update, of which nothing may be left pending when a checkpoint is saved."""
+    """With two batches per update, no statistics may be pending when a checkpoint is saved."""
     short = ["optimization.update_freq=[2]", "optimization.max_update=6", "evaluate.max_length_b=2"]
     arguments = tiny(trained, "norm.per_update=true", *short)
     whole, broken = whole_and_broken(arguments, tmp_path, normplugins, monkeypatch)
@@ -105,8 +96,9 @@ def test_statistics_of_whole_updates_survive_a_kill(trained, normplugins, tmp_pa
     assert {value.item() for name, value in whole["model"].items() if name.endswith("num_updates")} == {6}
 
 
-def test_the_epoch_by_which_patience_ends_a_run_is_not_averaged(trained, normplugins, tmp_path, monkeypatch):
-    """As in the released loop, and whenever it is killed: here before the last checkpoint says that the run is over."""
+@pytest.mark.slow
+def test_the_last_epoch_of_a_run_ended_by_patience_is_not_averaged(trained, normplugins, tmp_path, monkeypatch):
+    """As in the released loop, also if the run is killed before the last checkpoint records that it has ended."""
     nothing_learned = ["optimization.lr=[0]", "lr_scheduler.warmup_init_lr=0", "optimization.stop_min_lr=-1"]
     ending = ["checkpoint.patience=3", "optimization.max_update=0", "train.checkpoint_minutes=5"]
     arguments = tiny(trained, *nothing_learned, *ending, "evaluate.translate=false", norm="ln")
@@ -118,13 +110,16 @@ def test_the_epoch_by_which_patience_ends_a_run_is_not_averaged(trained, normplu
     assert not list(tmp_path.rglob("checkpoint4.pt"))
 
 
-def test_a_run_begun_before_our_own_adam_loss_and_kernels_goes_on(trained, normplugins, tmp_path, monkeypatch):
-    """As the defaults were before: within rounding it ends where today's do."""
+@pytest.mark.slow
+def test_a_run_with_older_adam_loss_and_kernels_continues_with_the_new_ones(
+    trained, normplugins, tmp_path, monkeypatch
+):
+    """A run that began with the former defaults has the same result up to rounding."""
     monkeypatch.chdir(tmp_path)
     arguments = tiny(trained, "optimization.max_update=9", "evaluate.translate=false")
     assert normplugins(*arguments, "run_dir=new")[0] == 0
-    old = ["optimizer=adam", "criterion=label_smoothed_cross_entropy"]
-    status, text = command([*arguments, *old], tmp_path, Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 6))
+    former = ["optimizer=adam", "criterion=label_smoothed_cross_entropy"]
+    status, text = command([*arguments, *former], tmp_path, Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 6))
     assert status == -signal.SIGKILL, text
     settings = OmegaConf.load("run/config.yaml")
     assert (settings.optimizer._name, settings.criterion._name) == ("adam", "label_smoothed_cross_entropy")
@@ -134,18 +129,15 @@ def test_a_run_begun_before_our_own_adam_loss_and_kernels_goes_on(trained, normp
     OmegaConf.save(settings, "run/config.yaml")
     status, said, errors = normplugins(*arguments)
     assert (status, "resuming from update 5" in said) == (0, True), errors
-    new, taken_up = (load(tmp_path / name / "checkpoint_last.pt") for name in ("new", "run"))
-    for state in (
-        new,
-        taken_up,
-    ):  # a key's bias has no gradient but rounding, which Adam blows up to steps of full size
-        for name in [name for name in state["model"] if name.endswith("kv.bias")]:
-            del state["model"][name]
-    torch.testing.assert_close(taken_up["model"], new["model"], rtol=1e-3, atol=1e-4)
-    assert differences(taken_up["model"], new["model"]) != []
+    new, old = (load(tmp_path / name / "checkpoint_last.pt") for name in ("new", "run"))
+    # The gradient of a key's bias is only rounding, which Adam scales to steps of full size.
+    models = [{name: value for name, value in state["model"].items() if "kv.bias" not in name} for state in (new, old)]
+    torch.testing.assert_close(*models, rtol=1e-3, atol=1e-4)
+    assert differences(*models) != []
 
 
-def test_the_comparison_sees_another_seed(trained, normplugins, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_the_comparison_detects_another_seed(trained, normplugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, _ = normplugins(*tiny(trained, "seed=2"))
     assert status == 0
@@ -165,7 +157,8 @@ def test_a_complete_run_is_not_repeated(trained, normplugins, monkeypatch):
     assert files(trained.folder) == before
 
 
-def test_second_run_in_a_folder_is_refused(trained, refused, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_second_run_in_a_folder_is_refused(trained, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = Command(
         tiny(trained), tmp_path, tmp_path / "output", Point(r"os\.rename \S+checkpoint_last", send=signal.SIGSTOP)
@@ -186,8 +179,8 @@ def test_second_run_in_a_folder_is_refused(trained, refused, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("rate", ["1e30", "1e39"])
-def test_not_finite_stops_with_layer_and_update(rate, trained, refused, tmp_path, monkeypatch):
-    """1e39 is infinite in float32: the weights themselves break, and no checkpoint may keep them."""
+def test_a_run_that_is_not_finite_names_layer_and_update(rate, trained, refused, tmp_path, monkeypatch):
+    """1e39 is infinite in float32, so the weights become infinite too, and no checkpoint may contain them."""
     monkeypatch.chdir(tmp_path)
     line = refused(*tiny(trained, f"optimization.lr=[{rate}]"))
     assert re.match(r"normplugins: update \d+: (the output of )?(encoder|decoder)\.\S+ is not finite", line)
@@ -201,8 +194,9 @@ def test_not_finite_stops_with_layer_and_update(rate, trained, refused, tmp_path
     assert f"update {history.updates + 1}:" in line
 
 
-def test_poisoned_weights_name_the_layer(trained, refused, tmp_path, monkeypatch):
-    """A checkpoint spoilt from outside: the run that goes on from it says where, and writes nothing over it."""
+@pytest.mark.slow
+def test_a_checkpoint_with_nan_weights_names_the_layer(trained, refused, tmp_path, monkeypatch):
+    """A run that resumes from such a checkpoint names the layer and does not overwrite the file."""
     monkeypatch.chdir(tmp_path)
     status, _ = command(tiny(trained), tmp_path, Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 4))
     assert status == -signal.SIGKILL
@@ -217,6 +211,7 @@ def test_poisoned_weights_name_the_layer(trained, refused, tmp_path, monkeypatch
     assert not (tmp_path / "run" / "crash.pt").exists()
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_folder_are_refused(trained, refused, normplugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["optimization.max_update=4", "evaluate.max_length_b=5"]
@@ -226,7 +221,7 @@ def test_other_settings_in_the_same_folder_are_refused(trained, refused, normplu
     assert "model.dropout: 0.1 there, 0.5 now" in line
     assert "force=true" in line
     assert files(tmp_path / "run") == before
-    # how, not what: these make no other run
+    # these settings do not change the result
     status, said, _ = normplugins(*tiny(trained, *short, "hardware=auto", "train.checkpoint_minutes=7"))
     assert (status, "already complete" in said) == (0, True)
     status, said, _ = normplugins(*tiny(trained, *short, "model.dropout=0.5", "force=true"))
@@ -235,7 +230,8 @@ def test_other_settings_in_the_same_folder_are_refused(trained, refused, normplu
     assert not before.items() & files(tmp_path / "run").items()
 
 
-def test_sweep_runs_every_combination_whatever_one_does(trained, normplugins, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_multirun_runs_every_combination_even_if_one_fails(trained, normplugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = [*TINY, "optimization.max_update=2", "evaluate.max_length_b=5", f"data_dir={trained.data_dir}"]
     name = "run_dir=runs/${norm.name}-${seed}"
@@ -259,7 +255,7 @@ def test_sweep_runs_every_combination_whatever_one_does(trained, normplugins, tm
 
 def test_unwritable_folder_is_one_line(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").touch()
     assert "file/run" in refused("run", "demo", "run_dir=file/run", *TINY)
 
 
@@ -274,7 +270,7 @@ def test_unwritable_folder_is_one_line(refused, tmp_path, monkeypatch):
         (["model.encoder_norm=xyz"], ["xyz", "ln", "bn", "pn_alg2"]),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_done(overrides, words, refused, tmp_path, monkeypatch):
+def test_settings_that_cannot_work_are_refused_first(overrides, words, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = refused("run", "demo", "tracking=none", *overrides)
     assert all(word in line for word in words), line
@@ -282,12 +278,12 @@ def test_what_cannot_work_is_refused_before_anything_is_done(overrides, words, r
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_gpu_that_is_not_there(refused, tmp_path, monkeypatch):
+def test_a_missing_gpu_is_refused(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "hardware=cpu" in refused("run", "demo", "hardware=gpu1")
 
 
-def test_record_holds_everything_that_the_number_depends_on(trained):
+def test_the_record_contains_everything_that_the_scores_depend_on(trained):
     record = trained.record
     assert trained.result.relative_to(trained.folder).parts[:3] == ("results", "runs", "demo")
     assert (record["experiment"], record["norm"], record["seed"]) == ("demo", "pn", 1)
@@ -330,25 +326,20 @@ def test_record_holds_everything_that_the_number_depends_on(trained):
     assert record["curves"]["train"][-1]["loss"] < record["curves"]["train"][0]["loss"]
 
 
-def test_full_disk_leaves_what_was_there(trained, tmp_path):
-    """A limit on file size stands for a full disk: the run says so, and nothing is half there."""
-    script = (
-        "import resource, sys; from normplugins.cli import main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY)); sys.exit(main(sys.argv[1:]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *tiny(trained)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 1
-    assert re.fullmatch(r"normplugins: could not write the checkpoint run/checkpoint_last\.pt: .*\n", done.stderr)
+@pytest.mark.slow
+def test_a_full_disk_leaves_no_partial_file(trained, refused, normplugins, tmp_path, monkeypatch):
+    """A limit on the size of files stands for a full disk."""
+    monkeypatch.chdir(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    try:
+        line = refused(*tiny(trained))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert line.startswith("normplugins: could not write the checkpoint run/checkpoint_last.pt: ")
     assert {path.name for path in (tmp_path / "run").iterdir()} == BEGUN
-    status, text = command(tiny(trained), tmp_path)  # the cause is gone
-    assert status == 0, text
+    status, _, errors = normplugins(*tiny(trained))  # with space on the disk
+    assert status == 0, errors
     assert differences(outcome(trained.folder, trained.directory), outcome(tmp_path, tmp_path / "run")) == []
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Start a whole Slurm on this machine: tests/slurm/setup.sh FOLDER, then export SLURM_CONF=FOLDER/slurm.conf
-# munged, slurmctld and, as two nodes of this one machine, two slurmd. All that is theirs lies in FOLDER. A second call
-# starts only what is not up.
+# It starts munged, slurmctld and two slurmd, which stand for two nodes. All their files are in FOLDER. A second call
+# starts only the daemons that do not run.
 # For root, with slurm-wlm and munge installed (Debian: apt install slurm-wlm munge). Stop it with stop.sh FOLDER.
 set -euo pipefail
 [ $# -eq 1 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
@@ -11,7 +11,7 @@ export SLURM_CONF="$folder/slurm.conf"
 mkdir -p "$folder"/{state,spool.n1,spool.n2,log}
 
 alive() { [ -s "$folder/$1.pid" ] && kill -0 "$(cat "$folder/$1.pid")" 2>/dev/null; }
-wait_for() {  # wait_for WHAT COMMAND...: the command, until it succeeds or half a minute is over
+wait_for() {  # wait_for NAME COMMAND...: repeat the command until it succeeds, for at most half a minute
   local what=$1 deadline=$((SECONDS + 30))
   shift
   until "$@" >"$folder/log/wait" 2>&1; do
@@ -29,7 +29,7 @@ free_ports() {
 if [ ! -e "$SLURM_CONF" ]; then
   (umask 077 && head -c 1024 /dev/urandom >"$folder/munge.key")
   read -r controller_port port1 port2 < <(free_ports)
-  # cred_expire is also how long a requeued job waits before it starts again: seconds, in place of two minutes.
+  # cred_expire is also the time before a requeued job starts again, by default two minutes.
   cat >"$SLURM_CONF.new" <<END
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)

@@ -1,4 +1,4 @@
-"""Cells as jobs of a real Slurm on this machine: submitted, killed, requeued, and resumed to the same result."""
+"""Cells as jobs of a real Slurm on this machine: submitted, killed, requeued, and resumed with the same result."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.helpers.runs import PATIENCE, REPOSITORY, TINY, command, differences,
 
 HERE = Path(__file__).parent
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-# Seconds of training with a checkpoint after each update: a job is hit in the middle of it.
-CELL = [*TINY, "tracking=none", "optimization.max_update=200"]
+# Training takes seconds and saves a checkpoint after each update, so a signal reaches a job while it trains.
+CELL = [*TINY, "tracking=none", "optimization.max_update=100"]
 JOBS = ["hardware=slurm", "hardware.slurm.gpus=0", "hardware.slurm.cpus=1"]
 OWN_PLACES = ["run_dir=${norm.name}/run", "results_dir=${norm.name}/results"]
 
@@ -46,7 +46,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def run_of(folder: Path, override: str) -> int:
-    """The process id of the ``normplugins run`` that a job started in this folder."""
+    """Return the process id of the ``normplugins run`` that a job started in this folder."""
     (pid,) = [
         int(process.name)
         for process in Path("/proc").glob("[0-9]*")
@@ -62,8 +62,7 @@ def _reads(link: Path) -> str:
         return ""
 
 
-def until(what: str, holds: Callable[[], bool]) -> None:
-    """Ask the daemons, or the file system, until it holds."""
+def wait_until(what: str, holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, f"{what}: not after {PATIENCE} s"
@@ -71,72 +70,61 @@ def until(what: str, holds: Callable[[], bool]) -> None:
 
 
 def state(job: str) -> str:
-    """Such as ``RUNNING 0:0``: the job's state, and its exit status and signal."""
+    """Return the job's state with its exit status and signal, such as ``RUNNING 0:0``."""
     shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
     return " ".join(re.findall(r"(?:JobState|ExitCode)=(\S+)", shown))
 
 
-def submit(folder: Path, *overrides: str) -> dict[str, tuple[str, Path]]:
-    """Submit cells of the demo; each one's job and log by its norm."""
-    status, said = command(
-        ["run", "demo", *CELL, *JOBS, *OWN_PLACES, *overrides],
-        folder,
-        PYTHONPATH=str(REPOSITORY),
-        SLURM_CONF=os.environ["SLURM_CONF"],
-    )
-    assert status == 0, said
-    lines = re.findall(r"^job (\S+): .* in (\S+)/run, log (\S+)$", said, flags=re.MULTILINE)
-    return {norm: (job, folder / log) for job, norm, log in lines}
+def wait_for_end(job: str, expected: str) -> None:
+    wait_until(f"the end of job {job}", lambda: state(job).split()[0] in ("COMPLETED", "FAILED"))
+    assert state(job) == expected
 
 
-def has_begun(folder: Path, norm: str) -> Callable[[], bool]:
-    return (folder / norm / "run" / "checkpoint_last.pt").exists
-
-
-def went_on_from(log: Path) -> list[int]:
+def resumed_from(log: Path) -> list[int]:
     return [int(update) for update in re.findall(r"resuming from update (\d+)", log.read_text())]
 
 
-def test_two_cells_of_which_one_is_killed_and_requeued(slurm: None, tmp_path: Path) -> None:
+def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, tmp_path: Path) -> None:
     unbroken, cluster = tmp_path / "unbroken", tmp_path / "cluster"
     unbroken.mkdir()
-    cluster.mkdir()
-    jobs = submit(cluster, "-m", "norm=ln,pn")
-    assert sorted(jobs) == ["ln", "pn"]
-    (kept, kept_log), (killed, killed_log) = jobs["ln"], jobs["pn"]
+    (cluster / "bn" / "run").mkdir(parents=True)
+    (cluster / "bn" / "run" / "config.yaml").write_text("norm: {name: other}\n")
+    arguments = ["run", "demo", "-m", "norm=ln,pn,bn", *CELL, *JOBS, *OWN_PLACES]
+    status, said = command(arguments, cluster, PYTHONPATH=str(REPOSITORY), SLURM_CONF=os.environ["SLURM_CONF"])
+    assert status == 0, said
+    jobs = {
+        norm: (job, cluster / log)
+        for job, norm, log in re.findall(r"^job (\S+): .* in (\S+)/run, log (\S+)$", said, flags=re.MULTILINE)
+    }
+    assert sorted(jobs) == ["bn", "ln", "pn"]
+    (requeued, requeued_log), (killed, killed_log), (failed, failed_log) = (jobs[norm] for norm in ("ln", "pn", "bn"))
 
-    until("the first checkpoint", has_begun(cluster, "pn"))
+    wait_until("the first checkpoint of ln", (cluster / "ln/run/checkpoint_last.pt").exists)
+    subprocess.run(["scancel", "--batch", "--signal=USR2", requeued], check=True)  # as Slurm does before the time limit
+    wait_until("the first checkpoint of pn", (cluster / "pn/run/checkpoint_last.pt").exists)
     os.kill(run_of(cluster, "norm=pn"), signal.SIGKILL)
-    until("the killed job's end", lambda: state(killed).startswith("FAILED"))
+    wait_until("the end of the killed job", lambda: state(killed).startswith("FAILED"))
     assert state(killed) != "FAILED 0:0"
-    assert not (cluster / "pn" / "run" / "record.json").exists()
+    assert not (cluster / "pn/run/record.json").exists()
     subprocess.run(["scontrol", "requeue", killed], check=True)
 
     status, said = command(["run", "demo", "norm=pn", *CELL, *OWN_PLACES], unbroken)
     assert status == 0, said
-    for job in (kept, killed):
-        until(f"job {job} completed", lambda job=job: state(job) == "COMPLETED 0:0")
-    assert (cluster / "ln" / "results" / "runs" / "demo").is_dir()
-    assert went_on_from(kept_log) == []
-    (update,) = went_on_from(killed_log)
-    assert 0 < update < 200
+    wait_for_end(failed, "FAILED 1:0")
+    assert re.search(r"^normplugins: .* holds a run with other settings", failed_log.read_text(), flags=re.MULTILINE)
+    for job, log in ((killed, killed_log), (requeued, requeued_log)):
+        wait_until(f"the end of job {job}", lambda job=job: state(job) == "COMPLETED 0:0")
+        (update,) = resumed_from(log)
+        assert 0 < update < 100
+    assert (cluster / "ln/run/record.json").exists()
+    assert (cluster / "ln/results/runs/demo").is_dir()
     assert not differences(outcome(unbroken / "pn", unbroken / "pn/run"), outcome(cluster / "pn", cluster / "pn/run"))
 
 
-def test_at_the_time_limit_a_job_goes_back_into_the_queue(slurm: None, tmp_path: Path) -> None:
-    ((job, log),) = submit(tmp_path, "norm=bn", "optimization.max_update=100").values()
-    until("the first checkpoint", has_begun(tmp_path, "bn"))
-    subprocess.run(["scancel", "--batch", "--signal=USR2", job], check=True)  # as Slurm does before the limit
-    until("the job's end", lambda: state(job) == "COMPLETED 0:0")
-    assert len(went_on_from(log)) == 1
-    assert (tmp_path / "bn" / "run" / "record.json").exists()
-
-
 def test_one_run_on_two_nodes(slurm: None, tmp_path: Path) -> None:
-    overrides = ["norm=pn", *CELL, *OWN_PLACES, "optimization.max_update=100"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # torchrun lies beside this Python
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # torchrun is in the folder of this Python
     submitted = subprocess.run(
-        ["sbatch", "--parsable", REPOSITORY / "scripts/slurm/multi_node.sbatch", "demo", *overrides],
+        ["sbatch", "--parsable", REPOSITORY / "scripts/slurm/multi_node.sbatch", "demo", "norm=pn", *CELL, *OWN_PLACES],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PATH": path},
         capture_output=True,
@@ -144,16 +132,9 @@ def test_one_run_on_two_nodes(slurm: None, tmp_path: Path) -> None:
         check=True,
     )
     job, log = submitted.stdout.strip(), tmp_path / f"slurm-{submitted.stdout.strip()}.log"
-    until("the first checkpoint", has_begun(tmp_path, "pn"))
+    wait_until("the first checkpoint", (tmp_path / "pn/run/checkpoint_last.pt").exists)
     subprocess.run(["scancel", "--batch", "--signal=USR2", job], check=True)
-    until("the job's end", lambda: state(job) == "COMPLETED 0:0")
+    wait_until("the job's end", lambda: state(job) == "COMPLETED 0:0")
     assert "2 processes" in log.read_text()
-    assert len(went_on_from(log)) == 1
-    assert (tmp_path / "pn" / "run" / "record.json").exists()
-
-
-def test_a_failed_run_is_a_failed_job(slurm: None, tmp_path: Path) -> None:
-    ((job, log),) = submit(tmp_path, "norm=ln", "optimization.lr=1e30").values()
-    until("the job's end", lambda: state(job).split()[0] in ("COMPLETED", "FAILED"))
-    assert state(job) == "FAILED 1:0"
-    assert re.search(r"^normplugins: update \d+: .* not finite", log.read_text(), flags=re.MULTILINE)
+    assert len(resumed_from(log)) == 1
+    assert (tmp_path / "pn/run/record.json").exists()

@@ -1,4 +1,4 @@
-"""``loop.compile=true``: the same losses, checkpoints that know nothing of it, and what it is refused with."""
+"""``train.compile=true``: equal losses, the same names in checkpoints, and settings that it is refused with."""
 
 from functools import partial
 
@@ -14,11 +14,12 @@ from normplugins.utils.errors import UserError
 from tests.helpers.runs import TINY
 
 NO_DROPOUT = ["model.dropout=0", "model.attention_dropout=0", "model.activation_dropout=0"]
-SHORT = ["optimization.max_update=12", "evaluate.average=null", "evaluate.translate=false"]
+SHORT = ["optimization.max_update=6", "evaluate.average=null", "evaluate.translate=false"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(" " in torch.__file__, reason="PyTorch hands its own folder to the compiler unquoted")
-def test_training_is_the_same_and_another_call_goes_on_without(normplugins, tmp_path, monkeypatch):
+def test_losses_and_checkpoint_names_are_the_same_as_without(normplugins, tmp_path, monkeypatch):
     torch._dynamo.reset()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "compile_layers", partial(compile_layers, backend="aot_eager", fullgraph=True))
@@ -45,12 +46,12 @@ def test_training_is_the_same_and_another_call_goes_on_without(normplugins, tmp_
         (["norm=bn", "norm.sync=batch", "hardware=cpu", "hardware.processes=2"], "norm.sync=batch"),
     ],
 )
-def test_refused(overrides, words):
+def test_settings_that_compile_is_refused_with(overrides, words):
     with pytest.raises(UserError, match=words):
         check(compose_config("demo", ["train.compile=true", *overrides]))
 
 
-def test_refused_without_a_compiler(monkeypatch):
+def test_compile_is_refused_without_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match="no C\\+\\+ compiler 'no-such-compiler'"):
         check(compose_config("demo", ["train.compile=true", "hardware=cpu"]))

@@ -1,4 +1,4 @@
-"""The probe's numbers against their formulas, token by token and channel by channel, in float64."""
+"""Comparison of the probe's numbers with their formulas in NumPy, in float64."""
 
 import math
 
@@ -8,14 +8,14 @@ import torch
 from numpy.typing import NDArray
 
 from normplugins.norms import NormConfig, build_norm
-from normplugins.training.batch_statistics import Pass, measure, running_before
+from normplugins.training.statistics_probe import measure, running_before
 
 TIME, SENTENCES, DIM, GROUPS, EPS = 7, 3, 8, 2, 1e-5
 Rows = NDArray[np.float64]
 
 
 def trained_norm(name):
-    """A norm with weights away from 1 that has seen batches and, if it is ``pn``, is beyond its warmup."""
+    """Return a norm with random weights that has trained on some batches; ``pn`` is past its warmup."""
     norm = build_norm(NormConfig(name, groups=GROUPS, warmup_updates=2 if name == "pn" else None), DIM).double()
     torch.manual_seed(1)
     for parameter in norm.parameters():
@@ -38,7 +38,7 @@ def one_pass(norm):
     x.requires_grad_()
     y = norm(x, mask)
     (grad_x,) = torch.autograd.grad(y, x, g)
-    return Pass(x.detach(), mask, y.detach(), g, grad_x, running)
+    return x.detach(), mask, y.detach(), g, grad_x, running
 
 
 def rows_of(tensor, mask) -> Rows:
@@ -59,15 +59,15 @@ def scaled(x: Rows, groups: int) -> tuple[Rows, Rows]:
 
 
 @pytest.mark.parametrize("name", ["ln", "rms", "affine", "none", "bn", "bn_released", "pnv", "pn", "pn_alg2", "weight"])
-def test_every_number_is_its_formula(name):
+def test_every_number_equals_its_formula(name):
     norm = trained_norm(name)
     seen = one_pass(norm)
-    x, y, g, grad_x = (rows_of(each, seen.padding_mask) for each in (seen.x, seen.y, seen.grad_y, seen.grad_x))
+    mask, running = seen[1], {key: value.numpy() for key, value in seen[-1].items()}
+    x, y, g, grad_x = (rows_of(seen[i], mask) for i in (0, 2, 3, 4))
     weight, bias = (
         getattr(norm, key).detach().numpy() if getattr(norm, key, None) is not None else default
         for key, default in (("weight", np.ones(DIM)), ("bias", np.zeros(DIM)))
     )
-    running = {key: value.numpy() for key, value in seen.running.items()}
     want = {"tokens": 14.0}
     if name in ("pn", "bn_released"):
         x, factors = scaled(x, GROUPS if name == "pn" else 1)
@@ -108,20 +108,20 @@ def test_every_number_is_its_formula(name):
         token = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + EPS)
         products = weight * (g * token).mean(0)
     want["grad_product"] = size(products)
-    got = {key: float(value) for key, value in measure(norm, seen).items()}
+    got = {key: float(value) for key, value in measure(norm, *seen).items()}
     want["pnv_bound_smaller"] = got["pnv_bound_smaller"]  # below
     assert got == pytest.approx(want, rel=1e-9, abs=1e-12)
     assert got.keys() == want.keys()
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])
-def test_the_share_of_smaller_bounds_is_that_of_the_gradients_themselves(shift):
-    """PN-V's and BN's dL/dx, from autograd, channel by channel."""
+def test_the_share_of_smaller_bounds_agrees_with_autograd(shift):
+    """dL/dx of PN-V and of BN are compared in each channel."""
     torch.manual_seed(3)
     x = torch.randn(40, 50, dtype=torch.float64) + shift * torch.randn(50, dtype=torch.float64)
     g = torch.randn(40, 50, dtype=torch.float64) + 0.5 * torch.randn(50, dtype=torch.float64)
     weight = torch.rand(50, dtype=torch.float64)
-    x[:, 0] = 0  # it has no sigma, and does not count
+    x[:, 0] = 0  # its variance is 0, so it does not count
 
     def squares(normalized):
         (grad,) = torch.autograd.grad((normalized(leaf) * weight * g).sum(), leaf)
@@ -130,11 +130,11 @@ def test_the_share_of_smaller_bounds_is_that_of_the_gradients_themselves(shift):
     leaf = x.clone().requires_grad_()
     pnv = squares(lambda x: x / x.square().mean(0).sqrt())
     bn = squares(lambda x: (x - x.mean(0)) / (x - x.mean(0)).square().mean(0).sqrt())
-    found = measure(torch.nn.Identity(), Pass(x, None, x, g, g, {}))
+    found = measure(torch.nn.Identity(), x, None, x, g, g, {})
     assert float(found["pnv_bound_smaller"]) == pytest.approx(float((pnv < bn).double().mean()))
     assert 0 < float(found["pnv_bound_smaller"]) < 1
 
 
 def test_a_batch_without_tokens_has_no_numbers():
     x = torch.zeros(5, 0, DIM)
-    assert measure(torch.nn.Identity(), Pass(x, None, x, x, x, {})) == {}
+    assert measure(torch.nn.Identity(), x, None, x, x, x, {}) == {}

@@ -1,0 +1,80 @@
+"""The seal of a checkpoint: the run that it belongs to, and a hash of its content."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NOT_NEGATIVE = ("running_var", "running_phi")
+"""Ends of the names of running mean squares."""
+
+Identity = Mapping[str, str | int]
+"""What tells runs apart: the cell, the seed, and the digests of the settings and of the corpus."""
+
+
+def seal(state: dict[str, Any], identity: Identity | None) -> None:
+    """Put the run's identity and the hash of everything in a checkpoint into its ``extra_state``, in place."""
+    state.setdefault("extra_state", {})["seal"] = {"run": dict(identity or {})}
+    state["extra_state"]["seal"]["sha256"] = digest(state)
+
+
+def identity_of(state: Mapping[str, Any]) -> Identity | None:
+    """Return the identity of the run that wrote a checkpoint; None if the checkpoint has no seal."""
+    found = (state.get("extra_state") or {}).get("seal")
+    return found["run"] if found else None
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of all values in a checkpoint, with place, type and shape, except the seal's own."""
+    result = hashlib.sha256()
+    for place, value in _leaves(state, ""):
+        if place == "/extra_state/seal/sha256":
+            continue
+        if isinstance(value, Tensor):
+            result.update(f"{place} {value.dtype} {tuple(value.shape)}\n".encode())
+            result.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            result.update(f"{place} {value!r}\n".encode())
+    return result.hexdigest()
+
+
+def find_damage(state: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the content of a checkpoint, as the end of a sentence, or None.
+
+    Without a seal only the values are checked: weights, statistics and the optimizer's state must be finite, and
+    running mean squares must not be negative.
+    """
+    if (found := (state.get("extra_state") or {}).get("seal")) and found["sha256"] != digest(state):
+        return "its content has changed since it was written"
+    for place, value in _leaves(state, ""):
+        if not isinstance(value, Tensor) or not place.startswith(("/model/", "/last_optimizer_state/")):
+            continue
+        name = place.split("/", 2)[2]
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            return f"{name} is not finite"
+        if place.endswith(NOT_NEGATIVE) and (value < 0).any():
+            return f"{name} is a mean of squares and has negative values"
+    return None
+
+
+def find_difference(state: Mapping[str, Any], identity: Identity) -> str | None:
+    """Return in what a sealed checkpoint's run differs from this one, as the end of a sentence, or None."""
+    theirs = identity_of(state)
+    if not theirs:
+        return None
+    differing = [key for key in identity if theirs.get(key) != identity[key]]
+    return ", ".join(f"{key} {theirs.get(key)} there and {identity[key]} here" for key in differing) or None
+
+
+def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield the path and value of everything inside nested dictionaries and lists."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{place}/{key}")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{place}/{index}")
+    else:
+        yield place, value
