@@ -12,6 +12,8 @@ from tests.helpers.models import both_stacks, loss_of, make_batch, make_model
 from normplugins.models.layers import compile_layers, not_compiled
 from normplugins.norms import end_update
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before():
