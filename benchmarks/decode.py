@@ -12,9 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import torch
 from fairseq import tasks, utils
 from fairseq.data import Dictionary
@@ -28,7 +25,6 @@ from benchmarks.step import BASELINE, composed
 from benchmarks.stock import SeparateProcess, from_stock, stock_model
 from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import kind_of
-from normplugins.evaluation.translation import bare_task
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.plan import corpus_size, made_up
 from normplugins.training.distributed import on_cpu
@@ -147,7 +143,7 @@ def translator(model: Any, config: DictConfig, dictionary: Dictionary) -> Callab
     The settings are fields of fairseq's ``generation``.
     """
     normplugins.register()
-    task = bare_task(config.task, dictionary)
+    task = kind_of("translation").bare_task(config.task, dictionary)
 
     def translate(settings: dict[str, Any], batches: Sequence[dict[str, Any]]) -> list[list[int]]:
         generator = task.build_generator([model], GenerationConfig(**settings))

@@ -8,7 +8,7 @@ from torch import nn
 from typing_extensions import Self
 
 from normplugins.models.placement import NORM_KEYS, NormSettings, final_key, norm_config, refuse_unread_settings
-from normplugins.norms import build_norm, resolve_norm, sees_sentence
+from normplugins.norms import build_norm, sees_sentence
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
 
@@ -63,7 +63,7 @@ class ModelConfig(NormSettings):
         if final and getattr(self, final_key(key), None):
             key = final_key(key)
         try:
-            config = resolve_norm(norm_config(self, getattr(self, key)), heads)
+            config = norm_config(self, getattr(self, key)).resolve(heads)
             if final and config.warmup_updates:
                 config = config.replace(warmup_updates=self.final_norm_warmup_updates)
             return build_norm(config, dim)

@@ -5,7 +5,7 @@ from typing import Any, Optional
 
 from fairseq.dataclass import FairseqDataclass
 
-from normplugins.norms import NormConfig, all_settings, settings_read
+from normplugins.norms import NormConfig, all_settings
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import setting
 
@@ -77,7 +77,7 @@ def _settings_read(cfg: Any) -> dict[str, list[str]]:
     read = {}
     for key, name in norm_names(cfg).items():
         try:
-            read[name] = settings_read(norm_config(cfg, name))
+            read[name] = norm_config(cfg, name).settings_read()
         except ValueError as error:
             raise UserError(f"{key}: {error}") from error
     return read

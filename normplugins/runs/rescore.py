@@ -4,7 +4,6 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +12,7 @@ from yaml import YAMLError
 
 from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation.reestimate import checkpoint_to_score
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.runs import folder
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
@@ -85,7 +84,7 @@ def needed(path: Path) -> Path:
     return path
 
 
-def change(config: DictConfig, overrides: Sequence[str], kind: ModuleType) -> str | None:
+def change(config: DictConfig, overrides: Sequence[str], kind: Kind) -> str | None:
     """Apply overrides to the config of a trained run and check it; return ``evaluate.checkpoint`` if it is given."""
     changeable = (*kind.RESCORABLE, *CHANGEABLE)
     for override in overrides:

@@ -6,9 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.corpora import corpus_config, prepare
@@ -177,7 +174,7 @@ def run_title(config: DictConfig) -> str:
 
 def run_label(config: DictConfig) -> str:
     """Return what a reader of the run's figures must know, such as that its model sees the future; mostly empty."""
-    return str(kind_of(config.task._name).label(dict(flatten(config))))
+    return kind_of(config.task._name).label(dict(flatten(config)))
 
 
 def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:

@@ -7,14 +7,13 @@ the checkpoint.
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig
 
 from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.evaluation.reestimate import checkpoint_to_score
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.runs import folder, record
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
@@ -69,13 +68,13 @@ def score_checkpoints(
     return entries, files
 
 
-def output_name(kind: ModuleType, name: str, average: int | None) -> str:
+def output_name(kind: Kind, name: str, average: int | None) -> str:
     """Return the name of the file with the translations or log-probabilities of the checkpoint ``name``."""
     return f"test.{kind.OUTPUT}" if name == checkpoints.scored_names(average)[0] else f"test.{name}.{kind.OUTPUT}"
 
 
 def describe_scores(
-    kind: ModuleType, metrics: Mapping[str, Any], others: Mapping[str, Any], settings: Mapping[str, Any]
+    kind: Kind, metrics: Mapping[str, Any], others: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[str]:
     """Return the lines to print: each metric with its signature, one line for each of the ``others``, and the label."""
     lines = [f"{metric}: {kind.describe(value)}\n  {value['signature']}" for metric, value in metrics.items()]

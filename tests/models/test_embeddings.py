@@ -2,14 +2,12 @@ import math
 
 import pytest
 import torch
+from fairseq.modules import SinusoidalPositionalEmbedding
 
 from normplugins.models.embeddings import SinusoidalPositions, positions_from_the_end
 from normplugins.utils.errors import UserError
 from tests.helpers.language_models import MODELS, lm_loss, log_probs, make_language_model, make_segments
 from tests.helpers.models import PAD
-
-# isort: split
-from fairseq.modules import SinusoidalPositionalEmbedding
 
 
 @pytest.mark.parametrize("dim", [4, 16, 17])
