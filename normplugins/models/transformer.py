@@ -246,12 +246,11 @@ SIZES = {  # width, feed-forward width, heads, dropout
 
 
 def _register_architecture(norm: str, size: str) -> None:
-    """Register the paper's placement, with the norm in the encoder and LN in the decoder, as defaults of settings."""
+    """Register the norm in the encoder, LN in the decoder and a size, as defaults of the settings."""
     dim, inner, heads, dropout = SIZES[size]
-    settings = {"dropout": dropout, "encoder_norm": norm, "decoder_norm": "ln", "normalize_before": True}
+    settings = {"dropout": dropout, "encoder_norm": norm}
     for side in ("encoder", "decoder"):
         settings |= {f"{side}_embed_dim": dim, f"{side}_ffn_embed_dim": inner, f"{side}_attention_heads": heads}
-        settings |= {f"{side}_layers": 6}
 
     @register_model_architecture("norm_transformer", f"transformer_{norm}_{size}")
     def architecture(args: Namespace) -> None:
