@@ -198,7 +198,7 @@ def prepare_corpus(options: argparse.Namespace) -> None:
 
 def evaluate_run(options: argparse.Namespace) -> None:
     """``normplugins evaluate RUN [KEY=VALUE ...]``: print the scores without changing the record."""
-    from normplugins.runs.rescore import rescore
+    from normplugins.runs.scoring import rescore
 
     rescore(options.run, options.overrides, options.save)
 

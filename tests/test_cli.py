@@ -32,7 +32,7 @@ def test_help_lists_the_commands(capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["nope"], ["report", "--nope"], ["fairseq", "nope"], ["run"]])
-def test_what_argparse_refuses(arguments, capsys):
+def test_invalid_command_lines(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
@@ -53,14 +53,14 @@ def test_what_argparse_refuses(arguments, capsys):
         (["fold", "nowhere.pt"], ["nowhere.pt", "No such file"]),
     ],
 )
-def test_what_the_user_can_put_right_is_one_line(arguments, words, refused, tmp_path, monkeypatch):
+def test_an_error_that_the_user_can_correct_is_one_line(arguments, words, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = refused(*arguments)
     assert all(word in line for word in words), line
     assert not list(tmp_path.iterdir())
 
 
-def test_prepare_says_where(trained, normplugins):
+def test_prepare_prints_the_folder(trained, normplugins):
     sizes = ["corpus.train_size=300", "corpus.valid_size=20", "corpus.test_size=20", "corpus.subword_size=60"]
     status, said, _ = normplugins("prepare", "demo", f"data_dir={trained.data_dir}", *sizes)
     (folder,) = trained.data_dir.glob("demo/*/bin")
@@ -68,7 +68,7 @@ def test_prepare_says_where(trained, normplugins):
 
 
 @pytest.mark.parametrize("tool", sorted(FAIRSEQ_TOOLS))
-def test_every_fairseq_tool_explains_itself(tool, tmp_path):
+def test_every_fairseq_tool_prints_its_help(tool, tmp_path):
     status, said = command(["fairseq", tool, "--help"], tmp_path)
     assert status == 0, said
     assert "Traceback" not in said

@@ -1,4 +1,4 @@
-"""WMT14 from archives of the upstream layout to the record, tiny: several batches an update, both scores."""
+"""WMT14 from tiny archives of the upstream layout to the record: several batches per update, and both scores."""
 
 import re
 
