@@ -25,11 +25,9 @@ import normplugins
 from benchmarks import page
 from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
 from benchmarks.step import BASELINE, composed
-from benchmarks.stock import SeparateProcess, stock_model
+from benchmarks.stock import SeparateProcess, from_stock, stock_model
 from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import kind_of
-from normplugins.evaluation.translation import bare_task
-from normplugins.models.stock import from_stock
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.plan import corpus_size, made_up
 from normplugins.training.distributed import on_cpu
@@ -148,7 +146,7 @@ def translator(model: Any, config: DictConfig, dictionary: Dictionary) -> Callab
     The settings are fields of fairseq's ``generation``.
     """
     normplugins.register()
-    task = bare_task(config.task, dictionary)
+    task = kind_of("translation").bare_task(config.task, dictionary)
 
     def translate(settings: dict[str, Any], batches: Sequence[dict[str, Any]]) -> list[list[int]]:
         generator = task.build_generator([model], GenerationConfig(**settings))

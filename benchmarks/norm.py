@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks import page
 from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
 from benchmarks.released import ReleasedPowerNorm
-from normplugins.norms import NormConfig, build_norm, has_kernels, known_norms
+from normplugins.norms import NormConfig, all_settings, build_norm, known_norms
 
 DIRECTIONS = ("forward", "backward", "both")
 BASELINE, RELEASED, COPY = "torch LayerNorm", "released PN", "copy"
@@ -85,7 +85,7 @@ def providers(names: Sequence[str], channels: int) -> Iterator[tuple[str, nn.Mod
     for name in names:
         config = NormConfig(name=name)
         yield name, build_norm(config, channels)
-        if has_kernels(name):
+        if name in all_settings()["kernels"].defaults:
             yield f"{name} plain", build_norm(config.replace(kernels="plain"), channels)
 
 

@@ -29,7 +29,6 @@ from benchmarks.measure import Times, arguments, case_of, machine, rows, take_tu
 from benchmarks.stock import SeparateProcess, stock_trainer
 from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import kind_of
-from normplugins.evaluation.translation import bare_task
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.runs.plan import corpus_size, made_up
@@ -137,7 +136,7 @@ def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[s
 def stock_update(config: DictConfig, dictionary: Dictionary) -> Update:
     """Return the function that trains stock fairseq's model; ``config`` is fairseq's part of the experiment's."""
     normplugins.register()
-    return updating(stock_trainer(config, bare_task(config.task, dictionary)))
+    return updating(stock_trainer(config, kind_of("translation").bare_task(config.task, dictionary)))
 
 
 def updating(trainer: FairseqTrainer) -> Update:

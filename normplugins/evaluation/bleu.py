@@ -1,9 +1,9 @@
 """Translates a test set with a trained model and scores it: BLEU as published, and sacreBLEU, chrF2 and TER."""
 
+import gzip
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,196 +11,161 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
 import sacrebleu
-import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
-from rich.console import Console
-from rich.progress import track
+from omegaconf import DictConfig
 
-import normplugins
 from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
-from normplugins.utils.files import read_lines
+from normplugins.evaluation.loading import load_model, progress
+from normplugins.utils.files import read_lines, whole_file
 
-# The sets that sacreBLEU has by name, by the sha256 of their references: one line a sentence, each with its newline.
+SEARCH = ("beam", "length_penalty", "max_length_a", "max_length_b", "max_tokens")
+"""Keys of the config's ``evaluate`` section that change a translation."""
 TEST_SETS = dict.fromkeys(wmt14.TEST_SHA256.values(), "wmt14/full")
+"""sacreBLEU's names of test sets, by the sha256 of their references, each line ended by LF."""
+Metric = dict[str, Any]
+"""A metric as it is stored in a record: ``score``, the ``signature`` that says how it was computed, and details."""
 _HYPHEN_IN_WORD = re.compile(r"(\S)-(\S)")
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score with the signature that says how it was computed."""
+def translate(checkpoint: Path, corpus: PreparedCorpus, search: DictConfig, cpu: bool) -> list[str]:
+    """Translate the test set.
 
-    score: float
-    signature: str
-
-    def __str__(self) -> str:
-        return f"{self.score:.2f}"
-
-
-@dataclass(frozen=True)
-class BleuScore(Score):
-    """A BLEU score with what is needed to read it."""
-
-    precisions: list[float]
-    brevity_penalty: float
-    system_length: int
-    reference_length: int
-
-    def __str__(self) -> str:
-        parts = "/".join(f"{precision:.1f}" for precision in self.precisions)
-        return (
-            f"BLEU = {self.score:.2f} {parts} (BP={self.brevity_penalty:.3f}, "
-            f"syslen={self.system_length}, reflen={self.reference_length})"
-        )
-
-
-@dataclass(frozen=True)
-class Search:
-    """Beam search: the ``evaluate`` section of the config says what each is."""
-
-    beam: int
-    length_penalty: float
-    max_length_a: float
-    max_length_b: int
-    max_tokens: int
-
-
-def translate(checkpoint: Path, corpus: PreparedCorpus, search: Search, cpu: bool, subset: str = "test") -> list[str]:
-    """Translate a split of the corpus, in its own order.
+    Args:
+        checkpoint: the model.
+        corpus: the corpus of the test set.
+        search: the config's section ``evaluate``, of which ``SEARCH`` is read.
+        cpu: use the CPU even if there is a GPU.
 
     Returns:
-        One line a sentence, subwords joined again: tokens, or plain text where the corpus is not tokenised.
+        One line per sentence, in the order of the corpus, with subwords joined: tokens, or plain text if the corpus is
+        not tokenized.
     """
-    normplugins.register()
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(checkpoint)], arg_overrides={"data": str(corpus.bin_dir)}
+    model, task = load_model(checkpoint, corpus.bin_dir, cpu)
+    task.load_dataset("test")
+    options = GenerationConfig(
+        beam=search.beam, lenpen=search.length_penalty, max_len_a=search.max_length_a, max_len_b=search.max_length_b
     )
-    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
-    for model in models:
-        model.eval().to(device)
-    task.load_dataset(subset)
-    generator = task.build_generator(
-        models,
-        GenerationConfig(
-            beam=search.beam,
-            lenpen=search.length_penalty,
-            max_len_a=search.max_length_a,
-            max_len_b=search.max_length_b,
-        ),
-    )
+    generator = task.build_generator([model], options)
     batches = task.get_batch_iterator(
-        dataset=task.dataset(subset),
+        dataset=task.dataset("test"),
         max_tokens=search.max_tokens,
-        max_positions=utils.resolve_max_positions(task.max_positions(), *(model.max_positions() for model in models)),
+        max_positions=utils.resolve_max_positions(task.max_positions(), model.max_positions()),
         required_batch_size_multiple=1,
     ).next_epoch_itr(shuffle=False)
-    lines = [""] * len(task.dataset(subset))
+    lines = [""] * len(task.dataset("test"))
     kind = corpus.manifest["subword"]["kind"]
-    console = Console()
-    for sample in track(batches, f"translating {subset}", console=console, disable=not console.is_terminal):
-        sample = utils.move_to_cuda(sample) if device == "cuda" else sample
-        for index, hypotheses in zip(
-            sample["id"].tolist(), task.inference_step(generator, models, sample), strict=True
-        ):
+    cuda = next(model.parameters()).is_cuda
+    for sample in progress(batches, "translating test"):
+        found = task.inference_step(generator, [model], utils.move_to_cuda(sample) if cuda else sample)
+        for index, hypotheses in zip(sample["id"].tolist(), found, strict=True):
             lines[index] = remove_subwords(task.target_dictionary.string(hypotheses[0]["tokens"]), kind)
     return lines
 
 
 def bleu(
-    hypotheses: Sequence[str], references: Sequence[str], said: Mapping[str, str] | None = None, **options: Any
-) -> BleuScore:
-    """Corpus BLEU by sacrebleu, one reference a line.
+    hypotheses: Sequence[str], references: Sequence[str], fields: Mapping[str, str] | None = None, **options: Any
+) -> Metric:
+    """Compute corpus BLEU with sacreBLEU, with one reference per line.
 
     Args:
-        hypotheses: one line a sentence.
-        references: likewise.
-        said: further fields of the signature; sacrebleu has a place for ``test`` and ``lang``.
-        options: those of ``sacrebleu.metrics.BLEU``.
+        hypotheses: one line per sentence.
+        references: one line per sentence.
+        fields: additional fields of the signature, such as sacreBLEU's own ``test`` and ``lang``.
+        options: options of ``sacrebleu.metrics.BLEU``.
     """
     metric = sacrebleu.metrics.BLEU(**options)
     result = metric.corpus_score(list(hypotheses), [list(references)])
     signature = metric.get_signature()
-    for name, value in (said or {}).items():
+    for name, value in (fields or {}).items():
         signature.update(name, value)
-    return BleuScore(
-        score=result.score,
-        signature=str(signature),
-        precisions=[round(precision, 2) for precision in result.precisions],
-        brevity_penalty=round(result.bp, 4),
-        system_length=result.sys_len,
-        reference_length=result.ref_len,
-    )
+    return {
+        "score": result.score,
+        "signature": str(signature),
+        "precisions": [round(precision, 2) for precision in result.precisions],
+        "brevity_penalty": round(result.bp, 4),
+        "system_length": result.sys_len,
+        "reference_length": result.ref_len,
+    }
 
 
-def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False) -> dict[str, dict[str, Score]]:
-    """Score a translation of the test set, and each part of it that is a test set of its own.
+def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False) -> dict[str, dict[str, Metric]]:
+    """Score a translation of the test set.
 
     Args:
-        translations: as ``translate`` gives them.
-        corpus: whose test set it is.
-        compounds: split hyphenated words on both sides, as BLEU on WMT14 en-de is published.
+        translations: the result of :func:`translate`.
+        corpus: the corpus of the test set.
+        compounds: split hyphenated words on both sides, as in the published BLEU on WMT14 en-de.
 
     Returns:
-        Under ``test``, and under the name of each of several test sets: ``bleu``, or ``bleu_compound`` with
-        ``compounds``, which is not to be compared with it: on Moses tokens, cased as the training text, as published;
-        ``sacrebleu``, ``chrf2`` and ``ter``: on plain text against the untouched references, ignoring case where the
-        model is trained on lower-cased text. The signature of ``sacrebleu`` names the test set if the references are,
-        byte for byte, one that sacreBLEU has.
+        Metrics by test set: ``test`` is the whole, followed by the corpus's individual test sets if it has several.
+        ``bleu`` is computed on Moses tokens with the case of the training text, as published. With ``compounds`` it is
+        called ``bleu_compound``, since the two cannot be compared. ``sacrebleu``, ``chrf2`` and ``ter`` are computed on
+        plain text with the original references, and ignore case if the training text is lower-cased. The signature of
+        ``sacrebleu`` names the test set if the references are byte for byte one of sacreBLEU's.
     """
     tokens, reference_tokens = scored_tokens(translations, corpus, compounds)
     text, reference_text = corpus.to_text(translations), read_lines(corpus.reference_text)
-    name, said = ("bleu_compound", {"compounds": "split"}) if compounds else ("bleu", {})
+    name, fields = ("bleu_compound", {"compounds": "split"}) if compounds else ("bleu", {})
+    slices, begin = {"test": slice(None)}, 0
+    for test_set, count in corpus.manifest.get("test_sets", {}).items():
+        slices[test_set] = slice(begin, begin + count)
+        begin += count
     lower, scores = bool(corpus.manifest["lowercase"]), {}
-    for test_set, part in scored_slices(corpus).items():
+    for test_set, part in slices.items():
         plain, references = text[part], reference_text[part]
-        known = known_test_set(references, corpus.source, corpus.target)
+        digest = hashlib.sha256("".join(f"{line}\n" for line in references).encode()).hexdigest()
+        known = {"test": TEST_SETS[digest], "lang": f"{corpus.source}-{corpus.target}"} if digest in TEST_SETS else {}
         scores[test_set] = {
-            name: bleu(tokens[part], reference_tokens[part], said, tokenize="none", force=True),
+            name: bleu(tokens[part], reference_tokens[part], fields, tokenize="none", force=True),
             "sacrebleu": bleu(plain, references, known, lowercase=lower),
-            "chrf2": _by_sacrebleu(sacrebleu.metrics.CHRF(lowercase=lower), plain, references),
-            "ter": _by_sacrebleu(sacrebleu.metrics.TER(case_sensitive=not lower), plain, references),
         }
+        for other, metric in (
+            ("chrf2", sacrebleu.metrics.CHRF(lowercase=lower)),
+            ("ter", sacrebleu.metrics.TER(case_sensitive=not lower)),
+        ):
+            result = metric.corpus_score(plain, [references])
+            scores[test_set][other] = {"score": result.score, "signature": str(metric.get_signature())}
     return scores
 
 
-def scored_slices(corpus: PreparedCorpus) -> dict[str, slice]:
-    """Return the lines of each scored test set: ``test`` has all lines, and each of several sets has its part."""
-    found, begin = {"test": slice(None)}, 0
-    for name, count in corpus.manifest.get("test_sets", {}).items():
-        found[name] = slice(begin, begin + count)
-        begin += count
-    return found
-
-
-def scored_tokens(
-    translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False
-) -> tuple[list[str], list[str]]:
-    """The lines of tokens, of a translation of the test set and of its references, that BLEU as published is of."""
+def scored_tokens(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool) -> tuple[list[str], list[str]]:
+    """Return the tokenized lines of a translation of the test set, and of its references, for BLEU as published."""
     both = corpus.to_tokens(translations), read_lines(corpus.reference_tokens)
     return (split_compounds(both[0]), split_compounds(both[1])) if compounds else both
 
 
-def _by_sacrebleu(metric: Any, hypotheses: list[str], references: list[str]) -> Score:
-    result = metric.corpus_score(hypotheses, [references])
-    return Score(result.score, str(metric.get_signature()))
+def split_compounds(lines: Sequence[str]) -> list[str]:
+    """Split hyphenated words, as in the published BLEU on WMT14 en-de (arXiv 1806.00187).
 
-
-def split_compounds(lines: Iterable[str]) -> list[str]:
-    """Set a hyphen between two characters apart, as BLEU on WMT14 en-de is published (arXiv 1806.00187).
-
-    ``a-b`` becomes ``a ##AT##-##AT## b``, and ``a @-@ b``, where a tokenizer has split the hyphen already,
-    ``a @ ##AT##-##AT## @ b``. A character takes part in one split only, as published: of ``x-y-z`` the first hyphen is
-    set apart.
+    ``a-b`` becomes ``a ##AT##-##AT## b``, and ``a @-@ b``, which a tokenizer has split already, becomes
+    ``a @ ##AT##-##AT## @ b``. Matches do not overlap, as published: only the first hyphen of ``x-y-z`` is split.
     """
     return [_HYPHEN_IN_WORD.sub(r"\1 ##AT##-##AT## \2", line) for line in lines]
 
 
-def known_test_set(references: Sequence[str], source: str, target: str) -> dict[str, str]:
-    """The fields ``test`` and ``lang`` of sacreBLEU's signature, where these references are a set that it has."""
-    digest = hashlib.sha256("".join(f"{line}\n" for line in references).encode()).hexdigest()
-    return {"test": TEST_SETS[digest], "lang": f"{source}-{target}"} if digest in TEST_SETS else {}
+def write_translations(path: Path, lines: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    """Write the file that is kept with a published record: translations and the statistics of their BLEU.
 
+    The file is gzipped text with one line per sentence, in the order of the test set, and columns separated by tabs:
+    the translation, then the sufficient statistics of ``bleu`` or ``bleu_compound`` as whole numbers: length of
+    hypothesis and reference, matches of 1- to 4-grams, and their totals. The BLEU of any set of sentences, resampled or
+    not, follows from the sum of their statistics, without the references, which are other people's text. Equal content
+    gives equal bytes.
 
-def as_metrics(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
-    """Scores as they stand in a run's JSON."""
-    return {name: asdict(value) for name, value in scores.items()}
+    Args:
+        path: the file; it is written atomically.
+        lines: translations (N).
+        hypotheses: their tokenized lines (N), as BLEU reads them.
+        references: the tokenized lines (N) of the references.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    metric = sacrebleu.metrics.BLEU(tokenize="none", force=True, effective_order=True)  # does not change the statistics
+    rows = []
+    for line, hypothesis, reference in zip(lines, hypotheses, references, strict=True):
+        found = metric.sentence_score(hypothesis, [reference])
+        rows.append("\t".join(map(str, [line, found.sys_len, found.ref_len, *found.counts, *found.totals])) + "\n")
+    with whole_file(path) as temporary:
+        temporary.write_bytes(gzip.compress("".join(rows).encode(), mtime=0))

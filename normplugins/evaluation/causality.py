@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ def draw_replacements(tokens: Tensor, text: Tensor, generator: torch.Generator) 
 
 @torch.no_grad()
 def measure_evaluation(
-    model: nn.Module, inputs: Tensor, targets: Tensor, text: Tensor, draws: int, generator: torch.Generator, size: int
+    model: Any, inputs: Tensor, targets: Tensor, text: Tensor, draws: int, generator: torch.Generator, size: int
 ) -> Measured:
     """Measure a language model in evaluation mode: each cut of each segment, ``draws`` times.
 
@@ -142,10 +143,7 @@ def measure_evaluation(
     measured = Measured([Change() for _ in range(inputs.size(1) - 1)])
     with _adaptive_embeddings_as_table(model):
         for part, wanted in zip(inputs.split(size), targets.split(size), strict=True):
-
-            def score(features: Tensor, wanted: Tensor = wanted) -> Tensor:
-                return _log_probabilities(model, features, wanted)
-
+            score = partial(_log_probabilities, model, wanted)
             features = _features(model, part)
             before = score(features)
             measured.repeatable &= torch.equal(_features(model, part), features)
@@ -159,13 +157,13 @@ def measure_evaluation(
 
 @torch.no_grad()
 def measure_training(
-    model: nn.Module,
+    model: Any,
     inputs: Tensor,
     targets: Tensor,
     text: Tensor,
     trials: int,
     generator: torch.Generator,
-    warmup: bool = False,
+    in_warmup: bool = False,
 ) -> Measured:
     """Measure a language model on one training batch, with its norms in training mode and without dropout.
 
@@ -179,17 +177,12 @@ def measure_training(
         text: word indices (N,) that replacements are drawn from.
         trials: number of trials; they take the segments of the batch and the cuts in turn.
         generator: random generator of the replacements and cuts.
-        warmup: set PN's ``num_updates`` to 0, so that its forward divides by the batch's own statistic.
+        in_warmup: set PN's ``num_updates`` to 0, so that its forward divides by the batch's own statistic.
     """
     (batch, length), measured = inputs.shape, Measured([Change() for _ in range(inputs.size(1) - 1)])
     rounds = math.ceil(trials / (length - 1))
     cuts = torch.cat([torch.randperm(length - 1, generator=generator) for _ in range(rounds)]) + 1
-    with _adaptive_embeddings_as_table(model), _norms_in_training_mode(model, warmup) as restore:
-
-        def run(tokens: Tensor) -> Tensor:
-            restore()
-            return _features(model, tokens)
-
+    with _adaptive_embeddings_as_table(model), _norms_in_training_mode(model, in_warmup) as run:
         features = run(inputs)
         measured.repeatable = torch.equal(run(inputs), features)
         for trial, cut in enumerate(cuts[:trials].tolist()):
@@ -197,35 +190,30 @@ def measure_training(
             tokens = inputs.clone()
             tokens[index, cut:] = draw_replacements(inputs[index], text, generator)[cut:]
             changed = run(tokens)
-
-            def score(features: Tensor, index: int = index) -> Tensor:
-                return _log_probabilities(model, features, targets[index, None])
-
+            score = partial(_log_probabilities, model, targets[index, None])
             true = features[index, None]
             measured.compare(cut, true, changed[index, None], score(true), score)
             if batch > 1:
                 other = (index + batch // 2) % batch
                 true, new = features[other, None], changed[other, None]
+                score = partial(_log_probabilities, model, targets[other, None])
                 measured.other.identical &= torch.equal(new, true)
-                measured.other.add(score(new, other) - score(true, other))
+                measured.other.add(score(new) - score(true))
     return measured
 
 
-def norms_of(model: nn.Module) -> list[nn.Module]:
+def warmups(model: nn.Module) -> list[tuple[int, int]]:
+    """Return the updates so far and the warmup updates of each norm with a warmup (PN)."""
+    return [(int(norm.get_buffer("num_updates")), int(norm.warmup_updates)) for norm in _norms_with_warmup(model)]
+
+
+def _norms(model: nn.Module) -> list[Any]:
     """Return all norms of one of our language models."""
     return [module for name, module in model.named_modules() if name.rpartition(".")[2] in ("norm", "final_norm")]
 
 
-def warmup_progress(norm: nn.Module) -> tuple[int, int] | None:
-    """Return the updates so far and the warmup updates of a norm with a warmup (PN), or None."""
-    warmup = getattr(norm, "warmup_updates", 0)
-    return (int(norm.get_buffer("num_updates")), warmup) if warmup else None
-
-
-def in_warmup(norm: nn.Module) -> bool:
-    """Return whether the norm's next training forward belongs to its warmup."""
-    progress = warmup_progress(norm)
-    return progress is not None and progress[0] < progress[1]
+def _norms_with_warmup(model: nn.Module) -> list[Any]:
+    return [norm for norm in _norms(model) if getattr(norm, "warmup_updates", 0)]
 
 
 def _features(model: Any, inputs: Tensor) -> Tensor:
@@ -234,7 +222,7 @@ def _features(model: Any, inputs: Tensor) -> Tensor:
     return features
 
 
-def _log_probabilities(model: Any, features: Tensor, targets: Tensor) -> Tensor:
+def _log_probabilities(model: Any, targets: Tensor, features: Tensor) -> Tensor:
     """Return the log-probabilities (B, T) of ``targets`` (B, T) from features (B, T, C), a few rows at a time."""
     decoder = model.decoder
     rows = max(1, MOST_LOGPROBS // (targets.size(1) * len(decoder.dictionary)))
@@ -265,26 +253,26 @@ def _adaptive_embeddings_as_table(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _norms_in_training_mode(model: nn.Module, warmup: bool) -> Iterator[Callable[[], None]]:
-    """Set only the norms to training mode; yields a function that restores their buffers before a pass."""
+def _norms_in_training_mode(model: Any, in_warmup: bool) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Set only the norms to training mode; yield a function from inputs to features that restores their buffers."""
     model.eval()
-    norms = norms_of(model)
+    norms = _norms(model)
     saved = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-    counts = [norm.get_buffer("num_updates") for norm in norms if warmup_progress(norm)] if warmup else []
 
     def restore() -> None:
         for buffer, value in saved:
             buffer.copy_(value)
 
-    def restore_for_pass() -> None:
+    def run(inputs: Tensor) -> Tensor:
         restore()
-        for count in counts:
-            count.zero_()
+        for norm in _norms_with_warmup(model) if in_warmup else []:
+            norm.get_buffer("num_updates").zero_()
+        return _features(model, inputs)
 
     for norm in norms:
         norm.train()
     try:
-        yield restore_for_pass
+        yield run
     finally:
         restore()
         model.eval()

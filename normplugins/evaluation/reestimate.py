@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.progress import track
 
 import normplugins
-from normplugins.models.config import NORM_KEYS
 from normplugins.models.placement import norm_names
 from normplugins.norms import has_statistics, reestimate, running_statistics
 from normplugins.training import checkpoints
@@ -157,7 +156,7 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
 
 def _norms(config: DictConfig) -> list[str]:
     """Return the norms of the run's model, including those at the end of its stacks, each once."""
-    return list(dict.fromkeys(map(str, norm_names(config.model, NORM_KEYS).values())))
+    return list(dict.fromkeys(map(str, norm_names(config.model).values())))
 
 
 def _norms_with_statistics(config: DictConfig) -> list[str]:

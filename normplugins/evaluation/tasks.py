@@ -1,27 +1,240 @@
-"""Kinds of runs, by fairseq task.
+"""How the runs of each fairseq task are checked, scored and described."""
 
-Each kind is a module with the same names:
+from __future__ import annotations
 
-- ``CORPUS``: class of its corpora.
-- ``RESCORABLE``: config keys that ``normplugins evaluate`` may change.
-- ``OUTPUT``: suffix of the file that ``evaluate`` writes; ``OUTPUTS``: glob patterns of the files that scoring writes.
-- ``check(config)``, ``check_corpus(config, corpus)``: raise UserError for settings or a corpus that cannot work.
-- ``evaluate(config, checkpoint, corpus, output)``: scores a checkpoint.
-- ``keep_translations(config, corpus, output, kept)``: writes the file that is published beside the record.
-- ``describe(metric)``, ``brief(metrics)``, ``label(flat_config)``: text for the terminal.
-- ``bare_task(settings, dictionary)``, ``made_up_batch(tokens)``: what a benchmark or plan measures a step with.
-"""
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from types import ModuleType
+from normplugins import compat  # noqa: F401  (before fairseq)
 
-from normplugins.evaluation import language_modeling, translation
+# isort: split
+import torch
+from fairseq.data import Dictionary
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.translation import TranslationTask
+from omegaconf import DictConfig
+from torch import Tensor
+
+from normplugins.corpora import ParallelCorpus, RunningText
+from normplugins.evaluation import bleu, perplexity
+from normplugins.models.config import is_causal
 from normplugins.utils.errors import UserError
+from normplugins.utils.files import read_lines, whole_file, write_lines
 
-KINDS: dict[str, ModuleType] = {"translation": translation, "language_modeling": language_modeling}
+SEES_THE_FUTURE = "unmasked: every position sees the tokens after it"
+NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
+Metrics = dict[str, dict[str, Any]]
 
 
-def kind_of(task: str) -> ModuleType:
-    """Return the kind of a run by its ``task._name``.
+class Kind(ABC):
+    """How the runs of one fairseq task are checked, scored and described.
+
+    Attributes:
+        CORPUS: class of the corpora.
+        RESCORABLE: config keys that ``normplugins evaluate`` may change.
+        OUTPUT: suffix of the file that ``evaluate`` writes.
+        OUTPUTS: glob patterns of all files that scoring writes.
+    """
+
+    CORPUS: type
+    RESCORABLE: tuple[str, ...]
+    OUTPUT: str
+    OUTPUTS: tuple[str, ...]
+
+    def check(self, config: DictConfig) -> None:  # noqa: B027
+        """Raise UserError for settings that cannot work."""
+
+    def check_corpus(self, config: DictConfig, corpus: Any) -> None:  # noqa: B027
+        """Raise UserError for a corpus that the model cannot read."""
+
+    @abstractmethod
+    def evaluate(
+        self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
+    ) -> tuple[dict[str, Metrics], dict[str, float]]:
+        """Score a checkpoint and write the file ``output``.
+
+        Returns:
+            Metrics by test set and name, as they are stored in a record, and the speed; both are empty with
+            ``evaluate.translate=false``.
+        """
+
+    def keep_translations(self, config: DictConfig, corpus: Any, output: Path, kept: Path) -> bool:  # noqa: ARG002
+        """Write the file ``kept`` that is published beside the record; return whether there is one."""
+        return False
+
+    @abstractmethod
+    def describe(self, metric: Mapping[str, Any]) -> str:
+        """Return a metric of a record as one line."""
+
+    @abstractmethod
+    def brief(self, metrics: Metrics) -> str:
+        """Return the metrics of one test set in a few words."""
+
+    def label(self, settings: Mapping[str, Any]) -> str:  # noqa: ARG002
+        """Return a warning that belongs to each number of a run with these flat settings, or an empty string."""
+        return ""
+
+    @abstractmethod
+    def bare_task(self, settings: DictConfig, dictionary: Dictionary) -> Any:
+        """Return a fairseq task without a corpus."""
+
+    def made_up_batch(self, tokens: Tensor) -> dict[str, Any]:
+        """Return a batch as fairseq's datasets make it, with targets (B, T); each sentence ends in ``</s>``."""
+        return {
+            "id": torch.arange(len(tokens)),
+            "nsentences": len(tokens),
+            "ntokens": tokens.numel(),
+            "net_input": self._inputs(tokens) | {"src_lengths": torch.full((len(tokens),), tokens.shape[1])},
+            "target": tokens,
+        }
+
+    @abstractmethod
+    def _inputs(self, tokens: Tensor) -> dict[str, Tensor]: ...
+
+
+class Translation(Kind):
+    """Translation: the test set is translated and scored."""
+
+    CORPUS = ParallelCorpus
+    RESCORABLE = ("evaluate.recalibrate", *(f"evaluate.{name}" for name in bleu.SEARCH), "evaluate.split_compounds")
+    OUTPUT = "hypotheses"
+    OUTPUTS = ("test*.hypotheses", "seed*.tsv.gz")
+
+    def check_corpus(self, config: DictConfig, corpus: Any) -> None:
+        """Refuse validation and test sentences that are too long for the model before training, not after it."""
+        for split, longest in corpus.manifest["longest"].items():
+            if split == "train":
+                continue
+            for side, length in longest.items():
+                most = config.model[f"max_{side}_positions"]
+                if length > most:
+                    raise UserError(
+                        f"the longest {side} sentence of the {split} set has {length:,} subwords, and the model takes "
+                        f"{most:,}: set model.max_{side}_positions and task.max_{side}_positions to {length}"
+                    )
+            if max(longest.values()) > (config.dataset.max_tokens or math.inf):
+                raise UserError(
+                    f"a sentence of the {split} set has {max(longest.values()):,} subwords, more than a batch may hold "
+                    f"(dataset.max_tokens={config.dataset.max_tokens})"
+                )
+
+    def evaluate(
+        self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
+    ) -> tuple[dict[str, Metrics], dict[str, float]]:
+        """Translate and score the test set; write the translations, one line per sentence."""
+        if not config.evaluate.translate:
+            return {}, {}
+        begun = time.perf_counter()
+        lines = bleu.translate(checkpoint, corpus, config.evaluate, config.common.cpu)
+        seconds = time.perf_counter() - begun
+        with whole_file(output) as temporary:
+            write_lines(temporary, lines)
+        speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(lines) / seconds, 2)}
+        return bleu.score(lines, corpus, config.evaluate.split_compounds), speed
+
+    def keep_translations(self, config: DictConfig, corpus: Any, output: Path, kept: Path) -> bool:
+        """Write the translations in ``output`` with the statistics of their BLEU."""
+        lines = read_lines(output)
+        bleu.write_translations(kept, lines, *bleu.scored_tokens(lines, corpus, config.evaluate.split_compounds))
+        return True
+
+    def describe(self, metric: Mapping[str, Any]) -> str:
+        """Return a metric of a record as one line."""
+        if "precisions" not in metric:
+            return f"{metric['score']:.2f}"
+        parts = "/".join(f"{precision:.1f}" for precision in metric["precisions"])
+        return (
+            f"BLEU = {metric['score']:.2f} {parts} (BP={metric['brevity_penalty']:.3f}, "
+            f"syslen={metric['system_length']}, reflen={metric['reference_length']})"
+        )
+
+    def brief(self, metrics: Metrics) -> str:
+        """Return the BLEU scores of one test set."""
+        name, title = ("bleu", "BLEU") if "bleu" in metrics else ("bleu_compound", "BLEU, compounds split,")
+        plain = metrics["sacrebleu"]
+        penalty = f"(BP {plain['brevity_penalty']:.3f})"
+        return f"{title} {metrics[name]['score']:.2f}  sacreBLEU {plain['score']:.2f} {penalty}"
+
+    def bare_task(self, settings: DictConfig, dictionary: Dictionary) -> TranslationTask:
+        """Return a fairseq task with one dictionary for both languages."""
+        return TranslationTask(settings, dictionary, dictionary)
+
+    def _inputs(self, tokens: Tensor) -> dict[str, Tensor]:
+        return {"src_tokens": tokens, "prev_output_tokens": tokens.roll(1, dims=1)}
+
+
+class LanguageModeling(Kind):
+    """Language modeling: the perplexity of the test text is measured."""
+
+    CORPUS = RunningText
+    RESCORABLE = ("evaluate.recalibrate", "evaluate.segment", "evaluate.context", "evaluate.batch_size")
+    OUTPUT = "logprobs.npy"
+    OUTPUTS = ("test*.logprobs.npy",)
+
+    def check(self, config: DictConfig) -> None:
+        """Raise UserError for settings that cannot work, including the windows that are scored after training."""
+        segment = config.task.tokens_per_sample
+        most = config.model.get("max_positions", segment)
+        if segment > most:
+            raise UserError(
+                f"task.tokens_per_sample={segment}, and the model takes {most} tokens (model.max_positions)"
+            )
+        _windows(config).check(most)
+        if config.task.sample_break_mode not in (None, "none"):
+            raise UserError(f"task.sample_break_mode={config.task.sample_break_mode}: perplexity is measured with none")
+        for key in ("add_bos_token", "self_target", "past_target"):
+            if config.task[key]:
+                raise UserError(f"task.{key}=true: perplexity is measured on tokens predicted from the text before")
+        if config.criterion._name == "adaptive_loss" and not config.model.adaptive_softmax_cutoff:
+            raise UserError(
+                "criterion=adaptive_loss needs model.adaptive_softmax_cutoff; a full softmax: cross_entropy"
+            )
+        if config.dataset.max_tokens is not None and config.dataset.max_tokens < segment:
+            raise UserError(f"dataset.max_tokens={config.dataset.max_tokens}: a segment has {segment} tokens")
+        if config.lr_scheduler._name == "cosine":
+            _check_cosine_schedule(config)
+
+    def evaluate(
+        self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
+    ) -> tuple[dict[str, Metrics], dict[str, float]]:
+        """Measure the perplexity of the test text; write the log-probability of every token."""
+        causal = is_causal(config.model.norm, config.model.get("causal", True))
+        metrics, speed = perplexity.measure(
+            checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, output
+        )
+        return {"test": metrics}, speed
+
+    def describe(self, metric: Mapping[str, Any]) -> str:
+        """Return a metric of a record as one line."""
+        return f"perplexity = {metric['score']:.2f} ({metric['nats']:.4f} nats, {metric['tokens']:,} tokens)"
+
+    def brief(self, metrics: Metrics) -> str:
+        """Return the perplexity."""
+        return f"perplexity {metrics['ppl']['score']:.2f}"
+
+    def label(self, settings: Mapping[str, Any]) -> str:
+        """Say that a model sees the future: then its perplexity is not a language model's."""
+        if not settings.get("model.causal", True):
+            return SEES_THE_FUTURE
+        return "" if is_causal(settings["model.norm"], masked=True) else NORM_SEES_THE_FUTURE
+
+    def bare_task(self, settings: DictConfig, dictionary: Dictionary) -> LanguageModelingTask:
+        """Return a fairseq task without a corpus."""
+        return LanguageModelingTask(settings, dictionary)
+
+    def _inputs(self, tokens: Tensor) -> dict[str, Tensor]:
+        return {"src_tokens": tokens.roll(1, dims=1)}
+
+
+KINDS: dict[str, Kind] = {"translation": Translation(), "language_modeling": LanguageModeling()}
+
+
+def kind_of(task: str) -> Kind:
+    """Return the kind of a run by its config's ``task._name``.
 
     Raises:
         UserError: the task is unknown.
@@ -29,3 +242,22 @@ def kind_of(task: str) -> ModuleType:
     if task not in KINDS:
         raise UserError(f"unknown task '{task}': runs are of {' or '.join(KINDS)}")
     return KINDS[task]
+
+
+def _check_cosine_schedule(config: DictConfig) -> None:
+    """Refuse settings with which fairseq's cosine schedule stops with an assertion or a division by zero."""
+    updates, warmup = config.optimization.max_update, config.lr_scheduler.warmup_updates
+    if len(config.optimization.lr) > 1:
+        raise UserError(f"optimization.lr={config.optimization.lr}: the cosine schedule starts from a single rate")
+    if config.lr_scheduler.lr_period_updates <= 0 and updates <= warmup:
+        raise UserError(
+            f"optimization.max_update={updates}: at that update the learning rate has fallen to 0, so that more than "
+            f"lr_scheduler.warmup_updates={warmup} are needed"
+        )
+    if config.optimization.lr[0] <= config.lr_scheduler.min_lr:
+        raise UserError(f"optimization.lr={config.optimization.lr}: above lr_scheduler.min_lr is needed")
+
+
+def _windows(config: DictConfig) -> perplexity.Windows:
+    section = config.evaluate
+    return perplexity.Windows(section.segment or config.task.tokens_per_sample, section.context, section.batch_size)

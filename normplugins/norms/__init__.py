@@ -18,23 +18,12 @@ from normplugins.norms.registry import (
     NormConfig,
     all_settings,
     build_norm,
-    has_kernels,
     has_statistics,
     known_norms,
-    per_head_settings,
     register_norm,
-    resolve_norm,
     sees_sentence,
-    settings_read,
-    summary,
 )
-from normplugins.norms.settings import (
-    EpsSettings,
-    GroupScalingSettings,
-    KernelSettings,
-    RunningSettings,
-    setting,
-)
+from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
 from normplugins.norms.statistics import (
     RunningNorm,
     end_update,
@@ -59,17 +48,12 @@ __all__ = [
     "all_settings",
     "build_norm",
     "end_update",
-    "has_kernels",
     "has_statistics",
     "known_norms",
-    "per_head_settings",
     "reestimate",
     "register_norm",
-    "resolve_norm",
     "running_statistics",
     "sees_sentence",
     "setting",
-    "settings_read",
-    "summary",
     "using_batch_statistics",
 ]

@@ -2,7 +2,7 @@
 
 import sys
 
-from normplugins.norms import all_settings, known_norms, summary
+from normplugins.norms import all_settings, known_norms
 
 
 def settings_table() -> str:
@@ -21,5 +21,5 @@ if __name__ == "__main__":
     if "--markdown" in sys.argv[1:]:
         print(settings_table())
     else:
-        for norm in known_norms():
-            print(f"{norm:<12} {summary(norm)}")
+        for norm, summary in known_norms().items():
+            print(f"{norm:<12} {summary}")

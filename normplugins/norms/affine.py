@@ -1,23 +1,18 @@
 """Affine: y = weight x + bias, channel by channel, without any statistics (Aff of ResMLP, arXiv 2105.03404)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from normplugins.norms.registry import NoSettings, register_norm
+from normplugins.norms.base import Norm
+from normplugins.norms.registry import register_norm
 
 
 @register_norm("affine")
-class Affine(nn.Module):
+class Affine(Norm):
     """A learnt scale and shift of each channel, without statistics.
 
-    ``weight`` and ``bias`` (C,) start at 1 and 0. ``normplugins fold`` replaces a norm with fixed statistics by it
-    where no linear map can absorb the norm.
+    ``normplugins fold`` replaces a norm with fixed statistics by it where no linear map can absorb the norm.
     """
-
-    def __init__(self, dim: int, settings: NoSettings) -> None:  # noqa: ARG002
-        super().__init__()
-        self.dim = dim
-        self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Scale and shift x (..., C). Tokens are independent, so the padding mask is not read."""
@@ -26,7 +21,3 @@ class Affine(nn.Module):
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias in float64."""
         return self.weight.double(), self.bias.double()
-
-    def extra_repr(self) -> str:
-        """Show the width: ``512``."""
-        return str(self.dim)

@@ -19,10 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from normplugins.norms.backends.dispatch import fast_forward
-from normplugins.norms.deferred_residual import DeferredResidual, materialize
+from normplugins.norms.backends.dispatch import Dispatched
 from normplugins.norms.distributed import gather_over_processes, sum_gradients
-from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
+from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
@@ -46,7 +45,7 @@ class BatchNormSettings(GroupScalingSettings, KernelSettings, RunningSettings, E
     group_scaling=True,
     padding_filled=True,
 )
-class BatchNorm(RunningNorm):
+class BatchNorm(Dispatched, RunningNorm):
     """BatchNorm of each channel over the batch's real tokens.
 
     ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers ``running_mean`` and ``running_var`` (C,) start at 0 and 1.
@@ -63,18 +62,12 @@ class BatchNorm(RunningNorm):
 
     def __init__(self, dim: int, settings: BatchNormSettings) -> None:
         super().__init__(dim, settings)
-        check_groups(dim, settings.groups if settings.group_scaling else 1)
         self.accepts_deferred = not (settings.group_scaling or settings.padding_filled)
         self.add_statistic("running_mean", 0.0)
         self.add_statistic("running_var", 1.0)
 
-    def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""
-        fast = fast_forward(self, x)
-        return fast(self, x, padding_mask) if fast else self.plain(materialize(x), padding_mask)
-
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Compute ``forward`` with PyTorch operations; the reference of the fast code."""
+        """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
         if self.settings.group_scaling:

@@ -5,12 +5,9 @@ passes the gradients of *every* loss to the tokens of each process: a sum in the
 backward. Every process must make the same calls in the same order, with or without tokens.
 """
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def several_processes() -> bool:
@@ -18,37 +15,11 @@ def several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _all_reduce(x: Tensor) -> Tensor:
-    total = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        return _all_reduce(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # noqa: ARG004
-        return _all_reduce(g)
-
-
-class _SumOfGradients(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        return x.view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # noqa: ARG004
-        return _all_reduce(g)
-
-
 def sum_over_processes(x: Tensor) -> Tensor:
     """Sum of all processes' x: one all-reduce here and one, of the gradient, in the backward."""
-    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    from torch.distributed.nn.functional import all_reduce
+
+    total: Tensor = all_reduce(x, group=dist.group.WORLD)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -66,5 +37,6 @@ def gather_over_processes(x: Tensor) -> Tensor:
 
 def sum_gradients(x: Tensor) -> Tensor:
     """Return x, the same on every process, with its gradient summed over all processes: one all-reduce."""
-    same: Tensor = _SumOfGradients.apply(x)  # type: ignore[no-untyped-call]
-    return same
+    if x.requires_grad:
+        x.register_hook(sum_over_processes)  # type: ignore[no-untyped-call]
+    return x

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from normplugins.norms.base import Norm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, setting
 from normplugins.norms.statistics import token_rows
@@ -24,24 +25,20 @@ class GroupNormSettings(EpsSettings):
 
 
 @register_norm("group", GroupNormSettings)
-class GroupNorm(nn.Module):
+class GroupNorm(Norm):
     """GroupNorm over each channel group of a token.
-
-    ``weight`` and ``bias`` (C,) start at 1 and 0.
 
     Raises:
         ValueError: the groups do not divide dim, or have one channel each.
     """
 
     def __init__(self, dim: int, settings: GroupNormSettings) -> None:
-        super().__init__()
-        groups = settings.groups
+        super().__init__(dim, settings)
+        groups = self.groups = settings.groups
         if dim % groups or dim == groups:
             raise ValueError(
                 f"group: {dim} channels cannot be split into {groups} equal groups of two or more; change groups"
             )
-        self.dim, self.eps, self.groups = dim, settings.eps, groups
-        self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x (T, B, C) or (N, C). Tokens are independent, so padding affects no token."""
@@ -49,7 +46,3 @@ class GroupNorm(nn.Module):
         grouped = rows.view(rows.size(0), self.groups, self.dim // self.groups)
         z = F.layer_norm(grouped, grouped.shape[-1:], eps=self.eps).view_as(rows)
         return torch.addcmul(self.bias.to(z.dtype), z, self.weight.to(z.dtype)).view(x.shape).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """Show the settings: ``512, eps=1e-05, groups=4``."""
-        return f"{self.dim}, eps={self.eps}, groups={self.groups}"

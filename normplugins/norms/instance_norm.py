@@ -12,27 +12,23 @@ sentence that is all padding the count is taken as 1.
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from normplugins.norms.base import Norm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings
 from normplugins.norms.statistics import mean_over, token_rows, zero_padding
 
 
 @register_norm("instance", EpsSettings)
-class InstanceNorm(nn.Module):
+class InstanceNorm(Norm):
     """InstanceNorm of each channel over one sentence's tokens, later ones included.
 
-    ``weight`` and ``bias`` (C,) start at 1 and 0. The output at padding is 0. ``forward`` raises ValueError for rows
+    The output at padding is 0. ``forward`` raises ValueError for rows
     (N, C), which do not show where a sentence ends.
     """
 
     sees_sentence: ClassVar[bool] = True
-
-    def __init__(self, dim: int, settings: EpsSettings) -> None:
-        super().__init__()
-        self.dim, self.eps = dim, settings.eps
-        self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize each sentence of x (T, B, C); padding_mask (B, T)."""
@@ -47,7 +43,3 @@ class InstanceNorm(nn.Module):
         scale = torch.rsqrt(mean_over(centred.square(), count) + self.eps)  # (B, C)
         y = torch.addcmul(self.bias.to(rows.dtype), centred, self.weight.to(rows.dtype) * scale)
         return zero_padding(y, real).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """Show the settings: ``512, eps=1e-05``."""
-        return f"{self.dim}, eps={self.eps}"

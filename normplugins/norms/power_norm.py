@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normplugins.norms.backends.dispatch import fast_forward
-from normplugins.norms.deferred_residual import DeferredResidual, materialize
-from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
+from normplugins.norms.backends.dispatch import Dispatched
+from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import (
     GROUP_SCALING,
@@ -114,7 +113,7 @@ class _ApproximateBackward(torch.autograd.Function):
     padding_in_backward=False,
     unscaled_nu=False,
 )
-class PowerNorm(RunningNorm):
+class PowerNorm(Dispatched, RunningNorm):
     """PN of each channel over the tokens of past batches.
 
     ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers ``running_phi`` (C,), which is psi^2, from 1; ``ema_gz``
@@ -131,7 +130,6 @@ class PowerNorm(RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi", "ema_gz")
-    accepts_deferred = True
     running_phi: Tensor
     ema_gz: Tensor
     num_updates: Tensor
@@ -140,20 +138,14 @@ class PowerNorm(RunningNorm):
     def __init__(self, dim: int, settings: PowerNormSettings) -> None:
         needs = "needs this batch's statistics; set warmup_updates=0 and batch_backward=false, or use sync=batch"
         super().__init__(dim, settings, needs if settings.warmup_updates or settings.batch_backward else "")
-        check_groups(dim, settings.groups if settings.group_scaling else 1)
         self.add_statistic("running_phi", 1.0)
         self.add_statistic("ema_gz", 0.0)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self._scale: Tensor | None = None  # 1 / psi of the latest forward, for its recomputation
         self._take_pending()
 
-    def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""
-        fast = fast_forward(self, x)
-        return fast(self, x, padding_mask) if fast else self.plain(materialize(x), padding_mask)
-
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Compute ``forward`` with PyTorch operations; the reference of the fast code."""
+        """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""
         rows, real = token_rows(x, padding_mask, self.dim)
         if not self.settings.padding_in_backward:
             rows = zero_padding(rows, real)

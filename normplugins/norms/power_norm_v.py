@@ -16,9 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from normplugins.norms.backends.dispatch import fast_forward
-from normplugins.norms.deferred_residual import DeferredResidual, materialize
-from normplugins.norms.group_scaling import check_groups, refuse_group_scaling, scale_groups
+from normplugins.norms.backends.dispatch import Dispatched
+from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
@@ -32,7 +31,7 @@ class PowerNormVSettings(GroupScalingSettings, KernelSettings, RunningSettings, 
 
 
 @register_norm("pnv", PowerNormVSettings)
-class PowerNormV(RunningNorm):
+class PowerNormV(Dispatched, RunningNorm):
     """PN-V: the quadratic mean of each channel over the batch's real tokens, exact backward.
 
     ``weight`` and ``bias`` (C,) start at 1 and 0. Buffer ``running_phi`` (C,) is psi^2 and starts at 1. The output at
@@ -43,23 +42,16 @@ class PowerNormV(RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
-    accepts_deferred = True
     running_phi: Tensor
     settings: PowerNormVSettings
 
     def __init__(self, dim: int, settings: PowerNormVSettings) -> None:
         super().__init__(dim, settings)
-        check_groups(dim, settings.groups if settings.group_scaling else 1)
         self.momentum = 1 - settings.alpha_fwd
         self.add_statistic("running_phi", 1.0)
 
-    def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C) or (N, C); in training, update the running quadratic mean."""
-        fast = fast_forward(self, x)
-        return fast(self, x, padding_mask) if fast else self.plain(materialize(x), padding_mask)
-
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Compute ``forward`` with PyTorch operations; the reference of the fast code."""
+        """Normalize x (T, B, C) or (N, C); in training, update the running quadratic mean."""
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
         if self.settings.group_scaling:

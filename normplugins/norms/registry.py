@@ -1,12 +1,11 @@
 """The registry of norms: from a name and settings to a module."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, TypeVar, get_type_hints
 
 from torch import nn
 
-from normplugins.norms.settings import declared_settings
 from normplugins.utils.settings import invalid_value
 
 
@@ -15,7 +14,7 @@ class NormConfig:
     """A norm's name and the settings that are given for it; a setting that is None or omitted has the norm's default.
 
     ``NormConfig("pn", groups=4)`` may hold settings that its norm does not read, so that one set of settings serves an
-    encoder's PN and its decoder's LN; :func:`settings_read` lists those that the norm reads. Each setting is an
+    encoder's PN and its decoder's LN; :meth:`settings_read` lists those that the norm reads. Each setting is an
     attribute, which is None if it is not given. Instances are immutable.
 
     Raises:
@@ -35,6 +34,20 @@ class NormConfig:
     def replace(self, **changes: Any) -> "NormConfig":
         """Return a copy with other values of ``name`` or of settings."""
         return NormConfig(**{"name": self.name, **self.settings, **changes})
+
+    def resolve(self, heads: int | None = None) -> "NormConfig":
+        """Return a copy with the norm's own defaults filled in; settings that the norm does not have are kept.
+
+        ``heads`` is the number of attention heads, the default of a setting with ``per_head=True``.
+        Raises ValueError as :func:`build_norm` does.
+        """
+        return self.replace(**_values(self, heads))
+
+    def settings_read(self) -> list[str]:
+        """Names of the settings that the norm reads with these values. Raises ValueError as :func:`build_norm` does."""
+        values = _values(self)
+        switches = {key: each.metadata.get("switch") for key, each in _NORMS[self.name].declared.items()}
+        return [key for key, switch in switches.items() if values.get(switch or "", True)]
 
     def __getattr__(self, key: str) -> Any:
         if key.startswith("_") or key not in all_settings():
@@ -101,13 +114,18 @@ def register_norm(
     def register(module: _M) -> _M:
         if name in _NORMS:
             raise ValueError(f"norm {name!r} is registered already, by {_NORMS[name].module}")
-        declared = declared_settings(settings)
-        if unknown := sorted((defaults.keys() | always.keys()) - declared.keys()):
+        offered, types = {each.name: each for each in fields(settings)}, get_type_hints(settings)
+        if unknown := sorted((defaults.keys() | always.keys()) - offered.keys()):
             raise ValueError(f"norm {name!r}: {settings.__name__} has no setting {', '.join(unknown)}")
-        offered = {key: each for key, each in declared.items() if key not in always}
-        for key, other in all_settings().items():
-            if key in offered and offered[key].type != other.type:
-                raise ValueError(f"norm {name!r}: another norm's setting {key!r} is of type {other.type}")
+        for key in always:
+            del offered[key]
+        others = all_settings()
+        for key, each in offered.items():
+            if each.default is MISSING:
+                raise TypeError(f"{settings.__name__}.{key} has no default")
+            each.type = types[key]
+            if key in others and others[key].type != each.type:
+                raise ValueError(f"norm {name!r}: another norm's setting {key!r} is of type {others[key].type}")
         own = {key: defaults.get(key, each.default) for key, each in offered.items()}
         line = summary or (module.__doc__ or "").strip().partition("\n")[0]
         _NORMS[name] = _Entry(module, settings, offered, own, always, line)
@@ -116,14 +134,9 @@ def register_norm(
     return register
 
 
-def known_norms() -> list[str]:
-    """Names of the registered norms, sorted."""
-    return sorted(_NORMS)
-
-
-def summary(name: str) -> str:
-    """What a norm is, in a line. Raises ValueError for an unknown name."""
-    return _entry(name).summary
+def known_norms() -> dict[str, str]:
+    """The registered norms, sorted by name: name -> what it is, in a line."""
+    return {name: _NORMS[name].summary for name in sorted(_NORMS)}
 
 
 @dataclass(frozen=True)
@@ -131,10 +144,12 @@ class SharedSetting:
     """A setting of one norm or of several: its type, and by norm its defaults and documentation."""
 
     type: Any
+    changes_result: bool
     defaults: dict[str, Any] = field(default_factory=dict)
     docs: dict[str, list[str]] = field(default_factory=dict)
     switches: list[str] = field(default_factory=list)
-    changes_result: bool = True
+    per_head: list[str] = field(default_factory=list)
+    """the norms in which the default in a model is the number of attention heads"""
 
     @property
     def default(self) -> Any:
@@ -158,6 +173,8 @@ def all_settings() -> dict[str, SharedSetting]:
             one.docs.setdefault(each.metadata["help"], []).append(name)
             if (switch := each.metadata.get("switch")) and switch not in one.switches:
                 one.switches.append(switch)
+            if each.metadata.get("per_head"):
+                one.per_head.append(name)
     return shared
 
 
@@ -166,35 +183,9 @@ def sees_sentence(name: str) -> bool:
     return name in _NORMS and bool(getattr(_NORMS[name].module, "sees_sentence", False))
 
 
-def has_kernels(name: str) -> bool:
-    """Whether this norm has fast code besides the plain code; False for an unknown one."""
-    return name in _NORMS and "kernels" in _NORMS[name].declared
-
-
 def has_statistics(name: str) -> bool:
     """Whether this norm has running statistics; False for an unknown one."""
     return name in _NORMS and "per_update" in _NORMS[name].declared
-
-
-def per_head_settings(name: str) -> list[str]:
-    """Names of the norm's settings whose default in a model is the number of attention heads."""
-    return [key for key, each in _entry(name).declared.items() if each.metadata.get("per_head")]
-
-
-def settings_read(config: NormConfig) -> list[str]:
-    """Names of the settings that the norm reads with these values. Raises ValueError as :func:`build_norm` does."""
-    values = _values(config)
-    switches = {key: each.metadata.get("switch") for key, each in _NORMS[config.name].declared.items()}
-    return [key for key, switch in switches.items() if values.get(switch or "", True)]
-
-
-def resolve_norm(config: NormConfig, heads: int | None = None) -> NormConfig:
-    """Return ``config`` with the norm's own defaults filled in; settings that the norm does not have are kept.
-
-    ``heads`` is the number of attention heads, the default of a setting with ``per_head=True``.
-    Raises ValueError as :func:`build_norm` does.
-    """
-    return config.replace(**_values(config, heads))
 
 
 def build_norm(config: NormConfig, dim: int) -> nn.Module:
@@ -212,15 +203,11 @@ def build_norm(config: NormConfig, dim: int) -> nn.Module:
     return entry.module(dim, entry.settings(**values, **entry.fixed))
 
 
-def _entry(name: str) -> _Entry:
-    if name not in _NORMS:
-        raise ValueError(f"unknown norm {name!r}; known norms: {', '.join(known_norms())}")
-    return _NORMS[name]
-
-
 def _values(config: NormConfig, heads: int | None = None) -> dict[str, Any]:
     """The value of each setting of ``config.name``, its own defaults filled in. Raises ValueError on a wrong value."""
-    entry = _entry(config.name)
+    if config.name not in _NORMS:
+        raise ValueError(f"unknown norm {config.name!r}; known norms: {', '.join(known_norms())}")
+    entry = _NORMS[config.name]
     values = {key: config.settings.get(key, default) for key, default in entry.defaults.items()}
     for key, each in entry.declared.items():
         if message := invalid_value(each, values[key]):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from normplugins.norms.backends.dispatch import fast_forward
-from normplugins.norms.deferred_residual import DeferredResidual, materialize
+from normplugins.norms.backends.dispatch import Dispatched
+from normplugins.norms.base import Norm
 from normplugins.norms.group_scaling import check_groups, scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, KernelSettings, setting
@@ -25,7 +25,7 @@ class RMSNormSettings(KernelSettings, EpsSettings):
 
 
 @register_norm("rms", RMSNormSettings)
-class RMSNorm(nn.RMSNorm):
+class RMSNorm(Dispatched, Norm):
     """RMSNorm over each token's channels or channel groups.
 
     ``weight`` (C,) starts at 1, and there is no bias.
@@ -34,26 +34,17 @@ class RMSNorm(nn.RMSNorm):
         ValueError: the groups do not divide dim.
     """
 
-    accepts_deferred = True
+    groups: int
 
     def __init__(self, dim: int, settings: RMSNormSettings) -> None:
-        super().__init__(dim, eps=settings.eps)
+        super().__init__(dim, settings)
         check_groups(dim, settings.groups)
-        self.groups, self.kernels = settings.groups, settings.kernels
+        del self.bias
 
-    def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
+    def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:  # noqa: ARG002
         """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
-        fast = fast_forward(self, x)
-        return fast(self, x, padding_mask) if fast else self.plain(materialize(x))
-
-    def plain(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Compute ``forward`` with PyTorch operations; the reference of the fast code."""
         if self.groups > 1:
             rows = x.reshape(-1, x.size(-1)).to(torch.promote_types(x.dtype, torch.float32))
-            y = scale_groups(rows, self.groups, self.eps or 0.0) * self.weight.to(rows.dtype)
+            y = scale_groups(rows, self.groups, self.eps) * self.weight.to(rows.dtype)
             return y.view(x.shape).to(x.dtype)
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """Show PyTorch's settings and the number of groups."""
-        return f"{super().extra_repr()}, groups={self.groups}"
+        return F.rms_norm(x, (self.dim,), self.weight.to(x.dtype), self.eps).to(x.dtype)

@@ -9,27 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normplugins.norms.base import Norm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings
 
 
 @register_norm("scale", EpsSettings)
-class ScaleNorm(nn.Module):
+class ScaleNorm(Norm):
     """ScaleNorm over each token's channels.
 
     ``weight`` (1,) is g. It starts at sqrt(dim), which makes the norm RMSNorm.
     """
 
     def __init__(self, dim: int, settings: EpsSettings) -> None:
-        super().__init__()
-        self.dim, self.eps = dim, settings.eps
+        super().__init__(dim, settings)
+        del self.bias
         self.weight = nn.Parameter(torch.full((1,), math.sqrt(dim)))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
         weight = (self.weight / math.sqrt(self.dim)).to(x.dtype).expand(self.dim)
         return F.rms_norm(x, (self.dim,), weight, self.eps).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """Show the settings: ``512, eps=1e-05``."""
-        return f"{self.dim}, eps={self.eps}"

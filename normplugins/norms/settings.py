@@ -5,23 +5,9 @@ default, the documentation and the valid range. A field with ``switch=NAME`` has
 is neither false nor 0. A field with ``per_head=True`` defaults to the number of attention heads inside a model.
 """
 
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
-from types import MappingProxyType
-from typing import Any, get_type_hints
+from dataclasses import dataclass
 
-from normplugins.utils.settings import setting
-
-__all__ = [
-    "GROUP_SCALING",
-    "EpsSettings",
-    "GroupScalingSettings",
-    "KernelSettings",
-    "RunningSettings",
-    "declared_settings",
-    "setting",
-]
-
+from normplugins.utils.settings import setting as setting  # re-exported
 
 GROUP_SCALING = "first divide each token's channel groups by the group's root mean square"
 
@@ -73,18 +59,3 @@ class KernelSettings:
         choices=("auto", "plain", "triton"),
         changes_result=False,
     )
-
-
-def declared_settings(settings: type) -> Mapping[str, Field[Any]]:
-    """Return the fields of a settings dataclass by name, with their types evaluated.
-
-    Raises:
-        TypeError: a field has no default.
-    """
-    hints = get_type_hints(settings)
-    declared = {each.name: each for each in fields(settings)}
-    for name, each in declared.items():
-        if each.default is MISSING:
-            raise TypeError(f"{settings.__name__}.{name} has no default")
-        each.type = hints[name]
-    return MappingProxyType(declared)

@@ -6,12 +6,12 @@ rather than by multiplication, so that inf or nan at a padded position has no ef
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from normplugins.norms.base import Norm
 from normplugins.norms.distributed import several_processes, sum_over_processes
 from normplugins.norms.settings import RunningSettings
 from normplugins.norms.torch_compile import opaque_copy
@@ -64,10 +64,10 @@ def recomputing() -> bool:
     return not torch.compiler.is_compiling() and bool(torch._C._current_graph_task_id() != -1)
 
 
-class RunningNorm(nn.Module):
+class RunningNorm(Norm):
     """Base class of the norms with running statistics.
 
-    It has ``weight`` and ``bias`` (C,), buffers in float32, and the steps of the running statistics. A subclass lists
+    It has buffers in float32 and the steps of the running statistics. A subclass lists
     its floating-point buffers in ``statistics``. ``.half()`` and ``.bfloat16()`` convert the parameters and leave these
     buffers in float32; ``.double()`` converts both.
 
@@ -79,10 +79,7 @@ class RunningNorm(nn.Module):
     statistics: ClassVar[tuple[str, ...]] = ()
     momentum: float
     """weight of the batch in the running statistics"""
-    weight: nn.Parameter
-    bias: nn.Parameter
     sync: str
-    eps: float
 
     def __init__(
         self,
@@ -90,15 +87,10 @@ class RunningNorm(nn.Module):
         settings: RunningSettings,
         not_deferrable: str = "needs this batch's statistics; use sync=batch",
     ) -> None:
-        super().__init__()
+        super().__init__(dim, settings)
         if settings.sync == "deferred" and not_deferrable:
             raise ValueError(f"sync=deferred is too late for {type(self).__name__}, which {not_deferrable}")
-        self.dim, self.settings = dim, settings
-        for each in fields(settings):  # as attributes too, as in PyTorch's own norms
-            setattr(self, each.name, getattr(settings, each.name))
         self.per_update = settings.per_update or settings.sync == "deferred"
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
         self._pending: dict[str, Tensor] = {}  # sums in float64, by the name of the step that takes them
         self._estimating = False
         self._always_training = False
@@ -136,23 +128,18 @@ class RunningNorm(nn.Module):
             self._apply_step("step", opaque_copy(count), *moments)
 
     def step(self, count: Tensor, *moments: Tensor) -> None:
-        """Set running = (1 - momentum) running + momentum batch, if the batch has a token."""
-        for running, batch in self._running_and_batch(count, *moments):
-            running.lerp_(batch, self.momentum * (count > 0).to(running.dtype))
-
-    def replace(self, count: Tensor, *moments: Tensor) -> None:
-        """Set the running statistics to those of the batch, if the batch has a token."""
-        for running, batch in self._running_and_batch(count, *moments):
-            running.copy_(torch.where(count > 0, batch, running))
+        """Update the running statistics with a batch's moments, if the batch has a token."""
+        self._move(self.momentum, count, *moments)
 
     def batch_statistics(self, count: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
         """Return the batch's values for ``statistics``, or for the first of them, from its moments."""
         return moments
 
-    def _running_and_batch(self, count: Tensor, *moments: Tensor) -> list[tuple[Tensor, Tensor]]:
-        buffers = [self.get_buffer(name) for name in self.statistics]
-        batches = self.batch_statistics(count, *moments)
-        return [(running, batch.to(running.dtype)) for running, batch in zip(buffers, batches, strict=False)]
+    def _move(self, momentum: float, count: Tensor, *moments: Tensor) -> None:
+        """Set running = (1 - momentum) running + momentum batch, if the batch has a token."""
+        for name, batch in zip(self.statistics, self.batch_statistics(count, *moments), strict=False):
+            running = self.get_buffer(name)
+            running.lerp_(batch.to(running.dtype), momentum * (count > 0).to(running.dtype))
 
     def _apply_step(self, step: str, count: Tensor, *moments: Tensor) -> None:
         """Call the method named ``step`` now, or at the end of the update with the pooled moments of its batches."""
@@ -191,10 +178,6 @@ class RunningNorm(nn.Module):
     def affine(self, rows: Tensor, scale: Tensor) -> Tensor:
         """Return weight * (rows * scale) + bias, for rows (N, C) and scale (C,), in the rows' dtype."""
         return torch.addcmul(self.bias.to(rows.dtype), rows, (self.weight * scale).to(rows.dtype))
-
-    def extra_repr(self) -> str:
-        """Show the settings: ``512, eps=1e-05, ...``."""
-        return ", ".join([str(self.dim), *(f"{key}={value}" for key, value in asdict(self.settings).items())])
 
 
 def _running_norms(model: nn.Module) -> list[RunningNorm]:
@@ -235,7 +218,7 @@ def reestimate(model: nn.Module) -> Iterator[None]:
         yield
         with torch.no_grad():
             for norm, _, moments in _pooled(norms):
-                norm.replace(*moments)
+                norm._move(1.0, *moments)
 
 
 @contextmanager

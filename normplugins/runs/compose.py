@@ -26,7 +26,7 @@ import normplugins
 from normplugins.corpora import corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
 from normplugins.models.placement import norm_config
-from normplugins.norms import all_settings, has_statistics, known_norms, per_head_settings, resolve_norm
+from normplugins.norms import all_settings, has_statistics, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
@@ -174,11 +174,11 @@ def show_norm_defaults(config: DictConfig) -> None:
     setting whose default is the number of attention heads.
     """
     try:
-        resolved = resolve_norm(norm_config(config.model, config.norm.name))
+        resolved = norm_config(config.model, config.norm.name).resolve()
     except (AttributeError, ValueError):  # the checks refuse the norm with a better message
         return
     for key, value in resolved.settings.items():
-        if config.norm.get(key) is None and key not in per_head_settings(config.norm.name):
+        if config.norm.get(key) is None and config.norm.name not in all_settings()[key].per_head:
             config.norm[key] = value
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from normplugins import compat  # noqa: F401  (before fairseq)
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 import normplugins
 from normplugins.corpora import ParallelCorpus, RunningText, corpus_config
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.models.import_checkpoint import numbered_dictionary
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
@@ -158,13 +157,13 @@ def corpus_size(config: DictConfig) -> CorpusSize:
     return CorpusSize(types, pairs, pairs * LENGTH if pairs else None, LENGTH, longest, source)
 
 
-def made_up(kind: ModuleType, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
+def made_up(kind: Kind, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
     """Return a task without a corpus and a function ``batch(sentences, length)`` that makes a random batch.
 
     Words are as frequent as in text, by Zipf's law, because an adaptive softmax takes longer for rare ones.
 
     Args:
-        kind: the run's kind of task, a module of ``normplugins.evaluation``.
+        kind: the kind of the run.
         config: fairseq's config.
         types: symbols of the dictionary, including fairseq's own.
     """
@@ -175,8 +174,7 @@ def made_up(kind: ModuleType, config: DictConfig, types: int) -> tuple[Any, Call
         ranks = (len(dictionary) - dictionary.nspecial) ** torch.rand(sentences, length)
         tokens = ranks.long() - 1 + dictionary.nspecial
         tokens[:, -1] = dictionary.eos()
-        made: dict[str, Any] = kind.made_up_batch(tokens)
-        return made
+        return kind.made_up_batch(tokens)
 
     return kind.bare_task(config.task, dictionary), batch
 

@@ -170,11 +170,11 @@ def run_title(config: DictConfig) -> str:
 
 def run_label(config: DictConfig) -> str:
     """Return what a reader of the run's figures must know, such as that its model sees the future; mostly empty."""
-    return str(kind_of(config.task._name).label(dict(flatten(config))))
+    return kind_of(config.task._name).label(dict(flatten(config)))
 
 
 def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
-    """Return the options of ``wandb.init``: the group is the experiment, the name consists of the cell and the seed."""
+    """Return the arguments of ``wandb.init``: the group is the experiment, the name is the cell and the seed."""
     label = run_label(config)
     return {
         "project": config.tracking.project,

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +17,7 @@ from yaml import YAMLError
 
 from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
 from normplugins.evaluation.reestimate import checkpoint_to_score
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.runs import folder, record
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
@@ -85,13 +84,13 @@ def score_checkpoints(
     return entries, files
 
 
-def output_name(kind: ModuleType, name: str, average: int | None) -> str:
+def output_name(kind: Kind, name: str, average: int | None) -> str:
     """Return the name of the file with the translations or log-probabilities of the checkpoint ``name``."""
     return f"test.{kind.OUTPUT}" if name == checkpoints.scored_names(average)[0] else f"test.{name}.{kind.OUTPUT}"
 
 
 def describe_scores(
-    kind: ModuleType, metrics: Mapping[str, Any], others: Mapping[str, Any], settings: Mapping[str, Any]
+    kind: Kind, metrics: Mapping[str, Any], others: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[str]:
     """Return the lines to print: each metric with its signature, one line for each of the ``others``, and the label."""
     lines = [f"{metric}: {kind.describe(value)}\n  {value['signature']}" for metric, value in metrics.items()]
@@ -182,7 +181,7 @@ def needed(path: Path) -> Path:
     return path
 
 
-def change(config: DictConfig, overrides: Sequence[str], kind: ModuleType) -> str | None:
+def change(config: DictConfig, overrides: Sequence[str], kind: Kind) -> str | None:
     """Apply overrides to the config of a trained run and check it; return ``evaluate.checkpoint`` if it is given."""
     changeable = (*kind.RESCORABLE, *CHANGEABLE)
     for override in overrides:

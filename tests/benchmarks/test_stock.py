@@ -5,7 +5,7 @@ import torch
 
 import normplugins
 from benchmarks.stock import stock_model, stock_trainer
-from normplugins.evaluation.translation import bare_task, made_up_batch
+from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import compose_config, fairseq_config
 from tests.helpers.runs import TINY
 
@@ -15,6 +15,7 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 
+TRANSLATION = kind_of("translation")
 COMMAND = """
     nowhere --task translation --source-lang de --target-lang en --arch transformer_iwslt_de_en --share-all-embeddings
     --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer adam --adam-betas (0.9,0.98)
@@ -42,7 +43,7 @@ def test_three_updates_are_those_of_the_command_line_bit_for_bit(dictionary, bef
     ours = fairseq_config(compose_config("demo", [*TINY, f"model.normalize_before={before}"]))
     trained = []
     for config in (theirs, ours):
-        task = bare_task(config.task, dictionary)
+        task = TRANSLATION.bare_task(config.task, dictionary)
         torch.manual_seed(1)
         if config is theirs:
             model, criterion = task.build_model(config.model), task.build_criterion(config.criterion)
@@ -51,7 +52,7 @@ def test_three_updates_are_those_of_the_command_line_bit_for_bit(dictionary, bef
             trainer = stock_trainer(config, task)
         torch.manual_seed(2)
         for _ in range(3):
-            trainer.train_step([made_up_batch(torch.randint(4, 44, (5, 7)))])
+            trainer.train_step([TRANSLATION.made_up_batch(torch.randint(4, 44, (5, 7)))])
         trained.append(dict(trainer.model.named_parameters()))
     assert trained[0].keys() == trained[1].keys()
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
@@ -61,6 +62,6 @@ def test_three_updates_are_those_of_the_command_line_bit_for_bit(dictionary, bef
 def test_at_the_published_size_it_has_stock_fairseqs_parameters_the_dead_ones_too(dictionary):
     config = fairseq_config(compose_config("iwslt14", ["hardware=cpu"]))
     with torch.device("meta"):  # sizes without numbers
-        model = stock_model(config, bare_task(config.task, dictionary))
+        model = stock_model(config, TRANSLATION.bare_task(config.task, dictionary))
     found = sum(parameter.numel() for parameter in model.parameters())
     assert found - 512 * len(dictionary) == 49_271_808 - 512 * 10_004

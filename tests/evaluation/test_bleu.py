@@ -12,36 +12,39 @@ import sacrebleu
 from omegaconf import OmegaConf
 
 from normplugins.corpora import corpus_config, detokenize, prepare
-from normplugins.evaluation.bleu import TEST_SETS, Search, as_metrics, bleu, score, split_compounds, translate
+from normplugins.evaluation.bleu import TEST_SETS, bleu, score, split_compounds, translate, write_translations
+from normplugins.evaluation.tasks import kind_of
 from normplugins.training import checkpoints
 from normplugins.utils.files import write_lines
+from tests.helpers.translations import corpus_bleu, read_translations
 
 
 def test_bleu_worked_out_by_hand():
     # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples; no shorter than the reference
     score = bleu(["the cat sat on a mat"], ["the cat sat on the mat"], tokenize="none")
-    assert score.score == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25, abs=1e-9)
-    assert score.precisions == [83.33, 60.0, 50.0, 33.33]
-    assert (score.brevity_penalty, score.system_length, score.reference_length) == (1.0, 6, 6)
+    assert score["score"] == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25, abs=1e-9)
+    assert score["precisions"] == [83.33, 60.0, 50.0, 33.33]
+    assert (score["brevity_penalty"], score["system_length"], score["reference_length"]) == (1.0, 6, 6)
 
 
 def test_bleu_of_a_short_translation():
     score = bleu(["a b c d"], ["a b c d e"], tokenize="none")
-    assert score.score == pytest.approx(100 * math.exp(1 - 5 / 4), abs=1e-9)
-    assert score.brevity_penalty == pytest.approx(math.exp(-0.25), abs=1e-4)
+    assert score["score"] == pytest.approx(100 * math.exp(1 - 5 / 4), abs=1e-9)
+    assert score["brevity_penalty"] == pytest.approx(math.exp(-0.25), abs=1e-4)
 
 
 def test_bleu_counts_over_the_corpus_and_not_the_mean_of_sentences():
     hypotheses, references = ["a b c d e", "x"], ["a b c d e", "y"]
     score = bleu(hypotheses, references, tokenize="none")
-    assert score.score == pytest.approx(100 * (5 / 6) ** 0.25, abs=1e-9)
+    assert score["score"] == pytest.approx(100 * (5 / 6) ** 0.25, abs=1e-9)
 
 
 def test_case_and_tokens():
-    assert bleu(["A b c d."], ["a B c d ."], lowercase=True).score == pytest.approx(100)
-    assert bleu(["A b c d ."], ["a B c d ."], tokenize="none").score < 100
-    assert "tok:13a" in bleu(["a"], ["a"]).signature
-    assert str(bleu(["a b c d"], ["a b c d"])).startswith("BLEU = 100.00 100.0/100.0/100.0/100.0 (BP=1.000, syslen=4")
+    assert bleu(["A b c d."], ["a B c d ."], lowercase=True)["score"] == pytest.approx(100)
+    assert bleu(["A b c d ."], ["a B c d ."], tokenize="none")["score"] < 100
+    assert "tok:13a" in bleu(["a"], ["a"])["signature"]
+    line = kind_of("translation").describe(bleu(["a b c d"], ["a b c d"]))
+    assert line == "BLEU = 100.00 100.0/100.0/100.0/100.0 (BP=1.000, syslen=4, reflen=4)"
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +53,16 @@ def corpus(trained):
     return prepare(corpus_config(config.corpus), trained.data_dir, echo=lambda line: None)
 
 
-SEARCH = Search(beam=2, length_penalty=1.0, max_length_a=0.0, max_length_b=20, max_tokens=8192)
+SEARCH = OmegaConf.create(
+    {"beam": 2, "length_penalty": 1.0, "max_length_a": 0.0, "max_length_b": 20, "max_tokens": 8192}
+)
 
 
 def test_translations_stand_in_the_corpus_s_order(trained, corpus):
     """Batches are made by length: few sentences a batch must give the same lines as all in one."""
     together = translate(trained.directory / checkpoints.LAST, corpus, SEARCH, cpu=True)
-    assert together == translate(
-        trained.directory / checkpoints.LAST, corpus, Search(**{**vars(SEARCH), "max_tokens": 120}), cpu=True
-    )
+    small = OmegaConf.merge(SEARCH, {"max_tokens": 120})
+    assert together == translate(trained.directory / checkpoints.LAST, corpus, small, cpu=True)
     assert len(together) == 20
     assert not any("@@" in line for line in together)
 
@@ -68,7 +72,7 @@ def test_scores_of_the_run_are_those_of_its_file(trained, corpus):
     assert lines == translate(trained.directory / checkpoints.AVERAGED, corpus, SEARCH, cpu=True)
     references = corpus.reference_tokens.read_text(encoding="utf-8").splitlines()
     score = bleu(lines, references, tokenize="none", force=True)
-    assert as_metrics({"bleu": score})["bleu"] == trained.record["metrics"]["bleu"]
+    assert score == trained.record["metrics"]["bleu"]
 
 
 @pytest.mark.parametrize(
@@ -110,15 +114,15 @@ def test_compounds_count_as_their_parts(tmp_path):
     assert list(found) == ["bleu_compound", "sacrebleu", "chrf2", "ter"]
     # hypothesis: Wir sehen das E ## Mail ## Konto heute . (10); reference: Wir sehen das E ## Mail Konto heute . (9)
     precisions = [9 / 10, 7 / 9, 5 / 8, 3 / 7]
-    assert found["bleu_compound"].score == pytest.approx(100 * math.prod(precisions) ** 0.25, abs=1e-9)
-    assert (found["bleu_compound"].system_length, found["bleu_compound"].reference_length) == (10, 9)
-    assert "case:mixed" in found["bleu_compound"].signature
-    assert "|compounds:split|" in found["bleu_compound"].signature
+    assert found["bleu_compound"]["score"] == pytest.approx(100 * math.prod(precisions) ** 0.25, abs=1e-9)
+    assert (found["bleu_compound"]["system_length"], found["bleu_compound"]["reference_length"]) == (10, 9)
+    assert "case:mixed" in found["bleu_compound"]["signature"]
+    assert "|compounds:split|" in found["bleu_compound"]["signature"]
     plain = score(["Wir sehen das E-Mail-Konto heute ."], corpus)["test"]
     assert list(plain) == ["bleu", "sacrebleu", "chrf2", "ter"]
-    assert "compounds" not in plain["bleu"].signature
+    assert "compounds" not in plain["bleu"]["signature"]
     assert plain["sacrebleu"] == found["sacrebleu"]
-    assert "test:" not in found["sacrebleu"].signature  # references of our own
+    assert "test:" not in found["sacrebleu"]["signature"]  # references of our own
 
 
 def test_scores_are_those_of_sacrebleu_s_own_command(tmp_path):
@@ -147,8 +151,8 @@ def test_scores_are_those_of_sacrebleu_s_own_command(tmp_path):
         one, other = (str(tmp_path / file) for file in files)
         command = [sys.executable, "-m", "sacrebleu", one, "-i", other, "--width", "9", *options]
         said = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-        assert found[metric].score == pytest.approx(said["score"], abs=1e-8)
-        assert found[metric].signature.replace("|compounds:split", "") == said["signature"]
+        assert found[metric]["score"] == pytest.approx(said["score"], abs=1e-8)
+        assert found[metric]["signature"].replace("|compounds:split", "") == said["signature"]
 
 
 def test_a_test_set_of_sacrebleu_is_named_where_the_references_are_its_own(tmp_path, monkeypatch):
@@ -156,8 +160,45 @@ def test_a_test_set_of_sacrebleu_is_named_where_the_references_are_its_own(tmp_p
     digest = hashlib.sha256("".join(f"{line}\n" for line in text).encode()).hexdigest()
     monkeypatch.setitem(TEST_SETS, digest, "wmt14/full")
     found = score(["Es war einmal ."] * 2, _References(tmp_path, text, text), compounds=True)["test"]
-    assert found["sacrebleu"].signature.startswith("nrefs:1|test:wmt14/full|lang:en-de|case:mixed|eff:no|tok:13a|")
-    assert "test:" not in found["bleu_compound"].signature  # tokens of ours, which sacreBLEU does not know
+    assert found["sacrebleu"]["signature"].startswith("nrefs:1|test:wmt14/full|lang:en-de|case:mixed|eff:no|tok:13a|")
+    assert "test:" not in found["bleu_compound"]["signature"]  # tokens of ours, which sacreBLEU does not know
     assert "wmt14/full" in sacrebleu.get_available_testsets()
     changed = _References(tmp_path, text, [text[0], "und so weiter."])
-    assert "test:" not in score(["Es war einmal ."] * 2, changed)["test"]["sacrebleu"].signature
+    assert "test:" not in score(["Es war einmal ."] * 2, changed)["test"]["sacrebleu"]["signature"]
+
+
+HYPOTHESES = ["the cat sat on a mat", "", "a b c d e f", "tab\tand \u2028 separator", "x"]
+REFERENCES = ["the cat sat on the mat", "not translated", "a b c d e f", "tab and a separator", "y z"]
+
+
+def sacrebleu_s(lines, references):
+    return sacrebleu.metrics.BLEU(tokenize="none", force=True).corpus_score(lines, [references]).score
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The file that is kept of the made-up translations."""
+    path = tmp_path_factory.mktemp("kept") / "one.tsv.gz"
+    write_translations(path, HYPOTHESES, HYPOTHESES, REFERENCES)
+    return path
+
+
+def test_statistics_worked_out_by_hand(kept):
+    # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples
+    assert read_translations(kept)[1][:2].tolist() == [[6, 6, 5, 3, 2, 1, 6, 5, 4, 3], [0, 2, 0, 0, 0, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("chosen", [[0], [1], [0, 1, 2, 3, 4], [2, 2, 0, 4], [4, 4, 4], [3, 1], []])
+def test_bleu_of_any_resample_is_sacrebleu_s(chosen, kept):
+    statistics = read_translations(kept)[1][chosen]
+    resampled = [[lines[index] for index in chosen] for lines in (HYPOTHESES, REFERENCES)]
+    assert corpus_bleu(statistics) == (sacrebleu_s(*resampled) if chosen else 0.0)
+
+
+def test_equal_content_makes_equal_bytes(kept, tmp_path):
+    write_translations(tmp_path / "other.tsv.gz", HYPOTHESES, HYPOTHESES, REFERENCES)
+    written = (tmp_path / "other.tsv.gz").read_bytes()
+    assert written == kept.read_bytes()
+    assert written[4:8] == bytes(4), "the time of writing"
+    assert read_translations(kept)[0] == HYPOTHESES
+    assert [path.name for path in tmp_path.iterdir()] == ["other.tsv.gz"]

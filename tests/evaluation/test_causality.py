@@ -7,13 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from normplugins.evaluation.causality import (
-    draw_replacements,
-    in_warmup,
-    measure_evaluation,
-    measure_training,
-    norms_of,
-)
+from normplugins.evaluation.causality import draw_replacements, measure_evaluation, measure_training, warmups
 from normplugins.norms import known_norms, sees_sentence
 from normplugins.utils.errors import UserError
 from tests.helpers.language_models import SEGMENT, make_language_model, make_segments, train_lm
@@ -144,11 +138,11 @@ def test_a_norm_of_sentences_leaks_within_the_segment_alone(kind, settings, pre)
 @pytest.mark.parametrize(("kind", "settings"), CAUSAL)
 def test_pn_leaks_during_its_warmup_alone(kind, settings):
     model = train_lm(make_language_model(kind, norm="pn", norm_warmup_updates=2, **settings))
-    assert not any(map(in_warmup, norms_of(model)))
+    assert {(updates >= of, of) for updates, of in warmups(model)} == {(True, 2)}
     assert is_zero(trained(model))
     assert is_seen(trained(model, warming=True))
     fresh = train_lm(make_language_model(kind, norm="pn", norm_warmup_updates=9, **settings))
-    assert all(map(in_warmup, norms_of(fresh)))
+    assert {(updates >= of, of) for updates, of in warmups(fresh)} == {(False, 9)}
     assert is_seen(trained(fresh))
 
 

@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normplugins.evaluation.language_modeling import NORM_SEES_THE_FUTURE, SEES_THE_FUTURE
-from normplugins.runs.check import check
+from normplugins.evaluation.tasks import NORM_SEES_THE_FUTURE, SEES_THE_FUTURE
 from normplugins.runs.compose import compose_config
 from normplugins.runs.run import tracking
-from normplugins.utils.errors import UserError
 from tests.helpers.runs import LINES, TINY_LM, Point, command, differences, eval_lm, files, load, outcome
 
 KILLS = [
@@ -171,29 +169,3 @@ def test_rescoring_refuses(override, words, tensor_lm, refused, at_home):
     at_home(tensor_lm.folder)
     line = refused("evaluate", "run", override)
     assert all(word in line for word in words), line
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["evaluate.context=32"], "evaluate.context=32"),
-        (["evaluate.segment=33"], "at most 32"),
-        (["architecture=transformer", "model.max_positions=31"], "model.max_positions"),
-        (["task.sample_break_mode=eos"], "sample_break_mode=eos"),
-        (["task.add_bos_token=true"], "task.add_bos_token=true"),
-        (["task.past_target=true"], "task.past_target=true"),
-        (["criterion=adaptive_loss"], "model.adaptive_softmax_cutoff"),
-        (["architecture=transformer", "+model.causal=false"], "unknown key 'model.causal'"),
-        (["dataset.max_tokens=31"], "dataset.max_tokens=31"),
-        (["dataset.batch_size=null"], "dataset.batch_size"),
-        (["optimization.max_update=0", "optimization.max_epoch=3"], "optimization.max_update=0"),
-        (["budget=cpu", "optimization.max_update=60"], "lr_scheduler.warmup_updates=60"),
-        (["optimization.lr=[0.1,0.2]"], "a single rate"),
-        (["optimization.lr=0"], "min_lr"),
-        (["corpus=iwslt14"], "corpus=iwslt14 does not fit"),
-        (["norm=pn", "norm.groups=3"], "groups"),
-    ],
-)
-def test_what_cannot_work_is_refused(overrides, words):
-    with pytest.raises(UserError, match=re.escape(words)):
-        check(compose_config("ptb", overrides))

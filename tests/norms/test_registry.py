@@ -16,11 +16,8 @@ from normplugins.norms import (
     known_norms,
     register_norm,
     registry,
-    resolve_norm,
     sees_sentence,
     setting,
-    settings_read,
-    summary,
 )
 from normplugins.norms.__main__ import settings_table
 from tests.helpers.norms import NORMS
@@ -39,7 +36,7 @@ def test_every_norm_has_the_parameters_and_buffers_that_others_rely_on(name: str
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    for call in (settings_read, resolve_norm, lambda config: build_norm(config, 8)):
+    for call in (NormConfig.settings_read, NormConfig.resolve, lambda config: build_norm(config, 8)):
         with pytest.raises(ValueError, match=r"'batchnorm'.*bn, bn_released, .*ln, none, .*pn, pn_alg2, pnv"):
             call(NormConfig("batchnorm"))
 
@@ -50,19 +47,19 @@ def test_an_unknown_setting_lists_the_known_ones() -> None:
 
 
 def test_defaults_are_those_of_the_released_code_and_of_the_paper() -> None:
-    pn, alg2 = resolve_norm(NormConfig("pn")), resolve_norm(NormConfig("pn_alg2"))
+    pn, alg2 = NormConfig("pn").resolve(), NormConfig("pn_alg2").resolve()
     switches = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
     assert [getattr(pn, switch) for switch in switches] == [True] * 5
     assert [getattr(alg2, switch) for switch in switches] == [False] * 5
     assert (pn.groups, pn.warmup_updates, alg2.warmup_updates) == (4, 8000, 0)
-    assert resolve_norm(NormConfig("bn")).momentum == 0.1
-    assert resolve_norm(NormConfig("bn_released")).momentum == 0.05
+    assert NormConfig("bn").resolve().momentum == 0.1
+    assert NormConfig("bn_released").resolve().momentum == 0.05
 
 
 def test_given_values_win_and_unread_ones_are_kept() -> None:
-    resolved = resolve_norm(NormConfig("pn_alg2", group_scaling=True, groups=2, momentum=0.3))
+    resolved = NormConfig("pn_alg2", group_scaling=True, groups=2, momentum=0.3).resolve()
     assert (resolved.group_scaling, resolved.groups, resolved.momentum) == (True, 2, 0.3)
-    assert resolve_norm(NormConfig("ln", groups=3)) == NormConfig("ln", groups=3, eps=1e-5)
+    assert NormConfig("ln", groups=3).resolve() == NormConfig("ln", groups=3, eps=1e-5)
 
 
 def test_a_config_is_an_immutable_value() -> None:
@@ -78,7 +75,7 @@ def test_a_config_is_an_immutable_value() -> None:
 
 def test_group_scaling_has_one_group_per_head_by_default() -> None:
     def groups(name: str, **settings: object) -> int | None:
-        return resolve_norm(NormConfig(name, **settings), heads=8).groups
+        return NormConfig(name, **settings).resolve(heads=8).groups
 
     assert [groups(name, group_scaling=True) for name in ("pn", "pn_alg2", "pnv", "bn")] == [8] * 4
     assert [groups(name, group_scaling=True, groups=2) for name in ("pn", "pn_alg2", "pnv", "bn")] == [2] * 4
@@ -88,15 +85,15 @@ def test_group_scaling_has_one_group_per_head_by_default() -> None:
 
 
 def test_each_norm_lists_the_settings_that_it_reads() -> None:
-    assert settings_read(NormConfig("none")) == []
-    assert settings_read(NormConfig("ln")) == ["eps"]
-    assert "groups" not in settings_read(NormConfig("bn_released"))
-    assert set(settings_read(NormConfig("rms"))) == {"eps", "groups", "kernels"}
+    assert NormConfig("none").settings_read() == []
+    assert NormConfig("ln").settings_read() == ["eps"]
+    assert "groups" not in NormConfig("bn_released").settings_read()
+    assert set(NormConfig("rms").settings_read()) == {"eps", "groups", "kernels"}
     pnv = {"eps", "alpha_fwd", "sync", "per_update", "kernels", "group_scaling"}
-    assert set(settings_read(NormConfig("pnv"))) == pnv
-    assert set(settings_read(NormConfig("pnv", group_scaling=True))) == {*pnv, "groups"}
-    assert "double_update" in settings_read(NormConfig("pn"))
-    assert "double_update" not in settings_read(NormConfig("pn", warmup_updates=0))
+    assert set(NormConfig("pnv").settings_read()) == pnv
+    assert set(NormConfig("pnv", group_scaling=True).settings_read()) == {*pnv, "groups"}
+    assert "double_update" in NormConfig("pn").settings_read()
+    assert "double_update" not in NormConfig("pn", warmup_updates=0).settings_read()
 
 
 @pytest.mark.parametrize(
@@ -136,9 +133,9 @@ def test_one_module_serves_several_names_and_faulty_registrations_are_refused(mo
             return x + self.shift
 
     assert {"shift", "big_shift"} <= set(known_norms())
-    assert (summary("shift"), summary("big_shift")) == ("Shifts.", "Shifts more.")
+    assert (known_norms()["shift"], known_norms()["big_shift"]) == ("Shifts.", "Shifts more.")
     zero = torch.zeros(1)
-    assert settings_read(NormConfig("shift")) == ["eps", "momentum"]
+    assert NormConfig("shift").settings_read() == ["eps", "momentum"]
     assert build_norm(NormConfig("shift", eps=0.125), 1)(zero).item() == 0.375
     assert build_norm(NormConfig("big_shift", eps=0.125), 1)(zero).item() == 1.5
     assert build_norm(NormConfig("big_shift", momentum=2.0), 1)(zero).item() == 3.0
@@ -165,7 +162,7 @@ def test_every_setting_is_documented_and_plain() -> None:
     for name, one in all_settings().items():
         assert one.type in (int, float, str, bool), name
         assert len(one.help) > 10, name
-    assert all(summary(name) for name in known_norms())
+    assert all(known_norms().values())
 
 
 def test_instance_alone_sees_its_sentence() -> None:

@@ -15,7 +15,6 @@ from normplugins.norms import (
     has_statistics,
     known_norms,
     reestimate,
-    resolve_norm,
     running_statistics,
 )
 from tests.helpers import reference
@@ -239,9 +238,9 @@ def test_pn_can_be_deferred_without_warmup_and_batch_backward() -> None:
 
 
 def test_deferred_is_per_update_and_norms_without_statistics_ignore_both() -> None:
-    assert resolve_norm(NormConfig("pn_alg2", sync="deferred")).per_update
+    assert NormConfig("pn_alg2", sync="deferred").resolve().per_update
     given = NormConfig("ln", sync="deferred", per_update=False)
-    assert resolve_norm(given).per_update is False
+    assert given.resolve().per_update is False
     for name in NORMS:
         if not has_statistics(name):
             assert not list(build_norm(NormConfig(name, sync="batch", per_update=True), DIM).buffers())

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from normplugins import compat  # noqa: F401  (before fairseq)
-from normplugins.evaluation import translation
+from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.runs.plan import CorpusSize, Step, corpus_size, describe, made_up, make_plan, measure, saved_bytes
 from normplugins.utils.errors import UserError
@@ -125,7 +125,7 @@ def test_bytes_saved_by_autograd_equal_a_count_by_hand():
 def test_memory_of_a_full_batch(norm):
     """In float32 a number has 4 bytes, and Adam stores two numbers per parameter."""
     settings = fairseq_config(compose_config("demo", [f"norm={norm}", *TINY]))
-    task, batch = made_up(translation, settings, types=64)
+    task, batch = made_up(kind_of("translation"), settings, types=64)
     steps = {full: measure(settings, task, batch, full, 10, 25) for full in (200, 2000)}
     for full, step in steps.items():
         model, criterion = task.build_model(settings.model), task.build_criterion(settings.criterion)

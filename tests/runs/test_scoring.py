@@ -11,11 +11,10 @@ import sacrebleu
 
 from normplugins.corpora import detokenize
 from normplugins.corpora.multi30k import TEST_PARTS
-from normplugins.evaluation import translations
-from normplugins.evaluation.translations import corpus_bleu
 from normplugins.utils.files import read_lines, sha256
 from tests.helpers.corpora import stranger
 from tests.helpers.runs import MODEL, Point, Trained, command, differences, files, outcome
+from tests.helpers.translations import corpus_bleu, read_translations
 
 SIZES = (9, 8, 5, 7)  # of the four test sets
 TINY = [
@@ -86,11 +85,11 @@ def test_bleu_follows_from_the_published_translations(scored):
         assert kept["file"] == f"seed1.{name}.tsv.gz"
         for folder in (scored.directory, scored.result.parent):
             assert sha256(folder / kept["file"]) == kept["sha256"]
-        found = translations.read(scored.result.parent / kept["file"])
+        lines, statistics = read_translations(scored.result.parent / kept["file"])
         output = "test.hypotheses" if name == "averaged" else f"test.{name}.hypotheses"
-        assert found.lines == read_lines(scored.directory / output)
+        assert lines == read_lines(scored.directory / output)
         for test_set, part in slices().items():
-            assert corpus_bleu(found.statistics[part]) == record["scores"][name][test_set]["bleu"]["score"]
+            assert corpus_bleu(statistics[part]) == record["scores"][name][test_set]["bleu"]["score"]
     assert any(scores["test"]["bleu"]["score"] > 0 for scores in record["scores"].values())
 
 

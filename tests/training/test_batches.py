@@ -19,21 +19,21 @@ lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1
 
 
 @given(lengths)
-def test_the_order_has_each_sentence_once_and_the_longer_length_rises(pairs):
+def test_order_contains_each_sentence_once_sorted_by_the_longer_length(pairs):
     sources, targets = np.array(pairs, dtype=np.int32).T
     order = sort_by_both_lengths(sources, targets)
     assert sorted(order) == list(range(len(pairs)))
     assert (np.diff(np.maximum(sources, targets)[order]) >= 0).all()
 
 
-def test_within_one_longer_length_and_across_two_neighbours_are_near():
+def test_neighbours_have_similar_lengths_within_and_across_longer_lengths():
     sources, targets = np.array([3, 1, 3, 3, 4, 1, 4]), np.array([1, 3, 3, 2, 4, 4, 2])
     pairs = [(sources[i], targets[i]) for i in sort_by_both_lengths(sources, targets)]
     assert pairs == [(1, 3), (3, 3), (3, 2), (3, 1), (4, 2), (4, 4), (1, 4)]
 
 
 class _Task:
-    """A task whose data sets are sentences of these lengths."""
+    """A task with datasets of sentences of the given lengths."""
 
     def __init__(self, sources, targets):
         self.task, self.lengths, self.datasets = make_task(), (sources, targets), {}
@@ -57,7 +57,7 @@ class _Task:
         return 1 - sum(sizes.sum() for sizes in sides) / positions, len(batches)
 
 
-def test_training_batches_have_less_padding_and_others_stay_as_they_are():
+def test_training_batches_have_less_padding_and_other_subsets_do_not_change():
     draw = np.random.default_rng(0)
     sources = draw.lognormal(3, 0.6, 5000)  # spread as lengths of sentences and of their translations are
     targets = sources * draw.lognormal(0, 0.2, 5000)

@@ -1,10 +1,10 @@
-"""A run in bfloat16, as on one GPU, but on the CPU: trained, killed, resumed to the bit, evaluated, recorded."""
+"""A bfloat16 run on the CPU: a killed run resumes bitwise, and statistics stay in float32."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from normplugins.evaluation import translation
+from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.runs.plan import made_up
 from normplugins.training.trainer import Trainer
@@ -14,8 +14,8 @@ SHORT = ["common.bf16=true", "optimization.max_update=9", "evaluate.max_length_b
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_it_ends_as_if_never_broken_off(trained, normplugins, tmp_path, monkeypatch):
-    """The float32 parameters that the optimizer works on are in the checkpoint."""
+def test_a_killed_and_resumed_run_ends_bitwise_as_an_uninterrupted_one(trained, normplugins, tmp_path, monkeypatch):
+    """The checkpoint contains the float32 parameters of the optimizer."""
     arguments = [
         "run",
         "demo",
@@ -33,20 +33,20 @@ def test_killed_and_resumed_it_ends_as_if_never_broken_off(trained, normplugins,
     assert whole["scores"]["averaged"]["test"]["bleu"]["signature"]
     state = load(tmp_path / "whole" / "run" / "checkpoint_last.pt")
     masters = torch.cat([master.flatten() for master in state["last_optimizer_state"]["fp32_params"]])
-    assert not torch.equal(masters, masters.bfloat16().float())  # more than the model has of them
+    assert not torch.equal(masters, masters.bfloat16().float())  # more precise than the model's
     weight = state["model"]["encoder.layers.0.feed_forward.sublayer.fc1.weight"]
     assert torch.equal(weight, weight.bfloat16().float())
 
 
 @pytest.mark.parametrize("norm", ["bn", "pn"])
 def test_statistics_optimizer_and_loss_stay_in_float32(norm):
-    """After an update of the trainer, whose model is of bfloat16; the statistics are nearly those of float32."""
+    """After an update of a bfloat16 model, the statistics are close to those of a float32 model."""
     statistics = {}
     for bf16 in (True, False):
         settings = fairseq_config(
             compose_config("demo", [f"norm={norm}", *TINY, f"common.bf16={bf16}", "model.dropout=0"])
         )
-        task, batch = made_up(translation, settings, 50)
+        task, batch = made_up(kind_of("translation"), settings, 50)
         torch.manual_seed(1)
         trainer = Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
         sample, model = batch(5, 9), trainer.get_model()

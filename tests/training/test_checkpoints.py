@@ -1,4 +1,4 @@
-"""Averaging, keeping and writing checkpoints."""
+"""Averaging, keeping, writing and loading checkpoints."""
 
 import resource
 
@@ -21,7 +21,7 @@ def write(path, weight, count, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_average_is_the_mean_and_counts_are_the_last_one_s(dtype, tmp_path):
+def test_average_is_the_mean_with_the_counts_of_the_last_checkpoint(dtype, tmp_path):
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(3, 4, generator=generator) * 10**power for power in (0, 3, -2)]
     paths = [write(tmp_path / f"checkpoint{i}.pt", weight, 100 + i, dtype) for i, weight in enumerate(weights)]
@@ -64,11 +64,11 @@ def test_running_statistics_are_averaged_with_the_weights_and_counts_are_not(tmp
         torch.save(state, tmp_path / f"checkpoint{index}.pt")
     checkpoints.average([tmp_path / "checkpoint0.pt", tmp_path / "checkpoint1.pt"], tmp_path / "mean.pt")
     mean = {name.removeprefix("norm."): value.item() for name, value in load(tmp_path / "mean.pt")["model"].items()}
-    # each statistic by itself: the variance is the mean of both, with nothing for the distance of the two means
+    # each statistic is averaged alone: the variance does not include the distance between the two means
     assert mean == {"running_mean": 2, "running_var": 5, "running_phi": 38, "ema_gz": -2, "num_updates": 20}
 
 
-def test_nothing_to_average_and_another_model(tmp_path):
+def test_averaging_nothing_or_different_models_is_refused(tmp_path):
     with pytest.raises(UserError, match="not finished an epoch"):
         checkpoints.average([], tmp_path / "mean.pt")
     one = write(tmp_path / "checkpoint1.pt", torch.ones(2, 2), 1)
@@ -78,7 +78,7 @@ def test_nothing_to_average_and_another_model(tmp_path):
     assert not (tmp_path / "mean.pt").exists()
 
 
-def test_mean_that_does_not_fit_leaves_the_one_before(tmp_path):
+def test_an_average_that_does_not_fit_on_the_disk_leaves_the_earlier_file(tmp_path):
     paths = [write(tmp_path / f"checkpoint{i}.pt", torch.ones(200, 200), i) for i in (1, 2)]
     checkpoints.average(paths[:1], tmp_path / "mean.pt")
     before = (tmp_path / "mean.pt").read_bytes()
@@ -93,7 +93,7 @@ def test_mean_that_does_not_fit_leaves_the_one_before(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_newest_epochs_are_kept_by_number(tmp_path):
+def test_the_checkpoints_with_the_highest_epoch_numbers_are_kept(tmp_path):
     others = ["checkpoint_last.pt", "checkpoint_best.pt", "checkpoint_averaged.pt", "checkpoint8.pt.tmp"]
     for name in [*(f"checkpoint{epoch}.pt" for epoch in (2, 9, 10, 11, 100)), *others]:
         (tmp_path / name).touch()
@@ -106,7 +106,7 @@ def test_newest_epochs_are_kept_by_number(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
-def test_loading_says_what_is_wrong_with_a_file(tmp_path):
+def test_the_error_of_loading_names_the_reason(tmp_path):
     proof = tmp_path / "proof"
     write_malicious(tmp_path / "evil.pt", proof)
     with pytest.raises(UserError, match=r"evil\.pt was refused: it names \S*mkdir"):

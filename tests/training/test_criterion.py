@@ -1,4 +1,4 @@
-"""The criterion against fairseq's own, on our transformer, on stock ones and in several processes."""
+"""Comparison of the criterion with fairseq's, for several models and in several processes."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def build(name: str, **changes: Any) -> Any:
 
 
 def sample(seed: int = 0) -> dict[str, Any]:
-    """Four pairs, as fairseq's dataset makes a batch."""
+    """Return a batch of four sentence pairs in the format of fairseq's dataset."""
     batch = make_batch(seed)
     target = batch.pop("target")
     lengths = batch["src_tokens"].ne(PAD).sum(1)
@@ -58,7 +58,7 @@ MODELS = {
 
 
 def outcome(criterion: Any, model: nn.Module, batch: dict[str, Any]) -> tuple[Any, ...]:
-    """Loss, sample size, log, and the gradient of every parameter."""
+    """Return loss, sample size, logging output, and the gradient of every parameter."""
     model.zero_grad()
     loss, size, logged = criterion(model, batch)
     if loss.requires_grad:
@@ -68,7 +68,7 @@ def outcome(criterion: Any, model: nn.Module, batch: dict[str, Any]) -> tuple[An
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("sentence_avg", [False, True])
-def test_loss_counts_log_and_gradients_are_fairseqs(name, sentence_avg):
+def test_loss_counts_logs_and_gradients_equal_fairseqs(name, sentence_avg):
     model = MODELS[name]().double().eval()  # no dropout
     got, wanted = (outcome(build(kind, sentence_avg=sentence_avg), model, sample()) for kind in BOTH)
     for ours, theirs in zip(got[:3], wanted[:3], strict=True):
@@ -78,8 +78,8 @@ def test_loss_counts_log_and_gradients_are_fairseqs(name, sentence_avg):
 
 
 @pytest.mark.parametrize("name", ["tied", "stock transformer"])
-def test_what_is_logged_is_fairseqs(name):
-    """The means over several batches, perplexity among them, without gradients as in validation."""
+def test_reduced_metrics_equal_fairseqs(name):
+    """Means over several batches, including perplexity, without gradients as in validation."""
     model, means = MODELS[name]().eval(), []
     for kind in BOTH:
         criterion = build(kind)
@@ -92,8 +92,8 @@ def test_what_is_logged_is_fairseqs(name):
     assert LabelSmoothedNLL.logging_outputs_can_be_summed()
 
 
-def test_a_transformers_logits_are_not_asked_for():
-    """Neither ours nor stock fairseq's; whatever else there is gives them."""
+def test_a_transformer_computes_no_logits_itself():
+    """This holds for our transformer and for fairseq's, but not for other models."""
     asked = []
     for name, make in MODELS.items():
         model = make()
@@ -105,11 +105,11 @@ def test_a_transformers_logits_are_not_asked_for():
 
 
 class _Other(TransformerModel):
-    """A stock model with something of its own between features and probabilities."""
+    """A stock model that could compute something else between features and probabilities."""
 
 
 @pytest.mark.parametrize("change", ["bias", "half", "subclass", "parametrized", "no decoder"])
-def test_what_is_more_than_one_linear_map_is_fairseqs(change):
+def test_logits_that_are_not_one_linear_map_are_left_to_fairseq(change):
     model = stock_model(_Other if change == "subclass" else TransformerModel)
     if change == "bias":
         model.decoder.output_projection = nn.Linear(16, 20)
@@ -123,14 +123,14 @@ def test_what_is_more_than_one_linear_map_is_fairseqs(change):
 
 
 @pytest.mark.parametrize("changes", [{"report_accuracy": True}, {"ignore_prefix_size": 2}])
-def test_options_that_look_at_single_tokens(changes):
+def test_options_that_need_the_loss_of_single_tokens(changes):
     model = make_model().eval()
     got, wanted = (outcome(build(kind, **changes), model, sample()) for kind in BOTH)
     assert_close(got[:3], wanted[:3])
     assert changes.get("report_accuracy", False) == ("n_correct" in got[2])
 
 
-def test_a_loss_per_token():
+def test_without_reduction_the_loss_is_per_token():
     model, batch = make_model().eval(), sample()
     got, wanted = (build(kind)(model, batch, reduce=False)[0] for kind in BOTH)
     assert got.shape == (batch["target"].numel(), 1)
@@ -138,15 +138,15 @@ def test_a_loss_per_token():
 
 
 @pytest.mark.parametrize("name", ["tied", "untied"])
-def test_a_batch_without_sentences(name):
-    """It counts nothing, and gives every parameter a gradient, of zero, as the other processes wait for."""
+def test_a_batch_without_sentences_has_zero_counts_and_gradients(name):
+    """Every parameter has a gradient of zero, because the other processes wait for it."""
     model = MODELS[name]()
     loss, size, logged, gradients = outcome(build("label_smoothed_nll"), model, empty(sample()))
     assert (float(loss), size, logged["ntokens"], logged["nsentences"], float(logged["nll_loss"])) == (0, 0, 0, 0, 0)
     assert [name for name, gradient in gradients.items() if gradient is None or gradient.any()] == []
 
 
-def test_a_bfloat16_model_is_as_near_to_float32_as_with_fairseqs():
+def test_a_bfloat16_model_is_as_close_to_float32_as_with_fairseqs_criterion():
     exact, half = make_model().eval(), make_model().eval().bfloat16()
     exact.load_state_dict(half.state_dict())
     wanted = outcome(build(BOTH[1]), exact, sample())
@@ -160,17 +160,14 @@ def test_a_bfloat16_model_is_as_near_to_float32_as_with_fairseqs():
     assert error(ours[3]) <= 1.5 * error(theirs[3])
 
 
-def test_fairseq_takes_it_for_its_own_in_a_checkpoint():
+def test_class_name_equals_fairseqs_for_checkpoints():
     ours, theirs = (build(kind) for kind in BOTH)
     assert type(ours).__name__ == type(theirs).__name__
     assert type(ours) is not type(theirs)
 
 
-# In two processes.
-
-
 def gradients_of(kind: str, wrapper: str, tied: bool) -> dict[str, Tensor]:
-    """The mean gradients of the batches of two processes, of which the second has no sentence."""
+    """Return the mean gradients of the batches of two processes; the second batch has no sentence."""
     model = make_model(share_all_embeddings=tied)
     model.eval()
     wrapped = {
@@ -190,7 +187,7 @@ def gradients_of(kind: str, wrapper: str, tied: bool) -> dict[str, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("wrapper", ["c10d", "unused", "legacy_ddp"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_two_processes_have_the_mean_of_their_gradients(wrapper, tied, pair):
+def test_two_processes_average_their_gradients(wrapper, tied, pair):
     got, wanted = (pair.call(gradients_of, kind, wrapper, tied) for kind in BOTH)
     assert_close(got[0], got[1])
     assert_close(got[0], wanted[0], rtol=1e-4, atol=1e-6)

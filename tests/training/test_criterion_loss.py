@@ -1,4 +1,4 @@
-"""The loss and its gradients against fairseq's equations on whole logits, in float64."""
+"""Comparison of the loss and its gradients with fairseq's equations on all logits, in float64."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ PAD = 1
 
 
 def drawn(count: int, vocabulary: int, padding: float, seed: int, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (N, 6), weights (V, 6), targets (N,) of which a part is padding."""
+    """Return random features (N, 6), weights (V, 6), and targets (N,) with a share of padding."""
     generator = torch.Generator().manual_seed(seed)
     x, weight = (torch.randn(rows, 6, generator=generator, dtype=torch.float64) for rows in (count, vocabulary))
     target = torch.randint(0, vocabulary, (count,), generator=generator)
@@ -30,7 +30,7 @@ def drawn(count: int, vocabulary: int, padding: float, seed: int, spread: float 
 
 
 def whole(x: Tensor, weight: Tensor, target: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """fairseq's loss, in the dtype of ``x``."""
+    """Return fairseq's loss in the dtype of ``x``."""
     return label_smoothed_nll_loss((x @ weight.t()).log_softmax(-1), target, epsilon, ignore_index=PAD)
 
 
@@ -46,7 +46,7 @@ def whole(x: Tensor, weight: Tensor, target: Tensor, epsilon: float) -> tuple[Te
     scale=st.sampled_from([1.0, 0.0, -3.0]),
     seed=st.integers(0, 2**16),
 )
-def test_loss_and_gradients_are_fairseqs(count, vocabulary, padding, epsilon, chunk, leave_out, spread, scale, seed):
+def test_loss_and_gradients_equal_fairseqs(count, vocabulary, padding, epsilon, chunk, leave_out, spread, scale, seed):
     tensors = drawn(count, vocabulary, padding, seed, spread)
     wanted = whole(*tensors, epsilon)
     got = smoothed_loss(*tensors, epsilon, PAD, chunk=chunk, leave_out=leave_out)
@@ -56,14 +56,14 @@ def test_loss_and_gradients_are_fairseqs(count, vocabulary, padding, epsilon, ch
     assert_close(*gradients, rtol=1e-10, atol=1e-10)
 
 
-def test_gradients_are_those_of_the_loss():
+def test_gradients_are_correct_numerically():
     x, weight, target = drawn(7, 5, 0.3, 0)
     assert torch.autograd.gradcheck(lambda *of: smoothed_loss(*of, target, 0.1, PAD, chunk=3)[0], (x, weight))
 
 
 @pytest.mark.parametrize("leave_out", [True, False])
-def test_ignored_features_may_be_anything(leave_out):
-    """Their gradient is zero, and nobody else's changes."""
+def test_features_of_ignored_tokens_have_no_effect(leave_out):
+    """Their gradient is zero, and the other gradients do not depend on them."""
     x, weight, target = drawn(8, 5, 0.5, 1)
     other = torch.where(target.eq(PAD)[:, None], x.detach() + 100, x.detach()).requires_grad_()
     for of in (x, other):
@@ -73,8 +73,8 @@ def test_ignored_features_may_be_anything(leave_out):
     assert x.grad[target.ne(PAD)].any()
 
 
-def test_likely_and_impossible_words_stay_finite():
-    """Logits of a thousand: exponentials of what is subtracted from the largest, as a softmax takes them."""
+def test_large_logits_give_finite_losses_and_gradients():
+    """For logits of a thousand, the largest logit is subtracted before the exponential."""
     x, weight, target = drawn(6, 5, 0.0, 2, spread=1000.0)
     x, weight = (tensor.detach().float().requires_grad_() for tensor in (x, weight))
     loss, _ = smoothed_loss(x, weight, target, 0.1, PAD)
@@ -86,15 +86,15 @@ def test_likely_and_impossible_words_stay_finite():
 
 
 def grad_of(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    """The gradient of fairseq's loss in float64."""
+    """Return the gradient of fairseq's loss in float64."""
     x = x.detach().double().requires_grad_()
     whole(x, weight.detach().double(), target, 0.1)[0].backward()
     return x.grad
 
 
 @pytest.mark.parametrize("chunk", [None, 16])
-def test_bfloat16_has_float32_arithmetic(chunk):
-    """Loss and gradients of bfloat16 features and weights are as close to float64 as PyTorch's own are, or closer."""
+def test_bfloat16_is_computed_in_float32(chunk):
+    """The errors are at most twice those of fairseq's loss with a float32 softmax."""
     x, weight, target = drawn(64, 300, 0.1, 3)
     x, weight = (tensor.detach().bfloat16().requires_grad_() for tensor in (x, weight))
     exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight)]
@@ -110,7 +110,7 @@ def test_bfloat16_has_float32_arithmetic(chunk):
 
 
 class _Largest(TorchDispatchMode):
-    """Remembers the most elements that a result of any operator had."""
+    """Records the number of elements of the largest result of an operator."""
 
     elements = 0
 
@@ -121,7 +121,7 @@ class _Largest(TorchDispatchMode):
         return result
 
 
-def test_logits_are_never_all_in_memory():
+def test_only_a_chunk_of_the_logits_is_in_memory():
     x, weight, target = drawn(40, 30, 0.2, 4)
     with _Largest() as largest:
         smoothed_loss(x, weight, target, 0.1, PAD, chunk=8)[0].backward()
@@ -129,8 +129,8 @@ def test_logits_are_never_all_in_memory():
 
 
 @pytest.mark.parametrize("chunk", [None, 16])
-def test_the_host_asks_a_device_for_nothing(chunk):
-    """On ``meta`` whatever the host would have to know of the tokens fails: nothing has a value there."""
+def test_the_host_never_waits_for_the_device(chunk):
+    """Tensors on ``meta`` have no values, so that reading one on the host fails."""
     x, weight, target = (tensor.to("meta").detach() for tensor in drawn(40, 30, 0.2, 5))
     x.requires_grad_(), weight.requires_grad_()
     loss, nll = smoothed_loss(x, weight, target, 0.1, PAD, chunk=chunk)

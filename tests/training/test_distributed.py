@@ -1,4 +1,4 @@
-"""Runs of several processes: as exact as one process, resumable after any of them is lost, with every launcher."""
+"""Runs of several processes: as exact as one process, and resumable after a process is lost, with every launcher."""
 
 import os
 import re
@@ -24,7 +24,7 @@ PLAIN = ["model.dropout=0", "model.attention_dropout=0", "model.activation_dropo
 
 
 def tiny(trained, *overrides, norm="bn"):
-    """A tiny run on the corpus that is there already."""
+    """Return the arguments of a tiny run on a corpus that is already prepared."""
     paths = ["tracking=none", "run_dir=run", f"data_dir={trained.data_dir}"]
     return ["run", "demo", f"norm={norm}", *paths, *TINY, *overrides]
 
@@ -36,7 +36,7 @@ def free_port():
 
 
 def pair(arguments, folder, at=None, **env):
-    """Two processes as a launcher starts them, rank zero with ``at``."""
+    """Start two processes as a launcher does; rank zero gets ``at``."""
     port, started = free_port(), []
     for rank in range(2):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
@@ -49,7 +49,7 @@ def pair(arguments, folder, at=None, **env):
 
 
 def both(arguments, folder, at=None, **env):
-    """The exit statuses of the two, and what they printed."""
+    """Return the exit statuses and outputs of two processes."""
     started = pair(arguments, folder, at, **env)
     return tuple(each.wait() for each in started), tuple(each.text for each in started)
 
@@ -66,7 +66,7 @@ def until(holds):
 
 
 def children(pid):
-    """The processes of a run that the one with this id started."""
+    """Return the ids of the ranks that the command with this id started."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
@@ -86,7 +86,7 @@ def uninterrupted(trained, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_statistics_of_each_process_are_compared_at_the_end_of_each_epoch(uninterrupted):
+def test_statistics_of_the_processes_are_compared_at_the_end_of_each_epoch(uninterrupted):
     folder, said = uninterrupted
     lines = re.findall(
         r"epoch +(\d)  statistics of 2 processes differ from the first's by ([\d.]+)% in running_mean and "
@@ -106,7 +106,7 @@ def test_statistics_of_each_process_are_compared_at_the_end_of_each_epoch(uninte
 
 
 @pytest.mark.slow
-def test_a_run_resumes_whatever_ended_it_and_with_any_launcher(trained, uninterrupted, tmp_path):
+def test_a_run_resumes_after_any_end_and_with_any_launcher(trained, uninterrupted, tmp_path):
     """Each call resumes from where the call before was ended."""
     directory = tmp_path / "run"
     lost = r"normplugins: rank 1 of 2 has lost the other ranks: .* The same command resumes from the last checkpoint\n"
@@ -152,7 +152,7 @@ def test_a_run_resumes_whatever_ended_it_and_with_any_launcher(trained, uninterr
         until(lambda started=started: all(gone(pid) for pid in started))
         assert 24 > updates_saved() >= before
 
-    # torchrun on two machines, for which this one stands twice, completes it
+    # torchrun, started twice on this machine as on two machines, completes the run
     where = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
     nodes = [
@@ -185,15 +185,16 @@ def test_a_run_resumes_whatever_ended_it_and_with_any_launcher(trained, uninterr
 
 
 @pytest.mark.slow
-def test_rank_zero_ends_before_training(trained, tmp_path):
+def test_the_other_rank_ends_if_rank_zero_is_killed_before_training(trained, tmp_path):
     status, texts = both(tiny(trained), tmp_path, Point(r"os\.rename \S+provenance"))
     assert status == (-signal.SIGKILL, 1)
     assert texts[1].endswith("normplugins: rank 1 of 2: rank zero has ended\n")
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_that_adds_up_their_batches(trained, tmp_path):
-    """Two batches each an update, or four. In the last of an epoch of 7 the second process has one and an empty one."""
+def test_two_processes_train_as_one_that_accumulates_their_batches(trained, tmp_path):
+    """Two batches per update in each process, or four. In the last update of an epoch of 7 batches the second process
+    has one batch and an empty one."""
     ends = []
     for name, update_freq in (("one", 4), ("two", 2)):
         folder = tmp_path / name
@@ -230,7 +231,7 @@ def test_two_processes_train_as_one_that_adds_up_their_batches(trained, tmp_path
     ],
     ids=["tensor, full softmax", "transformer, adaptive softmax"],
 )
-def test_language_models_with_synchronised_statistics(overrides, launch, made_up_text, tmp_path):
+def test_language_models_with_synchronized_statistics(overrides, launch, made_up_text, tmp_path):
     arguments = ["run", "ptb", "tracking=none", "run_dir=run", *TINY_LM, "optimization.max_update=9", *overrides]
     status, texts = launch(arguments, tmp_path, NORMPLUGINS_MIRROR=str(made_up_text))
     assert status in (0, (0, 0)), texts
@@ -242,7 +243,7 @@ def test_language_models_with_synchronised_statistics(overrides, launch, made_up
 
 @pytest.mark.slow
 def test_the_error_of_a_launched_process_is_one_line(trained, tmp_path):
-    """Of one rank, as it raised it, and of no other."""
+    """It is the error that one rank raised; the other ranks print nothing."""
     status, said = command(tiny(trained, TWO, "norm.sync=batch", "optimization.lr=[1e30]"), tmp_path)
     assert status == 1
     errors = [line for line in said.splitlines() if line.startswith("normplugins: ")]
@@ -259,7 +260,7 @@ def test_the_error_of_a_launched_process_is_one_line(trained, tmp_path):
         (["hardware=cpu", "distributed_training.distributed_world_size=2"], ["hardware.processes"]),
     ],
 )
-def test_what_cannot_work_is_refused(overrides, words):
+def test_impossible_settings_are_refused(overrides, words):
     with pytest.raises(UserError) as error:
         check(compose_config("demo", overrides))
     assert all(word in str(error.value) for word in words), error.value
@@ -275,7 +276,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     assert (config.hardware.processes, config.variant) == (3, "bn,processes=3")
 
 
-def test_the_launcher_says_how_many(monkeypatch):
+def test_the_launcher_determines_the_number_of_processes(monkeypatch):
     for name, value in {"MASTER_ADDR": "node1", "MASTER_PORT": "29500", "RANK": "5", "WORLD_SIZE": "16"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -288,7 +289,7 @@ def test_the_launcher_says_how_many(monkeypatch):
         check(compose_config("demo", ["hardware=cpu", "hardware.processes=2"]))
 
 
-def test_tasks_of_srun_are_processes_if_they_can_find_each_other(monkeypatch):
+def test_tasks_of_srun_count_if_they_have_an_address(monkeypatch):
     for name, value in {"PROCID": "3", "STEP_NUM_TASKS": "4", "LOCALID": "1", "STEP_TASKS_PER_NODE": "2(x2)"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert launched() is None

@@ -1,4 +1,4 @@
-"""An update's batches, shared by however many processes there are."""
+"""Sharing the batches of an update among processes."""
 
 import pytest
 
@@ -30,13 +30,13 @@ def test_an_update_of_wmt14_has_the_same_tokens_on_any_number_of_gpus(hardware, 
         (2, 1, ["by 2 processes", "1 processes", "batches_per_update=2"]),
     ],
 )
-def test_what_cannot_be_shared_evenly_is_refused_with_what_can(processes, batches, words):
+def test_the_error_of_an_uneven_share_names_numbers_that_work(processes, batches, words):
     with pytest.raises(UserError) as error:
         compose_config("wmt14", [PROCESSES(processes), f"train.batches_per_update={batches}"])
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_update_freq_is_set_where_no_number_of_batches_is():
+def test_update_freq_can_be_set_without_batches_per_update():
     config = compose_config("iwslt14", [PROCESSES(2), "optimization.update_freq=4"])
     assert list(config.optimization.update_freq) == [4]
     assert config.variant.endswith("optimization.update_freq=4,processes=2")

@@ -1,4 +1,4 @@
-"""Half precision: what fairseq's wrappers do, in fewer kernels, and a run that goes on to the bit."""
+"""Half precision: the results of fairseq's optimizers with fewer kernels, and bitwise resuming."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def of_dtype(dtype: torch.dtype, **changes: Any) -> Any:
 
 
 def update(wrapped: Any, params: list[nn.Parameter], number: int, without: tuple[int, ...] = ()) -> None:
-    """What fairseq's trainer does with the gradients of a batch."""
+    """Make an update in the way of fairseq's trainer."""
     wrapped.zero_grad()
     give_gradients(params, number, without)
     wrapped._needs_sync = True  # as its backward() says
@@ -36,8 +36,8 @@ def update(wrapped: Any, params: list[nn.Parameter], number: int, without: tuple
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_it_computes_what_fairseqs_computes(dtype):
-    """With the same optimizer inside, to the bit: parameters without a gradient too."""
+def test_updates_equal_fairseqs_bitwise(dtype):
+    """With the same wrapped optimizer, and also for parameters without a gradient."""
     trained = []
     for wrapper in (FP16Optimizer, optim.FP16Optimizer):
         params = parameters(dtype)
@@ -50,8 +50,8 @@ def test_it_computes_what_fairseqs_computes(dtype):
 
 @pytest.mark.parametrize("wrapper", [FP16Optimizer, optim.MemoryEfficientFP16Optimizer])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_with_the_fused_adam_as_with_fairseqs(wrapper, dtype):
-    """Within a rounding of the parameters."""
+def test_fused_adam_equals_fairseqs_adam(wrapper, dtype):
+    """Within one rounding of the parameters."""
     trained = []
     for name in ("fused_adam", "adam"):
         params = parameters(dtype)
@@ -64,8 +64,8 @@ def test_with_the_fused_adam_as_with_fairseqs(wrapper, dtype):
 
 @pytest.mark.parametrize("wrapper", [FP16Optimizer, optim.MemoryEfficientFP16Optimizer])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_run_goes_on_to_the_bit(wrapper, dtype):
-    """In a new process, that is: from the parameters and the state of a checkpoint."""
+def test_resuming_is_bitwise_exact(wrapper, dtype):
+    """As in a new process: from the parameters and the optimizer state of a checkpoint."""
     straight, params = None, parameters(dtype)
     straight = wrapper.build_optimizer(of_dtype(dtype), params)
     broken_off = parameters(dtype)
@@ -85,7 +85,7 @@ def test_a_run_goes_on_to_the_bit(wrapper, dtype):
 
 @pytest.mark.parametrize("writer", [FP16Optimizer, optim.FP16Optimizer])
 @pytest.mark.parametrize("reader", [FP16Optimizer, optim.FP16Optimizer])
-def test_either_reads_what_the_other_wrote(writer, reader):
+def test_each_optimizer_loads_the_state_of_the_other(writer, reader):
     params = parameters(torch.bfloat16)
     first, second = (kind.build_optimizer(of_dtype(torch.bfloat16), params) for kind in (writer, reader))
     update(first, params, 0)
@@ -95,8 +95,8 @@ def test_either_reads_what_the_other_wrote(writer, reader):
     assert writer.__name__ == reader.__name__
 
 
-def test_an_update_is_a_few_kernels_however_many_parameters_there_are():
-    """Beside the gradient norm, which fairseq takes one by one."""
+def test_the_number_of_kernels_does_not_depend_on_the_number_of_parameters():
+    """Without the gradient norm, which fairseq computes for each parameter."""
     counts = []
     for several in (1, 3):
         params = [parameter for seed in range(several) for parameter in parameters(torch.bfloat16, seed)]

@@ -1,4 +1,4 @@
-"""Naming the layer, or the gradient, that is not finite: on fairseq's trainer with a model of ours."""
+"""Finding the layer or gradient that is not finite."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def step(trained):
         ("decoder.layers.0.feed_forward.sublayer.fc2.bias", "decoder.layers.0.feed_forward.sublayer.fc2"),
     ],
 )
-def test_the_first_layer_that_breaks_is_named(parameter, layer, step):
+def test_the_first_layer_with_a_nonfinite_output_is_named(parameter, layer, step):
     trainer, samples = step
     with torch.no_grad():
         trainer.get_model().get_parameter(parameter).view(-1)[0] = torch.inf
@@ -46,7 +46,7 @@ def test_the_first_layer_that_breaks_is_named(parameter, layer, step):
     assert locate(trainer, samples) == f"the output of {layer}"
 
 
-def test_a_gradient_is_named_when_only_backward_breaks(step):
+def test_a_gradient_is_named_if_all_outputs_are_finite(step):
     trainer, samples = step
     name = "decoder.layers.0.cross_attention.sublayer.q.weight"
     trainer.get_model().get_parameter(name).register_hook(lambda gradient: gradient * torch.nan)
@@ -54,13 +54,13 @@ def test_a_gradient_is_named_when_only_backward_breaks(step):
     assert locate(trainer, samples) == f"the gradient of {name}"
 
 
-def test_without_anything_broken_nothing_is_named_and_no_hook_stays(step):
+def test_nothing_is_named_if_all_is_finite_and_no_hook_remains(step):
     trainer, samples = step
     assert locate(trainer, samples) is None
     assert not any(module._forward_hooks for module in trainer.get_model().modules())
 
 
-def test_a_statistic_that_is_not_finite_is_named(step):
+def test_a_nonfinite_statistic_is_named(step):
     model = step[0].get_model()
     model.get_buffer("encoder.layers.0.feed_forward.norm.running_phi")[3] = torch.nan
     assert first_nonfinite_state(model) == "encoder.layers.0.feed_forward.norm.running_phi"

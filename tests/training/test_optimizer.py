@@ -1,4 +1,4 @@
-"""fused_adam against fairseq's own Adam: the same updates, the same state, and either goes on from the other's."""
+"""Comparison of fused_adam with fairseq's Adam: updates, state, and resuming from each other's checkpoints."""
 
 import math
 
@@ -22,7 +22,7 @@ from tests.helpers.optimizers import OPTIONS, SHAPES, Calls, config, give_gradie
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 @pytest.mark.parametrize("changes", [{}, {"weight_decay": 0.0}, {"eps": 1e-8}, {"betas": (0.0, 0.5)}])
-def test_three_hundred_updates_are_fairseqs(dtype, rtol, changes):
+def test_three_hundred_updates_equal_fairseqs(dtype, rtol, changes):
     """Parameters and state, with a learning rate that follows a schedule."""
     ours, theirs = parameters(dtype), parameters(dtype)
     fused, stock = FusedAdam(ours, **(OPTIONS | changes)), Adam(theirs, **(OPTIONS | changes))
@@ -31,7 +31,7 @@ def test_three_hundred_updates_are_fairseqs(dtype, rtol, changes):
             give_gradients(params, update)
             optimizer.param_groups[0]["lr"] = 0.01 * min((update + 1) / 20, math.sqrt(20 / (update + 1)))
             optimizer.step()
-    # A sum of 300 steps of either sign is known to the rounding of the steps, not of what they add up to.
+    # The rounding errors are relative to the 300 steps, not to their sum, which can be smaller.
     assert_close(ours, theirs, rtol=rtol, atol=20 * rtol)
     states = state_of(fused), state_of(stock)
     assert states[0]["param_groups"] == states[1]["param_groups"]
@@ -48,8 +48,8 @@ def test_three_hundred_updates_are_fairseqs(dtype, rtol, changes):
     split=st.integers(1, len(SHAPES) - 1),
     seed=st.integers(0, 2**16),
 )
-def test_any_settings_groups_and_absent_gradients(lr, betas, eps, weight_decay, absent, split, seed):
-    """Each parameter counts the updates of its own; each group has settings of its own."""
+def test_any_settings_groups_and_missing_gradients(lr, betas, eps, weight_decay, absent, split, seed):
+    """Each parameter has its own update count, and each group its own settings."""
     params = [parameters(torch.float64, seed) for _ in range(2)]
     optimizers = [
         kind(
@@ -71,8 +71,8 @@ def test_any_settings_groups_and_absent_gradients(lr, betas, eps, weight_decay, 
 
 @pytest.mark.parametrize("before", [FusedAdam, Adam])
 @pytest.mark.parametrize("after", [FusedAdam, Adam])
-def test_a_run_goes_on_from_a_checkpoint(before, after):
-    """To the bit with the same optimizer; within rounding where the other one takes over."""
+def test_resuming_from_a_checkpoint_of_either_optimizer(before, after):
+    """Bitwise exact with the same optimizer, within rounding with the other one."""
     params = parameters(torch.float32)
     straight = before(params, **OPTIONS)
     run(straight, params, range(20))
@@ -87,8 +87,8 @@ def test_a_run_goes_on_from_a_checkpoint(before, after):
     assert_close(state_of(second), state_of(straight), **exact)
 
 
-def test_one_kernel_updates_all():
-    """And the host asks the device for nothing."""
+def test_one_kernel_updates_all_parameters():
+    """The host does not wait for the device."""
     params = parameters(torch.float32)
     optimizer = FusedAdam(params, **OPTIONS)
     run(optimizer, params, range(1))
@@ -98,8 +98,8 @@ def test_one_kernel_updates_all():
     assert calls.counts == {"aten._fused_adamw_.default": 1, "aten.full.default": 1}
 
 
-def test_a_layout_of_its_own_is_no_matter():
-    """A parameter that is a view, gradients in another order of memory."""
+def test_memory_layout_has_no_effect():
+    """Parameters can be views, and gradients can have another memory order."""
     whole = torch.randn(6, 8)
     params = [nn.Parameter(whole[:, ::2]), nn.Parameter(whole.t().clone(memory_format=torch.preserve_format))]
     plain = [nn.Parameter(parameter.detach().clone().contiguous()) for parameter in params]
@@ -115,7 +115,7 @@ def test_a_layout_of_its_own_is_no_matter():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_parameters_have_float32_state(dtype):
-    """As fairseq's: the update in float32, its result rounded."""
+    """As in fairseq, the update is computed in float32 and rounded."""
     ours, theirs = parameters(dtype), parameters(dtype)
     fused, stock = FusedAdam(ours, **OPTIONS), Adam(theirs, **OPTIONS)
     for update in range(10):
@@ -126,10 +126,10 @@ def test_half_precision_parameters_have_float32_state(dtype):
     assert_close(ours, theirs, rtol=step, atol=step)
     states = state_of(fused)["state"], state_of(stock)["state"]
     assert {mean.dtype for mean in (states[0][0]["exp_avg"], states[0][4]["exp_avg_sq"])} == {torch.float32}
-    assert_close(states[0], states[1], rtol=1e-5, atol=1e-5)  # gradients of 10 and more, of either sign, add up
+    assert_close(states[0], states[1], rtol=1e-5, atol=1e-5)  # large gradients of both signs add up
 
 
-def test_what_it_does_not_do_is_refused():
+def test_sparse_gradients_and_amsgrad_are_refused():
     (parameter,) = params = [nn.Parameter(torch.ones(3, 2))]
     optimizer = FusedAdam(params)
     parameter.grad = torch.eye(3, 2).to_sparse()
@@ -141,11 +141,8 @@ def test_what_it_does_not_do_is_refused():
         optimizer.step()
 
 
-# As fairseq builds it.
-
-
 @pytest.mark.parametrize("betas", ["(0.9, 0.98)", "[0.9,0.98]", [0.9, 0.98], [0, "0.98"]])
-def test_betas_come_as_a_list_or_a_string(betas):
+def test_betas_can_be_a_list_or_a_string(betas):
     built = optim.build_optimizer(config(adam_betas=betas).optimizer, parameters(torch.float32))
     assert type(built.optimizer) is FusedAdam
     first = 0 if betas == [0, "0.98"] else 0.9
@@ -165,7 +162,7 @@ def test_betas_come_as_a_list_or_a_string(betas):
         {"fp16_adam_stats": True},
     ],
 )
-def test_settings_that_cannot_be(changes):
+def test_impossible_settings_are_refused(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
         optim.build_optimizer(config(**changes).optimizer, parameters(torch.float32))
 
@@ -182,8 +179,8 @@ def test_gradients_are_scaled_by_a_number_or_a_tensor():
     assert_close(scaled(torch.tensor(0.5)), scaled(0.5))
 
 
-def test_fairseq_takes_it_for_its_own_adam_in_a_checkpoint():
-    """It tells optimizers by their class's name, and each goes on from what the other has saved."""
+def test_class_name_equals_fairseqs_for_checkpoints():
+    """fairseq identifies optimizers in checkpoints by their class name."""
     built = [
         optim.build_optimizer(config(_name=name).optimizer, parameters(torch.float32))
         for name in ("adam", "fused_adam")

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, plain lines in a file."""
+"""Progress display: a bar on a terminal, plain lines in a file."""
 
 import os
 import pty
@@ -11,7 +11,7 @@ from normplugins.training.progress import clock
 from tests.helpers.runs import PATIENCE, TINY, Command
 
 
-def test_a_file_gets_plain_lines(trained):
+def test_output_to_a_file_is_plain_lines(trained):
     assert "\x1b" not in trained.output
     assert "\r" not in trained.output
     lines = re.findall(
@@ -31,7 +31,7 @@ def test_a_file_gets_plain_lines(trained):
 
 
 @pytest.mark.slow
-def test_a_terminal_gets_a_bar(trained, tmp_path):
+def test_output_to_a_terminal_has_a_bar(trained, tmp_path):
     master, slave = pty.openpty()
     where = ["tracking=none", "run_dir=run", f"data_dir={trained.data_dir}"]
     arguments = ["run", "demo", *where, *TINY, "evaluate.translate=false"]

@@ -1,4 +1,4 @@
-"""What the probe sees in a model; that a run trains the same bits with it and keeps what it found through a kill."""
+"""The statistics probe: what it measures, and runs with it, which train bitwise as without it."""
 
 import os
 from itertools import pairwise
@@ -23,7 +23,7 @@ def run_of(trained, norm, *overrides):
 
 
 class Block(nn.Module):
-    """x + linear(norm(x)): the input of the norm has another use beside it."""
+    """x + linear(norm(x)): the norm is not the only module that uses its input."""
 
     def __init__(self, name):
         super().__init__()
@@ -44,7 +44,7 @@ def inputs(seed=0):
     return (torch.randn(5, 3, 8, generator=generator, dtype=torch.float64) + 0.5).requires_grad_(), mask
 
 
-def test_the_grid_is_even_on_a_logarithmic_scale():
+def test_probed_updates_are_evenly_spaced_on_a_logarithmic_scale():
     assert [update for update in range(1, 1001) if is_probed(update)] == GRID
     far = [update for update in range(1000, 100_001) if is_probed(update)]
     assert len(far) == 17
@@ -52,7 +52,7 @@ def test_the_grid_is_even_on_a_logarithmic_scale():
 
 
 @pytest.mark.parametrize("name", ["ln", "none", "bn", "bn_released", "pnv", "pn", "pn_alg2"])
-def test_what_is_measured_is_of_the_norm_alone_and_of_before_its_step(name):
+def test_gradients_are_of_the_norm_alone_and_statistics_of_before_its_step(name):
     probed, plain = Block(name), Block(name)
     x, mask = inputs()
     running = running_before(plain.norm)
@@ -70,7 +70,7 @@ def test_what_is_measured_is_of_the_norm_alone_and_of_before_its_step(name):
     assert layers["norm"]["grad_input"] != pytest.approx(float(x.grad.norm()), rel=0.01)
 
 
-def test_of_an_update_the_first_batch_alone_is_measured():
+def test_only_the_first_batch_of_an_update_is_measured():
     one, two = Block("pn"), Block("pn")
     with StatisticsProbe(one, on=True).watch(10) as want:
         one(*inputs())[0].sum().backward()
@@ -81,7 +81,7 @@ def test_of_an_update_the_first_batch_alone_is_measured():
 
 
 @pytest.mark.parametrize(("update", "on"), [(5, True), (1, False)])
-def test_elsewhere_there_is_no_hook(update, on):
+def test_no_hook_is_registered_at_other_updates(update, on):
     model = Block("bn")
     with StatisticsProbe(model, on).watch(update) as points:
         assert not model.norm._forward_hooks
@@ -89,7 +89,7 @@ def test_elsewhere_there_is_no_hook(update, on):
     assert points == []
 
 
-def test_hooks_go_when_an_update_fails():
+def test_hooks_are_removed_if_an_update_fails():
     model = Block("bn")
 
     def fail():
@@ -105,8 +105,8 @@ def test_hooks_go_when_an_update_fails():
 
 @pytest.mark.parametrize("name", ["pn", "pnv", "bn", "rms"])
 @pytest.mark.parametrize("used_again", [True, False])
-def test_a_residual_sum_is_left_to_the_norms_own_pass(name, used_again):
-    """Its masks stay those that the kernel draws, and dL/dx is the norm's part of what reaches the sum."""
+def test_a_deferred_residual_is_computed_in_the_norms_own_pass(name, used_again):
+    """The kernel draws the same dropout masks, and dL/dx is the norm's part of the sum's gradient."""
     pytest.importorskip("triton")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -138,7 +138,7 @@ def test_a_residual_sum_is_left_to_the_norms_own_pass(name, used_again):
     assert {key: float(number) for key, number in want.items()} == pytest.approx(got, rel=1e-5, abs=1e-7)
 
 
-def test_a_sum_added_up_before_the_norm_has_no_gradient_of_the_norm_alone():
+def test_a_residual_computed_before_the_norm_has_no_gradient_of_the_norm_alone():
     model = Block("pnv")
     model.norm.kernels = "plain"
     x, mask = inputs()
@@ -151,7 +151,7 @@ def test_a_sum_added_up_before_the_norm_has_no_gradient_of_the_norm_alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["ln", "bn", "pn"])
-def test_with_or_without_it_a_run_ends_with_the_same_bits(trained, normplugins, tmp_path, monkeypatch, norm):
+def test_a_run_ends_bitwise_equal_with_and_without_the_probe(trained, normplugins, tmp_path, monkeypatch, norm):
     ends = []
     for on in ("true", "false"):
         (tmp_path / on).mkdir()
@@ -171,13 +171,13 @@ def test_with_or_without_it_a_run_ends_with_the_same_bits(trained, normplugins, 
 
 
 @pytest.mark.slow
-def test_a_killed_run_has_the_same_points(trained, normplugins, tmp_path, monkeypatch):
+def test_a_killed_and_resumed_run_has_the_same_points(trained, normplugins, tmp_path, monkeypatch):
     whole, broken = whole_and_broken(run_of(trained, "bn"), tmp_path, normplugins, monkeypatch)
     assert differences(whole["history"], broken["history"]) == []
     assert [point["update"] for point in broken["history"]["probe"]] == [1, 2, 3, 4, 6, 7]
 
 
-def test_a_record_holds_it(trained):
+def test_a_record_contains_the_points(trained):
     points = trained.record["statistics_probe"]
     assert [point["update"] for point in points] == [update for update in GRID if update <= 24]
     model = load(trained.directory / "checkpoint_last.pt")["model"]
@@ -189,7 +189,7 @@ def test_a_record_holds_it(trained):
     assert all(0 < point["train_mode_loss"] < 10 for point in trained.record["curves"]["valid"])
 
 
-def test_it_makes_no_other_cell_and_older_configs_do_not_know_it():
+def test_the_setting_does_not_change_the_cell_and_older_configs_lack_it():
     config = compose_config("demo", ["norm=bn"])
     assert is_on(config)
     assert compose_config("demo", ["norm=bn", "train.probe=false"]).variant == config.variant == "bn"
@@ -201,12 +201,12 @@ def test_it_makes_no_other_cell_and_older_configs_do_not_know_it():
     assert is_on(OmegaConf.create(older))
 
 
-def test_it_is_refused_where_it_would_see_nothing(refused):
+def test_the_probe_is_refused_if_hooks_see_no_training_pass(refused):
     said = refused("run", "demo", "train.probe=true", "model.checkpoint_activations=true")
     assert "train.probe=true" in said
     assert "model.checkpoint_activations" in said
 
 
-def test_a_model_without_running_statistics_has_nothing_to_compare():
+def test_layer_norm_has_no_running_statistics():
     assert running_statistics(Block("ln")) == {}
     assert running_before(Block("ln").norm) == {}

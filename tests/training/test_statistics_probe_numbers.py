@@ -1,4 +1,4 @@
-"""The probe's numbers against their formulas, token by token and channel by channel, in float64."""
+"""Comparison of the probe's numbers with their formulas in NumPy, in float64."""
 
 import math
 
@@ -15,7 +15,7 @@ Rows = NDArray[np.float64]
 
 
 def trained_norm(name):
-    """A norm with weights away from 1 that has seen batches and, if it is ``pn``, is beyond its warmup."""
+    """Return a norm with random weights that has trained on some batches; ``pn`` is past its warmup."""
     norm = build_norm(NormConfig(name, groups=GROUPS, warmup_updates=2 if name == "pn" else None), DIM).double()
     torch.manual_seed(1)
     for parameter in norm.parameters():
@@ -59,7 +59,7 @@ def scaled(x: Rows, groups: int) -> tuple[Rows, Rows]:
 
 
 @pytest.mark.parametrize("name", ["ln", "rms", "affine", "none", "bn", "bn_released", "pnv", "pn", "pn_alg2", "weight"])
-def test_every_number_is_its_formula(name):
+def test_every_number_equals_its_formula(name):
     norm = trained_norm(name)
     seen = one_pass(norm)
     mask, running = seen[1], {key: value.numpy() for key, value in seen[-1].items()}
@@ -115,13 +115,13 @@ def test_every_number_is_its_formula(name):
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])
-def test_the_share_of_smaller_bounds_is_that_of_the_gradients_themselves(shift):
-    """PN-V's and BN's dL/dx, from autograd, channel by channel."""
+def test_the_share_of_smaller_bounds_agrees_with_autograd(shift):
+    """dL/dx of PN-V and of BN are compared in each channel."""
     torch.manual_seed(3)
     x = torch.randn(40, 50, dtype=torch.float64) + shift * torch.randn(50, dtype=torch.float64)
     g = torch.randn(40, 50, dtype=torch.float64) + 0.5 * torch.randn(50, dtype=torch.float64)
     weight = torch.rand(50, dtype=torch.float64)
-    x[:, 0] = 0  # it has no sigma, and does not count
+    x[:, 0] = 0  # its variance is 0, so it does not count
 
     def squares(normalized):
         (grad,) = torch.autograd.grad((normalized(leaf) * weight * g).sum(), leaf)

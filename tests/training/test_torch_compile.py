@@ -1,11 +1,11 @@
-"""``loop.compile=true``: the same losses, checkpoints that know nothing of it, and what it is refused with."""
+"""``train.compile=true``: equal losses, the same names in checkpoints, and settings that it is refused with."""
 
 from functools import partial
 
 import pytest
 import torch
 
-from normplugins.models.torch_compile import compile_layers
+from normplugins.models.layers import compile_layers
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
 from normplugins.runs.record import read
@@ -19,7 +19,7 @@ SHORT = ["optimization.max_update=6", "evaluate.average=null", "evaluate.transla
 
 @pytest.mark.slow
 @pytest.mark.skipif(" " in torch.__file__, reason="PyTorch hands its own folder to the compiler unquoted")
-def test_training_is_the_same_and_another_call_goes_on_without(normplugins, tmp_path, monkeypatch):
+def test_losses_and_checkpoint_names_are_the_same_as_without(normplugins, tmp_path, monkeypatch):
     torch._dynamo.reset()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "compile_layers", partial(compile_layers, backend="aot_eager", fullgraph=True))
@@ -46,12 +46,12 @@ def test_training_is_the_same_and_another_call_goes_on_without(normplugins, tmp_
         (["norm=bn", "norm.sync=batch", "hardware=cpu", "hardware.processes=2"], "norm.sync=batch"),
     ],
 )
-def test_refused(overrides, words):
+def test_settings_that_compile_is_refused_with(overrides, words):
     with pytest.raises(UserError, match=words):
         check(compose_config("demo", ["train.compile=true", *overrides]))
 
 
-def test_refused_without_a_compiler(monkeypatch):
+def test_compile_is_refused_without_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match="no C\\+\\+ compiler 'no-such-compiler'"):
         check(compose_config("demo", ["train.compile=true", "hardware=cpu"]))

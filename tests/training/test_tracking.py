@@ -1,4 +1,4 @@
-"""wandb, offline: the file is read back and holds curves, config, names and scores."""
+"""Offline tracking with wandb: the file contains curves, config, names and scores."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ from tests.helpers.runs import TINY, command
 
 
 def records(path):
-    """The records of a .wandb file: 7 bytes of header, then the log format of LevelDB in blocks of 32 KiB."""
+    """Yield the records of a .wandb file: 7 bytes of header, then the log format of LevelDB in blocks of 32 KiB."""
     data = path.read_bytes()
     assert data[:4] == b":W&B"
     position, parts = 7, b""
@@ -31,7 +31,7 @@ def records(path):
 
 
 def read_back(path):
-    """Curves, summary, config and run of an offline file."""
+    """Return curves, summary, config and run of an offline file."""
     curves, summary, config, run = defaultdict(list), {}, {}, None
     for record in records(path):
         kind = record.WhichOneof("record_type")
@@ -50,7 +50,7 @@ def read_back(path):
 
 @pytest.fixture(scope="module")
 def tracked_run(trained, tmp_path_factory):
-    """A run with tracking, by someone who is not logged in and cannot be asked: its home is empty, stdin closed."""
+    """Return folder and output of a tracked run without credentials: the home is empty, and stdin is closed."""
     folder = tmp_path_factory.mktemp("tracked")
     arguments = ["run", "demo", "norm=pn", "seed=3", "run_dir=run", *TINY, f"data_dir={trained.data_dir}"]
     nobody = {"HOME": str(folder), "WANDB_API_KEY": "", "WANDB_MODE": "", "NETRC": str(folder / "netrc")}
@@ -60,7 +60,7 @@ def tracked_run(trained, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_offline_file_holds_curves_and_scores(tracked_run):
+def test_the_offline_file_contains_curves_and_scores(tracked_run):
     folder, said = tracked_run
     (path,) = (folder / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     (result,) = (folder / "results").rglob("seed3.json")
@@ -85,6 +85,6 @@ def test_offline_file_holds_curves_and_scores(tracked_run):
     assert "(1)" not in said  # wandb's question has numbered answers
 
 
-def test_without_tracking_wandb_leaves_nothing(trained):
+def test_without_tracking_there_are_no_wandb_files(trained):
     assert not list(trained.folder.rglob("*wandb*"))
     assert "wandb" not in trained.output

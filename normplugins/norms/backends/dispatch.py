@@ -1,4 +1,4 @@
-"""Selects the code that computes a norm: the plain code in the norm's own file, or a registered fast forward.
+"""Selects the code that computes a norm: the plain code in the norm's own file, or a fast forward of a backend.
 
 The setting ``kernels`` of a norm selects:
 
@@ -13,36 +13,33 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normplugins.norms.backends.cpu.kernels import WIDEST, compiled
-from normplugins.norms.deferred_residual import DeferredResidual
-
-Forward = Callable[[Any, Any, Tensor | None], Tensor]
-_F = TypeVar("_F", bound=Callable[..., Tensor])
-_FORWARDS: dict[tuple[str, type[nn.Module]], Forward] = {}
+from normplugins.norms.deferred_residual import DeferredResidual, materialize
 
 
-def register_forward(backend: str, norm: type[nn.Module]) -> Callable[[_F], _F]:
-    """Decorator: the function ``(norm, x, padding_mask)`` computes the forward of this class of norms on a backend.
+class Dispatched(nn.Module):
+    """Base class of norms with fast code: ``FORWARDS`` in the modules ``forwards`` of cpu/ and triton/ lists them."""
 
-    Args:
-        backend: ``cpu`` or ``triton``, the package beside this file whose module ``forwards`` registers it.
-        norm: the norm's class.
-    """
+    kernels: str
+    accepts_deferred = True
 
-    def register(forward: _F) -> _F:
-        _FORWARDS[backend, norm] = forward
-        return forward
+    def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
+        """Normalize x by the code that the setting ``kernels`` selects."""
+        fast = fast_forward(self, x)
+        return fast(self, x, padding_mask) if fast else self.plain(materialize(x), padding_mask)
 
-    return register
+    def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Compute ``forward`` with PyTorch operations; the reference of the fast code."""
+        raise NotImplementedError
 
 
-def fast_forward(norm: nn.Module, x: Tensor | DeferredResidual) -> Forward | None:
-    """Return the forward to call for this norm and x, or None for the plain code.
+def fast_forward(norm: Dispatched, x: Tensor | DeferredResidual) -> Callable[..., Tensor] | None:
+    """Return the function (norm, x, padding_mask) to call for this norm and x, or None for the plain code.
 
     The plain code runs while a compiler traces, because the compiler fuses the operations itself. On a CPU it also
     handles a batch without tokens. On a GPU the kernels must do that, because with ``sync=batch`` their backward sends
@@ -51,18 +48,18 @@ def fast_forward(norm: nn.Module, x: Tensor | DeferredResidual) -> Forward | Non
     Raises:
         ValueError: ``kernels=triton``, and Triton is not installed or x is not on a GPU.
     """
-    backend = backend_for(str(norm.kernels), x, norm.training)
+    backend = backend_for(norm.kernels, x, norm.training)
     if backend is None:
         return None
-    import_module(f"normplugins.norms.backends.{backend}.forwards")
-    return _FORWARDS.get((backend, type(norm)))
+    forwards: dict[Any, Callable[..., Tensor]] = import_module(f"{__package__}.{backend}.forwards").FORWARDS
+    return forwards.get(type(norm))
 
 
 def fuses_residual(norm: nn.Module, x: Tensor) -> bool:
     """Whether ``norm``, in training, computes the sum of a :class:`DeferredResidual` like x within its own pass."""
-    if not (norm.training and getattr(norm, "accepts_deferred", False)):
+    if not (norm.training and isinstance(norm, Dispatched) and norm.accepts_deferred):
         return False
-    return backend_for(str(norm.kernels), x, training=True) == "triton"
+    return backend_for(norm.kernels, x, training=True) == "triton"
 
 
 def backend_for(kernels: str, x: Tensor | DeferredResidual, training: bool) -> str | None:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.backends.cpu import kernels
-from normplugins.norms.backends.dispatch import register_forward
 from normplugins.norms.batch_norm import BatchNorm
 from normplugins.norms.power_norm import PowerNorm
 from normplugins.norms.power_norm_v import PowerNormV
@@ -22,19 +21,16 @@ from normplugins.norms.rms_norm import RMSNorm
 from normplugins.norms.statistics import token_rows
 
 
-@register_forward("cpu", PowerNorm)
 def power_norm(norm: PowerNorm, x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """PN in training with any of its switches; x (T, B, C) or (N, C), padding_mask (B, T) or (N,)."""
     return _apply(_PowerNorm, norm, x, padding_mask)
 
 
-@register_forward("cpu", PowerNormV)
 def power_norm_v(norm: PowerNormV, x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """PN-V in training; x (T, B, C) or (N, C), padding_mask (B, T) or (N,). Synchronized statistics use plain code."""
     return norm.plain(x, padding_mask) if norm.synchronizes else _apply(_PowerNormV, norm, x, padding_mask)
 
 
-@register_forward("cpu", BatchNorm)
 def batch_norm(norm: BatchNorm, x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """BN in training; x (T, B, C) or (N, C), padding_mask (B, T) or (N,).
 
@@ -45,7 +41,6 @@ def batch_norm(norm: BatchNorm, x: Tensor, padding_mask: Tensor | None) -> Tenso
     return _apply(_BatchNorm, norm, x, padding_mask)
 
 
-@register_forward("cpu", RMSNorm)
 def rms_norm(norm: RMSNorm, x: Tensor, padding_mask: Tensor | None) -> Tensor:  # noqa: ARG001
     """RMSNorm in training; x (..., C)."""
     rows = x.reshape(-1, x.size(-1)).to(torch.promote_types(x.dtype, torch.float32)).contiguous()
@@ -198,3 +193,6 @@ class _RMSNorm(torch.autograd.Function):
         dx = torch.empty_like(x)
         sums = kernels.backward(g.contiguous(), x, dx, None, ("products",), of_g=weight, inverse=inverse)
         return dx, sums[0], None, None
+
+
+FORWARDS = {PowerNorm: power_norm, PowerNormV: power_norm_v, BatchNorm: batch_norm, RMSNorm: rms_norm}

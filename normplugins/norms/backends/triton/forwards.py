@@ -6,7 +6,6 @@ place of x, and computes the sum in a pass over x that it makes anyway.
 
 from torch import Tensor
 
-from normplugins.norms.backends.dispatch import register_forward
 from normplugins.norms.backends.triton import batch_norm as bn
 from normplugins.norms.backends.triton import power_norm as pn
 from normplugins.norms.backends.triton.exact import Exact
@@ -19,7 +18,6 @@ from normplugins.norms.power_norm_v import PowerNormV
 from normplugins.norms.rms_norm import RMSNorm
 
 
-@register_forward("triton", PowerNorm)
 def power_norm(norm: PowerNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
     """PN; groups of more than ``WIDEST`` channels use plain code."""
     settings = norm.settings
@@ -33,7 +31,6 @@ def power_norm(norm: PowerNorm, x: Tensor | DeferredResidual, padding_mask: Tens
     return _set_value(x, *Exact.apply(*inputs, None, norm.running_phi, None, False, source, tokens, channels))
 
 
-@register_forward("triton", PowerNormV)
 def power_norm_v(norm: PowerNormV, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
     """PN-V; groups of more than ``WIDEST`` channels use plain code."""
     channels = Channels.of(x, norm.eps, norm.settings.groups if norm.settings.group_scaling else 0)
@@ -48,7 +45,6 @@ def power_norm_v(norm: PowerNormV, x: Tensor | DeferredResidual, padding_mask: T
     return _set_value(x, *Exact.apply(*inputs, None, psi2, count, norm.synchronizes, source, tokens, channels))
 
 
-@register_forward("triton", BatchNorm)
 def batch_norm(norm: BatchNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
     """BN; both of its switches use plain code."""
     if norm.settings.group_scaling or norm.settings.padding_filled:
@@ -62,7 +58,6 @@ def batch_norm(norm: BatchNorm, x: Tensor | DeferredResidual, padding_mask: Tens
     return _set_value(x, *Exact.apply(*inputs, mean, var, count, norm.synchronizes, source, tokens, channels))
 
 
-@register_forward("triton", RMSNorm)
 def rms_norm(norm: RMSNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
     """RMSNorm of x (..., C): to the kernels a group scaling without psi, with a channel group in each tile.
 
@@ -84,3 +79,6 @@ def _set_value(x: Tensor | DeferredResidual, y: Tensor, value: Tensor | None) ->
     if isinstance(x, DeferredResidual) and value is not None:
         x.set_value(value)
     return y
+
+
+FORWARDS = {PowerNorm: power_norm, PowerNormV: power_norm_v, BatchNorm: batch_norm, RMSNorm: rms_norm}

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from normplugins.norms import NormConfig, build_norm, end_update, known_norms
+from normplugins.norms import NormConfig, all_settings, build_norm, end_update
 from normplugins.norms.backends.dispatch import backend_for
-from normplugins.norms.registry import has_kernels
 from tests.helpers.norms import buffers, random_affine, step
 
 SWITCHES = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
@@ -99,6 +98,6 @@ def test_it_takes_over_training_on_a_cpu_and_nothing_else() -> None:
 
 
 def test_the_setting_is_for_norms_that_have_both() -> None:
-    assert {name for name in known_norms() if has_kernels(name)} == {*NAMES, "bn_released"}
+    assert all_settings()["kernels"].defaults.keys() == {*NAMES, "bn_released"}
     with pytest.raises(ValueError, match="unknown kernels 'quick'; known: auto, plain, triton"):
         build_norm(NormConfig("pn", kernels="quick"), 8)

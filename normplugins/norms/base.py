@@ -1,0 +1,37 @@
+"""The base class of the norms."""
+
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from normplugins.norms.group_scaling import check_groups
+
+
+class Norm(nn.Module):
+    """Base class of norms with ``weight`` and ``bias`` (C,), which start at 1 and 0.
+
+    Each setting is an attribute too, as in PyTorch's own norms.
+
+    Raises:
+        ValueError: with ``group_scaling``, the groups do not divide dim.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    eps: float
+
+    def __init__(self, dim: int, settings: Any) -> None:
+        super().__init__()
+        if getattr(settings, "group_scaling", False):
+            check_groups(dim, settings.groups)
+        self.dim, self.settings = dim, settings
+        for each in fields(settings):
+            setattr(self, each.name, getattr(settings, each.name))
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def extra_repr(self) -> str:
+        """Show the settings: ``512, eps=1e-05, ...``."""
+        return ", ".join([str(self.dim), *(f"{key}={value}" for key, value in asdict(self.settings).items())])

@@ -1,0 +1,52 @@
+"""Settings and corpora that a model cannot be trained or scored with are refused."""
+
+import re
+
+import pytest
+
+from normplugins.evaluation.tasks import kind_of
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config
+from normplugins.utils.errors import UserError
+
+
+class _Corpus:
+    def __init__(self, **longest):
+        self.manifest = {"longest": longest}
+
+
+def test_sentences_too_long_for_the_model():
+    check_corpus = kind_of("translation").check_corpus
+    config = compose_config("demo", ["model.max_target_positions=50", "dataset.max_tokens=100"])
+    fits = {"source": 100, "target": 50}
+    check_corpus(config, _Corpus(train={"source": 9999, "target": 9999}, valid=fits, test=fits))
+    with pytest.raises(UserError, match=r"longest target sentence of the test set has 51 subwords"):
+        check_corpus(config, _Corpus(valid=fits, test={"source": 9, "target": 51}))
+    with pytest.raises(UserError, match=r"valid set has 101 subwords, more than a batch"):
+        check_corpus(config, _Corpus(valid={"source": 101, "target": 5}, test=fits))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["evaluate.context=32"], "evaluate.context=32"),
+        (["evaluate.segment=33"], "at most 32"),
+        (["architecture=transformer", "model.max_positions=31"], "model.max_positions"),
+        (["task.sample_break_mode=eos"], "sample_break_mode=eos"),
+        (["task.add_bos_token=true"], "task.add_bos_token=true"),
+        (["task.past_target=true"], "task.past_target=true"),
+        (["criterion=adaptive_loss"], "model.adaptive_softmax_cutoff"),
+        (["architecture=transformer", "+model.causal=false"], "unknown key 'model.causal'"),
+        (["dataset.max_tokens=31"], "dataset.max_tokens=31"),
+        (["dataset.batch_size=null"], "dataset.batch_size"),
+        (["optimization.max_update=0", "optimization.max_epoch=3"], "optimization.max_update=0"),
+        (["budget=cpu", "optimization.max_update=60"], "lr_scheduler.warmup_updates=60"),
+        (["optimization.lr=[0.1,0.2]"], "a single rate"),
+        (["optimization.lr=0"], "min_lr"),
+        (["corpus=iwslt14"], "corpus=iwslt14 does not fit"),
+        (["norm=pn", "norm.groups=3"], "groups"),
+    ],
+)
+def test_what_cannot_work_is_refused(overrides, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        check(compose_config("ptb", overrides))
