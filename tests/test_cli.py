@@ -67,6 +67,7 @@ def test_prepare_prints_the_folder(trained, normplugins):
     assert (status, said.splitlines()[-1]) == (0, f"ready in {folder}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", sorted(FAIRSEQ_TOOLS))
 def test_every_fairseq_tool_prints_its_help(tool, tmp_path):
     status, said = command(["fairseq", tool, "--help"], tmp_path)
@@ -87,6 +88,7 @@ def data(trained):
     return folder
 
 
+@pytest.mark.slow
 def test_stock_train_and_generate(data, tmp_path):
     arguments = ["fairseq", "train", str(data), "--arch", "transformer_pn_iwslt_de_en", *TINY, *TRAINING]
     status, said = command(arguments, tmp_path)
@@ -114,6 +116,7 @@ def test_stock_train_and_generate(data, tmp_path):
     assert re.search(r"^Generate test with beam=5: BLEU4 = \d", said, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_hydra_train_with_the_model_as_a_config_group(data, tmp_path):
     arguments = [
         *("fairseq", "hydra-train", f"task.data={data}", "task=translation", "model=norm_transformer", *MODEL),
@@ -128,6 +131,7 @@ def test_hydra_train_with_the_model_as_a_config_group(data, tmp_path):
     assert "encoder.layers.0.self_attention.norm.running_var" in state["model"]
 
 
+@pytest.mark.slow
 def test_malicious_checkpoint_is_refused_by_every_command_that_reads_one(data, tmp_path):
     proof = tmp_path / "proof"
     write_malicious(tmp_path / "evil.pt", proof)

@@ -62,6 +62,7 @@ def test_each_seed_of_a_block_is_a_complete_comparison(tmp_path):
     assert order == [(ln, 1), (pn, 1), (ln, 2), (pn, 2), (ln, 3)]
 
 
+@pytest.mark.slow
 def test_each_run_is_published_once(unbroken):
     folder, said = unbroken
     assert "2 of 2 runs done" in said

@@ -126,6 +126,7 @@ def test_a_line_for_each_further_checkpoint_is_printed(scored):
         ) in scored.output
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_two_checkpoints_resumes_with_the_second(scored, mirror, tmp_path):
     for point in (
         Point(r"open \S*test\.last\.hypotheses"),
@@ -141,6 +142,7 @@ def test_a_run_killed_between_two_checkpoints_resumes_with_the_second(scored, mi
     assert differences(outcome(scored.folder, scored.directory), outcome(tmp_path, tmp_path / "run")) == []
 
 
+@pytest.mark.slow
 def test_a_missing_published_translation_is_copied_again(scored, mirror, tmp_path):
     copy = shutil.copytree(scored.folder, tmp_path / "copy", symlinks=True)
     result = copy / scored.result.relative_to(scored.folder)
