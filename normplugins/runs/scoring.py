@@ -168,7 +168,8 @@ def rescore(
     if not (directory / folder.RECORD).exists():
         print(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
     others = {test_set: metrics for test_set, metrics in scores.items() if test_set != "test"}
-    print(*describe_scores(kind, scores.get("test", {}), others, dict(flatten(config))), sep="\n")
+    for line in describe_scores(kind, scores.get("test", {}), others, dict(flatten(config))):
+        print(line)
     for unit, amount in speed.items():
         print(f"{unit.replace('_', ' ')}: {amount:,}")
     return scores
