@@ -16,9 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import torch
 from fairseq import checkpoint_utils, utils
 from omegaconf import DictConfig, OmegaConf
