@@ -20,12 +20,10 @@ from normplugins import compat  # noqa: F401  (before fairseq)
 
 # isort: split
 import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import utils
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import track
 
-import normplugins
+from normplugins.evaluation.loading import load_model, progress
 from normplugins.models.config import NORM_KEYS
 from normplugins.models.placement import norm_names
 from normplugins.norms import has_statistics, reestimate, running_statistics
@@ -100,20 +98,15 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
         The statistics by their full names, on the CPU; and ``batches`` and ``tokens``, the number of source tokens (of
         a language model: tokens of the text) without padding.
     """
-    normplugins.register()
-    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
-    )
-    cuda = not on_cpu(config)
-    model.to("cuda" if cuda else "cpu").eval()
+    model, task = load_model(checkpoint, bin_dir, config.common.cpu)
     for name in running_statistics(model):
         model.get_submodule(name.rpartition(".")[0]).train()
     utils.set_torch_seed(config.common.seed)
-    console, seen = Console(), {"batches": 0, "tokens": 0}
+    seen = {"batches": 0, "tokens": 0}
     batches = islice(training_batches(config, task, model), batches_asked(config))
     with torch.no_grad(), reestimate(model):
-        for sample in track(batches, "measuring statistics", console=console, disable=not console.is_terminal):
-            inputs = (utils.move_to_cuda(sample) if cuda else sample)["net_input"]
+        for sample in progress(batches, "measuring statistics"):
+            inputs = (sample if on_cpu(config) else utils.move_to_cuda(sample))["net_input"]
             model.extract_features(**inputs)
             seen["batches"] += 1
             seen["tokens"] += int(inputs["src_tokens"].ne(task.source_dictionary.pad()).sum())
