@@ -25,10 +25,9 @@ import normplugins
 from benchmarks import page
 from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
 from benchmarks.step import BASELINE, composed
-from benchmarks.stock import SeparateProcess, stock_model
+from benchmarks.stock import SeparateProcess, from_stock, stock_model
 from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import kind_of
-from normplugins.models.stock import from_stock
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.plan import corpus_size, made_up
 from normplugins.training.distributed import on_cpu

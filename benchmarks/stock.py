@@ -23,6 +23,8 @@ from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from normplugins.models.import_checkpoint import convert_settings, convert_weights
+from normplugins.models.transformer import NormTransformer
 from normplugins.utils.errors import UserError
 
 ARCHITECTURE = "transformer_iwslt_de_en"
@@ -120,6 +122,20 @@ def stock_config(config: DictConfig) -> DictConfig:
 def stock_model(config: DictConfig, task: Any) -> BaseFairseqModel:
     """Return stock fairseq's transformer with LayerNorm in the sizes of an experiment."""
     return task.build_model(_model_arguments(config.model))
+
+
+def from_stock(stock: BaseFairseqModel) -> NormTransformer:
+    """Build a norm_transformer with LayerNorm and copies of the weights of stock fairseq's transformer.
+
+    It computes the same function except for dropout, whose masks differ.
+
+    Raises:
+        UserError: the model uses a feature that norm_transformer does not have.
+    """
+    task = Namespace(source_dictionary=stock.encoder.dictionary, target_dictionary=stock.decoder.dictionary)
+    model = NormTransformer.build_model(convert_settings(stock.cfg, "the stock model"), task)
+    model.load_state_dict(convert_weights(stock.state_dict(), model, "the stock model"))
+    return model
 
 
 def stock_trainer(config: DictConfig, task: Any) -> Trainer:

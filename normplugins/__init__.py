@@ -11,12 +11,12 @@ def register() -> None:
     """Register all models, architectures, criterions and optimizers with fairseq, beam search and scorer too."""
     from normplugins import models  # noqa: F401
     from normplugins.evaluation import beam_search, sequence_scorer
-    from normplugins.models import validation
+    from normplugins.models import base
     from normplugins.training import criterion, optimizer  # noqa: F401
 
     beam_search.use_everywhere()
     sequence_scorer.use_everywhere()
-    validation.check_everywhere()
+    base.check_everywhere()
 
 
 compat.install()

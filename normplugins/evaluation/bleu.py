@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import sacrebleu
 from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig

@@ -16,15 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import torch
 from fairseq import utils
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.evaluation.loading import load_model, progress
-from normplugins.models.config import NORM_KEYS
 from normplugins.models.placement import norm_names
 from normplugins.norms import has_statistics, reestimate, running_statistics
 from normplugins.training import checkpoints
@@ -150,7 +146,7 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
 
 def _norms(config: DictConfig) -> list[str]:
     """Return the norms of the run's model, including those at the end of its stacks, each once."""
-    return list(dict.fromkeys(map(str, norm_names(config.model, NORM_KEYS).values())))
+    return list(dict.fromkeys(map(str, norm_names(config.model).values())))
 
 
 def _norms_with_statistics(config: DictConfig) -> list[str]:

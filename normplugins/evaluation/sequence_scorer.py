@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from normplugins.models.torch_compile import is_compiled
+from normplugins.models.layers import is_compiled
 from normplugins.models.transformer import NormTransformer
 from normplugins.models.varlen import VarlenLayout
 

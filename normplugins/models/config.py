@@ -1,31 +1,83 @@
 """Settings of the models: sizes, dropouts, which norm where."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Optional, TypeVar
+from typing import Any, Optional
 
 from omegaconf import II
 from torch import nn
+from typing_extensions import Self
 
-from normplugins.models.placement import (
-    NormSettings,
-    Stack,
-    build_stack_norm,
-    refuse_unread_settings,
-    stack_norm_config,
-)
-from normplugins.norms import NormConfig, sees_sentence
+from normplugins.models.placement import NORM_KEYS, NormSettings, final_key, norm_config, refuse_unread_settings
+from normplugins.norms import build_norm, sees_sentence
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
 
-Side = Literal["encoder", "decoder"]
-SIDES: tuple[Side, ...] = ("encoder", "decoder")
 ACTIVATIONS = ("relu", "gelu", "swish")
-_Settings = TypeVar("_Settings", bound=NormSettings)
 
 
 @dataclass
-class NormTransformerConfig(NormSettings):
-    """A pre-norm transformer base with LayerNorm; ``norm_<field>`` go to the norms of both stacks."""
+class ModelConfig(NormSettings):
+    """Base class of the models' settings; ``norm_<field>`` go to the norms of all stacks."""
+
+    activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
+    final_norm_warmup_updates: int = setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
+    checkpoint_activations: bool = setting(False, "recompute each layer in the backward pass to save memory")
+
+    @classmethod
+    def resolve(cls, cfg: Any) -> Self:
+        """Read settings from an OmegaConf node or an argparse Namespace; absent settings get their defaults.
+
+        Raises:
+            UserError: settings out of range, or that do not fit together.
+        """
+        declared = [f for f in fields(cls) if not f.name.startswith("_")]
+        values: dict[str, Any] = {f.name: getattr(cfg, f.name, f.default) for f in declared}
+        for f in declared:
+            if values[f.name] is not None and (message := invalid_value(f, values[f.name])):
+                raise UserError(message)
+        resolved = cls(**values)
+        resolved.check()
+        return resolved
+
+    def check(self) -> None:
+        """Raise UserError for settings that do not fit together."""
+        for key in map(final_key, NORM_KEYS):
+            name = getattr(self, key, None)
+            if name and not self.normalize_before:
+                raise UserError(f"{key}={name} with normalize_before off: only a pre-norm stack ends with a norm")
+            if name and sees_sentence(name):
+                raise UserError(
+                    f"{key}={name}: with this norm each position would see what is to be predicted after it"
+                )
+
+    def stack_size(self, key: str) -> tuple[int, int]:
+        """Return the width and the number of attention heads of the stack whose norm is the setting ``key``."""
+        raise NotImplementedError
+
+    def build_norm(self, key: str, final: bool = False) -> nn.Module:
+        """Build a norm of the stack whose norm is the setting ``key``, or with ``final`` the norm at its end.
+
+        The stacks share the ``norm_<setting>`` values, and each norm reads those that it has. The default number of
+        channel groups is the stack's number of heads. The final norm has its own warmup if it warms up at all.
+
+        Raises:
+            UserError: an unknown norm, or a value out of range.
+        """
+        dim, heads = self.stack_size(key)
+        if final and getattr(self, final_key(key), None):
+            key = final_key(key)
+        try:
+            config = norm_config(self, getattr(self, key)).resolve(heads)
+            if final and config.warmup_updates:
+                config = config.replace(warmup_updates=self.final_norm_warmup_updates)
+            return build_norm(config, dim)
+        except ValueError as error:
+            raise UserError(f"{key}: {error}") from error
+
+
+@dataclass
+class NormTransformerConfig(ModelConfig):
+    """A pre-norm transformer base with LayerNorm."""
 
     encoder_layers: int = setting(6, "encoder layers")
     encoder_embed_dim: int = setting(512, "encoder width")
@@ -38,7 +90,6 @@ class NormTransformerConfig(NormSettings):
     dropout: float = setting(0.1, "dropout on embeddings and on each sublayer's output")
     attention_dropout: float = setting(0.0, "dropout on attention weights")
     activation_dropout: float = setting(0.0, "dropout after the activation of feed-forward layers")
-    activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
     ffn_init: str = setting(
         "xavier",
         "initialisation of feed-forward layers: xavier, as in the released code, or linear, as in fairseq >= 0.10",
@@ -52,94 +103,50 @@ class NormTransformerConfig(NormSettings):
     decoder_final_norm: Optional[str] = setting(  # noqa: UP045
         None, "norm at the end of a pre-norm decoder; by default decoder_norm"
     )
-    final_norm_warmup_updates: int = setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
     share_all_embeddings: bool = setting(
         False, "share encoder, decoder and output embeddings (needs a joined dictionary)"
     )
     share_decoder_input_output_embed: bool = setting(False, "share decoder input and output embeddings")
     max_source_positions: int = setting(1024, "longest source sentence, in tokens")
     max_target_positions: int = setting(1024, "longest target sentence, in tokens")
-    checkpoint_activations: bool = setting(False, "recompute each layer in the backward pass to save memory")
 
-
-def resolve_config(cfg: Any) -> NormTransformerConfig:
-    """Read settings from an OmegaConf node or an argparse Namespace; absent settings get their defaults.
-
-    Raises:
-        UserError: settings that do not fit together.
-    """
-    resolved = _read(NormTransformerConfig, cfg)
-    for side in SIDES:
-        dim, heads = getattr(resolved, f"{side}_embed_dim"), getattr(resolved, f"{side}_attention_heads")
-        if heads < 1 or dim < 4 or dim % heads:
+    def check(self) -> None:
+        """Raise UserError for settings that do not fit together."""
+        for key in ("encoder_norm", "decoder_norm"):
+            side, (dim, heads) = key.partition("_")[0], self.stack_size(key)
+            if heads < 1 or dim < 4 or dim % heads:
+                raise UserError(
+                    f"{side}_embed_dim={dim} must be at least 4 and a multiple of {side}_attention_heads={heads}"
+                )
+        if self.share_all_embeddings:
+            if self.encoder_embed_dim != self.decoder_embed_dim:
+                raise UserError("share_all_embeddings needs encoder_embed_dim and decoder_embed_dim to be equal")
+            self.share_decoder_input_output_embed = True
+        super().check()
+        if sees_sentence(self.decoder_norm):
             raise UserError(
-                f"{side}_embed_dim={dim} must be at least 4 and a multiple of {side}_attention_heads={heads}"
+                f"decoder_norm={self.decoder_norm}: with this norm a position sees the whole sentence, and a decoder "
+                f"generates it word by word. Use it in the encoder: encoder_norm={self.decoder_norm} decoder_norm=ln"
             )
-    if resolved.share_all_embeddings:
-        if resolved.encoder_embed_dim != resolved.decoder_embed_dim:
-            raise UserError("share_all_embeddings needs encoder_embed_dim and decoder_embed_dim to be equal")
-        resolved.share_decoder_input_output_embed = True
-    _check_final_norm(resolved, "decoder_final_norm")
-    return resolved
 
-
-def _read(settings: type[_Settings], cfg: Any) -> _Settings:
-    """Build the settings from a node or Namespace. Raises UserError for a value out of range."""
-    values = {f.name: getattr(cfg, f.name, f.default) for f in fields(settings) if not f.name.startswith("_")}
-    for f in fields(settings):
-        if "help" in f.metadata and values[f.name] is not None and (message := invalid_value(f, values[f.name])):
-            raise UserError(message)
-    return settings(**values)
-
-
-def _check_final_norm(cfg: Any, key: str) -> None:
-    name = getattr(cfg, key)
-    if name and not cfg.normalize_before:
-        raise UserError(f"{key}={name} with normalize_before off: only a pre-norm stack ends with a norm")
-    if name and sees_sentence(name):
-        raise UserError(f"{key}={name}: with this norm each position would see what is to be predicted after it")
-
-
-def _stack(cfg: NormTransformerConfig, side: Side) -> Stack:
-    return Stack(f"{side}_norm", getattr(cfg, f"{side}_embed_dim"), getattr(cfg, f"{side}_attention_heads"))
-
-
-NORM_KEYS = (*(f"{side}_norm" for side in SIDES), "norm")
-"""The settings that hold the norm of a stack in any model; a language model has only the last."""
-
-
-def side_norm_config(cfg: NormTransformerConfig, side: Side, final: bool = False) -> NormConfig:
-    """Return the NormConfig of one stack's norms; ``final`` and errors as in :func:`stack_norm_config`."""
-    return stack_norm_config(cfg, _stack(cfg, side), final)
-
-
-def build_side_norm(cfg: NormTransformerConfig, side: Side, final: bool = False) -> nn.Module:
-    """Build a norm of the stack's width; ``final`` and errors as in :func:`stack_norm_config`.
-
-    Raises:
-        UserError: also for a decoder's norm that sees the whole sentence, which does not exist yet in decoding.
-    """
-    if side == "decoder" and sees_sentence(cfg.decoder_norm):
-        raise UserError(
-            f"decoder_norm={cfg.decoder_norm}: with this norm a position sees the whole sentence, and a decoder "
-            f"generates it word by word. Use it in the encoder: encoder_norm={cfg.decoder_norm} decoder_norm=ln"
-        )
-    return build_stack_norm(cfg, _stack(cfg, side), final)
+    def stack_size(self, key: str) -> tuple[int, int]:
+        """Return the width and the number of attention heads of a stack."""
+        if key == "encoder_norm":
+            return self.encoder_embed_dim, self.encoder_attention_heads
+        return self.decoder_embed_dim, self.decoder_attention_heads
 
 
 @dataclass
-class LanguageModelConfig(NormSettings):
+class LanguageModelConfig(ModelConfig):
     """Settings of both language models: a stack with one norm, post-norm as in the tensorized transformer's code."""
 
     layers: int = setting(3, "layers", minimum=1)
     embed_dim: int = setting(256, "width", minimum=4)
     ffn_embed_dim: int = setting(2100, "inner width of the feed-forward layers", minimum=1)
     dropout: float = setting(0.3, "dropout on embeddings, sublayer outputs, activations and the stack's output")
-    activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
     normalize_before: bool = setting(False, "pre-norm: normalise each sublayer's input, and the stack's output")
     norm: str = setting("ln", "norm of every sublayer")
     final_norm: Optional[str] = setting(None, "norm at the end of a pre-norm stack; by default norm")  # noqa: UP045
-    final_norm_warmup_updates: int = setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
     tie_embeddings: bool = setting(True, "predict with the input embeddings (with an adaptive softmax: adaptive_input)")
     adaptive_softmax_cutoff: Optional[str] = setting(  # noqa: UP045
         None, "adaptive softmax: the ranks at which its clusters of rarer words begin, such as 20000,40000"
@@ -147,21 +154,38 @@ class LanguageModelConfig(NormSettings):
     adaptive_softmax_factor: float = setting(1.0, "each cluster's embeddings are this many times narrower", minimum=1)
     adaptive_input: bool = setting(False, "embed the input in the adaptive softmax's clusters too")
     tokens_per_sample: int = II("task.tokens_per_sample")
-    checkpoint_activations: bool = setting(False, "recompute each layer in the backward pass to save memory")
 
-    @property
-    def stack(self) -> Stack:
-        """The stack of the norms; group scaling has one channel group per head."""
-        return Stack("norm", self.embed_dim, getattr(self, "attention_heads", 1))
+    def check(self) -> None:
+        """Raise UserError for settings that do not fit together."""
+        if self.tokens_per_sample < 1:
+            raise UserError(f"tokens_per_sample is {self.tokens_per_sample}, and must be at least 1")
+        dim, heads = self.stack_size("norm")
+        if dim < 4 or dim % (2 * heads if heads > 1 else 2):
+            raise UserError(f"embed_dim={dim} must be at least 4, even and a multiple of attention_heads={heads}")
+        super().check()
+        try:
+            cutoffs = self.cutoffs
+        except ValueError:
+            cutoffs = [0]
+        if cutoffs != sorted({*cutoffs}) or min(cutoffs, default=1) < 1 or self.adaptive_softmax_factor < 1:
+            raise UserError(
+                f"adaptive_softmax_cutoff={self.adaptive_softmax_cutoff} with adaptive_softmax_factor="
+                f"{self.adaptive_softmax_factor}: it needs increasing ranks such as 20000,40000, and a factor of at "
+                "least 1"
+            )
+        if self.adaptive_input and not cutoffs:
+            raise UserError(
+                "adaptive_input needs adaptive_softmax_cutoff: it embeds words in the clusters of the softmax"
+            )
 
     @property
     def cutoffs(self) -> list[int]:
         """Ranks at which the clusters of the adaptive softmax begin; empty for a full softmax."""
         return [int(cutoff) for cutoff in (self.adaptive_softmax_cutoff or "").split(",") if cutoff.strip()]
 
-    def build_norm(self, final: bool = False) -> nn.Module:
-        """Build a norm of the stack; ``final`` and errors as in :func:`stack_norm_config`."""
-        return build_stack_norm(self, self.stack, final)
+    def stack_size(self, key: str) -> tuple[int, int]:  # noqa: ARG002
+        """Return the width and the number of attention heads, 1 in a model with tensor attention."""
+        return self.embed_dim, getattr(self, "attention_heads", 1)
 
 
 @dataclass
@@ -184,43 +208,6 @@ class TensorTransformerLMConfig(LanguageModelConfig):
     )
 
 
-_LanguageModel = TypeVar("_LanguageModel", bound=LanguageModelConfig)
-
-
-def resolve_language_model(settings: type[_LanguageModel], cfg: Any) -> _LanguageModel:
-    """Read a language model's settings from an OmegaConf node or a Namespace; absent settings get their defaults.
-
-    Raises:
-        UserError: settings that do not fit together.
-    """
-    resolved = _read(settings, cfg)
-    if resolved.tokens_per_sample < 1:
-        raise UserError(f"tokens_per_sample is {resolved.tokens_per_sample}, and must be at least 1")
-    heads = resolved.stack.heads
-    if resolved.embed_dim < 4 or resolved.embed_dim % (2 * heads if heads > 1 else 2):
-        raise UserError(
-            f"embed_dim={resolved.embed_dim} must be at least 4, even and a multiple of attention_heads={heads}"
-        )
-    _check_final_norm(resolved, "final_norm")
-    cutoffs = _check_cutoffs(resolved)
-    if resolved.adaptive_input and not cutoffs:
-        raise UserError("adaptive_input needs adaptive_softmax_cutoff: it embeds words in the clusters of the softmax")
-    return resolved
-
-
-def _check_cutoffs(cfg: LanguageModelConfig) -> list[int]:
-    try:
-        cutoffs = cfg.cutoffs
-    except ValueError:
-        cutoffs = [0]
-    if cutoffs != sorted({*cutoffs}) or min(cutoffs, default=1) < 1 or cfg.adaptive_softmax_factor < 1:
-        raise UserError(
-            f"adaptive_softmax_cutoff={cfg.adaptive_softmax_cutoff} with adaptive_softmax_factor="
-            f"{cfg.adaptive_softmax_factor}: it needs increasing ranks such as 20000,40000, and a factor of at least 1"
-        )
-    return cutoffs
-
-
 def is_causal(norm: str, masked: bool) -> bool:
     """Whether no position of a language model sees a later token at evaluation, through attention or its norm."""
     return masked and not sees_sentence(norm)
@@ -233,21 +220,18 @@ def check_model(cfg: Any) -> None:
         UserError: an unknown key, settings that do not fit together, an unknown norm, or a norm setting that is not at
             its default and that no norm of the model reads.
     """
-    known = {field.name for field in fields(LANGUAGE_MODELS.get(cfg._name, NormTransformerConfig))}
+    settings = LANGUAGE_MODELS.get(cfg._name, NormTransformerConfig)
+    known = sorted(f.name for f in fields(settings))
     if unknown := sorted(str(key) for key in cfg if key not in known):
-        raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(sorted(known))}")
-    if cfg._name in LANGUAGE_MODELS:
-        language_model = resolve_language_model(LANGUAGE_MODELS[cfg._name], cfg)
-        language_model.build_norm()
-        refuse_unread_settings(language_model, NORM_KEYS, prefix="norm.")
-        return
-    translation = resolve_config(cfg)
-    for side in SIDES:
-        build_side_norm(translation, side)
-    refuse_unread_settings(translation, NORM_KEYS, prefix="norm.")
+        raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(known)}")
+    resolved = settings.resolve(cfg)
+    for key in NORM_KEYS:
+        if hasattr(resolved, key):
+            resolved.build_norm(key)
+    refuse_unread_settings(resolved, prefix="norm.")
 
 
-LANGUAGE_MODELS: dict[str, type[LanguageModelConfig]] = {
+LANGUAGE_MODELS: dict[str, type[ModelConfig]] = {
     "norm_transformer_lm": NormTransformerLMConfig,
     "tensor_transformer_lm": TensorTransformerLMConfig,
 }

@@ -12,7 +12,6 @@ Weight-normalized linear maps (``weight``) become plain ones. A norm with statis
 does not, which changes nothing because attention masks padding.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,30 +45,15 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """A linear map: the names of its weight and its bias in ``module``."""
-
-    module: nn.Module
-    weight: str = "weight"
-    bias: str = "bias"
-
-    def absorb(self, scale: Tensor, shift: Tensor) -> None:
-        """Compose this map with y = scale x + shift."""
-        old = getattr(self.module, self.weight).detach()
-        getattr(self.module, self.bias).detach().add_(old @ shift)
-        if is_parametrized(self.module, self.weight):  # the setter decomposes the weight
-            setattr(self.module, self.weight, old * scale)
-        else:
-            old.mul_(scale)
-
-
-@dataclass(frozen=True)
 class _Site:
-    """The norm ``owner.attribute`` and the maps that read its output; none if one of them cannot absorb it."""
+    """The norm ``owner.attribute`` and the linear maps that read its output; none if one of them cannot absorb it.
+
+    A linear map is a module and the names of its weight and its bias.
+    """
 
     owner: nn.Module
     attribute: str
-    readers: tuple[_Reader, ...]
+    readers: tuple[tuple[nn.Module, str, str], ...]
     label: str
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
@@ -83,11 +67,17 @@ class _Site:
 
     def fold(self, scale: Tensor, shift: Tensor, into: str) -> None:
         """Replace the norm by ``into``, which is none or affine."""
-        for reader in self.readers if into == "none" else ():
-            reader.absorb(scale, shift)
         norm = build_norm(NormConfig(name=into), len(scale)).to(scale)
         if into == "affine":
             norm.load_state_dict({"weight": scale, "bias": shift})
+        else:
+            for module, weight, bias in self.readers:
+                old = getattr(module, weight).detach()
+                getattr(module, bias).detach().add_(old @ shift)
+                if is_parametrized(module, weight):  # the setter decomposes the weight
+                    setattr(module, weight, old * scale)
+                else:
+                    old.mul_(scale)
         setattr(self.owner, self.attribute, norm)
 
 
@@ -103,21 +93,20 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
     Raises:
         ValueError: none of the norms can be folded; the message says why, for each.
     """
-    stacks, cfg = _stacks(model), model.decoder.cfg
-    names = norm_names(cfg, list(stacks))
+    cfg = model.decoder.cfg
+    names = norm_names(cfg)
     outcomes, plans = [], []
     settings: dict[str, Any] = {}
-    for key, (stack, end) in stacks.items():
-        end_name = names.get(final_key(key), names[key])
-        groups = [(names[key], list(_sublayers(stack)))] + ([(end_name, [end])] if end else [])
-        became: list[str] = []
-        for name, sites in groups:
+    for key, groups in _norm_sites(model).items():
+        became = []
+        for sites, end in zip(groups, (False, True), strict=False):  # a post-norm stack has no final norm
+            name = names.get(final_key(key), names[key]) if end else names[key]
             into = "none" if all(site.readers for site in sites) else "affine"
-            outcome = Outcome(key, bool(became), name, len(sites))
+            outcome = Outcome(key, end, name, len(sites))
             try:
                 if name in ("none", into):
                     raise ValueError("there is nothing to fold" if name == "none" else "it is affine already")
-                plans.append(([(site, *site.fixed_affine()) for site in sites], into))
+                plans += [(site, *site.fixed_affine(), into) for site in sites]
                 labels = ", ".join(dict.fromkeys(site.label for site in sites))
                 outcomes.append(replace(outcome, into=labels if into == "none" else into))
                 became.append(into)
@@ -129,46 +118,44 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
             settings[final_key(key)] = became[-1] if became[-1] != became[0] else None
     if not plans:
         raise ValueError("; ".join(dict.fromkeys(f"{outcome.norm}: {outcome.stays}" for outcome in outcomes)))
-    for plan, _ in plans:
-        for site, _, _ in plan:
-            _make_plain(site.owner)
-    for plan, into in plans:
-        for site, scale, shift in plan:
-            site.fold(scale, shift, into)
-    settings |= unread_settings(replace(cfg, **settings), list(stacks))
+    for site, *_ in plans:
+        _remove_weight_normalization(site.owner)
+    for site, scale, shift, into in plans:
+        site.fold(scale, shift, into)
+    settings |= unread_settings(replace(cfg, **settings))
     return {key: value for key, value in settings.items() if value != getattr(cfg, key)}, outcomes
 
 
-def _stacks(model: Any) -> dict[str, tuple[nn.Module, _Site | None]]:
-    """Map the setting of each stack's norm to the stack and, in pre-norm, its final norm."""
+def _norm_sites(model: Any) -> dict[str, list[list[_Site]]]:
+    """Map the setting of each stack's norm to the norms of its sublayers and, in pre-norm, its final norm."""
     decoder = model.decoder
     if isinstance(model, NormTransformer):
-        keys_and_values = tuple(_Reader(layer.cross_attention.sublayer.kv) for layer in decoder.layers)
-        ends = {
-            "encoder_norm": (model.encoder, keys_and_values, "kv of every decoder layer"),
-            "decoder_norm": (decoder, (), ""),
-        }
+        keys_and_values = [(layer.cross_attention.sublayer.kv, "weight", "bias") for layer in decoder.layers]
+        encoder_end = _Site(model.encoder, "final_norm", tuple(keys_and_values), "kv of every decoder layer")
+        ends = {"encoder_norm": encoder_end, "decoder_norm": _Site(decoder, "final_norm", (), "")}
     else:
         vocabulary = decoder.vocabulary
         untied = decoder.adaptive_softmax is None and vocabulary.output is not vocabulary.embeddings
-        reader = _Reader(vocabulary, "output", "output_bias")
-        ends = {"norm": (decoder, (reader,) if untied else (), "output")}
+        output = ((vocabulary, "output", "output_bias"),)
+        ends = {"norm": _Site(decoder, "final_norm", output if untied else (), "output")}
     return {
-        key: (stack, stack.final_norm and _Site(stack, "final_norm", readers, label))
-        for key, (stack, readers, label) in ends.items()
+        key: [_sublayer_norms(end.owner), *([[end]] if end.owner.final_norm is not None else [])]
+        for key, end in ends.items()
     }
 
 
-def _sublayers(stack: nn.Module) -> Iterator[_Site]:
+def _sublayer_norms(stack: nn.Module) -> list[_Site]:
+    sites = []
     for residual in stack.modules():
         if isinstance(residual, Residual):
             first = FIRST[type(residual.sublayer)]
             linear = getattr(residual.sublayer, first)
             takes_it = residual.pre and linear.bias is not None
-            yield _Site(residual, "norm", (_Reader(linear),) if takes_it else (), first)
+            sites.append(_Site(residual, "norm", ((linear, "weight", "bias"),) if takes_it else (), first))
+    return sites
 
 
-def _make_plain(owner: nn.Module) -> None:
+def _remove_weight_normalization(owner: nn.Module) -> None:
     """Replace the weight normalization of a sublayer's linear maps by the weights that it computes."""
     for module in owner.sublayer.modules() if isinstance(owner, Residual) else ():
         if isinstance(module, nn.Linear) and is_parametrized(module):

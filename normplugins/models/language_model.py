@@ -1,61 +1,86 @@
 """``norm_transformer_lm``: a causal transformer language model; any norm, pre- or post-norm.
 
-What a norm leaks. Attention is masked, so at evaluation no position sees a token after it: running statistics were
-fixed before. The exception is a norm of whole sentences, ``instance``: a model with it is not causal, its perplexity is
-labelled so, and it cannot generate text. In training ``bn``, ``pnv`` and, while it warms up, ``pn`` divide by a
-statistic of all the batch's tokens, those to be predicted among them (``weight`` subtracts one): a position's output
-then depends, weakly, on the tokens after it, and on other segments. Norms of one token, such as ``ln``, leak nothing.
-Nor does the forward of ``pn`` after its warmup or of ``pn_alg2``: they divide by what was there before this batch.
-``normplugins analyze causality`` measures it.
+Attention is masked, so at evaluation no position sees a token after it, unless the norm is one of whole sentences
+(``instance``): its perplexity is labelled so, and it cannot generate text. In training, a norm that divides by
+statistics of the batch makes a position's output depend, weakly, on later tokens and on other segments;
+``normplugins analyze causality`` measures it (docs/causality.md).
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fairseq.data import Dictionary
-from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import FairseqDecoder, FairseqIncrementalDecoder, FairseqLanguageModel, register_model
 from torch import Tensor, nn
 
-from normplugins.models.arguments import add_boolean_arguments
 from normplugins.models.attention import Cache, SelfAttention, causal_attention_mask, padding_attention_mask
-from normplugins.models.config import LanguageModelConfig, NormTransformerLMConfig, resolve_language_model
+from normplugins.models.base import NormModel
+from normplugins.models.config import LanguageModelConfig, NormTransformerLMConfig
 from normplugins.models.dropout import dropout
-from normplugins.models.layers import FeedForward, SelfAttentionLayer, apply_final_norm, run_layer
-from normplugins.models.num_updates import EndsUpdates
-from normplugins.models.positions import SinusoidalPositions
-from normplugins.models.vocabulary import Vocabulary
+from normplugins.models.embeddings import SinusoidalPositions, Vocabulary
+from normplugins.models.layers import FeedForward, SelfAttentionLayer, run_stack
 from normplugins.norms import sees_sentence
-from normplugins.norms.deferred_residual import DeferredResidual
 from normplugins.utils.errors import UserError
-
-
-def one_dictionary(task: Any) -> Dictionary:
-    """Return the task's dictionary; raises UserError when it predicts other words than it reads."""
-    if len(task.source_dictionary) != len(task.target_dictionary):
-        raise UserError("a model with tied embeddings needs one dictionary: leave task.output_dictionary_size at -1")
-    return task.source_dictionary
-
 
 Features = tuple[Tensor, dict[str, list[None]]]
 """Features (B, T, C), and what fairseq's beam search expects beside them."""
 
 
 class LanguageModelDecoder(FairseqDecoder):
-    """What the language models share: a full or an adaptive softmax over ``vocabulary``.
+    """Base class of the decoders: layers between embeddings and a full or an adaptive softmax over ``vocabulary``.
 
     fairseq's ``forward`` is ``extract_features`` and then ``output_layer``.
     """
 
-    vocabulary: Vocabulary
-
     def __init__(self, cfg: LanguageModelConfig, dictionary: Dictionary) -> None:
         super().__init__(dictionary)
+        self.cfg: Any = cfg
         self.vocabulary = Vocabulary(cfg, dictionary)
         self.adaptive_softmax = self.vocabulary.build_adaptive_softmax(cfg)
+
+    def _build_layers(self, attention: Callable[[], nn.Module]) -> None:
+        cfg = self.cfg
+        norm = partial(cfg.build_norm, "norm")
+        sizes = cfg.embed_dim, cfg.ffn_embed_dim, cfg.activation_fn
+        self.layers = nn.ModuleList(
+            # dropout after the activation too, as published
+            SelfAttentionLayer(attention(), FeedForward(*sizes, cfg.dropout, "xavier"), norm, cfg)
+            for _ in range(cfg.layers)
+        )
+        self.final_norm = norm(final=True) if cfg.normalize_before else None
+
+    def _run_layers(self, x: Tensor, padding_mask: Tensor, layer_args: Sequence[tuple[Any, ...]]) -> Features:
+        """Apply the layers, each with its own further arguments, and dropout: (B, T, C) to (B, T, C)."""
+        x = run_stack(self, x.transpose(0, 1).contiguous(), padding_mask, layer_args)
+        return self._dropout(x).transpose(0, 1), {"attn": [None]}
+
+    def _dropout(self, x: Tensor) -> Tensor:
+        return dropout(x, self.cfg.dropout, self.training)
 
     def output_layer(self, features: Tensor, **_unused: Any) -> Tensor:
         """(B, T, C) to logits (B, T, V); an adaptive softmax takes the features as they are."""
         return features if self.adaptive_softmax else self.vocabulary.logits(features)
+
+
+class LanguageModel(NormModel, FairseqLanguageModel):
+    """Base class of the language models."""
+
+    decoder_class: type[LanguageModelDecoder]
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: Any) -> "LanguageModel":
+        """Build from settings (OmegaConf node or Namespace) and a language-modelling task.
+
+        Raises:
+            UserError: settings that do not fit together or with the dictionary, or an unknown norm.
+        """
+        settings = getattr(cls, "__dataclass").resolve(cfg)  # set by register_model
+        if len(task.source_dictionary) != len(task.target_dictionary):
+            raise UserError(
+                "a model with tied embeddings needs one dictionary: leave task.output_dictionary_size at -1"
+            )
+        return cls(cls.decoder_class(settings, task.source_dictionary))
 
 
 class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
@@ -63,15 +88,8 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
 
     def __init__(self, cfg: NormTransformerLMConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg, dictionary)
-        self.cfg = cfg
         self.positions = SinusoidalPositions(cfg.embed_dim, dictionary.pad(), cfg.max_positions)
-        self.layers = nn.ModuleList(self._layer(cfg) for _ in range(cfg.layers))
-        self.final_norm = cfg.build_norm(final=True) if cfg.normalize_before else None
-
-    @staticmethod
-    def _layer(cfg: NormTransformerLMConfig) -> SelfAttentionLayer:
-        attention = SelfAttention(cfg.embed_dim, cfg.attention_heads, cfg.attention_dropout)
-        return SelfAttentionLayer(attention, feed_forward(cfg), cfg.build_norm, cfg)
+        self._build_layers(lambda: SelfAttention(cfg.embed_dim, cfg.attention_heads, cfg.attention_dropout))
 
     forward = FairseqDecoder.forward  # FairseqIncrementalDecoder has one that is not implemented
 
@@ -94,21 +112,17 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
                 f"norm={self.cfg.norm}: with this norm a position sees the whole segment, so that this model cannot "
                 "generate text word by word; it can only score text that is there"
             )
-        padding_mask = prev_output_tokens.eq(self.vocabulary.padding_idx)
-        x = self.vocabulary.embed(prev_output_tokens[:, -1:] if step else prev_output_tokens)
-        positions = self.positions(prev_output_tokens)
-        x = x + (positions[:, -1:] if step else positions)
-        x = dropout(x, self.cfg.dropout, self.training).transpose(0, 1).contiguous()
+        tokens, positions = prev_output_tokens, self.positions(prev_output_tokens)
+        padding_mask = tokens.eq(self.vocabulary.padding_idx)
         if step:
-            mask, padding_mask = padding_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
-        else:
-            mask = causal_attention_mask(padding_mask, x.dtype)
-        hidden: Tensor | DeferredResidual = x
-        for index, layer in enumerate(self.layers):
-            cache = incremental_state.setdefault(str(index), Cache()) if incremental_state is not None else None
-            hidden = run_layer(layer, hidden, padding_mask, mask, cache, recompute=self.cfg.checkpoint_activations)
-        x = apply_final_norm(self.final_norm, hidden, padding_mask)
-        return dropout(x, self.cfg.dropout, self.training).transpose(0, 1), {"attn": [None]}
+            tokens, positions = tokens[:, -1:], positions[:, -1:]
+        x = self._dropout(self.vocabulary.embed(tokens) + positions)
+        mask = (padding_attention_mask if step else causal_attention_mask)(padding_mask, x.dtype)
+        caches: list[Cache | None] = [None] * len(self.layers)
+        if incremental_state is not None:
+            padding_mask = padding_mask[:, -1:]
+            caches = [incremental_state.setdefault(str(index), Cache()) for index in range(len(self.layers))]
+        return self._run_layers(x, padding_mask, [(mask, cache) for cache in caches])
 
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
         """Follow the beam search: row i of every cache becomes row ``new_order[i]``."""
@@ -120,27 +134,8 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
         return self.cfg.max_positions
 
 
-def feed_forward(cfg: LanguageModelConfig) -> FeedForward:
-    """Build a layer's feed-forward part; dropout after its activation too, as published."""
-    return FeedForward(cfg.embed_dim, cfg.ffn_embed_dim, cfg.activation_fn, cfg.dropout, "xavier")
-
-
 @register_model("norm_transformer_lm", dataclass=NormTransformerLMConfig)
-class NormTransformerLM(EndsUpdates, FairseqLanguageModel):
+class NormTransformerLM(LanguageModel):
     """Causal transformer language model built from this package's layers; its settings: NormTransformerLMConfig."""
 
-    @classmethod
-    def add_args(cls, parser: Any) -> None:
-        """Add one argument per setting; switches come as ``--name`` and ``--no-name``."""
-        add_boolean_arguments(parser, NormTransformerLMConfig)
-        gen_parser_from_dataclass(parser, NormTransformerLMConfig(), delete_default=True)
-
-    @classmethod
-    def build_model(cls, cfg: Any, task: Any) -> "NormTransformerLM":
-        """Build from settings (OmegaConf node or Namespace) and a language-modelling task.
-
-        Raises:
-            UserError: settings that do not fit together or with the dictionary, or an unknown norm.
-        """
-        settings = resolve_language_model(NormTransformerLMConfig, cfg)
-        return cls(NormTransformerLMDecoder(settings, one_dictionary(task)))
+    decoder_class = NormTransformerLMDecoder

@@ -1,39 +1,34 @@
-"""``norm_transformer``: an encoder-decoder transformer whose encoder and decoder norms are settings."""
+"""``norm_transformer``: an encoder-decoder transformer whose encoder and decoder norms are settings.
+
+Architectures for ``fairseq-train --arch``: transformer_{ln,bn,pnv,pn}_{iwslt_de_en,wmt_en_de,wmt_en_de_big}.
+"""
 
 import math
+from argparse import Namespace
 from typing import Any
 
 from fairseq.data import Dictionary
-from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import (
     FairseqEncoder,
     FairseqEncoderDecoderModel,
     FairseqIncrementalDecoder,
     register_model,
+    register_model_architecture,
 )
+from fairseq.models.transformer import Embedding
 from torch import Tensor, nn
 
-from normplugins.models.arguments import add_boolean_arguments
 from normplugins.models.attention import Cache, causal_attention_mask, padding_attention_mask
-from normplugins.models.config import NormTransformerConfig, build_side_norm, resolve_config
+from normplugins.models.base import NormModel
+from normplugins.models.config import NormTransformerConfig
 from normplugins.models.dropout import dropout
-from normplugins.models.layers import DecoderLayer, apply_final_norm, encoder_layer, run_layer
-from normplugins.models.num_updates import EndsUpdates
-from normplugins.models.positions import SinusoidalPositions
-from normplugins.models.torch_compile import is_compiled
+from normplugins.models.embeddings import SinusoidalPositions
+from normplugins.models.layers import DecoderLayer, encoder_layer, is_compiled, run_stack
 from normplugins.models.varlen import VarlenLayout, uses_varlen_attention
 from normplugins.norms import has_statistics, sees_sentence
-from normplugins.norms.deferred_residual import DeferredResidual
 from normplugins.utils.errors import UserError
 
 EncoderOut = dict[str, list[Tensor]]
-
-
-def _embedding(dictionary: Dictionary, dim: int) -> nn.Embedding:
-    embedding = nn.Embedding(len(dictionary), dim, dictionary.pad())
-    nn.init.normal_(embedding.weight, std=dim**-0.5)
-    nn.init.zeros_(embedding.weight[dictionary.pad()].detach())
-    return embedding
 
 
 class _Stack(nn.Module):
@@ -71,41 +66,31 @@ class NormTransformerEncoder(_Stack, FairseqEncoder):
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(cfg.encoder_embed_dim, dictionary.pad(), cfg.max_source_positions)
         self.layers = nn.ModuleList(encoder_layer(cfg) for _ in range(cfg.encoder_layers))
-        self.final_norm = build_side_norm(cfg, "encoder", final=True) if cfg.normalize_before else None
+        self.final_norm = cfg.build_norm("encoder_norm", final=True) if cfg.normalize_before else None
 
-    def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> EncoderOut:  # noqa: ARG002
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None, **_unused: Any) -> EncoderOut:  # noqa: ARG002
         """Encode.
 
         Args:
             src_tokens: token indices (B, S), padded on either side.
             src_lengths: not needed; fairseq passes it.
+            _unused: the decoder's arguments, which fairseq passes too.
 
         Returns:
-            fairseq's encoder output: ``encoder_out`` [(S, B, C)], ``encoder_padding_mask`` [(B, S), True = padding],
-            other entries empty.
+            ``encoder_out`` [(S, B, C)] and ``encoder_padding_mask`` [(B, S), True = padding].
         """
         padding_mask = src_tokens.eq(self.positions.padding_idx)
         x = self._embed(src_tokens)
         attention_mask = padding_attention_mask(padding_mask, x.dtype)
-        hidden: Tensor | DeferredResidual = x
-        for layer in self.layers:
-            hidden = run_layer(layer, hidden, padding_mask, attention_mask, recompute=self.cfg.checkpoint_activations)
-        x = apply_final_norm(self.final_norm, hidden, padding_mask)
-        return {
-            "encoder_out": [x],
-            "encoder_padding_mask": [padding_mask],
-            "encoder_embedding": [],
-            "encoder_states": [],
-            "src_tokens": [],
-            "src_lengths": [],
-        }
+        x = run_stack(self, x, padding_mask, [(attention_mask,)] * len(self.layers))
+        return {"encoder_out": [x], "encoder_padding_mask": [padding_mask]}
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
         """Pick sentences: ``new_order`` (B',) indices into the batch."""
+        (x,), (padding_mask,) = encoder_out["encoder_out"], encoder_out["encoder_padding_mask"]
         return {
-            **encoder_out,
-            "encoder_out": [x.index_select(1, new_order) for x in encoder_out["encoder_out"]],
-            "encoder_padding_mask": [m.index_select(0, new_order) for m in encoder_out["encoder_padding_mask"]],
+            "encoder_out": [x.index_select(1, new_order)],
+            "encoder_padding_mask": [padding_mask.index_select(0, new_order)],
         }
 
     def max_positions(self) -> int:
@@ -121,7 +106,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(cfg.decoder_embed_dim, dictionary.pad(), cfg.max_target_positions)
         self.layers = nn.ModuleList(DecoderLayer(cfg) for _ in range(cfg.decoder_layers))
-        self.final_norm = build_side_norm(cfg, "decoder", final=True) if cfg.normalize_before else None
+        self.final_norm = cfg.build_norm("decoder_norm", final=True) if cfg.normalize_before else None
         self.output_projection = nn.Linear(cfg.decoder_embed_dim, len(dictionary), bias=False)
         if cfg.share_decoder_input_output_embed:
             self.output_projection.weight = embed_tokens.weight
@@ -172,14 +157,14 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         mask = padding_mask if layout is None else None
         memory = encoder_out["encoder_out"][0]
         memory_mask = padding_attention_mask(encoder_out["encoder_padding_mask"][0], x.dtype)
-        hidden: Tensor | DeferredResidual = x
-        for index, layer in enumerate(self.layers):
-            caches: list[Cache | None] = [None, None]
-            if incremental_state is not None:
-                caches = [incremental_state.setdefault(f"{index}.{kind}", Cache()) for kind in ("self", "cross")]
-            args = hidden, mask, attention_mask, memory, memory_mask, *caches, layout
-            hidden = run_layer(layer, *args, recompute=self.cfg.checkpoint_activations)
-        x = apply_final_norm(self.final_norm, hidden, mask)
+        shared = attention_mask, memory, memory_mask, layout
+        layer_args: list[tuple[Any, ...]] = [shared] * len(self.layers)
+        if incremental_state is not None:
+            layer_args = [
+                (*shared, *(incremental_state.setdefault(f"{index}.{kind}", Cache()) for kind in ("self", "cross")))
+                for index in range(len(self.layers))
+            ]
+        x = run_stack(self, x, mask, layer_args)
         if given is not None:
             return x
         return (x if layout is None else layout.pad(x)).transpose(0, 1)
@@ -189,9 +174,8 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         norms = {self.cfg.decoder_norm, self.cfg.decoder_final_norm or self.cfg.decoder_norm}
         if any(has_statistics(name) or sees_sentence(name) for name in norms):
             return None
-        if is_compiled(self.layers) or not uses_varlen_attention(
-            self.embed_tokens.weight, self.cfg.attention_dropout, 0
-        ):
+        weight = self.embed_tokens.weight
+        if is_compiled(self.layers) or not uses_varlen_attention(weight, self.cfg.attention_dropout, 0):
             return None
         layout = VarlenLayout.from_padding_mask(padding_mask)
         return None if layout.tokens is None else layout
@@ -211,14 +195,8 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
 
 
 @register_model("norm_transformer", dataclass=NormTransformerConfig)
-class NormTransformer(EndsUpdates, FairseqEncoderDecoderModel):
+class NormTransformer(NormModel, FairseqEncoderDecoderModel):
     """Encoder-decoder transformer built from this package's layers; see NormTransformerConfig for its settings."""
-
-    @classmethod
-    def add_args(cls, parser: Any) -> None:
-        """Add one argument per setting; switches come as ``--name`` and ``--no-name``."""
-        add_boolean_arguments(parser, NormTransformerConfig)
-        gen_parser_from_dataclass(parser, NormTransformerConfig(), delete_default=True)
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "NormTransformer":
@@ -227,23 +205,41 @@ class NormTransformer(EndsUpdates, FairseqEncoderDecoderModel):
         Raises:
             UserError: settings that do not fit together or with the dictionaries, or an unknown norm.
         """
-        cfg = resolve_config(cfg)
+        cfg = NormTransformerConfig.resolve(cfg)
         source, target = task.source_dictionary, task.target_dictionary
-        encoder_embedding = _embedding(source, cfg.encoder_embed_dim)
-        if cfg.share_all_embeddings:
-            if source != target:
-                raise UserError(
-                    "share_all_embeddings needs one dictionary for both languages: "
-                    "prepare the corpus with a joined dictionary, or turn share_all_embeddings off"
-                )
-            decoder_embedding = encoder_embedding
-        else:
-            decoder_embedding = _embedding(target, cfg.decoder_embed_dim)
+        if cfg.share_all_embeddings and source != target:
+            raise UserError(
+                "share_all_embeddings needs one dictionary for both languages: "
+                "prepare the corpus with a joined dictionary, or turn share_all_embeddings off"
+            )
+        encoder_embedding = decoder_embedding = Embedding(len(source), cfg.encoder_embed_dim, source.pad())
+        if not cfg.share_all_embeddings:
+            decoder_embedding = Embedding(len(target), cfg.decoder_embed_dim, target.pad())
         encoder = NormTransformerEncoder(cfg, source, encoder_embedding)
         return cls(encoder, NormTransformerDecoder(cfg, target, decoder_embedding))
 
-    def forward(
-        self, src_tokens: Tensor, src_lengths: Tensor | None, prev_output_tokens: Tensor, features_only: bool = False
-    ) -> tuple[Tensor, dict[str, list[None]]]:
-        """Encode and decode with teacher forcing; arguments and results as of the two stacks."""
-        return self.decoder(prev_output_tokens, self.encoder(src_tokens, src_lengths), features_only=features_only)
+
+SIZES = {  # width, feed-forward width, heads, dropout
+    "iwslt_de_en": (512, 1024, 4, 0.3),
+    "wmt_en_de": (512, 2048, 8, 0.1),
+    "wmt_en_de_big": (1024, 4096, 16, 0.3),
+}
+
+
+def _register_architecture(norm: str, size: str) -> None:
+    """Register the paper's placement, with the norm in the encoder and LN in the decoder, as defaults of settings."""
+    dim, inner, heads, dropout = SIZES[size]
+    settings = {"dropout": dropout, "encoder_norm": norm, "decoder_norm": "ln", "normalize_before": True}
+    for side in ("encoder", "decoder"):
+        settings |= {f"{side}_embed_dim": dim, f"{side}_ffn_embed_dim": inner, f"{side}_attention_heads": heads}
+        settings |= {f"{side}_layers": 6}
+
+    @register_model_architecture("norm_transformer", f"transformer_{norm}_{size}")
+    def architecture(args: Namespace) -> None:
+        for name, value in settings.items():
+            setattr(args, name, getattr(args, name, value))
+
+
+for _norm in ("ln", "bn", "pnv", "pn"):
+    for _size in SIZES:
+        _register_architecture(_norm, _size)

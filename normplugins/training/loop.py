@@ -15,7 +15,7 @@ from fairseq.logging import metrics
 from omegaconf import DictConfig
 
 import normplugins
-from normplugins.models.torch_compile import compile_layers, not_compiled
+from normplugins.models.layers import compile_layers, not_compiled
 from normplugins.norms import running_statistics, using_batch_statistics
 from normplugins.training import checkpoints, distributed, nonfinite, statistics_drift
 from normplugins.training.batches import bucket_by_length, prefetched

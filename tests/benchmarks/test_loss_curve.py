@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from benchmarks.step import training_batches
-from benchmarks.stock import stock_trainer
-from normplugins.models.stock import from_stock
+from benchmarks.stock import from_stock, stock_trainer
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.training.trainer import Trainer
 

@@ -3,16 +3,17 @@ from dataclasses import fields
 
 import pytest
 from omegaconf import OmegaConf
+from torch.nn import LayerNorm
 
-from normplugins.models.config import NORM_KEYS, NormTransformerConfig, resolve_config, side_norm_config
+from normplugins.models.config import NormTransformerConfig
 from normplugins.models.placement import refuse_unread_settings
-from normplugins.norms import all_settings
+from normplugins.norms import NormConfig, all_settings, build_norm
 from normplugins.utils.errors import UserError
 from tests.helpers.models import make_model, make_settings
 
 
-def norm_config(side="encoder", final=False, **changes):
-    return side_norm_config(resolve_config(make_settings(**changes)), side, final)
+def build(side="encoder", final=False, **changes):
+    return NormTransformerConfig.resolve(make_settings(**changes)).build_norm(f"{side}_norm", final)
 
 
 def test_every_setting_of_a_norm_is_a_setting_of_the_models_with_a_help_text():
@@ -24,31 +25,32 @@ def test_every_setting_of_a_norm_is_a_setting_of_the_models_with_a_help_text():
 
 
 def test_settings_reach_the_norm():
-    config = norm_config(encoder_norm="pn", norm_eps=1e-3, norm_warmup_updates=7, norm_double_update=False)
-    assert (config.name, config.eps, config.warmup_updates, config.double_update) == ("pn", 1e-3, 7, False)
+    norm = build(encoder_norm="pn", norm_eps=1e-3, norm_warmup_updates=7, norm_double_update=False)
+    expected = NormConfig("pn", eps=1e-3, warmup_updates=7, double_update=False, groups=2)
+    assert norm.settings == build_norm(expected, 16).settings
 
 
 @pytest.mark.parametrize("norm", ["pn", "pn_alg2", "pnv", "bn"])
 def test_groups_are_the_attention_heads_of_the_stack(norm):
     changes = {"encoder_norm": norm, "decoder_norm": norm, "decoder_attention_heads": 4, "norm_group_scaling": True}
-    assert norm_config("encoder", **changes).groups == 2
-    assert norm_config("decoder", **changes).groups == 4
-    assert norm_config("decoder", norm_groups=8, **changes).groups == 8
+    assert build("encoder", **changes).groups == 2
+    assert build("decoder", **changes).groups == 4
+    assert build("decoder", norm_groups=8, **changes).groups == 8
 
 
 def test_released_batch_norm_keeps_its_one_group():
-    assert norm_config(encoder_norm="bn_released").groups is None
-    assert norm_config(encoder_norm="rms").groups == 1
+    assert build(encoder_norm="bn_released").groups == 1
+    assert build(encoder_norm="rms").groups == 1
 
 
 def test_the_final_norm_has_its_own_warmup_as_released():
-    assert norm_config(encoder_norm="pn").warmup_updates == 8000
-    assert norm_config(encoder_norm="pn", final=True).warmup_updates == 1000
-    assert norm_config(encoder_norm="pn", final=True, final_norm_warmup_updates=5).warmup_updates == 5
+    assert build(encoder_norm="pn").warmup_updates == 8000
+    assert build(encoder_norm="pn", final=True).warmup_updates == 1000
+    assert build(encoder_norm="pn", final=True, final_norm_warmup_updates=5).warmup_updates == 5
 
 
 def test_a_norm_without_warmup_gets_none_at_the_end_of_the_stack():
-    assert norm_config(encoder_norm="pn_alg2", final=True).warmup_updates == 0
+    assert build(encoder_norm="pn_alg2", final=True).warmup_updates == 0
 
 
 def test_a_switch_that_one_stack_has_leaves_the_other_alone():
@@ -58,7 +60,7 @@ def test_a_switch_that_one_stack_has_leaves_the_other_alone():
 
 
 def refuse_unread(**changes):
-    refuse_unread_settings(resolve_config(make_settings(**changes)), NORM_KEYS, prefix="norm.")
+    refuse_unread_settings(NormTransformerConfig.resolve(make_settings(**changes)), prefix="norm.")
 
 
 @pytest.mark.parametrize(
@@ -145,18 +147,19 @@ def test_settings_that_do_not_fit_are_named(changes, message):
 
 def test_settings_come_from_omegaconf_as_from_a_namespace_and_default_where_absent():
     given = {"encoder_norm": "pn", "dropout": 0.25}
-    from_node, from_args = resolve_config(OmegaConf.create(given)), resolve_config(Namespace(**given))
+    from_node, from_args = (
+        NormTransformerConfig.resolve(OmegaConf.create(given)),
+        NormTransformerConfig.resolve(Namespace(**given)),
+    )
     assert from_node == from_args
     assert (from_args.encoder_norm, from_args.dropout, from_args.encoder_layers) == ("pn", 0.25, 6)
 
 
 def test_the_norm_at_a_decoders_end_may_be_another():
     changes = {"decoder_norm": "pn", "decoder_final_norm": "pn_alg2", "norm_unscaled_nu": True}
-    assert (norm_config("decoder", **changes).name, norm_config("decoder", final=True, **changes).name) == (
-        "pn",
-        "pn_alg2",
-    )
-    assert norm_config("encoder", final=True, **changes).name == "ln"
+    assert build("decoder", **changes).warmup_updates == 8000
+    assert build("decoder", final=True, **changes).warmup_updates == 0
+    assert isinstance(build("encoder", final=True, **changes), LayerNorm)
     changes = {"decoder_norm": "none", "decoder_final_norm": "affine"}
     model = make_model(**changes)
     assert [name for name in model.decoder.state_dict() if "norm" in name] == ["final_norm.weight", "final_norm.bias"]
@@ -172,4 +175,4 @@ def test_the_norm_at_a_decoders_end_may_be_another():
 )
 def test_a_norm_at_the_end_that_cannot_be(changes, match):
     with pytest.raises(UserError, match=match):
-        norm_config("decoder", final=True, **changes)
+        build("decoder", final=True, **changes)

@@ -12,7 +12,6 @@ from fairseq.criterions.adaptive_loss import AdaptiveLoss
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.distributed import ModuleProxyWrapper
 
-from normplugins.models.config import NORM_KEYS
 from normplugins.models.placement import refuse_unread_settings
 from normplugins.norms import end_update, running_statistics
 from normplugins.utils.errors import UserError
@@ -144,8 +143,8 @@ def test_a_changed_number_of_updates_ends_the_update(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_statistics_that_no_norm_keeps_are_refused(kind, setting, said):
     with pytest.raises(UserError, match=f"{said} changes nothing about rms"):
-        refuse_unread_settings(make(kind, "rms", **setting).decoder.cfg, NORM_KEYS)
-    refuse_unread_settings(make(kind, "bn", **setting).decoder.cfg, NORM_KEYS)
+        refuse_unread_settings(make(kind, "rms", **setting).decoder.cfg)
+    refuse_unread_settings(make(kind, "bn", **setting).decoder.cfg)
 
 
 def test_one_stack_with_statistics_is_enough_and_each_must_bear_the_setting():

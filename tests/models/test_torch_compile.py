@@ -9,7 +9,7 @@ from tests.helpers.language_models import lm_loss, make_language_model, make_seg
 from tests.helpers.models import both_stacks, loss_of, make_batch, make_model
 
 # isort: split
-from normplugins.models.torch_compile import compile_layers, not_compiled
+from normplugins.models.layers import compile_layers, not_compiled
 from normplugins.norms import end_update
 
 

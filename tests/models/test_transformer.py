@@ -12,13 +12,11 @@ from tests.helpers.models import (
     make_batch,
     make_dictionary,
     make_model,
-    make_settings,
     make_task,
     train,
 )
 
 # isort: split
-from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 
 from normplugins.models.transformer import NormTransformer
 
@@ -48,59 +46,6 @@ def test_gradient_reaches_every_parameter(norm, pre):
     loss_of(model.train(), make_batch()).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not silent
-
-
-def stock_twin(model: NormTransformer, **changes) -> TransformerModelBase:
-    """Stock fairseq's transformer of the same size, with the weights of ``model``."""
-    settings = vars(make_settings(**changes)) | {"share_decoder_input_output_embed": True}
-    settings |= {"decoder_input_dim": 16, "decoder_output_dim": 16}
-    pre = settings.pop("normalize_before", True)
-    settings |= {"encoder_normalize_before": pre, "decoder_normalize_before": pre}
-    stock = TransformerModelBase.build_model(TransformerConfig.from_namespace(Namespace(**settings)), make_task())
-    state, ours = stock.state_dict(), model.state_dict()
-    for name in state:
-        if name in ours:
-            state[name] = ours[name]
-    names = {"self_attention": "self_attn", "cross_attention": "encoder_attn", "feed_forward": "final"}
-    for side in ("encoder", "decoder"):
-        for kind in ("weight", "bias") if pre else ():
-            state[f"{side}.layer_norm.{kind}"] = ours[f"{side}.final_norm.{kind}"]
-        for layer in range(2):
-            mine, theirs = f"{side}.layers.{layer}.", f"{side}.layers.{layer}."
-            for kind in ("weight", "bias"):
-                for fc in ("fc1", "fc2"):
-                    state[f"{theirs}{fc}.{kind}"] = ours[f"{mine}feed_forward.sublayer.{fc}.{kind}"]
-                for sublayer in names if side == "decoder" else ("self_attention", "feed_forward"):
-                    norm, attention = f"{names[sublayer]}_layer_norm.{kind}", f"{mine}{sublayer}.sublayer."
-                    state[theirs + norm] = ours[f"{mine}{sublayer}.norm.{kind}"]
-                    if sublayer == "feed_forward":
-                        continue
-                    if sublayer == "self_attention":
-                        packed = ours[f"{attention}qkv.{kind}"].chunk(3)
-                    else:
-                        packed = (ours[f"{attention}q.{kind}"], *ours[f"{attention}kv.{kind}"].chunk(2))
-                    for part, value in zip("qkv", packed, strict=True):
-                        state[f"{theirs}{names[sublayer]}.{part}_proj.{kind}"] = value
-                    state[f"{theirs}{names[sublayer]}.out_proj.{kind}"] = ours[f"{attention}out.{kind}"]
-    stock.load_state_dict(state)
-    return stock
-
-
-@PLACEMENTS
-def test_with_layer_norm_it_is_stock_fairseqs_transformer(pre):
-    model = make_model(normalize_before=pre).train()
-    stock, batch = stock_twin(model, normalize_before=pre).train(), make_batch()
-    ours, _ = model(batch["src_tokens"], None, batch["prev_output_tokens"])
-    theirs, _ = stock(batch["src_tokens"], None, batch["prev_output_tokens"])
-    real = batch["target"].ne(PAD)
-    torch.testing.assert_close(ours[real], theirs[real], atol=1e-5, rtol=1e-5)
-    losses = [loss_of(m, batch) for m in (model, stock)]
-    for loss in losses:
-        loss.backward()
-    torch.testing.assert_close(losses[0], losses[1], atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(
-        model.encoder.embed_tokens.weight.grad, stock.encoder.embed_tokens.weight.grad, atol=1e-5, rtol=1e-4
-    )
 
 
 @pytest.mark.parametrize(("init", "bound"), [("xavier", (6 / 40) ** 0.5), ("linear", 16**-0.5)])

@@ -3,7 +3,7 @@
 import pytest
 
 from normplugins.corpora import corpus_config
-from normplugins.models.config import LANGUAGE_MODELS, resolve_config, resolve_language_model, side_norm_config
+from normplugins.models.config import LANGUAGE_MODELS, NormTransformerConfig
 from normplugins.norms import known_norms
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep, fairseq_config
@@ -21,8 +21,8 @@ def test_a_language_model_is_chosen_by_architecture_and_its_schedule_by_budget(e
         chosen += ["budget=cpu"] if budget == "cpu" else []
         assert config.run_dir == f"runs/{experiment}/{','.join(['pn', *chosen])}/seed1"
         assert config.budget.name == budget
-        model = resolve_language_model(LANGUAGE_MODELS[config.model._name], config.model)
-        assert model.build_norm().groups == (1 if architecture == "tensor" else 4)
+        model = LANGUAGE_MODELS[config.model._name].resolve(config.model)
+        assert model.build_norm("norm").groups == (1 if architecture == "tensor" else 4)
         tenth, learning_rate = config.optimization.max_update // 10, config.lr_scheduler.warmup_updates
         assert config.norm.warmup_updates == (tenth if budget == "full" else learning_rate)
 
@@ -77,7 +77,7 @@ def test_iwslt14_is_the_published_recipe():
     assert (model.encoder_layers, model.decoder_layers, model.encoder_embed_dim) == (6, 6, 512)
     assert (model.encoder_ffn_embed_dim, model.encoder_attention_heads, model.normalize_before) == (1024, 4, True)
     assert (model.dropout, model.attention_dropout, model.activation_dropout) == (0.3, 0.1, 0.1)
-    norm = side_norm_config(resolve_config(model), "encoder")
+    norm = NormTransformerConfig.resolve(model).build_norm("encoder_norm")
     assert (norm.groups, norm.warmup_updates, norm.eps) == (4, 8000, 1e-5)
     assert (list(config.optimization.lr), config.lr_scheduler.warmup_updates) == ([0.0015], 8000)
     assert (config.dataset.max_tokens, config.optimization.clip_norm) == (4096, 0.0)
@@ -101,15 +101,15 @@ def test_fairseqs_preparation_of_wmt14_is_a_cell_of_its_own(wmt14):
 
 def test_each_norm_of_a_model_has_its_own_defaults():
     config = compose_config("demo", ["norm=bn", "model.decoder_norm=bn_released"])
-    momentum = [side_norm_config(resolve_config(config.model), side).momentum for side in ("encoder", "decoder")]
-    assert momentum == [0.1, 0.05]
+    model = NormTransformerConfig.resolve(config.model)
+    assert [model.build_norm(key).momentum for key in ("encoder_norm", "decoder_norm")] == [0.1, 0.05]
     assert (config.norm.momentum, config.model.norm_momentum) == (0.1, None), "the record shows the norm's default"
 
 
 def test_norm_follows_heads_and_learning_rate():
     config = compose_config("demo", ["norm=pn", "model.encoder_attention_heads=2", "lr_scheduler.warmup_updates=77"])
     assert (config.norm.groups, config.norm.warmup_updates) == (None, 77)
-    norm = side_norm_config(resolve_config(config.model), "encoder")
+    norm = NormTransformerConfig.resolve(config.model).build_norm("encoder_norm")
     assert (norm.groups, norm.warmup_updates) == (2, 77)
     assert compose_config("demo", ["norm=pn", "norm.alpha_fwd=0.5"]).model.norm_alpha_fwd == 0.5
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from normplugins.models.torch_compile import compile_layers
+from normplugins.models.layers import compile_layers
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
 from normplugins.runs.record import read

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from normplugins.models.positions import SinusoidalPositions, positions_from_the_end
+from normplugins.models.embeddings import SinusoidalPositions, positions_from_the_end
 from normplugins.utils.errors import UserError
 
 # isort: split
