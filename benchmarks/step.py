@@ -13,9 +13,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import numpy as np
 import pandas as pd
 from fairseq import tasks

@@ -13,9 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import torch
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 from fairseq.models import ARCH_CONFIG_REGISTRY, BaseFairseqModel

@@ -1,8 +1,5 @@
 """The ``normplugins`` command: one function for each of its subcommands."""
 
-from normplugins import compat  # noqa: F401  (before fairseq, and in every process that fairseq starts)
-
-# isort: split
 import argparse
 import importlib
 import logging

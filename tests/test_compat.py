@@ -6,16 +6,9 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
-
-from normplugins import compat  # noqa: F401
-from normplugins.runs.compose import compose_config
-from tests.helpers.models import make_batch, make_task
-from tests.helpers.runs import PATIENCE, REPOSITORY, MakesFolder, write_malicious
-
-# isort: split
-import numpy as np
 from fairseq import checkpoint_utils
 from fairseq.data import TokenBlockDataset, data_utils
 from fairseq.data.huffman import HuffmanCodeBuilder
@@ -23,6 +16,10 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.configs import CommonConfig, FairseqConfig
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from omegaconf import OmegaConf
+
+from normplugins.runs.compose import compose_config
+from tests.helpers.models import make_batch, make_task
+from tests.helpers.runs import PATIENCE, REPOSITORY, MakesFolder, write_malicious
 
 
 def python(code):

@@ -76,7 +76,6 @@ def _quiet_import() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
 
             yield
     finally:

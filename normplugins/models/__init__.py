@@ -1,4 +1,3 @@
 """fairseq models built from the project's own layers; importing the package registers them."""
 
-from normplugins import compat  # noqa: F401  (before fairseq)
 from normplugins.models import language_model, tensor_transformer, transformer  # noqa: F401

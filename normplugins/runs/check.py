@@ -5,9 +5,6 @@ import re
 import shutil
 import sys
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 

@@ -8,9 +8,6 @@ from dataclasses import field, fields, is_dataclass, make_dataclass
 from functools import cache, lru_cache, partial
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 import torch
 from fairseq.dataclass.configs import FairseqConfig
 from hydra import compose, initialize_config_dir

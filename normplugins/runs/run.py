@@ -6,9 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.corpora import corpus_config, prepare

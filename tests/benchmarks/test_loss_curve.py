@@ -5,14 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from fairseq import utils
 
 from benchmarks.step import training_batches
 from benchmarks.stock import from_stock, stock_trainer
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.training.trainer import Trainer
-
-# isort: split
-from fairseq import utils
 
 UPDATES = 30
 SMALL = [

@@ -2,18 +2,16 @@
 
 import pytest
 import torch
+from fairseq import options
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.trainer import Trainer
 
 import normplugins
 from benchmarks.stock import stock_model, stock_trainer
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import compose_config, fairseq_config
 from tests.helpers.runs import TINY
-
-# isort: split
-from fairseq import options
-from fairseq.data import Dictionary
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.trainer import Trainer
 
 TRANSLATION = kind_of("translation")
 COMMAND = """

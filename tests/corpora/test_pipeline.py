@@ -12,10 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from normplugins import compat  # noqa: F401  (before fairseq)
-
-# isort: split
 from fairseq import options
 from fairseq.data import Dictionary, data_utils
 from fairseq_cli import preprocess

@@ -13,10 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from normplugins import compat  # noqa: F401
-
-# isort: split
 from fairseq.data import Dictionary, data_utils
 
 from normplugins.corpora import PreparedText, prepare

@@ -4,16 +4,13 @@ from functools import lru_cache
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
-
-import normplugins.models  # (first: it lets fairseq import)
-
-# isort: split
 from fairseq import search
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.models import ARCH_CONFIG_REGISTRY
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
+import normplugins
 from normplugins.evaluation import beam_search
 from normplugins.evaluation.beam_search import BeamSearch, SequenceGenerator
 from normplugins.models.transformer import NormTransformer

@@ -6,6 +6,8 @@ from itertools import islice
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
+from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 import normplugins
@@ -14,11 +16,6 @@ from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
-
-# isort: split
-from fairseq import checkpoint_utils
-from fairseq.trainer import Trainer
-
 from tests.helpers.runs import TINY_LM, command, differences, files, load
 
 BATCHES = 3

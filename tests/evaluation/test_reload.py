@@ -2,17 +2,14 @@
 
 import pytest
 import torch
+from fairseq.checkpoint_utils import load_model_ensemble, torch_persistent_save
+from fairseq.sequence_generator import SequenceGenerator
 from omegaconf import OmegaConf
 
 import normplugins
-from tests.helpers.models import NORMS, both_stacks, make_batch, make_model, make_settings, make_task, train
-
-# isort: split
-from fairseq.checkpoint_utils import load_model_ensemble, torch_persistent_save
-from fairseq.sequence_generator import SequenceGenerator
-
 from normplugins.models.transformer import NormTransformer
 from normplugins.utils.errors import UserError
+from tests.helpers.models import NORMS, both_stacks, make_batch, make_model, make_settings, make_task, train
 
 
 def save(model: NormTransformer, settings: dict, path) -> None:

@@ -1,14 +1,10 @@
-import pytest
-import torch
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
-
-import normplugins.models  # (first: it lets fairseq import)
-
-# isort: split
 from argparse import Namespace
 
+import pytest
+import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 import normplugins
 from normplugins.evaluation import sequence_scorer

@@ -3,16 +3,13 @@
 from argparse import Namespace
 
 import torch
-
-from tests.helpers.models import PAD, make_dictionary
-
-# isort: split
 from fairseq.criterions.adaptive_loss import AdaptiveLoss
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.models import FairseqLanguageModel
 
 from normplugins.models.language_model import NormTransformerLM
 from normplugins.models.tensor_transformer import TensorTransformerLM
+from tests.helpers.models import PAD, make_dictionary
 
 SEGMENT = 6
 MODELS = {"transformer": NormTransformerLM, "tensor": TensorTransformerLM}

@@ -3,10 +3,6 @@
 from argparse import Namespace
 
 import torch
-
-import normplugins.models  # noqa: F401  (first: it lets fairseq import)
-
-# isort: split
 from fairseq.data import Dictionary
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 

@@ -6,19 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq import models, options
+from fairseq.data import indexed_dataset
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
 
 import normplugins
-from tests.helpers.models import make_task
-
-# isort: split
-from fairseq import models, options
-from fairseq.data import indexed_dataset
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-
 from normplugins.norms import NormConfig, build_norm
 from normplugins.utils.errors import UserError
+from tests.helpers.models import make_task
 
 SIZES = {"iwslt_de_en": (512, 1024, 4, 0.3), "wmt_en_de": (512, 2048, 8, 0.1), "wmt_en_de_big": (1024, 4096, 16, 0.3)}
 REPOSITORY = Path(normplugins.__file__).parent.parent

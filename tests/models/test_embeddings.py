@@ -1,11 +1,9 @@
 import pytest
 import torch
+from fairseq.modules import SinusoidalPositionalEmbedding
 
 from normplugins.models.embeddings import SinusoidalPositions, positions_from_the_end
 from normplugins.utils.errors import UserError
-
-# isort: split
-from fairseq.modules import SinusoidalPositionalEmbedding
 
 
 @pytest.mark.parametrize("dim", [4, 16, 17])

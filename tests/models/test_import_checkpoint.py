@@ -4,10 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-import normplugins.models  # noqa: F401  (first: it lets fairseq import)
-
-# isort: split
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY

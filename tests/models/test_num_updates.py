@@ -3,11 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-
-from tests.helpers.language_models import MODELS, make_language_model, make_segments, make_task
-from tests.helpers.models import NORMS, PAD, both_stacks, make_batch, make_model
-
-# isort: split
 from fairseq.criterions.adaptive_loss import AdaptiveLoss
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.distributed import ModuleProxyWrapper
@@ -15,6 +10,8 @@ from fairseq.distributed import ModuleProxyWrapper
 from normplugins.models.placement import refuse_unread_settings
 from normplugins.norms import end_update, running_statistics
 from normplugins.utils.errors import UserError
+from tests.helpers.language_models import MODELS, make_language_model, make_segments, make_task
+from tests.helpers.models import NORMS, PAD, both_stacks, make_batch, make_model
 
 KINDS = ("translation", *MODELS)
 ADAPTIVE = {"adaptive_softmax_cutoff": "6,12", "adaptive_input": True}

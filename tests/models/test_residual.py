@@ -5,12 +5,10 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from tests.helpers.language_models import lm_loss, make_language_model, make_segments
-from tests.helpers.models import loss_of, make_batch, make_model
-
-# isort: split
 from normplugins.models.layers import run_layer
 from normplugins.norms.deferred_residual import DeferredResidual
+from tests.helpers.language_models import lm_loss, make_language_model, make_segments
+from tests.helpers.models import loss_of, make_batch, make_model
 
 
 @pytest.fixture(autouse=True)

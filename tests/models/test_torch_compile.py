@@ -5,12 +5,10 @@ import copy
 import pytest
 import torch
 
-from tests.helpers.language_models import lm_loss, make_language_model, make_segments
-from tests.helpers.models import both_stacks, loss_of, make_batch, make_model
-
-# isort: split
 from normplugins.models.layers import compile_layers, not_compiled
 from normplugins.norms import end_update
+from tests.helpers.language_models import lm_loss, make_language_model, make_segments
+from tests.helpers.models import both_stacks, loss_of, make_batch, make_model
 
 
 @pytest.fixture(autouse=True)

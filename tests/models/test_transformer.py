@@ -3,6 +3,7 @@ from argparse import Namespace
 import pytest
 import torch
 
+from normplugins.models.transformer import NormTransformer
 from normplugins.utils.errors import UserError
 from tests.helpers.models import (
     NORMS,
@@ -15,10 +16,6 @@ from tests.helpers.models import (
     make_task,
     train,
 )
-
-# isort: split
-
-from normplugins.models.transformer import NormTransformer
 
 PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
 EACH_NORM = pytest.mark.parametrize("norm", NORMS)

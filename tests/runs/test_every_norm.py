@@ -2,17 +2,15 @@
 
 import pytest
 import torch
+from fairseq import optim
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.translation import TranslationTask
 
 from normplugins.norms import known_norms, running_statistics
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, experiments, fairseq_config
 from tests.helpers.language_models import SEGMENT, make_segments
 from tests.helpers.models import make_batch, make_dictionary
-
-# isort: split
-from fairseq import optim
-from fairseq.tasks.language_modeling import LanguageModelingTask
-from fairseq.tasks.translation import TranslationTask
 
 NORMS = known_norms()
 LANGUAGE_MODELS = ("ptb", "wikitext103", "wikitext2")

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from normplugins import compat  # noqa: F401  (before fairseq)
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.runs.plan import CorpusSize, Step, corpus_size, describe, made_up, make_plan, measure, saved_bytes

@@ -5,15 +5,12 @@ import threading
 import numpy as np
 import pytest
 import torch
+from fairseq.data import LanguagePairDataset, ListDataset, iterators
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.models import make_task
-
-# isort: split
-from fairseq.data import LanguagePairDataset, ListDataset, iterators
-
 from normplugins.training.batches import bucket_by_length, prefetched, sort_by_both_lengths
+from tests.helpers.models import make_task
 
 lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=50)
 

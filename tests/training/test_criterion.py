@@ -5,12 +5,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.testing import assert_close
-
-from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
-
-# isort: split
 from fairseq import criterions
 from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
 from fairseq.logging import metrics
@@ -18,6 +12,8 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.lstm import LSTMModel
 from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.testing import assert_close
 
 from normplugins.training.criterion import LabelSmoothedNLL, output_weight
 from normplugins.training.trainer import empty

@@ -4,16 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
-
-# isort: split
-from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 
 from normplugins.training.criterion import smoothed_loss
 

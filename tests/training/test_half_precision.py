@@ -4,13 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq import optim
 from torch import nn
 from torch.testing import assert_close
-
-from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
-
-# isort: split
-from fairseq import optim
 
 from normplugins.training.trainer import FP16Optimizer
 from tests.helpers.optimizers import Calls, config, give_gradients, parameters, state_of

@@ -4,16 +4,12 @@ import math
 
 import pytest
 import torch
+from fairseq import optim
+from fairseq.optim.adam import Adam
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
-
-from normplugins import compat  # noqa: F401  (first: it lets fairseq import)
-
-# isort: split
-from fairseq import optim
-from fairseq.optim.adam import Adam
 
 from normplugins.training.optimizer import FusedAdam
 from normplugins.utils.errors import UserError
