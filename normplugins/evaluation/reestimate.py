@@ -40,7 +40,7 @@ def check(config: DictConfig) -> None:
     Raises:
         UserError: no norm of the model has running statistics.
     """
-    if batches_asked(config) and not _norms_with_statistics(config):
+    if batches_asked(config) and not any(map(has_statistics, _norms(config))):
         raise UserError(
             f"evaluate.recalibrate={batches_asked(config)}: no norm of this model ({', '.join(_norms(config))}) keeps "
             "running statistics, so that nothing would change: leave it out"
@@ -134,20 +134,16 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
         checkpoint: the checkpoint that is scored.
         made_from: names of the checkpoints that were averaged.
     """
-    norms = _norms_with_statistics(config)
+    norms = [name for name in _norms(config) if has_statistics(name)]
     if not norms:
         return None
-    found: dict[str, Any] = {"norms": norms, "from": made_from}
+    found = {"norms": norms, "from": made_from, "obtained": "averaged" if config.evaluate.average else "as trained"}
     if batches_asked(config):
         source = checkpoints.load(checkpoint)["extra_state"]["recalibrated"]
-        return found | {"obtained": "measured", "batches": source["batches"], "tokens": source["tokens"]}
-    return found | {"obtained": "averaged" if config.evaluate.average else "as trained"}
+        found |= {"obtained": "measured", "batches": source["batches"], "tokens": source["tokens"]}
+    return found
 
 
 def _norms(config: DictConfig) -> list[str]:
     """Return the norms of the run's model, including those at the end of its stacks, each once."""
     return list(dict.fromkeys(map(str, norm_names(config.model).values())))
-
-
-def _norms_with_statistics(config: DictConfig) -> list[str]:
-    return [name for name in _norms(config) if has_statistics(name)]
