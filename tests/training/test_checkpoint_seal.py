@@ -24,7 +24,7 @@ def checkpoint() -> dict:
 
 def sealed() -> dict:
     state = checkpoint()
-    state["extra_state"]["seal"] = {"run": RUN}
+    state["extra_state"]["seal"] = {"run": dict(RUN)}
     seal(state)
     return state
 
