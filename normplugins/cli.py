@@ -1,8 +1,6 @@
 """The ``normplugins`` command: one function for each of its subcommands."""
 
 import argparse
-import importlib
-import logging
 import os
 import pickle
 import sys
@@ -10,19 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import normplugins
+from normplugins import fairseq_tools
 from normplugins.utils.errors import UserError
 
-FAIRSEQ_TOOLS = ("eval-lm", "generate", "hydra-train", "interactive", "preprocess", "score", "train", "validate")
 TIME_IS_UP = 75  # EX_TEMPFAIL: the same command resumes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status. An error that the user can correct is one line on stderr."""
+    """Run one command line and return its exit status."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and not options.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = [*getattr(options, "overrides", []), *rest]
+    return call(options)
+
+
+def fairseq_tool() -> int:
+    """Run the tool that a console script ``fairseq-TOOL`` is named after, as fairseq's documentation describes it."""
+    tool = Path(sys.argv[0]).stem.removeprefix("fairseq-")
+    return call(argparse.Namespace(command=run_fairseq, tool=tool, overrides=sys.argv[1:], our_models=False))
+
+
+def call(options: argparse.Namespace) -> int:
+    """Carry out a parsed command and return its exit status; an error that the user can correct is one line."""
     try:
         status = options.command(options)
     except UserError as error:
@@ -122,9 +131,9 @@ def build_parser() -> argparse.ArgumentParser:
     fairseq = commands.add_parser("fairseq", help="run one of fairseq's own tools with our models", add_help=False)
     text = "show this text; `normplugins fairseq TOOL --help` shows the options of a tool"
     fairseq.add_argument("-h", "--help", action="help", help=text)
-    fairseq.add_argument("tool", choices=FAIRSEQ_TOOLS, help="the tool fairseq-TOOL")
+    fairseq.add_argument("tool", choices=fairseq_tools.TOOLS, help="the tool fairseq-TOOL")
     fairseq.add_argument("overrides", nargs=argparse.REMAINDER, metavar="...", help="the tool's own options")
-    fairseq.set_defaults(command=run_fairseq, takes_overrides=True)
+    fairseq.set_defaults(command=run_fairseq, takes_overrides=True, our_models=True)
     return parser
 
 
@@ -225,14 +234,5 @@ def fold_checkpoint(options: argparse.Namespace) -> None:
 
 
 def run_fairseq(options: argparse.Namespace) -> None:
-    """``normplugins fairseq TOOL ...``: the command line of a stock tool, with this package's models registered."""
-    from normplugins.utils.threads import keep_memory
-
-    normplugins.register()
-    keep_memory()
-    tool = importlib.import_module(f"fairseq_cli.{options.tool.replace('-', '_')}")
-    plugin = str(Path(normplugins.__file__).parent)
-    user_dir = [f"common.user_dir={plugin}"] if options.tool == "hydra-train" else ["--user-dir", plugin]
-    sys.argv = [f"fairseq-{options.tool}", *options.overrides, *([] if options.tool == "score" else user_dir)]
-    logging.getLogger("fairseq").setLevel(logging.NOTSET)
-    tool.cli_main()
+    """``normplugins fairseq TOOL ...`` with this package's models registered, or ``fairseq-TOOL ...`` without them."""
+    fairseq_tools.run_tool(options.tool, options.overrides, options.our_models)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import normplugins
 from normplugins.utils.errors import UserError
-from normplugins.utils.threads import keep_memory
 
 AVERAGE = "average-checkpoints"
 TOOLS = (
@@ -39,6 +38,8 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
         normplugins.register()
         plugin = str(Path(normplugins.__file__).parent)
         arguments += [f"common.user_dir={plugin}"] if tool == "hydra-train" else ["--user-dir", plugin]
+    from normplugins.utils.threads import keep_memory  # imports PyTorch
+
     keep_memory()
     main: Callable[[], None] = importlib.import_module(f"fairseq_cli.{tool.replace('-', '_')}").cli_main
     logging.getLogger("fairseq").setLevel(logging.NOTSET)

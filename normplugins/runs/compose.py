@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from hydra.version import VersionBase
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +25,7 @@ from normplugins.evaluation.tasks import kind_of
 from normplugins.models.placement import norm_config
 from normplugins.norms import all_settings, has_statistics, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
+from normplugins.runs.overrides import quote_texts
 from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
 from normplugins.utils.errors import UserError
@@ -101,6 +102,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     if experiment not in experiments():
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()))
+    overrides = quote_texts(overrides)
     try:
         config, choices = _compose(experiment, overrides)
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
@@ -186,10 +188,10 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
         UserError: an override cannot be parsed.
     """
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(quote_texts(overrides, sweep=True))
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
-        raise UserError(_first_lines(error)) from error
+        raise UserError(_explain(error, "", overrides)) from error
     return [list(job) for job in jobs]
 
 
@@ -207,6 +209,9 @@ def _first_lines(error: BaseException, count: int = 2) -> str:
 def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str:
     """Turn an error of Hydra into one line that names what is wrong and lists the known names."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        given, _, value = error.override.partition("=")
+        return f"'{error.override}' cannot be read: quote a value with special characters, as in \"{given}='{value}'\""
     if text.startswith("Error merging override") and error.__cause__:
         return f"{text}: {_first_lines(error.__cause__, 1)}"
     group = re.search(r"Could not find '([\w./-]+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)'", text)
