@@ -83,7 +83,7 @@ def test_same_bytes_whatever_the_workers_and_the_split_has_no_leak(tmp_path: Pat
     assert read_lines(other.reference_text) != read_lines(alone.reference_text)
 
 
-def test_bpe_is_learnt_from_words_that_are_there_often_enough(tmp_path: Path) -> None:
+def test_bpe_is_learned_from_words_that_are_there_often_enough(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     folder.mkdir()
     for split in ("train", "valid", "test"):
