@@ -1,4 +1,4 @@
-"""Moses tokenisation and punctuation by sacremoses, corrected where sacremoses differs from Moses."""
+"""Moses tokenization and punctuation by sacremoses, corrected where sacremoses differs from Moses."""
 
 import re
 from collections.abc import Iterable

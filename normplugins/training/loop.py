@@ -1,6 +1,5 @@
 """The training loop around fairseq's trainer: it resumes exactly, and patience, epochs or updates end it."""
 
-import logging
 import math
 import time
 from dataclasses import asdict
@@ -44,7 +43,6 @@ def train(config: DictConfig, fairseq_config: DictConfig, title: str, tracker: T
         UserError: a checkpoint cannot be written, or the memory of the GPU is full.
     """
     normplugins.register()
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     np.random.seed(config.common.seed)
     utils.set_torch_seed(config.common.seed)
     metrics.reset()
@@ -61,7 +59,7 @@ def train(config: DictConfig, fairseq_config: DictConfig, title: str, tracker: T
 
 
 class _Run:
-    """One process's training: the objects that every step needs."""
+    """The training of one process."""
 
     def __init__(self, config: DictConfig, trainer: Trainer, title: str, tracker: Tracker) -> None:
         self.config, self.trainer, self.tracker = config, trainer, tracker
@@ -92,11 +90,9 @@ class _Run:
     def most_updates(self) -> int | None:
         """Return the update after which training ends at the latest, or None if only patience can end it."""
         optimization, batches = self.config.optimization, len(self.epoch_itr)
-        limits = [optimization.max_update] if optimization.max_update else []
-        if optimization.max_epoch:
-            epochs = range(1, optimization.max_epoch + 1)
-            limits.append(sum(math.ceil(batches / self.update_freq(epoch)) for epoch in epochs))
-        return min(limits, default=None)
+        epochs = range(1, (optimization.max_epoch or 0) + 1)
+        of_epochs = sum(math.ceil(batches / self.update_freq(epoch)) for epoch in epochs)
+        return min(filter(None, (optimization.max_update, of_epochs)), default=None)
 
     def train(self) -> None:
         """Train epoch after epoch until the run ends."""

@@ -1,6 +1,7 @@
 """``fused_adam``: fairseq's Adam, with all parameters updated by one of PyTorch's fused kernels."""
 
 import ast
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -101,6 +102,12 @@ class FusedAdam(torch.optim.Optimizer):
         for parameter, copy in zip(parameters, updated, strict=True):
             if copy is not parameter:
                 parameter.copy_(copy)
+
+
+# On its first call each of these methods would import torch._dynamo, which takes a second, only to ask torch.compile to
+# leave it alone.
+for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+    setattr(FusedAdam, _name, inspect.unwrap(getattr(torch.optim.Optimizer, _name)))
 
 
 @register_optimizer("fused_adam", dataclass=FairseqAdamConfig)

@@ -77,11 +77,10 @@ def load_state(model: nn.Module, values: dict[str, Tensor]) -> None:
 @contextmanager
 def rank_zero_statistics(model: nn.Module, states: list[dict[str, Tensor]]) -> Iterator[None]:
     """Give the model the statistics of rank zero for the duration of the block."""
-    if not states:
-        yield
-        return
-    load_state(model, states[0])
+    if states:
+        load_state(model, states[0])
     try:
         yield
     finally:
-        load_state(model, states[distributed.get_rank()])
+        if states:
+            load_state(model, states[distributed.get_rank()])

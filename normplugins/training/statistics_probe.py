@@ -59,17 +59,19 @@ class StatisticsProbe:
         significant digits, or None for numbers that are not finite.
         """
         points: list[dict[str, Any]] = []
-        if not (self._norms and is_probed(update)):
-            yield points
-            return
         found: dict[str, dict[str, Tensor]] = {}
-        hooks = [hook for name, norm in self._norms.items() for hook in _watch_first_pass(name, norm, found)]
+        norms = self._norms if is_probed(update) else {}
+        hooks = [hook for name, norm in norms.items() for hook in _watch_first_pass(name, norm, found)]
         try:
             yield points
         finally:
             for hook in hooks:
                 hook.remove()
-        layers = {name: _rounded(found[name]) for name in self._norms if found.get(name)}
+        layers = {}
+        for name in filter(found.get, norms):
+            values = torch.stack(list(found[name].values())).tolist()  # one wait for the device
+            rounded = [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+            layers[name] = dict(zip(found[name], rounded, strict=True))
         if layers:
             points.append({"update": update, "layers": layers})
 
@@ -129,14 +131,8 @@ def _watch_first_pass(name: str, norm: nn.Module, found: dict[str, dict[str, Ten
     return [norm.register_forward_pre_hook(before_forward), norm.register_forward_hook(after_forward)]
 
 
-def _rounded(numbers: dict[str, Tensor]) -> dict[str, float | None]:
-    values = torch.stack(list(numbers.values())).tolist()  # one wait for the device
-    rounded = [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
-    return dict(zip(numbers, rounded, strict=True))
-
-
 def running_before(norm: nn.Module) -> dict[str, Tensor]:
-    """Return copies of the running statistics of ``norm``, each (C,) in float64: those of the names below it has."""
+    """Return copies in float64 of the running statistics (C,) that ``norm`` has."""
     names = ("running_mean", "running_var", "running_phi", "nu")
     return {name: getattr(norm, name).to(torch.float64, copy=True) for name in names if hasattr(norm, name)}
 

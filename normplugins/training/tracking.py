@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import requests.utils
-
-Curves = dict[str, list[dict[str, Any]]]
+import wandb
 
 
 class Tracker:
@@ -21,12 +20,6 @@ class Tracker:
         if self.run is not None:
             self.run.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step=update)
 
-    def log_curves(self, curves: Curves) -> None:
-        """Log all points of the curves in the order of their updates."""
-        points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
-        for update, prefix, point in sorted(points, key=lambda item: item[0]):
-            self.log(prefix, {name: value for name, value in point.items() if name not in ("update", "epoch")}, update)
-
     def summarize(self, metrics: dict[str, Any]) -> None:
         """Add final metrics to the summary of the run."""
         if self.run is not None:
@@ -34,7 +27,7 @@ class Tracker:
 
 
 @contextmanager
-def tracked(options: dict[str, Any], curves: Curves) -> Iterator[Tracker]:
+def tracked(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> Iterator[Tracker]:
     """Open a wandb run, and close it at the end of the block. wandb asks no question and never stops a training run.
 
     Args:
@@ -45,8 +38,6 @@ def tracked(options: dict[str, Any], curves: Curves) -> Iterator[Tracker]:
     if options["project"] is None:
         yield Tracker()
         return
-    import wandb  # imported here because it takes a second
-
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     logged_in = os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(host)  # `wandb login` writes netrc
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in else "offline")
@@ -58,10 +49,12 @@ def tracked(options: dict[str, Any], curves: Curves) -> Iterator[Tracker]:
         mode, run = "offline", wandb.init(mode="offline", **options)
     tracker = Tracker(run)
     if mode == "offline":
-        tracker.log_curves(curves)
+        points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
+        for update, prefix, point in sorted(points, key=lambda item: item[0]):
+            tracker.log(prefix, {key: point[key] for key in point if key not in ("update", "epoch")}, update)
+    status = 1
     try:
         yield tracker
-    except BaseException:
-        run.finish(exit_code=1)
-        raise
-    run.finish()
+        status = 0
+    finally:
+        run.finish(exit_code=status)

@@ -29,8 +29,7 @@ SMALL = {"subword_size": 40, "verify": False}
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stage in ("token_stage", "subword_stage"):
-        monkeypatch.setattr(f"normplugins.corpora.{stage}.CHUNK", 10)
+    monkeypatch.setattr("normplugins.corpora.split_writer.CHUNK", 10)
 
 
 def lines(path: Path) -> list[str]:
@@ -461,10 +460,10 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(tmp_path:
 
 
 POINTS = {
-    "the third chunk of tokens": (r"os.rename .*\.tokenized.*journal", 4, "going on after 30 pairs"),
+    "the third chunk of tokens": (r"os.rename .*\.tokenized.*progress", 8, "going on after 30 pairs"),
     "all tokens": (r"os.rename \S*\.tokenized\S*tmp \S*/tokenized", 1, "going on after 98 pairs"),
     "learning": (r"open .*\.codes", 1, ""),
-    "the second chunk of subwords": (r"os.rename .*\.subword.*journal", 3, "going on after 10 pairs"),
+    "the second chunk of subwords": (r"os.rename .*\.subword.*progress", 3, "going on after 10 pairs"),
     "binarizing": (r"open .*test\.de-en\.de\.idx", 1, "binarizing"),
     "the manifest": (r"os.rename .*corpus\.json", 1, ""),
 }

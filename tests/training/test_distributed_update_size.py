@@ -1,25 +1,33 @@
 """Sharing the batches of an update among processes."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from normplugins.runs.compose import compose_config
+from normplugins.training.distributed import share_batches
 from normplugins.utils.errors import UserError
 
-PROCESSES = "hardware.processes={}".format
+
+def share(processes, batches, *overrides):
+    """Return ``optimization.update_freq`` after ``batches`` have been shared among processes."""
+    config = OmegaConf.create({"train": {"batches_per_update": batches}, "optimization": {"update_freq": [3]}})
+    config.distributed_training = {"distributed_world_size": processes}
+    share_batches(config, overrides)
+    return list(config.optimization.update_freq)
 
 
-@pytest.mark.parametrize(
-    ("hardware", "processes", "share"),
-    [(["hardware=gpu1"], 1, 128), (["hardware=gpu8"], 8, 16), ([PROCESSES(32)], 32, 4), ([PROCESSES(128)], 128, 1)],
-)
-def test_an_update_of_wmt14_has_the_same_tokens_on_any_number_of_gpus(hardware, processes, share):
-    config = compose_config("wmt14", hardware)
-    assert list(config.optimization.update_freq) == [share]
+# The recipe's cell is in float32; bfloat16 on one GPU is part of the cell's name.
+@pytest.mark.parametrize(("hardware", "processes", "variant"), [("gpu1", 1, "ln,common.bf16=true"), ("gpu8", 8, "ln")])
+def test_an_update_of_wmt14_has_the_same_tokens_on_any_number_of_gpus(hardware, processes, variant):
+    config = compose_config("wmt14", [f"hardware={hardware}"])
     assert config.distributed_training.distributed_world_size == processes
-    assert config.dataset.max_tokens * share * processes == 524_288
-    assert config.variant == (
-        "ln,common.bf16=true" if hardware == ["hardware=gpu1"] else "ln"
-    )  # the same cell in float32
+    assert config.dataset.max_tokens * config.optimization.update_freq[0] * processes == 524_288
+    assert config.variant == variant
+
+
+@pytest.mark.parametrize(("processes", "each"), [(1, 128), (8, 16), (32, 4), (128, 1)])
+def test_each_process_gets_an_equal_share(processes, each):
+    assert share(processes, 128) == [each]
 
 
 @pytest.mark.parametrize(
@@ -32,15 +40,14 @@ def test_an_update_of_wmt14_has_the_same_tokens_on_any_number_of_gpus(hardware, 
 )
 def test_the_error_of_an_uneven_share_names_numbers_that_work(processes, batches, words):
     with pytest.raises(UserError) as error:
-        compose_config("wmt14", [PROCESSES(processes), f"train.batches_per_update={batches}"])
+        share(processes, batches)
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_update_freq_can_be_set_without_batches_per_update():
-    config = compose_config("iwslt14", [PROCESSES(2), "optimization.update_freq=4"])
+    config = compose_config("iwslt14", ["hardware.processes=2", "optimization.update_freq=4"])
     assert list(config.optimization.update_freq) == [4]
     assert config.variant.endswith("optimization.update_freq=4,processes=2")
-    config = compose_config("wmt14", ["train.batches_per_update=null", "optimization.update_freq=4"])
-    assert list(config.optimization.update_freq) == [4]
+    assert share(2, None, "optimization.update_freq=3") == [3]
     with pytest.raises(UserError, match=r"follows from train\.batches_per_update=128"):
-        compose_config("wmt14", ["optimization.update_freq=4"])
+        share(2, 128, "optimization.update_freq=3")

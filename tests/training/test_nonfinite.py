@@ -2,32 +2,23 @@
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-import normplugins
+from normplugins.evaluation import translation
 from normplugins.runs.compose import compose_config, fairseq_config
+from normplugins.runs.plan import made_up
 from normplugins.training.nonfinite import first_nonfinite_state, locate
+from normplugins.training.trainer import Trainer
 from tests.helpers.runs import TINY
-
-normplugins.register()
-
-from fairseq import tasks  # noqa: E402
-from fairseq.trainer import Trainer  # noqa: E402
 
 
 @pytest.fixture
-def step(trained):
-    """A trainer and one batch."""
-    config = compose_config("demo", ["norm=pn", "tracking=none", *TINY])
-    settings = OmegaConf.load(trained.directory / "config.yaml")
-    assert settings.norm.name == "pn"
-    (config.task.data,) = (str(path) for path in trained.data_dir.glob("demo/*/bin"))
-    passed = fairseq_config(config)
-    task = tasks.setup_task(passed.task)
+def step():
+    """A trainer and the batches of one update."""
+    settings = fairseq_config(compose_config("demo", ["norm=pn", *TINY]))
+    task, batch = made_up(translation, settings, 50)
     torch.manual_seed(1)
-    trainer = Trainer(passed, task, task.build_model(passed.model), task.build_criterion(passed.criterion))
-    batches = trainer.get_train_iterator(1).next_epoch_itr(shuffle=False)
-    return trainer, [next(batches)]
+    trainer = Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
+    return trainer, [batch(5, 9)]
 
 
 @pytest.mark.parametrize(
