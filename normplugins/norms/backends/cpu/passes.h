@@ -144,7 +144,7 @@ static void NAME(over_chunks)(void (*function)(const void *, int64_t, int64_t, R
 }
 
 void NAME(forward)(const struct NAME(forward_pass) *p) {
-    REAL *const sums[] = {p->sums, p->squares, p->padding_squares}; /* "sums" are complete only if y is not written */
+    REAL *const sums[] = {p->sums, p->squares, p->padding_squares}; /* "sums" are computed only without y */
     NAME(over_chunks)(NAME(forward_chunk), p, p->rows, p->channels, p->threads, 3, sums);
 }
 
