@@ -102,7 +102,7 @@ def register_norm(
         settings: frozen dataclass of the norm's settings, with fields made by ``normplugins.norms.setting``.
         summary: what the norm is, in a line; by default the first line of the class's documentation.
         fixed: values of settings that this name does not offer as settings.
-        defaults: defaults of this name that differ from those of the dataclass.
+        defaults: defaults of this name that differ from the defaults of the dataclass.
 
     Raises:
         ValueError: the name is registered already, the dataclass lacks a setting named here, or a setting has another

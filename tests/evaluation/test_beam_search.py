@@ -121,7 +121,7 @@ def test_each_hypothesis_has_the_score_that_the_model_gives_it():
             torch.testing.assert_close(hypothesis["score"], each.mean(), rtol=0, atol=1e-4)
 
 
-def test_what_it_does_not_do_itself_is_left_to_fairseq(monkeypatch):
+def test_fairseq_handles_everything_else(monkeypatch):
     model, task, sample = learnt(0, 30), make_task(30), sources(0, 30, [4, 6])
     words, prefix = task.target_dictionary, torch.tensor([[7], [9]])
 

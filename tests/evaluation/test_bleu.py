@@ -1,4 +1,4 @@
-"""BLEU against figures worked out by hand and sacrebleu's own command, and translations in the corpus's order."""
+"""BLEU equals values computed by hand and by sacreBLEU's own command; translations are in the order of the corpus."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ SEARCH = OmegaConf.create(
 )
 
 
-def test_translations_stand_in_the_corpus_s_order(trained, corpus):
+def test_translations_are_in_the_order_of_the_corpus(trained, corpus):
     """Batches are made by length: few sentences a batch must give the same lines as all in one."""
     together = translate(trained.directory / checkpoints.LAST, corpus, SEARCH, cpu=True)
     small = OmegaConf.merge(SEARCH, {"max_tokens": 120})
@@ -86,12 +86,12 @@ def test_scores_of_the_run_are_those_of_its_file(trained, corpus):
         ("", ""),
     ],
 )
-def test_hyphens_within_words_are_set_apart(line, split):
+def test_hyphens_within_words_are_split(line, split):
     assert split_compounds([line]) == [split]
 
 
 class _References:
-    """What a corpus is to scoring: a translation's tokens, and references in a folder."""
+    """A corpus with these references in a folder."""
 
     source, target = "en", "de"
     manifest: ClassVar = {"lowercase": False}
@@ -155,7 +155,7 @@ def test_scores_are_those_of_sacrebleu_s_own_command(tmp_path):
         assert found[metric]["signature"].replace("|compounds:split", "") == said["signature"]
 
 
-def test_a_test_set_of_sacrebleu_is_named_where_the_references_are_its_own(tmp_path, monkeypatch):
+def test_the_signature_names_a_test_set_of_sacrebleu_if_the_references_are_equal(tmp_path, monkeypatch):
     text = ["Es war einmal.", "Und so weiter."]
     digest = hashlib.sha256("".join(f"{line}\n" for line in text).encode()).hexdigest()
     monkeypatch.setitem(TEST_SETS, digest, "wmt14/full")

@@ -1,4 +1,4 @@
-"""The probe: zero to the bit where nothing can be seen, not zero where something is, and at the right distance."""
+"""The measurement is bitwise zero if the model cannot see the future, and otherwise nonzero at the right distance."""
 
 import copy
 from argparse import Namespace
@@ -33,7 +33,7 @@ def trained(model, trials=8, warming=False):
 
 
 def is_zero(figures):
-    """Nothing changed in any bit; what is said of the size must agree."""
+    """Whether nothing changed in any bit; if so, the sizes must be 0."""
     assert figures["repeatable"]
     if figures["identical"]:
         assert figures["max"] == figures["mean"] == 0

@@ -1,4 +1,4 @@
-"""One run of a language model: recorded, labelled, killed and resumed, scored again."""
+"""Runs of language models are recorded, labelled, resumed after a kill, and scored again."""
 
 import json
 import math
@@ -24,7 +24,7 @@ KILLS = [
 
 
 @pytest.mark.slow
-def test_killed_anywhere_ends_as_if_never_broken_off(tensor_lm, made_up_text, tmp_path):
+def test_a_run_killed_anywhere_ends_like_an_uninterrupted_one(tensor_lm, made_up_text, tmp_path):
     arguments = ["run", "ptb", "norm=pn", "tracking=none", "run_dir=run", *TINY_LM, f"data_dir={tensor_lm.data_dir}"]
     for where, point in KILLS:
         status, text = command(arguments, tmp_path, point)

@@ -1,4 +1,4 @@
-"""Perplexity: windows score every token once, the numbers are those of fairseq's own eval-lm."""
+"""Windows score every token once, and the perplexity equals that of fairseq's eval-lm."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Statistics measured anew: what they are, by hand; that nothing else changes; and through the command line."""
+"""Re-estimated statistics equal those computed by hand, nothing else changes, and the command line uses them."""
 
 import re
 import shutil
@@ -88,7 +88,7 @@ def test_more_batches_than_an_epoch_has_are_that_epoch(run):
     assert measure(*run)[1]["batches"] == len(list(training_batches(config, task, model)))
 
 
-def test_nothing_but_the_statistics_changes_and_what_is_done_is_not_done_again(run, tmp_path):
+def test_only_the_statistics_change_and_an_existing_copy_is_not_written_again(run, tmp_path):
     config, averaged, bin_dir = run
     path = checkpoint_to_score(config, averaged, bin_dir, tmp_path)
     assert path == tmp_path / "checkpoint_recalibrated.pt"
@@ -125,7 +125,7 @@ def test_off_it_is_the_checkpoint_itself(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_older_run_is_scored_with_statistics_measured_anew_and_stays_as_it_is(
+def test_an_older_run_is_scored_with_re_estimated_statistics_and_stays_unchanged(
     trained, normplugins, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(trained.folder)

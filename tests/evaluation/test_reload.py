@@ -1,4 +1,4 @@
-"""A model reloaded from its fairseq checkpoint gives what it gave in memory, in evaluation and in beam search."""
+"""A model reloaded from its fairseq checkpoint computes the same in evaluation and in beam search."""
 
 import pytest
 import torch

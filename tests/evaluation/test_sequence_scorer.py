@@ -66,7 +66,7 @@ def test_with_every_norm_and_the_model_trains_on(norm):
     train(model, 1)
 
 
-def test_what_it_does_not_do_itself_is_left_to_fairseq(monkeypatch):
+def test_fairseq_handles_everything_else(monkeypatch):
     arguments = Namespace(encoder_layers=1, decoder_layers=1, encoder_embed_dim=16, decoder_embed_dim=16)
     ARCH_CONFIG_REGISTRY["transformer_iwslt_de_en"](arguments)
     stock = make_task().build_model(Namespace(**vars(arguments), arch="transformer_iwslt_de_en")).eval()

@@ -10,6 +10,8 @@ from normplugins.norms.deferred_residual import DeferredResidual
 from tests.helpers.language_models import lm_loss, make_language_model, make_segments
 from tests.helpers.models import loss_of, make_batch, make_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def added(monkeypatch):
@@ -41,7 +43,6 @@ def translation_loss(model, seed):
     return loss_of(model, make_batch(seed))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pre", [True, False])
 def test_translation(added, pre):
     """PN in the encoder, BN in the decoder; the norm at the decoder's end, LN, adds nothing up."""
@@ -73,7 +74,6 @@ def test_language_models(added, kind):
     torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.slow
 def test_activation_checkpointing_draws_the_same_masks(added):
     """And keeps one tensor for a layer: its sum is added up."""
     settings = {"encoder_norm": "pn_alg2", "decoder_norm": "rms", "dropout": 0.3, "norm_kernels": "triton"}

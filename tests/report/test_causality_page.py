@@ -66,7 +66,7 @@ def test_only_what_is_the_same_to_the_bit_is_called_0(rows):
     assert found["evaluation", "pn"]["max"] == "1.5"
 
 
-def test_an_unmasked_model_stands_with_its_perplexities(rows):
+def test_the_row_of_an_unmasked_model_has_its_perplexities(rows):
     seen = mode(4.0, ppl=2.5, replaced=1234.5)
     found = rows(record("ln", causal=False, evaluation=seen, places={"last": 210.0, "others": 2.4, "segments": 9}))
     row = found["evaluation", "ln"]

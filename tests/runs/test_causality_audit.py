@@ -1,4 +1,4 @@
-"""``normplugins analyze causality`` on tiny trained runs: what it records, and whom it refuses."""
+"""``normplugins analyze causality`` on tiny trained runs: its record, and the runs that it refuses."""
 
 import json
 import shutil

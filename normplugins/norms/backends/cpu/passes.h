@@ -8,7 +8,7 @@ struct NAME(forward_pass) {
     const REAL *centre;      /* (C) or NULL */
     const REAL *scale;       /* (C) */
     const REAL *bias;        /* (C) or NULL */
-    REAL *y;                 /* (N, C), or NULL: take sums only; 0 in padding, unless it is normalized */
+    REAL *y;                 /* (N, C), or NULL: compute sums only; 0 in padding unless it is normalized */
     REAL *inverse;           /* (N, groups): takes 1 / root mean square of each group */
     REAL *sums;              /* (C) takes the sums of z over tokens, or NULL */
     REAL *squares;           /* (C) takes the sums of z^2 over tokens, or NULL */
@@ -19,7 +19,7 @@ struct NAME(forward_pass) {
     int64_t threads;
 };
 
-/* The backward: dL/dz = of_g g + of_z z + constant, and from it dL/dx; sums as above. z is that of the forward. */
+/* The backward: dL/dz = of_g g + of_z z + constant, and from it dL/dx, and the sums; z as in the forward. */
 struct NAME(backward_pass) {
     const REAL *g, *x;       /* (N, C) */
     const uint8_t *padding;  /* (N) or NULL */
@@ -28,13 +28,13 @@ struct NAME(backward_pass) {
     const REAL *of_g;        /* (C) */
     const REAL *of_z;        /* (C) or NULL */
     const REAL *constant;    /* (C) or NULL */
-    REAL *dx;                /* (N, C), or NULL: take sums only; 0 in padding, unless it is normalized */
+    REAL *dx;                /* (N, C), or NULL: compute sums only; 0 in padding unless it is normalized */
     REAL *products;          /* (C) takes the sums of g z, or NULL */
     REAL *sums;              /* (C) takes the sums of g, or NULL */
     int64_t rows, channels, groups, padding_as_tokens, threads;
 };
 
-/* What is not there is 0 (``zeros``) or 1, so that one loop serves every norm. */
+/* An absent vector counts as 0 (``zeros``) or 1, so that one loop serves every norm. */
 
 CLONES static void NAME(forward_chunk)(const void *pass, int64_t begin, int64_t end, REAL *zeros, REAL *chunk_sums) {
     const struct NAME(forward_pass) *p = pass;
@@ -144,7 +144,7 @@ static void NAME(over_chunks)(void (*function)(const void *, int64_t, int64_t, R
 }
 
 void NAME(forward)(const struct NAME(forward_pass) *p) {
-    REAL *const sums[] = {p->sums, p->squares, p->padding_squares}; /* sums are taken where y is not written */
+    REAL *const sums[] = {p->sums, p->squares, p->padding_squares}; /* "sums" are computed only without y */
     NAME(over_chunks)(NAME(forward_chunk), p, p->rows, p->channels, p->threads, 3, sums);
 }
 
