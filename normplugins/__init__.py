@@ -9,7 +9,6 @@ __version__ = "0.3.0.dev0"
 
 def register() -> None:
     """Register all models, architectures, criterions and optimizers with fairseq, beam search and scorer too."""
-    from normplugins import models  # noqa: F401
     from normplugins.evaluation import beam_search, sequence_scorer
     from normplugins.models import base
     from normplugins.training import criterion, optimizer  # noqa: F401

@@ -12,16 +12,7 @@ from pathlib import Path
 import normplugins
 from normplugins.utils.errors import UserError
 
-FAIRSEQ_TOOLS = {
-    "train": "train",
-    "generate": "generate",
-    "preprocess": "preprocess",
-    "eval-lm": "eval_lm",
-    "validate": "validate",
-    "interactive": "interactive",
-    "score": "score",
-    "hydra-train": "hydra_train",
-}
+FAIRSEQ_TOOLS = ("eval-lm", "generate", "hydra-train", "interactive", "preprocess", "score", "train", "validate")
 TIME_IS_UP = 75  # EX_TEMPFAIL: the same command resumes
 
 
@@ -80,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def results(sub: argparse.ArgumentParser) -> None:
         text = "the folder with the records of published runs (default: %(default)s)"
-        sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help=text)
+        sub.add_argument("--results", type=Path, default="results", metavar="DIR", help=text)
 
     run = command("run", run_experiment, "train a model, score it and record the result", True)
     run.add_argument("experiment", metavar="EXPERIMENT", help="a corpus with its recipe, such as demo or iwslt14")
@@ -131,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     fairseq = commands.add_parser("fairseq", help="run one of fairseq's own tools with our models", add_help=False)
     text = "show this text; `normplugins fairseq TOOL --help` shows the options of a tool"
     fairseq.add_argument("-h", "--help", action="help", help=text)
-    fairseq.add_argument("tool", choices=sorted(FAIRSEQ_TOOLS), help="the tool fairseq-TOOL")
+    fairseq.add_argument("tool", choices=FAIRSEQ_TOOLS, help="the tool fairseq-TOOL")
     fairseq.add_argument("overrides", nargs=argparse.REMAINDER, metavar="...", help="the tool's own options")
     fairseq.set_defaults(command=run_fairseq, takes_overrides=True)
     return parser
@@ -195,7 +186,7 @@ def prepare_corpus(options: argparse.Namespace) -> None:
 
 def evaluate_run(options: argparse.Namespace) -> None:
     """``normplugins evaluate RUN [KEY=VALUE ...]``: print the scores without changing the record."""
-    from normplugins.runs.rescore import rescore
+    from normplugins.runs.scoring import rescore
 
     rescore(options.run, options.overrides, options.save)
 
@@ -239,7 +230,7 @@ def run_fairseq(options: argparse.Namespace) -> None:
 
     normplugins.register()
     keep_memory()
-    tool = importlib.import_module(f"fairseq_cli.{FAIRSEQ_TOOLS[options.tool]}")
+    tool = importlib.import_module(f"fairseq_cli.{options.tool.replace('-', '_')}")
     plugin = str(Path(normplugins.__file__).parent)
     user_dir = [f"common.user_dir={plugin}"] if options.tool == "hydra-train" else ["--user-dir", plugin]
     sys.argv = [f"fairseq-{options.tool}", *options.overrides, *([] if options.tool == "score" else user_dir)]

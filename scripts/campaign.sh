@@ -1,33 +1,33 @@
 #!/usr/bin/env bash
-# Run the campaign's plans beside all other work: scripts/campaign.sh [start|collect|show|pause|resume|stop] [PLAN ...]
-# start (the default) makes a clone at the frozen tag beside this checkout, sets it up once, and runs the plans there in
-# the background at nice 19; a second call starts it only if it is not running. Every call copies finished records here.
-# PLANs are relative to the clone; the default is every one that needs no GPU. CAMPAIGN_TAG and CAMPAIGN_DIR choose others.
+# Run the campaign's plans in the background: scripts/campaign.sh [start|collect|show|pause|resume|stop] [PLAN ...]
+# start (the default) clones the release tag beside this checkout, sets the clone up once, and runs the plans there at
+# nice 19 unless they are running already. Every action copies finished records to this checkout. The paths of PLANs are
+# relative to the clone; the default is all plans that need no GPU. CAMPAIGN_TAG and CAMPAIGN_DIR set the tag and the clone.
 set -euo pipefail
 cd "$(dirname -- "$0")/.."
 tag=${CAMPAIGN_TAG:-v0.2.0}
 clone=${CAMPAIGN_DIR:-$(dirname -- "$PWD")/normplugins-campaign-$tag}
 commit=$(git rev-parse --verify --quiet "$tag^{commit}") ||
-  commit=27b379122f059b07a6697e862c4bf8e1f1cbcda4  # that of v0.2.0, where a checkout has no tags
+  commit=27b379122f059b07a6697e862c4bf8e1f1cbcda4  # the commit of v0.2.0, for a checkout without tags
 log=$clone/campaign.log
 pid_file=$clone/campaign.pid
 
-running() { # a number may be another process's by now; one that has ended and that nobody has waited for is a zombie, Z
+running() { # the stored process id may belong to another process by now, or to one that has ended (a zombie, state Z)
   [ -f "$pid_file" ] && ps -o stat=,args= -p "$(cat "$pid_file")" | grep -q '^[^Z].*normplugins campaign'
 }
 
-signal() { # to the campaign and what it started: they are a process group of their own
+signal() { # send a signal to the process group of the campaign and of everything that it started
   running || { echo "no campaign is running in $clone" >&2; exit 1; }
   kill "-$1" -- "-$(cat "$pid_file")"
 }
 
 stop() {
   signal TERM
-  kill -CONT -- "-$(cat "$pid_file")" 2>/dev/null || true  # a campaign that is paused takes no other signal
+  kill -CONT -- "-$(cat "$pid_file")" 2>/dev/null || true  # a paused campaign handles no other signal
   while running; do sleep 0.1; done
 }
 
-collect() { # a record after its translations, each of them whole or not at all
+collect() { # copy each file atomically, and translations before their record
   local from=$clone/results/runs path target
   [ -d "$from" ] || return 0
   while IFS= read -r path; do
@@ -47,7 +47,7 @@ make_clone() {
   fi
   if [ "$(git -C "$clone" rev-parse HEAD)" != "$commit" ] ||
     [ -n "$(git -C "$clone" status --porcelain --untracked-files=no -- . ':(exclude)results')" ]; then
-    echo "$clone is not at $tag, or was changed: the campaign's records must come from one commit" >&2
+    echo "$clone is not at $tag, or its files were changed: the campaign's records must come from one commit" >&2
     exit 1
   fi
 }
@@ -59,7 +59,7 @@ start() {
     return
   fi
   cd "$clone"
-  # Threads that wait do not spin: beside other work they would take the time of those that compute.
+  # Waiting threads must not spin, because they would take time from other processes.
   OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 setsid nohup nice -n 19 \
     .venv/bin/normplugins campaign "${plans[@]}" >>"$log" 2>&1 </dev/null &
   echo $! >"$pid_file"

@@ -1,4 +1,4 @@
-"""scripts/campaign.sh: one clone at the tag, one campaign in the background, finished records copied here."""
+"""scripts/campaign.sh: one clone at the tag, one campaign in the background, and copies of finished records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "campaign.sh"
-# It stands for the command: it publishes one record, says that it is there, and then waits until it is ended.
+# A stand-in for the command: it publishes one record, reports that it has started, and waits until it is ended.
 PROGRAM = """#!/bin/sh
 mkdir -p results/runs/demo/ln
 echo "$@" > results/runs/demo/ln/seed1.json
@@ -65,7 +65,7 @@ def call(project: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_it_runs_once_in_a_frozen_clone_and_its_records_come_here(checkout: Path) -> None:
+def test_it_runs_once_in_a_clone_and_copies_its_records(checkout: Path) -> None:
     clone = checkout.parent / "normplugins-campaign-v0.2.0"
     record = checkout / "results" / "runs" / "demo" / "ln" / "seed1.json"
     try:
@@ -84,7 +84,7 @@ def test_it_runs_once_in_a_frozen_clone_and_its_records_come_here(checkout: Path
     assert (status, "no campaign is running" in said) == (1, True), said
 
 
-def test_a_clone_that_has_left_the_tag_is_refused(checkout: Path) -> None:
+def test_a_clone_at_another_commit_is_refused(checkout: Path) -> None:
     clone = checkout.parent / "normplugins-campaign-v0.2.0"
     git(checkout.parent, "clone", "--quiet", str(checkout), str(clone))
     (clone / ".venv").mkdir()
@@ -94,6 +94,6 @@ def test_a_clone_that_has_left_the_tag_is_refused(checkout: Path) -> None:
     assert not (clone / "campaign.pid").exists()
 
 
-def test_an_unknown_action_is_answered_with_the_known_ones(checkout: Path) -> None:
+def test_an_unknown_action_prints_the_known_ones(checkout: Path) -> None:
     status, said = call(checkout, "begin")
     assert (status, "start|collect|show|pause|resume|stop" in said) == (2, True), said

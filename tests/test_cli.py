@@ -32,7 +32,7 @@ def test_help_lists_the_commands(capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["nope"], ["report", "--nope"], ["fairseq", "nope"], ["run"]])
-def test_what_argparse_refuses(arguments, capsys):
+def test_invalid_command_lines(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
@@ -53,22 +53,23 @@ def test_what_argparse_refuses(arguments, capsys):
         (["fold", "nowhere.pt"], ["nowhere.pt", "No such file"]),
     ],
 )
-def test_what_the_user_can_put_right_is_one_line(arguments, words, refused, tmp_path, monkeypatch):
+def test_an_error_that_the_user_can_correct_is_one_line(arguments, words, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = refused(*arguments)
     assert all(word in line for word in words), line
     assert not list(tmp_path.iterdir())
 
 
-def test_prepare_says_where(trained, normplugins):
+def test_prepare_prints_the_folder(trained, normplugins):
     sizes = ["corpus.train_size=300", "corpus.valid_size=20", "corpus.test_size=20", "corpus.subword_size=60"]
     status, said, _ = normplugins("prepare", "demo", f"data_dir={trained.data_dir}", *sizes)
     (folder,) = trained.data_dir.glob("demo/*/bin")
     assert (status, said.splitlines()[-1]) == (0, f"ready in {folder}")
 
 
-@pytest.mark.parametrize("tool", sorted(FAIRSEQ_TOOLS))
-def test_every_fairseq_tool_explains_itself(tool, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", FAIRSEQ_TOOLS)
+def test_every_fairseq_tool_prints_its_help(tool, tmp_path):
     status, said = command(["fairseq", tool, "--help"], tmp_path)
     assert status == 0, said
     assert "Traceback" not in said
@@ -87,6 +88,7 @@ def data(trained):
     return folder
 
 
+@pytest.mark.slow
 def test_stock_train_and_generate(data, tmp_path):
     arguments = ["fairseq", "train", str(data), "--arch", "transformer_pn_iwslt_de_en", *TINY, *TRAINING]
     status, said = command(arguments, tmp_path)
@@ -114,6 +116,7 @@ def test_stock_train_and_generate(data, tmp_path):
     assert re.search(r"^Generate test with beam=5: BLEU4 = \d", said, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_hydra_train_with_the_model_as_a_config_group(data, tmp_path):
     arguments = [
         *("fairseq", "hydra-train", f"task.data={data}", "task=translation", "model=norm_transformer", *MODEL),
@@ -128,6 +131,7 @@ def test_hydra_train_with_the_model_as_a_config_group(data, tmp_path):
     assert "encoder.layers.0.self_attention.norm.running_var" in state["model"]
 
 
+@pytest.mark.slow
 def test_malicious_checkpoint_is_refused_by_every_command_that_reads_one(data, tmp_path):
     proof = tmp_path / "proof"
     write_malicious(tmp_path / "evil.pt", proof)

@@ -14,6 +14,7 @@ def test_the_notebook_runs_and_every_norm_learns(tmp_path: Path, monkeypatch: py
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     check = "assert all(values[0] > 2 and sum(values[-20:]) / 20 < 1 for values in losses.values()), losses"

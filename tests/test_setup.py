@@ -100,6 +100,7 @@ def test_requirements_are_written_with_what_they_need_and_then_pass(project: Pat
     assert checked.stdout == "requirements.txt resolves for Python 3.10 to 3.13\n"
 
 
+@pytest.mark.slow
 def test_a_version_that_still_fits_is_kept(project: Path) -> None:
     write_pyproject(project, "kernels")
     (project / "requirements.txt").write_text("kernels==1\n")
@@ -107,8 +108,9 @@ def test_a_version_that_still_fits_is_kept(project: Path) -> None:
     assert pins(project) == ["kernels==1"]
 
 
+@pytest.mark.slow
 def test_a_dependency_that_is_not_pinned_fails_and_is_named(project: Path) -> None:
-    assert check(project, "--write").returncode == 0
+    (project / "requirements.txt").write_text("engine==1\nkernels==1\n")
     write_pyproject(project, "kernels")
     checked = check(project)
     assert checked.returncode == 1
@@ -116,6 +118,7 @@ def test_a_dependency_that_is_not_pinned_fails_and_is_named(project: Path) -> No
     assert checked.stderr.endswith("run `make requirements` and commit the result\n")
 
 
+@pytest.mark.slow
 def test_requirements_that_conflict_on_one_python_fail_with_the_reason(project: Path) -> None:
     write_pyproject(project, "engine", "kernels==2; python_version == '3.12'")
     checked = check(project)
@@ -124,6 +127,7 @@ def test_requirements_that_conflict_on_one_python_fail_with_the_reason(project: 
     assert "kernels==1" in checked.stderr
 
 
+@pytest.mark.slow
 def test_wheels_of_this_machine_do_not_count(project: Path) -> None:
     write_wheel(project / "wheels", "local", "1")
     write_pyproject(project, "local")

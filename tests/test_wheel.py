@@ -53,7 +53,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def normplugins(installed: Path, folder: Path, *arguments: str, prefix: str = "") -> subprocess.CompletedProcess[str]:
     """Run ``python -m normplugins`` in ``folder`` with the installed wheel; ``prefix`` is code that runs before."""
     code = f"{prefix}\nimport runpy; runpy.run_module('normplugins', run_name='__main__', alter_sys=True)"
-    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
@@ -94,8 +94,7 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
     norms = "import torch; from normplugins.norms import *; build_norm(NormConfig(name='pn'), 8)(torch.ones(2, 3, 8))"
-    done = normplugins(installed, tmp_path, "--version", prefix=f"{hide}\n{norms}")
-    assert (done.returncode, done.stderr) == (0, "")
-    done = normplugins(installed, tmp_path, "run", "demo", prefix=hide)
+    done = normplugins(installed, tmp_path, "run", "demo", prefix=f"{hide}\n{norms}")
     assert done.returncode == 1
-    assert done.stderr.endswith("pip install --no-deps fairseq==0.12.2\n")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("pip install --no-deps fairseq==0.12.2")

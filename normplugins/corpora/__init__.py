@@ -1,4 +1,4 @@
-"""Corpora: fetched, verified, tokenised, split into subwords and binarised for fairseq. One module per corpus."""
+"""Corpora: fetched, verified, tokenized, split into subwords and binarized for fairseq. One module per corpus."""
 
 from normplugins.corpora import custom, demo, iwslt14, multi30k, ptb, wikitext, wmt14  # noqa: F401  (they register)
 from normplugins.corpora.base import CORPORA, Corpus, corpus_config, register, register_corpus_nodes

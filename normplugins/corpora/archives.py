@@ -11,7 +11,7 @@ from pathlib import Path
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import text_lines
 
-_SEGMENT_START, _SEGMENT_END = re.compile(r'<seg id="[0-9]*">\s*'), re.compile(r"\s*</seg>\s*")
+_SEGMENT_TAG = re.compile(r'<seg id="[0-9]*">\s*|\s*</seg>\s*')
 _BLOCK = 1 << 20  # bytes
 
 
@@ -43,7 +43,7 @@ def iter_member(path: Path, name: str) -> Iterator[str]:
 
 def segments(lines: Iterable[str]) -> list[str]:
     """Return the text of each SGML line that holds a segment: ``<seg id="1"> text </seg>``."""
-    return [_SEGMENT_END.sub("", _SEGMENT_START.sub("", line)) for line in lines if "<seg id" in line]
+    return [_SEGMENT_TAG.sub("", line) for line in lines if "<seg id" in line]
 
 
 def straighten_apostrophes(line: str) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from typing_extensions import Self
-
 from normplugins.utils.download import fetch
 from normplugins.utils.errors import UserError
-from normplugins.utils.settings import invalid_setting, setting
+from normplugins.utils.settings import invalid_value, setting
 
 SPLITS = ("train", "valid", "test")
 CORPORA: dict[str, type[Corpus]] = {}
@@ -31,36 +30,24 @@ class Corpus:
 
     name: str = ""
 
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
-        """Build the corpus from any mapping, such as a composed Hydra node or the config of an older run.
-
-        Raises UserError for an unknown setting, and for a setting of another corpus unless it has its default.
-        """
-        own = [field.name for field in fields(cls)]
-        others = {field.name: field.default for corpus in CORPORA.values() for field in fields(corpus)}
-        values = {str(key): value for key, value in mapping.items()}
-        for key, value in values.items():
-            if key in own or key.startswith("expected_"):  # the published counts were settings in older runs
-                continue
-            if key not in others:
-                raise UserError(f"unknown corpus setting {key}; known: {', '.join(own)}")
-            if value not in (None, others[key]):
-                raise UserError(f"corpus.{key} is set, and changes nothing about {cls.name}")
-        return cls(**{key: values[key] for key in own if key in values})
-
     def check(self) -> None:
         """Raise UserError for settings that the corpus cannot be prepared with."""
-        if message := invalid_setting(self, "corpus."):
-            raise UserError(message)
+        for field in fields(self):
+            if message := invalid_value(field, getattr(self, field.name), "corpus."):
+                raise UserError(message)
 
     def published(self) -> Mapping[str, int]:
         """Return the published counts for these settings."""
         return self.PUBLISHED
 
-    def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:
-        """Return the input files by name, downloaded into ``raw`` if necessary."""
-        raise NotImplementedError
+    def differing(self, found: Mapping[str, int], unit: str = "") -> list[str]:
+        """Describe each count that is not the published one."""
+        published = self.published().items()
+        return [f"{found[name]:,} of {count:,} {name}{unit}" for name, count in published if count != found[name]]
+
+    def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
+        """Return the input files by name, downloaded into ``raw`` if necessary; a generated corpus has none."""
+        return {}
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the prepared text depends on, except the input files."""
@@ -95,6 +82,18 @@ class PublishedCorpus(Corpus):
         return files
 
 
+def verify_digest(where: str, name: str, lines: Iterable[bytes], wanted: str) -> None:
+    """Raise UserError unless the SHA-256 of the lines is that of the published text ``name``."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+    if (found := digest.hexdigest()) != wanted:
+        raise UserError(
+            f"{where} is not the published {name}: its sha256 is {found}, not {wanted}; "
+            "get the original file, or set corpus.verify=false to use this one"
+        )
+
+
 AnyCorpus = TypeVar("AnyCorpus", bound=Corpus)
 
 
@@ -105,14 +104,23 @@ def register(corpus: type[AnyCorpus]) -> type[AnyCorpus]:
 
 
 def corpus_config(mapping: Mapping[str, Any]) -> Corpus:
-    """Build the corpus that ``mapping["name"]`` names with the settings in ``mapping``.
+    """Build the corpus that ``mapping["name"]`` names from a composed Hydra node or the config of an older run.
 
-    Raises UserError for an unknown name or setting.
+    Raises UserError for an unknown name or setting, and for a setting of another corpus unless it has its default.
     """
     name = mapping.get("name")
     if name not in CORPORA:
         raise UserError(f"unknown corpus {name!r}; known: {', '.join(CORPORA)}")
-    return CORPORA[name].from_mapping(mapping)
+    own = [field.name for field in fields(CORPORA[name])]
+    others = {field.name: field.default for corpus in CORPORA.values() for field in fields(corpus)}
+    for key, value in mapping.items():
+        if key in own or key.startswith("expected_"):  # the published counts were settings in older runs
+            continue
+        if key not in others:
+            raise UserError(f"unknown corpus setting {key}; known: {', '.join(own)}")
+        if value not in (None, others[key]):
+            raise UserError(f"corpus.{key} is set, and changes nothing about {name}")
+    return CORPORA[name](**{key: mapping[key] for key in own if key in mapping})
 
 
 def register_corpus_nodes(store: Any, with_yaml: Collection[str]) -> None:

@@ -1,37 +1,28 @@
 """Text to fairseq's data-bin folder with fairseq's own dictionary and dataset builder."""
 
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from normplugins.corpora.base import SPLITS
 from normplugins.utils.files import iter_lines
-
-UNKNOWN = "<unk>"
-RESERVED = frozenset({"<s>", "<pad>", "</s>"})  # every fairseq dictionary has them, but not its file
 
 
 def binarize(texts: Path, folder: Path, source: str, target: str) -> int:
     """Binarize ``texts/{train,valid,test}.{source,target}`` to ``folder``; return the size of the joined dictionary."""
-    counts = Counter[str]()
-    for language in (source, target):
-        for words in _split_lines(texts / f"train.{language}"):
-            counts.update(words)
+
+    def words(split: str, language: str) -> Iterator[list[str]]:
+        return (line.split() for line in iter_lines(texts / f"{split}.{language}"))
+
+    languages = source, target
+    counts = Counter(word for language in languages for line in words("train", language) for word in line)
     splits = {
-        f"{split}.{source}-{target}.{language}": _split_lines(texts / f"{split}.{language}")
-        for split in ("train", "valid", "test")
-        for language in (source, target)
+        f"{split}.{source}-{target}.{language}": words(split, language) for split in SPLITS for language in languages
     }
-    dictionaries = [f"dict.{language}.txt" for language in (source, target)]
+    dictionaries = [f"dict.{language}.txt" for language in languages]
     return binarize_text(counts, splits, folder, dictionaries, padding_factor=8)  # as in fairseq-preprocess
-
-
-def _split_lines(path: Path) -> Iterator[list[str]]:
-    return (line.split() for line in iter_lines(path))
 
 
 def binarize_text(
@@ -46,9 +37,8 @@ def binarize_text(
     ``splits`` has the words of each line without ``</s>``, which is appended to every line. fairseq-preprocess writes
     the same files about eight times slower, because it handles one word at a time.
     """
-    with _quiet_import():
-        import torch
-        from fairseq.data import Dictionary, indexed_dataset
+    import torch
+    from fairseq.data import Dictionary, indexed_dataset
 
     dictionary = Dictionary()
     for word, count in counts.items():
@@ -65,19 +55,3 @@ def binarize_text(
             builder.add_item(torch.from_numpy(numbers))
         builder.finalize(str(path.with_suffix(".idx")))
     return len(dictionary)
-
-
-@contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Import fairseq without its warnings about optional packages, and restore the logging that it reconfigures."""
-    root = logging.getLogger()
-    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-
-            yield
-    finally:
-        logging.disable(disabled)
-        root.handlers[:], root.level = handlers, level  # the import sends all logging to stdout

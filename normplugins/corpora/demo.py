@@ -1,4 +1,4 @@
-"""A generated pair of languages: skewed vocabulary, varying lengths, local reordering. Learnt in minutes on a CPU."""
+"""A generated pair of languages: skewed vocabulary, varying lengths, local reordering. Learned in minutes on a CPU."""
 
 import random
 from bisect import bisect
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from normplugins.corpora.base import Echo, register
-from normplugins.corpora.bitext import Bitext, Pairs
-from normplugins.corpora.parallel import ParallelCorpus
+from normplugins.corpora.base import SPLITS, register
+from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus
 from normplugins.utils.settings import setting
 
 NOUNS, VERBS, ADJECTIVES, ADVERBS = 260, 120, 90, 40
@@ -29,27 +28,19 @@ class Demo(ParallelCorpus):
     test_size: int = setting(500, "test pairs to generate", minimum=1)
     seed: int = setting(1, "seed of the generator")
 
-    def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
-        """Return no file, because the corpus is computed."""
-        return {}
-
     def read(self, files: Mapping[str, Path]) -> Bitext:  # noqa: ARG002
         """Generate the three splits."""
-        language = _Languages(self.seed)
-        seen: set[str] = set()
-        splits = {}
-        for split, size in (("train", self.train_size), ("valid", self.valid_size), ("test", self.test_size)):
-            sources: list[str] = []
-            targets: list[str] = []
-            while len(sources) < size:
+        language, seen = _Languages(self.seed), set[str]()
+        splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
+        for split, pairs in splits.items():
+            while len(pairs) < getattr(self, f"{split}_size"):
                 source, target = language.sentence()
                 line = " ".join(source)
                 if SHORTEST <= len(source) <= LONGEST and line not in seen:
                     seen.add(line)
-                    sources.append(line)
-                    targets.append(" ".join(target))
-            splits[split] = Pairs(sources, targets, (f"{_VERSION} {split} source", f"{_VERSION} {split} target"))
-        return Bitext(splits["train"], splits["test"], splits["valid"])
+                    pairs.append((line, " ".join(target)))
+        where = {split: (f"{_VERSION} {split} source", f"{_VERSION} {split} target") for split in splits}
+        return Bitext(splits["train"], splits["test"], where, splits["valid"])
 
 
 class _Languages:

@@ -1,17 +1,14 @@
 """IWSLT14 German-English: TED talks, prepared as in fairseq's published recipe (PowerNorm paper, Table 1)."""
 
-import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from normplugins.corpora.archives import read_members, segments, straighten_apostrophes
-from normplugins.corpora.base import PublishedCorpus, register
-from normplugins.corpora.bitext import Bitext, Pairs, concatenate
-from normplugins.corpora.parallel import ParallelCorpus
-from normplugins.utils.errors import UserError
+from normplugins.corpora.base import PublishedCorpus, register, verify_digest
+from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.utils.settings import setting
 
 ARCHIVE = "de-en.tgz"
@@ -42,29 +39,29 @@ class Iwslt14(PublishedCorpus, ParallelCorpus):
         """Read training and test pairs from the archive."""
         path, sides = files[ARCHIVE], (self.source, self.target)
         tests = [f"IWSLT14.{part}.de-en.{{}}.xml" for part in TEST_PARTS]
-        members = read_members(path, [name.format(side) for name in (TRAIN, *tests) for side in ("de", "en")])
+        members = read_members(path, [name.format(side) for name in (TRAIN, *tests) for side in sides])
 
-        def pairs(name: str, text: Callable[[list[str]], list[str]]) -> Pairs:
+        def pairs(name: str, text: Callable[[list[str]], list[str]]) -> list[Pair]:
             source, target = (name.format(side) for side in sides)
-            return Pairs(text(members[source]), text(members[target]), (f"{path}:{source}", f"{path}:{target}"))
+            where = f"{path}:{source}", f"{path}:{target}"
+            return list(zip_lines(text(members[source]), text(members[target]), where))
 
-        wheres = f"{path}: test set, {self.source}", f"{path}: test set, {self.target}"
-        raw = concatenate((pairs(name, segments) for name in tests), wheres)
-        test = raw.map(straighten_apostrophes)
-        return Bitext(pairs(TRAIN, _training_lines), test, valid_every=self.valid_every, raw_test=raw)
+        raw = [pair for name in tests for pair in pairs(name, segments)]
+        test = [(straighten_apostrophes(source), straighten_apostrophes(target)) for source, target in raw]
+        source, target = (TRAIN.format(side) for side in sides)
+        where = {
+            "train": (f"{path}:{source}", f"{path}:{target}"),
+            "test": (f"{path}: test set, {self.source}", f"{path}: test set, {self.target}"),
+        }
+        return Bitext(pairs(TRAIN, _training_lines), test, where, valid_every=self.valid_every, raw_test=raw)
 
-    def verify_test(self, test: Pairs) -> None:
-        """Raise UserError unless the tokenised test set is the published one; other settings than the recipe's pass."""
-        super().verify_test(test)
-        if not (self.verify and self.lowercase and self.resolved_tokenizer == "moses"):
-            return
-        for language, lines in ((self.source, test.source), (self.target, test.target)):
-            found = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
-            if found != TEST_SHA256[language]:
-                raise UserError(
-                    f"test.{language} is not the published IWSLT14 test set: sha256 {found}, not "
-                    f"{TEST_SHA256[language]}; get the original {ARCHIVE}, or set corpus.verify=false to use this one"
-                )
+    def verify_test(self, test: Sequence[Pair], where: tuple[str, str]) -> None:
+        """Raise UserError unless the tokenized test set is the published one; other settings than the recipe's pass."""
+        super().verify_test(test, where)
+        if self.verify and self.lowercase and self.resolved_tokenizer == "moses":
+            for side, language in enumerate((self.source, self.target)):
+                lines = (f"{pair[side]}\n".encode() for pair in test)
+                verify_digest(f"test.{language}", "IWSLT14 test set", lines, TEST_SHA256[language])
 
 
 def _training_lines(lines: list[str]) -> list[str]:

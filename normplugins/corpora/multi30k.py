@@ -1,15 +1,13 @@
 """Multi30k German-English: 30,000 image captions, the small real corpus for runs on a CPU."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from normplugins.corpora.base import PublishedCorpus, register
-from normplugins.corpora.bitext import Bitext, Pairs, concatenate
-from normplugins.corpora.parallel import ParallelCorpus
-from normplugins.utils.errors import UserError
+from normplugins.corpora.base import PublishedCorpus, register, verify_digest
+from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.utils.files import iter_byte_lines, text_lines
 
 URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
@@ -51,19 +49,22 @@ class Multi30k(PublishedCorpus, ParallelCorpus):
         """Read all splits. Raises UserError for text that is not the published one, unless ``verify`` is off."""
 
         def side(text: str) -> list[str]:
-            path, lines = files[f"{text}.gz"], list(iter_byte_lines(files[f"{text}.gz"]))
-            if self.verify and (found := hashlib.sha256(b"".join(lines)).hexdigest()) != TEXT_SHA256[text]:
-                raise UserError(
-                    f"{path} is not the published Multi30k text: unpacked, its sha256 is {found}, not "
-                    f"{TEXT_SHA256[text]}; get the original file, or set corpus.verify=false to use this one"
-                )
+            path = files[f"{text}.gz"]
+            lines = list(iter_byte_lines(path))
+            if self.verify:
+                verify_digest(str(path), "Multi30k text", lines, TEXT_SHA256[text])
             return list(text_lines(lines, str(path)))
 
-        def pairs(part: str) -> Pairs:
+        def pairs(part: str) -> list[Pair]:
             source, target = f"{part}.{self.source}", f"{part}.{self.target}"
-            return Pairs(side(source), side(target), (str(files[f"{source}.gz"]), str(files[f"{target}.gz"])))
+            return list(zip_lines(side(source), side(target), where(part)))
+
+        def where(part: str) -> tuple[str, str]:
+            return str(files[f"{part}.{self.source}.gz"]), str(files[f"{part}.{self.target}.gz"])
 
         train, valid = pairs("train"), pairs("val")
         tests = {name: pairs(part) for name, part in TEST_PARTS.items()}
+        sources, targets = zip(*map(where, TEST_PARTS.values()), strict=True)
+        wheres = {"train": where("train"), "valid": where("val"), "test": (", ".join(sources), ", ".join(targets))}
         test_sets = {name: len(test) for name, test in tests.items()}
-        return Bitext(train, concatenate(tests.values()), valid, test_sets=test_sets)
+        return Bitext(train, list(chain.from_iterable(tests.values())), wheres, valid, test_sets=test_sets)

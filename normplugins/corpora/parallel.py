@@ -1,14 +1,14 @@
-"""Parallel corpora: the settings they share and the rules for dropping training pairs."""
+"""Parallel corpora: sentence pairs, the settings they share, and the rules for dropping training pairs."""
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
 from normplugins.corpora.base import SPLITS, Corpus
-from normplugins.corpora.bitext import Bitext, Pair, Pairs
 from normplugins.corpora.subwords import count_merges
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import existing_file, sha256
@@ -33,10 +33,50 @@ _ADDED_LATER: dict[str, Any] = {
     "news_commentary": None,
 }
 
+Pair = tuple[str, str]
+
+
+@dataclass
+class Bitext:
+    """A corpus before tokenization.
+
+    Attributes:
+        train, valid, test: the pairs of each split; the training pairs are read once, and may be streamed from disk.
+        where: names of the source and target file of each split, for messages.
+        valid_every: without ``valid``, every n-th clean training pair becomes the validation set.
+        raw_test: the test set as published, if ``test`` is already changed.
+        test_sets: number of pairs of each test set in ``test``, in order; empty for a single test set.
+        notes: what the user should know about how the corpus was read.
+    """
+
+    train: Iterable[Pair]
+    test: list[Pair]
+    where: Mapping[str, tuple[str, str]]
+    valid: list[Pair] | None = None
+    valid_every: int | None = None
+    raw_test: list[Pair] | None = None
+    test_sets: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def zip_lines(source: Iterable[str], target: Iterable[str], where: tuple[str, str]) -> Iterator[Pair]:
+    """Yield line n of both sides. Raises UserError at the end if one side has more lines."""
+    read = [0, 0]
+    for pair in zip_longest(source, target):
+        for side, line in enumerate(pair):
+            read[side] += line is not None
+        if None not in pair:
+            yield pair
+    if read[0] != read[1]:
+        raise UserError(
+            f"{where[0]} has {read[0]:,} lines and {where[1]} has {read[1]:,}: "
+            "line n of one must translate line n of the other"
+        )
+
 
 @dataclass
 class ParallelCorpus(Corpus):
-    """A corpus of sentence pairs and how it is tokenised, cleaned and split into subwords."""
+    """A corpus of sentence pairs and how it is tokenized, cleaned and split into subwords."""
 
     LANGUAGE_PAIRS: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Source and target languages that the corpus has; empty for any."""
@@ -52,17 +92,17 @@ class ParallelCorpus(Corpus):
     lowercase: bool = setting(True, "lower-case all text")
     tokenizer: str = setting(
         "auto",
-        "moses tokenises raw text, none leaves raw text to the subword model, given is for files that hold tokens; "
+        "moses tokenizes raw text, none leaves raw text to the subword model, given is for files that hold tokens; "
         "auto is moses with bpe and none with sentencepiece",
         choices=("auto", "moses", "none", "given"),
     )
     clean_punctuation: bool = setting(
-        False, "normalise punctuation and drop non-printing characters in training and validation text, as Moses does"
+        False, "normalize punctuation and drop non-printing characters in training and validation text, as Moses does"
     )
     split_hyphens: bool = setting(False, "split well-kept into well @-@ kept, as Moses' tokenizer -a does")
     length_in: str = setting(
         "words",
-        "unit of max_length and max_ratio; with subwords, the model is learnt before the pairs are dropped",
+        "unit of max_length and max_ratio; with subwords, the model is learned before the pairs are dropped",
         choices=("words", "subwords"),
     )
     max_length: int | None = setting(None, "drop training pairs with a longer side", minimum=1)
@@ -99,13 +139,13 @@ class ParallelCorpus(Corpus):
         if getattr(self, "valid_every", None) and self.length_in != "words":
             raise UserError("corpus.valid_every counts pairs that are clean by their words: set corpus.length_in=words")
 
-    def verify_test(self, test: Pairs) -> None:
-        """Raise UserError if the tokenised test set is not the published one."""
+    def verify_test(self, test: Sequence[Pair], where: tuple[str, str]) -> None:
+        """Raise UserError if the tokenized test set, from the files ``where``, is not the published one."""
         wanted = self.published().get("test")
         if wanted not in (None, len(test)) and getattr(self, "verify", True):
             raise UserError(
                 f"the test set of {self.name} has {len(test):,} pairs, not the published {wanted:,} "
-                f"({test.where[0]}); get the original files, or set corpus.verify=false to use these"
+                f"({where[0]}); get the original files, or set corpus.verify=false to use these"
             )
 
     @property
@@ -130,7 +170,7 @@ class ParallelCorpus(Corpus):
         }
         for name, path in self.files().items():  # a relative path is another file in another working directory
             values[name] = str(Path(path).expanduser().absolute())
-        if self.codes is not None:  # identified by content; nothing is learnt, so subword_min_count has no effect
+        if self.codes is not None:  # identified by content; nothing is learned, so subword_min_count has no effect
             values["codes"] = sha256(self._codes_file())
             values.pop("subword_min_count", None)
         return values | {"tokenizer": self.resolved_tokenizer}

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from normplugins.corpora.base import SPLITS, Corpus, Echo
 from normplugins.corpora.binarize import binarize
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.running_text import PreparedText, RunningText, prepare_running_text
-from normplugins.corpora.stages import fetch_inputs, run_stage, write_manifest
-from normplugins.corpora.subword_stage import write_subwords
-from normplugins.corpora.token_stage import write_tokens
+from normplugins.corpora.stages import Inputs, run_stage, write_manifest
+from normplugins.corpora.text_stages import write_subwords, write_tokens
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.utils.locks import hold_lock
 
@@ -53,14 +53,6 @@ class PreparedCorpus:
         return detokenize(lines, self.target)
 
 
-@overload
-def prepare(corpus: ParallelCorpus, root: Path, echo: Echo = ..., workers: int | None = ...) -> PreparedCorpus: ...
-@overload
-def prepare(corpus: RunningText, root: Path, echo: Echo = ..., workers: int | None = ...) -> PreparedText: ...
-@overload
-def prepare(
-    corpus: Corpus, root: Path, echo: Echo = ..., workers: int | None = ...
-) -> PreparedCorpus | PreparedText: ...
 def prepare(
     corpus: Corpus, root: Path, echo: Echo = print, workers: int | None = None
 ) -> PreparedCorpus | PreparedText:
@@ -79,24 +71,18 @@ def prepare(
 
 
 def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: int | None) -> PreparedCorpus:
-    folder, inputs = home / corpus.variant(), fetch_inputs(corpus, home / "raw", echo)
-    # With raw text the references are still tokenised, and with given tokens they are still detokenised.
+    folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
+    # With raw text the references are still tokenized, and with given tokens they are still detokenized.
     tools = ["sacremoses", *(["regex"] if corpus.clean_punctuation else []), _SUBWORD_TOOLS[corpus.subword], "fairseq"]
     key = inputs.stage_key(_RECIPE, tools)
-
-    def tokenize_stage(to: Path) -> dict[str, Any]:
-        echo(f"{corpus.name}: tokenizing")
-        return write_tokens(corpus, inputs, to, echo, workers)
-
-    def subword_stage(to: Path) -> dict[str, Any]:
-        return write_subwords(corpus, folder / "tokenized", to, echo, workers)
 
     def binarize_stage(to: Path) -> dict[str, Any]:
         echo(f"{corpus.name}: binarizing")
         return {"dictionary_types": binarize(folder / "subword", to, corpus.source, corpus.target)}
 
-    tokens = run_stage(folder / "tokenized", key, tokenize_stage)
-    subwords = run_stage(folder / "subword", {"of": tokens["fingerprint"]}, subword_stage)
+    tokens = run_stage(folder / "tokenized", key, partial(write_tokens, corpus, inputs, echo, workers))
+    work = partial(write_subwords, corpus, folder / "tokenized", echo, workers)
+    subwords = run_stage(folder / "subword", {"of": tokens["fingerprint"]}, work)
     binary = run_stage(folder / "bin", {"of": subwords["fingerprint"]}, binarize_stage)
     manifest = _manifest(corpus, key, {"tokenized": tokens, "subword": subwords, "bin": binary})
     write_manifest(folder, manifest, echo)
@@ -115,20 +101,14 @@ def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: i
 def _manifest(corpus: ParallelCorpus, key: dict[str, Any], records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     tokens, subwords, binary = (record["facts"] for record in records.values())
     pairs = subwords["pairs"]  # fewer than tokens["counts"] if pairs are cleaned by their subwords
-    published = {split: corpus.published().get(split) for split in SPLITS}
-    differing = [
-        f"{pairs[split]:,} of {wanted:,} {split} pairs"
-        for split, wanted in published.items()
-        if wanted is not None and wanted != pairs[split]
-    ]
     return {
         "corpus": corpus.name,
         "source": corpus.source,
         "target": corpus.target,
         "counts": {split: count | {"pairs": pairs[split]} for split, count in tokens["counts"].items()},
         **({"test_sets": sets} if (sets := tokens.get("test_sets")) else {}),  # only if there are several
-        "expected": published,
-        "note": ", ".join(differing),
+        "expected": {split: corpus.published().get(split) for split in SPLITS},
+        "note": ", ".join(corpus.differing(pairs, " pairs")),
         "notes": [*tokens["notes"], *subwords["notes"]],
         "lowercase": corpus.lowercase,
         "tokenizer": corpus.resolved_tokenizer,

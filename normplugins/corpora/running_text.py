@@ -3,18 +3,20 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from normplugins.corpora.base import SPLITS, Echo, PublishedCorpus
-from normplugins.corpora.binarize import RESERVED, UNKNOWN, binarize_text
-from normplugins.corpora.stages import Inputs, fetch_inputs, run_stage, write_manifest
+from normplugins.corpora.binarize import binarize_text
+from normplugins.corpora.stages import Inputs, run_stage, write_manifest
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import text_lines
 
 _RECIPE = 1  # increase this when the same files give other binary data, or other facts about them
+UNKNOWN, LINE_END = "<unk>", "</s>"  # as in fairseq's dictionary
+RESERVED = frozenset({"<s>", "<pad>", LINE_END})  # every fairseq dictionary has them, but not its file
 
 
 @dataclass
@@ -50,36 +52,29 @@ class PreparedText:
 
 
 @dataclass
-class _Split:
-    """Counts of a split's text; ``digests`` are keyed by the name of their algorithm."""
+class _Text:
+    """The counts of the words of a split, line ends included, and the digests of its text by algorithm."""
 
     where: str
-    lines: int = 0
-    words: Counter[str] = field(default_factory=Counter)
-    digests: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The number of lines, words and tokens."""
-        words = self.words.total()
-        return {"lines": self.lines, "words": words, "tokens": words + self.lines}
+    counts: Counter[str]
+    digests: dict[str, str]
 
 
 def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> PreparedText:
     """Prepare under ``home/<variant>``; the caller holds the lock of ``home``. Raises UserError for bad input."""
-    folder, inputs = home / corpus.variant(), fetch_inputs(corpus, home / "raw", echo)
+    folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
     key = inputs.stage_key(_RECIPE, ["fairseq"])
 
     def binarize(to: Path) -> dict[str, Any]:
         with inputs.reading():
             echo(f"{corpus.name}: counting words")
-            splits = {split: _count(corpus, inputs, split) for split in SPLITS}
-            facts = _facts(splits)
+            texts = {split: _count(corpus, inputs, split) for split in SPLITS}
+            facts = _facts(texts)
             if corpus.verify:
-                _verify(corpus, splits, facts)
+                _verify(corpus, texts, facts)
         echo(f"{corpus.name}: binarizing")
         lines = {split: _words(*corpus.open_split(inputs.files, split)) for split in SPLITS}
-        return {**facts, "dictionary_types": binarize_text(splits["train"].words, lines, to)}
+        return {**facts, "dictionary_types": binarize_text(texts["train"].counts, lines, to)}
 
     record = run_stage(folder / "bin", key, binarize)
     facts = record["facts"]
@@ -97,31 +92,29 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
     return PreparedText(folder=folder, bin_dir=folder / "bin", manifest=manifest)
 
 
-def unigram_perplexity(
-    train: Counter[str], train_lines: int, split: Counter[str], lines: int, unknown: str = UNKNOWN
-) -> float | None:
+def unigram_perplexity(train: Counter[str], split: Counter[str]) -> float | None:
     """Perplexity of a maximum-likelihood unigram model of the training text on a split, over words and line ends.
 
-    Words that the training text does not have are ``unknown``. Returns None if it does not have ``unknown`` either.
+    Words that the training text does not have are ``<unk>``. Returns None if it does not have ``<unk>`` either.
     """
-    total = train.total() + train_lines
-    known = {word: count for word, count in split.items() if word in train}
-    known[unknown] = known.get(unknown, 0) + split.total() - sum(known.values())
-    if known[unknown] and unknown not in train:
+    known = Counter({word: count for word, count in split.items() if word in train})
+    known[UNKNOWN] += split.total() - known.total()
+    if known[UNKNOWN] and UNKNOWN not in train:
         return None
+    total, lines = train.total(), known.pop(LINE_END)
     log_likelihood = math.fsum(count * math.log(train[word] / total) for word, count in known.items() if count)
-    log_likelihood += lines * math.log(train_lines / total)
-    return math.exp(-log_likelihood / (split.total() + lines))
+    log_likelihood += lines * math.log(train[LINE_END] / total)
+    return math.exp(-log_likelihood / split.total())
 
 
-def _words(where: str, raw: Iterator[bytes]) -> Iterator[list[str]]:
+def _words(where: str, raw: Iterable[bytes]) -> Iterator[list[str]]:
     """Yield the words of each line, split at any Unicode white space as in the published counts."""
     return (line.split() for line in text_lines(raw, where))
 
 
-def _count(corpus: RunningText, inputs: Inputs, split: str) -> _Split:
+def _count(corpus: RunningText, inputs: Inputs, split: str) -> _Text:
     where, raw = corpus.open_split(inputs.files, split)
-    digests = {name: hashlib.new(name) for name in {"sha256", corpus.DIGESTS[split].partition(":")[0]}}
+    digests = {name: hashlib.new(name) for name in ("sha256", corpus.DIGESTS[split].partition(":")[0])}
 
     def digested() -> Iterator[bytes]:
         for line in raw:
@@ -129,52 +122,52 @@ def _count(corpus: RunningText, inputs: Inputs, split: str) -> _Split:
                 digest.update(line)
             yield line
 
-    counted = _Split(where)
+    counts, lines = Counter[str](), 0
     for words in _words(where, digested()):
-        counted.words.update(words)
-        counted.lines += 1
-    counted.digests = {name: digest.hexdigest() for name, digest in digests.items()}
-    if not counted.words:
+        counts.update(words)
+        lines += 1
+    if not counts:
         raise UserError(f"{where} has no word")
-    if reserved := sorted(RESERVED & counted.words.keys()):
+    if reserved := sorted(RESERVED & counts.keys()):
         raise UserError(f"{where} has the word {reserved[0]}, which is reserved by fairseq")
-    return counted
+    counts[LINE_END] = lines
+    return _Text(where, counts, {name: digest.hexdigest() for name, digest in digests.items()})
 
 
-def _verify(corpus: RunningText, splits: dict[str, _Split], facts: dict[str, Any]) -> None:
+def _verify(corpus: RunningText, texts: dict[str, _Text], facts: dict[str, Any]) -> None:
     """Raise UserError unless the text is the published one, by its bytes and by its counts."""
     what_to_do = "get the original file, or set corpus.verify=false to use this one"
-    for split, counted in splits.items():
+    for split, text in texts.items():
         algorithm, _, wanted = corpus.DIGESTS[split].partition(":")
-        if (found := counted.digests[algorithm]) != wanted:
+        if (found := text.digests[algorithm]) != wanted:
             raise UserError(
-                f"{counted.where} is not the published {corpus.name} text: its {algorithm} is {found}, not {wanted}; "
+                f"{text.where} is not the published {corpus.name} text: its {algorithm} is {found}, not {wanted}; "
                 + what_to_do
             )
     if differing := _differing(corpus, facts):
         raise UserError(f"{corpus.name} has {', '.join(differing)}; {what_to_do}")
 
 
-def _facts(splits: dict[str, _Split]) -> dict[str, Any]:
-    train, notes = splits["train"], []
-    for split in ("valid", "test"):
-        if new := sum(count for word, count in splits[split].words.items() if word not in train.words):
-            notes.append(f"{new:,} {split} words that the training text does not have: read as {UNKNOWN}")
+def _facts(texts: dict[str, _Text]) -> dict[str, Any]:
+    counts = {split: text.counts for split, text in texts.items()}
+    train, held_out = counts["train"], {split: counts[split] for split in ("valid", "test")}
+    new = {split: sum(count for word, count in words.items() if word not in train) for split, words in held_out.items()}
     return {
-        "counts": {split: counted.counts for split, counted in splits.items()},
-        "types": len(train.words) + 1,  # as in the published counts: the line end is a type, <s> and <pad> are not
-        "unigram_ppl": {
-            split: unigram_perplexity(train.words, train.lines, splits[split].words, splits[split].lines)
-            for split in ("valid", "test")
+        "counts": {
+            split: {"lines": words[LINE_END], "words": words.total() - words[LINE_END], "tokens": words.total()}
+            for split, words in counts.items()
         },
-        "text_sha256": {split: counted.digests["sha256"] for split, counted in splits.items()},
-        "notes": notes,
+        "types": len(train),  # as in the published counts: the line end is a type, <s> and <pad> are not
+        "unigram_ppl": {split: unigram_perplexity(train, words) for split, words in held_out.items()},
+        "text_sha256": {split: text.digests["sha256"] for split, text in texts.items()},
+        "notes": [
+            f"{count:,} {split} words that the training text does not have: read as {UNKNOWN}"
+            for split, count in new.items()
+            if count
+        ],
     }
 
 
 def _differing(corpus: RunningText, facts: dict[str, Any]) -> list[str]:
     found = {f"{split} {unit}": count for split, counts in facts["counts"].items() for unit, count in counts.items()}
-    found["types"] = facts["types"]
-    return [
-        f"{found[name]:,} of {wanted:,} {name}" for name, wanted in corpus.published().items() if wanted != found[name]
-    ]
+    return corpus.differing({**found, "types": facts["types"]})

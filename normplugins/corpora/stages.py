@@ -4,31 +4,29 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from normplugins.corpora.base import Corpus, Echo
-from normplugins.utils.append_only_log import JOURNAL
+from normplugins.corpora.split_writer import PROGRESS
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256, whole_file, whole_folder
 
 
-@dataclass
 class Inputs:
-    """The input files of a corpus by name; ``fetched`` are those that this call fetched."""
+    """The input files of a corpus by name, fetched into ``raw`` if necessary."""
 
-    corpus: Corpus
-    files: dict[str, Path]
-    fetched: dict[str, Path]
-
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """The SHA-256 of each input file."""
-        return {name: sha256(path) for name, path in self.files.items()}
+    def __init__(self, corpus: Corpus, raw: Path, echo: Echo) -> None:
+        # A file's inode tells whether another file was fetched in its place.
+        before = {path: path.lstat().st_ino for path in raw.iterdir()} if raw.is_dir() else {}
+        self.corpus, self.files = corpus, corpus.fetch_files(raw, echo)
+        self._fetched = {
+            name: path
+            for name, path in self.files.items()
+            if path.parent == raw and before.get(path) != path.lstat().st_ino
+        }
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -40,7 +38,7 @@ class Inputs:
             yield
         except UserError as error:
             message = str(error)
-            for name, path in self.fetched.items():
+            for name, path in self._fetched.items():
                 path.unlink(missing_ok=True)
                 if mirrored := find_in_mirror(name, self.corpus.name):
                     message = message.replace(str(path), str(mirrored))
@@ -53,22 +51,14 @@ class Inputs:
             "settings": self.corpus.settings(),
             "versions": {name: version(name) for name in tools},
             "verified": getattr(self.corpus, "verify", True),
-            "inputs": self.digests,
+            "inputs": {name: sha256(path) for name, path in self.files.items()},
         }
-
-
-def fetch_inputs(corpus: Corpus, raw: Path, echo: Echo) -> Inputs:
-    """Fetch the input files of a corpus into ``raw``."""
-    before = _inodes(raw)
-    files = corpus.fetch_files(raw, echo)
-    after = _inodes(raw)
-    return Inputs(corpus, files, {name: path for name, path in files.items() if before.get(path) != after.get(path)})
 
 
 def run_stage(folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Return the record of a stage. ``build`` fills the folder unless it is complete and was built with the same key.
 
-    If ``build`` keeps a journal, a killed call leaves its files for the next one to resume.
+    If ``build`` records its progress, a killed call leaves its files for the next one to resume.
     """
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     marker = folder / "stage.json"
@@ -76,14 +66,14 @@ def run_stage(folder: Path, key: dict[str, Any], build: Callable[[Path], dict[st
         record: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
         sizes = {name: file["bytes"] for name, file in record["files"].items()}
         if record["fingerprint"] == fingerprint and sizes == _sizes(folder):
-            (folder / JOURNAL).unlink(missing_ok=True)
+            (folder / PROGRESS).unlink(missing_ok=True)
             return record
-    with whole_folder(folder, fingerprint[:8], lambda left: (left / JOURNAL).is_file()) as temporary:
+    with whole_folder(folder, fingerprint[:8], lambda left: (left / PROGRESS).is_file()) as temporary:
         facts = build(temporary)
         files = {name: {"bytes": size, "sha256": sha256(temporary / name)} for name, size in _sizes(temporary).items()}
         record = {"fingerprint": fingerprint, "facts": facts, "files": files}
         (temporary / "stage.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    (folder / JOURNAL).unlink(missing_ok=True)  # not earlier: a killed call can then still be resumed
+    (folder / PROGRESS).unlink(missing_ok=True)  # not earlier: a killed call can then still be resumed
     return record
 
 
@@ -100,10 +90,5 @@ def write_manifest(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    paths = (path for path in sorted(folder.iterdir()) if path.name not in ("stage.json", JOURNAL))
+    paths = (path for path in sorted(folder.iterdir()) if path.name not in ("stage.json", PROGRESS))
     return {path.name: path.stat().st_size for path in paths}
-
-
-def _inodes(raw: Path) -> dict[Path, int]:
-    """Return the inode of each file, which tells a file from one that was fetched in its place."""
-    return {path: path.lstat().st_ino for path in raw.iterdir()} if raw.is_dir() else {}

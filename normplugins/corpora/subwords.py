@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -21,12 +21,48 @@ _CACHED_WORDS = 100_000  # about 40 MB per process
 def learn(kind: str, size: int, min_count: int, texts: Sequence[Path], model: Path) -> None:
     """Learn a joint model on the lines of these files and write it. Raises UserError for too little text.
 
-    BPE is learnt from the counts of words that occur at least ``min_count`` times, and only these are in memory;
+    BPE is learned from the counts of words that occur at least ``min_count`` times, and only these are in memory;
     SentencePiece loads all text.
     """
-    if kind == "sentencepiece":
-        return _learn_sentencepiece(size, texts, model)
-    return learn_bpe(size, _count(texts, min_count), model)
+    lines = chain.from_iterable(map(iter_lines, texts))
+    with whole_file(model) as temporary:
+        if kind == "sentencepiece":
+            _learn_sentencepiece(size, lines, temporary)
+        else:
+            _learn_bpe(size, min_count, lines, temporary)
+
+
+def _learn_bpe(merges: int, min_count: int, lines: Iterable[str], path: Path) -> None:
+    from subword_nmt.learn_bpe import learn_bpe
+
+    every = Counter(word for line in lines for word in line.split())
+    counts = {word: count for word, count in every.items() if count >= min_count}
+    del every  # most words occur once
+    if not any(len(word) > 1 for word in counts):
+        raise UserError("the training text has no word of two letters: there is nothing for BPE to merge")
+    vocabulary = (f"{word} {count}" for word, count in counts.items())
+    # learn_bpe prints its progress to stderr
+    with path.open("w", encoding="utf-8", newline="\n") as codes, contextlib.redirect_stderr(io.StringIO()):
+        learn_bpe(vocabulary, codes, merges, is_dict=True)
+
+
+def _learn_sentencepiece(pieces: int, lines: Iterable[str], path: Path) -> None:
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            vocab_size=pieces,
+            character_coverage=1.0,
+            num_threads=_SENTENCEPIECE_THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:  # usually more pieces than the text has
+        reason = str(error).rpartition("] ")[2].strip() or str(error)
+        raise UserError(f"SentencePiece cannot learn {pieces} pieces: {reason} (corpus.subword_size)") from None
+    path.write_bytes(model.getvalue())
 
 
 def splitter(kind: str, model: Path) -> Callable[[str], str]:
@@ -54,45 +90,6 @@ def remove_subwords(line: str, kind: str) -> str:
     if kind == "sentencepiece":
         return line.replace(" ", "").replace("▁", " ").strip()
     return f"{line} ".replace("@@ ", "").strip()
-
-
-def learn_bpe(merges: int, counts: Mapping[str, int], model: Path) -> None:
-    """Learn BPE from counted words and write its codes. Raises UserError if there is nothing to merge."""
-    from subword_nmt import learn_bpe as subword_nmt
-
-    if not any(len(word) > 1 for word in counts):
-        raise UserError("the training text has no word of two letters: there is nothing for BPE to merge")
-    with whole_file(model) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as codes:
-        vocabulary = (f"{word} {count}" for word, count in counts.items())
-        with contextlib.redirect_stderr(io.StringIO()):  # for its progress bar
-            subword_nmt.learn_bpe(vocabulary, codes, merges, is_dict=True)
-
-
-def _count(texts: Sequence[Path], min_count: int) -> dict[str, int]:
-    counts = Counter[str]()
-    for line in chain.from_iterable(map(iter_lines, texts)):
-        counts.update(line.split())
-    return {word: count for word, count in counts.items() if count >= min_count}
-
-
-def _learn_sentencepiece(pieces: int, texts: Sequence[Path], path: Path) -> None:
-    from sentencepiece import SentencePieceTrainer
-
-    model = io.BytesIO()
-    try:
-        SentencePieceTrainer.train(
-            sentence_iterator=chain.from_iterable(map(iter_lines, texts)),
-            model_writer=model,
-            vocab_size=pieces,
-            character_coverage=1.0,
-            num_threads=_SENTENCEPIECE_THREADS,
-            minloglevel=2,
-        )
-    except RuntimeError as error:  # usually more pieces than the text has
-        reason = str(error).rpartition("] ")[2].strip() or str(error)
-        raise UserError(f"SentencePiece cannot learn {pieces} pieces: {reason} (corpus.subword_size)") from None
-    with whole_file(path) as temporary:
-        temporary.write_bytes(model.getvalue())
 
 
 def count_merges(codes: Path) -> int:

@@ -1,17 +1,14 @@
 """WMT14 English-German: 4.5 million pairs, streamed from the upstream archives (PowerNorm paper, Table 1)."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from normplugins.corpora.archives import iter_member, read_members, segments, straighten_apostrophes
-from normplugins.corpora.base import PublishedCorpus, register
-from normplugins.corpora.bitext import Bitext, Pair, Pairs, Stream, zip_lines
-from normplugins.corpora.parallel import ParallelCorpus
+from normplugins.corpora.base import PublishedCorpus, register, verify_digest
+from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.corpora.tokenizer import squeeze
-from normplugins.utils.errors import UserError
 from normplugins.utils.settings import setting
 
 EUROPARL = "http://statmt.org/wmt13/training-parallel-europarl-v7.tgz"
@@ -29,6 +26,9 @@ TEST_SHA256 = {
     "en": "7294bccf2879a97b3706b95c9595f1459617a8ee7130d5d8581c910e69736971",
     "de": "ae5d110486bc33d7175e9e28c7d0051eb3e5fcd2166dd93371089852c091a20e",
 }
+
+_Part = tuple[Path, tuple[str, str]]
+"""An archive, and the names of its English and German file."""
 
 
 @register
@@ -49,7 +49,7 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
     def addresses(self) -> Mapping[str, str]:
         """Return the addresses of the five archives."""
         archives = (EUROPARL, COMMON_CRAWL, NEWS_COMMENTARY[self.news_commentary], VALID, TEST)
-        return {_file_name(address): address for address in archives}
+        return {Path(address).name: address for address in archives}
 
     def read(self, files: Mapping[str, Path]) -> Bitext:
         """Read validation and test set; the training pairs are streamed from one archive after the other.
@@ -61,40 +61,35 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
             COMMON_CRAWL: "commoncrawl.de-en",
             NEWS_COMMENTARY[self.news_commentary]: f"news-commentary-{self.news_commentary}.de-en",
         }
-        train = [(files[_file_name(address)], (f"{part}.en", f"{part}.de")) for address, part in parts.items()]
-        for path, members in train:
-            read_members(path, members, discard=True)
-        raw = _read_pairs(files[_file_name(TEST)], TEST_FILES, segments)
+        train = [(files[Path(address).name], (f"{part}.en", f"{part}.de")) for address, part in parts.items()]
+        valid, test = (files[Path(VALID).name], VALID_FILES), (files[Path(TEST).name], TEST_FILES)
+        where = {"train": _where(*train), "valid": _where(valid), "test": _where(test)}
+        for path, names in train:
+            read_members(path, names, discard=True)
+        raw = _read_pairs(test, segments)
         if self.verify:
-            _verify(raw)
-        valid = _read_pairs(files[_file_name(VALID)], VALID_FILES, list)
+            for side, (wanted, file) in enumerate(zip(TEST_SHA256.values(), where["test"], strict=True)):
+                lines = (f"{squeeze(pair[side])}\n".encode() for pair in raw)
+                verify_digest(file, "newstest2014 of 3,003 lines", lines, wanted)
 
-        def pairs() -> Iterator[Pair]:
-            for path, (english, german) in train:  # opened twice: the archive has one side after the other
-                where = f"{path}:{english}", f"{path}:{german}"
-                yield from zip_lines(iter_member(path, english), iter_member(path, german), where)
+        def train_pairs() -> Iterator[Pair]:
+            for path, names in train:  # opened twice: the archive has one side after the other
+                english, german = (iter_member(path, name) for name in names)
+                yield from zip_lines(english, german, _where((path, names)))
 
-        wheres = [", ".join(f"{path}:{members[side]}" for path, members in train) for side in (0, 1)]
-        # Text with normalised punctuation has no typographic apostrophe. The test set is not normalised otherwise.
-        test = raw.map(straighten_apostrophes) if self.clean_punctuation else raw
-        return Bitext(Stream(pairs, (wheres[0], wheres[1])), test, valid, raw_test=raw)
-
-
-def _file_name(address: str) -> str:
-    return address.rpartition("/")[2]
+        # Text with normalized punctuation has no typographic apostrophe. The test set is not normalized otherwise.
+        change = straighten_apostrophes if self.clean_punctuation else str
+        tests = [(change(english), change(german)) for english, german in raw]
+        return Bitext(train_pairs(), tests, where, _read_pairs(valid, list), raw_test=raw)
 
 
-def _read_pairs(path: Path, names: tuple[str, str], text: Callable[[list[str]], list[str]]) -> Pairs:
+def _where(*parts: _Part) -> tuple[str, str]:
+    english, german = (", ".join(f"{path}:{names[side]}" for path, names in parts) for side in (0, 1))
+    return english, german
+
+
+def _read_pairs(part: _Part, text: Callable[[list[str]], list[str]]) -> list[Pair]:
+    path, names = part
     members = read_members(path, names)
-    english, german = names
-    return Pairs(text(members[english]), text(members[german]), (f"{path}:{english}", f"{path}:{german}"))
-
-
-def _verify(raw: Pairs) -> None:
-    for wanted, lines, where in zip(TEST_SHA256.values(), (raw.source, raw.target), raw.where, strict=True):
-        found = hashlib.sha256("".join(f"{squeeze(line)}\n" for line in lines).encode()).hexdigest()
-        if found != wanted:
-            raise UserError(
-                f"{where} is not the published newstest2014 ({len(lines):,} of 3,003 lines; sha256 {found}, "
-                f"not {wanted}); get the original archive, or set corpus.verify=false to use this one"
-            )
+    english, german = (text(members[name]) for name in names)
+    return list(zip_lines(english, german, _where(part)))

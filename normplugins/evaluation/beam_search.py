@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -86,7 +85,8 @@ class BeamSearch(SequenceGenerator):
             which = ends[:, :beam]
             sentences = None
             if bool(which.any()):
-                found.add(places, which, values, origins, tokens, scores, eos, self._divisor(step))
+                divisor = (step + 1) ** self.len_penalty if self.normalize_scores else 1.0
+                found.add(places, which, values, origins, tokens, scores, eos, divisor)
                 going = found.count[places] < beam
                 left = int(going.sum())
                 if not left:
@@ -103,9 +103,6 @@ class BeamSearch(SequenceGenerator):
             tokens = torch.cat([tokens.index_select(0, origins), words.reshape(-1, 1)], dim=1)
             scores = torch.cat([scores.index_select(0, origins), values.reshape(-1, 1)], dim=1)
         return found
-
-    def _divisor(self, step: int) -> float:
-        return float((step + 1) ** self.len_penalty) if self.normalize_scores else 1.0
 
     def _candidates(self, logits: Tensor, totals: Tensor, step: int, last: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best continuations of each sentence's hypotheses: two per beam slot, since half of them may end.
@@ -180,19 +177,12 @@ class _Found:
         tokens, steps = (x.gather(1, order[:, :, None].expand_as(x))[there] for x in (self.tokens, self.steps))
         each, nothing = lengths[lengths > 0].tolist(), torch.empty(0)
         of_all = zip(tokens.split(each), scores[lengths > 0].unbind(), steps.split(each), strict=True)
-        return [
-            [
-                {
-                    "tokens": written,
-                    "score": score,
-                    "attention": nothing,
-                    "alignment": nothing,
-                    "positional_scores": by_step,
-                }
-                for written, score, by_step in itertools.islice(of_all, count)
-            ]
-            for count in self.count.tolist()
+        every = [
+            {"tokens": words, "score": score, "attention": nothing, "alignment": nothing, "positional_scores": by_step}
+            for words, score, by_step in of_all
         ]
+        ends = self.count.cumsum(0).tolist()
+        return [every[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def _best(logprobs: Tensor, totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,6 @@ way, whatever the other rows contain.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,53 +23,50 @@ from normplugins.utils.errors import UserError
 MOST_LOGPROBS = 2**26  # log-probabilities held at once: 256 MB
 
 
-@dataclass
 class Change:
-    """|Δ log p| of tokens, in nats, and whether the model's features stayed bitwise the same."""
+    """|Δ log p| in nats at each of ``distances`` distances, and whether features stayed bitwise the same there."""
 
-    identical: bool = True
-    tokens: int = 0
-    total: float = 0.0
-    max: float = 0.0
+    def __init__(self, distances: int) -> None:
+        self.identical = torch.ones(distances, dtype=torch.bool)
+        self.tokens = torch.zeros(distances, dtype=torch.long)
+        self.total = torch.zeros(distances, dtype=torch.double)
+        self.max = torch.zeros(distances, dtype=torch.double)
 
-    def add(self, delta: Tensor) -> None:
-        """Add differences of log-probabilities, of any shape.
+    def add(self, delta: Tensor, same: Tensor) -> None:
+        """Add differences of log-probabilities (B, n) at the first n distances; ``same`` (n,) is about the features.
 
         Raises:
             UserError: a difference is not finite.
         """
-        size = delta.double().abs()
+        size, count = delta.double().abs().cpu(), delta.size(1)
         if not bool(size.isfinite().all()):
             raise UserError("the model's log-probabilities are not finite: nothing can be measured")
-        self.tokens += size.numel()
-        self.total += float(size.sum())
-        self.max = max(self.max, float(size.max())) if size.numel() else self.max
+        self.identical[:count] &= same.cpu()
+        self.tokens[:count] += len(size)
+        self.total[:count] += size.sum(0)
+        self.max[:count] = torch.maximum(self.max[:count], size.amax(0))
 
-    def figures(self) -> dict[str, Any]:
-        """Return the change as it is stored in a record."""
-        mean = self.total / self.tokens if self.tokens else None
-        return {"mean": mean, "max": self.max, "identical": self.identical, "tokens": self.tokens}
+    def figures(self) -> list[dict[str, Any]]:
+        """Return the change at each measured distance as it is stored in a record."""
+        columns = (self.total / self.tokens, self.max, self.identical, self.tokens)
+        return [
+            {"mean": mean, "max": most, "identical": identical, "tokens": tokens}
+            for mean, most, identical, tokens in zip(*(column.tolist() for column in columns), strict=True)
+            if tokens
+        ]
 
 
-@dataclass
 class Measured:
-    """The measurement of one model in one mode.
+    """The measurement of one model in one mode, on segments of ``length`` tokens."""
 
-    Attributes:
-        by_distance: changes at the distances 1 .. T - 1.
-        other: changes in another segment of the batch, in which no token was replaced.
-        repeatable: whether the same input gives bitwise the same features twice. If not, a change means nothing.
-        scored: number of tokens scored at distance 1.
-        true: sum of their log-probabilities with the true inputs.
-        replaced: sum of their log-probabilities with the replaced inputs.
-    """
-
-    by_distance: list[Change]
-    other: Change = field(default_factory=Change)
-    repeatable: bool = True
-    scored: int = 0
-    true: float = 0.0
-    replaced: float = 0.0
+    def __init__(self, length: int) -> None:
+        self.by_distance = Change(length - 1)
+        self.other = Change(1)
+        """changes in another segment of the batch, in which no token was replaced"""
+        self.repeatable = True
+        """whether the same input gives bitwise the same features twice; if not, a change means nothing"""
+        self.true = self.replaced = 0.0
+        """sums of the log-probabilities at distance 1 with the true inputs and with the replaced ones"""
 
     def compare(
         self, cut: int, features: Tensor, changed: Tensor, before: Tensor, score: Callable[[Tensor], Tensor]
@@ -84,29 +80,22 @@ class Measured:
             before: log-probabilities (B, T) of the targets with the true inputs.
             score: computes log-probabilities (B, T) from ``changed``; called only if the features differ.
         """
-        same = (features[:, :cut] == changed[:, :cut]).all(2).all(0).tolist()
-        after = before if all(same) else score(changed)
-        for position in range(cut):
-            change = self.by_distance[cut - position - 1]
-            change.identical &= same[position]
-            change.add(after[:, position] - before[:, position])
-        self.scored += before.size(0)
+        same = (features[:, :cut] == changed[:, :cut]).all(2).all(0)
+        after = before if bool(same.all()) else score(changed)
+        self.by_distance.add((after - before)[:, :cut].flip(1), same.flip(0))
         self.true += float(before[:, cut - 1].double().sum())
         self.replaced += float(after[:, cut - 1].double().sum())
 
     def figures(self) -> dict[str, Any]:
         """Return the measurement as it is stored in a record: at distance 1, and by distance."""
+        by_distance = self.by_distance.figures()
         return {
-            **self.by_distance[0].figures(),
-            "identical": all(change.identical for change in self.by_distance),
-            "ppl_true": _perplexity(self.true, self.scored),
-            "ppl_replaced": _perplexity(self.replaced, self.scored),
-            "by_distance": [
-                {"distance": distance, **change.figures()}
-                for distance, change in enumerate(self.by_distance, 1)
-                if change.tokens
-            ],
-            "other_segment": self.other.figures() if self.other.tokens else None,
+            **by_distance[0],
+            "identical": bool(self.by_distance.identical.all()),
+            "ppl_true": _perplexity(self.true, by_distance[0]["tokens"]),
+            "ppl_replaced": _perplexity(self.replaced, by_distance[0]["tokens"]),
+            "by_distance": [{"distance": distance, **change} for distance, change in enumerate(by_distance, 1)],
+            "other_segment": next(iter(self.other.figures()), None),
             "repeatable": self.repeatable,
         }
 
@@ -140,7 +129,7 @@ def measure_evaluation(
         size: segments in a batch; it does not affect the numbers.
     """
     model.eval()
-    measured = Measured([Change() for _ in range(inputs.size(1) - 1)])
+    measured = Measured(inputs.size(1))
     with _adaptive_embeddings_as_table(model):
         for part, wanted in zip(inputs.split(size), targets.split(size), strict=True):
             score = partial(_log_probabilities, model, wanted)
@@ -170,16 +159,12 @@ def measure_training(
     Each trial replaces the end of one segment, and compares the start of that segment and the whole of another one. The
     norms' buffers are restored before each pass and at the end.
 
-    Args:
-        model: the model; it is left in evaluation mode.
-        inputs: word indices (B, T), T at least 2.
-        targets: word indices (B, T).
-        text: word indices (N,) that replacements are drawn from.
+    Args as in :func:`measure_evaluation`, and:
         trials: number of trials; they take the segments of the batch and the cuts in turn.
-        generator: random generator of the replacements and cuts.
         in_warmup: set PN's ``num_updates`` to 0, so that its forward divides by the batch's own statistic.
     """
-    (batch, length), measured = inputs.shape, Measured([Change() for _ in range(inputs.size(1) - 1)])
+    batch, length = inputs.shape
+    measured = Measured(length)
     rounds = math.ceil(trials / (length - 1))
     cuts = torch.cat([torch.randperm(length - 1, generator=generator) for _ in range(rounds)]) + 1
     with _adaptive_embeddings_as_table(model), _norms_in_training_mode(model, in_warmup) as run:
@@ -197,8 +182,7 @@ def measure_training(
                 other = (index + batch // 2) % batch
                 true, new = features[other, None], changed[other, None]
                 score = partial(_log_probabilities, model, targets[other, None])
-                measured.other.identical &= torch.equal(new, true)
-                measured.other.add(score(new) - score(true))
+                measured.other.add((score(new) - score(true)).t(), (new == true).all().view(1))
     return measured
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from normplugins.models.attention import CrossAttention, SelfAttention, padding_attention_mask
@@ -27,9 +27,8 @@ class _Attention:
     """
 
     def __init__(self, module: SelfAttention | CrossAttention, keys_and_values: Tensor) -> None:
-        self.heads = module.heads
-        query = module.qkv if isinstance(module, SelfAttention) else module.q
-        self.query, self.out = _weights(query), _weights(module.out)
+        self.heads, self.out = module.heads, module.out
+        self.query = module.qkv if isinstance(module, SelfAttention) else module.q
         self.set_cache(keys_and_values)
 
     def set_cache(self, keys_and_values: Tensor) -> None:
@@ -37,38 +36,25 @@ class _Attention:
         self.kv = keys_and_values
         self.k, self.v = keys_and_values.flatten(1, 2).unbind()
 
-    def attend(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attend from x (N, C) to the slots that the additive mask (B * H, n or 1, slots) shows; returns (N, C)."""
-        batch, width = self.kv.size(1), self.kv.size(4)
-        q = F.linear(x, *self.query).view(batch, -1, self.heads, width)
-        return self._attend(q, self.k, self.v, mask)
+    def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Attend from x (N, C) to the slots that the additive mask (B * H, n or 1, slots) shows; returns (N, C).
 
-    def append_and_attend(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Write the keys and values of x into the mask's last slots, then attend to all of its slots."""
-        batch, width = self.kv.size(1), self.kv.size(4)
-        q, *kv = F.linear(x, *self.query).view(batch, -1, 3, self.heads, width).unbind(2)
-        used = mask.size(2)
-        count = q.size(1)
-        for cache, new in zip(self.kv, kv, strict=True):
-            cache[:, :, used - count : used] = new.transpose(1, 2)
-        return self._attend(q, self.k[:, :used], self.v[:, :used], mask)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """q (B, n, H, C/H)."""
-        batch, count, heads, width = q.shape
-        q = q.transpose(1, 2).reshape(batch * heads, count, width)
-        scores = torch.baddbmm(mask, q, k.mT, alpha=width**-0.5)
-        x = torch.bmm(scores.softmax(-1), v).view(batch, heads, count, width)
-        return F.linear(x.transpose(1, 2).reshape(batch * count, heads * width), *self.out)
+        Self-attention first writes the keys and values of x into the last slots of the mask.
+        """
+        batch, width, used = self.kv.size(1), self.kv.size(4), mask.size(2)
+        count = len(x) // batch
+        q, *new = self.query(x).view(batch, count, -1, self.heads, width).unbind(2)
+        for cache, values in zip(self.kv, new, strict=False):  # cross-attention has no new ones
+            cache[:, :, used - count : used] = values.transpose(1, 2)
+        q = q.transpose(1, 2).reshape(batch * self.heads, count, width)
+        scores = torch.baddbmm(mask, q, self.k[:, :used].mT, alpha=width**-0.5)
+        x = torch.bmm(scores.softmax(-1), self.v[:, :used]).view(batch, self.heads, count, width)
+        return self.out(x.transpose(1, 2).reshape(batch * count, self.heads * width))
 
 
-def _weights(linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    return linear.weight, linear.bias
-
-
-def _residual(connection: Residual, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+def _residual(connection: Residual, x: Tensor, sublayer: Callable[..., Tensor], *args: Tensor) -> Tensor:
     """Compute the residual connection at evaluation with another function in place of its sublayer."""
-    y = sublayer(connection.norm(x, None) if connection.pre else x).add_(x)
+    y = sublayer(connection.norm(x, None) if connection.pre else x, *args).add_(x)
     return y if connection.pre else connection.norm(y, None)
 
 
@@ -83,10 +69,9 @@ class _Layer:
         self.written = _Attention(layer.self_attention.sublayer, source.new_empty(two, batch, heads, 1, width))
 
     def __call__(self, x: Tensor, mask: Tensor, memory_mask: Tensor) -> Tensor:
-        layer = self.layer
-        x = _residual(layer.self_attention, x, lambda y: self.written.append_and_attend(y, mask))
-        x = _residual(layer.cross_attention, x, lambda y: self.memory.attend(y, memory_mask))
-        return _residual(layer.feed_forward, x, layer.feed_forward.sublayer)
+        x = _residual(self.layer.self_attention, x, self.written, mask)
+        x = _residual(self.layer.cross_attention, x, self.memory, memory_mask)
+        return _residual(self.layer.feed_forward, x, self.layer.feed_forward.sublayer)
 
 
 class DecodingState:

@@ -57,10 +57,7 @@ class Windows:
 
     def in_full(self, tokens: int) -> int:
         """Return the number of tokens that windows of full length score. The published code counts only these."""
-        if tokens < self.segment:
-            return 0
-        step = self.segment - self.context
-        return self.segment + (tokens - self.segment) // step * step
+        return tokens - (tokens - self.segment) % (self.segment - self.context) if tokens >= self.segment else 0
 
     def batches(self, tokens: int) -> Iterator[tuple[list[int], int]]:
         """Yield the first positions of up to ``batch_size`` windows of one length, and that length."""

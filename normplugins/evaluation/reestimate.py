@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import utils
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import track
 
-import normplugins
+from normplugins.evaluation.loading import load_model, progress
 from normplugins.models.placement import norm_names
 from normplugins.norms import has_statistics, reestimate, running_statistics
 from normplugins.training import checkpoints
@@ -42,7 +40,7 @@ def check(config: DictConfig) -> None:
     Raises:
         UserError: no norm of the model has running statistics.
     """
-    if batches_asked(config) and not _norms_with_statistics(config):
+    if batches_asked(config) and not any(map(has_statistics, _norms(config))):
         raise UserError(
             f"evaluate.recalibrate={batches_asked(config)}: no norm of this model ({', '.join(_norms(config))}) keeps "
             "running statistics, so that nothing would change: leave it out"
@@ -96,20 +94,15 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
         The statistics by their full names, on the CPU; and ``batches`` and ``tokens``, the number of source tokens (of
         a language model: tokens of the text) without padding.
     """
-    normplugins.register()
-    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
-    )
-    cuda = not on_cpu(config)
-    model.to("cuda" if cuda else "cpu").eval()
+    model, task = load_model(checkpoint, bin_dir, config.common.cpu)
     for name in running_statistics(model):
         model.get_submodule(name.rpartition(".")[0]).train()
     utils.set_torch_seed(config.common.seed)
-    console, seen = Console(), {"batches": 0, "tokens": 0}
+    seen = {"batches": 0, "tokens": 0}
     batches = islice(training_batches(config, task, model), batches_asked(config))
     with torch.no_grad(), reestimate(model):
-        for sample in track(batches, "measuring statistics", console=console, disable=not console.is_terminal):
-            inputs = (utils.move_to_cuda(sample) if cuda else sample)["net_input"]
+        for sample in progress(batches, "measuring statistics"):
+            inputs = (sample if on_cpu(config) else utils.move_to_cuda(sample))["net_input"]
             model.extract_features(**inputs)
             seen["batches"] += 1
             seen["tokens"] += int(inputs["src_tokens"].ne(task.source_dictionary.pad()).sum())
@@ -141,20 +134,16 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
         checkpoint: the checkpoint that is scored.
         made_from: names of the checkpoints that were averaged.
     """
-    norms = _norms_with_statistics(config)
+    norms = [name for name in _norms(config) if has_statistics(name)]
     if not norms:
         return None
-    found: dict[str, Any] = {"norms": norms, "from": made_from}
+    found = {"norms": norms, "from": made_from, "obtained": "averaged" if config.evaluate.average else "as trained"}
     if batches_asked(config):
         source = checkpoints.load(checkpoint)["extra_state"]["recalibrated"]
-        return found | {"obtained": "measured", "batches": source["batches"], "tokens": source["tokens"]}
-    return found | {"obtained": "averaged" if config.evaluate.average else "as trained"}
+        found |= {"obtained": "measured", "batches": source["batches"], "tokens": source["tokens"]}
+    return found
 
 
 def _norms(config: DictConfig) -> list[str]:
     """Return the norms of the run's model, including those at the end of its stacks, each once."""
     return list(dict.fromkeys(map(str, norm_names(config.model).values())))
-
-
-def _norms_with_statistics(config: DictConfig) -> list[str]:
-    return [name for name in _norms(config) if has_statistics(name)]

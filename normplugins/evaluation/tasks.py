@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,73 +26,42 @@ NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens a
 Metrics = dict[str, dict[str, Any]]
 
 
-class Kind(ABC):
-    """How the runs of one fairseq task are checked, scored and described.
+class _Kind:
+    """What the kinds of runs share.
 
-    Attributes:
-        CORPUS: class of the corpora.
-        RESCORABLE: config keys that ``normplugins evaluate`` may change.
-        OUTPUT: suffix of the file that ``evaluate`` writes.
-        OUTPUTS: glob patterns of all files that scoring writes.
+    Each has ``CORPUS``, the class of its corpora; ``RESCORABLE``, the config keys that ``normplugins evaluate`` may
+    change; ``OUTPUT``, the suffix of the file that ``evaluate`` writes; ``OUTPUTS``, glob patterns of all files that
+    scoring writes; and the methods ``evaluate``, ``describe`` and ``brief``, which score a checkpoint and describe
+    metrics, and ``bare_task``, which makes a fairseq task without a corpus.
     """
 
-    CORPUS: type
-    RESCORABLE: tuple[str, ...]
-    OUTPUT: str
-    OUTPUTS: tuple[str, ...]
-
-    def check(self, config: DictConfig) -> None:  # noqa: B027
+    def check(self, config: DictConfig) -> None:
         """Raise UserError for settings that cannot work."""
 
-    def check_corpus(self, config: DictConfig, corpus: Any) -> None:  # noqa: B027
+    def check_corpus(self, config: DictConfig, corpus: Any) -> None:
         """Raise UserError for a corpus that the model cannot read."""
-
-    @abstractmethod
-    def evaluate(
-        self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
-    ) -> tuple[dict[str, Metrics], dict[str, float]]:
-        """Score a checkpoint and write the file ``output``.
-
-        Returns:
-            Metrics by test set and name, as they are stored in a record, and the speed; both are empty with
-            ``evaluate.translate=false``.
-        """
 
     def keep_translations(self, config: DictConfig, corpus: Any, output: Path, kept: Path) -> bool:  # noqa: ARG002
         """Write the file ``kept`` that is published beside the record; return whether there is one."""
         return False
 
-    @abstractmethod
-    def describe(self, metric: Mapping[str, Any]) -> str:
-        """Return a metric of a record as one line."""
-
-    @abstractmethod
-    def brief(self, metrics: Metrics) -> str:
-        """Return the metrics of one test set in a few words."""
-
     def label(self, settings: Mapping[str, Any]) -> str:  # noqa: ARG002
         """Return a warning that belongs to each number of a run with these flat settings, or an empty string."""
         return ""
 
-    @abstractmethod
-    def bare_task(self, settings: DictConfig, dictionary: Dictionary) -> Any:
-        """Return a fairseq task without a corpus."""
-
     def made_up_batch(self, tokens: Tensor) -> dict[str, Any]:
         """Return a batch as fairseq's datasets make it, with targets (B, T); each sentence ends in ``</s>``."""
+        inputs = {"src_tokens": tokens.roll(1, dims=1), "src_lengths": torch.full((len(tokens),), tokens.shape[1])}
         return {
             "id": torch.arange(len(tokens)),
             "nsentences": len(tokens),
             "ntokens": tokens.numel(),
-            "net_input": self._inputs(tokens) | {"src_lengths": torch.full((len(tokens),), tokens.shape[1])},
+            "net_input": inputs,
             "target": tokens,
         }
 
-    @abstractmethod
-    def _inputs(self, tokens: Tensor) -> dict[str, Tensor]: ...
 
-
-class Translation(Kind):
+class Translation(_Kind):
     """Translation: the test set is translated and scored."""
 
     CORPUS = ParallelCorpus
@@ -122,7 +90,12 @@ class Translation(Kind):
     def evaluate(
         self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
     ) -> tuple[dict[str, Metrics], dict[str, float]]:
-        """Translate and score the test set; write the translations, one line per sentence."""
+        """Translate and score the test set, and write the file ``output`` with one translation per line.
+
+        Returns:
+            Metrics by test set and name, as they are stored in a record, and the speed; both are empty with
+            ``evaluate.translate=false``.
+        """
         if not config.evaluate.translate:
             return {}, {}
         begun = time.perf_counter()
@@ -160,11 +133,14 @@ class Translation(Kind):
         """Return a fairseq task with one dictionary for both languages."""
         return TranslationTask(settings, dictionary, dictionary)
 
-    def _inputs(self, tokens: Tensor) -> dict[str, Tensor]:
-        return {"src_tokens": tokens, "prev_output_tokens": tokens.roll(1, dims=1)}
+    def made_up_batch(self, tokens: Tensor) -> dict[str, Any]:
+        """Return a batch of sentences that are their own translation, with targets (B, T)."""
+        batch = super().made_up_batch(tokens)
+        batch["net_input"] |= {"src_tokens": tokens, "prev_output_tokens": tokens.roll(1, dims=1)}
+        return batch
 
 
-class LanguageModeling(Kind):
+class LanguageModeling(_Kind):
     """Language modeling: the perplexity of the test text is measured."""
 
     CORPUS = RunningText
@@ -198,7 +174,7 @@ class LanguageModeling(Kind):
     def evaluate(
         self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
     ) -> tuple[dict[str, Metrics], dict[str, float]]:
-        """Measure the perplexity of the test text; write the log-probability of every token."""
+        """Measure the perplexity of the test text, and write the file ``output``; returns as for a translation."""
         causal = is_causal(config.model.norm, config.model.get("causal", True))
         metrics, speed = perplexity.measure(
             checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, output
@@ -223,10 +199,8 @@ class LanguageModeling(Kind):
         """Return a fairseq task without a corpus."""
         return LanguageModelingTask(settings, dictionary)
 
-    def _inputs(self, tokens: Tensor) -> dict[str, Tensor]:
-        return {"src_tokens": tokens.roll(1, dims=1)}
 
-
+Kind = Translation | LanguageModeling
 KINDS: dict[str, Kind] = {"translation": Translation(), "language_modeling": LanguageModeling()}
 
 

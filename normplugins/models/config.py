@@ -50,10 +50,6 @@ class ModelConfig(NormSettings):
                     f"{key}={name}: with this norm each position would see what is to be predicted after it"
                 )
 
-    def stack_size(self, key: str) -> tuple[int, int]:
-        """Return the width and the number of attention heads of the stack whose norm is the setting ``key``."""
-        raise NotImplementedError
-
     def build_norm(self, key: str, final: bool = False) -> nn.Module:
         """Build a norm of the stack whose norm is the setting ``key``, or with ``final`` the norm at its end.
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from fairseq.data import Dictionary
-from fairseq.modules import AdaptiveInput, AdaptiveSoftmax
+from fairseq.modules import AdaptiveInput, AdaptiveSoftmax, SinusoidalPositionalEmbedding
+from fairseq.utils import make_positions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,21 +28,13 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, dim: int, padding_idx: int, max_positions: int) -> None:
         super().__init__()
         self.padding_idx, self.max_positions = padding_idx, max_positions
-        half = dim // 2
-        frequencies = torch.exp(torch.arange(half, dtype=torch.float) * (-math.log(10_000) / (half - 1)))
-        angles = torch.arange(padding_idx + 1 + max_positions, dtype=torch.float)[:, None] * frequencies
-        table = nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim % 2))
-        table[padding_idx] = 0
+        table = SinusoidalPositionalEmbedding.get_embedding(padding_idx + 1 + max_positions, dim, padding_idx)
         self.register_buffer("table", table, persistent=False)
         self.table: Tensor
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the position embeddings (B, T, dim) of token indices (B, T); raises as :meth:`numbers`."""
-        return self.embed(self.numbers(tokens))
-
-    def embed(self, numbers: Tensor) -> Tensor:
-        """Return the rows (..., dim) of the table for row numbers (...)."""
-        return nn.functional.embedding(numbers, self.table)
+        return F.embedding(self.numbers(tokens), self.table)
 
     def numbers(self, tokens: Tensor) -> Tensor:
         """Return the row number of each token's position, (B, T), for token indices (B, T).
@@ -54,8 +47,7 @@ class SinusoidalPositions(nn.Module):
                 f"a sequence of {tokens.size(1)} tokens, but the model takes at most {self.max_positions}: "
                 "shorten it, or train with larger max_positions (translation: max_source_ and max_target_positions)"
             )
-        real = tokens.ne(self.padding_idx).long()
-        return real.cumsum(dim=1) * real + self.padding_idx
+        return make_positions(tokens, self.padding_idx)
 
 
 def positions_from_the_end(length: int, dim: int) -> Tensor:
@@ -107,14 +99,6 @@ class _AdaptiveInput(AdaptiveInput):
         return super().forward(input) + sum(band(input.new_empty(0)).sum() for band in absent)
 
 
-def _zero_buffers(module: nn.Module) -> Any:
-    """Set buffers to zero that fairseq leaves uninitialized: NaN in them would make a checkpoint invalid."""
-    for name, buffer in module.named_buffers():
-        if name.endswith("_float_tensor"):
-            buffer.zero_()
-    return module
-
-
 class Vocabulary(nn.Module):
     """Embeddings scaled by sqrt(C) on the way in; logits on the way out, unless there is an adaptive softmax.
 
@@ -139,9 +123,7 @@ class Vocabulary(nn.Module):
         self.adaptive_input: Any = None
         if cfg.adaptive_input:
             factor = cfg.adaptive_softmax_factor
-            self.adaptive_input = _zero_buffers(
-                _AdaptiveInput(size, self.padding_idx, cfg.embed_dim, factor, cfg.embed_dim, cutoffs)
-            )
+            self.adaptive_input = _AdaptiveInput(size, self.padding_idx, cfg.embed_dim, factor, cfg.embed_dim, cutoffs)
         else:
             self.embeddings = self._table(size - self.unused, cfg.embed_dim)
         if not cutoffs:
@@ -179,7 +161,7 @@ class Vocabulary(nn.Module):
         if not cfg.cutoffs:
             return None
         tied = cfg.adaptive_input and cfg.tie_embeddings
-        softmax = _AdaptiveSoftmax(
+        return _AdaptiveSoftmax(
             self.padding_idx,
             self.size,
             cfg.embed_dim,
@@ -189,4 +171,3 @@ class Vocabulary(nn.Module):
             adaptive_inputs=self.adaptive_input if tied else None,
             tie_proj=tied,
         )
-        return _zero_buffers(softmax)

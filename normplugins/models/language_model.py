@@ -19,7 +19,7 @@ from normplugins.models.base import NormModel
 from normplugins.models.config import LanguageModelConfig, NormTransformerLMConfig
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions, Vocabulary
-from normplugins.models.layers import FeedForward, SelfAttentionLayer, run_stack
+from normplugins.models.layers import FeedForward, Layer, run_stack
 from normplugins.norms import sees_sentence
 from normplugins.utils.errors import UserError
 
@@ -38,6 +38,9 @@ class LanguageModelDecoder(FairseqDecoder):
         self.cfg: Any = cfg
         self.vocabulary = Vocabulary(cfg, dictionary)
         self.adaptive_softmax = self.vocabulary.build_adaptive_softmax(cfg)
+        for name, buffer in self.named_buffers():
+            if name.endswith("_float_tensor"):  # fairseq leaves it uninitialized; NaN would make a checkpoint invalid
+                buffer.zero_()
 
     def _build_layers(self, attention: Callable[[], nn.Module]) -> None:
         cfg = self.cfg
@@ -45,14 +48,14 @@ class LanguageModelDecoder(FairseqDecoder):
         sizes = cfg.embed_dim, cfg.ffn_embed_dim, cfg.activation_fn
         self.layers = nn.ModuleList(
             # dropout after the activation too, as published
-            SelfAttentionLayer(attention(), FeedForward(*sizes, cfg.dropout, "xavier"), norm, cfg)
+            Layer(attention(), None, FeedForward(*sizes, cfg.dropout, "xavier"), norm, cfg)
             for _ in range(cfg.layers)
         )
         self.final_norm = norm(final=True) if cfg.normalize_before else None
 
-    def _run_layers(self, x: Tensor, padding_mask: Tensor, layer_args: Sequence[tuple[Any, ...]]) -> Features:
-        """Apply the layers, each with its own further arguments, and dropout: (B, T, C) to (B, T, C)."""
-        x = run_stack(self, x.transpose(0, 1).contiguous(), padding_mask, layer_args)
+    def _run_layers(self, x: Tensor, padding_mask: Tensor, attention_args: Sequence[tuple[Any, ...]]) -> Features:
+        """Apply the layers, each attention with further arguments, and dropout: (B, T, C) to (B, T, C)."""
+        x = run_stack(self, x.transpose(0, 1).contiguous(), padding_mask, [(args,) for args in attention_args])
         return self._dropout(x).transpose(0, 1), {"attn": [None]}
 
     def _dropout(self, x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from normplugins.models.attention import Cache, CrossAttention, SelfAttention
-from normplugins.models.config import ModelConfig, NormTransformerConfig
+from normplugins.models.attention import Cache
+from normplugins.models.config import ModelConfig
 from normplugins.models.dropout import add_dropout, dropout, relu_dropout
 from normplugins.models.varlen import VarlenLayout
 from normplugins.norms.backends.dispatch import fuses_residual
@@ -87,78 +86,41 @@ def normalize(norm: nn.Module, x: Tensor | DeferredResidual, padding_mask: Tenso
     return norm(x, padding_mask)
 
 
-class SelfAttentionLayer(nn.Module):
-    """Self-attention of any kind and a feed-forward part, each with its norm."""
+class Layer(nn.Module):
+    """Self-attention of any kind, attention to an encoder's output in a decoder, and a feed-forward part.
+
+    Args:
+        attention: self-attention.
+        cross_attention: attention to the encoder's output; None without an encoder.
+        feed_forward: the feed-forward part.
+        norm: called for the norm of each sublayer.
+        cfg: the model's settings.
+    """
 
     def __init__(
-        self, attention: nn.Module, feed_forward: nn.Module, norm: Callable[[], nn.Module], cfg: ModelConfig
+        self,
+        attention: nn.Module,
+        cross_attention: nn.Module | None,
+        feed_forward: nn.Module,
+        norm: Callable[[], nn.Module],
+        cfg: ModelConfig,
     ) -> None:
         super().__init__()
         self.self_attention = Residual(attention, norm(), cfg)
+        self.cross_attention = Residual(cross_attention, norm(), cfg) if cross_attention is not None else None
         self.feed_forward = Residual(feed_forward, norm(), cfg)
-
-    def forward(
-        self, x: Tensor | DeferredResidual, padding_mask: Tensor, *args: Tensor | Cache | None
-    ) -> Tensor | DeferredResidual:
-        """x (T, B, C), padding_mask (B, T), further arguments of the attention; returns (T, B, C) as ``Residual``."""
-        x = self.self_attention(x, padding_mask, *args)
-        return self.feed_forward(x, padding_mask)
-
-
-def encoder_layer(cfg: NormTransformerConfig) -> SelfAttentionLayer:
-    """Build a layer of the encoder; its attention takes an additive mask (B, 1, 1, T)."""
-    dim = cfg.encoder_embed_dim
-    return SelfAttentionLayer(
-        SelfAttention(dim, cfg.encoder_attention_heads, cfg.attention_dropout),
-        FeedForward(dim, cfg.encoder_ffn_embed_dim, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init),
-        partial(cfg.build_norm, "encoder_norm"),
-        cfg,
-    )
-
-
-class DecoderLayer(nn.Module):
-    """Self-attention, attention to the encoder's output, and feed-forward."""
-
-    def __init__(self, cfg: NormTransformerConfig) -> None:
-        super().__init__()
-        dim, heads = cfg.decoder_embed_dim, cfg.decoder_attention_heads
-        attention = SelfAttention(dim, heads, cfg.attention_dropout)
-        cross = CrossAttention(dim, cfg.encoder_embed_dim, heads, cfg.attention_dropout)
-        feed_forward = FeedForward(
-            dim, cfg.decoder_ffn_embed_dim, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
-        )
-        self.self_attention = Residual(attention, cfg.build_norm("decoder_norm"), cfg)
-        self.cross_attention = Residual(cross, cfg.build_norm("decoder_norm"), cfg)
-        self.feed_forward = Residual(feed_forward, cfg.build_norm("decoder_norm"), cfg)
 
     def forward(
         self,
         x: Tensor | DeferredResidual,
         padding_mask: Tensor | None,
-        attention_mask: Tensor,
-        memory: Tensor | None,
-        memory_mask: Tensor,
-        layout: VarlenLayout | None = None,
-        self_cache: Cache | None = None,
-        cross_cache: Cache | None = None,
+        args: tuple[Any, ...],
+        cross_args: tuple[Any, ...] = (),
     ) -> Tensor | DeferredResidual:
-        """One decoder layer.
-
-        Args:
-            x: (T, B, C); only the last token if caches are given.
-            padding_mask: (B, T), True = padding.
-            attention_mask: additive (B, 1, T, keys).
-            memory: the encoder's output (S, B, C'); not needed once ``cross_cache`` is filled.
-            memory_mask: additive (B, 1, 1, S).
-            layout: the positions of the unpadded x (N, C), which holds all real tokens; padding_mask is then None.
-            self_cache: keys and values of the tokens before x, updated in place.
-            cross_cache: keys and values of the memory, filled at the first step.
-
-        Returns:
-            (T, B, C), or (N, C) with ``layout``; like x, it may be a deferred sum.
-        """
-        x = self.self_attention(x, padding_mask, attention_mask, self_cache, layout)
-        x = self.cross_attention(x, padding_mask, memory, memory_mask, cross_cache, layout)
+        """x (T, B, C) or (N, C) and padding_mask as in :class:`Residual`, with further arguments of both attentions."""
+        x = self.self_attention(x, padding_mask, *args)
+        if self.cross_attention is not None:
+            x = self.cross_attention(x, padding_mask, *cross_args)
         return self.feed_forward(x, padding_mask)
 
 
@@ -200,7 +162,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor", fullgraph: bool 
         fullgraph: raise an error at a graph break; a norm of another package may have one.
     """
     for module in model.modules():
-        if isinstance(module, SelfAttentionLayer | DecoderLayer):
+        if isinstance(module, Layer):
             module.compile(backend=backend, dynamic=True, fullgraph=fullgraph)
 
 

@@ -8,7 +8,7 @@ W is C × L²; with several cores, c is their mean. In the published code j and 
 so that every position sees the tokens after it; with ``causal`` they run up to i. A segment shorter than L has zero
 keys and values at the missing tokens; their position keys remain.
 
-``plain`` computes this formula directly. ``contract`` sums in another order:
+:func:`contract` computes this sum in another order:
 
 - not causal, i comes last: G_dh = Σ_jk W_djk k_jh v_kh is the same for all i, and out_id = Σ_h c_h (q_i + u)_h G_dh. So
   too with r, where Σ_j W_djk r_jh is the same for the whole batch. Less work where L exceeds d_head; a little more at
@@ -16,7 +16,7 @@ keys and values at the missing tokens; their position keys remain.
 - causal, queries go block by block, each block with the tokens up to its own end: half the products.
 
 The backward pass recomputes the products of each block, so that only one block of the L × L × d_head and L × L × L
-numbers per sentence, all of which ``plain`` stores, is in memory at a time.
+numbers per sentence is in memory at a time.
 """
 
 from collections.abc import Callable
@@ -27,16 +27,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 BLOCK = 8  # positions; of 8, 16 and 32 the fastest (rows tensor_attention of results/benchmarks.csv)
-
-
-def plain(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor, causal: bool) -> Tensor:
-    """Compute the sum directly: the reference for :func:`contract`, with the same arguments."""
-    missing = weight.size(1) - k.size(1)
-    k, v = F.pad(k, (0, 0, 0, missing)), F.pad(v, (0, 0, 0, missing))
-    t = torch.einsum("bih,bjh,bkh->bijk", a, k, v) + torch.einsum("bih,jh,bkh->bijk", b, r, v)
-    if causal:
-        t = t.masked_fill(_future(a.size(1), weight.size(1), a.device), 0)
-    return torch.einsum("bijk,djk->bid", t, weight)
 
 
 def contract(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor, causal: bool) -> Tensor:

@@ -5,6 +5,7 @@ Architectures for ``fairseq-train --arch``: transformer_{ln,bn,pnv,pn}_{iwslt_de
 
 import math
 from argparse import Namespace
+from functools import partial
 from typing import Any
 
 from fairseq.data import Dictionary
@@ -17,13 +18,20 @@ from fairseq.models import (
 )
 from fairseq.models.transformer import Embedding
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from normplugins.models.attention import Cache, causal_attention_mask, padding_attention_mask
+from normplugins.models.attention import (
+    Cache,
+    CrossAttention,
+    SelfAttention,
+    causal_attention_mask,
+    padding_attention_mask,
+)
 from normplugins.models.base import NormModel
 from normplugins.models.config import NormTransformerConfig
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions
-from normplugins.models.layers import DecoderLayer, encoder_layer, is_compiled, run_stack
+from normplugins.models.layers import FeedForward, Layer, is_compiled, run_stack
 from normplugins.models.varlen import VarlenLayout, uses_varlen_attention
 from normplugins.norms import has_statistics, sees_sentence
 from normplugins.utils.errors import UserError
@@ -32,11 +40,28 @@ EncoderOut = dict[str, list[Tensor]]
 
 
 class _Stack(nn.Module):
-    """What encoder and decoder share, mixed into fairseq's classes: embedding and dropout."""
+    """What encoder and decoder share, mixed into fairseq's classes: embedding, layers and final norm."""
 
-    cfg: NormTransformerConfig
-    embed_tokens: nn.Embedding
-    positions: SinusoidalPositions
+    dictionary: Dictionary
+
+    def _build(self, cfg: NormTransformerConfig, side: str, embed_tokens: nn.Embedding, max_positions: int) -> None:
+        dim, inner, heads, layers = (
+            getattr(cfg, f"{side}_{size}") for size in ("embed_dim", "ffn_embed_dim", "attention_heads", "layers")
+        )
+        norm = partial(cfg.build_norm, f"{side}_norm")
+        self.cfg, self.embed_tokens = cfg, embed_tokens
+        self.positions = SinusoidalPositions(dim, self.dictionary.pad(), max_positions)
+        self.layers = nn.ModuleList(
+            Layer(
+                SelfAttention(dim, heads, cfg.attention_dropout),
+                CrossAttention(dim, cfg.encoder_embed_dim, heads, cfg.attention_dropout) if side == "decoder" else None,
+                FeedForward(dim, inner, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init),
+                norm,
+                cfg,
+            )
+            for _ in range(layers)
+        )
+        self.final_norm = norm(final=True) if cfg.normalize_before else None
 
     def _embed(self, tokens: Tensor, newest_only: bool = False, layout: VarlenLayout | None = None) -> Tensor:
         """(B, T) to (T, B, C): scaled token embeddings plus positions; of the last token alone if ``newest_only``.
@@ -49,7 +74,8 @@ class _Stack(nn.Module):
         tokens, numbers = tokens.t(), numbers.t()
         if layout is not None:
             tokens, numbers = layout.unpad(tokens), layout.unpad(numbers)
-        x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + self.positions.embed(numbers)
+        positions = F.embedding(numbers, self.positions.table)
+        x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + positions
         return dropout(x, self.cfg.dropout, self.training)
 
     def embed_at(self, tokens: Tensor, position: int) -> Tensor:
@@ -63,10 +89,7 @@ class NormTransformerEncoder(_Stack, FairseqEncoder):
 
     def __init__(self, cfg: NormTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding) -> None:
         super().__init__(dictionary)
-        self.cfg, self.embed_tokens = cfg, embed_tokens
-        self.positions = SinusoidalPositions(cfg.encoder_embed_dim, dictionary.pad(), cfg.max_source_positions)
-        self.layers = nn.ModuleList(encoder_layer(cfg) for _ in range(cfg.encoder_layers))
-        self.final_norm = cfg.build_norm("encoder_norm", final=True) if cfg.normalize_before else None
+        self._build(cfg, "encoder", embed_tokens, cfg.max_source_positions)
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None, **_unused: Any) -> EncoderOut:  # noqa: ARG002
         """Encode.
@@ -82,7 +105,7 @@ class NormTransformerEncoder(_Stack, FairseqEncoder):
         padding_mask = src_tokens.eq(self.positions.padding_idx)
         x = self._embed(src_tokens)
         attention_mask = padding_attention_mask(padding_mask, x.dtype)
-        x = run_stack(self, x, padding_mask, [(attention_mask,)] * len(self.layers))
+        x = run_stack(self, x, padding_mask, [((attention_mask,),)] * len(self.layers))
         return {"encoder_out": [x], "encoder_padding_mask": [padding_mask]}
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
@@ -103,10 +126,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
 
     def __init__(self, cfg: NormTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding) -> None:
         super().__init__(dictionary)
-        self.cfg, self.embed_tokens = cfg, embed_tokens
-        self.positions = SinusoidalPositions(cfg.decoder_embed_dim, dictionary.pad(), cfg.max_target_positions)
-        self.layers = nn.ModuleList(DecoderLayer(cfg) for _ in range(cfg.decoder_layers))
-        self.final_norm = cfg.build_norm("decoder_norm", final=True) if cfg.normalize_before else None
+        self._build(cfg, "decoder", embed_tokens, cfg.max_target_positions)
         self.output_projection = nn.Linear(cfg.decoder_embed_dim, len(dictionary), bias=False)
         if cfg.share_decoder_input_output_embed:
             self.output_projection.weight = embed_tokens.weight
@@ -157,13 +177,12 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         mask = padding_mask if layout is None else None
         memory = encoder_out["encoder_out"][0]
         memory_mask = padding_attention_mask(encoder_out["encoder_padding_mask"][0], x.dtype)
-        shared = attention_mask, memory, memory_mask, layout
-        layer_args: list[tuple[Any, ...]] = [shared] * len(self.layers)
-        if incremental_state is not None:
-            layer_args = [
-                (*shared, *(incremental_state.setdefault(f"{index}.{kind}", Cache()) for kind in ("self", "cross")))
-                for index in range(len(self.layers))
-            ]
+        layer_args = []
+        for index in range(len(self.layers)):
+            caches: list[Cache | None] = [None, None]
+            if incremental_state is not None:
+                caches = [incremental_state.setdefault(f"{index}.{kind}", Cache()) for kind in ("self", "cross")]
+            layer_args.append(((attention_mask, caches[0], layout), (memory, memory_mask, caches[1], layout)))
         x = run_stack(self, x, mask, layer_args)
         if given is not None:
             return x
@@ -227,12 +246,11 @@ SIZES = {  # width, feed-forward width, heads, dropout
 
 
 def _register_architecture(norm: str, size: str) -> None:
-    """Register the paper's placement, with the norm in the encoder and LN in the decoder, as defaults of settings."""
+    """Register the norm in the encoder, LN in the decoder and a size, as defaults of the settings."""
     dim, inner, heads, dropout = SIZES[size]
-    settings = {"dropout": dropout, "encoder_norm": norm, "decoder_norm": "ln", "normalize_before": True}
+    settings = {"dropout": dropout, "encoder_norm": norm}
     for side in ("encoder", "decoder"):
         settings |= {f"{side}_embed_dim": dim, f"{side}_ffn_embed_dim": inner, f"{side}_attention_heads": heads}
-        settings |= {f"{side}_layers": 6}
 
     @register_model_architecture("norm_transformer", f"transformer_{norm}_{size}")
     def architecture(args: Namespace) -> None:

@@ -64,7 +64,7 @@ class Cell:
         return found if len(found) == len(self.runs) else found.iloc[:0]
 
     def score(self, metric: str, checkpoint: str = "", test_set: str = WHOLE, digits: int = 2) -> str:
-        """Return the mean over the seeds and, for several seeds, their sample standard deviation."""
+        """Return the mean over the seeds and, for several seeds, the sample standard deviation."""
         if not len(self.runs):
             return ALL_DIVERGED
         found = self.values(metric, checkpoint, test_set)
@@ -72,11 +72,6 @@ class Cell:
             return NOT_SCORED
         spread = f" ± {found.std():.{digits}f}" if len(found) > 1 else ""
         return f"{found.mean():.{digits}f}{spread}"
-
-    def detail(self, metric: str, checkpoint: str = "", test_set: str = WHOLE, digits: int = 2) -> str:
-        """Return the same score, or an empty text where it is missing."""
-        found = self.score(metric, checkpoint, test_set, digits)
-        return "" if found in (NOT_SCORED, ALL_DIVERGED) else found
 
     @property
     def seeds(self) -> str:
@@ -131,7 +126,7 @@ def duration(seconds: float) -> str:
 
 
 def seeds_note(cells: Sequence[Cell]) -> list[str]:
-    """Return a warning where cells are compared of which some have one seed."""
+    """Return a warning if cells are compared and some of them have one seed only."""
     ones = sum(len(cell.runs) == 1 for cell in cells)
     if len(cells) < 2 or not ones:
         return []
@@ -161,13 +156,6 @@ def signatures(cells: Sequence[Cell], metrics: Iterable[str]) -> list[str]:
             which = f" ({'; '.join(dict.fromkeys(names))})" if len(by_signature) > 1 else ""
             lines.append(f"{''.join(METRICS.get(metric, (metric,)))}{which}: `{signature}`")
     return lines
-
-
-def machines(cells: Iterable[Cell]) -> list[str]:
-    """Return a line for each machine that the runs ran on."""
-    return [
-        f"Hardware: {machine}" for machine in dict.fromkeys(name for cell in cells for name in cell.runs["machine"])
-    ]
 
 
 def _without_norm(cell: Cell) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -77,32 +77,26 @@ def curves(results: pd.DataFrame, path: Path) -> None:
             norm = cell.first["norm"]
             look: dict[str, Any] = {"color": colour(norm), "linestyle": style, "linewidth": 1.4}
             for _, run in cell.runs.iterrows():
-                axes[0].plot(*_columns(run["train_curve"]), **look)
+                axes[0].plot(*_points(run["train_curve"]), **look)
                 every = max(1, len(run["valid_curve"]) // 12)
                 marker = {"marker": MARKERS[place(norm) % len(MARKERS)], "markevery": every, "markersize": 5}
-                (line,) = axes[1].plot(*_columns(run["valid_curve"]), **look, **marker)
+                (line,) = axes[1].plot(*_points(run["valid_curve"]), **look, **marker)
             lines.append(line)
         smoothed = " (label-smoothed)" if (results["label_smoothing"] > 0).any() else ""
-        panels = {"training": "train_curve", "validation": "valid_curve"}
-        for axis, (name, column) in zip(axes, panels.items(), strict=True):
+        for axis, name, column in zip(axes, ("training", "validation"), ("train_curve", "valid_curve"), strict=True):
             axis.set_title(f"{name} loss{smoothed}")
             axis.set_xlabel("updates")
             axis.set_ylabel("loss (bits per token)")
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.xaxis.set_major_formatter("{x:,.0f}")
-            _leave_out_the_start(axis, [curve for cell in shown for curve in cell.runs[column]])
+            points = np.hstack([_points(curve) for cell in shown for curve in cell.runs[column]])
+            losses = points[1, points[0] >= points[0].max(initial=0) / 10]
+            if losses.size and losses.min() < losses.max():  # the steep start would flatten the rest
+                margin = 0.05 * (losses.max() - losses.min())
+                axis.set_ylim(losses.min() - margin, losses.max() + margin)
         figure.suptitle("\n".join([*_title(cells), *([f"too short to draw: {'; '.join(short)}"] if short else [])]))
         figure.legend(lines, labels, loc="outside lower center", ncols=columns)
         save(figure, path)
-
-
-def _leave_out_the_start(axis: Axes, curves: Sequence[Curve]) -> None:
-    """Choose the loss axis by what comes after the first tenth of updates: the steep start would flatten the rest."""
-    last = max((update for curve in curves for update, _ in curve), default=0)
-    losses = [loss for curve in curves for update, loss in curve if update >= last / 10]
-    if losses and min(losses) < max(losses):
-        margin = 0.05 * (max(losses) - min(losses))
-        axis.set_ylim(min(losses) - margin, max(losses) + margin)
 
 
 def _title(cells: Sequence[Cell]) -> list[str]:
@@ -135,5 +129,6 @@ def _styles(cells: Sequence[Cell]) -> list[Any]:
     ]
 
 
-def _columns(curve: Curve) -> tuple[list[float], list[float]]:
-    return [update for update, _ in curve], [loss for _, loss in curve]
+def _points(curve: Curve) -> np.ndarray:
+    """Return the updates and the losses of a curve, shape (2, points)."""
+    return np.reshape(curve, (-1, 2)).T

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 MARKS = {"S": "seen in a source", "D": "derived from numbers that were seen", "M": "recalled and not confirmed"}
 NAMES = {"ln": "LN", "bn": "BN", "bn_released": "BN", "pnv": "PN-V", "pn": "PN"}
-"""The paper's name of each norm that it reports, in the order of its tables."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """A number of the paper and its mark, a key of ``MARKS``."""
-
-    value: float
-    mark: str
-
-    def __post_init__(self) -> None:
-        if self.mark not in MARKS:
-            raise ValueError(f"unknown mark {self.mark!r}")
+"""The paper's name of each norm that it reports, in the order of its tables; both kinds of BN are its BN."""
 
 
 @dataclass(frozen=True)
@@ -31,29 +19,22 @@ class PaperCorpus:
         title: the corpus as the paper names it.
         metric: the key of the records' ``metrics`` that the paper's numbers are comparable with.
         ends_by: the reason for which the published training ends; a run that ended otherwise was cut short.
-        ends_at: the number of epochs or updates of the published training, where patience does not end it.
-        numbers: the paper's numbers, by norm.
-        differences: the paper's differences to its LN row, by norm.
-        notes: what to say under the table.
-        footnotes: notes on single numbers, by norm.
+        numbers: the paper's numbers, each with its key of ``MARKS``, by the paper's name of the norm.
+        differences: the paper's differences to its LN row, likewise.
+        footnotes: notes on single numbers, likewise.
+        note: what to say under the table.
+        ends_at: the number of updates of the published training, if patience does not end it.
     """
 
     experiment: str
     title: str
     metric: str
     ends_by: str
-    numbers: Mapping[str, Known]
-    differences: Mapping[str, Known]
+    numbers: Mapping[str, str]
+    differences: Mapping[str, str]
+    footnotes: Mapping[str, str]
+    note: str
     ends_at: int = 0
-    notes: tuple[str, ...] = ()
-    footnotes: Mapping[str, str] = field(default_factory=dict)
-
-
-def _known(mark: str, **numbers: float) -> dict[str, Known]:
-    """Numbers with one mark; BN's stands beside both of our kinds of BN."""
-    if "bn" in numbers:
-        numbers["bn_released"] = numbers["bn"]
-    return {norm: Known(value, mark) for norm, value in numbers.items()}
 
 
 _BN = (
@@ -69,50 +50,36 @@ _PNV = "No source found; by the paper's figure on batch sizes, as recalled, PN-V
 TABLES = {
     "Table 1: test BLEU (higher is better)": (
         PaperCorpus(
-            "iwslt14",
-            "IWSLT14 de-en",
-            "bleu",
-            "patience",
-            _known("D", ln=35.5, bn=34.4, pn=35.9) | _known("M", pnv=35.5),
-            _known("D", bn=-1.1) | _known("M", pnv=0.0) | _known("S", pn=0.4),
-            notes=("The authors' released PN checkpoint scores 35.87, with a brevity penalty of 0.961 (S).",),
-            footnotes={"bn": _BN, "bn_released": _BN, "pnv": _PNV},
+            *("iwslt14", "IWSLT14 de-en", "bleu", "patience"),
+            {"LN": "35.5 D", "BN": "34.4 D", "PN-V": "35.5 M", "PN": "35.9 D"},
+            {"BN": "-1.1 D", "PN-V": "+0.0 M", "PN": "+0.4 S"},
+            {"BN": _BN, "PN-V": _PNV},
+            "The authors' released PN checkpoint scores 35.87, with a brevity penalty of 0.961 (S).",
         ),
         PaperCorpus(
-            "wmt14",
-            "WMT14 en-de",
-            "bleu_compound",
-            "patience",
-            _known("D", ln=29.5, bn=28.1) | _known("S", pn=30.1),
-            _known("D", bn=-1.4) | _known("S", pn=0.6),
-            notes=(
-                "The paper's numbers are BLEU on tokens with hyphenated compounds split, and ours beside them too.",
-            ),
-            footnotes={"bn": _BN, "bn_released": _BN},
+            *("wmt14", "WMT14 en-de", "bleu_compound", "patience"),
+            {"LN": "29.5 D", "BN": "28.1 D", "PN": "30.1 S"},
+            {"BN": "-1.4 D", "PN": "+0.6 S"},
+            {"BN": _BN},
+            "The paper's numbers are BLEU on tokens with hyphenated compounds split, and ours beside them too.",
         ),
     ),
     "Table 2: test perplexity (lower is better)": (
         PaperCorpus(
-            "ptb",
-            "PTB",
-            "ppl",
-            "max_update",
-            _known("M", ln=53.2, bn=60.7, pnv=55.3, pn=47.6),
-            _known("M", bn=7.5, pnv=2.1) | _known("S", pn=-5.6),
+            *("ptb", "PTB", "ppl", "max_update"),
+            {"LN": "53.2 M", "BN": "60.7 M", "PN-V": "55.3 M", "PN": "47.6 M"},
+            {"BN": "+7.5 M", "PN-V": "+2.1 M", "PN": "-5.6 S"},
+            {"BN": _BN_LM},
+            "The authors of the tensorized transformer published 57.9 (S).",
             ends_at=20_000,
-            notes=("The authors of the tensorized transformer published 57.9 (S).",),
-            footnotes={"bn": _BN_LM, "bn_released": _BN_LM},
         ),
         PaperCorpus(
-            "wikitext103",
-            "WikiText-103",
-            "ppl",
-            "max_update",
-            _known("M", ln=20.9, bn=27.2, pnv=21.3, pn=17.9),
-            _known("M", bn=6.3, pnv=0.4) | _known("S", pn=-3.0),
+            *("wikitext103", "WikiText-103", "ppl", "max_update"),
+            {"LN": "20.9 M", "BN": "27.2 M", "PN-V": "21.3 M", "PN": "17.9 M"},
+            {"BN": "+6.3 M", "PN-V": "+0.4 M", "PN": "-3.0 S"},
+            {"BN": _BN_LM},
+            "The authors of the tensorized transformer published 20.9 (S).",
             ends_at=200_000,
-            notes=("The authors of the tensorized transformer published 20.9 (S).",),
-            footnotes={"bn": _BN_LM, "bn_released": _BN_LM},
         ),
     ),
 }

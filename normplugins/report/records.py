@@ -24,6 +24,7 @@ WHOLE = "test"
 CELL = ["experiment", "norm", "model", "budget", "settings", "cut", "note", "train_size", "recipe"]
 """Columns that runs must have in common to be averaged."""
 SCORE = ["checkpoint", "test_set", "metric"]
+NO_SCORE = {**dict.fromkeys([*SCORE, "signature"], ""), "value": math.nan, "brevity": math.nan}
 Curve = tuple[tuple[float, float], ...]
 
 
@@ -36,15 +37,11 @@ def read_results(results: Path) -> pd.DataFrame:
     Raises:
         UserError: a record is broken, has an unknown format, lacks a field, or contradicts its path.
     """
-    rows: list[dict[str, Any]] = []
-    lost: list[Path] = []
-    for path in sorted((results / "runs").glob("*/*/seed*.json")):
-        if path.name.endswith(DIVERGED):
-            lost.append(path)
-        else:
-            rows += read_record(path)
-    for path in lost:
-        if not path.with_name(path.name.replace(DIVERGED, ".json")).exists():  # else a later run has ended well
+    paths = sorted((results / "runs").glob("*/*/seed*.json"))
+    rows = [row for path in paths if not path.name.endswith(DIVERGED) for row in read_record(path)]
+    for path in paths:
+        ended_well = path.with_name(path.name.replace(DIVERGED, ".json")).exists()  # a later run of the same seed
+        if path.name.endswith(DIVERGED) and not ended_well:
             rows.append(_diverged(path, rows))
     models = list(MODELS)
     rows.sort(
@@ -122,19 +119,19 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     hardware, machine = machine_names(record["hardware"])
     ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
     model = recorded_model(config, record["metrics"].get("ppl"), str(record.get("label") or ""))
-    unigram = corpus.get("unigram_ppl")
+    unigram, size = corpus.get("unigram_ppl"), corpus["counts"].get("train", {})
+    units = [unit for unit in ("pairs", "tokens") if size.get(unit) is not None]  # of parallel and of running text
+    # settings of an experiment's own recipe that have changed between versions: its end, and its test set
+    ends = ("optimization.max_epoch", "optimization.max_update", "checkpoint.patience")
+    recipe = [*map(config.get, ends), corpus["counts"].get("test")]
     run = {
         **_settings(variant, model.name if model else ""),
         "experiment": experiment,
         "seed": int(record["seed"]),
         "budget": "" if config.get("budget.name") in (None, "full") else str(config["budget.name"]),
         "note": str(corpus.get("note") or ""),
-        "train_size": _train_size(corpus["counts"].get("train", {})),
-        # settings of an experiment's own recipe that have changed between versions: its end, and its test set
-        "recipe": _digest(
-            *(config.get("optimization.max_epoch"), config.get("optimization.max_update")),
-            *(config.get("checkpoint.patience"), corpus["counts"].get("test")),
-        ),
+        "train_size": next((f"{int(size[unit]):,} training {unit}" for unit in units), ""),
+        "recipe": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8],
         "corpus": str(corpus.get("corpus", "")),
         "updates": int(training["updates"]),
         "stopped_by": str(training["stopped_by"]),
@@ -149,7 +146,7 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
         "valid_curve": _curve(record["curves"]["valid"]),
         "diverged": "",
     }
-    return run | {"cut": _cut(CORPORA.get(experiment), run, int(training["epochs"]))}
+    return run | {"cut": _cut(CORPORA.get(experiment), run)}
 
 
 def _scores(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -173,12 +170,7 @@ def _scores(record: dict[str, Any]) -> list[dict[str, Any]]:
                         "signature": str(metrics.get(metric, {}).get("signature") or ""),
                     }
                 )
-    return rows or [_not_scored(scored_by)]
-
-
-def _not_scored(scored_by: str) -> dict[str, Any]:
-    empty = {"value": math.nan, "brevity": math.nan, "signature": ""}
-    return {"scored_by": scored_by, **dict.fromkeys(SCORE, ""), **empty}
+    return rows or [{"scored_by": scored_by, **NO_SCORE}]
 
 
 def _settings(variant: str, model: str) -> dict[str, str]:
@@ -208,30 +200,16 @@ def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
         numbers = dict.fromkeys(("updates", "words_per_second", "wall_seconds", "valid_ppl"), math.nan)
         curves = {"unigram": (), "train_curve": (), "valid_curve": (), "label_smoothing": 0.0}
         alike = _settings(variant, model.name if model else "") | {"budget": budget} | empty | numbers | curves
-    row = {**alike, **_not_scored("averaged"), "experiment": experiment, "seed": int(seed), "diverged": str(reason)}
-    return row | {"train_curve": (), "valid_curve": ()}
+    own = {"experiment": experiment, "seed": int(seed), "diverged": str(reason), "scored_by": "averaged"}
+    return {**alike, **NO_SCORE, **own, "train_curve": (), "valid_curve": ()}
 
 
-def _cut(paper: PaperCorpus | None, run: dict[str, Any], epochs: int) -> str:
-    """Return what to say of a run that ended before the published training does, or an empty text."""
-    if paper is None:
+def _cut(paper: PaperCorpus | None, run: dict[str, Any]) -> str:
+    """Return a note for a run that ended before the published training does, or an empty text."""
+    if paper is None or run["budget"]:
         return ""
-    done = {"patience": 0, "max_epoch": epochs, "max_update": run["updates"]}
-    if run["stopped_by"] == paper.ends_by and done[paper.ends_by] >= paper.ends_at:
-        return ""
-    return "" if run["budget"] else f"cut at {run['updates']:,} updates"
-
-
-def _digest(*settings: Any) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _train_size(counts: Mapping[str, Any]) -> str:
-    """Return the size of the training set in pairs of sentences, or in tokens of running text."""
-    for unit in ("pairs", "tokens"):
-        if counts.get(unit) is not None:
-            return f"{int(counts[unit]):,} training {unit}"
-    return ""
+    in_full = run["stopped_by"] == paper.ends_by and run["updates"] >= paper.ends_at
+    return "" if in_full else f"cut at {run['updates']:,} updates"
 
 
 def _curve(points: list[dict[str, Any]]) -> Curve:

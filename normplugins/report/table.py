@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import fill
 
 import tabulate
@@ -46,9 +46,9 @@ class Table:
     def only(self, indices: Sequence[int]) -> Table:
         """Return the table with these columns alone."""
         rows = [[row[index] for index in indices] for row in self.rows]
-        return Table(self.title, [self.columns[index] for index in indices], rows, self.notes, self.slug)
+        return replace(self, columns=[self.columns[index] for index in indices], rows=rows)
 
-    def folded(self, empty: Sequence[str] = ("",)) -> Table:
+    def folded(self, empty: Sequence[str]) -> Table:
         """Return the table without details that are empty or the same in all rows; a note gives the shared values."""
         shared, kept = [], []
         for index, column in enumerate(self.columns):
@@ -57,40 +57,20 @@ class Table:
                 kept.append(index)
             elif values:
                 shared.append(f"{column.name.replace(chr(10), ' ')} {values[0]}")
-        table = self.only(kept)
         notes = [f"The same in all rows that were run: {'; '.join(shared)}."] if shared else []
-        return Table(table.title, table.columns, table.rows, [*notes, *self.notes], self.slug)
-
-
-class Footnotes:
-    """Numbers texts in the order in which they are first referred to."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def mark(self, text: str) -> str:
-        """Return the reference to put behind a number, or nothing for an empty text."""
-        if not text:
-            return ""
-        if text not in self.texts:
-            self.texts.append(text)
-        return f" [{self.texts.index(text) + 1}]"
-
-    def lines(self) -> list[str]:
-        """Return the texts with their numbers."""
-        return [f"[{number}] {text}" for number, text in enumerate(self.texts, 1)]
+        return replace(self.only(kept), notes=[*notes, *self.notes])
 
 
 def markdown(table: Table) -> str:
     """Return a Markdown table whose source is aligned too, with its notes as a list under it."""
     notes = "\n".join(f"- {note}" for note in table.notes)
-    text = _tabulate(_replaced(table, lambda cell: _EMPHASIS.sub(r"\\\1", cell).replace("\n", "<br>")), "pipe")
+    text = _tabulate(table, "pipe", lambda cell: _EMPHASIS.sub(r"\\\1", cell).replace("\n", "<br>"))
     return text + (f"\n\n{notes}" if notes else "")
 
 
 def latex(table: Table) -> str:
     """Return a LaTeX tabular (booktabs), with the title and the notes as comments."""
-    text = _tabulate(_replaced(table, lambda cell: cell.replace("\n", " ")), "latex_booktabs")
+    text = _tabulate(table, "latex_booktabs", lambda cell: cell.replace("\n", " "))
     for character, command in (("±", r"$\pm$"), ("–", "--"), ("×", r"$\times$")):
         text = text.replace(character, command)
     return "\n".join([f"% {table.title}", text, *(f"% {note}" for note in table.notes)]) + "\n"
@@ -101,18 +81,16 @@ def terminal(table: Table, width: int | None) -> str:
 
     Where there is too little room, names of rows are wrapped first, then details are left out from the right.
     """
-    indices = list(range(len(table.columns)))
     text = _tabulate(table, "simple")
-    while width is not None and _width(text) > width:
-        names = max(len(row[0]) for row in table.rows)
-        room = names + width - _width(text)
-        details = [index for index in indices if table.columns[index].detail]
-        if room < min(names, NARROWEST) and details:
-            indices.remove(details[-1])
-            text = _tabulate(table.only(indices), "simple")
-            continue
-        text = _tabulate(table.only(indices), "simple", max(room, NARROWEST))
-        break
+    names = max(len(row[0]) for row in table.rows)
+    shown = list(range(len(table.columns)))
+    while width is not None and (excess := max(map(len, text.splitlines())) - width) > 0:
+        details = [index for index in shown if table.columns[index].detail]
+        if names - excess >= min(names, NARROWEST) or not details:
+            text = _tabulate(table.only(shown), "simple", room=max(names - excess, NARROWEST))
+            break
+        shown.remove(details[-1])
+        text = _tabulate(table.only(shown), "simple")
     notes = [paragraph(f"  {note}", width, "    ") for note in table.notes]
     return "\n".join([table.title, "", text, "", *notes]).strip()
 
@@ -130,19 +108,10 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _width(text: str) -> int:
-    return max(map(len, text.splitlines()))
-
-
-def _replaced(table: Table, text: Callable[[str], str]) -> Table:
-    columns = [Column(text(column.name), column.right) for column in table.columns]
-    return Table(table.title, columns, [[text(cell) for cell in row] for row in table.rows])
-
-
-def _tabulate(table: Table, style: str, room: int | None = None) -> str:
+def _tabulate(table: Table, style: str, text: Callable[[str], str] = str, room: int | None = None) -> str:
     return tabulate.tabulate(
-        table.rows,
-        [column.name for column in table.columns],
+        [[text(cell) for cell in row] for row in table.rows],
+        [text(column.name) for column in table.columns],
         tablefmt=style,
         disable_numparse=True,
         colalign=["right" if column.right else "left" for column in table.columns],

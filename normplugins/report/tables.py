@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,14 +17,13 @@ from normplugins.report.cells import (
     difference,
     duration,
     group,
-    machines,
     seeds_note,
     signatures,
 )
-from normplugins.report.paper import NAMES, Known, PaperCorpus
+from normplugins.report.paper import NAMES, PaperCorpus
 from normplugins.report.readings import NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
 from normplugins.report.records import WHOLE, norm_rank
-from normplugins.report.table import Column, Footnotes, Table
+from normplugins.report.table import Column, Table
 
 CHECKPOINTS = ("averaged", "last", "best")
 ON_PLAIN_TEXT = ("chrf2", "ter")
@@ -45,9 +44,9 @@ DEVIATION = "a ± b: mean and sample standard deviation over the seeds."
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: the cell of each column, and what stands where there is none.
+    """A row of a table: the cell of each column, and the text that a column shows without a cell.
 
-    ``paper`` is the norm whose number of the paper stands in the row, or an empty text.
+    ``paper`` is the paper's name of the norm, if the row shows its number.
     """
 
     name: str
@@ -55,13 +54,9 @@ class Row:
     missing: dict[str, str]
     paper: str = ""
 
-    def of_all(self, get: Callable[[Cell], str]) -> str:
-        """Return what the cells of the row have in common, or all their different values."""
-        return "; ".join(dict.fromkeys(map(get, self.cells.values())))
-
     @property
     def seeds(self) -> str:
-        """The number of seeds, once where it is the same in all columns."""
+        """The number of seeds, or one number for each column where they differ."""
         found = [self.cells[key].seeds if key in self.cells else "-" for key in self.missing]
         return "" if not self.cells else found[0] if len(set(found)) == 1 else "/".join(found)
 
@@ -84,9 +79,9 @@ def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
                 _reading(cell) for cell in every if cell.first["norm"] == norm and not (cell.model and cell.model.row)
             }
             missing = {key: NOT_IN_FULL if key in begun else NOT_RUN for key in keys}
-            found.insert(0, Row(f"{NAMES[norm]} ({norm})", published, missing, norm))
+            found.insert(0, Row(f"{NAMES[norm]} ({norm})", published, missing, NAMES[norm]))
         rows += found
-    notes = [*corpus.notes, *([SEES_THE_FUTURE] if corpus.metric == "ppl" else [])]
+    notes = [corpus.note, *([SEES_THE_FUTURE] if corpus.metric == "ppl" else [])]
     title = f"{corpus.title} ({corpus.experiment})"
     return _table(title, corpus.experiment, rows, cells, _metrics(cells, corpus.metric), notes, corpus=corpus)
 
@@ -109,8 +104,7 @@ def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> 
 def experiment_table(name: str, results: pd.DataFrame) -> Table:
     """Return the runs of an experiment that is not in the paper: the score of every checkpoint, and what runs took."""
     cells = group(results)
-    rows = [Row(cell.label, {"": cell}, {"": ""}) for cell in cells]
-    return _table(name, name, rows, cells, _metrics(cells), [])
+    return _table(name, name, [Row(cell.label, {"": cell}, {"": ""}) for cell in cells], cells, _metrics(cells), [])
 
 
 def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
@@ -150,40 +144,48 @@ def _table(
     rows: Sequence[Row],
     cells: Sequence[Cell],
     metrics: Sequence[str],
-    notes: Iterable[str],
+    notes: Sequence[str],
     corpus: PaperCorpus | None = None,
     digits: int = 2,
 ) -> Table:
     """Put together the columns of any table; those that say nothing new are left out."""
-    footnotes = Footnotes()
     metric, *others = metrics
-    readings = bool(rows) and READINGS[0] in rows[0].missing
+    readings = READINGS[0] in rows[0].missing
     checkpoints = ["", "last"] if readings else list(CHECKPOINTS) if corpus else _checkpoints(cells)
     columns: list[Column] = []
-    texts: list[list[str]] = [[] for _ in rows]
+    texts: list[list[str]] = []
+    footnotes: list[str] = []
 
     def add(heading: str, get: Callable[[Row], str], right: bool = True, detail: bool = True) -> None:
         columns.append(Column(heading, right, detail))
-        for row, text in zip(rows, texts, strict=True):
-            text.append(get(row))
-
-    def of_cell(key: str, get: Callable[[Cell], str]) -> Callable[[Row], str]:
-        return lambda row: get(row.cells[key]) if key in row.cells else ""
+        texts.append([get(row) for row in rows])
 
     def add_each(heading: str, get: Callable[[Cell], str]) -> None:
         for key in rows[0].missing:
-            add(f"reading\n{key}\n{heading}" if key else heading, of_cell(key, get))
+            named = f"reading\n{key}\n{heading}" if key else heading
+            add(named, lambda row, key=key: get(row.cells[key]) if key in row.cells else "")  # type: ignore[misc]
+
+    def add_joined(heading: str, get: Callable[[Cell], str], right: bool = True) -> None:
+        add(heading, lambda row: "; ".join(dict.fromkeys(map(get, row.cells.values()))), right)
+
+    def footnote(text: str) -> str:
+        if text and text not in footnotes:
+            footnotes.append(text)
+        return f" [{footnotes.index(text) + 1}]" if text else ""
 
     def score(key: str, row: Row) -> str:
         if key not in row.cells:
             return row.missing[key]
         cell = row.cells[key]
-        return cell.score(metric, checkpoints[0], digits=digits) + footnotes.mark(_corpus_note(cell, corpus))
+        consequence = ", not the paper's corpus: compare it with ours, not with the paper's number" if corpus else ""
+        note = f"Corpus: {cell.first['note']}{consequence}." if cell.first["note"] else ""
+        return cell.score(metric, checkpoints[0], digits=digits) + footnote(note)
 
     add("norm", lambda row: row.name, right=False, detail=False)
     if corpus:
-        add("paper", lambda row: _known(row, corpus, footnotes), detail=False)
-        add("paper\n- LN", lambda row: _number(corpus.differences.get(row.paper), "+"))
+        numbers, about = {"": "", **corpus.numbers}, corpus.footnotes  # "" stands for a row that is not in the paper
+        add("paper", lambda row: numbers.get(row.paper, "unknown") + footnote(about.get(row.paper, "")), detail=False)
+        add("paper\n- LN", lambda row: corpus.differences.get(row.paper, ""))
     for key in rows[0].missing:
         named = HEADINGS.get(key) or f"{_name(metric)},\n{checkpoints[0]}"
         add(f"ours,\n{named}" if corpus else named, partial(score, key), detail=False)
@@ -197,23 +199,24 @@ def _table(
     for other in others:
         add_each(_name(other), partial(Cell.score, metric=other, digits=digits))
     add_each("best valid\nppl", lambda cell: cell.valid_ppl)
-    add("updates", lambda row: row.of_all(lambda cell: cell.span("updates")))
-    add("stopped by", lambda row: row.of_all(lambda cell: cell.each("stopped_by")), right=False)
+    add_joined("updates", lambda cell: cell.span("updates"))
+    add_joined("stopped by", lambda cell: cell.each("stopped_by"), right=False)
     if not corpus:
-        add("words/s", lambda row: row.of_all(lambda cell: cell.span("words_per_second")))
-        add("training\ntime", lambda row: row.of_all(lambda cell: cell.span("wall_seconds", duration)))
-    add("hardware", lambda row: row.of_all(lambda cell: cell.each("hardware")), right=False)
+        add_joined("words/s", lambda cell: cell.span("words_per_second"))
+        add_joined("training\ntime", lambda cell: cell.span("wall_seconds", duration))
+    add_joined("hardware", lambda cell: cell.each("hardware"), right=False)
     below = [
-        *footnotes.lines(),
+        *(f"[{number}] {text}" for number, text in enumerate(footnotes, 1)),
         *notes,
-        *([] if not cells else [f"{BEST} {DEVIATION}"] if readings else [f"{AVERAGED} {DEVIATION}"] if corpus else []),
+        *([f"{BEST if readings else AVERAGED} {DEVIATION}"] if cells and (readings or corpus) else []),
         *(["*seeds* a/b/c: of code, masked and paper."] if any("/" in row.seeds for row in rows) else []),
         *_language_model_notes(cells),
         *seeds_note(cells),
         *signatures(cells, metrics),
-        *machines(cells),
+        *(f"Hardware: {machine}" for cell in cells for machine in cell.runs["machine"]),
     ]
-    return Table(title, columns, texts, list(dict.fromkeys(below)), slug).folded(empty=("", NOT_SCORED))
+    rows_of_text = [list(row) for row in zip(*texts, strict=True)]
+    return Table(title, columns, rows_of_text, list(dict.fromkeys(below)), slug).folded(empty=("", NOT_SCORED))
 
 
 def _rows(cells: Sequence[Cell], norm: str, missing: dict[str, str]) -> list[Row]:
@@ -240,21 +243,6 @@ def _extra(cell: Cell) -> str:
     return ", ".join(filter(None, [model, first["settings"], first["cut"], OTHER_CORPUS if first["note"] else ""]))
 
 
-def _known(row: Row, corpus: PaperCorpus, footnotes: Footnotes) -> str:
-    if not row.paper:
-        return ""
-    return _number(corpus.numbers.get(row.paper)) + footnotes.mark(corpus.footnotes.get(row.paper, "")) or "unknown"
-
-
-def _number(number: Known | None, sign: str = "") -> str:
-    return f"{number.value:{sign}.1f} {number.mark}" if number else ""
-
-
-def _corpus_note(cell: Cell, corpus: PaperCorpus | None) -> str:
-    consequence = ", not the paper's corpus: compare it with ours, not with the paper's number" if corpus else ""
-    return f"Corpus: {cell.first['note']}{consequence}." if cell.first["note"] else ""
-
-
 def _checkpoints(cells: Sequence[Cell]) -> list[str]:
     found = {name for cell in cells for column in ("scored_by", "checkpoint") for name in cell.rows[column]}
     return [name for name in CHECKPOINTS if name in found]
@@ -263,8 +251,7 @@ def _checkpoints(cells: Sequence[Cell]) -> list[str]:
 def _metrics(cells: Sequence[Cell], first: str = "") -> list[str]:
     """Return the metrics of a main table in the order of their columns, beginning with ``first``."""
     found = {metric for cell in cells for metric in cell.rows["metric"]} - {"", *ON_PLAIN_TEXT}
-    known = list(METRICS)
-    ordered = sorted(found, key=lambda metric: (known.index(metric) if metric in known else len(known), metric))
+    ordered = [*(metric for metric in METRICS if metric in found), *sorted(found - METRICS.keys())]
     default = "ppl" if any(cell.model for cell in cells) else "bleu"
     first = first or next(iter(ordered), default)
     return [first, *(metric for metric in ordered if metric != first)]

@@ -156,8 +156,8 @@ def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: boo
         return not _left(runs)
     failures: dict[Planned, str] = {}
     skipped: set[Planned] = set()
-    with folder.locked(Path("runs") / ".campaign"), _for_minutes(minutes):
-        try:
+    try:
+        with folder.locked(Path("runs") / ".campaign"), _for_minutes(minutes):
             while left := [planned for planned in _left(runs) if planned not in failures and planned not in skipped]:
                 planned = min(left, key=lambda each: each.state != "started")  # the first of them in the plan's order
                 print(overview(runs, planned), flush=True)
@@ -173,8 +173,8 @@ def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: boo
                         traceback.print_exc()
                     failures[planned] = str(error)
                     print(f"{planned} failed: {error}")
-        except TimeIsUp:
-            print(f"{minutes:g} minutes are up: the same command goes on from here")
+    except TimeIsUp:
+        print(f"{minutes:g} minutes are up: the same command goes on from here")
     print(overview(runs))
     if failures:
         first, message = next(iter(failures.items()))

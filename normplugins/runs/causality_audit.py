@@ -19,7 +19,7 @@ from normplugins.evaluation.perplexity import load_model_and_text
 from normplugins.evaluation.reestimate import batches_asked
 from normplugins.models.config import is_causal
 from normplugins.runs import folder, record
-from normplugins.runs.run import set_threads
+from normplugins.runs.scoring import set_threads
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 

@@ -24,7 +24,8 @@ from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.models.import_checkpoint import numbered_dictionary
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.run import run_title, set_threads
+from normplugins.runs.run import run_title
+from normplugins.runs.scoring import set_threads
 from normplugins.training.distributed import on_cpu, world_size
 
 # Sentences and tokens of training texts that neither a config nor a paper gives: the side with more tokens, including

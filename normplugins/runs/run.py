@@ -15,14 +15,12 @@ from normplugins.runs import folder, record
 from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.scoring import describe_scores, publish_translations, score_checkpoints
+from normplugins.runs.scoring import describe_scores, publish_translations, score_checkpoints, set_threads
 from normplugins.training import checkpoints, distributed
 from normplugins.training.history import saved_history
 from normplugins.training.loop import train
 from normplugins.training.progress import clock
 from normplugins.training.tracking import Tracker, tracked
-from normplugins.utils.threads import use_threads
-from normplugins.utils.worker_processes import available_cores
 
 
 def run(config: DictConfig) -> dict[str, Any] | None:
@@ -144,11 +142,6 @@ def complete_steps(
         tracker.summarize({f"test/{metric}": value["score"] for metric, value in scored["metrics"].items()})
         tracker.summarize({"signature": {metric: value["signature"] for metric, value in scored["metrics"].items()}})
     return done
-
-
-def set_threads(config: DictConfig) -> None:
-    """Let PyTorch use ``hardware.threads`` threads, or every core that is available to this process."""
-    use_threads(config.hardware.threads or available_cores())
 
 
 def average_epochs(directory: Path, count: int | None) -> list[str]:

@@ -103,16 +103,14 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
             headers["If-Range"] = version.read_text()
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         content_range = response.headers.get("Content-Range", "")
-        if response.status_code == requests.codes.requested_range_not_satisfiable:
-            if content_range.rpartition("/")[2] == str(held):
-                return held
+        not_satisfiable = response.status_code == requests.codes.requested_range_not_satisfiable
+        if not_satisfiable and content_range.rpartition("/")[2] == str(held):
+            return held
+        resumed = response.status_code == requests.codes.partial_content
+        if not_satisfiable or (resumed and not content_range.startswith(f"bytes {held}-")):
             part.unlink()
             return _transfer(url, part, echo)
         response.raise_for_status()
-        resumed = response.status_code == requests.codes.partial_content
-        if resumed and not content_range.startswith(f"bytes {held}-"):
-            part.unlink()
-            return _transfer(url, part, echo)
         start = held if resumed else 0
         mark = response.headers.get("ETag", "")
         mark = response.headers.get("Last-Modified", "") if mark.startswith("W/") else mark

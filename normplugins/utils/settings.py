@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import Field, field, fields
+from dataclasses import Field, field
 from typing import Any
 
 _BOUNDS = (
@@ -35,17 +35,6 @@ def setting(
     """
     limits = {"minimum": minimum, "maximum": maximum, "below": below, "above": above, "choices": choices}
     return field(default=default, metadata={"help": doc, "changes_result": changes_result, **limits, **metadata})
-
-
-def invalid_setting(settings: Any, prefix: str = "") -> str | None:
-    """Return a message about the first field of a dataclass instance whose value is out of range, None without one.
-
-    ``prefix`` is put before the field's name, as in ``corpus.``.
-    """
-    for declared in fields(settings):
-        if message := invalid_value(declared, getattr(settings, declared.name), prefix):
-            return message
-    return None
 
 
 def invalid_value(declared: Field[Any], value: Any, prefix: str = "") -> str | None:

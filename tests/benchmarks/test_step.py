@@ -25,6 +25,7 @@ def test_rows_of_random_batches(tmp_path):
     assert rows.loc[0, "ratio"] == 1
 
 
+@pytest.mark.slow
 def test_a_prepared_corpus_gives_the_batches_and_all_train_on_the_same_ones(tmp_path):
     overrides = [*SMALL, f"data_dir={tmp_path}", *CORPUS, "corpus=demo"]
     config = composed("pn", overrides)
@@ -53,6 +54,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
         composed("ln", ["hardware=gpu1"])
 
 
+@pytest.mark.slow
 def test_an_error_in_the_process_of_stock_fairseq_is_raised_here():
     with pytest.raises(UserError, match="stock fairseq: KeyError: 'x'"):
         SeparateProcess({}.__getitem__, "x")

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from normplugins.corpora import CORPORA, ParallelCorpus, PreparedCorpus, corpus_config, prepare, register
-from normplugins.corpora.base import Echo
-from normplugins.corpora.bitext import Bitext, Pairs
+from normplugins.corpora.parallel import Bitext
 from normplugins.runs.compose import compose_config
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import setting
@@ -22,12 +21,11 @@ class Shouted(ParallelCorpus):
     name: str = "shouted"
     volume: int = setting(1, "exclamation marks behind each sentence", minimum=1)
 
-    def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:
-        return {}
-
     def read(self, files: Mapping[str, Path]) -> Bitext:
-        pairs = Pairs(*sentences(80), ("shouted.de", "shouted.en")).map(lambda line: line + " !" * self.volume)
-        return Bitext(pairs.take(list(range(60))), pairs.take([60, 61]), pairs.take([62, 63]))
+        pairs = [
+            (f"{de}{' !' * self.volume}", f"{en}{' !' * self.volume}") for de, en in zip(*sentences(80), strict=True)
+        ]
+        return Bitext(pairs[:60], pairs[60:62], {"train": ("shouted.de", "shouted.en")}, pairs[62:64])
 
 
 def test_a_corpus_of_another_package_is_composed_checked_and_prepared(

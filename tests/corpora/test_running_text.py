@@ -136,8 +136,9 @@ def test_fairseqs_own_preprocess_writes_the_same_files(tmp_path: Path) -> None:
 
 
 def test_a_word_that_no_model_of_train_knows_has_no_perplexity() -> None:
-    assert unigram_perplexity(Counter("ab"), 1, Counter("ac"), 1) is None
-    assert unigram_perplexity(Counter({"a": 1, "<unk>": 2}), 1, Counter("c"), 1) == pytest.approx((2 / 4 / 4) ** -0.5)
+    assert unigram_perplexity(Counter(["a", "b", "</s>"]), Counter(["a", "c", "</s>"])) is None
+    train, split = Counter(["a", "<unk>", "<unk>", "</s>"]), Counter(["c", "</s>"])
+    assert unigram_perplexity(train, split) == pytest.approx((2 / 4 / 4) ** -0.5)
 
 
 def test_finished_stages_are_kept_and_changes_redo_them(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,10 @@ def from_command_line(*arguments):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("norm", ["ln", "bn", "pnv", "pn"])
 def test_an_architecture_is_the_papers_placement_at_fairseqs_size(norm, size):
-    model = from_command_line("--arch", f"transformer_{norm}_{size}")
+    settings = Namespace()
+    models.ARCH_CONFIG_REGISTRY[f"transformer_{norm}_{size}"](settings)
+    with torch.device("meta"):
+        model = models.ARCH_MODEL_REGISTRY[f"transformer_{norm}_{size}"].build_model(settings, make_task())
     dim, inner, heads, dropout = SIZES[size]
     assert type(model.encoder.final_norm) is type(build_norm(NormConfig(name=norm), 8))
     assert type(model.decoder.final_norm) is type(build_norm(NormConfig(name="ln"), 8))
@@ -82,6 +86,7 @@ def test_a_key_that_is_no_setting_is_refused():
         models.build_model(node, make_task())
 
 
+@pytest.mark.slow
 def test_stock_train_with_user_dir_learns_and_saves(tmp_path):
     """``--user-dir`` as fairseq does it: it imports the package, then each file of models/ once more."""
     task = make_task()

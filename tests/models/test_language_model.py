@@ -1,3 +1,5 @@
+from functools import cache
+
 import pytest
 import torch
 
@@ -18,6 +20,12 @@ EACH_MODEL = pytest.mark.parametrize("kind", MODELS)
 EACH_NORM = pytest.mark.parametrize("norm", NORMS)
 EACH_CAUSAL_NORM = pytest.mark.parametrize("norm", CAUSAL_NORMS)
 PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
+
+
+@cache
+def trained(kind, norm, pre=False):
+    """A model in evaluation mode that tests share; they must not change it."""
+    return train_lm(make_language_model(kind, norm=norm, normalize_before=pre)).eval()
 
 
 @EACH_MODEL
@@ -52,7 +60,7 @@ def test_no_forward_or_backward_reads_a_value_back_from_the_device(kind, norm):
 @EACH_MODEL
 @EACH_CAUSAL_NORM
 def test_a_causal_model_sees_no_later_token_at_evaluation_to_the_bit(kind, norm):
-    model = train_lm(make_language_model(kind, norm=norm)).eval()
+    model = trained(kind, norm)
     tokens = make_segments()[:, :SEGMENT]
     expected = log_probs(model, tokens)
     for time in range(SEGMENT - 1):
@@ -65,7 +73,7 @@ def test_a_causal_model_sees_no_later_token_at_evaluation_to_the_bit(kind, norm)
 
 @EACH_MODEL
 def test_instance_norm_shows_a_masked_model_its_whole_segment_and_no_other(kind):
-    model = train_lm(make_language_model(kind, norm="instance")).eval()
+    model = trained(kind, "instance")
     tokens = make_segments()[:, :SEGMENT]
     changed = tokens.clone()
     changed[0, -1] = (changed[0, -1] - 1) % 18 + 2
@@ -132,7 +140,7 @@ def test_pn_leaks_while_it_warms_up(warmup, leaks):
 @EACH_CAUSAL_NORM
 @PLACEMENTS
 def test_decoding_step_by_step_is_decoding_at_once(norm, pre):
-    model = train_lm(make_language_model("transformer", norm=norm, normalize_before=pre)).eval()
+    model = trained("transformer", norm, pre)
     tokens = make_segments()[:, :SEGMENT]
     tokens[0, :2] = PAD  # as fairseq pads prompts
     whole, state = model(tokens)[0], {}
@@ -145,7 +153,7 @@ def test_decoding_step_by_step_is_decoding_at_once(norm, pre):
 @EACH_MODEL
 @EACH_NORM
 def test_padding_at_the_end_changes_no_prediction(kind, norm):
-    model = train_lm(make_language_model(kind, norm=norm)).eval()
+    model = trained(kind, norm)
     tokens = make_segments()[:, :SEGMENT]
     padded = tokens.clone()
     padded[:, 4:] = PAD

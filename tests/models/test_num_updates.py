@@ -72,6 +72,7 @@ def train(kind, norm, shares, **changes):
 UNEVEN, NOTHING = (slice(0, 3), slice(3, 4)), (slice(0, 4), slice(4, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "norm", "shares", "changes"),
     [

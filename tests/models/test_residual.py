@@ -41,6 +41,7 @@ def translation_loss(model, seed):
     return loss_of(model, make_batch(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre", [True, False])
 def test_translation(added, pre):
     """PN in the encoder, BN in the decoder; the norm at the decoder's end, LN, adds nothing up."""
@@ -72,6 +73,7 @@ def test_language_models(added, kind):
     torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_draws_the_same_masks(added):
     """And keeps one tensor for a layer: its sum is added up."""
     settings = {"encoder_norm": "pn_alg2", "decoder_norm": "rms", "dropout": 0.3, "norm_kernels": "triton"}
@@ -88,7 +90,7 @@ def test_activation_checkpointing_draws_the_same_masks(added):
 def test_a_layer_hands_its_last_sum_on_unless_it_is_run_again(recompute):
     layer = make_model(encoder_norm="rms", norm_kernels="triton").encoder.layers[0]
     mask = torch.zeros(2, 3, dtype=torch.bool)
-    out = run_layer(layer, torch.randn(3, 2, 16), mask, torch.zeros(2, 1, 1, 3), recompute=recompute)
+    out = run_layer(layer, torch.randn(3, 2, 16), mask, (torch.zeros(2, 1, 1, 3),), recompute=recompute)
     assert isinstance(out, torch.Tensor if recompute else DeferredResidual)
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normplugins.models.layers import Residual
-from normplugins.models.tensor_attention import BLOCK, TensorAttention, contract, plain
+from normplugins.models.tensor_attention import BLOCK, TensorAttention, contract
 from normplugins.norms import NormConfig, build_norm
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -53,6 +54,17 @@ def make_tensors(length, segment=None, batch=2, head_dim=3, dim=5, seed=0):
         name: torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
         for name, shape in shapes.items()
     }
+
+
+def plain(a, b, k, r, v, weight, causal):
+    """The formula itself: the reference for ``contract``, with the same arguments."""
+    time, segment = a.size(1), weight.size(1)
+    k, v = F.pad(k, (0, 0, 0, segment - time)), F.pad(v, (0, 0, 0, segment - time))
+    t = torch.einsum("bih,bjh,bkh->bijk", a, k, v) + torch.einsum("bih,jh,bkh->bijk", b, r, v)
+    if causal:
+        later = torch.arange(segment, device=a.device) > torch.arange(time, device=a.device)[:, None]
+        t = t.masked_fill(later[:, :, None] | later[:, None], 0)
+    return torch.einsum("bijk,djk->bid", t, weight)
 
 
 @CAUSAL

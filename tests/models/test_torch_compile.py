@@ -10,6 +10,8 @@ from normplugins.norms import end_update
 from tests.helpers.language_models import lm_loss, make_language_model, make_segments
 from tests.helpers.models import both_stacks, loss_of, make_batch, make_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before():

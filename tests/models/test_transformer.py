@@ -1,4 +1,6 @@
+import copy
 from argparse import Namespace
+from functools import cache
 
 import pytest
 import torch
@@ -19,6 +21,12 @@ from tests.helpers.models import (
 
 PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
 EACH_NORM = pytest.mark.parametrize("norm", NORMS)
+
+
+@cache
+def trained(norm, pre=True):
+    """A model in evaluation mode that tests share; they must not change it."""
+    return train(make_model(**both_stacks(norm), normalize_before=pre)).eval()
 
 
 def test_the_iwslt_model_has_no_dead_parameters():
@@ -62,7 +70,7 @@ def test_initial_weights_are_drawn_as_published(init, bound):
 @PLACEMENTS
 @EACH_NORM
 def test_past_outputs_do_not_depend_on_future_tokens(norm, pre):
-    model = train(make_model(**both_stacks(norm), normalize_before=pre)).eval()
+    model = trained(norm, pre)
     batch = make_batch()
     changed = batch["prev_output_tokens"].clone()
     changed[:, 3:] = changed[:, 3:].flip(0)
@@ -77,7 +85,7 @@ def test_past_outputs_do_not_depend_on_future_tokens(norm, pre):
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 def test_padding_the_source_changes_no_output(norm, pre, left):
     # bn_released fills padding with the batch's channel means at evaluation too, which no real token sees
-    model = train(make_model(**both_stacks(norm), normalize_before=pre)).eval()
+    model = trained(norm, pre)
     batch = make_batch()
     padding = (3, 0) if left else (0, 3)
     padded = torch.nn.functional.pad(batch["src_tokens"], padding, value=PAD)
@@ -173,7 +181,7 @@ def test_it_tells_fairseq_how_long_sentences_may_be():
 
 @EACH_NORM
 def test_in_bfloat16_it_stays_close_to_float32(norm):
-    model, batch = train(make_model(**both_stacks(norm))).eval(), make_batch()
+    model, batch = copy.deepcopy(trained(norm)), make_batch()
     expected, _ = model(batch["src_tokens"], None, batch["prev_output_tokens"])
     given, _ = model.bfloat16()(batch["src_tokens"], None, batch["prev_output_tokens"])
     assert given.dtype == torch.bfloat16

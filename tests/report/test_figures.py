@@ -16,7 +16,7 @@ from tests.helpers.records import language_model, put, record
 def drawn(tmp_path: Path, *variants: str, **changes) -> np.ndarray:
     """The pixels (height, width, RGBA) of a figure of runs of these variants."""
     for variant in variants:
-        put(tmp_path, record("demo", variant, **changes))
+        put(tmp_path, record("demo", variant, floor=4.0, **changes))
     path = tmp_path / "curves.png"
     curves(read_results(tmp_path), path)
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -45,14 +45,14 @@ def test_colours_differ_between_the_norms_and_do_not_depend_on_the_others() -> N
 
 
 def test_a_run_far_shorter_than_the_others_is_left_out(tmp_path: Path) -> None:
-    put(tmp_path, record("demo", "bn,optimization.max_update=100", updates=100))
+    put(tmp_path, record("demo", "bn,optimization.max_update=100", updates=100, floor=4.0))
     image = drawn(tmp_path, "ln", updates=20_000)
     assert pixels_of(image, "bn") == 0
     assert pixels_of(image, "ln") > 300
 
 
 def test_one_point_or_a_flat_curve_is_no_obstacle(tmp_path: Path) -> None:
-    content = record("demo", "pn", updates=50, epochs=1)
+    content = record("demo", "pn", updates=50, epochs=1, floor=4.0)
     content["curves"]["train"] = []
     put(tmp_path, content)
     assert pixels_of(drawn(tmp_path), "pn") > 20
@@ -68,7 +68,7 @@ def test_the_users_own_matplotlib_settings_change_nothing(tmp_path: Path) -> Non
 def test_kinds_of_language_models_are_drawn_in_styles_of_their_own(tmp_path: Path) -> None:
     inks = {}
     for variant in ("pn", "pn,model.causal=true", "pn,architecture=transformer"):
-        put(tmp_path / variant, language_model("ptb", variant))
+        put(tmp_path / variant, language_model("ptb", variant, floor=4.0))
         path = tmp_path / f"{variant}.png"
         curves(read_results(tmp_path / variant), path)
         # the training panel alone: it has no markers, and the legend is below it
@@ -83,7 +83,7 @@ def test_a_long_legend_makes_the_figure_taller_and_leaves_the_curves_their_room(
     few = drawn(tmp_path / "few", "ln", "pn")
     for norm in known_norms():
         for kind in ("", ",model.causal=true"):
-            put(tmp_path / "many", language_model("demo", norm + kind))
+            put(tmp_path / "many", language_model("demo", norm + kind, floor=4.0))
     many = drawn(tmp_path / "many")
     assert many.shape[0] > few.shape[0] + 100
     assert many.shape[1] == few.shape[1]

@@ -203,9 +203,12 @@ def test_a_corpus_of_running_text_has_tokens(page, tmp_path) -> None:
 
 
 def test_another_experiment_shows_both_counts_with_their_signatures_and_plain_labels(page, tmp_path) -> None:
-    put(tmp_path, language_model("wikitext2", "pn", 1, 60.0))
+    put(tmp_path, language_model("wikitext2", "pn", 1, 60.0, floor=4.0))
     put(tmp_path, language_model("wikitext2", "pn,reading=masked", 1, 120.0))
-    put(tmp_path, language_model("wikitext2", "pn,architecture=transformer,budget=cpu", 1, 300.0, updates=900))
+    put(
+        tmp_path,
+        language_model("wikitext2", "pn,architecture=transformer,budget=cpu", 1, 300.0, updates=900, floor=4.0),
+    )
     made = page()
     rows = made.rows("wikitext2")
     assert {name: (row["ppl, best"], row["ppl, full segments"]) for name, row in rows.items()} == {

@@ -1,4 +1,4 @@
-"""A campaign: its plan is read whole, each run is published once, and killing it changes nothing of how it ends."""
+"""A campaign: its plan is validated first, each run is published once, and a kill does not change the results."""
 
 import json
 import signal
@@ -54,7 +54,7 @@ def test_every_plan_of_the_project_can_be_run(path):
     assert {planned.state for planned in runs} <= {"left", "done", "diverged", "started"}
 
 
-def test_every_seed_of_a_block_is_a_whole_comparison(tmp_path):
+def test_each_seed_of_a_block_is_a_complete_comparison(tmp_path):
     first = {**BLOCK, "seeds": [1, 2]}
     plan = write_plan(tmp_path, first, {**BLOCK, "cells": ["norm=ln"], "seeds": [2, 3]})
     order = [(planned.settings["variant"], planned.settings["seed"]) for planned in read_plan(plan)]
@@ -62,6 +62,7 @@ def test_every_seed_of_a_block_is_a_whole_comparison(tmp_path):
     assert order == [(ln, 1), (pn, 1), (ln, 2), (pn, 2), (ln, 3)]
 
 
+@pytest.mark.slow
 def test_each_run_is_published_once(unbroken):
     folder, said = unbroken
     assert "2 of 2 runs done" in said
@@ -73,12 +74,12 @@ def test_each_run_is_published_once(unbroken):
 
 
 @pytest.mark.slow
-def test_killed_at_three_moments_it_ends_as_if_never_broken_off(unbroken, tmp_path):
+def test_a_campaign_killed_three_times_ends_with_the_same_results(unbroken, tmp_path):
     write_plan(tmp_path, BLOCK)
     for point in (
-        Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 3),  # in the middle of the first run
+        Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 3),  # during the first run
         Point(r"os\.rename \S+seed1\.json\.tmp"),  # its record is not published yet
-        Point(r"open \S*test\.last\.hypotheses"),  # while the second run is scored
+        Point(r"open \S*test\.last\.hypotheses"),  # during the scoring of the second run
     ):
         status, said = run_campaign(tmp_path, at=point)
         assert status == -signal.SIGKILL, said
@@ -88,7 +89,7 @@ def test_killed_at_three_moments_it_ends_as_if_never_broken_off(unbroken, tmp_pa
 
 
 @pytest.mark.slow
-def test_when_its_minutes_are_up_it_says_so_and_goes_on(tmp_path):
+def test_a_campaign_stops_after_its_minutes_and_resumes(tmp_path):
     write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]})
     status, said = run_campaign(tmp_path, "--minutes", "0.001")
     assert (status, "the same command goes on from here" in said) == (75, True)
@@ -120,7 +121,7 @@ def test_another_failure_does_not_stop_the_runs_after_it(tmp_path):
     assert (status, "1 of 2 runs done" in said, "a run with other settings" in said) == (1, True, True), said
 
 
-def test_a_run_that_another_process_holds_is_skipped_and_not_failed(tmp_path):
+def test_a_run_in_use_by_another_process_is_skipped(tmp_path):
     plan = write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]})
     with folder.locked(tmp_path / read_plan(plan)[0].run_dir):
         status, said = run_campaign(tmp_path)
@@ -156,7 +157,7 @@ def test_a_record_with_other_settings_does_not_count(tmp_path, monkeypatch):
         ("{blocks: [{experiment: demo, cells: [evaluate.beam=0], seeds: [1]}]}", "evaluate.beam is 0"),
     ],
 )
-def test_a_plan_that_cannot_work_is_refused_before_anything_runs(content, words, tmp_path, refused, monkeypatch):
+def test_an_invalid_plan_is_refused_before_anything_runs(content, words, tmp_path, refused, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("plan.yaml").write_text(content, encoding="utf-8")
     assert words in refused("campaign", "plan.yaml")

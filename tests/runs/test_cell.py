@@ -1,4 +1,4 @@
-"""The name of a cell comes from what the composed config says, and not from how it was typed."""
+"""The name of a cell follows from the composed config, however the overrides are written."""
 
 import itertools
 import re
@@ -32,7 +32,7 @@ def name(experiment, *overrides):
         (["optimizer=adam"], "pn,optimizer=adam"),
     ],
 )
-def test_each_way_of_typing_a_setting_gives_one_name(ways, expected):
+def test_equivalent_overrides_give_one_name(ways, expected):
     assert {name("demo", "norm=pn", way) for way in ways} == {expected}
 
 
@@ -43,14 +43,14 @@ def test_each_norm_of_a_model_has_its_own_defaults():
     )
 
 
-def test_what_a_norm_does_anyway_is_not_named():
+def test_the_default_of_a_norm_is_not_named():
     assert name("demo", "norm=pnv", "norm.group_scaling=false") == "pnv"
     assert name("demo", "norm=rms", "norm.groups=1") == "rms"
     assert name("demo", "norm=pnv", "norm.group_scaling=true", "norm.groups=4") == "pnv,norm.group_scaling=true"
     assert name("demo", "norm=rms", "norm.groups=4") == "rms,norm.groups=4"
 
 
-def test_what_one_norm_of_the_model_does_anyway_is_named_where_another_does_not():
+def test_the_default_of_one_norm_is_named_if_another_norm_has_a_different_default():
     shared = ["norm=pnv", "model.decoder_norm=pn"]
     assert name("multi30k", *shared) != name("multi30k", *shared, "norm.group_scaling=false")
     shared = ["norm=pn", "model.decoder_norm=rms"]
@@ -59,7 +59,7 @@ def test_what_one_norm_of_the_model_does_anyway_is_named_where_another_does_not(
     assert name("multi30k", *heads) != name("multi30k", *heads, "norm.groups=4")
 
 
-def test_a_value_that_another_setting_brings_is_not_named():
+def test_a_value_that_follows_from_another_setting_is_not_named():
     assert name("demo", "norm=pn", "model.encoder_attention_heads=2", "norm.groups=2") == (
         "pn,model.encoder_attention_heads=2"
     )
@@ -68,14 +68,14 @@ def test_a_value_that_another_setting_brings_is_not_named():
     )
 
 
-def test_a_choice_of_a_group_stands_for_what_it_sets():
+def test_an_option_of_a_group_stands_for_the_values_that_it_sets():
     assert name("ptb", "norm=pn", "budget=cpu", "optimization.max_update=400") == "pn,budget=cpu"
     assert name("ptb", "norm=pn", "architecture=transformer") == "pn,architecture=transformer"
     assert name("ptb", "norm=pn", "model.causal=true") == "pn,model.causal=true"
     assert name("iwslt14", "corpus=multi30k") == "ln,corpus=multi30k"
 
 
-def test_a_reading_is_named_by_what_it_sets():
+def test_a_reading_is_named_by_the_values_that_it_sets():
     assert name("ptb", "norm=pn", "reading=masked") == name("ptb", "norm=pn", "model.causal=true")
     by_hand = ["model.causal=true", "model.normalize_before=true"]
     assert name("ptb", "norm=pn", "reading=paper") == name("ptb", "norm=pn", *by_hand)
@@ -88,13 +88,13 @@ def test_files_of_a_custom_corpus_are_named_by_the_experiment():
     assert name("demo", "norm=pn", "corpus.source=cc") == "pn,corpus.source=cc"
 
 
-def test_several_processes_make_a_cell_where_each_adds_a_batch():
+def test_the_number_of_processes_is_named_if_each_adds_a_batch():
     processes = ["hardware=cpu", "hardware.processes=2"]
     assert name("demo", "norm=pn", *processes) == "pn,processes=2"
     assert name("wmt14", "norm=pn", *processes) == "pn"
 
 
-def test_the_order_of_overrides_makes_no_other_cell():
+def test_the_order_of_overrides_does_not_change_the_cell():
     overrides = ["norm=pn", "model.dropout=0.2", "evaluate.beam=4"]
     assert len({name("demo", *order) for order in itertools.permutations(overrides)}) == 1
 
@@ -102,7 +102,7 @@ def test_the_order_of_overrides_makes_no_other_cell():
 @pytest.mark.slow
 @settings(deadline=None, max_examples=2)
 @given(st.lists(st.floats(1e-9, 1e-3), min_size=12, max_size=20, unique=True))
-def test_a_cell_s_name_fits_every_file_system_and_stays_apart(rates):
+def test_long_names_of_cells_are_cut_and_stay_different(rates):
     first, second = (name("demo", "norm=pn", f"optimization.lr={given}") for given in (rates, rates[::-1]))
     assert len(first.encode()) <= 120
     assert re.fullmatch(r"pn,[^/\0\s]*", first)

@@ -1,4 +1,4 @@
-"""What is refused before any work: values out of range, keys without effect, sentences too long for the model."""
+"""Settings that are refused before any work: values out of range, and keys without effect."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -19,7 +19,7 @@ from normplugins.utils.errors import UserError
         ("ptb", "dataset.batch_size", 0, 1),
     ],
 )
-def test_a_value_below_the_least(experiment, key, value, least):
+def test_a_value_below_its_minimum(experiment, key, value, least):
     with pytest.raises(UserError, match=rf"{key} is .*{value}.*, and must be at least {least}"):
         check(compose_config(experiment, [f"{key}={value}"]))
 
@@ -50,7 +50,7 @@ def test_keys_without_effect_are_known_keys_of_fairseq():
         ("corpus=ptb", "corpus=ptb does not fit"),
     ],
 )
-def test_refused(override, words):
+def test_invalid_settings_are_refused(override, words):
     with pytest.raises(UserError, match=words):
         check(compose_config("demo", [override]))
 

@@ -65,7 +65,7 @@ def test_a_setting_of_the_model_overrules_the_reading():
         (["architecture=transformer", "model.causal=true"], ["model.causal", "attention_heads", "max_positions"]),
     ],
 )
-def test_what_a_language_model_does_not_know(overrides, words):
+def test_unknown_settings_of_a_language_model(overrides, words):
     with pytest.raises(UserError) as error:
         compose_config("ptb", overrides)
     assert all(word in str(error.value) for word in words), error.value
@@ -91,7 +91,7 @@ def wmt14():
     return compose_config("wmt14", ["norm=pn"])
 
 
-def test_fairseqs_preparation_of_wmt14_is_a_cell_of_its_own(wmt14):
+def test_fairseqs_preparation_of_wmt14_is_a_separate_cell(wmt14):
     other = compose_config("wmt14", ["norm=pn", "corpus=wmt14_fairseq"])
     assert (other.variant, other.corpus.name) == ("pn,corpus=wmt14_fairseq", "wmt14")
     assert (other.corpus.subword_size, other.corpus.news_commentary) == (32000, "v9")
@@ -140,7 +140,7 @@ def test_every_key_of_the_trainer_can_be_overridden():
     assert (list(passed.optimization.update_freq), passed.common.fp16, passed.dataset.curriculum) == ([2], True, 1)
 
 
-def test_hardware_decides_where_and_not_what():
+def test_hardware_does_not_change_the_cell():
     automatic, cpu, gpu = (
         compose_config("demo", overrides)
         for overrides in (["hardware=auto"], ["hardware=cpu"], ["hardware=gpu8", "hardware.processes=1"])
@@ -191,7 +191,7 @@ def test_one_gpu_computes_in_bfloat16_and_is_another_cell():
         ("seed=1,2", ["seed=1,2"]),
     ],
 )
-def test_what_is_unknown_or_of_the_wrong_type(override, words):
+def test_unknown_names_and_values_of_the_wrong_type(override, words):
     with pytest.raises(UserError) as error:
         compose_config("demo", [override])
     assert all(word in str(error.value) for word in words), error.value

@@ -1,4 +1,4 @@
-"""``normplugins fold``: a checkpoint goes in, another comes out that every tool reads and that computes the same."""
+"""``normplugins fold``: the written checkpoint can be read by every tool and computes the same."""
 
 import re
 from argparse import Namespace
@@ -24,7 +24,7 @@ def without_group_scaling(source, path, **changes):
 
 
 def translations(trained, checkpoint, tmp_path):
-    """Every line of fairseq's generate with its hypotheses: sentences and texts, and their scores."""
+    """Return the hypotheses that fairseq's generate prints, with their sentences, and their scores."""
     (data,) = trained.data_dir.glob("demo/*/bin")
     arguments = ["fairseq", "generate", str(data), "--path", str(checkpoint), "--cpu", "--beam", "3", "--nbest", "3"]
     status, said = command([*arguments, "--max-len-b", "12", "--max-tokens", "200"], tmp_path)
@@ -34,7 +34,7 @@ def translations(trained, checkpoint, tmp_path):
     return [(sentence, text) for sentence, _, text in found], [float(score) for _, score, _ in found]
 
 
-def test_fairseq_translates_as_before(trained, foldable, normplugins, tmp_path):
+def test_translations_of_fairseq_do_not_change(trained, foldable, normplugins, tmp_path):
     status, said, _ = normplugins("fold", foldable)
     assert status == 0
     lines = said.splitlines()
@@ -58,7 +58,7 @@ def test_fairseq_translates_as_before(trained, foldable, normplugins, tmp_path):
     assert scores == pytest.approx(scores_before, abs=1e-3)
 
 
-def test_a_language_model_scores_as_before(tensor_lm, normplugins, tmp_path):
+def test_the_loss_of_a_language_model_does_not_change(tensor_lm, normplugins, tmp_path):
     model = without_group_scaling(tensor_lm.directory / "checkpoint_best.pt", tmp_path / "lm.pt")
     status, said, _ = normplugins("fold", model, tmp_path / "new" / "folded.pt")
     assert status == 0
@@ -70,7 +70,7 @@ def test_a_language_model_scores_as_before(tensor_lm, normplugins, tmp_path):
     assert eval_lm(tmp_path / "new" / "folded.pt", data, tmp_path) == eval_lm(model, data, tmp_path)
 
 
-def test_the_dtype_stays_and_settings_may_be_of_fairseqs_own_command_line(foldable, normplugins, tmp_path):
+def test_dtypes_stay_and_a_namespace_of_fairseq_train_is_accepted(foldable, normplugins, tmp_path):
     state = load(foldable)
     state["model"] = {name: value.half() if "running" not in name else value for name, value in state["model"].items()}
     state["cfg"]["model"] |= {"_name": "transformer_pn_iwslt_de_en", "decoder_norm": "pnv"}
@@ -86,7 +86,7 @@ def test_the_dtype_stays_and_settings_may_be_of_fairseqs_own_command_line(foldab
     assert folded["cfg"]["model"].decoder_final_norm == "affine"
 
 
-def test_a_folded_checkpoint_its_source_and_a_bad_place_are_refused(foldable, normplugins, refused, tmp_path):
+def test_a_folded_source_and_an_unwritable_destination_are_refused(foldable, normplugins, refused, tmp_path):
     assert "is the checkpoint to fold" in refused("fold", foldable, foldable)
     (tmp_path / "file").touch()
     assert "could not write" in refused("fold", foldable, tmp_path / "file" / "folded.pt")
@@ -97,7 +97,7 @@ def test_a_folded_checkpoint_its_source_and_a_bad_place_are_refused(foldable, no
     assert "is folded already, from model.pt" in refused("fold", tmp_path / "model_folded.pt")
 
 
-def test_what_is_no_checkpoint_to_fold_is_refused(trained, foldable, refused, tmp_path):
+def test_other_checkpoints_are_refused(trained, foldable, refused, tmp_path):
     line = refused("fold", trained.directory / "checkpoint_averaged.pt", tmp_path / "folded.pt")
     assert "no norm that can be folded. pn: its group scaling" in line
     assert "ln: it is computed from each token" in line

@@ -1,4 +1,4 @@
-"""A run's folder: what ``force`` may delete, and that no other corpus or record passes for the run's own."""
+"""A run's folder: the files that ``force`` deletes, its provenance, and checks of its corpus and record."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from normplugins.runs.compose import compose_config
 from normplugins.utils.errors import UserError
 
 
-def test_clear_takes_the_run_and_leaves_the_rest(tmp_path):
+def test_clear_deletes_only_files_of_the_run(tmp_path):
     for name in (folder.CONFIG, folder.RECORD, "checkpoint3.pt", "checkpoint_last.pt", "train.log", "thesis.tex"):
         (tmp_path / name).touch()
     (tmp_path / "wandb").mkdir()
@@ -19,14 +19,14 @@ def test_clear_takes_the_run_and_leaves_the_rest(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_clear_leaves_a_folder_that_holds_no_run(tmp_path):
+def test_clear_refuses_a_folder_without_a_run(tmp_path):
     (tmp_path / "checkpoint_of_something_else.pt").touch()
     with pytest.raises(UserError, match=r"no run of ours"):
         folder.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_of_something_else.pt"]
 
 
-def test_wandb_id_is_drawn_once_a_run(tmp_path):
+def test_a_run_has_one_wandb_id(tmp_path):
     first = folder.wandb_id(tmp_path)
     assert folder.wandb_id(tmp_path) == first
     (tmp_path / folder.CONFIG).touch()
@@ -34,7 +34,7 @@ def test_wandb_id_is_drawn_once_a_run(tmp_path):
     assert folder.wandb_id(tmp_path) != first
 
 
-def test_code_that_worked_on_a_run_later_is_recorded_beside_the_first(trained, tmp_path):
+def test_code_of_later_calls_is_recorded_beside_the_first(trained, tmp_path):
     shutil.copy(trained.directory / folder.PROVENANCE, tmp_path)
     path = tmp_path / folder.PROVENANCE
     notes = json.loads(path.read_text(encoding="utf-8"))
@@ -47,8 +47,8 @@ def test_code_that_worked_on_a_run_later_is_recorded_beside_the_first(trained, t
     assert found == {**first, "later": [{**first, "git_commit": "another"}]}
 
 
-def test_a_call_whose_work_was_lost_is_not_recorded(trained, tmp_path):
-    """Killed before its first checkpoint, as on another machine: the call after it begins anew."""
+def test_a_call_without_a_checkpoint_is_not_recorded(trained, tmp_path):
+    """The next call starts from the beginning, perhaps on another machine."""
     from tests.helpers.runs import TINY
 
     config = compose_config("demo", ["norm=pn", *TINY])
@@ -76,8 +76,8 @@ def _command(trained):
     return ["run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY]
 
 
-def test_a_record_of_another_run_does_not_pass_for_this_one(trained, normplugins, tmp_path, monkeypatch):
-    """As in a fresh checkout with its committed results, killed while it translates."""
+def test_a_published_record_of_another_run_is_replaced(trained, normplugins, tmp_path, monkeypatch):
+    """As in a new checkout with committed results, after a kill during translation."""
     copy = _copy(trained, tmp_path)
     monkeypatch.chdir(copy)
     (copy / "run" / folder.RECORD).unlink()
@@ -91,7 +91,7 @@ def test_a_record_of_another_run_does_not_pass_for_this_one(trained, normplugins
     assert (written["metrics"], written["seed"]) == (trained.record["metrics"], 1)
 
 
-def test_a_run_does_not_go_on_with_another_text(trained, refused, tmp_path, monkeypatch):
+def test_a_run_is_not_resumed_with_another_corpus(trained, refused, tmp_path, monkeypatch):
     copy = _copy(trained, tmp_path)
     monkeypatch.chdir(copy)
     (copy / "run" / folder.RECORD).unlink()

@@ -92,6 +92,7 @@ def test_the_expected_size_of_a_corpus_that_is_not_prepared(experiment, types, s
     assert "not prepared here" in size.source
 
 
+@pytest.mark.slow
 def test_a_plan_on_the_command_line_leaves_nothing_behind(normplugins, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, _ = normplugins("run", "demo", "-m", "norm=ln,pn", "dry_run=true", *TINY)

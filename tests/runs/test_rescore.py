@@ -1,4 +1,4 @@
-"""Scoring a run again: other search settings or windows, and nothing else."""
+"""``normplugins evaluate``: only settings of the search or of the windows can change, and the run stays unchanged."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from tests.helpers.runs import files
 
 
-def test_rescoring_prints_scores_and_leaves_the_run_as_it_is(trained, normplugins, monkeypatch):
+def test_scores_are_printed_and_the_run_stays_unchanged(trained, normplugins, monkeypatch):
     monkeypatch.chdir(trained.folder)
     before = trained.result.read_bytes(), (trained.directory / "test.hypotheses").read_bytes()
     status, said, _ = normplugins("evaluate", "run")
@@ -24,7 +24,7 @@ def test_rescoring_prints_scores_and_leaves_the_run_as_it_is(trained, normplugin
     assert (trained.result.read_bytes(), (trained.directory / "test.hypotheses").read_bytes()) == before
 
 
-def test_a_run_of_before_some_settings_were_there_is_scored_too(trained, normplugins, monkeypatch, tmp_path):
+def test_a_run_without_newer_settings_is_scored(trained, normplugins, monkeypatch, tmp_path):
     monkeypatch.chdir(trained.folder)
     old = tmp_path / "old"
     shutil.copytree(trained.directory, old)
@@ -48,15 +48,13 @@ def test_a_run_of_before_some_settings_were_there_is_scored_too(trained, normplu
         (["evaluate.checkpoint=newest"], ["evaluate.checkpoint=newest", "averaged, last, best"]),
     ],
 )
-def test_rescoring_refuses_what_does_not_change_the_score(overrides, words, trained, refused, monkeypatch):
+def test_settings_that_do_not_change_the_score_are_refused(overrides, words, trained, refused, monkeypatch):
     monkeypatch.chdir(trained.folder)
     line = refused("evaluate", "run", *overrides)
     assert all(word in line for word in words), line
 
 
-def test_a_mean_that_is_not_there_is_made_and_the_run_stays_as_it_is(
-    trained, normplugins, refused, monkeypatch, tmp_path
-):
+def test_a_missing_mean_is_computed_and_the_run_stays_unchanged(trained, normplugins, refused, monkeypatch, tmp_path):
     monkeypatch.chdir(trained.folder)
     run = shutil.copytree(trained.directory, tmp_path / "run")
     (run / "checkpoint_averaged.pt").unlink()
@@ -72,7 +70,7 @@ def test_a_mean_that_is_not_there_is_made_and_the_run_stays_as_it_is(
         assert f"(checkpoint_{name}.pt is needed)" in refused("evaluate", run, f"evaluate.checkpoint={name}")
 
 
-def test_the_checkpoint_is_a_setting_of_evaluate_alone(trained, refused, tmp_path, monkeypatch):
+def test_the_checkpoint_is_a_setting_of_evaluate_only(trained, refused, tmp_path, monkeypatch):
     assert not [key for key in trained.record["config"] if "checkpoint" in key and key.startswith("evaluate")]
     monkeypatch.chdir(tmp_path)
     for override in ("evaluate.checkpoint=last", "+evaluate.checkpoint=last"):
@@ -80,7 +78,7 @@ def test_the_checkpoint_is_a_setting_of_evaluate_alone(trained, refused, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_language_model_has_no_mean_unless_its_recipe_says_so(tensor_lm, normplugins, refused, at_home, tmp_path):
+def test_a_language_model_has_no_mean_by_default(tensor_lm, normplugins, refused, at_home, tmp_path):
     at_home(tensor_lm.folder)
     assert "averages nothing" in refused("evaluate", "run", "evaluate.checkpoint=averaged")
     status, said, _ = normplugins("evaluate", "run", "evaluate.checkpoint=last", "--save", tmp_path)
@@ -112,11 +110,11 @@ def test_a_run_folder_without_provenance_is_scored_with_a_warning(trained, normp
     assert f"bleu: BLEU = {score:.2f} " in said
 
 
-def test_rescoring_needs_a_finished_run(refused, tmp_path):
+def test_a_folder_without_a_run_is_refused(refused, tmp_path):
     assert "holds no finished run" in refused("evaluate", tmp_path)
 
 
-def test_what_a_rescoring_leaves_is_kept_where_it_is_asked_to_be(tensor_lm, normplugins, at_home, tmp_path):
+def test_outputs_are_saved_in_the_given_folder(tensor_lm, normplugins, at_home, tmp_path):
     at_home(tensor_lm.folder)
     assert normplugins("evaluate", "run", "--save", tmp_path / "again")[0] == 0
     assert (tmp_path / "again" / "test.logprobs.npy").read_bytes() == (

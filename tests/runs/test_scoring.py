@@ -1,4 +1,4 @@
-"""Three checkpoints on four test sets: the scores of a record, the translations beside it, and a kill in between."""
+"""Three checkpoints on four test sets: the scores of a record, its translations, and a kill between checkpoints."""
 
 import gzip
 import json
@@ -50,7 +50,7 @@ def slices():
     return {"test": slice(None)} | {name: slice(*ends) for name, ends in zip(TEST_PARTS, pairwise(ends), strict=True)}
 
 
-def test_every_checkpoint_is_scored_on_every_test_set_alone_and_together(scored):
+def test_every_checkpoint_is_scored_on_each_test_set_and_on_all(scored):
     record = scored.record
     assert (record["format"], record["scored_by"]) == (2, "averaged")
     assert list(record["scores"]) == ["averaged", "last", "best"]
@@ -78,7 +78,7 @@ def test_every_checkpoint_is_scored_on_every_test_set_alone_and_together(scored)
             assert all("|case:lc|" in found[metric]["signature"] for metric in ("sacrebleu", "chrf2", "ter"))
 
 
-def test_bleu_follows_from_the_kept_file_alone(scored):
+def test_bleu_follows_from_the_published_translations(scored):
     record = scored.record
     assert set(record["translations"]) == {"averaged", "last", "best"}
     for name, kept in record["translations"].items():
@@ -93,7 +93,7 @@ def test_bleu_follows_from_the_kept_file_alone(scored):
     assert any(scores["test"]["bleu"]["score"] > 0 for scores in record["scores"].values())
 
 
-def test_the_record_names_what_the_number_depends_on(scored):
+def test_the_record_names_checkpoints_kernels_and_load(scored):
     record = scored.record
     for name, file in record["files"]["checkpoints"].items():
         assert file == {
@@ -108,8 +108,8 @@ def test_the_record_names_what_the_number_depends_on(scored):
     assert "later" not in record
 
 
-def test_checkpoints_of_the_same_content_are_translated_once(scored):
-    """After one epoch the last checkpoint is the best one too."""
+def test_identical_checkpoints_are_translated_once(scored):
+    """After one epoch, the last checkpoint is also the best one."""
     checkpoints = scored.record["files"]["checkpoints"]
     assert checkpoints["last"]["sha256"] == checkpoints["best"]["sha256"] != checkpoints["averaged"]["sha256"]
     done = json.loads((scored.directory / "scores.json").read_text(encoding="utf-8"))
@@ -126,7 +126,8 @@ def test_a_line_for_each_further_checkpoint_is_printed(scored):
         ) in scored.output
 
 
-def test_killed_between_two_checkpoints_it_goes_on_with_the_second(scored, mirror, tmp_path):
+@pytest.mark.slow
+def test_a_run_killed_between_two_checkpoints_resumes_with_the_second(scored, mirror, tmp_path):
     for point in (
         Point(r"open \S*test\.last\.hypotheses"),
         Point(r"os\.rename \S+seed1\.last\.tsv\.gz\.tmp \S*results"),
@@ -141,7 +142,8 @@ def test_killed_between_two_checkpoints_it_goes_on_with_the_second(scored, mirro
     assert differences(outcome(scored.folder, scored.directory), outcome(tmp_path, tmp_path / "run")) == []
 
 
-def test_a_published_translation_that_is_gone_is_put_back_and_not_made_up(scored, mirror, tmp_path):
+@pytest.mark.slow
+def test_a_missing_published_translation_is_copied_again(scored, mirror, tmp_path):
     copy = shutil.copytree(scored.folder, tmp_path / "copy", symlinks=True)
     result = copy / scored.result.relative_to(scored.folder)
     kept = result.with_name("seed1.last.tsv.gz")
@@ -158,7 +160,7 @@ def test_a_published_translation_that_is_gone_is_put_back_and_not_made_up(scored
 
 
 @pytest.mark.parametrize("name", ["averaged", "last", "best"])
-def test_scored_again_each_checkpoint_has_the_score_of_the_record(name, scored, mirror):
+def test_evaluate_gives_each_checkpoint_the_score_of_the_record(name, scored, mirror):
     before = files(scored.directory)
     status, said = command(["evaluate", "run", f"evaluate.checkpoint={name}"], scored.folder, NORMPLUGINS_MIRROR=mirror)
     assert status == 0, said

@@ -1,4 +1,4 @@
-"""``hardware=slurm`` on a machine without Slurm: the submitted script, and what a task of it runs. See tests/slurm."""
+"""``hardware=slurm`` on a machine without Slurm: the submitted script, and the run of a task. See tests/slurm."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SLURM = ["hardware=slurm", "tracking=none"]
 
 
 class Cluster:
-    """Stand-ins for Slurm's commands, alone on the path: sbatch keeps the script, and says that it is job 7."""
+    """Fake Slurm commands, the only ones on the path: sbatch stores the script and returns the job number 7."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bin = folder / "bin"
         self.bin.mkdir()
-        self.says("sbatch", f"/bin/cat > {folder}/script; echo 7")
+        self.fake("sbatch", f"/bin/cat > {folder}/script; echo 7")
 
-    def says(self, command: str, text: str) -> None:
+    def fake(self, command: str, text: str) -> None:
         (self.bin / command).write_text(f"#!/bin/sh\n{text}\n")
         (self.bin / command).chmod(0o755)
 
@@ -45,7 +45,7 @@ class Cluster:
 
     def task(self, number: int) -> list[str]:
         """The arguments that a task gives to ``normplugins run``."""
-        self.says("python", "shift 3; printf '%s\\0' \"$@\"")
+        self.fake("python", "shift 3; printf '%s\\0' \"$@\"")
         return self.run_task(number).split("\0")[:-1]
 
 
@@ -58,7 +58,7 @@ def cluster(tmp_path, monkeypatch):
     return cluster
 
 
-def test_a_table_is_one_array_with_a_task_for_each_cell(cluster, normplugins):
+def test_cells_are_tasks_of_one_array(cluster, normplugins):
     status, said, _ = normplugins("run", "demo", "-m", "norm=ln,pn", "seed=1,2", *SLURM)
     cells = [(norm, seed) for norm in ("ln", "pn") for seed in (1, 2)]
     assert status == 0
@@ -78,7 +78,7 @@ def test_a_table_is_one_array_with_a_task_for_each_cell(cluster, normplugins):
         assert compose_config("demo", overrides).run_dir == f"runs/demo/{norm}/seed{seed}"
 
 
-def test_settings_reach_slurm_and_name_no_cell(cluster, normplugins):
+def test_settings_reach_slurm_and_do_not_change_the_cell(cluster, normplugins):
     settings = ["partition=short", "time=30", "cpus=3", "mem=4G", "parallel=2", "gpus=0"]
     settings += ["setup=['true module x','export A=\"b c\"']", "options=['--mail-type=END']"]
     more = ["run_dir='my runs/$HOME'", *(f"hardware.slurm.{setting}" for setting in settings)]
@@ -115,22 +115,22 @@ def test_a_process_has_a_gpu_or_an_equal_share_of_the_cpus(cluster, normplugins)
         (["hardware.slurm.gpus=8"], ["hardware.processes=8"]),
     ],
 )
-def test_all_is_checked_before_anything_is_submitted(cluster, refused, overrides, words):
+def test_all_cells_are_checked_before_anything_is_submitted(cluster, refused, overrides, words):
     line = refused("run", "demo", "-m", *SLURM, *overrides)
     assert all(word in line for word in words), line
     assert not (cluster.folder / "script").exists()
 
 
-def test_without_slurm_or_refused_by_it(cluster, refused):
-    cluster.says("sbatch", "echo sbatch: error: no such partition >&2; exit 1")
+def test_errors_of_slurm_are_one_line(cluster, refused):
+    cluster.fake("sbatch", "echo sbatch: error: no such partition >&2; exit 1")
     assert "no such partition" in refused("run", "demo", *SLURM)
     (cluster.bin / "sbatch").unlink()
     assert "no sbatch" in refused("run", "demo", *SLURM)
 
 
-def test_waiting_names_the_jobs_that_ended_before_their_runs(cluster, refused, monkeypatch):
+def test_wait_names_jobs_that_ended_before_their_runs(cluster, refused, monkeypatch):
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
-    cluster.says("squeue", f"[ -e {cluster.folder}/asked ] || echo 7_0; : > {cluster.folder}/asked")
+    cluster.fake("squeue", f"[ -e {cluster.folder}/asked ] || echo 7_0; : > {cluster.folder}/asked")
     assert "2 of 2 jobs ended before their runs were complete: 7_0, 7_1" in refused(
         "run", "demo", "-m", "norm=ln,bn", "--wait", *SLURM
     )
@@ -143,7 +143,7 @@ def test_a_complete_cell_is_shown_and_not_submitted(trained, cluster, normplugin
     assert not (cluster.folder / "script").exists()
 
 
-def test_a_requeued_job_resumes_what_force_began_again(trained, normplugins, monkeypatch):
+def test_a_requeued_job_with_force_resumes(trained, normplugins, monkeypatch):
     monkeypatch.chdir(trained.folder)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     status, said, _ = normplugins("run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY, "force=true")
@@ -152,9 +152,9 @@ def test_a_requeued_job_resumes_what_force_began_again(trained, normplugins, mon
 
 
 def test_the_time_limit_requeues_the_task(cluster, normplugins):
-    """Slurm's signal ahead of the time limit reaches the script while the run goes on."""
+    """The signal that Slurm sends before the time limit reaches the script during the run."""
     assert normplugins("run", "demo", *SLURM)[0] == 0
-    cluster.says("scontrol", f'echo "$@" > {cluster.folder}/requeued')
-    cluster.says("python", "kill -USR2 $PPID; exec /bin/sleep 3 > /dev/null 2>&1")
+    cluster.fake("scontrol", f'echo "$@" > {cluster.folder}/requeued')
+    cluster.fake("python", "kill -USR2 $PPID; exec /bin/sleep 3 > /dev/null 2>&1")
     cluster.run_task(0)
     assert (cluster.folder / "requeued").read_text() == "requeue 7_0\n"

@@ -1,7 +1,8 @@
-"""WMT14 from archives of the upstream layout to the record, tiny: several batches an update, both scores."""
+"""WMT14 from tiny archives of the upstream layout to the record: several batches per update, and both scores."""
 
 import re
 
+import pytest
 import sacrebleu
 
 from tests.helpers.corpora import wmt14_members, write_wmt14
@@ -25,6 +26,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_from_archives_to_the_record(tmp_path):
     write_wmt14(tmp_path / "data", wmt14_members())
     status, said = command(["run", "wmt14", *TINY], tmp_path)

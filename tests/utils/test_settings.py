@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from normplugins.utils.settings import invalid_setting, setting
+from normplugins.utils.settings import invalid_value, setting
 
 
 @dataclass
@@ -28,7 +28,9 @@ class Settings:
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_range(values, message):
-    assert invalid_setting(Settings(**values), "x.") == message
+    settings = Settings(**values)
+    messages = [invalid_value(field, getattr(settings, field.name), "x.") for field in fields(Settings)]
+    assert next(filter(None, messages), None) == message
 
 
 def test_a_field_says_what_it_is_and_whether_it_changes_a_result():

@@ -1,7 +1,7 @@
 """BN on a GPU; ``norms/batch_norm.py`` has the equations and the plain-PyTorch reference.
 
 Both directions need the batch's statistics first. The forward takes a pass for mean and variance and one for y, 3 N C e
-bytes; the backward (``exact.py``) 5 N C e; at evaluation 2 and 3. A training step is 6 launches.
+bytes; the backward (``autograd.py``) 5 N C e; at evaluation 2 and 3. A training step is 6 launches.
 
 The variance is never a difference of large sums. Each row of a tile holds a running mean and a sum of squared
 deviations (Welford), which are merged by their counts, first within a program, then over the programs (Chan).
@@ -12,24 +12,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from normplugins.norms.backends.triton.autograd import Statistics
 from normplugins.norms.backends.triton.residual import Source, load_sum
-from normplugins.norms.backends.triton.tiles import COUNTS, Channels, Tokens, count_up, tile_tokens
+from normplugins.norms.backends.triton.tiles import COUNTS, Layout, block_channels, count_up, load_vector, tile_tokens
 from normplugins.norms.batch_norm import BatchNorm
 from normplugins.norms.statistics import recomputing
 
 
 @torch.no_grad()
-def batch_moments(norm: BatchNorm, source: Source, tokens: Tokens, channels: Channels) -> tuple[Tensor, ...]:
-    """Update the running statistics; return the number of real tokens, their mean and their variance (C,)."""
-    x = source.x
+def update_batch_norm(norm: BatchNorm, source: Source, layout: Layout) -> Statistics:
+    """Update the running statistics; return those of the batch's real tokens."""
     local = norm.updates_immediately and not recomputing()
-    parts = channels.table(x, tokens, 2, source.threads)
-    counts, programs = channels.empty(x, parts.size(1)), parts.size(1)
-    count, (mean, var) = channels.empty(x), channels.empty(x, 2, norm.dim)
-    channels.over_tokens(_moments, x, tokens, programs, parts=parts, counts=counts, **source.arguments())
-    channels.over_channels(
-        _end_statistics, x, parts=parts, counts=counts, count=count, mean=mean, var=var,
-        running_mean=norm.running_mean, running_var=norm.running_var, tokens=tokens.count, programs=programs,
+    parts = layout.table(2, source.threads)
+    counts, programs = layout.empty(parts.size(1)), parts.size(1)
+    count, (mean, var) = layout.empty(), layout.empty(2, norm.dim)
+    layout.over_tokens(_moments, programs, **source.arguments(), parts=parts, counts=counts)
+    layout.over_channels(
+        _end_statistics, parts=parts, counts=counts, count=count, mean=mean, var=var,
+        running_mean=norm.running_mean, running_var=norm.running_var, programs=programs,
         MOMENTUM=norm.momentum, STEP=local,
     )  # fmt: skip
     if not local:
@@ -38,7 +38,7 @@ def batch_moments(norm: BatchNorm, source: Source, tokens: Tokens, channels: Cha
             pooled = norm.synchronize(*pooled)
         norm.update_running_stats(*pooled)
         _, count, mean, var = pooled
-    return count, mean, var
+    return Statistics(mean, var, count, norm.synchronizes)
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -46,27 +46,16 @@ def _moments(
     x,  # (N, C)
     parts,  # (2, P, C) takes the means and the sums of squared deviations from them
     counts,  # (P,) takes the number of real tokens
-    update,  # (N, C), total and seed: as in channelwise.forward
-    total,
-    seed,
-    tokens,
-    padding,
-    sentences,
-    padding_sentence,
-    padding_time,
-    DROPPED: tl.constexpr,
-    SCALE: tl.constexpr,
-    T: tl.constexpr,
-    C: tl.constexpr,
-    WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+    tokens, padding, sentences, padding_sentence, padding_time,
+    T: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    update=None,  # (N, C), total and seed: as in channelwise.forward
+    total=None,
+    seed=None,
+    DROPPED: tl.constexpr = 0,
+):  # fmt: skip
     """Mean and squared deviations of each program's real tokens, channel by channel, in one pass."""
     block, program = tl.program_id(0), tl.program_id(1)
-    column = tl.arange(0, COLUMNS)
-    channels = block * WIDTH + column
-    inside = (column < WIDTH) & (channels < C)
+    channels, inside = block_channels(C, WIDTH, COLUMNS)
     seen = tl.zeros((ROWS,), T)
     mean = tl.zeros((ROWS, COLUMNS), T)
     squares = tl.zeros((ROWS, COLUMNS), T)
@@ -78,7 +67,7 @@ def _moments(
             value = tl.load(x + at, mask=there, other=0.0).to(T)
         else:
             padded = exists[:, None] & inside[None, :]
-            value = load_sum(x, update, total, seed, at, padded, start, DROPPED, SCALE, T, ROWS, COLUMNS)
+            value = load_sum(x, update, total, seed, at, padded, start, DROPPED, T, ROWS, COLUMNS)
             value = tl.where(there, value, 0.0)
         seen += real.to(T)
         deviation = tl.where(there, value - mean, 0.0)
@@ -105,16 +94,11 @@ def _end_statistics(
     running_var,
     tokens,
     programs,
-    MOMENTUM: tl.constexpr,
-    T: tl.constexpr,
-    C: tl.constexpr,
-    STEP: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    MOMENTUM: tl.constexpr, STEP: tl.constexpr,
+    T: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     """Mean and variance of all programs' tokens and, with STEP, the running ones' step if there is a token."""
-    channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = channels < C
+    channels, inside = block_channels(C, COLUMNS, COLUMNS)
     real = count_up(counts, tokens, programs, ROWS, T)
     total = tl.zeros((ROWS, COLUMNS), T)
     for start in tl.range(0, programs, ROWS):
@@ -139,8 +123,8 @@ def _end_statistics(
         tl.store(count, real)
     if STEP:
         unbiased = deviations / tl.maximum(real - 1.0, 1.0)
-        old_mean = tl.load(running_mean + channels, mask=inside, other=0.0).to(T)
-        old_var = tl.load(running_var + channels, mask=inside, other=0.0).to(T)
+        old_mean = load_vector(running_mean, channels, inside, T)
+        old_var = load_vector(running_var, channels, inside, T)
         moved_mean = old_mean + MOMENTUM * (new_mean - old_mean)
         moved_var = old_var + MOMENTUM * (unbiased - old_var)
         tl.store(running_mean + channels, tl.where(real > 0, moved_mean, old_mean), mask=inside)

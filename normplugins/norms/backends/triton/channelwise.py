@@ -16,14 +16,18 @@ residual + dropout(update), the first pass of the forward and the last one of th
 ``residual.py``.
 """
 
-from typing import Any
-
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from normplugins.norms.backends.triton.residual import Gradients, Source, draw_kept, load_sum
-from normplugins.norms.backends.triton.tiles import BACKWARD_THREADS, COUNTS, Channels, Tokens, add_up, tile_tokens
+from normplugins.norms.backends.triton.residual import dropout, load_sum
+from normplugins.norms.backends.triton.tiles import (
+    COUNTS,
+    add_up,
+    block_channels,
+    inverse_root,
+    load_vector,
+    tile_tokens,
+)
 
 
 @triton.jit
@@ -35,35 +39,24 @@ def group_rms(x, EPS: tl.constexpr, WIDTH: tl.constexpr):
 @triton.jit(do_not_specialize=COUNTS)
 def forward(
     x,  # (N, C)
-    y,  # (N, C), or None: gather sums only
     weight,  # (C,)
-    bias,  # (C,) or None
-    mean,  # (C,) or None: not centred
-    psi2,  # (C,) or None: psi is 1
-    squares,  # (P, C) takes the sums of z^2 over real tokens, or None: write y only
-    counts,  # (P,) takes the number of real tokens, or None
-    updates,  # PN's update count, or None: no warmup
-    updates_before,  # scalar: this count before the step. Written in the pass with sums, read in the one without
-    warmup_updates,
-    update,  # (N, C): its sum with x, after dropout, stands for x; or None
-    total,  # (N, C) takes this sum, or None
-    seed,  # scalar, or None: nothing is dropped
-    tokens,
-    padding,
-    sentences,
-    padding_sentence,
-    padding_time,
-    DROPPED: tl.constexpr,
-    SCALE: tl.constexpr,
-    EPS: tl.constexpr,
-    T: tl.constexpr,
-    C: tl.constexpr,
-    GROUP_SCALING: tl.constexpr,
-    PADDING_AS_TOKENS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+    tokens, padding, sentences, padding_sentence, padding_time,
+    EPS: tl.constexpr, T: tl.constexpr, C: tl.constexpr, GROUP_SCALING: tl.constexpr, PADDING_AS_TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    y=None,  # (N, C), or None: gather sums only
+    bias=None,  # (C,)
+    mean=None,  # (C,), or None: not centred
+    psi2=None,  # (C,), or None: psi is 1
+    squares=None,  # (P, C) takes the sums of z^2 over real tokens, or None: write y only
+    counts=None,  # (P,) takes the number of real tokens
+    updates=None,  # PN's update count, or None: no warmup
+    updates_before=None,  # scalar: this count before the step. Written in the pass with sums, read in the one without
+    warmup_updates=0,
+    update=None,  # (N, C): its sum with x, after dropout, stands for x
+    total=None,  # (N, C) takes this sum
+    seed=None,  # scalar, or None: nothing is dropped
+    DROPPED: tl.constexpr = 0,
+):  # fmt: skip
     """y = weight z / sqrt(psi2 + EPS) + bias, and the sums of z^2. Padding is not counted, its y is 0.
 
     With PADDING_AS_TOKENS its y is computed as of a token, but it does not count. It is read only for this, or for
@@ -73,9 +66,7 @@ def forward(
     otherwise ends immediately, writes it with the batch's psi2.
     """
     block, program = tl.program_id(0), tl.program_id(1)
-    column = tl.arange(0, COLUMNS)
-    channels = block * WIDTH + column
-    inside = (column < WIDTH) & (channels < C)
+    channels, inside = block_channels(C, WIDTH, COLUMNS)
     writes = True
     if updates is not None:
         if squares is not None:
@@ -86,13 +77,13 @@ def forward(
         elif tl.load(updates_before) >= warmup_updates:
             return
     if y is not None:
-        scale = tl.load(weight + channels, mask=inside, other=0.0).to(T)
+        scale = load_vector(weight, channels, inside, T)
         if psi2 is not None:
-            scale *= tl.rsqrt(tl.load(psi2 + channels, mask=inside, other=1.0).to(T) + EPS)
+            scale *= inverse_root(psi2, channels, inside, EPS, T)
         if bias is not None:
-            offset = tl.load(bias + channels, mask=inside, other=0.0).to(T)
+            offset = load_vector(bias, channels, inside, T)
     if mean is not None:
-        centre = tl.load(mean + channels, mask=inside, other=0.0).to(T)
+        centre = load_vector(mean, channels, inside, T)
     sum_squares = tl.zeros((ROWS, COLUMNS), T)
     real_tokens = tl.zeros((ROWS,), T)
     for start in tl.range(program * ROWS, tokens, tl.num_programs(1) * ROWS):
@@ -103,7 +94,7 @@ def forward(
         if update is None:
             z = tl.load(x + at, mask=read[:, None] & there, other=0.0).to(T)
         else:
-            z = load_sum(x, update, total, seed, at, there, start, DROPPED, SCALE, T, ROWS, COLUMNS)
+            z = load_sum(x, update, total, seed, at, there, start, DROPPED, T, ROWS, COLUMNS)
         if mean is not None:
             z -= centre[None, :]
         if GROUP_SCALING:
@@ -128,56 +119,43 @@ def forward(
 def backward(
     g,  # (N, C)
     x,  # (N, C)
-    dx,  # (N, C), or None: gather sums only
     weight,  # (C,)
-    mean,  # (C,) or None
-    psi2,  # (C,) as the forward divided by, or None: psi is 1
-    psi2_backward,  # (C,) as dL/dz divides by, or None
-    nu,  # (C,) or None: a fixed psi
-    shift,  # (C,) or None
-    sums,  # (3, P, C) takes the sums of g z, g and, with nu, z^2; or None: write dx only
-    arriving,  # (N, C): another gradient of x, to be added to dx, or None
-    dupdate,  # (N, C) takes the gradient of the update in x, or None
-    seed,  # scalar, or None: nothing was dropped
-    tokens,
-    padding,
-    sentences,
-    padding_sentence,
-    padding_time,
-    DROPPED: tl.constexpr,
-    SCALE: tl.constexpr,
-    NU_SCALE: tl.constexpr,
-    EPS: tl.constexpr,
-    T: tl.constexpr,
-    C: tl.constexpr,
-    GROUP_SCALING: tl.constexpr,
-    PADDING_AS_TOKENS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+    tokens, padding, sentences, padding_sentence, padding_time,
+    EPS: tl.constexpr, T: tl.constexpr, C: tl.constexpr, GROUP_SCALING: tl.constexpr, PADDING_AS_TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    dx=None,  # (N, C), or None: gather sums only
+    mean=None,  # (C,)
+    psi2=None,  # (C,) as the forward divided by, or None: psi is 1
+    psi2_backward=None,  # (C,) as dL/dz divides by
+    nu=None,  # (C,), or None: a fixed psi
+    shift=None,  # (C,)
+    sums=None,  # (2 or 3, P, C) takes the sums of g z, g and, with nu, z^2; or None: write dx only
+    arriving=None,  # (N, C): another gradient of x, to be added to dx
+    dupdate=None,  # (N, C) takes the gradient of the update in x
+    seed=None,  # scalar, or None: nothing was dropped
+    DROPPED: tl.constexpr = 0,
+    NU_SCALE: tl.constexpr = 1.0,
+):  # fmt: skip
     """dL/dz = (weight g - NU_SCALE nu z / sqrt(psi2 + EPS) - shift) / sqrt(psi2_backward + EPS), and the sums.
 
     Through the group scaling z = r x it goes on as dL/dx = r (dL/dz - z mean(z dL/dz)), means over the group. Padding
     is neither read nor counted, and its dL/dx is 0; with PADDING_AS_TOKENS it is a token. Other gradients of x are then
     added, and through the dropout in x it goes on as that of the update.
     """
-    block, program = tl.program_id(0), tl.program_id(1)
-    column = tl.arange(0, COLUMNS)
-    channels = block * WIDTH + column
-    inside = (column < WIDTH) & (channels < C)
+    program = tl.program_id(1)
+    channels, inside = block_channels(C, WIDTH, COLUMNS)
     if dx is not None:
-        of_g = tl.load(weight + channels, mask=inside, other=0.0).to(T)
+        of_g = load_vector(weight, channels, inside, T)
         if psi2_backward is not None:
-            inverse = tl.rsqrt(tl.load(psi2_backward + channels, mask=inside, other=1.0).to(T) + EPS)
+            inverse = inverse_root(psi2_backward, channels, inside, EPS, T)
             of_g *= inverse
         if nu is not None:
-            of_z = -NU_SCALE * tl.load(nu + channels, mask=inside, other=0.0).to(T) * inverse
-            of_z *= tl.rsqrt(tl.load(psi2 + channels, mask=inside, other=1.0).to(T) + EPS)
+            of_z = -NU_SCALE * load_vector(nu, channels, inside, T) * inverse
+            of_z *= inverse_root(psi2, channels, inside, EPS, T)
         if shift is not None:
-            constant = -tl.load(shift + channels, mask=inside, other=0.0) * inverse
+            constant = -load_vector(shift, channels, inside, T) * inverse
     if mean is not None:
-        centre = tl.load(mean + channels, mask=inside, other=0.0).to(T)
+        centre = load_vector(mean, channels, inside, T)
     sum_gz = tl.zeros((ROWS, COLUMNS), T)
     sum_g = tl.zeros((ROWS, COLUMNS), T)
     sum_zz = tl.zeros((ROWS, COLUMNS), T)
@@ -211,7 +189,7 @@ def backward(
                 dz += tl.load(arriving + at, mask=there, other=0.0).to(T)
             tl.store(dx + at, dz.to(dx.dtype.element_ty), mask=there)
             if dupdate is not None:
-                dz = tl.where(draw_kept(seed, start, DROPPED, ROWS, COLUMNS), dz * SCALE, 0.0)
+                dz = dropout(dz, seed, start, DROPPED, ROWS, COLUMNS)
                 tl.store(dupdate + at, dz.to(dupdate.dtype.element_ty), mask=there)
     if sums is not None:
         table = tl.num_programs(1) * C
@@ -234,34 +212,26 @@ def end_backward(
     programs,
     means,  # (1 or 2, C) takes mean(x~ x^) and, with CENTRED, mean(weight g); or None
     nu,  # (C,) of PN, as ``ema_gz`` holds it: it takes its step if ``means`` is None; or None: x~ = weight g
-    NU_SCALE: tl.constexpr,
-    NEW_WEIGHT: tl.constexpr,
-    CENTRED: tl.constexpr,
-    EPS: tl.constexpr,
-    T: tl.constexpr,
-    C: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    NU_SCALE: tl.constexpr, NEW_WEIGHT: tl.constexpr, CENTRED: tl.constexpr, EPS: tl.constexpr,
+    T: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     """dL/dweight, dL/dbias and mean(x~ x^) = (weight dL/dweight - NU_SCALE nu sum(z^2) / (psi2 + EPS)) / tokens."""
-    channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = channels < C
+    channels, inside = block_channels(C, COLUMNS, COLUMNS)
     table = programs * C
     of_weight = add_up(sums, channels, inside, programs, C, ROWS, COLUMNS)
     if psi2 is not None:
-        inverse = tl.rsqrt(tl.load(psi2 + channels, mask=inside, other=1.0).to(T) + EPS)
+        inverse = inverse_root(psi2, channels, inside, EPS, T)
         of_weight *= inverse
     tl.store(grad_weight + channels, of_weight.to(grad_weight.dtype.element_ty), mask=inside)
     if grad_bias is not None:
         of_bias = add_up(sums + table, channels, inside, programs, C, ROWS, COLUMNS)
         tl.store(grad_bias + channels, of_bias.to(grad_bias.dtype.element_ty), mask=inside)
-    scale = tl.load(weight + channels, mask=inside, other=0.0).to(T)
+    scale = load_vector(weight, channels, inside, T)
     mean = scale * of_weight
     if nu is not None:
-        old = tl.load(nu + channels, mask=inside, other=0.0).to(T)
-        mean -= (
-            NU_SCALE * old * add_up(sums + 2 * table, channels, inside, programs, C, ROWS, COLUMNS) * inverse * inverse
-        )
+        old = load_vector(nu, channels, inside, T)
+        sum_zz = add_up(sums + 2 * table, channels, inside, programs, C, ROWS, COLUMNS)
+        mean -= NU_SCALE * old * sum_zz * inverse * inverse
     number = tl.maximum(tokens.to(T) if count is None else tl.load(count), 1.0)
     if means is not None:
         tl.store(means + channels, mean / number, mask=inside)
@@ -269,29 +239,3 @@ def end_backward(
             tl.store(means + C + channels, scale * of_bias / number, mask=inside)
     elif nu is not None:
         tl.store(nu + channels, old + NEW_WEIGHT * mean / number, mask=inside)
-
-
-def run_forward(
-    channels: Channels, tokens: Tokens, source: Source, y: Tensor | None, squares: Tensor | None = None, **given: Any
-) -> None:
-    """Launch :func:`forward` with these arguments, over as many programs as ``squares`` (P, C) has rows, if given."""
-    programs = channels.programs(source.x, tokens, source.threads) if squares is None else squares.size(0)
-    absent = dict.fromkeys(("bias", "mean", "psi2", "counts", "updates", "updates_before")) | {"warmup_updates": 0}
-    arguments = absent | given | source.arguments() | channels.switches()
-    channels.over_tokens(forward, source.x, tokens, programs, y=y, squares=squares, **arguments)
-
-
-def run_backward(
-    channels: Channels,
-    tokens: Tokens,
-    g: Tensor,
-    x: Tensor,
-    wanted: Gradients,
-    sums: Tensor | None = None,
-    **given: Any,
-) -> None:
-    """Launch :func:`backward` with these arguments, over as many programs as ``sums`` (k, P, C) has rows, if given."""
-    programs = channels.programs(x, tokens, BACKWARD_THREADS) if sums is None else sums.size(1)
-    absent = dict.fromkeys(("mean", "nu", "shift")) | {"NU_SCALE": 1.0}
-    arguments = absent | given | wanted.arguments() | channels.switches()
-    channels.over_tokens(backward, x, tokens, programs, g=g, dx=wanted.dx, sums=sums, **arguments)

@@ -1,84 +1,68 @@
-"""The forwards of ``pn``, ``pn_alg2``, ``pnv``, ``bn`` and ``rms`` on a GPU.
+"""The forward of ``pn``, ``pn_alg2``, ``pnv``, ``bn`` and ``rms`` on a GPU."""
 
-Each takes x (T, B, C) with padding_mask (B, T), or x (N, C) with padding_mask (N,). It accepts a DeferredResidual in
-place of x, and computes the sum in a pass over x that it makes anyway.
-"""
-
+import torch
 from torch import Tensor
 
-from normplugins.norms.backends.triton import batch_norm as bn
-from normplugins.norms.backends.triton import power_norm as pn
-from normplugins.norms.backends.triton.exact import Exact
+from normplugins.norms.backends.triton import channelwise
+from normplugins.norms.backends.triton.autograd import Backward, Statistics
+from normplugins.norms.backends.triton.batch_norm import update_batch_norm
+from normplugins.norms.backends.triton.power_norm import update_power_norm, update_power_norm_v
 from normplugins.norms.backends.triton.residual import Source
-from normplugins.norms.backends.triton.tiles import WIDEST, Channels, Tokens
+from normplugins.norms.backends.triton.tiles import WIDEST, Layout, cut_tiles
 from normplugins.norms.batch_norm import BatchNorm
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.power_norm import PowerNorm
 from normplugins.norms.power_norm_v import PowerNormV
 from normplugins.norms.rms_norm import RMSNorm
+from normplugins.norms.statistics import check_shapes
 
 
-def power_norm(norm: PowerNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-    """PN; groups of more than ``WIDEST`` channels use plain code."""
-    settings = norm.settings
-    channels = Channels.of(x, norm.eps, settings.groups if settings.group_scaling else 0, settings.padding_in_backward)
-    if channels.tiles.columns > WIDEST:
-        return norm.plain(materialize(x), padding_mask)
-    source = Source.of(x)
-    inputs, tokens = (source.x, source.update, norm.weight, norm.bias), Tokens.of(source.x, padding_mask, norm.dim)
-    if norm.training:
-        return _set_value(x, *pn.Approximate.apply(*inputs, source, tokens, channels, norm))
-    return _set_value(x, *Exact.apply(*inputs, None, norm.running_phi, None, False, source, tokens, channels))
+def forward(
+    norm: PowerNorm | PowerNormV | BatchNorm | RMSNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None
+) -> Tensor:
+    """Normalize x (T, B, C) with padding_mask (B, T), or x (N, C) with padding_mask (N,); with RMSNorm x (..., C).
 
-
-def power_norm_v(norm: PowerNormV, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-    """PN-V; groups of more than ``WIDEST`` channels use plain code."""
-    channels = Channels.of(x, norm.eps, norm.settings.groups if norm.settings.group_scaling else 0)
-    if channels.tiles.columns > WIDEST:
-        return norm.plain(materialize(x), padding_mask)
-    source = Source.of(x)
-    inputs, tokens = (source.x, source.update, norm.weight, norm.bias), Tokens.of(source.x, padding_mask, norm.dim)
-    count, psi2 = None, norm.running_phi
-    if norm.training:
-        count, psi2 = pn.batch_psi2(norm, source, tokens, channels)
-        source = source.read()
-    return _set_value(x, *Exact.apply(*inputs, None, psi2, count, norm.synchronizes, source, tokens, channels))
-
-
-def batch_norm(norm: BatchNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-    """BN; both of its switches use plain code."""
-    if norm.settings.group_scaling or norm.settings.padding_filled:
-        return norm.plain(materialize(x), padding_mask)
-    source, channels = Source.of(x), Channels.of(x, norm.eps)
-    inputs, tokens = (source.x, source.update, norm.weight, norm.bias), Tokens.of(source.x, padding_mask, norm.dim)
-    count, mean, var = None, norm.running_mean, norm.running_var
-    if norm.training:
-        count, mean, var = bn.batch_moments(norm, source, tokens, channels)
-        source = source.read()
-    return _set_value(x, *Exact.apply(*inputs, mean, var, count, norm.synchronizes, source, tokens, channels))
-
-
-def rms_norm(norm: RMSNorm, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-    """RMSNorm of x (..., C): to the kernels a group scaling without psi, with a channel group in each tile.
-
-    It moves 2 N C e bytes forward and 3 N C e backward, in 3 launches.
+    A DeferredResidual x is computed in a pass over x that the norm makes anyway. RMSNorm is to the kernels a group
+    scaling without psi, with a channel group in each tile; it moves 2 N C e bytes forward and 3 N C e backward, in 3
+    launches. Groups of more than ``WIDEST`` channels, and the switches of BN, use plain code.
     """
-    channels = Channels.of(x, norm.eps, groups=norm.groups)
-    if channels.tiles.columns > WIDEST:
+    alone, groups = isinstance(norm, RMSNorm), norm.settings.groups
+    if not alone and not norm.settings.group_scaling:
+        groups = 0
+    switched = isinstance(norm, BatchNorm) and (groups or norm.settings.padding_filled)
+    if switched or cut_tiles(norm.dim, groups).columns > WIDEST:
         return norm.plain(materialize(x), padding_mask)
     source = Source.of(x)
-    inputs, tokens = (
-        (source.x, source.update, norm.weight, None),
-        Tokens.of(source.x.view(-1, channels.dim), None, norm.weight.numel()),
-    )
-    return _set_value(x, *Exact.apply(*inputs, None, None, None, False, source, tokens, channels))
-
-
-def _set_value(x: Tensor | DeferredResidual, y: Tensor, value: Tensor | None) -> Tensor:
-    """Return y, the norm of x, after setting the value of a sum."""
+    rows = source.x.view(-1, source.x.size(-1)) if alone else source.x
+    padding_mask = None if alone else padding_mask
+    check_shapes(rows, padding_mask, norm.dim)
+    as_tokens = isinstance(norm, PowerNorm) and norm.settings.padding_in_backward
+    layout = Layout(rows.shape, rows.device, rows.dtype, padding_mask, norm.eps, groups, as_tokens)
+    y = torch.empty_like(source.x)
+    if isinstance(norm, PowerNorm) and norm.training:
+        used = update_power_norm(norm, source, layout, y)
+    else:
+        used = _statistics(norm, source, layout)
+        first = source if used.count is None else source.read()
+        layout.over_tokens(
+            channelwise.forward, layout.programs(first.threads), **first.arguments(), **layout.scaling(),
+            y=y, weight=norm.weight, bias=getattr(norm, "bias", None), mean=used.mean, psi2=used.psi2,
+        )  # fmt: skip
+    inputs = (x.residual, x.update) if isinstance(x, DeferredResidual) else (x, None)
+    y, value = Backward.apply(*inputs, norm.weight, getattr(norm, "bias", None), (y, layout, source, used))
     if isinstance(x, DeferredResidual) and value is not None:
         x.set_value(value)
     return y
 
 
-FORWARDS = {PowerNorm: power_norm, PowerNormV: power_norm_v, BatchNorm: batch_norm, RMSNorm: rms_norm}
+def _statistics(norm: PowerNorm | PowerNormV | BatchNorm | RMSNorm, source: Source, layout: Layout) -> Statistics:
+    """Return the statistics that y is computed with, after updating the running statistics in training."""
+    if isinstance(norm, BatchNorm):
+        fixed = Statistics(norm.running_mean, norm.running_var)
+        return update_batch_norm(norm, source, layout) if norm.training else fixed
+    if isinstance(norm, PowerNormV) and norm.training:
+        return update_power_norm_v(norm, source, layout)
+    return Statistics() if isinstance(norm, RMSNorm) else Statistics(psi2=norm.running_phi)
+
+
+FORWARDS = dict.fromkeys((PowerNorm, PowerNormV, BatchNorm, RMSNorm), forward)

@@ -10,17 +10,8 @@ tensor that the host never reads. Masks are seeded, saved in checkpoints and red
 PyTorch's are. As on a CPU (``models/dropout.py``) an element is dropped with probability p rounded to 1/65536, and kept
 elements are scaled by the inverse of exactly this keep probability.
 
-HBM traffic of a training step with N tokens of C channels of e bytes, in units of N C bytes. Unfused, dropout takes
-2 e + 1 in each direction, as its mask has a byte per element, and the two sums, of the residual and of the gradients of
-s, take 3 e each.
-
-                             forward: unfused, fused  backward: unfused, fused   both, bfloat16    both, float32
-    pn, pn_alg2, rms              7 e + 1    4 e             8 e + 1    5 e         32    18          62    36
-    pn in its warmup              8 e + 1    5 e             8 e + 1    5 e         34    20          66    40
-    pnv, bn                       8 e + 1    5 e            10 e + 1    7 e         38    24          74    48
-
-Post-norm s has no other gradient, which saves 3 e unfused and e fused in the backward. Fusing should therefore pay for
-every norm, most for norms with few passes, up to 1.8 times in bfloat16. None of this has been measured on a GPU.
+For elements of e bytes, the separate operations move 5 N C e bytes and N C of the mask in each direction, and the fused
+ones 2 N C e, post-norm N C e in the backward: docs/speed.md has the sums. None of this has been measured on a GPU.
 """
 
 from dataclasses import dataclass
@@ -35,41 +26,29 @@ from normplugins.norms.deferred_residual import LEVELS, DeferredResidual
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A dropout mask: its seed (scalar, int64; None: no dropout) and the number ``dropped`` of ``LEVELS`` levels."""
-
-    seed: Tensor | None = None
-    dropped: int = 0
-
-    @classmethod
-    def draw(cls, p: float, x: Tensor) -> "Drawn":
-        """Draw a mask with probability p from the generator of x's device."""
-        dropped = round(p * LEVELS)
-        return cls(torch.empty((), dtype=torch.int64, device=x.device).random_(), dropped) if dropped else cls()
-
-    def arguments(self) -> dict[str, object]:
-        """Return the arguments with which a kernel draws the mask."""
-        return {"seed": self.seed, "DROPPED": self.dropped, "SCALE": LEVELS / max(LEVELS - self.dropped, 1)}
-
-
-@dataclass(frozen=True)
 class Source:
-    """The input of a pass of a forward: x, or with an update the residual x, whose sum is written to ``total``."""
+    """The input of a pass of a forward: x, or with an update the residual x, whose sum is written to ``total``.
+
+    The dropout mask of the update is given by its seed (scalar, int64; None: no dropout) and the number ``dropped`` of
+    ``LEVELS`` levels.
+    """
 
     x: Tensor
     update: Tensor | None = None
     total: Tensor | None = None
-    drawn: Drawn = Drawn()
+    seed: Tensor | None = None
+    dropped: int = 0
 
     @classmethod
     def of(cls, x: Tensor | DeferredResidual) -> "Source":
-        """Return the source for x, or for a sum that may be computed already."""
+        """Return the source for x, or for a sum that may be computed already; draw the seed of a mask."""
         if not isinstance(x, DeferredResidual):
-            return cls(x.contiguous())
-        residual = x.residual.contiguous()
+            return cls(x.detach().contiguous())
+        residual, dropped = x.residual.detach().contiguous(), round(x.p * LEVELS)
         if x.update is None:
             return cls(residual)
-        return cls(residual, x.update.contiguous(), torch.empty_like(residual), Drawn.draw(x.p, residual))
+        seed = torch.empty((), dtype=torch.int64, device=residual.device).random_() if dropped else None
+        return cls(residual, x.update.detach().contiguous(), torch.empty_like(residual), seed, dropped)
 
     @property
     def value(self) -> Tensor:
@@ -83,40 +62,13 @@ class Source:
 
     def read(self) -> "Source":
         """Return the source for the passes after the first."""
-        return Source(self.value, drawn=self.drawn)
+        return Source(self.value, seed=self.seed, dropped=self.dropped)
 
     def arguments(self) -> dict[str, object]:
-        """Return the arguments of the forward kernels besides x."""
-        drawn = Drawn() if self.update is None else self.drawn
-        return {"update": self.update, "total": self.total, **drawn.arguments()}
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """The output of a pass of a backward: dx, with ``arriving`` added if given, and dupdate; or nothing.
-
-    Without dropout dL/dupdate equals dL/dresidual, which is dx.
-    """
-
-    dx: Tensor | None = None
-    arriving: Tensor | None = None
-    dupdate: Tensor | None = None
-    drawn: Drawn = Drawn()
-
-    @classmethod
-    def of(cls, x: Tensor, arriving: Tensor | None, drawn: Drawn) -> "Gradients":
-        """Return the outputs for x, the tensor that was normalized."""
-        dupdate = None if drawn.seed is None else torch.empty_like(x)
-        return cls(torch.empty_like(x), None if arriving is None else arriving.contiguous(), dupdate, drawn)
-
-    def of_parts(self, update: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradient of x or the residual, and if wanted of the update."""
-        dupdate = self.dx if self.dupdate is None else self.dupdate
-        return self.dx, dupdate if update else None
-
-    def arguments(self) -> dict[str, object]:
-        """Return the arguments of the backward kernel besides dx."""
-        return {"arriving": self.arriving, "dupdate": self.dupdate, **self.drawn.arguments()}
+        """Return the arguments of a forward kernel that belong to the input."""
+        if self.update is None:
+            return {"x": self.x}
+        return {"x": self.x, "update": self.update, "total": self.total, "seed": self.seed, "DROPPED": self.dropped}
 
 
 @triton.jit
@@ -135,24 +87,22 @@ def draw_kept(seed, start, DROPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: t
 
 
 @triton.jit
+def dropout(x, seed, start, DROPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return a tile x (ROWS, COLUMNS) from token ``start`` on after dropout, or x itself without a seed."""
+    if seed is None:
+        return x
+    else:  # noqa: RET505  (the compiler drops one branch)
+        SCALE: tl.constexpr = 65536 / (65536 - DROPPED) if DROPPED < 65536 else 1.0
+        return tl.where(draw_kept(seed, start, DROPPED, ROWS, COLUMNS), x * SCALE, 0.0)
+
+
+@triton.jit
 def load_sum(
-    residual,
-    update,
-    total,
-    seed,
-    at,
-    there,
-    start,
-    DROPPED: tl.constexpr,
-    SCALE: tl.constexpr,
-    T: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    residual, update, total, seed, at, there, start,
+    DROPPED: tl.constexpr, T: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     """Write a tile of residual + dropout(update) to ``total``, and return it as it is stored."""
-    added = tl.load(update + at, mask=there, other=0.0).to(T)
-    if seed is not None:
-        added = tl.where(draw_kept(seed, start, DROPPED, ROWS, COLUMNS), added * SCALE, 0.0)
+    added = dropout(tl.load(update + at, mask=there, other=0.0).to(T), seed, start, DROPPED, ROWS, COLUMNS)
     value = (tl.load(residual + at, mask=there, other=0.0).to(T) + added).to(total.dtype.element_ty)
     tl.store(total + at, value, mask=there)
     return value.to(T)

@@ -12,15 +12,12 @@ no kernel is recompiled for another batch.
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-from normplugins.norms.deferred_residual import DeferredResidual
-from normplugins.norms.statistics import check_shapes
 
 WIDEST = 8192  # the most channels of a tile, which must hold all channels of a mean over channels
 TILE = 2048  # elements, 16 per thread: a pass then has some 32 KB per multiprocessor in flight
@@ -30,6 +27,26 @@ COUNTS = ["tokens", "sentences", "padding_sentence", "padding_time", "programs",
 # Threads per multiprocessor: they leave 96 and 128 registers per thread, as many as the compiler uses for pn without
 # spilling. A forward that computes a residual sum uses 94 to 125.
 FORWARD_THREADS, SUM_THREADS, BACKWARD_THREADS = 640, 512, 512
+
+
+@triton.jit
+def block_channels(C: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the indices (COLUMNS,) of the channels of this program's block of WIDTH, and which of them exist."""
+    column = tl.arange(0, COLUMNS)
+    channels = tl.program_id(0) * WIDTH + column
+    return channels, (column < WIDTH) & (channels < C)
+
+
+@triton.jit
+def load_vector(vector, channels, inside, T: tl.constexpr):
+    """Return the values (COLUMNS,) of a vector (C,); 0 for channels that do not exist."""
+    return tl.load(vector + channels, mask=inside, other=0.0).to(T)
+
+
+@triton.jit
+def inverse_root(psi2, channels, inside, EPS: tl.constexpr, T: tl.constexpr):
+    """Return 1 / sqrt(psi2 + EPS), (COLUMNS,)."""
+    return tl.rsqrt(load_vector(psi2, channels, inside, T) + EPS)
 
 
 @triton.jit
@@ -72,41 +89,7 @@ def count_up(counts, tokens, programs, ROWS: tl.constexpr, T: tl.constexpr):
         return tl.sum(total, axis=0)
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """The tokens of one x: their number, the number of sentences, and the padding mask (B, T) for the kernels."""
-
-    count: int
-    sentences: int
-    padding: Tensor | None
-
-    @classmethod
-    def of(cls, x: Tensor, padding_mask: Tensor | None, dim: int) -> "Tokens":
-        """Return the tokens of x (T, B, C) with padding_mask (B, T), or x (N, C) with padding_mask (N,), without a
-        copy.
-
-        Raises:
-            ValueError: a shape does not fit; a kernel would read out of bounds.
-        """
-        check_shapes(x, padding_mask, dim)
-        count, sentences = x.shape[:-1].numel(), x.size(1) if x.dim() == 3 else 1
-        padding = None if padding_mask is None else padding_mask.bool().view(torch.uint8)
-        return cls(count, max(sentences, 1), padding if padding is None or padding.dim() == 2 else padding[None])
-
-    def arguments(self) -> dict[str, object]:
-        """Return the arguments of every kernel over tokens."""
-        strides = (0, 0) if self.padding is None else self.padding.stride()
-        return {
-            "tokens": self.count,
-            "padding": self.padding,
-            "sentences": self.sentences,
-            "padding_sentence": strides[0],
-            "padding_time": strides[1],
-        }
-
-
-@dataclass(frozen=True)
-class Tiles:
+class Tiles(NamedTuple):
     """Tiles of ``rows`` tokens × ``width`` channels, padded to ``columns``, a power of two."""
 
     width: int
@@ -115,13 +98,14 @@ class Tiles:
     warps: int
     blocks: int
 
-    @classmethod
-    @cache
-    def of(cls, channels: int, width: int) -> "Tiles":
-        """Cut ``channels`` into blocks of ``width``; the last may be narrower."""
-        columns = triton.next_power_of_2(width)
-        elements = max(TILE, columns)
-        return cls(width, columns, elements // columns, elements // 16 // 32, triton.cdiv(channels, width))
+
+@cache
+def cut_tiles(channels: int, groups: int) -> Tiles:
+    """Cut into tiles of a channel group, or for 0 groups of 64 channels, a cache line of 16-bit numbers."""
+    width = channels // groups if groups else min(triton.next_power_of_2(channels), 64)
+    columns = triton.next_power_of_2(width)
+    elements = max(TILE, columns)
+    return Tiles(width, columns, elements // columns, elements // 16 // 32, triton.cdiv(channels, width))
 
 
 @cache
@@ -131,62 +115,79 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 @dataclass(frozen=True)
-class Channels:
-    """The channels of a norm: ``groups`` of group scaling (0: none), and whether padding is normalized like tokens."""
+class Layout:
+    """The tokens and channels of one x (T, B, C) with padding_mask (B, T), or (N, C) with (N,), on its device.
 
-    dim: int
-    eps: float
+    ``groups`` of group scaling, 0 for none; ``padding_as_tokens``: padding is normalized like tokens.
+    """
+
+    shape: torch.Size
+    device: torch.device
     dtype: torch.dtype
+    padding_mask: Tensor | None
+    eps: float
     groups: int = 0
     padding_as_tokens: bool = False
 
-    @classmethod
-    def of(
-        cls, x: Tensor | DeferredResidual, eps: float | None, groups: int = 0, padding_as_tokens: bool = False
-    ) -> "Channels":
-        """Return the channels of x (..., C)."""
-        x = x.residual if isinstance(x, DeferredResidual) else x
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return cls(x.size(-1), eps or 0.0, dtype, groups, padding_as_tokens)
+    @property
+    def dim(self) -> int:
+        """The number of channels."""
+        return self.shape[-1]
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens, padding included."""
+        return self.shape[:-1].numel()
 
     @cached_property
+    def padding(self) -> Tensor | None:
+        """The mask (B, T) as the kernels read it, without a copy; (1, N) for x (N, C)."""
+        padding = None if self.padding_mask is None else self.padding_mask.bool().view(torch.uint8)
+        return padding if padding is None or padding.dim() == 2 else padding[None]
+
+    @property
     def tiles(self) -> Tiles:
-        """Tiles of one channel group, or without group scaling of 64 channels, a cache line of 16-bit numbers."""
-        width = self.dim // self.groups if self.groups else min(triton.next_power_of_2(self.dim), 64)
-        return Tiles.of(self.dim, width)
+        """The tiles that the kernels over tokens iterate over."""
+        return cut_tiles(self.dim, self.groups)
 
-    def table(self, x: Tensor, tokens: Tokens, sums: int, threads: int) -> Tensor:
-        """Return an empty table (sums, P, C) for the sums of P programs."""
-        return self.empty(x, sums, self.programs(x, tokens, threads), self.dim)
-
-    def programs(self, x: Tensor, tokens: Tokens, threads: int) -> int:
+    def programs(self, threads: int) -> int:
         """Return the number of programs along the tokens that gives ``threads`` threads per multiprocessor."""
-        most = _multiprocessors(x.device) * threads // (32 * self.tiles.warps * self.tiles.blocks)
-        return max(1, min(triton.cdiv(tokens.count, self.tiles.rows), most))
+        most = _multiprocessors(self.device) * threads // (32 * self.tiles.warps * self.tiles.blocks)
+        return max(1, min(triton.cdiv(self.tokens, self.tiles.rows), most))
 
-    def empty(self, x: Tensor, *shape: int) -> Tensor:
-        """Return an empty tensor of the computation's dtype on x's device."""
-        return torch.empty(shape, dtype=self.dtype, device=x.device)
+    def empty(self, *shape: int) -> Tensor:
+        """Return an empty tensor of the computation's dtype."""
+        return torch.empty(shape, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
 
-    def switches(self) -> dict[str, object]:
+    def table(self, sums: int, threads: int) -> Tensor:
+        """Return an empty table (sums, P, C) for the sums of P programs."""
+        return self.empty(sums, self.programs(threads), self.dim)
+
+    def scaling(self) -> dict[str, object]:
         """Return the constants of the forward and the backward kernel besides the tiles."""
         return {"EPS": self.eps, "GROUP_SCALING": self.groups > 0, "PADDING_AS_TOKENS": self.padding_as_tokens}
 
-    def over_tokens(self, kernel: Any, x: Tensor, tokens: Tokens, programs: int, **arguments: object) -> None:
-        """Launch a kernel over the tiles of x, with so many programs along the tokens."""
-        sizes = {"WIDTH": self.tiles.width, "COLUMNS": self.tiles.columns, "ROWS": self.tiles.rows}
-        with _device_of(x):
-            kernel[self.tiles.blocks, programs](
-                x=x, **arguments, **tokens.arguments(), T=TYPES[self.dtype], C=self.dim, **sizes,
-                num_warps=self.tiles.warps,
+    def over_tokens(self, kernel: Any, programs: int, **arguments: object) -> None:
+        """Launch a kernel over the tiles, with so many programs along the tokens."""
+        padding, tiles = self.padding, self.tiles
+        strides = (0, 0) if padding is None else padding.stride()
+        with self._current_device():
+            kernel[tiles.blocks, programs](
+                **arguments, tokens=self.tokens, padding=padding, padding_sentence=strides[0], padding_time=strides[1],
+                sentences=max(self.shape[1], 1) if len(self.shape) == 3 else 1, T=self._type, C=self.dim,
+                WIDTH=tiles.width, COLUMNS=tiles.columns, ROWS=tiles.rows, num_warps=tiles.warps,
             )  # fmt: skip
 
-    def over_channels(self, kernel: Any, x: Tensor, **arguments: object) -> None:
-        """Launch a kernel that sums a table over programs, on x's device."""
-        with _device_of(x):
-            kernel[(triton.cdiv(self.dim, ADDING["COLUMNS"]),)](**arguments, T=TYPES[self.dtype], C=self.dim, **ADDING)
+    def over_channels(self, kernel: Any, **arguments: object) -> None:
+        """Launch a kernel that sums a table over programs."""
+        with self._current_device():
+            grid = (triton.cdiv(self.dim, ADDING["COLUMNS"]),)
+            kernel[grid](**arguments, tokens=self.tokens, T=self._type, C=self.dim, **ADDING)
 
+    @property
+    def _type(self) -> tl.dtype:
+        return TYPES[torch.promote_types(self.dtype, torch.float32)]
 
-def _device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Make x's GPU the current device, on which Triton launches."""
-    return torch.cuda.device_of(x) if x.is_cuda else nullcontext()
+    def _current_device(self) -> AbstractContextManager[object]:
+        """Make x's GPU the current device, on which Triton launches."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()

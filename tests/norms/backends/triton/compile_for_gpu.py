@@ -1,6 +1,6 @@
-"""Compiles the kernels of a training step of each norm for a GPU that need not be there, and runs none of them.
+"""Compiles the kernels of a training step of each norm for a GPU, which need not be present, without running them.
 
-The norms of a tensor, and those of a residual sum that they add up.
+Each norm is compiled for a tensor and for a deferred residual sum.
 
     python -m tests.norms.backends.triton.compile_for_gpu [90 for an H100, 80 for an A100, ...]
 
@@ -17,14 +17,14 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from normplugins.norms import NormConfig, build_norm
-from normplugins.norms.backends.triton.forwards import batch_norm, power_norm, power_norm_v, rms_norm
+from normplugins.norms.backends.triton.forwards import forward
 from normplugins.norms.deferred_residual import DeferredResidual
 
 NORMS = [
-    (NormConfig("pn"), power_norm),
-    *((NormConfig("pnv", group_scaling=scaling), power_norm_v) for scaling in (False, True)),
-    (NormConfig("bn"), batch_norm),
-    *((NormConfig("rms", groups=groups), rms_norm) for groups in (1, 4)),
+    NormConfig("pn"),
+    *(NormConfig("pnv", group_scaling=scaling) for scaling in (False, True)),
+    NormConfig("bn"),
+    *(NormConfig("rms", groups=groups) for groups in (1, 4)),
 ]
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64", torch.uint8: "*u8"}
 
@@ -33,7 +33,7 @@ def compile_launch(kernel: JITFunction, target: GPUTarget, arguments: dict[str, 
     """Compile a kernel for these arguments as a launch would; returns its name, warps and shared memory."""
     signature, constants, aligned = {}, {}, {}
     for i, parameter in enumerate(kernel.params):
-        value = arguments[parameter.name]
+        value = arguments.get(parameter.name, parameter.default)
         if value is None or parameter.is_constexpr:
             signature[parameter.name], constants[i,] = "constexpr", value
         elif isinstance(value, torch.Tensor):
@@ -53,7 +53,7 @@ def main(architecture: int) -> None:
         print(compile_launch(kernel, target, dict(zip(kernel.arg_names, arguments, strict=False)) | named))
 
     JITFunction.run = run
-    for config, forward in NORMS:
+    for config in NORMS:
         norm, mask = build_norm(config, 512), torch.zeros(3, 4, dtype=torch.bool)
         x, update = (torch.zeros(4, 3, 512, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
         forward(norm, x, mask).sum().backward()

@@ -1,0 +1,87 @@
+"""The text files of a stage: written chunk by chunk, and resumed at the last complete chunk after a kill."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from normplugins.corpora.base import SPLITS, Echo
+from normplugins.corpora.parallel import Pair, ParallelCorpus
+from normplugins.utils.files import whole_file
+from normplugins.utils.worker_processes import chunked, map_ordered
+
+PROGRESS = "progress.json"
+CHUNK = 2000  # pairs
+_ECHO_EVERY = 250_000  # pairs
+
+Work = Callable[[list[Pair]], tuple[list[Pair], dict[str, int]]]
+"""Turns a chunk of pairs into the pairs to write and the number of dropped pairs by reason."""
+_Counted = tuple[Pair, tuple[int, int]]  # with the number of words of both sides
+
+
+class SplitWriter:
+    """Writes the pairs of each split to ``folder/{split}.{language}``.
+
+    ``counts[split]`` has the number of pairs read and written, of pairs dropped by reason, and for both sides the
+    number of words and the length of the longest line. If the folder holds the progress of a killed call, the files
+    are truncated to their length at its last complete chunk, and ``counts`` has its counts.
+    """
+
+    def __init__(self, folder: Path, corpus: ParallelCorpus, echo: Echo) -> None:
+        self._folder, self._name, self._echo = folder, corpus.name, echo
+        self._languages = corpus.source, corpus.target
+        self.counts: dict[str, dict[str, Any]] = {
+            split: {"read": 0, "pairs": 0, "dropped": {}, "words": [0, 0], "longest": [0, 0]} for split in SPLITS
+        }
+        sizes = {f"{split}.{language}": 0 for split in SPLITS for language in self._languages}
+        self._paths = [folder / name for name in sizes]
+        if (folder / PROGRESS).is_file():
+            saved = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+            if all(path.is_file() and path.stat().st_size >= saved["sizes"][path.name] for path in self._paths):
+                self.counts, sizes = saved["counts"], saved["sizes"]
+        for path in self._paths:
+            with path.open("ab") as file:
+                file.truncate(sizes[path.name])
+        self._save_progress()
+
+    def write(
+        self, split: str, pairs: Iterable[Pair], work: Work, workers: int | None, valid_every: int | None = None
+    ) -> None:
+        """Write ``work(chunk)`` of all pairs behind those already read; every n-th resulting pair goes to ``valid``."""
+        counts, valid = self.counts[split], self.counts["valid"]
+        if counts["read"] and split == "train":
+            self._echo(f"{self._name}: going on after {counts['read']:,} pairs")
+
+        def count_words(chunk: list[Pair]) -> tuple[int, list[_Counted], dict[str, int]]:
+            kept, dropped = work(chunk)
+            return len(chunk), [(pair, (len(pair[0].split()), len(pair[1].split()))) for pair in kept], dropped
+
+        chunks = chunked(islice(pairs, counts["read"], None), CHUNK)
+        for read, kept, dropped in map_ordered(count_words, chunks, workers):
+            if valid_every:
+                number = counts["pairs"] + valid["pairs"] + 1
+                self._append("valid", [pair for n, pair in enumerate(kept, number) if n % valid_every == 0])
+                kept = [pair for n, pair in enumerate(kept, number) if n % valid_every]
+            self._append(split, kept)
+            counts["dropped"] = dict(Counter(counts["dropped"]) + Counter(dropped))
+            counts["read"] += read
+            self._save_progress()
+            if counts["read"] // _ECHO_EVERY > (counts["read"] - read) // _ECHO_EVERY:
+                self._echo(f"{self._name}: {counts['read']:,} {split} pairs processed")
+
+    def _append(self, split: str, pairs: list[_Counted]) -> None:
+        counts = self.counts[split]
+        counts["pairs"] += len(pairs)
+        for side, language in enumerate(self._languages):
+            lengths = [length[side] for _, length in pairs]
+            counts["words"][side] += sum(lengths)
+            counts["longest"][side] = max([counts["longest"][side], *lengths])
+            with (self._folder / f"{split}.{language}").open("ab") as file:
+                file.write("".join(f"{pair[side]}\n" for pair, _ in pairs).encode())
+
+    def _save_progress(self) -> None:
+        sizes = {path.name: path.stat().st_size for path in self._paths}
+        with whole_file(self._folder / PROGRESS) as temporary:
+            temporary.write_text(json.dumps({"counts": self.counts, "sizes": sizes}), encoding="utf-8")

@@ -1,0 +1,162 @@
+"""The stages that write text: raw pairs to tokens, and tokens to subwords."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from normplugins.corpora import subwords
+from normplugins.corpora.base import SPLITS, Echo
+from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus
+from normplugins.corpora.split_writer import CHUNK, SplitWriter
+from normplugins.corpora.stages import Inputs
+from normplugins.corpora.tokenizer import clean_punctuation, detokenize, squeeze, tokenize
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import iter_lines, whole_file, write_lines
+from normplugins.utils.worker_processes import call_in_subprocess, chunked, map_ordered
+
+_SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
+
+
+def write_tokens(corpus: ParallelCorpus, inputs: Inputs, echo: Echo, workers: int | None, to: Path) -> dict[str, Any]:
+    """Write the three splits as the subword model sees them, and the references for scoring; return the facts.
+
+    ``reference.tokens`` is the target side of the test set in Moses (or given) tokens. ``reference.text`` is the same
+    as published, cased (detokenized if the files hold tokens).
+    """
+    echo(f"{corpus.name}: tokenizing")
+    with inputs.reading():
+        bitext = corpus.read(inputs.files)
+        chunks = map_ordered(partial(_tokenize, corpus, "test"), chunked(bitext.test, CHUNK), workers)
+        test = [pair for tokens, _ in chunks for pair in tokens]
+        where = {split: bitext.where.get(split, bitext.where["train"]) for split in SPLITS}
+        corpus.verify_test(test, where["test"])  # before the training text, which takes long
+    for side, file in enumerate(where["test"]):
+        lines = [pair[side] for pair in test]
+        if "" in lines:
+            raise UserError(f"{file}, line {lines.index('') + 1} is empty: a test pair must have both sides; remove it")
+    _write_references(corpus, bitext, test, to)
+    writer = SplitWriter(to, corpus, echo)
+    writer.write("test", test, lambda chunk: (chunk, {}), workers=1)
+    if bitext.valid is not None:
+        writer.write("valid", bitext.valid, partial(_tokenize, corpus, "valid"), workers)
+
+    def train() -> Iterator[Pair]:
+        with inputs.reading():
+            yield from bitext.train
+
+    every = bitext.valid_every if bitext.valid is None else None
+    writer.write("train", train(), partial(_tokenize, corpus, "train"), workers, every)
+    counts = {split: writer.counts[split] for split in SPLITS}
+    notes = [*bitext.notes, *corpus.cleaning_notes(counts["train"]["dropped"])]
+    if empty := counts["valid"]["dropped"].get("empty"):
+        notes.append(f"{empty:,} validation pairs with an empty side dropped")
+    for split in SPLITS:
+        if not counts[split]["pairs"]:
+            missing = f"no {_SPLIT_NAMES[split]} pair is left of {' and '.join(where[split])}"
+            raise UserError("; ".join([missing, *notes]))
+    names = f"words_{corpus.source}", f"words_{corpus.target}"
+    return {
+        "counts": {
+            split: {"pairs": count["pairs"], **dict(zip(names, count["words"], strict=True))}
+            for split, count in counts.items()
+        },
+        "notes": notes,
+        "test_sets": bitext.test_sets,
+    }
+
+
+def _tokenize(corpus: ParallelCorpus, split: str, pairs: Sequence[Pair]) -> tuple[list[Pair], dict[str, int]]:
+    """Return the tokens of the pairs that are kept, and the number of dropped pairs by reason."""
+    tokens = [
+        (_tokenize_line(corpus, corpus.source, split, source), _tokenize_line(corpus, corpus.target, split, target))
+        for source, target in pairs
+    ]
+    if split == "train" and corpus.length_in == "words":
+        return corpus.clean(tokens)
+    if split == "valid":
+        kept = [pair for pair in tokens if all(pair)]
+        return kept, {"empty": len(tokens) - len(kept)}
+    return tokens, {}
+
+
+def _tokenize_line(corpus: ParallelCorpus, language: str, split: str, line: str) -> str:
+    if split != "test" and corpus.clean_punctuation:
+        line = clean_punctuation(line, language)
+    moses = corpus.resolved_tokenizer == "moses"
+    tokens = tokenize(line, language, corpus.split_hyphens) if moses else squeeze(line)
+    return tokens.lower() if corpus.lowercase else tokens
+
+
+def _write_references(corpus: ParallelCorpus, bitext: Bitext, test: list[Pair], to: Path) -> None:
+    raw, tokens = bitext.raw_test or bitext.test, [target for _, target in test]
+    # References are Moses tokens with whole hyphens, also if the text is left raw or hyphens are split.
+    if corpus.resolved_tokenizer == "none" or corpus.split_hyphens:
+        scored = replace(corpus, tokenizer="moses", split_hyphens=False)
+        tokens = [_tokenize_line(scored, corpus.target, "test", target) for _, target in bitext.test]
+    text = [target for _, target in raw]
+    if corpus.resolved_tokenizer == "given":
+        text = detokenize(text, corpus.target)
+    write_lines(to / f"source.text.{corpus.source}", (squeeze(source) for source, _ in raw))
+    write_lines(to / f"reference.text.{corpus.target}", map(squeeze, text))
+    write_lines(to / f"reference.tokens.{corpus.target}", tokens)
+
+
+def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: int | None, to: Path) -> dict[str, Any]:
+    """Write the model and every split of the folder ``tokens`` in subwords; return the facts.
+
+    With ``length_in=subwords`` the training pairs are cleaned here.
+    """
+    writer = SplitWriter(to, corpus, echo)
+    model = to / subwords.FILES[corpus.subword]
+    if not model.exists():  # otherwise a killed call has made it
+        _make_model(corpus, tokens, model, echo)
+    echo(f"{corpus.name}: splitting words into subwords")
+    split_line = subwords.splitter(corpus.subword, model)
+
+    def split_pairs(pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
+        return [(split_line(source), split_line(target)) for source, target in pairs], {}
+
+    def split_and_clean(pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
+        return corpus.clean(split_pairs(pairs)[0])
+
+    for split in SPLITS:
+        source, target = (iter_lines(tokens / f"{split}.{language}") for language in (corpus.source, corpus.target))
+        work = split_and_clean if split == "train" and corpus.length_in == "subwords" else split_pairs
+        writer.write(split, zip(source, target, strict=True), work, workers)
+    counts = writer.counts
+    notes = corpus.cleaning_notes(counts["train"]["dropped"])
+    if not counts["train"]["pairs"]:
+        raise UserError("; ".join(["no training pair is left", *notes]))
+    return {
+        "subword": {
+            "model": model.name,
+            "learned": subwords.count_merges(model) if corpus.subword == "bpe" else corpus.subword_size,
+            "subwords": {
+                f"{split}.{language}": count
+                for split in SPLITS
+                for language, count in zip((corpus.source, corpus.target), counts[split]["words"], strict=True)
+            },
+        },
+        # with the end of the sentence, as the model counts it
+        "longest": {
+            split: {"source": counts[split]["longest"][0] + 1, "target": counts[split]["longest"][1] + 1}
+            for split in SPLITS
+        },
+        "pairs": {split: counts[split]["pairs"] for split in SPLITS},
+        "notes": notes,
+    }
+
+
+def _make_model(corpus: ParallelCorpus, tokens: Path, model: Path, echo: Echo) -> None:
+    if corpus.codes is not None:
+        echo(f"{corpus.name}: taking the subwords of {corpus.codes}")
+        with whole_file(model) as temporary:
+            shutil.copyfile(Path(corpus.codes).expanduser(), temporary)
+        return
+    echo(f"{corpus.name}: learning {corpus.subword_size:,} joint {corpus.subword} subwords")
+    paths = [tokens / f"train.{language}" for language in (corpus.source, corpus.target)]
+    kind, size, min_count = corpus.subword, corpus.subword_size, corpus.subword_min_count
+    call_in_subprocess(lambda: subwords.learn(kind, size, min_count, paths, model))

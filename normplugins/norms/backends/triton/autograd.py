@@ -1,0 +1,114 @@
+"""The backward of the norms on a GPU, as an autograd function around a forward that has already run.
+
+With x^ = z / psi, of N tokens of all processes, the exact backward through the batch's statistics (arXiv 1502.03167;
+PN-V, arXiv 2003.07845, has no shift) is
+
+    dL/dweight = sum g x^      dL/dbias = sum g      nu = mean(weight g x^)      shift = mean(weight g)
+    dL/dz = (weight g - nu x^ - shift) / psi
+
+nu and shift depend on all tokens, so it takes two passes, one over g and x and one over g, x and dL/dx: 5 N C e bytes.
+With fixed statistics, or statistics of each token, both are 0 and one pass is enough: 3 N C e. So it is for PN's
+approximate backward, which takes nu from the step before.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from normplugins.norms.backends.triton.channelwise import backward, end_backward
+from normplugins.norms.backends.triton.residual import Source
+from normplugins.norms.backends.triton.tiles import BACKWARD_THREADS, Layout
+from normplugins.norms.distributed import sum_over_processes
+from normplugins.norms.power_norm import PowerNorm
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What y was computed with: y = weight z / sqrt(psi2 + eps) + bias, z = x - mean if there is a mean.
+
+    ``count`` is the number of tokens (scalar) in psi2 and the mean, or None if they are fixed; with ``synchronizes``
+    these are the tokens of all processes. With ``approximate``, the backward is that of this PN: dL/dz is divided by
+    ``psi2_backward``, and count only serves nu.
+    """
+
+    mean: Tensor | None = None
+    psi2: Tensor | None = None
+    count: Tensor | None = None
+    synchronizes: bool = False
+    approximate: PowerNorm | None = None
+    psi2_backward: Tensor | None = None
+
+
+class Backward(torch.autograd.Function):
+    """Return y, which ``source`` has been normalized to, and the sum if there is an update, with their backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # noqa: ARG004  (its gradient is what counts)
+        update: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        done: tuple[Tensor, Layout, Source, Statistics],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return y, of x's dtype, and the sum if there is an update."""
+        y, layout, source, used = done
+        mean, psi2 = used.mean, used.psi2
+        if used.count is None and used.approximate is None and any(ctx.needs_input_grad):
+            # the backward needs the values before later updates
+            mean, psi2 = (None if each is None else each.clone() for each in (mean, psi2))
+        ctx.save_for_backward(source.value, source.seed, weight, bias, mean, psi2, used.psi2_backward, used.count)
+        ctx.layout, ctx.dropped = layout, source.dropped
+        ctx.norm, ctx.synchronizes = used.approximate, used.synchronizes
+        ctx.set_materialize_grads(False)  # post-norm the sum has no other gradient
+        return y, None if update is None else source.value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor | None, arriving: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return dL/dx, dL/dupdate, dL/dweight and dL/dbias from dL/dy and the other gradient of the sum."""
+        x, seed, weight, bias, mean, psi2, psi2_backward, count = ctx.saved_tensors
+        layout, norm = ctx.layout, ctx.norm
+        dx = torch.empty_like(x)
+        dupdate = None if seed is None else torch.empty_like(x)
+        grad_weight, grad_bias = torch.empty_like(weight), None if bias is None else torch.empty_like(bias)
+        wanted = {
+            "dx": dx, "dupdate": dupdate, "arriving": None if arriving is None else arriving.contiguous(),
+            "seed": seed, "DROPPED": ctx.dropped,
+        }  # fmt: skip
+        given = {
+            "g": torch.zeros_like(x) if g is None else g.contiguous(), "x": x, "weight": weight, "mean": mean,
+            "psi2": psi2, "psi2_backward": psi2 if norm is None else psi2_backward, **layout.scaling(),
+        }  # fmt: skip
+        nu, nu_scale, new_weight = None, 1.0, 1.0
+        means: Any = None
+        exact = norm is None and count is not None
+        if exact:
+            means = layout.empty(1 if mean is None else 2, layout.dim)
+        elif norm is not None:
+            nu, new_weight = norm.ema_gz, 1 - norm.settings.alpha_bkw
+            if norm.settings.unscaled_nu:
+                nu_scale, new_weight = new_weight, nu_scale
+            if norm.settings.padding_in_backward:
+                count = None
+            means = None if norm.updates_immediately else layout.empty(1, layout.dim)
+        sums = layout.table(2 if norm is None else 3, BACKWARD_THREADS)
+        layout.over_tokens(
+            backward, sums.size(1), **given, sums=sums, nu=nu, NU_SCALE=nu_scale, **({} if exact else wanted)
+        )
+        layout.over_channels(
+            end_backward, sums=sums, grad_weight=grad_weight, grad_bias=grad_bias, weight=weight, psi2=psi2,
+            count=count, programs=sums.size(1), means=means, nu=nu, NU_SCALE=nu_scale, NEW_WEIGHT=new_weight,
+            CENTRED=mean is not None, EPS=layout.eps,
+        )  # fmt: skip
+        if exact:
+            nu, *shift = sum_over_processes(means) if ctx.synchronizes else means
+            programs = layout.programs(BACKWARD_THREADS)
+            layout.over_tokens(backward, programs, **given, **wanted, nu=nu, shift=shift[0] if shift else None)
+        elif means is not None:
+            norm.update_nu(means.new_full((), layout.tokens) if count is None else count, means[0])
+        of_update = (dx if dupdate is None else dupdate) if ctx.needs_input_grad[1] else None
+        return dx, of_update, grad_weight, grad_bias, None
