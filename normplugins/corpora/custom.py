@@ -46,16 +46,15 @@ class Custom(ParallelCorpus):
                 raise UserError(
                     f"corpus.{split}_{sides[0]} is set and the other side is not: set both, or corpus.{split}"
                 )
-            if sides or drawn:
-                continue
-            if split == "train":
+            if not sides and not drawn and split == "train":
                 raise UserError(
                     "custom needs corpus.train=PREFIX (of PREFIX.de and PREFIX.en), "
                     "or corpus.train_source and train_target"
                 )
-            raise UserError(
-                f"no {split} set: give corpus.{split}=PREFIX, or corpus.{split}_size to draw one from train"
-            )
+            if not sides and not drawn:
+                raise UserError(
+                    f"no {split} set: give corpus.{split}=PREFIX, or corpus.{split}_size to draw one from train"
+                )
 
     def files(self) -> dict[str, str]:
         """Return the settings that name files, as the user gave them."""

@@ -102,7 +102,7 @@ class ParallelCorpus(Corpus):
     split_hyphens: bool = setting(False, "split well-kept into well @-@ kept, as Moses' tokenizer -a does")
     length_in: str = setting(
         "words",
-        "unit of max_length and max_ratio; with subwords, the model is learnt before the pairs are dropped",
+        "unit of max_length and max_ratio; with subwords, the model is learned before the pairs are dropped",
         choices=("words", "subwords"),
     )
     max_length: int | None = setting(None, "drop training pairs with a longer side", minimum=1)
@@ -170,7 +170,7 @@ class ParallelCorpus(Corpus):
         }
         for name, path in self.files().items():  # a relative path is another file in another working directory
             values[name] = str(Path(path).expanduser().absolute())
-        if self.codes is not None:  # identified by content; nothing is learnt, so subword_min_count has no effect
+        if self.codes is not None:  # identified by content; nothing is learned, so subword_min_count has no effect
             values["codes"] = sha256(self._codes_file())
             values.pop("subword_min_count", None)
         return values | {"tokenizer": self.resolved_tokenizer}

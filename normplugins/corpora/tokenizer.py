@@ -10,7 +10,7 @@ from sacremoses import MosesDetokenizer, MosesPunctNormalizer, MosesTokenizer
 _FINAL_STOP = re.compile(r"(?<=\S)\.$")
 _TAG_LINE = re.compile(r"<.+>")
 _NON_PRINTING = regex.compile(r"\p{C}")
-_NEEDS_NORMALISING = re.compile(r"[^\w .,?!/-]|  ")  # no rule of the punctuation normaliser changes another line
+_NEEDS_NORMALIZING = re.compile(r"[^\w .,?!/-]|  ")  # no rule of the punctuation normalizer changes another line
 
 
 class _Moses(MosesTokenizer):
@@ -35,7 +35,7 @@ def _punctuation_rules(language: str) -> list[tuple[re.Pattern[str], str]]:
 
 def clean_punctuation(line: str, language: str) -> str:
     """Apply Moses' normalize-punctuation.perl and remove-non-printing-char.perl to a raw line."""
-    if _NEEDS_NORMALISING.search(line):
+    if _NEEDS_NORMALIZING.search(line):
         for pattern, by in _punctuation_rules(language):
             line = pattern.sub(by, line)
     return str(_NON_PRINTING.sub(" ", line))  # as in Moses; sacremoses joins the two sides

@@ -49,7 +49,7 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
     def addresses(self) -> Mapping[str, str]:
         """Return the addresses of the five archives."""
         archives = (EUROPARL, COMMON_CRAWL, NEWS_COMMENTARY[self.news_commentary], VALID, TEST)
-        return {_file_name(address): address for address in archives}
+        return {Path(address).name: address for address in archives}
 
     def read(self, files: Mapping[str, Path]) -> Bitext:
         """Read validation and test set; the training pairs are streamed from one archive after the other.
@@ -61,8 +61,8 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
             COMMON_CRAWL: "commoncrawl.de-en",
             NEWS_COMMENTARY[self.news_commentary]: f"news-commentary-{self.news_commentary}.de-en",
         }
-        train = [(files[_file_name(address)], (f"{part}.en", f"{part}.de")) for address, part in parts.items()]
-        valid, test = (files[_file_name(VALID)], VALID_FILES), (files[_file_name(TEST)], TEST_FILES)
+        train = [(files[Path(address).name], (f"{part}.en", f"{part}.de")) for address, part in parts.items()]
+        valid, test = (files[Path(VALID).name], VALID_FILES), (files[Path(TEST).name], TEST_FILES)
         where = {"train": _where(*train), "valid": _where(valid), "test": _where(test)}
         for path, names in train:
             read_members(path, names, discard=True)
@@ -81,10 +81,6 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
         change = straighten_apostrophes if self.clean_punctuation else str
         tests = [(change(english), change(german)) for english, german in raw]
         return Bitext(train_pairs(), tests, where, _read_pairs(valid, list), raw_test=raw)
-
-
-def _file_name(address: str) -> str:
-    return address.rpartition("/")[2]
 
 
 def _where(*parts: _Part) -> tuple[str, str]:

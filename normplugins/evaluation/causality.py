@@ -159,13 +159,8 @@ def measure_training(
     Each trial replaces the end of one segment, and compares the start of that segment and the whole of another one. The
     norms' buffers are restored before each pass and at the end.
 
-    Args:
-        model: the model; it is left in evaluation mode.
-        inputs: word indices (B, T), T at least 2.
-        targets: word indices (B, T).
-        text: word indices (N,) that replacements are drawn from.
+    Args as in :func:`measure_evaluation`, and:
         trials: number of trials; they take the segments of the batch and the cuts in turn.
-        generator: random generator of the replacements and cuts.
         in_warmup: set PN's ``num_updates`` to 0, so that its forward divides by the batch's own statistic.
     """
     batch, length = inputs.shape

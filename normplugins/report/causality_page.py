@@ -69,13 +69,8 @@ def read_causality(results: Path) -> pd.DataFrame:
             raise UserError(
                 f"{path} is no record of this analysis ({error!r}): remove it, or analyze its run again"
             ) from error
-    modes, models = list(MODES.values()), list(MODELS)
-
-    def order(row: dict[str, Any]) -> tuple[Any, ...]:
-        norm = norm_rank(row["norm"])
-        return modes.index(row["mode"]), row["run"], models.index(row["model"]), norm, row["seed"]
-
-    rows.sort(key=order)
+    rows.sort(key=lambda row: (row["run"], list(MODELS).index(row["model"]), norm_rank(row["norm"]), row["seed"]))
+    rows.sort(key=lambda row: list(MODES.values()).index(row["mode"]))
     return pd.DataFrame(rows)
 
 

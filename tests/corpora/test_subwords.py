@@ -1,4 +1,4 @@
-"""Published BPE codes in place of learnt ones: what they make of canonical tokens, and what is refused."""
+"""Published BPE codes in place of learned ones: what they make of canonical tokens, and what is refused."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import pytest
 
 from normplugins.corpora import ParallelCorpus, prepare, wmt14
 from normplugins.utils.errors import UserError
+from normplugins.utils.files import read_lines
 from tests.helpers.corpora import (
     WMT14_PAIRS,
     config,
@@ -42,10 +43,6 @@ def small(preset: str = "wmt14", **overrides: object) -> ParallelCorpus:
     return config(preset, **{"subword_size": 60, "verify": False} | overrides)
 
 
-def lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
-
-
 def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_fairseq_publishes_it(tmp_path: Path) -> None:
     files = wmt14_members()
     part = files["training-parallel-commoncrawl.tgz"]
@@ -54,27 +51,29 @@ def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_fairseq_pub
     prepared = prepare(small(**FAIRSEQ), write_wmt14(tmp_path, files), quiet)
     tokens = prepared.folder / "tokenized"
     # punctuation made plain, a blank in place of what does not print, hyphens split
-    dirty = lines(tokens / "train.en")[2 * WMT14_PAIRS]
+    dirty = read_lines(tokens / "train.en")[2 * WMT14_PAIRS]
     assert dirty == "A &quot; soft ly &quot; well @-@ kept house , &quot; isn &apos;t it &quot; ?"
-    assert lines(tokens / "train.de")[2 * WMT14_PAIRS] == "Ein gut @-@ gepflegtes &quot; Haus &quot; ..."
+    assert read_lines(tokens / "train.de")[2 * WMT14_PAIRS] == "Ein gut @-@ gepflegtes &quot; Haus &quot; ..."
     # the test set: its own apostrophes, made straight; in the reference text as written
-    assert lines(tokens / "test.en")[0] == "en it &apos;s a well @-@ kept test &amp; no more than it &apos;s"
-    assert lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
-    assert lines(prepared.source_text)[0] == "en it’s a well-kept test & no more than it’s"
+    assert read_lines(tokens / "test.en")[0] == "en it &apos;s a well @-@ kept test &amp; no more than it &apos;s"
+    assert read_lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
+    assert read_lines(prepared.source_text)[0] == "en it’s a well-kept test & no more than it’s"
     # scored with hyphens whole, as released
-    joined = [line.replace(" @-@ ", "-") for line in lines(tokens / "test.de")]
-    assert lines(prepared.reference_tokens) == joined != lines(tokens / "test.de")
-    assert prepared.to_tokens(lines(tokens / "test.de")) == joined
+    joined = [line.replace(" @-@ ", "-") for line in read_lines(tokens / "test.de")]
+    assert read_lines(prepared.reference_tokens) == joined != read_lines(tokens / "test.de")
+    assert prepared.to_tokens(read_lines(tokens / "test.de")) == joined
     # all three parts, one after the other, cased, before cleaning; clean by their subwords after it
-    assert lines(tokens / "train.de")[0] == sentences(WMT14_PAIRS, 0)[0][0].replace(",", " ,").replace(".", " .")
-    assert len(lines(tokens / "train.en")) == 3 * WMT14_PAIRS + 3
+    assert read_lines(tokens / "train.de")[0] == sentences(WMT14_PAIRS, 0)[0][0].replace(",", " ,").replace(".", " .")
+    assert len(read_lines(tokens / "train.en")) == 3 * WMT14_PAIRS + 3
     counts = {split: count["pairs"] for split, count in prepared.manifest["counts"].items()}
-    assert counts == {"train": len(lines(prepared.folder / "subword" / "train.en")), "valid": 6, "test": 5}
+    assert counts == {"train": len(read_lines(prepared.folder / "subword" / "train.en")), "valid": 6, "test": 5}
     assert prepared.manifest["notes"][0] == "1 training pairs with an empty side dropped"
     assert prepared.manifest["notes"][1].endswith("training pairs over length 250 or ratio 1.5 in subwords dropped")
     assert prepared.manifest["note"] == "6 of 3,000 valid pairs, 5 of 3,003 test pairs"
     assert (prepared.source, prepared.target) == ("en", "de")
-    for source, target in zip(*(lines(prepared.folder / "subword" / f"train.{s}") for s in ("en", "de")), strict=True):
+    for source, target in zip(
+        *(read_lines(prepared.folder / "subword" / f"train.{s}") for s in ("en", "de")), strict=True
+    ):
         short, long = sorted((len(source.split()), len(target.split())))
         assert 0 < long <= 1.5 * short
 
@@ -89,15 +88,15 @@ def test_by_default_it_is_what_the_released_script_makes(tmp_path: Path) -> None
     root = write_wmt14(tmp_path, files)
     prepared = prepare(small(), root, quiet)
     tokens = prepared.folder / "tokenized"
-    added = lines(tokens / "train.en")[2 * WMT14_PAIRS : -WMT14_PAIRS]
+    added = read_lines(tokens / "train.en")[2 * WMT14_PAIRS : -WMT14_PAIRS]
     assert added[0] == "A &quot; soft ly &quot; well @-@ kept house"
     assert [len(line.split()) for line in added[1:]] == [80, 9]
     assert prepared.manifest["notes"] == ["1 training pairs over length 80 or ratio 9.0 dropped"]
     # validation text is cleaned as training text is; of the test set only the apostrophe is
-    assert lines(tokens / "valid.en")[-1] == "It &apos;s &quot; soft ly &quot; well @-@ kept"
-    assert lines(tokens / "valid.de")[-1] == "Ein &apos; s &quot; gut @-@ gepflegtes &quot;"  # as German has it
-    assert lines(tokens / "test.en")[0] == "en it &apos;s a well @-@ kept test &amp; no more than it &apos;s"
-    assert lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
+    assert read_lines(tokens / "valid.en")[-1] == "It &apos;s &quot; soft ly &quot; well @-@ kept"
+    assert read_lines(tokens / "valid.de")[-1] == "Ein &apos; s &quot; gut @-@ gepflegtes &quot;"  # as German has it
+    assert read_lines(tokens / "test.en")[0] == "en it &apos;s a well @-@ kept test &amp; no more than it &apos;s"
+    assert read_lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
     assert "training-parallel-nc-v12.tgz" in prepared.manifest["inputs"]
 
 
@@ -108,12 +107,12 @@ def test_as_fairseq_has_it_tokens_alone_and_one_to_eighty_words(tmp_path: Path) 
     part["commoncrawl.de-en.de"] += text(["Ein „gut-gepflegtes“ Haus", "Wort " * 80, "Wort " * 80, "Wort", "Wort"])
     prepared = prepare(small("wmt14_fairseq"), write_wmt14(tmp_path, files), quiet)
     tokens = prepared.folder / "tokenized"
-    added = lines(tokens / "train.en")[2 * WMT14_PAIRS : -WMT14_PAIRS]
+    added = read_lines(tokens / "train.en")[2 * WMT14_PAIRS : -WMT14_PAIRS]
     assert [len(line.split()) for line in added] == [5, 80, 9]
     assert "well-kept" in added[0].split()
     assert "„" in added[0]
-    assert lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
-    assert {"well-kept", "’"} <= set(lines(prepared.reference_tokens)[0].split())
+    assert read_lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
+    assert {"well-kept", "’"} <= set(read_lines(prepared.reference_tokens)[0].split())
     assert prepared.manifest["notes"] == ["2 training pairs over length 80 or ratio 9.0 dropped"]
 
 

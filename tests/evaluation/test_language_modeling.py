@@ -23,6 +23,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.slow
 def test_killed_anywhere_ends_as_if_never_broken_off(tensor_lm, made_up_text, tmp_path):
     arguments = ["run", "ptb", "norm=pn", "tracking=none", "run_dir=run", *TINY_LM, f"data_dir={tensor_lm.data_dir}"]
     for where, point in KILLS:
@@ -83,12 +84,13 @@ def test_a_model_that_sees_the_future_is_labelled(tensor_lm, transformer_lm):
 
 
 def test_tracked_runs_carry_the_label_too(tmp_path):
-    assert SEES_THE_FUTURE in tracking(compose_config("ptb", ["tracking=none"]), tmp_path).tags
-    causal = compose_config("ptb", ["tracking=none", "model.causal=true"])
-    assert tracking(causal, tmp_path).tags == ["ptb", "ln", "ptb"]
+    config = compose_config("ptb", ["tracking=none"])
+    assert SEES_THE_FUTURE in tracking(config, tmp_path)["tags"]
+    config.model.causal = True
+    assert tracking(config, tmp_path)["tags"] == ["ptb", "ln", "ptb"]
     for masked in ("model.causal=true", "architecture=transformer"):
         by_norm = compose_config("ptb", ["tracking=none", "norm=instance", masked])
-        assert tracking(by_norm, tmp_path).tags == ["ptb", "instance", "ptb", NORM_SEES_THE_FUTURE]
+        assert tracking(by_norm, tmp_path)["tags"] == ["ptb", "instance", "ptb", NORM_SEES_THE_FUTURE]
     assert len(NORM_SEES_THE_FUTURE) <= 64, "the longest tag of wandb"
 
 
@@ -101,6 +103,7 @@ def test_a_complete_run_is_not_repeated(tensor_lm, normplugins, at_home):
     assert files(tensor_lm.folder) == before
 
 
+@pytest.mark.slow
 def test_force_starts_again(tensor_lm, normplugins, at_home, tmp_path):
     shutil.copytree(tensor_lm.folder, tmp_path / "copy", symlinks=True)
     at_home(tmp_path / "copy")
@@ -112,6 +115,7 @@ def test_force_starts_again(tensor_lm, normplugins, at_home, tmp_path):
     assert "test.logprobs.npy" in after
 
 
+@pytest.mark.slow
 def test_sweep_of_an_adaptive_softmax_s_mean(normplugins, made_up_text, at_home, tmp_path):
     """wikitext2's recipe on the made-up text, causal and not, the mean of two checkpoints scored as eval-lm does."""
     at_home(tmp_path)

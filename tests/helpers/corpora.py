@@ -38,6 +38,12 @@ def config(name: str, **overrides: Any) -> Any:
     return corpus_config({"name": corpus, **values, **overrides})
 
 
+def custom(folder: Path, **overrides: Any) -> Any:
+    """The corpus that ``stranger`` wrote to this folder, with drawn validation and test pairs."""
+    settings = {"train": str(folder / "train"), "valid_size": 10, "test_size": 12, "subword_size": 40}
+    return config("custom", **settings | overrides)
+
+
 def sentences(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
     """Pairs of raw sentences of equal length, case and punctuation included."""
     words = {

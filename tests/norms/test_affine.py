@@ -1,4 +1,4 @@
-"""Affine: a scale and a shift; and the one that evaluation of other norms comes to."""
+"""Affine, and the affine map that the evaluation of other norms equals."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_it_scales_and_shifts_each_channel() -> None:
 
 
 @pytest.mark.parametrize("name", ["affine", "bn", "pnv", "pn_alg2", "weight", "pn", "bn_released"])
-def test_evaluation_is_the_map_that_the_norm_says(name: str) -> None:
+def test_evaluation_is_the_fixed_affine_map(name: str) -> None:
     norm = random_affine(build_norm(NormConfig(name, group_scaling=False), 6)).double()
     mask = torch.tensor([[False] * 4, [False, False, True, True]])
     for _ in range(3):
@@ -27,6 +27,6 @@ def test_evaluation_is_the_map_that_the_norm_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pn", "pn_alg2", "pnv", "bn", "bn_released"])
-def test_group_scaling_is_no_such_map(name: str) -> None:
+def test_group_scaling_is_not_affine(name: str) -> None:
     with pytest.raises(ValueError, match="group scaling divides each token"):
         build_norm(NormConfig(name, groups=2, group_scaling=True), 6).fixed_affine()

@@ -1,4 +1,4 @@
-"""Norms that normalize as in training while their model is evaluated, and keep nothing of it."""
+"""Norms that normalize with the batch's statistics while their model is evaluated, and change no running statistic."""
 
 import copy
 
@@ -32,7 +32,7 @@ def trained(name: str, per_update: bool) -> tuple[Model, torch.Tensor, torch.Ten
 
 @pytest.mark.parametrize("per_update", [False, True])
 @pytest.mark.parametrize("name", BATCH_NORMS)
-def test_they_divide_by_the_batch_and_change_no_statistic(name: str, per_update: bool) -> None:
+def test_norms_use_the_batch_and_change_no_statistic(name: str, per_update: bool) -> None:
     model, x, mask = trained(name, per_update)
     want, apart, before = copy.deepcopy(model.norm)(x, mask), model.eval()(x, mask), buffers(model.norm)
     with using_batch_statistics(model), torch.no_grad():
@@ -46,7 +46,7 @@ def test_they_divide_by_the_batch_and_change_no_statistic(name: str, per_update:
     assert torch.equal(model(x, mask), apart)
 
 
-def test_an_error_inside_leaves_everything_as_it_was() -> None:
+def test_an_error_in_the_context_restores_everything() -> None:
     model, x, mask = trained("bn", per_update=False)
     before = buffers(model.norm)
     model.eval()

@@ -1,4 +1,4 @@
-"""A residual sum where no kernel adds it up: what PyTorch's operations give."""
+"""DeferredResidual where no kernel computes the sum, so that PyTorch's operations do."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.helpers.norms import BATCH_NORMS, TOKEN_NORMS
 P = 0.3
 
 
-def test_it_is_added_up_once_and_lets_go_of_its_update() -> None:
+def test_the_sum_is_computed_once_and_the_update_is_released() -> None:
     residual, update = torch.randn(2, 5, 3)
     torch.manual_seed(0)
     want = residual + F.dropout(update, P)
@@ -26,7 +26,7 @@ def test_it_is_added_up_once_and_lets_go_of_its_update() -> None:
 
 @pytest.mark.parametrize("name", ["pn", "pnv", "bn", "bn_released", "rms"])
 @pytest.mark.parametrize("kernels", ["auto", "plain"])
-def test_a_norm_on_a_cpu_takes_a_sum_as_its_value(name: str, kernels: str) -> None:
+def test_on_a_cpu_a_norm_normalizes_the_computed_sum(name: str, kernels: str) -> None:
     ours, theirs = (build_norm(NormConfig(name, groups=2, kernels="plain"), 8) for _ in range(2))
     ours.kernels = kernels
     residual, update = torch.randn(2, 5, 3, 8)
@@ -37,6 +37,6 @@ def test_a_norm_on_a_cpu_takes_a_sum_as_its_value(name: str, kernels: str) -> No
 
 
 @pytest.mark.parametrize("name", [*TOKEN_NORMS, *BATCH_NORMS, "instance"])
-def test_on_a_cpu_no_norm_adds_up(name: str) -> None:
+def test_on_a_cpu_no_norm_fuses_the_sum(name: str) -> None:
     norm = build_norm(NormConfig(name, groups=2), 8)
     assert not fuses_residual(norm, torch.randn(5, 3, 8))

@@ -1,4 +1,4 @@
-"""Two processes with parts of a batch against one with the whole: outputs, gradients and statistics are the same."""
+"""Two processes with parts of a batch give the same outputs, gradients and statistics as one with the whole batch."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from tests.helpers.data_parallel import CUTS, DIM, Block, Part, Update, cut, joi
 from tests.helpers.norms import buffers
 from tests.helpers.processes import Pair
 
+pytestmark = pytest.mark.slow
 STEPS = 10
 NORMS = {
     "bn": NormConfig("bn"),
@@ -26,7 +27,7 @@ DEFERRABLE = ("pn never warming up", "pn_alg2", "pn_alg2 scaled")
 
 
 def steps(micro_batches: int = 1) -> list[list[list[Part]]]:
-    """Ten updates; of each its micro-batches, and of each of those the parts of both processes."""
+    """Ten updates, each a list of micro-batches, each with the parts of both processes."""
     return [[cut(u * micro_batches + m) for m in range(micro_batches)] for u in range(STEPS)]
 
 
@@ -35,7 +36,7 @@ def whole(updates: list[list[list[Part]]]) -> list[list[Part]]:
 
 
 def assert_same(parts: list[list[Update]], wanted: list[Update]) -> None:
-    """Both processes' outputs and gradients, laid side by side, are those of one; and the two agree to the bit."""
+    """The concatenated outputs and gradients of both processes equal those of one; the two agree bitwise."""
     names = list(CUTS)
     for u, (one, other, want) in enumerate(zip(*parts, wanted, strict=True)):
         micro_batches = len(want.y)
@@ -62,7 +63,7 @@ def test_two_processes_are_one(norm: str, micro_batches: int, pair: Pair) -> Non
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_recomputed_activations_count_nothing_twice(norm: str, pair: Pair) -> None:
+def test_recomputed_activations_are_counted_once(norm: str, pair: Pair) -> None:
     parts = pair.call(train_mine, NORMS[norm].replace(sync="batch"), steps(), True)
     assert_same(parts, train(NORMS[norm], whole(steps())))
 
@@ -78,15 +79,15 @@ def test_deferred_statistics_are_summed_once_an_update(norm: str, micro_batches:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_what_travels(norm: str, pair: Pair) -> None:
-    """Two norms: of each a message in the forward and one in the backward; and none at all without ``sync``."""
+def test_the_number_of_messages(norm: str, pair: Pair) -> None:
+    """Each of two norms sends one message in the forward and one in the backward, and none without ``sync``."""
     for sync, messages in (("none", 0), ("batch", 2)):
         gathers = messages if NORMS[norm].name.startswith("bn") else 0
         (first, *_), _ = pair.call(train_mine, NORMS[norm].replace(sync=sync), [[cut(0)]])
         assert first.sent == {"all_reduce": 2 * messages - gathers, "all_gather": gathers}
 
 
-def test_without_sync_each_keeps_its_own(pair: Pair) -> None:
+def test_without_sync_statistics_are_per_process(pair: Pair) -> None:
     one, other = pair.call(train_mine, NORMS["bn"], steps())
     alone = train(NORMS["bn"], [[parts[0] for parts in update] for update in steps()][:1])
     assert_close(one[0].buffers, alone[0].buffers, rtol=0, atol=1e-15)  # the processes have other numbers of threads
@@ -114,7 +115,7 @@ def test_reestimated_statistics_are_those_of_all_processes_tokens(norm: str, syn
 
 @pytest.mark.parametrize("sync", ["batch", "deferred"])
 def test_a_model_in_evaluation_needs_no_other_process(sync: str) -> None:
-    """One process, or evaluation: nothing is sent, so that no process group need be there."""
+    """With one process, or at evaluation, nothing is sent, so that no process group is needed."""
     norm = build_norm(NormConfig("pn_alg2", sync=sync), DIM)
     for training in (True, False):
         norm.train(training)(torch.randn(5, DIM))

@@ -1,4 +1,4 @@
-"""No normalization leaves x alone."""
+"""The norm ``none`` returns x."""
 
 import torch
 

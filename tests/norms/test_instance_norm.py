@@ -1,4 +1,4 @@
-"""InstanceNorm against a plain reference, sentence by sentence; padding, sentences of one token, rows."""
+"""InstanceNorm against a plain reference for each sentence; padding, sentences of one token, rows."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_gradient_is_exact() -> None:
 def test_each_sentence_is_as_if_it_were_alone(
     lengths: list[int], extra: int, junk: float, left: bool, seed: int
 ) -> None:
-    """Whatever padding holds and wherever it stands: the same outputs and gradients as without it."""
+    """Padding at any place and with any values gives the same outputs and gradients as no padding."""
     torch.manual_seed(seed)
     norm, mask = random_affine(build_norm(NormConfig("instance"), 4).double()), padding(lengths, extra)
     mask = mask.flip(1) if left else mask

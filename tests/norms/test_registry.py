@@ -1,4 +1,4 @@
-"""The registry: defaults, ranges, what a norm reads, and what appears by itself for a new norm."""
+"""The registry: defaults, ranges, the settings that a norm reads, and new norms."""
 
 import pickle
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def test_an_unknown_setting_lists_the_known_ones() -> None:
         NormConfig("pn", group=4)
 
 
-def test_defaults_are_those_of_the_released_code_and_of_the_paper() -> None:
+def test_defaults_match_the_released_code_and_the_paper() -> None:
     pn, alg2 = NormConfig("pn").resolve(), NormConfig("pn_alg2").resolve()
     switches = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
     assert [getattr(pn, switch) for switch in switches] == [True] * 5
@@ -56,7 +56,7 @@ def test_defaults_are_those_of_the_released_code_and_of_the_paper() -> None:
     assert NormConfig("bn_released").resolve().momentum == 0.05
 
 
-def test_given_values_win_and_unread_ones_are_kept() -> None:
+def test_given_values_override_defaults_and_unread_values_remain() -> None:
     resolved = NormConfig("pn_alg2", group_scaling=True, groups=2, momentum=0.3).resolve()
     assert (resolved.group_scaling, resolved.groups, resolved.momentum) == (True, 2, 0.3)
     assert NormConfig("ln", groups=3).resolve() == NormConfig("ln", groups=3, eps=1e-5)

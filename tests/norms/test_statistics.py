@@ -1,4 +1,4 @@
-"""Laws of every norm: padding, dtypes, checkpointing, evaluation, and a host that never waits for the device."""
+"""Properties of every norm: padding, dtypes, checkpointing, evaluation, and no synchronization with the device."""
 
 import copy
 import io
@@ -56,7 +56,7 @@ def test_padding_changes_nothing(name: str, lengths: list[int], extra: int, junk
 
 @pytest.mark.parametrize("name", BATCH_NORMS)
 def test_the_forwards_statistics_never_see_padding(name: str) -> None:
-    """Whatever padding holds, ``pn`` and ``bn_released`` too keep it from real tokens and running statistics."""
+    """Values in padding affect neither real tokens nor running statistics, also in ``pn`` and ``bn_released``."""
     one, other, mask = small(name), small(name), padding([3, 1, 4])
     x = torch.randn(4, 3, 8)
     poisoned = torch.where(mask.t().unsqueeze(-1), float("nan"), x)
@@ -68,7 +68,7 @@ def test_the_forwards_statistics_never_see_padding(name: str) -> None:
 
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("training", [True, False])
-def test_a_batch_of_padding_alone_counts_nothing(name: str, training: bool) -> None:
+def test_a_batch_of_padding_changes_no_statistic(name: str, training: bool) -> None:
     norm = small(name)
     step(norm, torch.randn(4, 3, 8), padding([3, 1, 4]), torch.randn(4, 3, 8))
     norm.train(training)
@@ -84,7 +84,7 @@ def test_a_batch_of_padding_alone_counts_nothing(name: str, training: bool) -> N
 
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("shape", [(0, 3, 8), (4, 0, 8)])
-def test_an_empty_batch_passes_and_counts_nothing(name: str, shape: tuple[int, int, int]) -> None:
+def test_an_empty_batch_changes_no_statistic(name: str, shape: tuple[int, int, int]) -> None:
     norm = small(name)
     step(norm, torch.randn(4, 3, 8), None, torch.randn(4, 3, 8))
     before = buffers(norm)
@@ -107,7 +107,7 @@ def test_a_flat_batch_equals_the_same_tokens_in_sentences(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOKEN_NORMS)
-def test_norms_of_one_token_see_nothing_else(name: str) -> None:
+def test_token_norms_do_not_depend_on_other_tokens(name: str) -> None:
     norm, mask = small(name).double(), padding([3, 1, 4])
     x, g = torch.randn(2, 4, 3, 8, dtype=torch.float64)
     whole = step(norm, x, mask, g)
@@ -183,7 +183,7 @@ def test_double_and_back_keeps_float32_statistics(name: str) -> None:
 
 
 class Block(nn.Module):
-    """Two norms and a linear between: in a checkpoint, the recomputation has something to go wrong with."""
+    """Two norms with a linear map between them, so that a checkpoint recomputes the first norm."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Block(nn.Module):
 
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_changes_not_a_bit(name: str, reentrant: bool) -> None:
+def test_activation_checkpointing_is_bitwise_the_same(name: str, reentrant: bool) -> None:
     plain, saving = Block(name), Block(name)
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.05) for m in (plain, saving)]
     for _ in range(5):
@@ -229,7 +229,7 @@ def test_the_host_reads_nothing_from_the_device(name: str, training: bool, per_u
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", NORMS)
-def test_a_gpu_is_never_waited_for_and_agrees_with_the_cpu(name: str) -> None:
+def test_a_gpu_agrees_with_the_cpu_without_synchronization(name: str) -> None:
     host, device = small(name), small(name).cuda()
     x, g, mask = torch.randn(4, 3, 8), torch.randn(4, 3, 8), padding([3, 1, 4])
     on_device = [t.cuda() for t in (x, mask, g)]

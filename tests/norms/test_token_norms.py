@@ -1,4 +1,4 @@
-"""RMSNorm, ScaleNorm and GroupNorm against plain references, their gradients and what they do not see."""
+"""RMSNorm, ScaleNorm and GroupNorm against plain references: values, gradients and invariances."""
 
 import numpy as np
 import pytest

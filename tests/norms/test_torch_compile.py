@@ -1,4 +1,4 @@
-"""Every norm under ``torch.compile``, in one graph: what it computes and keeps is what it does without."""
+"""Every norm under ``torch.compile``, in one graph, computes and stores the same as without."""
 
 import copy
 
@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from normplugins.norms import NormConfig, build_norm, end_update, has_statistics, known_norms
 from tests.helpers.norms import random_affine
 
+pytestmark = pytest.mark.slow
 SETTINGS: list[tuple[str, dict[str, object]]] = [
     *((name, {}) for name in known_norms() if name != "pn"),
     ("pn", {"per_update": True}),
@@ -33,7 +34,7 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
 
 
 def same_steps(norm: nn.Module, backend: str) -> None:
-    """Steps of several lengths, two batches an update, and an evaluation: compiled, and not."""
+    """Compare steps of several lengths, two batches per update, and an evaluation, with and without compiling."""
     plain, compiled = norm, copy.deepcopy(norm)
     compiled.compile(fullgraph=True, dynamic=True, backend=backend)
     for step in range(len(SIZES)):
@@ -57,7 +58,7 @@ def same_steps(norm: nn.Module, backend: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=lambda value: str(value))
-def test_compiled_it_takes_the_same_steps_in_one_graph(name: str, settings: dict[str, object]) -> None:
+def test_compiled_norms_take_the_same_steps_in_one_graph(name: str, settings: dict[str, object]) -> None:
     norm = random_affine(build_norm(NormConfig(name=name, **settings), 16))  # type: ignore[arg-type]
     same_steps(norm, "aot_eager" if has_statistics(name) else "eager")
 
@@ -69,7 +70,7 @@ def test_inductor_fuses_pn_and_keeps_its_numbers() -> None:
 
 @pytest.mark.parametrize("name", ["pn", "bn"])
 def test_checkpointing_around_a_compiled_norm_is_refused(name: str) -> None:
-    """The compiled graph would count the batch a second time."""
+    """The compiled graph would count the batch twice."""
     norm = build_norm(NormConfig(name=name), 16)
     norm.compile(fullgraph=True, backend="aot_eager")
     x, mask = batch(0)

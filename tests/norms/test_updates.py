@@ -1,4 +1,4 @@
-"""Running statistics that take one step an update, of all its micro-batches; re-estimated ones; and their names."""
+"""Running statistics that are updated once per update with all its micro-batches, re-estimation, and names."""
 
 import numpy as np
 import pytest
@@ -42,8 +42,10 @@ def tokens(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     warmup=st.sampled_from([0, 2, 100]),
     seed=st.integers(0, 2**16),
 )
-def test_how_an_update_is_cut_does_not_matter(name: str, cuts: list[list[int]], warmup: int, seed: int) -> None:
-    """Micro-batches of any sizes, some empty or of padding alone, leave what one batch of the same tokens leaves."""
+def test_micro_batches_give_the_same_statistics_as_one_batch(
+    name: str, cuts: list[list[int]], warmup: int, seed: int
+) -> None:
+    """Micro-batches have any size, and some are empty or only padding."""
     changes = {"warmup_updates": warmup} if name == "pn" else {}
     one, many = make(name, per_update=False, **changes), make(name, **changes)
     for update, cut in enumerate(cuts):
@@ -124,7 +126,7 @@ def test_an_update_without_a_token_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BATCH_NORMS)
-def test_evaluation_leaves_nothing_for_the_updates_end(name: str) -> None:
+def test_evaluation_leaves_nothing_pending(name: str) -> None:
     norm = make(name).eval()
     before = buffers(norm)
     norm(tokens(9, 0)[0])
@@ -144,7 +146,7 @@ def test_low_precision_changes_the_sums_no_more_than_the_batch() -> None:
 
 
 @pytest.mark.parametrize("name", BATCH_NORMS)
-def test_what_is_pending_stays_in_float64_and_moves_with_the_module(name: str) -> None:
+def test_pending_sums_stay_in_float64_and_move_with_the_module(name: str) -> None:
     norm, twin = make(name), make(name)
     x, g, padding = tokens(9, 0)
     for each in (norm, twin):

@@ -56,6 +56,7 @@ def test_an_unmasked_run_and_a_causal_one(analyze, tensor_lm, transformer_lm, tm
         assert figure.width > figure.height > 200
 
 
+@pytest.mark.slow
 def test_a_masked_model_whose_norm_sees_the_future_is_labelled_by_its_norm(analyze, train_language_model):
     run = train_language_model("norm=instance", "model.causal=true")
     assert run.record["label"].startswith("not causal: by its norm")

@@ -70,7 +70,11 @@ def backend_for(kernels: str, x: Tensor | DeferredResidual, training: bool) -> s
     if kernels == "auto" and tensor.device.type == "cpu" and training and tensor.numel():
         return "cpu" if tensor is x and tensor.size(-1) <= WIDEST and compiled() else None
     if kernels == "triton":
-        _check_triton(tensor)
+        if not _has_triton():
+            raise ValueError("kernels=triton: Triton is not installed; install it, or set kernels=auto")
+        if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
+            place = f"kernels=triton needs x on a GPU, not on {tensor.device}"
+            raise ValueError(f"{place}; set kernels=auto, or TRITON_INTERPRET=1 to test")
         return "triton"
     return "triton" if tensor.is_cuda and _has_triton() else None
 
@@ -78,12 +82,3 @@ def backend_for(kernels: str, x: Tensor | DeferredResidual, training: bool) -> s
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
-
-
-def _check_triton(x: Tensor) -> None:
-    if not _has_triton():
-        raise ValueError("kernels=triton: Triton is not installed; install it, or set kernels=auto")
-    if not x.is_cuda and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
-        raise ValueError(
-            f"kernels=triton needs x on a GPU, not on {x.device}; set kernels=auto, or TRITON_INTERPRET=1 to test"
-        )

@@ -80,16 +80,8 @@ def _power_norm(x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None,
     squares = sums.sum(0) if counts_padding else sums[0]  # over the positions in the means of the backward
     positions = len(x) if as_tokens else tokens
 
-    def gradients(
-        g: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        scale_backward: Tensor,
-        squares: Tensor,
-        inverse: Tensor | None,
-        padding: Tensor | None,
-    ) -> Gradients:
+    def gradients(g: Tensor, *saved: Any) -> Gradients:
+        x, weight, scale, scale_backward, squares, inverse, padding = saved
         nu_scale = norm.nu.to(x.dtype) * scale
         dx = torch.empty_like(x)
         products, grad_bias = run_pass(

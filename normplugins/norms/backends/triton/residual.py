@@ -10,17 +10,8 @@ tensor that the host never reads. Masks are seeded, saved in checkpoints and red
 PyTorch's are. As on a CPU (``models/dropout.py``) an element is dropped with probability p rounded to 1/65536, and kept
 elements are scaled by the inverse of exactly this keep probability.
 
-HBM traffic of a training step with N tokens of C channels of e bytes, in units of N C bytes. Unfused, dropout takes
-2 e + 1 in each direction, as its mask has a byte per element, and the two sums, of the residual and of the gradients of
-s, take 3 e each.
-
-                             forward: unfused, fused  backward: unfused, fused   both, bfloat16    both, float32
-    pn, pn_alg2, rms              7 e + 1    4 e             8 e + 1    5 e         32    18          62    36
-    pn in its warmup              8 e + 1    5 e             8 e + 1    5 e         34    20          66    40
-    pnv, bn                       8 e + 1    5 e            10 e + 1    7 e         38    24          74    48
-
-Post-norm s has no other gradient, which saves 3 e unfused and e fused in the backward. Fusing should therefore pay for
-every norm, most for norms with few passes, up to 1.8 times in bfloat16. None of this has been measured on a GPU.
+For elements of e bytes, the separate operations move 5 N C e bytes and N C of the mask in each direction, and the fused
+ones 2 N C e, post-norm N C e in the backward: docs/speed.md has the sums. None of this has been measured on a GPU.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The CPU's own code for a norm does what the norm's plain code does: outputs, gradients, statistics."""
+"""The compiled CPU code gives the same outputs, gradients and statistics as the plain code."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def same_steps(fast: nn.Module, plain: nn.Module, mask: Tensor | None, shape: tu
     per_update=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_it_is_the_plain_code_padded_or_not(name: str, lengths: list[int], per_update: bool, seed: int) -> None:
+def test_it_agrees_with_the_plain_code(name: str, lengths: list[int], per_update: bool, seed: int) -> None:
     torch.manual_seed(seed)
     settings = {"groups": 2, "warmup_updates": 3} if name == "pn" else {}
     mask = torch.arange(max(lengths)) >= torch.tensor(lengths).unsqueeze(1)
@@ -52,7 +52,7 @@ def test_it_is_the_plain_code_padded_or_not(name: str, lengths: list[int], per_u
 
 @pytest.mark.parametrize("on", [*((s,) for s in SWITCHES), (), SWITCHES])
 @pytest.mark.parametrize("warmup", [0, 3])
-def test_each_switch_of_pn_is_the_plain_codes(on: tuple[str, ...], warmup: int) -> None:
+def test_every_switch_of_pn_agrees_with_the_plain_code(on: tuple[str, ...], warmup: int) -> None:
     switches: dict[str, Any] = {switch: switch in on for switch in SWITCHES}
     mask = torch.tensor([[False] * 5, [False, False, True, True, True], [True] * 5])
     same_steps(*pair("pn", groups=2, warmup_updates=warmup, **switches), mask, (5, 3, 8), count=6)
@@ -60,7 +60,7 @@ def test_each_switch_of_pn_is_the_plain_codes(on: tuple[str, ...], warmup: int) 
 
 @pytest.mark.parametrize("name", ["bn", "pnv", "pn_alg2", "rms"])
 @pytest.mark.parametrize("groups", [1, 2, 8])
-def test_channel_groups_are_the_plain_codes(name: str, groups: int) -> None:
+def test_channel_groups_agree_with_the_plain_code(name: str, groups: int) -> None:
     mask = torch.tensor([[False] * 5, [False, False, True, True, True], [True] * 5])
     for per_update in (False, True):
         settings = {"groups": groups, "group_scaling": True, "per_update": per_update}
@@ -68,7 +68,7 @@ def test_channel_groups_are_the_plain_codes(name: str, groups: int) -> None:
         same_steps(*pair(name, **settings), None, (40, 8))
 
 
-def test_a_gradient_that_is_not_contiguous_is_read_right() -> None:
+def test_a_gradient_may_be_not_contiguous() -> None:
     for name in NAMES:
         fast, plain = pair(name)
         x = torch.randn(6, 8, dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_a_norm_in_double_precision_takes_tokens_in_single(name: str) -> None:
         assert_close(vars(step(fast, x, None, g)), vars(step(plain, x, None, g)), rtol=1e-4, atol=1e-5)
 
 
-def test_it_takes_over_training_on_a_cpu_and_nothing_else() -> None:
+def test_it_is_selected_for_training_on_a_cpu_only() -> None:
     x = torch.ones(2, 4)
     assert backend_for("auto", x, True) == "cpu"
     assert backend_for("plain", x, True) is None
@@ -97,7 +97,7 @@ def test_it_takes_over_training_on_a_cpu_and_nothing_else() -> None:
     assert backend_for("auto", x[:0], True) is None
 
 
-def test_the_setting_is_for_norms_that_have_both() -> None:
+def test_norms_with_the_setting_kernels() -> None:
     assert all_settings()["kernels"].defaults.keys() == {*NAMES, "bn_released"}
     with pytest.raises(ValueError, match="unknown kernels 'quick'; known: auto, plain, triton"):
         build_norm(NormConfig("pn", kernels="quick"), 8)

@@ -1,4 +1,4 @@
-"""The compiled kernels: as exact as PyTorch in single precision, on any number of threads."""
+"""The compiled kernels are as exact as PyTorch in single precision, with any number of threads."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What setup compiles is there, and where it is not, that is said."""
+"""Setup compiles the C code; without it there is a warning."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from normplugins.norms.backends.dispatch import backend_for
 
 
 @pytest.mark.parametrize("module", ["normplugins.norms.backends.cpu._kernels", "normplugins.models._dropout"])
-def test_it_is_there(module: str) -> None:
+def test_it_is_compiled(module: str) -> None:
     assert library.library(module) is not None
 
 
-def test_where_it_is_not_a_norm_is_plain_and_a_warning_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_it_a_norm_is_plain_and_a_warning_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "find_spec", lambda module: None)
     library.library.cache_clear()
     with pytest.warns(UserWarning, match="_kernels: not compiled; pip install --no-deps --editable"):

@@ -1,6 +1,6 @@
-"""Compiles the kernels of a training step of each norm for a GPU that need not be there, and runs none of them.
+"""Compiles the kernels of a training step of each norm for a GPU, which need not be present, without running them.
 
-The norms of a tensor, and those of a residual sum that they add up.
+Each norm is compiled for a tensor and for a deferred residual sum.
 
     python -m tests.norms.backends.triton.compile_for_gpu [90 for an H100, 80 for an A100, ...]
 

@@ -1,4 +1,4 @@
-"""The kernels run on a GPU where there is one, else in Triton's interpreter."""
+"""The kernels run on a GPU if there is one, and otherwise in Triton's interpreter."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ from tests.helpers.threads import one_thread  # noqa: F401  (a fixture)
 
 @pytest.fixture(autouse=True, scope="package")
 def interpreter():
-    """Let the interpreter round as a GPU does, and spend less time on what changes no result.
+    """Make the interpreter round as a GPU does, and make it faster.
 
-    A GPU rounds float32 to the nearest bfloat16, as PyTorch does; the interpreter cuts digits off. It prepares the
-    language anew for every call of a helper. And it takes one program after the other, few of which are cheaper.
+    A GPU rounds float32 to the nearest bfloat16, as PyTorch does; the interpreter truncates. It also patches the
+    language for every call of a helper, and runs programs one after the other, so that fewer programs are faster.
     """
     if torch.cuda.is_available():
         yield

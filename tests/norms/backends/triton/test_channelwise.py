@@ -1,4 +1,4 @@
-"""Every norm on the kernels against plain PyTorch: to the last digits in float64, and as exact in low precision."""
+"""Every norm on the kernels against plain PyTorch, in float64 and in low precision."""
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ def test_errors_are_within_twice_those_of_pytorch(name: str, dtype: torch.dtype)
     assert_as_exact(name, dtype, (15, 3, 96), at(name, groups=4, warmup=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dim"), [*((name, dim) for name in NORMS for dim in (1, 257)), ("rms", 8192), ("pn", 8192)]
 )
@@ -50,6 +51,7 @@ def assert_as_exact(
             assert error <= max(2 * allowed, rounding), f"step {s}, {what}: {error} against PyTorch's {allowed}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", [0, 1, 2])
 def test_the_released_code_is_reproduced(i: int) -> None:
     """The recorded vectors, to 1e-9, as the plain norm does."""
@@ -61,6 +63,7 @@ def test_the_released_code_is_reproduced(i: int) -> None:
     assert norm.num_updates.item() == len(vectors["x"])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(
     on=st.sets(st.sampled_from(SWITCHES)),
@@ -70,7 +73,7 @@ def test_the_released_code_is_reproduced(i: int) -> None:
     groups=st.integers(1, 3),
     per_update=st.booleans(),
 )
-def test_every_switch_of_pn_in_any_company(
+def test_combinations_of_the_switches_of_pn(
     on: set[str], warmup: int, width: int, shape: tuple[int, int], groups: int, per_update: bool
 ) -> None:
     changes = {switch: switch in on for switch in SWITCHES}
@@ -82,6 +85,7 @@ def test_every_switch_of_pn_in_any_company(
     assert_same(ours.eval(), reference.eval(), x, mask, g)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(
     name=st.sampled_from(["pnv", "pn_alg2", "rms"]),
@@ -107,6 +111,7 @@ def test_with_channel_groups_errors_are_within_twice_those_of_pytorch(name: str,
     assert_as_exact(name, dtype, (15, 3, 96), {"groups": 4, "group_scaling": True})
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(
     name=st.sampled_from(["pnv", "bn", "rms"]),
@@ -124,7 +129,7 @@ def test_batch_statistics_and_their_exact_backward(name: str, shape: tuple[int, 
 @pytest.mark.parametrize("scaling", [False, True])
 @pytest.mark.parametrize("name", ["pn_alg2", "pnv", "bn"])
 @pytest.mark.parametrize("junk", [float("nan"), float("inf")])
-def test_what_stands_in_padding_reaches_nothing(name: str, junk: float, scaling: bool) -> None:
+def test_values_in_padding_have_no_effect(name: str, junk: float, scaling: bool) -> None:
     x, g, mask = batch(7, 4, 40)
     clean, dirty = (kernels(name, 40, group_scaling=scaling).double() for _ in range(2))
     for mode in (True, False):
@@ -163,7 +168,7 @@ def test_batches_without_a_token_change_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", NORMS)
 def test_any_layout_of_x_and_gradients(name: str) -> None:
-    """(N, C) or (T, B, C), strided, an expanded gradient, a transposed mask: all are the same tokens."""
+    """(N, C) or (T, B, C), strided x, an expanded gradient and a transposed mask give the same results."""
     x, _, mask = batch(6, 3, 12)
     g = torch.ones(1, device=DEVICE, dtype=x.dtype).expand(x.shape)
     strided = x.transpose(0, 1).contiguous().transpose(0, 1)
@@ -193,8 +198,8 @@ def test_weights_in_low_precision() -> None:
         torch.testing.assert_close(got.gw, want.gw, rtol=2e-2, atol=2e-1)
 
 
-def test_the_variance_of_tokens_far_from_zero() -> None:
-    """The mean is 1000 standard deviations away: E x^2 - (E x)^2 would have lost every digit of it."""
+def test_variance_of_tokens_far_from_zero() -> None:
+    """The mean is 1000 standard deviations, so that E x^2 - (E x)^2 would lose all digits."""
     x = 1000 + torch.randn(70, 3, 5, generator=torch.Generator().manual_seed(0))
     norm = kernels("bn", 5, momentum=1.0)
     norm(x.to(DEVICE))

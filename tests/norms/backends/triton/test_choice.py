@@ -1,4 +1,4 @@
-"""Which tensors the kernels take, and what is said where they cannot."""
+"""Which tensors the kernels accept, and the errors for others."""
 
 import subprocess
 import sys
@@ -23,19 +23,20 @@ def test_triton_is_chosen_by_name_and_on_a_gpu() -> None:
         assert choose("auto", x.to(DEVICE), True) == "triton"
 
 
-def test_without_a_gpu_or_the_interpreter_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     norm = build_norm(NormConfig("pn_alg2", kernels="triton"), 4)
     with pytest.raises(ValueError, match="kernels=triton needs x on a GPU, not on cpu; set kernels=auto"):
         norm(torch.ones(2, 4))
 
 
-def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_has_triton", lambda: False)
     with pytest.raises(ValueError, match="kernels=triton: Triton is not installed"):
         build_norm(NormConfig("rms", kernels="triton"), 4)(torch.ones(2, 4))
 
 
+@pytest.mark.slow
 def test_the_norms_need_no_triton_and_import_no_framework_but_torch() -> None:
     """The package around them, which imports fairseq, is left out."""
     code = (
@@ -48,7 +49,7 @@ def test_the_norms_need_no_triton_and_import_no_framework_but_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_the_kernels_have_not_is_plain() -> None:
+def test_unsupported_settings_use_plain_code() -> None:
     """The switches of BatchNorm, and tiles wider than 8,192 channels."""
     for name, dim in (("bn_released", 8), ("bn", 8), ("rms", 8193), ("pn", 8200), ("pnv", 8200)):
         scaling = None if name == "rms" else True

@@ -1,4 +1,4 @@
-"""On the kernels too, two processes with parts of a batch do what one does with the whole."""
+"""On the kernels, two processes with parts of a batch give the same results as one with the whole batch."""
 
 import pytest
 
@@ -14,6 +14,7 @@ NORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NORMS)
 def test_two_processes_are_one(name: str, pair: Pair) -> None:
     config, updates = NORMS[name], steps()[: len(CUTS)]

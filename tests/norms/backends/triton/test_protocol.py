@@ -1,4 +1,4 @@
-"""On the kernels too: micro-batches, re-estimation, recomputed activations, calls before a backward."""
+"""Micro-batches, re-estimation, recomputed activations and several calls before a backward, on the kernels."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from normplugins.norms import end_update, reestimate
 from tests.helpers.norms import buffers, step
 from tests.helpers.triton import DEVICE, assert_same, batch, kernels, plain
 
+pytestmark = pytest.mark.slow
 CHANNELS = ("pn", "pn_alg2", "pnv", "bn")
 
 
@@ -25,7 +26,7 @@ def test_an_update_is_one_step_of_all_its_micro_batches(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHANNELS)
-def test_statistics_are_measured_anew(name: str) -> None:
+def test_statistics_are_reestimated(name: str) -> None:
     ours, reference = (make(name, 8).double() for make in (kernels, plain))
     for norm in (ours, reference):
         with reestimate(norm):
@@ -37,7 +38,7 @@ def test_statistics_are_measured_anew(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHANNELS)
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_recomputed_activations_count_nothing_twice(name: str, reentrant: bool) -> None:
+def test_recomputed_activations_are_counted_once(name: str, reentrant: bool) -> None:
     once, twice = (kernels(name, 8, warmup_updates=1).double() for _ in range(2))
     for s in range(3):
         x, g, mask = batch(5, 3, 8, seed=s)
@@ -69,7 +70,7 @@ def test_each_backward_is_that_of_its_own_forward() -> None:
     assert_close(buffers(ours), buffers(reference))
 
 
-def test_nothing_is_kept_for_a_backward_that_does_not_come() -> None:
+def test_nothing_is_saved_without_gradients() -> None:
     norm = kernels("pn", 8)
     with torch.no_grad():
         y = norm(torch.randn(3, 8, device=DEVICE))

@@ -1,4 +1,4 @@
-"""residual + dropout(update) inside the norms' passes against the operations apart, with the mask that was drawn."""
+"""residual + dropout(update) inside the norms' passes against separate operations with the same mask."""
 
 import copy
 
@@ -17,12 +17,13 @@ from tests.helpers.norms import buffers
 from tests.helpers.triton import DEVICE, batch, kernels, plain
 from tests.norms.backends.triton.test_channelwise import NORMS, at
 
+pytestmark = pytest.mark.slow
 P = 0.3
 Results = dict[str, Tensor]
 
 
 def mask_of(norm: nn.Module, like: Tensor, p: float) -> Tensor:
-    """The mask, scaled, that the norm's kernels draw from a generator that begins anew, as it is left."""
+    """Return the scaled mask that the norm's kernels draw, and reset the generator to the seed that gives this mask."""
     torch.manual_seed(0)
     ones = DeferredResidual(torch.zeros_like(like), torch.ones_like(like), p)
     copy.deepcopy(norm)(ones)
@@ -38,7 +39,7 @@ def parts(shape: tuple[int, int, int], seed: int, dtype: torch.dtype = torch.flo
 
 
 def outcome(norm: nn.Module, s: Tensor, y: Tensor, leaves: list[Tensor], gradients: dict[str, Tensor]) -> Results:
-    """What came of s and y = norm(s) for these gradients dL/dy and, pre-norm, dL/ds; and the buffers after it."""
+    """Results of s and y = norm(s) for the gradients dL/dy and, pre-norm, dL/ds, and the buffers."""
     outputs = {"y": y, "s": s}
     inputs = {"dL/dresidual": leaves[0], "dL/dupdate": leaves[1]}
     inputs |= {f"dL/d{name}": parameter for name, parameter in norm.named_parameters()}
@@ -50,7 +51,7 @@ def fused(norm: nn.Module, residual: Tensor, update: Tensor, p: float, mask: Ten
     leaves = [each.clone().requires_grad_() for each in (residual, update)]
     total = DeferredResidual(leaves[0], leaves[1], p)
     y = norm(total, mask)
-    assert total.update is None  # it has been added up
+    assert total.update is None  # the sum has been computed
     return outcome(norm, total.value, y, leaves, gradients)
 
 
@@ -64,7 +65,7 @@ def apart(
 
 @pytest.mark.parametrize(("arrives", "p"), [(True, P), (False, P), (True, 0.0)])
 @pytest.mark.parametrize("name", NORMS)
-def test_it_is_the_operations_apart(name: str, arrives: bool, p: float) -> None:
+def test_it_agrees_with_separate_operations(name: str, arrives: bool, p: float) -> None:
     """Pre-norm, where a gradient arrives at the sum, and post-norm; padding's sum too; in PN's warmup and after it."""
     changes = at(name, groups=2, warmup=1)
     ours, reference = (make(name, 70, **changes).double() for make in (kernels, plain))
@@ -98,7 +99,7 @@ def test_errors_are_within_twice_those_of_pytorch(name: str) -> None:
             assert error <= max(2 * allowed, rounding), f"step {seed}, {what}: {error} against PyTorch's {allowed}"
 
 
-def test_what_is_normalized_is_the_sum_as_it_is_stored() -> None:
+def test_the_stored_sum_is_normalized() -> None:
     residual, update, _, _, mask = parts((15, 3, 96), 0, torch.bfloat16)
     ours, alone = (kernels("pn_alg2", 96) for _ in range(2))
     total = DeferredResidual(residual, update, P)
@@ -139,8 +140,8 @@ def test_masks_follow_the_generator() -> None:
     assert torch.equal(drawn(), second)  # where nothing is dropped, nothing is drawn
 
 
-def test_masks_do_not_depend_on_how_many_programs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is, on how many multiprocessors a GPU has; a run may go on on another."""
+def test_masks_do_not_depend_on_the_number_of_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number depends on the GPU, and a run may be resumed on another GPU."""
     residual, update, g, arriving, mask = parts((23, 3, 70), 0)
     outcomes = []
     for multiprocessors in (1, 7):
@@ -156,8 +157,8 @@ def _mask_at(seed, out, start, COLUMNS: tl.constexpr):
     tl.store(out + tl.arange(0, COLUMNS)[None, :], kept.to(tl.int8))
 
 
-def test_no_mask_comes_again_in_the_largest_tensors() -> None:
-    """2^35 elements on there are 2^32 calls of Philox before: a counter of 32 bits would begin anew."""
+def test_masks_do_not_repeat_in_the_largest_tensors() -> None:
+    """After 2^35 elements there have been 2^32 calls of Philox, at which a counter of 32 bits overflows."""
     seed, masks = torch.tensor(7, device=DEVICE), torch.empty(3, 8192, dtype=torch.int8, device=DEVICE)
     for mask, start in zip(masks, (0, 1 << 22, 0), strict=True):
         _mask_at[(1,)](seed, mask, start, COLUMNS=8192)
@@ -166,7 +167,7 @@ def test_no_mask_comes_again_in_the_largest_tensors() -> None:
 
 
 @pytest.mark.parametrize("name", ["pn", "bn"])
-def test_recomputed_activations_drop_the_same(name: str) -> None:
+def test_recomputed_activations_use_the_same_mask(name: str) -> None:
     once, twice = (kernels(name, 8, **at(name, groups=2, warmup=1)).double() for _ in range(2))
     for seed in range(2):
         residual, update, g, arriving, mask = parts((9, 3, 8), seed)
@@ -191,7 +192,7 @@ def test_recomputed_activations_drop_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pn_alg2", "pnv", "bn"])
-def test_what_stands_in_padding_reaches_the_sum_alone(name: str) -> None:
+def test_values_in_padding_affect_the_sum_only(name: str) -> None:
     residual, update, g, arriving, mask = parts((7, 4, 40), 0)
     padding = mask.t().unsqueeze(-1)
     outcomes = []
@@ -207,7 +208,7 @@ def test_what_stands_in_padding_reaches_the_sum_alone(name: str) -> None:
     assert_close(dirty["dL/dresidual"][mask.t()], arriving[mask.t()], rtol=0, atol=0)
 
 
-def test_the_sum_may_be_all_that_is_used() -> None:
+def test_gradients_if_only_the_sum_is_used() -> None:
     residual, update, _, arriving, mask = parts((5, 3, 8), 0)
     norm = kernels("pnv", 8).double()
     kept = mask_of(norm, update, P)
