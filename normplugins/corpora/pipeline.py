@@ -8,16 +8,16 @@ from typing import Any
 
 from normplugins.corpora.base import SPLITS, Corpus, Echo
 from normplugins.corpora.binarize import binarize
-from normplugins.corpora.languages import default_score_tokenizer, has_blanks, score_words
+from normplugins.corpora.languages import default_score_tokenizer, has_blanks, is_installed, score_words
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.running_text import PreparedText, RunningText, prepare_running_text
 from normplugins.corpora.stages import Inputs, run_stage, write_manifest
+from normplugins.corpora.subwords import PACKAGES
 from normplugins.corpora.text_stages import write_subwords, write_tokens
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.utils.locks import hold_lock
 
 _RECIPE = 4  # increase this when the same files and settings give other text, or other facts about it
-_SUBWORD_TOOLS = {"bpe": "subword-nmt", "sentencepiece": "sentencepiece"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class PreparedCorpus:
 
     @property
     def score_tokenizer(self) -> str:
-        """sacreBLEU's tokenizer for scores on plain text."""
-        return str(self.manifest.get("score_tokenizer") or default_score_tokenizer(self.target))
+        """sacreBLEU's tokenizer for plain text; ``char`` if the manifest names none and the usual is not installed."""
+        name = default_score_tokenizer(self.target)
+        return str(self.manifest.get("score_tokenizer") or (name if is_installed(name) else "char"))
 
     def to_tokens(self, lines: Iterable[str]) -> list[str]:
         """Turn output lines (subwords already joined) into the tokens that ``reference_tokens`` is scored in."""
@@ -83,7 +84,7 @@ def prepare(
 def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: int | None) -> PreparedCorpus:
     folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
     # With raw text the references are still tokenized, and with given tokens they are still detokenized.
-    tools = ["sacremoses", *(["regex"] if corpus.clean_punctuation else []), _SUBWORD_TOOLS[corpus.subword], "fairseq"]
+    tools = ["sacremoses", *(["regex"] if corpus.clean_punctuation else []), PACKAGES[corpus.subword], "fairseq"]
     key = inputs.stage_key(_RECIPE, tools)
 
     def binarize_stage(to: Path) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def _manifest(corpus: ParallelCorpus, key: dict[str, Any], records: dict[str, di
         "notes": [*tokens["notes"], *subwords["notes"]],
         "lowercase": corpus.lowercase,
         "tokenizer": corpus.tokenizer_of(corpus.target),
-        **({"score_tokenizer": corpus.score_tokenizer} if corpus.score_tokenizer else {}),
+        **({"score_tokenizer": name} if (name := corpus.resolved_score_tokenizer) != "13a" else {}),
         "subword": {"kind": corpus.subword, "size": corpus.subword_size, **subwords["subword"]},
         "longest": subwords["longest"],
         "dictionary_types": binary["dictionary_types"],

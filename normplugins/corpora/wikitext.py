@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from normplugins.corpora.base import register
+from normplugins.corpora.base import PublishedCorpus, register
 from normplugins.corpora.running_text import RunningText
 from normplugins.utils.errors import UserError
 
@@ -17,7 +17,7 @@ _BLOCK = 1 << 20  # bytes
 _HELD_OUT = {"valid tokens": 217_646, "valid lines": 3_760, "test tokens": 245_569, "test lines": 4_358}
 
 
-class _WikiText(RunningText):
+class _WikiText(PublishedCorpus, RunningText):
     def open_split(self, files: Mapping[str, Path], split: str) -> tuple[str, Iterator[bytes]]:
         """Return the archive and member of a split, for messages, and an iterator over its lines."""
         (path,), name = files.values(), f"wiki.{split}.tokens"

@@ -144,7 +144,7 @@ def scored_tokens(translations: Sequence[str], corpus: PreparedCorpus, compounds
 
 def _without_blanks(corpus: PreparedCorpus) -> bool:
     """Whether the target side has neither blanks nor given tokens, so that it is split into words for BLEU."""
-    return corpus.manifest.get("tokenizer") == "none" and not has_blanks(corpus.target)
+    return corpus.manifest.get("tokenizer") != "given" and not has_blanks(corpus.target)
 
 
 def split_compounds(lines: Sequence[str]) -> list[str]:

@@ -185,8 +185,11 @@ class LanguageModeling(_Kind):
     ) -> tuple[dict[str, Metrics], dict[str, float]]:
         """Measure the perplexity of the test text, and write the file ``output``; returns as for a translation."""
         causal = is_causal(config.model.norm, config.model.get("causal", True))
+        test = corpus.manifest["counts"]["test"]
+        subwords = corpus.manifest.get("subword", {}).get("kind", "")
+        words = test["words"] + test["lines"] if subwords else None
         metrics, speed = perplexity.measure(
-            checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, output
+            checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, output, subwords, words
         )
         return {"test": metrics}, speed
 
