@@ -174,7 +174,8 @@ def write_translations(path: Path, lines: Sequence[str], hypotheses: Sequence[st
     Raises:
         UserError: the disk is full or cannot be written.
     """
-    metric = sacrebleu.metrics.BLEU(tokenize="none", force=True, effective_order=True)  # does not change the statistics
+    # effective_order avoids a warning about sentence scores and does not change the statistics.
+    metric = sacrebleu.metrics.BLEU(tokenize="none", force=True, effective_order=True)
     rows = []
     for line, hypothesis, reference in zip(lines, hypotheses, references, strict=True):
         found = metric.sentence_score(hypothesis, [reference])
