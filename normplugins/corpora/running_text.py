@@ -2,13 +2,13 @@
 
 import hashlib
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from normplugins.corpora.base import SPLITS, Echo, PublishedCorpus
+from normplugins.corpora.base import SPLITS, Echo, PublishedCorpus, verify_digest
 from normplugins.corpora.binarize import binarize_text
 from normplugins.corpora.stages import Inputs, run_stage, write_manifest
 from normplugins.utils.errors import UserError
@@ -32,6 +32,18 @@ class RunningText(PublishedCorpus):
     def open_split(self, files: Mapping[str, Path], split: str) -> tuple[str, Iterator[bytes]]:
         """Return the name of a split's text, for messages, and an iterator over its lines."""
         raise NotImplementedError
+
+    def check_file(self, path: Path) -> None:
+        """Raise UserError for a downloaded file that is damaged or, with ``verify``, not the published one."""
+        for split in SPLITS:
+            try:
+                where, lines = self.open_split({path.name: path}, split)
+            except KeyError:  # the split has a file of its own
+                continue
+            if self.verify:
+                verify_digest(where, f"{self.name} text", lines, self.DIGESTS[split])
+            else:
+                deque(lines, maxlen=0)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the prepared text depends on, except the input files."""
@@ -76,7 +88,7 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
         lines = {split: _words(*corpus.open_split(inputs.files, split)) for split in SPLITS}
         return {**facts, "dictionary_types": binarize_text(texts["train"].counts, lines, to)}
 
-    record = run_stage(folder / "bin", key, binarize)
+    record = run_stage(folder / "bin", key, binarize, echo)
     facts = record["facts"]
     manifest = {
         "corpus": corpus.name,
