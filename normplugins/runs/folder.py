@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from normplugins.corpora import PreparedCorpus, PreparedText
+from normplugins.corpora import PreparedCorpus, PreparedText, changed_files
 from normplugins.evaluation.tasks import KINDS
 from normplugins.runs import record
 from normplugins.runs.cell import PLACES, changes_result, flatten
@@ -204,6 +204,20 @@ def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool
 
 def _has_begun(directory: Path) -> bool:
     return any(directory.glob("checkpoint*.pt")) or (directory / RECORD).exists()
+
+
+def verify_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> None:
+    """Compare the content of all prepared files with the manifest before a result is recorded.
+
+    Raises:
+        UserError: a file has changed while the run was at work. The run is then refused until it is started again.
+    """
+    if changed := changed_files(corpus.folder, corpus.manifest):
+        write_json(directory / PROVENANCE, _notes(directory) | {"corpus": f"changed: {', '.join(changed)}"})
+        raise UserError(
+            f"{corpus.folder / changed[0]} has changed since the run in {directory} began, so its result is not "
+            "recorded: force=true prepares the corpus again and starts the run again"
+        )
 
 
 def _digest(manifest: dict[str, Any]) -> str:

@@ -113,6 +113,7 @@ def complete_steps(
         print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
         scored, files = score_checkpoints(config, corpus, directory)
         statistics = reestimate.provenance(config, directory / files[scored["scored_by"]]["file"], averaged)
+        folder.verify_corpus(directory, corpus)
         folder.record_call_end(directory)
         work_done = folder.provenance(directory)
         done = {
@@ -142,6 +143,7 @@ def complete_steps(
             **({"statistics_probe": history.probe} if history.probe else {}),
             "config": {key: value for key, value in flatten(config) if key not in PLACES},
         }
+        done = record.without_absolute_paths(done)
         write_json(directory / folder.RECORD, done)
         tracker.summarize({f"test/{metric}": value["score"] for metric, value in scored["metrics"].items()})
         tracker.summarize({"signature": {metric: value["signature"] for metric, value in scored["metrics"].items()}})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import PATIENCE, REPOSITORY, TINY, command, differences, outcome
+from tests.helpers.runs import OTHER_CONFIG, PATIENCE, REPOSITORY, TINY, command, differences, outcome
 
 HERE = Path(__file__).parent
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -88,7 +88,8 @@ def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, tmp_pat
     unbroken, cluster = tmp_path / "unbroken", tmp_path / "cluster"
     unbroken.mkdir()
     (cluster / "bn" / "run").mkdir(parents=True)
-    (cluster / "bn" / "run" / "config.yaml").write_text("norm: {name: other}\n")
+    (cluster / "bn" / "run" / "config.yaml").write_text(OTHER_CONFIG)
+    (cluster / "bn" / "run" / "checkpoint_last.pt").touch()
     arguments = ["run", "demo", "-m", "norm=ln,pn,bn", *CELL, *JOBS, *OWN_PLACES]
     status, said = command(arguments, cluster, PYTHONPATH=str(REPOSITORY), SLURM_CONF=os.environ["SLURM_CONF"])
     assert status == 0, said
