@@ -59,7 +59,7 @@ def register_nodes(norms: tuple[str, ...]) -> None:
         store.store(group="norm", name=f"_{name}", node=norm_node(name))
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node=norm_node(name))
-    OmegaConf.register_new_resolver("visible_gpus", torch.cuda.device_count, replace=True)
+    OmegaConf.register_new_resolver("visible_gpus", lambda: torch.cuda.device_count(), replace=True)
     OmegaConf.register_new_resolver("an_eighth", lambda count: math.ceil(count / 8), replace=True)
 
 
