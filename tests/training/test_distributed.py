@@ -396,6 +396,28 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     assert (config.hardware.processes, config.variant) == (3, "bn,processes=3")
 
 
+def test_a_task_of_srun_may_see_its_own_gpu_only(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    srun = {"PROCID": "1", "STEP_NUM_TASKS": "2", "LOCALID": "1", "STEP_TASKS_PER_NODE": "2"}
+    for name, value in srun.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert launched().gpu == 0
+    check(compose_config("demo"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert launched().gpu == 1
+    check(compose_config("demo"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    assert launched().gpu == 1
+    with pytest.raises(UserError, match=r"2 processes on this machine .* --gpus-per-task=1 gives each a GPU"):
+        check(compose_config("demo"))
+
+
 def test_the_launcher_determines_the_number_of_processes(monkeypatch):
     for name, value in {"MASTER_ADDR": "node1", "MASTER_PORT": "29500", "RANK": "5", "WORLD_SIZE": "16"}.items():
         monkeypatch.setenv(name, value)
