@@ -205,7 +205,6 @@ def _silence_deprecation_warnings() -> None:
         r"\s*The version_base parameter is not specified",
         r"`torch\.cuda\.amp\.",
         r"`broadcast_buffers` is deprecated",
-        r"torch\.distributed\.nn\.functional\.all_reduce is deprecated",  # used by our synchronized norms
         r"'pin_memory' argument is set as true but no accelerator",
     ):
         warnings.filterwarnings("ignore", message=start)
