@@ -229,7 +229,6 @@ def _silence_deprecation_warnings() -> None:
         r"\s*The version_base parameter is not specified",
         r"`torch\.cuda\.amp\.",
         r"`broadcast_buffers` is deprecated",
-        r"torch\.distributed\.nn\.functional\.all_reduce is deprecated",  # used by our synchronized norms
         r"Support for mismatched key_padding_mask and attn_mask is deprecated",
         r"'pin_memory' argument is set as true but no accelerator",
     ):

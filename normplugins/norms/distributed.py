@@ -5,9 +5,12 @@ passes the gradients of *every* loss to the tokens of each process: a sum in the
 backward. Every process must make the same calls in the same order, with or without tokens.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def several_processes() -> bool:
@@ -15,11 +18,22 @@ def several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def sum_over_processes(x: Tensor) -> Tensor:
-    """Sum of all processes' x: one all-reduce here and one, of the gradient, in the backward."""
-    from torch.distributed.nn.functional import all_reduce
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
 
-    total: Tensor = all_reduce(x, group=dist.group.WORLD)  # type: ignore[no-untyped-call]
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return _Sum.forward(ctx, g)
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Return the sum of all processes' x: one all-reduce here, and one of the gradient in the backward pass."""
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
     return total
 
 

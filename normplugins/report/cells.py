@@ -51,7 +51,7 @@ class Cell:
         return name + (short if len(self.runs) else "")
 
     def values(self, metric: str, checkpoint: str = "", test_set: str = WHOLE, column: str = "value") -> pd.Series[Any]:
-        """Return a score of every run, or nothing where a run lacks it.
+        """Return a score of every run, or an empty series if a run lacks it.
 
         Args:
             metric: a key of the records' ``metrics``.
@@ -98,7 +98,7 @@ class Cell:
         return low if low == high else f"{low}–{high}"
 
     def each(self, column: str) -> str:
-        """Return the different texts that the runs have in a column."""
+        """Return the distinct texts of a column of the runs."""
         return "; ".join(dict.fromkeys(self.runs[column]))
 
 
@@ -108,7 +108,7 @@ def group(results: pd.DataFrame) -> list[Cell]:
 
 
 def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str = "") -> str:
-    """Return the difference to the LN cell that is alike in all but the norm and its settings, if there is one."""
+    """Return the difference to the LN cell that differs only in the norm and its settings, or an empty text."""
     for other in cells:
         plain = other.first["norm"] == "ln" and "norm." not in other.first["settings"]
         if plain and other is not cell and _without_norm(other) == _without_norm(cell):
@@ -118,7 +118,7 @@ def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str =
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people write it: ``48 s``, ``14 min``, ``3 h 05 min``."""
+    """Return a time for readers: ``48 s``, ``14 min``, ``3 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

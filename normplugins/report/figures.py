@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ STYLE: dict[Any, Any] = {
 
 
 def place(norm: str) -> int:
-    """Return the norm's place in the order of the registry, or for one that is not installed, a number of its name."""
+    """Return the norm's place in the registry's order, or a checksum of its name if it is not installed."""
     rank, name = norm_rank(norm)
     return rank if norm_rank("")[0] > rank else zlib.crc32(name.encode())
 
@@ -56,7 +57,7 @@ def curves(results: pd.DataFrame, path: Path) -> None:
     """Write a PNG with the training and validation loss of the runs of one experiment.
 
     The same runs give the same bytes with the same version of matplotlib. Runs shorter than a tenth of the longest one
-    would be a dot at the edge: the figure names them instead.
+    would be a dot at the edge, so the figure only names them.
     """
     cells = [cell for cell in group(results) if len(cell.runs)]
     longest = max(cell.runs["updates"].max() for cell in cells)
@@ -116,17 +117,16 @@ def _title(cells: Sequence[Cell]) -> list[str]:
 
 
 def _styles(cells: Sequence[Cell]) -> list[Any]:
-    """Return the line style of each cell: a language model has its own; other settings of a norm have one each."""
+    """Return the line style of each cell: one for each language model, and one for each combination of settings."""
     settings = sorted({cell.first["settings"] for cell in cells if cell.first["settings"] and not cell.model})
-    styles = {"": "-"} | {one: ("--", ":", "-.")[index % 3] for index, one in enumerate(settings)}
-    return [
-        styles[cell.first["settings"]]
-        if cell.model is None
-        else OTHER_STYLE
-        if cell.first["settings"]
-        else MODEL_STYLES.get(cell.model, "-")
-        for cell in cells
-    ]
+    styles: dict[str, Any] = {"": "-", **dict(zip(settings, cycle(("--", ":", "-.")), strict=False))}
+
+    def style(cell: Cell) -> Any:
+        if cell.model is None:
+            return styles[cell.first["settings"]]
+        return OTHER_STYLE if cell.first["settings"] else MODEL_STYLES.get(cell.model, "-")
+
+    return [style(cell) for cell in cells]
 
 
 def _points(curve: Curve) -> np.ndarray:

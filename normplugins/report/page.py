@@ -56,8 +56,6 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
     """
     results = Path(results)
     found = read_results(results)
-    if found.empty:
-        found = pd.DataFrame(columns=["experiment", "budget", "metric", "diverged"])
     writer = _Writer(results, terminal_width())
     writer.page += [HEAD, "## The paper beside ours", fill(PAPER, 120)]
     writer.printed.append(paragraph(MARKS, writer.width))
@@ -74,8 +72,8 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
             full = runs[runs["budget"] == ""]
             details = detail_table(corpus.title, corpus.experiment, full)
             writer.add(paper_table(corpus, runs), full, "####", details)
-            for budget, short in runs[runs["budget"] != ""].groupby("budget"):
-                writer.add(shortened_table(corpus, str(budget), short), short, "####")
+            for budget, shortened in runs[runs["budget"] != ""].groupby("budget"):
+                writer.add(shortened_table(corpus, str(budget), shortened), shortened, "####")
     others = found[~found["experiment"].isin(list(paper.CORPORA))]
     if len(others):
         writer.page.append("## Other experiments")
@@ -88,7 +86,7 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
         writer.page += ["## Runs that diverged", DIVERGED, "\n".join(f"- {line}" for line in lines)]
         printed = [paragraph(text, writer.width) for text in (DIVERGED, *(f"  {line}" for line in lines))]
         writer.printed.append("\n".join(printed))
-    if "value" in found:
+    if len(found):
         writer.write("results.csv", summarize(found).to_csv(index=False))
     writer.write("README.md", "\n\n".join(writer.page) + "\n")
     for text in [*(f"{text}\n" for text in writer.printed), *(f"written: {path}" for path in writer.written)]:
@@ -139,7 +137,7 @@ class _Writer:
 
 
 def _command(run: Any) -> str:
-    """Return the command for a row like that of this run."""
+    """Return the command that repeats the row of this run."""
     if run["corpus"] == "custom":
         return (
             f"`normplugins run custom experiment={run['experiment']} norm=NORM seed=K`, with the `corpus.` settings "

@@ -1,7 +1,4 @@
-"""Which language model a run trained: a reading of the paper's Table 2, or another model beside these.
-
-Which model Table 2 is about is not known, so three readings stand side by side, each in a column of its own.
-"""
+"""Which language model a run trained: one of three readings of the paper's Table 2, or another model."""
 
 from __future__ import annotations
 
@@ -61,13 +58,8 @@ UNMASKED_PRE_NORM = LanguageModel("pre-norm, unmasked: sees the future", "code",
 
 
 def _not_causal(model: LanguageModel) -> LanguageModel:
-    masked = model.row.replace("causal", "masked")
-    return LanguageModel(
-        f"{model.name.replace('causal', 'masked')}, but {BY_NORM}",
-        model.reading,
-        f"{masked}, but {BY_NORM}" if masked else BY_NORM,
-        "norm",
-    )
+    name, row = (text.replace("causal", "masked") for text in (model.name, model.row))
+    return LanguageModel(f"{name}, but {BY_NORM}", model.reading, f"{row}, but {BY_NORM}" if row else BY_NORM, "norm")
 
 
 _CAUSAL = (MASKED, PAPER, TRANSFORMER, PRE_NORM_TRANSFORMER)
@@ -79,13 +71,10 @@ def language_model(name: str, pre_norm: bool, masked: bool, causal: bool) -> Lan
     """Return the language model of these settings.
 
     Args:
-        name: the model's registered name, such as ``tensor_transformer_lm``.
+        name: the model's registered name, such as ``tensor_transformer_lm``; others raise a ValueError.
         pre_norm: whether norms stand before their sublayers.
         masked: whether attention hides the tokens after each position.
-        causal: whether these tokens reach the position in no way, through the norm either.
-
-    Raises:
-        ValueError: there is no language model of this name.
+        causal: whether neither attention nor the norm lets a position see the tokens after it.
     """
     if name == "norm_transformer_lm":
         model = PRE_NORM_TRANSFORMER if pre_norm else TRANSFORMER
@@ -102,12 +91,7 @@ def recorded_model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, lab
     """Return the language model of a run's record, or None for a translation model.
 
     The recorded settings decide, not the cell's name. They say whether attention is masked; the signature of the
-    score, or without a score the record's label, says whether the norm leaves the model causal.
-
-    Args:
-        config: the record's flat config.
-        ppl: its perplexity with its signature, if it was scored.
-        label: the record's label.
+    perplexity, or without a score the record's label, says whether the norm leaves the model causal.
 
     Raises:
         KeyError: the settings do not say whether a language model sees the future.

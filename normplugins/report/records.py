@@ -50,7 +50,7 @@ def read_results(results: Path) -> pd.DataFrame:
             *(models.index(row["model"]) if row["model"] else -1, row["settings"], row["seed"]),
         )
     )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["experiment", "budget", "metric", "diverged"])
 
 
 def summarize(results: pd.DataFrame) -> pd.DataFrame:
@@ -194,12 +194,15 @@ def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
         paper = CORPORA.get(experiment)
         language_model = (paper and paper.metric == "ppl") or any(row["model"] for row in known)
         model, budget = model_of_variant(variant) if language_model else (None, "")
-        empty = dict.fromkeys(
-            ("cut", "note", "train_size", "recipe", "corpus", "stopped_by", "hardware", "machine"), ""
+        texts = ("cut", "note", "train_size", "recipe", "corpus", "stopped_by", "hardware", "machine")
+        numbers = ("updates", "words_per_second", "wall_seconds", "valid_ppl")
+        others = {"budget": budget, "unigram": (), "label_smoothing": 0.0}
+        alike = (
+            _settings(variant, model.name if model else "")
+            | dict.fromkeys(texts, "")
+            | dict.fromkeys(numbers, math.nan)
+            | others
         )
-        numbers = dict.fromkeys(("updates", "words_per_second", "wall_seconds", "valid_ppl"), math.nan)
-        curves = {"unigram": (), "train_curve": (), "valid_curve": (), "label_smoothing": 0.0}
-        alike = _settings(variant, model.name if model else "") | {"budget": budget} | empty | numbers | curves
     own = {"experiment": experiment, "seed": int(seed), "diverged": str(reason), "scored_by": "averaged"}
     return {**alike, **NO_SCORE, **own, "train_curve": (), "valid_curve": ()}
 

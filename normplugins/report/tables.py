@@ -220,7 +220,7 @@ def _table(
 
 
 def _rows(cells: Sequence[Cell], norm: str, missing: dict[str, str]) -> list[Row]:
-    """Put a norm's cells into rows by their settings, each cell into the column of its reading."""
+    """Put the cells of a norm into rows by their settings, each cell into the column of its reading."""
     rows: list[Row] = []
     for cell in sorted(cells, key=_extra):
         name = ", ".join(filter(None, [norm, _extra(cell)]))
@@ -262,7 +262,7 @@ def _name(metric: str) -> str:
 
 
 def _language_model_notes(cells: Sequence[Cell]) -> list[str]:
-    """Return what a reader of these perplexities must know."""
+    """Return the notes on perplexities: what the models see, what is counted, the corpus, a unigram model."""
     models = [cell for cell in cells if cell.model]
     ways = {cell.model.sees_by for cell in models if cell.model}
     notes = [SEES_THE_FUTURE] if "attention" in ways else []

@@ -20,7 +20,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import normplugins
-from normplugins.corpora import corpus_config, register_corpus_nodes
+from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
 from normplugins.models.placement import norm_config
 from normplugins.norms import all_settings, has_statistics, known_norms
@@ -41,8 +41,8 @@ ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
 
 
 @cache
-def register_nodes(norms: tuple[str, ...]) -> None:
-    """Give Hydra the nodes that are made from dataclasses: fairseq's, our own settings, and those of the ``norms``.
+def register_nodes(norms: tuple[str, ...], _corpora: tuple[str, ...]) -> None:
+    """Give Hydra the nodes that are made from dataclasses: fairseq's, our own settings, all ``norms`` and all corpora.
 
     With these, every key can be overridden on the command line and is checked for its type.
     """
@@ -59,7 +59,7 @@ def register_nodes(norms: tuple[str, ...]) -> None:
         store.store(group="norm", name=f"_{name}", node=norm_node(name))
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node=norm_node(name))
-    OmegaConf.register_new_resolver("visible_gpus", torch.cuda.device_count, replace=True)
+    OmegaConf.register_new_resolver("visible_gpus", lambda: torch.cuda.device_count(), replace=True)
     OmegaConf.register_new_resolver("an_eighth", lambda count: math.ceil(count / 8), replace=True)
 
 
@@ -101,7 +101,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     """
     if experiment not in experiments():
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
-    register_nodes(tuple(known_norms()))
+    register_nodes(tuple(known_norms()), tuple(CORPORA))
     overrides = quote_texts(overrides)
     try:
         config, choices = _compose(experiment, overrides)

@@ -25,7 +25,8 @@ def _quote(override: str, sweep: bool) -> str:
     key, equals, value = override.partition("=")
     if not equals or key.lstrip("+") not in text_settings():
         return override
-    if value in ("", "null") or value[0] in "'\"" or "${" in value or (sweep and "," in value):
+    interpolated = re.search(r"\$\\?\{", value)  # Hydra's sweeper escapes the brace
+    if value in ("", "null") or value[0] in "'\"" or interpolated or (sweep and "," in value):
         return override
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"{key}='{escaped}'"

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from normplugins.cli import main
+from normplugins.utils.json_file import HASH
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 300  # seconds that a process may take on a busy machine
@@ -247,6 +248,20 @@ def _without_seal(extra_state: dict[str, Any]) -> dict[str, Any]:
 def load(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def unseal(path: Path) -> None:
+    """Rewrite a checkpoint as older versions did, which did not seal theirs."""
+    state = load(path)
+    del state["extra_state"]["seal"]
+    torch.save(state, path)
+
+
+def change_json(path: Path, **changes: Any) -> None:
+    """Change entries of a JSON file and remove its hash, which files of older versions do not have."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.pop(HASH, None)
+    path.write_text(json.dumps(content | changes), encoding="utf-8")
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:

@@ -42,6 +42,7 @@ def test_the_tables_are_written_as_csv_and_latex_too(page, tmp_path: Path) -> No
     assert r"35.50 $\pm$ 0.71" in latex
 
 
+@pytest.mark.slow
 def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
     put(tmp_path, record("iwslt14", "ln", floor=4.0))
     put(tmp_path, record("demo", "pn", floor=4.0))

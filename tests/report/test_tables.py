@@ -293,12 +293,6 @@ def test_each_test_set_and_the_other_metrics_have_a_table_of_their_own(page, tmp
     assert "demo:" not in made.text, "format 1 has nothing more than the first table shows"
 
 
-def test_settings_of_a_norm_are_rows_beside_it(page, tmp_path) -> None:
-    for variant in ("pnv", "pnv,norm.group_scaling=true", "pn"):
-        put(tmp_path, record("multi30k", variant))
-    assert list(page().rows("multi30k")) == ["pnv", "pnv, norm.group_scaling=true", "pn"]
-
-
 def test_a_detail_that_is_the_same_in_all_rows_is_said_once(page, tmp_path) -> None:
     put(tmp_path, record("demo", "ln", updates=700, stopped_by="max_epoch"))
     put(tmp_path, record("demo", "pn", updates=728, stopped_by="max_epoch"))

@@ -9,6 +9,7 @@ from normplugins.corpora import corpus_config, prepare
 from normplugins.runs import folder
 from normplugins.runs.compose import compose_config
 from normplugins.utils.errors import UserError
+from tests.helpers.runs import TINY, change_json
 
 
 def test_clear_deletes_only_files_of_the_run(tmp_path):
@@ -39,8 +40,7 @@ def test_code_of_later_calls_is_recorded_beside_the_first(trained, tmp_path):
     path = tmp_path / folder.PROVENANCE
     notes = json.loads(path.read_text(encoding="utf-8"))
     (first,) = notes["calls"]
-    notes["calls"].append({**first, "git_commit": "another"})
-    path.write_text(json.dumps(notes), encoding="utf-8")
+    change_json(path, calls=[first, {**first, "git_commit": "another"}])
     found = folder.provenance(tmp_path)
     (load,) = found["hardware"].pop("load")
     assert [len(load[moment]) for moment in ("start", "end")] == [3, 3]
@@ -49,16 +49,13 @@ def test_code_of_later_calls_is_recorded_beside_the_first(trained, tmp_path):
 
 def test_a_call_without_a_checkpoint_is_not_recorded(trained, tmp_path):
     """The next call starts from the beginning, perhaps on another machine."""
-    from tests.helpers.runs import TINY
-
     config = compose_config("demo", ["norm=pn", *TINY])
     corpus = prepare(corpus_config(config.corpus), trained.data_dir)
     path = tmp_path / folder.PROVENANCE
     for checkpoint, earlier in ((False, 0), (True, 1)):
         folder.record_call_start(tmp_path, config, corpus)
         notes = json.loads(path.read_text(encoding="utf-8"))
-        notes["calls"] = [{**notes["calls"][0], "git_commit": "another"}]
-        path.write_text(json.dumps(notes), encoding="utf-8")
+        change_json(path, calls=[{**notes["calls"][0], "git_commit": "another"}])
         if checkpoint:
             (tmp_path / "checkpoint_last.pt").touch()
         folder.record_call_start(tmp_path, config, corpus)
@@ -71,8 +68,6 @@ def _copy(trained, tmp_path):
 
 
 def _command(trained):
-    from tests.helpers.runs import TINY
-
     return ["run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY]
 
 
@@ -95,7 +90,5 @@ def test_a_run_is_not_resumed_with_another_corpus(trained, refused, tmp_path, mo
     copy = _copy(trained, tmp_path)
     monkeypatch.chdir(copy)
     (copy / "run" / folder.RECORD).unlink()
-    path = copy / "run" / folder.PROVENANCE
-    notes = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**notes, "corpus": "0" * 64}), encoding="utf-8")
+    change_json(copy / "run" / folder.PROVENANCE, corpus="0" * 64)
     assert "has changed since the run" in refused(*_command(trained))
