@@ -5,7 +5,8 @@ import re
 import pytest
 
 import normplugins as package
-from normplugins.cli import FAIRSEQ_TOOLS, main
+from normplugins.cli import main
+from normplugins.fairseq_tools import TOOLS
 from tests.helpers.runs import MODEL, command, load, write_malicious
 
 COMMANDS = ["run", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
@@ -48,7 +49,7 @@ def test_invalid_command_lines(arguments, capsys):
         (["run", "demo", "-m", "norm=ln,nope"], ["'nope'", "pn_alg2"]),
         (["prepare", "nope"], ["'nope'", "multi30k"]),
         (["prepare", "demo", "corpus.train_size=many"], ["corpus.train_size", "many"]),
-        (["evaluate", "nowhere"], ["nowhere", "no finished run"]),
+        (["evaluate", "nowhere"], ["nowhere", "holds no run"]),
         (["import-checkpoint", "nowhere.pt", "there.pt"], ["nowhere.pt"]),
         (["fold", "nowhere.pt"], ["nowhere.pt", "No such file"]),
     ],
@@ -68,7 +69,7 @@ def test_prepare_prints_the_folder(trained, normplugins):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", FAIRSEQ_TOOLS)
+@pytest.mark.parametrize("tool", TOOLS)
 def test_every_fairseq_tool_prints_its_help(tool, tmp_path):
     status, said = command(["fairseq", tool, "--help"], tmp_path)
     assert status == 0, said

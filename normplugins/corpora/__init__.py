@@ -1,6 +1,6 @@
 """Corpora: fetched, verified, tokenized, split into subwords and binarized for fairseq. One module per corpus."""
 
-from normplugins.corpora import custom, demo, iwslt14, multi30k, ptb, wikitext, wmt14  # noqa: F401  (they register)
+from normplugins.corpora import custom, custom_text, demo, iwslt14, multi30k, ptb, wikitext, wmt14  # noqa: F401  (they register)
 from normplugins.corpora.base import CORPORA, Corpus, corpus_config, register, register_corpus_nodes
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.pipeline import PreparedCorpus, prepare

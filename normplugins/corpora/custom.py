@@ -86,35 +86,38 @@ class Custom(ParallelCorpus):
             source, target = (iter_lines(files[f"{split}.{side}"]) for side in SIDES)
             return zip_lines(source, target, where[split])
 
-        train, notes = load("train"), list[str]()
+        train, notes, numbers = load("train"), list[str](), dict[str, list[int]]()
         pairs = {split: list(load(split)) for split in where if split != "train"}
         sizes = {"valid": None if self.valid_every else self.valid_size, "test": self.test_size}
         draw = {split: size for split, size in sizes.items() if size and split not in pairs}
         if draw:
-            train, drawn = _draw(list(train), draw, self.seed, where["train"][0], notes)
-            pairs |= drawn
-        return Bitext(train, pairs["test"], where, pairs.get("valid"), self.valid_every, notes=notes)
+            drawn, numbers = _draw(list(train), draw, self.seed, where["train"][0], notes)
+            train, pairs = iter(drawn.pop("train")), pairs | drawn
+        return Bitext(train, pairs["test"], where, pairs.get("valid"), self.valid_every, notes=notes, numbers=numbers)
 
 
 def _draw(
     train: list[Pair], sizes: dict[str, int], seed: int, where: str, notes: list[str]
-) -> tuple[Iterator[Pair], dict[str, list[Pair]]]:
-    """Draw pairs at random without replacement; training pairs that are equal to a drawn pair are dropped."""
-    train = [pair for pair in train if pair[0].strip() and pair[1].strip()]
+) -> tuple[dict[str, list[Pair]], dict[str, list[int]]]:
+    """Draw pairs at random without replacement; training pairs that are equal to a drawn pair are dropped.
+
+    Returns the pairs of the drawn splits and of the training text, and their line numbers.
+    """
+    lines = [number for number, (source, target) in enumerate(train, 1) if source.strip() and target.strip()]
     wanted = sum(sizes.values())
-    if wanted >= len(train):
-        raise UserError(f"{where} has {len(train):,} pairs: too few to draw {wanted:,} of them for {list(sizes)}")
+    if wanted >= len(lines):
+        raise UserError(f"{where} has {len(lines):,} pairs: too few to draw {wanted:,} of them for {list(sizes)}")
     generator = random.Random(seed)
-    keys = [generator.random() for _ in train]  # random() alone is the same in every Python version
-    order = sorted(range(len(train)), key=keys.__getitem__)
-    drawn, start = {}, 0
+    keys = [generator.random() for _ in lines]  # random() alone is the same in every Python version
+    order = [lines[i] for i in sorted(range(len(lines)), key=keys.__getitem__)]
+    numbers, start = {}, 0
     for split, size in sizes.items():
-        drawn[split] = [train[i] for i in sorted(order[start : start + size])]
+        numbers[split] = sorted(order[start : start + size])
         start += size
-    held_out = {pair for pairs in drawn.values() for pair in pairs}
-    rest = [train[i] for i in sorted(order[start:])]
-    kept = [pair for pair in rest if pair not in held_out]
+    held_out = {train[number - 1] for drawn in numbers.values() for number in drawn}
+    rest = sorted(order[start:])
+    numbers["train"] = [number for number in rest if train[number - 1] not in held_out]
     notes.append(f"{', '.join(f'{size:,} {split}' for split, size in sizes.items())} pairs drawn with seed {seed}")
-    if leaks := len(rest) - len(kept):
+    if leaks := len(rest) - len(numbers["train"]):
         notes.append(f"{leaks:,} training pairs equal to a drawn pair dropped")
-    return iter(kept), drawn
+    return {split: [train[number - 1] for number in kept] for split, kept in numbers.items()}, numbers

@@ -4,17 +4,18 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
 from normplugins.corpora.base import SPLITS, Corpus
+from normplugins.corpora.languages import SCORE_TOKENIZERS, check_score_tokenizer, default_score_tokenizer, has_blanks
 from normplugins.corpora.subwords import count_merges
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import existing_file, sha256
 from normplugins.utils.settings import setting
 
-_NOT_IN_VARIANT = {"name", "url", "verify"}  # they do not change what is made of the input files
+_NOT_IN_VARIANT = {"name", "url", "verify", "score_tokenizer"}  # they do not change what is made of the input files
 # Every variant's digest holds these settings, with null where a corpus does not have them; corpora that were prepared
 # before keep their folders.
 _ALWAYS_IN_VARIANT: dict[str, Any] = {
@@ -34,6 +35,7 @@ _ADDED_LATER: dict[str, Any] = {
 }
 
 Pair = tuple[str, str]
+NumberedPair = tuple[int, Pair]
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Bitext:
         raw_test: the test set as published, if ``test`` is already changed.
         test_sets: number of pairs of each test set in ``test``, in order; empty for a single test set.
         notes: what the user should know about how the corpus was read.
+        numbers: the line numbers of a split's pairs in its file, where they are not consecutive.
     """
 
     train: Iterable[Pair]
@@ -57,6 +60,11 @@ class Bitext:
     raw_test: list[Pair] | None = None
     test_sets: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    numbers: Mapping[str, Iterable[int]] = field(default_factory=dict)
+
+    def numbered(self, split: str, pairs: Iterable[Pair]) -> Iterator[NumberedPair]:
+        """Yield each pair of a split after its line number."""
+        return zip(self.numbers.get(split, count(1)), pairs, strict=False)
 
 
 def zip_lines(source: Iterable[str], target: Iterable[str], where: tuple[str, str]) -> Iterator[Pair]:
@@ -107,6 +115,11 @@ class ParallelCorpus(Corpus):
     )
     max_length: int | None = setting(None, "drop training pairs with a longer side", minimum=1)
     max_ratio: float | None = setting(None, "drop training pairs with a larger length ratio", minimum=1)
+    score_tokenizer: str | None = setting(
+        None,
+        "sacreBLEU's tokenizer for scores on plain text; null: by the target language, 13a if it has blanks",
+        choices=(None, *SCORE_TOKENIZERS),
+    )
 
     def read(self, files: Mapping[str, Path]) -> Bitext:
         """Read the corpus from its input files."""
@@ -136,6 +149,13 @@ class ParallelCorpus(Corpus):
         for key in ("clean_punctuation", "split_hyphens"):
             if getattr(self, key) and self.resolved_tokenizer == "given":
                 raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")
+        check_score_tokenizer(self.resolved_score_tokenizer)
+        whole = [language for language in (self.source, self.target) if self.is_left_whole(language)]
+        if whole and self.max_ratio and self.length_in == "words":
+            raise UserError(
+                f"corpus.max_ratio compares numbers of words, and a line of {whole[0]} is left as one word: "
+                "set corpus.length_in=subwords, or corpus.max_ratio=null"
+            )
         if getattr(self, "valid_every", None) and self.length_in != "words":
             raise UserError("corpus.valid_every counts pairs that are clean by their words: set corpus.length_in=words")
 
@@ -155,6 +175,40 @@ class ParallelCorpus(Corpus):
             return self.tokenizer
         return "moses" if self.subword == "bpe" else "none"
 
+    @property
+    def resolved_score_tokenizer(self) -> str:
+        """sacreBLEU's tokenizer for scores on plain text."""
+        return self.score_tokenizer or default_score_tokenizer(self.target)
+
+    def is_left_whole(self, language: str) -> bool:
+        """Whether lines of a language go to the subword model without tokens, because it is written without blanks."""
+        return not has_blanks(language) and self.resolved_tokenizer != "given"
+
+    def tokenizer_of(self, language: str) -> str:
+        """Return ``moses``, ``none`` or ``given`` for one language: Moses has no rules for those without blanks."""
+        return "none" if self.is_left_whole(language) else self.resolved_tokenizer
+
+    def language_notes(self) -> list[str]:
+        """Describe what is done in another way for languages that are written without blanks."""
+        notes = []
+        for language in (self.source, self.target):
+            if has_blanks(language):
+                continue
+            done = ["lower-cased in its Latin letters too"] if self.lowercase else []
+            if self.resolved_tokenizer == "moses":
+                done.append("not tokenized by Moses")
+            if self.clean_punctuation:
+                done.append("its punctuation is not normalized")
+            if self.is_left_whole(language) and self.max_length and self.length_in == "words":
+                done.append("a line counts as one word in corpus.max_length")
+            if language == self.target:
+                name = self.resolved_score_tokenizer
+                joined = "its tokens are joined and " if self.resolved_tokenizer == "given" else ""
+                done.append(f"{joined}its plain text is scored with sacreBLEU's tokenizer {name}")
+            if done:
+                notes.append(f"{language} is written without blanks: {'; '.join(done)}")
+        return notes
+
     def files(self) -> dict[str, str]:
         """Return the settings that name the user's own files."""
         return {}
@@ -173,7 +227,8 @@ class ParallelCorpus(Corpus):
         if self.codes is not None:  # identified by content; nothing is learned, so subword_min_count has no effect
             values["codes"] = sha256(self._codes_file())
             values.pop("subword_min_count", None)
-        return values | {"tokenizer": self.resolved_tokenizer}
+        special = [language for language in (self.source, self.target) if not has_blanks(language)]
+        return values | {"tokenizer": self.resolved_tokenizer} | ({"without_blanks": special} if special else {})
 
     def variant(self) -> str:
         """Return a readable folder name that ends in a digest of all settings."""

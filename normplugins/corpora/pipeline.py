@@ -1,6 +1,6 @@
 """Preparation of a corpus from its input files to fairseq's data-bin; complete stages are skipped."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,15 +8,16 @@ from typing import Any
 
 from normplugins.corpora.base import SPLITS, Corpus, Echo
 from normplugins.corpora.binarize import binarize
+from normplugins.corpora.languages import default_score_tokenizer, has_blanks, is_installed, score_words
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.running_text import PreparedText, RunningText, prepare_running_text
 from normplugins.corpora.stages import Inputs, run_stage, write_manifest
+from normplugins.corpora.subwords import PACKAGES
 from normplugins.corpora.text_stages import write_subwords, write_tokens
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.utils.locks import hold_lock
 
 _RECIPE = 4  # increase this when the same files and settings give other text, or other facts about it
-_SUBWORD_TOOLS = {"bpe": "subword-nmt", "sentencepiece": "sentencepiece"}
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,24 @@ class PreparedCorpus:
     source_text: Path
     manifest: dict[str, Any]
 
+    @property
+    def score_tokenizer(self) -> str:
+        """sacreBLEU's tokenizer for plain text; ``char`` if the manifest names none and the usual is not installed."""
+        name = default_score_tokenizer(self.target)
+        return str(self.manifest.get("score_tokenizer") or (name if is_installed(name) else "char"))
+
     def to_tokens(self, lines: Iterable[str]) -> list[str]:
         """Turn output lines (subwords already joined) into the tokens that ``reference_tokens`` is scored in."""
         if self.manifest["tokenizer"] != "none":
             if not self.manifest["settings"].get("split_hyphens", False):
                 return list(lines)
             lines = detokenize(lines, self.target)  # then tokenized with whole hyphens, as released for WMT14
-        tokens = [tokenize(line, self.target) for line in lines]
+        tokens = [tokenize(line, self.target) if has_blanks(self.target) else squeeze(line) for line in lines]
         return [line.lower() for line in tokens] if self.manifest["lowercase"] else tokens
+
+    def score_words(self, lines: Sequence[str]) -> list[str]:
+        """Return lines of plain text, split into words by :attr:`score_tokenizer` if they have no blanks."""
+        return list(lines) if has_blanks(self.target) else score_words(lines, self.score_tokenizer)
 
     def to_text(self, lines: Iterable[str]) -> list[str]:
         """Turn output lines (subwords already joined) into plain text, to score against ``reference_text``."""
@@ -73,7 +84,7 @@ def prepare(
 def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: int | None) -> PreparedCorpus:
     folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
     # With raw text the references are still tokenized, and with given tokens they are still detokenized.
-    tools = ["sacremoses", *(["regex"] if corpus.clean_punctuation else []), _SUBWORD_TOOLS[corpus.subword], "fairseq"]
+    tools = ["sacremoses", *(["regex"] if corpus.clean_punctuation else []), PACKAGES[corpus.subword], "fairseq"]
     key = inputs.stage_key(_RECIPE, tools)
 
     def binarize_stage(to: Path) -> dict[str, Any]:
@@ -111,7 +122,8 @@ def _manifest(corpus: ParallelCorpus, key: dict[str, Any], records: dict[str, di
         "note": ", ".join(corpus.differing(pairs, " pairs")),
         "notes": [*tokens["notes"], *subwords["notes"]],
         "lowercase": corpus.lowercase,
-        "tokenizer": corpus.resolved_tokenizer,
+        "tokenizer": corpus.tokenizer_of(corpus.target),
+        **({"score_tokenizer": name} if (name := corpus.resolved_score_tokenizer) != "13a" else {}),
         "subword": {"kind": corpus.subword, "size": corpus.subword_size, **subwords["subword"]},
         "longest": subwords["longest"],
         "dictionary_types": binary["dictionary_types"],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from normplugins.corpora.base import SPLITS, register
-from normplugins.corpora.running_text import RunningText
+from normplugins.corpora.running_text import PublishedText
 from normplugins.utils.files import iter_byte_lines
 
 # Both repositories hold the same files.
@@ -15,7 +15,7 @@ URLS = [f"https://raw.githubusercontent.com/{owner}/lstm/master/data" for owner 
 
 @register
 @dataclass
-class PennTreebank(RunningText):
+class PennTreebank(PublishedText):
     """One plain text file per split."""
 
     FILES: ClassVar = {f"ptb.{split}.txt": [f"{url}/ptb.{split}.txt" for url in URLS] for split in SPLITS}

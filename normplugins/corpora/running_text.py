@@ -1,37 +1,65 @@
-"""Running text for language models: word level, streamed line by line to fairseq's data-bin."""
+"""Running text for language models: words or subwords, streamed line by line to fairseq's data-bin."""
 
 import hashlib
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from normplugins.corpora.base import SPLITS, Echo, PublishedCorpus, verify_digest
+from normplugins.corpora import subwords
+from normplugins.corpora.base import SPLITS, Corpus, Echo, PublishedCorpus, verify_digest
 from normplugins.corpora.binarize import binarize_text
 from normplugins.corpora.stages import Inputs, run_stage, write_manifest
+from normplugins.corpora.symbols import LINE_END, UNKNOWN, refuse_symbols
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import text_lines
 
 _RECIPE = 1  # increase this when the same files give other binary data, or other facts about them
-UNKNOWN, LINE_END = "<unk>", "</s>"  # as in fairseq's dictionary
-RESERVED = frozenset({"<s>", "<pad>", LINE_END})  # every fairseq dictionary has them, but not its file
+Split = Callable[[str], list[str]]
+"""Splits a line into words or subwords."""
 
 
 @dataclass
-class RunningText(PublishedCorpus):
-    """A corpus of running text: the words of its files, each line ended by one symbol.
+class RunningText(Corpus):
+    """A corpus of running text: the words or subwords of its files, each line ended by one symbol.
 
-    A token is a word or the end of a line; ``types`` are the different tokens of the training text.
+    A token is a word, or a subword, or the end of a line; ``types`` are the different tokens of the training text.
     """
 
-    DIGESTS: ClassVar[Mapping[str, str]]
+    DIGESTS: ClassVar[Mapping[str, str]] = {}
     """The published digest of each split's text, as ``sha256:...``."""
+
+    @property
+    def level(self) -> str:
+        """``word``, or the kind of subwords that the text is split into."""
+        return "word"
+
+    def learn_subwords(self, files: Mapping[str, Path], model: Path) -> None:
+        """Learn the subword model of a text that is not at word level."""
+        raise NotImplementedError
+
+    def least_count(self) -> int:
+        """Return how often a word must occur in the training text; rarer ones are read as ``<unk>``."""
+        return 1
 
     def open_split(self, files: Mapping[str, Path], split: str) -> tuple[str, Iterator[bytes]]:
         """Return the name of a split's text, for messages, and an iterator over its lines."""
         raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the prepared text depends on, except the input files."""
+        return {"level": self.level}
+
+    def variant(self) -> str:
+        """Return the folder name of these settings."""
+        return self.level
+
+
+@dataclass
+class PublishedText(PublishedCorpus, RunningText):
+    """Running text that is downloaded, and verified by the digests of its splits."""
 
     def check_file(self, path: Path) -> None:
         """Raise UserError for a downloaded file that is damaged or, with ``verify``, not the published one."""
@@ -45,14 +73,6 @@ class RunningText(PublishedCorpus):
             else:
                 deque(lines, maxlen=0)
 
-    def settings(self) -> dict[str, Any]:
-        """Return everything that the prepared text depends on, except the input files."""
-        return {"level": "word"}
-
-    def variant(self) -> str:
-        """Return the folder name of these settings."""
-        return "word"
-
 
 @dataclass(frozen=True)
 class PreparedText:
@@ -65,34 +85,47 @@ class PreparedText:
 
 @dataclass
 class _Text:
-    """The counts of the words of a split, line ends included, and the digests of its text by algorithm."""
+    """The counts of the tokens of a split, its number of words, and the digests of its text by algorithm."""
 
     where: str
     counts: Counter[str]
+    words: int
     digests: dict[str, str]
 
 
 def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> PreparedText:
     """Prepare under ``home/<variant>``; the caller holds the lock of ``home``. Raises UserError for bad input."""
     folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
-    key = inputs.stage_key(_RECIPE, ["fairseq"])
+    tools = ["fairseq"] if corpus.level == "word" else ["fairseq", subwords.PACKAGES[corpus.level]]
+    key = inputs.stage_key(_RECIPE, tools)
+
+    def learn(to: Path) -> dict[str, Any]:
+        echo(f"{corpus.name}: learning {corpus.level} subwords")
+        corpus.learn_subwords(inputs.files, to / subwords.FILES[corpus.level])
+        return {}
 
     def binarize(to: Path) -> dict[str, Any]:
         with inputs.reading():
             echo(f"{corpus.name}: counting words")
-            texts = {split: _count(corpus, inputs, split) for split in SPLITS}
-            facts = _facts(texts)
-            if corpus.verify:
+            texts = {split: _count(corpus, inputs, split, split_line) for split in SPLITS}
+            facts = _facts(corpus, texts)
+            if getattr(corpus, "verify", False):
                 _verify(corpus, texts, facts)
         echo(f"{corpus.name}: binarizing")
-        lines = {split: _words(*corpus.open_split(inputs.files, split)) for split in SPLITS}
+        lines = {split: _tokens(*corpus.open_split(inputs.files, split), split_line) for split in SPLITS}
         return {**facts, "dictionary_types": binarize_text(texts["train"].counts, lines, to)}
 
+    split_line: Split = str.split  # at any Unicode white space, as in the published counts
+    if corpus.level != "word":
+        run_stage(folder / "subword", key, learn, echo)
+        split_words = subwords.splitter(corpus.level, folder / "subword" / subwords.FILES[corpus.level])
+        split_line = lambda line: split_words(" ".join(line.split())).split()  # noqa: E731
     record = run_stage(folder / "bin", key, binarize, echo)
     facts = record["facts"]
     manifest = {
         "corpus": corpus.name,
         **{name: facts[name] for name in ("counts", "types", "dictionary_types", "unigram_ppl")},
+        **({"subword": {"kind": corpus.level}} if corpus.level != "word" else {}),
         "expected": dict(corpus.published()),
         "note": ", ".join(_differing(corpus, facts)),
         "notes": facts["notes"],
@@ -119,14 +152,15 @@ def unigram_perplexity(train: Counter[str], split: Counter[str]) -> float | None
     return math.exp(-log_likelihood / split.total())
 
 
-def _words(where: str, raw: Iterable[bytes]) -> Iterator[list[str]]:
-    """Yield the words of each line, split at any Unicode white space as in the published counts."""
-    return (line.split() for line in text_lines(raw, where))
+def _tokens(where: str, raw: Iterable[bytes], split_line: Split) -> Iterator[list[str]]:
+    """Yield the words or subwords of each line."""
+    return (split_line(line) for line in text_lines(raw, where))
 
 
-def _count(corpus: RunningText, inputs: Inputs, split: str) -> _Text:
+def _count(corpus: RunningText, inputs: Inputs, split: str, split_line: Split) -> _Text:
     where, raw = corpus.open_split(inputs.files, split)
-    digests = {name: hashlib.new(name) for name in ("sha256", corpus.DIGESTS[split].partition(":")[0])}
+    published = corpus.DIGESTS.get(split, "sha256").partition(":")[0]
+    digests = {name: hashlib.new(name) for name in ("sha256", published)}
 
     def digested() -> Iterator[bytes]:
         for line in raw:
@@ -134,16 +168,18 @@ def _count(corpus: RunningText, inputs: Inputs, split: str) -> _Text:
                 digest.update(line)
             yield line
 
-    counts, lines = Counter[str](), 0
-    for words in _words(where, digested()):
-        counts.update(words)
-        lines += 1
+    counts, words, lines = Counter[str](), 0, 0
+    for lines, line in enumerate(text_lines(digested(), where), 1):
+        counts.update(split_line(refuse_symbols(line, corpus.level, where, lines)))
+        words += len(line.split()) if corpus.level != "word" else 0
     if not counts:
         raise UserError(f"{where} has no word")
-    if reserved := sorted(RESERVED & counts.keys()):
-        raise UserError(f"{where} has the word {reserved[0]}, which is reserved by fairseq")
+    words = words or counts.total()
+    if split == "train" and (least := corpus.least_count()) > 1:
+        rare = [word for word, count in counts.items() if count < least and word != UNKNOWN]
+        counts[UNKNOWN] += sum(counts.pop(word) for word in rare)
     counts[LINE_END] = lines
-    return _Text(where, counts, {name: digest.hexdigest() for name, digest in digests.items()})
+    return _Text(where, counts, words, {name: digest.hexdigest() for name, digest in digests.items()})
 
 
 def _verify(corpus: RunningText, texts: dict[str, _Text], facts: dict[str, Any]) -> None:
@@ -160,20 +196,26 @@ def _verify(corpus: RunningText, texts: dict[str, _Text], facts: dict[str, Any])
         raise UserError(f"{corpus.name} has {', '.join(differing)}; {what_to_do}")
 
 
-def _facts(texts: dict[str, _Text]) -> dict[str, Any]:
-    counts = {split: text.counts for split, text in texts.items()}
+def _facts(corpus: RunningText, texts: dict[str, _Text]) -> dict[str, Any]:
+    counts, unit = (
+        {split: text.counts for split, text in texts.items()},
+        "words" if corpus.level == "word" else "subwords",
+    )
     train, held_out = counts["train"], {split: counts[split] for split in ("valid", "test")}
     new = {split: sum(count for word, count in words.items() if word not in train) for split, words in held_out.items()}
     return {
         "counts": {
-            split: {"lines": words[LINE_END], "words": words.total() - words[LINE_END], "tokens": words.total()}
-            for split, words in counts.items()
+            split: {"lines": text.counts[LINE_END], "words": text.words, "tokens": text.counts.total()}
+            for split, text in texts.items()
         },
         "types": len(train),  # as in the published counts: the line end is a type, <s> and <pad> are not
-        "unigram_ppl": {split: unigram_perplexity(train, words) for split, words in held_out.items()},
+        # that of subwords is not a perplexity by words
+        "unigram_ppl": {split: unigram_perplexity(train, words) for split, words in held_out.items()}
+        if unit == "words"
+        else None,
         "text_sha256": {split: text.digests["sha256"] for split, text in texts.items()},
         "notes": [
-            f"{count:,} {split} words that the training text does not have: read as {UNKNOWN}"
+            f"{count:,} {split} {unit} that the training text does not have: read as {UNKNOWN}"
             for split, count in new.items()
             if count
         ],

@@ -17,8 +17,8 @@ PROGRESS = "progress.json"
 CHUNK = 2000  # pairs
 _ECHO_EVERY = 250_000  # pairs
 
-Work = Callable[[list[Pair]], tuple[list[Pair], dict[str, int]]]
-"""Turns a chunk of pairs into the pairs to write and the number of dropped pairs by reason."""
+Work = Callable[[list[Any]], tuple[list[Pair], dict[str, int]]]
+"""Turns a chunk of pairs, numbered or not, into the pairs to write and the number of dropped pairs by reason."""
 _Counted = tuple[Pair, tuple[int, int]]  # with the number of words of both sides
 
 
@@ -50,14 +50,14 @@ class SplitWriter:
         self._save_progress()
 
     def write(
-        self, split: str, pairs: Iterable[Pair], work: Work, workers: int | None, valid_every: int | None = None
+        self, split: str, pairs: Iterable[Any], work: Work, workers: int | None, valid_every: int | None = None
     ) -> None:
         """Write ``work(chunk)`` of all pairs behind those already read; every n-th resulting pair goes to ``valid``."""
         counts, valid = self.counts[split], self.counts["valid"]
         if counts["read"] and split == "train":
             self._echo(f"{self._name}: going on after {counts['read']:,} pairs")
 
-        def count_words(chunk: list[Pair]) -> tuple[int, list[_Counted], dict[str, int]]:
+        def count_words(chunk: list[Any]) -> tuple[int, list[_Counted], dict[str, int]]:
             kept, dropped = work(chunk)
             return len(chunk), [(pair, (len(pair[0].split()), len(pair[1].split()))) for pair in kept], dropped
 

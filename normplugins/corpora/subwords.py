@@ -10,6 +10,7 @@ from pathlib import Path
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import iter_lines, read_lines, whole_file
 
+PACKAGES = {"bpe": "subword-nmt", "sentencepiece": "sentencepiece"}
 FILES = {"bpe": "codes", "sentencepiece": "sentencepiece.model"}
 
 # SentencePiece sums parts of its training per thread. With a fixed number, the model does not depend on the machine.

@@ -9,9 +9,11 @@ from typing import Any
 
 from normplugins.corpora import subwords
 from normplugins.corpora.base import SPLITS, Echo
-from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus
+from normplugins.corpora.languages import has_blanks
+from normplugins.corpora.parallel import Bitext, NumberedPair, Pair, ParallelCorpus
 from normplugins.corpora.split_writer import CHUNK, SplitWriter
 from normplugins.corpora.stages import Inputs
+from normplugins.corpora.symbols import refuse_symbols
 from normplugins.corpora.tokenizer import clean_punctuation, detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import iter_lines, whole_file, write_lines
@@ -29,9 +31,10 @@ def write_tokens(corpus: ParallelCorpus, inputs: Inputs, echo: Echo, workers: in
     echo(f"{corpus.name}: tokenizing")
     with inputs.reading():
         bitext = corpus.read(inputs.files)
-        chunks = map_ordered(partial(_tokenize, corpus, "test"), chunked(bitext.test, CHUNK), workers)
-        test = [pair for tokens, _ in chunks for pair in tokens]
         where = {split: bitext.where.get(split, bitext.where["train"]) for split in SPLITS}
+        work = {split: partial(_tokenize, corpus, split, where[split]) for split in SPLITS}
+        chunks = map_ordered(work["test"], chunked(bitext.numbered("test", bitext.test), CHUNK), workers)
+        test = [pair for tokens, _ in chunks for pair in tokens]
         corpus.verify_test(test, where["test"])  # before the training text, which takes long
     for side, file in enumerate(where["test"]):
         lines = [pair[side] for pair in test]
@@ -41,22 +44,23 @@ def write_tokens(corpus: ParallelCorpus, inputs: Inputs, echo: Echo, workers: in
     writer = SplitWriter(to, corpus, echo)
     writer.write("test", test, lambda chunk: (chunk, {}), workers=1)
     if bitext.valid is not None:
-        writer.write("valid", bitext.valid, partial(_tokenize, corpus, "valid"), workers)
+        writer.write("valid", bitext.numbered("valid", bitext.valid), work["valid"], workers)
 
-    def train() -> Iterator[Pair]:
+    def train() -> Iterator[NumberedPair]:
         with inputs.reading():
-            yield from bitext.train
+            yield from bitext.numbered("train", bitext.train)
 
     every = bitext.valid_every if bitext.valid is None else None
-    writer.write("train", train(), partial(_tokenize, corpus, "train"), workers, every)
+    writer.write("train", train(), work["train"], workers, every)
     counts = {split: writer.counts[split] for split in SPLITS}
-    notes = [*bitext.notes, *corpus.cleaning_notes(counts["train"]["dropped"])]
+    notes = [*corpus.language_notes(), *bitext.notes, *corpus.cleaning_notes(counts["train"]["dropped"])]
     if empty := counts["valid"]["dropped"].get("empty"):
         notes.append(f"{empty:,} validation pairs with an empty side dropped")
     for split in SPLITS:
         if not counts[split]["pairs"]:
             missing = f"no {_SPLIT_NAMES[split]} pair is left of {' and '.join(where[split])}"
             raise UserError("; ".join([missing, *notes]))
+    notes += _overlap_notes(test, [to / f"train.{language}" for language in (corpus.source, corpus.target)])
     names = f"words_{corpus.source}", f"words_{corpus.target}"
     return {
         "counts": {
@@ -68,11 +72,35 @@ def write_tokens(corpus: ParallelCorpus, inputs: Inputs, echo: Echo, workers: in
     }
 
 
-def _tokenize(corpus: ParallelCorpus, split: str, pairs: Sequence[Pair]) -> tuple[list[Pair], dict[str, int]]:
-    """Return the tokens of the pairs that are kept, and the number of dropped pairs by reason."""
+def _overlap_notes(test: Sequence[Pair], train: Sequence[Path]) -> list[str]:
+    """Count the test pairs that the training text also has, on both sides or on the source side."""
+    pairs, sources = set(test), {source for source, _ in test}
+    seen_pairs, seen_sources = set[Pair](), set[str]()
+    for pair in zip(*map(iter_lines, train), strict=True):
+        if pair[0] in sources:
+            seen_sources.add(pair[0])
+            if pair in pairs:
+                seen_pairs.add(pair)
+    if not seen_sources:
+        return []
+    both, alone = sum(pair in seen_pairs for pair in test), sum(pair[0] in seen_sources for pair in test)
+    return [f"{both:,} of {len(test):,} test pairs also stand in the training text, {alone:,} by their source side"]
+
+
+def _tokenize(
+    corpus: ParallelCorpus, split: str, where: tuple[str, str], pairs: Sequence[NumberedPair]
+) -> tuple[list[Pair], dict[str, int]]:
+    """Return the tokens of the pairs that are kept, and the number of dropped pairs by reason.
+
+    Raises UserError for a pair that holds a symbol; ``where`` names the file of each side.
+    """
+
+    def tokenize_side(side: int, line: str, number: int) -> str:
+        tokens = _tokenize_line(corpus, (corpus.source, corpus.target)[side], split, line)
+        return refuse_symbols(tokens, corpus.subword, where[side], number)
+
     tokens = [
-        (_tokenize_line(corpus, corpus.source, split, source), _tokenize_line(corpus, corpus.target, split, target))
-        for source, target in pairs
+        (tokenize_side(0, source, number), tokenize_side(1, target, number)) for number, (source, target) in pairs
     ]
     if split == "train" and corpus.length_in == "words":
         return corpus.clean(tokens)
@@ -83,16 +111,17 @@ def _tokenize(corpus: ParallelCorpus, split: str, pairs: Sequence[Pair]) -> tupl
 
 
 def _tokenize_line(corpus: ParallelCorpus, language: str, split: str, line: str) -> str:
-    if split != "test" and corpus.clean_punctuation:
+    if split != "test" and corpus.clean_punctuation and has_blanks(language):
         line = clean_punctuation(line, language)
-    moses = corpus.resolved_tokenizer == "moses"
+    moses = corpus.tokenizer_of(language) == "moses"
     tokens = tokenize(line, language, corpus.split_hyphens) if moses else squeeze(line)
     return tokens.lower() if corpus.lowercase else tokens
 
 
 def _write_references(corpus: ParallelCorpus, bitext: Bitext, test: list[Pair], to: Path) -> None:
     raw, tokens = bitext.raw_test or bitext.test, [target for _, target in test]
-    # References are Moses tokens with whole hyphens, also if the text is left raw or hyphens are split.
+    # References are Moses tokens with whole hyphens, also if the text is left raw or hyphens are split. A language
+    # without blanks is left raw, and split into words when it is scored.
     if corpus.resolved_tokenizer == "none" or corpus.split_hyphens:
         scored = replace(corpus, tokenizer="moses", split_hyphens=False)
         tokens = [_tokenize_line(scored, corpus.target, "test", target) for _, target in bitext.test]

@@ -7,6 +7,9 @@ from functools import lru_cache
 import regex
 from sacremoses import MosesDetokenizer, MosesPunctNormalizer, MosesTokenizer
 
+from normplugins.corpora.languages import has_blanks, join_tokens
+from normplugins.corpora.symbols import has_symbol
+
 _FINAL_STOP = re.compile(r"(?<=\S)\.$")
 _TAG_LINE = re.compile(r"<.+>")
 _NON_PRINTING = regex.compile(r"\p{C}")
@@ -42,18 +45,20 @@ def clean_punctuation(line: str, language: str) -> str:
 
 
 def tokenize(line: str, language: str, split_hyphens: bool = False) -> str:
-    """Return one line as Moses tokens, with special characters escaped; a line that is one markup tag is not changed.
+    """Return one line as Moses tokens, with special characters escaped; a line of markup is not changed.
 
     ``split_hyphens``: ``well-kept`` becomes ``well @-@ kept`` (tokenizer.perl's ``-a``).
     """
     line = squeeze(line)
-    if not line or _TAG_LINE.fullmatch(line):  # as in Moses
+    if not line or (_TAG_LINE.fullmatch(line) and not has_symbol(line.lower())):  # as in Moses
         return line
     return squeeze(_tokenizer(language).tokenize(line, aggressive_dash_splits=split_hyphens, return_str=True))
 
 
 def detokenize(lines: Iterable[str], language: str) -> list[str]:
-    """Return lines of Moses tokens as plain text, unescaped."""
+    """Return lines of Moses tokens as plain text, unescaped; in a language without blanks, the tokens are joined."""
+    if not has_blanks(language):
+        return [_detokenizer("en").unescape_xml(join_tokens(line)) for line in lines]
     detokenizer = _detokenizer(language)
     return [str(detokenizer.detokenize(line.split())) for line in lines]
 

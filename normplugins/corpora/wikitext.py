@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from normplugins.corpora.archives import iter_member
 from normplugins.corpora.base import archived, register
-from normplugins.corpora.running_text import RunningText
+from normplugins.corpora.running_text import PublishedText
 
 _URLS = ("https://wikitext.smerity.com", archived("https://s3.amazonaws.com/research.metamind.io/wikitext"))
 _HELD_OUT = {"valid tokens": 217_646, "valid lines": 3_760, "test tokens": 245_569, "test lines": 4_358}
 
 
-class _WikiText(RunningText):
+class _WikiText(PublishedText):
     def open_split(self, files: Mapping[str, Path], split: str) -> tuple[str, Iterator[bytes]]:
         """Return the archive and member of a split, for messages, and an iterator over its lines."""
         (path,), name = files.values(), f"wiki.{split}.tokens"

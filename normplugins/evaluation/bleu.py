@@ -13,6 +13,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import DictConfig
 
 from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
+from normplugins.corpora.languages import has_blanks
 from normplugins.evaluation.loading import load_model, progress
 from normplugins.utils.files import read_lines, whole_file
 
@@ -98,12 +99,15 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
         Metrics by test set: ``test`` is the whole, followed by the corpus's individual test sets if it has several.
         ``bleu`` is computed on Moses tokens with the case of the training text, as published. With ``compounds`` it is
         called ``bleu_compound``, since the two cannot be compared. ``sacrebleu``, ``chrf2`` and ``ter`` are computed on
-        plain text with the original references, and ignore case if the training text is lower-cased. The signature of
+        plain text with the original references, and ignore case if the training text is lower-cased. A language without
+        blanks is split into words by ``corpus.score_tokenizer``, which the signatures name. The signature of
         ``sacrebleu`` names the test set if the references are byte for byte one of sacreBLEU's.
     """
     tokens, reference_tokens = scored_tokens(translations, corpus, compounds)
     text, reference_text = corpus.to_text(translations), read_lines(corpus.reference_text)
     name, fields = ("bleu_compound", {"compounds": "split"}) if compounds else ("bleu", {})
+    if _without_blanks(corpus):
+        fields["words"] = corpus.score_tokenizer
     slices, begin = {"test": slice(None)}, 0
     for test_set, count in corpus.manifest.get("test_sets", {}).items():
         slices[test_set] = slice(begin, begin + count)
@@ -115,21 +119,32 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
         known = {"test": TEST_SETS[digest], "lang": f"{corpus.source}-{corpus.target}"} if digest in TEST_SETS else {}
         scores[test_set] = {
             name: bleu(tokens[part], reference_tokens[part], fields, tokenize="none", force=True),
-            "sacrebleu": bleu(plain, references, known, lowercase=lower),
+            "sacrebleu": bleu(plain, references, known, lowercase=lower, tokenize=corpus.score_tokenizer),
         }
-        for other, metric in (
-            ("chrf2", sacrebleu.metrics.CHRF(lowercase=lower)),
-            ("ter", sacrebleu.metrics.TER(case_sensitive=not lower)),
+        words = corpus.score_words(plain), corpus.score_words(references)  # TER counts words
+        for other, metric, (hypothesis, reference) in (
+            ("chrf2", sacrebleu.metrics.CHRF(lowercase=lower), (plain, references)),
+            ("ter", sacrebleu.metrics.TER(case_sensitive=not lower), words),
         ):
-            result = metric.corpus_score(plain, [references])
-            scores[test_set][other] = {"score": result.score, "signature": str(metric.get_signature())}
+            result = metric.corpus_score(hypothesis, [reference])
+            signature = metric.get_signature()
+            if other == "ter" and not has_blanks(corpus.target):
+                signature.update("words", corpus.score_tokenizer)
+            scores[test_set][other] = {"score": result.score, "signature": str(signature)}
     return scores
 
 
 def scored_tokens(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool) -> tuple[list[str], list[str]]:
     """Return the tokenized lines of a translation of the test set, and of its references, for BLEU as published."""
     both = corpus.to_tokens(translations), read_lines(corpus.reference_tokens)
+    if _without_blanks(corpus):
+        both = corpus.score_words(both[0]), corpus.score_words(both[1])
     return (split_compounds(both[0]), split_compounds(both[1])) if compounds else both
+
+
+def _without_blanks(corpus: PreparedCorpus) -> bool:
+    """Whether the target side has neither blanks nor given tokens, so that it is split into words for BLEU."""
+    return corpus.manifest.get("tokenizer") != "given" and not has_blanks(corpus.target)
 
 
 def split_compounds(lines: Sequence[str]) -> list[str]:
@@ -159,7 +174,8 @@ def write_translations(path: Path, lines: Sequence[str], hypotheses: Sequence[st
     Raises:
         UserError: the disk is full or cannot be written.
     """
-    metric = sacrebleu.metrics.BLEU(tokenize="none", force=True, effective_order=True)  # does not change the statistics
+    # effective_order avoids a warning about sentence scores and does not change the statistics.
+    metric = sacrebleu.metrics.BLEU(tokenize="none", force=True, effective_order=True)
     rows = []
     for line, hypothesis, reference in zip(lines, hypotheses, references, strict=True):
         found = metric.sentence_score(hypothesis, [reference])

@@ -68,7 +68,14 @@ class Windows:
 
 
 def measure(
-    checkpoint: Path, bin_dir: Path, windows: Windows, causal: bool, cpu: bool, output: Path
+    checkpoint: Path,
+    bin_dir: Path,
+    windows: Windows,
+    causal: bool,
+    cpu: bool,
+    output: Path,
+    subwords: str = "",
+    words: int | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """Measure the perplexity of the test set.
 
@@ -79,38 +86,50 @@ def measure(
         causal: whether no position sees the tokens after it; a part of the signature.
         cpu: use the CPU even if there is a GPU.
         output: the ``.npy`` file that gets the natural log-probability of every token, in the order of the text.
+        subwords: the kind of subwords that the text is split into.
+        words: the number of words and line ends of a text in subwords, by which its perplexity is measured.
 
     Returns:
         Metrics by name, and the speed: ``seconds`` and ``tokens_per_second``. The metric ``ppl`` is over all tokens.
         ``ppl_full_segments`` leaves out the tokens of a shorter last window, like the published code; it is absent if
-        the text is shorter than one window.
+        the text is shorter than one window or in subwords.
     """
     begun = time.perf_counter()
     logprobs = token_logprobs(checkpoint, bin_dir, windows, cpu)
     seconds = time.perf_counter() - begun
     with whole_file(output) as temporary, temporary.open("wb") as file:
         np.save(file, logprobs)
-    metrics = {"ppl": perplexity(logprobs, windows, causal, "counted")}
-    if full := windows.in_full(len(logprobs)):
+    metrics = {"ppl": perplexity(logprobs, windows, causal, "counted", subwords, words)}
+    if (full := windows.in_full(len(logprobs))) and not subwords:
         metrics["ppl_full_segments"] = perplexity(logprobs[:full], windows, causal, "dropped")
     return metrics, {"seconds": round(seconds, 1), "tokens_per_second": round(len(logprobs) / seconds, 1)}
 
 
-def perplexity(logprobs: NDArray[np.float32], windows: Windows, causal: bool, partial: str) -> dict[str, Any]:
+def perplexity(
+    logprobs: NDArray[np.float32],
+    windows: Windows,
+    causal: bool,
+    partial: str,
+    subwords: str = "",
+    words: int | None = None,
+) -> dict[str, Any]:
     """Return the perplexity of tokens (N,) as it is stored in a record; sums are in float64.
 
-    ``nats`` is the mean negative log-probability of ``tokens`` tokens, and ``score`` its exponential.
+    ``nats`` is the mean negative log-probability of ``tokens`` tokens, and ``score`` its exponential. Tokens are words
+    and line ends, also if the model reads subwords: the probability of a word is the product of its subwords'.
 
     Raises:
         UserError: a log-probability is not finite.
     """
-    nats = -float(logprobs.mean(dtype=np.float64))
+    tokens = words or len(logprobs)
+    nats = -float(logprobs.sum(dtype=np.float64)) / tokens if subwords else -float(logprobs.mean(dtype=np.float64))
     if not math.isfinite(nats):
         broken = int((~np.isfinite(logprobs)).sum())
         raise UserError(f"the log-probabilities that the model gives to {broken:,} tokens are not finite")
-    parts = ("level:word", f"tokens:{len(logprobs)}", f"segment:{windows.segment}", f"context:{windows.context}")
+    parts = ["level:word", *([f"{subwords}:{len(logprobs)}"] if subwords else []), f"tokens:{tokens}"]
+    parts += [f"segment:{windows.segment}", f"context:{windows.context}"]
     signature = "|".join([*parts, f"partial:{partial}", f"causal:{'yes' if causal else 'no'}"])
-    return {"score": math.exp(min(nats, 709.0)), "signature": signature, "tokens": len(logprobs), "nats": nats}
+    return {"score": math.exp(min(nats, 709.0)), "signature": signature, "tokens": tokens, "nats": nats}
 
 
 def load_model_and_text(checkpoint: Path, bin_dir: Path, cpu: bool) -> tuple[Any, Tensor, Tensor]:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from normplugins.corpora import ParallelCorpus, RunningText
+from normplugins.corpora.languages import has_blanks
 from normplugins.evaluation import bleu, perplexity
 from normplugins.models.config import is_causal
 from normplugins.utils.errors import UserError
@@ -68,6 +69,14 @@ class Translation(_Kind):
     RESCORABLE = ("evaluate.recalibrate", *(f"evaluate.{name}" for name in bleu.SEARCH), "evaluate.split_compounds")
     OUTPUT = "hypotheses"
     OUTPUTS = ("test*.hypotheses", "seed*.tsv.gz")
+
+    def check(self, config: DictConfig) -> None:
+        """Raise UserError for settings that cannot work."""
+        if config.evaluate.split_compounds and not has_blanks(config.corpus.target):
+            raise UserError(
+                f"evaluate.split_compounds=true splits hyphenated words, and {config.corpus.target} is written without "
+                "blanks: set it to false"
+            )
 
     def check_corpus(self, config: DictConfig, corpus: Any) -> None:
         """Refuse validation and test sentences that are too long for the model before training, not after it."""
@@ -176,8 +185,11 @@ class LanguageModeling(_Kind):
     ) -> tuple[dict[str, Metrics], dict[str, float]]:
         """Measure the perplexity of the test text, and write the file ``output``; returns as for a translation."""
         causal = is_causal(config.model.norm, config.model.get("causal", True))
+        test = corpus.manifest["counts"]["test"]
+        subwords = corpus.manifest.get("subword", {}).get("kind", "")
+        words = test["words"] + test["lines"] if subwords else None
         metrics, speed = perplexity.measure(
-            checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, output
+            checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, output, subwords, words
         )
         return {"test": metrics}, speed
 

@@ -46,13 +46,13 @@ class PowerNormSettings(GroupScalingSettings, KernelSettings, RunningSettings, E
     alpha_fwd: float = setting(0.9, "decay of the running quadratic mean psi^2", minimum=0, below=1)
     alpha_bkw: float = setting(0.9, "decay of nu, the running quantity of the approximate backward", minimum=0, below=1)
     warmup_updates: int = setting(
-        8000, "while the update count t <= this, the forward divides by the batch's quadratic mean", minimum=0
+        8000, "in the first so many updates, the forward divides by the batch's quadratic mean", minimum=0
     )
     group_scaling: bool = setting(True, GROUP_SCALING)
     double_update: bool = setting(
         True,
-        "while t < warmup_updates, psi^2 takes a step of the cumulative mean and then the decayed step; off: only the "
-        "former",
+        "before the last warmup update, psi^2 takes a step of the cumulative mean and then one of the decayed mean; "
+        "off: in warmup only the step of the cumulative mean",
         switch="warmup_updates",
     )
     batch_backward: bool = setting(
@@ -67,10 +67,10 @@ class PowerNormSettings(GroupScalingSettings, KernelSettings, RunningSettings, E
 
 
 class _ApproximateBackward(torch.autograd.Function):
-    """y = weight z scale + bias for z (N, C), with the backward of Algorithm 2, which passes mean(x~ x^) to ``norm``.
+    """y = weight z scale + bias, with the backward of Algorithm 2, which passes mean(x~ x^) to ``norm``.
 
-    ``scale`` and ``scale_backward`` (C,) are the 1 / psi of the forward and of dL/dx; ``positions`` is the number of
-    positions in the means of the backward.
+    z (N, C) is the input x, after group scaling if there is one. ``scale`` and ``scale_backward`` (C,) are the 1 / psi
+    of the forward and of dL/dx; ``positions`` is the number of positions in the means of the backward.
     """
 
     @staticmethod

@@ -144,10 +144,10 @@ class _Writer:
 
 def _command(run: Any) -> str:
     """Return the command that repeats the row of this run."""
-    if run["corpus"] == "custom":
+    if run["corpus"].startswith("custom"):
         return (
-            f"`normplugins run custom experiment={run['experiment']} norm=NORM seed=K`, with the `corpus.` settings "
-            "of the record and the settings in the row's name."
+            f"`normplugins run {run['corpus']} experiment={run['experiment']} norm=NORM seed=K`, with the `corpus.` "
+            "settings of the record and the settings in the row's name."
         )
     if run["model"]:
         budget = f" budget={run['budget']}" if run["budget"] else ""

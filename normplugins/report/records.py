@@ -120,6 +120,7 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
     model = recorded_model(config, record["metrics"].get("ppl"), str(record.get("label") or ""))
     unigram, size = corpus.get("unigram_ppl"), corpus["counts"].get("train", {})
+    known = bool(unigram) and None not in unigram.values()  # None: a word that a unigram model of train cannot have
     units = [unit for unit in ("pairs", "tokens") if size.get(unit) is not None]  # of parallel and of running text
     # settings of an experiment's own recipe that have changed between versions: its end, and its test set
     ends = ("optimization.max_epoch", "optimization.max_update", "checkpoint.patience")
@@ -138,7 +139,8 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
         "words_per_second": _number(training["words_per_second"]),
         "wall_seconds": _number(training["wall_seconds"]),
         "valid_ppl": min(ppls, default=math.nan),
-        "unigram": (_number(unigram["valid"]), _number(unigram["test"])) if unigram else (),
+        "unigram": tuple(_number(unigram[split]) for split in ("valid", "test")) if known else (),
+        "subwords": str(corpus.get("subword", {}).get("kind", "")),
         "hardware": hardware,
         "machine": machine,
         "label_smoothing": float(config.get("criterion.label_smoothing") or 0),
@@ -196,7 +198,7 @@ def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
         model, budget = model_of_variant(variant) if language_model else (None, "")
         texts = ("cut", "note", "train_size", "recipe", "corpus", "stopped_by", "hardware", "machine")
         numbers = ("updates", "words_per_second", "wall_seconds", "valid_ppl")
-        others = {"budget": budget, "unigram": (), "label_smoothing": 0.0}
+        others = {"budget": budget, "unigram": (), "subwords": "", "label_smoothing": 0.0}
         alike = (
             _settings(variant, model.name if model else "")
             | dict.fromkeys(texts, "")

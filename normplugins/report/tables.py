@@ -270,6 +270,8 @@ def _language_model_notes(cells: Sequence[Cell]) -> list[str]:
     notes += [COUNTED] if models else []
     for first in (cell.first for cell in models):
         which = f" ({first['note']})" if first["note"] else ""
+        if first["subwords"]:
+            notes.append(f"The models read {first['subwords']} subwords: best valid ppl is by subwords, ppl by words.")
         notes += [f"Corpus: {first['train_size']}{which}."] if first["train_size"] else []
         if first["unigram"]:
             valid, test = first["unigram"]

@@ -111,7 +111,7 @@ def _differing(config: DictConfig, own: DictConfig) -> Iterator[tuple[str, Any]]
     """Yield each key and value that differ from what the experiment's own file would give in this config."""
     expressions, usual = dict(flatten(own, resolve=False)), config.copy()
     for key, expression in flatten(config, resolve=False):
-        of_files = config.corpus.name == "custom" and _FILES_OF_A_CUSTOM_CORPUS.fullmatch(key)
+        of_files = config.corpus.name in ("custom", "custom_lm") and _FILES_OF_A_CUSTOM_CORPUS.fullmatch(key)
         if key in _COORDINATES or not changes_result(key) or key.startswith(f"{_GROUP_OF_VALUES}.") or of_files:
             continue
         if f"${{{_GROUP_OF_VALUES}." in str(expression) and key in expressions:

@@ -99,11 +99,13 @@ def clear(directory: Path) -> None:
 def save_or_check_config(directory: Path, config: DictConfig) -> None:
     """Write the resolved config beside the checkpoints, or check that it is the one they were made with.
 
+    A run that was refused before it had a checkpoint leaves only its config, which the next call replaces.
+
     Raises:
         UserError: the folder holds a run with other settings.
     """
     path = directory / CONFIG
-    if not path.exists():
+    if not path.exists() or not _has_begun(directory):
         with whole_file(path) as temporary:
             temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
         return
@@ -187,6 +189,8 @@ def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool
     Raises:
         UserError: the run in the folder began with another corpus, so its checkpoints do not fit this one.
     """
+    if not _has_begun(directory):
+        return False
     digest, done = _notes(directory).get("corpus"), read_json(directory / RECORD, REMEDIES[RECORD])
     if digest is None and done:
         digest = _digest(done["corpus"])
@@ -218,6 +222,10 @@ def verify_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> Non
         f"{corpus.folder / changed[0]} has changed since the run in {directory} began, so its result is not recorded: "
         + remedy
     )
+
+
+def _has_begun(directory: Path) -> bool:
+    return any(directory.glob("checkpoint*.pt")) or (directory / RECORD).exists()
 
 
 def _digest(manifest: dict[str, Any]) -> str:

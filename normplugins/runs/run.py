@@ -30,7 +30,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     """Complete one run: prepare the corpus, train, average checkpoints, score, record.
 
     In a run of several processes each of them calls this function. Rank zero does everything, and the other ranks only
-    train with it. A process that no launcher such as torchrun started launches them itself.
+    train with it. If no launcher such as torchrun started this process, it launches the processes of the run itself.
 
     Returns:
         The record, as written to ``results/runs/<experiment>/<variant>/seed<k>.json``; None in the other ranks.

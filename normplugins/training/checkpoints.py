@@ -65,10 +65,10 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is no checkpoint: it holds no model")
     epoch, history = re.fullmatch(r"checkpoint(\d+)\.pt", path.name), (state.get("extra_state") or {}).get("history")
-    if epoch and history and int(epoch[1]) != history["epoch"]:
-        raise UserError(f"{path} was refused: it is the checkpoint of epoch {history['epoch']}")
     if damage := find_damage(state):
         raise UserError(f"{path} was refused: {damage}")
+    if epoch and history and int(epoch[1]) != history.get("epoch"):
+        raise UserError(f"{path} was refused: it is the checkpoint of epoch {history.get('epoch')}")
     if run and (difference := find_difference(state, run)):
         raise UserError(f"{path} was refused: it is of another run ({difference})")
     return state

@@ -168,8 +168,8 @@ class _Run:
     def finish_epoch(self) -> None:
         """Validate, decide whether the run ends, and save the epoch's checkpoint.
 
-        As in the released loop and unlike in fairseq's, only the last checkpoint holds the epoch by which
-        ``checkpoint.patience`` ends the run. The checkpoint average is then over the epochs before it.
+        If ``checkpoint.patience`` ends the run, its last epoch is saved as the last checkpoint but not as an epoch's
+        checkpoint, as in the released loop and unlike in fairseq's. The average is then over the epochs before it.
         """
         history, model = self.history, self.trainer.get_model()
         states = statistics_drift.gather(model)
@@ -243,7 +243,7 @@ class _Run:
     def stop_not_finite(self, samples: list[dict[str, Any]], reason: str) -> NoReturn:
         """Raise NotFinite with the layer at fault, or with fairseq's ``reason`` if none is found."""
         (self.directory / "crash.pt").unlink(missing_ok=True)  # fairseq's copy of the broken state
-        with not_compiled():  # hooks are not called in compiled layers; the dropout masks then differ from the update's
+        with not_compiled():  # hooks need uncompiled layers, whose dropout masks differ from those of the update
             where = distributed.first_not_none(nonfinite.locate(self.trainer, samples))
         what = f"{where} is not finite" if where else reason.rstrip(".")
         raise self.not_finite(f"update {self.trainer.get_num_updates() + 1}: {what}")

@@ -1,12 +1,14 @@
-"""Tracking with wandb: one wandb run for each seed, online if this machine is logged in and otherwise offline."""
+"""Tracking with wandb: one wandb run for each seed, in the mode that the user has chosen in wandb."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import requests.utils
 import wandb
+
+CONNECT_SECONDS = 12  # if the server does not answer in this time, the run is tracked offline
+UPLOAD_SECONDS = 60  # how long the end of a run waits for its upload at most; `wandb sync` uploads the rest
 
 
 class Tracker:
@@ -38,15 +40,17 @@ def tracked(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) ->
     if options["project"] is None:
         yield Tracker()
         return
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    logged_in = os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(host)  # `wandb login` writes netrc
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in else "offline")
-    options = {**options, "settings": wandb.Settings(silent=True, console="off", init_timeout=60)}
+    mode: Any = chosen_mode()
+    if mode == "disabled":
+        yield Tracker()
+        return
+    settings = wandb.Settings(silent=True, console="off", init_timeout=CONNECT_SECONDS, finish_timeout=UPLOAD_SECONDS)
     try:
-        run = wandb.init(mode=mode, resume="allow" if mode == "online" else None, **options)
-    except Exception as error:  # such as a server that cannot be reached
+        run = wandb.init(mode=mode, resume=None if mode == "offline" else "allow", settings=settings, **options)
+    except Exception as error:  # such as a server that does not answer, or that refuses the API key
         print(f"wandb: {str(error).splitlines()[0] if str(error) else type(error).__name__}; tracking offline")
-        mode, run = "offline", wandb.init(mode="offline", **options)
+        wandb.teardown()  # otherwise the run's id is in use
+        mode, run = "offline", wandb.init(mode="offline", settings=settings, **options)
     tracker = Tracker(run)
     if mode == "offline":
         points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
@@ -58,3 +62,16 @@ def tracked(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) ->
         status = 0
     finally:
         run.finish(exit_code=status)
+
+
+def chosen_mode() -> str:
+    """Return the mode that the user has chosen in wandb's environment variables and settings files.
+
+    If it is online, which is wandb's default, and nobody is logged in, it is offline.
+    """
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):  # wandb itself no longer reads it
+        return "disabled"
+    mode: str = wandb.setup(wandb.Settings(silent=True)).settings.mode
+    if mode in ("offline", "dryrun"):
+        return "offline"
+    return mode if mode == "disabled" or wandb.login(prompt=False, verify=False) else "offline"

@@ -31,7 +31,7 @@ class Shouted(ParallelCorpus):
 def test_a_corpus_of_another_package_is_composed_checked_and_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("normplugins.corpora.base.CORPORA", CORPORA.copy())
+    monkeypatch.setitem(CORPORA, "shouted", Shouted)  # removes it at the end
     register(Shouted)
     composed = compose_config("demo", ["corpus=shouted", "corpus.volume=2", "corpus.subword_size=40"])
     assert composed.variant == "ln,corpus.subword_size=40,corpus.volume=2,corpus=shouted"

@@ -93,8 +93,9 @@ def test_hyphens_within_words_are_split(line, split):
 class _References:
     """A corpus with these references in a folder."""
 
-    source, target = "en", "de"
+    source, target, score_tokenizer = "en", "de", "13a"
     manifest: ClassVar = {"lowercase": False}
+    score_words = staticmethod(list)
 
     def __init__(self, folder, tokens, text):
         self.reference_tokens, self.reference_text = folder / "tokens.de", folder / "text.de"

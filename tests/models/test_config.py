@@ -3,11 +3,11 @@ from dataclasses import fields
 
 import pytest
 from omegaconf import OmegaConf
-from torch.nn import LayerNorm
 
 from normplugins.models.config import NormTransformerConfig
 from normplugins.models.placement import refuse_unread_settings
 from normplugins.norms import NormConfig, all_settings, build_norm
+from normplugins.norms.layer_norm import LayerNorm
 from normplugins.utils.errors import UserError
 from tests.helpers.models import make_model, make_settings
 

@@ -85,7 +85,7 @@ def test_what_cannot_be_analyzed(refused, tensor_lm, tmp_path):
     def line(*arguments):
         return refused("analyze", "causality", *arguments, "--results", tmp_path / "results")
 
-    assert "holds no finished run" in line(tmp_path / "nowhere")
+    assert "holds no run" in line(tmp_path / "nowhere")
     assert "--draws 0: at least 1" in line(tensor_lm.directory, "--draws", "0")
     run = tmp_path / "run"
     shutil.copytree(tensor_lm.directory, run)

@@ -186,7 +186,7 @@ def test_one_gpu_computes_in_bfloat16_and_is_another_cell():
         ("corpus.train_size=many", ["corpus.train_size", "'many'", "Integer"]),
         ("hardware.threads=many", ["hardware.threads", "'many'", "Integer"]),
         ("force=perhaps", ["force", "'perhaps'", "bool"]),
-        ("norm", ["'norm'", "EQUAL"]),
+        ("norm", ["'norm' is no override", "KEY=VALUE"]),
         ("=3", []),
         ("seed=1,2", ["seed=1,2"]),
     ],
@@ -207,5 +207,5 @@ def test_sweep_expands_to_every_combination():
         [f"norm={norm}", f"seed={seed}", "optimization.lr=[0.1,0.2]"] for norm in ("ln", "pn") for seed in (1, 2)
     ]
     assert expand_sweep(["seed=range(1,4)"]) == [["seed=1"], ["seed=2"], ["seed=3"]]
-    with pytest.raises(UserError, match="EQUAL"):
+    with pytest.raises(UserError, match="KEY=VALUE"):
         expand_sweep(["norm"])

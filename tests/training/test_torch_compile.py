@@ -8,9 +8,9 @@ import torch
 from normplugins.models.layers import compile_layers
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
-from normplugins.runs.record import read
 from normplugins.training import loop
 from normplugins.utils.errors import UserError
+from normplugins.utils.json_file import read_json
 from tests.helpers.runs import TINY
 
 NO_DROPOUT = ["model.dropout=0", "model.attention_dropout=0", "model.activation_dropout=0"]
@@ -28,7 +28,7 @@ def test_losses_and_checkpoint_names_are_the_same_as_without(normplugins, tmp_pa
         arguments = ["run", "demo", "norm=pn", "tracking=none", f"run_dir={name}", *TINY, *SHORT, *NO_DROPOUT]
         status, _, errors = normplugins(*arguments, *overrides)
         assert status == 0, errors
-        records[name] = read(tmp_path / name / "record.json")
+        records[name] = read_json(tmp_path / name / "record.json", "")
     plain, compiled = records["plain"], records["compiled"]
     assert [point["loss"] for point in compiled["curves"]["train"]] == pytest.approx(
         [point["loss"] for point in plain["curves"]["train"]], rel=1e-4

@@ -1,12 +1,18 @@
-"""Offline tracking with wandb: the file contains curves, config, names and scores."""
+"""Tracking with wandb: the offline file, the modes that a user can choose, and servers that do not answer."""
 
 import json
 import struct
+import threading
+import time
 from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import wandb
 from wandb.proto import wandb_internal_pb2
 
+from normplugins.training import tracking
+from normplugins.training.tracking import tracked
 from tests.helpers.runs import TINY, command
 
 
@@ -88,3 +94,114 @@ def test_the_offline_file_contains_curves_and_scores(tracked_run):
 def test_without_tracking_there_are_no_wandb_files(trained):
     assert not list(trained.folder.rglob("*wandb*"))
     assert "wandb" not in trained.output
+
+
+OPTIONS = {"project": "normplugins", "id": "0123456789abcdef", "name": "ln-seed1"}
+CURVES = {"train": [{"update": 1, "epoch": 1, "loss": 4.0}]}
+KEY = "f" * 40
+
+
+@pytest.fixture
+def user(tmp_path, monkeypatch):
+    """A user without a login and without settings, whose working folder is empty."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": tmp_path, "NETRC": tmp_path / "netrc", "WANDB_CONFIG_DIR": tmp_path / "own"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.chdir(tmp_path)
+    wandb.teardown()
+    yield monkeypatch
+    wandb.teardown()
+
+
+def track(folder):
+    """Track a run that logs one point, and return the names of the folders of wandb runs."""
+    with tracked({**OPTIONS, "dir": str(folder)}, CURVES) as tracker:
+        tracker.log("train", {"loss": 3.0}, 2)
+    return [path.name for path in folder.glob("wandb/offline-run-*")]
+
+
+class Server:
+    """A server at WANDB_BASE_URL that gives one answer: a status, a page, or None after a minute."""
+
+    def __init__(self, answer):
+        stopped = self.stopped = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if answer is None:
+                    stopped.wait(60)
+                self.send_response(answer if isinstance(answer, int) else 200)
+                self.end_headers()
+                self.wfile.write(b"<html>")
+
+            do_GET = do_POST
+
+            def log_message(self, *_arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def stop(self):
+        self.stopped.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [(401, 2), (500, 2), ("page", 2), ("refused", 2), pytest.param(None, None, marks=pytest.mark.slow)],
+)
+def test_without_a_server_a_run_is_tracked_offline(user, tmp_path, capsys, answer, seconds):
+    server = Server(answer)
+    if answer == "refused":
+        server.stop()
+    user.setenv("WANDB_API_KEY", KEY)
+    user.setenv("WANDB_BASE_URL", server.url)
+    if seconds:
+        user.setattr(tracking, "CONNECT_SECONDS", seconds)
+    begun = time.monotonic()
+    (run,) = track(tmp_path)
+    assert time.monotonic() - begun < (seconds or 16) + 4
+    if answer != "refused":
+        server.stop()
+    said = capsys.readouterr().out
+    assert said.startswith("wandb: ")
+    assert said.endswith("; tracking offline\n")
+    assert said.count("\n") == 1
+    (path,) = (tmp_path / "wandb" / run).glob("*.wandb")
+    assert read_back(path)[0]["train/loss"] == [(1, 4.0), (2, 3.0)]
+
+
+def test_a_run_is_tracked_offline_if_nobody_is_logged_in(user, tmp_path, capsys):
+    assert len(track(tmp_path)) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "runs"),
+    [
+        ({"WANDB_MODE": "offline"}, 1),
+        ({"WANDB_MODE": "disabled"}, 0),
+        ({"WANDB_DISABLED": "true"}, 0),
+        ("offline", 1),
+        ("disabled", 0),
+    ],
+)
+def test_the_mode_is_chosen_in_wandb(user, tmp_path, chosen, runs):
+    """In environment variables, or in the file that ``wandb offline`` and ``wandb disabled`` write."""
+    user.setenv("WANDB_API_KEY", KEY)
+    user.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    if isinstance(chosen, dict):
+        for name, value in chosen.items():
+            user.setenv(name, value)
+    else:
+        (tmp_path / "wandb").mkdir()
+        (tmp_path / "wandb" / "settings").write_text(f"[default]\nmode = {chosen}\n")
+    begun = time.monotonic()
+    assert len(track(tmp_path)) == runs
+    assert time.monotonic() - begun < 8

@@ -1,0 +1,75 @@
+"""The user's own running text for language models: one file per split, plain or gzipped."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from normplugins.corpora import subwords
+from normplugins.corpora.base import SPLITS, Echo, register
+from normplugins.corpora.running_text import RunningText
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import existing_file, iter_byte_lines
+from normplugins.utils.settings import setting
+from normplugins.utils.worker_processes import call_in_subprocess
+
+
+@register
+@dataclass
+class CustomText(RunningText):
+    """Text at word level, with words separated by blanks, or split into subwords."""
+
+    name: str = "custom_lm"
+    train: str | None = setting(None, "file of the training text")
+    valid: str | None = setting(None, "file of the validation text")
+    test: str | None = setting(None, "file of the test text")
+    subword: str = setting(
+        "none", "unit of the text: words, or subwords of this kind", choices=("none", *subwords.FILES)
+    )
+    subword_size: int = setting(8_000, "merges (bpe) or pieces (sentencepiece)", minimum=1)
+    min_count: int = setting(1, "read words that the training text has less often than this as <unk>", minimum=1)
+
+    @property
+    def level(self) -> str:
+        """``word``, or the kind of subwords that the text is split into."""
+        return "word" if self.subword == "none" else self.subword
+
+    def check(self) -> None:
+        """Raise UserError for settings that the corpus cannot be prepared with; the files are not opened."""
+        super().check()
+        if missing := [split for split in SPLITS if getattr(self, split) is None]:
+            raise UserError(f"{self.name} needs a file of each split: set corpus.{missing[0]}=FILE")
+        if self.level != "word" and self.min_count > 1:
+            raise UserError(f"corpus.min_count is for words, and changes nothing about {self.subword} subwords")
+
+    def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
+        """Return the file of each split."""
+        return {
+            split: existing_file(Path(getattr(self, split)).expanduser().absolute(), f"corpus.{split}")
+            for split in SPLITS
+        }
+
+    def open_split(self, files: Mapping[str, Path], split: str) -> tuple[str, Iterator[bytes]]:
+        """Return the file of a split, for messages, and an iterator over its lines."""
+        return str(files[split]), iter_byte_lines(files[split])
+
+    def learn_subwords(self, files: Mapping[str, Path], model: Path) -> None:
+        """Learn the subword model on the training text."""
+        call_in_subprocess(lambda: subwords.learn(self.subword, self.subword_size, 1, [files["train"]], model))
+
+    def least_count(self) -> int:
+        """Return how often a word must occur in the training text; rarer ones are read as ``<unk>``."""
+        return self.min_count
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the prepared text depends on, except the input files."""
+        files = {split: str(Path(str(getattr(self, split))).expanduser().absolute()) for split in SPLITS}
+        size = {"min_count": self.min_count} if self.level == "word" else {"subword_size": self.subword_size}
+        return {"level": self.level, **files, **size}
+
+    def variant(self) -> str:
+        """Return a readable folder name that ends in a digest of all settings."""
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.level}{'' if self.level == 'word' else self.subword_size}-{digest}"
