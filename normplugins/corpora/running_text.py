@@ -59,7 +59,7 @@ class RunningText(Corpus):
 
 @dataclass
 class PublishedText(PublishedCorpus, RunningText):
-    """Running text that is downloaded, and verified against the published text."""
+    """Running text that is downloaded, and verified by the digests of its splits."""
 
     def check_file(self, path: Path) -> None:
         """Raise UserError for a downloaded file that is damaged or, with ``verify``, not the published one."""

@@ -206,22 +206,30 @@ def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool
     return digest is not None
 
 
-def _has_begun(directory: Path) -> bool:
-    return any(directory.glob("checkpoint*.pt")) or (directory / RECORD).exists()
-
-
 def verify_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> None:
     """Compare the content of all prepared files with the manifest before a result is recorded.
 
     Raises:
-        UserError: a file has changed while the run was at work. The run is then refused until it is started again.
+        UserError: a file has changed while the run was at work. If training may have read it, the run is refused until
+            it is started again; otherwise the same command scores the checkpoints again.
     """
-    if changed := changed_files(corpus.folder, corpus.manifest):
+    changed = changed_files(corpus.folder, corpus.manifest)
+    if not changed:
+        return
+    if any((corpus.folder / name).is_relative_to(corpus.bin_dir) for name in changed):
         write_json(directory / PROVENANCE, _notes(directory) | {"corpus": f"changed: {', '.join(changed)}"})
-        raise UserError(
-            f"{corpus.folder / changed[0]} has changed since the run in {directory} began, so its result is not "
-            "recorded: force=true prepares the corpus again and starts the run again"
-        )
+        remedy = "force=true prepares the corpus again and starts the run again"
+    else:
+        (directory / SCORES).unlink(missing_ok=True)
+        remedy = "the same command prepares the corpus again and scores the checkpoints again"
+    raise UserError(
+        f"{corpus.folder / changed[0]} has changed since the run in {directory} began, so its result is not recorded: "
+        + remedy
+    )
+
+
+def _has_begun(directory: Path) -> bool:
+    return any(directory.glob("checkpoint*.pt")) or (directory / RECORD).exists()
 
 
 def _digest(manifest: dict[str, Any]) -> str:
