@@ -49,7 +49,7 @@ def test_invalid_command_lines(arguments, capsys):
         (["run", "demo", "-m", "norm=ln,nope"], ["'nope'", "pn_alg2"]),
         (["prepare", "nope"], ["'nope'", "multi30k"]),
         (["prepare", "demo", "corpus.train_size=many"], ["corpus.train_size", "many"]),
-        (["evaluate", "nowhere"], ["nowhere", "no finished run"]),
+        (["evaluate", "nowhere"], ["nowhere", "no run"]),
         (["import-checkpoint", "nowhere.pt", "there.pt"], ["nowhere.pt"]),
         (["fold", "nowhere.pt"], ["nowhere.pt", "No such file"]),
     ],
