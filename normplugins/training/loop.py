@@ -75,6 +75,8 @@ class _Run:
         if extra_state and (states := extra_state.get("statistics")):
             statistics_drift.load_state(trainer.get_model(), states[trainer.data_parallel_rank])
         self.history.parameters = sum(parameter.numel() for parameter in trainer.get_model().parameters())
+        examples = len(trainer.task.dataset(config.dataset.train_subset))
+        self.history.skipped = examples - sum(map(len, self.epoch_itr.frozen_batches))
         self.started = time.perf_counter() - self.history.wall_seconds
         # Rank zero's time: the ranks' times differ before the first update, and all must save at the same updates.
         self.saved_at = distributed.all_gather(trainer.cumulative_training_time())[0]
@@ -101,6 +103,11 @@ class _Run:
         with self.progress:
             if self.history.updates:
                 self.progress.line(f"resuming from update {self.history.updates} (epoch {self.history.epoch})")
+            if skipped := self.history.skipped:
+                limit = f"a batch (dataset.max_tokens={self.config.dataset.max_tokens})"
+                self.progress.line(
+                    f"{skipped:,} training examples will be skipped: longer than {limit} or the model takes"
+                )
             while self.history.stopped_by is None:
                 if self.trainer.get_lr() <= self.config.optimization.stop_min_lr and self.history.updates:
                     self.history.stopped_by = "stop_min_lr"
