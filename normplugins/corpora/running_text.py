@@ -29,7 +29,7 @@ class RunningText(Corpus):
     """
 
     DIGESTS: ClassVar[Mapping[str, str]] = {}
-    """The published digest of each split's text, as ``sha256:...``."""
+    """The published digest of each split's text, as ``sha256:...``; empty for text that is not published."""
 
     @property
     def level(self) -> str:
@@ -59,7 +59,7 @@ class RunningText(Corpus):
 
 @dataclass
 class PublishedText(PublishedCorpus, RunningText):
-    """Running text that is downloaded, and verified by the digests of its splits."""
+    """Running text that is downloaded, and verified against the published text."""
 
     def check_file(self, path: Path) -> None:
         """Raise UserError for a downloaded file that is damaged or, with ``verify``, not the published one."""

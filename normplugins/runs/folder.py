@@ -173,6 +173,10 @@ def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]
         settings | {key: new for key, (old, new) in EQUIVALENT_VALUES.items() if settings.get(key) == old}
         for settings in (before, today)
     )
+    # With batches_per_update, these follow from the number of processes, and an update is the same with any number.
+    shares = {"optimization.update_freq", *(key for key in today if key.endswith(".distributed_world_size"))}
+    if before.get("train.batches_per_update"):
+        before = {key: today.get(key) if key in shares else value for key, value in before.items()}
     changed = []
     for key in filter(changes_result, sorted(before.keys() | today.keys())):
         old, new = before.get(key), today.get(key)

@@ -174,7 +174,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "no file": ({"train": b"a\n", "valid": b"a\n"}, r"it has no wiki\.test\.tokens"),
     "utf-8": ({**TEXTS, "valid": b"good\nb\xffd\n"}, r"wiki\.valid\.tokens, line 2: not UTF-8 \(byte 0xff\)"),
     "empty": ({**TEXTS, "test": b" \n"}, r"wiki\.test\.tokens has no word"),
-    "reserved": ({**TEXTS, "test": b"a <pad>\n"}, r"wiki\.test\.tokens has the word <pad>"),
+    "reserved": ({**TEXTS, "test": b"a <pad>\n"}, r"wiki\.test\.tokens, line 1: <pad> would be read as a symbol"),
 }
 
 
