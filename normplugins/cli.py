@@ -147,12 +147,17 @@ def run_experiment(options: argparse.Namespace) -> int:
     from normplugins.runs.plan import show_plan
     from normplugins.runs.run import run
     from normplugins.training.distributed import launched
+    from normplugins.training.rendezvous import refuse
 
     if options.multirun and launched():
         raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
     # All configs are composed first, so that a typing error in the last one is reported before the first run starts.
     jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
-    configs = [compose_config(options.experiment, job) for job in jobs]
+    try:
+        configs = [compose_config(options.experiment, job) for job in jobs]
+    except UserError as error:
+        refuse(error)
+        raise
     if any(config.hardware.name == "slurm" and not config.dry_run for config in configs):
         from normplugins.runs.slurm import submit
 

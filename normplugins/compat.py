@@ -89,6 +89,7 @@ def patch_fairseq() -> None:
     _disable_nan_detector()
     _allow_data_parallel_on_cpu()
     _register_with_user_dir()
+    _register_for_checkpoints()
 
 
 def _hash_plugins_dataclasses() -> None:
@@ -180,19 +181,41 @@ def _allow_data_parallel_on_cpu() -> None:
 
 
 def _register_with_user_dir() -> None:
-    """Register our models when a ``user_dir`` names this package, even if it was imported before fairseq was.
+    """Let ``--user-dir normplugins`` name this package from any folder, even if it was imported before fairseq was.
 
-    fairseq imports the folder, and does nothing if a package of its name has been imported already.
+    fairseq takes a path, imports the folder, and does nothing if a package of its name has been imported already.
     """
     utils: Any = importlib.import_module("fairseq.utils")
     original = utils.import_user_module
 
     def import_user_module(args: Any) -> None:
-        original(args)
-        if (getattr(args, "user_dir", None) or "").rstrip("/").endswith("normplugins"):
+        user_dir = (getattr(args, "user_dir", None) or "").rstrip("/")
+        if user_dir != "normplugins":
+            original(args)
+        if user_dir.endswith("normplugins"):
             importlib.import_module("normplugins").register()
 
     utils.import_user_module = import_user_module
+
+
+def _register_for_checkpoints() -> None:
+    """Register our models when a checkpoint of one is loaded without ``--user-dir``.
+
+    fairseq's message about an unknown model would end with a KeyError.
+    """
+    models: Any = importlib.import_module("fairseq.models")
+    original = models.build_model
+
+    def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
+        name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
+        if name and name not in models.ARCH_MODEL_REGISTRY:
+            importlib.import_module("normplugins").register()
+            if name not in models.ARCH_MODEL_REGISTRY:
+                error = importlib.import_module("normplugins.utils.errors").UserError
+                raise error(f"fairseq has no model '{name}': name the folder that registers it with --user-dir")
+        return original(cfg, task, from_checkpoint)
+
+    models.build_model = build_model
 
 
 def _silence_deprecation_warnings() -> None:
@@ -205,6 +228,7 @@ def _silence_deprecation_warnings() -> None:
         r"\s*The version_base parameter is not specified",
         r"`torch\.cuda\.amp\.",
         r"`broadcast_buffers` is deprecated",
+        r"Support for mismatched key_padding_mask and attn_mask is deprecated",
         r"'pin_memory' argument is set as true but no accelerator",
     ):
         warnings.filterwarnings("ignore", message=start)

@@ -3,10 +3,12 @@
 import argparse
 import importlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import normplugins
 from normplugins.utils.errors import UserError
@@ -28,7 +30,7 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
         our_models: whether to register our models, as ``--user-dir normplugins`` does.
 
     Raises:
-        UserError: a checkpoint to average is missing or cannot be read.
+        UserError: fairseq refused the arguments or a file, or eval-lm scored no token.
     """
     if tool == AVERAGE:
         average_checkpoints(arguments)
@@ -41,10 +43,32 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
     from normplugins.utils.threads import keep_memory  # imports PyTorch
 
     keep_memory()
-    main: Callable[[], None] = importlib.import_module(f"fairseq_cli.{tool.replace('-', '_')}").cli_main
+    module: Any = importlib.import_module(f"fairseq_cli.{tool.replace('-', '_')}")
+    if tool == "eval-lm":
+        module.eval_lm = refusing_nothing_scored(module.eval_lm)
     logging.getLogger("fairseq").setLevel(logging.NOTSET)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints errors itself, with part of a traceback
     sys.argv = [f"fairseq-{tool}", *arguments]
-    main()
+    try:
+        module.cli_main()
+    except Exception as error:
+        # fairseq reports mistakes of its users as these classes; all others keep their traceback.
+        if (not isinstance(error, (OSError, AssertionError)) and type(error) is not Exception) or not str(error):
+            raise
+        raise UserError(f"fairseq-{tool}: {type(error).__name__}: {error}") from error
+
+
+def refusing_nothing_scored(eval_lm: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Wrap fairseq's ``eval_lm``, which gives a perplexity of 1 if it has skipped all segments as too long."""
+
+    def checked(models: Sequence[Any], *arguments: Any, **options: Any) -> dict[str, Any]:
+        results = eval_lm(models, *arguments, **options)
+        if isinstance(results["loss"], int):  # a tensor if there are tokens
+            longest = min(model.max_positions() for model in models)
+            raise UserError(f"no token was scored; the model takes segments of --tokens-per-sample {longest} at most")
+        return results
+
+    return checked
 
 
 def average_checkpoints(arguments: Sequence[str]) -> None:

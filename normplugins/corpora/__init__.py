@@ -5,6 +5,7 @@ from normplugins.corpora.base import CORPORA, Corpus, corpus_config, register, r
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.pipeline import PreparedCorpus, prepare
 from normplugins.corpora.running_text import PreparedText, RunningText
+from normplugins.corpora.stages import changed_files
 from normplugins.corpora.subwords import remove_subwords
 from normplugins.corpora.tokenizer import detokenize
 
@@ -15,6 +16,7 @@ __all__ = [
     "PreparedCorpus",
     "PreparedText",
     "RunningText",
+    "changed_files",
     "corpus_config",
     "detokenize",
     "prepare",

@@ -1,18 +1,24 @@
-"""Text in .tgz archives, and in the SGML files that the test sets of IWSLT and WMT are published as."""
+"""Text in .tgz and .zip archives, and in the SGML files that the test sets of IWSLT and WMT are published as."""
 
 import gzip
+import io
 import re
 import tarfile
+import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import text_lines
+from normplugins.utils.files import refuse_stream, text_lines
 
 _SEGMENT_TAG = re.compile(r'<seg id="[0-9]*">\s*|\s*</seg>\s*')
 _BLOCK = 1 << 20  # bytes
+_Member = tuple[str, Callable[[], IO[bytes]]]
+"""A file's name without its folder, and a function that opens it."""
 
 
 def read_members(path: Path, names: Collection[str], discard: bool = False) -> dict[str, list[str]]:
@@ -21,24 +27,27 @@ def read_members(path: Path, names: Collection[str], discard: bool = False) -> d
     With ``discard`` the archive is checked as well, but the lines are not kept.
     """
     found: dict[str, list[str]] = {}
-    with _open(path) as (archive, packed):
-        for member in archive:
-            if (name := _file_name(member)) in names and (file := archive.extractfile(member)):
-                found[name] = [] if discard else list(text_lines(file, f"{path}:{name}"))
-        while packed.read(_BLOCK):  # the checksum is behind the last byte
-            pass
+    with _members(path) as members:
+        for name, open_member in members:
+            if name in names:
+                with open_member() as file:
+                    found[name] = [] if discard else list(text_lines(file, f"{path}:{name}"))
+                    while file.read(_BLOCK):  # a zip file's checksum is compared at the end of the member
+                        pass
     if missing := [name for name in names if name not in found]:
         raise UserError(f"{path} is not the published archive: it has no {', '.join(missing)}")
     return found
 
 
-def iter_member(path: Path, name: str) -> Iterator[str]:
-    """Yield the lines of one file of an archive while it is unpacked."""
-    with _open(path) as (archive, _):
-        for member in archive:
-            if _file_name(member) == name and (file := archive.extractfile(member)):
-                yield from text_lines(file, f"{path}:{name}")
+def iter_member(path: Path, name: str) -> Iterator[bytes]:
+    """Yield the lines of one file of an archive, with their line ends, while it is unpacked."""
+    with _members(path) as members:
+        for found, open_member in members:
+            if found == name:
+                with open_member() as file:
+                    yield from file
                 return
+    raise UserError(f"{path} is not the published archive: it has no {name}")
 
 
 def segments(lines: Iterable[str]) -> list[str]:
@@ -52,13 +61,39 @@ def straighten_apostrophes(line: str) -> str:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[tarfile.TarFile, gzip.GzipFile]]:
+def _members(path: Path) -> Iterator[Iterator[_Member]]:
+    """Yield the files of an archive; the format follows from its content, because mirrors pack files anew."""
     try:
-        with gzip.open(path) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
-            yield archive, packed
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise UserError(f"{path} is truncated or no .tgz archive ({error}); get it again") from None
+        refuse_stream(path)
+        yield _zip_members(path) if zipfile.is_zipfile(path) else _tgz_members(path)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, OSError) as error:
+        raise UserError(f"{path} is truncated or no .tgz or .zip archive ({error}); get it again") from None
 
 
-def _file_name(member: tarfile.TarInfo) -> str:
-    return member.name.rpartition("/")[2] if member.isfile() else ""
+def _zip_members(path: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not member.is_dir():
+                yield member.filename.rpartition("/")[2], partial(_open_zip_member, archive, member)
+
+
+def _open_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+    return io.BufferedReader(archive.open(member), _BLOCK)  # type: ignore[type-var]  # lines are read faster
+
+
+def _tgz_members(path: Path) -> Iterator[_Member]:
+    with gzip.open(path) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
+        for member in archive:
+            if member.isfile():
+                yield (
+                    member.name.rpartition("/")[2],
+                    partial(_open_tar_member, archive, member),
+                )
+        while packed.read(_BLOCK):  # the checksum is behind the last byte
+            pass
+
+
+def _open_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(member)
+    assert file is not None  # only links and folders have no content
+    return file

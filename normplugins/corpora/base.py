@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -62,34 +62,46 @@ class Corpus:
 class PublishedCorpus(Corpus):
     """A corpus that is downloaded, and verified against the published text."""
 
-    FILES: ClassVar[Mapping[str, str]]
-    """The address of each file, by its name."""
+    FILES: ClassVar[Mapping[str, Sequence[str]]]
+    """The addresses of each file, which are tried in turn, by its name."""
 
     verify: bool = setting(True, "refuse text that differs from the published text")
     url: str | None = setting(None, "another address of the file, or of a folder with all files", changes_result=False)
 
-    def addresses(self) -> Mapping[str, str]:
-        """Return the address of each file that these settings need, by its name."""
+    def addresses(self) -> Mapping[str, Sequence[str]]:
+        """Return the addresses of each file that these settings need, by its name."""
         return self.FILES
 
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:
         """Return the input files by name, downloaded into ``raw`` if necessary."""
         files = {}
-        for name, address in self.addresses().items():
+        for name, addresses in self.addresses().items():
             if self.url:
-                address = self.url if self.url.endswith(name) else f"{self.url.rstrip('/')}/{name}"
-            files[name] = fetch(name, address, raw, echo)
+                addresses = [self.url if self.url.endswith(name) else f"{self.url.rstrip('/')}/{name}"]
+            files[name] = fetch(name, addresses, raw, echo, self.check_file)
         return files
+
+    def check_file(self, path: Path) -> None:
+        """Raise UserError for a downloaded file that is damaged or, with ``verify``, not the published one."""
+
+
+def archived(address: str) -> str:
+    """Return the address of the Internet Archive's copy of a file whose host may have died, from about 2020."""
+    return f"https://web.archive.org/web/2020id_/{address}"
 
 
 def verify_digest(where: str, name: str, lines: Iterable[bytes], wanted: str) -> None:
-    """Raise UserError unless the SHA-256 of the lines is that of the published text ``name``."""
-    digest = hashlib.sha256()
+    """Raise UserError unless the digest of the lines is that of the published text ``name``.
+
+    ``wanted`` is a SHA-256, or has another algorithm before it: ``sha1:...``.
+    """
+    algorithm, _, wanted = wanted.rpartition(":")
+    digest = hashlib.new(algorithm or "sha256")
     for line in lines:
         digest.update(line)
     if (found := digest.hexdigest()) != wanted:
         raise UserError(
-            f"{where} is not the published {name}: its sha256 is {found}, not {wanted}; "
+            f"{where} is not the published {name}: its {digest.name} is {found}, not {wanted}; "
             "get the original file, or set corpus.verify=false to use this one"
         )
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from normplugins.corpora.archives import read_members, segments, straighten_apostrophes
-from normplugins.corpora.base import PublishedCorpus, register, verify_digest
+from normplugins.corpora.base import PublishedCorpus, archived, register, verify_digest
 from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.utils.settings import setting
 
 ARCHIVE = "de-en.tgz"
 TRAIN = "train.tags.de-en.{}"
 TEST_PARTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+TESTS = [f"IWSLT14.{part}.de-en.{{}}.xml" for part in TEST_PARTS]
+MEMBERS = [name.format(side) for name in (TRAIN, *TESTS) for side in ("de", "en")]
 # The published test set: 6,750 lines of lower-case Moses tokens.
 TEST_SHA256 = {
     "de": "e718c783e33160b7d72af8f733756a466e0d0c016eff8ab624c1b0d1d01cbbdf",
@@ -28,7 +30,12 @@ _TITLE_TAG = re.compile(r"</?(?:title|description)>")
 class Iwslt14(PublishedCorpus, ParallelCorpus):
     """The training text has no validation set: every 23rd clean pair becomes one."""
 
-    FILES: ClassVar = {ARCHIVE: f"https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/{ARCHIVE}"}
+    FILES: ClassVar = {
+        ARCHIVE: [
+            f"https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/{ARCHIVE}",
+            archived(f"https://wit3.fbk.eu/archive/2014-01/texts/de/en/{ARCHIVE}"),
+        ]
+    }
     LANGUAGE_PAIRS: ClassVar = (("de", "en"), ("en", "de"))
     PUBLISHED: ClassVar = {"train": 160_239, "valid": 7_283, "test": 6_750}
 
@@ -38,15 +45,14 @@ class Iwslt14(PublishedCorpus, ParallelCorpus):
     def read(self, files: Mapping[str, Path]) -> Bitext:
         """Read training and test pairs from the archive."""
         path, sides = files[ARCHIVE], (self.source, self.target)
-        tests = [f"IWSLT14.{part}.de-en.{{}}.xml" for part in TEST_PARTS]
-        members = read_members(path, [name.format(side) for name in (TRAIN, *tests) for side in sides])
+        members = read_members(path, MEMBERS)
 
         def pairs(name: str, text: Callable[[list[str]], list[str]]) -> list[Pair]:
             source, target = (name.format(side) for side in sides)
             where = f"{path}:{source}", f"{path}:{target}"
             return list(zip_lines(text(members[source]), text(members[target]), where))
 
-        raw = [pair for name in tests for pair in pairs(name, segments)]
+        raw = [pair for name in TESTS for pair in pairs(name, segments)]
         test = [(straighten_apostrophes(source), straighten_apostrophes(target)) for source, target in raw]
         source, target = (TRAIN.format(side) for side in sides)
         where = {
@@ -54,6 +60,10 @@ class Iwslt14(PublishedCorpus, ParallelCorpus):
             "test": (f"{path}: test set, {self.source}", f"{path}: test set, {self.target}"),
         }
         return Bitext(pairs(TRAIN, _training_lines), test, where, valid_every=self.valid_every, raw_test=raw)
+
+    def check_file(self, path: Path) -> None:
+        """Raise UserError for a downloaded archive that is damaged or lacks a file."""
+        read_members(path, MEMBERS, discard=True)
 
     def verify_test(self, test: Sequence[Pair], where: tuple[str, str]) -> None:
         """Raise UserError unless the tokenized test set is the published one; other settings than the recipe's pass."""

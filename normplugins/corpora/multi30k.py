@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from normplugins.corpora.base import PublishedCorpus, register, verify_digest
+from normplugins.corpora.base import PublishedCorpus, archived, register, verify_digest
 from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.utils.files import iter_byte_lines, text_lines
 
@@ -39,7 +39,7 @@ TEXT_SHA256 = {
 class Multi30k(PublishedCorpus, ParallelCorpus):
     """The test split is all four test sets, one after the other."""
 
-    FILES: ClassVar = {f"{text}.gz": f"{URL}/{text}.gz" for text in TEXT_SHA256}
+    FILES: ClassVar = {f"{text}.gz": [f"{URL}/{text}.gz", archived(f"{URL}/{text}.gz")] for text in TEXT_SHA256}
     LANGUAGE_PAIRS: ClassVar = (("de", "en"), ("en", "de"))
     PUBLISHED: ClassVar = {"train": 29_000, "valid": 1_014, "test": 3_532}
 
@@ -50,10 +50,7 @@ class Multi30k(PublishedCorpus, ParallelCorpus):
 
         def side(text: str) -> list[str]:
             path = files[f"{text}.gz"]
-            lines = list(iter_byte_lines(path))
-            if self.verify:
-                verify_digest(str(path), "Multi30k text", lines, TEXT_SHA256[text])
-            return list(text_lines(lines, str(path)))
+            return list(text_lines(self._verified_lines(path), str(path)))
 
         def pairs(part: str) -> list[Pair]:
             source, target = f"{part}.{self.source}", f"{part}.{self.target}"
@@ -68,3 +65,13 @@ class Multi30k(PublishedCorpus, ParallelCorpus):
         wheres = {"train": where("train"), "valid": where("val"), "test": (", ".join(sources), ", ".join(targets))}
         test_sets = {name: len(test) for name, test in tests.items()}
         return Bitext(train, list(chain.from_iterable(tests.values())), wheres, valid, test_sets=test_sets)
+
+    def check_file(self, path: Path) -> None:
+        """Raise UserError for a downloaded file that is damaged or, with ``verify``, not the published one."""
+        self._verified_lines(path)
+
+    def _verified_lines(self, path: Path) -> list[bytes]:
+        lines = list(iter_byte_lines(path))
+        if self.verify:
+            verify_digest(str(path), "Multi30k text", lines, TEXT_SHA256[path.name.removesuffix(".gz")])
+        return lines

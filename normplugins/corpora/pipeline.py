@@ -91,10 +91,10 @@ def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: i
         echo(f"{corpus.name}: binarizing")
         return {"dictionary_types": binarize(folder / "subword", to, corpus.source, corpus.target)}
 
-    tokens = run_stage(folder / "tokenized", key, partial(write_tokens, corpus, inputs, echo, workers))
+    tokens = run_stage(folder / "tokenized", key, partial(write_tokens, corpus, inputs, echo, workers), echo)
     work = partial(write_subwords, corpus, folder / "tokenized", echo, workers)
-    subwords = run_stage(folder / "subword", {"of": tokens["fingerprint"]}, work)
-    binary = run_stage(folder / "bin", {"of": subwords["fingerprint"]}, binarize_stage)
+    subwords = run_stage(folder / "subword", {"of": tokens["fingerprint"]}, work, echo)
+    binary = run_stage(folder / "bin", {"of": subwords["fingerprint"]}, binarize_stage, echo)
     manifest = _manifest(corpus, key, {"tokenized": tokens, "subword": subwords, "bin": binary})
     write_manifest(folder, manifest, echo)
     return PreparedCorpus(

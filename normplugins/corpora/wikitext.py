@@ -1,27 +1,23 @@
 """WikiText-2 and WikiText-103: good and featured Wikipedia articles at word level, with rare words as <unk>."""
 
-import io
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from normplugins.corpora.base import PublishedCorpus, register
-from normplugins.corpora.running_text import RunningText
-from normplugins.utils.errors import UserError
+from normplugins.corpora.archives import iter_member
+from normplugins.corpora.base import archived, register
+from normplugins.corpora.running_text import PublishedText
 
-_URL = "https://wikitext.smerity.com"
-_BLOCK = 1 << 20  # bytes
+_URLS = ("https://wikitext.smerity.com", archived("https://s3.amazonaws.com/research.metamind.io/wikitext"))
 _HELD_OUT = {"valid tokens": 217_646, "valid lines": 3_760, "test tokens": 245_569, "test lines": 4_358}
 
 
-class _WikiText(PublishedCorpus, RunningText):
+class _WikiText(PublishedText):
     def open_split(self, files: Mapping[str, Path], split: str) -> tuple[str, Iterator[bytes]]:
         """Return the archive and member of a split, for messages, and an iterator over its lines."""
         (path,), name = files.values(), f"wiki.{split}.tokens"
-        return f"{path}:{name}", _iter_member(path, name)
+        return f"{path}:{name}", iter_member(path, name)
 
 
 @register
@@ -29,7 +25,7 @@ class _WikiText(PublishedCorpus, RunningText):
 class WikiText2(_WikiText):
     """Two million words."""
 
-    FILES: ClassVar = {"wikitext-2-v1.zip": f"{_URL}/wikitext-2-v1.zip"}
+    FILES: ClassVar = {"wikitext-2-v1.zip": [f"{url}/wikitext-2-v1.zip" for url in _URLS]}
     DIGESTS: ClassVar = {
         "train": "sha256:9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
         "valid": "sha256:f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
@@ -45,7 +41,7 @@ class WikiText2(_WikiText):
 class WikiText103(_WikiText):
     """101 million words; validation and test articles are those of WikiText-2."""
 
-    FILES: ClassVar = {"wikitext-103-v1.zip": f"{_URL}/wikitext-103-v1.zip"}
+    FILES: ClassVar = {"wikitext-103-v1.zip": [f"{url}/wikitext-103-v1.zip" for url in _URLS]}
     # GluonNLP publishes these. Its SHA-1 for WikiText-2 match the files with the SHA-256 above.
     DIGESTS: ClassVar = {
         "train": "sha1:b7497e2dfe77e72cfef5e3dbc61b7b53712ac211",
@@ -55,15 +51,3 @@ class WikiText103(_WikiText):
     PUBLISHED: ClassVar = {"train tokens": 103_227_021, "train lines": 1_801_350, **_HELD_OUT, "types": 267_735}
 
     name: str = "wikitext103"
-
-
-def _iter_member(path: Path, name: str) -> Iterator[bytes]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.namelist() if member.rpartition("/")[2] == name]
-            if len(members) != 1:
-                raise UserError(f"{path} is not a WikiText archive: it has {len(members) or 'no'} files {name}")
-            with archive.open(members[0]) as packed, io.BufferedReader(packed, _BLOCK) as file:  # type: ignore[type-var]
-                yield from file
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
-        raise UserError(f"{path} is truncated or no zip archive ({error}); get it again") from None

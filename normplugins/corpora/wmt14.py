@@ -1,6 +1,6 @@
 """WMT14 English-German: 4.5 million pairs, streamed from the upstream archives (PowerNorm paper, Table 1)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,16 +9,37 @@ from normplugins.corpora.archives import iter_member, read_members, segments, st
 from normplugins.corpora.base import PublishedCorpus, register, verify_digest
 from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.corpora.tokenizer import squeeze
+from normplugins.utils.files import text_lines
 from normplugins.utils.settings import setting
 
-EUROPARL = "http://statmt.org/wmt13/training-parallel-europarl-v7.tgz"
-COMMON_CRAWL = "http://statmt.org/wmt13/training-parallel-commoncrawl.tgz"
-NEWS_COMMENTARY = {
-    "v9": "http://statmt.org/wmt14/training-parallel-nc-v9.tgz",
-    "v12": "http://data.statmt.org/wmt17/translation-task/training-parallel-nc-v12.tgz",
+_MIRROR = "https://huggingface.co/datasets/wmt"  # the same files, packed as .zip
+EUROPARL, COMMON_CRAWL = "training-parallel-europarl-v7.tgz", "training-parallel-commoncrawl.tgz"
+NEWS_COMMENTARY = {version: f"training-parallel-nc-{version}.tgz" for version in ("v9", "v12")}
+VALID, TEST = "dev.tgz", "test-full.tgz"
+ADDRESSES = {
+    EUROPARL: [
+        f"http://statmt.org/wmt13/{EUROPARL}",
+        f"{_MIRROR}/wmt13/resolve/main-zip/training-parallel-europarl-v7.zip",
+    ],
+    COMMON_CRAWL: [
+        f"http://statmt.org/wmt13/{COMMON_CRAWL}",
+        f"{_MIRROR}/wmt13/resolve/main-zip/training-parallel-commoncrawl.zip",
+    ],
+    NEWS_COMMENTARY["v9"]: [
+        f"http://statmt.org/wmt14/{NEWS_COMMENTARY['v9']}",
+        f"{_MIRROR}/wmt14/resolve/main-zip/training-parallel-nc-v9.zip",
+    ],
+    NEWS_COMMENTARY["v12"]: [
+        f"http://data.statmt.org/wmt17/translation-task/{NEWS_COMMENTARY['v12']}",
+        f"{_MIRROR}/wmt17/resolve/main-zip/translation-task/training-parallel-nc-v12.zip",
+    ],
+    VALID: [
+        f"http://data.statmt.org/wmt17/translation-task/{VALID}",
+        f"{_MIRROR}/wmt19/resolve/main-zip/translation-task/dev.zip",
+    ],
+    # Later development sets have the test set of 2014 too.
+    TEST: [f"http://statmt.org/wmt14/{TEST}", f"{_MIRROR}/wmt19/resolve/main-zip/translation-task/dev.zip"],
 }
-VALID = "http://data.statmt.org/wmt17/translation-task/dev.tgz"
-TEST = "http://statmt.org/wmt14/test-full.tgz"
 VALID_FILES = ("newstest2013.en", "newstest2013.de")
 TEST_FILES = ("newstest2014-deen-src.en.sgm", "newstest2014-deen-ref.de.sgm")
 # newstest2014 as published, one segment per line: all 3,003 segments, where other editions have 2,737.
@@ -46,23 +67,30 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
         """Return the published counts. With v9, train is that of wmt16_en_de_bpe32k, which has News Commentary v11."""
         return self.PUBLISHED if self.news_commentary == "v12" else {"train": 4_500_966, **self.PUBLISHED}
 
-    def addresses(self) -> Mapping[str, str]:
+    def addresses(self) -> Mapping[str, Sequence[str]]:
         """Return the addresses of the five archives."""
-        archives = (EUROPARL, COMMON_CRAWL, NEWS_COMMENTARY[self.news_commentary], VALID, TEST)
-        return {Path(address).name: address for address in archives}
+        return {name: ADDRESSES[name] for name in self._members()}
+
+    def check_file(self, path: Path) -> None:
+        """Raise UserError for a downloaded archive that is damaged or lacks a file."""
+        read_members(path, self._members()[path.name], discard=True)
+
+    def _members(self) -> dict[str, tuple[str, str]]:
+        """Return the names of the English and German file in each archive, the training text first."""
+        train = {
+            EUROPARL: "europarl-v7.de-en",
+            COMMON_CRAWL: "commoncrawl.de-en",
+            NEWS_COMMENTARY[self.news_commentary]: f"news-commentary-{self.news_commentary}.de-en",
+        }
+        members = {archive: (f"{part}.en", f"{part}.de") for archive, part in train.items()}
+        return members | {VALID: VALID_FILES, TEST: TEST_FILES}
 
     def read(self, files: Mapping[str, Path]) -> Bitext:
         """Read validation and test set; the training pairs are streamed from one archive after the other.
 
         Each archive is unpacked once without keeping its text, so that a damaged one is found before an hour of work.
         """
-        parts = {
-            EUROPARL: "europarl-v7.de-en",
-            COMMON_CRAWL: "commoncrawl.de-en",
-            NEWS_COMMENTARY[self.news_commentary]: f"news-commentary-{self.news_commentary}.de-en",
-        }
-        train = [(files[Path(address).name], (f"{part}.en", f"{part}.de")) for address, part in parts.items()]
-        valid, test = (files[Path(VALID).name], VALID_FILES), (files[Path(TEST).name], TEST_FILES)
+        *train, valid, test = ((files[archive], names) for archive, names in self._members().items())
         where = {"train": _where(*train), "valid": _where(valid), "test": _where(test)}
         for path, names in train:
             read_members(path, names, discard=True)
@@ -74,7 +102,7 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
 
         def train_pairs() -> Iterator[Pair]:
             for path, names in train:  # opened twice: the archive has one side after the other
-                english, german = (iter_member(path, name) for name in names)
+                english, german = (text_lines(iter_member(path, name), f"{path}:{name}") for name in names)
                 yield from zip_lines(english, german, _where((path, names)))
 
         # Text with normalized punctuation has no typographic apostrophe. The test set is not normalized otherwise.

@@ -18,12 +18,10 @@ from torch import Tensor
 from normplugins.corpora import ParallelCorpus, RunningText
 from normplugins.corpora.languages import has_blanks
 from normplugins.evaluation import bleu, perplexity
-from normplugins.models.config import is_causal
+from normplugins.models.config import future_label, is_causal
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, whole_file, write_lines
 
-SEES_THE_FUTURE = "unmasked: every position sees the tokens after it"
-NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
 Metrics = dict[str, dict[str, Any]]
 
 
@@ -203,9 +201,7 @@ class LanguageModeling(_Kind):
 
     def label(self, settings: Mapping[str, Any]) -> str:
         """Say that a model sees the future: then its perplexity is not a language model's."""
-        if not settings.get("model.causal", True):
-            return SEES_THE_FUTURE
-        return "" if is_causal(settings["model.norm"], masked=True) else NORM_SEES_THE_FUTURE
+        return future_label(settings["model.norm"], settings.get("model.causal", True))
 
     def bare_task(self, settings: DictConfig, dictionary: Dictionary) -> LanguageModelingTask:
         """Return a fairseq task without a corpus."""

@@ -3,13 +3,21 @@
 import argparse
 import typing
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 from fairseq import models
 from fairseq.models import BaseFairseqModel
+from fairseq.modules.quantization.pq.utils import get_layers
+from fairseq.quantization_utils import Quantizer
+from torch import nn
 
 from normplugins.models.placement import refuse_unread_settings
 from normplugins.norms import end_update
+from normplugins.utils.errors import UserError
+
+ALIGNMENT = "this model computes no attention weights that a target's words could be aligned by"
+
+STEPS = "only a model that refines whole sentences has them"
 
 
 class NormModel(BaseFairseqModel):
@@ -20,6 +28,15 @@ class NormModel(BaseFairseqModel):
     number right after an update has them applied before validation and checkpoints.
     """
 
+    REFUSED: ClassVar[dict[str, str]] = {
+        "print_alignment": ALIGNMENT,
+        "replace_unk": ALIGNMENT,
+        "load_alignments": ALIGNMENT,
+        "retain_dropout": "this model has no dropout at inference",
+        "print_step": STEPS,
+        "retain_iter_history": STEPS,
+    }
+    """fairseq's settings of a task or of generation that the model cannot follow, and why"""
     _updates = 0
 
     @classmethod
@@ -36,6 +53,27 @@ class NormModel(BaseFairseqModel):
                 )
         super().add_args(parser)
 
+    @classmethod
+    def refuse_settings(cls, settings: Any) -> None:
+        """Refuse settings of a task or of generation that fairseq offers and that the model would ignore.
+
+        Raises:
+            UserError: the first such setting, and why.
+        """
+        for key, why in cls.REFUSED.items():
+            if (value := getattr(settings, key, None)) not in (None, False):
+                raise UserError(f"{key}={value} (--{key.replace('_', '-')}): {why}")
+
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """Prepare for generation or scoring by fairseq's tools.
+
+        Raises:
+            UserError: a setting that the model would ignore.
+        """
+        self.refuse_settings(cfg.task)
+        self.refuse_settings(cfg.generation)
+        super().prepare_for_inference_(cfg)
+
     def set_num_updates(self, num_updates: int) -> None:
         """Set the number of updates so far; every process must call it with the same number."""
         super().set_num_updates(num_updates)
@@ -45,20 +83,38 @@ class NormModel(BaseFairseqModel):
 
 
 _build_model = models.build_model
+_set_trainer = Quantizer.set_trainer
 
 
 def check_everywhere() -> None:
     """Make fairseq's tasks, and thereby its command lines, check the settings of each new model of this package."""
     models.build_model = build_model
+    Quantizer.set_trainer = set_trainer
+
+
+def set_trainer(quantizer: Any, trainer: Any) -> None:
+    """Prepare ``--quantization-config-path`` as fairseq does, and check that the config is about this model's layers.
+
+    Raises:
+        UserError: a pattern of ``layers_to_quantize`` matches no layer; fairseq would train without quantization.
+    """
+    model = trainer.get_model()
+    for pattern in quantizer.layers_to_quantize:
+        if not get_layers(model, pattern):
+            names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+            raise UserError(f"layers_to_quantize: '{pattern}' matches no layer; one of them is called {names[0]}")
+    _set_trainer(quantizer, trainer)
 
 
 def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
-    """Build a model as fairseq does, and check the norms' settings unless they come ``from_checkpoint``.
+    """Build a model as fairseq does, and check the settings unless they come ``from_checkpoint``.
 
     Raises:
-        UserError: a norm's setting is not at its default, and no norm of the model reads it.
+        UserError: a setting of the task that the model would ignore, or a norm's setting that is not at its default
+            and that no norm of the model reads.
     """
     model = _build_model(cfg, task, from_checkpoint)
     if isinstance(model, NormModel) and not from_checkpoint:
         refuse_unread_settings(model.decoder.cfg)
+        model.refuse_settings(task.cfg or task.args)
     return model

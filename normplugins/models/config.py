@@ -12,6 +12,8 @@ from normplugins.norms import build_norm, sees_sentence
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
 
+SEES_THE_FUTURE = "unmasked: every position sees the tokens after it"
+NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
 ACTIVATIONS = ("relu", "gelu", "swish")
 
 
@@ -175,6 +177,19 @@ class LanguageModelConfig(ModelConfig):
             )
 
     @property
+    def future_label(self) -> str:
+        """How a position sees later tokens at evaluation; empty for a causal model."""
+        return future_label(self.norm, getattr(self, "causal", True))
+
+    def require_causal(self) -> None:
+        """Raise UserError if a position sees later tokens: fairseq's tools have no place to say so."""
+        if self.future_label:
+            raise UserError(
+                f"this model is {self.future_label}, so that it cannot generate text, and its perplexity is not that "
+                "of a language model (normplugins evaluate RUN measures it, and labels it so)"
+            )
+
+    @property
     def cutoffs(self) -> list[int]:
         """Ranks at which the clusters of the adaptive softmax begin; empty for a full softmax."""
         return [int(cutoff) for cutoff in (self.adaptive_softmax_cutoff or "").split(",") if cutoff.strip()]
@@ -204,9 +219,16 @@ class TensorTransformerLMConfig(LanguageModelConfig):
     )
 
 
+def future_label(norm: str, masked: bool) -> str:
+    """Return how a position of a language model sees later tokens at evaluation, or nothing if it does not."""
+    if not masked:
+        return SEES_THE_FUTURE
+    return NORM_SEES_THE_FUTURE if sees_sentence(norm) else ""
+
+
 def is_causal(norm: str, masked: bool) -> bool:
     """Whether no position of a language model sees a later token at evaluation, through attention or its norm."""
-    return masked and not sees_sentence(norm)
+    return not future_label(norm, masked)
 
 
 def check_model(cfg: Any) -> None:

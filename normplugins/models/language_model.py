@@ -1,14 +1,15 @@
 """``norm_transformer_lm``: a causal transformer language model; any norm, pre- or post-norm.
 
 Attention is masked, so at evaluation no position sees a token after it, unless the norm is one of whole sentences
-(``instance``): its perplexity is labelled so, and it cannot generate text. In training, a norm that divides by
-statistics of the batch makes a position's output depend, weakly, on later tokens and on other segments;
-``normplugins analyze causality`` measures it (docs/causality.md).
+(``instance``): ``normplugins evaluate`` labels the perplexity of such a model, and fairseq's tools refuse it. In
+training, a norm that divides by statistics of the batch makes a position's output depend, weakly, on later tokens and
+on other segments; ``normplugins analyze causality`` measures it (docs/causality.md).
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from fairseq.data import Dictionary
 from fairseq.models import FairseqDecoder, FairseqIncrementalDecoder, FairseqLanguageModel, register_model
@@ -20,9 +21,9 @@ from normplugins.models.config import LanguageModelConfig, NormTransformerLMConf
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions, Vocabulary
 from normplugins.models.layers import FeedForward, Layer, run_stack
-from normplugins.norms import sees_sentence
 from normplugins.utils.errors import UserError
 
+logger = logging.getLogger(__name__)
 Features = tuple[Tensor, dict[str, list[None]]]
 """Features (B, T, C), and what fairseq's beam search expects beside them."""
 
@@ -69,6 +70,12 @@ class LanguageModelDecoder(FairseqDecoder):
 class LanguageModel(NormModel, FairseqLanguageModel):
     """Base class of the language models."""
 
+    REFUSED: ClassVar[dict[str, str]] = NormModel.REFUSED | {
+        "add_bos_token": "the vocabulary of this model has no <s>, since running text has none",
+        "max_target_positions": "a segment's length is tokens_per_sample, for which this model is built",
+        "self_target": "this model predicts only the next token",
+        "past_target": "this model predicts only the next token",
+    }
     decoder_class: type[LanguageModelDecoder]
 
     @classmethod
@@ -83,7 +90,20 @@ class LanguageModel(NormModel, FairseqLanguageModel):
             raise UserError(
                 "a model with tied embeddings needs one dictionary: leave task.output_dictionary_size at -1"
             )
+        if settings.future_label:
+            logger.warning(
+                "this model is %s: its loss and perplexity are not those of a language model", settings.future_label
+            )
         return cls(cls.decoder_class(settings, task.source_dictionary))
+
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """Prepare for generation or scoring by fairseq's tools.
+
+        Raises:
+            UserError: every position sees later tokens, or a setting that the model would ignore.
+        """
+        self.decoder.cfg.require_causal()
+        super().prepare_for_inference_(cfg)
 
 
 class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
@@ -107,14 +127,11 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
             _unused: ``src_lengths``, ``encoder_out`` and the like, which fairseq passes.
 
         Raises:
-            UserError: asked for one position, of a norm that sees the whole segment.
+            UserError: asked for one position, of a model whose norm sees the whole segment.
         """
         step = incremental_state is not None
-        if step and sees_sentence(self.cfg.norm):
-            raise UserError(
-                f"norm={self.cfg.norm}: with this norm a position sees the whole segment, so that this model cannot "
-                "generate text word by word; it can only score text that is there"
-            )
+        if step:
+            self.cfg.require_causal()
         tokens, positions = prev_output_tokens, self.positions(prev_output_tokens)
         padding_mask = tokens.eq(self.vocabulary.padding_idx)
         if step:

@@ -77,8 +77,10 @@ class Planned:
     def record(self) -> dict[str, Any] | None:
         """The published record, if it has the current format and the config of this run."""
         found = read_json(self.published, "restore it, or delete it to run that seed again") or {}
-        current = found.get("format") == record.FORMAT
-        return found if current and not folder.changed_settings(found["config"], self.settings) else None
+        if found.get("format") != record.FORMAT:
+            return None
+        settings = record.without_absolute_paths(self.settings)
+        return None if folder.changed_settings(found["config"], settings) else found
 
     @property
     def state(self) -> str:

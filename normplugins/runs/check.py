@@ -16,7 +16,7 @@ from normplugins.norms import all_settings
 from normplugins.runs.compose import fairseq_defaults
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training import statistics_probe
-from normplugins.training.distributed import launched, on_cpu, world_size
+from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value
 
@@ -93,10 +93,13 @@ def check_processes(config: DictConfig) -> None:
         raise UserError(
             f"distributed_training.distributed_world_size={given} follows from hardware.processes, or from torchrun"
         )
-    if config.hardware.name != "slurm" and not on_cpu(config) and here > torch.cuda.device_count():
+    if config.hardware.name == "slurm" or on_cpu(config) or (member and sees_own_gpu()):
+        return
+    if here > torch.cuda.device_count():
         raise UserError(
             f"{here} processes on this machine (hardware.processes) need a GPU each, and PyTorch sees "
-            f"{torch.cuda.device_count()}. hardware=cpu hardware.processes={here} runs them without"
+            f"{torch.cuda.device_count()}. Under srun, --gpus-per-task=1 gives each a GPU; hardware=cpu "
+            f"hardware.processes={here} runs them without"
         )
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from normplugins.corpora import PreparedCorpus, PreparedText
+from normplugins.corpora import PreparedCorpus, PreparedText, changed_files
 from normplugins.evaluation.tasks import KINDS
 from normplugins.runs import record
 from normplugins.runs.cell import PLACES, changes_result, flatten
@@ -173,6 +173,10 @@ def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]
         settings | {key: new for key, (old, new) in EQUIVALENT_VALUES.items() if settings.get(key) == old}
         for settings in (before, today)
     )
+    # With batches_per_update, these follow from the number of processes, and an update is the same with any number.
+    shares = {"optimization.update_freq", *(key for key in today if key.endswith(".distributed_world_size"))}
+    if before.get("train.batches_per_update"):
+        before = {key: today.get(key) if key in shares else value for key, value in before.items()}
     changed = []
     for key in filter(changes_result, sorted(before.keys() | today.keys())):
         old, new = before.get(key), today.get(key)
@@ -200,6 +204,28 @@ def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool
             "restore its files, or start the run again with force=true"
         )
     return digest is not None
+
+
+def verify_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> None:
+    """Compare the content of all prepared files with the manifest before a result is recorded.
+
+    Raises:
+        UserError: a file has changed while the run was at work. If training may have read it, the run is refused until
+            it is started again; otherwise the same command scores the checkpoints again.
+    """
+    changed = changed_files(corpus.folder, corpus.manifest)
+    if not changed:
+        return
+    if any((corpus.folder / name).is_relative_to(corpus.bin_dir) for name in changed):
+        write_json(directory / PROVENANCE, _notes(directory) | {"corpus": f"changed: {', '.join(changed)}"})
+        remedy = "force=true prepares the corpus again and starts the run again"
+    else:
+        (directory / SCORES).unlink(missing_ok=True)
+        remedy = "the same command prepares the corpus again and scores the checkpoints again"
+    raise UserError(
+        f"{corpus.folder / changed[0]} has changed since the run in {directory} began, so its result is not recorded: "
+        + remedy
+    )
 
 
 def _has_begun(directory: Path) -> bool:

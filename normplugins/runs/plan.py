@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -27,6 +26,7 @@ from normplugins.runs.compose import fairseq_config
 from normplugins.runs.run import run_title
 from normplugins.runs.scoring import set_threads
 from normplugins.training.distributed import on_cpu, world_size
+from normplugins.utils.json_file import read_json
 
 # Sentences and tokens of training texts that neither a config nor a paper gives: the side with more tokens, including
 # subwords and the end of each sentence. IWSLT14: fairseq's recipe. WMT14: fairseq's log of the same three corpora with
@@ -130,7 +130,7 @@ def corpus_size(config: DictConfig) -> CorpusSize:
     """Return the size of a run's corpus: counted if the corpus is prepared, otherwise published or assumed."""
     corpus = corpus_config(config.corpus)
     path = Path(config.data_dir) / corpus.name / corpus.variant() / "corpus.json"
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    manifest = read_json(path, "delete it, and the next run writes it again")
     source = "counted in the prepared corpus" if manifest else "not prepared here: expected size"
     if isinstance(corpus, RunningText):
         segment = config.task.tokens_per_sample

@@ -80,6 +80,15 @@ def git_commit() -> str | None:
     return f"{commit}+changes" if changed else commit
 
 
+def without_absolute_paths(value: Any) -> Any:
+    """Return a copy of a record in which each absolute path is only the name of its file or folder."""
+    if isinstance(value, dict):
+        return {key: without_absolute_paths(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_absolute_paths(each) for each in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+
+
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,15 @@ from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.history import saved_history
 from normplugins.training.loop import train
 from normplugins.training.progress import clock
+from normplugins.training.rendezvous import Rendezvous, file_sizes
 from normplugins.training.tracking import Tracker, tracked
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
+
+# Settings that may differ between the ranks of a run: places on their machines, and what only rank zero reads.
+MAY_DIFFER = re.compile(
+    rf"{'|'.join(map(re.escape, PLACES))}|variant|force|tracking\..*|hardware\.(?!timeout_seconds).*"
+)
 
 
 def run(config: DictConfig) -> dict[str, Any] | None:
@@ -40,21 +47,28 @@ def run(config: DictConfig) -> dict[str, Any] | None:
             that holds a run with other settings, or a missing GPU.
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    check(config)
     member = distributed.launched()
     if member is None:
+        check(config)
         if distributed.world_size(config) == 1 or (folder.completed(config) and not config.force):
             return run_rank_zero(config)
         plain = OmegaConf.to_container(config, enum_to_str=True)  # fairseq's enums cannot be pickled
         return distributed.launch(run_plain, plain, distributed.world_size(config))
-    rendezvous = distributed.Rendezvous(member)
-    if member.rank == 0:
-        with rendezvous.rank_zero():
+    with Rendezvous(member, config.hardware.timeout_seconds) as rendezvous:
+        check(config)
+        rendezvous.compare(description(config))
+        if member.rank == 0:
             return run_rank_zero(config, rendezvous)
-    if message := rendezvous.receive():
-        config.task.data, config.checkpoint.save_dir = message["data"], message["save_dir"]
-        rendezvous.train_together(partial(train, config, fairseq_config(config), {}, "", Tracker()), config)
+        if message := rendezvous.receive():
+            config.task.data, config.checkpoint.save_dir = message["data"], message["save_dir"]
+            rendezvous.train_together(partial(train, config, fairseq_config(config), {}, "", Tracker()), config)
     return None
+
+
+def description(config: DictConfig) -> dict[str, Any]:
+    """Return what must be the same in all ranks of a run: the settings, the versions of packages, and the commit."""
+    settings = {key: value for key, value in flatten(config) if not MAY_DIFFER.fullmatch(key)}
+    return {**settings, **record.versions(), "git_commit": record.git_commit()}
 
 
 def run_plain(config: dict[str, Any]) -> dict[str, Any] | None:
@@ -62,7 +76,7 @@ def run_plain(config: dict[str, Any]) -> dict[str, Any] | None:
     return run(OmegaConf.create(config, flags={"struct": True}))
 
 
-def run_rank_zero(config: DictConfig, rendezvous: distributed.Rendezvous | None = None) -> dict[str, Any]:
+def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> dict[str, Any]:
     """Complete a run as its only process, or as rank zero, for which the other ranks wait at the ``rendezvous``."""
     set_threads(config)
     directory, result = Path(config.run_dir), result_path(config)
@@ -83,9 +97,7 @@ def run_rank_zero(config: DictConfig, rendezvous: distributed.Rendezvous | None 
     return done
 
 
-def complete_steps(
-    config: DictConfig, directory: Path, rendezvous: distributed.Rendezvous | None = None
-) -> dict[str, Any]:
+def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous | None = None) -> dict[str, Any]:
     """Carry out the steps that are left of a run whose folder is locked; return its record, written to the folder."""
     kind = kind_of(config.task._name)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
@@ -98,7 +110,8 @@ def complete_steps(
         if history is None or history.stopped_by is None:
             work = partial(train, config, fairseq_config(config), run_identity, run_title(config), tracker)
             if rendezvous:
-                rendezvous.send({"data": config.task.data, "save_dir": config.checkpoint.save_dir})
+                seen = file_sizes(corpus.bin_dir, directory / checkpoints.LAST)
+                rendezvous.send({"data": config.task.data, "save_dir": config.checkpoint.save_dir, "files": seen})
                 rendezvous.train_together(work, config)
                 set_threads(config)  # the other ranks have ended, so scoring may use their cores
             else:
@@ -113,6 +126,7 @@ def complete_steps(
         print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
         scored, files = score_checkpoints(config, corpus, directory)
         statistics = reestimate.provenance(config, directory / files[scored["scored_by"]]["file"], averaged)
+        folder.verify_corpus(directory, corpus)
         folder.record_call_end(directory)
         work_done = folder.provenance(directory)
         done = {
@@ -143,6 +157,7 @@ def complete_steps(
             **({"statistics_probe": history.probe} if history.probe else {}),
             "config": {key: value for key, value in flatten(config) if key not in PLACES},
         }
+        done = record.without_absolute_paths(done)
         write_json(directory / folder.RECORD, done)
         tracker.summarize({f"test/{metric}": value["score"] for metric, value in scored["metrics"].items()})
         tracker.summarize({"signature": {metric: value["signature"] for metric, value in scored["metrics"].items()}})

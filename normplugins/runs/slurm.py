@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -15,6 +16,8 @@ from omegaconf import DictConfig
 
 from normplugins.runs import folder
 from normplugins.utils.errors import UserError
+from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.locks import hold_lock
 
 LOGS = Path("runs/slurm")
 POLL_SECONDS = 10
@@ -36,7 +39,7 @@ wait $!
 
 
 def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[DictConfig], wait: bool = False) -> None:
-    """Submit a job array with a task for each cell that is not complete, and print the job, folder and log of each.
+    """Submit a job array with a task for each cell that is not complete, queued or running; print what becomes of each.
 
     Args:
         experiment: name of the primary config.
@@ -56,20 +59,25 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
     if shutil.which("sbatch") is None:
         raise UserError("hardware=slurm: there is no sbatch command here. Call this on a login node of the cluster")
     left = []
-    for overrides, config in zip(cells, configs, strict=True):
-        title = f"{config.experiment} {config.variant} seed {config.seed}"
-        if folder.completed(config) and not config.force:
-            print(f"{title}: already complete, in {config.run_dir} (force=true runs it again)")
-        else:
-            left.append((title, [experiment, *in_job(overrides, config)], config))
-    if not left:
-        return
-    LOGS.mkdir(parents=True, exist_ok=True)  # Slurm does not create the folder of a log
-    text = script(experiment, [arguments for _, arguments, _ in left], settings)
-    done = subprocess.run(["sbatch", "--parsable"], input=text, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise UserError(f"Slurm refuses the jobs: {done.stderr.strip()}")
-    job = done.stdout.strip().partition(";")[0]  # the name of a cluster may follow
+    with hold_lock(LOGS / "lock", lambda holder: print(f"waiting for process {holder}, which submits jobs")):
+        queued = queued_runs()
+        for overrides, config in zip(cells, configs, strict=True):
+            title = f"{config.experiment} {config.variant} seed {config.seed}"
+            if folder.completed(config) and not config.force:
+                print(f"{title}: already complete, in {config.run_dir} (force=true runs it again)")
+            elif found := queued.get(os.path.realpath(config.run_dir)):
+                print(f"{title}: already queued or running, as job {found} (scancel {found} ends it)")
+            else:
+                left.append((title, [experiment, *in_job(overrides, config)], config))
+        if not left:
+            return
+        text = script(experiment, [arguments for _, arguments, _ in left], settings)
+        done = subprocess.run(["sbatch", "--parsable"], input=text, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise UserError(f"Slurm refuses the jobs: {done.stderr.strip()}")
+        job = done.stdout.strip().partition(";")[0]  # the name of a cluster may follow
+        folders = {f"{job}_{task}": os.path.realpath(config.run_dir) for task, (_, _, config) in enumerate(left)}
+        write_json(LOGS / f"{job}.json", folders)
     for task, (title, _, config) in enumerate(left):
         print(f"job {job}_{task}: {title} in {config.run_dir}, log {LOGS}/{job}_{task}.log")
     print(f"{len(left)} submitted: squeue --job {job} shows which wait and run, scancel {job} ends them")
@@ -80,6 +88,25 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
             raise UserError("no longer waiting; the jobs continue") from interrupt
         if lost := [f"{job}_{task}" for task, (_, _, config) in enumerate(left) if not folder.completed(config)]:
             raise UserError(f"{len(lost)} of {len(left)} jobs ended before their runs were complete: {', '.join(lost)}")
+
+
+def queued_runs() -> dict[str, str]:
+    """Return the job of each run's folder for which a job that this module submitted is waiting or running.
+
+    Raises:
+        UserError: Slurm does not tell which jobs are in the queue.
+    """
+    submitted: dict[str, str] = {}
+    for path in sorted(LOGS.glob("*.json")):
+        submitted |= read_json(path, "delete it when its jobs have ended") or {}
+    if not submitted:
+        return {}
+    queue = subprocess.run(
+        ["squeue", "--me", "--noheader", "--array", "--format=%i"], capture_output=True, text=True, check=False
+    )
+    if queue.returncode != 0:
+        raise UserError(f"Slurm does not tell which jobs are in the queue: {queue.stderr.strip()}")
+    return {submitted[job]: job for job in queue.stdout.split() if job in submitted}
 
 
 def in_job(overrides: Sequence[str], config: DictConfig) -> list[str]:

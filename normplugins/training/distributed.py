@@ -1,39 +1,28 @@
-"""Training in several processes, which this process starts through torchrun's Python API, or which torchrun or srun
-started."""
+"""Training in several processes, which this process starts itself, or which torchrun or srun started."""
 
-import json
 import logging
 import os
 import pickle
 import re
 import signal
+import socket
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, start_processes
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from normplugins.utils.errors import UserError
-from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
 
 RESUMES = "The same command resumes from the last checkpoint"
-EXIT_DELAY_SECONDS = 1  # torchrun reports the rank that exits first, so a rank that lost another one exits later
-RECEIVE_SECONDS = 30  # how long rank zero waits at most for the other ranks to read its message
-# torch.distributed has no exception class for a lost peer; its messages contain one of these words.
-_LOST_PEER = re.compile(r"gloo|NCCL|TCPStore|ProcessGroup|[Cc]onnection|[Tt]imed? ?out")
 T = TypeVar("T")
 
 
@@ -53,6 +42,16 @@ class Member:
     def __str__(self) -> str:
         return f"rank {self.rank} of {self.size}"
 
+    @property
+    def one_machine(self) -> bool:
+        """Whether all ranks of the run are on this machine."""
+        return self.local_size == self.size
+
+    @property
+    def gpu(self) -> int:
+        """The number of this rank's GPU among those that it sees; with ``srun --gpus-per-task=1`` it sees only one."""
+        return 0 if sees_own_gpu() else self.local_rank
+
 
 def launched() -> Member | None:
     """Return this process's place in a run that torchrun or srun started, or None for a single process.
@@ -67,6 +66,11 @@ def launched() -> Member | None:
             member = Member(*(int(re.split(r"\D", os.environ[name])[0]) for name in names))
             return member if member.size > 1 else None
     return None
+
+
+def sees_own_gpu() -> bool:
+    """Whether srun has given each of its tasks a GPU of its own, the only one that the task sees."""
+    return "RANK" not in os.environ and "SLURM_PROCID" in os.environ and torch.cuda.device_count() == 1
 
 
 def world_size(config: DictConfig) -> int:
@@ -117,40 +121,50 @@ def share_batches(config: DictConfig, overrides: Sequence[str]) -> None:
 def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
     """Call ``work(argument)``, both pickled, in several processes of this machine, and return rank zero's result.
 
-    torchrun ends all processes when one of them fails, and Linux ends them when this process is killed.
+    All processes are ended when one of them fails, and Linux ends them when this process is killed. They are reached
+    through the loopback interface only.
 
     Raises:
         UserError: a process raised it, failed or was killed.
         KeyboardInterrupt: Ctrl-C, after all processes have ended.
     """
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    handlers = {number: signal.getsignal(number) for number in signals}  # torchrun replaces them
-    logging.disable(logging.CRITICAL)  # torchrun logs a traceback for an error that is reported on one line below
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            options = LaunchConfig(
-                min_nodes=1,
-                max_nodes=1,
-                nproc_per_node=processes,
-                rdzv_backend="c10d",
-                rdzv_endpoint="127.0.0.1:0",  # any free port
-                local_addr="127.0.0.1",  # the machine's own host name may not resolve
-                max_restarts=0,
-                logs_specs=DefaultLogsSpecs(log_dir=folder),
-            )
-            results: dict[int, T] = elastic_launch(options, _worker)(work, argument)
-            return results[0]
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise _error_of(f"rank {rank} of {processes}", failure) from None
-    except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        sys.exit(128 + error.sigval)
-    finally:
-        logging.disable(logging.NOTSET)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    handlers = {number: signal.getsignal(number) for number in signals}  # torch replaces them
+    listener = socket.create_server(("127.0.0.1", 0))  # any free port, which only this machine can reach
+    address, port = listener.getsockname()
+    store = TCPStore(address, port, is_master=True, master_listen_fd=listener.detach(), wait_for_workers=False)
+    size = str(processes)
+    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    shared["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # this process hosts the store, as torchrun does
+    ranks = range(processes)
+    logging.disable(logging.CRITICAL)  # torch logs a traceback for an error that is reported on one line below
+    with tempfile.TemporaryDirectory() as folder:
+        started = start_processes(
+            "run",
+            _worker,
+            args=dict.fromkeys(ranks, (work, argument)),
+            envs={rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in ranks},
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            ended = started.wait(period=0.1)
+        except SignalException as error:
+            started.close(error.sigval)
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            sys.exit(128 + error.sigval)
+        finally:
+            started.close()
+            logging.disable(logging.NOTSET)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            del store
+    assert ended is not None
+    if ended.is_failed():
+        rank, failure = min(ended.failures.items(), key=lambda item: item[1].timestamp)
+        raise _error_of(f"rank {rank} of {processes}", failure)
+    result: T = ended.return_values[0]
+    return result
 
 
 def _worker(work: Callable[[Any], T], argument: object) -> T:
@@ -174,91 +188,6 @@ def _error_of(rank: str, failure: ProcessFailure) -> Exception:
             return kind(text)
     print(report["extraInfo"]["py_callstack"], file=sys.stderr)
     return UserError(f"{rank} failed with the traceback above. {RESUMES}")
-
-
-class Rendezvous:
-    """A store through which rank zero, which prepares the corpus, tells the other ranks when and what to train.
-
-    Raises:
-        RankLost: this rank cannot reach the store.
-    """
-
-    def __init__(self, member: Member) -> None:
-        self.member = member
-        self.sent = False
-        try:
-            self.store = next(rendezvous("env://", member.rank, member.size))[0]
-        except RuntimeError as error:
-            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise _lost(f"{member} does not reach {address}: {str(error).splitlines()[0]}") from error
-
-    def send(self, message: dict[str, str]) -> None:
-        """Tell the other ranks what to train; an empty message means nothing. Only the first call has an effect."""
-        if self.sent:
-            return
-        self.sent = True
-        self.store.set("message", json.dumps(message))
-        deadline = time.monotonic() + RECEIVE_SECONDS  # the store ends with rank zero, which may have nothing to train
-        while self.store.add("received", 0) < self.member.size - 1 and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-    def receive(self) -> dict[str, str]:
-        """Wait for rank zero's message, without a time limit because preparing a corpus may take hours.
-
-        Raises:
-            RankLost: rank zero has failed or ended.
-        """
-        try:
-            while not self.store.check(["message"]):  # a blocking wait would delay Python's signal handlers
-                time.sleep(0.5)
-            message: dict[str, str] = json.loads(self.store.get("message"))
-            self.store.add("received", 1)
-        except RuntimeError as error:
-            raise _lost(f"{self.member}: rank zero has ended") from error
-        if "failed" in message:
-            raise _lost(f"{self.member} has nothing to do: rank zero failed before training")
-        return message
-
-    @contextmanager
-    def rank_zero(self) -> Iterator[None]:
-        """Run rank zero's part. If it ends without a message, tell the other ranks that it failed or is complete."""
-        message = {"failed": "yes"}
-        try:
-            yield
-            message = {}
-        finally:
-            self.send(message)
-
-    def train_together(self, train: Callable[[], None], config: DictConfig) -> None:
-        """Call ``train`` in a process group of all ranks (gloo on CPUs, NCCL on GPUs) and wait for all ranks.
-
-        Raises:
-            RankLost: another rank has ended or does not answer.
-        """
-        use_threads(threads_per_process(config))
-        cpu, timeout = on_cpu(config), timedelta(seconds=config.hardware.timeout_seconds)
-        if not cpu:
-            torch.cuda.set_device(self.member.local_rank)
-        backend, rank, size = "gloo" if cpu else "nccl", self.member.rank, self.member.size
-        try:
-            distributed.init_process_group(backend, store=self.store, rank=rank, world_size=size, timeout=timeout)
-            # fairseq would create a second group for the gradients with a timeout of half an hour, and operations of
-            # synchronized norms on one of two NCCL communicators could block those on the other.
-            distributed_utils.get_global_group._global_group = distributed.group.WORLD
-            train()
-            distributed.barrier()
-        except RuntimeError as error:
-            if not isinstance(error, distributed.DistError) and not _LOST_PEER.search(str(error)):
-                raise
-            why = re.sub(r"^\[\S*\] |\. This is typically .*", "", str(error).strip().splitlines()[0])
-            raise _lost(f"{self.member} has lost the other ranks: {why}. {RESUMES}") from error
-        distributed.destroy_process_group()
-        del distributed_utils.get_global_group._global_group
-
-
-def _lost(message: str) -> RankLost:
-    time.sleep(EXIT_DELAY_SECONDS)
-    return RankLost(message)
 
 
 def all_gather(value: T) -> list[T]:

@@ -72,14 +72,14 @@ class _Run:
         self.history = History(**extra_state["history"]) if extra_state else History()
         if len(set(distributed.all_gather(self.history.updates))) > 1:
             raise UserError(f"{self.directory} is not on a file system that all processes of the run share")
-        if extra_state and (states := extra_state.get("statistics")):
+        states = extra_state.get("statistics", []) if extra_state else []
+        if len(states) == trainer.data_parallel_world_size:  # otherwise every rank begins with those of rank zero
             statistics_drift.load_state(trainer.get_model(), states[trainer.data_parallel_rank])
         self.history.parameters = sum(parameter.numel() for parameter in trainer.get_model().parameters())
         examples = len(trainer.task.dataset(config.dataset.train_subset))
         self.history.skipped = examples - sum(map(len, self.epoch_itr.frozen_batches))
         self.started = time.perf_counter() - self.history.wall_seconds
-        # Rank zero's time: the ranks' times differ before the first update, and all must save at the same updates.
-        self.saved_at = distributed.all_gather(trainer.cumulative_training_time())[0]
+        self.saved_at = trainer.cumulative_training_time()
         master = trainer.is_data_parallel_master
         self.probed = is_on(config)
         self.probe = StatisticsProbe(trainer.get_model(), self.probed and master)
@@ -236,6 +236,7 @@ class _Run:
         extra_state = {
             "train_iterator": self.epoch_itr.state_dict(),
             "history": asdict(history),
+            "processes": self.trainer.data_parallel_world_size,
             "seal": {"run": dict(self.run)},
         }
         if states := statistics_drift.gather(model):

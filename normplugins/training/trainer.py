@@ -36,7 +36,21 @@ class Trainer(trainer.Trainer):
             if type(error) is Exception and error.__context__:
                 raise error.__context__ from None
             raise
+        if extra_state and "processes" in extra_state:
+            # With train.batches_per_update, another number of processes shares the same updates.
+            position, batches = extra_state["train_iterator"], extra_state["processes"]
+            batches *= position["iterations_in_epoch"]
+            position["iterations_in_epoch"] = batches // self.data_parallel_world_size
         return extra_state
+
+    def cumulative_training_time(self) -> float:
+        """Return the seconds of training, as the mean over the ranks: all decide by it when to save a checkpoint.
+
+        Before the first update, fairseq returns the time of each rank's own clock.
+        """
+        if self.data_parallel_world_size > 1 and self._cumulative_training_time is None:
+            return float(self._previous_training_time)
+        return float(super().cumulative_training_time())
 
     def _build_optimizer(self) -> None:
         super()._build_optimizer()

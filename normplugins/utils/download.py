@@ -1,8 +1,8 @@
-"""Files from a mirror folder or the network; an interrupted download is resumed."""
+"""Files from a mirror folder, or from the first of several addresses that has them; downloads are resumed."""
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import requests
@@ -15,15 +15,30 @@ from normplugins.utils.files import disk_errors, sha256, whole_file
 
 MIRROR = "NORMPLUGINS_MIRROR"
 _ATTEMPTS = 3
-_TIMEOUT = (20, 60)  # seconds to connect, and to wait for the next bytes
+TIMEOUT = (20, 60)  # seconds to connect, and to wait for the next bytes
 _BLOCK = 1 << 16  # bytes
 
 
-def fetch(name: str, url: str, folder: Path, echo: Callable[[str], None]) -> Path:
-    """Return ``folder/name`` after taking it from the mirror or downloading it from ``url``, if necessary.
+def fetch(
+    name: str,
+    addresses: Sequence[str],
+    folder: Path,
+    echo: Callable[[str], None],
+    check: Callable[[Path], None] = lambda _: None,
+    timeout: tuple[float, float] = TIMEOUT,
+) -> Path:
+    """Return ``folder/name`` after taking it from the mirror or downloading it, if necessary.
 
-    The parent of ``folder`` has the name of the corpus. A file in the mirror replaces a different one in ``folder``.
-    Raises UserError if the file cannot be fetched.
+    Args:
+        name: the name of the file. A file in the mirror replaces a different one in ``folder``.
+        addresses: where the file can be downloaded; they are tried in turn.
+        folder: where the file is kept; the parent of this folder has the name of the corpus.
+        echo: called with one line for each step.
+        check: raises UserError for a downloaded file that is not the wanted one; then the next address is tried.
+        timeout: seconds to connect, and to wait for the next bytes.
+
+    Raises:
+        UserError: the file cannot be fetched.
     """
     path = folder / name
     mirrored = find_in_mirror(name, folder.parent.name)
@@ -34,7 +49,8 @@ def fetch(name: str, url: str, folder: Path, echo: Callable[[str], None]) -> Pat
                 shutil.copyfile(mirrored, temporary)
             echo(f"{name}: taken from the mirror {mirrored.parent}")
     elif not path.exists():
-        _download(url, path, echo)
+        with disk_errors(path):
+            _download(addresses, path, echo, check, timeout)
     return path
 
 
@@ -58,29 +74,61 @@ def find_in_mirror(name: str, corpus: str) -> Path | None:
     return found[0] if found else None
 
 
-def _download(url: str, path: Path, echo: Callable[[str], None]) -> None:
-    part = path.with_name(path.name + ".part")
-    by_hand = f"or put {path.name} into a folder and set {MIRROR} to that folder"
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                total = _transfer(url, part, echo)
-            except requests.HTTPError as error:
-                response = error.response
-                raise UserError(f"{url} answers {response.status_code} {response.reason}; {by_hand}") from None
-            except requests.RequestException as error:
-                if attempt < _ATTEMPTS:
-                    continue
-                reason = str(error).split("(Caused by")[-1].strip("() ")[:150]
-                kept = f"; {size:,} bytes are kept, and the same command resumes there" if (size := _size(part)) else ""
-                raise UserError(f"cannot download {url}: {reason}{kept}; {by_hand}") from None
-            if total in (None, _size(part)):
-                break
+def _download(
+    addresses: Sequence[str],
+    path: Path,
+    echo: Callable[[str], None],
+    check: Callable[[Path], None],
+    timeout: tuple[float, float],
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for number, url in enumerate(addresses, 1):
+        # each address has a partial file of its own: the addresses may have differently packed files
+        part = path.with_name(f"{path.name}.part{number if number > 1 else ''}")
+        try:
+            _download_from(url, part, echo, timeout)
+        except _DownloadError as error:
+            failures.append(str(error))
         else:
-            raise UserError(f"{url} ended at {_size(part):,} of {total:,} bytes: the same command resumes there")
-        part.replace(path)
-        _version_file(part).unlink(missing_ok=True)
+            part.replace(path)
+            try:
+                check(path)
+            except UserError as error:
+                path.unlink()
+                failures.append(f"{url} has another file ({error})")
+            else:
+                for left_over in path.parent.glob(f"{path.name}.part*"):
+                    left_over.unlink()
+                return
+        if number < len(addresses):
+            echo(f"{failures[-1]}; the next address is tried")
+    by_hand = f"or put {path.name} into a folder and set {MIRROR} to that folder"
+    raise UserError(f"{path.name} cannot be downloaded: {'; '.join(failures)}. Try again later, {by_hand}")
+
+
+class _DownloadError(Exception):
+    """An address does not give the file; the message names the address and the reason."""
+
+
+def _download_from(url: str, part: Path, echo: Callable[[str], None], timeout: tuple[float, float]) -> None:
+    """Download ``url`` to ``part``, and resume a few times where the connection is lost."""
+    for _ in range(_ATTEMPTS):
+        held = _size(part)
+        try:
+            total = _transfer(url, part, echo, timeout)
+        except requests.RequestException as error:
+            reason = str(error).split("(Caused by")[-1].strip("() ")[:150]
+            failure = f"{url} cannot be downloaded ({reason})"
+        else:
+            if total in (None, _size(part)):
+                return
+            failure = f"{url} ended at {_size(part):,} of {total:,} bytes"
+        if _size(part) <= held:
+            break
+    if size := _size(part):
+        failure += f"; {size:,} bytes are kept, and the same command resumes there"
+    raise _DownloadError(failure)
 
 
 def _size(part: Path) -> int:
@@ -92,7 +140,7 @@ def _version_file(part: Path) -> Path:
     return part.with_name(part.name + ".version")
 
 
-def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
+def _transfer(url: str, part: Path, echo: Callable[[str], None], timeout: tuple[float, float]) -> int | None:
     """Append the missing bytes of ``url`` to ``part``; return the total size, None if the server does not send it."""
     held, version = _size(part), _version_file(part)
     # Servers often refuse the default user agent of a library.
@@ -101,7 +149,7 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
         headers["Range"] = f"bytes={held}-"
         if version.exists():  # otherwise a changed file would be appended to the start of the old one
             headers["If-Range"] = version.read_text()
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
         content_range = response.headers.get("Content-Range", "")
         not_satisfiable = response.status_code == requests.codes.requested_range_not_satisfiable
         if not_satisfiable and content_range.rpartition("/")[2] == str(held):
@@ -109,8 +157,11 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
         resumed = response.status_code == requests.codes.partial_content
         if not_satisfiable or (resumed and not content_range.startswith(f"bytes {held}-")):
             part.unlink()
-            return _transfer(url, part, echo)
-        response.raise_for_status()
+            return _transfer(url, part, echo, timeout)
+        if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
+            raise _DownloadError(f"{url} answers {response.status_code} {response.reason}")
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise _DownloadError(f"{url} answers with a web page instead of the file")
         start = held if resumed else 0
         mark = response.headers.get("ETag", "")
         mark = response.headers.get("Last-Modified", "") if mark.startswith("W/") else mark

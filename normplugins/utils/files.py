@@ -14,6 +14,7 @@ from normplugins.utils.errors import UserError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_IN_THE_WAY = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 _BLOCK = 1 << 20  # bytes
 
 
@@ -31,9 +32,16 @@ def text_lines(raw: Iterable[bytes], where: str) -> Iterator[str]:
         yield (text.removeprefix("\ufeff") if number == 1 else text).removesuffix("\n").removesuffix("\r")
 
 
+def refuse_stream(path: Path) -> None:
+    """Raise OSError for a FIFO or a device: it cannot be read twice, and may never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.ESPIPE, "it is a FIFO or a device, and a regular file is needed", str(path))
+
+
 @contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
     try:
+        refuse_stream(path)
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is truncated or no gzip file ({error}); get it again") from None
@@ -44,6 +52,7 @@ def _read_errors(path: Path) -> Iterator[None]:
 def existing_file(path: Path, setting: str) -> Path:
     """Return ``path`` if it is a readable file. Otherwise raise a UserError that names the setting it comes from."""
     try:
+        refuse_stream(path)
         path.open("rb").close()
     except FileNotFoundError:
         raise UserError(f"{setting}: there is no file {path}") from None
@@ -96,7 +105,17 @@ def disk_errors(place: Path) -> Iterator[None]:
             raise UserError(f"no space left to write {place}: free some, then give the same command again") from error
         if error.errno in _NOT_ALLOWED:
             raise UserError(f"not allowed to write {place}: {error.strerror}") from error
+        if error.errno in _IN_THE_WAY:
+            raise UserError(f"cannot write {place}: {error.strerror} ({error.filename}); move it away") from error
         raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -110,16 +129,16 @@ def whole_folder(folder: Path, key: str = "", resumable: Callable[[Path], bool] 
     with disk_errors(folder):
         for left_over in (*folder.parent.glob(f".{folder.name}.*.tmp"), old):
             if left_over != temporary or not resumable(temporary):
-                shutil.rmtree(left_over, ignore_errors=True)
+                remove(left_over)
         try:
             temporary.mkdir(parents=True, exist_ok=True)
             yield temporary
             if folder.exists():
                 folder.rename(old)
             temporary.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
         except (UserError, OSError):
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove(temporary)
             raise
 
 

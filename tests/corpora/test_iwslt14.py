@@ -51,13 +51,13 @@ def test_a_bad_archive_is_refused_and_removed(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(UserError, match=message) as raised:
             prepare(settings, root, quiet)
         assert str(archive) in str(raised.value) or "sha256" in str(raised.value)
-        assert not [path for path in tree(root) if not path.endswith(".lock")]
+        assert not [path for path in tree(root) if not path.endswith((".lock", ".hashes.json"))]
 
     tar(archive, members)
     archive.write_bytes(archive.read_bytes()[:-300])
-    refused("truncated or no .tgz archive")
+    refused("truncated or no .tgz or .zip archive")
     archive.write_bytes(b"<html>not found</html>")
-    refused("truncated or no .tgz archive")
+    refused("truncated or no .tgz or .zip archive")
     tar(archive, {name: data for name, data in members.items() if "tst2011" not in name})
     refused(
         r"not the published archive: it has no IWSLT14\.TED\.tst2011\.de-en\.de\.xml, IWSLT14\.TED\.tst2011\.de-en\.en"

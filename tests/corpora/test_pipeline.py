@@ -216,4 +216,5 @@ def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
     held.wait()
     prepare(custom(folder), root, echo)
     first.join()
-    assert said[0] == f"waiting for process {first.pid}, which prepares {root / 'custom'}"
+    assert said[0].startswith(f"waiting for process {first.pid} on ")
+    assert said[0].endswith(f", which prepares {root / 'custom'}")

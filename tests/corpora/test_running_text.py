@@ -168,13 +168,13 @@ def damaged(data: bytes) -> bytes:
 
 BAD: dict[str, tuple[Any, str]] = {
     "other text": (lambda data: data, r"wiki\.train\.tokens is not the published wikitext2 text: its sha256 is \w{64}"),
-    "truncated": (lambda data: data[:-60], r"wikitext-2-v1\.zip is truncated or no zip archive"),
-    "damaged": (damaged, r"wikitext-2-v1\.zip is truncated or no zip archive"),
-    "no zip": (lambda data: b"<html>moved</html>", r"wikitext-2-v1\.zip is truncated or no zip archive"),
-    "no file": ({"train": b"a\n", "valid": b"a\n"}, r"it has no files wiki\.test\.tokens"),
+    "truncated": (lambda data: data[:-60], r"wikitext-2-v1\.zip is truncated or no \.tgz or \.zip archive"),
+    "damaged": (damaged, r"wikitext-2-v1\.zip is truncated or no \.tgz or \.zip archive"),
+    "no zip": (lambda data: b"<html>moved</html>", r"wikitext-2-v1\.zip is truncated or no \.tgz or \.zip archive"),
+    "no file": ({"train": b"a\n", "valid": b"a\n"}, r"it has no wiki\.test\.tokens"),
     "utf-8": ({**TEXTS, "valid": b"good\nb\xffd\n"}, r"wiki\.valid\.tokens, line 2: not UTF-8 \(byte 0xff\)"),
     "empty": ({**TEXTS, "test": b" \n"}, r"wiki\.test\.tokens has no word"),
-    "reserved": ({**TEXTS, "test": b"a <pad>\n"}, r"wiki\.test\.tokens, line 1: <pad> would be read"),
+    "reserved": ({**TEXTS, "test": b"a <pad>\n"}, r"wiki\.test\.tokens, line 1: <pad> would be read as a symbol"),
 }
 
 
@@ -193,7 +193,7 @@ def test_a_bad_archive_is_one_clear_line_and_a_download_is_removed(
         prepare(chosen, tmp_path / "data", quiet)
     assert "\n" not in str(raised.value)
     assert str(path) in str(raised.value)
-    assert {file.name for file in raw.parent.rglob("*")} <= {"raw", ".lock", "word"}
+    assert {file.name for file in raw.parent.rglob("*")} <= {"raw", ".lock", ".hashes.json", "word"}
 
 
 def test_counts_are_verified_with_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

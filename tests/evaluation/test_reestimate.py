@@ -16,7 +16,7 @@ from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import TINY_LM, command, differences, files, load
+from tests.helpers.runs import TINY_LM, command, differences, files, load, unseal
 
 BATCHES = 3
 
@@ -133,6 +133,7 @@ def test_an_older_run_is_scored_with_re_estimated_statistics_and_stays_unchanged
     config = (older / "config.yaml").read_text(encoding="utf-8")
     assert "  recalibrate: null\n" in config
     (older / "config.yaml").write_text(config.replace("  recalibrate: null\n", ""), encoding="utf-8")
+    unseal(older / "checkpoint_averaged.pt")
     before = files(older)
     status, said, errors = normplugins("evaluate", older, f"evaluate.recalibrate={BATCHES}")
     assert status == 0, errors

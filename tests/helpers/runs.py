@@ -61,6 +61,7 @@ TINY_LM = [
     "common.log_interval=3",
     "train.checkpoint_minutes=0",
 ]
+OTHER_CONFIG = "{experiment: other, variant: bn, seed: 1, task: {_name: translation}, norm: {name: bn}}"
 LINES = {"train": 70, "valid": 15, "test": 17}
 
 # A server that has imported everything and forks: each process starts as a fresh command would, seconds earlier.

@@ -1,6 +1,7 @@
 """What ``report`` writes and prints as a whole."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +56,7 @@ def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: P
     report(tmp_path, echo=lambda _: None)
     assert files() == first
     assert set(first) == {
+        ".lock",
         "README.md",
         "figures/demo.png",
         "figures/iwslt14.png",
@@ -131,3 +133,13 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file, not a folder")
     with pytest.raises(UserError, match=r"cannot write .*results"):
         report(tmp_path / "results", echo=lambda _: None)
+
+
+def test_reports_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
+    put(tmp_path, record("multi30k", "pn", floor=4.0))
+    report(tmp_path, echo=lambda _: None)
+    page = (tmp_path / "README.md").read_bytes()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: report(tmp_path, echo=lambda _: None), range(4)))
+    assert (tmp_path / "README.md").read_bytes() == page
+    assert not list(tmp_path.rglob("*.tmp"))

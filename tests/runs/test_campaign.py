@@ -9,7 +9,7 @@ import yaml
 
 from normplugins.runs import folder
 from normplugins.runs.campaign import read_plan
-from tests.helpers.runs import REPOSITORY, TINY, Point, command, differences, files, outcome
+from tests.helpers.runs import OTHER_CONFIG, REPOSITORY, TINY, Point, command, differences, files, outcome
 
 PLANS = sorted((REPOSITORY / "configs" / "campaign").glob("*.yaml"))
 SHORT = [*TINY, "tracking=none", "optimization.max_update=6", "train.checkpoint_minutes=0"]
@@ -116,7 +116,8 @@ def test_another_failure_does_not_stop_the_runs_after_it(tmp_path):
     plan = write_plan(tmp_path, BLOCK)
     taken = tmp_path / read_plan(plan)[0].run_dir
     taken.mkdir(parents=True)
-    (taken / "config.yaml").write_text("norm: {name: bn}\n", encoding="utf-8")
+    (taken / "config.yaml").write_text(OTHER_CONFIG, encoding="utf-8")
+    (taken / "checkpoint_last.pt").touch()
     status, said = run_campaign(tmp_path)
     assert (status, "1 of 2 runs done" in said, "a run with other settings" in said) == (1, True, True), said
 

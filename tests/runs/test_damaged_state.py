@@ -1,6 +1,7 @@
 """Files of a run that were damaged, edited or exchanged: refused in a line with the way out, or made again."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -131,3 +132,35 @@ def test_edited_translations_are_scored_again_rather_than_recorded(run, trained,
     hypotheses.write_bytes(b"nonsense\n" * len(original.splitlines()))
     assert normplugins(*tiny_run(trained))[0] == 0
     assert hypotheses.read_bytes() == original
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("bin/train.aa-bb.bb.bin", "force=true"), ("tokenized/reference.tokens.bb", "the same command")],
+)
+def test_nothing_is_recorded_if_a_prepared_file_has_changed(run, trained, refused, normplugins, name, remedy):
+    (run / "record.json").unlink()
+    data = shutil.copytree(trained.data_dir, run.parent / "corpora")  # with the modification times
+    (path,) = data.rglob(name.partition("/")[2])
+    content, times = bytearray(path.read_bytes()), path.stat()
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    command = [*tiny_run(trained), f"data_dir={data}"]
+    message = refused(*command)
+    assert f"{name} has changed since the run in run began, so its result is not recorded: {remedy}" in message
+    assert not (run / "record.json").exists()
+    if remedy == "force=true":  # the next call has made the file again, but not the weights
+        assert "has changed since the run in run began" in refused(*command)
+        command.append(remedy)
+    assert normplugins(*command)[0] == 0
+    assert differences(outcome(trained.folder, trained.directory), outcome(run.parent, run)) == []
+
+
+def test_a_damaged_manifest_is_refused_by_a_dry_run(run, trained, refused):
+    data = shutil.copytree(trained.data_dir, run.parent / "corpora")
+    (path,) = data.rglob("corpus.json")
+    path.write_bytes(b"{")
+    assert "corpus.json is damaged (no JSON in UTF-8): delete it" in refused(
+        *tiny_run(trained), f"data_dir={data}", "dry_run=true"
+    )

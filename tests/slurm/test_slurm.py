@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import PATIENCE, REPOSITORY, TINY, command, differences, outcome
+from tests.helpers.runs import OTHER_CONFIG, PATIENCE, REPOSITORY, TINY, command, differences, outcome
 
 HERE = Path(__file__).parent
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -88,7 +89,8 @@ def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, tmp_pat
     unbroken, cluster = tmp_path / "unbroken", tmp_path / "cluster"
     unbroken.mkdir()
     (cluster / "bn" / "run").mkdir(parents=True)
-    (cluster / "bn" / "run" / "config.yaml").write_text("norm: {name: other}\n")
+    (cluster / "bn" / "run" / "config.yaml").write_text(OTHER_CONFIG)
+    (cluster / "bn" / "run" / "checkpoint_last.pt").touch()
     arguments = ["run", "demo", "-m", "norm=ln,pn,bn", *CELL, *JOBS, *OWN_PLACES]
     status, said = command(arguments, cluster, PYTHONPATH=str(REPOSITORY), SLURM_CONF=os.environ["SLURM_CONF"])
     assert status == 0, said
@@ -97,6 +99,9 @@ def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, tmp_pat
         for job, norm, log in re.findall(r"^job (\S+): .* in (\S+)/run, log (\S+)$", said, flags=re.MULTILINE)
     }
     assert sorted(jobs) == ["bn", "ln", "pn"]
+    again = [item.replace("norm=ln,pn,bn", "norm=ln,pn") for item in arguments]
+    status, said = command(again, cluster, PYTHONPATH=str(REPOSITORY), SLURM_CONF=os.environ["SLURM_CONF"])
+    assert (status, said.count("already queued or running, as job")) == (0, 2), said
     (requeued, requeued_log), (killed, killed_log), (failed, failed_log) = (jobs[norm] for norm in ("ln", "pn", "bn"))
 
     wait_until("the first checkpoint of ln", (cluster / "ln/run/checkpoint_last.pt").exists)
@@ -111,7 +116,7 @@ def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, tmp_pat
     status, said = command(["run", "demo", "norm=pn", *CELL, *OWN_PLACES], unbroken)
     assert status == 0, said
     wait_for_end(failed, "FAILED 1:0")
-    assert re.search(r"^normplugins: .* holds a run with other settings", failed_log.read_text(), flags=re.MULTILINE)
+    assert re.search(r"^normplugins: .* is no config of a run", failed_log.read_text(), flags=re.MULTILINE)
     for job, log in ((killed, killed_log), (requeued, requeued_log)):
         wait_until(f"the end of job {job}", lambda job=job: state(job) == "COMPLETED 0:0")
         (update,) = resumed_from(log)
@@ -138,3 +143,28 @@ def test_one_run_on_two_nodes(slurm: None, tmp_path: Path) -> None:
     assert "2 processes" in log.read_text()
     assert len(resumed_from(log)) == 1
     assert (tmp_path / "pn/run/record.json").exists()
+
+
+def test_one_run_as_two_tasks_of_srun(slurm: None, tmp_path: Path) -> None:
+    run = [
+        sys.executable,
+        "-m",
+        "normplugins",
+        "run",
+        "demo",
+        "norm=pn",
+        *CELL,
+        "optimization.max_update=5",
+        *OWN_PLACES,
+    ]
+    done = subprocess.run(
+        ["srun", "--nodes=1", "--ntasks=2", *run],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MASTER_ADDR": socket.gethostname(), "MASTER_PORT": "29517"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CPU with 2 processes" in done.stdout
+    assert done.stdout.count("recorded in") == 1

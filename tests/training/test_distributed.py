@@ -35,8 +35,8 @@ def free_port():
         return free.getsockname()[1]
 
 
-def pair(arguments, folder, at=None, **env):
-    """Start two processes as a launcher does; rank zero gets ``at``."""
+def pair(arguments, folder, at=None, of_rank=0, second=None, **env):
+    """Start two processes as a launcher does; one rank gets ``at``, and rank 1 the arguments ``second``."""
     port, started = free_port(), []
     for rank in range(2):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
@@ -44,8 +44,15 @@ def pair(arguments, folder, at=None, **env):
         output = folder / f"output{len(list(folder.glob('output*')))}"
         output.touch()
         env |= {name: str(value) for name, value in place.items()}
-        started.append(Command(arguments, folder, output, None if rank else at, dict(env)))
+        own = second if rank and second else arguments
+        started.append(Command(own, folder, output, at if rank == of_rank else None, dict(env)))
     return started
+
+
+def different(arguments, folder, *others, **env):
+    """Return the exit statuses and outputs of two processes, of which rank 1 has other arguments too."""
+    started = pair(arguments, folder, second=[*arguments, *others], **env)
+    return tuple(each.wait() for each in started), tuple(each.text for each in started)
 
 
 def both(arguments, folder, at=None, **env):
@@ -185,6 +192,113 @@ def test_a_run_resumes_after_any_end_and_with_any_launcher(trained, uninterrupte
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (["seed=2"], r"the ranks differ: common.seed is 1 in rank 0 and 2 in rank 1; .*seed is 1"),
+        (["train.probe=false"], r"train.probe is None in rank 0 and False in rank 1"),
+        (["evaluate.beam=0"], r"rank 1 refused: evaluate.beam is 0"),
+        (["optimization.lrr=1"], r"rank 1 refused: unknown key 'optimization.lrr'"),
+    ],
+)
+def test_a_rank_with_other_settings_ends_all_ranks_before_anything_is_written(trained, tmp_path, others, words):
+    begun = time.monotonic()
+    status, texts = different(tiny(trained), tmp_path, *others)
+    assert time.monotonic() - begun < 30
+    assert status == (1, 1)
+    assert re.search(f"normplugins: {words}" if "refused" in words else words, texts[0])
+    if "refused" not in words:
+        assert re.search(words, texts[1])
+    assert [text.count("\n") for text in texts] == [1, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["output0", "output1"]
+
+
+@pytest.mark.slow
+def test_places_and_tracking_may_differ(trained, tmp_path):
+    others = ["hardware.threads=2", "results_dir=elsewhere", "tracking=wandb", "force=true"]
+    status, texts = different(tiny(trained, "optimization.max_update=2"), tmp_path, *others)
+    assert status == (0, 0), texts
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.slow
+def test_a_rank_that_does_not_join_is_given_up(trained, tmp_path):
+    for rank in range(2):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        begun = time.monotonic()
+        env = {name: str(value) for name, value in place.items()}
+        status, said = command(tiny(trained, "hardware.timeout_seconds=3"), tmp_path, **env)
+        assert status == 1
+        assert "Traceback" not in said
+        assert time.monotonic() - begun < 60
+        assert ("rank 1 of 2 has not joined within 3 seconds" if rank == 0 else "rank 1 of 2 does not reach") in said
+
+
+@pytest.mark.slow
+def test_delayed_ranks_save_at_the_same_updates(trained, tmp_path):
+    """Rank 1 begins to train two seconds after rank zero, and the time for a checkpoint is half a second."""
+    soon = tiny(trained, "train.checkpoint_minutes=0.008", "hardware.timeout_seconds=20")
+    first, second = pair(soon, tmp_path, Point(r"open \S+dict\.\w+\.txt", 1, signal.SIGSTOP), of_rank=1)
+    until(lambda: state_of(second.process.pid) == "T")
+    time.sleep(2)
+    os.kill(second.process.pid, signal.SIGCONT)
+    assert (first.wait(), second.wait()) == (0, 0), (first.text, second.text)
+
+
+@pytest.mark.slow
+def test_a_run_listens_on_loopback_only(trained, tmp_path):
+    """Whether a launcher started the ranks or the command itself."""
+    stop = Point(r"open \S+checkpoint_last\.pt\.tmp", 2, signal.SIGSTOP)  # rank zero, in training
+    ranks = pair(tiny(trained), tmp_path, stop)
+    until(lambda: state_of(ranks[0].process.pid) == "T")
+    found = [address for rank in ranks for address in listening(rank.process.pid)]
+    for rank in ranks:
+        rank.process.kill()
+        rank.wait()
+    run = Command(tiny(trained, TWO, "optimization.max_update=2000", "run_dir=other"), tmp_path, tmp_path / "own")
+    until(lambda: run.output.exists() and "update " in run.text)
+    found += [address for pid in (run.process.pid, *children(run.process.pid)) for address in listening(pid)]
+    run.process.terminate()
+    run.wait()
+    assert len(found) >= 5
+    assert set(found) == {"127.0.0.1"}
+
+
+def listening(pid):
+    """Return the addresses at which a process accepts connections over TCP."""
+    sockets = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    found = [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+    return [socket.inet_ntoa(bytes.fromhex(address)[::-1]) if len(address) == 8 else address for address in found]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes_if_updates_keep_their_size(trained, tmp_path):
+    """One process, killed at update 4, then two, killed at update 8, then one: as one process that is never killed."""
+    overrides = [*PLAIN, "train.batches_per_update=2", "evaluate.translate=false", "optimizer.adam_eps=1e-4"]
+    overrides += ["dataset.max_tokens=null", "dataset.batch_size=24", "optimization.max_update=12"]
+    arguments = tiny(trained, *overrides, norm="ln")
+    ends = []
+    for name in ("whole", "broken"):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "broken":
+            saved = r"os\.rename \S+checkpoint_last\.pt\.tmp"
+            assert command(arguments, folder, Point(saved, 5))[0] == -signal.SIGKILL
+            status, texts = both(arguments, folder, Point(saved, 5))
+            assert status == (-signal.SIGKILL, 1), texts
+            assert saved_history(folder / "run").updates == 8
+        status, said = command(arguments, folder)
+        assert status == 0, said
+        ends.append((load(folder / "run" / "checkpoint_last.pt")["model"], saved_history(folder / "run")))
+    (one, history), (two, other) = ends
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5)
+    assert (history.updates, history.epoch, history.words) == (other.updates, other.epoch, other.words)
+
+
+@pytest.mark.slow
 def test_the_other_rank_ends_if_rank_zero_is_killed_before_training(trained, tmp_path):
     status, texts = both(tiny(trained), tmp_path, Point(r"os\.rename \S+provenance"))
     assert status == (-signal.SIGKILL, 1)
@@ -274,6 +388,28 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     config = compose_config("demo", ["hardware=gpus", "norm=bn"])
     check(config)
     assert (config.hardware.processes, config.variant) == (3, "bn,processes=3")
+
+
+def test_a_task_of_srun_may_see_its_own_gpu_only(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    srun = {"PROCID": "1", "STEP_NUM_TASKS": "2", "LOCALID": "1", "STEP_TASKS_PER_NODE": "2"}
+    for name, value in srun.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert launched().gpu == 0
+    check(compose_config("demo"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert launched().gpu == 1
+    check(compose_config("demo"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    assert launched().gpu == 1
+    with pytest.raises(UserError, match=r"2 processes on this machine .* --gpus-per-task=1 gives each a GPU"):
+        check(compose_config("demo"))
 
 
 def test_the_launcher_determines_the_number_of_processes(monkeypatch):

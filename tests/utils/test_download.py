@@ -16,14 +16,39 @@ from tests.helpers.corpora import quiet
 CONTENT = bytes(range(256)) * 2000
 
 
+BINARY, PAGE = "application/octet-stream", b"<!DOCTYPE html><title>Parked</title>"
+# What an address sends with status 200 instead of the file: the content, its type, and the size that it announces.
+FAULTS = {
+    "half": (CONTENT[:2000], BINARY, 2000),
+    "broken-off": (CONTENT[:150_000], BINARY, len(CONTENT)),
+    "other": (CONTENT[::-1], BINARY, len(CONTENT)),
+    "page": (PAGE, "text/html; charset=utf-8", len(PAGE)),
+    "page-as-file": (PAGE, BINARY, len(PAGE)),
+    "empty": (b"", BINARY, 0),
+}
+REASONS = {
+    "moved-away": "answers 301",
+    "403": "answers 403",
+    "404": "answers 404",
+    "429": "answers 429",
+    "503": "answers 503",
+    "silence": "cannot be downloaded",
+    "broken-off": "bytes are kept",
+    "page": "answers with a web page",
+    **dict.fromkeys(("half", "other", "page-as-file", "empty"), "has another file"),
+}
+SHORT = (1, 0.1)  # seconds to connect and to wait
+
+
 class Server(ThreadingHTTPServer):
-    """Serves one file; can break off, ignore ranges, or serve another version."""
+    """Serves one file; can break off, ignore ranges, or serve another version. Its other addresses are faulty."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.version, self.ranges = CONTENT, '"1"', True
         self.asked: list[str | None] = []
         self.break_after: int | None = None
+        self.silent = threading.Event()
 
     @property
     def url(self) -> str:
@@ -41,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(403)
             return
         if self.path != "/file.bin":
-            self.send_error(404)
+            self.fail(self.path.strip("/"))
             return
         same = self.headers.get("If-Range") in (None, server.version)
         if asked and server.ranges and same:
@@ -62,6 +87,28 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body if server.break_after is None else body[: server.break_after])
 
+    def fail(self, fault: str) -> None:
+        """Answer as a host does that has lost the file."""
+        if fault == "silence":
+            self.server.silent.wait()
+        elif fault in ("moved", "moved-away"):
+            self.send_response(301)
+            if fault == "moved":
+                self.send_header("Location", "/file.bin")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif fault.isdecimal():
+            self.send_error(int(fault))
+        elif fault in FAULTS:
+            content, kind, size = FAULTS[fault]
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(size))
+            self.end_headers()
+            self.wfile.write(content)
+        else:
+            self.send_error(404)
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -74,6 +121,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield running
+    running.silent.set()
     running.shutdown()
     thread.join()
     running.server_close()
@@ -85,9 +133,9 @@ def names(folder: Path) -> list[str]:
 
 def test_download_whole_then_kept(server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "corpus" / "raw"
-    assert fetch("file.bin", server.url, folder, quiet).read_bytes() == CONTENT
+    assert fetch("file.bin", [server.url], folder, quiet).read_bytes() == CONTENT
     assert names(folder) == ["file.bin"]
-    fetch("file.bin", server.url, folder, quiet)
+    fetch("file.bin", [server.url], folder, quiet)
     assert len(server.asked) == 1
 
 
@@ -95,12 +143,12 @@ def test_broken_off_download_is_kept_and_resumed(server: Server, tmp_path: Path)
     folder = tmp_path / "corpus" / "raw"
     server.break_after = 150_000  # more than a block, less than the file
     with pytest.raises(UserError, match="bytes are kept"):
-        fetch("file.bin", server.url, folder, quiet)
+        fetch("file.bin", [server.url], folder, quiet)
     assert not (folder / "file.bin").exists()
     held = (folder / "file.bin.part").stat().st_size
     assert 0 < held < len(CONTENT)
     server.break_after = None
-    assert fetch("file.bin", server.url, folder, quiet).read_bytes() == CONTENT
+    assert fetch("file.bin", [server.url], folder, quiet).read_bytes() == CONTENT
     assert server.asked[-1] == f"bytes={held}-"
     assert names(folder) == ["file.bin"]
 
@@ -110,13 +158,13 @@ def test_no_resume_when_the_server_cannot_or_the_file_changed(server: Server, tm
     folder = tmp_path / "corpus" / "raw"
     server.break_after = 150_000  # more than a block, less than the file
     with pytest.raises(UserError):
-        fetch("file.bin", server.url, folder, quiet)
+        fetch("file.bin", [server.url], folder, quiet)
     server.break_after = None
     if change == "ranges":
         server.ranges = False
     else:
         server.version, server.content = '"2"', CONTENT[::-1]
-    assert fetch("file.bin", server.url, folder, quiet).read_bytes() == server.content
+    assert fetch("file.bin", [server.url], folder, quiet).read_bytes() == server.content
 
 
 def test_a_complete_part_is_taken_and_a_longer_one_thrown_away(server: Server, tmp_path: Path) -> None:
@@ -124,14 +172,14 @@ def test_a_complete_part_is_taken_and_a_longer_one_thrown_away(server: Server, t
         folder = tmp_path / str(len(held)) / "raw"
         folder.mkdir(parents=True)
         (folder / "file.bin.part").write_bytes(held)
-        assert fetch("file.bin", server.url, folder, quiet).read_bytes() == CONTENT
+        assert fetch("file.bin", [server.url], folder, quiet).read_bytes() == CONTENT
 
 
 def test_missing_file_and_no_server_say_what_to_do(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"answers 404.*NORMPLUGINS_MIRROR"):
-        fetch("file.bin", server.url + "x", tmp_path / "corpus" / "raw", quiet)
-    with pytest.raises(UserError, match=r"cannot download .*NORMPLUGINS_MIRROR"):
-        fetch("file.bin", "http://127.0.0.1:9/file.bin", tmp_path / "corpus" / "raw", quiet)
+        fetch("file.bin", [server.url + "x"], tmp_path / "corpus" / "raw", quiet)
+    with pytest.raises(UserError, match=r"cannot be downloaded .*NORMPLUGINS_MIRROR"):
+        fetch("file.bin", ["http://127.0.0.1:9/file.bin"], tmp_path / "corpus" / "raw", quiet)
     assert not list((tmp_path / "corpus" / "raw").iterdir())
 
 
@@ -142,12 +190,12 @@ def test_mirror_goes_first_and_its_changes_are_seen(
     (mirror / "deep" / "er").mkdir(parents=True)
     monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
     (mirror / "deep" / "er" / "file.bin").write_bytes(b"one")
-    assert fetch("file.bin", server.url, folder, quiet).read_bytes() == b"one"
+    assert fetch("file.bin", [server.url], folder, quiet).read_bytes() == b"one"
     (mirror / "deep" / "er" / "file.bin").write_bytes(b"two")
-    assert fetch("file.bin", server.url, folder, quiet).read_bytes() == b"two"
-    assert fetch("file2.bin", server.url, folder, quiet).read_bytes() == CONTENT
+    assert fetch("file.bin", [server.url], folder, quiet).read_bytes() == b"two"
+    assert fetch("file2.bin", [server.url], folder, quiet).read_bytes() == CONTENT
     monkeypatch.delenv("NORMPLUGINS_MIRROR")
-    assert fetch("file.bin", server.url, folder, quiet).read_bytes() == b"two"
+    assert fetch("file.bin", [server.url], folder, quiet).read_bytes() == b"two"
     assert len(server.asked) == 1
 
 
@@ -174,4 +222,39 @@ def test_what_is_no_readable_file_is_named(tmp_path: Path, monkeypatch: pytest.M
     (folder / "file.bin").mkdir(parents=True)
     monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
     with pytest.raises(UserError, match=r"cannot read .*raw/file\.bin: Is a directory"):
-        fetch("file.bin", "unused", folder, quiet)
+        fetch("file.bin", ["unused"], folder, quiet)
+
+
+def is_the_file(path: Path) -> None:
+    if path.read_bytes() != CONTENT:
+        raise UserError(f"{path.name} is not the published file")
+
+
+@pytest.mark.parametrize("fault", REASONS)
+def test_the_next_address_is_tried(server: Server, tmp_path: Path, fault: str) -> None:
+    folder, said = tmp_path / "corpus" / "raw", list[str]()
+    faulty = server.url.replace("file.bin", fault)
+    path = fetch("file.bin", [faulty, server.url], folder, said.append, is_the_file, SHORT)
+    assert path.read_bytes() == CONTENT
+    assert names(folder) == ["file.bin"]
+    (failure,) = (line for line in said if line.endswith("the next address is tried"))
+    assert faulty in failure
+    assert REASONS[fault] in failure
+
+
+def test_an_address_that_has_moved_is_followed(server: Server, tmp_path: Path) -> None:
+    moved = server.url.replace("file.bin", "moved")
+    assert fetch("file.bin", [moved], tmp_path / "corpus" / "raw", quiet, is_the_file).read_bytes() == CONTENT
+
+
+def test_if_all_addresses_fail_one_line_names_them_and_the_way_out(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus" / "raw"
+    faulty = [server.url.replace("file.bin", fault) for fault in REASONS]
+    with pytest.raises(UserError) as raised:
+        fetch("file.bin", faulty, folder, quiet, is_the_file, SHORT)
+    message = str(raised.value)
+    assert all(address in message for address in faulty)
+    assert message.endswith("or put file.bin into a folder and set NORMPLUGINS_MIRROR to that folder")
+    assert "\n" not in message
+    kept = f"file.bin.part{1 + faulty.index(server.url.replace('file.bin', 'broken-off'))}"
+    assert [name for name in names(folder) if not name.endswith(".version")] == [kept]
