@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXPERIMENTS := $(filter-out _% demo custom,$(basename $(notdir $(wildcard configs/*.yaml))))
+EXPERIMENTS := $(filter-out _% demo custom custom_lm,$(basename $(notdir $(wildcard configs/*.yaml))))
 # Seeds of the demo: one alone orders nothing
 SEEDS ?= 1,2,3
 # Extra Hydra overrides for any run: make iwslt14-pn ARGS="seed=2 tracking=none"

@@ -16,8 +16,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from normplugins.utils.errors import UserError
-
 
 class FairseqFinder(MetaPathFinder):
     """Imports fairseq with hashable dataclasses and patches it afterwards."""
@@ -213,7 +211,8 @@ def _register_for_checkpoints() -> None:
         if name and name not in models.ARCH_MODEL_REGISTRY:
             importlib.import_module("normplugins").register()
             if name not in models.ARCH_MODEL_REGISTRY:
-                raise UserError(f"fairseq has no model '{name}': name the folder that registers it with --user-dir")
+                error = importlib.import_module("normplugins.utils.errors").UserError
+                raise error(f"fairseq has no model '{name}': name the folder that registers it with --user-dir")
         return original(cfg, task, from_checkpoint)
 
     models.build_model = build_model

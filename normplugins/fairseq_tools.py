@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
     if tool == "eval-lm":
         module.eval_lm = refusing_nothing_scored(module.eval_lm)
     logging.getLogger("fairseq").setLevel(logging.NOTSET)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints errors itself, with part of a traceback
     sys.argv = [f"fairseq-{tool}", *arguments]
     try:
         module.cli_main()

@@ -1,12 +1,23 @@
 """fairseq's command-line tools: the stock ones, and the mean of checkpoints."""
 
+import subprocess
+import sys
 from importlib.metadata import distribution
+from pathlib import Path
 
 import pytest
 import torch
+from fairseq.models.transformer import TransformerModel
 
 from normplugins.fairseq_tools import AVERAGE, TOOLS
-from tests.helpers.runs import load
+from tests.helpers.corpora import sentences
+from tests.helpers.runs import command, load
+
+SIZES = [f"--{side}-{name}" for side in ("encoder", "decoder") for name in ("layers=1", "embed-dim=8")]
+TRAINING = [
+    *("--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam", "--lr", "0.01", "--max-tokens", "500"),
+    *("--max-update", "3", "--share-all-embeddings", "--no-progress-bar", "--cpu", "--dropout", "0.1"),
+]
 
 
 def write(path, value):
@@ -49,3 +60,109 @@ def test_given_files_are_averaged_and_too_few_are_refused(tmp_path, normplugins,
     assert load(tmp_path / "mean.pt")["model"]["weight"].tolist() == [2, 2]
     line = refused("fairseq", AVERAGE, "--inputs", tmp_path, "--output", "x.pt", "--num-epoch-checkpoints", 3)
     assert "holds 0 of the 3 checkpoints to average" in line
+
+
+def script(name, *arguments, folder, text=None):
+    """Run a console script of this environment; return its exit status and stdout."""
+    path = Path(sys.executable).with_name(f"fairseq-{name}")
+    done = subprocess.run([path, *arguments], cwd=folder, input=text, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """A folder with a corpus, a stock model and one of ours, made by console scripts."""
+    folder = tmp_path_factory.mktemp("session")
+    for split, count in (("train", 60), ("valid", 10), ("test", 10)):
+        for language, lines in zip(("de", "en"), sentences(count), strict=True):
+            (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    prefixes = [f"--{split}pref={split}" for split in ("train", "valid", "test")]
+    joined = ["--source-lang", "de", "--target-lang", "en", "--joined-dictionary", "--destdir", "bin"]
+    assert script("preprocess", *prefixes, *joined, folder=folder)[0] == 0
+    for save, model in (
+        ("stock", ["--arch", "transformer_iwslt_de_en"]),
+        ("ours", ["--user-dir", "normplugins", "--arch", "transformer_pn_iwslt_de_en"]),
+    ):
+        heads = ["--encoder-attention-heads", "2", "--decoder-attention-heads", "2"]
+        trained = script("train", "bin", *model, *SIZES, *heads, *TRAINING, "--save-dir", save, folder=folder)
+        assert trained[0] == 0, trained
+    return folder
+
+
+@pytest.mark.slow
+def test_an_ensemble_of_a_stock_model_and_ours_translates_without_a_user_dir(session):
+    paths = "stock/checkpoint_best.pt:ours/checkpoint_best.pt"
+    options = ["bin", "--path", paths, "--cpu", "--max-len-b", "9"]
+    status, said = script("generate", *options, folder=session)
+    assert status == 0
+    assert sum(line.startswith("H-") for line in said.splitlines()) == 10
+    text = (session / "test.de").read_text(encoding="utf-8")
+    status, again = script("interactive", *options, folder=session, text=text)
+    assert status == 0
+    found, expected = ({line for line in out.splitlines() if line.startswith("D-")} for out in (again, said))
+    assert {line.split("\t")[2] for line in found} == {line.split("\t")[2] for line in expected}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("save", ["stock", "ours"])
+def test_from_pretrained_with_a_user_dir(session, save):
+    model = TransformerModel.from_pretrained(
+        str(session / save), "checkpoint_best.pt", str(session / "bin"), user_dir="normplugins"
+    )
+    line = (session / "test.de").read_text(encoding="utf-8").splitlines()[0]
+    alone, together = model.translate(line), model.translate([line, line])
+    assert together == [alone, alone]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tool", "arguments", "said"),
+    [
+        ("generate", ["bin", "--path", "missing.pt"], "Model file not found: missing.pt"),
+        ("train", ["nowhere", "--arch", "transformer", "--max-tokens", "9"], "nowhere"),
+        ("preprocess", ["--trainpref", "train", "-s", "de", "-t", "en", "--destdir", "bin"], "bin/dict.de.txt"),
+        ("generate", ["bin", "--path", "x.pt", "--sampling"], "--sampling requires --nbest"),
+    ],
+)
+def test_a_mistake_that_fairseq_reports_is_one_line(session, normplugins, monkeypatch, tool, arguments, said):
+    monkeypatch.chdir(session)
+    status, _, errors = normplugins("fairseq", tool, *arguments)
+    assert status == 1
+    assert "Traceback" not in errors
+    line = errors.splitlines()[-1]
+    assert line.startswith(f"normplugins: fairseq-{tool}: ")
+    assert said in line
+
+
+@pytest.fixture(scope="module")
+def language_model(transformer_lm):
+    (data,) = transformer_lm.data_dir.glob("*/*/bin")
+    return [str(data), "--path", str(transformer_lm.directory / "checkpoint_best.pt"), "--cpu", "--num-workers", "0"]
+
+
+def test_eval_lm_refuses_segments_that_the_model_does_not_take(language_model, tmp_path):
+    short = ["--model-overrides", "{'max_positions': 4}", "--tokens-per-sample", "8"]
+    status, said = command(["fairseq", "eval-lm", *language_model, *short], tmp_path)
+    assert status == 1
+    assert "no token was scored" in said.splitlines()[-1]
+
+
+def test_sentences_score_the_same_alone_and_in_batches(language_model, tmp_path):
+    losses = []
+    for size in ("1", "5"):
+        cut = ["--sample-break-mode", "eos", "--tokens-per-sample", "8", "--batch-size", size]
+        status, said = command(["fairseq", "eval-lm", *language_model, *cut], tmp_path)
+        assert status == 0, said
+        losses.append(next(line for line in said.splitlines() if "Loss (base 2)" in line).partition("Loss")[2])
+    assert losses[0] == losses[1]
+
+
+def test_a_language_model_continues_text(language_model, tmp_path):
+    options = ["--task", "language_modeling", "--sample-break-mode", "eos", "--tokens-per-sample", "8"]
+    lengths = ["--prefix-size", "1", "--beam", "2", "--max-len-b", "6", "--skip-invalid-size-inputs-valid-test"]
+    status, said = command(["fairseq", "generate", *language_model, *options, *lengths], tmp_path)
+    assert status == 0, said
+    texts = {line[2:].partition("\t")[0]: line.split("\t")[-1] for line in said.splitlines() if line.startswith("T-")}
+    found = {line[2:].partition("\t")[0]: line.split("\t")[-1] for line in said.splitlines() if line.startswith("H-")}
+    assert found
+    assert all(found[index].split()[0] == texts[index].split()[0] for index in found)

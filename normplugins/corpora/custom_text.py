@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 from normplugins.corpora import subwords
 from normplugins.corpora.base import SPLITS, Echo, register
 from normplugins.corpora.running_text import RunningText
+from normplugins.corpora.symbols import UNKNOWN
+from normplugins.corpora.tokenizer import squeeze
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import existing_file, iter_byte_lines
+from normplugins.utils.files import existing_file, iter_byte_lines, iter_lines
 from normplugins.utils.settings import setting
 from normplugins.utils.worker_processes import call_in_subprocess
 
@@ -58,6 +61,19 @@ class CustomText(RunningText):
     def learn_subwords(self, files: Mapping[str, Path], model: Path) -> None:
         """Learn the subword model on the training text."""
         call_in_subprocess(lambda: subwords.learn(self.subword, self.subword_size, 1, [files["train"]], model))
+
+    def notes(self, files: Mapping[str, Path], train: Counter[str], new: Mapping[str, int]) -> list[str]:
+        """Report test lines that the training text also has, and unknown words that no model can learn to predict."""
+        found = []
+        if self.level == "word" and any(new.values()) and UNKNOWN not in train:
+            found.append(
+                f"the training text has no {UNKNOWN}, so its probability is not learned: set corpus.min_count=2"
+            )
+        test = [line for line in map(squeeze, iter_lines(files["test"])) if line]
+        seen = set(test).intersection(map(squeeze, iter_lines(files["train"])))
+        if also := sum(line in seen for line in test):
+            found.append(f"{also:,} of {len(test):,} test lines also stand in the training text")
+        return found
 
     def least_count(self) -> int:
         """Return how often a word must occur in the training text; rarer ones are read as ``<unk>``."""

@@ -40,6 +40,10 @@ class RunningText(Corpus):
         """Learn the subword model of a text that is not at word level."""
         raise NotImplementedError
 
+    def notes(self, files: Mapping[str, Path], train: Counter[str], new: Mapping[str, int]) -> list[str]:  # noqa: ARG002
+        """Return what the user should know about the text; ``new`` has the number of unknown tokens of each split."""
+        return []
+
     def least_count(self) -> int:
         """Return how often a word must occur in the training text; rarer ones are read as ``<unk>``."""
         return 1
@@ -59,7 +63,7 @@ class RunningText(Corpus):
 
 @dataclass
 class PublishedText(PublishedCorpus, RunningText):
-    """Running text that is downloaded, and verified against the published text."""
+    """Running text that is downloaded, and verified by the digests of its splits."""
 
     def check_file(self, path: Path) -> None:
         """Raise UserError for a downloaded file that is damaged or, with ``verify``, not the published one."""
@@ -108,7 +112,7 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
         with inputs.reading():
             echo(f"{corpus.name}: counting words")
             texts = {split: _count(corpus, inputs, split, split_line) for split in SPLITS}
-            facts = _facts(corpus, texts)
+            facts = _facts(corpus, inputs, texts)
             if getattr(corpus, "verify", False):
                 _verify(corpus, texts, facts)
         echo(f"{corpus.name}: binarizing")
@@ -196,7 +200,7 @@ def _verify(corpus: RunningText, texts: dict[str, _Text], facts: dict[str, Any])
         raise UserError(f"{corpus.name} has {', '.join(differing)}; {what_to_do}")
 
 
-def _facts(corpus: RunningText, texts: dict[str, _Text]) -> dict[str, Any]:
+def _facts(corpus: RunningText, inputs: Inputs, texts: dict[str, _Text]) -> dict[str, Any]:
     counts, unit = (
         {split: text.counts for split, text in texts.items()},
         "words" if corpus.level == "word" else "subwords",
@@ -218,7 +222,8 @@ def _facts(corpus: RunningText, texts: dict[str, _Text]) -> dict[str, Any]:
             f"{count:,} {split} {unit} that the training text does not have: read as {UNKNOWN}"
             for split, count in new.items()
             if count
-        ],
+        ]
+        + corpus.notes(inputs.files, train, new),
     }
 
 

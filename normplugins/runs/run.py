@@ -145,6 +145,7 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
                 "words_per_second": round(history.words_per_second, 1),
                 "wall_seconds": round(history.wall_seconds, 1),
                 "parameters": history.parameters,
+                "skipped": history.skipped,
                 "averaged": averaged,
                 "statistics": statistics,
             },
@@ -225,6 +226,8 @@ def summary(done: dict[str, Any]) -> str:
         f"best validation loss: {done['training']['best_valid_loss']:.3f}",
         *describe_scores(kind_of(done["config"]["task._name"]), done["metrics"], others, done["config"]),
     ]
+    if skipped := done["training"].get("skipped"):
+        lines.append(f"  {skipped:,} training examples were skipped: longer than a batch or than the model takes")
     if note := done["corpus"].get("note"):
         lines.append(f"  corpus: {note}")
     return "\n".join(lines)

@@ -19,6 +19,7 @@ class History:
         words: target tokens.
         seconds: time spent in updates, without validation and checkpoints.
         wall_seconds: time including validation and checkpoints.
+        skipped: training examples that fairseq leaves out of all batches because they are too long.
         probe: points of the :class:`~normplugins.training.statistics_probe.StatisticsProbe`.
     """
 
@@ -33,6 +34,7 @@ class History:
     wall_seconds: float = 0.0
     stopped_by: str | None = None
     parameters: int = 0
+    skipped: int = 0
     probe: list[dict[str, Any]] = field(default_factory=list)
 
     @property

@@ -76,6 +76,8 @@ class _Run:
         if len(states) == trainer.data_parallel_world_size:  # otherwise every rank begins with those of rank zero
             statistics_drift.load_state(trainer.get_model(), states[trainer.data_parallel_rank])
         self.history.parameters = sum(parameter.numel() for parameter in trainer.get_model().parameters())
+        examples = len(trainer.task.dataset(config.dataset.train_subset))
+        self.history.skipped = examples - sum(map(len, self.epoch_itr.frozen_batches))
         self.started = time.perf_counter() - self.history.wall_seconds
         self.saved_at = trainer.cumulative_training_time()
         master = trainer.is_data_parallel_master
@@ -101,6 +103,11 @@ class _Run:
         with self.progress:
             if self.history.updates:
                 self.progress.line(f"resuming from update {self.history.updates} (epoch {self.history.epoch})")
+            if skipped := self.history.skipped:
+                limit = f"a batch (dataset.max_tokens={self.config.dataset.max_tokens})"
+                self.progress.line(
+                    f"{skipped:,} training examples will be skipped: longer than {limit} or the model takes"
+                )
             while self.history.stopped_by is None:
                 if self.trainer.get_lr() <= self.config.optimization.stop_min_lr and self.history.updates:
                     self.history.stopped_by = "stop_min_lr"

@@ -1,0 +1,71 @@
+"""Text that holds symbols of fairseq's dictionary or marks of subwords is kept as text or refused with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from normplugins.corpora import prepare, remove_subwords
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import read_lines
+from tests.helpers.corpora import custom, quiet, stranger
+
+SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "@@", "▁"]
+
+
+def with_line(folder: Path, split: str, line: str, settings: dict[str, object]) -> object:
+    """A corpus of files whose third source line is ``line``."""
+    stranger(folder, valid=9, test=8)
+    lines = read_lines(folder / f"{split}.de")
+    lines[2] = line
+    (folder / f"{split}.de").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    files = {"valid": str(folder / "valid"), "test": str(folder / "test"), "valid_size": None, "test_size": None}
+    return custom(folder, **files, **settings)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("symbol", ["<s>", "<PAD>", "</s>", "<unk>", "a@@", "x<pad>"])
+def test_tokens_that_bpe_would_leave_a_symbol_are_refused(tmp_path: Path, split: str, symbol: str) -> None:
+    corpus = with_line(tmp_path, split, f"a {symbol} b", {"tokenizer": "given"})
+    with pytest.raises(UserError, match=rf"{split}\.de, line 3: \S+ would be read as a symbol") as raised:
+        prepare(corpus, tmp_path / "data", quiet)  # type: ignore[arg-type]
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_raw_text_with_symbols_is_kept_as_text_by_moses(tmp_path: Path, symbol: str) -> None:
+    for number, line in enumerate((f"Das {symbol} Haus", symbol, f"{symbol} Haus </s>")):
+        corpus = with_line(tmp_path / str(number), "test", line, {})
+        prepared = prepare(corpus, tmp_path / f"data{number}", quiet)  # type: ignore[arg-type]
+        split = read_lines(prepared.folder / "subword" / "test.de")[2]
+        assert not set(split.split()) & set(SYMBOLS[:4])
+        tokens = read_lines(prepared.folder / "tokenized" / "test.de")[2]
+        assert remove_subwords(split, "bpe") == tokens
+
+
+@pytest.mark.parametrize(
+    ("symbol", "kept"), [("<s>", True), ("</s>", True), ("<unk>", True), ("@@", True), ("▁", False)]
+)
+def test_sentencepiece_keeps_all_but_its_mark_and_padding(tmp_path: Path, symbol: str, kept: bool) -> None:
+    line = f"das {symbol} haus"
+    corpus = with_line(tmp_path, "train", line, {"subword": "sentencepiece", "subword_size": 50})
+    if not kept:
+        with pytest.raises(UserError, match=r"train\.de, line 3: ▁ would be read .* or set corpus\.subword=bpe"):
+            prepare(corpus, tmp_path / "data", quiet)  # type: ignore[arg-type]
+        return
+    prepared = prepare(corpus, tmp_path / "data", quiet)  # type: ignore[arg-type]
+    every = [remove_subwords(split, "sentencepiece") for split in read_lines(prepared.folder / "subword" / "train.de")]
+    assert line in every
+    pieces = {piece for split in read_lines(prepared.folder / "subword" / "train.de") for piece in split.split()}
+    assert not pieces & set(SYMBOLS[:4])
+
+
+def test_a_line_of_drawn_pairs_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+    corpus = with_line(tmp_path, "train", "a <pad> b", {"tokenizer": "given"})
+    lines = read_lines(tmp_path / "train.de")
+    (tmp_path / "train.de").write_text("\n".join(["", *lines[1:]]) + "\n", encoding="utf-8")
+    drawn = custom(tmp_path, tokenizer="given", seed=3)
+    assert corpus != drawn
+    with pytest.raises(UserError, match=r"train\.de, line 3: <pad> would be read"):
+        prepare(drawn, tmp_path / "data", quiet)

@@ -1,0 +1,134 @@
+"""fairseq's options with our models: each works as for fairseq's transformer, or is refused."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq import models, options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.modules.quantization.pq.modules import PQLinear
+from fairseq.quantization_utils import Quantizer
+
+import normplugins
+from normplugins.utils.errors import UserError
+from tests.helpers.models import loss_of, make_batch, make_dictionary, make_model
+
+TRANSLATION = ["data", "--arch", "norm_transformer", "--source-lang", "de", "--target-lang", "en"]
+LANGUAGE_MODELING = ["data", "--task", "language_modeling", "--tokens-per-sample", "8", "--arch", "norm_transformer_lm"]
+PAIRS = [
+    ("transformer", "norm_transformer", "translation"),
+    ("transformer_lm", "norm_transformer_lm", "language_modeling"),
+    ("transformer_lm", "tensor_transformer_lm", "language_modeling"),
+]
+QUANTIZATION = """
+layers_to_quantize: ['{}']
+n_centroids: {{Linear: {{key: in_features, value: {{'*': 4}}}}}}
+block_sizes: {{Linear: {{key: fuzzy_name, value: {{fc: 8}}}}}}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    normplugins.register()
+
+
+def options_of(arch, task):
+    parser = options.get_training_parser()
+    arguments = ["data", "--task", task, "--arch", arch]
+    options.parse_args_and_arch(
+        parser, [*arguments, "--tokens-per-sample", "8"] if task == "language_modeling" else arguments
+    )
+    return {name: action for action in parser._actions for name in action.option_strings}
+
+
+@pytest.mark.parametrize(("stock", "ours", "task"), PAIRS)
+def test_an_option_of_fairseqs_transformer_has_the_same_form_or_is_unknown(stock, ours, task):
+    theirs, known = options_of(stock, task), options_of(ours, task)
+    shared = theirs.keys() & known.keys()
+    assert {"--dropout", "--activation-fn", "--checkpoint-activations"} < shared
+    for name in shared:
+        one, other = theirs[name], known[name]
+        assert (one.dest, one.nargs) == (other.dest, other.nargs), name
+    # argparse takes an unknown option for the longer one that it begins.
+    assert not [name for name in theirs.keys() - shared if any(longer.startswith(name) for longer in known)]
+
+
+def build(arguments):
+    """Build the model of a training command on a dictionary of 20 words, without a corpus."""
+    config = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
+    task_class, dictionary = tasks.TASK_REGISTRY[config.task._name], make_dictionary(20)
+    task = task_class(config.task, dictionary, dictionary)
+    with torch.device("meta"):
+        return models.build_model(config.model, task)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*TRANSLATION, "--load-alignments"],
+        [*LANGUAGE_MODELING, "--add-bos-token"],
+        [*LANGUAGE_MODELING, "--self-target"],
+        [*LANGUAGE_MODELING, "--past-target"],
+        [*LANGUAGE_MODELING, "--max-target-positions", "8"],
+    ],
+    ids=lambda arguments: arguments[-1],
+)
+def test_an_option_of_the_task_that_the_model_would_ignore_is_refused(arguments):
+    name = next(word for word in reversed(arguments) if word.startswith("--"))
+    with pytest.raises(UserError, match=rf"\({name}\)"):
+        build(arguments)
+
+
+def test_an_activation_that_we_do_not_have_is_refused():
+    with pytest.raises(UserError, match="tanh"):
+        build([*TRANSLATION, "--activation-fn", "tanh"])
+
+
+def generation(*arguments):
+    parser = options.get_generation_parser()
+    return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, ["data", "--path", "x.pt", *arguments]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--print-alignment"],
+        ["--print-alignment", "soft"],
+        ["--replace-unk"],
+        ["--retain-dropout"],
+        ["--print-step"],
+        ["--retain-iter-history"],
+        ["--task", "language_modeling", "--add-bos-token"],
+    ],
+    ids=" ".join,
+)
+def test_an_option_of_generation_that_the_model_would_ignore_is_refused(arguments):
+    model = build(LANGUAGE_MODELING) if "language_modeling" in arguments else make_model()
+    name = next(word for word in reversed(arguments) if word.startswith("--"))
+    with pytest.raises(UserError, match=rf"\({name}\)"):
+        model.prepare_for_inference_(generation(*arguments))
+
+
+def test_the_other_options_of_generation_are_taken():
+    make_model().prepare_for_inference_(generation("--beam", "3", "--sampling", "--nbest", "3", "--lenpen", "0.6"))
+
+
+def quantizer_of(model, pattern, path):
+    path.write_text(QUANTIZATION.format(pattern))
+    quantizer = Quantizer(str(path), max_epoch=1, max_update=0)
+    quantizer.set_trainer(SimpleNamespace(get_model=lambda: model, reinitialize=lambda: None))
+    return quantizer
+
+
+def test_a_quantized_layer_has_the_configured_number_of_blocks(tmp_path):
+    model = make_model().eval()
+    layer = model.decoder.layers[0].feed_forward.sublayer
+    quantizer_of(model, r"decoder\.layers\.0\..*fc1", tmp_path / "q.yaml").begin_epoch(1)
+    assert isinstance(layer.fc1, PQLinear)
+    assert len(layer.fc1.weight.view(-1, 8).unique(dim=0)) <= 4
+    assert loss_of(model, make_batch()).isfinite()
+
+
+def test_a_quantization_pattern_that_matches_no_layer_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"'decoder.nothing' matches no layer; one of them is called encoder\.layers"):
+        quantizer_of(make_model(), "decoder.nothing", tmp_path / "q.yaml")
