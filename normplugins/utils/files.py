@@ -106,7 +106,8 @@ def disk_errors(place: Path) -> Iterator[None]:
         if error.errno in _NOT_ALLOWED:
             raise UserError(f"not allowed to write {place}: {error.strerror}") from error
         if error.errno in _IN_THE_WAY:
-            raise UserError(f"cannot write {place}: {error.strerror} ({error.filename}); move it away") from error
+            in_the_way = error.filename2 or error.filename
+            raise UserError(f"cannot write {place}: {error.strerror} ({in_the_way}); move it away") from error
         raise
 
 
