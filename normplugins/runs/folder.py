@@ -99,20 +99,35 @@ def clear(directory: Path) -> None:
 def save_or_check_config(directory: Path, config: DictConfig) -> None:
     """Write the resolved config beside the checkpoints, or check that it is the one they were made with.
 
+    Until the run has a record, the settings that only say how its checkpoints are scored may change. The stored config
+    then gets the new ones, and scores with the old ones are deleted.
+
     Raises:
         UserError: the folder holds a run with other settings.
     """
     path = directory / CONFIG
     if not path.exists():
-        with whole_file(path) as temporary:
-            temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        _write_config(path, config)
         return
-    changed = changed_settings(dict(flatten(stored_config(directory))), dict(flatten(config)))
-    if changed:
+    stored = stored_config(directory)
+    before, today = dict(flatten(stored)), dict(flatten(config))
+    scoring = {key for key in KINDS[config.task._name].RESCORABLE if before.get(key) != today.get(key)}
+    changed = changed_settings(before, today)
+    only_scoring = {text.partition(":")[0] for text in changed} <= {*scoring, "variant"}
+    if scoring and only_scoring and not (directory / RECORD).exists():
+        stored.evaluate, stored.variant = config.evaluate, config.variant
+        (directory / SCORES).unlink(missing_ok=True)
+        _write_config(path, stored)
+    elif changed:
         raise UserError(
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}). "
             "Give this one its own run_dir=..., or start it again with force=true"
         )
+
+
+def _write_config(path: Path, config: DictConfig) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
 
 
 def stored_config(directory: Path) -> DictConfig:
@@ -140,9 +155,11 @@ def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity
         UserError: the folder holds no config, or a damaged one.
     """
     config = stored_config(directory)
-    settings = {key: str(value) for key, value in flatten(config) if key not in PLACES}
+    scoring = (*KINDS[config.task._name].RESCORABLE, "variant")  # these may change when training has ended
+    settings = {key: str(value) for key, value in flatten(config) if key not in (*PLACES, *scoring)}
+    cell = ",".join(part for part in config.variant.split(",") if not part.startswith("evaluate."))
     return {
-        "cell": f"{config.experiment}/{config.variant}",
+        "cell": f"{config.experiment}/{cell}",
         "seed": config.seed,
         "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
         "corpus": _digest(corpus.manifest)[:16],
