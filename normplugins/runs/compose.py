@@ -208,7 +208,9 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
     """Turn an error of Hydra into one line that names what is wrong and lists the known names."""
     text = str(error)
     if isinstance(error, OverrideParseException):
-        given, _, value = error.override.partition("=")
+        given, equals, value = error.override.partition("=")
+        if not equals:
+            return _first_lines(error)
         return f"'{error.override}' cannot be read: quote a value with special characters, as in \"{given}='{value}'\""
     if text.startswith("Error merging override") and error.__cause__:
         return f"{text}: {_first_lines(error.__cause__, 1)}"

@@ -120,7 +120,8 @@ def check_fairseq_keys(config: DictConfig) -> None:
             for key in keys.split() if section in expected else ():
                 value = given[section].get(key, expected[section][key])
                 if value != expected[section][key]:
-                    raise UserError(f"{section}.{key}={value}: {reason}")
+                    shown = str(value).lower() if isinstance(value, bool) else value
+                    raise UserError(f"{section}.{key}={shown}: {reason}")
 
 
 def _plain(config: DictConfig) -> dict[str, dict[str, Any]]:
