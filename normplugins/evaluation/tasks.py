@@ -93,6 +93,12 @@ class Translation(_Kind):
                     f"a sentence of the {split} set has {max(longest.values()):,} subwords, more than a batch may hold "
                     f"(dataset.max_tokens={config.dataset.max_tokens})"
                 )
+        longest_pair = max(corpus.manifest["longest"]["test"].values())
+        if config.evaluate.translate and longest_pair > config.evaluate.max_tokens:
+            raise UserError(
+                f"a sentence of the test set has {longest_pair:,} subwords, more than a batch of translation may hold: "
+                f"set evaluate.max_tokens={config.evaluate.max_tokens} to at least {longest_pair}"
+            )
 
     def evaluate(
         self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
@@ -164,11 +170,6 @@ class LanguageModeling(_Kind):
                 f"task.tokens_per_sample={segment}, and the model takes {most} tokens (model.max_positions)"
             )
         _windows(config).check(most)
-        if config.task.sample_break_mode not in (None, "none"):
-            raise UserError(f"task.sample_break_mode={config.task.sample_break_mode}: perplexity is measured with none")
-        for key in ("add_bos_token", "self_target", "past_target"):
-            if config.task[key]:
-                raise UserError(f"task.{key}=true: perplexity is measured on tokens predicted from the text before")
         if config.criterion._name == "adaptive_loss" and not config.model.adaptive_softmax_cutoff:
             raise UserError(
                 "criterion=adaptive_loss needs model.adaptive_softmax_cutoff; a full softmax: cross_entropy"

@@ -1,6 +1,7 @@
 """Settings of the models: sizes, dropouts, which norm where."""
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Optional
 
 from omegaconf import II
@@ -15,6 +16,8 @@ from normplugins.utils.settings import invalid_value, setting
 SEES_THE_FUTURE = "unmasked: every position sees the tokens after it"
 NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
 ACTIVATIONS = ("relu", "gelu", "swish")
+probability = partial(setting, minimum=0, below=1)
+size = partial(setting, minimum=1)
 
 
 @dataclass
@@ -22,7 +25,9 @@ class ModelConfig(NormSettings):
     """Base class of the models' settings; ``norm_<field>`` go to the norms of all stacks."""
 
     activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
-    final_norm_warmup_updates: int = setting(1000, "norm_warmup_updates of the norm at the end of a pre-norm stack")
+    final_norm_warmup_updates: int = setting(
+        1000, "norm_warmup_updates of the norm at the end of a pre-norm stack", minimum=0
+    )
     checkpoint_activations: bool = setting(False, "recompute each layer in the backward pass to save memory")
 
     @classmethod
@@ -77,17 +82,17 @@ class ModelConfig(NormSettings):
 class NormTransformerConfig(ModelConfig):
     """A pre-norm transformer base with LayerNorm."""
 
-    encoder_layers: int = setting(6, "encoder layers")
-    encoder_embed_dim: int = setting(512, "encoder width")
-    encoder_ffn_embed_dim: int = setting(2048, "inner width of the encoder's feed-forward layers")
-    encoder_attention_heads: int = setting(8, "encoder attention heads")
-    decoder_layers: int = setting(6, "decoder layers")
-    decoder_embed_dim: int = setting(512, "decoder width")
-    decoder_ffn_embed_dim: int = setting(2048, "inner width of the decoder's feed-forward layers")
-    decoder_attention_heads: int = setting(8, "decoder attention heads")
-    dropout: float = setting(0.1, "dropout on embeddings and on each sublayer's output")
-    attention_dropout: float = setting(0.0, "dropout on attention weights")
-    activation_dropout: float = setting(0.0, "dropout after the activation of feed-forward layers")
+    encoder_layers: int = size(6, "encoder layers")
+    encoder_embed_dim: int = size(512, "encoder width")
+    encoder_ffn_embed_dim: int = size(2048, "inner width of the encoder's feed-forward layers")
+    encoder_attention_heads: int = size(8, "encoder attention heads")
+    decoder_layers: int = size(6, "decoder layers")
+    decoder_embed_dim: int = size(512, "decoder width")
+    decoder_ffn_embed_dim: int = size(2048, "inner width of the decoder's feed-forward layers")
+    decoder_attention_heads: int = size(8, "decoder attention heads")
+    dropout: float = probability(0.1, "dropout on embeddings and on each sublayer's output")
+    attention_dropout: float = probability(0.0, "dropout on attention weights")
+    activation_dropout: float = probability(0.0, "dropout after the activation of feed-forward layers")
     ffn_init: str = setting(
         "xavier",
         "initialisation of feed-forward layers: xavier, as in the released code, or linear, as in fairseq >= 0.10",
@@ -105,8 +110,8 @@ class NormTransformerConfig(ModelConfig):
         False, "share encoder, decoder and output embeddings (needs a joined dictionary)"
     )
     share_decoder_input_output_embed: bool = setting(False, "share decoder input and output embeddings")
-    max_source_positions: int = setting(1024, "longest source sentence, in tokens")
-    max_target_positions: int = setting(1024, "longest target sentence, in tokens")
+    max_source_positions: int = size(1024, "longest source sentence, in tokens")
+    max_target_positions: int = size(1024, "longest target sentence, in tokens")
 
     def check(self) -> None:
         """Raise UserError for settings that do not fit together."""
@@ -138,10 +143,10 @@ class NormTransformerConfig(ModelConfig):
 class LanguageModelConfig(ModelConfig):
     """Settings of both language models: a stack with one norm, post-norm as in the tensorized transformer's code."""
 
-    layers: int = setting(3, "layers", minimum=1)
+    layers: int = size(3, "layers")
     embed_dim: int = setting(256, "width", minimum=4)
-    ffn_embed_dim: int = setting(2100, "inner width of the feed-forward layers", minimum=1)
-    dropout: float = setting(0.3, "dropout on embeddings, sublayer outputs, activations and the stack's output")
+    ffn_embed_dim: int = size(2100, "inner width of the feed-forward layers")
+    dropout: float = probability(0.3, "dropout on embeddings, sublayer outputs, activations and the stack's output")
     normalize_before: bool = setting(False, "pre-norm: normalise each sublayer's input, and the stack's output")
     norm: str = setting("ln", "norm of every sublayer")
     final_norm: Optional[str] = setting(None, "norm at the end of a pre-norm stack; by default norm")  # noqa: UP045
@@ -203,17 +208,17 @@ class LanguageModelConfig(ModelConfig):
 class NormTransformerLMConfig(LanguageModelConfig):
     """A causal transformer language model."""
 
-    attention_heads: int = setting(4, "attention heads", minimum=1)
-    attention_dropout: float = setting(0.0, "dropout on attention weights")
-    max_positions: int = setting(1024, "longest segment, in tokens", minimum=1)
+    attention_heads: int = size(4, "attention heads")
+    attention_dropout: float = probability(0.0, "dropout on attention weights")
+    max_positions: int = size(1024, "longest segment, in tokens")
 
 
 @dataclass
 class TensorTransformerLMConfig(LanguageModelConfig):
     """The tensorized transformer: single- or multi-core tensor attention over segments of ``tokens_per_sample``."""
 
-    head_dim: int = setting(40, "channels of query, key, value and position key", minimum=1)
-    cores: int = setting(1, "core tensors, whose mean is used", minimum=1)
+    head_dim: int = size(40, "channels of query, key, value and position key")
+    cores: int = size(1, "core tensors, whose mean is used")
     causal: bool = setting(
         True, "hide the tokens after each position; off, as in the published code, every position sees them"
     )
@@ -242,6 +247,9 @@ def check_model(cfg: Any) -> None:
     known = sorted(f.name for f in fields(settings))
     if unknown := sorted(str(key) for key in cfg if key not in known):
         raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(known)}")
+    for each in fields(settings):
+        if each.metadata and (message := invalid_value(each, cfg.get(each.name, each.default), prefix="model.")):
+            raise UserError(message)
     resolved = settings.resolve(cfg)
     for key in NORM_KEYS:
         if hasattr(resolved, key):

@@ -22,7 +22,7 @@ from tabulate import tabulate
 from yaml import YAMLError
 
 from normplugins.runs import folder, record
-from normplugins.runs.cell import flatten
+from normplugins.runs.cell import changed_settings, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
 from normplugins.runs.run import result_path, run
@@ -80,7 +80,7 @@ class Planned:
         if found.get("format") != record.FORMAT:
             return None
         settings = record.without_absolute_paths(self.settings)
-        return None if folder.changed_settings(found["config"], settings) else found
+        return None if changed_settings(found["config"], settings) else found
 
     @property
     def state(self) -> str:

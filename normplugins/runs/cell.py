@@ -35,6 +35,18 @@ _FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_ta
 _GROUP_OF_VALUES = "reading"
 _LONGEST_NAME = 120  # a file system allows 255 bytes, and wandb and the record add to the name
 
+# The old and new value of settings, where both give the same result up to rounding and the same state in checkpoints. A
+# run that began with the old value continues with the new one. None: the setting did not exist.
+EQUIVALENT_VALUES = {
+    "optimizer._name": ("adam", "fused_adam"),
+    "criterion._name": ("label_smoothed_cross_entropy", "label_smoothed_nll"),
+    "norm.kernels": (None, "auto"),
+    "model.norm_kernels": (None, "auto"),
+    "train.bucket_by_length": (None, False),
+    "corpus.seed": (1, None),
+    "corpus.verify": (True, None),
+}
+
 Choices = Mapping[str, Any]
 Composer = Callable[[list[str]], tuple[DictConfig, Choices]]
 
@@ -77,6 +89,26 @@ def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{name.encode()[: _LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
+
+
+def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]:
+    """Describe each setting that can change a result and differs between an old and a new flat config."""
+    before, today = (
+        settings | {key: new for key, (old, new) in EQUIVALENT_VALUES.items() if settings.get(key) == old}
+        for settings in (before, today)
+    )
+    # With batches_per_update, these follow from the number of processes, and an update is the same with any number.
+    shares = {"optimization.update_freq", *(key for key in today if key.endswith(".distributed_world_size"))}
+    if before.get("train.batches_per_update"):
+        before = {key: today.get(key) if key in shares else value for key, value in before.items()}
+    changed = []
+    for key in filter(changes_result, sorted(before.keys() | today.keys())):
+        old, new = before.get(key), today.get(key)
+        if new is None and key.startswith("model.norm_"):  # the norm's own default, which older configs spell out
+            new = today.get(key.replace("model.norm_", "norm.")) if old is not None else None
+        if old != new:
+            changed.append(f"{key}: {old} there, {today.get(key)} now")
+    return changed
 
 
 def flatten(config: DictConfig, resolve: bool = True) -> Iterator[tuple[str, Any]]:

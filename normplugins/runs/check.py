@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import sys
+from math import isfinite
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -13,38 +15,40 @@ from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import kind_of
 from normplugins.models.config import check_model
 from normplugins.norms import all_settings
-from normplugins.runs.compose import fairseq_defaults
+from normplugins.runs.cell import flatten
+from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training import statistics_probe
 from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value
 
-# Keys that only fairseq's own command line reads: they have no effect on our training.
-_UNUSED = {
-    "optimization": "stop_time_hours",
-    "dataset": "validate_interval validate_interval_updates validate_after_updates disable_validation max_valid_steps "
-    "fixed_validation_seed",
-    "checkpoint": "best_checkpoint_metric maximize_best_checkpoint_metric no_save save_interval save_interval_updates "
-    "keep_interval_updates keep_last_epochs keep_best_checkpoints no_epoch_checkpoints no_last_checkpoints "
-    "finetune_from_model restore_file continue_once",
-    "common": "log_file log_format tensorboard_logdir wandb_project",
-}
-UNUSED = tuple(f"{section}.{key}" for section, keys in _UNUSED.items() for key in keys.split())
 # Older versions have not been tested with PN, except that 2.6 fails on sentences of different lengths.
 COMPILES_FROM = "2.13"
-# The smallest values of fairseq's keys, and of each number in their lists; null is always allowed here.
-LEAST = {
-    "common.log_interval": 1,
-    "common.seed": 0,
-    "dataset.max_tokens": 1,
-    "dataset.batch_size": 1,
-    "optimization.max_epoch": 0,
-    "optimization.max_update": 0,
-    "optimization.lr": 0,
-    "optimization.update_freq": 1,
-    "lr_scheduler.warmup_updates": 0,
-    "task.tokens_per_sample": 1,
+# The ranges of fairseq's keys, and of each number in their lists; null is always allowed here.
+RANGES = {
+    "common.log_interval": (1, None),
+    "common.seed": (0, None),
+    "dataset.max_tokens": (1, None),
+    "dataset.batch_size": (1, None),
+    "dataset.max_tokens_valid": (1, None),
+    "dataset.batch_size_valid": (1, None),
+    "dataset.num_workers": (0, None),
+    "dataset.required_batch_size_multiple": (1, None),
+    "dataset.required_seq_len_multiple": (1, None),
+    "optimization.max_epoch": (0, None),
+    "optimization.max_update": (0, None),
+    "optimization.lr": (0, None),
+    "optimization.clip_norm": (0, None),
+    "optimization.update_freq": (1, None),
+    "optimizer.adam_betas": (0, 1),
+    "optimizer.adam_eps": (0, None),
+    "optimizer.weight_decay": (0, None),
+    "criterion.label_smoothing": (0, 1),
+    "lr_scheduler.warmup_updates": (0, None),
+    "task.tokens_per_sample": (1, None),
+    "task.max_source_positions": (1, None),
+    "task.max_target_positions": (1, None),
 }
 
 
@@ -65,16 +69,19 @@ def check(config: DictConfig) -> None:
         raise UserError(f"experiment={config.experiment} names a folder: letters, digits, '.', '_' and '-' only")
     if not config.run_dir:
         raise UserError("run_dir=null: a run needs a folder")
+    for key in ("data_dir", "run_dir"):
+        if ":" in str(path := Path(config[key]).resolve()):
+            raise UserError(f"{key}={path}: fairseq splits paths at ':', so name a folder without a colon")
     if config.dataset.max_tokens is None and config.dataset.batch_size is None:
         raise UserError("dataset.max_tokens and dataset.batch_size are null: set one of them, the size of a batch")
     check_model(config.model)
     if config.train.compile:
         check_compiling(config)
-    defaults = fairseq_defaults()
-    if unused := [key for key in UNUSED if OmegaConf.select(config, key) != OmegaConf.select(defaults, key)]:
-        raise UserError(f"{unused[0]} has no effect here: only fairseq's own command line reads it")
+    check_fairseq_keys(config)
     if not config.dry_run:  # a plan may be for another machine
         check_processes(config)
+        if config.common.fp16 and on_cpu(config):
+            raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
 
@@ -126,15 +133,20 @@ def check_compiling(config: DictConfig) -> None:
 
 def check_values(config: DictConfig) -> None:
     """Refuse values out of range, and values that do not fit each other or the model; raises as :func:`check` does."""
+    for key, value in flatten(config):
+        if any(isinstance(one, float) and not isfinite(one) for one in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{key} is {value}, and must be a finite number")
     for key, each in declared(OF_TASK[config.task._name]):
         value = OmegaConf.select(config, key)
         if value is not None and (message := invalid_value(each, value)):
             raise UserError(message.replace(each.name, key, 1))
-    for key, bound in LEAST.items():
+    for key, (least, most) in RANGES.items():
         value = OmegaConf.select(config, key)
         values = list(value) if isinstance(value, ListConfig) else [value]
-        if not values or any(one is not None and one < bound for one in values):
-            raise UserError(f"{key} is {value}, and must be at least {bound}")
+        if not values or any(one is not None and one < least for one in values):
+            raise UserError(f"{key} is {value}, and must be at least {least}")
+        if most is not None and any(one is not None and one > most for one in values):
+            raise UserError(f"{key} is {value}, and must be at most {most}")
     reestimate.check(config)
     statistics_probe.is_on(config)
     kind_of(config.task._name).check(config)

@@ -9,7 +9,6 @@ from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
-from fairseq.dataclass.configs import FairseqConfig
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -22,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 import normplugins
 from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
-from normplugins.models.placement import norm_config
+from normplugins.models.placement import norm_config, unread_settings
 from normplugins.norms import all_settings, has_statistics, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
+from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
 from normplugins.runs.overrides import quote_texts
 from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
@@ -32,10 +32,10 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.paths import config_dir
 
 CONFIG_DIR = config_dir()
-# The sections of fairseq's config that its trainer reads; the components (model, task, ...) are config groups.
-FAIRSEQ_SECTIONS = ("common", "distributed_training", "dataset", "optimization", "checkpoint", "bmuf", "ema")
 # These keys take a list with a number for each epoch; a single number stands for a list of one.
 ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
+# The warmups of norms, which a recipe or a comparison of norms may set for all: norms without warmup ignore them.
+WARMUP = re.compile(r"(pn_warmup_updates|model\.final_norm_warmup_updates)=\d+$")
 # Hydra copies the whole store, with all nodes of fairseq, whenever it composes a config, but only reads the copy.
 ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
 
@@ -77,12 +77,6 @@ def norm_node(name: str) -> type:
     return make_dataclass("NormNode", own)
 
 
-def fairseq_defaults() -> DictConfig:
-    """Return the sections of fairseq's config that its trainer reads, with fairseq's defaults."""
-    defaults = FairseqConfig()
-    return OmegaConf.create({section: getattr(defaults, section) for section in FAIRSEQ_SECTIONS})
-
-
 def experiments() -> list[str]:
     """Return the names of the experiments, each of which is a primary file in configs/."""
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if not path.stem.startswith("_"))
@@ -105,6 +99,10 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     overrides = quote_texts(overrides)
     try:
         config, choices = _compose(experiment, overrides)
+        given = [item for item in overrides if not WARMUP.match(item)]
+        if given != overrides and "norm_warmup_updates" in unread_settings(config.model):
+            overrides = given
+            config, choices = _compose(experiment, overrides)
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
             raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
         config.variant = cell_name(config, choices, partial(_compose, experiment))

@@ -20,7 +20,7 @@ from yaml import YAMLError
 from normplugins.corpora import PreparedCorpus, PreparedText, changed_files
 from normplugins.evaluation.tasks import KINDS
 from normplugins.runs import record
-from normplugins.runs.cell import PLACES, changes_result, flatten
+from normplugins.runs.cell import PLACES, changed_settings, flatten
 from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.checkpoints import LAST
 from normplugins.training.distributed import threads_per_process, world_size
@@ -40,17 +40,6 @@ REMEDIES = {
     SCORES: "delete it, and the same command scores the checkpoints again",
     PROVENANCE: "restore it, or start the run again with force=true",
     CONFIG: "restore it, or start the run again with force=true",
-}
-# The old and new value of settings, where both give the same result up to rounding and the same state in checkpoints. A
-# run that began with the old value continues with the new one. None: the setting did not exist.
-EQUIVALENT_VALUES = {
-    "optimizer._name": ("adam", "fused_adam"),
-    "criterion._name": ("label_smoothed_cross_entropy", "label_smoothed_nll"),
-    "norm.kernels": (None, "auto"),
-    "model.norm_kernels": (None, "auto"),
-    "train.bucket_by_length": (None, False),
-    "corpus.seed": (1, None),
-    "corpus.verify": (True, None),
 }
 
 
@@ -99,22 +88,36 @@ def clear(directory: Path) -> None:
 def save_or_check_config(directory: Path, config: DictConfig) -> None:
     """Write the resolved config beside the checkpoints, or check that it is the one they were made with.
 
-    A run that was refused before it had a checkpoint leaves only its config, which the next call replaces.
+    A run that was refused before it had a checkpoint leaves only its config, which the next call replaces. Until a run
+    has a record, the settings that only say how its checkpoints are scored may change: the stored config then gets the
+    new ones, and scores with the old ones are deleted.
 
     Raises:
         UserError: the folder holds a run with other settings.
     """
     path = directory / CONFIG
     if not path.exists() or not _has_begun(directory):
-        with whole_file(path) as temporary:
-            temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        _write_config(path, config)
         return
-    changed = changed_settings(dict(flatten(stored_config(directory))), dict(flatten(config)))
-    if changed:
+    stored = stored_config(directory)
+    before, today = dict(flatten(stored)), dict(flatten(config))
+    scoring = {key for key in KINDS[config.task._name].RESCORABLE if before.get(key) != today.get(key)}
+    changed = changed_settings(before, today)
+    only_scoring = {text.partition(":")[0] for text in changed} <= {*scoring, "variant"}
+    if scoring and only_scoring and not (directory / RECORD).exists():
+        stored.evaluate, stored.variant = config.evaluate, config.variant
+        (directory / SCORES).unlink(missing_ok=True)
+        _write_config(path, stored)
+    elif changed:
         raise UserError(
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}). "
             "Give this one its own run_dir=..., or start it again with force=true"
         )
+
+
+def _write_config(path: Path, config: DictConfig) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
 
 
 def stored_config(directory: Path) -> DictConfig:
@@ -142,9 +145,11 @@ def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity
         UserError: the folder holds no config, or a damaged one.
     """
     config = stored_config(directory)
-    settings = {key: str(value) for key, value in flatten(config) if key not in PLACES}
+    scoring = (*KINDS[config.task._name].RESCORABLE, "variant")  # these may change when training has ended
+    settings = {key: str(value) for key, value in flatten(config) if key not in (*PLACES, *scoring)}
+    cell = ",".join(part for part in config.variant.split(",") if not part.startswith("evaluate."))
     return {
-        "cell": f"{config.experiment}/{config.variant}",
+        "cell": f"{config.experiment}/{cell}",
         "seed": config.seed,
         "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
         "corpus": _digest(corpus.manifest)[:16],
@@ -165,26 +170,6 @@ def read_record(directory: Path, config: DictConfig) -> dict[str, Any] | None:
     if theirs != ours:
         raise UserError(f"{path} is the record of another run ({theirs} there, {ours} here): {REMEDIES[RECORD]}")
     return done
-
-
-def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]:
-    """Describe each setting that can change a result and differs between an old and a new flat config."""
-    before, today = (
-        settings | {key: new for key, (old, new) in EQUIVALENT_VALUES.items() if settings.get(key) == old}
-        for settings in (before, today)
-    )
-    # With batches_per_update, these follow from the number of processes, and an update is the same with any number.
-    shares = {"optimization.update_freq", *(key for key in today if key.endswith(".distributed_world_size"))}
-    if before.get("train.batches_per_update"):
-        before = {key: today.get(key) if key in shares else value for key, value in before.items()}
-    changed = []
-    for key in filter(changes_result, sorted(before.keys() | today.keys())):
-        old, new = before.get(key), today.get(key)
-        if new is None and key.startswith("model.norm_"):  # the norm's own default, which older configs spell out
-            new = today.get(key.replace("model.norm_", "norm.")) if old is not None else None
-        if old != new:
-            changed.append(f"{key}: {old} there, {today.get(key)} now")
-    return changed
 
 
 def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool:

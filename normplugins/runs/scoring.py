@@ -165,6 +165,7 @@ def rescore(
             raise UserError(f"nothing can be saved in {save}: {error.strerror}") from error
     set_threads(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
+    kind.check_corpus(config, corpus)
     if not folder.check_corpus(directory, corpus):
         print(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
     with tempfile.TemporaryDirectory() as scratch:

@@ -22,7 +22,9 @@ neutral = partial(setting, changes_result=False)
 class TrainSettings:
     """The section ``train``."""
 
-    checkpoint_minutes: float = neutral(5.0, "minutes between checkpoints, the most work that a kill can lose")
+    checkpoint_minutes: float = neutral(
+        5.0, "minutes between checkpoints, the most work that a kill can lose", minimum=0
+    )
     batches_per_update: int | None = setting(
         None, "batches in an update of all processes; null: optimization.update_freq batches of each process", minimum=1
     )

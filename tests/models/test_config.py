@@ -133,7 +133,7 @@ def test_an_unknown_norm_lists_the_known_ones(side):
     ("changes", "message"),
     [
         ({"encoder_embed_dim": 15}, "encoder_embed_dim=15 .* encoder_attention_heads=2"),
-        ({"decoder_attention_heads": 0}, "decoder_attention_heads=0"),
+        ({"decoder_attention_heads": 0}, "decoder_attention_heads is 0"),
         ({"encoder_norm": "pn", "norm_groups": 3}, "encoder_norm: .*3"),
         ({"activation_fn": "tanhh"}, "unknown activation_fn 'tanhh'; known: relu, gelu, swish"),
         ({"ffn_init": "zeros"}, "unknown ffn_init 'zeros'; known: xavier, linear"),

@@ -1,0 +1,120 @@
+"""Every key of fairseq's trainer and tasks either works or is refused with a reason."""
+
+import pytest
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
+from omegaconf import OmegaConf
+
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config, fairseq_defaults
+from normplugins.runs.fairseq_keys import REFUSED, SUPPORTED
+from normplugins.utils.errors import UserError
+from tests.helpers.runs import TINY, TINY_LM
+
+# One value, other than the default, of each supported key; common.fp16 and its keys need a GPU.
+TRAINER = [
+    "common.bf16=true",
+    "common.empty_cache_freq=1",
+    "common.all_gather_list_size=20000",
+    "distributed_training.ddp_backend=legacy_ddp",
+    "distributed_training.bucket_cap_mb=1",
+    "distributed_training.find_unused_parameters=true",
+    "dataset.num_workers=1",
+    "dataset.required_batch_size_multiple=2",
+    "dataset.required_seq_len_multiple=4",
+    "dataset.data_buffer_size=2",
+    "dataset.max_tokens_valid=1000",
+    "dataset.batch_size_valid=7",
+    "dataset.curriculum=1",
+    "dataset.grouped_shuffling=true",
+    "optimization.max_epoch=2",
+    "optimization.max_update=5",
+    "optimization.clip_norm=1",
+    "optimization.sentence_avg=true",
+    "optimization.update_freq=[2]",
+    "optimization.lr=[0.01]",
+    "optimization.stop_min_lr=1e-9",
+    "optimization.skip_remainder_batch=true",
+    "checkpoint.patience=3",
+]
+TRANSLATION = ["task.left_pad_source=false", "task.max_source_positions=512", "task.max_target_positions=512"]
+ON_GPU = "common.fp16 common.min_loss_scale common.threshold_loss_scale common.fp16_no_flatten_grads"
+SET_BY_TINY_RUNS = "common.log_interval common.cpu dataset.max_tokens dataset.batch_size"
+SET_ELSEWHERE = "common.seed distributed_training.distributed_world_size"
+
+
+def dotted(sections):
+    return {f"{section}.{key}" for section, keys in sections.items() for key in keys.split()}
+
+
+def test_every_key_is_supported_or_refused():
+    sections = {name: [*section] for name, section in fairseq_defaults().items()}
+    sections |= {task: [*OmegaConf.structured(TASK_DATACLASS_REGISTRY[task])] for task in TASKS}
+    keys = {f"{section}.{key}" for section, keys in sections.items() for key in keys if key != "_name"}
+    supported, refused = dotted(SUPPORTED), [key for each in REFUSED.values() for key in dotted(each)]
+    assert len(refused) == len(set(refused))
+    assert not supported & set(refused)
+    assert supported | set(refused) == keys
+
+
+TASKS = ("translation", "language_modeling")
+
+
+def test_the_runs_below_try_every_supported_key():
+    tried = {item.partition("=")[0] for item in TRAINER} | {
+        item.partition("=")[0].replace("task.", "translation.") for item in TRANSLATION
+    }
+    tried |= {"language_modeling.tokens_per_sample", *f"{ON_GPU} {SET_BY_TINY_RUNS} {SET_ELSEWHERE}".split()}
+    assert {key for key in dotted(SUPPORTED) if not key.startswith("common.fp16_")} <= tried
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["ln", "pn"])
+def test_all_supported_keys_together_train_and_score_a_translation_model(norm, normplugins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, errors = normplugins("run", "demo", f"norm={norm}", "tracking=none", *TINY, *TRAINER, *TRANSLATION)
+    assert status == 0, errors
+    assert "trained 5 updates" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["ln", "pn"])
+def test_all_supported_keys_together_train_and_score_a_language_model(norm, normplugins, tmp_path, at_home):
+    at_home(tmp_path)
+    status, out, errors = normplugins(
+        "run",
+        "ptb",
+        "architecture=transformer",
+        "model.attention_heads=2",
+        f"norm={norm}",
+        "tracking=none",
+        *TINY_LM,
+        *TRAINER,
+    )
+    assert status == 0, errors
+    assert "trained 5 updates" in out
+
+
+@pytest.mark.parametrize(
+    ("experiment", "override", "reason"),
+    [
+        ("demo", "task.eval_bleu=true", "scored after the training"),
+        ("demo", "ema.store_ema=true", "evaluate.average=N scores the mean"),
+        ("demo", "task.num_batch_buckets=4", "not supported"),
+        ("demo", "task.source_lang=xx", "follows from another setting"),
+        ("demo", "task.data=/elsewhere", "follows from another setting"),
+        ("demo", "dataset.train_subset=valid", "trains on all of the prepared training set"),
+        ("demo", "checkpoint.reset_optimizer=true", "resumes exactly"),
+        ("demo", "common.amp=true", "precision"),
+        ("demo", "distributed_training.ddp_backend=slowmo", "legacy_ddp"),
+        ("ptb", "task.seed=7", "follows from another setting"),
+        ("ptb", "task.add_bos_token=true", "predicted from the text before"),
+        ("ptb", "task.shorten_method=truncate", "skips no line"),
+    ],
+)
+def test_a_refused_key(experiment, override, reason):
+    with pytest.raises(UserError, match=f"{override.partition('=')[0]}=.*{reason}"):
+        check(compose_config(experiment, ["hardware=cpu", override]))
+
+
+def test_a_key_that_follows_another_key_changes_with_it():
+    check(compose_config("ptb", ["hardware=cpu", "seed=7", "common.bf16=true", "dataset.data_buffer_size=3"]))
