@@ -79,8 +79,8 @@ class Planned:
         found = read_json(self.published, "restore it, or delete it to run that seed again") or {}
         if found.get("format") != record.FORMAT:
             return None
-        settings = record.without_absolute_paths(self.settings)
-        return None if changed_settings(found["config"], settings) else found
+        published, planned = (record.without_absolute_paths(each) for each in (found["config"], self.settings))
+        return None if changed_settings(published, planned) else found
 
     @property
     def state(self) -> str:

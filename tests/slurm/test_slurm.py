@@ -116,7 +116,7 @@ def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, tmp_pat
     status, said = command(["run", "demo", "norm=pn", *CELL, *OWN_PLACES], unbroken)
     assert status == 0, said
     wait_for_end(failed, "FAILED 1:0")
-    assert re.search(r"^normplugins: .* is no config of a run", failed_log.read_text(), flags=re.MULTILINE)
+    assert re.search(r"^normplugins: .* holds a run with other settings", failed_log.read_text(), flags=re.MULTILINE)
     for job, log in ((killed, killed_log), (requeued, requeued_log)):
         wait_until(f"the end of job {job}", lambda job=job: state(job) == "COMPLETED 0:0")
         (update,) = resumed_from(log)

@@ -351,7 +351,7 @@ def test_language_models_with_synchronized_statistics(overrides, launch, made_up
     assert status in (0, (0, 0)), texts
     said, other = (texts, "") if launch is command else texts
     assert "statistics of 2 processes are the same" in said
-    assert other == ""
+    assert other.splitlines()[1:] == []  # each rank warns that the unmasked model sees the future, and says no more
     assert {point["most_drift"] for point in saved_history(tmp_path / "run").valid} == {0}
 
 
