@@ -2,3 +2,5 @@
 
 Each prints its tables, appends rows to results/benchmarks.csv and regenerates results/speed.md and its figure.
 """
+
+import normplugins  # noqa: F401  (lets the benchmarks import fairseq)
