@@ -114,28 +114,20 @@ def _allow_checkpoint_classes() -> None:
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
-class _NumPy1:
-    """NumPy with the names that fairseq uses and NumPy 2 lacks."""
-
-    compat = SimpleNamespace(long=int)
-    int = int
-    float = float
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(importlib.import_module("numpy"), name)
-
-    def percentile(self, values: Any, percentages: Any, *, interpolation: str) -> Any:
-        """``numpy.percentile``, whose argument ``interpolation`` is called ``method`` today."""
-        return importlib.import_module("numpy").percentile(values, percentages, method=interpolation)
-
-
 def _replace_removed_names() -> None:
-    """Give fairseq the functions of NumPy 1 and bitarray 2 that newer versions lack."""
+    """Give fairseq the names of NumPy 1 and bitarray 2 that newer versions lack."""
     bits: Any = importlib.import_module("bitarray.util")
     if not hasattr(bits, "rindex"):
         bits.rindex = lambda array, value: array.find(value, right=True)
+    numpy: Any = importlib.import_module("numpy")
+
+    def percentile(values: Any, percentages: Any, *, interpolation: str) -> Any:
+        return numpy.percentile(values, percentages, method=interpolation)
+
+    numpy_1 = ModuleType("numpy")
+    vars(numpy_1).update(vars(numpy), compat=SimpleNamespace(long=int), int=int, float=float, percentile=percentile)
     for name in ("data.token_block_dataset", "data.language_pair_dataset", "data.data_utils"):
-        vars(importlib.import_module(f"fairseq.{name}"))["np"] = _NumPy1()
+        vars(importlib.import_module(f"fairseq.{name}"))["np"] = numpy_1
 
 
 def _disable_encoder_fast_path() -> None:

@@ -62,7 +62,7 @@ def straighten_apostrophes(line: str) -> str:
 
 @contextmanager
 def _members(path: Path) -> Iterator[Iterator[_Member]]:
-    """Yield the files of an archive; the format follows from its content, because mirrors pack files anew."""
+    """Yield the files of an archive; the format follows from its content, because mirrors repack files."""
     try:
         refuse_stream(path)
         yield _zip_members(path) if zipfile.is_zipfile(path) else _tgz_members(path)

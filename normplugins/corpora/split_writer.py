@@ -2,15 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from normplugins.corpora.base import SPLITS, Echo
 from normplugins.corpora.parallel import Pair, ParallelCorpus
-from normplugins.utils.errors import UserError
-from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.json_file import read_sound_json, write_json
 from normplugins.utils.worker_processes import chunked, map_ordered
 
 PROGRESS = "progress.json"
@@ -38,12 +36,9 @@ class SplitWriter:
         }
         sizes = {f"{split}.{language}": 0 for split in SPLITS for language in self._languages}
         self._paths = [folder / name for name in sizes]
-        with suppress(UserError):  # damaged progress: the stage starts over
-            saved = read_json(folder / PROGRESS, "")
-            if saved and all(
-                path.is_file() and path.stat().st_size >= saved["sizes"][path.name] for path in self._paths
-            ):
-                self.counts, sizes = saved["counts"], saved["sizes"]
+        saved = read_sound_json(folder / PROGRESS)  # without it the stage starts over
+        if saved and all(path.is_file() and path.stat().st_size >= saved["sizes"][path.name] for path in self._paths):
+            self.counts, sizes = saved["counts"], saved["sizes"]
         for path in self._paths:
             with path.open("ab") as file:
                 file.truncate(sizes[path.name])

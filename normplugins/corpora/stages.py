@@ -14,7 +14,7 @@ from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from normplugins.utils.file_hashes import FileHashes
 from normplugins.utils.files import remove, sha256, whole_file, whole_folder
-from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.json_file import read_sound_json, write_json
 
 STAGE = "stage.json"
 HASHES = ".hashes.json"  # of all files of a corpus, beside its variants
@@ -74,7 +74,7 @@ def run_stage(
     """
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     hashes = FileHashes(folder.parents[1] / HASHES)
-    record = _read_record(folder)
+    record = read_sound_json(folder / STAGE)
     if record and record.get("fingerprint") == fingerprint:
         changed = _changed(folder, record["files"], hashes)
         hashes.save()
@@ -120,14 +120,6 @@ def write_manifest(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
     for line in (manifest["note"], *manifest["notes"]):
         if line:
             echo(f"{manifest['corpus']}: {line}")
-
-
-def _read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the record of a complete stage, or None if there is none that can be read."""
-    try:
-        return read_json(folder / STAGE, "")
-    except UserError:
-        return None
 
 
 def _stage_files(folder: Path) -> list[Path]:

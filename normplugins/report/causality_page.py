@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from normplugins.report.figures import STYLE, colour, save
 from normplugins.report.readings import CHOICES, MODELS, language_model
-from normplugins.report.records import machine_names, norm_rank, read_json
+from normplugins.report.records import REMEDY, machine_names, norm_rank
 from normplugins.report.table import Column, Table, markdown
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import whole_file
+from normplugins.utils.json_file import read_json
 
 PAGE, FIGURE = "causality.md", Path("figures") / "causality.png"
 FORMAT = 1  # of the records that normplugins.runs.causality_audit writes
@@ -60,7 +61,7 @@ def read_causality(results: Path) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for path in sorted((results / "causality").glob("*/*/seed*.json")):
-        record = read_json(path)
+        record = read_json(path, REMEDY) or {}
         try:
             if record["format"] != FORMAT:
                 raise ValueError(f"format {record['format']!r}, but this version reads format {FORMAT}")

@@ -15,10 +15,12 @@ from normplugins.norms import known_norms
 from normplugins.report.paper import CORPORA, NAMES, PaperCorpus
 from normplugins.report.readings import CHOICES, MODELS, model_of_variant, recorded_model
 from normplugins.utils.errors import UserError
+from normplugins.utils.json_file import read_json
 
 DIVERGED = ".diverged.json"
 """The end of the file name of a run whose loss was not finite."""
 FORMATS = (1, 2)
+REMEDY = "remove it, or run that seed again"
 WHOLE = "test"
 """The name of the whole test set. A corpus that consists of several has one more name for each."""
 CELL = ["experiment", "norm", "model", "budget", "settings", "cut", "note", "train_size", "recipe"]
@@ -74,19 +76,9 @@ def norm_rank(norm: str) -> tuple[int, str]:
     return (order.index(norm) if norm in order else len(order), norm)
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file; raises UserError that names it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not a record of a run: {error}. Remove it, or run that seed again") from error
-
-
 def read_record(path: Path) -> list[dict[str, Any]]:
     """Return the rows of one record; raises UserError that names the file."""
-    record = read_json(path)
+    record = read_json(path, REMEDY)
     if not isinstance(record, dict) or record.get("format") not in FORMATS:
         found = record.get("format") if isinstance(record, dict) else None
         raise UserError(f"{path}: format {found!r}, but this version reads formats {FORMATS[0]} and {FORMATS[1]}")
@@ -186,7 +178,7 @@ def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the row of a run that diverged, in the cell of the runs with its name that ended well, if any did."""
     try:
         experiment, variant, seed, reason = (
-            read_json(path)[key] for key in ("experiment", "variant", "seed", "diverged")
+            (read_json(path, REMEDY) or {})[key] for key in ("experiment", "variant", "seed", "diverged")
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} does not say which run diverged and how ({error}). Remove it") from error

@@ -133,7 +133,7 @@ def stored_config(directory: Path) -> DictConfig:
         raise UserError(f"{directory} holds no run ({CONFIG} is needed)") from error
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} cannot be read: {REMEDIES[CONFIG]}") from error
-    if not isinstance(stored, DictConfig) or not {"experiment", "variant", "seed", "task"} <= stored.keys():
+    if not isinstance(stored, DictConfig) or not {"experiment", "variant", "seed", "task", "norm"} <= stored.keys():
         raise UserError(f"{path} is no config of a run: {REMEDIES[CONFIG]}")
     return stored
 
@@ -147,9 +147,8 @@ def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity
     config = stored_config(directory)
     scoring = (*KINDS[config.task._name].RESCORABLE, "variant")  # these may change when training has ended
     settings = {key: str(value) for key, value in flatten(config) if key not in (*PLACES, *scoring)}
-    cell = ",".join(part for part in config.variant.split(",") if not part.startswith("evaluate."))
     return {
-        "cell": f"{config.experiment}/{cell}",
+        "cell": f"{config.experiment}/{config.norm.name}",  # the digest of the settings tells the rest of its name
         "seed": config.seed,
         "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
         "corpus": _digest(corpus.manifest)[:16],

@@ -175,7 +175,6 @@ def average_epochs(directory: Path, count: int | None, run_identity: Identity) -
     """
     scored = checkpoints.scored(directory, count)
     if count is None:
-        checkpoints.load(scored, run_identity)
         return [scored.name]
     paths = checkpoints.epoch_checkpoints(directory)[-count:]
     names = [path.name for path in paths]

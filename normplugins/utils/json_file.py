@@ -52,6 +52,14 @@ def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
     return content
 
 
+def read_sound_json(path: Path) -> dict[str, Any] | None:
+    """Return the content of a file that can be made again, or None if it is missing or damaged."""
+    try:
+        return read_json(path, "")
+    except UserError:
+        return None
+
+
 def _digest(content: dict[str, Any]) -> str:
     plain = {key: value for key, value in content.items() if key != HASH}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -164,3 +164,16 @@ def test_a_damaged_manifest_is_refused_by_a_dry_run(run, trained, refused):
     assert "corpus.json is damaged (no JSON in UTF-8): delete it" in refused(
         *tiny_run(trained), f"data_dir={data}", "dry_run=true"
     )
+
+
+@pytest.mark.slow
+def test_settings_of_scoring_may_change_until_there_is_a_record(run, trained, normplugins, refused):
+    (run / "record.json").unlink()
+    before = {name: load(run / name)["model"] for name in ("checkpoint_last.pt", "checkpoint_averaged.pt")}
+    status, said, errors = normplugins(*tiny_run(trained), "evaluate.length_penalty=0.5")
+    assert status == 0, errors
+    assert "update " not in said  # nothing was trained
+    record = json.loads((run / "record.json").read_text())
+    assert record["config"]["evaluate.length_penalty"] == 0.5
+    assert differences(before, {name: load(run / name)["model"] for name in before}) == []
+    assert "holds a run with other settings" in refused(*tiny_run(trained))
