@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +85,8 @@ def _way_out(path: Path, run: Identity | None) -> str:
             _load(other, run)
         except UserError:
             continue
-        return f"To go on from the newest sound checkpoint: cp {other} {path.with_name(LAST)}, then the same command"
+        copy = shlex.join(["cp", str(other), str(path.with_name(LAST))])
+        return f"To go on from the newest sound checkpoint: {copy}, then the same command"
     return "No other checkpoint in the folder is sound: force=true starts the run again"
 
 

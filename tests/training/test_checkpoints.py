@@ -3,6 +3,7 @@
 import contextlib
 import re
 import resource
+import subprocess
 
 import pytest
 import torch
@@ -153,3 +154,14 @@ def test_a_refused_checkpoint_names_the_newest_sound_one(tmp_path):
     sound.unlink()
     with pytest.raises(UserError, match="force=true starts the run again"):
         checkpoints.load(last)
+
+
+def test_the_way_out_can_be_pasted_into_a_shell(tmp_path):
+    folder = tmp_path / "at 10:30"
+    checkpoints.write({"model": {"weight": torch.ones(2)}, "extra_state": {}}, folder / "checkpoint1.pt")
+    (folder / checkpoints.LAST).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="cp ") as refusal:
+        checkpoints.load(folder / checkpoints.LAST)
+    command = re.search(r"checkpoint: (cp .*), then the same command", str(refusal.value))[1]
+    subprocess.run(command, shell=True, check=True)
+    assert checkpoints.load(folder / checkpoints.LAST)["model"]["weight"].tolist() == [1, 1]
