@@ -173,6 +173,7 @@ def test_without_a_server_a_run_is_tracked_offline(user, tmp_path, capsys, answe
     assert said.startswith("wandb: ")
     assert said.endswith("; tracking offline\n")
     assert said.count("\n") == 1
+    wandb.teardown()  # as at the end of the process: `finish` returns before wandb's service has written the file
     (path,) = (tmp_path / "wandb" / run).glob("*.wandb")
     assert read_back(path)[0]["train/loss"] == [(1, 4.0), (2, 3.0)]
 
