@@ -1,5 +1,7 @@
 """Exceptions that are reported to the user as one line instead of a traceback."""
 
+import sys
+
 
 class UserError(Exception):
     """An error that the user can correct: the message says what is wrong, where, and what to do.
@@ -14,3 +16,9 @@ class InUse(UserError):
 
 class NotFinite(UserError):
     """A loss, gradient, parameter or statistic became infinite or NaN during training."""
+
+
+def complain(message: str) -> int:
+    """Print one line on stderr and return the exit status 1."""
+    print(f"normplugins: {' '.join(message.split())}", file=sys.stderr)
+    return 1

@@ -1,0 +1,25 @@
+"""The subcommands of ``normplugins``: one module for each, which the command line finds by itself.
+
+A module has ``HELP``, ``add_arguments(parser)`` and ``execute(options)``, which returns an exit status or None. It may have
+``TAKES_OVERRIDES``, if the command takes settings KEY=VALUE, and ``RESUMABLE``, if the same command resumes after Ctrl-C.
+It imports what is slow to import, such as torch and fairseq, in ``execute``, so that ``--help`` is fast.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add settings KEY=VALUE as the last arguments."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"settings to change, such as {example}")
+
+
+def add_run(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add the folder of a run as an argument."""
+    parser.add_argument("run", type=Path, metavar="RUN", help=f"the folder of a completed run, such as {example}")
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--results DIR``."""
+    text = "the folder with the records of published runs (default: %(default)s)"
+    parser.add_argument("--results", type=Path, default="results", metavar="DIR", help=text)

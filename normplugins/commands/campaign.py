@@ -1,0 +1,27 @@
+"""``normplugins campaign PLAN...``: run every cell of a plan that has no published result yet."""
+
+import argparse
+from pathlib import Path
+
+HELP = "run every cell of a plan that has no published result yet"
+
+
+RESUMABLE = True
+TIME_IS_UP = 75  # EX_TEMPFAIL: the same command resumes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    text = "files that list experiments, cells and seeds, such as configs/campaign/multi30k.yaml"
+    parser.add_argument("plans", type=Path, nargs="+", metavar="PLAN", help=text)
+    text = "stop after N minutes; the same command resumes where it stopped"
+    parser.add_argument("--minutes", type=float, metavar="N", help=text)
+    parser.add_argument("--show", action="store_true", help="print which cells are done, and run nothing")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Return 0 if all cells are done, and EX_TEMPFAIL if the time ended before."""
+    from normplugins.runs.campaign import campaign
+
+    done = campaign(options.plans, options.minutes, options.show)
+    return 0 if done or options.show else TIME_IS_UP

@@ -1,0 +1,28 @@
+"""``normplugins prepare CORPUS [KEY=VALUE ...]``: download a corpus, verify it and convert it for training."""
+
+import argparse
+from pathlib import Path
+
+from normplugins.commands import add_overrides
+
+HELP = "download a corpus, verify it and convert it for training"
+TAKES_OVERRIDES = True
+
+
+RESUMABLE = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("experiment", metavar="CORPUS", help="an experiment whose corpus to prepare, such as iwslt14")
+    add_overrides(parser, "data_dir=/scratch/data")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Prepare the corpus and print its folder."""
+    from normplugins.corpora import corpus_config, prepare
+    from normplugins.runs.compose import compose_config
+
+    config = compose_config(options.experiment, options.overrides)
+    prepared = prepare(corpus_config(config.corpus), Path(config.data_dir))
+    print(f"ready in {prepared.bin_dir}")

@@ -1,0 +1,62 @@
+"""``normplugins run EXPERIMENT [KEY=VALUE ...]``: one run, or with ``-m`` every combination of settings."""
+
+import argparse
+
+from normplugins.commands import add_overrides
+from normplugins.utils.errors import UserError, complain
+
+HELP = "train a model, score it and record the result"
+TAKES_OVERRIDES = True
+
+
+RESUMABLE = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="a corpus with its recipe, such as demo or iwslt14")
+    text = "run every combination of settings that are given as lists, such as norm=ln,pn seed=1,2,3"
+    parser.add_argument("-m", "--multirun", action="store_true", help=text)
+    text = "with hardware=slurm: wait until the submitted jobs have ended"
+    parser.add_argument("--wait", action="store_true", help=text)
+    add_overrides(parser, "norm=pn, seed=2, or dry_run=true to see the size of the run first")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run one after another, or submit a Slurm job for each run with ``hardware=slurm``."""
+    from normplugins.runs.check import check
+    from normplugins.runs.compose import compose_config, expand_sweep
+    from normplugins.runs.plan import show_plan
+    from normplugins.runs.run import run
+    from normplugins.training.distributed import launched
+    from normplugins.training.rendezvous import refuse
+
+    if options.multirun and launched():
+        raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
+    # All configs are composed first, so that a typing error in the last one is reported before the first run starts.
+    jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
+    try:
+        configs = [compose_config(options.experiment, job) for job in jobs]
+    except UserError as error:
+        refuse(error)
+        raise
+    if any(config.hardware.name == "slurm" and not config.dry_run for config in configs):
+        from normplugins.runs.slurm import submit
+
+        for config in configs:
+            check(config)
+        submit(options.experiment, jobs, configs, options.wait)
+        return 0
+    failed = 0
+    for number, config in enumerate(configs, 1):
+        if options.multirun:
+            print(f"== {number} of {len(configs)}: {config.experiment} {config.variant} seed {config.seed}")
+        try:
+            show_plan(config) if config.dry_run else run(config)
+        except UserError as error:
+            if not options.multirun:
+                raise
+            failed += complain(str(error))
+    if failed:
+        raise UserError(f"{failed} of {len(configs)} runs failed")
+    return 0
