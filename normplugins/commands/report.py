@@ -14,6 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print the tables and write the page and the figures."""
-    from normplugins.report import report
+    from normplugins.report.page import report
 
     report(options.results)

@@ -81,14 +81,25 @@ def find_runs(root: Path, results: Path) -> list[FoundRun]:
     Raises:
         UserError: there is no folder ``root``.
     """
-    if not root.is_dir():
-        raise UserError(f"there is no folder {root}: normplugins run makes runs, and --runs DIR names their folder")
-    found = [run for folder in run_folders(root) if (run := read_run(folder, results))]
+    found = [run for folder in _run_folders(root) if (run := read_run(folder, results))]
     return sorted(found, key=lambda run: (run.experiment, run.cell, run.seed, run.folder))
 
 
-def run_folders(root: Path) -> Iterator[Path]:
+def finished_folders(root: Path) -> list[Path]:
+    """Return the folders under ``root`` that hold a record and in which no process works.
+
+    Raises:
+        UserError: there is no folder ``root``.
+    """
+    return sorted(
+        folder for folder in _run_folders(root) if (folder / RECORD).exists() and not is_held(folder / "lock")
+    )
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
     """Yield the folders under ``root`` that hold a config."""
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}: normplugins run makes runs, and --runs DIR names their folder")
     for folder, folders, files in os.walk(root):
         if CONFIG in files:
             folders.clear()  # what a run keeps, such as wandb's files, holds no run

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from normplugins.report import report
+from normplugins.report.page import report
 from normplugins.report.table import Column, Table, terminal
 from normplugins.utils.errors import UserError
 from tests.helpers.records import put, put_diverged, record
