@@ -210,5 +210,5 @@ def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Pat
         if epochs := checkpoints.epoch_checkpoints(directory):
             return epochs[-average:]
     if not path.exists():
-        raise UserError(f"{directory} holds no finished run ({path.name} is needed)")
+        raise UserError(f"{directory} holds no finished run, or a cleaned one ({path.name} is needed)")
     return [path]
