@@ -1,5 +1,6 @@
 """Puts another norm in the place of every LayerNorm and RMSNorm of a model."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,9 +27,10 @@ class ReplacedNorm:
     dropped: tuple[str, ...]
     """weights that the new norm does not have, or has in another shape"""
 
-    def __str__(self) -> str:
+    def fate(self) -> str:
+        """What became of the weights, in words."""
         parts = {"kept": self.kept, "new": self.new, "dropped": self.dropped}
-        return f"{self.name} ({self.was}): " + "; ".join(f"{k} {', '.join(v)}" for k, v in parts.items() if v)
+        return "; ".join(f"{what} {', '.join(names)}" for what, names in parts.items() if names) or "no weights"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,13 @@ class SwapReport:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.norm} in place of {len(self.replaced)} norms:", *(f"  {each}" for each in self.replaced)]
+        alike: dict[tuple[str, str, str], list[str]] = {}  # norms of several layers share a line: layers.*.norm1
+        for each in self.replaced:
+            alike.setdefault((re.sub(r"\b\d+\.", "*.", each.name), each.was, each.fate()), []).append(each.name)
+        lines = [f"{self.norm} in place of {len(self.replaced)} norm{'s' if len(self.replaced) > 1 else ''}:"]
+        for (pattern, was, fate), names in alike.items():
+            many = len(names) > 1
+            lines.append(f"  {pattern if many else names[0]} ({f'{len(names)} x ' if many else ''}{was}): {fate}")
         lines += [f"left: {name}: {reason}" for name, reason in self.left.items()]
         for path, argument in self.masks.items():
             lines.append(f"padding mask: {argument} of {path or 'the model'}; a call without it has no padding")

@@ -80,7 +80,7 @@ def test_wrong_masks_are_refused_before_anything_is_counted(name: str) -> None:
     for wrong in (mask.long(), mask.double()):
         with pytest.raises(TypeError, match=rf"must be torch.bool, True at padding, not {wrong.dtype}"):
             norm(x, wrong)
-    with pytest.raises(TypeError, match="attention_mask must be integers or booleans, .* not torch.float64"):
+    with pytest.raises(TypeError, match=r"attention_mask must be integers or booleans, .* not torch.float64"):
         norm(x, attention_mask=mask.double())
     with pytest.raises(ValueError, match="both given"):
         norm(x, mask, attention_mask=~mask)
