@@ -68,7 +68,9 @@ def _tested_weight(norm: ForeignNorm) -> Tensor | None:
     Some classes store w - 1. Raises ValueError if the norm computes something else.
     """
     name, stored = type(norm.module).__name__, norm.weight
-    x = torch.randn(3, norm.dim, generator=torch.Generator().manual_seed(0))
+    if stored is not None and stored.is_meta:
+        raise ValueError(f"what {name} computes cannot be tested on the meta device; swap norms after loading weights")
+    x = torch.randn(3, norm.dim, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     x = x if stored is None else x.to(stored.device)
     try:
         y = copy.deepcopy(norm.module).float().eval()(x)

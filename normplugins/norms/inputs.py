@@ -23,7 +23,11 @@ def accept_masks(norm_class: Any) -> None:
         return
 
     def accepting(
-        norm: Any, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None, *, attention_mask: Any = None
+        norm: Any,
+        x: Tensor | DeferredResidual,
+        padding_mask: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         if type(norm).forward is not accepting:  # a subclass, which has done the following, calls super().forward
             return forward(norm, x, padding_mask)
@@ -37,7 +41,7 @@ def accept_masks(norm_class: Any) -> None:
             return _each_sentence(forward, norm, x)
         return forward(norm, x, padding_mask)
 
-    update_wrapper(accepting, forward)
+    update_wrapper(accepting, forward, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     del accepting.__wrapped__  # type: ignore[attr-defined]  # its signature differs from ``forward``'s
     accepting.accepts_masks = True  # type: ignore[attr-defined]
     norm_class.forward, norm_class.batch_first = accepting, False

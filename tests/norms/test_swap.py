@@ -268,6 +268,8 @@ def test_classes_that_compute_something_else_are_left() -> None:
         ValueError, match="ModuleDict has no LayerNorm or RMSNorm inside that can be replaced; grouped: "
     ):
         swap_norms(model, "pn")
+    with torch.device("meta"), pytest.raises(ValueError, match=r"grouped: .* cannot be tested on the meta device"):
+        swap_norms(nn.ModuleDict({"grouped": GroupedRMSNorm()}), "pn")
     with pytest.raises(ValueError, match="Linear has no LayerNorm"):
         swap_norms(nn.Linear(2, 2), "pn")
     model["plain"] = nn.LayerNorm(DIM)
