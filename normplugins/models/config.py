@@ -9,7 +9,8 @@ from torch import nn
 from typing_extensions import Self
 
 from normplugins.models.placement import NORM_KEYS, NormSettings, final_key, norm_config, refuse_unread_settings
-from normplugins.norms import build_norm, sees_sentence
+from normplugins.norms import sees_sentence
+from normplugins.norms.registry import construct_norm
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
 
@@ -73,7 +74,7 @@ class ModelConfig(NormSettings):
             config = norm_config(self, getattr(self, key)).resolve(heads)
             if final and config.warmup_updates:
                 config = config.replace(warmup_updates=self.final_norm_warmup_updates)
-            return build_norm(config, dim)
+            return construct_norm(config, dim)
         except ValueError as error:
             raise UserError(f"{key}: {error}") from error
 
