@@ -92,10 +92,10 @@ class BatchRenorm(BatchMomentsNorm):
     def step(self, count: Tensor, *moments: Tensor) -> None:
         """Update mu, sigma and the number of updates with a batch's moments, if it has a token."""
         _, mean, var = moments
-        momentum = self.momentum * (count > 0).to(self.running_var.dtype)
-        sigma = torch.sqrt(self.running_var + self.eps).lerp(torch.sqrt(var + self.eps).to(momentum.dtype), momentum)
-        self.running_mean.lerp_(mean.to(momentum.dtype), momentum)
-        self.running_var.copy_((sigma.square() - self.eps).clamp(min=0))
+        dtype = self.running_var.dtype
+        sigma = torch.sqrt(self.running_var + self.eps).lerp(torch.sqrt(var + self.eps).to(dtype), self.momentum)
+        self.running_var.copy_(torch.where(count > 0, (sigma.square() - self.eps).clamp(min=0), self.running_var))
+        self.running_mean.lerp_(mean.to(dtype), self.momentum * (count > 0).to(dtype))
         self.num_updates.add_(count > 0)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:

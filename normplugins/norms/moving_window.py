@@ -166,7 +166,8 @@ class WindowNorm(RunningNorm):
 
     def step_backward(self, count: Tensor, *moments: Tensor) -> None:
         """Update the backward's statistics with a batch's mean(g z), if the batch has a token."""
-        assert self._latest is not None  # a forward comes first
+        if self._latest is None:  # no batch in training yet
+            return
         new = self.average_projection(moments[0].to(self.window_gz.dtype), self._latest.smooth, self._latest.skipped)
         for name in new.keys() - {"m"}:
             buffer = self.get_buffer(name)

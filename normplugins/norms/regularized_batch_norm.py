@@ -8,6 +8,7 @@ statistics already contain this batch, and the terms of all norms are added once
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,10 @@ class RegularizedBatchNorm(BatchMomentsNorm):
             mean, var = self.running_mean.to(rows.dtype), self.running_var
         y = zero_padding(self.affine(rows - mean, torch.rsqrt(var + self.eps)), real)
         return y.view(x.shape).to(x.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the loss of the latest batch, which belongs to its graph, when the module is copied."""
+        return {**self.__dict__, "loss_term": None}
 
     def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
         """Return the mean and the biased variance."""
