@@ -2,7 +2,7 @@
 
     phi = mean over the window of mean(x^2)        z = x / sqrt(phi + eps)
     r = clip(sqrt(phi + eps) / sqrt(running phi + eps), 1/5, 5)        y = weight r z + bias
-    running phi <- alpha_fwd running phi + (1 - alpha_fwd) phi
+    running phi <- (1 - momentum) running phi + momentum phi
 
 The backward of z projects with the window's average m of the batches' mean(g z) instead of the batch's own:
 
@@ -29,7 +29,7 @@ class MovingAverageSettings(WindowSettings):
     """Settings of ``mabn``; the defaults are those of the released code."""
 
     window: int = setting(16, "batches whose statistics are averaged", minimum=1)
-    alpha_fwd: float = setting(0.98, "decay of the running quadratic mean", minimum=0, below=1)
+    momentum: float = setting(0.02, "weight of the batch in the running quadratic mean", above=0, maximum=1)
     warmup_updates: int = setting(100, "in the first so many updates, a batch's own statistics are used", minimum=0)
 
 
@@ -39,10 +39,6 @@ class MovingAverageBatchNorm(WindowNorm):
 
     ratio_in_forward: ClassVar[bool] = True
     settings: MovingAverageSettings
-
-    def __init__(self, dim: int, settings: MovingAverageSettings) -> None:
-        super().__init__(dim, settings)
-        self.momentum = 1 - settings.alpha_fwd
 
     def average(self, phi: Tensor) -> Average:
         """Return the mean of the window with this batch, or the batch's own quadratic mean in the warmup."""

@@ -22,7 +22,7 @@ def test_the_released_code_is_reproduced(path: Path) -> None:
         config = NormConfig("un", outlier_filtration=bool(vectors["meta_filtration"]), **settings)
         names: tuple[str, ...] = ("running_phi", "ema_gz")
     else:
-        config, names = NormConfig("mabn", alpha_fwd=0.9, **settings), ("running_phi",)
+        config, names = NormConfig("mabn", momentum=0.1, **settings), ("running_phi",)
     norm = build_norm(config, len(vectors["weight"])).double()
     norm.running_phi.copy_(torch.from_numpy(vectors["initial_phi"]))
     norm.window_phi.copy_(torch.from_numpy(vectors["initial_window"]))
@@ -34,7 +34,7 @@ def test_the_released_code_is_reproduced(path: Path) -> None:
 def test_equal_batches_are_normalized_as_by_pnv(name: str) -> None:
     """Averages of equal batches are the batch's own values, so that forward and gradient are PN-V's exactly."""
     pnv = build_norm(NormConfig("pnv", alpha_fwd=0.0), 4).double()
-    norm = build_norm(NormConfig(name, alpha_fwd=0.0, warmup_updates=0, window=2), 4).double()
+    norm = build_norm(NormConfig(name, alpha_fwd=0.0, momentum=1.0, warmup_updates=0, window=2), 4).double()
     assert isinstance(norm, WindowNorm)
     x, g = torch.randn(2, 9, 4, dtype=torch.float64)
     for _ in range(60):  # un's nu, with a decay of 0.9, has come within 0.2 % of the batch's own
