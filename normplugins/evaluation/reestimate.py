@@ -21,7 +21,7 @@ from fairseq import utils
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.evaluation.loading import load_model, progress
-from normplugins.models.placement import norm_names
+from normplugins.models.norm_settings import norm_names
 from normplugins.norms import has_statistics, reestimate, running_statistics
 from normplugins.training import checkpoint_seal, checkpoints
 from normplugins.training.distributed import on_cpu

@@ -8,7 +8,8 @@ from omegaconf import II
 from torch import nn
 from typing_extensions import Self
 
-from normplugins.models.placement import NORM_KEYS, NormSettings, final_key, norm_config, refuse_unread_settings
+from normplugins.models.norm_settings import NORM_KEYS, NormSettings, final_key, norm_config, refuse_unread_settings
+from normplugins.models.placement import PLACEMENTS, Placement, deepnorm
 from normplugins.norms import build_norm, sees_sentence
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
@@ -28,6 +29,12 @@ class ModelConfig(NormSettings):
     final_norm_warmup_updates: int = setting(
         1000, "norm_warmup_updates of the norm at the end of a pre-norm stack", minimum=0
     )
+    placement: Optional[str] = setting(  # noqa: UP045
+        None,
+        "where the norms stand around a sublayer: pre, post, sandwich (before it and after it, inside the residual), "
+        "peri (and after the embeddings) or deepnorm; by default normalize_before decides between pre and post",
+        choices=(None, *PLACEMENTS),
+    )
     checkpoint_activations: bool = setting(False, "recompute each layer in the backward pass to save memory")
 
     @classmethod
@@ -42,6 +49,8 @@ class ModelConfig(NormSettings):
         for f in declared:
             if values[f.name] is not None and (message := invalid_value(f, values[f.name])):
                 raise UserError(message)
+        if values["placement"]:
+            values["normalize_before"] = PLACEMENTS[values["placement"]].before
         resolved = cls(**values)
         resolved.check()
         return resolved
@@ -56,6 +65,13 @@ class ModelConfig(NormSettings):
                 raise UserError(
                     f"{key}={name}: with this norm each position would see what is to be predicted after it"
                 )
+
+    def placement_of(self, key: str) -> Placement:
+        """Return the placement of the norms in the stack whose norm is the setting ``key``."""
+        if self.placement != "deepnorm":
+            return PLACEMENTS[self.placement or ("pre" if self.normalize_before else "post")]
+        layers, other = self.stack_depths(key)
+        return deepnorm(layers, other, encoder=key == "encoder_norm")
 
     def build_norm(self, key: str, final: bool = False) -> nn.Module:
         """Build a norm of the stack whose norm is the setting ``key``, or with ``final`` the norm at its end.
@@ -132,6 +148,11 @@ class NormTransformerConfig(ModelConfig):
                 f"generates it word by word. Use it in the encoder: encoder_norm={self.decoder_norm} decoder_norm=ln"
             )
 
+    def stack_depths(self, key: str) -> tuple[int, int | None]:
+        """Return the number of layers of a stack and of the other one."""
+        depths = self.encoder_layers, self.decoder_layers
+        return depths if key == "encoder_norm" else depths[::-1]
+
     def stack_size(self, key: str) -> tuple[int, int]:
         """Return the width and the number of attention heads of a stack."""
         if key == "encoder_norm":
@@ -199,6 +220,10 @@ class LanguageModelConfig(ModelConfig):
         """Ranks at which the clusters of the adaptive softmax begin; empty for a full softmax."""
         return [int(cutoff) for cutoff in (self.adaptive_softmax_cutoff or "").split(",") if cutoff.strip()]
 
+    def stack_depths(self, key: str) -> tuple[int, int | None]:  # noqa: ARG002
+        """Return the number of layers, and None, because there is no other stack."""
+        return self.layers, None
+
     def stack_size(self, key: str) -> tuple[int, int]:  # noqa: ARG002
         """Return the width and the number of attention heads, 1 in a model with tensor attention."""
         return self.embed_dim, getattr(self, "attention_heads", 1)
@@ -222,6 +247,12 @@ class TensorTransformerLMConfig(LanguageModelConfig):
     causal: bool = setting(
         True, "hide the tokens after each position; off, as in the published code, every position sees them"
     )
+
+    def check(self) -> None:
+        """Raise UserError for settings that do not fit together."""
+        if self.placement == "deepnorm":
+            raise UserError("placement=deepnorm prescribes initial weights of softmax attention; this model has none")
+        super().check()
 
 
 def future_label(norm: str, masked: bool) -> str:

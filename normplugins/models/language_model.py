@@ -45,14 +45,15 @@ class LanguageModelDecoder(FairseqDecoder):
 
     def _build_layers(self, attention: Callable[[], nn.Module]) -> None:
         cfg = self.cfg
-        norm = partial(cfg.build_norm, "norm")
+        norm, placement = partial(cfg.build_norm, "norm"), cfg.placement_of("norm")
         sizes = cfg.embed_dim, cfg.ffn_embed_dim, cfg.activation_fn
         self.layers = nn.ModuleList(
             # dropout after the activation too, as published
-            Layer(attention(), None, FeedForward(*sizes, cfg.dropout, "xavier"), norm, cfg)
+            Layer(attention(), None, FeedForward(*sizes, cfg.dropout, "xavier"), norm, cfg, placement)
             for _ in range(cfg.layers)
         )
-        self.final_norm = norm(final=True) if cfg.normalize_before else None
+        self.embedding_norm = norm() if placement.embeddings else None
+        self.final_norm = norm(final=True) if placement.before else None
 
     def _run_layers(self, x: Tensor, padding_mask: Tensor, attention_args: Sequence[tuple[Any, ...]]) -> Features:
         """Apply the layers, each attention with further arguments, and dropout: (B, T, C) to (B, T, C)."""

@@ -48,7 +48,7 @@ class _Stack(nn.Module):
         dim, inner, heads, layers = (
             getattr(cfg, f"{side}_{size}") for size in ("embed_dim", "ffn_embed_dim", "attention_heads", "layers")
         )
-        norm = partial(cfg.build_norm, f"{side}_norm")
+        norm, placement = partial(cfg.build_norm, f"{side}_norm"), cfg.placement_of(f"{side}_norm")
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(dim, self.dictionary.pad(), max_positions)
         self.layers = nn.ModuleList(
@@ -58,10 +58,12 @@ class _Stack(nn.Module):
                 FeedForward(dim, inner, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init),
                 norm,
                 cfg,
+                placement,
             )
             for _ in range(layers)
         )
-        self.final_norm = norm(final=True) if cfg.normalize_before else None
+        self.embedding_norm = norm() if placement.embeddings else None
+        self.final_norm = norm(final=True) if placement.before else None
 
     def _embed(self, tokens: Tensor, newest_only: bool = False, layout: VarlenLayout | None = None) -> Tensor:
         """(B, T) to (T, B, C): scaled token embeddings plus positions; of the last token alone if ``newest_only``.

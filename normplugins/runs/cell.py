@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normplugins.models.placement import norm_names
+from normplugins.models.norm_settings import norm_names
 from normplugins.norms import NormConfig, all_settings, known_norms
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training.distributed import world_size

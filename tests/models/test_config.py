@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from normplugins.models.config import NormTransformerConfig
-from normplugins.models.placement import refuse_unread_settings
+from normplugins.models.norm_settings import refuse_unread_settings
 from normplugins.norms import NormConfig, all_settings, build_norm
 from normplugins.norms.layer_norm import LayerNorm
 from normplugins.utils.errors import UserError
