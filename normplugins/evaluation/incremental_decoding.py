@@ -28,7 +28,7 @@ class _Attention:
 
     def __init__(self, module: SelfAttention | CrossAttention, keys_and_values: Tensor) -> None:
         self.heads, self.out = module.heads, module.out
-        self.query = module.qkv if isinstance(module, SelfAttention) else module.q
+        self.query = module.queries_keys_values if isinstance(module, SelfAttention) else module.queries
         self.set_cache(keys_and_values)
 
     def set_cache(self, keys_and_values: Tensor) -> None:

@@ -101,10 +101,13 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
     for key, groups in _norm_sites(model).items():
         became = []
         for sites, end in zip(groups, (False, True), strict=False):  # a post-norm stack has no final norm
-            name = names.get(final_key(key), names[key]) if end else names[key]
+            used = names.get(final_key(key), names[key]) if end else names[key]
+            name = getattr(cfg, key) if len(used) > 1 else used[0]
             into = "none" if all(site.readers for site in sites) else "affine"
             outcome = Outcome(key, end, name, len(sites))
             try:
+                if len(used) > 1:
+                    raise ValueError("the stack's layers have different norms")
                 if name in ("none", into):
                     raise ValueError("there is nothing to fold" if name == "none" else "it is affine already")
                 plans += [(site, *site.fixed_affine(), into) for site in sites]

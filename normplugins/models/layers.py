@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ class Layer(nn.Module):
         attention: self-attention.
         cross_attention: attention to the encoder's output; None without an encoder.
         feed_forward: the feed-forward part.
-        norm: called for each norm of the layer.
+        norm: called with "attention" or "ffn" for each norm of the layer.
         cfg: the model's settings.
         placement: where the norms stand.
     """
@@ -114,14 +115,15 @@ class Layer(nn.Module):
         attention: nn.Module,
         cross_attention: nn.Module | None,
         feed_forward: nn.Module,
-        norm: Callable[[], nn.Module],
+        norm: Callable[[str], nn.Module],
         cfg: ModelConfig,
         placement: Placement,
     ) -> None:
         super().__init__()
-        self.self_attention = Residual(attention, norm, cfg, placement)
-        self.cross_attention = None if cross_attention is None else Residual(cross_attention, norm, cfg, placement)
-        self.feed_forward = Residual(feed_forward, norm, cfg, placement)
+        at_attention = partial(norm, "attention")
+        self.self_attention = Residual(attention, at_attention, cfg, placement)
+        self.cross_attention = cross_attention and Residual(cross_attention, at_attention, cfg, placement)
+        self.feed_forward = Residual(feed_forward, partial(norm, "ffn"), cfg, placement)
 
     def forward(
         self,

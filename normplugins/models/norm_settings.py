@@ -24,10 +24,62 @@ def final_key(key: str) -> str:
     return f"{key.removesuffix('norm')}final_norm"
 
 
-def norm_names(cfg: Any) -> dict[str, str]:
-    """Return setting -> norm for the stacks of a model, and for the ends of stacks that have another norm."""
-    keys = [name for key in NORM_KEYS for name in (key, final_key(key))]
-    return {key: name for key in keys if (name := getattr(cfg, key, None))}
+SITES = ("attention", "ffn", "final")
+"""The places of a stack's norms: at its attentions, at its feed-forward parts, and at its end."""
+
+
+def parse_norms(text: str) -> str | list[str] | dict[str, str]:
+    """Return what a stack's norm setting says: one norm, one for each layer, or one for each site.
+
+    ``pn`` is one norm, ``[pn,pn,ln]`` one for each layer, ``{attention:pn,ffn:ln,final:ln}`` one for each site.
+
+    Raises:
+        UserError: the text is none of these.
+    """
+    names = [name.strip() for name in text.strip()[1:-1].split(",")]
+    if text.startswith("[") and text.endswith("]"):
+        return names
+    if not text.startswith("{"):
+        return text
+    pairs = dict(name.replace(" ", "").split(":", 1) for name in names if ":" in name)
+    if not text.endswith("}") or len(pairs) != len(names) or set(pairs) != set(SITES):
+        raise UserError(f"{text} does not name the norm of each site; write {{attention:pn,ffn:ln,final:ln}}")
+    return pairs
+
+
+def norm_at(text: str, site: str, layer: int, layers: int) -> str:
+    """Return the norm at a site, one of ``SITES``, of a layer, counted from 0, in a stack of ``layers``.
+
+    With a norm for each layer, the last one's is also at the stack's end.
+
+    Raises:
+        UserError: as :func:`parse_norms`, or the number of norms is not the number of layers.
+    """
+    norms = parse_norms(text)
+    if isinstance(norms, list):
+        if len(norms) != layers:
+            raise UserError(f"{text} names {len(norms)} norms for {layers} layers")
+        return norms[-1 if site == "final" else layer]
+    return norms if isinstance(norms, str) else norms[site]
+
+
+def names_in(text: str) -> list[str]:
+    """Return the different norms that a stack's norm setting names. Raises UserError as :func:`parse_norms`."""
+    norms = parse_norms(text)
+    if isinstance(norms, str):
+        return [norms]
+    return list(dict.fromkeys(norms if isinstance(norms, list) else norms.values()))
+
+
+def norm_names(cfg: Any) -> dict[str, list[str]]:
+    """Return setting -> its norms for the stacks of a model, their ends that have another norm, and ``qk_norm``."""
+    keys = [*(name for key in NORM_KEYS for name in (key, final_key(key))), "qk_norm"]
+    return {key: names_in(text) for key in keys if (text := getattr(cfg, key, None))}
+
+
+def all_norm_names(cfg: Any) -> list[str]:
+    """Return all norms of a model, each once."""
+    return list(dict.fromkeys(name for names in norm_names(cfg).values() for name in names))
 
 
 def norm_config(cfg: Any, name: str) -> NormConfig:
@@ -75,9 +127,10 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
 def _settings_read(cfg: Any) -> dict[str, list[str]]:
     """Return norm -> the settings that it reads, for the norms of the model."""
     read = {}
-    for key, name in norm_names(cfg).items():
-        try:
-            read[name] = norm_config(cfg, name).settings_read()
-        except ValueError as error:
-            raise UserError(f"{key}: {error}") from error
+    for key, names in norm_names(cfg).items():
+        for name in names:
+            try:
+                read[name] = norm_config(cfg, name).settings_read()
+            except ValueError as error:
+                raise UserError(f"{key}: {error}") from error
     return read

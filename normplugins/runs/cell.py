@@ -173,7 +173,7 @@ def _norm_default(config: DictConfig, field: str) -> Any:
     """Return the default of a norm setting that is null, or None if the norms that read it have different defaults."""
     section: Any = OmegaConf.to_container(config.norm, resolve=True)
     defaults = set()
-    for key, name in norm_names(config.model).items():
+    for key, name in ((key, name) for key, names in norm_names(config.model).items() for name in names):
         side = f"{key.partition('_')[0]}_attention_heads"
         heads = config.model.get(side, config.model.get("attention_heads", 1))
         try:
