@@ -17,7 +17,8 @@ from normplugins.models.norm_settings import (
     norm_config,
 )
 from normplugins.models.placement import PLACEMENTS, Placement, deepnorm
-from normplugins.norms import build_norm, has_statistics, sees_sentence
+from normplugins.norms import has_statistics, sees_sentence
+from normplugins.norms.registry import construct_norm
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
 
@@ -102,7 +103,7 @@ class ModelConfig(NormSettings):
             config = norm_config(self, norm_at(getattr(self, key), site, layer, layers)).resolve(heads)
             if final and config.warmup_updates:
                 config = config.replace(warmup_updates=self.final_norm_warmup_updates)
-            return build_norm(config, dim)
+            return construct_norm(config, dim)
         except ValueError as error:
             raise UserError(f"{key}: {error}") from error
 
@@ -114,7 +115,7 @@ class ModelConfig(NormSettings):
 
         def build() -> nn.Module:
             try:
-                return build_norm(norm_config(self, self.qk_norm or ""), dim // heads)
+                return construct_norm(norm_config(self, self.qk_norm or ""), dim // heads)
             except ValueError as error:
                 raise UserError(f"qk_norm: {error}") from error
 
