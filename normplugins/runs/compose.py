@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 import normplugins
 from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
-from normplugins.models.placement import norm_config, unread_settings
+from normplugins.models.norm_settings import norm_config, unread_settings
 from normplugins.norms import all_settings, has_statistics, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults

@@ -3,7 +3,8 @@
 import pytest
 
 from normplugins.corpora import corpus_config
-from normplugins.models.config import LANGUAGE_MODELS, NormTransformerConfig
+from normplugins.models.config import NormTransformerConfig
+from normplugins.models.language_model_config import LANGUAGE_MODELS
 from normplugins.norms import known_norms
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep, fairseq_config
