@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
@@ -49,20 +49,24 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
     in ``figures/``.
 
     Args:
-        results: the folder that holds ``runs/<experiment>/<variant>/seed<k>.json``; it is made if it is missing.
+        results: the folder that holds ``runs/<experiment>/<variant>/seed<k>.json``.
         echo: called with each table, as plain text, and with the name of each file written.
 
     Raises:
-        UserError: a record is broken (the message names the file), or a file cannot be written.
+        UserError: there is no such folder, a record is broken (it is named), or a file cannot be written.
     """
-    results = Path(results)
+    if not results.is_dir():
+        raise UserError(
+            f"there is no folder {results}, where a checkout has its published runs: name one with --results DIR, or "
+            "show the runs at hand with --local"
+        )
     with hold_lock(results / ".lock", lambda holder: echo(f"waiting for process {holder}, which writes {results}")):
         _report(results, echo)
 
 
 def _report(results: Path, echo: Callable[[str], None]) -> None:
     found = read_results(results)
-    writer = _Writer(results, terminal_width())
+    writer = Writer(results, terminal_width())
     writer.page += [HEAD, "## The paper beside ours", fill(PAPER, 120)]
     writer.printed.append(paragraph(MARKS, writer.width))
     for title, corpora in paper.TABLES.items():
@@ -74,18 +78,14 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
             if (results / CAUSALITY).exists():
                 writer.page.append(f"What these models see of the future, measured: [causality]({CAUSALITY}).")
         for corpus in corpora:
-            runs = found[found["experiment"] == corpus.experiment]
-            full = runs[runs["budget"] == ""]
-            details = detail_table(corpus.title, corpus.experiment, full)
-            writer.add(paper_table(corpus, runs), full, "####", details)
-            for budget, shortened in runs[runs["budget"] != ""].groupby("budget"):
-                writer.add(shortened_table(corpus, str(budget), shortened), shortened, "####")
+            for tables, runs in tables_of(corpus.experiment, found):
+                writer.add(tables, runs, "####")
     others = found[~found["experiment"].isin(list(paper.CORPORA))]
     if len(others):
         writer.page.append("## Other experiments")
-    for experiment, runs in others.groupby("experiment", sort=False):
-        name = str(experiment)
-        writer.add(experiment_table(name, runs), runs, "###", detail_table(name, name, runs))
+    for experiment in others["experiment"].unique():
+        for tables, runs in tables_of(experiment, found):
+            writer.add(tables, runs, "###")
     lost = found[found["diverged"] != ""]
     if len(lost):
         lines = [f"{r.experiment} {r.variant} seed {r.seed}: {r.diverged}" for r in lost.itertuples()]
@@ -99,7 +99,20 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
         echo(text)
 
 
-class _Writer:
+def tables_of(experiment: str, results: pd.DataFrame) -> Iterator[tuple[list[Table], pd.DataFrame]]:
+    """Yield the tables of an experiment, each with the table of its details, if any, and with the runs in them."""
+    runs = results[results["experiment"] == experiment]
+    corpus = paper.CORPORA.get(experiment)
+    full = runs[runs["budget"] == ""] if corpus else runs
+    table = paper_table(corpus, runs) if corpus else experiment_table(experiment, runs)
+    details = detail_table(corpus.title if corpus else experiment, experiment, full)
+    yield [table, *([details] if details else [])], full
+    if corpus:
+        for budget, shortened in runs[runs["budget"] != ""].groupby("budget"):
+            yield [shortened_table(corpus, str(budget), shortened)], shortened
+
+
+class Writer:
     """Collects the parts of the page and of the terminal's text, and writes the files of each table."""
 
     def __init__(self, results: Path, width: int | None) -> None:
@@ -108,22 +121,24 @@ class _Writer:
         self.printed: list[str] = []
         self.written: list[Path] = []
 
-    def add(self, table: Table, runs: pd.DataFrame, heading: str, details: Table | None = None) -> None:
+    def add(self, tables: Sequence[Table], runs: pd.DataFrame, heading: str) -> None:
         """Add a table and the details under it, the loss curves, and the command that repeats a run."""
-        for shown, level in ((table, heading), (details, f"{heading}#")):
-            if shown is not None:
-                self.printed.append(terminal(shown, self.width))
-                self.page += [f"{level} {shown.title}", markdown(shown)]
-                self.write(f"tables/{shown.slug}.tex", latex(shown))
-        if not len(runs):
-            return
+        for number, table in enumerate(tables):
+            self.printed.append(terminal(table, self.width))
+            self.page += [f"{heading}{'#' * number} {table.title}", markdown(table)]
+            self.write(f"tables/{table.slug}.tex", latex(table))
+        self.draw(runs)
+        if len(runs):
+            self.page.append(f"To repeat a row: {_command(runs.iloc[0])}")
+
+    def draw(self, runs: pd.DataFrame) -> None:
+        """Draw the loss curves of an experiment, a figure for each schedule."""
         for budget, members in runs.groupby("budget", sort=False):
             if any(members["train_curve"]) or any(members["valid_curve"]):
                 name = "-budget-".join(filter(None, [members["experiment"].iloc[0], str(budget)]))
                 self.page.append(f"![Loss curves of {name}](figures/{name}.png)")
                 with self.whole(f"figures/{name}.png") as temporary:
                     figures.curves(members, temporary)
-        self.page.append(f"To repeat a row: {_command(runs.iloc[0])}")
 
     def write(self, name: str, text: str) -> None:
         """Write a text file of the results."""

@@ -122,7 +122,7 @@ def test_sweep_of_an_adaptive_softmax_s_mean(normplugins, made_up_text, at_home,
     corpus = ["corpus=ptb", "model.adaptive_softmax_cutoff='4,8'", "tracking=none", "evaluate.average=2"]
     status, said, errors = normplugins("run", "wikitext2", "-m", "model.causal=true,false", *corpus, *TINY_LM)
     assert status == 0, errors
-    found = sorted((tmp_path / "results").rglob("seed1.json"))
+    found = sorted((tmp_path / "runs").rglob("record.json"))
     assert len(found) == 2
     for path in found:
         record = json.loads(path.read_text(encoding="utf-8"))
