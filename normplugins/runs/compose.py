@@ -105,6 +105,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
             config, choices = _compose(experiment, overrides)
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
             raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
+        refuse_unread_warmup(config, overrides)
         config.variant = cell_name(config, choices, partial(_compose, experiment))
         check_types(config)
         share_batches(config, overrides)
@@ -141,6 +142,23 @@ def _compose_once(experiment: str, given: tuple[str, ...], _norms: tuple[str, ..
     with open_dict(config):
         del config["hydra"]
     return config, choices
+
+
+def refuse_unread_warmup(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Raise UserError for an override of the warmup of the last norm if the model has no such norm, or no warmup.
+
+    The recipes set this key for every model, so that only an override shows that somebody relies on it.
+    """
+    key = "model.final_norm_warmup_updates"
+    if not any(item.lstrip("+").startswith(f"{key}=") for item in overrides):
+        return
+    if not config.model.normalize_before:
+        raise UserError(
+            f"{key} changes nothing about a post-norm model, which has no norm at the end of its stack: "
+            "leave it out, or set model.normalize_before=true"
+        )
+    if config.model.norm_warmup_updates == 0:
+        raise UserError(f"{key} changes nothing while norm.warmup_updates is 0: set norm.warmup_updates to use it")
 
 
 def check_types(config: DictConfig) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.norms import NormConfig, build_norm, end_update, has_statistics, known_norms
+from tests.helpers.compiler import needs_compiler
 from tests.helpers.norms import random_affine
 
 pytestmark = pytest.mark.slow
@@ -63,6 +64,7 @@ def test_compiled_norms_take_the_same_steps_in_one_graph(name: str, settings: di
     same_steps(norm, "aot_eager" if has_statistics(name) else "eager")
 
 
+@needs_compiler
 @pytest.mark.skipif(" " in torch.__file__, reason="PyTorch hands its own folder to the compiler unquoted")
 def test_inductor_fuses_pn_and_keeps_its_numbers() -> None:
     same_steps(random_affine(build_norm(NormConfig(name="pn", warmup_updates=1), 16)), "inductor")
