@@ -103,6 +103,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         if given != overrides and "norm_warmup_updates" in unread_settings(config.model):
             overrides = given
             config, choices = _compose(experiment, overrides)
+        config = config.copy()
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
             raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
         refuse_unread_warmup(config, overrides)
@@ -119,12 +120,11 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
 
 
 def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Choices]:
-    """Return the config as Hydra composes it, and the option that it chose in each group."""
+    """Return the config as Hydra composes it, not to be changed, and the option that it chose in each group."""
     given = [ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides]
     if member := launched():
         given.append(f"distributed_training.distributed_world_size={member.size}")
-    config, choices = _compose_once(experiment, tuple(given), tuple(known_norms()))
-    return config.copy(), choices
+    return _compose_once(experiment, tuple(given), tuple(known_norms()))
 
 
 @lru_cache(maxsize=64)  # composing takes 0.2 s, and naming a cell composes the experiment's own config as well
