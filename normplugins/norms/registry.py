@@ -94,6 +94,7 @@ def register_norm(
 
     - ``sees_sentence = True``: at evaluation a position sees its whole sentence, so that no decoder accepts the norm
       and no language model with it counts as causal;
+    - an attribute ``loss_term``, a scalar tensor set by each forward in training, which is added to the batch's loss;
     - a method ``wrap_linears(sublayer)``, which is called once with the sublayer that the norm belongs to and may
       change its linear maps;
     - a method ``fixed_affine()``, which returns scale and shift (C,) in float64 if evaluation is y = scale x + shift

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normplugins.models.placement import norm_names
+from normplugins.models.norm_settings import norm_names
 from normplugins.norms import NormConfig, all_settings, known_norms
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training.distributed import world_size
@@ -173,7 +173,7 @@ def _norm_default(config: DictConfig, field: str) -> Any:
     """Return the default of a norm setting that is null, or None if the norms that read it have different defaults."""
     section: Any = OmegaConf.to_container(config.norm, resolve=True)
     defaults = set()
-    for key, name in norm_names(config.model).items():
+    for key, name in ((key, name) for key, names in norm_names(config.model).items() for name in names):
         side = f"{key.partition('_')[0]}_attention_heads"
         heads = config.model.get(side, config.model.get("attention_heads", 1))
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normplugins.models.config import NORM_SEES_THE_FUTURE, SEES_THE_FUTURE
+from normplugins.models.language_model_config import NORM_SEES_THE_FUTURE, SEES_THE_FUTURE
 from normplugins.runs.compose import compose_config
 from normplugins.runs.run import tracking
 from tests.helpers.runs import LINES, TINY_LM, Point, command, differences, eval_lm, files, load, outcome

@@ -66,7 +66,7 @@ LINES = {"train": 70, "valid": 15, "test": 17}
 
 # A server that has imported everything and forks: each process starts as a fresh command would, seconds earlier.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["normplugins.cli", "normplugins.runs.run", "normplugins.runs.compose"])
+_context.set_forkserver_preload(["tests.helpers.preload"])
 
 
 @dataclass(frozen=True)
