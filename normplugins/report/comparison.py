@@ -148,7 +148,7 @@ def _paragraphs(baseline: System, each: Contrast, width: int | None) -> str:
 
 def _remedy(each: Contrast, perplexity: bool) -> str:
     if len(each.found.seeds) == 1:
-        return ". The difference between two seeds can be larger; run both with at least two more seeds"
+        return ". Run both with at least two more seeds"
     if each.verdict != "undecided" or perplexity:
         return ""
     if each.p_adjusted < significance.LEVEL:

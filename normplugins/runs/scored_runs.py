@@ -125,7 +125,7 @@ def read_run(path: Path, checkpoint: str | None = None) -> ScoredRun:
         checkpoint = checkpoint or str(record["scored_by"])
         if checkpoint not in record["scores"]:
             scored = ", ".join(record["scores"]) or "nothing"
-            raise UserError(f"{path} has no score of the checkpoint '{checkpoint}': {scored} was scored")
+            raise UserError(f"{path} has no score of the checkpoint '{checkpoint}', only of: {scored}")
         scores = record["scores"][checkpoint]["test"]
         metric = next((name for name in METRICS if name in scores), "")
         if not metric:
