@@ -9,10 +9,13 @@ from textwrap import fill
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from normplugins.report import figures, paper
+from normplugins.report import paper, style
+from normplugins.report.figures import curves
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.records import read_results, summarize
+from normplugins.report.scores_figure import final_scores
 from normplugins.report.table import Table, latex, markdown, paragraph, terminal, terminal_width
 from normplugins.report.tables import detail_table, experiment_table, paper_table, shortened_table
 from normplugins.utils.errors import UserError
@@ -39,14 +42,16 @@ PAPER = (
     "there are only such runs."
 )
 CAUSALITY = "causality.md"
+CURVES = {"valid_curve": ("", "Validation loss"), "train_curve": ("-training", "Training loss")}
+"""The end of a figure's file name and its caption, for each curve of a record."""
 DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
 
 
 def report(results: Path, echo: Callable[[str], None] = print) -> None:
     """Print the tables of every run recorded under ``results``, and write them there.
 
-    The files are ``README.md``, ``results.csv``, a LaTeX table of each experiment in ``tables/`` and its loss curves
-    in ``figures/``.
+    The files are ``README.md``, ``results.csv``, a LaTeX table of each experiment in ``tables/``, and its loss curves
+    and final scores in ``figures/``, as PNG and SVG.
 
     Args:
         results: the folder that holds ``runs/<experiment>/<variant>/seed<k>.json``.
@@ -122,7 +127,7 @@ class Writer:
         self.written: list[Path] = []
 
     def add(self, tables: Sequence[Table], runs: pd.DataFrame, heading: str) -> None:
-        """Add a table and the details under it, the loss curves, and the command that repeats a run."""
+        """Add a table and the details under it, the figures, and the command that repeats a run."""
         for number, table in enumerate(tables):
             self.printed.append(terminal(table, self.width))
             self.page += [f"{heading}{'#' * number} {table.title}", markdown(table)]
@@ -132,29 +137,35 @@ class Writer:
             self.page.append(f"To repeat a row: {_command(runs.iloc[0])}")
 
     def draw(self, runs: pd.DataFrame) -> None:
-        """Draw the loss curves of an experiment, a figure for each schedule."""
+        """Draw the loss curves and the final scores of an experiment, for each schedule."""
         for budget, members in runs.groupby("budget", sort=False):
-            if any(members["train_curve"]) or any(members["valid_curve"]):
-                name = "-budget-".join(filter(None, [members["experiment"].iloc[0], str(budget)]))
-                self.page.append(f"![Loss curves of {name}](figures/{name}.png)")
-                with self.whole(f"figures/{name}.png") as temporary:
-                    figures.curves(members, temporary)
+            name = "-budget-".join(filter(None, [members["experiment"].iloc[0], str(budget)]))
+            for column, (ending, title) in CURVES.items():
+                if any(members[column]):
+                    self.show(curves(members, column), f"{name}{ending}", f"{title} of {name}")
+            if (figure := final_scores(members, self.results)) is not None:
+                self.show(figure, f"{name}-scores", f"Scores of {name} with intervals")
 
     def write(self, name: str, text: str) -> None:
         """Write a text file of the results."""
-        with self.whole(name) as temporary:
+        with self.named(name) as path, whole_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+        self.written.append(path)
+
+    def show(self, figure: Figure, name: str, caption: str) -> None:
+        """Write a figure as PNG and as SVG, and show it on the page."""
+        with self.named(f"figures/{name}.png"):
+            self.written += style.write(figure, self.results / "figures" / name)
+        self.page.append(f"![{caption}](figures/{name}.png)\n\n[{caption}, as SVG](figures/{name}.svg)")
 
     @contextmanager
-    def whole(self, name: str) -> Iterator[Path]:
-        """Yield a temporary path that becomes a file of the results; raises UserError where that is impossible."""
+    def named(self, name: str) -> Iterator[Path]:
+        """Yield the path of a file of the results; raises UserError where it cannot be written."""
         path = self.results / name
         try:
-            with whole_file(path) as temporary:
-                yield temporary
+            yield path
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
-        self.written.append(path)
 
 
 def _command(run: Any) -> str:

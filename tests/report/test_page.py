@@ -55,11 +55,11 @@ def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: P
     first = files()
     report(tmp_path, echo=lambda _: None)
     assert files() == first
+    curves = ("demo", "demo-training", "iwslt14", "iwslt14-training")
     assert set(first) == {
         ".lock",
         "README.md",
-        "figures/demo.png",
-        "figures/iwslt14.png",
+        *(f"figures/{name}.{kind}" for name in curves for kind in ("png", "svg")),
         "results.csv",
         *(f"tables/{name}.tex" for name in ("demo", "iwslt14", "wmt14", "ptb", "wikitext103")),
         "runs/demo/pn/seed1.json",
