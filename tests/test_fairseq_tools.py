@@ -62,17 +62,11 @@ def test_given_files_are_averaged_and_too_few_are_refused(tmp_path, normplugins,
     assert "holds 0 of the 3 checkpoints to average" in line
 
 
-def script(name, *arguments, folder, text=None):
-    """Run a console script of this environment; return its exit status and stdout."""
-    path = Path(sys.executable).with_name(f"fairseq-{name}")
-    done = subprocess.run([path, *arguments], cwd=folder, input=text, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout
-
-
 def tool(name, *arguments, folder):
-    """Run one of fairseq's tools to its end, which must be without an error, in a process that starts sooner."""
+    """Run one of fairseq's tools, which must succeed, and return its output."""
     status, said = command(["fairseq", name, *arguments], folder)
     assert status == 0, said
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +92,12 @@ def session(tmp_path_factory):
 def test_an_ensemble_of_a_stock_model_and_ours_translates_without_a_user_dir(session):
     paths = "stock/checkpoint_best.pt:ours/checkpoint_best.pt"
     options = ["bin", "--path", paths, "--cpu", "--max-len-b", "9"]
-    status, said = script("generate", *options, folder=session)
-    assert status == 0
+    said = tool("generate", *options, folder=session)
     assert sum(line.startswith("H-") for line in said.splitlines()) == 10
-    text = (session / "test.de").read_text(encoding="utf-8")
-    status, again = script("interactive", *options, folder=session, text=text)
-    assert status == 0
-    found, expected = ({line for line in out.splitlines() if line.startswith("D-")} for out in (again, said))
+    script = Path(sys.executable).with_name("fairseq-interactive")
+    with (session / "test.de").open() as text:
+        again = subprocess.run([script, *options], cwd=session, stdin=text, capture_output=True, text=True, check=True)
+    found, expected = ({line for line in out.splitlines() if line.startswith("D-")} for out in (again.stdout, said))
     assert {line.split("\t")[2] for line in found} == {line.split("\t")[2] for line in expected}
 
 

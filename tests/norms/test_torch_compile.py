@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.norms import NormConfig, build_norm, end_update, has_statistics, known_norms
-from tests.helpers.compiler import needs_compiler
+from tests.helpers.compiler import needs_compiler, needs_torch_compile
 from tests.helpers.norms import random_affine
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_torch_compile]
 SETTINGS: list[tuple[str, dict[str, object]]] = [
     *((name, {}) for name in known_norms() if name != "pn"),
     ("pn", {"per_update": True}),
