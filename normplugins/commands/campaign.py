@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from normplugins.utils.steps import loading
+
 HELP = "run every cell of a plan that has no published result yet"
 
 
@@ -21,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Return 0 if all cells are done, and EX_TEMPFAIL if the time ended before."""
-    from normplugins.runs.campaign import campaign
+    with loading():
+        from normplugins.runs.campaign import campaign
 
     done = campaign(options.plans, options.minutes, options.show)
     return 0 if done or options.show else TIME_IS_UP

@@ -4,6 +4,7 @@ import argparse
 
 from normplugins.commands import add_overrides
 from normplugins.utils.errors import UserError, complain
+from normplugins.utils.steps import loading
 
 HELP = "train a model, score it and record the result"
 TAKES_OVERRIDES = True
@@ -24,12 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run one after another, or submit a Slurm job for each run with ``hardware=slurm``."""
-    from normplugins.runs.check import check
-    from normplugins.runs.compose import compose_config, expand_sweep
-    from normplugins.runs.plan import show_plan
-    from normplugins.runs.run import run
-    from normplugins.training.distributed import launched
-    from normplugins.training.rendezvous import refuse
+    with loading():
+        from normplugins.runs.check import check
+        from normplugins.runs.compose import compose_config, expand_sweep
+        from normplugins.runs.plan import show_plan
+        from normplugins.runs.run import run
+        from normplugins.training.distributed import launched
+        from normplugins.training.rendezvous import refuse
 
     if options.multirun and launched():
         raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")

@@ -26,6 +26,7 @@ from normplugins.training.rendezvous import Rendezvous, file_sizes
 from normplugins.training.tracking import Tracker, tracked
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
+from normplugins.utils.terminal import say
 
 # Settings that may differ between the ranks of a run: places on their machines, and what only rank zero reads.
 MAY_DIFFER = re.compile(
@@ -88,11 +89,11 @@ def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> d
         if done is None:
             done = complete_steps(config, directory, rendezvous)
         else:
-            print(f"{run_title(config)}: already complete, in {directory} (force=true runs it again)")
+            say(f"{run_title(config)}: already complete, in {directory} (force=true runs it again)")
         publish_translations(done, directory, result.parent)
         if not result.exists() or result.read_bytes() != (directory / folder.RECORD).read_bytes():
             write_json(result, done)
-    print(summary(done))
+    say(summary(done))
     print(f"recorded in {result}")
     return done
 
@@ -118,12 +119,12 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
                 work()
             history = saved_history(directory, run_identity)
         assert history is not None
-        print(
+        say(
             f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
             f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
         )
         averaged = average_epochs(directory, config.evaluate.average, run_identity)
-        print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
+        say(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
         scored, files = score_checkpoints(config, corpus, directory)
         statistics = reestimate.provenance(config, directory / files[scored["scored_by"]]["file"], averaged)
         folder.verify_corpus(directory, corpus)
