@@ -16,6 +16,7 @@ from normplugins.runs import folder, record
 from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
+from normplugins.runs.display_name import display_name
 from normplugins.runs.scoring import describe_scores, publish_translations, score_checkpoints, set_threads
 from normplugins.training import checkpoints, distributed
 from normplugins.training.checkpoint_seal import Identity
@@ -189,8 +190,8 @@ def average_epochs(directory: Path, count: int | None, run_identity: Identity) -
 
 
 def run_title(config: DictConfig) -> str:
-    """Return the name of a run, with its label if it has one."""
-    name, label = f"{config.experiment} {config.variant} seed {config.seed}", run_label(config)
+    """Return the short name of a run, with its label if it has one."""
+    name, label = f"{config.experiment} {display_name(config.variant, config.seed)}", run_label(config)
     return f"{name} ({label})" if label else name
 
 
@@ -200,13 +201,13 @@ def run_label(config: DictConfig) -> str:
 
 
 def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
-    """Return the arguments of ``wandb.init``: the group is the experiment, the name is the cell and the seed."""
+    """Return the arguments of ``wandb.init``: the group is the experiment, the name says what differs and the seed."""
     label = run_label(config)
     return {
         "project": config.tracking.project,
         "entity": config.tracking.entity,
         "group": config.experiment,
-        "name": f"{config.variant}-seed{config.seed}",
+        "name": display_name(config.variant, config.seed),
         "tags": [config.experiment, config.norm.name, config.corpus.name, *([label] if label else [])],
         "dir": str(directory),
         "id": folder.wandb_id(directory) if config.tracking.project else "",

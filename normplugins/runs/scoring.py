@@ -21,7 +21,7 @@ from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.runs import folder
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
-from normplugins.runs.compose import check_types
+from normplugins.runs.compose import check_types, wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256, whole_file
@@ -205,7 +205,7 @@ def change(config: DictConfig, overrides: Sequence[str], kind: Kind) -> str | No
     try:
         check_types(config)
     except OmegaConfBaseException as error:
-        raise UserError(str(error)) from error
+        raise UserError(wrong_type(error) or str(error)) from error
     OmegaConf.set_struct(config, True)  # only now, because the config of an older run lacks newer keys
     check_values(config)
     return name
