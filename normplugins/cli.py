@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.set_defaults(
             execute=module.execute,
+            parser=parser,
             takes_overrides=getattr(module, "TAKES_OVERRIDES", False),
             resumable=getattr(module, "RESUMABLE", False),
         )

@@ -24,6 +24,7 @@ from normplugins.evaluation.tasks import kind_of
 from normplugins.models.placement import norm_config, unread_settings
 from normplugins.norms import all_settings, has_statistics, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
+from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
 from normplugins.runs.overrides import quote_texts
 from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
@@ -77,11 +78,6 @@ def norm_node(name: str) -> type:
         default = "${oc.select:statistics_per_update,false}" if per_update else one.default
         own.append((key, one.type if default is not None else one.type | None, field(default=default)))
     return make_dataclass("NormNode", own)
-
-
-def experiments() -> list[str]:
-    """Return the names of the experiments, each of which is a primary file in configs/."""
-    return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if not path.stem.startswith("_"))
 
 
 def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:

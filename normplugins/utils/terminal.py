@@ -132,7 +132,10 @@ def definitions(rows: Mapping[str, str], width: int | None) -> str:
     """Return names with a text each: in two columns, or with the text under its name on a narrow terminal."""
     names = max((len(name) for name in rows), default=0) + GAP
     if width is None:
-        return "\n".join(f"  {name:<{names}}{text}".rstrip() for name, text in rows.items())
+        margin = " " * (names + 2)
+        return "\n".join(
+            f"  {name:<{names}}{text}".replace("\n", f"\n{margin}").rstrip() for name, text in rows.items()
+        )
     if names + 2 > width / 2:
         return "\n".join(f"{wrap(name, width)}\n{_block(text, width, 4)}" for name, text in rows.items())
     return "\n".join(
