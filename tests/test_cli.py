@@ -32,7 +32,7 @@ def test_help_lists_the_commands(capsys):
     assert [name for name in COMMANDS if not re.search(rf"^ +{name}\b", said, re.MULTILINE)] == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["nope"], ["report", "--nope"], ["fairseq", "nope"], ["run"]])
+@pytest.mark.parametrize("arguments", [[], ["nope"], ["report", "--nope"], ["fairseq", "nope"], ["prepare"]])
 def test_invalid_command_lines(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from normplugins.commands import add_results
+from normplugins.utils.steps import loading
 
 HELP = "run every cell of a plan that has no published result yet"
 
@@ -24,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Return 0 if all cells are done, and EX_TEMPFAIL if the time ended before."""
-    from normplugins.runs.campaign import campaign
+    with loading():
+        from normplugins.runs.campaign import campaign
 
     done = campaign(options.plans, options.minutes, options.show, options.results)
     return 0 if done or options.show else TIME_IS_UP

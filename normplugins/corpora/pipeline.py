@@ -16,6 +16,7 @@ from normplugins.corpora.subwords import PACKAGES
 from normplugins.corpora.text_stages import write_subwords, write_tokens
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.utils.locks import hold_lock
+from normplugins.utils.steps import step
 
 _RECIPE = 4  # increase this when the same files and settings give other text, or other facts about it
 
@@ -74,11 +75,18 @@ def prepare(
     """
     corpus.check()
     home = Path(root).absolute() / corpus.name
-    with hold_lock(home / ".lock", lambda holder: echo(f"waiting for process {holder}, which prepares {home}")):
-        if isinstance(corpus, RunningText):
-            return prepare_running_text(corpus, home, echo)
-        assert isinstance(corpus, ParallelCorpus)
-        return _prepare_parallel(corpus, home, echo, workers)
+    with step(f"{corpus.name}: reading the prepared files", echo=None) as tell:
+
+        def echo_and_show(text: str) -> None:
+            echo(text)
+            tell(text)
+
+        waiting = f"which prepares {home}"
+        with hold_lock(home / ".lock", lambda holder: echo_and_show(f"waiting for process {holder}, {waiting}")):
+            if isinstance(corpus, RunningText):
+                return prepare_running_text(corpus, home, echo_and_show)
+            assert isinstance(corpus, ParallelCorpus)
+            return _prepare_parallel(corpus, home, echo_and_show, workers)
 
 
 def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: int | None) -> PreparedCorpus:

@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 
 from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
 from normplugins.corpora.languages import has_blanks
-from normplugins.evaluation.loading import load_model, progress
+from normplugins.evaluation.loading import load_model
 from normplugins.utils.files import read_lines, whole_file
+from normplugins.utils.steps import progress
 
 SEARCH = ("beam", "length_penalty", "max_length_a", "max_length_b", "max_tokens")
 """Keys of the config's ``evaluate`` section that change a translation."""
@@ -54,7 +55,7 @@ def translate(checkpoint: Path, corpus: PreparedCorpus, search: DictConfig, cpu:
     lines = [""] * len(task.dataset("test"))
     kind = corpus.manifest["subword"]["kind"]
     cuda = next(model.parameters()).is_cuda
-    for sample in progress(batches, "translating test"):
+    for sample in progress(batches, f"translating {len(lines):,} sentences with {checkpoint.name}"):
         found = task.inference_step(generator, [model], utils.move_to_cuda(sample) if cuda else sample)
         for index, hypotheses in zip(sample["id"].tolist(), found, strict=True):
             lines[index] = remove_subwords(task.target_dictionary.string(hypotheses[0]["tokens"]), kind)

@@ -14,9 +14,10 @@ from fairseq.data import data_utils
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normplugins.evaluation.loading import load_model, progress
+from normplugins.evaluation.loading import load_model
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import whole_file
+from normplugins.utils.steps import progress
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool)
     windows.check(model.max_positions())
     device = next(model.parameters()).device
     found = np.full(len(targets), np.nan, dtype=np.float32)
-    for starts, length in progress(list(windows.batches(len(targets))), "scoring test"):
+    batches = list(windows.batches(len(targets)))
+    for starts, length in progress(batches, f"scoring {len(targets):,} tokens with {checkpoint.name}"):
         places = torch.tensor(starts)[:, None] + torch.arange(length)
         target = targets[places].to(device)
         output = model(inputs[places].to(device), src_lengths=torch.full((len(starts),), length, device=device))

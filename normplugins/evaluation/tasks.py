@@ -21,6 +21,7 @@ from normplugins.evaluation import bleu, perplexity
 from normplugins.models.language_model_config import future_label, is_causal
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, whole_file, write_lines
+from normplugins.utils.steps import step
 
 Metrics = dict[str, dict[str, Any]]
 
@@ -117,7 +118,8 @@ class Translation(_Kind):
         with whole_file(output) as temporary:
             write_lines(temporary, lines)
         speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(lines) / seconds, 2)}
-        return bleu.score(lines, corpus, config.evaluate.split_compounds), speed
+        with step(f"scoring {len(lines):,} translations"):
+            return bleu.score(lines, corpus, config.evaluate.split_compounds), speed
 
     def keep_translations(self, config: DictConfig, corpus: Any, output: Path, kept: Path) -> bool:
         """Write the translations in ``output`` with the statistics of their BLEU."""

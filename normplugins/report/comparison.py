@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from normplugins.evaluation import significance
-from normplugins.evaluation.loading import progress
 from normplugins.evaluation.significance import Difference
 from normplugins.report.table import Column, Table, paragraph, terminal
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, compare, read_test_text
+from normplugins.utils.steps import progress
 
 MARGIN = 0.4  # BLEU; the gain that the paper claims for PN on IWSLT14
 NAMES = {"bleu": "BLEU", "bleu_compound": "BLEU, compounds split", "sacrebleu": "sacreBLEU", "chrf2": "chrF2",
@@ -44,13 +44,13 @@ def contrasts(systems: Sequence[System], resamples: int = significance.RESAMPLES
     for other in others:
         check_comparable(other, baseline)
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
-    found = [compare(other, baseline, resamples) for other in progress(others, "resampling")]
+    found = [compare(other, baseline, resamples) for other in progress(others, "resampling", "comparisons", echo=None)]
     adjusted = significance.holm([each.p for each in found])
     perplexity = baseline.first.metric == "ppl"
     margin = None if perplexity else MARGIN
     rows = []
     pairs = list(zip(others, found, adjusted, strict=True))
-    for other, each, p in progress(pairs, "testing"):
+    for other, each, p in progress(pairs, "testing", "comparisons", echo=None):
         diverged = (len(other.diverged), len(baseline.diverged))
         said = significance.verdict(each, p, margin, perplexity, diverged)
         needed = significance.seeds_needed(each, MARGIN) if margin and said == "undecided" else None

@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from tabulate import tabulate
 from yaml import YAMLError
 
 from normplugins.runs import folder, inventory, record
@@ -28,6 +27,7 @@ from normplugins.runs.publish import publish
 from normplugins.runs.run import run
 from normplugins.utils.errors import InUse, NotFinite, UserError
 from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.terminal import Column, Table, paragraph, terminal, terminal_width
 
 _FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
 _SEEDS = ("seed", "common.seed", "task.seed")  # the keys of a config that hold the seed of the run
@@ -208,11 +208,11 @@ def _carry_out(planned: Planned, results: Path) -> None:
 
 def overview(runs: Sequence[Planned], running: Planned | None = None) -> str:
     """Return a table with the seeds of each cell by their state, and a line with the hours that are left."""
-    cells: dict[str, dict[str, list[str]]] = {}
+    cells: dict[tuple[str, str], dict[str, list[str]]] = {}
     seconds, to_go = [], 0.0  # to_go: runs that are left; a started run counts with the part that is left
     for planned in runs:
-        cell, seed = "{experiment} {variant}".format_map(planned.settings), str(planned.settings["seed"])
-        row = cells.setdefault(cell, {"done": [], "running": [], "left": []})
+        experiment, variant, seed = (str(planned.settings[key]) for key in ("experiment", "variant", "seed"))
+        row = cells.setdefault((experiment, variant), {"done": [], "running": [], "left": []})
         if done := planned.record:
             row["done"].append(seed)
             seconds.append(done["training"]["wall_seconds"] + done.get("decoding", {}).get("seconds", 0.0))
@@ -224,16 +224,22 @@ def overview(runs: Sequence[Planned], running: Planned | None = None) -> str:
                 row["running"].append(f"{seed} ({planned.progress:.0%})")
             else:
                 row["left"].append(seed)
-    table = tabulate(
-        [[cell, *(" ".join(seeds) for seeds in row.values())] for cell, row in cells.items()],
-        headers=["cell", "done", "running", "left"],
-        disable_numparse=True,
-    )
+    experiments = sorted({experiment for experiment, _ in cells})
+    common = set.intersection(*(set(variant.split(",")[1:]) for _, variant in cells)) if cells else set()
+    shared = [f"experiment {experiments[0]}" if len(experiments) == 1 else "", *sorted(common)]
+    rows = []
+    for (experiment, variant), row in cells.items():
+        name = ", ".join(part for part in variant.split(",") if part not in common)
+        title = name if len(experiments) == 1 else f"{experiment} {name}"
+        rows.append([title, *(" ".join(seeds) for seeds in row.values())])
+    columns = [Column(heading, right=False) for heading in ("cell", "done", "running", "left")]
+    above = ", ".join(filter(None, shared))
+    table = terminal(Table("", columns, rows, shared=f"Every cell: {above}" if above else ""), terminal_width())
     caption = f"{len(runs) - len(_left(runs))} of {len(runs)} runs done"
     if seconds and to_go:
         usual = sum(seconds) / len(seconds)
         caption += f", about {to_go * usual / 3600:.1f} hours to go at {usual / 60:.1f} minutes a run"
-    return f"{table}\n{caption}"
+    return f"{table}\n\n{paragraph(caption, terminal_width())}"
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from normplugins.runs import folder, record
 from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
+from normplugins.runs.display_name import display_name
 from normplugins.runs.scoring import describe_scores, score_checkpoints, set_threads
 from normplugins.training import checkpoints, distributed
 from normplugins.training.checkpoint_seal import Identity
@@ -26,6 +27,7 @@ from normplugins.training.rendezvous import Rendezvous, file_sizes
 from normplugins.training.tracking import Tracker, tracked
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
+from normplugins.utils.terminal import say
 
 # Settings that may differ between the ranks of a run: places on their machines, and what only rank zero reads.
 MAY_DIFFER = re.compile(
@@ -88,8 +90,8 @@ def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> d
         if done is None:
             done = complete_steps(config, directory, rendezvous)
         else:
-            print(f"{run_title(config)}: already complete, in {directory} (force=true runs it again)")
-    print(summary(done))
+            say(f"{run_title(config)}: already complete, in {directory} (force=true runs it again)")
+    say(summary(done))
     print(f"recorded in {directory / folder.RECORD}")
     return done
 
@@ -115,12 +117,12 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
                 work()
             history = saved_history(directory, run_identity)
         assert history is not None
-        print(
+        say(
             f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
             f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
         )
         averaged = average_epochs(directory, config.evaluate.average, run_identity)
-        print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
+        say(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
         scored, files = score_checkpoints(config, corpus, directory)
         statistics = reestimate.provenance(config, directory / files[scored["scored_by"]]["file"], averaged)
         folder.verify_corpus(directory, corpus)
@@ -185,8 +187,8 @@ def average_epochs(directory: Path, count: int | None, run_identity: Identity) -
 
 
 def run_title(config: DictConfig) -> str:
-    """Return the name of a run, with its label if it has one."""
-    name, label = f"{config.experiment} {config.variant} seed {config.seed}", run_label(config)
+    """Return the short name of a run, with its label if it has one."""
+    name, label = f"{config.experiment} {display_name(config.variant, config.seed)}", run_label(config)
     return f"{name} ({label})" if label else name
 
 
@@ -196,13 +198,13 @@ def run_label(config: DictConfig) -> str:
 
 
 def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
-    """Return the arguments of ``wandb.init``: the group is the experiment, the name is the cell and the seed."""
+    """Return the arguments of ``wandb.init``: the group is the experiment, the name says what differs and the seed."""
     label = run_label(config)
     return {
         "project": config.tracking.project,
         "entity": config.tracking.entity,
         "group": config.experiment,
-        "name": f"{config.variant}-seed{config.seed}",
+        "name": display_name(config.variant, config.seed),
         "tags": [config.experiment, config.norm.name, config.corpus.name, *([label] if label else [])],
         "dir": str(directory),
         "id": folder.wandb_id(directory) if config.tracking.project else "",
