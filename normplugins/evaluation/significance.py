@@ -112,8 +112,8 @@ def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, se
         drawn = rng.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
         found.append(score((weights @ stacked.reshape(size, -1)).reshape(rows, *stacked.shape[1:])))
-    scores, drawn = score(stacked.sum(axis=0)), np.concatenate(found)
-    return [Resampled(float(scores[index]), drawn[:, index], size) for index in range(len(runs))]
+    scores, resampled = score(stacked.sum(axis=0)), np.concatenate(found)
+    return [Resampled(float(scores[index]), resampled[:, index], size) for index in range(len(runs))]
 
 
 def paired_difference(
