@@ -32,7 +32,8 @@ def model_card(record: dict[str, Any], checkpoint: str) -> str:
     }
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n# {title}\n",
-        f"A transformer with the normalization `{record['norm']}`, exported from `{checkpoint}`. {record['label']}".rstrip(),
+        f"A transformer with the normalization `{record['norm']}`, exported from `{checkpoint}`.",
+        *([f"\n{record['label']}"] if record.get("label") else []),
         "\n## Scores on the test set\n",
         "\n".join(["| metric | score | signature |", "|---|---|---|", *scores])
         if scores
