@@ -11,11 +11,12 @@ def register() -> None:
     """Register all models, architectures, criterions and optimizers with fairseq, beam search and scorer too."""
     from normplugins.evaluation import beam_search, sequence_scorer
     from normplugins.models import base
-    from normplugins.training import criterion, optimizer  # noqa: F401
+    from normplugins.training import criterion, loss_terms, optimizer  # noqa: F401
 
     beam_search.use_everywhere()
     sequence_scorer.use_everywhere()
     base.check_everywhere()
+    loss_terms.add_everywhere()
 
 
 compat.install()

@@ -62,30 +62,29 @@ def test_given_files_are_averaged_and_too_few_are_refused(tmp_path, normplugins,
     assert "holds 0 of the 3 checkpoints to average" in line
 
 
-def script(name, *arguments, folder, text=None):
-    """Run a console script of this environment; return its exit status and stdout."""
-    path = Path(sys.executable).with_name(f"fairseq-{name}")
-    done = subprocess.run([path, *arguments], cwd=folder, input=text, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout
+def tool(name, *arguments, folder):
+    """Run one of fairseq's tools, which must succeed, and return its output."""
+    status, said = command(["fairseq", name, *arguments], folder)
+    assert status == 0, said
+    return said
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    """A folder with a corpus, a stock model and one of ours, made by console scripts."""
+    """A folder with a corpus, a stock model and one of ours."""
     folder = tmp_path_factory.mktemp("session")
     for split, count in (("train", 60), ("valid", 10), ("test", 10)):
         for language, lines in zip(("de", "en"), sentences(count), strict=True):
             (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
     prefixes = [f"--{split}pref={split}" for split in ("train", "valid", "test")]
     joined = ["--source-lang", "de", "--target-lang", "en", "--joined-dictionary", "--destdir", "bin"]
-    assert script("preprocess", *prefixes, *joined, folder=folder)[0] == 0
+    tool("preprocess", *prefixes, *joined, folder=folder)
     for save, model in (
         ("stock", ["--arch", "transformer_iwslt_de_en"]),
         ("ours", ["--user-dir", "normplugins", "--arch", "transformer_pn_iwslt_de_en"]),
     ):
         heads = ["--encoder-attention-heads", "2", "--decoder-attention-heads", "2"]
-        trained = script("train", "bin", *model, *SIZES, *heads, *TRAINING, "--save-dir", save, folder=folder)
-        assert trained[0] == 0, trained
+        tool("train", "bin", *model, *SIZES, *heads, *TRAINING, "--save-dir", save, folder=folder)
     return folder
 
 
@@ -93,13 +92,12 @@ def session(tmp_path_factory):
 def test_an_ensemble_of_a_stock_model_and_ours_translates_without_a_user_dir(session):
     paths = "stock/checkpoint_best.pt:ours/checkpoint_best.pt"
     options = ["bin", "--path", paths, "--cpu", "--max-len-b", "9"]
-    status, said = script("generate", *options, folder=session)
-    assert status == 0
+    said = tool("generate", *options, folder=session)
     assert sum(line.startswith("H-") for line in said.splitlines()) == 10
-    text = (session / "test.de").read_text(encoding="utf-8")
-    status, again = script("interactive", *options, folder=session, text=text)
-    assert status == 0
-    found, expected = ({line for line in out.splitlines() if line.startswith("D-")} for out in (again, said))
+    script = Path(sys.executable).with_name("fairseq-interactive")
+    with (session / "test.de").open() as text:
+        again = subprocess.run([script, *options], cwd=session, stdin=text, capture_output=True, text=True, check=True)
+    found, expected = ({line for line in out.splitlines() if line.startswith("D-")} for out in (again.stdout, said))
     assert {line.split("\t")[2] for line in found} == {line.split("\t")[2] for line in expected}
 
 

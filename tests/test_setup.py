@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers.compiler import needs_compiler
+
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).with_name("uv")
 
@@ -70,6 +72,7 @@ def pins(root: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@needs_compiler
 def test_pip_failing_shows_the_reason_and_stops_make(project: Path) -> None:
     (project / "requirements.txt").write_text("engine==1\nkernels==2\n")
     options = "--no-index --find-links index/engine --find-links index/kernels"

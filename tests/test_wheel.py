@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.compiler import needs_compiler
 from tests.helpers.runs import PATIENCE, REPOSITORY, TINY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_compiler]
 SOURCES = ("configs", "normplugins", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 
 

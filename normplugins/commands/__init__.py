@@ -19,6 +19,18 @@ def add_run(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help=f"the folder of a completed run, such as {example}")
 
 
+def add_runs(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add the folders of several runs as arguments."""
+    text = "the folders of finished runs, such as runs/iwslt14/pn/seed1"
+    parser.add_argument("run", type=Path, nargs="+" if required else "*", metavar="RUN", help=text)
+
+
+def add_runs_folder(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--runs DIR``."""
+    text = "the folder in which runs are looked for (default: %(default)s)"
+    parser.add_argument("--runs", type=Path, default="runs", metavar="DIR", help=text)
+
+
 def add_results(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--results DIR``."""
     text = "the folder with the records of published runs (default: %(default)s)"

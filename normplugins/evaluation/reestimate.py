@@ -21,7 +21,7 @@ from fairseq import utils
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.evaluation.loading import load_model
-from normplugins.models.placement import norm_names
+from normplugins.models.norm_settings import all_norm_names
 from normplugins.norms import has_statistics, reestimate, running_statistics
 from normplugins.training import checkpoint_seal, checkpoints
 from normplugins.training.distributed import on_cpu
@@ -148,4 +148,4 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
 
 def _norms(config: DictConfig) -> list[str]:
     """Return the norms of the run's model, including those at the end of its stacks, each once."""
-    return list(dict.fromkeys(map(str, norm_names(config.model).values())))
+    return all_norm_names(config.model)

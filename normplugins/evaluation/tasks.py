@@ -18,7 +18,7 @@ from torch import Tensor
 from normplugins.corpora import ParallelCorpus, RunningText
 from normplugins.corpora.languages import has_blanks
 from normplugins.evaluation import bleu, perplexity
-from normplugins.models.config import future_label, is_causal
+from normplugins.models.language_model_config import future_label, is_causal
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, whole_file, write_lines
 from normplugins.utils.steps import step

@@ -11,7 +11,7 @@ from fairseq.modules.quantization.pq.utils import get_layers
 from fairseq.quantization_utils import Quantizer
 from torch import nn
 
-from normplugins.models.placement import refuse_unread_settings
+from normplugins.models.norm_settings import refuse_unread_settings
 from normplugins.norms import end_update
 from normplugins.utils.errors import UserError
 

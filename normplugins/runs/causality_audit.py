@@ -16,7 +16,7 @@ from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation.causality import Measured, measure_evaluation, measure_training, warmups
 from normplugins.evaluation.perplexity import load_model_and_text
 from normplugins.evaluation.reestimate import batches_asked
-from normplugins.models.config import is_causal
+from normplugins.models.language_model_config import is_causal
 from normplugins.runs import folder, record
 from normplugins.runs.scoring import set_threads
 from normplugins.training import checkpoints

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from normplugins.corpora import corpus_config
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import kind_of
-from normplugins.models.config import check_model
+from normplugins.models.check import check_model
 from normplugins.norms import all_settings
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys

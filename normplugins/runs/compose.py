@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 import normplugins
 from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
-from normplugins.models.placement import norm_config, unread_settings
+from normplugins.models.norm_settings import norm_config, unread_settings
 from normplugins.norms import all_settings, has_statistics, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
 from normplugins.runs.experiments import experiments
@@ -101,8 +101,10 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         if given != overrides and "norm_warmup_updates" in unread_settings(config.model):
             overrides = given
             config, choices = _compose(experiment, overrides)
+        config = config.copy()
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
             raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
+        refuse_unread_warmup(config, overrides)
         config.variant = cell_name(config, choices, partial(_compose, experiment))
         check_types(config)
         share_batches(config, overrides)
@@ -116,12 +118,11 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
 
 
 def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Choices]:
-    """Return the config as Hydra composes it, and the option that it chose in each group."""
+    """Return the config as Hydra composes it, not to be changed, and the option that it chose in each group."""
     given = [ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides]
     if member := launched():
         given.append(f"distributed_training.distributed_world_size={member.size}")
-    config, choices = _compose_once(experiment, tuple(given), tuple(known_norms()))
-    return config.copy(), choices
+    return _compose_once(experiment, tuple(given), tuple(known_norms()))
 
 
 @lru_cache(maxsize=64)  # composing takes 0.2 s, and naming a cell composes the experiment's own config as well
@@ -139,6 +140,23 @@ def _compose_once(experiment: str, given: tuple[str, ...], _norms: tuple[str, ..
     with open_dict(config):
         del config["hydra"]
     return config, choices
+
+
+def refuse_unread_warmup(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Raise UserError for an override of the warmup of the last norm if the model has no such norm, or no warmup.
+
+    The recipes set this key for every model, so that only an override shows that somebody relies on it.
+    """
+    key = "model.final_norm_warmup_updates"
+    if not any(item.lstrip("+").startswith(f"{key}=") for item in overrides):
+        return
+    if not config.model.normalize_before:
+        raise UserError(
+            f"{key} changes nothing about a post-norm model, which has no norm at the end of its stack: "
+            "leave it out, or set model.normalize_before=true"
+        )
+    if config.model.norm_warmup_updates == 0:
+        raise UserError(f"{key} changes nothing while norm.warmup_updates is 0: set norm.warmup_updates to use it")
 
 
 def check_types(config: DictConfig) -> None:

@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from normplugins.corpora import PreparedCorpus, PreparedText, changed_files
 from normplugins.evaluation.tasks import KINDS
-from normplugins.runs import record
+from normplugins.runs import inventory, record
 from normplugins.runs.cell import PLACES, changed_settings, flatten
 from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.checkpoints import LAST
@@ -30,10 +30,9 @@ from normplugins.utils.files import whole_file
 from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.locks import hold_lock
 
-CONFIG = "config.yaml"
+CONFIG, RECORD = inventory.CONFIG, inventory.RECORD
 PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
-RECORD = "record.json"
 SCORES = "scores.json"
 REMEDIES = {
     RECORD: "delete it, and the same command makes it again",

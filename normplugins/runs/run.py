@@ -17,7 +17,7 @@ from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.display_name import display_name
-from normplugins.runs.scoring import describe_scores, publish_translations, score_checkpoints, set_threads
+from normplugins.runs.scoring import describe_scores, score_checkpoints, set_threads
 from normplugins.training import checkpoints, distributed
 from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.history import saved_history
@@ -42,7 +42,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     train with it. If no launcher such as torchrun started this process, it launches the processes of the run itself.
 
     Returns:
-        The record, as written to ``results/runs/<experiment>/<variant>/seed<k>.json``; None in the other ranks.
+        The record, as written to ``record.json`` in the run's folder; None in the other ranks.
 
     Raises:
         UserError: anything that the user can correct, such as another process that works in the run's folder, a folder
@@ -81,7 +81,7 @@ def run_plain(config: dict[str, Any]) -> dict[str, Any] | None:
 def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> dict[str, Any]:
     """Complete a run as its only process, or as rank zero, for which the other ranks wait at the ``rendezvous``."""
     set_threads(config)
-    directory, result = Path(config.run_dir), result_path(config)
+    directory = Path(config.run_dir)
     with folder.locked(directory):
         if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued job resumes
             folder.clear(directory)
@@ -91,11 +91,8 @@ def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> d
             done = complete_steps(config, directory, rendezvous)
         else:
             say(f"{run_title(config)}: already complete, in {directory} (force=true runs it again)")
-        publish_translations(done, directory, result.parent)
-        if not result.exists() or result.read_bytes() != (directory / folder.RECORD).read_bytes():
-            write_json(result, done)
     say(summary(done))
-    print(f"recorded in {result}")
+    print(f"recorded in {directory / folder.RECORD}")
     return done
 
 
@@ -213,11 +210,6 @@ def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
         "id": folder.wandb_id(directory) if config.tracking.project else "",
         "config": OmegaConf.to_container(config, resolve=True, enum_to_str=True),
     }
-
-
-def result_path(config: DictConfig) -> Path:
-    """Return the path of the run's published record."""
-    return Path(config.results_dir) / "runs" / config.experiment / config.variant / f"seed{config.seed}.json"
 
 
 def summary(done: dict[str, Any]) -> str:

@@ -111,21 +111,6 @@ def describe_scores(
     return [*lines, f"  {label}"] if label else lines
 
 
-def publish_translations(done: dict[str, Any], directory: Path, destination: Path) -> None:
-    """Copy the files that a record names under ``translations`` from the run's folder, unless they exist.
-
-    Raises:
-        UserError: a file is missing in the run's folder, or cannot be written.
-    """
-    for kept in done.get("translations", {}).values():
-        source, target = directory / kept["file"], destination / kept["file"]
-        if target.exists() and sha256(target) == kept["sha256"]:
-            continue
-        if not source.exists():
-            raise UserError(f"{source} is missing, and the run's record names it: force=true starts the run again")
-        _copy(source, target)
-
-
 def _file_entry(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": sha256(path)}
 
@@ -226,5 +211,5 @@ def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Pat
         if epochs := checkpoints.epoch_checkpoints(directory):
             return epochs[-average:]
     if not path.exists():
-        raise UserError(f"{directory} holds no finished run ({path.name} is needed)")
+        raise UserError(f"{directory} holds no finished run, or a cleaned one ({path.name} is needed)")
     return [path]

@@ -44,7 +44,7 @@ def find_damage(state: Mapping[str, Any]) -> str | None:
     Without a seal only the values are checked: weights, statistics and the optimizer's state must be finite, and
     running mean squares must not be negative.
     """
-    if (found := (state.get("extra_state") or {}).get("seal")) and found["sha256"] != digest(state):
+    if (found := (state.get("extra_state") or {}).get("seal")) and found.get("sha256") != digest(state):
         return "its content has changed since it was written"
     for place, value in _leaves(state, ""):
         if not isinstance(value, Tensor) or not place.startswith(("/model/", "/last_optimizer_state/")):

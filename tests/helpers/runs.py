@@ -66,7 +66,7 @@ LINES = {"train": 70, "valid": 15, "test": 17}
 
 # A server that has imported everything and forks: each process starts as a fresh command would, seconds earlier.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["normplugins.cli", "normplugins.runs.run", "normplugins.runs.compose"])
+_context.set_forkserver_preload(["tests.helpers.preload"])
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,9 @@ class Trained:
     def data_dir(self) -> Path:
         return self.folder / "data"
 
-    @cached_property
+    @property
     def result(self) -> Path:
-        (path,) = (self.folder / "results").rglob("seed*.json")
-        return path
+        return self.directory / "record.json"
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -220,10 +219,9 @@ def whole_and_broken(arguments: list[str], folder: Path, normplugins: Any, monke
 def outcome(folder: Path, directory: Path, result: Path | None = None) -> dict[str, Any]:
     """Everything that a run produced and that must not depend on how often it was broken off.
 
-    ``result``: its published record, where it is not the only one in the folder.
+    ``result``: its published record; None: the record in its own folder.
     """
-    if result is None:
-        (result,) = (folder / "results").rglob("seed*.json")
+    result = result or directory / "record.json"
     record = json.loads(result.read_text(encoding="utf-8"))
     last = load(directory / "checkpoint_last.pt")
     averaged = [load(path) for path in directory.glob("checkpoint_averaged.pt")]

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="Triton is not installed")
-
 from normplugins.models.layers import run_layer
 from normplugins.norms.deferred_residual import DeferredResidual
 from tests.helpers.language_models import lm_loss, make_language_model, make_segments
 from tests.helpers.models import loss_of, make_batch, make_model
+from tests.helpers.triton import skip_without_triton
 
+skip_without_triton()
 pytestmark = pytest.mark.slow
 
 

@@ -7,10 +7,11 @@ import torch
 
 from normplugins.models.layers import compile_layers, not_compiled
 from normplugins.norms import end_update
+from tests.helpers.compiler import needs_torch_compile
 from tests.helpers.language_models import lm_loss, make_language_model, make_segments
 from tests.helpers.models import both_stacks, loss_of, make_batch, make_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_torch_compile]
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from normplugins.models.attention import causal_attention_mask, padding_attention_mask
 from normplugins.models.varlen import VarlenLayout, varlen_attention
+from tests.helpers.compiler import needs_libraries
 from tests.helpers.models import PAD, both_stacks, loss_of, make_batch, make_model
 
 HEADS, WIDTH = 2, 8
@@ -45,7 +46,7 @@ def test_it_is_scaled_dot_product_attention_forward_and_backward(kind, masked):
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("p", [0.0, 0.4])
+@pytest.mark.parametrize("p", [0.0, pytest.param(0.4, marks=needs_libraries)])
 def test_without_the_rows_of_padding_the_tokens_get_the_same_and_the_gradient_is_that_of_the_forward(p):
     layout, mask = VarlenLayout.from_padding_mask(PADDING), causal_attention_mask(PADDING, torch.double)
     qkv = in_double(12, 3 * WIDTH)
@@ -62,6 +63,7 @@ def test_without_the_rows_of_padding_the_tokens_get_the_same_and_the_gradient_is
     assert torch.autograd.gradcheck(same_masks, (qkv,))
 
 
+@needs_libraries
 def test_dropped_weights_leave_the_mean_as_it_was():
     torch.manual_seed(0)
     qkv, layout = torch.randn(15, 3 * WIDTH), VarlenLayout(5, 3)
@@ -100,7 +102,7 @@ def test_a_decoder_in_training_does_not_depend_on_how_much_padding_there_is(norm
     torch.testing.assert_close(*found)
 
 
-@pytest.mark.parametrize(("norm", "left_out"), [("ln", True), ("bn", False)])
+@pytest.mark.parametrize(("norm", "left_out"), [pytest.param("ln", True, marks=needs_libraries), ("bn", False)])
 def test_a_decoder_in_training_leaves_padding_out_where_no_norm_looks_at_it(norm, left_out):
     model, batch = make_model(**both_stacks(norm), dropout=0.1, attention_dropout=0.1).train(), make_batch()
     seen = []

@@ -39,7 +39,8 @@ def test_norms_use_the_batch_and_change_no_statistic(name: str, per_update: bool
         for _ in range(2):
             model.eval()  # as fairseq does before each batch
             assert torch.equal(model(x, mask), want)
-    assert not torch.equal(apart, want)
+    if name != "pn_alg2":  # it normalizes with running statistics in training too
+        assert not torch.equal(apart, want)
     assert not model.norm.training
     end_update(model)
     assert all(torch.equal(value, before[key]) for key, value in buffers(model.norm).items())

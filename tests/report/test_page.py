@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from normplugins.report import report
+from normplugins.report.page import report
 from normplugins.report.table import Column, Table, terminal
 from normplugins.utils.errors import UserError
 from tests.helpers.records import put, put_diverged, record
@@ -55,11 +55,11 @@ def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: P
     first = files()
     report(tmp_path, echo=lambda _: None)
     assert files() == first
+    curves = ("demo", "demo-training", "iwslt14", "iwslt14-training")
     assert set(first) == {
         ".lock",
         "README.md",
-        "figures/demo.png",
-        "figures/iwslt14.png",
+        *(f"figures/{name}.{kind}" for name in curves for kind in ("png", "svg")),
         "results.csv",
         *(f"tables/{name}.tex" for name in ("demo", "iwslt14", "wmt14", "ptb", "wikitext103")),
         "runs/demo/pn/seed1.json",
@@ -125,15 +125,17 @@ def test_a_narrow_terminal_breaks_long_names_before_it_leaves_out_a_number() -> 
     assert "55.00" not in terminal(table, 30)
 
 
-def test_a_results_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
-    report(tmp_path / "new" / "results", echo=lambda _: None)
-    assert "not run" in (tmp_path / "new" / "results" / "README.md").read_text(encoding="utf-8")
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*results.* --results DIR, or .* --local"):
+        report(tmp_path / "results", echo=lambda _: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "results").write_text("a file, not a folder")
-    with pytest.raises(UserError, match=r"cannot write .*results"):
-        report(tmp_path / "results", echo=lambda _: None)
+    put(tmp_path, record("demo", "pn", floor=4.0))
+    (tmp_path / "tables").write_text("a file, not a folder")
+    with pytest.raises(UserError, match=r"cannot write .*tables"):
+        report(tmp_path, echo=lambda _: None)
 
 
 def test_reports_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:

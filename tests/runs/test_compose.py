@@ -3,7 +3,8 @@
 import pytest
 
 from normplugins.corpora import corpus_config
-from normplugins.models.config import LANGUAGE_MODELS, NormTransformerConfig
+from normplugins.models.config import NormTransformerConfig
+from normplugins.models.language_model_config import LANGUAGE_MODELS
 from normplugins.norms import known_norms
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep, fairseq_config
@@ -132,6 +133,23 @@ def test_the_last_norm_warms_up_for_an_eighth_of_the_learning_rates_warmup(
     config = compose_config(experiment, ["norm=pn", *overrides])
     assert (config.lr_scheduler.warmup_updates, config.norm.warmup_updates) == (learning_rate, learning_rate)
     assert config.model.final_norm_warmup_updates == last_norm
+
+
+@pytest.mark.parametrize(
+    ("experiment", "override", "message"),
+    [
+        ("ptb", "reading=code", "changes nothing about a post-norm model"),
+        ("demo", "model.normalize_before=false", "changes nothing about a post-norm model"),
+        ("demo", "norm.warmup_updates=0", "changes nothing while norm.warmup_updates is 0"),
+    ],
+)
+def test_the_last_norms_warmup_is_refused_where_nothing_warms_up(experiment, override, message):
+    compose_config(experiment, ["norm=pn", override])
+    warmup = "model.final_norm_warmup_updates=5"
+    with pytest.raises(UserError, match=f"model.final_norm_warmup_updates {message}"):
+        compose_config(experiment, ["norm=pn", override, warmup])
+    ignored = compose_config(experiment, ["norm=ln", *([override] if "norm." not in override else []), warmup])
+    assert "warmup" not in ignored.variant, "norms without a warmup ignore it"
 
 
 def test_every_key_of_the_trainer_can_be_overridden():

@@ -48,6 +48,7 @@ def test_every_value_outside_the_weights_counts_too():
         lambda state: state["last_optimizer_state"]["state"][0]["exp_avg"].add_(1),
         lambda state: state["model"].update(more=torch.ones(1)),
         lambda state: state["extra_state"]["seal"]["run"].update(seed=2),
+        lambda state: state["extra_state"]["seal"].update(sha254=state["extra_state"]["seal"].pop("sha256")),
         lambda state: state["model"].update({"half": state["model"]["half"].float()}),
     ):
         state = sealed()

@@ -11,8 +11,10 @@ from normplugins.runs.compose import compose_config
 from normplugins.training import loop
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import read_json
+from tests.helpers.compiler import needs_torch_compile
 from tests.helpers.runs import TINY
 
+pytestmark = needs_torch_compile
 NO_DROPOUT = ["model.dropout=0", "model.attention_dropout=0", "model.activation_dropout=0"]
 SHORT = ["optimization.max_update=6", "evaluate.average=null", "evaluate.translate=false"]
 

@@ -70,8 +70,7 @@ def tracked_run(trained, tmp_path_factory):
 def test_the_offline_file_contains_curves_and_scores(tracked_run):
     folder, said = tracked_run
     (path,) = (folder / "run" / "wandb").glob("offline-run-*/run-*.wandb")
-    (result,) = (folder / "results").rglob("seed3.json")
-    record = json.loads(result.read_text())
+    record = json.loads((folder / "run" / "record.json").read_text())
     curves, summary, config, run = read_back(path)
     assert (run.project, run.run_group, run.display_name) == ("normplugins", "demo", display_name(record["variant"], 3))
     assert run.display_name.startswith("pn-")

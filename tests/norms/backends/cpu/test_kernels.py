@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from normplugins.norms import NormConfig, build_norm
 from normplugins.norms.backends.cpu import kernels
 from normplugins.norms.backends.dispatch import backend_for
+from tests.helpers.compiler import needs_libraries
 from tests.helpers.norms import buffers, random_affine, step
 
+pytestmark = needs_libraries
 NORMS = ("pn", "pn_alg2", "pnv", "bn", "rms", "pn_alg2 in groups", "pnv in groups", "rms in groups")
 
 

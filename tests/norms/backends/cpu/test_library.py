@@ -5,9 +5,11 @@ import torch
 
 from normplugins.norms.backends.cpu import library
 from normplugins.norms.backends.dispatch import backend_for
+from tests.helpers.compiler import LIBRARIES, needs_libraries
 
 
-@pytest.mark.parametrize("module", ["normplugins.norms.backends.cpu._kernels", "normplugins.models._dropout"])
+@needs_libraries
+@pytest.mark.parametrize("module", LIBRARIES)
 def test_it_is_compiled(module: str) -> None:
     assert library.library(module) is not None
 

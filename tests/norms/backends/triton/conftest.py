@@ -7,6 +7,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from tests.helpers.threads import one_thread  # noqa: F401  (a fixture)
+from tests.helpers.triton import skip_without_triton
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -16,6 +17,7 @@ def interpreter():
     A GPU rounds float32 to the nearest bfloat16, as PyTorch does; the interpreter truncates. It also patches the
     language for every call of a helper, and runs programs one after the other, so that fewer programs are faster.
     """
+    skip_without_triton()
     if torch.cuda.is_available():
         yield
         return

@@ -1,0 +1,12 @@
+"""What the fork server does once for all processes that it forks: imports, and reading the configs of both tasks."""
+
+from importlib import import_module
+
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config
+
+for module in ("normplugins.runs.run", "fairseq.sequence_scorer", "sacrebleu.metrics", "subword_nmt.apply_bpe"):
+    import_module(module)
+for experiment in ("demo", "ptb"):
+    for norm in ("ln", "bn", "pn"):
+        check(compose_config(experiment, [f"norm={norm}", "hardware=cpu"]))  # hardware=auto would ask CUDA
