@@ -29,7 +29,7 @@ def load_model(checkpoint: Path, bin_dir: Path, cpu: bool) -> tuple[Any, Any]:
     return model.eval().to("cuda" if torch.cuda.is_available() and not cpu else "cpu"), task
 
 
-def progress(items: Sequence[T] | Iterable[T], title: str) -> Iterable[T]:
-    """Iterate over ``items`` with a progress bar if the output is a terminal."""
-    console = Console()
+def progress(items: Sequence[T] | Iterable[T], title: str, stderr: bool = False) -> Iterable[T]:
+    """Iterate over ``items`` with a progress bar if stdout, or ``stderr``, is a terminal."""
+    console = Console(stderr=stderr)
     return track(items, title, console=console, disable=not console.is_terminal)
