@@ -2,7 +2,7 @@
 
 import argparse
 
-from normplugins.commands import add_results, add_run
+from normplugins.commands._arguments import add_results, add_run
 from normplugins.utils.steps import loading
 
 HELP = "examine a trained model"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from normplugins.commands import add_run
+from normplugins.commands._arguments import add_run
 
 HELP = "write a trained model, its vocabulary and a model card to a folder"
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from normplugins.commands import add_trained, report_unknown
+from normplugins.commands._arguments import add_trained, report_unknown
 from normplugins.utils.errors import UserError
 
 HELP = "continue the lines of a text with a causal language model"

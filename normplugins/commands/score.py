@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from normplugins.commands import add_trained, report_unknown
+from normplugins.commands._arguments import add_trained, report_unknown
 
 HELP = "measure the log-probability of each line of a text, and its perplexity, with a language model"
 

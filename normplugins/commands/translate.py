@@ -2,7 +2,7 @@
 
 import argparse
 
-from normplugins.commands import add_trained, report_unknown
+from normplugins.commands._arguments import add_trained, report_unknown
 
 HELP = "translate raw text with a trained model"
 

@@ -207,24 +207,9 @@ class TrainedRun:
 
     def hub_interface(self) -> GeneratorHubInterface:
         """Return fairseq's interface for PyTorch Hub, which prepares text as the run's corpus was prepared."""
-        config = self.task_config()
-        hub = GeneratorHubInterface(config, self.task, [self.model])
-        hub.tokenizer, hub.bpe = _HubTokenizer(self.pipeline), _HubSubwords(self.pipeline)
-        return hub.to(next(self.model.parameters()).device)
+        from normplugins.runs.hub import hub_interface  # it imports this module
 
-    def task_config(self) -> DictConfig:
-        """Return fairseq's whole config: its defaults, and the run's task and batch size."""
-        from fairseq.dataclass.configs import FairseqConfig
-
-        config = OmegaConf.structured(FairseqConfig)
-        OmegaConf.set_struct(config, False)
-        config.dataset.max_tokens = self.config.evaluate.get("max_tokens", self.config.dataset.max_tokens)
-        search = self.config.evaluate
-        if self.translates:
-            config.generation.lenpen = search.length_penalty
-            config.generation.max_len_a, config.generation.max_len_b = search.max_length_a, search.max_length_b
-        config.task = self.task.cfg
-        return config
+        return hub_interface(self)
 
     def _require_language_model(self, what: str) -> None:
         if self.translates:
@@ -246,18 +231,6 @@ class TrainedRun:
                 self.unknown += self.pipeline.unknown_words(pieces, dictionary)
             encoded.append(tokens)
         return encoded
-
-
-class _HubTokenizer:
-    def __init__(self, pipeline: TextPipeline) -> None:
-        self.encode = pipeline.tokenize
-        self.decode = lambda line: pipeline.to_text([line])[0]
-
-
-class _HubSubwords:
-    def __init__(self, pipeline: TextPipeline) -> None:
-        self.encode = lambda line: " ".join(pipeline.split(line))
-        self.decode = pipeline.join
 
 
 def load(run: str | Path) -> TrainedRun:
