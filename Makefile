@@ -46,12 +46,12 @@ requirements: ## pin what pyproject.toml needs in requirements.txt; versions tha
 
 demo: setup ## train ln, bn and pn on a generated corpus (SEEDS=1,2,3); prints a table and draws a figure
 	$(BIN)/normplugins run demo -m norm=ln,bn,pn seed=$(SEEDS) $(ARGS)
-	$(BIN)/normplugins report
+	$(BIN)/normplugins report --local --runs runs/demo
 
 # iwslt14-pn and the like: any experiment with any norm that is registered
 $(foreach e,$(EXPERIMENTS),$(eval $e-%: setup ; $(BIN)/normplugins run $e norm=$$* $(ARGS)))
 
-report: setup ## print the tables of all recorded runs and write results/README.md
+report: setup ## print the tables of all published runs and write results/README.md
 	$(BIN)/normplugins report
 
 bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; ARGS=--quick: main cases only

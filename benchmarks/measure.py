@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -87,7 +88,11 @@ def take_turns(calls: Mapping[Any, Call], repeats: int, seconds: float = 0.0) ->
         for name, call in calls.items()
     }
     found: dict[Any, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
+    print(f"measuring {len(calls)} calls in turns, {repeats} rounds", flush=True)
+    begun = time.monotonic()
+    for number in range(repeats):
+        if number == 1:
+            print(f"about {(time.monotonic() - begun) * (repeats - 1):.0f} seconds left", flush=True)
         for name in random.sample(list(timers), len(timers)):
             found[name].append(timers[name].blocked_autorange(min_run_time=seconds).median)
     return {name: Times(tuple(each)) for name, each in found.items()}

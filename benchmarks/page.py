@@ -10,15 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.measure import CSV, append, case_of, fields_of, read
 from normplugins.norms import known_norms
-from normplugins.report.figures import STYLE, colour, save
+from normplugins.report import style
 from normplugins.report.table import Column, Table, markdown, terminal, terminal_width
 from normplugins.utils.files import whole_file
 
@@ -54,8 +52,8 @@ def write(results: Path) -> Path:
     parts = [HEAD]
     if len(norms := rows[(rows["benchmark"] == "norm") & (rows["direction"] == "both")]):
         parts.append(f"![Time of each norm beside LayerNorm's]({FIGURE.as_posix()})")
-        with whole_file(results / FIGURE) as temporary:
-            draw(norms[norms["hardware"] == norms.sort_values("date")["hardware"].iloc[-1]], temporary)
+        machine = norms.sort_values("date")["hardware"].iloc[-1]
+        style.write(draw(norms[norms["hardware"] == machine]), (results / FIGURE).with_suffix(""))
     for machine, here in rows.groupby("hardware", sort=False):
         parts.append(f"## {machine}")
         for benchmark, title in TITLES.items():
@@ -141,26 +139,26 @@ def measured_with(rows: pd.DataFrame) -> str:
     return f"{versions}; commit {each('commit', 12)}; {each('date', 10)}; load before: {each('load')}."
 
 
-def draw(norms: pd.DataFrame, path: Path) -> None:
-    """Write the PNG: each norm's time divided by LayerNorm's, in the case with the most norms, on one machine."""
+def draw(norms: pd.DataFrame) -> Figure:
+    """Return a figure of each norm's time divided by LayerNorm's, in the case with the most norms, on one machine."""
     case = norms["case"].value_counts().index[0]
     shown = norms[norms["case"] == case].sort_values("ratio", ascending=False)
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
-        figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
+    with style.drawing():
+        figure = style.new_figure(1.4 + 0.22 * len(shown))
         axis = figure.subplots()
         for place, (_, row) in enumerate(shown.iterrows()):
             axis.plot(row["ratio"], place, **_look(row["provider"]))
-        axis.axvline(1, color="#000000", linewidth=0.8)
+        axis.axvline(1, color=style.GREY, linewidth=1)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set_yticks(range(len(shown)), list(shown["provider"]))
-        axis.set_title(str(case))
-        axis.set_xlabel("time divided by torch LayerNorm's, forward and backward")
-        figure.suptitle(shown["hardware"].iloc[0])
-        save(figure, path)
+        axis.set_xlabel("time divided by torch LayerNorm's, log")
+        notes = [
+            f"Forward and backward; {shown['hardware'].iloc[0]}.",
+            "Hollow: plain PyTorch code; diamond: baseline.",
+        ]
+        style.heading(figure, f"Time of each norm: {case}", notes)
+    return figure
 
 
 def _look(provider: str) -> dict[str, Any]:
@@ -168,7 +166,8 @@ def _look(provider: str) -> dict[str, Any]:
     name, _, variant = provider.partition(" ")
     if name not in known_norms():
         return {"color": "#000000", "marker": "D"}
-    return {"color": colour(name), "marker": "o", "markerfacecolor": "white" if variant else colour(name)}
+    shade = style.colour(name)
+    return {"color": shade, "marker": "o", "markerfacecolor": "white" if variant else shade}
 
 
 def _columns(first: str, *others: str) -> list[Column]:

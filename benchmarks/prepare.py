@@ -50,6 +50,7 @@ def measure(config: DictConfig, providers: Mapping[str, int], repeats: int, wher
     pairs = 0
     for repeat in range(repeats):
         for name in list(providers)[:: 1 if repeat % 2 else -1]:
+            print(f"preparing {config.corpus.name} with {name}, round {repeat + 1} of {repeats}", flush=True)
             pairs, stages = prepared(config, providers[name])
             for stage, taken in stages.items():
                 seconds[name, stage].append(taken)

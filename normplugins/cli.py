@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import pickle
 import pkgutil
@@ -18,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a log file shows each line at once, in the order of stderr's lines
+        sys.stdout.reconfigure(line_buffering=True)
     if rest and not options.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = [*getattr(options, "overrides", []), *rest]
@@ -46,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.set_defaults(
             execute=module.execute,
+            parser=parser,
             takes_overrides=getattr(module, "TAKES_OVERRIDES", False),
             resumable=getattr(module, "RESUMABLE", False),
         )

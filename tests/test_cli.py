@@ -9,7 +9,7 @@ from normplugins.cli import main
 from normplugins.fairseq_tools import TOOLS
 from tests.helpers.runs import MODEL, command, load, write_malicious
 
-COMMANDS = ["run", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
+COMMANDS = ["run", "list", "publish", "clean", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
 TINY = [option for item in MODEL for option in ("--" + item.removeprefix("model.").replace("_", "-")).split("=")]
 TRAINING = [
     *("--optimizer", "fused_adam", "--lr", "0.01", "--criterion", "label_smoothed_nll", "--max-tokens", "1500"),
@@ -32,7 +32,7 @@ def test_help_lists_the_commands(capsys):
     assert [name for name in COMMANDS if not re.search(rf"^ +{name}\b", said, re.MULTILINE)] == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["nope"], ["report", "--nope"], ["fairseq", "nope"], ["run"]])
+@pytest.mark.parametrize("arguments", [[], ["nope"], ["report", "--nope"], ["fairseq", "nope"], ["prepare"]])
 def test_invalid_command_lines(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)

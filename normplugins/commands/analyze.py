@@ -3,6 +3,7 @@
 import argparse
 
 from normplugins.commands import add_results, add_run
+from normplugins.utils.steps import loading
 
 HELP = "examine a trained model"
 
@@ -22,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Examine the model and write the page of all examined models."""
-    from normplugins.report.causality_page import write_page
-    from normplugins.runs.causality_audit import audit_causality
+    with loading():
+        from normplugins.report.causality_page import write_page
+        from normplugins.runs.causality_audit import audit_causality
 
     audit_causality(options.run, options.results, options.draws, options.segments)
     for written in write_page(options.results):

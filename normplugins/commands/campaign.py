@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from normplugins.commands import add_results
+from normplugins.utils.steps import loading
+
 HELP = "run every cell of a plan that has no published result yet"
 
 
@@ -16,12 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plans", type=Path, nargs="+", metavar="PLAN", help=text)
     text = "stop after N minutes; the same command resumes where it stopped"
     parser.add_argument("--minutes", type=float, metavar="N", help=text)
+    add_results(parser)
     parser.add_argument("--show", action="store_true", help="print which cells are done, and run nothing")
 
 
 def execute(options: argparse.Namespace) -> int:
     """Return 0 if all cells are done, and EX_TEMPFAIL if the time ended before."""
-    from normplugins.runs.campaign import campaign
+    with loading():
+        from normplugins.runs.campaign import campaign
 
-    done = campaign(options.plans, options.minutes, options.show)
+    done = campaign(options.plans, options.minutes, options.show, options.results)
     return 0 if done or options.show else TIME_IS_UP

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from normplugins.commands import add_overrides, add_run
+from normplugins.utils.steps import loading
 
 HELP = "score a trained model again, with other settings"
 TAKES_OVERRIDES = True
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print the scores without changing the record."""
-    from normplugins.runs.scoring import rescore
+    with loading():
+        from normplugins.runs.scoring import rescore
 
     rescore(options.run, options.overrides, options.save)

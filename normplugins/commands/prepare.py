@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from normplugins.commands import add_overrides
+from normplugins.utils.steps import loading
 
 HELP = "download a corpus, verify it and convert it for training"
 TAKES_OVERRIDES = True
@@ -20,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Prepare the corpus and print its folder."""
-    from normplugins.corpora import corpus_config, prepare
-    from normplugins.runs.compose import compose_config
+    with loading():
+        from normplugins.corpora import corpus_config, prepare
+        from normplugins.runs.compose import compose_config
 
     config = compose_config(options.experiment, options.overrides)
     prepared = prepare(corpus_config(config.corpus), Path(config.data_dir))

@@ -2,18 +2,26 @@
 
 import argparse
 
-from normplugins.commands import add_results
+from normplugins.commands import add_results, add_runs_folder
 
 HELP = "print the tables of all published results and write results/README.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    text = "print the tables of the runs at hand, beside the published ones, and write nothing to results/"
+    parser.add_argument("--local", action="store_true", help=text)
+    add_runs_folder(parser)
     add_results(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Print the tables and write the page and the figures."""
-    from normplugins.report import report
+    """Print the tables and write the page and the figures, or only print the tables of the runs at hand."""
+    if options.local:
+        from normplugins.report.local import report_local
 
-    report(options.results)
+        report_local(options.runs, options.results)
+    else:
+        from normplugins.report.page import report
+
+        report(options.results)

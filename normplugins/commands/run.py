@@ -3,7 +3,10 @@
 import argparse
 
 from normplugins.commands import add_overrides
+from normplugins.runs.experiments import experiments, summary
 from normplugins.utils.errors import UserError, complain
+from normplugins.utils.steps import loading
+from normplugins.utils.terminal import definitions, say, terminal_width
 
 HELP = "train a model, score it and record the result"
 TAKES_OVERRIDES = True
@@ -14,7 +17,10 @@ RESUMABLE = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="a corpus with its recipe, such as demo or iwslt14")
+    text = "a corpus with its recipe, such as demo or iwslt14; without it, all experiments are listed"
+    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help=text)
+    text = "print the config that these settings give, with the source and the meaning of each key, and do nothing"
+    parser.add_argument("--cfg", action="store_true", help=text)
     text = "run every combination of settings that are given as lists, such as norm=ln,pn seed=1,2,3"
     parser.add_argument("-m", "--multirun", action="store_true", help=text)
     text = "with hardware=slurm: wait until the submitted jobs have ended"
@@ -24,12 +30,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run one after another, or submit a Slurm job for each run with ``hardware=slurm``."""
-    from normplugins.runs.check import check
-    from normplugins.runs.compose import compose_config, expand_sweep
-    from normplugins.runs.plan import show_plan
-    from normplugins.runs.run import run
-    from normplugins.training.distributed import launched
-    from normplugins.training.rendezvous import refuse
+    if options.experiment is None:
+        show_experiments()
+        return 0
+    if options.cfg:
+        with loading():
+            from normplugins.runs.explain import show_config
+        show_config(options.experiment, options.overrides)
+        return 0
+    with loading():
+        from normplugins.runs.check import check
+        from normplugins.runs.compose import compose_config, expand_sweep
+        from normplugins.runs.plan import show_plan
+        from normplugins.runs.run import run, run_title
+        from normplugins.training.distributed import launched
+        from normplugins.training.rendezvous import refuse
 
     if options.multirun and launched():
         raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
@@ -50,7 +65,7 @@ def execute(options: argparse.Namespace) -> int:
     failed = 0
     for number, config in enumerate(configs, 1):
         if options.multirun:
-            print(f"== {number} of {len(configs)}: {config.experiment} {config.variant} seed {config.seed}")
+            print(f"== {number} of {len(configs)}: {run_title(config)}")
         try:
             show_plan(config) if config.dry_run else run(config)
         except UserError as error:
@@ -60,3 +75,10 @@ def execute(options: argparse.Namespace) -> int:
     if failed:
         raise UserError(f"{failed} of {len(configs)} runs failed")
     return 0
+
+
+def show_experiments() -> None:
+    """Print every experiment with the first sentence of its config file, and how to go on."""
+    say("normplugins run EXPERIMENT [KEY=VALUE ...] trains, scores and records one of:\n")
+    print(definitions({name: summary(name) for name in experiments()}, terminal_width()))
+    say("\n--cfg shows all settings of an experiment, dry_run=true its size, and `normplugins norms` the norms.")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normplugins.models.layers import NORM_ATTRIBUTES
 from normplugins.utils.errors import UserError
 
 MOST_LOGPROBS = 2**26  # log-probabilities held at once: 256 MB
@@ -193,7 +194,7 @@ def warmups(model: nn.Module) -> list[tuple[int, int]]:
 
 def _norms(model: nn.Module) -> list[Any]:
     """Return all norms of one of our language models."""
-    return [module for name, module in model.named_modules() if name.rpartition(".")[2] in ("norm", "final_norm")]
+    return [module for name, module in model.named_modules() if name.rpartition(".")[2] in NORM_ATTRIBUTES]
 
 
 def _norms_with_warmup(model: nn.Module) -> list[Any]:

@@ -28,7 +28,7 @@ class _Attention:
 
     def __init__(self, module: SelfAttention | CrossAttention, keys_and_values: Tensor) -> None:
         self.heads, self.out = module.heads, module.out
-        self.query = module.qkv if isinstance(module, SelfAttention) else module.q
+        self.query = module.queries_keys_values if isinstance(module, SelfAttention) else module.queries
         self.set_cache(keys_and_values)
 
     def set_cache(self, keys_and_values: Tensor) -> None:
@@ -54,7 +54,10 @@ class _Attention:
 
 def _residual(connection: Residual, x: Tensor, sublayer: Callable[..., Tensor], *args: Tensor) -> Tensor:
     """Compute the residual connection at evaluation with another function in place of its sublayer."""
-    y = sublayer(connection.norm(x, None) if connection.pre else x, *args).add_(x)
+    y = sublayer(connection.norm(x, None) if connection.pre else x, *args)
+    if connection.output_norm is not None:
+        y = connection.output_norm(y, None)
+    y.add_(x, alpha=connection.scale)
     return y if connection.pre else connection.norm(y, None)
 
 
@@ -123,6 +126,8 @@ class DecodingState:
         self.used += count
         self.length += 1
         x = self.decoder.embed_at(tokens.flatten(), self.length)
+        if self.decoder.embedding_norm is not None:
+            x = self.decoder.embedding_norm(x, None)
         mask = sees[:, None, :, : self.used].expand(-1, self.heads, -1, -1).flatten(0, 1)
         memory_mask = self.memory_mask.flatten(0, 1)
         for layer in self.layers:

@@ -1,17 +1,12 @@
 """Loads trained models for scoring."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
-from rich.console import Console
-from rich.progress import track
 
 import normplugins
-
-T = TypeVar("T")
 
 
 def load_model(checkpoint: Path, bin_dir: Path, cpu: bool) -> tuple[Any, Any]:
@@ -27,9 +22,3 @@ def load_model(checkpoint: Path, bin_dir: Path, cpu: bool) -> tuple[Any, Any]:
         [str(checkpoint)], arg_overrides={"data": str(bin_dir)}
     )
     return model.eval().to("cuda" if torch.cuda.is_available() and not cpu else "cpu"), task
-
-
-def progress(items: Sequence[T] | Iterable[T], title: str) -> Iterable[T]:
-    """Iterate over ``items`` with a progress bar if the output is a terminal."""
-    console = Console()
-    return track(items, title, console=console, disable=not console.is_terminal)

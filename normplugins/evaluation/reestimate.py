@@ -20,13 +20,14 @@ import torch
 from fairseq import utils
 from omegaconf import DictConfig, OmegaConf
 
-from normplugins.evaluation.loading import load_model, progress
-from normplugins.models.placement import norm_names
+from normplugins.evaluation.loading import load_model
+from normplugins.models.norm_settings import all_norm_names
 from normplugins.norms import has_statistics, reestimate, running_statistics
 from normplugins.training import checkpoint_seal, checkpoints
 from normplugins.training.distributed import on_cpu
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
+from normplugins.utils.steps import progress
 
 
 def batches_asked(config: DictConfig) -> int:
@@ -102,7 +103,7 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
     seen = {"batches": 0, "tokens": 0}
     batches = islice(training_batches(config, task, model), batches_asked(config))
     with torch.no_grad(), reestimate(model):
-        for sample in progress(batches, "measuring statistics"):
+        for sample in progress(batches, "measuring running statistics", total=batches_asked(config)):
             inputs = (sample if on_cpu(config) else utils.move_to_cuda(sample))["net_input"]
             model.extract_features(**inputs)
             seen["batches"] += 1
@@ -147,4 +148,4 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
 
 def _norms(config: DictConfig) -> list[str]:
     """Return the norms of the run's model, including those at the end of its stacks, each once."""
-    return list(dict.fromkeys(map(str, norm_names(config.model).values())))
+    return all_norm_names(config.model)

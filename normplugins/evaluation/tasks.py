@@ -18,9 +18,10 @@ from torch import Tensor
 from normplugins.corpora import ParallelCorpus, RunningText
 from normplugins.corpora.languages import has_blanks
 from normplugins.evaluation import bleu, perplexity
-from normplugins.models.config import future_label, is_causal
+from normplugins.models.language_model_config import future_label, is_causal
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, whole_file, write_lines
+from normplugins.utils.steps import step
 
 Metrics = dict[str, dict[str, Any]]
 
@@ -117,7 +118,8 @@ class Translation(_Kind):
         with whole_file(output) as temporary:
             write_lines(temporary, lines)
         speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(lines) / seconds, 2)}
-        return bleu.score(lines, corpus, config.evaluate.split_compounds), speed
+        with step(f"scoring {len(lines):,} translations"):
+            return bleu.score(lines, corpus, config.evaluate.split_compounds), speed
 
     def keep_translations(self, config: DictConfig, corpus: Any, output: Path, kept: Path) -> bool:
         """Write the translations in ``output`` with the statistics of their BLEU."""
@@ -169,7 +171,7 @@ class LanguageModeling(_Kind):
             raise UserError(
                 f"task.tokens_per_sample={segment}, and the model takes {most} tokens (model.max_positions)"
             )
-        _windows(config).check(most)
+        windows(config).check(most)
         if config.criterion._name == "adaptive_loss" and not config.model.adaptive_softmax_cutoff:
             raise UserError(
                 "criterion=adaptive_loss needs model.adaptive_softmax_cutoff; a full softmax: cross_entropy"
@@ -188,7 +190,7 @@ class LanguageModeling(_Kind):
         subwords = corpus.manifest.get("subword", {}).get("kind", "")
         words = test["words"] + test["lines"] if subwords else None
         metrics, speed = perplexity.measure(
-            checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, output, subwords, words
+            checkpoint, corpus.bin_dir, windows(config), causal, config.common.cpu, output, subwords, words
         )
         return {"test": metrics}, speed
 
@@ -238,6 +240,7 @@ def _check_cosine_schedule(config: DictConfig) -> None:
         raise UserError(f"optimization.lr={config.optimization.lr}: above lr_scheduler.min_lr is needed")
 
 
-def _windows(config: DictConfig) -> perplexity.Windows:
+def windows(config: DictConfig) -> perplexity.Windows:
+    """Return how the test text of a language model is split."""
     section = config.evaluate
     return perplexity.Windows(section.segment or config.task.tokens_per_sample, section.context, section.batch_size)

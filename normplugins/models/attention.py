@@ -5,6 +5,7 @@ Every mask leaves each query at least one key, because softmax over an empty set
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -62,11 +63,21 @@ def causal_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Attention(nn.Module):
-    """Base of self- and cross-attention: heads, dropout of attention weights, output projection."""
+    """Base of self- and cross-attention: heads, dropout of attention weights, output projection.
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    Args:
+        dim: C.
+        heads: H.
+        dropout: probability of dropout on attention weights.
+        qk_norm: called for a norm of C/H channels, one for the queries and one for the keys of all heads; None for
+            attention without such norms.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
+        self.q_norm = qk_norm() if qk_norm else None
+        self.k_norm = qk_norm() if qk_norm else None
         self.out = nn.Linear(dim, dim)
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -75,6 +86,15 @@ class _Attention(nn.Module):
         """(T, B, parts*C) to ``parts`` tensors (B, H, T, C/H)."""
         time, batch, width = x.shape
         return x.view(time, batch, parts, self.heads, width // (parts * self.heads)).permute(2, 1, 3, 0, 4).unbind(0)
+
+    def _normalize(self, packed: Tensor, *norms: nn.Module | None) -> Tensor:
+        """Apply a norm or None to each part of (..., parts * C), over the C/H channels of each head."""
+        if all(norm is None for norm in norms):
+            return packed
+        parts = []
+        for part, norm in zip(packed.chunk(len(norms), dim=-1), norms, strict=True):
+            parts.append(part if norm is None else norm(part.reshape(-1, part.size(-1) // self.heads)).view_as(part))
+        return torch.cat(parts, dim=-1)
 
     @property
     def _p(self) -> float:
@@ -97,10 +117,14 @@ def _init_projections(linear: nn.Linear, parts: int) -> None:
 class SelfAttention(_Attention):
     """Self-attention; the query, key and value projections are packed into one matrix (3C, C)."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__(dim, heads, dropout)
+    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None) -> None:
+        super().__init__(dim, heads, dropout, qk_norm)
         self.qkv = nn.Linear(dim, 3 * dim)
         _init_projections(self.qkv, 3)
+
+    def queries_keys_values(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., 3 * C)."""
+        return self._normalize(self.qkv(x), self.q_norm, self.k_norm, None)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, layout: VarlenLayout | None = None
@@ -109,7 +133,7 @@ class SelfAttention(_Attention):
 
         With a cache, x holds the last tokens, which also attend to the cached ones.
         """
-        packed = self.qkv(x)
+        packed = self.queries_keys_values(x)
         if cache is None and (layout or uses_varlen_attention(x, self._p, x.size(0))):
             layout = layout or VarlenLayout(*x.shape[:2])
             return self.out(
@@ -124,12 +148,22 @@ class SelfAttention(_Attention):
 class CrossAttention(_Attention):
     """Attention of the target (T, B, C) to the encoder's output (S, B, C'); key and value projections are packed."""
 
-    def __init__(self, dim: int, memory_dim: int, heads: int, dropout: float) -> None:
-        super().__init__(dim, heads, dropout)
+    def __init__(
+        self, dim: int, memory_dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None
+    ) -> None:
+        super().__init__(dim, heads, dropout, qk_norm)
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(memory_dim, 2 * dim)
         _init_projections(self.q, 1)
         _init_projections(self.kv, 2)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        return self._normalize(self.q(x), self.q_norm)
+
+    def keys_values(self, memory: Tensor) -> Tensor:
+        """(..., C') to (..., 2 * C)."""
+        return self._normalize(self.kv(memory), self.k_norm, None)
 
     def forward(
         self,
@@ -145,9 +179,9 @@ class CrossAttention(_Attention):
         """
         if cache is None and memory is not None and (layout or uses_varlen_attention(x, self._p, memory.size(0))):
             targets, sources = layout or VarlenLayout(*x.shape[:2]), VarlenLayout(*memory.shape[:2])
-            packed = self.q(x).flatten(0, -2), self.kv(memory).flatten(0, 1)
+            packed = self.queries(x).flatten(0, -2), self.keys_values(memory).flatten(0, 1)
             return self.out(varlen_attention(self.heads, mask, self._p, targets, sources, *packed).view(x.shape))
-        (q,) = self._split(self.q(x), 1)
+        (q,) = self._split(self.queries(x), 1)
         if cache is not None and cache.k is not None and cache.v is not None:
             k, v = cache.k, cache.v
         else:
@@ -159,5 +193,5 @@ class CrossAttention(_Attention):
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values of a memory (S, B, C'), (B, H, S, C/H) each."""
-        k, v = self._split(self.kv(memory), 2)
+        k, v = self._split(self.keys_values(memory), 2)
         return k, v

@@ -10,7 +10,7 @@ from fairseq.utils import make_positions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normplugins.models.config import LanguageModelConfig
+from normplugins.models.language_model_config import LanguageModelConfig
 from normplugins.utils.errors import UserError
 
 

@@ -4,7 +4,8 @@ Since W (a x + b) + c = (W a) x + (W b + c), the norm of a pre-norm sublayer fol
 and the final norm of an encoder into the key and value projections of every decoder layer. A norm whose output has
 another reader, or a reader without a bias, becomes ``affine``, y = a x + b, without statistics:
 
-- post-norm: the output is also the residual;
+- post-norm, and the norm of the embeddings: the output is also the residual;
+- a norm of a sublayer's output: the residual is added to it;
 - at a decoder's end: the output projection shares the embeddings, or has no bias;
 - pre-norm tensor attention: no biases, and so all norms of the layers.
 
@@ -20,7 +21,7 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from normplugins.models.attention import CrossAttention, SelfAttention
 from normplugins.models.layers import FeedForward, Residual
-from normplugins.models.placement import final_key, norm_names, unread_settings
+from normplugins.models.norm_settings import final_key, norm_names, unread_settings
 from normplugins.models.tensor_attention import TensorAttention
 from normplugins.models.transformer import NormTransformer
 from normplugins.norms import NormConfig, build_norm
@@ -100,10 +101,13 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
     for key, groups in _norm_sites(model).items():
         became = []
         for sites, end in zip(groups, (False, True), strict=False):  # a post-norm stack has no final norm
-            name = names.get(final_key(key), names[key]) if end else names[key]
+            used = names.get(final_key(key), names[key]) if end else names[key]
+            name = getattr(cfg, key) if len(used) > 1 else used[0]
             into = "none" if all(site.readers for site in sites) else "affine"
             outcome = Outcome(key, end, name, len(sites))
             try:
+                if len(used) > 1:
+                    raise ValueError("the stack's layers have different norms")
                 if name in ("none", into):
                     raise ValueError("there is nothing to fold" if name == "none" else "it is affine already")
                 plans += [(site, *site.fixed_affine(), into) for site in sites]
@@ -152,6 +156,10 @@ def _sublayer_norms(stack: nn.Module) -> list[_Site]:
             linear = getattr(residual.sublayer, first)
             takes_it = residual.pre and linear.bias is not None
             sites.append(_Site(residual, "norm", ((linear, "weight", "bias"),) if takes_it else (), first))
+            if residual.output_norm is not None:
+                sites.append(_Site(residual, "output_norm", (), ""))
+    if stack.embedding_norm is not None:
+        sites.append(_Site(stack, "embedding_norm", (), ""))
     return sites
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from normplugins.models.attention import Cache, SelfAttention, causal_attention_mask, padding_attention_mask
 from normplugins.models.base import NormModel
-from normplugins.models.config import LanguageModelConfig, NormTransformerLMConfig
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions, Vocabulary
+from normplugins.models.language_model_config import LanguageModelConfig, NormTransformerLMConfig
 from normplugins.models.layers import FeedForward, Layer, run_stack
 from normplugins.utils.errors import UserError
 
@@ -45,14 +45,22 @@ class LanguageModelDecoder(FairseqDecoder):
 
     def _build_layers(self, attention: Callable[[], nn.Module]) -> None:
         cfg = self.cfg
-        norm = partial(cfg.build_norm, "norm")
+        norm, placement = partial(cfg.build_norm, "norm"), cfg.placement_of("norm")
         sizes = cfg.embed_dim, cfg.ffn_embed_dim, cfg.activation_fn
         self.layers = nn.ModuleList(
             # dropout after the activation too, as published
-            Layer(attention(), None, FeedForward(*sizes, cfg.dropout, "xavier"), norm, cfg)
-            for _ in range(cfg.layers)
+            Layer(
+                attention(),
+                None,
+                FeedForward(*sizes, cfg.dropout, "xavier"),
+                partial(norm, layer=layer),
+                cfg,
+                placement,
+            )
+            for layer in range(cfg.layers)
         )
-        self.final_norm = norm(final=True) if cfg.normalize_before else None
+        self.embedding_norm = norm() if placement.embeddings else None
+        self.final_norm = norm("final") if placement.before else None
 
     def _run_layers(self, x: Tensor, padding_mask: Tensor, attention_args: Sequence[tuple[Any, ...]]) -> Features:
         """Apply the layers, each attention with further arguments, and dropout: (B, T, C) to (B, T, C)."""
@@ -112,7 +120,8 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
     def __init__(self, cfg: NormTransformerLMConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg, dictionary)
         self.positions = SinusoidalPositions(cfg.embed_dim, dictionary.pad(), cfg.max_positions)
-        self._build_layers(lambda: SelfAttention(cfg.embed_dim, cfg.attention_heads, cfg.attention_dropout))
+        sizes = cfg.embed_dim, cfg.attention_heads, cfg.attention_dropout
+        self._build_layers(lambda: SelfAttention(*sizes, cfg.build_qk_norm("norm")))
 
     forward = FairseqDecoder.forward  # FairseqIncrementalDecoder has one that is not implemented
 

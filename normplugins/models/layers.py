@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from normplugins.models.attention import Cache
 from normplugins.models.config import ModelConfig
 from normplugins.models.dropout import add_dropout, dropout, relu_dropout
+from normplugins.models.placement import Placement, initialize
 from normplugins.models.varlen import VarlenLayout
 from normplugins.norms.backends.dispatch import fuses_residual
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
+
+NORM_ATTRIBUTES = ("norm", "output_norm", "embedding_norm", "final_norm")
+"""The names of the norms in a residual connection and in a stack."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float, bool], Tensor]] = {
     "relu": relu_dropout,
@@ -47,18 +52,22 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + sublayer(norm(x)) (pre-norm) or norm(x + sublayer(x)) (post-norm), with dropout on the sublayer's output.
+    """A sublayer with its residual connection, dropout and one or two norms, as placement.py describes.
 
     The norm that follows may compute the sum inside its own kernel: in post-norm it is this norm, in pre-norm the norm
     of the next residual connection or the stack's final norm. The result is then a ``DeferredResidual``. GPUs only.
     """
 
-    def __init__(self, sublayer: nn.Module, norm: nn.Module, cfg: ModelConfig) -> None:
+    def __init__(
+        self, sublayer: nn.Module, norm: Callable[[], nn.Module], cfg: ModelConfig, placement: Placement
+    ) -> None:
         super().__init__()
-        if wrap_linears := getattr(norm, "wrap_linears", None):
+        initialize(sublayer, placement)
+        self.sublayer, self.norm = sublayer, norm()
+        self.output_norm = norm() if placement.inside else None
+        if wrap_linears := getattr(self.norm, "wrap_linears", None):
             wrap_linears(sublayer)
-        self.sublayer, self.norm = sublayer, norm
-        self.pre, self.dropout = cfg.normalize_before, cfg.dropout
+        self.pre, self.scale, self.dropout = placement.before, placement.scale, cfg.dropout
 
     def forward(
         self, x: Tensor | DeferredResidual, padding_mask: Tensor | None, *args: Tensor | Cache | VarlenLayout | None
@@ -69,9 +78,12 @@ class Residual(nn.Module):
         """
         if self.pre:
             y = self.sublayer(normalize(self.norm, x, padding_mask), *args)
+            if self.output_norm is not None:
+                y = self.output_norm(y, padding_mask)
             return self._add(materialize(x), y)
         x = materialize(x)
-        return normalize(self.norm, self._add(x, self.sublayer(x, *args)), padding_mask)
+        y = self.sublayer(x, *args)
+        return normalize(self.norm, self._add(x if self.scale == 1 else self.scale * x, y), padding_mask)
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor | DeferredResidual:
         if self.training and x.dtype == y.dtype and fuses_residual(self.norm, x):
@@ -93,8 +105,9 @@ class Layer(nn.Module):
         attention: self-attention.
         cross_attention: attention to the encoder's output; None without an encoder.
         feed_forward: the feed-forward part.
-        norm: called for the norm of each sublayer.
+        norm: called with "attention" or "ffn" for each norm of the layer.
         cfg: the model's settings.
+        placement: where the norms stand.
     """
 
     def __init__(
@@ -102,13 +115,15 @@ class Layer(nn.Module):
         attention: nn.Module,
         cross_attention: nn.Module | None,
         feed_forward: nn.Module,
-        norm: Callable[[], nn.Module],
+        norm: Callable[[str], nn.Module],
         cfg: ModelConfig,
+        placement: Placement,
     ) -> None:
         super().__init__()
-        self.self_attention = Residual(attention, norm(), cfg)
-        self.cross_attention = Residual(cross_attention, norm(), cfg) if cross_attention is not None else None
-        self.feed_forward = Residual(feed_forward, norm(), cfg)
+        at_attention = partial(norm, "attention")
+        self.self_attention = Residual(attention, at_attention, cfg, placement)
+        self.cross_attention = cross_attention and Residual(cross_attention, at_attention, cfg, placement)
+        self.feed_forward = Residual(feed_forward, partial(norm, "ffn"), cfg, placement)
 
     def forward(
         self,
@@ -135,15 +150,15 @@ def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor | Deferre
 
 
 def run_stack(stack: Any, x: Tensor, padding_mask: Tensor | None, layer_args: Sequence[tuple[Any, ...]]) -> Tensor:
-    """Apply the layers of an encoder or decoder and, in pre-norm, its final norm.
+    """Apply the norm of the embeddings, if there is one, the layers of a stack and, in pre-norm, its final norm.
 
     Args:
-        stack: a module with ``layers``, ``final_norm`` (or None) and ``cfg``.
+        stack: a module with ``layers``, ``embedding_norm``, ``final_norm`` (or None) and ``cfg``.
         x: (T, B, C), or unpadded (N, C).
         padding_mask: (B, T), True = padding; None with an unpadded x.
         layer_args: for each layer, its arguments after the padding mask.
     """
-    hidden: Tensor | DeferredResidual = x
+    hidden: Tensor | DeferredResidual = x if stack.embedding_norm is None else stack.embedding_norm(x, padding_mask)
     for layer, args in zip(stack.layers, layer_args, strict=True):
         hidden = run_layer(layer, hidden, padding_mask, *args, recompute=stack.cfg.checkpoint_activations)
     return materialize(hidden) if stack.final_norm is None else normalize(stack.final_norm, hidden, padding_mask)

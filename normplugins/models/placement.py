@@ -1,83 +1,76 @@
-"""The names of a model's norms, and their settings ``norm_<setting>``, which all norms of the model share."""
+"""Where a layer's norms stand around its sublayers, and what that placement needs besides: scales and initialisation.
 
-from dataclasses import make_dataclass, replace
-from typing import Any, Optional
+With a sublayer f, norms N and dropout D, the layers' input x becomes
 
-from fairseq.dataclass import FairseqDataclass
+    pre        x + D(f(N(x)))                  a norm at the end of the stack
+    post       N(x + D(f(x)))                  (arXiv 1706.03762)
+    sandwich   x + D(N'(f(N(x))))              a norm at the end (arXiv 2105.13290)
+    peri       x + D(N'(f(N(x))))              a norm at the end, and one of the embeddings (arXiv 2502.02732)
+    deepnorm   N(alpha x + D(f(x)))            weights of values, outputs and feed-forward layers scaled by beta
+                                               (arXiv 2203.00555, with alpha and beta from the depth)
+"""
 
-from normplugins.norms import NormConfig, all_settings
-from normplugins.utils.errors import UserError
-from normplugins.utils.settings import setting
+from dataclasses import dataclass
 
-NORM_KEYS = ("encoder_norm", "decoder_norm", "norm")
-"""The settings that hold the norm of a stack: the first two in a translation model, the last in a language model."""
-_NORM_FIELDS = [
-    (f"norm_{name}", one.type if one.default is not None else Optional[one.type], setting(one.default, one.help))  # noqa: UP045
-    for name, one in all_settings().items()
-]
-NormSettings: Any = make_dataclass("NormSettings", _NORM_FIELDS, bases=(FairseqDataclass,))
-"""Base class of a model's settings: every setting of a norm as ``norm_<setting>``. None stands for its own default."""
+from torch import nn
 
 
-def final_key(key: str) -> str:
-    """Return the setting that may name another norm for the end of a stack: decoder_final_norm for decoder_norm."""
-    return f"{key.removesuffix('norm')}final_norm"
+@dataclass(frozen=True)
+class Placement:
+    """A placement of norms in a stack.
 
-
-def norm_names(cfg: Any) -> dict[str, str]:
-    """Return setting -> norm for the stacks of a model, and for the ends of stacks that have another norm."""
-    keys = [name for key in NORM_KEYS for name in (key, final_key(key))]
-    return {key: name for key in keys if (name := getattr(cfg, key, None))}
-
-
-def norm_config(cfg: Any, name: str) -> NormConfig:
-    """Return the NormConfig of a norm with a model's ``norm_<setting>`` values."""
-    return NormConfig(name, **{key: getattr(cfg, f"norm_{key}", None) for key in all_settings()})
-
-
-def unread_settings(cfg: Any) -> dict[str, Any]:
-    """Return ``norm_<setting>`` -> its default, for each setting that no norm of the model reads.
-
-    Raises:
-        UserError: an unknown norm, or a value out of range.
+    Attributes:
+        before: the input of each sublayer is normalized, and the end of the stack.
+        inside: the output of each sublayer is normalized before the sum; if not ``before``, the sum is.
+        embeddings: the embeddings are normalized.
+        scale: alpha, the factor of the residual.
+        gain: beta, the factor of the initial weights of values, outputs and feed-forward layers; None leaves a
+            sublayer's own initialisation.
     """
-    read = set().union(*_settings_read(cfg).values())
-    return {f"norm_{name}": one.default for name, one in all_settings().items() if name not in read}
+
+    before: bool
+    inside: bool = False
+    embeddings: bool = False
+    scale: float = 1.0
+    gain: float | None = None
 
 
-def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
-    """Refuse a norm setting that is not at its default and that no norm of the model reads.
+PLACEMENTS = {
+    "pre": Placement(before=True),
+    "post": Placement(before=False),
+    "sandwich": Placement(before=True, inside=True),
+    "peri": Placement(before=True, inside=True, embeddings=True),
+    "deepnorm": Placement(before=False),
+}
 
-    Do not call it for the settings of a checkpoint, which may have been written when such settings were accepted.
+
+def deepnorm(layers: int, other: int | None, encoder: bool = False) -> Placement:
+    """Return DeepNorm for a stack of ``layers`` (Table 2 of the paper).
 
     Args:
-        cfg: the model's settings.
-        prefix: the prefix of a setting where the user sets it: ``norm_`` or ``norm.``.
-
-    Raises:
-        UserError: the first such setting, its value, the norms and what they read; or as :func:`unread_settings`.
+        layers: the layers of this stack.
+        other: the layers of the other stack of a translation model, or None in a language model.
+        encoder: whether this stack is the encoder of a translation model.
     """
-    key = next((key for key, default in unread_settings(cfg).items() if getattr(cfg, key) != default), None)
-    if key is None:
-        return
-    name, value, norms = key.removeprefix("norm_"), str(getattr(cfg, key)).lower(), _settings_read(cfg)
-    settings = all_settings()
-    for switch in settings[name].switches:
-        if key not in unread_settings(replace(cfg, **{f"norm_{switch}": True})):
-            off, on = ("off", "=true") if settings[switch].type is bool else ("0", "")
-            why = f" while {prefix}{switch} is {off}: set {prefix}{switch}{on} to use it"
-            break
+    if other is None:
+        scale, gain = (2 * layers) ** 0.25, (8 * layers) ** -0.25
+    elif encoder:
+        depth = (layers**4 * other) ** (1 / 16)
+        scale, gain = 0.81 * depth, 0.87 / depth
     else:
-        why = ": " + "; ".join(f"{norm} reads {', '.join(read) or 'no setting'}" for norm, read in norms.items())
-    raise UserError(f"{prefix}{name}={value} changes nothing about {' and '.join(norms)}{why}")
+        scale, gain = (3 * layers) ** 0.25, (12 * layers) ** -0.25
+    return Placement(before=False, scale=scale, gain=gain)
 
 
-def _settings_read(cfg: Any) -> dict[str, list[str]]:
-    """Return norm -> the settings that it reads, for the norms of the model."""
-    read = {}
-    for key, name in norm_names(cfg).items():
-        try:
-            read[name] = norm_config(cfg, name).settings_read()
-        except ValueError as error:
-            raise UserError(f"{key}: {error}") from error
-    return read
+def initialize(sublayer: nn.Module, placement: Placement) -> None:
+    """Initialize a sublayer's weights as DeepNorm does, Xavier-normally with gain beta, and queries and keys with 1."""
+    if placement.gain is None:
+        return
+    for name, linear in sublayer.named_modules():
+        if not isinstance(linear, nn.Linear):
+            continue
+        attention = {"qkv": 3, "q": 1, "kv": 2}.get(name)  # the projections that are packed into one weight
+        parts = linear.weight.detach().chunk(attention or 1)
+        for index, weight in enumerate(parts):
+            value_or_other = attention is None or (name in ("qkv", "kv") and index == len(parts) - 1)
+            nn.init.xavier_normal_(weight, gain=placement.gain if value_or_other else 1.0)

@@ -13,9 +13,9 @@ from fairseq.models import register_model
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from normplugins.models.config import TensorTransformerLMConfig
 from normplugins.models.embeddings import positions_from_the_end
 from normplugins.models.language_model import Features, LanguageModel, LanguageModelDecoder
+from normplugins.models.language_model_config import TensorTransformerLMConfig
 from normplugins.models.tensor_attention import TensorAttention
 from normplugins.utils.errors import UserError
 

@@ -32,6 +32,7 @@ from normplugins.models.config import NormTransformerConfig
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions
 from normplugins.models.layers import FeedForward, Layer, is_compiled, run_stack
+from normplugins.models.norm_settings import names_in
 from normplugins.models.varlen import VarlenLayout, uses_varlen_attention
 from normplugins.norms import has_statistics, sees_sentence
 from normplugins.utils.errors import UserError
@@ -48,20 +49,25 @@ class _Stack(nn.Module):
         dim, inner, heads, layers = (
             getattr(cfg, f"{side}_{size}") for size in ("embed_dim", "ffn_embed_dim", "attention_heads", "layers")
         )
-        norm = partial(cfg.build_norm, f"{side}_norm")
+        key = f"{side}_norm"
+        norm, qk_norm, placement = partial(cfg.build_norm, key), cfg.build_qk_norm(key), cfg.placement_of(key)
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(dim, self.dictionary.pad(), max_positions)
         self.layers = nn.ModuleList(
             Layer(
-                SelfAttention(dim, heads, cfg.attention_dropout),
-                CrossAttention(dim, cfg.encoder_embed_dim, heads, cfg.attention_dropout) if side == "decoder" else None,
+                SelfAttention(dim, heads, cfg.attention_dropout, qk_norm),
+                CrossAttention(dim, cfg.encoder_embed_dim, heads, cfg.attention_dropout, qk_norm)
+                if side == "decoder"
+                else None,
                 FeedForward(dim, inner, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init),
-                norm,
+                partial(norm, layer=layer),
                 cfg,
+                placement,
             )
-            for _ in range(layers)
+            for layer in range(layers)
         )
-        self.final_norm = norm(final=True) if cfg.normalize_before else None
+        self.embedding_norm = norm() if placement.embeddings else None
+        self.final_norm = norm("final") if placement.before else None
 
     def _embed(self, tokens: Tensor, newest_only: bool = False, layout: VarlenLayout | None = None) -> Tensor:
         """(B, T) to (T, B, C): scaled token embeddings plus positions; of the last token alone if ``newest_only``.
@@ -190,7 +196,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
 
     def _varlen_layout(self, padding_mask: Tensor) -> VarlenLayout | None:
         """The layout of the real tokens if the layers can leave padding out: on a CPU, with per-token norms only."""
-        norms = {self.cfg.decoder_norm, self.cfg.decoder_final_norm or self.cfg.decoder_norm}
+        norms = [*names_in(self.cfg.decoder_norm), *names_in(self.cfg.decoder_final_norm or self.cfg.decoder_norm)]
         if any(has_statistics(name) or sees_sentence(name) for name in norms):
             return None
         weight = self.embed_tokens.weight

@@ -1,7 +1,7 @@
 """Normalizations for sequences in plain PyTorch, one file per norm.
 
     from normplugins.norms import NormConfig, build_norm
-    norm = build_norm(NormConfig(name="pn", groups=4, warmup_updates=8000), dim=512)
+    norm = build_norm("pn", 512, groups=4)  # or build_norm(NormConfig(name="pn", groups=4), dim=512)
     y = norm(x, padding_mask)  # x (T, B, C) or (N, C); padding_mask (B, T) or (N,), True = padding, or None
 
 To add a norm, put a file here with a settings dataclass and a module decorated by :func:`register_norm`; the registry
@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
 
+from normplugins.norms.mask_hooks import using_padding_mask
 from normplugins.norms.registry import (
     NormConfig,
     all_settings,
@@ -31,6 +32,7 @@ from normplugins.norms.statistics import (
     running_statistics,
     using_batch_statistics,
 )
+from normplugins.norms.swap import SwapReport, swap_norms
 
 for _module in iter_modules(__path__):
     if not _module.name.startswith("_"):
@@ -45,6 +47,7 @@ __all__ = [
     "NormConfig",
     "RunningNorm",
     "RunningSettings",
+    "SwapReport",
     "all_settings",
     "build_norm",
     "end_update",
@@ -55,5 +58,7 @@ __all__ = [
     "running_statistics",
     "sees_sentence",
     "setting",
+    "swap_norms",
     "using_batch_statistics",
+    "using_padding_mask",
 ]

@@ -21,6 +21,8 @@ class Norm(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter
     eps: float
+    batch_first: bool | None
+    """x is (B, T, C) rather than (T, B, C); None: not known, so that no mask is accepted"""
 
     def __init__(self, dim: int, settings: Any) -> None:
         super().__init__()
@@ -34,4 +36,5 @@ class Norm(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings: ``512, eps=1e-05, ...``."""
-        return ", ".join([str(self.dim), *(f"{key}={value}" for key, value in asdict(self.settings).items())])
+        shown = asdict(self.settings) | ({"batch_first": True} if self.batch_first else {})
+        return ", ".join([str(self.dim), *(f"{key}={value}" for key, value in shown.items())])

@@ -14,17 +14,16 @@ Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/forwards.py``.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from normplugins.norms.backends.dispatch import Dispatched
-from normplugins.norms.distributed import gather_over_processes, sum_gradients
+from normplugins.norms.batch_moments import BatchMomentsNorm
 from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
-from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
+from normplugins.norms.statistics import count_tokens, mean_over, token_rows, zero_padding
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class BatchNormSettings(GroupScalingSettings, KernelSettings, RunningSettings, E
     group_scaling=True,
     padding_filled=True,
 )
-class BatchNorm(Dispatched, RunningNorm):
+class BatchNorm(Dispatched, BatchMomentsNorm):
     """BatchNorm of each channel over the batch's real tokens.
 
     ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers ``running_mean`` and ``running_var`` (C,) start at 0 and 1.
@@ -55,16 +54,11 @@ class BatchNorm(Dispatched, RunningNorm):
         ValueError: the groups of group scaling do not divide dim.
     """
 
-    statistics: ClassVar[tuple[str, ...]] = ("running_mean", "running_var")
-    running_mean: Tensor
-    running_var: Tensor
     settings: BatchNormSettings
 
     def __init__(self, dim: int, settings: BatchNormSettings) -> None:
         super().__init__(dim, settings)
         self.accepts_deferred = not (settings.group_scaling or settings.padding_filled)
-        self.add_statistic("running_mean", 0.0)
-        self.add_statistic("running_var", 1.0)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""
@@ -94,33 +88,3 @@ class BatchNorm(Dispatched, RunningNorm):
         refuse_group_scaling(self.settings.group_scaling)
         scale = self.weight.double() * torch.rsqrt(self.running_var.double() + self.eps)
         return scale, self.bias.double() - scale * self.running_mean.double()
-
-    # A batch's moments are (tokens, count, mean (C,), var (C,)). The mean is over the tokens, the variance over
-    # ``count`` positions: the tokens and the padding that was filled with the mean.
-
-    def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
-        """Return the mean and the unbiased variance."""
-        count, mean, var = moments
-        return mean, var * count / (count - 1).clamp(min=1)
-
-    def synchronize(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
-        """Return the moments of all processes' tokens; call it only if :attr:`synchronizes`.
-
-        It pools means and variances, because a sum of squares would lose digits of the variance.
-        """
-        parts = gather_over_processes(torch.cat([tokens.view(1), moments[0].view(1), *moments[1:]]))
-        each_tokens, each_count, means, variances = torch.split(parts, [1, 1, self.dim, self.dim], dim=1)
-        tokens, count = each_tokens.sum(), each_count.sum()
-        mean = (each_tokens * means).sum(0) / tokens.clamp(min=1)
-        squares = each_count * variances + each_tokens * (means - mean).square()
-        mean, var = sum_gradients(torch.cat([mean, squares.sum(0) / count.clamp(min=1)])).chunk(2)
-        return tokens, count, mean, var
-
-    def _sums(self, tokens: Tensor, *moments: Tensor) -> Tensor:
-        count, mean, var = moments
-        return torch.cat([tokens.view(1), count.view(1), tokens * mean, count * var + tokens * mean.square()])
-
-    def _moments(self, sums: Tensor) -> tuple[Tensor, ...]:
-        tokens, count, (total, squares) = sums[0], sums[1], sums[2:].chunk(2)
-        mean = total / tokens.clamp(min=1)
-        return tokens, count, mean, (squares - tokens * mean.square()).clamp(min=0) / count.clamp(min=1)

@@ -1,6 +1,6 @@
 """The sum of a residual connection, deferred to the norm after it, which may compute it in its own pass."""
 
-from torch import Tensor
+from torch import Size, Tensor
 from torch.nn import functional as F
 
 LEVELS = 1 << 16
@@ -17,6 +17,11 @@ class DeferredResidual:
     def __init__(self, residual: Tensor, update: Tensor, p: float) -> None:
         self.residual, self.p = residual, p
         self.update: Tensor | None = update
+
+    @property
+    def shape(self) -> Size:
+        """The shape of the sum."""
+        return self.residual.shape
 
     @property
     def value(self) -> Tensor:

@@ -20,28 +20,23 @@ from normplugins.norms.torch_compile import opaque_copy
 def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor, Tensor | None]:
     """Flatten x (T, B, C) or (N, C) to rows (N, C), in at least float32, and the mask to real (N, 1), True = token.
 
-    ``padding_mask`` is (B, T) for x (T, B, C), (N,) for x (N, C), True where padding; None gives None.
+    ``padding_mask`` is (B, T) for x (T, B, C), (N,) for x (N, C), True where padding; None gives None. The norm has
+    checked it (inputs.py).
 
     Raises:
-        ValueError: a shape does not fit.
+        ValueError: x has another shape.
     """
-    check_shapes(x, padding_mask, dim)
+    check_shape(x, dim)
     rows = x.reshape(-1, dim).to(torch.promote_types(x.dtype, torch.float32))
     if padding_mask is None:
         return rows, None
-    padding = padding_mask.bool()
-    return rows, ~(padding.t() if padding.dim() == 2 else padding).reshape(-1, 1)
+    return rows, ~(padding_mask.t() if padding_mask.dim() == 2 else padding_mask).reshape(-1, 1)
 
 
-def check_shapes(x: Tensor, padding_mask: Tensor | None, dim: int) -> None:
-    """Raise ValueError unless x is (T, B, dim) or (N, dim), and the mask (B, T) or (N,) or None."""
+def check_shape(x: Tensor, dim: int) -> None:
+    """Raise ValueError unless x is (T, B, dim) or (N, dim)."""
     if x.dim() not in (2, 3) or x.size(-1) != dim:
         raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
-    if padding_mask is not None and padding_mask.shape != x.shape[:-1][::-1]:
-        raise ValueError(
-            f"padding mask {tuple(padding_mask.shape)} does not fit x {tuple(x.shape)}: "
-            "(B, T) goes with (T, B, C), (N,) with (N, C)"
-        )
 
 
 def zero_padding(rows: Tensor, real: Tensor | None) -> Tensor:

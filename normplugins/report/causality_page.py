@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normplugins.report.figures import STYLE, colour, save
+from normplugins.report import style
 from normplugins.report.readings import CHOICES, MODELS, language_model
 from normplugins.report.records import REMEDY, machine_names, norm_rank
 from normplugins.report.table import Column, Table, markdown
@@ -35,7 +34,7 @@ HEAD = """\
 
 
 def write_page(results: Path) -> list[Path]:
-    """Write the page and its figure from every record under ``results``; return their paths.
+    """Write the page and its figure (PNG and SVG) from every record under ``results``; return their paths.
 
     Raises:
         UserError: a record cannot be read, or a file cannot be written.
@@ -43,14 +42,13 @@ def write_page(results: Path) -> list[Path]:
     found = read_causality(results)
     if found.empty:
         return []
-    with whole_file(results / FIGURE) as temporary:
-        draw(found, temporary)
+    figures = style.write(draw(found), (results / FIGURE).with_suffix(""))
     sources = [f"- {name}: {text}" for name in ("Corpus", "Hardware", "Versions") for text in found[name].unique()]
     image = f"![Change of the log-probabilities by mode]({FIGURE.as_posix()})"
     with whole_file(results / PAGE) as temporary:
         text = "\n\n".join([HEAD, markdown(causality_table(found)), image, "\n".join(sources)])
         temporary.write_text(text + "\n", encoding="utf-8")
-    return [results / FIGURE, results / PAGE]
+    return [*figures, results / PAGE]
 
 
 def read_causality(results: Path) -> pd.DataFrame:
@@ -102,29 +100,32 @@ def causality_table(found: pd.DataFrame) -> Table:
     return Table("", columns, rows, [] if found["repeatable"].all() else [unsure])
 
 
-def draw(found: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with the mean change of every run in evaluation (filled) and in training (hollow)."""
-    names = found["norm"] + ", " + found["model"] + "\n" + found["run"]
+def draw(found: pd.DataFrame) -> Figure:
+    """Return a figure of the mean change of every run in evaluation (filled) and in training (hollow)."""
+    names = [style.fit(f"{row.norm}, {row.model}\n{row.run}", 2.2, 8.5) for row in found.itertuples()]
     order = {name: row for row, name in enumerate(dict.fromkeys(names))}
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
-        figure = Figure(figsize=(10, 1.6 + 0.4 * len(order)), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
+    with style.drawing():
+        figure = style.new_figure(1.6 + 0.17 * sum(name.count("\n") + 1.5 for name in order))
         axis = figure.subplots()
         for name, (_, run) in zip(names, found.iterrows(), strict=True):
-            shade = colour(run["norm"])
-            face = shade if run["mode"] == MODES["evaluation"] else "white"
+            shade = style.colour(run["norm"])
+            filled = run["mode"] == MODES["evaluation"]
+            look: dict[str, Any] = {
+                "color": shade,
+                "markerfacecolor": shade if filled else "none",
+                "markersize": 5 if filled else 10,
+            }
             marker = "^" if run["mode"] == MODES["training_in_warmup"] else "o"
-            axis.plot(run["mean"], order[name], marker, color=shade, markerfacecolor=face, markersize=8)
+            axis.plot(run["mean"], order[name], marker, **look)
         axis.set_xscale("symlog", linthresh=SMALLEST, linscale=0.5)
         axis.set_xticks([0, *(10.0**power for power in range(-6, 3, 2))])
-        axis.set_xlim(-SMALLEST / 4, None)
+        axis.set_xlim(-SMALLEST / 4, max(100, 2 * found["mean"].max()))
         axis.set_ylim(len(order) - 0.5, -0.5)
         axis.set_yticks(list(order.values()), list(order))
-        axis.set_xlabel("mean |change of log p| in nats once the future is replaced")
-        axis.set_title("evaluation: filled; training: hollow; in PN's warmup: triangle", fontsize=9)
-        save(figure, path)
+        axis.set_xlabel(f"mean |Δ log p| in nats,\nlog (linear below $10^{{{round(math.log10(SMALLEST))}}}$)")
+        notes = ["filled: evaluation; hollow: training; triangle: training in PN's warmup"]
+        style.heading(figure, "Change of the log-probabilities once the future is replaced", notes)
+    return figure
 
 
 def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -107,14 +107,22 @@ def group(results: pd.DataFrame) -> list[Cell]:
     return [Cell(rows) for _, rows in results.groupby(CELL, sort=False)] if len(results) else []
 
 
-def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str = "") -> str:
-    """Return the difference to the LN cell that differs only in the norm and its settings, or an empty text."""
+def baseline(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
+    """Return the LN cell that differs from ``cell`` only in the norm and its settings, if there is one."""
     for other in cells:
         plain = other.first["norm"] == "ln" and "norm." not in other.first["settings"]
         if plain and other is not cell and _without_norm(other) == _without_norm(cell):
-            mine, theirs = cell.values(metric, checkpoint), other.values(metric, checkpoint)
-            return "" if mine.empty or theirs.empty else f"{mine.mean() - theirs.mean():+.2f}"
-    return ""
+            return other
+    return None
+
+
+def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str = "") -> str:
+    """Return the difference to the LN cell that differs only in the norm and its settings, or an empty text."""
+    other = baseline(cell, cells)
+    if other is None:
+        return ""
+    mine, theirs = cell.values(metric, checkpoint), other.values(metric, checkpoint)
+    return "" if mine.empty or theirs.empty else f"{mine.mean() - theirs.mean():+.2f}"
 
 
 def duration(seconds: float) -> str:

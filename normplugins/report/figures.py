@@ -1,134 +1,183 @@
-"""Draws the loss curves of an experiment, each norm always in its own colour."""
+"""Draws the loss curves of an experiment, and below them the difference of each norm to LN."""
 
 from __future__ import annotations
 
-import zlib
+from collections import Counter
 from collections.abc import Sequence
-from itertools import cycle
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from normplugins.report.cells import Cell, group
-from normplugins.report.readings import CODE, MASKED, PAPER, PRE_NORM_TRANSFORMER, TRANSFORMER
-from normplugins.report.records import Curve, norm_rank
+from normplugins.report import style
+from normplugins.report.cells import Cell, baseline, group
 
-# The colours of Okabe and Ito and of Tol's muted set, which colour-blind readers tell apart, in the norms' order.
-COLOURS = (
-    *("#000000", "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#44AA99", "#999933", "#332288"),
-    *("#CC6677", "#009E73", "#CC79A7", "#882255", "#117733", "#DDCC77", "#AA4499", "#661100", "#6699CC", "#999999"),
-)
-MARKERS = "osDv^HphXdP<>*8"
-MODEL_STYLES = {CODE: "-", MASKED: "--", PAPER: "-.", TRANSFORMER: ":", PRE_NORM_TRANSFORMER: (0, (1, 3))}
-OTHER_STYLE = (0, (5, 1, 1, 1, 1, 1))  # for language models with other settings
-# A file shows the same whatever the user's own matplotlib settings are.
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.titlesize": 11,
-}
+TITLES = {"train_curve": "training loss", "valid_curve": "validation loss"}
+FEW = 4
+"""So many lines are told apart in one panel. Of more cells, each has a panel, with LN in grey beside it."""
+STEEP = 0.1
+"""The part of the training whose losses do not set the limits of an axis: they would flatten the rest."""
 
 
-def place(norm: str) -> int:
-    """Return the norm's place in the registry's order, or a checksum of its name if it is not installed."""
-    rank, name = norm_rank(norm)
-    return rank if norm_rank("")[0] > rank else zlib.crc32(name.encode())
+@dataclass(frozen=True)
+class Line:
+    """The curve of a cell: tables of the mean, the lowest and the highest loss over seeds, indexed by updates.
 
-
-def colour(norm: str) -> str:
-    """Return the norm's colour, which is the same in every figure."""
-    return COLOURS[place(norm) % len(COLOURS)]
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG without matplotlib's version, so that an upgrade alone does not change the file."""
-    figure.savefig(path, format="png", metadata={"Software": None})
-
-
-def curves(results: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with the training and validation loss of the runs of one experiment.
-
-    The same runs give the same bytes with the same version of matplotlib. Runs shorter than a tenth of the longest one
-    would be a dot at the edge, so the figure only names them.
+    ``minus_ln`` is the same less the mean of the LN cell that differs only in the norm, and empty without such a cell.
+    ``dashes`` is the line style that tells it from others of the same norm in one panel.
     """
-    cells = [cell for cell in group(results) if len(cell.runs)]
+
+    cell: Cell
+    ln: Cell | None
+    losses: pd.DataFrame
+    minus_ln: pd.DataFrame
+    dashes: Any
+
+    @property
+    def colour(self) -> str:
+        """The norm's colour."""
+        return style.colour(self.cell.first["norm"])
+
+
+def curves(results: pd.DataFrame, column: str = "valid_curve") -> Figure:
+    """Return a figure of the training or the validation loss of the runs of one experiment.
+
+    A line is the mean over seeds, and a band around it reaches from the lowest to the highest seed. Runs shorter than
+    a tenth of the longest one would be a dot at the edge, so the figure only names them.
+
+    Args:
+        results: the rows of one experiment and budget, with at least one curve.
+        column: ``train_curve`` or ``valid_curve``.
+    """
+    cells = [cell for cell in group(results) if len(cell.runs) and any(cell.runs[column])]
     longest = max(cell.runs["updates"].max() for cell in cells)
     shown = [cell for cell in cells if cell.runs["updates"].max() >= longest / 10]
-    short = [cell.label for cell in cells if cell not in shown]
-    styles = _styles(shown)
-    labels = [cell.label + (f" ({len(cell.runs)} seeds)" if len(cell.runs) > 1 else "") for cell in shown]
-    columns = max(1, min(7, 110 // (max(map(len, labels)) + 8)))
-    height = 5 + 0.2 * max(0, -(-len(labels) // columns) - 2)  # inches; a long legend must not squeeze the curves
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
-        figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(1, 2)
-        lines = []
-        for cell, style in zip(shown, styles, strict=True):
-            norm = cell.first["norm"]
-            look: dict[str, Any] = {"color": colour(norm), "linestyle": style, "linewidth": 1.4}
-            for _, run in cell.runs.iterrows():
-                axes[0].plot(*_points(run["train_curve"]), **look)
-                every = max(1, len(run["valid_curve"]) // 12)
-                marker = {"marker": MARKERS[place(norm) % len(MARKERS)], "markevery": every, "markersize": 5}
-                (line,) = axes[1].plot(*_points(run["valid_curve"]), **look, **marker)
-            lines.append(line)
-        smoothed = " (label-smoothed)" if (results["label_smoothing"] > 0).any() else ""
-        for axis, name, column in zip(axes, ("training", "validation"), ("train_curve", "valid_curve"), strict=True):
-            axis.set_title(f"{name} loss{smoothed}")
-            axis.set_xlabel("updates")
-            axis.set_ylabel("loss (bits per token)")
-            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axis.xaxis.set_major_formatter("{x:,.0f}")
-            points = np.hstack([_points(curve) for cell in shown for curve in cell.runs[column]])
-            losses = points[1, points[0] >= points[0].max(initial=0) / 10]
-            if losses.size and losses.min() < losses.max():  # the steep start would flatten the rest
-                margin = 0.05 * (losses.max() - losses.min())
-                axis.set_ylim(losses.min() - margin, losses.max() + margin)
-        figure.suptitle("\n".join([*_title(cells), *([f"too short to draw: {'; '.join(short)}"] if short else [])]))
-        figure.legend(lines, labels, loc="outside lower center", ncols=columns)
-        save(figure, path)
+    lines = _lines(shown, column)
+    in_grey = {id(line.ln) for line in lines}
+    panels = [lines] if len(lines) <= FEW else [[line] for line in lines if id(line.cell) not in in_grey]
+    columns, kinds = (3 if len(panels) > 1 else 1), (2 if any(line.ln for line in lines) else 1)
+    rows = -(-len(panels) // columns)
+    notes = _notes(cells, shown)
+    with style.drawing():
+        figure = style.new_figure((1.25 if len(panels) > 1 else 2.2) * kinds * rows + 0.5 + 0.17 * len(notes))
+        ratios = {"height_ratios": [1.3, 1][:kinds] * rows}
+        grid = figure.subplots(kinds * rows, columns, sharex=True, squeeze=False, gridspec_kw=ratios)
+        style.heading(figure, f"{results['experiment'].iloc[0]}: {TITLES[column]}", notes)
+        for number, (kind, name) in enumerate([("losses", "loss"), ("minus_ln", "minus ln")][:kinds]):
+            axes = list(grid[number::kinds].flat)
+            for axis in axes[len(panels) :]:  # the last row is not full
+                axis.remove()
+            _limit(axes[: len(panels)], [getattr(line, kind) for line in lines], longest)
+            for place, (axis, members) in enumerate(zip(axes, panels, strict=False)):
+                _panel(axis, members, kind, lines)
+                if place % columns == 0:
+                    axis.set_ylabel(f"{name}, linear\n(bits/token)")
+                axis.tick_params(labelleft=place % columns == 0)
+                if number == kinds - 1:
+                    axis.tick_params(labelbottom=True)
+                    if place >= columns * (rows - 1):
+                        axis.set_xlabel("updates, linear")
+                if number == 0 and len(panels) > 1:
+                    axis.set_title(name_of(members[0].cell), color=members[0].colour, fontsize=8.5, fontweight="bold")
+        if len(panels) == 1:  # after all else, because labels are placed where there is room
+            for axis, kind in zip(grid.flat, ("losses", "minus_ln"), strict=False):
+                _label(axis, lines, kind)
+    return figure
 
 
-def _title(cells: Sequence[Cell]) -> list[str]:
-    runs = pd.concat([cell.runs for cell in cells])
-    first = runs.iloc[0]
-    sizes = dict.fromkeys(
-        size + (f" ({note})" if note else "") for size, note in zip(runs["train_size"], runs["note"], strict=True)
-    )
-    lines = [": ".join(filter(None, [first["experiment"], "; ".join(filter(None, sizes))]))]
-    if first["budget"]:
-        low, high = f"{runs['updates'].min():,.0f}", f"{runs['updates'].max():,.0f}"
-        lines.append(f"shortened to {low if low == high else f'{low} to {high}'} updates (budget={first['budget']})")
-    lines.append("; ".join(dict.fromkeys(runs["hardware"])))
-    if any(cell.model and cell.model.sees_by for cell in cells):
-        lines.append('"sees the future": the model reads the tokens it has to predict; not a language model\'s loss')
+def name_of(cell: Cell, inches: float = 1.55) -> str:
+    """Return a cell's name in lines that fit into a panel: the norm, then its settings without their prefix."""
+    first = cell.first
+    parts = [first["norm"], first["model"], *(item.removeprefix("norm.") for item in first["settings"].split(", "))]
+    return style.fit("\n".join(filter(None, parts)), inches, 8.5, "bold")
+
+
+def _lines(cells: Sequence[Cell], column: str) -> list[Line]:
+    bands = {id(cell): _seeds(cell, column) for cell in cells}
+    counts: Counter[str] = Counter()
+    lines = []
+    for cell in cells:
+        seeds, ln = bands[id(cell)], baseline(cell, cells)
+        minus = seeds.iloc[:0]
+        if ln is not None and len(theirs := bands[id(ln)].mean(axis=1)):
+            minus = seeds[(seeds.index >= theirs.index[0]) & (seeds.index <= theirs.index[-1])]
+            minus = minus.sub(np.interp(minus.index, theirs.index, theirs), axis=0)
+        elif any(baseline(other, cells) is cell for other in cells):
+            minus = seeds.sub(seeds.mean(axis=1), axis=0)
+        norm = cell.first["norm"]
+        dashes = style.DASHES[counts[norm] % len(style.DASHES)]
+        counts[norm] += 1
+        lines.append(Line(cell, ln, _band(seeds), _band(minus), dashes))
     return lines
 
 
-def _styles(cells: Sequence[Cell]) -> list[Any]:
-    """Return the line style of each cell: one for each language model, and one for each combination of settings."""
-    settings = sorted({cell.first["settings"] for cell in cells if cell.first["settings"] and not cell.model})
-    styles: dict[str, Any] = {"": "-", **dict(zip(settings, cycle(("--", ":", "-.")), strict=False))}
-
-    def style(cell: Cell) -> Any:
-        if cell.model is None:
-            return styles[cell.first["settings"]]
-        return OTHER_STYLE if cell.first["settings"] else MODEL_STYLES.get(cell.model, "-")
-
-    return [style(cell) for cell in cells]
+def _seeds(cell: Cell, column: str) -> pd.DataFrame:
+    """Return the losses of each seed (a column each) at the updates that all of them have reached."""
+    seeds = [pd.Series(dict(curve), dtype=float) for curve in cell.runs[column]]
+    return pd.concat(seeds, axis=1).sort_index().interpolate(method="index", limit_area="inside").dropna()
 
 
-def _points(curve: Curve) -> np.ndarray:
-    """Return the updates and the losses of a curve, shape (2, points)."""
-    return np.reshape(curve, (-1, 2)).T
+def _band(seeds: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"mean": seeds.mean(axis=1), "low": seeds.min(axis=1), "high": seeds.max(axis=1)})
+
+
+def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]) -> None:
+    """Draw lines with their bands, and beneath them LN if it has no line of its own in this panel."""
+    behind = [line for line in lines if any(line.cell is member.ln for member in members) and line not in members]
+    for line in [*behind, *members]:
+        table = getattr(line, kind)
+        marker = "o" if len(table) == 1 else ""
+        dashes = line.dashes if len(members) > 1 else "-"
+        look: dict[str, Any] = {"color": line.colour, "linestyle": dashes, "marker": marker}
+        axis.plot(table.index, table["mean"], linewidth=1 if line in behind else 1.5, **look)
+        if len(line.cell.runs) > 1:
+            axis.fill_between(table.index, table["low"], table["high"], color=line.colour, alpha=0.25, linewidth=0)
+    style.count_updates(axis)
+
+
+def _label(axis: Axes, lines: Sequence[Line], kind: str) -> None:
+    tables = [(line, getattr(line, kind)) for line in lines]
+    style.label_lines(
+        axis,
+        [
+            style.Label(float(table["mean"].iloc[-1]), name_of(line.cell), line.colour)
+            for line, table in tables
+            if len(table)
+        ],
+    )
+
+
+def _limit(axes: Sequence[Axes], tables: Sequence[pd.DataFrame], longest: float) -> None:
+    """Give all panels the limits of the losses after the steep start."""
+    later = np.concatenate([table[table.index >= STEEP * longest].to_numpy().ravel() for table in tables])
+    if later.size and later.min() < later.max():
+        margin = 0.05 * (later.max() - later.min())
+        for axis in axes:
+            axis.set_ylim(later.min() - margin, later.max() + margin)
+
+
+def _notes(cells: Sequence[Cell], shown: Sequence[Cell]) -> list[str]:
+    """Return what a reader has to know beside the axes, one line for each fact."""
+    runs = pd.concat([cell.runs for cell in cells])
+    counts = sorted({len(cell.runs) for cell in shown})
+    seeds = "one seed: each line is one run"
+    if counts[-1] > 1:
+        seeds = f"lines: mean over seeds ({' to '.join(map(str, sorted({counts[0], counts[-1]})))})"
+        seeds += "; bands: lowest to highest seed"
+    grey = "grey: ln; " if len(shown) > FEW and any(cell.first["norm"] == "ln" for cell in shown) else ""
+    smoothed = "; loss is label-smoothed" if (runs["label_smoothing"] > 0).any() else ""
+    notes = [f"{grey}{seeds}{smoothed}"]
+    sizes = zip(runs["train_size"], runs["note"], strict=True)
+    texts = dict.fromkeys(size + (f" ({note})" if note else "") for size, note in sizes)
+    notes.append("; ".join(filter(None, [*texts, *dict.fromkeys(runs["hardware"])])))
+    if budget := runs["budget"].iloc[0]:
+        span = dict.fromkeys(f"{updates:,.0f}" for updates in (runs["updates"].min(), runs["updates"].max()))
+        notes.append(f"shortened to {' to '.join(span)} updates (budget={budget})")
+    if any(cell.model and cell.model.sees_by for cell in cells):
+        notes.append('"sees the future": the model reads the tokens it has to predict; not a language model\'s loss')
+    if short := [cell.label for cell in cells if cell not in shown]:
+        notes.append(f"too short to draw: {'; '.join(short)}")
+    return notes

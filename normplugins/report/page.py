@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from normplugins.report import figures, paper
+from normplugins.report import paper, style
+from normplugins.report.figures import curves
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.records import read_results, summarize
+from normplugins.report.scores_figure import final_scores
 from normplugins.report.table import Table, latex, markdown, paragraph, terminal, terminal_width
 from normplugins.report.tables import detail_table, experiment_table, paper_table, shortened_table
 from normplugins.utils.errors import UserError
@@ -39,30 +42,36 @@ PAPER = (
     "there are only such runs."
 )
 CAUSALITY = "causality.md"
+CURVES = {"valid_curve": ("", "Validation loss"), "train_curve": ("-training", "Training loss")}
+"""The end of a figure's file name and its caption, for each curve of a record."""
 DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
 
 
 def report(results: Path, echo: Callable[[str], None] = print) -> None:
     """Print the tables of every run recorded under ``results``, and write them there.
 
-    The files are ``README.md``, ``results.csv``, a LaTeX table of each experiment in ``tables/`` and its loss curves
-    in ``figures/``.
+    The files are ``README.md``, ``results.csv``, a LaTeX table of each experiment in ``tables/``, and its loss curves
+    and final scores in ``figures/``, as PNG and SVG.
 
     Args:
-        results: the folder that holds ``runs/<experiment>/<variant>/seed<k>.json``; it is made if it is missing.
+        results: the folder that holds ``runs/<experiment>/<variant>/seed<k>.json``.
         echo: called with each table, as plain text, and with the name of each file written.
 
     Raises:
-        UserError: a record is broken (the message names the file), or a file cannot be written.
+        UserError: there is no such folder, a record is broken (it is named), or a file cannot be written.
     """
-    results = Path(results)
+    if not results.is_dir():
+        raise UserError(
+            f"there is no folder {results}, where a checkout has its published runs: name one with --results DIR, or "
+            "show the runs at hand with --local"
+        )
     with hold_lock(results / ".lock", lambda holder: echo(f"waiting for process {holder}, which writes {results}")):
         _report(results, echo)
 
 
 def _report(results: Path, echo: Callable[[str], None]) -> None:
     found = read_results(results)
-    writer = _Writer(results, terminal_width())
+    writer = Writer(results, terminal_width())
     writer.page += [HEAD, "## The paper beside ours", fill(PAPER, 120)]
     writer.printed.append(paragraph(MARKS, writer.width))
     for title, corpora in paper.TABLES.items():
@@ -74,18 +83,14 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
             if (results / CAUSALITY).exists():
                 writer.page.append(f"What these models see of the future, measured: [causality]({CAUSALITY}).")
         for corpus in corpora:
-            runs = found[found["experiment"] == corpus.experiment]
-            full = runs[runs["budget"] == ""]
-            details = detail_table(corpus.title, corpus.experiment, full)
-            writer.add(paper_table(corpus, runs), full, "####", details)
-            for budget, shortened in runs[runs["budget"] != ""].groupby("budget"):
-                writer.add(shortened_table(corpus, str(budget), shortened), shortened, "####")
+            for tables, runs in tables_of(corpus.experiment, found):
+                writer.add(tables, runs, "####")
     others = found[~found["experiment"].isin(list(paper.CORPORA))]
     if len(others):
         writer.page.append("## Other experiments")
-    for experiment, runs in others.groupby("experiment", sort=False):
-        name = str(experiment)
-        writer.add(experiment_table(name, runs), runs, "###", detail_table(name, name, runs))
+    for experiment in others["experiment"].unique():
+        for tables, runs in tables_of(experiment, found):
+            writer.add(tables, runs, "###")
     lost = found[found["diverged"] != ""]
     if len(lost):
         lines = [f"{r.experiment} {r.variant} seed {r.seed}: {r.diverged}" for r in lost.itertuples()]
@@ -99,7 +104,20 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
         echo(text)
 
 
-class _Writer:
+def tables_of(experiment: str, results: pd.DataFrame) -> Iterator[tuple[list[Table], pd.DataFrame]]:
+    """Yield the tables of an experiment, each with the table of its details, if any, and with the runs in them."""
+    runs = results[results["experiment"] == experiment]
+    corpus = paper.CORPORA.get(experiment)
+    full = runs[runs["budget"] == ""] if corpus else runs
+    table = paper_table(corpus, runs) if corpus else experiment_table(experiment, runs)
+    details = detail_table(corpus.title if corpus else experiment, experiment, full)
+    yield [table, *([details] if details else [])], full
+    if corpus:
+        for budget, shortened in runs[runs["budget"] != ""].groupby("budget"):
+            yield [shortened_table(corpus, str(budget), shortened)], shortened
+
+
+class Writer:
     """Collects the parts of the page and of the terminal's text, and writes the files of each table."""
 
     def __init__(self, results: Path, width: int | None) -> None:
@@ -108,38 +126,46 @@ class _Writer:
         self.printed: list[str] = []
         self.written: list[Path] = []
 
-    def add(self, table: Table, runs: pd.DataFrame, heading: str, details: Table | None = None) -> None:
-        """Add a table and the details under it, the loss curves, and the command that repeats a run."""
-        for shown, level in ((table, heading), (details, f"{heading}#")):
-            if shown is not None:
-                self.printed.append(terminal(shown, self.width))
-                self.page += [f"{level} {shown.title}", markdown(shown)]
-                self.write(f"tables/{shown.slug}.tex", latex(shown))
-        if not len(runs):
-            return
+    def add(self, tables: Sequence[Table], runs: pd.DataFrame, heading: str) -> None:
+        """Add a table and the details under it, the figures, and the command that repeats a run."""
+        for number, table in enumerate(tables):
+            self.printed.append(terminal(table, self.width))
+            self.page += [f"{heading}{'#' * number} {table.title}", markdown(table)]
+            self.write(f"tables/{table.slug}.tex", latex(table))
+        self.draw(runs)
+        if len(runs):
+            self.page.append(f"To repeat a row: {_command(runs.iloc[0])}")
+
+    def draw(self, runs: pd.DataFrame) -> None:
+        """Draw the loss curves and the final scores of an experiment, for each schedule."""
         for budget, members in runs.groupby("budget", sort=False):
-            if any(members["train_curve"]) or any(members["valid_curve"]):
-                name = "-budget-".join(filter(None, [members["experiment"].iloc[0], str(budget)]))
-                self.page.append(f"![Loss curves of {name}](figures/{name}.png)")
-                with self.whole(f"figures/{name}.png") as temporary:
-                    figures.curves(members, temporary)
-        self.page.append(f"To repeat a row: {_command(runs.iloc[0])}")
+            name = "-budget-".join(filter(None, [members["experiment"].iloc[0], str(budget)]))
+            for column, (ending, title) in CURVES.items():
+                if any(members[column]):
+                    self.show(curves(members, column), f"{name}{ending}", f"{title} of {name}")
+            if (figure := final_scores(members, self.results)) is not None:
+                self.show(figure, f"{name}-scores", f"Scores of {name} with intervals")
 
     def write(self, name: str, text: str) -> None:
         """Write a text file of the results."""
-        with self.whole(name) as temporary:
+        with self.named(name) as path, whole_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+        self.written.append(path)
+
+    def show(self, figure: Figure, name: str, caption: str) -> None:
+        """Write a figure as PNG and as SVG, and show it on the page."""
+        with self.named(f"figures/{name}.png"):
+            self.written += style.write(figure, self.results / "figures" / name)
+        self.page.append(f"![{caption}](figures/{name}.png)\n\n[{caption}, as SVG](figures/{name}.svg)")
 
     @contextmanager
-    def whole(self, name: str) -> Iterator[Path]:
-        """Yield a temporary path that becomes a file of the results; raises UserError where that is impossible."""
+    def named(self, name: str) -> Iterator[Path]:
+        """Yield the path of a file of the results; raises UserError where it cannot be written."""
         path = self.results / name
         try:
-            with whole_file(path) as temporary:
-                yield temporary
+            yield path
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
-        self.written.append(path)
 
 
 def _command(run: Any) -> str:

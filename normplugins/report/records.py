@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ DIVERGED = ".diverged.json"
 """The end of the file name of a run whose loss was not finite."""
 FORMATS = (1, 2)
 REMEDY = "remove it, or run that seed again"
+LOCAL = "local"
+"""The mark of a run that is not published, among its settings."""
 WHOLE = "test"
 """The name of the whole test set. A corpus that consists of several has one more name for each."""
 CELL = ["experiment", "norm", "model", "budget", "settings", "cut", "note", "train_size", "recipe"]
@@ -30,11 +32,12 @@ NO_SCORE = {**dict.fromkeys([*SCORE, "signature"], ""), "value": math.nan, "brev
 Curve = tuple[tuple[float, float], ...]
 
 
-def read_results(results: Path) -> pd.DataFrame:
-    """Read every ``runs/<experiment>/<variant>/seed<k>.json`` under ``results``.
+def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
+    """Read every ``runs/<experiment>/<variant>/seed<k>.json`` under ``results``, and the ``local`` records of runs.
 
     A run without scores has one row whose metric is empty. So has a run that diverged (``seed<k>.diverged.json``); its
-    column ``diverged`` holds the reason. Rows are in the order in which tables show them.
+    column ``diverged`` holds the reason. Rows are in the order in which tables show them. Local runs are cells of their
+    own, with ``LOCAL`` as the last of their settings.
 
     Raises:
         UserError: a record is broken, has an unknown format, lacks a field, or contradicts its path.
@@ -45,6 +48,7 @@ def read_results(results: Path) -> pd.DataFrame:
         ended_well = path.with_name(path.name.replace(DIVERGED, ".json")).exists()  # a later run of the same seed
         if path.name.endswith(DIVERGED) and not ended_well:
             rows.append(_diverged(path, rows))
+    rows += [row for path in local for row in read_record(path, local=True)]
     models = list(MODELS)
     rows.sort(
         key=lambda row: (
@@ -76,8 +80,8 @@ def norm_rank(norm: str) -> tuple[int, str]:
     return (order.index(norm) if norm in order else len(order), norm)
 
 
-def read_record(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of one record; raises UserError that names the file."""
+def read_record(path: Path, local: bool = False) -> list[dict[str, Any]]:
+    """Return the rows of one record, which ``local`` marks as such; raises UserError that names the file."""
     record = read_json(path, REMEDY)
     if not isinstance(record, dict) or record.get("format") not in FORMATS:
         found = record.get("format") if isinstance(record, dict) else None
@@ -90,7 +94,9 @@ def read_record(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} holds a field of the wrong kind: {error}") from error
     named = (path.parent.parent.name, path.parent.name, path.stem)
     inside = (run["experiment"], run["variant"], f"seed{run['seed']}")
-    if named != inside:
+    if local:  # in the run's folder, which may have any name
+        run["settings"] = ", ".join(filter(None, [run["settings"], LOCAL]))
+    elif named != inside:
         raise UserError(f"{path} holds the record of {'/'.join(inside)}: move it there, or remove it")
     return [run | score for score in scores]
 

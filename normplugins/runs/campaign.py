@@ -5,7 +5,6 @@ seed before the next seed begins, so that each seed gives a complete comparison.
 first, and a published one is not repeated. A campaign that is stopped at any moment continues with the same command.
 """
 
-import re
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
@@ -18,21 +17,20 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from tabulate import tabulate
 from yaml import YAMLError
 
-from normplugins.runs import folder, record
+from normplugins.runs import folder, inventory, record
 from normplugins.runs.cell import changed_settings, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
-from normplugins.runs.run import result_path, run
-from normplugins.training.progress import LOG
+from normplugins.runs.publish import publish
+from normplugins.runs.run import run
 from normplugins.utils.errors import InUse, NotFinite, UserError
 from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.terminal import Column, Table, paragraph, terminal, terminal_width
 
 _FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
 _SEEDS = ("seed", "common.seed", "task.seed")  # the keys of a config that hold the seed of the run
-_UPDATE = re.compile(r"update +(\d+)/(\d+)")
 
 
 class TimeIsUp(BaseException):
@@ -71,7 +69,7 @@ class Planned:
     @property
     def diverged(self) -> Path:
         """The file that is published instead of a record when the loss was not finite."""
-        return self.published.with_suffix(".diverged.json")
+        return inventory.diverged_path(self.published)
 
     @property
     def record(self) -> dict[str, Any] | None:
@@ -94,22 +92,25 @@ class Planned:
     @property
     def progress(self) -> float:
         """The share of the updates that a started run has made, from its log."""
-        log = self.run_dir / LOG
-        found = _UPDATE.findall(log.read_text(encoding="utf-8")) if log.exists() else []
-        return int(found[-1][0]) / int(found[-1][1]) if found else 0.0
+        updates, of = inventory.progress(self.run_dir)
+        return updates / of if of else 0.0
 
 
-def read_plan(*paths: Path) -> list[Planned]:
+def read_plan(*paths: Path, results: Path = Path("results")) -> list[Planned]:
     """Read the runs of one or more plans in their order, each run once even if several blocks list it.
+
+    Args:
+        paths: the plans.
+        results: the folder in which the records are published.
 
     Raises:
         UserError: a plan cannot be read, has an unknown key, or one of its cells cannot work.
     """
     # Two plans may write the same cell differently, so runs are compared by the record they publish.
-    return list({planned.published: planned for path in paths for planned in _read(path)}.values())
+    return list({planned.published: planned for path in paths for planned in _read(path, results)}.values())
 
 
-def _read(path: Path) -> Iterator[Planned]:
+def _read(path: Path, results: Path) -> Iterator[Planned]:
     try:
         typed = OmegaConf.merge(OmegaConf.structured(Plan), OmegaConf.load(path))
         plan: Any = OmegaConf.to_container(typed, throw_on_missing=True)
@@ -132,10 +133,13 @@ def _read(path: Path) -> Iterator[Planned]:
                 config, settings = composed(block["experiment"], overrides)
                 settings = settings | {key: seed for key in _SEEDS if key in settings}
                 run_dir = Path(config.run_dir).with_name(f"seed{seed}")
-                yield Planned(overrides, settings, run_dir, result_path(config).with_name(f"seed{seed}.json"))
+                published = inventory.published_path(results, config.experiment, config.variant, seed)
+                yield Planned(overrides, settings, run_dir, published)
 
 
-def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: bool = False) -> bool:
+def campaign(
+    plans: Sequence[Path], minutes: float | None = None, show_only: bool = False, results: Path = Path("results")
+) -> bool:
     """Run what is left of the plans, in their order, and publish each finished record.
 
     Runs in the folder of which another process works are skipped.
@@ -144,6 +148,7 @@ def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: boo
         plans: YAML files, such as ``configs/campaign/multi30k.yaml``.
         minutes: stop after this time, even within a run; None: run to the end.
         show_only: print the table and run nothing.
+        results: the folder in which the records are published.
 
     Returns:
         Whether nothing is left.
@@ -152,7 +157,7 @@ def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: boo
         UserError: a plan cannot work, another campaign runs in this folder, or a run failed for another reason than a
             loss that is not finite.
     """
-    runs = read_plan(*plans)
+    runs = read_plan(*plans, results=results)
     if show_only:
         print(overview(runs))
         return not _left(runs)
@@ -164,7 +169,7 @@ def campaign(plans: Sequence[Path], minutes: float | None = None, show_only: boo
                 planned = min(left, key=lambda each: each.state != "started")  # the first of them in the plan's order
                 print(overview(runs, planned), flush=True)
                 try:
-                    _carry_out(planned)
+                    _carry_out(planned, results)
                     if planned in _left(runs):
                         raise UserError(f"it ended, and {planned.published} is not its record")
                 except InUse as error:  # the other process publishes the record
@@ -188,23 +193,25 @@ def _left(runs: Sequence[Planned]) -> list[Planned]:
     return [planned for planned in runs if planned.state in ("started", "left")]
 
 
-def _carry_out(planned: Planned) -> None:
-    """Complete one run. A loss that is not finite is a result, and is published as one."""
+def _carry_out(planned: Planned, results: Path) -> None:
+    """Complete one run and publish it. A loss that is not finite is a result, and is published as one."""
     cell = {key: planned.settings[key] for key in ("experiment", "variant", "seed")}
     try:
         run(compose_config(cell["experiment"], [*planned.overrides, f"seed={cell['seed']}"]))
     except NotFinite as error:
         outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
         write_json(planned.diverged, cell | outcome)
+        return
+    publish(planned.run_dir, results, force=True)  # what is published there is not the record of this plan
 
 
 def overview(runs: Sequence[Planned], running: Planned | None = None) -> str:
     """Return a table with the seeds of each cell by their state, and a line with the hours that are left."""
-    cells: dict[str, dict[str, list[str]]] = {}
+    cells: dict[tuple[str, str], dict[str, list[str]]] = {}
     seconds, to_go = [], 0.0  # to_go: runs that are left; a started run counts with the part that is left
     for planned in runs:
-        cell, seed = "{experiment} {variant}".format_map(planned.settings), str(planned.settings["seed"])
-        row = cells.setdefault(cell, {"done": [], "running": [], "left": []})
+        experiment, variant, seed = (str(planned.settings[key]) for key in ("experiment", "variant", "seed"))
+        row = cells.setdefault((experiment, variant), {"done": [], "running": [], "left": []})
         if done := planned.record:
             row["done"].append(seed)
             seconds.append(done["training"]["wall_seconds"] + done.get("decoding", {}).get("seconds", 0.0))
@@ -216,16 +223,22 @@ def overview(runs: Sequence[Planned], running: Planned | None = None) -> str:
                 row["running"].append(f"{seed} ({planned.progress:.0%})")
             else:
                 row["left"].append(seed)
-    table = tabulate(
-        [[cell, *(" ".join(seeds) for seeds in row.values())] for cell, row in cells.items()],
-        headers=["cell", "done", "running", "left"],
-        disable_numparse=True,
-    )
+    experiments = sorted({experiment for experiment, _ in cells})
+    common = set.intersection(*(set(variant.split(",")[1:]) for _, variant in cells)) if cells else set()
+    shared = [f"experiment {experiments[0]}" if len(experiments) == 1 else "", *sorted(common)]
+    rows = []
+    for (experiment, variant), row in cells.items():
+        name = ", ".join(part for part in variant.split(",") if part not in common)
+        title = name if len(experiments) == 1 else f"{experiment} {name}"
+        rows.append([title, *(" ".join(seeds) for seeds in row.values())])
+    columns = [Column(heading, right=False) for heading in ("cell", "done", "running", "left")]
+    above = ", ".join(filter(None, shared))
+    table = terminal(Table("", columns, rows, shared=f"Every cell: {above}" if above else ""), terminal_width())
     caption = f"{len(runs) - len(_left(runs))} of {len(runs)} runs done"
     if seconds and to_go:
         usual = sum(seconds) / len(seconds)
         caption += f", about {to_go * usual / 3600:.1f} hours to go at {usual / 60:.1f} minutes a run"
-    return f"{table}\n{caption}"
+    return f"{table}\n\n{paragraph(caption, terminal_width())}"
 
 
 @contextmanager

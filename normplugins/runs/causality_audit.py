@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 from torch import Tensor
 
 from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation.causality import Measured, measure_evaluation, measure_training, warmups
 from normplugins.evaluation.perplexity import load_model_and_text
 from normplugins.evaluation.reestimate import batches_asked
-from normplugins.models.config import is_causal
+from normplugins.models.language_model_config import is_causal
 from normplugins.runs import folder, record
 from normplugins.runs.scoring import set_threads
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
+from normplugins.utils.steps import step
+from normplugins.utils.terminal import say
 
 FORMAT = 1
 SEED = 1
@@ -142,10 +143,10 @@ def _finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any], Path]:
 
 def _figures(title: str, measure: Callable[[torch.Generator], Measured]) -> dict[str, Any]:
     """Measure one mode, print a summary and return the figures of the record."""
-    with Console(stderr=True).status(title):
+    with step(f"measuring the model in {title}"):
         figures = measure(torch.Generator().manual_seed(SEED)).figures()
     size = f"mean {figures['mean']:.3g}, max {figures['max']:.3g} nats"
-    print(
+    say(
         f"{title}: |change of log p| {'0, to the bit' if figures['identical'] else size}; "
         f"ppl {figures['ppl_true']:.4g} with the true future, {figures['ppl_replaced']:.4g} with a replaced one"
     )

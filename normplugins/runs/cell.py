@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normplugins.models.placement import norm_names
+from normplugins.models.norm_settings import norm_names
 from normplugins.norms import NormConfig, all_settings, known_norms
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training.distributed import world_size
@@ -22,7 +22,7 @@ from normplugins.training.distributed import world_size
 FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 """Config groups whose options are components of fairseq, or components of this plugin that replace them."""
 PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
-"""Paths on one machine, which a record does not hold."""
+"""Paths on one machine, which a record does not hold. Configs of older versions have a ``results_dir``."""
 # Besides settings declared with changes_result=False: the device, how often fairseq prints, how it loads batches, and
 # keys of corpora, hardware and tracking in older runs.
 _CHANGES_NO_RESULT = re.compile(
@@ -173,7 +173,7 @@ def _norm_default(config: DictConfig, field: str) -> Any:
     """Return the default of a norm setting that is null, or None if the norms that read it have different defaults."""
     section: Any = OmegaConf.to_container(config.norm, resolve=True)
     defaults = set()
-    for key, name in norm_names(config.model).items():
+    for key, name in ((key, name) for key, names in norm_names(config.model).items() for name in names):
         side = f"{key.partition('_')[0]}_attention_heads"
         heads = config.model.get(side, config.model.get("attention_heads", 1))
         try:

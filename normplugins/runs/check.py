@@ -13,13 +13,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from normplugins.corpora import corpus_config
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import kind_of
-from normplugins.models.config import check_model
+from normplugins.models.check import check_model
 from normplugins.norms import all_settings
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training import statistics_probe
 from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
+from normplugins.training.tracking import check_installed
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value
 
@@ -63,6 +64,7 @@ def check(config: DictConfig) -> None:
         raise UserError(f"unknown key 'norm.{unknown[0]}'. Known in norm: {', '.join(sorted(known))}")
     corpus_config(config.corpus).check()
     check_values(config)
+    check_installed(config.tracking.name)
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed}: below 2**32 is needed")
     if not re.fullmatch(r"\w[\w.-]*", config.experiment):

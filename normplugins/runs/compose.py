@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 import normplugins
 from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
-from normplugins.models.placement import norm_config, unread_settings
+from normplugins.models.norm_settings import norm_config, unread_settings
 from normplugins.norms import all_settings, has_statistics, known_norms
-from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
+from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
+from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
 from normplugins.runs.overrides import quote_texts
 from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
@@ -36,6 +37,8 @@ CONFIG_DIR = config_dir()
 ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
 # The warmups of norms, which a recipe or a comparison of norms may set for all: norms without warmup ignore them.
 WARMUP = re.compile(r"(pn_warmup_updates|model\.final_norm_warmup_updates)=\d+$")
+_WRONG_TYPE = re.compile(r"Value '(.*?)' (?:of type '\w+' )?(?:could not be converted to|is not a valid) (\w+)")
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "bool": "true or false"}
 # Hydra copies the whole store, with all nodes of fairseq, whenever it composes a config, but only reads the copy.
 ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
 
@@ -75,11 +78,6 @@ def norm_node(name: str) -> type:
         default = "${oc.select:statistics_per_update,false}" if per_update else one.default
         own.append((key, one.type if default is not None else one.type | None, field(default=default)))
     return make_dataclass("NormNode", own)
-
-
-def experiments() -> list[str]:
-    """Return the names of the experiments, each of which is a primary file in configs/."""
-    return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml") if not path.stem.startswith("_"))
 
 
 def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -225,13 +223,13 @@ def _first_lines(error: BaseException, count: int = 2) -> str:
 def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str:
     """Turn an error of Hydra into one line that names what is wrong and lists the known names."""
     text = str(error)
+    if message := wrong_type(error):
+        return message
     if isinstance(error, OverrideParseException):
         given, equals, value = error.override.partition("=")
         if not equals:
             return f"'{given}' is no override: KEY=VALUE is needed"
         return f"'{error.override}' cannot be read: quote a value with special characters, as in \"{given}='{value}'\""
-    if text.startswith("Error merging override") and error.__cause__:
-        return f"{text}: {_first_lines(error.__cause__, 1)}"
     group = re.search(r"Could not find '([\w./-]+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)'", text)
     if group:
         folder, _, name = group.group(1).rpartition("/")
@@ -253,6 +251,28 @@ def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
     known = [str(name) for name in section]
     if key.startswith("hardware.slurm") and parent == "hardware":
         return f"'{key}' needs hardware=slurm"
-    close = difflib.get_close_matches(leaf, known, n=3)
+    close = [f"{parent}.{name}" if parent else name for name in difflib.get_close_matches(leaf, known, n=3)]
+    if not parent and (meant := _with_leaf(config, key.rpartition(".")[2])):
+        return f"unknown key '{key}': did you mean {' or '.join(meant)}?"
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"unknown key '{key}': {hint}Known {'in ' + parent if parent else 'at the top'}: {', '.join(sorted(known))}"
+
+
+def _with_leaf(config: DictConfig, leaf: str) -> list[str]:
+    """Return the keys of a config whose last part is ``leaf``, or the model's keys for one of its stacks."""
+    values = dict(flatten(config, resolve=False))
+    exact = [key for key in values if key.rpartition(".")[2] == leaf]
+    found = exact or [key for key in values if re.fullmatch(rf"model\.(encoder|decoder)_{re.escape(leaf)}", key)]
+    return [key for key in found if values[key] not in [f"${{{other}}}" for other in found]]
+
+
+def wrong_type(error: BaseException) -> str | None:
+    """Return one line for a value of the wrong type, ``KEY=VALUE`` as the user typed it, or None for another error."""
+    found = _WRONG_TYPE.search(str(error.__cause__ or error))
+    if not found:
+        return None
+    full_key = re.search(r"full_key: (\S+)", str(error))
+    override = re.search(r"Error merging override (\S+?)=", str(error))
+    key = override[1] if override else full_key[1] if full_key else ""
+    needed = _TYPES.get(found[2], f"a value of type {found[2]}")
+    return f"{key}={found[1]}: {needed} is needed" if key else f"'{found[1]}': {needed} is needed"

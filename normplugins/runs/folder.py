@@ -19,21 +19,21 @@ from yaml import YAMLError
 
 from normplugins.corpora import PreparedCorpus, PreparedText, changed_files
 from normplugins.evaluation.tasks import KINDS
-from normplugins.runs import record
+from normplugins.runs import inventory, record
 from normplugins.runs.cell import PLACES, changed_settings, flatten
 from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.checkpoints import LAST
 from normplugins.training.distributed import threads_per_process, world_size
 from normplugins.training.progress import LOG
+from normplugins.training.tracking import EVENTS
 from normplugins.utils.errors import InUse, UserError
 from normplugins.utils.files import whole_file
 from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.locks import hold_lock
 
-CONFIG = "config.yaml"
+CONFIG, RECORD = inventory.CONFIG, inventory.RECORD
 PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
-RECORD = "record.json"
 SCORES = "scores.json"
 REMEDIES = {
     RECORD: "delete it, and the same command makes it again",
@@ -82,7 +82,8 @@ def clear(directory: Path) -> None:
     for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, SCORES, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
         for path in directory.glob(pattern):  # the config last, because a folder without it cannot be cleared
             path.unlink()
-    shutil.rmtree(directory / "wandb", ignore_errors=True)
+    for name in ("wandb", EVENTS):
+        shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def save_or_check_config(directory: Path, config: DictConfig) -> None:

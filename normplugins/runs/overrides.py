@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from functools import cache
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from normplugins.corpora import CORPORA
+from normplugins.models.config import NormTransformerConfig
+from normplugins.models.language_model_config import LANGUAGE_MODELS
 from normplugins.runs.settings import OF_TASK, declared
 
 
@@ -26,7 +29,7 @@ def _quote(override: str, sweep: bool) -> str:
     if not equals or key.lstrip("+") not in text_settings():
         return override
     interpolated = re.search(r"\$\\?\{", value)  # Hydra's sweeper escapes the brace
-    if value in ("", "null") or value[0] in "'\"" or interpolated or (sweep and "," in value):
+    if value in ("", "null") or value[0] in "'\"" or interpolated or (sweep and "," in value and value[0] not in "[{"):
         return override
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"{key}='{escaped}'"
@@ -41,5 +44,8 @@ def text_settings() -> frozenset[str]:
 def _typed_settings() -> Iterator[tuple[str, object]]:
     for settings in OF_TASK.values():
         yield from ((key, each.type) for key, each in declared(settings))
+    models: list[Any] = [NormTransformerConfig, *LANGUAGE_MODELS.values()]
+    for model in models:
+        yield from ((f"model.{each.name}", each.type) for each in fields(model))
     for corpus in CORPORA.values():
         yield from ((f"corpus.{key}", type_) for key, type_ in get_type_hints(corpus).items())

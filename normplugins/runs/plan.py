@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-import textwrap
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,6 +25,8 @@ from normplugins.runs.run import run_title
 from normplugins.runs.scoring import set_threads
 from normplugins.training.distributed import on_cpu, world_size
 from normplugins.utils.json_file import read_json
+from normplugins.utils.steps import Echo, step
+from normplugins.utils.terminal import definitions, terminal_width
 
 # Sentences and tokens of training texts that neither a config nor a paper gives: the side with more tokens, including
 # subwords and the end of each sentence. IWSLT14: fairseq's recipe. WMT14: fairseq's log of the same three corpora with
@@ -34,7 +34,6 @@ from normplugins.utils.json_file import read_json
 COUNTED = {"iwslt14": (160_239, 4_035_591 + 160_239), "wmt14": (4_500_966, 137_628_246)}
 LENGTH, LONGEST = 30, 100  # tokens in a sentence of an unknown corpus
 CPU_TOKENS = 1000  # largest batch that is measured on a CPU, where a full one may take minutes
-WIDTH = 110  # columns of the output unless it is a terminal
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,7 @@ def show_plan(config: DictConfig) -> None:
     """
     rows = make_plan(config)
     print(f"{run_title(config)}: a plan. Nothing is downloaded, trained or written.\n")
-    width = shutil.get_terminal_size((WIDTH, 24)).columns
-    for name, text in rows.items():
-        print(textwrap.fill(text, width, initial_indent=f"  {name:<17}", subsequent_indent=" " * 19))
+    print(definitions(rows, terminal_width()))
 
 
 def make_plan(config: DictConfig) -> dict[str, str]:
@@ -86,7 +83,8 @@ def make_plan(config: DictConfig) -> dict[str, str]:
     task, batch = made_up(kind_of(config.task._name), settings, size.types)
     full = batch_tokens(config, size)
     lengths = [min(length, full) for length in (size.length, size.longest)]
-    return describe(config, size, measure(settings, task, batch, full, *lengths))
+    with step("measuring a training step on this machine, with random tokens") as tell:
+        return describe(config, size, measure(settings, task, batch, full, *lengths, tell=tell))
 
 
 def batch_tokens(config: DictConfig, size: CorpusSize) -> int:
@@ -176,7 +174,14 @@ def made_up(kind: Kind, config: DictConfig, types: int) -> tuple[Any, Callable[[
     return kind.bare_task(config.task, dictionary), batch
 
 
-def measure(config: DictConfig, task: Any, batch: Callable[[int, int], Any], full: int, *lengths: int) -> Step:
+def measure(
+    config: DictConfig,
+    task: Any,
+    batch: Callable[[int, int], Any],
+    full: int,
+    *lengths: int,
+    tell: Echo = lambda _: None,
+) -> Step:
     """Build the model in one process, train it for two steps and measure the second.
 
     Args:
@@ -185,8 +190,10 @@ def measure(config: DictConfig, task: Any, batch: Callable[[int, int], Any], ful
         batch: makes a batch from a number of sentences and their length in tokens.
         full: tokens in a full batch.
         lengths: tokens in a typical sentence, then in other sentences whose activations may take more memory.
+        tell: called with what is done, before it is done.
     """
     config.distributed_training.distributed_world_size = 1
+    tell("building the model")
     trainer = Trainer(config, task, task.build_model(config.model), task.build_criterion(config.criterion))
     model = trainer.model.train()
 
@@ -195,19 +202,23 @@ def measure(config: DictConfig, task: Any, batch: Callable[[int, int], Any], ful
         return saved_bytes(model, lambda: trainer.criterion(model, sample))
 
     def full_batch(length: int) -> int:  # linear in the number of sentences, except that one alone needs fewer copies
+        tell(f"measuring the memory of sentences of {length} tokens")
         two, three = activations(2, length), activations(3, length)
         return two + (max(1, full // length) - 2) * (three - two)
 
     saved = max(full_batch(length) for length in set(lengths))
     sentences = max(1, (full if trainer.cuda else min(full, CPU_TOKENS)) // lengths[0])
     sample, _ = trainer._prepare_sample(batch(sentences, lengths[0]))
-    for _ in range(2):  # the first step is slower, because the optimizer allocates its state
+    took = ""
+    for number in (1, 2):  # the first step is slower, because the optimizer allocates its state
+        tell(f"training step {number} of 2, with {sentences * lengths[0]:,} tokens{took}")
         begun = _clock(trainer.cuda)
         trainer.task.train_step(sample, model, trainer.criterion, trainer.optimizer, 1)
         gradients = _bytes(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
         trainer.optimizer.step()
         trainer.zero_grad()
         seconds = _clock(trainer.cuda) - begun
+        took = f" (the first took {seconds:.0f} s)"
     own = {id(parameter) for parameter in model.parameters()}
     # In half precision the optimizer has float32 copies of the parameters and of their gradients.
     copies = [parameter for parameter in trainer.optimizer.params if id(parameter) not in own]

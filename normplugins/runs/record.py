@@ -1,4 +1,4 @@
-"""The record of a run: one JSON file under results/ with everything that its scores depend on."""
+"""The record of a run: one JSON file in its folder with everything that its scores depend on."""
 
 import os
 import platform
@@ -66,7 +66,7 @@ def git_commit() -> str | None:
     root = checkout()
     if root is None:
         return f"v{normplugins.__version__}"
-    # results/ changes with every run and does not change what a run does
+    # results/ changes with every published run and does not change what a run does
     status = ["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)results"]
     try:
         commit, changed = (

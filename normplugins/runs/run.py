@@ -16,7 +16,8 @@ from normplugins.runs import folder, record
 from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.scoring import describe_scores, publish_translations, score_checkpoints, set_threads
+from normplugins.runs.display_name import display_name
+from normplugins.runs.scoring import describe_scores, score_checkpoints, set_threads
 from normplugins.training import checkpoints, distributed
 from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.history import saved_history
@@ -26,6 +27,7 @@ from normplugins.training.rendezvous import Rendezvous, file_sizes
 from normplugins.training.tracking import Tracker, tracked
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
+from normplugins.utils.terminal import say
 
 # Settings that may differ between the ranks of a run: places on their machines, and what only rank zero reads.
 MAY_DIFFER = re.compile(
@@ -40,7 +42,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     train with it. If no launcher such as torchrun started this process, it launches the processes of the run itself.
 
     Returns:
-        The record, as written to ``results/runs/<experiment>/<variant>/seed<k>.json``; None in the other ranks.
+        The record, as written to ``record.json`` in the run's folder; None in the other ranks.
 
     Raises:
         UserError: anything that the user can correct, such as another process that works in the run's folder, a folder
@@ -79,7 +81,7 @@ def run_plain(config: dict[str, Any]) -> dict[str, Any] | None:
 def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> dict[str, Any]:
     """Complete a run as its only process, or as rank zero, for which the other ranks wait at the ``rendezvous``."""
     set_threads(config)
-    directory, result = Path(config.run_dir), result_path(config)
+    directory = Path(config.run_dir)
     with folder.locked(directory):
         if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued job resumes
             folder.clear(directory)
@@ -88,12 +90,9 @@ def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> d
         if done is None:
             done = complete_steps(config, directory, rendezvous)
         else:
-            print(f"{run_title(config)}: already complete, in {directory} (force=true runs it again)")
-        publish_translations(done, directory, result.parent)
-        if not result.exists() or result.read_bytes() != (directory / folder.RECORD).read_bytes():
-            write_json(result, done)
-    print(summary(done))
-    print(f"recorded in {result}")
+            say(f"{run_title(config)}: already complete, in {directory} (force=true runs it again)")
+    say(summary(done))
+    print(f"recorded in {directory / folder.RECORD}")
     return done
 
 
@@ -106,7 +105,8 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
     config.task.data, config.checkpoint.save_dir = str(corpus.bin_dir), str(directory)
     run_identity = folder.identity(directory, corpus)
     history = saved_history(directory, run_identity)
-    with tracked(tracking(config, directory), history.curves if history else {}) as tracker:
+    curves, updates = (history.curves, history.updates) if history else ({}, 0)
+    with tracked(tracking(config, directory), curves, config.tracking.name, updates) as tracker:
         if history is None or history.stopped_by is None:
             work = partial(train, config, fairseq_config(config), run_identity, run_title(config), tracker)
             if rendezvous:
@@ -118,12 +118,12 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
                 work()
             history = saved_history(directory, run_identity)
         assert history is not None
-        print(
+        say(
             f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
             f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
         )
         averaged = average_epochs(directory, config.evaluate.average, run_identity)
-        print(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
+        say(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
         scored, files = score_checkpoints(config, corpus, directory)
         statistics = reestimate.provenance(config, directory / files[scored["scored_by"]]["file"], averaged)
         folder.verify_corpus(directory, corpus)
@@ -188,8 +188,8 @@ def average_epochs(directory: Path, count: int | None, run_identity: Identity) -
 
 
 def run_title(config: DictConfig) -> str:
-    """Return the name of a run, with its label if it has one."""
-    name, label = f"{config.experiment} {config.variant} seed {config.seed}", run_label(config)
+    """Return the short name of a run, with its label if it has one."""
+    name, label = f"{config.experiment} {display_name(config.variant, config.seed)}", run_label(config)
     return f"{name} ({label})" if label else name
 
 
@@ -199,23 +199,18 @@ def run_label(config: DictConfig) -> str:
 
 
 def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
-    """Return the arguments of ``wandb.init``: the group is the experiment, the name is the cell and the seed."""
+    """Return the arguments of ``wandb.init``: the group is the experiment, the name says what differs and the seed."""
     label = run_label(config)
     return {
         "project": config.tracking.project,
         "entity": config.tracking.entity,
         "group": config.experiment,
-        "name": f"{config.variant}-seed{config.seed}",
+        "name": display_name(config.variant, config.seed),
         "tags": [config.experiment, config.norm.name, config.corpus.name, *([label] if label else [])],
         "dir": str(directory),
         "id": folder.wandb_id(directory) if config.tracking.project else "",
         "config": OmegaConf.to_container(config, resolve=True, enum_to_str=True),
     }
-
-
-def result_path(config: DictConfig) -> Path:
-    """Return the path of the run's published record."""
-    return Path(config.results_dir) / "runs" / config.experiment / config.variant / f"seed{config.seed}.json"
 
 
 def summary(done: dict[str, Any]) -> str:

@@ -21,11 +21,12 @@ from normplugins.evaluation.tasks import Kind, kind_of
 from normplugins.runs import folder
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
-from normplugins.runs.compose import check_types
+from normplugins.runs.compose import check_types, wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256, whole_file
 from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.terminal import say
 from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
 
@@ -110,21 +111,6 @@ def describe_scores(
     return [*lines, f"  {label}"] if label else lines
 
 
-def publish_translations(done: dict[str, Any], directory: Path, destination: Path) -> None:
-    """Copy the files that a record names under ``translations`` from the run's folder, unless they exist.
-
-    Raises:
-        UserError: a file is missing in the run's folder, or cannot be written.
-    """
-    for kept in done.get("translations", {}).values():
-        source, target = directory / kept["file"], destination / kept["file"]
-        if target.exists() and sha256(target) == kept["sha256"]:
-            continue
-        if not source.exists():
-            raise UserError(f"{source} is missing, and the run's record names it: force=true starts the run again")
-        _copy(source, target)
-
-
 def _file_entry(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": sha256(path)}
 
@@ -167,7 +153,7 @@ def rescore(
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     kind.check_corpus(config, corpus)
     if not folder.check_corpus(directory, corpus):
-        print(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
+        say(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
     with tempfile.TemporaryDirectory() as scratch:
         outputs, identity = save or Path(scratch), folder.identity(directory, corpus)
         checkpoint = found[0]
@@ -179,10 +165,10 @@ def rescore(
         scored = checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
         scores, speed = kind.evaluate(config, scored, corpus, outputs / output_name(kind, name, average))
     if not (directory / folder.RECORD).exists():
-        print(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
+        say(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
     others = {test_set: metrics for test_set, metrics in scores.items() if test_set != "test"}
     for line in describe_scores(kind, scores.get("test", {}), others, dict(flatten(config))):
-        print(line)
+        say(line)
     for unit, amount in speed.items():
         print(f"{unit.replace('_', ' ')}: {amount:,}")
     return scores
@@ -204,7 +190,7 @@ def change(config: DictConfig, overrides: Sequence[str], kind: Kind) -> str | No
     try:
         check_types(config)
     except OmegaConfBaseException as error:
-        raise UserError(str(error)) from error
+        raise UserError(wrong_type(error) or str(error)) from error
     OmegaConf.set_struct(config, True)  # only now, because the config of an older run lacks newer keys
     check_values(config)
     return name
@@ -225,5 +211,5 @@ def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Pat
         if epochs := checkpoints.epoch_checkpoints(directory):
             return epochs[-average:]
     if not path.exists():
-        raise UserError(f"{directory} holds no finished run ({path.name} is needed)")
+        raise UserError(f"{directory} holds no finished run, or a cleaned one ({path.name} is needed)")
     return [path]

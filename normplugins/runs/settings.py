@@ -77,7 +77,7 @@ class SlurmHardwareSettings(HardwareSettings):
 class TrackingSettings:
     """The section ``tracking``."""
 
-    name: str = neutral(MISSING, "name of the tracking config: none or wandb")
+    name: str = neutral(MISSING, "name of the tracking config: none, tensorboard or wandb")
     project: str | None = neutral(None, "project of Weights & Biases")
     entity: str | None = neutral(None, "user or team of Weights & Biases; null: its own default")
 
@@ -118,7 +118,6 @@ class RunSettings:
     seed: int = setting(1, "seed of every random generator")
     variant: str = setting(MISSING, "name of the cell; it is derived from the norm and the overrides")
     data_dir: str = neutral("data", "folder of the corpora")
-    results_dir: str = neutral("results", "folder of the published records")
     run_dir: str | None = neutral("runs/${experiment}/${variant}/seed${seed}", "folder of the run")
     force: bool = neutral(False, "delete the run's folder and start again")
     dry_run: bool = neutral(False, "print what the run would need, and do nothing")

@@ -16,6 +16,7 @@ from fairseq.trainer import Trainer
 
 from normplugins.training.checkpoint_seal import Identity, find_damage, find_difference, identity_of, seal
 from normplugins.utils.errors import UserError
+from normplugins.utils.steps import progress
 
 LAST = "checkpoint_last.pt"
 BEST = "checkpoint_best.pt"
@@ -166,7 +167,7 @@ def average(paths: Sequence[Path], destination: Path, run: Identity | None = Non
         raise UserError(f"no checkpoint to average in {destination.parent}: the run has not finished an epoch")
     sums: dict[str, torch.Tensor] = {}
     state: dict[str, Any] = {}
-    for path in paths:
+    for path in progress(paths, "averaging checkpoints", "files"):
         state = load(path, run)
         if sums and sums.keys() != state["model"].keys():
             raise UserError(f"{path} holds another model than {paths[0]}: cannot average them")

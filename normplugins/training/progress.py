@@ -1,13 +1,17 @@
 """The display of a run's progress: a live bar on a terminal, plain lines otherwise."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import progress
 from rich.console import Console
 from typing_extensions import Self
 
-from normplugins.training.history import History
+if TYPE_CHECKING:  # the history imports torch, which a reader of the log does not need
+    from normplugins.training.history import History
 
 LOG = "train.log"
 """The file in a run's folder that gets every line of progress."""

@@ -15,13 +15,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from normplugins.models.layers import NORM_ATTRIBUTES
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.group_scaling import scale_groups
 from normplugins.norms.statistics import token_rows
 from normplugins.utils.errors import UserError
 
 PER_DECADE = 8
-NORMS = ("norm", "final_norm")
 """The names of norms in the modules of all models."""
 
 
@@ -48,7 +48,7 @@ class StatisticsProbe:
 
     def __init__(self, model: nn.Module, on: bool) -> None:
         modules = model.named_modules() if on else ()
-        self._norms = {name: module for name, module in modules if name.rpartition(".")[2] in NORMS}
+        self._norms = {name: module for name, module in modules if name.rpartition(".")[2] in NORM_ATTRIBUTES}
 
     @contextmanager
     def watch(self, update: int) -> Iterator[list[dict[str, Any]]]:

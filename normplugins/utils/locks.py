@@ -1,6 +1,7 @@
 """Exclusive locks between processes."""
 
 import errno
+import fcntl
 import os
 import socket
 import sys
@@ -44,6 +45,18 @@ def hold_lock(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process on this machine, or on one that shares its locks, holds the lock of :func:`hold_lock`."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no lock, or the file system has no locks
+        return False
+    return False
 
 
 def this_process() -> str:

@@ -11,9 +11,10 @@ from normplugins.evaluation.causality import draw_replacements, measure_evaluati
 from normplugins.norms import known_norms, sees_sentence
 from normplugins.utils.errors import UserError
 from tests.helpers.language_models import SEGMENT, make_language_model, make_segments, train_lm
+from tests.helpers.norms import BATCH_NORMS
 
 NORMS = known_norms()
-OF_THE_BATCH = ("bn", "bn_released", "pnv", "weight")
+OF_THE_BATCH = tuple(name for name in BATCH_NORMS if not name.startswith("pn_") and name != "pn")
 TEXT = torch.randint(2, 20, (500,), generator=torch.Generator().manual_seed(1))
 CAUSAL = [("tensor", {"causal": True}), ("transformer", {})]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normplugins.models.config import NORM_SEES_THE_FUTURE, SEES_THE_FUTURE
+from normplugins.models.language_model_config import NORM_SEES_THE_FUTURE, SEES_THE_FUTURE
 from normplugins.runs.compose import compose_config
 from normplugins.runs.run import tracking
 from tests.helpers.runs import LINES, TINY_LM, Point, command, differences, eval_lm, files, load, outcome
@@ -122,14 +122,14 @@ def test_sweep_of_an_adaptive_softmax_s_mean(normplugins, made_up_text, at_home,
     corpus = ["corpus=ptb", "model.adaptive_softmax_cutoff='4,8'", "tracking=none", "evaluate.average=2"]
     status, said, errors = normplugins("run", "wikitext2", "-m", "model.causal=true,false", *corpus, *TINY_LM)
     assert status == 0, errors
-    found = sorted((tmp_path / "results").rglob("seed1.json"))
+    found = sorted((tmp_path / "runs").rglob("record.json"))
     assert len(found) == 2
     for path in found:
         record = json.loads(path.read_text(encoding="utf-8"))
         assert record["training"]["averaged"] == ["checkpoint2.pt", "checkpoint3.pt"]
         assert record["metrics"]["ppl"]["score"] < 30
         assert (record["scored_by"], list(record["scores"])) == ("averaged", ["averaged", "last", "best"])
-        run = Path("runs", *path.with_suffix("").parts[-3:])
+        run = path.parent.relative_to(tmp_path)
         checkpoint, (bin_dir,) = run / "checkpoint_averaged.pt", Path("data").glob("*/*/bin")
         if not load(checkpoint)["cfg"]["model"]["causal"]:
             refused = command(["fairseq", "eval-lm", str(bin_dir), "--path", str(checkpoint), "--cpu"], tmp_path)

@@ -7,23 +7,10 @@ from fairseq.data import Dictionary
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from normplugins.models.transformer import NormTransformer
+from normplugins.norms import sees_sentence
+from tests.helpers.norms import NORMS as NORMS
 
-NORMS = (
-    "ln",
-    "bn",
-    "bn_released",
-    "pnv",
-    "pn",
-    "pn_alg2",
-    "none",
-    "rms",
-    "scale",
-    "group",
-    "instance",
-    "weight",
-    "affine",
-)
-CAUSAL_NORMS = tuple(norm for norm in NORMS if norm != "instance")
+CAUSAL_NORMS = tuple(norm for norm in NORMS if not sees_sentence(norm))
 PAD = 1
 
 

@@ -183,10 +183,9 @@ class Trained:
     def data_dir(self) -> Path:
         return self.folder / "data"
 
-    @cached_property
+    @property
     def result(self) -> Path:
-        (path,) = (self.folder / "results").rglob("seed*.json")
-        return path
+        return self.directory / "record.json"
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -225,10 +224,9 @@ def whole_and_broken(arguments: list[str], folder: Path, normplugins: Any, monke
 def outcome(folder: Path, directory: Path, result: Path | None = None) -> dict[str, Any]:
     """Everything that a run produced and that must not depend on how often it was broken off.
 
-    ``result``: its published record, where it is not the only one in the folder.
+    ``result``: its published record; None: the record in its own folder.
     """
-    if result is None:
-        (result,) = (folder / "results").rglob("seed*.json")
+    result = result or directory / "record.json"
     record = json.loads(result.read_text(encoding="utf-8"))
     last = load(directory / "checkpoint_last.pt")
     averaged = [load(path) for path in directory.glob("checkpoint_averaged.pt")]

@@ -7,7 +7,7 @@ from fairseq.criterions.adaptive_loss import AdaptiveLoss
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.distributed import ModuleProxyWrapper
 
-from normplugins.models.placement import refuse_unread_settings
+from normplugins.models.norm_settings import refuse_unread_settings
 from normplugins.norms import end_update, running_statistics
 from normplugins.utils.errors import UserError
 from tests.helpers.language_models import MODELS, make_language_model, make_segments, make_task

@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from normplugins.models.config import NormTransformerConfig
-from normplugins.models.placement import refuse_unread_settings
+from normplugins.models.norm_settings import refuse_unread_settings
 from normplugins.norms import NormConfig, all_settings, build_norm
 from normplugins.norms.layer_norm import LayerNorm
 from normplugins.utils.errors import UserError
@@ -13,7 +13,8 @@ from tests.helpers.models import make_model, make_settings
 
 
 def build(side="encoder", final=False, **changes):
-    return NormTransformerConfig.resolve(make_settings(**changes)).build_norm(f"{side}_norm", final)
+    settings = NormTransformerConfig.resolve(make_settings(**changes))
+    return settings.build_norm(f"{side}_norm", "final" if final else "ffn")
 
 
 def test_every_setting_of_a_norm_is_a_setting_of_the_models_with_a_help_text():

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normplugins.models.layers import Residual
+from normplugins.models.placement import PLACEMENTS
 from normplugins.models.tensor_attention import BLOCK, TensorAttention, contract
-from normplugins.norms import NormConfig, build_norm
+from normplugins.norms import build_norm
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CAUSAL = pytest.mark.parametrize("causal", [False, True], ids=["as published", "causal"])
@@ -25,8 +26,9 @@ def test_it_is_the_published_one(cores):
     x = golden["w"].requires_grad_()
     length, batch, dim = x.shape
     attention = TensorAttention(dim, golden["r_w_bias"].numel(), length, cores, causal=False)
-    settings = SimpleNamespace(normalize_before=False, dropout=0.0)
-    layer = Residual(attention, build_norm(NormConfig(name="ln"), dim), settings).double()
+    layer = Residual(
+        attention, lambda: build_norm("ln", dim), SimpleNamespace(dropout=0.0), PLACEMENTS["post"]
+    ).double()
     names = {"qkv_net": "sublayer.qkv", "r_net": "sublayer.position", "o_net": "sublayer.out", "layer_norm": "norm"}
     state = {"sublayer.cores": golden["param_core_value"]}
     for theirs, ours in names.items():

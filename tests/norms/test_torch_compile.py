@@ -64,6 +64,17 @@ def test_compiled_norms_take_the_same_steps_in_one_graph(name: str, settings: di
     same_steps(norm, "aot_eager" if has_statistics(name) else "eager")
 
 
+@pytest.mark.parametrize("name", ["bn", "instance"])
+def test_masks_and_layouts_are_part_of_the_graph(name: str) -> None:
+    norm = build_norm(name, 16, batch_first=True)
+    compiled = copy.deepcopy(norm)
+    compiled.compile(fullgraph=True, dynamic=True, backend="eager")
+    for step in range(2):
+        x, mask = batch(step)
+        x = x.transpose(0, 1)
+        torch.testing.assert_close(compiled(x, attention_mask=(~mask).long()), norm(x, mask))
+
+
 @needs_compiler
 @pytest.mark.skipif(" " in torch.__file__, reason="PyTorch hands its own folder to the compiler unquoted")
 def test_inductor_fuses_pn_and_keeps_its_numbers() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.report import report
+from normplugins.report.page import report
 
 
 class Page:

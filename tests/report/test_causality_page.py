@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.report.causality_page import causality_table, read_causality, write_page
+from normplugins.report.causality_page import causality_table, draw, read_causality, write_page
 from normplugins.utils.errors import UserError
+from tests.helpers.pictures import clipped, overlapping
 
 
 def change(mean=0.0, identical=None):
@@ -112,7 +113,11 @@ def test_the_same_records_give_the_same_files(rows, tmp_path):
     paths = write_page(tmp_path)
     before = [path.read_bytes() for path in paths]
     assert [path.read_bytes() for path in write_page(tmp_path)] == before
-    assert {path.relative_to(tmp_path) for path in paths} == {Path("causality.md"), Path("figures/causality.png")}
+    assert {path.relative_to(tmp_path) for path in paths} == {
+        Path("causality.md"),
+        Path("figures/causality.png"),
+        Path("figures/causality.svg"),
+    }
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", json.dumps(record() | {"format": 2}), json.dumps({"format": 1})])
@@ -122,3 +127,11 @@ def test_a_broken_record_is_named(tmp_path, broken):
     path.write_text(broken, encoding="utf-8")
     with pytest.raises(UserError, match=r"seed1\.json"):
         read_causality(tmp_path)
+
+
+def test_no_text_of_the_figure_is_cut_or_covers_another(rows, tmp_path):
+    wide = {"name": "norm_transformer_lm", "normalize_before": True}
+    rows(record("instance", model=wide), record("bn_released", causal=False, evaluation=mode(2.0)), record("pn"))
+    figure = draw(read_causality(tmp_path))
+    assert clipped(figure) == []
+    assert overlapping(figure) == []

@@ -1,89 +1,127 @@
-"""The curves: a whole PNG, the same colour for the same norm."""
+"""The loss curves: every norm is shown and named, beside LN, and no text is cut or covers another."""
 
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
-from matplotlib.image import imread
+from matplotlib.figure import Figure
 
 from normplugins.norms import known_norms
-from normplugins.report.figures import colour, curves
+from normplugins.report import style
+from normplugins.report.figures import curves
 from normplugins.report.records import read_results
+from tests.helpers.pictures import clipped, overlapping, written
 from tests.helpers.records import language_model, put, record
 
 
-def drawn(tmp_path: Path, *variants: str, **changes) -> np.ndarray:
-    """The pixels (height, width, RGBA) of a figure of runs of these variants."""
+def results_of(tmp_path: Path, *variants: str, **changes) -> pd.DataFrame:
     for variant in variants:
         put(tmp_path, record("demo", variant, floor=4.0, **changes))
-    path = tmp_path / "curves.png"
-    curves(read_results(tmp_path), path)
-    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    return imread(path)
+    return read_results(tmp_path)
 
 
-def pixels_of(image: np.ndarray, norm: str) -> int:
-    return int((np.abs(image[..., :3] - to_rgb(colour(norm))).max(-1) < 0.02).sum())
+def raised(variant: str, seed: int, by: float) -> dict:
+    """A record whose losses are higher by so many bits."""
+    content = record("demo", variant, seed, floor=4.0)
+    for points in content["curves"].values():
+        for point in points:
+            point["loss"] += by
+    return content
 
 
-def test_a_figure_is_an_image_with_each_norm_in_its_colour(tmp_path: Path) -> None:
-    put(tmp_path, record("demo", "bn", floor=5.0))
-    image = drawn(tmp_path, "pn")
-    height, width = image.shape[:2]
-    assert width >= 1000
-    assert height >= 500
-    assert pixels_of(image, "bn") > 300
-    assert pixels_of(image, "pn") > 300
-    assert pixels_of(image, "pn_alg2") == 0
+def lines_of(figure: Figure, norm: str, lower: bool) -> list[np.ndarray]:
+    """The losses of the lines in a norm's colour, in the lower (difference) or in the upper panels."""
+    parts = [axes for axes in figure.axes if axes.get_ylabel().startswith("minus") == lower]
+    lines = [line for axes in parts for line in axes.lines]
+    return [line.get_ydata() for line in lines if to_rgb(line.get_color()) == to_rgb(style.colour(norm))]
 
 
-def test_colours_differ_between_the_norms_and_do_not_depend_on_the_others() -> None:
+def test_few_lines_share_a_panel_and_have_labels(tmp_path: Path) -> None:
+    figure = curves(results_of(tmp_path, "ln", "pn", "pn,norm.group_scaling=false", "bn"))
+    assert len(figure.axes) == 2
+    assert written(figure).count("pn group_scaling=false") == 2
+    assert clipped(figure) == []
+    assert overlapping(figure) == []
+
+
+@pytest.mark.slow
+def test_many_cells_have_a_panel_each_and_every_norm_is_named(tmp_path: Path) -> None:
     norms = known_norms()
-    assert len({colour(norm) for norm in norms}) == len(norms)
-    assert colour("mine") == colour("mine")
+    long = ["pn,norm.group_scaling=false,optimization.max_update=100000"]
+    figure = curves(results_of(tmp_path, *norms, *long), "train_curve")
+    texts = written(figure)
+    assert [norm for norm in norms if norm not in texts] == []
+    assert "grey: ln" in texts
+    assert clipped(figure) == []
+    assert overlapping(figure) == []
 
 
-def test_a_run_far_shorter_than_the_others_is_left_out(tmp_path: Path) -> None:
+def test_language_models_are_named_and_compared_with_their_own_ln(tmp_path: Path) -> None:
+    for norm in ("ln", "pn", "bn"):
+        for kind in ("", ",reading=masked", ",architecture=transformer"):
+            put(tmp_path, language_model("ptb", norm + kind, floor=4.0))
+    figure = curves(read_results(tmp_path))
+    texts = written(figure)
+    assert texts.count("pn reading=masked") == 1
+    assert '"sees the future": the model reads' in texts
+    assert len(figure.axes) == 2 * 6
+    assert clipped(figure) == []
+    assert overlapping(figure) == []
+
+
+def test_the_lower_panel_is_the_difference_to_the_mean_of_ln(tmp_path: Path) -> None:
+    for variant, seed, by in (("ln", 1, 0.0), ("ln", 2, 0.2), ("pn", 1, 0.4), ("pn", 2, 0.6)):
+        put(tmp_path, raised(variant, seed, by))
+    figure = curves(read_results(tmp_path))
+    (difference,) = lines_of(figure, "pn", lower=True)
+    assert difference == pytest.approx(0.4)
+    bands = [band for band in figure.axes[1].collections if isinstance(band, PolyCollection)]
+    assert len(bands) == 2
+    heights = bands[1].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((0.3, 0.5))
+    assert "mean over seeds (2); bands: lowest to highest seed" in written(figure)
+
+
+def test_one_seed_is_a_line_and_the_figure_says_so(tmp_path: Path) -> None:
+    figure = curves(results_of(tmp_path, "ln", "pn"))
+    assert not any(axes.collections for axes in figure.axes)
+    assert "one seed: each line is one run" in written(figure)
+
+
+def test_axes_name_quantity_unit_and_scale(tmp_path: Path) -> None:
+    figure = curves(results_of(tmp_path, "ln", "pn"))
+    labels = [text.replace("\n", " ") for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())]
+    assert labels == ["", "loss, linear (bits/token)", "updates, linear", "minus ln, linear (bits/token)"]
+
+
+def test_without_ln_there_is_no_difference(tmp_path: Path) -> None:
+    figure = curves(results_of(tmp_path, "bn", "pn"))
+    assert len(figure.axes) == 1
+    assert "minus ln" not in written(figure)
+
+
+def test_a_run_far_shorter_than_the_others_is_only_named(tmp_path: Path) -> None:
     put(tmp_path, record("demo", "bn,optimization.max_update=100", updates=100, floor=4.0))
-    image = drawn(tmp_path, "ln", updates=20_000)
-    assert pixels_of(image, "bn") == 0
-    assert pixels_of(image, "ln") > 300
+    figure = curves(results_of(tmp_path, "ln", updates=20_000))
+    assert lines_of(figure, "bn", lower=False) == []
+    assert "too short to draw: bn, optimization.max_update=100" in written(figure)
 
 
-def test_one_point_or_a_flat_curve_is_no_obstacle(tmp_path: Path) -> None:
+def test_one_point_is_visible(tmp_path: Path) -> None:
     content = record("demo", "pn", updates=50, epochs=1, floor=4.0)
     content["curves"]["train"] = []
     put(tmp_path, content)
-    assert pixels_of(drawn(tmp_path), "pn") > 20
+    (line,) = curves(read_results(tmp_path)).axes[0].lines
+    assert len(line.get_xdata()) == 1
+    assert line.get_marker() == "o"
 
 
-def test_the_users_own_matplotlib_settings_change_nothing(tmp_path: Path) -> None:
-    plain = drawn(tmp_path, "ln")
-    with mpl.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "savefig.dpi": 20}):
-        assert np.array_equal(drawn(tmp_path, "ln"), plain)
-        assert mpl.rcParams["lines.linewidth"] == 9
-
-
-def test_kinds_of_language_models_are_drawn_in_styles_of_their_own(tmp_path: Path) -> None:
-    inks = {}
-    for variant in ("pn", "pn,model.causal=true", "pn,architecture=transformer"):
-        put(tmp_path / variant, language_model("ptb", variant, floor=4.0))
-        path = tmp_path / f"{variant}.png"
-        curves(read_results(tmp_path / variant), path)
-        # the training panel alone: it has no markers, and the legend is below it
-        image = imread(path)
-        inks[variant] = pixels_of(image[: image.shape[0] * 3 // 4, : image.shape[1] // 2], "pn")
-    solid, dashed, dotted = inks.values()
-    assert solid > 1.2 * dashed
-    assert dashed > 1.2 * dotted > 50
-
-
-def test_a_long_legend_makes_the_figure_taller_and_leaves_the_curves_their_room(tmp_path: Path) -> None:
-    few = drawn(tmp_path / "few", "ln", "pn")
-    for norm in known_norms():
-        for kind in ("", ",model.causal=true"):
-            put(tmp_path / "many", language_model("demo", norm + kind, floor=4.0))
-    many = drawn(tmp_path / "many")
-    assert many.shape[0] > few.shape[0] + 100
-    assert many.shape[1] == few.shape[1]
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    results = results_of(tmp_path, "ln", "pn")
+    first, second = (
+        [path.read_bytes() for path in style.write(curves(results), tmp_path / name)] for name in ("a", "b")
+    )
+    assert first == second

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from normplugins.report import report
+from normplugins.report.page import report
 from normplugins.report.table import Column, Table, terminal
 from normplugins.utils.errors import UserError
 from tests.helpers.records import put, put_diverged, record
@@ -55,11 +55,11 @@ def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: P
     first = files()
     report(tmp_path, echo=lambda _: None)
     assert files() == first
+    curves = ("demo", "demo-training", "iwslt14", "iwslt14-training")
     assert set(first) == {
         ".lock",
         "README.md",
-        "figures/demo.png",
-        "figures/iwslt14.png",
+        *(f"figures/{name}.{kind}" for name in curves for kind in ("png", "svg")),
         "results.csv",
         *(f"tables/{name}.tex" for name in ("demo", "iwslt14", "wmt14", "ptb", "wikitext103")),
         "runs/demo/pn/seed1.json",
@@ -100,10 +100,11 @@ def test_prints_the_tables_and_the_files(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_narrow_terminal_shows_whole_rows_without_the_details() -> None:
     columns = [Column("norm", right=False), Column("BLEU"), Column("hardware", right=False, detail=True)]
     table = Table("demo", columns, [["ln", "9.50", "a machine with a very long name"], ["pn", "10.50", ""]], ["a note"])
-    wide, narrow = terminal(table, None), terminal(table, 30)
+    wide, narrow = terminal(table, None), terminal(table, 24)
     assert "a machine with a very long name" in wide
-    assert "hardware" not in narrow
-    assert max(map(len, narrow.splitlines())) <= 30
+    assert "machine" not in narrow
+    assert "  Not shown in 24\n    columns: hardware." in narrow
+    assert max(map(len, narrow.splitlines())) <= 24
     right = [line.rindex("50") for line in narrow.splitlines() if ".50" in line]
     assert len(right) == 2
     assert right[0] == right[1]
@@ -121,18 +122,20 @@ def test_a_narrow_terminal_breaks_long_names_before_it_leaves_out_a_number() -> 
     assert "55.00 ± 0.25" in text
     names = [line.split("  ")[0].strip() for line in text.splitlines()[4:]]
     assert "".join(names).replace(" ", "") == f"{name}pn".replace(" ", "")
-    assert "55.00" not in terminal(table, 36)
+    assert "55.00" not in terminal(table, 30)
 
 
-def test_a_results_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
-    report(tmp_path / "new" / "results", echo=lambda _: None)
-    assert "not run" in (tmp_path / "new" / "results" / "README.md").read_text(encoding="utf-8")
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*results.* --results DIR, or .* --local"):
+        report(tmp_path / "results", echo=lambda _: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "results").write_text("a file, not a folder")
-    with pytest.raises(UserError, match=r"cannot write .*results"):
-        report(tmp_path / "results", echo=lambda _: None)
+    put(tmp_path, record("demo", "pn", floor=4.0))
+    (tmp_path / "tables").write_text("a file, not a folder")
+    with pytest.raises(UserError, match=r"cannot write .*tables"):
+        report(tmp_path, echo=lambda _: None)
 
 
 def test_reports_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.report import report
+from normplugins.report.page import report
 from normplugins.report.records import read_results
 from normplugins.utils.errors import UserError
 from tests.helpers.records import put, record, scored

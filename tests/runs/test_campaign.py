@@ -9,6 +9,7 @@ import yaml
 
 from normplugins.runs import folder
 from normplugins.runs.campaign import read_plan
+from normplugins.runs.display_name import display_name
 from tests.helpers.runs import OTHER_CONFIG, REPOSITORY, TINY, Point, command, differences, files, outcome
 
 PLANS = sorted((REPOSITORY / "configs" / "campaign").glob("*.yaml"))
@@ -51,6 +52,8 @@ def unbroken(tmp_path_factory):
 def test_every_plan_of_the_project_can_be_run(path):
     runs = read_plan(path)
     assert len({planned.published for planned in runs}) == len(runs)
+    names = {(run.settings["experiment"], display_name(run.settings["variant"], run.settings["seed"])) for run in runs}
+    assert len(names) == len(runs)
     assert {planned.state for planned in runs} <= {"left", "done", "diverged", "started"}
 
 

@@ -25,7 +25,7 @@ def name(experiment, *overrides):
         (["optimization.lr=0.005", "optimization.max_epoch=8", "norm.groups=4", "norm=pn"], "pn"),
         (["norm.kernels=plain", "common.log_interval=7", "dataset.num_workers=2", "hardware.threads=1"], "pn"),
         (["tracking=none", "hardware=cpu", "train.checkpoint_minutes=0", "evaluate.max_tokens=99", "seed=7"], "pn"),
-        (["run_dir=/x", "data_dir=/d", "results_dir=/r", "force=true", "dry_run=true"], "pn"),
+        (["run_dir=/x", "data_dir=/d", "force=true", "dry_run=true"], "pn"),
         (["model.encoder_norm=bn"], "pn,model.encoder_norm=bn"),
         (["corpus.train_size=3"], "pn,corpus.train_size=3"),
         (["train.compile=true"], "pn,train.compile=true"),  # it draws other dropout masks

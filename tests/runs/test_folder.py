@@ -71,21 +71,6 @@ def _command(trained):
     return ["run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY]
 
 
-def test_a_published_record_of_another_run_is_replaced(trained, normplugins, tmp_path, monkeypatch):
-    """As in a new checkout with committed results, after a kill during translation."""
-    copy = _copy(trained, tmp_path)
-    monkeypatch.chdir(copy)
-    (copy / "run" / folder.RECORD).unlink()
-    result = copy / trained.result.relative_to(trained.folder)
-    foreign = {**trained.record, "metrics": {}, "seed": 99}
-    result.write_text(json.dumps(foreign), encoding="utf-8")
-    status, output, _ = normplugins(*_command(trained))
-    assert status == 0
-    assert "already complete" not in output
-    written = json.loads(result.read_text(encoding="utf-8"))
-    assert (written["metrics"], written["seed"]) == (trained.record["metrics"], 1)
-
-
 def test_a_run_is_not_resumed_with_another_corpus(trained, refused, tmp_path, monkeypatch):
     copy = _copy(trained, tmp_path)
     monkeypatch.chdir(copy)

@@ -22,7 +22,7 @@ def test_a_language_model_of_own_text_after_a_refusal(normplugins, refused, made
     assert status == 0, errors
     assert "9 test words that the training text does not have: read as <unk>" in said
     assert "not masked" not in said
-    (path,) = (tmp_path / "results" / "runs" / "mine").rglob("seed1.json")
+    (path,) = (tmp_path / "runs" / "mine").rglob("record.json")
     ppl = json.loads(path.read_text(encoding="utf-8"))["metrics"]["ppl"]
     assert ppl["signature"] == "level:word|tokens:37|segment:8|context:0|partial:counted|causal:yes"
     assert "holds a run with other settings (corpus.test: good.txt there" in refused(*arguments, "corpus.test=bad.txt")
@@ -31,7 +31,8 @@ def test_a_language_model_of_own_text_after_a_refusal(normplugins, refused, made
     assert status == 0, errors
     assert "level:word|bpe:" in said
     assert "|tokens:37|" in said
-    assert normplugins("report")[0] == 0
+    (tmp_path / "results").mkdir()
+    assert normplugins("publish", "--force", path.parent)[0] == normplugins("report")[0] == 0
     page = (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
     assert "### mine" in page
     assert "normplugins run custom_lm experiment=mine" in page

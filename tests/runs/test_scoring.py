@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import shutil
 import signal
 from itertools import accumulate, pairwise
 
@@ -84,9 +83,8 @@ def test_bleu_follows_from_the_published_translations(scored):
     assert set(record["translations"]) == {"averaged", "last", "best"}
     for name, kept in record["translations"].items():
         assert kept["file"] == f"seed1.{name}.tsv.gz"
-        for folder in (scored.directory, scored.result.parent):
-            assert sha256(folder / kept["file"]) == kept["sha256"]
-        lines, statistics = read_translations(scored.result.parent / kept["file"])
+        assert sha256(scored.directory / kept["file"]) == kept["sha256"]
+        lines, statistics = read_translations(scored.directory / kept["file"])
         output = "test.hypotheses" if name == "averaged" else f"test.{name}.hypotheses"
         assert lines == read_lines(scored.directory / output)
         for test_set, part in slices().items():
@@ -131,33 +129,16 @@ def test_a_line_for_each_further_checkpoint_is_printed(scored):
 def test_a_run_killed_between_two_checkpoints_resumes_with_the_second(scored, mirror, tmp_path):
     for point in (
         Point(r"open \S*test\.last\.hypotheses"),
-        Point(r"os\.rename \S+seed1\.last\.tsv\.gz\.tmp \S*results"),
+        Point(r"os\.rename \S+seed1\.last\.tsv\.gz\.tmp"),
     ):
         status, text = command(COMMAND, tmp_path, point, NORMPLUGINS_MIRROR=mirror)
         assert status == -signal.SIGKILL, text
-        assert not list((tmp_path / "results").rglob("*.json"))
+        assert not (tmp_path / "run" / "record.json").exists()
     first = files(tmp_path / "run")["test.hypotheses"]
     status, text = command(COMMAND, tmp_path, NORMPLUGINS_MIRROR=mirror)
     assert status == 0, text
     assert files(tmp_path / "run")["test.hypotheses"] == first
     assert differences(outcome(scored.folder, scored.directory), outcome(tmp_path, tmp_path / "run")) == []
-
-
-@pytest.mark.slow
-def test_a_missing_published_translation_is_copied_again(scored, mirror, tmp_path):
-    copy = shutil.copytree(scored.folder, tmp_path / "copy", symlinks=True)
-    result = copy / scored.result.relative_to(scored.folder)
-    kept = result.with_name("seed1.last.tsv.gz")
-    before = kept.read_bytes()
-    kept.unlink()
-    status, said = command(COMMAND, copy, NORMPLUGINS_MIRROR=mirror)
-    assert (status, "already complete" in said) == (0, True), said
-    assert kept.read_bytes() == before
-    kept.unlink()
-    (copy / "run" / kept.name).unlink()
-    status, said = command(COMMAND, copy, NORMPLUGINS_MIRROR=mirror)
-    assert status == 1
-    assert "run/seed1.last.tsv.gz is missing" in said
 
 
 @pytest.mark.parametrize("name", ["averaged", "last", "best"])

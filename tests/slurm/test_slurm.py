@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 # Training takes seconds and saves a checkpoint after each update, so a signal reaches a job while it trains.
 CELL = [*TINY, "tracking=none", "optimization.max_update=100"]
 JOBS = ["hardware=slurm", "hardware.slurm.gpus=0", "hardware.slurm.cpus=1"]
-OWN_PLACES = ["run_dir=${norm.name}/run", "results_dir=${norm.name}/results"]
+OWN_PLACES = ["run_dir=${norm.name}/run"]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,6 @@ def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, tmp_pat
         (update,) = resumed_from(log)
         assert 0 < update < 100
     assert (cluster / "ln/run/record.json").exists()
-    assert (cluster / "ln/results/runs/demo").is_dir()
     assert not differences(outcome(unbroken / "pn", unbroken / "pn/run"), outcome(cluster / "pn", cluster / "pn/run"))
 
 

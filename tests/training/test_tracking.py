@@ -11,6 +11,7 @@ import pytest
 import wandb
 from wandb.proto import wandb_internal_pb2
 
+from normplugins.runs.display_name import display_name
 from normplugins.training import tracking
 from normplugins.training.tracking import tracked
 from tests.helpers.runs import TINY, command
@@ -69,11 +70,10 @@ def tracked_run(trained, tmp_path_factory):
 def test_the_offline_file_contains_curves_and_scores(tracked_run):
     folder, said = tracked_run
     (path,) = (folder / "run" / "wandb").glob("offline-run-*/run-*.wandb")
-    (result,) = (folder / "results").rglob("seed3.json")
-    record = json.loads(result.read_text())
+    record = json.loads((folder / "run" / "record.json").read_text())
     curves, summary, config, run = read_back(path)
-    assert (run.project, run.run_group, run.display_name) == ("normplugins", "demo", f"{record['variant']}-seed3")
-    assert run.display_name.startswith("pn,")
+    assert (run.project, run.run_group, run.display_name) == ("normplugins", "demo", display_name(record["variant"], 3))
+    assert run.display_name.startswith("pn-")
     assert set(run.tags) == {"demo", "pn"}
     assert config["norm"]["name"] == "pn"
     assert config["model"]["encoder_embed_dim"] == 16
@@ -96,7 +96,7 @@ def test_without_tracking_there_are_no_wandb_files(trained):
     assert "wandb" not in trained.output
 
 
-OPTIONS = {"project": "normplugins", "id": "0123456789abcdef", "name": "ln-seed1"}
+OPTIONS = {"project": "normplugins", "id": "0123456789abcdef", "name": "ln-s1"}
 CURVES = {"train": [{"update": 1, "epoch": 1, "loss": 4.0}]}
 KEY = "f" * 40
 

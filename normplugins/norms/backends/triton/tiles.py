@@ -142,7 +142,7 @@ class Layout:
     @cached_property
     def padding(self) -> Tensor | None:
         """The mask (B, T) as the kernels read it, without a copy; (1, N) for x (N, C)."""
-        padding = None if self.padding_mask is None else self.padding_mask.bool().view(torch.uint8)
+        padding = None if self.padding_mask is None else self.padding_mask.view(torch.uint8)
         return padding if padding is None or padding.dim() == 2 else padding[None]
 
     @property

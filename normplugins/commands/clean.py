@@ -1,0 +1,58 @@
+"""``normplugins clean [RUN...]``: delete the checkpoints that finished runs do not need any more."""
+
+import argparse
+import sys
+
+from normplugins.commands import add_runs, add_runs_folder
+from normplugins.utils.errors import UserError, complain
+
+HELP = "delete the checkpoints that finished runs do not need any more"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.epilog = (
+        "Each epoch's checkpoint and the last one are deleted. The averaged and the best checkpoint, the scores, the "
+        "translations and the record stay, and a run that is not finished is left alone."
+    )
+    add_runs(parser, required=False)
+    add_runs_folder(parser)
+    parser.add_argument("--yes", action="store_true", help="delete without asking")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Print what can be deleted, ask, and delete it."""
+    from rich.filesize import decimal
+
+    from normplugins.runs.clean import clean, freed, unneeded
+    from normplugins.runs.inventory import finished_folders
+
+    plan, refused = {}, 0
+    for run in options.run or finished_folders(options.runs):
+        try:
+            if paths := unneeded(run):
+                plan[run] = paths
+                print(f"{run}: {decimal(freed(paths))} in {', '.join(path.name for path in paths)}")
+        except UserError as error:
+            if len(options.run) == 1:
+                raise
+            refused += complain(str(error))
+    if plan:
+        total = f"{sum(map(len, plan.values()))} files, {decimal(sum(map(freed, plan.values())))}"
+        if not options.yes and not _confirmed(total):
+            print("nothing was deleted")
+            return
+        print(f"deleted: {decimal(sum(map(clean, plan)))}. The averaged and the best checkpoints stay")
+    else:
+        print("no finished run holds a checkpoint that it does not need")
+    if refused:
+        raise UserError(f"{refused} runs were left alone")
+
+
+def _confirmed(total: str) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError(f"{total} can be deleted: confirm it with --yes")
+    try:
+        return input(f"Delete these {total}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

@@ -1,0 +1,47 @@
+"""``normplugins compare BASELINE RUN...``: differences between runs or cells, with intervals and tests."""
+
+import argparse
+from pathlib import Path
+
+from normplugins.commands import add_results
+
+HELP = "compare runs or published cells: differences, intervals, tests, sentences"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    text = "a run's folder, a folder of runs of one cell, or a published cell such as multi30k/pn; the first: baseline"
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=text)
+    text = "averaged, last or best (default: the one that the recipe is scored by)"
+    parser.add_argument("--checkpoint", metavar="NAME", help=text)
+    parser.add_argument("--sentences", type=int, default=0, metavar="N", help="show the N sentences that differ most")
+    text = "the folder of prepared corpora, for source and reference (default: %(default)s)"
+    parser.add_argument("--data", type=Path, default="data", metavar="DIR", help=text)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_results(parser)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Print the comparison."""
+    import json
+
+    from normplugins.report import comparison
+    from normplugins.report.table import terminal_width
+    from normplugins.runs.scored_runs import read_system
+    from normplugins.utils.errors import UserError
+
+    if len(options.runs) < 2:
+        raise UserError("compare needs two runs or cells at least; the first is the baseline")
+    if options.sentences < 0:
+        raise UserError(f"--sentences {options.sentences}: give a number of sentences, such as 5")
+    systems = [read_system(name, options.results, options.checkpoint) for name in options.runs]
+    if options.sentences and not comparison.can_show_sentences(systems[0]):
+        raise UserError("--sentences needs translations, and these runs have none")
+    found = comparison.contrasts(systems)
+    if options.json:
+        print(json.dumps(comparison.as_json(systems, found), indent=1, ensure_ascii=False))
+        return
+    width = terminal_width()
+    print(comparison.as_text(systems, found, width))
+    for system in systems[1:] if options.sentences else []:
+        print(f"\n{comparison.sentences(system, systems[0], options.sentences, options.data, width)}")

@@ -1,0 +1,84 @@
+"""``normplugins completion bash|zsh``: print a script that completes command lines in a shell."""
+
+import argparse
+import shlex
+from collections.abc import Mapping, Sequence
+
+from normplugins.runs.experiments import experiments
+from normplugins.utils.paths import config_dir
+
+HELP = "print a script that completes command lines in bash or zsh"
+ACTIVATE = """\
+# Completion of normplugins. To activate it: eval "$(normplugins completion {shell})"
+"""
+ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
+# The shell splits COMP_WORDS at "=", so the words are taken from the line itself. Bash replaces only what follows "=".
+SCRIPT = """\
+_normplugins() {{
+    local line="${{COMP_LINE:0:COMP_POINT}}" choices="" before="" choice command=""
+    local word="${{line##* }}" rest="${{line#* }}"
+    local key="${{word%%=*}}"
+    [[ "$rest" == *" "* ]] && command="${{rest%% *}}"
+    if [[ "$word" == *=* ]]; then
+        case "$key" in
+{values}
+        esac
+        word="${{word#*=}}"
+        [[ "$COMP_WORDBREAKS" == *=* ]] || before="$key="
+    else
+        case "$command" in
+            "") choices={commands} ;;
+{options}
+        esac
+    fi
+    COMPREPLY=()
+    for choice in $(printf '%s\\n' "$choices" | tr ' ' '\\n'); do
+        [[ "$choice" == "$word"* ]] && COMPREPLY+=("$before$choice")
+    done
+    [[ "${{COMPREPLY[*]}}" == *= ]] && compopt -o nospace 2>/dev/null
+    return 0
+}}
+complete -o default -F _normplugins normplugins
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("shell", choices=("bash", "zsh"), help="the shell")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Print the script, which is made from the parser, the experiments, the norms and the settings."""
+    from normplugins.norms import all_settings, known_norms
+    from normplugins.runs.settings import RunSettings, declared
+
+    groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in config_dir().iterdir()}
+    values = {name: groups[name] for name in ("corpus", "hardware", "tracking", "reading", "budget", "architecture")}
+    values |= {"norm": list(known_norms())}
+    settings = {key: each.type for key, each in declared(RunSettings)}
+    values |= {key: ["true", "false"] for key, type_ in settings.items() if type_ in (bool, "bool")}
+    keys = [f"{key}=" for key in (*values, *settings, *(f"norm.{name}" for name in all_settings()))]
+    words = {name: _options(parser) for name, parser in _commands(options.parser).items()}
+    for name in ("run", "prepare"):
+        words[name] += [*experiments(), *dict.fromkeys(keys)]
+    words["norms"] += known_norms()
+    script = SCRIPT.format(values=_cases(values), commands=shlex.quote(" ".join(words)), options=_cases(words))
+    print(ACTIVATE.format(shell=options.shell) + (ZSH if options.shell == "zsh" else "") + script, end="")
+
+
+def _commands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """Return the parsers of the subcommands of a parser by name."""
+    found = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return next(found, {})
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the options of a command, and the names that its first argument is chosen from."""
+    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    chosen = [str(name) for action in parser._actions if not action.option_strings for name in action.choices or ()]
+    return [*options, *chosen]
+
+
+def _cases(choices: Mapping[str, Sequence[str]]) -> str:
+    """Return the branches of a shell's ``case`` that set ``choices`` by name."""
+    return "\n".join(f"            {name}) choices={shlex.quote(' '.join(each))} ;;" for name, each in choices.items())

@@ -1,0 +1,54 @@
+"""``normplugins list [PATTERN...]``: show every run at hand with its state, score and size."""
+
+import argparse
+
+from normplugins.commands import add_results, add_runs_folder
+from normplugins.utils.errors import UserError
+
+HELP = "show the runs at hand: state, updates, score, disk use"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    text = "show only runs whose EXPERIMENT/CELL/seedN contains it; * and ? as in a shell"
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN", help=text)
+    parser.add_argument("--experiment", metavar="NAME", help="show only runs of this experiment")
+    parser.add_argument("--norm", metavar="NAME", help="show only runs with this norm")
+    text = "show only runs that are running, stopped, finished, published, diverged or damaged"
+    parser.add_argument("--state", help=text)
+    parser.add_argument("--json", action="store_true", help="print a JSON list, with folders, bytes and times")
+    add_runs_folder(parser)
+    add_results(parser)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Print the table or the JSON list."""
+    import json
+    from fnmatch import fnmatchcase
+
+    from normplugins.report.run_list import run_list
+    from normplugins.report.table import terminal_width
+    from normplugins.runs.inventory import STATES, FoundRun, find_runs
+
+    if options.state not in (None, *STATES):
+        raise UserError(f"--state {options.state}: the states are {', '.join(STATES)}")
+
+    def wanted(run: FoundRun) -> bool:
+        name = f"{run.experiment}/{run.cell}/seed{run.seed}"
+        return (
+            options.experiment in (None, run.experiment)
+            and options.norm in (None, run.norm)
+            and options.state in (None, run.state)
+            and (not options.patterns or any(fnmatchcase(name, f"*{pattern}*") for pattern in options.patterns))
+        )
+
+    found = find_runs(options.runs, options.results)
+    shown = [run for run in found if wanted(run)]
+    if options.json:
+        print(json.dumps([run.plain() for run in shown], indent=1, ensure_ascii=False))
+    elif shown:
+        print(run_list(shown, terminal_width()))
+    elif found:
+        print(f"none of the {len(found)} runs in {options.runs} fits")
+    else:
+        print(f"{options.runs} holds no run")

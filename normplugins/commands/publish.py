@@ -1,0 +1,34 @@
+"""``normplugins publish RUN...``: copy the records of finished runs and their translations into ``results/``."""
+
+import argparse
+
+from normplugins.commands import add_results, add_runs
+from normplugins.utils.errors import UserError, complain
+
+HELP = "copy the records of finished runs and their translations into results/"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_runs(parser)
+    add_results(parser)
+    text = "publish even if the code was not committed, and replace another record of the same cell and seed"
+    parser.add_argument("--force", action="store_true", help=text)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Publish each run, also after one that is refused."""
+    from normplugins.runs.publish import publish
+
+    if not options.results.is_dir():
+        raise UserError(f"there is no folder {options.results}: create it, or name another with --results DIR")
+    refused = 0
+    for run in options.run:
+        try:
+            print(f"{run}: published as {publish(run, options.results, options.force)}")
+        except UserError as error:
+            if len(options.run) == 1:
+                raise
+            refused += complain(str(error))
+    if refused:
+        raise UserError(f"{refused} of {len(options.run)} runs were not published")

@@ -1,0 +1,39 @@
+"""``normplugins translate RUN [FILE]``: translate raw text with the model of a run."""
+
+import argparse
+
+from normplugins.commands import add_trained, report_unknown
+
+HELP = "translate raw text with a trained model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_trained(parser, "runs/iwslt14/pn/seed1")
+    parser.add_argument("--beam", type=int, metavar="N", help="width of the beam (default: as the run was scored)")
+    text = "write the N best translations of each line, each after the line's number and a tab"
+    parser.add_argument("--nbest", type=int, metavar="N", help=text)
+    text = "write each translation after its score and a tab: the natural log-probability, normalized by length"
+    parser.add_argument("--scores", action="store_true", help=text)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Write one line for each translation."""
+    from normplugins.runs.trained import load
+    from normplugins.utils.files import read_text, write_text
+
+    run = load(options.run)
+    lines, where = read_text(options.file)
+    nbest = 1 if options.nbest is None else options.nbest
+    found = run.translate_nbest(lines, nbest, options.beam, where)
+    report_unknown(run.unknown)
+    rows = [
+        (
+            *([str(number)] if options.nbest is not None else []),
+            *([f"{one.score:.4f}"] if options.scores else []),
+            one.text,
+        )
+        for number, of_line in enumerate(found, 1)
+        for one in of_line
+    ]
+    write_text(options.output, map("\t".join, rows))

@@ -1,0 +1,283 @@
+"""Differences between two systems over seeds and sentences, by the rule in ``docs/protocol.md`` ("Analysis").
+
+A run is given by the sufficient statistics of its test set: an array (N, C) with a row for each sentence or segment.
+The score of any set of sentences is a function of the sum of their rows, so that a resample costs one matrix product.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
+
+Array = NDArray[np.float64]
+Score = Callable[[Array], Array]
+"""Maps sums of sufficient statistics (..., C) to scores (...)."""
+LEVEL, POWER = 0.05, 0.8
+RESAMPLES, SEED = 10_000, 12345
+_CHUNK = 250  # resamples in one matrix product; bounds the memory
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The score of a system minus the score of a baseline.
+
+    Attributes:
+        mean: the mean of ``by_seed``.
+        low, high: the 95 % interval by Student's distribution; NaN with one seed.
+        p: the two-sided p-value of the same ratio, not adjusted; NaN with one seed.
+        seeds: the seeds that both sides have.
+        by_seed: the difference of the two corpus scores of each seed.
+        sentences: the number of sentences or segments that were resampled.
+        seed_variance: s² / n, NaN with one seed.
+        sentence_variance: the part of the variance that is common to all seeds, NaN with one seed.
+        bootstrap: the 95 % percentile interval of the hierarchical bootstrap. With few seeds it is too narrow, and no
+            verdict rests on it. With one seed it is the interval over sentences alone.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: tuple[int, ...]
+    by_seed: tuple[float, ...]
+    sentences: int
+    seed_variance: float
+    sentence_variance: float
+    bootstrap: tuple[float, float]
+
+
+def difference(
+    system: Mapping[int, Array],
+    baseline: Mapping[int, Array],
+    score: Score,
+    sentences: bool = True,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Difference:
+    """Return the difference of two systems, whose runs are paired by seed.
+
+    Args:
+        system, baseline: the statistics (N, C) of each run by its seed. All have the same N and C.
+        score: computes the score from sums of statistics.
+        sentences: whether the variance between sentences is part of the interval and the p-value; the protocol leaves
+            it out for language models.
+        resamples: the number of bootstrap resamples.
+        seed: the seed of the resampling. Equal arguments give equal results.
+
+    Raises:
+        ValueError: no seed is common to both sides, or the arrays differ in shape.
+    """
+    seeds = sorted(system.keys() & baseline.keys())
+    if not seeds:
+        raise ValueError("no seed is common to both sides")
+    pairs = np.stack([[system[key], baseline[key]] for key in seeds]).astype(np.float64)  # (seeds, 2, N, C)
+    n, size = len(seeds), pairs.shape[2]
+    totals = score(pairs.sum(axis=2))
+    by_seed = totals[:, 0] - totals[:, 1]
+    rng = np.random.default_rng(seed)
+    resampled = _resample(pairs, score, resamples, rng)  # (resamples, seeds)
+    drawn = rng.integers(n, size=(resamples, n))
+    hierarchical = np.take_along_axis(resampled, drawn, axis=1).mean(axis=1)
+    # Symmetric quantiles: with them, swapping the sides negates the interval exactly.
+    ordered, cut = np.sort(hierarchical), int(resamples * LEVEL / 2)
+    mean, low, high = float(by_seed.mean()), math.nan, math.nan
+    seed_variance = sentence_variance = p = math.nan
+    if n > 1:
+        seed_variance = float(by_seed.var(ddof=1)) / n
+        sentence_variance = _common_variance(resampled) if sentences else 0.0
+        error = math.sqrt(seed_variance + sentence_variance)
+        reach = student_quantile(1 - LEVEL / 2, n - 1) * error
+        low, high = mean - reach, mean + reach
+        p = 2 * (1 - student_cdf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    return Difference(
+        mean, low, high, p, tuple(seeds), tuple(by_seed.tolist()), size, seed_variance, sentence_variance,
+        (float(ordered[cut]), float(ordered[resamples - 1 - cut])),
+    )  # fmt: skip
+
+
+def _resample(pairs: Array, score: Score, resamples: int, rng: np.random.Generator) -> Array:
+    """Return each seed's difference (resamples, seeds) on resamples of the sentences that all runs share."""
+    n, _, size, columns = pairs.shape
+    flat = pairs.transpose(2, 0, 1, 3).reshape(size, -1)
+    found = []
+    for begin in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - begin)
+        drawn = rng.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
+        scores = score((weights @ flat).reshape(rows, n, 2, columns))
+        found.append(scores[..., 0] - scores[..., 1])
+    return np.concatenate(found)
+
+
+def _common_variance(resampled: Array) -> float:
+    """Return the mean covariance over the pairs of different seeds, or 0 if it is negative."""
+    covariance = np.cov(resampled, rowvar=False)
+    n = len(covariance)
+    return max(0.0, float(covariance.sum() - np.trace(covariance)) / (n * (n - 1)))
+
+
+def bleu(sums: Array, effective_order: bool = False) -> Array:
+    """Return BLEU from sums of statistics (..., 10), as sacreBLEU computes it with exponential smoothing.
+
+    Args:
+        sums: length of hypothesis and reference, matches of 1- to 4-grams, and their totals.
+        effective_order: ignore the orders that a hypothesis is too short for, as for single sentences.
+    """
+    length, reference, matches, totals = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
+    smoothed = 2.0 ** -np.cumsum((matches == 0) & (totals > 0), axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(np.where(matches > 0, matches, smoothed) / totals)
+        penalty = np.where(length < reference, np.exp(1 - reference / length), 1.0)
+    orders = np.maximum((totals > 0).sum(axis=-1), 1) if effective_order else 4
+    logs = np.where(totals > 0, logs, 0.0 if effective_order else -np.inf)
+    return np.where(matches.any(axis=-1), 100 * penalty * np.exp(logs.sum(axis=-1) / orders), 0.0)
+
+
+def nats(sums: Array) -> Array:
+    """Return nats per word, the logarithm of the perplexity, from sums of (minus log-probability, words) (..., 2)."""
+    return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def segments(logprobs: NDArray[np.float32], length: int, words: int) -> Array:
+    """Return the statistics (N, 2) of a text's segments of ``length`` tokens, for :func:`nats`.
+
+    Args:
+        logprobs: the natural log-probability of each token of the text.
+        length: tokens in a segment; the last one may be shorter.
+        words: the number of words that the perplexity is computed over, which differs from the tokens for subwords.
+    """
+    begins = np.arange(0, len(logprobs), length)
+    counts = np.diff([*begins, len(logprobs)])
+    return np.stack([-np.add.reduceat(logprobs.astype(np.float64), begins), counts * (words / len(logprobs))], axis=1)
+
+
+def randomization(system: Array, baseline: Array, score: Score, trials: int = RESAMPLES, seed: int = SEED) -> float:
+    """Return the two-sided p-value of approximate randomization: each segment (N, C) swaps sides by chance."""
+    rng, pairs = np.random.default_rng(seed), np.stack([system, baseline])
+    observed, extreme, both = abs(float(np.diff(score(pairs.sum(axis=1)))[0])), 0, pairs.sum(axis=(0, 1))
+    for begin in range(0, trials, _CHUNK):
+        chosen = rng.integers(2, size=(min(_CHUNK, trials - begin), len(system)))
+        first = chosen @ (system - baseline) + baseline.sum(axis=0)
+        extreme += int((np.abs(score(first) - score(both - first)) >= observed - 1e-12).sum())
+    return (extreme + 1) / (trials + 1)
+
+
+class _StoredBLEU(BLEU):
+    """BLEU of "hypotheses" that are rows of sufficient statistics; lets sacreBLEU's tests run without references."""
+
+    def _extract_corpus_statistics(self, hypotheses, references):  # type: ignore[no-untyped-def]  # noqa: ARG002
+        return [list(row) for row in hypotheses]
+
+
+def sacrebleu_tests(system: Array, baseline: Array) -> dict[str, float]:
+    """Return the p-values of sacreBLEU's paired bootstrap and approximate randomization for BLEU statistics (N, 10).
+
+    Equal systems have p = 1, where sacreBLEU, which counts only larger differences, would give the smallest p-value.
+    """
+    if np.array_equal(system, baseline):
+        return {"paired_bootstrap": 1.0, "approximate_randomization": 1.0}
+    found = {}
+    for key, test in (("paired_bootstrap", "bs"), ("approximate_randomization", "ar")):
+        named = [(name, rows.astype(int).tolist()) for name, rows in (("baseline", baseline), ("system", system))]
+        metric = _StoredBLEU(tokenize="none", force=True)
+        metric.num_refs = 1
+        _, scores = PairedTest(named, {"BLEU": metric}, None, test_type=test)()
+        found[key] = float(scores["BLEU"][1].p_value)  # type: ignore[union-attr,arg-type]
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted by Holm's method; a NaN stays and is not counted."""
+    order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, most = list(p_values), 0.0
+    for rank, (p, index) in enumerate(order):
+        most = max(most, min(1.0, (len(order) - rank) * p))
+        adjusted[index] = most
+    return adjusted
+
+
+def verdict(
+    found: Difference,
+    p_adjusted: float,
+    margin: float | None,
+    lower_is_better: bool = False,
+    diverged: tuple[int, int] = (0, 0),
+) -> str:
+    """Return what the protocol says of a difference, such as ``better``, ``worse, equivalent`` or ``undecided``.
+
+    Args:
+        found: the difference.
+        p_adjusted: its p-value, adjusted by Holm's method.
+        margin: the systems are equivalent if the 95 % interval lies within ± this; None if there is no margin.
+        lower_is_better: whether the score is one of which less is better.
+        diverged: the number of runs that diverged, of the system and of the baseline. The side with more of them is
+            never called better.
+    """
+    if len(found.seeds) < 2:
+        return "one seed: no verdict"
+    said = []
+    if p_adjusted < LEVEL:
+        better = (found.mean > 0) != lower_is_better
+        winner, loser = diverged if better else diverged[::-1]
+        if winner <= loser:
+            said.append("better" if better else "worse")
+    if margin is not None and -margin < found.low and found.high < margin:
+        said.append("equivalent")
+    return ", ".join(said) or "undecided"
+
+
+def seeds_needed(found: Difference, effect: float) -> int | None:
+    """Return the number of seeds at which a true difference of ``effect`` is found with a power of 80 % at 5 %.
+
+    Returns None if no number would do (or more than 1,000), because the variance between sentences is too large.
+
+    Raises:
+        ValueError: the difference has one seed, which does not show a variance.
+    """
+    if len(found.seeds) < 2:
+        raise ValueError("one seed does not show the variance between seeds")
+
+    def detected(n: int) -> bool:
+        error = math.sqrt(found.seed_variance * len(found.seeds) / n + found.sentence_variance)
+        reach = student_quantile(1 - LEVEL / 2, n - 1) + student_quantile(POWER, n - 1)
+        return reach * error <= effect
+
+    numbers = range(2, 1001)
+    index = bisect.bisect_left(numbers, True, key=detected)
+    return numbers[index] if index < len(numbers) else None
+
+
+def student_cdf(t: float, freedom: int) -> float:
+    """Return the distribution function of Student's t for a whole number of degrees of freedom.
+
+    This is the finite series in Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
+    angle = math.atan(abs(t) / math.sqrt(freedom))
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for order in range(2 + odd, freedom + 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (order - 1) / order
+    inside = math.sin(angle) * total
+    if odd:
+        inside = 2 / math.pi * (angle + inside)
+    return 0.5 + math.copysign(inside / 2, t)
+
+
+def student_quantile(probability: float, freedom: int) -> float:
+    """Return the quantile of Student's t for a probability of at least 1/2, by bisection."""
+    low, high = 0.0, 1.0
+    while student_cdf(high, freedom) < probability:
+        high *= 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_cdf(middle, freedom) < probability else (low, middle)
+    return (low + high) / 2

@@ -1,0 +1,35 @@
+"""Checks the settings of a model before anything is built or trained."""
+
+from dataclasses import fields
+from typing import Any
+
+from normplugins.models.config import NormTransformerConfig
+from normplugins.models.language_model_config import LANGUAGE_MODELS
+from normplugins.models.norm_settings import NORM_KEYS, SITES, refuse_unread_settings
+from normplugins.utils.errors import UserError
+from normplugins.utils.settings import invalid_value
+
+
+def check_model(cfg: Any) -> None:
+    """Refuse settings of the model ``cfg._name`` that cannot work; needs no corpus.
+
+    Raises:
+        UserError: an unknown key, settings that do not fit together, an unknown norm, or a norm setting that is not at
+            its default and that no norm of the model reads.
+    """
+    settings = LANGUAGE_MODELS.get(cfg._name, NormTransformerConfig)
+    known = sorted(f.name for f in fields(settings))
+    if unknown := sorted(str(key) for key in cfg if key not in known):
+        raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(known)}")
+    for each in fields(settings):
+        if each.metadata and (message := invalid_value(each, cfg.get(each.name, each.default), prefix="model.")):
+            raise UserError(message)
+    resolved = settings.resolve(cfg)
+    for key in NORM_KEYS:
+        if hasattr(resolved, key):
+            for layer in range(resolved.stack_depths(key)[0]):
+                for site in SITES:
+                    resolved.build_norm(key, site, layer)
+            if build_qk_norm := resolved.build_qk_norm(key):
+                build_qk_norm()
+    refuse_unread_settings(resolved, prefix="norm.")

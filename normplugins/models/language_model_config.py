@@ -1,0 +1,131 @@
+"""Settings of the language models, and whether a position of such a model sees later tokens."""
+
+from dataclasses import dataclass
+from typing import Optional
+
+from omegaconf import II
+
+from normplugins.models.config import ModelConfig, probability, size
+from normplugins.models.norm_settings import names_in
+from normplugins.norms import sees_sentence
+from normplugins.utils.errors import UserError
+from normplugins.utils.settings import setting
+
+SEES_THE_FUTURE = "unmasked: every position sees the tokens after it"
+NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
+
+
+@dataclass
+class LanguageModelConfig(ModelConfig):
+    """Settings of both language models: a stack with one norm, post-norm as in the tensorized transformer's code."""
+
+    layers: int = size(3, "layers")
+    embed_dim: int = setting(256, "width", minimum=4)
+    ffn_embed_dim: int = size(2100, "inner width of the feed-forward layers")
+    dropout: float = probability(0.3, "dropout on embeddings, sublayer outputs, activations and the stack's output")
+    normalize_before: bool = setting(False, "pre-norm: normalise each sublayer's input, and the stack's output")
+    norm: str = setting(
+        "ln", "norm of every sublayer; or of each layer, [pn,pn,ln], or of each site, {attention:pn,ffn:ln,final:ln}"
+    )
+    final_norm: Optional[str] = setting(None, "norm at the end of a pre-norm stack; by default norm")  # noqa: UP045
+    tie_embeddings: bool = setting(True, "predict with the input embeddings (with an adaptive softmax: adaptive_input)")
+    adaptive_softmax_cutoff: Optional[str] = setting(  # noqa: UP045
+        None, "adaptive softmax: the ranks at which its clusters of rarer words begin, such as 20000,40000"
+    )
+    adaptive_softmax_factor: float = setting(1.0, "each cluster's embeddings are this many times narrower", minimum=1)
+    adaptive_input: bool = setting(False, "embed the input in the adaptive softmax's clusters too")
+    tokens_per_sample: int = II("task.tokens_per_sample")
+
+    def check(self) -> None:
+        """Raise UserError for settings that do not fit together."""
+        if self.tokens_per_sample < 1:
+            raise UserError(f"tokens_per_sample is {self.tokens_per_sample}, and must be at least 1")
+        dim, heads = self.stack_size("norm")
+        if dim < 4 or dim % (2 * heads if heads > 1 else 2):
+            raise UserError(f"embed_dim={dim} must be at least 4, even and a multiple of attention_heads={heads}")
+        super().check()
+        try:
+            cutoffs = self.cutoffs
+        except ValueError:
+            cutoffs = [0]
+        if cutoffs != sorted({*cutoffs}) or min(cutoffs, default=1) < 1 or self.adaptive_softmax_factor < 1:
+            raise UserError(
+                f"adaptive_softmax_cutoff={self.adaptive_softmax_cutoff} with adaptive_softmax_factor="
+                f"{self.adaptive_softmax_factor}: it needs increasing ranks such as 20000,40000, and a factor of at "
+                "least 1"
+            )
+        if self.adaptive_input and not cutoffs:
+            raise UserError(
+                "adaptive_input needs adaptive_softmax_cutoff: it embeds words in the clusters of the softmax"
+            )
+
+    @property
+    def future_label(self) -> str:
+        """How a position sees later tokens at evaluation; empty for a causal model."""
+        return future_label(self.norm, getattr(self, "causal", True))
+
+    def require_causal(self) -> None:
+        """Raise UserError if a position sees later tokens: fairseq's tools have no place to say so."""
+        if self.future_label:
+            raise UserError(
+                f"this model is {self.future_label}, so that it cannot generate text, and its perplexity is not that "
+                "of a language model (normplugins evaluate RUN measures it, and labels it so)"
+            )
+
+    @property
+    def cutoffs(self) -> list[int]:
+        """Ranks at which the clusters of the adaptive softmax begin; empty for a full softmax."""
+        return [int(cutoff) for cutoff in (self.adaptive_softmax_cutoff or "").split(",") if cutoff.strip()]
+
+    def stack_depths(self, key: str) -> tuple[int, int | None]:  # noqa: ARG002
+        """Return the number of layers, and None, because there is no other stack."""
+        return self.layers, None
+
+    def stack_size(self, key: str) -> tuple[int, int]:  # noqa: ARG002
+        """Return the width and the number of attention heads, 1 in a model with tensor attention."""
+        return self.embed_dim, getattr(self, "attention_heads", 1)
+
+
+@dataclass
+class NormTransformerLMConfig(LanguageModelConfig):
+    """A causal transformer language model."""
+
+    attention_heads: int = size(4, "attention heads")
+    attention_dropout: float = probability(0.0, "dropout on attention weights")
+    max_positions: int = size(1024, "longest segment, in tokens")
+
+
+@dataclass
+class TensorTransformerLMConfig(LanguageModelConfig):
+    """The tensorized transformer: single- or multi-core tensor attention over segments of ``tokens_per_sample``."""
+
+    head_dim: int = size(40, "channels of query, key, value and position key")
+    cores: int = size(1, "core tensors, whose mean is used")
+    causal: bool = setting(
+        True, "hide the tokens after each position; off, as in the published code, every position sees them"
+    )
+
+    def check(self) -> None:
+        """Raise UserError for settings that do not fit together."""
+        if self.placement == "deepnorm" or self.qk_norm:
+            key = "qk_norm" if self.qk_norm else "placement"
+            raise UserError(f"{key}={getattr(self, key)} is about softmax attention, which this model does not have")
+        super().check()
+
+
+def future_label(norm: str, masked: bool) -> str:
+    """Return how a position of a language model sees later tokens at evaluation, or nothing if it does not."""
+    if not masked:
+        return SEES_THE_FUTURE
+    return NORM_SEES_THE_FUTURE if any(map(sees_sentence, names_in(norm))) else ""
+
+
+def is_causal(norm: str, masked: bool) -> bool:
+    """Whether no position of a language model sees a later token at evaluation, through attention or its norm."""
+    return not future_label(norm, masked)
+
+
+LANGUAGE_MODELS: dict[str, type[ModelConfig]] = {
+    "norm_transformer_lm": NormTransformerLMConfig,
+    "tensor_transformer_lm": TensorTransformerLMConfig,
+}

@@ -1,0 +1,136 @@
+"""The names of a model's norms, and their settings ``norm_<setting>``, which all norms of the model share."""
+
+from dataclasses import make_dataclass, replace
+from typing import Any, Optional
+
+from fairseq.dataclass import FairseqDataclass
+
+from normplugins.norms import NormConfig, all_settings
+from normplugins.utils.errors import UserError
+from normplugins.utils.settings import setting
+
+NORM_KEYS = ("encoder_norm", "decoder_norm", "norm")
+"""The settings that hold the norm of a stack: the first two in a translation model, the last in a language model."""
+_NORM_FIELDS = [
+    (f"norm_{name}", one.type if one.default is not None else Optional[one.type], setting(one.default, one.help))  # noqa: UP045
+    for name, one in all_settings().items()
+]
+NormSettings: Any = make_dataclass("NormSettings", _NORM_FIELDS, bases=(FairseqDataclass,))
+"""Base class of a model's settings: every setting of a norm as ``norm_<setting>``. None stands for its own default."""
+
+
+def final_key(key: str) -> str:
+    """Return the setting that may name another norm for the end of a stack: decoder_final_norm for decoder_norm."""
+    return f"{key.removesuffix('norm')}final_norm"
+
+
+SITES = ("attention", "ffn", "final")
+"""The places of a stack's norms: at its attentions, at its feed-forward parts, and at its end."""
+
+
+def parse_norms(text: str) -> str | list[str] | dict[str, str]:
+    """Return what a stack's norm setting says: one norm, one for each layer, or one for each site.
+
+    ``pn`` is one norm, ``[pn,pn,ln]`` one for each layer, ``{attention:pn,ffn:ln,final:ln}`` one for each site.
+
+    Raises:
+        UserError: the text is none of these.
+    """
+    names = [name.strip() for name in text.strip()[1:-1].split(",")]
+    if text.startswith("[") and text.endswith("]"):
+        return names
+    if not text.startswith("{"):
+        return text
+    pairs = dict(name.replace(" ", "").split(":", 1) for name in names if ":" in name)
+    if not text.endswith("}") or len(pairs) != len(names) or set(pairs) != set(SITES):
+        raise UserError(f"{text} does not name the norm of each site; write {{attention:pn,ffn:ln,final:ln}}")
+    return pairs
+
+
+def norm_at(text: str, site: str, layer: int, layers: int) -> str:
+    """Return the norm at a site, one of ``SITES``, of a layer, counted from 0, in a stack of ``layers``.
+
+    With a norm for each layer, the last one's is also at the stack's end.
+
+    Raises:
+        UserError: as :func:`parse_norms`, or the number of norms is not the number of layers.
+    """
+    norms = parse_norms(text)
+    if isinstance(norms, list):
+        if len(norms) != layers:
+            raise UserError(f"{text} names {len(norms)} norms for {layers} layers")
+        return norms[-1 if site == "final" else layer]
+    return norms if isinstance(norms, str) else norms[site]
+
+
+def names_in(text: str) -> list[str]:
+    """Return the different norms that a stack's norm setting names. Raises UserError as :func:`parse_norms`."""
+    norms = parse_norms(text)
+    if isinstance(norms, str):
+        return [norms]
+    return list(dict.fromkeys(norms if isinstance(norms, list) else norms.values()))
+
+
+def norm_names(cfg: Any) -> dict[str, list[str]]:
+    """Return setting -> its norms for the stacks of a model, their ends that have another norm, and ``qk_norm``."""
+    keys = [*(name for key in NORM_KEYS for name in (key, final_key(key))), "qk_norm"]
+    return {key: names_in(text) for key in keys if (text := getattr(cfg, key, None))}
+
+
+def all_norm_names(cfg: Any) -> list[str]:
+    """Return all norms of a model, each once."""
+    return list(dict.fromkeys(name for names in norm_names(cfg).values() for name in names))
+
+
+def norm_config(cfg: Any, name: str) -> NormConfig:
+    """Return the NormConfig of a norm with a model's ``norm_<setting>`` values."""
+    return NormConfig(name, **{key: getattr(cfg, f"norm_{key}", None) for key in all_settings()})
+
+
+def unread_settings(cfg: Any) -> dict[str, Any]:
+    """Return ``norm_<setting>`` -> its default, for each setting that no norm of the model reads.
+
+    Raises:
+        UserError: an unknown norm, or a value out of range.
+    """
+    read = set().union(*_settings_read(cfg).values())
+    return {f"norm_{name}": one.default for name, one in all_settings().items() if name not in read}
+
+
+def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
+    """Refuse a norm setting that is not at its default and that no norm of the model reads.
+
+    Do not call it for the settings of a checkpoint, which may have been written when such settings were accepted.
+
+    Args:
+        cfg: the model's settings.
+        prefix: the prefix of a setting where the user sets it: ``norm_`` or ``norm.``.
+
+    Raises:
+        UserError: the first such setting, its value, the norms and what they read; or as :func:`unread_settings`.
+    """
+    key = next((key for key, default in unread_settings(cfg).items() if getattr(cfg, key) != default), None)
+    if key is None:
+        return
+    name, value, norms = key.removeprefix("norm_"), str(getattr(cfg, key)).lower(), _settings_read(cfg)
+    settings = all_settings()
+    for switch in settings[name].switches:
+        if key not in unread_settings(replace(cfg, **{f"norm_{switch}": True})):
+            off, on = ("off", "=true") if settings[switch].type is bool else ("0", "")
+            why = f" while {prefix}{switch} is {off}: set {prefix}{switch}{on} to use it"
+            break
+    else:
+        why = ": " + "; ".join(f"{norm} reads {', '.join(read) or 'no setting'}" for norm, read in norms.items())
+    raise UserError(f"{prefix}{name}={value} changes nothing about {' and '.join(norms)}{why}")
+
+
+def _settings_read(cfg: Any) -> dict[str, list[str]]:
+    """Return norm -> the settings that it reads, for the norms of the model."""
+    read = {}
+    for key, names in norm_names(cfg).items():
+        for name in names:
+            try:
+                read[name] = norm_config(cfg, name).settings_read()
+            except ValueError as error:
+                raise UserError(f"{key}: {error}") from error
+    return read

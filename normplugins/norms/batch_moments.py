@@ -1,0 +1,54 @@
+"""Running mean and variance of each channel, and how the batches of several processes and micro-batches are pooled."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from normplugins.norms.distributed import gather_over_processes, sum_gradients
+from normplugins.norms.settings import RunningSettings
+from normplugins.norms.statistics import RunningNorm
+
+
+class BatchMomentsNorm(RunningNorm):
+    """Base class of the norms with ``running_mean`` and ``running_var`` (C,), which start at 0 and 1.
+
+    A batch's moments are (tokens, count, mean (C,), var (C,)). The mean is over the tokens, the biased variance over
+    ``count`` positions: the tokens and the padding that was filled with the mean, if a norm fills it.
+    """
+
+    statistics: ClassVar[tuple[str, ...]] = ("running_mean", "running_var")
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, dim: int, settings: RunningSettings) -> None:
+        super().__init__(dim, settings)
+        self.add_statistic("running_mean", 0.0)
+        self.add_statistic("running_var", 1.0)
+
+    def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Return the mean and the unbiased variance."""
+        count, mean, var = moments
+        return mean, var * count / (count - 1).clamp(min=1)
+
+    def synchronize(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
+        """Return the moments of all processes' tokens; call it only if :attr:`synchronizes`.
+
+        It pools means and variances, because a sum of squares would lose digits of the variance.
+        """
+        parts = gather_over_processes(torch.cat([tokens.view(1), moments[0].view(1), *moments[1:]]))
+        each_tokens, each_count, means, variances = torch.split(parts, [1, 1, self.dim, self.dim], dim=1)
+        tokens, count = each_tokens.sum(), each_count.sum()
+        mean = (each_tokens * means).sum(0) / tokens.clamp(min=1)
+        squares = each_count * variances + each_tokens * (means - mean).square()
+        mean, var = sum_gradients(torch.cat([mean, squares.sum(0) / count.clamp(min=1)])).chunk(2)
+        return tokens, count, mean, var
+
+    def _sums(self, tokens: Tensor, *moments: Tensor) -> Tensor:
+        count, mean, var = moments
+        return torch.cat([tokens.view(1), count.view(1), tokens * mean, count * var + tokens * mean.square()])
+
+    def _moments(self, sums: Tensor) -> tuple[Tensor, ...]:
+        tokens, count, (total, squares) = sums[0], sums[1], sums[2:].chunk(2)
+        mean = total / tokens.clamp(min=1)
+        return tokens, count, mean, (squares - tokens * mean.square()).clamp(min=0) / count.clamp(min=1)

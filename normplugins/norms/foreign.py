@@ -1,0 +1,86 @@
+"""Finds the LayerNorms and RMSNorms of a model that is not ours, and what each of them computes."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = ("eps", "variance_epsilon", "epsilon")
+"""names of this attribute in PyTorch's and Hugging Face's norms"""
+
+
+@dataclass
+class ForeignNorm:
+    """A norm that computes weight z + bias, with z normalized with eps; ``places`` are (parent, attribute)."""
+
+    name: str
+    module: nn.Module
+    dim: int
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float | None
+    places: list[tuple[nn.Module, str]]
+
+
+def find_norms(model: nn.Module, only: Callable[[str], bool] | None) -> tuple[list[ForeignNorm], dict[str, str]]:
+    """Return the norms to replace, and those that cannot be replaced with the reasons."""
+    found: dict[int, ForeignNorm] = {}
+    left: dict[str, str] = {}
+    for path, parent in model.named_modules():
+        for attribute, module in parent.named_children():
+            name = f"{path}.{attribute}" if path else attribute
+            if not _named_as_norm(module) or (only and not only(name)):
+                continue
+            if id(module) in found:  # one norm in two places
+                found[id(module)].places.append((parent, attribute))
+                continue
+            try:
+                found[id(module)] = _read(name, module, parent, attribute)
+            except ValueError as error:
+                left[name] = str(error)
+    return list(found.values()), left
+
+
+def _named_as_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.LayerNorm | nn.RMSNorm) or type(module).__name__.endswith(("LayerNorm", "RMSNorm"))
+
+
+@torch.no_grad()
+def _read(name: str, module: nn.Module, parent: nn.Module, attribute: str) -> ForeignNorm:
+    """Describe a norm after a test of what it computes; raise ValueError if it is no norm of a token's channels."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    shape: tuple[int, ...] = tuple(getattr(module, "normalized_shape", ()) or getattr(weight, "shape", ()))
+    if len(shape) != 1:
+        raise ValueError(f"it normalizes over {len(shape)} dimensions" if shape else "its channels are not known")
+    eps = next((each for key in EPS if isinstance(each := getattr(module, key, None), float)), None)
+    norm = ForeignNorm(name, module, shape[0], weight, bias, eps, [(parent, attribute)])
+    if type(module) not in (nn.LayerNorm, nn.RMSNorm):
+        norm.weight = _tested_weight(norm)
+    return norm
+
+
+def _tested_weight(norm: ForeignNorm) -> Tensor | None:
+    """Return the weight w with which the norm computes w z + bias, where z is LayerNorm's or RMSNorm's of x.
+
+    Some classes store w - 1. Raises ValueError if the norm computes something else.
+    """
+    name, stored = type(norm.module).__name__, norm.weight
+    if stored is not None and stored.is_meta:
+        raise ValueError(f"what {name} computes cannot be tested on the meta device; swap norms after loading weights")
+    x = torch.randn(3, norm.dim, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+    x = x if stored is None else x.to(stored.device)
+    try:
+        y = copy.deepcopy(norm.module).float().eval()(x)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be called with x alone: {error}") from error
+    shift = 0 if norm.bias is None else norm.bias.float()
+    for normalize in (F.layer_norm, F.rms_norm):
+        z = normalize(x, (norm.dim,), eps=norm.eps or 1e-5)
+        for weight in (None,) if stored is None else (stored, 1 + stored):
+            expected = z * (1 if weight is None else weight.float()) + shift
+            if isinstance(y, Tensor) and y.shape == x.shape and torch.allclose(y, expected, rtol=1e-4, atol=1e-4):
+                return weight
+    raise ValueError(f"{name} computes neither LayerNorm nor RMSNorm of a token's channels")

@@ -1,0 +1,117 @@
+"""How norms are called: the layout of x, padding and attention masks, and PyTorch's own encoder around a norm."""
+
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normplugins.norms.deferred_residual import DeferredResidual, materialize
+
+Forward = Callable[..., Tensor]
+
+
+def accept_masks(norm_class: Any) -> None:
+    """Let the ``forward(self, x, padding_mask=None)`` of a norm's class take what :func:`build_norm` documents.
+
+    It then takes ``attention_mask`` too, refuses masks of a wrong dtype or shape, and takes x (B, T, C) if the norm's
+    ``batch_first`` is true. The checks read dtypes and shapes only, so that the host never waits for a GPU.
+    """
+    forward: Forward = norm_class.forward
+    if getattr(forward, "accepts_masks", False):
+        return
+
+    def accepting(
+        norm: Any,
+        x: Tensor | DeferredResidual,
+        padding_mask: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        if type(norm).forward is not accepting:  # a subclass, which has done the following, calls super().forward
+            return forward(norm, x, padding_mask)
+        if attention_mask is not None:
+            padding_mask = to_padding_mask(padding_mask, attention_mask)
+        if padding_mask is not None:
+            _check_mask(norm, x.shape, padding_mask)
+        if norm.batch_first:
+            return _batch_first(forward, norm, materialize(x), padding_mask)
+        if isinstance(x, Tensor) and x.is_nested:
+            return _each_sentence(forward, norm, x)
+        return forward(norm, x, padding_mask)
+
+    update_wrapper(accepting, forward, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+    del accepting.__wrapped__  # type: ignore[attr-defined]  # its signature differs from ``forward``'s
+    accepting.accepts_masks = True  # type: ignore[attr-defined]
+    norm_class.forward, norm_class.batch_first = accepting, False
+
+
+def to_padding_mask(padding_mask: Tensor | None, attention_mask: Any) -> Tensor | None:
+    """Return the padding mask, True at padding, from it or from an attention mask, which is not 0 at tokens.
+
+    Raises:
+        ValueError: both masks are given.
+        TypeError: the attention mask is not a tensor of integers or booleans.
+    """
+    if attention_mask is None:
+        return padding_mask
+    if padding_mask is not None:
+        raise ValueError("padding_mask and attention_mask are both given; pass one of them")
+    if not isinstance(attention_mask, Tensor) or attention_mask.is_floating_point():
+        got = attention_mask.dtype if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+        raise TypeError(f"attention_mask must be integers or booleans, 1 at tokens and 0 at padding, not {got}")
+    return attention_mask == 0
+
+
+def _check_mask(norm: Any, shape: torch.Size, mask: Tensor) -> None:
+    """Raise TypeError unless the mask is boolean, and ValueError unless its shape is that of the tokens of x."""
+    if mask.dtype != torch.bool:
+        hint = "pass a mask that is 1 at tokens as attention_mask"
+        raise TypeError(f"padding_mask must be torch.bool, True at padding, not {mask.dtype}; {hint}")
+    tokens = shape[:-1] if norm.batch_first else shape[-2::-1]
+    if norm.batch_first is None and len(tokens) == 2:
+        raise ValueError("whether x is (B, T, C) or (T, B, C) is not known; pass batch_first to swap_norms")
+    if mask.shape != tokens or len(tokens) > 2:
+        layout = "(B, T, C), as batch_first is True" if norm.batch_first else "(T, B, C), as batch_first is False"
+        raise ValueError(
+            f"padding mask {tuple(mask.shape)} does not fit x {tuple(shape)}: "
+            f"a mask (B, T) goes with x {layout}, a mask (N,) with x (N, C)"
+        )
+
+
+def _batch_first(forward: Forward, norm: Any, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """Normalize x (B, T, C), with padding_mask (B, T). The order of the tokens matters to no norm but ``instance``."""
+    if x.is_nested:
+        return _each_sentence(forward, norm, x)
+    if x.dim() != 3:
+        return forward(norm, x, padding_mask)
+    if getattr(norm, "sees_sentence", False):
+        return forward(norm, x.transpose(0, 1), padding_mask).transpose(0, 1).contiguous()
+    y = forward(norm, x.flatten(0, 1), None if padding_mask is None else padding_mask.flatten())
+    return y.view(x.shape)
+
+
+def _each_sentence(forward: Forward, norm: Any, x: Tensor) -> Tensor:
+    """Normalize a nested tensor, which ``nn.TransformerEncoder`` may make of padded sentences at evaluation."""
+    if norm.training:
+        raise ValueError("a norm takes nested tensors at evaluation only; train with padded sentences and a mask")
+    sentences = [forward(norm, sentence.unsqueeze(1), None).squeeze(1) for sentence in x.unbind()]
+    return torch.nested.as_nested_tensor(sentences, layout=x.layout)
+
+
+def prevent_fusion(norm: nn.Module) -> None:
+    """Keep ``nn.TransformerEncoderLayer`` from computing LayerNorm in place of this norm.
+
+    At evaluation that layer reads weight, bias and eps of its norms and computes all of itself in one call, without
+    calling the norms. It does not if any module inside it has a forward hook, so the norm gets one that does nothing.
+    Attributes that the layer reads first, and the norm does not have, become None.
+    """
+    for name in ("eps", "weight", "bias"):
+        if not hasattr(norm, name):
+            setattr(norm, name, None)
+    norm.register_forward_pre_hook(_do_nothing)
+
+
+def _do_nothing(norm: nn.Module, args: tuple[Any, ...]) -> None:
+    """See :func:`prevent_fusion`."""

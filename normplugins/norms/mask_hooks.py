@@ -1,0 +1,97 @@
+"""How padding masks reach norms inside models that call them with x alone."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from normplugins.norms.inputs import to_padding_mask
+from normplugins.norms.registry import is_norm
+from normplugins.norms.statistics import recomputing
+
+PADDING_MASKS = ("src_key_padding_mask", "tgt_key_padding_mask", "key_padding_mask", "padding_mask")
+"""arguments of a model's forward that are boolean, True at padding"""
+ATTENTION_MASKS = ("attention_mask", "decoder_attention_mask")
+"""arguments of a model's forward that are 1 at tokens and 0 at padding"""
+
+
+@contextmanager
+def using_padding_mask(
+    model: nn.Module, padding_mask: Tensor | None = None, *, attention_mask: Tensor | None = None
+) -> Iterator[None]:
+    """Pass this mask to every norm of this package in ``model`` that is called with x alone in this context.
+
+    Args:
+        model: the model, with norms from ``build_norm`` or ``swap_norms``.
+        padding_mask: (B, T), boolean, True at padding.
+        attention_mask: (B, T), 1 at tokens and 0 at padding, in place of ``padding_mask``.
+    """
+    mask = to_padding_mask(padding_mask, attention_mask)
+
+    def add_mask(_norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _with_mask(args, kwargs, mask)
+
+    norms = filter(is_norm, model.modules())
+    hooks = [norm.register_forward_pre_hook(add_mask, with_kwargs=True, prepend=True) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class MaskFromCall:
+    """Passes the mask among the arguments of a module's forward to norms inside the module.
+
+    At evaluation only a norm that sees its sentence gets it. All others compute each token alone then, and a model that
+    generates text calls them with the newest token and a mask of the whole text.
+    """
+
+    def __init__(self, module: nn.Module, argument: str, norms: list[nn.Module]) -> None:
+        self.argument = argument
+        self.position = list(inspect.signature(module.forward).parameters).index(argument)
+        self.mask: Tensor | None = None  # of the call that is running
+        self.latest: Tensor | None = None  # of the latest call, for activation checkpointing
+        module.register_forward_pre_hook(self.enter, with_kwargs=True)
+        module.register_forward_hook(self.leave, always_call=True)
+        for norm in norms:
+            norm.register_forward_pre_hook(self.add_mask, with_kwargs=True)
+
+    def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take the mask from the arguments of the module's forward."""
+        given = args[self.position] if len(args) > self.position else kwargs.get(self.argument)
+        mask = to_padding_mask(None, given) if self.argument in ATTENTION_MASKS else given
+        self.mask = self.latest = mask
+
+    def leave(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        """Drop the mask after the module's forward, also after an error."""
+        self.mask = None
+
+    def add_mask(self, norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Add the mask to the arguments of a norm."""
+        if not (norm.training or getattr(norm, "sees_sentence", False)):
+            return None
+        return _with_mask(args, kwargs, self.latest if recomputing() else self.mask)
+
+
+def _with_mask(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor | None) -> Any:
+    """Return the arguments with the mask, or None if they hold one or there is none."""
+    if mask is None or len(args) > 1 or kwargs.keys() & {"padding_mask", "attention_mask"}:
+        return None
+    return args, {**kwargs, "padding_mask": mask}
+
+
+def modules_with_mask(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield (path, module, argument) of the outermost modules whose forward takes one mask of its own tokens.
+
+    A forward with masks of two sequences, source and target, does not say which norm sees which sequence; the modules
+    inside it do.
+    """
+    names = [name for name in inspect.signature(module.forward).parameters if name in PADDING_MASKS + ATTENTION_MASKS]
+    if len(names) == 1:
+        yield path, module, names[0]
+        return
+    for name, child in module.named_children():
+        yield from modules_with_mask(child, f"{path}.{name}" if path else name)

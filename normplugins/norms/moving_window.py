@@ -1,0 +1,188 @@
+"""What ``un`` and ``mabn`` share: averages of quadratic means, and of a backward quantity, over the last batches."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from normplugins.norms.settings import EpsSettings, RunningSettings, setting
+from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
+from normplugins.norms.torch_compile import opaque_copy
+
+RATIO_FROM = 1000  # in so many updates, both released codes use no ratio to the running quadratic mean
+LARGEST_RATIO = 5.0
+
+
+@dataclass(frozen=True)
+class WindowSettings(RunningSettings, EpsSettings):
+    """Settings of a norm with windows of statistics."""
+
+    window: int = setting(4, "batches whose statistics are averaged", minimum=1)
+
+
+class Scales(NamedTuple):
+    """What a backward needs of its forward."""
+
+    scale: Tensor
+    """(C,): 1 / sqrt(the quadratic mean that the norm divides by + eps)"""
+    ratio: Tensor
+    """(C,): the root of that quadratic mean divided by the root of the running one, within bounds"""
+    smooth: Tensor
+    """scalar: whether the windows are averaged, rather than the batch's own values taken"""
+    skipped: Tensor
+    """scalar: whether the batch is an outlier that must not enter the windows"""
+
+
+class Average(NamedTuple):
+    """What a batch's quadratic mean leads to."""
+
+    phi: Tensor
+    """(C,): the quadratic mean to divide by"""
+    row: Tensor
+    """(C,): the new row of the window"""
+    smooth: Tensor
+    skipped: Tensor
+
+
+class _WindowBackward(torch.autograd.Function):
+    """y = weight z + bias with z = x scale, and the backward of a norm with windows.
+
+        g = weight ratio dL/dy        dL/dx = scale (g - z m)        dL/dweight = sum(dL/dy z) ratio
+
+    where the norm makes m (C,) from the batch's mean(g z).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        scale: Tensor,
+        ratio: Tensor,
+        smooth: Tensor,
+        skipped: Tensor,
+        count: Tensor,
+        norm: "WindowNorm",
+    ) -> Tensor:
+        ctx.save_for_backward(rows, weight, scale, ratio, smooth, skipped, count)
+        ctx.norm = norm
+        return torch.addcmul(bias, rows, weight * (scale * ratio if norm.ratio_in_forward else scale))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, scale, ratio, smooth, skipped, count = ctx.saved_tensors
+        grad_weight = (dy * rows).sum(0) * scale * ratio
+        projection = ctx.norm.smooth_projection(count, weight * grad_weight / count.clamp(min=1), smooth, skipped)
+        grad_rows = torch.addcmul(rows * (-projection.to(rows.dtype) * scale.square()), dy, weight * ratio * scale)
+        return grad_rows, grad_weight, dy.sum(0), *[None] * 6
+
+
+class WindowNorm(RunningNorm):
+    """Base class: y = weight x / sqrt(phi + eps) + bias, with phi an average of the last batches' mean(x^2).
+
+    Means are over real tokens, in the backward as well; the output at padding is 0. At evaluation phi is the running
+    quadratic mean. Buffers: ``running_phi`` (C,), from 1; ``window_phi`` and ``window_gz`` (window, C), the newest row
+    last, with the batches' mean(x^2) and mean(g z); ``num_updates``.
+
+    Under activation checkpointing the recomputation uses the scales of the module's latest forward.
+    """
+
+    statistics: ClassVar[tuple[str, ...]] = ("running_phi", "window_phi", "window_gz")
+    ratio_in_forward: ClassVar[bool]
+    running_phi: Tensor
+    window_phi: Tensor
+    window_gz: Tensor
+    num_updates: Tensor
+    window: int
+    warmup_updates: int
+
+    def __init__(self, dim: int, settings: WindowSettings) -> None:
+        super().__init__(dim, settings)
+        self.add_statistic("running_phi", 1.0)
+        for name in ("window_phi", "window_gz"):
+            self.register_buffer(name, self.running_phi.new_zeros(settings.window, dim))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        self._latest: Scales | None = None  # of the latest forward, for its recomputation
+        self._take_pending()
+
+    def average(self, phi: Tensor) -> Average:
+        """Return what a batch's quadratic mean phi (C,) leads to, without changing a statistic."""
+        raise NotImplementedError
+
+    def average_projection(self, projection: Tensor, smooth: Tensor, skipped: Tensor) -> dict[str, Tensor]:
+        """Return m (C,) as ``m`` for a batch's mean(g z) (C,), and the new values of statistics by name."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""
+        rows, real = token_rows(x, padding_mask, self.dim)
+        rows = zero_padding(rows, real)
+        if self.training:
+            count = count_tokens(rows, real)
+            with torch.no_grad():
+                scales = self._scales(*self.synchronize(count, mean_over(rows.square(), count)))
+            y: Tensor = _WindowBackward.apply(  # type: ignore[no-untyped-call]
+                rows, self.weight.to(rows.dtype), self.bias.to(rows.dtype), *scales, count, self
+            )
+        else:
+            y = self.affine(rows, torch.rsqrt(self.running_phi + self.eps))
+        return zero_padding(y, real).view(x.shape).to(x.dtype)
+
+    def fixed_affine(self) -> tuple[Tensor, Tensor]:
+        """Return scale and shift (C,), in float64, of the evaluation."""
+        return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()
+
+    def _scales(self, count: Tensor, phi: Tensor) -> Scales:
+        if recomputing() and self._latest is not None:
+            return self._latest
+        average = self.average(torch.where(count > 0, phi, self.running_phi.to(phi.dtype)))
+        scale = torch.rsqrt(average.phi + self.eps)
+        ratio = (torch.rsqrt(self.running_phi + self.eps) / scale).clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
+        with_ratio = average.smooth & (self.num_updates >= max(RATIO_FROM, self.warmup_updates))
+        ratio = torch.where(with_ratio, ratio, torch.ones_like(ratio))
+        self._latest = Scales(*(opaque_copy(each) for each in (scale, ratio, average.smooth, average.skipped)))
+        self.update_running_stats(count, phi)
+        return self._latest
+
+    def step(self, count: Tensor, *moments: Tensor) -> None:
+        """Add a batch's quadratic mean to the window and to the running quadratic mean, if the batch has a token."""
+        counts = count > 0
+        average = self.average(torch.where(counts, moments[0].to(self.running_phi.dtype), self.running_phi))
+        self.running_phi.lerp_(average.phi, self.momentum * counts.to(average.phi.dtype))
+        self.window_phi.copy_(torch.where(counts, self.with_row(self.window_phi, average.row), self.window_phi))
+        self.num_updates.add_(counts)
+
+    def smooth_projection(self, count: Tensor, projection: Tensor, smooth: Tensor, skipped: Tensor) -> Tensor:
+        """Return m (C,) for the batch's mean(g z) (C,) over ``count`` tokens, and update the backward's statistics."""
+        count, projection = self.synchronize(count, projection)
+        m = self.average_projection(projection.to(self.window_gz.dtype), smooth, skipped)["m"]
+        if not self._estimating:
+            self._apply_step("step_backward", count, projection)
+        return m
+
+    def step_backward(self, count: Tensor, *moments: Tensor) -> None:
+        """Update the backward's statistics with a batch's mean(g z), if the batch has a token."""
+        if self._latest is None:  # no batch in training yet
+            return
+        new = self.average_projection(moments[0].to(self.window_gz.dtype), self._latest.smooth, self._latest.skipped)
+        for name in new.keys() - {"m"}:
+            buffer = self.get_buffer(name)
+            buffer.copy_(torch.where(count > 0, new[name], buffer))
+
+    def with_row(self, window: Tensor, row: Tensor) -> Tensor:
+        """Return the window (window, C) without its oldest row and with this one (C,)."""
+        return torch.cat([window[1:], row.to(window.dtype).unsqueeze(0)])
+
+    def averages(self) -> Tensor:
+        """Whether the next batch, of update t, is averaged with others: t > window, and the warmup has ended."""
+        return (self.num_updates >= self.window) & (self.num_updates + 1 >= self.warmup_updates)
+
+    def _take_pending(self) -> dict[str, Tensor]:
+        taken = super()._take_pending()
+        if self.per_update:  # must exist before the backward adds to it
+            self._pending["step_backward"] = self.bias.new_zeros(1 + self.dim, dtype=torch.float64)
+        return taken

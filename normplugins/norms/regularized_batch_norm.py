@@ -1,0 +1,77 @@
+"""RegularizedBN (arXiv 2210.05153): BatchNorm, and a loss for the distance of batch and running statistics.
+
+    loss += penalty_mean sum_c (mu - mu_B)^2 + penalty_var sum_c |sigma^2 - sigma_B^2|
+
+over the channels, with gradients through the batch's mu_B and sigma_B^2 only. As in the released code, the running
+statistics already contain this batch, and the terms of all norms are added once to the loss of each batch, which is a
+*sum* over its tokens. The defaults are the recipe of its pre-norm transformers, ``batch_diff_0.1_0.01``.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normplugins.norms.batch_moments import BatchMomentsNorm
+from normplugins.norms.registry import register_norm
+from normplugins.norms.settings import EpsSettings, RunningSettings, setting
+from normplugins.norms.statistics import count_tokens, mean_over, token_rows, zero_padding
+
+
+@dataclass(frozen=True)
+class RegularizedBatchNormSettings(RunningSettings, EpsSettings):
+    """Settings of ``rbn``."""
+
+    momentum: float = setting(0.05, "weight of the batch in the running mean and variance", above=0, maximum=1)
+    penalty_mean: float = setting(0.1, "weight of the squared distance of the means in the loss", minimum=0)
+    penalty_var: float = setting(0.01, "weight of the absolute distance of the variances in the loss", minimum=0)
+
+
+@register_norm("rbn", RegularizedBatchNormSettings)
+class RegularizedBatchNorm(BatchMomentsNorm):
+    """BatchNorm of each channel over the batch's real tokens, with a term in the loss.
+
+    ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers ``running_mean`` and ``running_var`` (C,) start at 0 and 1;
+    as in the released code, the running variance is the biased one. The output at padding is 0.
+    """
+
+    settings: RegularizedBatchNormSettings
+    penalty_mean: float
+    penalty_var: float
+
+    def __init__(self, dim: int, settings: RegularizedBatchNormSettings) -> None:
+        super().__init__(dim, settings)
+        self.loss_term: Tensor | None = None
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Normalize x (T, B, C) or (N, C); in training, set ``loss_term`` and update the running statistics."""
+        rows, real = token_rows(x, padding_mask, self.dim)
+        rows = zero_padding(rows, real)
+        if self.training:
+            count = tokens = count_tokens(rows, real)
+            mean = mean_over(rows, count)
+            var = mean_over(zero_padding(rows - mean, real).square(), count)
+            if self.synchronizes:
+                tokens, count, mean, var = self.synchronize(tokens, count, mean, var)
+            self.update_running_stats(tokens, count, mean, var)
+            running_mean, running_var = self.running_mean.clone(), self.running_var.clone()
+            distance = self.penalty_mean * (running_mean - mean).square().sum()
+            self.loss_term = (count > 0) * (distance + self.penalty_var * (running_var - var).abs().sum())
+        else:
+            mean, var = self.running_mean.to(rows.dtype), self.running_var
+        y = zero_padding(self.affine(rows - mean, torch.rsqrt(var + self.eps)), real)
+        return y.view(x.shape).to(x.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the loss of the latest batch, which belongs to its graph, when the module is copied."""
+        return {**self.__dict__, "loss_term": None}
+
+    def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Return the mean and the biased variance."""
+        return moments[1:]
+
+    def fixed_affine(self) -> tuple[Tensor, Tensor]:
+        """Return scale and shift (C,), in float64, of the evaluation."""
+        scale = self.weight.double() * torch.rsqrt(self.running_var.double() + self.eps)
+        return scale, self.bias.double() - scale * self.running_mean.double()

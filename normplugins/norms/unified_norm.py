@@ -1,0 +1,72 @@
+"""Unified Normalization (arXiv 2208.01313), as released: the geometric mean of the last batches' quadratic means.
+
+    phi = exp(mean over the window of log mean(x^2))        y = weight x / sqrt(phi + eps) + bias
+    running phi <- alpha_fwd running phi + (1 - alpha_fwd) phi
+
+The backward of z = x / sqrt(phi + eps) projects with a smoothed quantity instead of the batch's own:
+
+    g = weight dL/dy sqrt(phi + eps) / sqrt(running phi + eps)        nu <- alpha_bkw nu + (1 - alpha_bkw) m
+    dL/dx = (g - nu z) / sqrt(phi + eps)        m = mean over the window of the batches' mean(g z)
+
+In the first ``warmup_updates`` updates phi and m are the batch's own, and in the first 1,000 g has no ratio. With
+``outlier_filtration`` a batch is an outlier if in some channel the window's arithmetic mean exceeds the geometric mean
+by more than ``window`` times the variance of the window's roots. It is then normalized by its own statistics, m takes
+the place of nu, and running values enter the windows. The released script for translation leaves the filtration off.
+At evaluation phi is the running one, so that the norm folds into the next linear layer. The released backward also
+counts padding; this one does not.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from normplugins.norms.moving_window import Average, WindowNorm, WindowSettings
+from normplugins.norms.registry import register_norm
+from normplugins.norms.settings import setting
+
+
+@dataclass(frozen=True)
+class UnifiedNormSettings(WindowSettings):
+    """Settings of ``un``; the defaults are those of the released script for IWSLT14."""
+
+    alpha_fwd: float = setting(0.9, "decay of the running quadratic mean", minimum=0, below=1)
+    alpha_bkw: float = setting(0.9, "decay of nu, the running quantity of the backward", minimum=0, below=1)
+    warmup_updates: int = setting(4000, "in the first so many updates, a batch's own statistics are used", minimum=0)
+    outlier_filtration: bool = setting(False, "a batch far from the window is normalized by its own statistics")
+
+
+@register_norm("un", UnifiedNormSettings, summary="Unified Normalization: geometric means over the last batches.")
+class UnifiedNorm(WindowNorm):
+    """Unified Normalization of each channel; buffers as in :class:`WindowNorm`, and ``ema_gz`` (C,), which is nu."""
+
+    statistics: ClassVar[tuple[str, ...]] = (*WindowNorm.statistics, "ema_gz")
+    ratio_in_forward: ClassVar[bool] = False
+    ema_gz: Tensor
+    settings: UnifiedNormSettings
+
+    def __init__(self, dim: int, settings: UnifiedNormSettings) -> None:
+        super().__init__(dim, settings)
+        self.momentum = 1 - settings.alpha_fwd
+        self.add_statistic("ema_gz", 0.0)
+
+    def average(self, phi: Tensor) -> Average:
+        """Return the window's geometric mean, or the batch's own mean square in the warmup or for an outlier."""
+        window = self.with_row(self.window_phi, phi)
+        geometric = window.log().mean(0).exp()
+        skipped = torch.full_like(self.num_updates, self.window == 1, dtype=torch.bool)
+        if self.settings.outlier_filtration:
+            spread = self.window_phi.sqrt().var() * self.window
+            outlier = ((window.mean(0) - geometric) > spread).any()
+            skipped = skipped | (outlier & (self.num_updates + 1 >= self.warmup_updates))
+        smooth = self.averages() & ~skipped
+        row = torch.where(skipped, self.running_phi, phi) if self.settings.outlier_filtration else phi
+        return Average(torch.where(smooth, geometric, phi), row, smooth, skipped)
+
+    def average_projection(self, projection: Tensor, smooth: Tensor, skipped: Tensor) -> dict[str, Tensor]:
+        """Return m (C,), which the backward subtracts along z, and the new window and nu."""
+        window = self.with_row(self.window_gz, torch.where(skipped, self.ema_gz, projection))
+        mean = torch.where(smooth, window.mean(0), projection)
+        nu = self.ema_gz.lerp(mean, 1 - self.settings.alpha_bkw)
+        return {"m": torch.where(skipped, mean, nu), "window_gz": window, "ema_gz": nu}

@@ -1,0 +1,74 @@
+"""The tables of ``normplugins list``: one for each experiment, a row for each run."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from itertools import groupby
+
+from rich.filesize import decimal
+
+from normplugins.report.table import Column, Table, paragraph, terminal
+from normplugins.runs.inventory import STATES, FoundRun
+
+NAMES = {"bleu": "BLEU", "ppl": "ppl"}
+
+
+def run_list(runs: Sequence[FoundRun], width: int | None) -> str:
+    """Return the tables of runs and a line with their number, size and states.
+
+    Args:
+        runs: the runs, sorted by experiment.
+        width: width of the terminal in characters; None: as wide as the tables are.
+    """
+    now = datetime.now(timezone.utc)
+    parts = [
+        terminal(_table(experiment, list(members), now), width)
+        for experiment, members in groupby(runs, lambda run: run.experiment)
+    ]
+    counts = Counter(run.state for run in runs)
+    states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    total = f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {decimal(sum(run.bytes for run in runs))}: {states}"
+    return "\n\n".join([*parts, paragraph(total, width)])
+
+
+def age(when: datetime, now: datetime) -> str:
+    """Return the time since ``when``: ``now``, ``5 min``, ``3 h``, ``2 days``."""
+    minutes = (now - when).total_seconds() / 60
+    if minutes < 1:
+        return "now"
+    if minutes < 60:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.0f} h" if minutes < 48 * 60 else f"{minutes / 60 / 24:.0f} days"
+
+
+def _table(experiment: str, runs: Sequence[FoundRun], now: datetime) -> Table:
+    """Return the table of an experiment, whose runs have one metric."""
+    metrics = list(dict.fromkeys(run.metric for run in runs if run.metric))
+    columns = [
+        Column("norm", right=False),
+        Column("seed"),
+        Column("state", right=False),
+        Column("updates"),
+        *(Column(NAMES.get(metric, metric)) for metric in metrics),
+        Column("age", detail=True),
+        Column("disk", detail=True),
+    ]
+    rows = [
+        [
+            _name(run),
+            str(run.seed) if run.cell else "",
+            run.state,
+            f"{run.updates:,}{f'/{run.of:,}' if run.of else ''}" if run.cell else "",
+            *(f"{run.score:.2f}" if run.metric == metric and run.score is not None else "" for metric in metrics),
+            age(run.when, now),
+            decimal(run.bytes),
+        ]
+        for run in runs
+    ]
+    return Table(experiment or "not readable", columns, rows)
+
+
+def _name(run: FoundRun) -> str:
+    """Return the cell, and the folder unless it is the one that a run has by default."""
+    usual = run.folder.parts[-3:] == (run.experiment, run.cell, f"seed{run.seed}")
+    return run.cell.replace(",", ", ") + ("" if usual else f" in {run.folder}") if run.cell else str(run.folder)

@@ -1,0 +1,191 @@
+"""The look of every figure: colours of the norms, text that stays on the canvas, labels beside lines, PNG and SVG."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import wrap
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import MaxNLocator
+
+from normplugins.report.records import norm_rank
+from normplugins.utils.files import whole_file
+
+WIDTH = 5.6
+"""Inches: a column of text in print. On a phone, 360 pixels wide, a letter of 9 points is 8 pixels high."""
+DPI = 200
+GREY = "#767676"
+# Grey for the baseline LN, then the colours of Okabe and Ito and of Tol's muted set, which colour-blind readers tell
+# apart, in the order of norm_rank.
+COLOURS = (
+    *(GREY, "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#44AA99", "#999933", "#332288"),
+    *("#CC6677", "#009E73", "#CC79A7", "#882255", "#117733", "#DDCC77", "#AA4499", "#661100", "#6699CC", "#000000"),
+)
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+"""Line styles that tell lines of one colour apart."""
+FORMATS: dict[str, dict[str, None]] = {  # with the metadata to leave out, which would change from day to day
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+}
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "svg.hashsalt": "normplugins",
+}
+
+
+class Label(NamedTuple):
+    """A text that belongs to the height ``y`` of an axis."""
+
+    y: float
+    text: str
+    colour: str
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw with this look, whatever the user's own matplotlib settings are; they are restored afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)  # type: ignore[arg-type]  # the stubs list every key
+        yield
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """Return an empty figure of this size in inches. Call it inside :func:`drawing`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem.png`` and ``stem.svg`` and return their paths. The same figure gives the same bytes.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    paths = []
+    for kind, metadata in FORMATS.items():
+        path = stem.with_name(f"{stem.name}.{kind}")  # with_suffix would cut a name that has a dot
+        with drawing(), whole_file(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata)
+        paths.append(path)
+    return paths
+
+
+def place(norm: str) -> int:
+    """Return the norm's place in the registry's order, or a checksum of its name if it is not installed."""
+    rank, name = norm_rank(norm)
+    return rank if norm_rank("")[0] > rank else zlib.crc32(name.encode())
+
+
+def colour(norm: str) -> str:
+    """Return the norm's colour, which is the same in every figure."""
+    return COLOURS[place(norm) % len(COLOURS)]
+
+
+def fit(text: str, inches: float, size: float, weight: str = "normal") -> str:
+    """Break a text into lines that are at most so many inches long at this font size in points."""
+    font = get_font(findfont(FontProperties(family=RC["font.family"], weight=weight)))
+    font.set_size(size, 72)
+
+    def length(line: str) -> float:
+        font.set_text(line)
+        return font.get_width_height()[0] / 64 / 72  # FreeType counts 64ths of a point
+
+    for characters in range(max(8, int(inches * 72 / (0.45 * size))), 7, -1):
+        lines = [part for line in text.splitlines() for part in wrap(line, characters, break_on_hyphens=False)]
+        if max(map(length, lines), default=0) <= inches:
+            break
+    return "\n".join(lines)
+
+
+def heading(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
+    """Put a title above the axes and notes below them, broken into lines so that nothing is cut at the edge."""
+    inches = figure.get_size_inches()[0] - 0.35
+    figure.suptitle(fit(title, inches, 10, "bold"), fontsize=10, fontweight="bold")
+    if notes:
+        # the label of the x axis that all panels share is the place that the layout keeps free at the lower edge
+        text = "\n".join(fit(note, inches, 8.5) for note in notes)
+        figure.supxlabel(text, fontsize=8.5, x=0.02, ha="left", color="#333333")
+
+
+def count_updates(axis: Axes) -> None:
+    """Write an x axis of updates with few, whole numbers that fit into narrow panels."""
+    axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}")
+
+
+def spread(positions: Sequence[float], gap: float) -> np.ndarray:
+    """Return positions that keep their order, are at least ``gap`` apart, and have moved as little as possible.
+
+    Args:
+        positions: heights (N).
+        gap: the least distance between two of them, in the same unit.
+    """
+    order = np.argsort(positions, kind="stable")
+    steps = np.arange(len(order)) * gap
+    blocks: list[tuple[float, int]] = []  # mean and number of neighbours that touch: isotonic regression
+    for value in np.asarray(positions, dtype=float)[order] - steps:
+        mean, count = float(value), 1
+        while blocks and blocks[-1][0] > mean:
+            before, members = blocks.pop()
+            mean, count = (mean * count + before * members) / (count + members), count + members
+        blocks.append((mean, count))
+    moved = np.empty(len(order))
+    moved[order] = np.repeat([mean for mean, _ in blocks], [count for _, count in blocks]) + steps
+    return moved
+
+
+def label_lines(axis: Axes, labels: Sequence[Label]) -> None:
+    """Write labels beside the right edge of an axis at the heights of their lines, moved apart where they overlap.
+
+    Call it when the axis has its limits; the room that the labels need is taken from its width.
+    """
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # the layout decides how high the axis is
+    low, high = axis.get_ylim()
+    lines = max(label.text.count("\n") + 1 for label in labels)
+    gap = lines * 1.25 * RC["font.size"] / 72 * figure.dpi / axis.get_window_extent().height * (high - low)
+    for label, y in zip(labels, spread([np.clip(label.y, low, high) for label in labels], gap), strict=True):
+        axis.annotate(
+            label.text,
+            xy=(1, label.y),
+            xytext=(1.04, y),
+            xycoords=axis.get_yaxis_transform(),
+            textcoords=axis.get_yaxis_transform(),
+            color=label.colour,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": label.colour,
+                "linewidth": 0.6,
+                "relpos": (0, 0.5),
+                "shrinkA": 0,
+                "shrinkB": 0,
+            },
+        )

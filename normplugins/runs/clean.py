@@ -1,0 +1,69 @@
+"""Deletes the checkpoints that a finished run does not need any more."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from normplugins.runs import folder
+from normplugins.runs.inventory import disk_use
+from normplugins.training import checkpoints
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import sha256
+
+
+def unneeded(directory: Path) -> list[Path]:
+    """Return the files that a finished run does not need: checkpoints to resume from, and what a kill left.
+
+    The checkpoints that the averaged and the best score belong to are not among them. They are read first, so that
+    nothing is deleted beside a damaged one.
+
+    Args:
+        directory: the run's folder.
+
+    Raises:
+        UserError: the folder holds no finished run, or a checkpoint that stays is missing or damaged.
+    """
+    config = folder.stored_config(directory)
+    done = folder.read_record(directory, config)
+    if done is None:
+        raise UserError(f"the run in {directory} is not finished: it needs its checkpoints to resume from")
+    scored = done.get("files", {}).get("checkpoints", {})  # records of older versions do not name them
+    for name in _kept(config):
+        path = directory / checkpoints.FILES[name]
+        checkpoints.load(path)
+        entry = scored.get(name, {})
+        if entry.get("file") == path.name and entry["sha256"] != sha256(path):
+            raise UserError(f"{path} is not the checkpoint that {directory / folder.RECORD} names: nothing is deleted")
+    return _unneeded(directory)
+
+
+def freed(paths: list[Path]) -> int:
+    """Return the bytes that deleting these files of one folder frees; a file that keeps another name frees nothing."""
+    folders = {path.parent for path in paths}
+    return sum(disk_use(each.iterdir()) - disk_use(set(each.iterdir()) - set(paths)) for each in folders)
+
+
+def clean(directory: Path) -> int:
+    """Delete the files of :func:`unneeded` and return the bytes that this frees.
+
+    Raises:
+        UserError: the folder holds no finished run, or another process works in it.
+    """
+    with folder.locked(directory):
+        if folder.read_record(directory, folder.stored_config(directory)) is None:
+            raise UserError(f"the run in {directory} was started again: nothing is deleted")
+        paths = _unneeded(directory)
+        count = freed(paths)
+        for path in paths:
+            path.unlink()
+    return count
+
+
+def _kept(config: DictConfig) -> list[str]:
+    return [name for name in checkpoints.scored_names(config.evaluate.average) if name != "last"]
+
+
+def _unneeded(directory: Path) -> list[Path]:
+    last = directory / checkpoints.LAST
+    left_over = (path for pattern in ("checkpoint*.pt.tmp", "crash.pt") for path in sorted(directory.glob(pattern)))
+    return [*checkpoints.epoch_checkpoints(directory), *([last] if last.exists() else []), *left_over]

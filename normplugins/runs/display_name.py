@@ -1,0 +1,41 @@
+"""The short name of a run for people: what differs from its experiment, such as ``pn-nogs-s1``."""
+
+import hashlib
+import re
+
+LONGEST = 40
+"""The characters of a name, without the seed."""
+_VALUE_SAYS_IT = re.compile(r"[A-Za-z_]+")
+
+
+def display_name(variant: str, seed: int) -> str:
+    """Return a short name of a run within its experiment.
+
+    The parts of the cell's name stand in their order: a switch as the initials of its key, with ``no`` before one that
+    is off; a choice of a config group as its option; any other setting as the initials of its key and its value. A key
+    of one word is not shortened. ``pn,norm.group_scaling=false,optimization.lr=0.005`` with seed 1 is
+    ``pn-nogs-lr0.005-s1``. A name of many settings is cut, and ends with a digest of the whole one. The record holds
+    the whole name and every setting.
+
+    Args:
+        variant: the name of the cell, as :func:`normplugins.runs.cell.cell_name` returns it.
+        seed: the seed of the run.
+    """
+    norm, *items = variant.split(",")
+    name = "-".join([norm, *map(_short, items)])
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST - 9].rstrip('-')}-{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
+    return f"{name}-s{seed}"
+
+
+def _short(item: str) -> str:
+    key, equals, value = item.partition("=")
+    words = key.rpartition(".")[2].split("_")
+    name = words[0] if len(words) == 1 else "".join(word[:1] for word in words)
+    if not equals:  # the rest of a name that was too long
+        return item
+    if value in ("true", "false"):
+        return name if value == "true" else f"no{name}"
+    if "." not in key and _VALUE_SAYS_IT.fullmatch(value):
+        return value
+    return f"{name}{value}"

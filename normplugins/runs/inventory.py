@@ -1,0 +1,161 @@
+"""The runs at hand, as the small files in their folders tell them. Nothing here imports torch."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from filecmp import cmp
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from normplugins.training.progress import LOG
+from normplugins.utils.errors import UserError
+from normplugins.utils.locks import is_held
+
+CONFIG = "config.yaml"
+RECORD = "record.json"
+STATES = ("running", "stopped", "finished", "published", "diverged", "damaged")
+_UPDATE = re.compile(r"update +(\d+)(?:/(\d+))?")
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run in a folder.
+
+    Attributes:
+        folder: the run's folder.
+        experiment: the experiment's name.
+        cell: the norm and the settings that differ from the experiment's.
+        norm: the norm's name.
+        seed: the seed.
+        state: one of ``STATES``: a process holds its lock; it has no record; it has a record; the record is published
+            too; a campaign published that its loss was not finite; its config or record cannot be read.
+        updates: updates that were made.
+        of: updates after which training ends at the latest; None if only patience ends it, or after the run.
+        metric: name of the score; empty without one.
+        score: the score of the checkpoint that the recipe is scored by, on the whole test set.
+        bytes: size of the files in the folder; a file with several names counts once.
+        when: time of the record, or of the last sign of life without one.
+    """
+
+    folder: Path
+    experiment: str
+    cell: str
+    norm: str
+    seed: int
+    state: str
+    updates: int
+    of: int | None
+    metric: str
+    score: float | None
+    bytes: int
+    when: datetime
+
+    def plain(self) -> dict[str, Any]:
+        """Return the fields as JSON has them."""
+        return asdict(self) | {"folder": str(self.folder), "when": self.when.isoformat(timespec="seconds")}
+
+
+def published_path(results: Path, experiment: str, cell: str, seed: int) -> Path:
+    """Return the path of a published record."""
+    return results / "runs" / experiment / cell / f"seed{seed}.json"
+
+
+def diverged_path(published: Path) -> Path:
+    """Return the path of the file that is published instead of a record when the loss was not finite."""
+    return published.with_suffix(".diverged.json")
+
+
+def find_runs(root: Path, results: Path) -> list[FoundRun]:
+    """Return the runs in the folders under ``root``, by experiment, cell and seed.
+
+    Args:
+        root: a folder of runs.
+        results: the folder of the published records; it may be missing.
+
+    Raises:
+        UserError: there is no folder ``root``.
+    """
+    found = [run for folder in _run_folders(root) if (run := read_run(folder, results))]
+    return sorted(found, key=lambda run: (run.experiment, run.cell, run.seed, run.folder))
+
+
+def finished_folders(root: Path) -> list[Path]:
+    """Return the folders under ``root`` that hold a record and in which no process works.
+
+    Raises:
+        UserError: there is no folder ``root``.
+    """
+    return sorted(
+        folder for folder in _run_folders(root) if (folder / RECORD).exists() and not is_held(folder / "lock")
+    )
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    """Yield the folders under ``root`` that hold a config."""
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}: normplugins run makes runs, and --runs DIR names their folder")
+    for folder, folders, files in os.walk(root):
+        if CONFIG in files:
+            folders.clear()  # what a run keeps, such as wandb's files, holds no run
+            yield Path(folder)
+
+
+def read_run(folder: Path, results: Path) -> FoundRun | None:
+    """Return the run in a folder, or None if its config is of something else."""
+    try:
+        found = _finished(folder) if (folder / RECORD).exists() else _unfinished(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        found = {"experiment": "", "cell": "", "norm": "", "seed": 0, "state": "damaged"}
+    if found is None:
+        return None
+    published = published_path(results, found["experiment"], found["cell"], found["seed"])
+    if is_held(folder / "lock"):
+        found["state"] = "running"
+    elif found["state"] == "finished" and published.is_file() and cmp(folder / RECORD, published, shallow=False):
+        found["state"] = "published"
+    elif found["state"] == "stopped" and diverged_path(published).is_file():
+        found["state"] = "diverged"
+    changed = max((path.stat().st_mtime for path in (folder / CONFIG, folder / LOG) if path.exists()), default=0.0)
+    when = datetime.fromtimestamp(changed, timezone.utc)
+    unknown = {"updates": 0, "of": None, "metric": "", "score": None, "when": when}
+    return FoundRun(**{"folder": folder, "bytes": disk_use(folder.rglob("*")), **unknown, **found})
+
+
+def progress(folder: Path) -> tuple[int, int | None]:
+    """Return the updates that the log of a run tells, and after how many training ends at the latest."""
+    log = folder / LOG
+    found = _UPDATE.findall(log.read_text(encoding="utf-8")) if log.exists() else []
+    return (int(found[-1][0]), int(found[-1][1]) if found[-1][1] else None) if found else (0, None)
+
+
+def disk_use(paths: Iterable[Path]) -> int:
+    """Return the size of files in bytes. A file counts once for all its names, as in a folder with hard links."""
+    stats = [path.stat() for path in paths if path.is_file() and not path.is_symlink()]
+    return sum({stat.st_ino: stat.st_size for stat in stats}.values())
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    metric, score = next(iter(record["metrics"].items()), ("", {"score": None}))
+    return {
+        **{"experiment": record["experiment"], "cell": record["variant"], "norm": record["norm"]},
+        **{"seed": int(record["seed"]), "state": "finished", "updates": record["training"]["updates"]},
+        **{"metric": metric, "score": score["score"], "when": datetime.fromisoformat(record["finished_at"])},
+    }
+
+
+def _unfinished(folder: Path) -> dict[str, Any] | None:
+    config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), _YAML)
+    if not {"experiment", "variant", "seed", "norm", "task"} <= config.keys():
+        return None
+    updates, of = progress(folder)
+    return {
+        **{"experiment": config["experiment"], "cell": config["variant"], "norm": config["norm"]["name"]},
+        **{"seed": int(config["seed"]), "state": "stopped", "updates": updates, "of": of},
+    }

@@ -1,0 +1,73 @@
+"""Publishes runs: copies the record of a finished run and its translations into the folder of published results."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from normplugins.runs import folder
+from normplugins.runs.inventory import published_path
+from normplugins.runs.record import FORMAT
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import sha256, whole_file
+
+_AGAIN = "start the run again with force=true"
+
+
+def publish(directory: Path, results: Path, force: bool = False) -> Path:
+    """Copy the record of a run and its translations into ``results``. Files that are there already stay as they are.
+
+    Args:
+        directory: the run's folder.
+        results: the folder of the published results.
+        force: publish a record of code with changes that are not committed, and replace another record of this cell and
+            seed; a line is printed that names what was done.
+
+    Returns:
+        The path of the published record.
+
+    Raises:
+        UserError: the run is not finished, its record or its translations are damaged or edited or, without ``force``,
+            its code was not committed or another record of this cell and seed is published.
+    """
+    config = folder.stored_config(directory)
+    done = folder.read_record(directory, config)
+    source = directory / folder.RECORD
+    if done is None:
+        raise UserError(f"the run in {directory} is not finished: its normplugins run command resumes it")
+    if done.get("format") != FORMAT:
+        raise UserError(f"{source} has the format {done.get('format')}, and format {FORMAT} is published: {_AGAIN}")
+    target = published_path(results, done["experiment"], done["variant"], done["seed"])
+    copies = {directory / kept["file"]: kept["sha256"] for kept in done.get("translations", {}).values()}
+    for path, digest in copies.items():
+        if not path.is_file() or sha256(path) != digest:
+            raise UserError(f"{path} is not the file that {source} names: restore it, or {_AGAIN}")
+    for reason, remedy in _doubts(done, source, target):
+        if not force:
+            raise UserError(f"{reason}: {remedy}, or publish it with --force")
+        print(f"published nevertheless: {reason}")
+    for path in (*copies, source):  # the record last, so that it never names a file that is missing
+        _copy(path, target if path == source else target.with_name(path.name))
+    return target
+
+
+def _doubts(done: dict[str, Any], source: Path, target: Path) -> list[tuple[str, str]]:
+    """Return why a record should not be published, each reason with what to do about it."""
+    doubts = []
+    commits = [str(call["git_commit"]) for call in (done, *done.get("later", []))]
+    if changed := [commit for commit in commits if commit.endswith("+changes")]:
+        reason = f"{source} comes from code that is in no commit ({changed[0][:7]} with changes)"
+        doubts.append((reason, "commit the changes and start the run again with force=true"))
+    if target.exists() and not _same(source, target):
+        doubts.append((f"{target} is another record of this cell and seed", "remove it if it is wrong"))
+    return doubts
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()
+
+
+def _copy(source: Path, target: Path) -> None:
+    if _same(source, target):
+        return
+    with whole_file(target) as temporary:
+        shutil.copyfile(source, temporary)

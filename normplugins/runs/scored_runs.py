@@ -1,0 +1,228 @@
+"""Reads recorded runs with the statistics of each test sentence, to compare them."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normplugins.evaluation import significance
+from normplugins.evaluation.significance import Array, Difference
+from normplugins.runs.folder import RECORD
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import sha256
+from normplugins.utils.json_file import read_json
+
+REMEDY = "restore it, or run that seed again"
+METRICS = {"bleu": significance.bleu, "bleu_compound": significance.bleu, "ppl": significance.nats}
+"""The metrics that are compared, and the function from statistics to a score (nats per word for a perplexity)."""
+_OF_TEST_SET = ("tokenized/reference", "tokenized/source.text", "text/test")
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run: its record, and the statistics (N, C) of its test sentences or segments.
+
+    ``lines`` are the translations (N). A language model without its log-probabilities has statistics of one row.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    checkpoint: str
+    metric: str
+    statistics: Array
+    lines: tuple[str, ...]
+
+    @property
+    def test_set(self) -> dict[str, str]:
+        """The hashes of the test set's source and reference by file, as the record names them."""
+        hashes = self.record["corpus"]["sha256"]
+        return {name: digest for name, digest in hashes.items() if name.startswith(_OF_TEST_SET)}
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """The metrics on the whole test set."""
+        found: Mapping[str, Any] = self.record["scores"][self.checkpoint]["test"]
+        return found
+
+
+@dataclass(frozen=True)
+class System:
+    """The runs of one cell by seed, and the seeds of its runs that diverged."""
+
+    name: str
+    runs: Mapping[int, ScoredRun]
+    diverged: frozenset[int] = frozenset()
+
+    @property
+    def first(self) -> ScoredRun:
+        """The run of the smallest seed."""
+        return self.runs[min(self.runs)]
+
+    @property
+    def statistics(self) -> dict[int, Array]:
+        """The statistics (N, C) by seed."""
+        return {seed: run.statistics for seed, run in self.runs.items()}
+
+
+def read_system(name: str, results: Path, checkpoint: str | None = None) -> System:
+    """Read the runs that a name stands for.
+
+    Args:
+        name: the folder of a run, a folder of such folders or of published records, the file of a record, or a
+            published cell such as ``multi30k/ln``.
+        results: the folder whose ``runs`` holds the published records.
+        checkpoint: ``averaged``, ``last`` or ``best``; None is the one that the recipe is scored by.
+
+    Raises:
+        UserError: there is no such run, or a file of it is missing, damaged or was not scored.
+    """
+    for folder in (Path(name), results / "runs" / name):
+        paths = _records(folder)
+        if paths:
+            break
+    else:
+        raise UserError(
+            f"{name} is no run: give a run's folder with its {RECORD}, or a cell such as multi30k/ln with records "
+            f"under {results / 'runs'}"
+        )
+    ended = [path for path in paths if not path.name.endswith(".diverged.json")]
+    diverged = frozenset(int(path.name.partition(".")[0].removeprefix("seed")) for path in paths if path not in ended)
+    runs: dict[int, ScoredRun] = {}
+    for path in ended:
+        run = read_run(path, checkpoint)
+        if run.record["seed"] in runs:
+            raise UserError(f"{path} and {runs[run.record['seed']].path} have the same seed: give one of them")
+        runs[run.record["seed"]] = run
+    if not runs:
+        raise UserError(f"every run in {name} diverged, so there is no score to compare")
+    return System(name.rstrip("/"), runs, diverged - runs.keys())
+
+
+def _records(folder: Path) -> list[Path]:
+    if folder.is_file() and folder.suffix == ".json":
+        return [folder]
+    if (folder / RECORD).exists():
+        return [folder / RECORD]
+    return sorted([*folder.glob(f"seed*/{RECORD}"), *folder.glob("seed*.json")])
+
+
+def read_run(path: Path, checkpoint: str | None = None) -> ScoredRun:
+    """Read a record, with its translations or log-probabilities that lie beside it.
+
+    Raises:
+        UserError: see :func:`read_system`.
+    """
+    record = read_json(path, REMEDY)
+    if record is None or "scores" not in record:
+        raise UserError(f"{path} holds no scores by checkpoint, as a record of format 1: run that seed again")
+    try:
+        checkpoint = checkpoint or str(record["scored_by"])
+        if checkpoint not in record["scores"]:
+            scored = ", ".join(record["scores"]) or "nothing"
+            raise UserError(f"{path} has no score of the checkpoint '{checkpoint}', only of: {scored}")
+        scores = record["scores"][checkpoint]["test"]
+        metric = next((name for name in METRICS if name in scores), "")
+        if not metric:
+            raise UserError(f"{path} has none of the metrics that can be compared: {', '.join(METRICS)}")
+        read = _segments if metric == "ppl" else _sentences
+        statistics, lines = read(path, record, checkpoint, scores[metric])
+        run = ScoredRun(path, record, checkpoint, metric, statistics, lines)
+        run.test_set, int(record["seed"])  # a KeyError is raised here and not later
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} lacks a field of a record ({error}): {REMEDY}") from error
+    return run
+
+
+def _sentences(
+    path: Path, record: Mapping[str, Any], checkpoint: str, score: Mapping[str, Any]
+) -> tuple[Array, tuple[str, ...]]:
+    kept = record["translations"][checkpoint]
+    file = path.parent / kept["file"]
+    if not file.exists():
+        raise UserError(f"{file} is missing, and {path} names it: {REMEDY}")
+    try:
+        if sha256(file) != kept["sha256"]:
+            raise UserError(f"{file} is not the file that {path.name} names (its sha256 differs): {REMEDY}")
+        rows = [line.rsplit("\t", 10) for line in gzip.decompress(file.read_bytes()).decode().split("\n")[:-1]]
+        statistics = np.array([row[1:] for row in rows], dtype=np.float64)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise UserError(f"{file} cannot be read ({error}): {REMEDY}") from error
+    if abs(float(significance.bleu(statistics.sum(axis=0))) - score["score"]) > 1e-6:
+        raise UserError(f"{file} does not give the score in {path.name}: {REMEDY}")
+    return statistics, tuple(row[0] for row in rows)
+
+
+def _segments(
+    path: Path, record: Mapping[str, Any], checkpoint: str, score: Mapping[str, Any]
+) -> tuple[Array, tuple[str, ...]]:
+    name = "test.logprobs.npy" if checkpoint == record["scored_by"] else f"test.{checkpoint}.logprobs.npy"
+    file = path.parent / name
+    if not file.exists():  # a published record has the perplexity alone
+        return np.array([[score["nats"] * score["tokens"], score["tokens"]]], dtype=np.float64), ()
+    config = record["config"]
+    length = config.get("evaluate.segment") or config["task.tokens_per_sample"]
+    try:
+        statistics = significance.segments(np.load(file), int(length), int(score["tokens"]))
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file} cannot be read ({error}): {REMEDY}") from error
+    if not np.isclose(significance.nats(statistics.sum(axis=0)), score["nats"], rtol=1e-4):
+        raise UserError(f"{file} does not give the perplexity in {path.name}: {REMEDY}")
+    return statistics, ()
+
+
+def check_comparable(system: System, baseline: System) -> None:
+    """Raise UserError, with the reason, unless all runs of both sides were scored alike on the same sentences."""
+    first = baseline.first
+    for run in (*baseline.runs.values(), *system.runs.values()):
+        where = f"{run.path} cannot be compared with {first.path}"
+        if run.metric != first.metric:
+            raise UserError(f"{where}: it has {run.metric}, and the other {first.metric}")
+        if run.checkpoint != first.checkpoint:
+            raise UserError(f"{where}: it is scored by the checkpoint '{run.checkpoint}', the other by "
+                            f"'{first.checkpoint}'. Set --checkpoint to one that both have")  # fmt: skip
+        if run.test_set != first.test_set:
+            names = sorted(name for name in run.test_set.keys() | first.test_set.keys()
+                           if run.test_set.get(name) != first.test_set.get(name))  # fmt: skip
+            raise UserError(f"{where}: the test sets or references differ ({', '.join(names)})")
+        signatures = [each.metrics[each.metric]["signature"] for each in (run, first)]
+        if signatures[0] != signatures[1]:
+            raise UserError(f"{where}: the signatures differ ({signatures[0]} and {signatures[1]})")
+        if run.statistics.shape != first.statistics.shape:
+            raise UserError(
+                f"{where}: {len(run.statistics):,} sentences or segments there, {len(first.statistics):,} here. "
+                "Language models need the same evaluate.segment, and both their log-probabilities or neither"
+            )
+
+
+def compare(system: System, baseline: System, resamples: int = significance.RESAMPLES) -> Difference:
+    """Return the score of ``system`` minus the one of ``baseline``, over seeds and sentences.
+
+    Raises:
+        UserError: they cannot be compared, or have no seed in common.
+    """
+    check_comparable(system, baseline)
+    if not system.runs.keys() & baseline.runs.keys():
+        seeds = " and ".join(", ".join(map(str, sorted(each.runs))) for each in (system, baseline))
+        raise UserError(f"{system.name} and {baseline.name} have no seed in common: seeds {seeds}. Pairs need one seed")
+    score: Callable[[Array], Array] = METRICS[baseline.first.metric]
+    sentences = baseline.first.metric != "ppl"
+    return significance.difference(system.statistics, baseline.statistics, score, sentences, resamples)
+
+
+def read_test_text(run: ScoredRun, data: Path, side: str) -> list[str] | None:
+    """Return the lines of the test set's ``reference`` or ``source`` (plain text), or None if they are not on disk.
+
+    Published records do not hold them, so they are looked for by their hash in the prepared corpora under ``data``.
+    """
+    for name, digest in run.test_set.items():
+        if name.startswith(f"tokenized/{side}.text"):
+            for path in sorted(data.rglob(Path(name).name)):
+                if sha256(path) == digest:
+                    return path.read_text(encoding="utf-8").split("\n")[:-1]
+    return None

@@ -1,0 +1,204 @@
+"""Tables and texts for a terminal of any width: no number is cut, and each number that is shown has its name."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import tabulate
+
+tabulate.MIN_PADDING = 0  # else every heading is two characters wider than its column needs
+GAP = 2
+"""Blanks between two columns."""
+NARROWEST = 14
+"""A column of texts is not wrapped to fewer characters than this."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading of one or more lines.
+
+    Args:
+        name: the heading.
+        right: whether the cells are aligned right, as numbers are. Other cells are texts, which may be wrapped.
+        detail: whether the column may be left out: where no row has a value, where all rows have the same (a line
+            above the table then gives it), and where a terminal is too narrow.
+    """
+
+    name: str
+    right: bool = True
+    detail: bool = False
+
+    @property
+    def title(self) -> str:
+        """The heading in one line."""
+        return self.name.replace("\n", " ")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of text, with what all rows share above it and notes under it.
+
+    ``slug`` is the name of its LaTeX file.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    slug: str = ""
+    shared: str = ""
+
+    def only(self, indices: Sequence[int]) -> Table:
+        """Return the table with these columns alone."""
+        rows = [[row[index] for index in indices] for row in self.rows]
+        return replace(self, columns=[self.columns[index] for index in indices], rows=rows)
+
+    def folded(self, empty: Sequence[str] = ("",)) -> Table:
+        """Return the table without details that are empty or the same in all rows; ``shared`` gives shared values."""
+        shared, kept = [], []
+        for index, column in enumerate(self.columns):
+            values = [row[index] for row in self.rows if row[index] not in empty]
+            if not column.detail or len(set(values)) > 1 or len(values) == 1:
+                kept.append(index)
+            elif values:
+                shared.append(f"{column.title} {values[0]}")
+        same = f"The same in all rows that were run: {'; '.join(shared)}." if shared else ""
+        return replace(self.only(kept), shared=same)
+
+
+class _CellWrapper(textwrap.TextWrapper):
+    """Breaks lines at blanks, and in the names of settings after a comma, a dot or "="; never inside a number."""
+
+    wordsep_simple_re = re.compile(r"(\s+|(?<=[,.=])(?=[^\W\d]))")
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal that standard output is, or None when it is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def paragraph(text: str, width: int | None, indent: str = "") -> str:
+    """Return Markdown prose as plain text in lines of ``width`` (None: one line), indented from the second on."""
+    plain = re.sub("[`*]", "", text)
+    return plain if width is None else wrap(plain, width, indent)
+
+
+def wrap(text: str, width: int, indent: str = "") -> str:
+    """Break a text into lines of ``width`` characters, indented from the second on; a longer word stays whole."""
+    return _wrap(text, width, indent, textwrap.TextWrapper)
+
+
+def _wrap(text: str, width: int, indent: str = "", kind: type[textwrap.TextWrapper] = _CellWrapper) -> str:
+    wrapper = kind(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join("\n".join(wrapper.wrap(line)) for line in text.splitlines())
+
+
+def say(text: str) -> None:
+    """Print lines; those that are longer than the terminal is wide are wrapped and indented from the second on."""
+    width = terminal_width()
+    print(text if width is None else "\n".join(wrap(line, width, "    ") for line in text.splitlines()))
+
+
+def terminal(table: Table, width: int | None) -> str:
+    """Return the table as plain text of at most ``width`` columns, or as wide as it needs for None (a file).
+
+    Where there is too little room, texts are wrapped first, then details are left out from the right, with a note that
+    names them. If the other columns do not fit either, each row becomes a block with a line for each of its values.
+    Only a word that is longer than ``width`` makes a line longer.
+    """
+    notes, shown = list(table.notes), list(range(len(table.columns)))
+    rooms = _rooms(table, width)
+    while not rooms and (details := [index for index in shown if table.columns[index].detail]):
+        shown.remove(details[-1])
+        rooms = _rooms(table.only(shown), width)
+    if rooms:
+        text = format_table(table.only(shown), rooms)
+        left_out = [column.title for index, column in enumerate(table.columns) if index not in shown]
+        notes += [f"Not shown in {width} columns: {', '.join(left_out)}."] if left_out else []
+    else:
+        text = _stacked(table, width or 0)
+    notes = [paragraph(f"  {note}", width, "    ") for note in notes]
+    above = [part for part in (table.title, table.shared) if part]
+    parts = [paragraph(part, width) for part in above] + [text]
+    return "\n".join(["\n\n".join(parts), "", *notes]).strip()
+
+
+def definitions(rows: Mapping[str, str], width: int | None) -> str:
+    """Return names with a text each: in two columns, or with the text under its name on a narrow terminal."""
+    names = max((len(name) for name in rows), default=0) + GAP
+    if width is None:
+        margin = " " * (names + 2)
+        return "\n".join(
+            f"  {name:<{names}}{text}".replace("\n", f"\n{margin}").rstrip() for name, text in rows.items()
+        )
+    if names + 2 > width / 2:
+        return "\n".join(f"{wrap(name, width)}\n{_block(text, width, 4)}" for name, text in rows.items())
+    return "\n".join(
+        f"  {name:<{names}}{_block(text, width, names + 2).lstrip()}".rstrip() for name, text in rows.items()
+    )
+
+
+def _block(text: str, width: int, indent: int) -> str:
+    return textwrap.indent(wrap(text, max(1, width - indent)), " " * indent)
+
+
+def format_table(table: Table, rooms: Sequence[int] = (), style: str = "simple") -> str:
+    """Return the columns of a table in one of tabulate's formats, its texts wrapped to ``rooms`` characters, if any."""
+
+    def fitted(cell: str, column: Column, room: int | None) -> str:
+        if column.right or room is None or len(cell) <= room:
+            return cell
+        return _wrap(cell, room, kind=textwrap.TextWrapper if _longest(cell.split()) <= room else _CellWrapper)
+
+    widths: Sequence[int | None] = rooms or [None] * len(table.columns)
+    return tabulate.tabulate(
+        [[fitted(*each) for each in zip(row, table.columns, widths, strict=True)] for row in table.rows],
+        [column.name for column in table.columns],
+        tablefmt=style,
+        disable_numparse=True,
+        colalign=["right" if column.right else "left" for column in table.columns],
+    )
+
+
+def _rooms(table: Table, width: int | None) -> list[int]:
+    """Return the characters for each column such that the table fits, or an empty list if it cannot."""
+    headings = [_longest(column.name.splitlines()) for column in table.columns]
+    cells = [[line for row in table.rows for line in row[index].splitlines()] for index in range(len(headings))]
+    rooms = [max(heading, _longest(lines)) for heading, lines in zip(headings, cells, strict=True)]
+    if width is None:
+        return rooms
+    free = width - GAP * (len(rooms) - 1)
+
+    def least(index: int, kind: type[textwrap.TextWrapper]) -> int:
+        words = [word for cell in cells[index] for word in _wrap(cell, 1, kind=kind).splitlines()]
+        narrowest = max(headings[index], _longest(words), min(rooms[index], NARROWEST))
+        return rooms[index] if table.columns[index].right else narrowest
+
+    for kind in (textwrap.TextWrapper, _CellWrapper):  # a name of a setting is broken only if nothing else helps
+        limits = [least(index, kind) for index in range(len(rooms))]
+        if sum(limits) <= free:
+            break
+    else:
+        return []
+    while sum(rooms) > free:
+        index = max((each for each in range(len(rooms)) if rooms[each] > limits[each]), key=rooms.__getitem__)
+        rooms[index] -= 1
+    return rooms
+
+
+def _stacked(table: Table, width: int) -> str:
+    blocks = []
+    for name, *cells in table.rows:
+        named = zip(table.columns[1:], cells, strict=True)
+        lines = [_wrap(f"  {column.title}: {cell}", width, "    ") for column, cell in named if cell]
+        blocks.append("\n".join([_wrap(name, width), *lines]))
+    return "\n\n".join(blocks)
+
+
+def _longest(lines: Sequence[str]) -> int:
+    return max(map(len, lines), default=0)

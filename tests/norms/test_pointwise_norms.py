@@ -1,0 +1,31 @@
+"""Dynamic Tanh and Derf: functions of each number, with learnt scalars."""
+
+import math
+
+import pytest
+import torch
+
+from normplugins.norms import NormConfig, build_norm
+from tests.helpers.norms import random_affine
+
+
+@pytest.mark.parametrize("name", ["dyt", "derf"])
+def test_it_is_the_function_with_an_exact_gradient(name: str) -> None:
+    norm = random_affine(build_norm(NormConfig(name), 4).double())
+    parameters = {key: p.detach().requires_grad_() for key, p in norm.named_parameters()}
+    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    y = norm(x)
+    inner = x * norm.alpha + (norm.shift if name == "derf" else 0)
+    function = {"dyt": math.tanh, "derf": math.erf}[name]
+    expected = norm.weight * inner.detach().apply_(function) + norm.bias
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(
+        lambda x, *values: torch.func.functional_call(norm, dict(zip(parameters, values, strict=True)), x),
+        (x, *parameters.values()),
+    )
+
+
+def test_the_initial_values_are_settings() -> None:
+    assert build_norm(NormConfig("dyt"), 4).alpha.item() == 0.5
+    norm = build_norm(NormConfig("derf", alpha_init=0.8, shift_init=-0.1), 4)
+    torch.testing.assert_close((norm.alpha.item(), norm.shift.item()), (0.8, -0.1), rtol=1e-6, atol=0)

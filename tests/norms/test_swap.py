@@ -1,0 +1,375 @@
+"""Another norm in the place of each LayerNorm and RMSNorm of a model, and the padding masks that reach it."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from normplugins.norms import build_norm, running_statistics, sees_sentence, swap_norms, using_padding_mask
+from tests.helpers.norms import BATCH_NORMS, NORMS, TOKEN_NORMS
+
+DIM = 16
+
+
+def encoder(batch_first: bool = True, norm_first: bool = False, layers: int = 2) -> nn.TransformerEncoder:
+    torch.manual_seed(1)
+    layer = nn.TransformerEncoderLayer(DIM, 2, 32, 0.0, batch_first=batch_first, norm_first=norm_first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # which settings use no nested tensors
+        model = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(DIM)).double()
+    for p in model.parameters():
+        p.data.add_(torch.rand_like(p) / 4)
+    return model
+
+
+def swap(model: nn.Module, name: str, **settings: Any) -> Any:
+    """``swap_norms`` without the warning for a norm that sees its sentence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return swap_norms(model, name, **settings)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    """x (B, T, C) and its padding mask (B, T)."""
+    x = torch.randn(3, 5, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 + 1
+    mask = torch.zeros(3, 5, dtype=torch.bool)
+    mask[1, 3:] = mask[2, 1:] = True
+    return x, mask
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Switch PyTorch's fused layers off."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("name", NORMS)
+def test_pytorchs_encoder_computes_the_new_norm_in_evaluation(name: str, batch_first: bool, norm_first: bool) -> None:
+    model = encoder(batch_first, norm_first)
+    x, mask = batch()
+    x = x if batch_first else x.transpose(0, 1)
+    swap(model, name)
+    model(x, src_key_padding_mask=mask)
+    model.eval()
+    with torch.no_grad():
+        y, full = model(x, src_key_padding_mask=mask), model(x)
+        with unfused():
+            torch.testing.assert_close(y, model(x, src_key_padding_mask=mask))
+            torch.testing.assert_close(full, model(x))
+
+
+@pytest.mark.parametrize("name", ["ln", "rms"])
+def test_the_same_norm_changes_nothing(name: str) -> None:
+    model = encoder()
+    if name == "rms":
+        for layer in model.layers:
+            layer.norm1, layer.norm2 = nn.RMSNorm(DIM, 1e-3).double(), nn.RMSNorm(DIM, 1e-3).double()
+        model.norm = None
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x, mask = batch()
+    with unfused():
+        expected = model(x, src_key_padding_mask=mask)
+    report = swap_norms(model, name)
+    torch.testing.assert_close(model(x, src_key_padding_mask=mask), expected)
+    torch.testing.assert_close(model.state_dict(), before)
+    assert all(type(module) not in (nn.LayerNorm, nn.RMSNorm) for module in model.modules())
+    kept = ("weight", "bias", "eps") if name == "ln" else ("weight", "eps")
+    assert [(each.kept, each.new, each.dropped) for each in report.replaced] == [(kept, (), ())] * len(report.replaced)
+    assert (report.masks, report.counts_padding, report.notes) == ({}, (), ())
+
+
+def test_the_report_says_what_was_replaced_and_kept() -> None:
+    model = encoder(layers=1)
+    model.norm = nn.LayerNorm(DIM, eps=1e-3, bias=False)
+    model.norm.weight.requires_grad_(False)
+    report = swap_norms(model, "scale")
+    assert "layers.*.norm1 (2 x LayerNorm)" in str(swap_norms(encoder(), "scale"))
+    assert "layers.0.norm1 (LayerNorm): kept eps; new weight; dropped weight, bias" in str(report)
+    model = encoder(layers=1)
+    model.norm = nn.LayerNorm(DIM, eps=1e-3, bias=False, dtype=torch.bfloat16)
+    model.norm.weight.requires_grad_(False)
+    report = swap_norms(model.eval(), "pn", groups=2)
+    assert str(report).splitlines() == [
+        "pn in place of 3 norms:",
+        "  norm (LayerNorm): kept weight, eps; new bias",
+        "  layers.0.norm1 (LayerNorm): kept weight, bias, eps",
+        "  layers.0.norm2 (LayerNorm): kept weight, bias, eps",
+        "padding mask: src_key_padding_mask of the model; a call without it has no padding",
+    ]
+    assert (model.norm.eps, model.norm.settings.groups, model.norm.batch_first) == (1e-3, 2, True)
+    assert (model.norm.weight.dtype, model.norm.weight.requires_grad, model.norm.training) == (
+        torch.bfloat16, False, False,
+    )  # fmt: skip
+    assert swap_norms(encoder(), "pn", eps=0.5).replaced[0].kept == ("weight", "bias")
+    assert "wrap_linears" in str(swap_norms(encoder(), "weight"))
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_padding_of_the_models_own_mask_is_not_counted(name: str) -> None:
+    """What stands at padding has no effect on the statistics, by keyword and by position."""
+    x, mask = batch()
+    other = x.masked_fill(mask[..., None], 99.0)
+    statistics = []
+    for arguments, keywords in (((x,), {"src_key_padding_mask": mask}), ((other, None, mask), {})):
+        model = encoder(layers=1, norm_first=True)
+        swap_norms(model, name)
+        model(*arguments, **keywords)
+        statistics.append({key: value.clone() for key, value in running_statistics(model).items()})
+        model(x)  # the mask belongs to one call
+        assert any((value != statistics[-1][key]).any() for key, value in running_statistics(model).items())
+    torch.testing.assert_close(*statistics)
+
+
+def test_each_norm_gets_the_mask_of_its_own_sequence() -> None:
+    model = nn.Transformer(DIM, 2, 1, 1, 32, 0.0, batch_first=True).double()
+    report = swap_norms(model, "bn")
+    assert report.masks == {"encoder": "src_key_padding_mask", "decoder": "tgt_key_padding_mask"}
+    assert "later ones than a decoder sees" in report.notes[0]
+    x, mask = batch()
+    for source, target in ((x, x[:, :4]), (x.masked_fill(mask[..., None], 9.0), x[:, :4])):
+        other = copy.deepcopy(model)  # with hooks of its own
+        other(source, target, src_key_padding_mask=mask, tgt_key_padding_mask=mask[:, :4])
+        found = running_statistics(other)
+        if source is x:
+            expected = {key: value.clone() for key, value in found.items()}
+    torch.testing.assert_close(found, expected)
+    assert not any(value.any() for key, value in running_statistics(model).items() if key.endswith("mean"))
+
+
+def test_a_checkpointed_layer_is_recomputed_with_its_mask() -> None:
+    class Checkpointed(nn.TransformerEncoderLayer):
+        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+            y: Tensor = checkpoint(super().forward, *args, **kwargs, use_reentrant=False)
+            return y
+
+    gradients = []
+    x, mask = batch()
+    for layer in (nn.TransformerEncoderLayer, Checkpointed):
+        torch.manual_seed(1)
+        stack = nn.TransformerEncoder(layer(DIM, 2, 32, 0.0, batch_first=True, dtype=torch.float64), 2)
+        swap_norms(stack, "bn")
+        stack(x, src_key_padding_mask=mask)[~mask].square().sum().backward()
+        gradients.append({key: p.grad for key, p in stack.named_parameters()})
+    torch.testing.assert_close(*gradients)
+
+
+class Tagger(nn.Module):
+    """A model without a mask argument that is known, with a norm of its own beside an encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_norm = nn.LayerNorm(DIM).double()
+        self.encoder = encoder(layers=1)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        mask = torch.arange(x.size(1)) >= lengths[:, None]
+        y: Tensor = self.encoder(self.input_norm(x), src_key_padding_mask=mask)
+        return y
+
+
+def test_norms_without_a_mask_are_named_and_take_one_from_the_context() -> None:
+    x, mask = batch()
+    model = Tagger()
+    report = swap_norms(model, "bn")
+    assert report.masks == {"encoder": "src_key_padding_mask"}
+    assert report.counts_padding == ("input_norm",)
+    assert "padding counts as tokens in input_norm: " in str(report)
+    expected = build_norm("bn", DIM, batch_first=True).double()
+    expected(x, mask)
+    for masks in ({"padding_mask": mask}, {"attention_mask": (~mask).long()}):
+        fresh = copy.deepcopy(model)
+        with using_padding_mask(fresh, **masks):
+            fresh(x, (~mask).sum(1))
+        torch.testing.assert_close(fresh.input_norm.running_var, expected.running_var)
+    with pytest.raises(ValueError, match="does not fit"), using_padding_mask(model, mask.t()):
+        model(x, (~mask).sum(1))
+    model(x, (~mask).sum(1))  # the context has ended
+    expected = build_norm("bn", DIM, batch_first=True).double()
+    expected(x)
+    torch.testing.assert_close(model.input_norm.running_var, expected.running_var)
+
+
+def test_a_layout_that_is_not_known_is_a_parameter() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(DIM).double()
+
+        def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+            y: Tensor = self.norm(x)
+            return y
+
+    x, mask = batch()
+    for name in ("bn", "instance"):
+        with pytest.raises(ValueError, match="not known; pass batch_first=True or batch_first=False"):
+            swap(Model(), name)
+    swap_norms(Model(), "rms")
+    for batch_first, given in ((True, x), (False, x.transpose(0, 1))):
+        model = Model()
+        swap_norms(model, "bn", batch_first=batch_first)
+        model(given, padding_mask=mask)
+        with pytest.raises(ValueError, match="does not fit"):
+            model(given.transpose(0, 1), padding_mask=mask)
+    rows = nn.Sequential(nn.Linear(DIM, DIM), nn.LayerNorm(DIM)).double()
+    assert swap_norms(rows, "bn").counts_padding == ("1",)
+    rows(x)
+    with pytest.raises(ValueError, match="pass batch_first to swap_norms"), using_padding_mask(rows, mask):
+        rows(x)
+
+
+def test_a_norm_that_sees_its_sentence_is_refused_in_decoders_and_warns_elsewhere() -> None:
+    for decoder in (nn.TransformerDecoderLayer(DIM, 2), nn.Transformer(DIM, 2, 1, 1, 32)):
+        before = copy.deepcopy(decoder.state_dict())
+        with pytest.raises(
+            ValueError, match="is in a decoder, and with instance each position sees its whole sentence"
+        ):
+            swap_norms(decoder, "instance")
+        assert isinstance(next(m for n, m in decoder.named_modules() if n.endswith("norm1")), nn.LayerNorm)
+        torch.testing.assert_close(decoder.state_dict(), before)
+    both = nn.Transformer(DIM, 2, 1, 1, 32)
+    with pytest.warns(UserWarning, match="not for a model that predicts the next token"):
+        report = swap_norms(both, "instance", only=lambda name: name.startswith("encoder."))
+    assert "sees its whole sentence" in str(report)
+    assert isinstance(both.decoder.norm, nn.LayerNorm)
+    assert [name for name in NORMS if sees_sentence(name)] == ["instance"]
+
+
+class GroupedRMSNorm(nn.Module):
+    """Not what its name says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(DIM))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+class GatedLayerNorm(nn.LayerNorm):
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return super().forward(x) * gate
+
+
+def test_classes_that_compute_something_else_are_left() -> None:
+    model = nn.ModuleDict({"grouped": GroupedRMSNorm(), "gated": GatedLayerNorm(DIM), "image": nn.LayerNorm((4, 4))})
+    with pytest.raises(
+        ValueError, match="ModuleDict has no LayerNorm or RMSNorm inside that can be replaced; grouped: "
+    ):
+        swap_norms(model, "pn")
+    with torch.device("meta"), pytest.raises(ValueError, match=r"grouped: .* cannot be tested on the meta device"):
+        swap_norms(nn.ModuleDict({"grouped": GroupedRMSNorm()}), "pn")
+    with pytest.raises(ValueError, match="Linear has no LayerNorm"):
+        swap_norms(nn.Linear(2, 2), "pn")
+    model["plain"] = nn.LayerNorm(DIM)
+    report = swap_norms(model, "pn")
+    assert [each.name for each in report.replaced] == ["plain"]
+    assert report.left["grouped"] == "GroupedRMSNorm computes neither LayerNorm nor RMSNorm of a token's channels"
+    assert "GatedLayerNorm cannot be called with x alone: " in report.left["gated"]
+    assert report.left["image"] == "it normalizes over 2 dimensions"
+
+
+def test_a_shared_norm_stays_shared_and_an_error_changes_nothing() -> None:
+    model = encoder()
+    model.layers[1].norm1 = model.layers[0].norm1
+    before = list(model.modules())
+    for settings, message in (({"groups": 3}, "16 channels cannot be split into 3"), ({"momentum": 0.5}, "momentum")):
+        with pytest.raises(ValueError, match=message):
+            swap_norms(model, "pn", **settings)
+    assert list(model.modules()) == before
+    report = swap_norms(model, "pn")
+    assert len(report.replaced) == 4
+    assert model.layers[1].norm1 is model.layers[0].norm1
+
+
+@pytest.mark.slow
+def test_a_swapped_encoder_compiles_in_one_graph() -> None:
+    torch._dynamo.reset()
+    model = encoder(layers=1)
+    swap_norms(model, "bn")
+    compiled = copy.deepcopy(model)
+    compiled.compile(fullgraph=True, backend="eager")
+    x, mask = batch()
+    for _ in range(2):
+        torch.testing.assert_close(compiled(x, src_key_padding_mask=mask), model(x, src_key_padding_mask=mask))
+        torch.testing.assert_close(running_statistics(compiled), running_statistics(model))
+
+
+def hugging_face(kind: str, **settings: Any) -> Any:
+    """A tiny model of random weights, from its config."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(1)
+    sizes = {"hidden_size": DIM, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=40, pad_token_id=0, **sizes, **settings)
+    return transformers.AutoModel.from_config(config).double().eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "name", "norms"), [("Bert", "ln", 5), ("Llama", "rms", 5), ("Gemma", "rms", 5), ("T5", "rms", 9)]
+)
+def test_hugging_face_models_compute_the_same_with_their_own_norm(kind: str, name: str, norms: int) -> None:
+    more = {
+        "T5": {"d_model": DIM, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+        "Gemma": {"head_dim": 8, "num_key_value_heads": 2},  # it stores its weights minus 1
+    }
+    model = hugging_face(kind, **more.get(kind, {}))
+    for p in model.parameters():
+        p.data.add_(torch.rand_like(p) / 4)
+    tokens = torch.arange(1, 11).view(2, 5)
+    inputs = {"input_ids": tokens, **({"decoder_input_ids": tokens} if kind == "T5" else {})}
+    with torch.no_grad():
+        expected = model(**inputs).last_hidden_state
+        report = swap_norms(model, name)
+        assert len(report.replaced) == norms
+        assert all("weight" in each.kept for each in report.replaced)
+        torch.testing.assert_close(model(**inputs).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_hugging_faces_attention_mask_reaches_the_norms() -> None:
+    model = hugging_face("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    report = swap_norms(model, "bn")
+    assert report.masks == {"": "attention_mask"}
+    tokens, mask = torch.arange(1, 11).view(2, 5), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    statistics = []
+    for given in (tokens, tokens.where(mask.bool(), 0)):
+        other = copy.deepcopy(model).train()
+        other(input_ids=given, attention_mask=mask)
+        statistics.append(running_statistics(other))
+    torch.testing.assert_close(*statistics)
+    with pytest.raises(ValueError, match="does not fit"):  # masks of attention scores are another thing
+        model.train()(tokens, attention_mask=torch.ones(2, 1, 5, 5, dtype=torch.long))
+
+
+@pytest.mark.slow
+def test_a_swapped_language_model_generates_with_its_cache() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_embd=DIM, n_layer=2, n_head=2, vocab_size=40, bos_token_id=1, eos_token_id=39)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    with pytest.raises(ValueError, match=r"transformer\.h\.0\.ln_1 is in a decoder"):
+        swap_norms(model, "instance")
+    swap_norms(model, "pn")
+    tokens, mask = torch.tensor([[0, 5, 6], [7, 8, 9]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    model.train()(input_ids=tokens, attention_mask=mask)
+    model.eval()
+    settings = {"attention_mask": mask, "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    cached, whole = (model.generate(tokens, use_cache=cache, **settings) for cache in (True, False))
+    assert cached.tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("name", TOKEN_NORMS)
+def test_token_norms_need_no_mask(name: str) -> None:
+    report = swap_norms(encoder(), name)
+    assert (report.masks, report.counts_padding) == ({}, ())

@@ -1,0 +1,165 @@
+"""``normplugins compare`` on small records written for it: scores, verdicts, refusals, sentences."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from normplugins.evaluation import bleu
+from normplugins.utils.files import sha256
+from normplugins.utils.json_file import write_json
+
+WORDS = ["a", "dog", "cat", "runs", "sleeps", "on", "in", "under", "green", "red", "house", "street"]
+SEEDS = (1, 2, 3)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Three seeds of four cells in ``results``; the words of ``bn`` are wrong most often, ``pn`` is ``ln`` again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    reference = tmp_path / "data" / "small" / "tokenized" / "reference.text.en"
+    reference.parent.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(WORDS, rng.integers(3, 12))) for _ in range(50)]
+    reference.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for cell, wrong, salt in (("ln", 0.1, 0), ("pn", 0.1, 0), ("bn", 0.4, 1)):
+        for seed in SEEDS:
+            draw = np.random.default_rng([seed, salt])
+            said = [" ".join(w if draw.random() > wrong else "x" for w in line.split()) for line in lines]
+            publish(tmp_path / "results/runs/small" / cell, cell, seed, said, lines, sha256(reference))
+    return tmp_path / "results"
+
+
+def publish(folder, cell, seed, said, lines, reference):
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"seed{seed}.averaged.tsv.gz"
+    bleu.write_translations(kept, said, said, lines)
+    record = {
+        "format": 2,
+        **{"experiment": "small", "variant": cell, "norm": cell, "seed": seed, "scored_by": "averaged"},
+        "scores": {"averaged": {"test": {"bleu": bleu.bleu(said, lines, tokenize="none", force=True)}}},
+        "translations": {"averaged": {"file": kept.name, "sha256": sha256(kept)}},
+        "corpus": {"sha256": {"tokenized/reference.text.en": reference}},
+        "config": {},
+    }
+    write_json(folder / f"seed{seed}.json", record)
+
+
+def change(path, **entries):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["content_sha256"]
+    write_json(path, record | entries)
+
+
+def test_three_seeds(results, normplugins) -> None:
+    status, text, errors = normplugins("compare", "small/ln", "small/bn", "small/pn", "--sentences", "1")
+    assert status == 0, errors
+    assert "verdict: worse" in text
+    assert "3 seeds" in text
+    assert "hierarchical bootstrap" in text
+    assert "reference:" in text  # found by its hash under data/
+    assert "verdict: equivalent" in text  # pn translates as ln does
+    assert "one seed" not in text
+
+
+def test_json_holds_the_differences(results, normplugins) -> None:
+    _, text, _ = normplugins("compare", "small/ln", "small/bn", "--json")
+    found = json.loads(text)
+    (contrast,) = found["contrasts"]
+    scores = found["scores"]
+    by_seed = [scores["small/bn"][str(seed)]["bleu"] - scores["small/ln"][str(seed)]["bleu"] for seed in SEEDS]
+    assert contrast["by_seed"] == pytest.approx(by_seed)
+    assert contrast["low"] < contrast["mean"] < contrast["high"] < 0
+    assert set(contrast["tests_of_first_seed"]) == {"paired_bootstrap", "approximate_randomization"}
+
+
+def test_one_common_seed_gives_no_verdict(results, normplugins) -> None:
+    for seed in (2, 3):
+        (results / f"runs/small/bn/seed{seed}.json").unlink()
+    _, text, _ = normplugins("compare", "small/ln", "small/bn")
+    assert "one seed: no verdict" in text
+    _, text, _ = normplugins("compare", "small/ln", "small/bn", "--json")
+    assert json.loads(text)["contrasts"][0]["low"] is None
+
+
+def test_a_side_that_diverged_more_often_is_not_called_better(results, normplugins) -> None:
+    path = results / "runs/small/ln/seed3.json"
+    path.rename(path.with_name("seed3.diverged.json"))
+    _, text, _ = normplugins("compare", "small/bn", "small/ln")
+    assert "1 diverged" in text
+    assert "better" not in text.partition("verdict: ")[2].split(".")[0]
+
+
+def test_the_files_of_one_run_and_a_folder_of_runs(results, normplugins) -> None:
+    status, text, errors = normplugins("compare", results / "runs/small/ln/seed1.json", results / "runs/small/bn")
+    assert status == 0, errors
+    assert "one seed: no verdict" in text
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"corpus": {"sha256": {"tokenized/reference.text.en": "0"}}}, "the test sets or references differ"),
+        ({"scores": {"averaged": {"test": {"ppl": {"score": 1}}}}}, "lacks a field"),
+        ({"scores": {"best": {}}}, "no score of the checkpoint 'averaged'"),
+        ({"translations": {"averaged": {"file": "seed1.averaged.tsv.gz", "sha256": "0"}}}, "its sha256 differs"),
+        ({"translations": {"averaged": {"file": "none.gz", "sha256": "0"}}}, "is missing"),
+    ],
+)
+def test_records_that_cannot_be_compared(results, refused, entries, said) -> None:
+    change(results / "runs/small/bn/seed1.json", **entries)
+    assert said in refused("compare", "small/ln", "small/bn")
+
+
+def test_another_signature_is_refused(results, refused) -> None:
+    path = results / "runs/small/bn/seed1.json"
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    scores["averaged"]["test"]["bleu"]["signature"] = "tok:13a"
+    change(path, scores=scores)
+    assert "the signatures differ (tok:13a and " in refused("compare", "small/ln", "small/bn")
+
+
+def test_translations_that_do_not_give_the_score(results, refused) -> None:
+    kept = results / "runs/small/bn/seed1.averaged.tsv.gz"
+    kept.write_bytes(gzip.compress(b"".join(gzip.decompress(kept.read_bytes()).splitlines(keepends=True)[:-3])))
+    change(results / "runs/small/bn/seed1.json", translations={"averaged": {"file": kept.name, "sha256": sha256(kept)}})
+    assert "does not give the score" in refused("compare", "small/ln", "small/bn")
+
+
+def test_names_that_are_no_runs(results, refused) -> None:
+    assert "small/nothing is no run" in refused("compare", "small/ln", "small/nothing")
+    assert "two runs" in refused("compare", "small/ln")
+    (results / "runs/small/bn/seed1.json").unlink()
+    assert "no seed in common" in refused("compare", results / "runs/small/ln/seed1.json", "small/bn")
+
+
+def test_language_models(tmp_path, normplugins, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for cell, offset in (("ln", 0.0), ("bn", 0.2)):
+        for seed in (1, 2, 3):
+            folder = tmp_path / "runs" / cell / f"seed{seed}"
+            folder.mkdir(parents=True)
+            rng = np.random.default_rng(seed)
+            logprobs = rng.normal(-3 - offset, 1, 500).astype(np.float32)
+            np.save(folder / "test.logprobs.npy", logprobs)
+            nats = -float(logprobs.mean())
+            ppl = {"score": float(np.exp(nats)), "nats": nats, "tokens": 500, "signature": "level:word"}
+            record = {
+                "format": 2,
+                **{"experiment": "ptb", "variant": cell, "norm": cell, "seed": seed, "scored_by": "best"},
+                "scores": {"best": {"test": {"ppl": ppl}}},
+                "corpus": {"sha256": {"text/test": "1"}},
+                "config": {"task.tokens_per_sample": 10, "evaluate.segment": None},
+            }
+            write_json(folder / "record.json", record)
+    status, text, errors = normplugins("compare", "runs/ln", "runs/bn")
+    assert status == 0, errors
+    assert "nats per word (less is better)" in text
+    assert "verdict: worse" in text
+    assert "approximate randomization p = " in text
+    _, text, _ = normplugins("compare", "runs/ln", "runs/bn", "--json")
+    (contrast,) = json.loads(text)["contrasts"]
+    assert contrast["mean"] == pytest.approx(0.2, abs=1e-5)
+    assert contrast["sentence_variance"] == 0

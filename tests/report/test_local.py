@@ -1,0 +1,78 @@
+"""``normplugins report --local``: the runs at hand, marked, beside the published ones."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from normplugins.report.local import report_local
+from normplugins.utils.errors import UserError
+from tests.helpers.records import put, record
+
+CONFIG = "{experiment: EXPERIMENT, variant: VARIANT, seed: 1, norm: {name: ln}, task: {_name: translation}}"
+
+
+def add(runs: Path, content: dict) -> Path:
+    """Add a finished run with this record."""
+    run = runs / content["experiment"] / content["variant"] / f"seed{content['seed']}"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(CONFIG)
+    (run / "record.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return run
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_runs_at_hand_stand_beside_the_published_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    put(results, record("multi30k", "ln", metrics={"bleu": 34.0}, floor=4.0))
+    put(results, record("iwslt14", "ln", metrics={"bleu": 35.0}))
+    for seed, bleu in ((1, 36.0), (2, 37.0)):
+        add(runs, record("multi30k", "ln", seed, metrics={"bleu": bleu}, floor=4.0))
+    run = add(runs, record("multi30k", "pn", metrics={"bleu": 38.0}, floor=4.0))
+    shutil.move(run, runs / "a trial")  # a run may have any folder
+    before = files(results)
+    report_local(runs, results)
+    said = capsys.readouterr().out
+    rows = [re.split(r"\s{2,}", line.strip())[:2] for line in said.splitlines()]
+    assert [row for row in rows if row[0].startswith(("ln", "pn"))] == [
+        ["ln", "34.00"],
+        ["ln, local", "36.50 ± 0.71"],
+        ["pn, local", "38.00"],
+    ]
+    assert "iwslt14" not in said
+    assert f"written: {runs / 'figures' / 'multi30k.png'}" in said
+    assert (runs / "figures" / "multi30k.png").is_file()
+    assert files(results) == before
+
+
+def test_a_published_run_is_not_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = record("demo", "ln", metrics={"bleu": 34.0})
+    put(tmp_path / "results", content)
+    add(tmp_path / "runs", content)
+    report_local(tmp_path / "runs", tmp_path / "results")
+    said = capsys.readouterr().out
+    assert "34.00" in said
+    assert "ln, local" not in said
+
+
+def test_a_local_run_is_not_in_a_row_of_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add(tmp_path / "runs", record("iwslt14", "pn", metrics={"bleu": 35.5}, updates=50_000, stopped_by="max_epoch"))
+    report_local(tmp_path / "runs", tmp_path / "nowhere")
+    rows = [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    (row,) = [row for row in rows if "35.50" in row]
+    assert row[0].startswith("pn")
+    assert "local" in row[0]
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_without_finished_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*runs"):
+        report_local(tmp_path / "runs", tmp_path / "results")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match=r"no run in .*runs is finished: normplugins list"):
+        report_local(tmp_path / "runs", tmp_path / "results")

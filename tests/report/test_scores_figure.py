@@ -1,0 +1,85 @@
+"""The final scores: their intervals follow from seeds or from sentences, and the title says from which."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normplugins.evaluation.bleu import write_translations
+from normplugins.report.intervals import mean_interval, resampled_bleu, t_quantile
+from normplugins.report.records import read_results
+from normplugins.report.scores_figure import final_scores
+from normplugins.utils.errors import UserError
+from tests.helpers.pictures import clipped, overlapping, written
+from tests.helpers.records import language_model, put, record
+
+REFERENCES = [f"sentence number {n} of a test set with a few words" for n in range(40)]
+
+
+def publish(results: Path, variant: str, wrong: int, seed: int = 1, bleu: float = 35.0) -> Path:
+    """A run whose first translations lack their last words."""
+    folder = put(results, record("demo", variant, seed, {"bleu": bleu})).parent
+    lines = [line.rsplit(" ", 3)[0] if n < wrong else line for n, line in enumerate(REFERENCES)]
+    path = folder / f"seed{seed}.averaged.tsv.gz"
+    write_translations(path, lines, lines, REFERENCES)
+    return path
+
+
+@pytest.mark.parametrize(("freedom", "expected"), [(1, 12.706), (2, 4.303), (4, 2.776), (30, 2.042)])
+def test_the_quantile_is_that_of_students_t(freedom: int, expected: float) -> None:
+    assert t_quantile(freedom) == pytest.approx(expected, abs=2e-3)
+
+
+def test_an_interval_over_seeds() -> None:
+    assert mean_interval([34.0, 35.0, 36.0]) == pytest.approx(4.303 / 3**0.5, abs=2e-3)
+
+
+def test_resampled_scores_surround_the_score_and_are_paired(tmp_path: Path) -> None:
+    better, worse = (resampled_bleu(publish(tmp_path, norm, wrong)) for norm, wrong in (("ln", 10), ("pn", 11)))
+    assert better.std() > 1
+    assert (better - worse).std() < better.std() / 2
+    assert np.array_equal(better, resampled_bleu(publish(tmp_path, "bn", 10)))
+
+
+def test_one_seed_has_intervals_over_sentences_and_the_title_says_so(tmp_path: Path) -> None:
+    for norm, wrong in (("ln", 10), ("pn", 20), ("pn,norm.group_scaling=false", 5)):
+        publish(tmp_path, norm, wrong)
+    figure = final_scores(read_results(tmp_path), tmp_path)
+    assert figure is not None
+    texts = written(figure)
+    assert "one seed: 95 % intervals over test sentences" in texts
+    assert "pn group_scaling=false" in texts
+    assert "BLEU, linear" in texts
+    assert "BLEU minus ln, linear" in texts
+    assert clipped(figure) == []
+    assert overlapping(figure) == []
+
+
+def test_several_seeds_have_intervals_over_seeds(tmp_path: Path) -> None:
+    for norm, ppls in (("ln", (50.0, 51.0, 52.0)), ("pn", (20.0, 20.1, 20.2)), ("bn", (400.0, 390.0, 410.0))):
+        for seed, ppl in enumerate(ppls, 1):
+            put(tmp_path, language_model("ptb", norm, seed, ppl))
+    figure = final_scores(read_results(tmp_path), tmp_path)
+    assert figure is not None
+    texts = written(figure)
+    assert "several seeds: 95 % intervals over seeds" in texts
+    assert "perplexity, log" in texts
+    assert "lower is better" in texts
+    assert clipped(figure) == []
+    bars = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert len(bars) == 3
+    assert np.mean(bars[0]) == pytest.approx(51)
+    assert np.ptp(bars[0]) == pytest.approx(2 * mean_interval([50, 51, 52]))
+
+
+def test_scores_without_any_interval_are_not_drawn(tmp_path: Path) -> None:
+    put(tmp_path, record("demo", "ln"))
+    put(tmp_path, record("demo", "pn"))
+    assert final_scores(read_results(tmp_path), tmp_path) is None
+
+
+def test_broken_translations_are_named(tmp_path: Path) -> None:
+    path = publish(tmp_path, "ln", 10)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"seed1\.averaged\.tsv\.gz"):
+        final_scores(read_results(tmp_path), tmp_path)

@@ -1,0 +1,117 @@
+"""``normplugins list``: each run at hand with its state, in a table that fits, without torch."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from normplugins.report.run_list import run_list
+from normplugins.runs import folder
+from normplugins.runs.inventory import find_runs, published_path
+from tests.helpers.records import put_diverged, record
+
+CONFIG = """\
+experiment: {experiment}
+variant: {cell}
+seed: {seed}
+norm: {{name: {norm}}}
+task: {{_name: translation}}
+"""
+
+
+def add(root, cell, seed=1, score=None, log="", experiment="multi30k"):
+    """Add a run to the folder ``root``; one with a score has a record."""
+    run = root / experiment / cell / f"seed{seed}"
+    run.mkdir(parents=True)
+    text = CONFIG.format(experiment=experiment, cell=cell, seed=seed, norm=cell.partition(",")[0])
+    (run / "config.yaml").write_text(text, encoding="utf-8")
+    (run / "train.log").write_text(log, encoding="utf-8")
+    if score is not None:
+        (run / "record.json").write_text(json.dumps(record(experiment, cell, seed, {"bleu": score})), encoding="utf-8")
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A folder with a run in each state."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "runs"
+    add(root, "ln", score=35.25)
+    done = add(root, "pn,norm.group_scaling=false", seed=2, score=36.5)
+    published = published_path(tmp_path / "results", "multi30k", "pn,norm.group_scaling=false", 2)
+    published.parent.mkdir(parents=True)
+    shutil.copy(done / "record.json", published)
+    add(root, "bn", log="epoch   1  update    100/5160  loss\nepoch   1  update    200/5160  loss\n")
+    add(root, "pn", log="multi30k pn seed 1\n")
+    add(root, "none")
+    put_diverged(tmp_path / "results", "multi30k", "none", 1)
+    (add(root, "rms", score=30.0) / "record.json").write_text("{", encoding="utf-8")
+    (add(root, "scale") / "config.yaml").write_text("another: program", encoding="utf-8")
+    (root / "multi30k" / "ln" / "seed1" / "wandb").mkdir()
+    shutil.copy(done / "config.yaml", root / "multi30k" / "ln" / "seed1" / "wandb")
+    return root
+
+
+def test_each_state_is_found(runs, tmp_path):
+    with folder.locked(runs / "multi30k" / "pn" / "seed1"):
+        found = {run.folder.relative_to(runs).parts[1]: run for run in find_runs(runs, tmp_path / "results")}
+    assert {cell: run.state for cell, run in found.items()} == {
+        "ln": "finished",
+        "pn,norm.group_scaling=false": "published",
+        "bn": "stopped",
+        "pn": "running",
+        "none": "diverged",
+        "rms": "damaged",
+    }
+    assert (found["bn"].updates, found["bn"].of) == (200, 5160)
+    assert (found["ln"].updates, found["ln"].metric, found["ln"].score) == (1200, "bleu", 35.25)
+    assert found["ln"].when.isoformat() == "2026-01-01T00:00:00+00:00"
+    assert {run.state for run in find_runs(runs, tmp_path / "nowhere")} & {"published", "diverged"} == set()
+
+
+def test_a_file_with_two_names_takes_space_once(runs):
+    run = runs / "multi30k" / "bn" / "seed1"
+    (run / "checkpoint1.pt").write_bytes(bytes(1_000_000))
+    os.link(run / "checkpoint1.pt", run / "checkpoint_last.pt")
+    (found,) = find_runs(run, runs)
+    assert 1_000_000 < found.bytes < 1_010_000
+
+
+def test_filters_and_json(runs, normplugins, refused):
+    def cells(*arguments):
+        status, said, errors = normplugins("list", "--json", *arguments)
+        assert status == 0, errors
+        return [(run["cell"], run["seed"]) for run in json.loads(said)]
+
+    assert len(cells()) == 6
+    assert cells("--norm", "pn") == [("pn", 1), ("pn,norm.group_scaling=false", 2)]
+    assert cells("--state", "published") == cells("seed2") == cells("group_*=false") == [cells("--norm", "pn")[1]]
+    assert cells("/ln/", "/bn/") == [("bn", 1), ("ln", 1)]
+    assert cells("--experiment", "iwslt14") == []
+    assert "none of the 6 runs in runs fits" in normplugins("list", "nothing")[1]
+    assert "--state dead: the states are running, stopped" in refused("list", "--state", "dead")
+    assert "there is no folder nowhere" in refused("list", "--runs", "nowhere")
+
+
+@pytest.mark.parametrize("width", [None, 80, 60])
+def test_every_number_is_whole_and_fits(width, runs, tmp_path):
+    text = run_list(find_runs(runs, tmp_path / "results"), width)
+    assert width is None or max(map(len, text.splitlines())) <= width
+    for row in (r"ln +1 +finished +1,200 +35\.25", r"bn +1 +stopped +200/5,160", r"published +1,200 +36\.50"):
+        assert re.search(row, text), text
+    assert text.replace("\n", " ").endswith("2 stopped, 1 finished, 1 published, 1 diverged, 1 damaged")
+
+
+def test_fifty_runs_are_listed_in_a_second_without_torch(tmp_path):
+    for seed in range(50):
+        add(tmp_path / "runs", "ln", seed, score=35.0)
+    script = (
+        "import sys, time; from normplugins.cli import main; begun = time.process_time(); main(['list']);"
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules; assert time.process_time() - begun < 1"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "50 runs" in done.stdout) == (0, True), done.stderr
