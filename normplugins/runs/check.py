@@ -24,7 +24,7 @@ from normplugins.training.tracking import check_installed
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value
 
-# Older versions have not been tested with PN, except that 2.6 fails on sentences of different lengths.
+# PyTorch 2.6 and 2.10 cannot trace the backward of PN, and the versions in between have not been tried.
 COMPILES_FROM = "2.13"
 # The ranges of fairseq's keys, and of each number in their lists; null is always allowed here.
 RANGES = {
