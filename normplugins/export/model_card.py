@@ -22,7 +22,8 @@ def model_card(record: dict[str, Any], checkpoint: str) -> str:
     languages = [corpus[side] for side in ("source", "target") if side in corpus]
     task = "translation" if languages else "text-generation"
     counts = {f"{split} {unit}": n for split, each in corpus["counts"].items() for unit, n in _numbers(each).items()}
-    scores = [f"| {key} | {each['score']:.2f} | `{each.get('signature', '')}` |" for key, each in metrics.items()]
+    signatures = {key: each.get("signature", "").replace("|", "\\|") for key, each in metrics.items()}
+    scores = [f"| {key} | {each['score']:.2f} | `{signatures[key]}` |" for key, each in metrics.items()]
     header = {
         "library_name": "normplugins",
         "pipeline_tag": task,
