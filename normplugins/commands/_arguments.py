@@ -33,6 +33,12 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default="results", metavar="DIR", help=text)
 
 
+def add_quantization(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--quantization``."""
+    text = "type of a CTranslate2 model's weights: float32 (default), int8 or bfloat16"
+    parser.add_argument("--quantization", choices=["float32", "int8", "bfloat16"], help=text)
+
+
 def add_trained(parser: argparse.ArgumentParser, example: str) -> None:
     """Add a run whose model is used, and the options of the text that it reads and writes."""
     text = f"the folder of a run, such as {example}, or a checkpoint file in it, such as {example}/checkpoint_last.pt"

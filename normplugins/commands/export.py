@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from normplugins.commands._arguments import add_run
+from normplugins.commands._arguments import add_quantization, add_run
 
 HELP = "write a trained model, its vocabulary and a model card to a folder"
 
@@ -14,13 +14,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to write; it must be new or empty")
     text = "averaged, last, best, or a file in the run's folder (default: the one that the recipe is scored by)"
     parser.add_argument("--checkpoint", metavar="NAME", help=text)
-    text = "the format of the weights (default: %(default)s)"
-    parser.add_argument("--format", choices=["safetensors"], default="safetensors", help=text)
+    text = "the format: safetensors, or that of a decoding engine (default: %(default)s)"
+    parser.add_argument("--format", choices=["safetensors", "ctranslate2", "onnx"], default="safetensors", help=text)
+    add_quantization(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
     """Write the folder."""
-    from normplugins.export.safetensors import export
+    from normplugins.export import engines, safetensors
+    from normplugins.utils.errors import UserError
 
-    path = export(options.run, options.folder, options.checkpoint)
+    if options.format != "safetensors":
+        found = engines.export(
+            options.run, options.folder, options.format, options.quantization or "float32", options.checkpoint
+        )
+        print(f"{options.format} model written to {options.folder}: {found}")
+        return
+    if options.quantization:
+        raise UserError("--quantization: safetensors keeps the types of the checkpoint; leave it out")
+    path = safetensors.export(options.run, options.folder, options.checkpoint)
     print(f"{path.name} written to {options.folder}")

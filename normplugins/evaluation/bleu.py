@@ -70,20 +70,24 @@ def search_dataset(
         beam=search.beam, lenpen=search.length_penalty, max_len_a=search.max_length_a, max_len_b=search.max_length_b
     )
     generator = task.build_generator([model], options)
-    batches = task.get_batch_iterator(
+    found: list[list[Hypothesis]] = [[] for _ in range(len(dataset))]
+    cuda = next(model.parameters()).is_cuda
+    for sample in progress(batches(model, task, dataset, search), title, echo=echo):
+        hypotheses = task.inference_step(generator, [model], utils.move_to_cuda(sample) if cuda else sample)
+        for index, of_sentence in zip(sample["id"].tolist(), hypotheses, strict=True):
+            found[index] = of_sentence
+    return found
+
+
+def batches(model: Any, task: Any, dataset: FairseqDataset, search: DictConfig) -> Any:
+    """Return the batches, an iterator with a length, in which :func:`search_dataset` translates a dataset."""
+    return task.get_batch_iterator(
         dataset=dataset,
         max_tokens=search.max_tokens,
         max_positions=utils.resolve_max_positions(task.max_positions(), model.max_positions()),
         required_batch_size_multiple=1,
         disable_iterator_cache=True,
     ).next_epoch_itr(shuffle=False)
-    found: list[list[Hypothesis]] = [[] for _ in range(len(dataset))]
-    cuda = next(model.parameters()).is_cuda
-    for sample in progress(batches, title, echo=echo):
-        hypotheses = task.inference_step(generator, [model], utils.move_to_cuda(sample) if cuda else sample)
-        for index, of_sentence in zip(sample["id"].tolist(), hypotheses, strict=True):
-            found[index] = of_sentence
-    return found
 
 
 def bleu(

@@ -36,13 +36,12 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
     Raises:
         UserError: the run has not ended, a file of it is damaged, or the destination is not empty or cannot be written.
     """
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise UserError(f"{destination} exists and is not empty: name another folder to write")
+    refuse_full(destination)
     config = folder.stored_config(directory)
     record = folder.read_record(directory, config)
     if record is None:
         raise UserError(f"the run in {directory} has not ended: complete it, then export it")
-    path = _checkpoint(directory, record, checkpoint or record["scored_by"])
+    path = checkpoint_path(directory, record, checkpoint or record["scored_by"])
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     folder.check_corpus(directory, corpus)
     state = checkpoints.load(path, folder.identity(directory, corpus))
@@ -57,7 +56,7 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         "task": _section(state["cfg"]["task"]),
         "model": _section(state["cfg"]["model"]),
         "dictionaries": [file.name for file in dictionaries],
-        **_preprocessing(corpus),
+        **preprocessing(corpus),
     }
     model, _ = build(settings, dictionaries)
     model.load_state_dict(state["model"])
@@ -66,7 +65,7 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         weights = {name: value.contiguous() for name, value in state["model"].items() if name not in ties}
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
         (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it readable for the owner alone
-        for file in (*dictionaries, *_subword_model(corpus)):
+        for file in (*dictionaries, *subword_model(corpus)):
             shutil.copyfile(file, temporary / file.name)
         text = json.dumps(settings, indent=1, ensure_ascii=False, default=str)
         (temporary / CONFIG).write_text(f"{text}\n", encoding="utf-8")
@@ -75,6 +74,12 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         if different := [name for name, value in model.state_dict().items() if not torch.equal(value, loaded[name])]:
             raise UserError(f"{path} cannot be exported: {different[0]} changes when it is written and read")
     return path
+
+
+def refuse_full(destination: Path) -> None:
+    """Raise UserError if a folder to write exists and is not empty."""
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise UserError(f"{destination} exists and is not empty: name another folder to write")
 
 
 def tied_weights(model: nn.Module) -> dict[str, str]:
@@ -92,7 +97,7 @@ def tied_weights(model: nn.Module) -> dict[str, str]:
     return ties
 
 
-def _checkpoint(directory: Path, record: dict[str, Any], name: str) -> Path:
+def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
     """Return the path of a checkpoint; one that the record names must be the file that was scored."""
     scored = record.get("files", {}).get("checkpoints", {}).get(name, {})
     path = directory / scored.get("file", checkpoints.FILES.get(name, name))
@@ -116,13 +121,14 @@ def _dictionaries(corpus: PreparedCorpus | PreparedText) -> list[Path]:
     return [corpus.bin_dir / "dict.txt"]
 
 
-def _subword_model(corpus: PreparedCorpus | PreparedText) -> list[Path]:
+def subword_model(corpus: PreparedCorpus | PreparedText) -> list[Path]:
+    """Return the files of a corpus's subword model."""
     kind = corpus.manifest.get("subword", {}).get("kind")
     return [corpus.folder / "subword" / SUBWORD_FILES[kind]] if kind else []
 
 
-def _preprocessing(corpus: PreparedCorpus | PreparedText) -> dict[str, Any]:
+def preprocessing(corpus: PreparedCorpus | PreparedText) -> dict[str, Any]:
     """Return how raw text becomes the model's input."""
     keys = ("corpus", "source", "target", "lowercase", "tokenizer", "subword", "settings")
-    files = [path.name for path in _subword_model(corpus)]
+    files = [path.name for path in subword_model(corpus)]
     return {"preprocessing": {key: corpus.manifest[key] for key in keys if key in corpus.manifest} | {"files": files}}

@@ -71,6 +71,7 @@ class TrainedRun:
         config: the run's config.
         record: the run's record; None if the run has not ended.
         checkpoint: the checkpoint's name.
+        corpus: the prepared corpus of the run.
         pipeline: prepares text as the run's corpus was prepared.
         unknown: words of the last call that the vocabulary cannot spell, in the order of the text.
     """
@@ -78,7 +79,7 @@ class TrainedRun:
     def __init__(
         self, directory: Path, checkpoint: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText
     ) -> None:
-        self.config, self.checkpoint = config, checkpoint.name
+        self.config, self.checkpoint, self.corpus = config, checkpoint.name, corpus
         self.record: dict[str, Any] | None = folder.read_record(directory, config)
         self.model, self.task = load_model(checkpoint, corpus.bin_dir, config.common.cpu)
         settings = corpus_config(config.corpus)
@@ -133,7 +134,7 @@ class TrainedRun:
         sentences = self._encode(lines, where, self.model.max_positions()[0], "model.max_source_positions")
         asked = [number for number, line in enumerate(lines) if line.strip()]
         search.max_tokens = max([search.max_tokens, *(len(sentence) for sentence in sentences)])
-        found = (engine or self._search)([sentences[number] for number in asked], search) if asked else []
+        found = (engine or self.search)([sentences[number] for number in asked], search) if asked else []
         translations = [[Translation("", 0.0)] for _ in lines]
         for number, hypotheses in zip(asked, found, strict=True):
             translations[number] = [
@@ -144,7 +145,8 @@ class TrainedRun:
             ]
         return translations
 
-    def _search(self, sentences: list[Tensor], search: DictConfig) -> list[list[Hypothesis]]:
+    def search(self, sentences: list[Tensor], search: DictConfig) -> list[list[Hypothesis]]:
+        """Translate sentences by our beam search, as :data:`Engine` says."""
         dataset = self.task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
         return bleu.search_dataset(self.model, self.task, dataset, search, "translating", echo=None)
 
