@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from normplugins.commands import add_results, add_run
+from normplugins.commands._arguments import add_results, add_run
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import loading, progress
 

@@ -25,6 +25,15 @@ _CHUNK = 250  # resamples in one matrix product; bounds the memory
 
 
 @dataclass(frozen=True)
+class Resampled:
+    """A run's score on the whole test set, and on resamples (resamples,) of its sentences or segments."""
+
+    score: float
+    resamples: Array
+    sentences: int
+
+
+@dataclass(frozen=True)
 class Difference:
     """The score of a system minus the score of a baseline.
 
@@ -75,18 +84,56 @@ def difference(
         ValueError: no seed is common to both sides, or the arrays differ in shape.
     """
     seeds = sorted(system.keys() & baseline.keys())
+    drawn = resample([side[key] for side in (system, baseline) for key in seeds], score, resamples, seed)
+    first = dict(zip(seeds, drawn, strict=False))
+    second = dict(zip(seeds, drawn[len(seeds) :], strict=True))
+    return paired_difference(first, second, sentences, seed)
+
+
+def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, seed: int = SEED) -> list[Resampled]:
+    """Score each run on the same resamples of the sentences, which all runs share.
+
+    Args:
+        runs: the statistics (N, C) of each run, all of one shape.
+        score: computes the score from sums of statistics.
+        resamples: the number of bootstrap resamples.
+        seed: the seed of the resampling. Runs that are resampled apart with one seed share the resamples too.
+
+    Raises:
+        ValueError: the arrays differ in shape.
+    """
+    if not runs:
+        return []
+    rng, size = np.random.default_rng(seed), len(runs[0])
+    stacked = np.stack(runs, axis=1).astype(np.float64)  # (N, runs, C)
+    found = []
+    for begin in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - begin)
+        drawn = rng.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
+        found.append(score((weights @ stacked.reshape(size, -1)).reshape(rows, *stacked.shape[1:])))
+    scores, resampled = score(stacked.sum(axis=0)), np.concatenate(found)
+    return [Resampled(float(scores[index]), resampled[:, index], size) for index in range(len(runs))]
+
+
+def paired_difference(
+    system: Mapping[int, Resampled], baseline: Mapping[int, Resampled], sentences: bool = True, seed: int = SEED
+) -> Difference:
+    """Return the difference of two systems from the scores of their runs on shared resamples; see :func:`difference`.
+
+    Raises:
+        ValueError: no seed is common to both sides.
+    """
+    seeds = sorted(system.keys() & baseline.keys())
     if not seeds:
         raise ValueError("no seed is common to both sides")
-    pairs = np.stack([[system[key], baseline[key]] for key in seeds]).astype(np.float64)  # (seeds, 2, N, C)
-    n, size = len(seeds), pairs.shape[2]
-    totals = score(pairs.sum(axis=2))
-    by_seed = totals[:, 0] - totals[:, 1]
-    rng = np.random.default_rng(seed)
-    resampled = _resample(pairs, score, resamples, rng)  # (resamples, seeds)
-    drawn = rng.integers(n, size=(resamples, n))
+    n, size = len(seeds), system[seeds[0]].sentences
+    by_seed = np.array([system[key].score - baseline[key].score for key in seeds])
+    resampled = np.stack([system[key].resamples - baseline[key].resamples for key in seeds], axis=1)
+    drawn = np.random.default_rng([seed, n]).integers(n, size=resampled.shape)
     hierarchical = np.take_along_axis(resampled, drawn, axis=1).mean(axis=1)
     # Symmetric quantiles: with them, swapping the sides negates the interval exactly.
-    ordered, cut = np.sort(hierarchical), int(resamples * LEVEL / 2)
+    ordered, cut = np.sort(hierarchical), int(len(hierarchical) * LEVEL / 2)
     mean, low, high = float(by_seed.mean()), math.nan, math.nan
     seed_variance = sentence_variance = p = math.nan
     if n > 1:
@@ -98,22 +145,8 @@ def difference(
         p = 2 * (1 - student_cdf(abs(mean) / error, n - 1)) if error else float(mean == 0)
     return Difference(
         mean, low, high, p, tuple(seeds), tuple(by_seed.tolist()), size, seed_variance, sentence_variance,
-        (float(ordered[cut]), float(ordered[resamples - 1 - cut])),
+        (float(ordered[cut]), float(ordered[len(ordered) - 1 - cut])),
     )  # fmt: skip
-
-
-def _resample(pairs: Array, score: Score, resamples: int, rng: np.random.Generator) -> Array:
-    """Return each seed's difference (resamples, seeds) on resamples of the sentences that all runs share."""
-    n, _, size, columns = pairs.shape
-    flat = pairs.transpose(2, 0, 1, 3).reshape(size, -1)
-    found = []
-    for begin in range(0, resamples, _CHUNK):
-        rows = min(_CHUNK, resamples - begin)
-        drawn = rng.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
-        scores = score((weights @ flat).reshape(rows, n, 2, columns))
-        found.append(scores[..., 0] - scores[..., 1])
-    return np.concatenate(found)
 
 
 def _common_variance(resampled: Array) -> float:

@@ -25,10 +25,11 @@ WIDTH = 5.6
 DPI = 200
 GREY = "#767676"
 # Grey for the baseline LN, then the colours of Okabe and Ito and of Tol's muted set, which colour-blind readers tell
-# apart, in the order of norm_rank.
+# apart, and four darker ones, in the order of norm_rank. Nobody tells all of them apart: figures name each line.
 COLOURS = (
-    *(GREY, "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#44AA99", "#999933", "#332288", "#CC6677", "#009E73"),
-    *("#CC79A7", "#882255", "#117733", "#DDCC77", "#AA4499", "#661100", "#6699CC", "#000000", "#A6761D"),
+    *(GREY, "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#44AA99", "#999933", "#332288"),
+    *("#CC6677", "#009E73", "#CC79A7", "#882255", "#117733", "#DDCC77", "#AA4499", "#661100", "#6699CC", "#000000"),
+    *("#8C6D31", "#5254A3", "#BD9E39", "#7B4173"),
 )
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 """Line styles that tell lines of one colour apart."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normplugins.evaluation.bleu import write_translations
-from normplugins.report.intervals import mean_interval, resampled_bleu, t_quantile
+from normplugins.report.intervals import mean_interval, resampled_bleu
 from normplugins.report.records import read_results
 from normplugins.report.scores_figure import final_scores
 from normplugins.utils.errors import UserError
@@ -23,11 +23,6 @@ def publish(results: Path, variant: str, wrong: int, seed: int = 1, bleu: float 
     path = folder / f"seed{seed}.averaged.tsv.gz"
     write_translations(path, lines, lines, REFERENCES)
     return path
-
-
-@pytest.mark.parametrize(("freedom", "expected"), [(1, 12.706), (2, 4.303), (4, 2.776), (30, 2.042)])
-def test_the_quantile_is_that_of_students_t(freedom: int, expected: float) -> None:
-    assert t_quantile(freedom) == pytest.approx(expected, abs=2e-3)
 
 
 def test_an_interval_over_seeds() -> None:

@@ -20,3 +20,10 @@ from normplugins.runs.display_name import display_name
 )
 def test_a_name_says_what_differs(variant, name):
     assert display_name(variant, 1) == name
+
+
+def test_a_name_of_many_settings_is_cut_and_stays_its_own():
+    one, other = (display_name(f"ln,{','.join(f'model.a{key}=1' for key in range(20))},x.y={n}", 1) for n in (1, 2))
+    assert one != other
+    assert max(len(one), len(other)) <= 43
+    assert one.startswith("ln-a01-a11-")
