@@ -158,4 +158,5 @@ def _set_norm(spec: Any, norm: nn.Module) -> None:
 
 
 def _array(value: Tensor) -> Any:
-    return value.detach().float().cpu().numpy()
+    """Return a copy, because CTranslate2 quantizes the arrays that it is given in place."""
+    return value.detach().float().cpu().clone().numpy()

@@ -54,7 +54,9 @@ def test_the_same_translations(tmp_path, settings):
 def test_int8(tmp_path):
     task = make_task()
     model = train(make_model(task=task), 8).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     write(model, task, tmp_path, "int8")
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)  # what is quantized is a copy
     engine = Engine(tmp_path, "int8", model, task)
     assert engine.computes_in.startswith("int8")
     assert len(engine(sentences(), SEARCH)) == 12
