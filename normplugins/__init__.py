@@ -1,10 +1,29 @@
 """The fairseq ``--user-dir``: importing it registers the project's models, criterions and optimizers with fairseq."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from normplugins import compat
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from normplugins.runs.trained import TrainedRun
+
 __version__ = "0.3.0.dev0"
+
+
+def load(run: "str | Path") -> "TrainedRun":
+    """Load the model of a run: a run's folder, or a checkpoint file in one.
+
+    The result has ``translate``, ``score`` and ``generate``, and ``model``, ``config`` and ``record``.
+
+    Raises:
+        UserError: the folder holds no such run, its checkpoint is damaged, or its corpus has changed.
+    """
+    from normplugins.runs import trained
+
+    return trained.load(run)
 
 
 def register() -> None:

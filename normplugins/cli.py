@@ -43,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"normplugins {normplugins.__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for found in pkgutil.iter_modules(commands.__path__):
+        if found.name.startswith("_"):
+            continue
         module = importlib.import_module(f"normplugins.commands.{found.name}")
         description = f"{module.HELP[0].upper()}{module.HELP[1:]}."
         command = subparsers.add_parser(found.name.replace("_", "-"), help=module.HELP, description=description)

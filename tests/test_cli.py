@@ -9,7 +9,7 @@ from normplugins.cli import main
 from normplugins.fairseq_tools import TOOLS
 from tests.helpers.runs import MODEL, command, load, write_malicious
 
-COMMANDS = ["run", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
+COMMANDS = ["run", "list", "publish", "clean", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
 TINY = [option for item in MODEL for option in ("--" + item.removeprefix("model.").replace("_", "-")).split("=")]
 TRAINING = [
     *("--optimizer", "fused_adam", "--lr", "0.01", "--criterion", "label_smoothed_nll", "--max-tokens", "1500"),

@@ -4,34 +4,3 @@ A module has ``HELP``, ``add_arguments(parser)`` and ``execute(options)``, which
 have ``TAKES_OVERRIDES``, if the command takes settings KEY=VALUE, and ``RESUMABLE``, if the same command resumes after
 Ctrl-C. It imports what is slow to import, such as torch and fairseq, in ``execute``, so that ``--help`` is fast.
 """
-
-import argparse
-from pathlib import Path
-
-
-def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
-    """Add settings KEY=VALUE as the last arguments."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"settings to change, such as {example}")
-
-
-def add_run(parser: argparse.ArgumentParser, example: str) -> None:
-    """Add the folder of a run as an argument."""
-    parser.add_argument("run", type=Path, metavar="RUN", help=f"the folder of a completed run, such as {example}")
-
-
-def add_runs(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add the folders of several runs as arguments."""
-    text = "the folders of finished runs, such as runs/iwslt14/pn/seed1"
-    parser.add_argument("run", type=Path, nargs="+" if required else "*", metavar="RUN", help=text)
-
-
-def add_runs_folder(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--runs DIR``."""
-    text = "the folder in which runs are looked for (default: %(default)s)"
-    parser.add_argument("--runs", type=Path, default="runs", metavar="DIR", help=text)
-
-
-def add_results(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--results DIR``."""
-    text = "the folder with the records of published runs (default: %(default)s)"
-    parser.add_argument("--results", type=Path, default="results", metavar="DIR", help=text)

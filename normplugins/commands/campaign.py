@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from normplugins.commands import add_results
+from normplugins.commands._arguments import add_results
 from normplugins.utils.steps import loading
 
 HELP = "run every cell of a plan that has no published result yet"

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from normplugins.commands import add_runs, add_runs_folder
+from normplugins.commands._arguments import add_runs, add_runs_folder
 from normplugins.utils.errors import UserError, complain
 
 HELP = "delete the checkpoints that finished runs do not need any more"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from normplugins.commands import add_results
+from normplugins.commands._arguments import add_results
 
 HELP = "compare runs or published cells: differences, intervals, tests, sentences"
 

@@ -53,7 +53,8 @@ def execute(options: argparse.Namespace) -> None:
     from normplugins.runs.settings import RunSettings, declared
 
     groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in config_dir().iterdir()}
-    values = {name: groups[name] for name in ("corpus", "hardware", "tracking", "reading", "budget", "architecture")}
+    chosen = ("corpus", "hardware", "tracking", "reading", "budget", "architecture", "recipe")
+    values = {name: groups[name] for name in chosen}
     values |= {"norm": list(known_norms())}
     settings = {key: each.type for key, each in declared(RunSettings)}
     values |= {key: ["true", "false"] for key, type_ in settings.items() if type_ in (bool, "bool")}

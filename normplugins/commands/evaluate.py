@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from normplugins.commands import add_overrides, add_run
+from normplugins.commands._arguments import add_overrides, add_run
 from normplugins.utils.steps import loading
 
 HELP = "score a trained model again, with other settings"

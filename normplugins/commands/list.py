@@ -2,7 +2,7 @@
 
 import argparse
 
-from normplugins.commands import add_results, add_runs_folder
+from normplugins.commands._arguments import add_results, add_runs_folder
 from normplugins.utils.errors import UserError
 
 HELP = "show the runs at hand: state, updates, score, disk use"

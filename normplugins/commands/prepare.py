@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from normplugins.commands import add_overrides
+from normplugins.commands._arguments import add_overrides
 from normplugins.utils.steps import loading
 
 HELP = "download a corpus, verify it and convert it for training"

@@ -2,7 +2,7 @@
 
 import argparse
 
-from normplugins.commands import add_results, add_runs
+from normplugins.commands._arguments import add_results, add_runs
 from normplugins.utils.errors import UserError, complain
 
 HELP = "copy the records of finished runs and their translations into results/"

@@ -2,7 +2,7 @@
 
 import argparse
 
-from normplugins.commands import add_results, add_runs_folder
+from normplugins.commands._arguments import add_results, add_runs_folder
 
 HELP = "print the tables of all published results and write results/README.md"
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from normplugins.commands import add_overrides
+from normplugins.commands._arguments import add_overrides
 from normplugins.runs.experiments import experiments, summary
 from normplugins.utils.errors import UserError, complain
 from normplugins.utils.steps import loading

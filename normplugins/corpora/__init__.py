@@ -3,7 +3,7 @@
 from normplugins.corpora import custom, custom_text, demo, iwslt14, multi30k, ptb, wikitext, wmt14  # noqa: F401  (they register)
 from normplugins.corpora.base import CORPORA, Corpus, corpus_config, register, register_corpus_nodes
 from normplugins.corpora.parallel import ParallelCorpus
-from normplugins.corpora.pipeline import PreparedCorpus, prepare
+from normplugins.corpora.pipeline import PreparedCorpus, open_prepared, prepare
 from normplugins.corpora.running_text import PreparedText, RunningText
 from normplugins.corpora.stages import changed_files
 from normplugins.corpora.subwords import remove_subwords
@@ -19,6 +19,7 @@ __all__ = [
     "changed_files",
     "corpus_config",
     "detokenize",
+    "open_prepared",
     "prepare",
     "register",
     "register_corpus_nodes",

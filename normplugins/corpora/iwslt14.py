@@ -53,13 +53,17 @@ class Iwslt14(PublishedCorpus, ParallelCorpus):
             return list(zip_lines(text(members[source]), text(members[target]), where))
 
         raw = [pair for name in TESTS for pair in pairs(name, segments)]
-        test = [(straighten_apostrophes(source), straighten_apostrophes(target)) for source, target in raw]
+        test = [(self.adapt_test_line(source), self.adapt_test_line(target)) for source, target in raw]
         source, target = (TRAIN.format(side) for side in sides)
         where = {
             "train": (f"{path}:{source}", f"{path}:{target}"),
             "test": (f"{path}: test set, {self.source}", f"{path}: test set, {self.target}"),
         }
         return Bitext(pairs(TRAIN, _training_lines), test, where, valid_every=self.valid_every, raw_test=raw)
+
+    def adapt_test_line(self, line: str) -> str:
+        """Replace typographic apostrophes, which the training text does not have."""
+        return straighten_apostrophes(line)
 
     def check_file(self, path: Path) -> None:
         """Raise UserError for a downloaded archive that is damaged or lacks a file."""

@@ -159,6 +159,10 @@ class ParallelCorpus(Corpus):
         if getattr(self, "valid_every", None) and self.length_in != "words":
             raise UserError("corpus.valid_every counts pairs that are clean by their words: set corpus.length_in=words")
 
+    def adapt_test_line(self, line: str) -> str:
+        """Return a published test line as ``read`` gives it, before tokenization."""
+        return line
+
     def verify_test(self, test: Sequence[Pair], where: tuple[str, str]) -> None:
         """Raise UserError if the tokenized test set, from the files ``where``, is not the published one."""
         wanted = self.published().get("test")

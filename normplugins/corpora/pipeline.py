@@ -1,5 +1,6 @@
 """Preparation of a corpus from its input files to fairseq's data-bin; complete stages are skipped."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +12,16 @@ from normplugins.corpora.binarize import binarize
 from normplugins.corpora.languages import default_score_tokenizer, has_blanks, is_installed, score_words
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.running_text import PreparedText, RunningText, prepare_running_text
-from normplugins.corpora.stages import Inputs, run_stage, write_manifest
-from normplugins.corpora.subwords import PACKAGES
+from normplugins.corpora.stages import MANIFEST, Inputs, run_stage, write_manifest
+from normplugins.corpora.subwords import FILES, PACKAGES
 from normplugins.corpora.text_stages import write_subwords, write_tokens
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import sha256
 from normplugins.utils.locks import hold_lock
 from normplugins.utils.steps import step
 
+_MODELS = set(FILES.values())
 _RECIPE = 4  # increase this when the same files and settings give other text, or other facts about it
 
 
@@ -89,6 +93,27 @@ def prepare(
             return _prepare_parallel(corpus, home, echo_and_show, workers)
 
 
+def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText | None:
+    """Return a corpus that has been prepared under ``root``, or None; its input files are not needed.
+
+    Of its files, the dictionaries and the subword model are compared with the manifest, since new text is read by them.
+    """
+    folder = Path(root).absolute() / corpus.name / corpus.variant()
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        used = [
+            name for name in manifest["sha256"] if Path(name).name.startswith("dict.") or Path(name).name in _MODELS
+        ]
+        if any(sha256(folder / name) != manifest["sha256"][name] for name in used):
+            return None
+    except (OSError, ValueError, KeyError, UserError):
+        return None
+    if isinstance(corpus, RunningText):
+        return PreparedText(folder=folder, bin_dir=folder / "bin", manifest=manifest)
+    assert isinstance(corpus, ParallelCorpus)
+    return _prepared(corpus, folder, manifest)
+
+
 def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: int | None) -> PreparedCorpus:
     folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
     # With raw text the references are still tokenized, and with given tokens they are still detokenized.
@@ -105,6 +130,10 @@ def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: i
     binary = run_stage(folder / "bin", {"of": subwords["fingerprint"]}, binarize_stage, echo)
     manifest = _manifest(corpus, key, {"tokenized": tokens, "subword": subwords, "bin": binary})
     write_manifest(folder, manifest, echo)
+    return _prepared(corpus, folder, manifest)
+
+
+def _prepared(corpus: ParallelCorpus, folder: Path, manifest: dict[str, Any]) -> PreparedCorpus:
     return PreparedCorpus(
         folder=folder,
         bin_dir=folder / "bin",

@@ -119,11 +119,9 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
         lines = {split: _tokens(*corpus.open_split(inputs.files, split), split_line) for split in SPLITS}
         return {**facts, "dictionary_types": binarize_text(texts["train"].counts, lines, to)}
 
-    split_line: Split = str.split  # at any Unicode white space, as in the published counts
     if corpus.level != "word":
         run_stage(folder / "subword", key, learn, echo)
-        split_words = subwords.splitter(corpus.level, folder / "subword" / subwords.FILES[corpus.level])
-        split_line = lambda line: split_words(" ".join(line.split())).split()  # noqa: E731
+    split_line = line_splitter(corpus.level, folder)
     record = run_stage(folder / "bin", key, binarize, echo)
     facts = record["facts"]
     manifest = {
@@ -139,6 +137,14 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
     }
     write_manifest(folder, manifest, echo)
     return PreparedText(folder=folder, bin_dir=folder / "bin", manifest=manifest)
+
+
+def line_splitter(level: str, folder: Path) -> Split:
+    """Return the function that splits a line of a text that is prepared in ``folder`` into words or subwords."""
+    if level == "word":
+        return str.split  # at any Unicode white space, as in the published counts
+    split_words = subwords.splitter(level, folder / "subword" / subwords.FILES[level])
+    return lambda line: split_words(" ".join(line.split())).split()
 
 
 def unigram_perplexity(train: Counter[str], split: Counter[str]) -> float | None:

@@ -17,6 +17,7 @@ from normplugins.utils.files import remove, sha256, whole_file, whole_folder
 from normplugins.utils.json_file import read_sound_json, write_json
 
 STAGE = "stage.json"
+MANIFEST = "corpus.json"
 HASHES = ".hashes.json"  # of all files of a corpus, beside its variants
 
 
@@ -113,7 +114,7 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
 
 def write_manifest(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
     """Write ``corpus.json`` if it differs, and print the notes in it."""
-    path, content = folder / "corpus.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    path, content = folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     if not path.is_file() or path.read_bytes() != content.encode():
         with whole_file(path) as temporary:
             temporary.write_text(content, encoding="utf-8")

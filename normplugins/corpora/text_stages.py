@@ -96,7 +96,7 @@ def _tokenize(
     """
 
     def tokenize_side(side: int, line: str, number: int) -> str:
-        tokens = _tokenize_line(corpus, (corpus.source, corpus.target)[side], split, line)
+        tokens = tokenize_line(corpus, (corpus.source, corpus.target)[side], split, line)
         return refuse_symbols(tokens, corpus.subword, where[side], number)
 
     tokens = [
@@ -110,7 +110,8 @@ def _tokenize(
     return tokens, {}
 
 
-def _tokenize_line(corpus: ParallelCorpus, language: str, split: str, line: str) -> str:
+def tokenize_line(corpus: ParallelCorpus, language: str, split: str, line: str) -> str:
+    """Return a line of a split in the tokens, and the case, that the subword model reads."""
     if split != "test" and corpus.clean_punctuation and has_blanks(language):
         line = clean_punctuation(line, language)
     moses = corpus.tokenizer_of(language) == "moses"
@@ -124,7 +125,7 @@ def _write_references(corpus: ParallelCorpus, bitext: Bitext, test: list[Pair], 
     # without blanks is left raw, and split into words when it is scored.
     if corpus.resolved_tokenizer == "none" or corpus.split_hyphens:
         scored = replace(corpus, tokenizer="moses", split_hyphens=False)
-        tokens = [_tokenize_line(scored, corpus.target, "test", target) for _, target in bitext.test]
+        tokens = [tokenize_line(scored, corpus.target, "test", target) for _, target in bitext.test]
     text = [target for _, target in raw]
     if corpus.resolved_tokenizer == "given":
         text = detokenize(text, corpus.target)

@@ -105,10 +105,12 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
                 english, german = (text_lines(iter_member(path, name), f"{path}:{name}") for name in names)
                 yield from zip_lines(english, german, _where((path, names)))
 
-        # Text with normalized punctuation has no typographic apostrophe. The test set is not normalized otherwise.
-        change = straighten_apostrophes if self.clean_punctuation else str
-        tests = [(change(english), change(german)) for english, german in raw]
+        tests = [(self.adapt_test_line(english), self.adapt_test_line(german)) for english, german in raw]
         return Bitext(train_pairs(), tests, where, _read_pairs(valid, list), raw_test=raw)
+
+    def adapt_test_line(self, line: str) -> str:
+        """Replace typographic apostrophes if punctuation is normalized: then the training text does not have them."""
+        return straighten_apostrophes(line) if self.clean_punctuation else line
 
 
 def _where(*parts: _Part) -> tuple[str, str]:

@@ -9,14 +9,16 @@ from typing import Any
 
 import sacrebleu
 from fairseq import utils
+from fairseq.data import FairseqDataset
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import DictConfig
 
 from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
 from normplugins.corpora.languages import has_blanks
+from normplugins.evaluation.beam_search import Hypothesis
 from normplugins.evaluation.loading import load_model
 from normplugins.utils.files import read_lines, whole_file
-from normplugins.utils.steps import progress
+from normplugins.utils.steps import Echo, progress
 
 SEARCH = ("beam", "length_penalty", "max_length_a", "max_length_b", "max_tokens")
 """Keys of the config's ``evaluate`` section that change a translation."""
@@ -42,24 +44,50 @@ def translate(checkpoint: Path, corpus: PreparedCorpus, search: DictConfig, cpu:
     """
     model, task = load_model(checkpoint, corpus.bin_dir, cpu)
     task.load_dataset("test")
+    kind = corpus.manifest["subword"]["kind"]
+    title = f"translating {len(task.dataset('test')):,} sentences with {checkpoint.name}"
+    found = search_dataset(model, task, task.dataset("test"), search, title)
+    return [remove_subwords(task.target_dictionary.string(hypotheses[0]["tokens"]), kind) for hypotheses in found]
+
+
+def search_dataset(
+    model: Any, task: Any, dataset: FairseqDataset, search: DictConfig, title: str, echo: Echo | None = print
+) -> list[list[Hypothesis]]:
+    """Translate the sentences of a dataset by beam search.
+
+    Args:
+        model: a translation model in evaluation mode.
+        task: its fairseq task.
+        dataset: the sentences.
+        search: the config's section ``evaluate``, of which ``SEARCH`` is read.
+        title: what the progress says.
+        echo: prints the progress, as for :func:`normplugins.utils.steps.progress`.
+
+    Returns:
+        The hypotheses of each sentence, best first, in the order of the dataset.
+    """
     options = GenerationConfig(
         beam=search.beam, lenpen=search.length_penalty, max_len_a=search.max_length_a, max_len_b=search.max_length_b
     )
     generator = task.build_generator([model], options)
-    batches = task.get_batch_iterator(
-        dataset=task.dataset("test"),
+    found: list[list[Hypothesis]] = [[] for _ in range(len(dataset))]
+    cuda = next(model.parameters()).is_cuda
+    for sample in progress(batches(model, task, dataset, search), title, echo=echo):
+        hypotheses = task.inference_step(generator, [model], utils.move_to_cuda(sample) if cuda else sample)
+        for index, of_sentence in zip(sample["id"].tolist(), hypotheses, strict=True):
+            found[index] = of_sentence
+    return found
+
+
+def batches(model: Any, task: Any, dataset: FairseqDataset, search: DictConfig) -> Any:
+    """Return the batches, an iterator with a length, in which :func:`search_dataset` translates a dataset."""
+    return task.get_batch_iterator(
+        dataset=dataset,
         max_tokens=search.max_tokens,
         max_positions=utils.resolve_max_positions(task.max_positions(), model.max_positions()),
         required_batch_size_multiple=1,
+        disable_iterator_cache=True,
     ).next_epoch_itr(shuffle=False)
-    lines = [""] * len(task.dataset("test"))
-    kind = corpus.manifest["subword"]["kind"]
-    cuda = next(model.parameters()).is_cuda
-    for sample in progress(batches, f"translating {len(lines):,} sentences with {checkpoint.name}"):
-        found = task.inference_step(generator, [model], utils.move_to_cuda(sample) if cuda else sample)
-        for index, hypotheses in zip(sample["id"].tolist(), found, strict=True):
-            lines[index] = remove_subwords(task.target_dictionary.string(hypotheses[0]["tokens"]), kind)
-    return lines
 
 
 def bleu(

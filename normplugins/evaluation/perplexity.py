@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -147,7 +147,6 @@ def load_model_and_text(checkpoint: Path, bin_dir: Path, cpu: bool) -> tuple[Any
     return model, inputs, targets
 
 
-@torch.no_grad()
 def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool) -> NDArray[np.float32]:
     """Return the natural log-probability of each token of the test text.
 
@@ -156,10 +155,30 @@ def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool)
     """
     model, inputs, targets = load_model_and_text(checkpoint, bin_dir, cpu)
     windows.check(model.max_positions())
+    title = f"scoring {len(targets):,} tokens with {checkpoint.name}"
+    return text_logprobs(model, inputs, targets, windows, progress(list(windows.batches(len(targets))), title))
+
+
+@torch.no_grad()
+def text_logprobs(
+    model: Any,
+    inputs: Tensor,
+    targets: Tensor,
+    windows: Windows,
+    batches: Iterable[tuple[list[int], int]] | None = None,
+) -> NDArray[np.float32]:
+    """Return the natural log-probability of each token of a text.
+
+    Args:
+        model: a language model in evaluation mode.
+        inputs: the token before each token (N,).
+        targets: the tokens (N,).
+        windows: how the text is split.
+        batches: ``windows.batches(N)``, for example with a progress bar.
+    """
     device = next(model.parameters()).device
     found = np.full(len(targets), np.nan, dtype=np.float32)
-    batches = list(windows.batches(len(targets)))
-    for starts, length in progress(batches, f"scoring {len(targets):,} tokens with {checkpoint.name}"):
+    for starts, length in batches or windows.batches(len(targets)):
         places = torch.tensor(starts)[:, None] + torch.arange(length)
         target = targets[places].to(device)
         output = model(inputs[places].to(device), src_lengths=torch.full((len(starts),), length, device=device))

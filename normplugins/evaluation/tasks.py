@@ -171,7 +171,7 @@ class LanguageModeling(_Kind):
             raise UserError(
                 f"task.tokens_per_sample={segment}, and the model takes {most} tokens (model.max_positions)"
             )
-        _windows(config).check(most)
+        windows(config).check(most)
         if config.criterion._name == "adaptive_loss" and not config.model.adaptive_softmax_cutoff:
             raise UserError(
                 "criterion=adaptive_loss needs model.adaptive_softmax_cutoff; a full softmax: cross_entropy"
@@ -190,7 +190,7 @@ class LanguageModeling(_Kind):
         subwords = corpus.manifest.get("subword", {}).get("kind", "")
         words = test["words"] + test["lines"] if subwords else None
         metrics, speed = perplexity.measure(
-            checkpoint, corpus.bin_dir, _windows(config), causal, config.common.cpu, output, subwords, words
+            checkpoint, corpus.bin_dir, windows(config), causal, config.common.cpu, output, subwords, words
         )
         return {"test": metrics}, speed
 
@@ -240,6 +240,7 @@ def _check_cosine_schedule(config: DictConfig) -> None:
         raise UserError(f"optimization.lr={config.optimization.lr}: above lr_scheduler.min_lr is needed")
 
 
-def _windows(config: DictConfig) -> perplexity.Windows:
+def windows(config: DictConfig) -> perplexity.Windows:
+    """Return how the test text of a language model is split."""
     section = config.evaluate
     return perplexity.Windows(section.segment or config.task.tokens_per_sample, section.context, section.batch_size)

@@ -3,6 +3,7 @@
 import argparse
 import typing
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 from fairseq import models
@@ -11,6 +12,7 @@ from fairseq.modules.quantization.pq.utils import get_layers
 from fairseq.quantization_utils import Quantizer
 from torch import nn
 
+import normplugins
 from normplugins.models.norm_settings import refuse_unread_settings
 from normplugins.norms import end_update
 from normplugins.utils.errors import UserError
@@ -52,6 +54,34 @@ class NormModel(BaseFairseqModel):
                     "--" + f.name.replace("_", "-"), action=argparse.BooleanOptionalAction, help=f.metadata.get("help")
                 )
         super().add_args(parser)
+
+    @classmethod
+    def from_pretrained(
+        cls, model_name_or_path: str, checkpoint_file: str | None = None, data_name_or_path: str = ".", **options: Any
+    ) -> Any:
+        """Load a model as fairseq does, and return its interface for PyTorch Hub.
+
+        For the folder of a run without ``data_name_or_path``, the default checkpoint is the one that the run was scored
+        by, and text is prepared as the run's corpus was.
+
+        Args:
+            model_name_or_path: the folder with the checkpoint.
+            checkpoint_file: the checkpoint's name in it.
+            data_name_or_path: the folder with the dictionaries, if it is not the folder of a run.
+            options: fairseq's, which override the checkpoint's settings.
+
+        Raises:
+            UserError: the folder holds no checkpoint of a model of this class.
+        """
+        folder = Path(model_name_or_path)
+        if not (folder / "config.yaml").is_file() or data_name_or_path != "." or options.keys() - {"user_dir"}:
+            return super().from_pretrained(
+                model_name_or_path, checkpoint_file or "model.pt", data_name_or_path, **options
+            )
+        run = normplugins.load(folder / checkpoint_file if checkpoint_file else folder)
+        if not isinstance(run.model, cls):
+            raise UserError(f"{folder} holds a {type(run.model).__name__}, not a {cls.__name__}")
+        return run.hub_interface()
 
     @classmethod
     def refuse_settings(cls, settings: Any) -> None:

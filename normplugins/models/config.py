@@ -17,7 +17,7 @@ from normplugins.models.norm_settings import (
     norm_config,
 )
 from normplugins.models.placement import PLACEMENTS, Placement, deepnorm
-from normplugins.norms import has_statistics, sees_sentence
+from normplugins.norms import has_statistics, sees_sentence, warms_up_apart
 from normplugins.norms.registry import construct_norm
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
@@ -33,7 +33,7 @@ class ModelConfig(NormSettings):
 
     activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
     final_norm_warmup_updates: int = setting(
-        1000, "norm_warmup_updates of the norm at the end of a pre-norm stack", minimum=0
+        1000, "norm_warmup_updates of PN at the end of a pre-norm stack", minimum=0
     )
     placement: Optional[str] = setting(  # noqa: UP045
         None,
@@ -91,7 +91,7 @@ class ModelConfig(NormSettings):
 
         The site is one of ``SITES``; "final" is the end of the stack. The stacks share the ``norm_<setting>`` values,
         and each norm reads those that it has. The default number of channel groups is the stack's number of heads. The
-        final norm has its own warmup if it warms up at all.
+        final norm has its own warmup if it is PN and warms up at all.
 
         Raises:
             UserError: an unknown norm, or a value out of range.
@@ -101,7 +101,7 @@ class ModelConfig(NormSettings):
             key = final_key(key)
         try:
             config = norm_config(self, norm_at(getattr(self, key), site, layer, layers)).resolve(heads)
-            if final and config.warmup_updates:
+            if final and config.warmup_updates and warms_up_apart(config.name):
                 config = config.replace(warmup_updates=self.final_norm_warmup_updates)
             return construct_norm(config, dim)
         except ValueError as error:

@@ -23,6 +23,7 @@ from normplugins.norms.registry import (
     known_norms,
     register_norm,
     sees_sentence,
+    warms_up_apart,
 )
 from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
 from normplugins.norms.statistics import (
@@ -61,4 +62,5 @@ __all__ = [
     "swap_norms",
     "using_batch_statistics",
     "using_padding_mask",
+    "warms_up_apart",
 ]

@@ -130,6 +130,7 @@ class PowerNorm(Dispatched, RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi", "ema_gz")
+    warms_up_apart: ClassVar[bool] = True
     running_phi: Tensor
     ema_gz: Tensor
     num_updates: Tensor

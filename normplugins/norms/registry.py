@@ -94,6 +94,7 @@ def register_norm(
 
     - ``sees_sentence = True``: at evaluation a position sees its whole sentence, so that no decoder accepts the norm
       and no language model with it counts as causal;
+    - ``warms_up_apart = True``: the norm at the end of a stack has another warmup, ``final_norm_warmup_updates``;
     - an attribute ``loss_term``, a scalar tensor set by each forward in training, which is added to the batch's loss;
     - a method ``wrap_linears(sublayer)``, which is called once with the sublayer that the norm belongs to and may
       change its linear maps;
@@ -185,6 +186,11 @@ def all_settings() -> dict[str, SharedSetting]:
 def sees_sentence(name: str) -> bool:
     """Whether a position sees its whole sentence at evaluation, with this norm; False for an unknown one."""
     return name in _NORMS and bool(getattr(_NORMS[name].module, "sees_sentence", False))
+
+
+def warms_up_apart(name: str) -> bool:
+    """Whether this norm has a warmup of its own at the end of a stack; False for an unknown one."""
+    return name in _NORMS and bool(getattr(_NORMS[name].module, "warms_up_apart", False))
 
 
 def has_statistics(name: str) -> bool:

@@ -25,10 +25,11 @@ WIDTH = 5.6
 DPI = 200
 GREY = "#767676"
 # Grey for the baseline LN, then the colours of Okabe and Ito and of Tol's muted set, which colour-blind readers tell
-# apart, in the order of norm_rank.
+# apart, and four darker ones, in the order of norm_rank. Nobody tells all of them apart: figures name each line.
 COLOURS = (
     *(GREY, "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#44AA99", "#999933", "#332288"),
     *("#CC6677", "#009E73", "#CC79A7", "#882255", "#117733", "#DDCC77", "#AA4499", "#661100", "#6699CC", "#000000"),
+    *("#8C6D31", "#5254A3", "#BD9E39", "#7B4173"),
 )
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 """Line styles that tell lines of one colour apart."""
@@ -167,10 +168,12 @@ def label_lines(axis: Axes, labels: Sequence[Label]) -> None:
     figure = axis.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # the layout decides how high the axis is
-    low, high = axis.get_ylim()
+    scale = axis.yaxis.get_transform()  # so that the labels of a logarithmic axis are apart too
+    low, high = scale.transform(axis.get_ylim())
+    heights = scale.transform([label.y for label in labels])
     lines = max(label.text.count("\n") + 1 for label in labels)
     gap = lines * 1.25 * RC["font.size"] / 72 * figure.dpi / axis.get_window_extent().height * (high - low)
-    for label, y in zip(labels, spread([np.clip(label.y, low, high) for label in labels], gap), strict=True):
+    for label, y in zip(labels, scale.inverted().transform(spread(np.clip(heights, low, high), gap)), strict=True):
         axis.annotate(
             label.text,
             xy=(1, label.y),

@@ -119,20 +119,19 @@ def _read(path: Path, results: Path) -> Iterator[Planned]:
         raise UserError(f"{path} cannot be read ({needed}): {' '.join(str(error).split())}") from error
 
     @cache
-    def composed(experiment: str, overrides: tuple[str, ...]) -> DictConfig:
+    def composed(experiment: str, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
         if fixed := [word for word in overrides if word.lstrip("+~").startswith(_FIXED)]:
             raise UserError(f"{path}: '{fixed[0]}' is not for a plan to set: its blocks list experiments and seeds")
         config = compose_config(experiment, overrides)
         check(config)
-        return config
+        return config, dict(flatten(config))
 
     for block in plan["blocks"]:
         for seed in block["seeds"]:
             for cell in block["cells"]:
                 overrides = (*plan["overrides"], *cell.split())
-                config = composed(block["experiment"], overrides)
-                settings = dict(flatten(config))
-                settings |= {key: seed for key in _SEEDS if key in settings}
+                config, settings = composed(block["experiment"], overrides)
+                settings = settings | {key: seed for key in _SEEDS if key in settings}
                 run_dir = Path(config.run_dir).with_name(f"seed{seed}")
                 published = inventory.published_path(results, config.experiment, config.variant, seed)
                 yield Planned(overrides, settings, run_dir, published)

@@ -20,10 +20,11 @@ from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training import statistics_probe
 from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
+from normplugins.training.tracking import check_installed
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value
 
-# Older versions have not been tested with PN, except that 2.6 fails on sentences of different lengths.
+# PyTorch 2.6 and 2.10 cannot trace the backward of PN, and the versions in between have not been tried.
 COMPILES_FROM = "2.13"
 # The ranges of fairseq's keys, and of each number in their lists; null is always allowed here.
 RANGES = {
@@ -63,6 +64,7 @@ def check(config: DictConfig) -> None:
         raise UserError(f"unknown key 'norm.{unknown[0]}'. Known in norm: {', '.join(sorted(known))}")
     corpus_config(config.corpus).check()
     check_values(config)
+    check_installed(config.tracking.name)
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed}: below 2**32 is needed")
     if not re.fullmatch(r"\w[\w.-]*", config.experiment):

@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 import normplugins
 from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
-from normplugins.models.norm_settings import norm_config, unread_settings
-from normplugins.norms import all_settings, has_statistics, known_norms
+from normplugins.models.norm_settings import all_norm_names, norm_config, unread_settings
+from normplugins.norms import all_settings, has_statistics, known_norms, warms_up_apart
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
 from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
@@ -155,6 +155,9 @@ def refuse_unread_warmup(config: DictConfig, overrides: Sequence[str]) -> None:
             f"{key} changes nothing about a post-norm model, which has no norm at the end of its stack: "
             "leave it out, or set model.normalize_before=true"
         )
+    names = all_norm_names(config.model)
+    if not any(map(warms_up_apart, names)):
+        raise UserError(f"{key} changes nothing about {' and '.join(names)}: it is the warmup of PN")
     if config.model.norm_warmup_updates == 0:
         raise UserError(f"{key} changes nothing while norm.warmup_updates is 0: set norm.warmup_updates to use it")
 
@@ -243,6 +246,8 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
 
 
 def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
+    if (CONFIG_DIR / key).is_dir():
+        return f"the experiment {experiment} has no choice of {key}: leave {key}=NAME out"
     config, _ = _compose(experiment, [item for item in overrides if (CONFIG_DIR / item.partition("=")[0]).is_dir()])
     parent, _, leaf = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):

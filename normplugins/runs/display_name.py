@@ -1,7 +1,10 @@
 """The short name of a run for people: what differs from its experiment, such as ``pn-nogs-s1``."""
 
+import hashlib
 import re
 
+LONGEST = 40
+"""The characters of a name, without the seed."""
 _VALUE_SAYS_IT = re.compile(r"[A-Za-z_]+")
 
 
@@ -9,16 +12,20 @@ def display_name(variant: str, seed: int) -> str:
     """Return a short name of a run within its experiment.
 
     The parts of the cell's name stand in their order: a switch as the initials of its key, with ``no`` before one that
-    is off; a choice of a config group as its option; any other setting as the initials of its key and its value. A key
-    of one word is not shortened. ``pn,norm.group_scaling=false,optimization.lr=0.005`` with seed 1 is
-    ``pn-nogs-lr0.005-s1``. The record holds the whole name and every setting.
+    is off; a choice of a config group as its option, with ``-recipe`` after a recipe; any other setting as the initials
+    of its key and its value. A key of one word is not shortened. ``pn,norm.group_scaling=false,optimization.lr=0.005``
+    with seed 1 is ``pn-nogs-lr0.005-s1``. A name of many settings is cut, and ends with a digest of the whole one. The
+    record holds the whole name and every setting.
 
     Args:
         variant: the name of the cell, as :func:`normplugins.runs.cell.cell_name` returns it.
         seed: the seed of the run.
     """
     norm, *items = variant.split(",")
-    return "-".join([norm, *map(_short, items), f"s{seed}"])
+    name = "-".join([norm, *map(_short, items)])
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST - 9].rstrip('-')}-{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
+    return f"{name}-s{seed}"
 
 
 def _short(item: str) -> str:
@@ -30,5 +37,5 @@ def _short(item: str) -> str:
     if value in ("true", "false"):
         return name if value == "true" else f"no{name}"
     if "." not in key and _VALUE_SAYS_IT.fullmatch(value):
-        return value
+        return f"{value}-recipe" if key == "recipe" else value  # recipes have the names of norms
     return f"{name}{value}"

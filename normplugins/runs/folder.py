@@ -25,6 +25,7 @@ from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.checkpoints import LAST
 from normplugins.training.distributed import threads_per_process, world_size
 from normplugins.training.progress import LOG
+from normplugins.training.tracking import EVENTS
 from normplugins.utils.errors import InUse, UserError
 from normplugins.utils.files import whole_file
 from normplugins.utils.json_file import read_json, write_json
@@ -81,7 +82,8 @@ def clear(directory: Path) -> None:
     for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, SCORES, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
         for path in directory.glob(pattern):  # the config last, because a folder without it cannot be cleared
             path.unlink()
-    shutil.rmtree(directory / "wandb", ignore_errors=True)
+    for name in ("wandb", EVENTS):
+        shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def save_or_check_config(directory: Path, config: DictConfig) -> None:

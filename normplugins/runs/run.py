@@ -105,7 +105,8 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
     config.task.data, config.checkpoint.save_dir = str(corpus.bin_dir), str(directory)
     run_identity = folder.identity(directory, corpus)
     history = saved_history(directory, run_identity)
-    with tracked(tracking(config, directory), history.curves if history else {}) as tracker:
+    curves, updates = (history.curves, history.updates) if history else ({}, 0)
+    with tracked(tracking(config, directory), curves, config.tracking.name, updates) as tracker:
         if history is None or history.stopped_by is None:
             work = partial(train, config, fairseq_config(config), run_identity, run_title(config), tracker)
             if rendezvous:

@@ -77,7 +77,7 @@ class SlurmHardwareSettings(HardwareSettings):
 class TrackingSettings:
     """The section ``tracking``."""
 
-    name: str = neutral(MISSING, "name of the tracking config: none or wandb")
+    name: str = neutral(MISSING, "name of the tracking config: none, tensorboard or wandb")
     project: str | None = neutral(None, "project of Weights & Biases")
     entity: str | None = neutral(None, "user or team of Weights & Biases; null: its own default")
 

@@ -1,35 +1,121 @@
-"""Tracking with wandb: one wandb run for each seed, in the mode that the user has chosen in wandb."""
+"""Tracking: one interface that feeds wandb, in the mode that the user has chosen there, or TensorBoard."""
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import wandb
+
+from normplugins.utils.errors import UserError
+
+EVENTS = "tensorboard"  # the folder of TensorBoard's event files in a run's folder
 
 CONNECT_SECONDS = 12  # if the server does not answer in this time, the run is tracked offline
 UPLOAD_SECONDS = 60  # how long the end of a run waits for its upload at most; `wandb sync` uploads the rest
 
 
 class Tracker:
-    """Sends metrics to a wandb run, or nowhere without one."""
+    """Receives the metrics of a run. This base class discards them."""
 
-    def __init__(self, run: Any = None) -> None:
+    def log(self, prefix: str, metrics: dict[str, Any], update: int) -> None:
+        """Add a point at this update to each of the curves ``prefix/name``."""
+
+    def summarize(self, metrics: dict[str, Any]) -> None:
+        """Add final metrics, such as the scores of the test set."""
+
+
+class WandbTracker(Tracker):
+    """Sends metrics to a wandb run."""
+
+    def __init__(self, run: Any) -> None:
         self.run = run
 
     def log(self, prefix: str, metrics: dict[str, Any], update: int) -> None:
         """Add a point at this update to each of the curves ``prefix/name``."""
-        if self.run is not None:
-            self.run.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step=update)
+        self.run.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step=update)
 
     def summarize(self, metrics: dict[str, Any]) -> None:
         """Add final metrics to the summary of the run."""
-        if self.run is not None:
-            self.run.summary.update(metrics)
+        self.run.summary.update(metrics)
+
+
+class TensorBoardTracker(Tracker):
+    """Writes metrics to event files of TensorBoard.
+
+    Args:
+        folder: the folder of the event files.
+        config: the run's config, which is written as text when the run begins.
+        update: the number of updates that the run resumes from, or 0. TensorBoard drops all later points of an earlier
+            call, because they are computed again.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], update: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.update = update
+        self.writer: Any = SummaryWriter(str(folder), purge_step=update + 1 if update else 0)
+        if not update:
+            self._add_text("config", config)
+
+    def log(self, prefix: str, metrics: dict[str, Any], update: int) -> None:
+        """Add a point at this update to each of the curves ``prefix/name``; only numbers are written."""
+        self.update = update
+        for name, value in metrics.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self.writer.add_scalar(f"{prefix}/{name}", value, update)
+        self.writer.flush()  # a checkpoint may follow, after which these points are not computed again
+
+    def summarize(self, metrics: dict[str, Any]) -> None:
+        """Write final numbers as points at the last update, and everything else as text."""
+        for name, value in metrics.items():
+            if isinstance(value, int | float):
+                self.writer.add_scalar(name, value, self.update)
+            else:
+                self._add_text(name, value)
+
+    def _add_text(self, name: str, value: Any) -> None:
+        text = json.dumps(value, indent=1, default=str, ensure_ascii=False)
+        self.writer.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), 0)  # a block of Markdown
+
+
+def check_installed(tracking: str) -> None:
+    """Raise UserError if ``tracking=tensorboard`` is chosen and TensorBoard is not installed."""
+    if tracking == "tensorboard" and find_spec("tensorboard") is None:
+        raise UserError(
+            "tracking=tensorboard needs TensorBoard, which is not installed: pip install 'normplugins[tensorboard]'"
+        )
 
 
 @contextmanager
-def tracked(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> Iterator[Tracker]:
+def tracked(
+    options: dict[str, Any], curves: dict[str, list[dict[str, Any]]], backend: str = "wandb", update: int = 0
+) -> Iterator[Tracker]:
+    """Open the tracker of a run, and close it at the end of the block.
+
+    Args:
+        options: arguments of ``wandb.init``; TensorBoard uses ``dir`` and ``config``.
+        curves: the run's curves up to now.
+        backend: the name of the tracking config.
+        update: the number of updates that the run resumes from, or 0.
+    """
+    if backend != "tensorboard":
+        with _wandb_run(options, curves) as tracker:
+            yield tracker
+        return
+    board = TensorBoardTracker(Path(options["dir"]) / EVENTS, options["config"], update)
+    try:
+        yield board
+    finally:
+        board.writer.close()
+
+
+@contextmanager
+def _wandb_run(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> Iterator[Tracker]:
     """Open a wandb run, and close it at the end of the block. wandb asks no question and never stops a training run.
 
     Args:
@@ -51,7 +137,7 @@ def tracked(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) ->
         print(f"wandb: {str(error).splitlines()[0] if str(error) else type(error).__name__}; tracking offline")
         wandb.teardown()  # otherwise the run's id is in use
         mode, run = "offline", wandb.init(mode="offline", settings=settings, **options)
-    tracker = Tracker(run)
+    tracker = WandbTracker(run)
     if mode == "offline":
         points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
         for update, prefix, point in sorted(points, key=lambda item: item[0]):

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -84,6 +85,25 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines as UTF-8, each ended by LF."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)
+
+
+def read_text(path: Path | None) -> tuple[list[str], str]:
+    """Return the lines of a file, plain or ``.gz``, or of stdin without one, and the name of the text for messages.
+
+    Raises UserError if the text cannot be read.
+    """
+    if path is None or str(path) == "-":
+        return list(text_lines(sys.stdin.buffer, "stdin")), "stdin"
+    return read_lines(path), str(path)
+
+
+def write_text(path: Path | None, lines: Iterable[str]) -> None:
+    """Write lines to a file, which appears complete or not at all, or to stdout without one."""
+    if path is None:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        return
+    with whole_file(path) as temporary:
+        write_lines(temporary, lines)
 
 
 def sha256(path: Path) -> str:

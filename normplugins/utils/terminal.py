@@ -72,9 +72,9 @@ class Table:
 
 
 class _CellWrapper(textwrap.TextWrapper):
-    """Breaks lines at blanks, and in the names of settings after a comma, a dot or "="; never inside a number."""
+    """Breaks lines at blanks, in the names of settings after a comma, a dot or "=", and in paths; not in a number."""
 
-    wordsep_simple_re = re.compile(r"(\s+|(?<=[,.=])(?=[^\W\d]))")
+    wordsep_simple_re = re.compile(r"(\s+|(?<=[,.=/])(?=[^\W\d]))")
 
 
 def terminal_width() -> int | None:

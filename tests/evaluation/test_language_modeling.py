@@ -129,7 +129,7 @@ def test_sweep_of_an_adaptive_softmax_s_mean(normplugins, made_up_text, at_home,
         assert record["training"]["averaged"] == ["checkpoint2.pt", "checkpoint3.pt"]
         assert record["metrics"]["ppl"]["score"] < 30
         assert (record["scored_by"], list(record["scores"])) == ("averaged", ["averaged", "last", "best"])
-        run = Path("runs", *path.with_suffix("").parts[-3:])
+        run = path.parent.relative_to(tmp_path)
         checkpoint, (bin_dir,) = run / "checkpoint_averaged.pt", Path("data").glob("*/*/bin")
         if not load(checkpoint)["cfg"]["model"]["causal"]:
             refused = command(["fairseq", "eval-lm", str(bin_dir), "--path", str(checkpoint), "--cpu"], tmp_path)

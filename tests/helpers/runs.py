@@ -103,7 +103,12 @@ class Command:
 
     @property
     def text(self) -> str:
-        return self.output.read_text(encoding="utf-8")
+        return without_gloo(self.output.read_text(encoding="utf-8"))
+
+
+def without_gloo(text: str) -> str:
+    """Remove the line that the communication library of PyTorch 2.10 prints in each process."""
+    return re.sub(r"^\[Gloo\] Rank .*\n", "", text, flags=re.MULTILINE)
 
 
 def command(arguments: list[str], folder: Path, at: Point | None = None, **env: str) -> tuple[int, str]:

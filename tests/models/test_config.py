@@ -50,6 +50,10 @@ def test_the_final_norm_has_its_own_warmup_as_released():
     assert build(encoder_norm="pn", final=True, final_norm_warmup_updates=5).warmup_updates == 5
 
 
+def test_only_pn_warms_up_apart_at_the_end_of_a_stack():
+    assert build(encoder_norm="un", final=True, final_norm_warmup_updates=5).warmup_updates == 4000
+
+
 def test_a_norm_without_warmup_gets_none_at_the_end_of_the_stack():
     assert build(encoder_norm="pn_alg2", final=True).warmup_updates == 0
 

@@ -8,6 +8,7 @@ from normplugins.models.attention import causal_attention_mask, padding_attentio
 from normplugins.models.varlen import VarlenLayout, varlen_attention
 from tests.helpers.compiler import needs_libraries
 from tests.helpers.models import PAD, both_stacks, loss_of, make_batch, make_model
+from tests.helpers.norms import NORMS
 
 HEADS, WIDTH = 2, 8
 PADDING = torch.tensor([[False] * 5, [False] * 3 + [True] * 2, [True] + [False] * 4])  # (B, T), on either side
@@ -120,3 +121,17 @@ def test_without_sentences_every_gradient_is_zero():
     logits.sum().backward()
     assert not len(logits)
     assert not any(p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_under_autocast_operations_without_a_kernel_fall_back(norm: str) -> None:
+    """A kernel that has no code for bfloat16 leaves the operation to PyTorch; the loss is that of float32, rounded."""
+    probability = 1e-3  # it turns on the kernels that draw masks, and hardly changes the loss
+    changes = {"dropout": probability, "attention_dropout": probability, "activation_dropout": probability}
+    model = make_model(encoder_norm=norm, **changes).train()
+    exact = loss_of(model, make_batch(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(model, make_batch(0))
+    loss.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=0.05)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

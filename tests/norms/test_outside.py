@@ -59,7 +59,7 @@ for experiment in ("ptb", "wmt14"):
 assert compose_config("demo", ["norm=outside", "norm.gain=2"]).variant == "outside"
 for overrides, message in (
     (["norm=outside", "norm.gain=9"], "gain is 9.0, and must be at most 8"),
-    (["norm=outside", "norm.gain=loud"], "'loud'"),
+    (["norm=outside", "norm.gain=loud"], "norm.gain=loud: a number is needed"),
     (["norm=ln", "norm.gain=1"], "norm.gain=1.0 changes nothing about ln"),
     (["norm=inside"], "unknown norm 'inside'. Known: affine, bn, bn_released, "),
 ):

@@ -152,6 +152,11 @@ def test_the_last_norms_warmup_is_refused_where_nothing_warms_up(experiment, ove
     assert "warmup" not in ignored.variant, "norms without a warmup ignore it"
 
 
+def test_the_last_norms_warmup_is_refused_for_a_norm_that_warms_up_alike_everywhere():
+    with pytest.raises(UserError, match="changes nothing about un and ln: it is the warmup of PN"):
+        compose_config("demo", ["norm=un", "model.final_norm_warmup_updates=5"])
+
+
 def test_every_key_of_the_trainer_can_be_overridden():
     config = compose_config("demo", ["optimization.update_freq=[2]", "common.fp16=true", "dataset.curriculum=1"])
     passed = fairseq_config(config)

@@ -1,0 +1,36 @@
+"""``normplugins export RUN FOLDER``: write a trained model in a format that other programs can read."""
+
+import argparse
+from pathlib import Path
+
+from normplugins.commands._arguments import add_quantization, add_run
+
+HELP = "write a trained model, its vocabulary and a model card to a folder"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_run(parser, "runs/iwslt14/pn/seed1")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to write; it must be new or empty")
+    text = "averaged, last, best, or a file in the run's folder (default: the one that the recipe is scored by)"
+    parser.add_argument("--checkpoint", metavar="NAME", help=text)
+    text = "the format: safetensors, or that of a decoding engine (default: %(default)s)"
+    parser.add_argument("--format", choices=["safetensors", "ctranslate2", "onnx"], default="safetensors", help=text)
+    add_quantization(parser)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Write the folder."""
+    from normplugins.export import engines, safetensors
+    from normplugins.utils.errors import UserError
+
+    if options.format != "safetensors":
+        found = engines.export(
+            options.run, options.folder, options.format, options.quantization or "float32", options.checkpoint
+        )
+        print(f"{options.format} model written to {options.folder}: {found}")
+        return
+    if options.quantization:
+        raise UserError("--quantization: safetensors keeps the types of the checkpoint; leave it out")
+    path = safetensors.export(options.run, options.folder, options.checkpoint)
+    print(f"{path.name} written to {options.folder}")

@@ -1,0 +1,54 @@
+"""``normplugins translate RUN [FILE]``: translate raw text with the model of a run."""
+
+import argparse
+import sys
+
+from normplugins.commands._arguments import add_quantization, add_trained, report_unknown
+
+HELP = "translate raw text with a trained model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_trained(parser, "runs/iwslt14/pn/seed1")
+    parser.add_argument("--beam", type=int, metavar="N", help="width of the beam (default: as the run was scored)")
+    text = "write the N best translations of each line, each after the line's number and a tab"
+    parser.add_argument("--nbest", type=int, metavar="N", help=text)
+    text = "write each translation after its score and a tab: the natural log-probability, normalized by length"
+    parser.add_argument("--scores", action="store_true", help=text)
+    text = "what searches: own (default), or ctranslate2 or onnx, which are exported to the run's folder when needed"
+    parser.add_argument("--engine", choices=["own", "ctranslate2", "onnx"], default="own", help=text)
+    add_quantization(parser)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Write one line for each translation."""
+    from normplugins.runs.trained import load
+    from normplugins.utils.errors import UserError
+    from normplugins.utils.files import read_text, write_text
+
+    engine = None
+    if options.engine == "own" and options.quantization:
+        raise UserError("--quantization needs --engine ctranslate2")
+    run = load(options.run)
+    if options.engine != "own" and run.translates:
+        from normplugins.export.engines import engine_of
+
+        directory = options.run if options.run.is_dir() else options.run.parent
+        engine, said = engine_of(run, directory, options.engine, options.quantization or "float32")
+        if said:
+            print(f"{options.engine}: {said}", file=sys.stderr)
+    lines, where = read_text(options.file)
+    nbest = 1 if options.nbest is None else options.nbest
+    found = run.translate_nbest(lines, nbest, options.beam, where, engine)
+    report_unknown(run.unknown)
+    rows = [
+        (
+            *([str(number)] if options.nbest is not None else []),
+            *([f"{one.score:.4f}"] if options.scores else []),
+            one.text,
+        )
+        for number, of_line in enumerate(found, 1)
+        for one in of_line
+    ]
+    write_text(options.output, map("\t".join, rows))

@@ -1,0 +1,69 @@
+"""New raw text, prepared as the text of a corpus was and turned back into plain text."""
+
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from normplugins.corpora import subwords
+from normplugins.corpora.parallel import ParallelCorpus
+from normplugins.corpora.pipeline import PreparedCorpus
+from normplugins.corpora.running_text import PreparedText, RunningText, line_splitter
+from normplugins.corpora.subwords import remove_subwords
+from normplugins.corpora.symbols import refuse_symbols
+from normplugins.corpora.text_stages import tokenize_line
+
+_MARK = "\0"
+
+
+@dataclass(frozen=True)
+class TextPipeline:
+    """The stages of a corpus for single lines, as its test text went through them.
+
+    Attributes:
+        level: ``word``, or the kind of subwords.
+        tokenize: returns a raw line in the tokens and the case of the corpus.
+        split: returns the words or subwords of a tokenized line.
+        to_text: returns lines of tokens as plain text; the case stays that of the corpus.
+    """
+
+    level: str
+    tokenize: Callable[[str], str]
+    split: Callable[[str], list[str]]
+    to_text: Callable[[Iterable[str]], list[str]]
+
+    def encode(self, line: str, where: str, number: int) -> list[str]:
+        """Return the words or subwords of a raw line.
+
+        Raises:
+            UserError: the line has a symbol of the dictionary; ``where`` and ``number`` say where it stands.
+        """
+        return self.split(refuse_symbols(self.tokenize(line), self.level, where, number))
+
+    def join(self, pieces: str) -> str:
+        """Join subwords, separated by blanks, back into words."""
+        return pieces if self.level == "word" else remove_subwords(pieces, self.level)
+
+    def decode(self, pieces: str) -> str:
+        """Return words or subwords, separated by blanks, as plain text."""
+        return self.to_text([self.join(pieces)])[0]
+
+    def unknown_words(self, pieces: Iterable[str], vocabulary: Container[str]) -> list[str]:
+        """Return the words that have a piece outside the vocabulary."""
+        form = "{1}{0}" if self.level == "sentencepiece" else "{0}{1}"
+        marked = (piece if piece in vocabulary else form.format(_MARK, piece) for piece in pieces)
+        return [word.replace(_MARK, "") for word in self.join(" ".join(marked)).split() if _MARK in word]
+
+
+def text_pipeline(corpus: ParallelCorpus | RunningText, prepared: PreparedCorpus | PreparedText) -> TextPipeline:
+    """Return the pipeline of a prepared corpus: its source side in, its target side out."""
+    if isinstance(corpus, RunningText):
+        return TextPipeline(corpus.level, str, line_splitter(corpus.level, prepared.folder), list)
+    assert isinstance(prepared, PreparedCorpus)
+
+    def tokenize(line: str) -> str:
+        return tokenize_line(corpus, corpus.source, "test", corpus.adapt_test_line(line))
+
+    split = subwords.splitter(corpus.subword, prepared.folder / "subword" / subwords.FILES[corpus.subword])
+    # Files of given tokens stay tokens in both directions.
+    to_text = list if corpus.resolved_tokenizer == "given" else partial(PreparedCorpus.to_text, prepared)
+    return TextPipeline(corpus.subword, tokenize, lambda line: split(line).split(), to_text)

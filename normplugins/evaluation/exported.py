@@ -1,0 +1,60 @@
+"""Loads a model that ``normplugins export`` has written. No file of it is unpickled."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fairseq.data import Dictionary
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+import normplugins
+from normplugins.evaluation.tasks import kind_of
+from normplugins.utils.errors import UserError
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+FORMAT = 1
+
+
+def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """Load an exported model on the CPU.
+
+    Args:
+        folder: a folder that ``normplugins export`` has written, or a copy of it.
+
+    Returns:
+        The model in evaluation mode, its fairseq task with the dictionaries, and the content of ``config.json``.
+
+    Raises:
+        UserError: a file is missing or damaged, or was written by a newer version.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if config["normplugins_format"] != FORMAT:
+            raise UserError(f"{folder / CONFIG} was written by another version of normplugins: update this one")
+        model, task = build(config, [folder / name for name in config["dictionaries"]])
+        weights = load_file(folder / WEIGHTS)
+        weights |= {alias: weights[name] for alias, name in config["tied_weights"].items()}
+        model.load_state_dict(weights)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is no exported model: there is no {Path(str(error.filename)).name}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder} is damaged ({reason}): export the run again") from error
+    return model.eval(), task, config
+
+
+def build(config: dict[str, Any], dictionaries: list[Path]) -> tuple[Any, Any]:
+    """Build the model and the fairseq task of a ``config.json``, with new weights.
+
+    Args:
+        config: ``task`` and ``model`` hold fairseq's sections of these names.
+        dictionaries: the source's and the target's dictionary, or the one of a language model.
+    """
+    normplugins.register()
+    words = [Dictionary.load(str(path)) for path in dictionaries]
+    settings = OmegaConf.create(config["task"])
+    task = type(kind_of(settings._name).bare_task(settings, words[0]))(settings, *words)
+    return task.build_model(OmegaConf.create(config["model"]), from_checkpoint=True), task

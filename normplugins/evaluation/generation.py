@@ -1,0 +1,70 @@
+"""Continues a text with a causal language model, by sampling or greedily."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normplugins.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: divides the log-probabilities before they are sampled from; 0 takes the most probable token.
+        top_k: sample only from the most probable tokens; None: from all.
+        seed: seed of the random numbers.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    seed: int = 1
+
+    def check(self) -> None:
+        """Raise UserError for values out of range."""
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"a temperature of {self.temperature}: 0 or a positive number is needed")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top-k of {self.top_k}: at least 1 is needed")
+
+    def choose(self, logprobs: Tensor, generator: torch.Generator) -> int:
+        """Return a token by its natural log-probabilities (V,); the generator is on the CPU."""
+        if self.temperature == 0:
+            return int(logprobs.argmax())
+        values, tokens = logprobs.topk(min(self.top_k or len(logprobs), len(logprobs)))
+        # The largest value is subtracted first, since a small temperature would make all of them overflow.
+        weights = ((values - values[0]).double() / self.temperature).exp()
+        return int(tokens[torch.multinomial(weights, 1, generator=generator)])
+
+
+@torch.no_grad()
+def continue_text(
+    model: Any, tokens: Tensor, sampling: Sampling, longest: int, context: int, generator: torch.Generator
+) -> list[int]:
+    """Return the tokens that follow a text, up to the end of its line.
+
+    Each token is computed from the whole context, without a cache: this works for every language model.
+
+    Args:
+        model: a causal language model in evaluation mode.
+        tokens: the text (N,), beginning with ``</s>``.
+        sampling: how the next token is chosen.
+        longest: the number of tokens after which to stop if the line has not ended.
+        context: the number of tokens that the model reads at most; the older ones are dropped.
+        generator: random numbers, on the CPU.
+    """
+    dictionary, device = model.decoder.dictionary, next(model.parameters()).device
+    text = tokens.tolist()
+    for _ in range(longest):
+        inputs = torch.tensor([text[-context:]], device=device)
+        features, extra = model(inputs, src_lengths=torch.tensor([inputs.size(1)], device=device))
+        logprobs = model.get_normalized_probs((features[:, -1:], extra), log_probs=True, sample=None)[0, -1]
+        logprobs = logprobs.float().cpu()
+        logprobs[[dictionary.pad(), dictionary.bos()]] = -torch.inf  # no text has them
+        text.append(sampling.choose(logprobs, generator))
+        if text[-1] == dictionary.eos():
+            return text[len(tokens) : -1]
+    return text[len(tokens) :]

@@ -1,0 +1,162 @@
+"""CTranslate2: writes a translation model in its format and translates with it.
+
+CTranslate2 has LayerNorm and RMSNorm. Its layers have no residual connection where they have no norm, so that
+models whose norms were folded cannot be expressed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from normplugins.evaluation.beam_search import Hypothesis
+from normplugins.evaluation.bleu import batches
+from normplugins.models.layers import Residual
+from normplugins.models.transformer import NormTransformer
+from normplugins.norms.layer_norm import LayerNorm
+from normplugins.norms.rms_norm import RMSNorm
+from normplugins.utils.errors import UserError
+
+QUANTIZATIONS = ("float32", "int8", "bfloat16")
+OTHERWISE = "use --format onnx (translate: --engine onnx), which takes every norm"
+
+
+def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "float32") -> None:
+    """Write a model to an existing folder.
+
+    Args:
+        model: on a CPU, in evaluation mode; it does not change.
+        task: its fairseq task, which has the dictionaries.
+        folder: the folder.
+        quantization: one of ``QUANTIZATIONS``, the type of the stored weights.
+
+    Raises:
+        UserError: CTranslate2 is not installed, or cannot express the model.
+    """
+    from ctranslate2.specs import TransformerSpec, common_spec
+    from ctranslate2.specs.transformer_spec import TransformerDecoderSpec, TransformerEncoderSpec
+
+    activations = {name: getattr(common_spec.Activation, name.upper()) for name in ("relu", "gelu", "swish")}
+    sides: list[Any] = []
+    for stack, kind in ((model.encoder, TransformerEncoderSpec), (model.decoder, TransformerDecoderSpec)):
+        side = "encoder" if stack is model.encoder else "decoder"
+        cfg = stack.cfg
+        placement = cfg.placement_of(f"{side}_norm")
+        if placement.inside or placement.embeddings or placement.scale != 1 or cfg.qk_norm:
+            what = f"qk_norm={cfg.qk_norm}" if cfg.qk_norm else f"placement={cfg.placement}"
+            raise UserError(f"CTranslate2 has no {what}: {OTHERWISE}")
+        heads = getattr(cfg, f"{side}_attention_heads")
+        activation = activations[cfg.activation_fn]
+        sides.append(kind(len(stack.layers), heads, pre_norm=placement.before, activation=activation))
+    spec = TransformerSpec(*sides)
+    _set_stack(spec.encoder, model.encoder, spec.encoder.embeddings[0])
+    _set_stack(spec.decoder, model.decoder, spec.decoder.embeddings)
+    spec.decoder.projection.weight = _array(model.decoder.output_projection.weight)
+    spec.register_source_vocabulary(list(task.source_dictionary.symbols))
+    spec.register_target_vocabulary(list(task.target_dictionary.symbols))
+    spec.config.decoder_start_token = spec.config.eos_token
+    spec.config.layer_norm_epsilon = next((m.eps for m in model.modules() if isinstance(m, LayerNorm | RMSNorm)), 1e-5)
+    spec.validate()
+    spec.optimize(quantization)
+    spec.save(str(folder))
+
+
+class Engine:
+    """Translates with a model that :func:`write` has written.
+
+    The scores of a sentence are higher than in our search by a constant divided by length^penalty: CTranslate2 spreads
+    the probability of an empty translation, which neither search allows, over the others.
+
+    Args:
+        folder: the folder.
+        quantization: the type to compute in; where the processor lacks it, CTranslate2 takes the next better one, which
+            ``computes_in`` then names.
+        model: the model that was written; only its longest sentences are read.
+        task: its fairseq task.
+
+    Raises:
+        UserError: CTranslate2 is not installed, or the folder cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, quantization: str, model: Any, task: Any) -> None:
+        import ctranslate2
+
+        if quantization not in ctranslate2.get_supported_compute_types("cpu"):
+            quantization = "default"
+        try:
+            threads = torch.get_num_threads()
+            self.translator = ctranslate2.Translator(
+                str(folder), compute_type=quantization, inter_threads=1, intra_threads=threads
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"CTranslate2 cannot load {folder} ({error}): delete the folder to export again") from error
+        self.computes_in = str(self.translator.compute_type)
+        self.model, self.task = model, task
+
+    def __call__(self, sentences: list[Tensor], search: DictConfig) -> list[list[Hypothesis]]:
+        """Translate sentences (T,), each ended by ``</s>``, with the settings of the config's section ``evaluate``."""
+        source, target = self.task.source_dictionary, self.task.target_dictionary
+        found: list[list[Hypothesis]] = [[] for _ in sentences]
+        dataset = self.task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
+        for sample in batches(self.model, self.task, dataset, search):
+            numbers = sample["id"].tolist()
+            longest = max(len(sentences[number]) for number in numbers)
+            most = int(search.max_length_a * longest + search.max_length_b)
+            most = min(most, self.model.max_decoder_positions() - 1)
+            results = self.translator.translate_batch(
+                [[source[token] for token in sentences[number].tolist()] for number in numbers],
+                beam_size=search.beam,
+                num_hypotheses=search.beam,
+                length_penalty=search.length_penalty,
+                max_input_length=0,
+                max_decoding_length=most + 1,
+                return_scores=True,
+            )
+            for number, result in zip(numbers, results, strict=True):
+                found[number] = [
+                    {
+                        "tokens": torch.tensor([*map(target.index, tokens[:most]), target.eos()]),
+                        "score": torch.tensor(score),
+                    }
+                    for tokens, score in zip(result.hypotheses, result.scores, strict=True)
+                ]
+        return found
+
+
+def _set_stack(spec: Any, stack: Any, embeddings: Any) -> None:
+    embeddings.weight = _array(stack.embed_tokens.weight)
+    spec.position_encodings.encodings = _array(stack.positions.table[stack.positions.padding_idx + 1 :])
+    for layer_spec, layer in zip(spec.layer, stack.layers, strict=True):
+        _set_sublayer(layer_spec.self_attention, layer.self_attention, "qkv", "out")
+        if layer.cross_attention is not None:
+            _set_sublayer(layer_spec.attention, layer.cross_attention, "q", "kv", "out")
+        _set_sublayer(layer_spec.ffn, layer.feed_forward, "fc1", "fc2")
+    if stack.final_norm is not None:
+        _set_norm(spec, stack.final_norm)
+
+
+def _set_sublayer(spec: Any, residual: Residual, *linears: str) -> None:
+    _set_norm(spec, residual.norm)
+    for number, name in enumerate(linears):
+        linear: Any = getattr(residual.sublayer, name)
+        place = getattr(spec, f"linear_{number}") if hasattr(spec, "linear_0") else spec.linear[number]
+        place.weight, place.bias = _array(linear.weight), _array(linear.bias)
+
+
+def _set_norm(spec: Any, norm: nn.Module) -> None:
+    from ctranslate2.specs.common_spec import LayerNormSpec
+
+    known = isinstance(norm, LayerNorm) or (isinstance(norm, RMSNorm) and norm.groups == 1)
+    if not known:
+        raise UserError(f"CTranslate2 has no norm {type(norm).__name__}, only ln, and rms with one group: {OTHERWISE}")
+    spec.layer_norm = LayerNormSpec(rms_norm=isinstance(norm, RMSNorm))
+    spec.layer_norm.gamma = _array(norm.get_parameter("weight"))
+    if isinstance(norm, LayerNorm):
+        spec.layer_norm.beta = _array(norm.get_parameter("bias"))
+
+
+def _array(value: Tensor) -> Any:
+    """Return a copy, because CTranslate2 quantizes the arrays that it is given in place."""
+    return value.detach().float().cpu().clone().numpy()

@@ -1,0 +1,164 @@
+"""Exports a run for another decoding engine, CTranslate2 or onnxruntime, and compares its translations with ours."""
+
+import hashlib
+import shutil
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from normplugins.corpora import PreparedCorpus
+from normplugins.evaluation import bleu
+from normplugins.export.safetensors import checkpoint_path, preprocessing, refuse_full, subword_model
+from normplugins.runs import folder
+from normplugins.runs.trained import Engine, TrainedRun, load
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import whole_folder
+from normplugins.utils.json_file import read_sound_json, write_json
+
+ENGINES = {"ctranslate2": ("ctranslate2",), "onnx": ("onnx", "onnxruntime")}
+"""The engines beside our own, and the packages that they need."""
+ABOUT = "normplugins.json"
+CHECKED = 200
+"""Sentences of the test set whose translations are compared."""
+ALIKE = 0.98
+"""The smallest share of identical translations of a float32 model: rounding decides between equally good ones."""
+
+
+def export(directory: Path, destination: Path, engine: str, quantization: str, name: str | None = None) -> str:
+    """Write a completed run's model to a new folder in an engine's format, and compare its translations with ours.
+
+    Args:
+        directory: the folder of the run.
+        destination: the folder to write; it may exist if it is empty.
+        engine: one of ``ENGINES``.
+        quantization: the type of the stored weights.
+        name: ``averaged``, ``last``, ``best`` or a checkpoint file; None: the one that the recipe is scored by.
+
+    Returns:
+        The result of the comparison in words.
+
+    Raises:
+        UserError: as :func:`normplugins.export.safetensors.export`; a package is missing; the engine cannot express the
+            model or translates otherwise than our beam search.
+    """
+    require(engine)
+    refuse_full(destination)
+    config = folder.stored_config(directory)
+    record = folder.read_record(directory, config)
+    if record is None:
+        raise UserError(f"the run in {directory} has not ended: complete it, then export it")
+    run = load(checkpoint_path(directory, record, name or record["scored_by"]))
+    return describe(_write(run, destination, engine, quantization))
+
+
+def engine_of(run: TrainedRun, directory: Path, engine: str, quantization: str) -> tuple[Engine, str]:
+    """Return an engine for a run's model, exported to the folder ``engines`` of the run unless it has been already.
+
+    Args:
+        run: the run.
+        directory: its folder.
+        engine: one of ``ENGINES``.
+        quantization: the type of the stored weights.
+
+    Returns:
+        The engine, and what the export has found if it was done now.
+
+    Raises:
+        UserError: as :func:`export`.
+    """
+    require(engine)
+    place = directory / "engines" / f"{engine}-{quantization}"
+    about = read_sound_json(place / ABOUT)
+    said = ""
+    if about is None or about.get("weights_sha256") != _digest(run.model):
+        said = describe(_write(run, place, engine, quantization))
+    return _module(engine).Engine(place, quantization, run.model, run.task), said
+
+
+def require(engine: str) -> None:
+    """Raise UserError if a package of an engine is not installed."""
+    missing = [package for package in ENGINES[engine] if find_spec(package) is None]
+    if missing:
+        raise UserError(f"{' and '.join(missing)} not installed: pip install 'normplugins[{engine}]'")
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Return the result of :func:`compare` as one line."""
+    return (
+        f"{found['identical']} of {found['sentences']} test sentences translated as by our beam search; "
+        f"BLEU {found['bleu']:.2f}, ours {found['our_bleu']:.2f}, difference {found['bleu_difference']:+.2f}"
+    )
+
+
+def compare(run: TrainedRun, engine: Engine) -> dict[str, Any]:
+    """Translate the beginning of the run's test set with our beam search and with an engine.
+
+    Returns:
+        The numbers of sentences and of identical translations, and BLEU of both on these sentences.
+    """
+    run.task.load_dataset("test")
+    source, corpus = run.task.dataset("test").src, run.corpus
+    assert isinstance(corpus, PreparedCorpus)
+    sentences = [source[number].long() for number in range(min(CHECKED, len(source)))]
+    search = run.config.evaluate.copy()
+    OmegaConf.set_struct(search, False)
+    search.max_tokens = max([search.max_tokens, *map(len, sentences)])
+    target = run.task.target_dictionary
+    texts = [
+        [run.pipeline.decode(target.string(best["tokens"])) for best, *_ in found(sentences, search)]
+        for found in (run.search, engine)
+    ]
+    references = corpus.reference_text.read_text(encoding="utf-8").splitlines()[: len(sentences)]
+    lower = bool(corpus.manifest["lowercase"])
+    ours, theirs = (bleu.bleu(text, references, lowercase=lower, tokenize=corpus.score_tokenizer) for text in texts)
+    return {
+        "sentences": len(sentences),
+        "identical": sum(one == other for one, other in zip(*texts, strict=True)),
+        "bleu": theirs["score"],
+        "our_bleu": ours["score"],
+        "bleu_difference": theirs["score"] - ours["score"],
+        "signature": ours["signature"],
+    }
+
+
+def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -> dict[str, Any]:
+    if not run.translates:
+        raise UserError(f"this is a run of a language model, and {engine} takes translation models: export safetensors")
+    module = _module(engine)
+    if quantization not in module.QUANTIZATIONS:
+        raise UserError(f"--quantization {quantization}: {engine} is written as {', '.join(module.QUANTIZATIONS)}")
+    with whole_folder(destination) as temporary:
+        module.write(run.model, run.task, temporary, quantization)
+        for file in subword_model(run.corpus):
+            shutil.copyfile(file, temporary / file.name)
+        translates = module.Engine(temporary, quantization, run.model, run.task)
+        found = compare(run, translates)
+        if quantization == "float32" and found["identical"] < ALIKE * found["sentences"]:
+            raise UserError(f"{destination} is not written, because {engine} translates otherwise: {describe(found)}")
+        content = {
+            "engine": engine,
+            "quantization": quantization,
+            "computes_in": translates.computes_in,
+            "checkpoint": run.checkpoint,
+            "weights_sha256": _digest(run.model),
+            "search": {key: run.config.evaluate[key] for key in bleu.SEARCH},
+            "check": found,
+            **preprocessing(run.corpus),
+        }
+        write_json(temporary / ABOUT, content)
+    return found
+
+
+def _module(engine: str) -> Any:
+    return import_module(f"normplugins.export.{engine}")
+
+
+def _digest(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""The model card of an exported model, generated from the record of its run."""
+
+import json
+from typing import Any
+
+import yaml
+
+HUB_METRICS = {"chrf2": "chrf", "ppl": "perplexity"}  # a model hub's names of metrics that differ from a record's
+
+
+def model_card(record: dict[str, Any], checkpoint: str) -> str:
+    """Return the Markdown text, which begins with the YAML metadata that model hubs read.
+
+    Args:
+        record: the record of a completed run.
+        checkpoint: the file name of the exported checkpoint. A checkpoint that was not scored gets no scores.
+    """
+    files = record.get("files", {}).get("checkpoints", {})
+    name = next((name for name, entry in files.items() if entry["file"] == checkpoint), None)
+    metrics = record.get("scores", {}).get(name, {}).get("test", {})
+    corpus, title = record["corpus"], f"{record['experiment']} {record['variant']} seed {record['seed']}"
+    languages = [corpus[side] for side in ("source", "target") if side in corpus]
+    task = "translation" if languages else "text-generation"
+    counts = {f"{split} {unit}": n for split, each in corpus["counts"].items() for unit, n in _numbers(each).items()}
+    signatures = {key: each.get("signature", "").replace("|", "\\|") for key, each in metrics.items()}
+    scores = [f"| {key} | {each['score']:.2f} | `{signatures[key]}` |" for key, each in metrics.items()]
+    header = {
+        "library_name": "normplugins",
+        "pipeline_tag": task,
+        **({"language": languages} if languages else {}),
+        "tags": [task, "fairseq", "normalization", record["norm"]],
+        **({"model-index": [_index(title, task, corpus["corpus"], metrics)]} if metrics else {}),
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n# {title}\n",
+        f"A transformer with the normalization `{record['norm']}`, exported from `{checkpoint}`.",
+        *([f"\n{record['label']}"] if record.get("label") else []),
+        "\n## Scores on the test set\n",
+        "\n".join(["| metric | score | signature |", "|---|---|---|", *scores])
+        if scores
+        else "This checkpoint was not scored.",
+        f"\nOne training run, seed {record['seed']}: a single seed does not rank two models.",
+        "\n## Intended use and limits\n",
+        "This model is meant for research on normalization, and for reproducing the scores above. It was trained on "
+        f"`{corpus['corpus']}` only, and its quality on other text is unknown. It repeats errors and biases "
+        "of that text. The license of that text applies to its use.",
+        "\n## Loading\n",
+        "```python\nfrom pathlib import Path\n\nfrom normplugins.evaluation.exported import load_exported\n\n"
+        'model, task, config = load_exported(Path("FOLDER"))\n```',
+        "\n## Corpus\n",
+        _table(counts),
+        *[f"\n{note}" for note in (corpus.get("note"), *corpus.get("notes", [])) if note],
+        "\nSHA-256 of the prepared files:\n",
+        _table(corpus["sha256"]),
+        "\n## Training\n",
+        _table({key: value for key, value in record["training"].items() if not isinstance(value, dict | list)}),
+        "\n## Hardware, versions, commit\n",
+        _table({**_numbers(record["hardware"], str), **record["versions"], "commit": record.get("git_commit")}),
+        "\n## Settings\n",
+        f"```json\n{json.dumps(record['config'], indent=1, ensure_ascii=False, default=str)}\n```\n",
+    ]
+    return "\n".join(parts)
+
+
+def _index(title: str, task: str, corpus: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    results = [
+        {"type": HUB_METRICS.get(key, key), "name": key, "value": each["score"]} for key, each in metrics.items()
+    ]
+    dataset = {"name": corpus, "type": corpus, "split": "test"}
+    return {"name": title, "results": [{"task": {"type": task}, "dataset": dataset, "metrics": results}]}
+
+
+def _table(rows: dict[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+
+
+def _numbers(values: dict[str, Any], *also: type) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if isinstance(value, (int, float, *also))}

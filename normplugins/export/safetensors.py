@@ -1,0 +1,134 @@
+"""``normplugins export --format safetensors``: a folder that can be put on a model hub as it is."""
+
+import json
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
+from normplugins.corpora.subwords import FILES as SUBWORD_FILES
+from normplugins.evaluation.exported import CONFIG, FORMAT, WEIGHTS, build, load_exported
+from normplugins.export.model_card import model_card
+from normplugins.runs import folder
+from normplugins.runs.record import without_absolute_paths
+from normplugins.training import checkpoints
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import sha256, whole_folder
+
+
+def export(directory: Path, destination: Path, checkpoint: str | None = None) -> Path:
+    """Write a completed run's model to a new folder, load it again and compare it with the checkpoint.
+
+    Args:
+        directory: the folder of the run.
+        destination: the folder to write; it may exist if it is empty.
+        checkpoint: ``averaged``, ``last``, ``best``, or the name of a checkpoint file in the run's folder, such as a
+            folded one; None: the checkpoint that the recipe is scored by.
+
+    Returns:
+        The path of the exported checkpoint.
+
+    Raises:
+        UserError: the run has not ended, a file of it is damaged, or the destination is not empty or cannot be written.
+    """
+    refuse_full(destination)
+    config = folder.stored_config(directory)
+    record = folder.read_record(directory, config)
+    if record is None:
+        raise UserError(f"the run in {directory} has not ended: complete it, then export it")
+    path = checkpoint_path(directory, record, checkpoint or record["scored_by"])
+    corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
+    folder.check_corpus(directory, corpus)
+    state = checkpoints.load(path, folder.identity(directory, corpus))
+    dictionaries = _dictionaries(corpus)
+    settings: dict[str, Any] = {
+        "normplugins_format": FORMAT,
+        "experiment": record["experiment"],
+        "variant": record["variant"],
+        "seed": record["seed"],
+        "checkpoint": {"file": path.name, "sha256": sha256(path)},
+        "norm": {key: value for key, value in record["config"].items() if key.startswith("norm.")},
+        "task": _section(state["cfg"]["task"]),
+        "model": _section(state["cfg"]["model"]),
+        "dictionaries": [file.name for file in dictionaries],
+        **preprocessing(corpus),
+    }
+    model, _ = build(settings, dictionaries)
+    model.load_state_dict(state["model"])
+    settings["tied_weights"] = ties = tied_weights(model)
+    with whole_folder(destination) as temporary:
+        weights = {name: value.contiguous() for name, value in state["model"].items() if name not in ties}
+        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it readable for the owner alone
+        for file in (*dictionaries, *subword_model(corpus)):
+            shutil.copyfile(file, temporary / file.name)
+        text = json.dumps(settings, indent=1, ensure_ascii=False, default=str)
+        (temporary / CONFIG).write_text(f"{text}\n", encoding="utf-8")
+        (temporary / "README.md").write_text(model_card(record, path.name), encoding="utf-8")
+        loaded = load_exported(temporary)[0].state_dict()
+        if different := [name for name, value in model.state_dict().items() if not torch.equal(value, loaded[name])]:
+            raise UserError(f"{path} cannot be exported: {different[0]} changes when it is written and read")
+    return path
+
+
+def refuse_full(destination: Path) -> None:
+    """Raise UserError if a folder to write exists and is not empty."""
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise UserError(f"{destination} exists and is not empty: name another folder to write")
+
+
+def tied_weights(model: nn.Module) -> dict[str, str]:
+    """Return the name of the stored tensor for each further name of it, such as that of a shared embedding."""
+    first: dict[tuple[Any, ...], str] = {}
+    ties: dict[str, str] = {}
+    value: Tensor
+    for name, value in model.state_dict().items():
+        if value.numel() == 0:
+            continue
+        place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if place in first:
+            ties[name] = first[place]
+        first.setdefault(place, name)
+    return ties
+
+
+def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
+    """Return the path of a checkpoint; one that the record names must be the file that was scored."""
+    scored = record.get("files", {}).get("checkpoints", {}).get(name, {})
+    path = directory / scored.get("file", checkpoints.FILES.get(name, name))
+    if Path(name).name != name or not path.is_file():
+        known = sorted(file.name for file in directory.glob("checkpoint*.pt"))
+        raise UserError(f"{directory} has no checkpoint '{name}': {', '.join([*checkpoints.FILES, *known])}")
+    if scored and sha256(path) != scored["sha256"]:
+        raise UserError(f"{path} is not the checkpoint that was scored: it has changed since the run ended")
+    return path
+
+
+def _section(section: Any) -> dict[str, Any]:
+    """Return a section of a checkpoint's config without paths of this machine."""
+    plain = vars(section) if isinstance(section, Namespace) else dict(section)
+    return dict(without_absolute_paths(plain))
+
+
+def _dictionaries(corpus: PreparedCorpus | PreparedText) -> list[Path]:
+    if isinstance(corpus, PreparedCorpus):
+        return [corpus.bin_dir / f"dict.{language}.txt" for language in (corpus.source, corpus.target)]
+    return [corpus.bin_dir / "dict.txt"]
+
+
+def subword_model(corpus: PreparedCorpus | PreparedText) -> list[Path]:
+    """Return the files of a corpus's subword model."""
+    kind = corpus.manifest.get("subword", {}).get("kind")
+    return [corpus.folder / "subword" / SUBWORD_FILES[kind]] if kind else []
+
+
+def preprocessing(corpus: PreparedCorpus | PreparedText) -> dict[str, Any]:
+    """Return how raw text becomes the model's input."""
+    keys = ("corpus", "source", "target", "lowercase", "tokenizer", "subword", "settings")
+    files = [path.name for path in subword_model(corpus)]
+    return {"preprocessing": {key: corpus.manifest[key] for key in keys if key in corpus.manifest} | {"files": files}}

@@ -1,0 +1,279 @@
+"""A trained run to use: translate or score new text, or continue it. ``normplugins.load`` returns one."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.hub_utils import GeneratorHubInterface
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from normplugins.corpora import (
+    ParallelCorpus,
+    PreparedCorpus,
+    PreparedText,
+    RunningText,
+    corpus_config,
+    open_prepared,
+    prepare,
+)
+from normplugins.corpora.raw_text import TextPipeline, text_pipeline
+from normplugins.evaluation import bleu, perplexity
+from normplugins.evaluation.beam_search import Hypothesis
+from normplugins.evaluation.generation import Sampling, continue_text
+from normplugins.evaluation.loading import load_model
+from normplugins.evaluation.reestimate import batches_asked, checkpoint_to_score
+from normplugins.evaluation.tasks import kind_of, windows
+from normplugins.models.language_model_config import future_label
+from normplugins.runs import folder
+from normplugins.runs.scoring import find_checkpoint, set_threads
+from normplugins.training import checkpoints
+from normplugins.utils.errors import UserError
+from normplugins.utils.steps import progress
+
+Engine = Callable[[list[Tensor], DictConfig], list[list[Hypothesis]]]
+"""Translates sentences (T,), each ended by ``</s>``, with the settings of the config's section ``evaluate``."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A translation, and its natural log-probability divided by its length to the power of the length penalty."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class LineScore:
+    """The natural log-probability of a line with its end, and its number of tokens (subwords, with the line's end)."""
+
+    logprob: float
+    tokens: int
+    words: int
+
+
+class TrainedRun:
+    """The model of a run and how its text is prepared.
+
+    Attributes:
+        model: the fairseq model, in evaluation mode.
+        task: its fairseq task.
+        config: the run's config.
+        record: the run's record; None if the run has not ended.
+        checkpoint: the checkpoint's name.
+        corpus: the prepared corpus of the run.
+        pipeline: prepares text as the run's corpus was prepared.
+        unknown: words of the last call that the vocabulary cannot spell, in the order of the text.
+    """
+
+    def __init__(
+        self, directory: Path, checkpoint: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText
+    ) -> None:
+        self.config, self.checkpoint, self.corpus = config, checkpoint.name, corpus
+        self.record: dict[str, Any] | None = folder.read_record(directory, config)
+        self.model, self.task = load_model(checkpoint, corpus.bin_dir, config.common.cpu)
+        settings = corpus_config(config.corpus)
+        assert isinstance(settings, ParallelCorpus | RunningText)
+        self.pipeline: TextPipeline = text_pipeline(settings, corpus)
+        self.translates = isinstance(settings, ParallelCorpus)
+        self.unknown: list[str] = []
+
+    @property
+    def label(self) -> str:
+        """How a language model sees the future, so that its perplexity is not a language model's; empty if not."""
+        if self.translates:
+            return ""
+        return future_label(self.config.model.norm, self.config.model.get("causal", True))
+
+    def translate(self, lines: Sequence[str], beam: int | None = None) -> list[str]:
+        """Return the translation of each raw line as plain text; an empty line stays empty.
+
+        Raises:
+            UserError: as :meth:`translate_nbest`.
+        """
+        return [found[0].text for found in self.translate_nbest(lines, 1, beam)]
+
+    def translate_nbest(
+        self,
+        lines: Sequence[str],
+        nbest: int,
+        beam: int | None = None,
+        where: str = "the text",
+        engine: Engine | None = None,
+    ) -> list[list[Translation]]:
+        """Return up to ``nbest`` translations of each raw line, best first.
+
+        Args:
+            lines: raw text, one sentence per line.
+            nbest: how many translations are wanted.
+            beam: width of the beam; None: as the run was scored.
+            where: the name of the text, for messages.
+            engine: what searches for the translations; None: this package's beam search.
+
+        Raises:
+            UserError: the run is one of a language model, a line is too long for the model or holds a symbol of the
+                dictionary, or ``nbest`` is more than the beam.
+        """
+        if not self.translates:
+            raise UserError("this is a run of a language model, which does not translate: use score or generate")
+        search = self.config.evaluate.copy()
+        OmegaConf.set_struct(search, False)
+        search.beam = search.beam if beam is None else beam
+        if not 1 <= nbest <= search.beam:
+            raise UserError(f"{nbest} translations of each line from a beam of {search.beam}: 1 to {search.beam} work")
+        sentences = self._encode(lines, where, self.model.max_positions()[0], "model.max_source_positions")
+        asked = [number for number, line in enumerate(lines) if line.strip()]
+        search.max_tokens = max([search.max_tokens, *(len(sentence) for sentence in sentences)])
+        found = (engine or self.search)([sentences[number] for number in asked], search) if asked else []
+        translations = [[Translation("", 0.0)] for _ in lines]
+        for number, hypotheses in zip(asked, found, strict=True):
+            translations[number] = [
+                Translation(
+                    self.pipeline.decode(self.task.target_dictionary.string(one["tokens"])), float(one["score"])
+                )
+                for one in hypotheses[:nbest]
+            ]
+        return translations
+
+    def search(self, sentences: list[Tensor], search: DictConfig) -> list[list[Hypothesis]]:
+        """Translate sentences by our beam search, as :data:`Engine` says."""
+        dataset = self.task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
+        return bleu.search_dataset(self.model, self.task, dataset, search, "translating", echo=None)
+
+    def score(self, lines: Sequence[str], separate: bool = False, where: str = "the text") -> list[LineScore]:
+        """Return the log-probability of each line under a language model.
+
+        Args:
+            lines: raw text.
+            separate: score each line alone. Otherwise the lines are one running text, read in windows as when the run
+                was scored, and a line is predicted from the lines before it.
+            where: the name of the text, for messages.
+
+        Raises:
+            UserError: the run is one of translation, or a line holds a symbol of the dictionary.
+        """
+        self._require_language_model("scores no text")
+        lines_tokens = self._encode(lines, where)
+        how, end = windows(self.config), torch.tensor([self.task.source_dictionary.eos()])
+        how.check(self.model.max_positions())
+        texts = lines_tokens if separate else [torch.cat(lines_tokens)] if lines_tokens else []
+        measure = partial(perplexity.text_logprobs, self.model)
+        found = []
+        for text in progress(texts, "scoring", echo=None) if separate else texts:
+            batches = list(how.batches(len(text)))
+            shown = batches if separate else progress(batches, "scoring", echo=None)
+            found.append(measure(torch.cat([end, text[:-1]]), text, how, shown))
+        logprobs = np.concatenate(found) if found else np.zeros(0, np.float32)
+        ends = np.cumsum([0, *map(len, lines_tokens)])
+        return [
+            LineScore(float(logprobs[begin:end].sum(dtype=np.float64)), int(end - begin), len(line.split()) + 1)
+            for line, begin, end in zip(lines, ends, ends[1:], strict=False)
+        ]
+
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling | None = None, longest: int = 100, where: str = "the text"
+    ) -> list[str]:
+        """Continue each prompt up to the end of its line; the results begin with the prompts as the model reads them.
+
+        Args:
+            prompts: the beginnings of lines; an empty one lets the model begin.
+            sampling: how tokens are chosen; None: sampled from the model's distribution.
+            longest: tokens after which a line is cut off.
+            where: the name of the prompts, for messages.
+
+        Raises:
+            UserError: the run is one of translation, or its model sees later tokens.
+        """
+        self._require_language_model("continues no text")
+        self.model.decoder.cfg.require_causal()
+        sampling = sampling or Sampling()
+        sampling.check()
+        dictionary, context = self.task.source_dictionary, windows(self.config).segment
+        generator, results = torch.Generator().manual_seed(sampling.seed), []
+        encoded = self._encode(prompts, where)
+        for tokens in progress(encoded, "generating", echo=None):
+            begin = torch.cat([tokens.new_tensor([dictionary.eos()]), tokens[:-1]])
+            new = continue_text(self.model, begin, sampling, longest, context, generator)
+            results.append(self.pipeline.decode(" ".join(dictionary[token] for token in [*begin[1:].tolist(), *new])))
+        return results
+
+    def hub_interface(self) -> GeneratorHubInterface:
+        """Return fairseq's interface for PyTorch Hub, which prepares text as the run's corpus was prepared."""
+        from normplugins.runs.hub import hub_interface  # it imports this module
+
+        return hub_interface(self)
+
+    def _require_language_model(self, what: str) -> None:
+        if self.translates:
+            raise UserError(f"this is a run of translation, which {what}: use translate")
+
+    def _encode(self, lines: Sequence[str], where: str, most: float = math.inf, key: str = "") -> list[Tensor]:
+        """Return the tokens of each line (T,), each ended by ``</s>``; updates ``unknown``."""
+        dictionary, encoded = self.task.source_dictionary, []
+        self.unknown = []
+        for number, line in enumerate(lines, 1):
+            pieces = self.pipeline.encode(line, where, number)
+            tokens = torch.tensor([*map(dictionary.index, pieces), dictionary.eos()])
+            if len(tokens) > most:
+                raise UserError(
+                    f"{where}, line {number}: {len(tokens):,} tokens with the end of the sentence, and the model takes "
+                    f"{most:,} ({key}): split the line"
+                )
+            if dictionary.unk() in tokens:
+                self.unknown += self.pipeline.unknown_words(pieces, dictionary)
+            encoded.append(tokens)
+        return encoded
+
+
+def load(run: str | Path) -> TrainedRun:
+    """Load the model of a run.
+
+    Args:
+        run: the folder of a run, which stands for the checkpoint that its record scores; or a checkpoint in it, such as
+            ``checkpoint_last.pt`` or a folded one.
+
+    Raises:
+        UserError: the folder holds no such run, its checkpoint is damaged, or its corpus has changed.
+    """
+    path = Path(run)
+    directory = path.parent if path.is_file() else path
+    config = folder.stored_config(directory)
+    kind_of(config.task._name)
+    for name in ("fairseq", "normplugins.models"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    set_threads(config)
+    settings, root = corpus_config(config.corpus), Path(config.data_dir)
+    corpus = open_prepared(settings, root) or prepare(settings, root, _echo)
+    folder.check_corpus(directory, corpus)
+    identity, average = folder.identity(directory, corpus), config.evaluate.average
+    if path.is_file():
+        checkpoints.load(path, identity)
+        return TrainedRun(directory, path, config, corpus)
+    scored = checkpoints.scored(directory, average, batches_asked(config))
+    if scored.exists():
+        checkpoints.load(scored, identity)
+        return TrainedRun(directory, scored, config, corpus)
+    found = find_checkpoint(directory, checkpoints.scored_names(average)[0], average)
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = found[0]
+        if len(found) > 1:
+            checkpoint = Path(scratch) / checkpoints.AVERAGED
+            checkpoints.average(found, checkpoint, identity)
+        else:
+            checkpoints.load(checkpoint, identity)
+        checkpoint = checkpoint_to_score(config, checkpoint, corpus.bin_dir, Path(scratch))
+        return TrainedRun(directory, checkpoint, config, corpus)
+
+
+def _echo(line: str) -> None:
+    print(line, file=sys.stderr)

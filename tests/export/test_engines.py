@@ -1,0 +1,50 @@
+"""Runs exported for other decoding engines: the check against our beam search, and translate --engine."""
+
+import json
+
+import pytest
+
+from normplugins.export import engines
+from tests.helpers.runs import Trained, command, tiny_run
+
+
+@pytest.fixture(scope="module")
+def layer_norm(trained, tmp_path_factory):
+    """A tiny trained run with LayerNorm."""
+    folder = tmp_path_factory.mktemp("ln")
+    status, said = command(tiny_run(trained, norm="ln"), folder)
+    assert status == 0, said
+    return Trained(folder, folder / "run", said)
+
+
+@pytest.mark.slow
+def test_ctranslate2(layer_norm, trained, tmp_path, monkeypatch, normplugins, refused):
+    pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed")
+    monkeypatch.chdir(layer_norm.folder)
+    status, said, errors = normplugins("export", "run", tmp_path / "model", "--format", "ctranslate2")
+    assert (status, errors) == (0, "")
+    assert "20 of 20 test sentences translated as by our beam search" in said
+    about = json.loads((tmp_path / "model" / "normplugins.json").read_text(encoding="utf-8"))
+    assert (about["check"]["identical"], about["check"]["bleu_difference"]) == (20, 0.0)
+    assert {"model.bin", "config.json", "codes"} <= {path.name for path in (tmp_path / "model").iterdir()}
+    (source,) = trained.data_dir.glob("*/*/tokenized/source.text.*")
+    expected = (layer_norm.directory / "test.hypotheses").read_text(encoding="utf-8")
+    status, said, errors = normplugins("translate", "run", source, "--engine", "ctranslate2")
+    assert (status, said) == (0, expected)
+    assert errors.startswith("ctranslate2: 20 of 20")
+    assert normplugins("translate", "run", source, "--engine", "ctranslate2") == (0, expected, "")  # not exported again
+    status, said, errors = normplugins("translate", "run", source, "--engine", "ctranslate2", "--quantization", "int8")
+    assert (status, len(said.splitlines())) == (0, 20)
+
+
+def test_refusals(trained, tmp_path, monkeypatch, refused, transformer_lm):
+    pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed")
+    monkeypatch.chdir(trained.folder)
+    line = refused("export", "run", tmp_path / "model", "--format", "ctranslate2")
+    assert "no norm PowerNorm" in line
+    assert "--format onnx" in line
+    assert "leave it out" in refused("export", "run", tmp_path / "model", "--quantization", "int8")
+    monkeypatch.setattr(engines, "find_spec", lambda _: None)
+    line = refused("export", "run", tmp_path / "model", "--format", "onnx")
+    assert "onnx and onnxruntime not installed: pip install 'normplugins[onnx]'" in line
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,162 @@
+"""A trained run in use: what it translates, scores and generates is what the run's own scoring found."""
+
+import gzip
+import io
+import math
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+import normplugins as package
+from normplugins.models.language_model import NormTransformerLM
+from normplugins.models.transformer import NormTransformer
+from normplugins.utils.errors import UserError
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    return lambda text: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+@pytest.fixture
+def source(trained):
+    (path,) = trained.data_dir.glob("*/*/tokenized/source.text.*")
+    return path
+
+
+@pytest.fixture
+def hypotheses(trained):
+    return (trained.directory / "test.hypotheses").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_raw_test_set_gives_the_translations_that_were_scored(
+    trained, normplugins, monkeypatch, source, hypotheses, tmp_path
+):
+    monkeypatch.chdir(trained.folder)
+    status, said, errors = normplugins("translate", "run", source)
+    assert (status, errors) == (0, "")
+    assert said.splitlines() == hypotheses  # of given tokens, which stay tokens
+    for name in ("last", "best"):
+        status, said, _ = normplugins("translate", f"run/checkpoint_{name}.pt", source)
+        assert said == (trained.directory / f"test.{name}.hypotheses").read_text(encoding="utf-8")
+    packed, output = tmp_path / "test.gz", tmp_path / "new" / "output"
+    packed.write_bytes(gzip.compress(source.read_bytes()))
+    assert normplugins("translate", "run", packed, "--output", output) == (0, "", "")
+    assert output.read_text(encoding="utf-8").splitlines() == hypotheses
+
+
+def test_order_empty_lines_and_unknown_words(trained, normplugins, monkeypatch, source, hypotheses, stdin):
+    monkeypatch.chdir(trained.folder)
+    lines = source.read_text(encoding="utf-8").splitlines()
+    stdin(f"{lines[3].upper()}\r\n\n  \n{lines[1]}\nthe 漢字 the 漢\n")
+    status, said, errors = normplugins("translate", "run")
+    assert status == 0
+    assert said.splitlines()[:4] == [hypotheses[3], "", "", hypotheses[1]]
+    assert errors == "2 words that the vocabulary cannot spell, read as <unk>: 漢字 漢\n"
+    stdin("")
+    assert normplugins("translate", "run") == (0, "", "")
+
+
+def test_nbest_and_scores(trained, normplugins, monkeypatch, source, hypotheses):
+    monkeypatch.chdir(trained.folder)
+    status, said, _ = normplugins("translate", "run", source, "--nbest", 2, "--scores")
+    rows = [line.split("\t") for line in said.splitlines()]
+    assert (status, [row[0] for row in rows[:4]]) == (0, ["1", "1", "2", "2"])
+    assert [row[2] for row in rows[::2]] == hypotheses
+    assert all(0 > float(best[1]) >= float(second[1]) for best, second in zip(rows[::2], rows[1::2], strict=True))
+
+
+def test_what_cannot_be_translated(trained, refused, monkeypatch, tmp_path, stdin):
+    monkeypatch.chdir(trained.folder)
+    text = tmp_path / "text"
+    text.write_text("fine\n" + "the " * 1100 + "\n", encoding="utf-8")
+    line = refused("translate", "run", text, "--output", tmp_path / "output")
+    assert f"{text}, line 2: " in line
+    assert "max_source_positions" in line
+    assert not (tmp_path / "output").exists()
+    text.write_text("fine\na </s> b\n", encoding="utf-8")
+    assert f"{text}, line 2: </s> would be read as a symbol" in refused("translate", "run", text)
+    text.write_text("fine\n", encoding="utf-8")
+    assert "a beam of 2" in refused("translate", "run", text, "--nbest", 3)
+    assert "holds no run" in refused("translate", tmp_path, text)
+    assert "this is a run of translation" in refused("score", "run", text)
+    assert "cannot read" in refused("translate", "run", tmp_path / "nothing")
+
+
+def test_from_python(trained, monkeypatch, source, hypotheses):
+    monkeypatch.chdir(trained.folder)
+    lines = source.read_text(encoding="utf-8").splitlines()
+    run = package.load("run")
+    assert run.translate(lines) == hypotheses
+    assert (run.config.norm.name, run.record["scored_by"], run.checkpoint) == (
+        "pn",
+        "averaged",
+        "checkpoint_averaged.pt",
+    )
+    hub = NormTransformer.from_pretrained("run")
+    assert hub.translate(lines, beam=2, max_len_b=20) == hypotheses
+    with pytest.raises(UserError, match="not a NormTransformerLM"):
+        NormTransformerLM.from_pretrained("run")
+
+
+def test_a_missing_mean_is_computed(trained, monkeypatch, source, hypotheses, tmp_path):
+    monkeypatch.chdir(trained.folder)
+    run = shutil.copytree(trained.directory, tmp_path / "run")
+    (run / "checkpoint_averaged.pt").unlink()
+    assert package.load(run).translate(source.read_text(encoding="utf-8").splitlines()) == hypotheses
+
+
+def test_scores_of_the_test_text_are_the_records(transformer_lm, normplugins, at_home, made_up_text):
+    at_home(transformer_lm.folder)
+    text = made_up_text / "ptb.test.txt"
+    status, said, errors = normplugins("score", "run", text)
+    assert status == 0, errors
+    header, *rows = [line.split("\t") for line in said.splitlines()]
+    assert header == ["logprob_nats", "tokens", "line"]
+    assert [row[2] for row in rows] == text.read_text(encoding="utf-8").splitlines()
+    logprobs = np.load(transformer_lm.directory / "test.logprobs.npy").astype(float)
+    ends = np.cumsum([int(row[1]) for row in rows])
+    assert [float(row[0]) for row in rows] == pytest.approx(
+        [part.sum() for part in np.split(logprobs, ends[:-1])], abs=1e-4
+    )
+    assert f"perplexity = {transformer_lm.record['metrics']['ppl']['score']:.2f} " in errors
+
+
+def test_a_line_that_is_scored_alone_does_not_depend_on_the_others(transformer_lm, at_home):
+    at_home(transformer_lm.folder)
+    run = package.load("run")
+    alone, both = run.score(["w3 w4"]), run.score(["w1 w7 w0", "w3 w4"], separate=True)
+    assert both[1].logprob == pytest.approx(alone[0].logprob, abs=1e-5)
+    assert (both[0].tokens, both[0].words, run.score([])) == (4, 4, [])
+    assert run.score(["w3 neu w4"])[0].tokens == 4
+    assert run.unknown == ["neu"]
+
+
+def test_text_is_continued(transformer_lm, normplugins, at_home, stdin, refused):
+    at_home(transformer_lm.folder)
+    stdin("w1 w2\nw3\n")
+    status, said, errors = normplugins("generate", "run", "--max-tokens", 30, "--top-k", 5)
+    assert (status, errors) == (0, "")
+    assert [line.split()[0] for line in said.splitlines()] == ["w1", "w3"]
+    again = [normplugins("generate", "run", "--prompt", "w1", "--seed", seed)[1] for seed in (3, 3, 4, 5, 6)]
+    assert again[0] == again[1]
+    assert len(set(again)) > 1
+    greedy = normplugins("generate", "run", "--prompt", "w1 w2", "--temperature", 0)[1]
+    assert greedy == normplugins("generate", "run", "--prompt", "w1 w2", "--top-k", 1)[1]
+    assert "temperature of -1.0" in refused("generate", "run", "--temperature", -1)
+    assert "does not translate" in refused("translate", "run", transformer_lm.directory / "config.yaml")
+    assert isinstance(NormTransformerLM.from_pretrained("run").models[0], NormTransformerLM)
+
+
+def test_a_model_that_sees_the_future_is_labelled_and_continues_nothing(
+    tensor_lm, normplugins, at_home, refused, stdin
+):
+    at_home(tensor_lm.folder)
+    stdin("w1 w2\n")
+    status, _, errors = normplugins("score", "run")
+    assert status == 0
+    assert "unmasked: every position sees the tokens after it" in errors
+    assert math.isfinite(package.load("run").score(["w1 w2"])[0].logprob)
+    assert "cannot generate text" in refused("generate", "run", "--prompt", "w1")
