@@ -1,6 +1,7 @@
 """CTranslate2 translates as our beam search does."""
 
 import pytest
+import torch
 
 from normplugins.utils.errors import UserError
 from tests.export.search import SEARCH, ours, sentences
@@ -37,7 +38,9 @@ def test_the_same_translations(tmp_path, settings):
 def test_int8(tmp_path):
     task = make_task()
     model = train(make_model(task=task), 8).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     write(model, task, tmp_path, "int8")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     engine = Engine(tmp_path, "int8", model, task)
     assert engine.computes_in.startswith("int8")
     assert len(engine(sentences(), SEARCH)) == 12
