@@ -1,4 +1,4 @@
-"""Beam search with the same weights in our model and in stock fairseq's.
+"""Beam search with the same weights in our model, in stock fairseq's and, on a CPU, in the other decoding engines.
 
 python -m benchmarks.decode [--repeats 3] [hardware=cpu ...]
 """
@@ -9,14 +9,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from fairseq import tasks, utils
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import GenerationConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import normplugins
 from benchmarks import page
@@ -24,9 +26,12 @@ from benchmarks.measure import Times, arguments, case_of, machine, rows, take_tu
 from benchmarks.step import BASELINE, composed
 from benchmarks.stock import SeparateProcess, from_stock, stock_model
 from normplugins.corpora import corpus_config
+from normplugins.evaluation import bleu
 from normplugins.evaluation.tasks import kind_of
+from normplugins.export.engines import ENGINES, module_of
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.plan import corpus_size, made_up
+from normplugins.runs.trained import Engine
 from normplugins.training.distributed import on_cpu
 from normplugins.utils.errors import UserError
 
@@ -72,10 +77,13 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
     where = machine(options.threads, on_cpu(config))
     models, case = load(config), case or Case()
     with page.regenerated(options.results):
-        times, same = measure(models, case, options.repeats or 3)
+        times, compared = measure(models, case, options.repeats or 3)
         by = {(name, ""): each for name, each in times.items()}
         page.add(options.results, rows("decode", models.describe(case), by, BASELINE, where, sentences=case.sentences))
-        print(f"both translate {same} of {case.sentences} sentences alike\n")
+        for name, (same, score) in compared.items():
+            print(
+                f"{name}: {same} of {case.sentences} sentences translated as by {BASELINE}, BLEU against it {score:.2f}"
+            )
 
 
 def load(config: DictConfig) -> Models:
@@ -116,8 +124,13 @@ def batches_of(models: Models, case: Case) -> list[dict[str, Any]]:
     return [data.collater([data[index] for index in ordered[start : start + case.batch]]) for start in starts]
 
 
-def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Times], int]:
-    """Time both in turns; return the times, and the number of sentences that both translate alike."""
+def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Times], dict[str, tuple[int, float]]]:
+    """Time all in turns.
+
+    Returns:
+        The times, and for each but stock fairseq the number of sentences that it translates as stock fairseq does, and
+        its BLEU with stock fairseq's translations, in tokens of the model, as the references.
+    """
     batches = batches_of(models, case)
     # Untrained weights end no sentence: a translation is as long as its source.
     settings = {"beam": case.beam, "lenpen": models.config.evaluate.length_penalty, "max_len_a": 1.0, "max_len_b": 0}
@@ -133,8 +146,54 @@ def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Times],
         else:
             theirs = translator(models.both[BASELINE], *shared)
         ours = translator(models.both[OURS], *shared)
-        times = take_turns({BASELINE: call(BASELINE, theirs), OURS: call(OURS, ours)}, repeats)
-    return times, sum(one == other for one, other in zip(*found.values(), strict=True))
+        calls = {BASELINE: theirs, OURS: ours}
+        if on_cpu(models.config):
+            calls |= engines(models, Path(stack.enter_context(TemporaryDirectory())))
+        times = take_turns({name: call(name, translate) for name, translate in calls.items()}, repeats)
+    expected = found.pop(BASELINE)
+    return times, {name: _alike(tokens, expected) for name, tokens in found.items()}
+
+
+def _alike(found: list[list[int]], expected: list[list[int]]) -> tuple[int, float]:
+    lines, references = ([" ".join(map(str, tokens)) for tokens in each] for each in (found, expected))
+    same = sum(one == other for one, other in zip(found, expected, strict=True))
+    return same, bleu.bleu(lines, references, tokenize="none", force=True)["score"]
+
+
+def engines(models: Models, folder: Path) -> dict[str, Callable[..., list[list[int]]]]:
+    """Export our model to ``folder`` for each installed engine and each type of weights that the processor computes in.
+
+    Returns:
+        What :func:`translator` returns, by the engine and the type.
+    """
+    found = {}
+    for engine, packages in ENGINES.items():
+        if not all(map(find_spec, packages)):
+            print(f"{engine} is not installed and is left out")
+            continue
+        module = module_of(engine)
+        for kind in module.QUANTIZATIONS:
+            place = folder / f"{engine}-{kind}"
+            place.mkdir()
+            module.write(models.both[OURS], models.task, place, kind)
+            translates = module.Engine(place, kind, models.both[OURS], models.task)
+            if translates.computes_in.startswith(kind):
+                found[f"{engine} {kind}"] = _engine_translator(translates, models.task.source_dictionary.pad())
+    return found
+
+
+def _engine_translator(engine: Engine, pad: int) -> Callable[..., list[list[int]]]:
+    def translate(settings: dict[str, Any], batches: Sequence[dict[str, Any]]) -> list[list[int]]:
+        search = {"beam": settings["beam"], "length_penalty": settings["lenpen"]}
+        search |= {"max_length_a": settings["max_len_a"], "max_length_b": settings["max_len_b"]}
+        found = []
+        for batch in batches:
+            sources = batch["net_input"]["src_tokens"]
+            whole = OmegaConf.create(search | {"max_tokens": sources.numel()})
+            found += engine([source[source.ne(pad)] for source in sources], whole)
+        return [hypotheses[0]["tokens"].tolist() for hypotheses in found]
+
+    return translate
 
 
 def translator(model: Any, config: DictConfig, dictionary: Dictionary) -> Callable[..., list[list[int]]]:

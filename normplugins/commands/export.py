@@ -28,7 +28,7 @@ def execute(options: argparse.Namespace) -> None:
         found = engines.export(
             options.run, options.folder, options.format, options.quantization or "float32", options.checkpoint
         )
-        print(f"{options.format} model written to {options.folder}: {found}")
+        print(f"{options.format} model written to {options.folder}\n{found}")
         return
     if options.quantization:
         raise UserError("--quantization: safetensors keeps the types of the checkpoint; leave it out")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -36,6 +36,9 @@ class BeamSearch(SequenceGenerator):
     words. The arguments are SequenceGenerator's.
     """
 
+    begin: Callable[[Tensor], Any] | None = None
+    """If not None, maps source tokens (B, S) to a replacement of DecodingState, with its ``device`` and ``logits``."""
+
     def __new__(cls, models: Iterable[nn.Module], *arguments: Any, **options: Any) -> SequenceGenerator:
         """Return fairseq's own generator for other models, whose users may compile it by ``torch.jit.script``."""
         if isinstance(models, EnsembleModel):
@@ -63,13 +66,16 @@ class BeamSearch(SequenceGenerator):
             raise UserError(f"the longest translation, {max_len} tokens, is shorter than the shortest, {self.min_len}")
         first = self.eos if bos_token is None else bos_token
         with torch.inference_mode(), parametrize.cached():  # weights that a norm computes are computed once
-            state = DecodingState(model.decoder, model.encoder(inputs["src_tokens"], inputs.get("src_lengths")))
+            if self.begin is not None:
+                state = self.begin(inputs["src_tokens"])
+            else:
+                state = DecodingState(model.decoder, model.encoder(inputs["src_tokens"], inputs.get("src_lengths")))
             found = self._search(state, len(inputs["src_tokens"]), max_len, first)
         return found.hypotheses()
 
-    def _search(self, state: DecodingState, count: int, max_len: int, first: int) -> _Found:
+    def _search(self, state: Any, count: int, max_len: int, first: int) -> _Found:
         beam, eos = self.beam_size, self.eos
-        device = state.sees.device
+        device = state.device
         found = _Found(count, beam, max_len + 1, device)
         # For the unfinished sentences: their places in the batch, and the tokens and scores of each hypothesis.
         places = torch.arange(count, device=device)
@@ -77,8 +83,8 @@ class BeamSearch(SequenceGenerator):
         scores = torch.zeros(count, 0, device=device)
         origins = sentences = None
         for step in range(max_len + 1):
-            features = state.step(tokens[:, -1].view(len(places), -1), origins, sentences)
-            logits = state.decoder.output_layer(features).float().view(len(places), -1, self.vocab_size)
+            logits = state.logits(tokens[:, -1].view(len(places), -1), origins, sentences)
+            logits = logits.float().view(len(places), -1, self.vocab_size)
             totals = (scores[:, -1] if step else scores.new_zeros(count)).view(len(places), -1)
             values, words, origins = self._candidates(logits, totals, step, step == max_len)
             ends = words.eq(eos) & values.isfinite()

@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from fairseq import utils
 from fairseq.data import FairseqDataset
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import DictConfig
+from torch import Tensor
 
 from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
 from normplugins.corpora.languages import has_blanks
@@ -51,7 +52,13 @@ def translate(checkpoint: Path, corpus: PreparedCorpus, search: DictConfig, cpu:
 
 
 def search_dataset(
-    model: Any, task: Any, dataset: FairseqDataset, search: DictConfig, title: str, echo: Echo | None = print
+    model: Any,
+    task: Any,
+    dataset: FairseqDataset,
+    search: DictConfig,
+    title: str,
+    echo: Echo | None = print,
+    begin: Callable[[Tensor], Any] | None = None,
 ) -> list[list[Hypothesis]]:
     """Translate the sentences of a dataset by beam search.
 
@@ -62,6 +69,7 @@ def search_dataset(
         search: the config's section ``evaluate``, of which ``SEARCH`` is read.
         title: what the progress says.
         echo: prints the progress, as for :func:`normplugins.utils.steps.progress`.
+        begin: computes in place of the model, as :attr:`normplugins.evaluation.beam_search.BeamSearch.begin` says.
 
     Returns:
         The hypotheses of each sentence, best first, in the order of the dataset.
@@ -70,6 +78,8 @@ def search_dataset(
         beam=search.beam, lenpen=search.length_penalty, max_len_a=search.max_length_a, max_len_b=search.max_length_b
     )
     generator = task.build_generator([model], options)
+    if begin is not None:
+        generator.begin = begin
     found: list[list[Hypothesis]] = [[] for _ in range(len(dataset))]
     cuda = next(model.parameters()).is_cuda
     for sample in progress(batches(model, task, dataset, search), title, echo=echo):

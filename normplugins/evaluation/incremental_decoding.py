@@ -91,13 +91,17 @@ class DecodingState:
 
     def __init__(self, decoder: NormTransformerDecoder, encoder_out: EncoderOut) -> None:
         memory, padding_mask = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"][0]
-        self.decoder, self.length = decoder, 0
+        self.decoder, self.length, self.device = decoder, 0, memory.device
         self.heads = decoder.cfg.decoder_attention_heads
         self.layers = [_Layer(layer, memory) for layer in decoder.layers]
         self.memory_mask = padding_attention_mask(padding_mask, memory.dtype).expand(-1, self.heads, -1, -1)
         self.used = 0
         # additive: 0 where a hypothesis (B * n) sees a slot
         self.sees = memory.new_zeros(memory.size(1), 1)
+
+    def logits(self, tokens: Tensor, origins: Tensor | None = None, sentences: Tensor | None = None) -> Tensor:
+        """Return the logits (B * n, V) after one more token of each hypothesis; arguments as in :meth:`step`."""
+        return self.decoder.output_layer(self.step(tokens, origins, sentences))
 
     def step(self, tokens: Tensor, origins: Tensor | None = None, sentences: Tensor | None = None) -> Tensor:
         """Decode one more token of each hypothesis.

@@ -71,8 +71,8 @@ class Engine:
 
     Args:
         folder: the folder.
-        quantization: the type to compute in; where the processor lacks it, CTranslate2 takes the next better one, which
-            ``computes_in`` then names.
+        quantization: the type to compute in; float32 where CTranslate2 does not support it on this processor.
+            ``computes_in`` names the type that is used.
         model: the model that was written; only its longest sentences are read.
         task: its fairseq task.
 
@@ -84,7 +84,7 @@ class Engine:
         import ctranslate2
 
         if quantization not in ctranslate2.get_supported_compute_types("cpu"):
-            quantization = "default"
+            quantization = "float32"
         try:
             threads = torch.get_num_threads()
             self.translator = ctranslate2.Translator(
@@ -158,5 +158,4 @@ def _set_norm(spec: Any, norm: nn.Module) -> None:
 
 
 def _array(value: Tensor) -> Any:
-    """Return a copy, because CTranslate2 quantizes the arrays that it is given in place."""
-    return value.detach().float().cpu().clone().numpy()
+    return value.detach().float().cpu().numpy().copy()  # CTranslate2 quantizes in place

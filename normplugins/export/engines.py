@@ -70,12 +70,12 @@ def engine_of(run: TrainedRun, directory: Path, engine: str, quantization: str) 
         UserError: as :func:`export`.
     """
     require(engine)
-    place = directory / "engines" / f"{engine}-{quantization}"
+    place = directory / folder.ENGINES / f"{engine}-{quantization}"
     about = read_sound_json(place / ABOUT)
     said = ""
     if about is None or about.get("weights_sha256") != _digest(run.model):
         said = describe(_write(run, place, engine, quantization))
-    return _module(engine).Engine(place, quantization, run.model, run.task), said
+    return module_of(engine).Engine(place, quantization, run.model, run.task), said
 
 
 def require(engine: str) -> None:
@@ -127,7 +127,7 @@ def compare(run: TrainedRun, engine: Engine) -> dict[str, Any]:
 def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -> dict[str, Any]:
     if not run.translates:
         raise UserError(f"this is a run of a language model, and {engine} takes translation models: export safetensors")
-    module = _module(engine)
+    module = module_of(engine)
     if quantization not in module.QUANTIZATIONS:
         raise UserError(f"--quantization {quantization}: {engine} is written as {', '.join(module.QUANTIZATIONS)}")
     with whole_folder(destination) as temporary:
@@ -152,7 +152,8 @@ def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -
     return found
 
 
-def _module(engine: str) -> Any:
+def module_of(engine: str) -> Any:
+    """Return the module of an engine, with ``QUANTIZATIONS``, ``write`` and ``Engine``."""
     return import_module(f"normplugins.export.{engine}")
 
 

@@ -44,5 +44,5 @@ class GroupNorm(Norm):
         """Normalize x (T, B, C) or (N, C). Tokens are independent, so padding affects no token."""
         rows, _ = token_rows(x, padding_mask, self.dim)
         grouped = rows.view(rows.size(0), self.groups, self.dim // self.groups)
-        z = F.layer_norm(grouped, grouped.shape[-1:], eps=self.eps).view_as(rows)
+        z = F.layer_norm(grouped, (self.dim // self.groups,), eps=self.eps).view_as(rows)
         return torch.addcmul(self.bias.to(z.dtype), z, self.weight.to(z.dtype)).view(x.shape).to(x.dtype)

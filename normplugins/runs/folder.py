@@ -34,6 +34,7 @@ from normplugins.utils.locks import hold_lock
 CONFIG, RECORD = inventory.CONFIG, inventory.RECORD
 PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
+ENGINES = "engines"
 SCORES = "scores.json"
 REMEDIES = {
     RECORD: "delete it, and the same command makes it again",
@@ -82,7 +83,7 @@ def clear(directory: Path) -> None:
     for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, SCORES, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
         for path in directory.glob(pattern):  # the config last, because a folder without it cannot be cleared
             path.unlink()
-    for name in ("wandb", EVENTS):
+    for name in ("wandb", EVENTS, ENGINES):
         shutil.rmtree(directory / name, ignore_errors=True)
 
 

@@ -37,6 +37,20 @@ def test_ctranslate2(layer_norm, trained, tmp_path, monkeypatch, normplugins, re
     assert (status, len(said.splitlines())) == (0, 20)
 
 
+@pytest.mark.slow
+def test_onnx(trained, tmp_path, monkeypatch, normplugins):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    monkeypatch.chdir(trained.folder)
+    status, said, errors = normplugins("export", "run", tmp_path / "model", "--format", "onnx")
+    assert (status, errors) == (0, "")
+    assert "20 of 20 test sentences" in said
+    (source,) = trained.data_dir.glob("*/*/tokenized/source.text.*")
+    expected = (trained.directory / "test.hypotheses").read_text(encoding="utf-8")
+    status, said, errors = normplugins("translate", "run", source, "--engine", "onnx")
+    assert (status, said) == (0, expected)
+    assert errors.startswith("onnx: 20 of 20")
+
+
 def test_refusals(trained, tmp_path, monkeypatch, refused, transformer_lm):
     pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed")
     monkeypatch.chdir(trained.folder)

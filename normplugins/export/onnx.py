@@ -1,0 +1,228 @@
+"""ONNX: writes a translation model as two graphs, and translates with them by onnxruntime and our beam search.
+
+The encoder maps ``tokens`` (B, S) to ``memory`` (L, 2, B, H, S, W), the keys and values of each decoder layer's
+attention to the source. The decoder makes one step of B sentences with n hypotheses each, N = B * n. It maps ``tokens``
+(B, n), the ``position`` of these tokens counted from 1, ``origins`` (N,), the hypotheses that they continue, ``past``
+(L, 2, N', H, T, W), ``memory`` and ``memory_mask`` (B, 1, 1, S), 0 or minus infinity, to ``logits`` (N, V) and
+``present`` (L, 2, N, H, T + 1, W).
+"""
+
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from normplugins.evaluation.beam_search import Hypothesis
+from normplugins.evaluation.bleu import search_dataset
+from normplugins.models.attention import padding_attention_mask
+from normplugins.models.fold import fold
+from normplugins.models.layers import Residual
+from normplugins.models.transformer import NormTransformer
+from normplugins.utils.errors import UserError
+
+QUANTIZATIONS = ("float32",)
+OPSET = 17
+_INPUTS = ("tokens", "position", "origins", "past", "memory", "memory_mask")
+
+
+def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "float32") -> None:  # noqa: ARG001
+    """Write ``encoder.onnx``, ``decoder.onnx`` and the dictionaries to an existing folder; fold norms if possible.
+
+    Args:
+        model: in evaluation mode; it does not change.
+        task: its fairseq task, which has the dictionaries.
+        folder: the folder.
+        quantization: one of ``QUANTIZATIONS``.
+
+    Raises:
+        UserError: a norm uses an operation that ONNX does not have.
+    """
+    # A deep copy would share the classes of weight-normalized layers, which folding changes.
+    copy = type(model).build_model(model.decoder.cfg, task).double()
+    copy.load_state_dict(model.state_dict())
+    with suppress(ValueError):  # no norm can be folded
+        fold(copy)
+    copy = copy.float().eval()
+    width = copy.decoder.cfg.decoder_embed_dim // copy.decoder.cfg.decoder_attention_heads
+    heads, layers = copy.decoder.cfg.decoder_attention_heads, len(copy.decoder.layers)
+    tokens = torch.tensor([[task.source_dictionary.pad(), 4, 2], [4, 4, 2]])
+    memory, past = torch.randn(layers, 2, 2, heads, 3, width), torch.randn(layers, 2, 4, heads, 2, width)
+    step = (
+        torch.full((2, 3), 4),
+        torch.tensor(3),
+        torch.arange(4).repeat(2)[:6],
+        past,
+        memory,
+        torch.zeros(2, 1, 1, 3),
+    )
+    axes: dict[str, dict[int, str]] = {"tokens": {0: "B", 1: "S"}, "memory": {2: "B", 4: "S"}}
+    steps = axes | {"tokens": {0: "B", 1: "n"}, "origins": {0: "N"}, "past": {2: "before", 4: "T"}}
+    steps |= {"memory_mask": {0: "B", 3: "S"}, "logits": {0: "N"}, "present": {2: "N", 4: "after"}}
+    _export(_Encoder(copy), (tokens,), folder / "encoder.onnx", ["tokens"], ["memory"], axes)
+    _export(_Decoder(copy), step, folder / "decoder.onnx", list(_INPUTS), ["logits", "present"], steps)
+    for side, dictionary in (("source", task.source_dictionary), ("target", task.target_dictionary)):
+        dictionary.save(str(folder / f"dict.{side}.txt"))
+
+
+class Engine:
+    """Translates by our beam search with graphs that :func:`write` has written.
+
+    Args:
+        folder: the folder.
+        quantization: one of ``QUANTIZATIONS``.
+        model: the model that was written, whose settings the search reads.
+        task: its fairseq task.
+
+    Raises:
+        UserError: a graph cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, quantization: str, model: Any, task: Any) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self.encoder, self.decoder = (
+                onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
+                for name in ("encoder", "decoder")
+            )
+        except Exception as error:  # onnxruntime has an exception class for each status
+            raise UserError(f"onnxruntime cannot load {folder} ({error}): delete the folder to export again") from error
+        self.computes_in, self.model, self.task = quantization, model, task
+
+    def __call__(self, sentences: list[Tensor], search: DictConfig) -> list[list[Hypothesis]]:
+        """Translate sentences (T,), each ended by ``</s>``, with the settings of the config's section ``evaluate``."""
+        dataset = self.task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
+        pad = self.task.source_dictionary.pad()
+
+        def begin(tokens: Tensor) -> _State:
+            return _State(self.encoder, self.decoder, tokens.cpu(), pad)
+
+        return search_dataset(self.model, self.task, dataset, search, "translating", echo=None, begin=begin)
+
+
+class _State:
+    """The counterpart of :class:`normplugins.evaluation.incremental_decoding.DecodingState`."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, encoder: Any, decoder: Any, tokens: Tensor, pad: int) -> None:
+        self.decoder, self.length = decoder, 0
+        self.memory = torch.from_numpy(encoder.run(None, {"tokens": tokens.numpy()})[0])
+        self.memory_mask = padding_attention_mask(tokens.eq(pad), torch.float)
+        layers, two, batch, heads, _, width = self.memory.shape
+        self.past = self.memory.new_zeros(layers, two, batch, heads, 0, width)
+
+    def logits(self, tokens: Tensor, origins: Tensor | None = None, sentences: Tensor | None = None) -> Tensor:
+        """As :meth:`normplugins.evaluation.incremental_decoding.DecodingState.logits`."""
+        if sentences is not None:
+            self.memory, self.memory_mask = self.memory[:, :, sentences], self.memory_mask[sentences]
+        origins = torch.arange(tokens.numel()) if origins is None else origins
+        self.length += 1
+        values = tokens, torch.tensor(self.length), origins, self.past, self.memory, self.memory_mask
+        inputs = {name: value.numpy() for name, value in zip(_INPUTS, values, strict=True)}
+        logits, past = self.decoder.run(None, inputs)
+        self.past = torch.from_numpy(past)
+        return torch.from_numpy(logits)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, model: NormTransformer) -> None:
+        super().__init__()
+        self.encoder, self.layers = model.encoder, model.decoder.layers
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.encoder(tokens)["encoder_out"][0]
+        return torch.stack([torch.stack(layer.cross_attention.sublayer.project(x)) for layer in self.layers])
+
+
+class _Decoder(nn.Module):
+    def __init__(self, model: NormTransformer) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+
+    def forward(
+        self, tokens: Tensor, position: Tensor, origins: Tensor, past: Tensor, memory: Tensor, memory_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        stack: Any = self.decoder
+        batch, count = tokens.shape
+        past, present = past.index_select(2, origins), []
+        x = stack.embed_at(tokens.flatten(), position)
+        if stack.embedding_norm is not None:
+            x = stack.embedding_norm(x, None)
+
+        def written(attention: Any, cached: Tensor, x: Tensor) -> Tensor:
+            q, k, v = attention.queries_keys_values(x).view(batch * count, 3, attention.heads, 1, -1).unbind(1)
+            keys, values = torch.cat([cached[0], k], dim=2), torch.cat([cached[1], v], dim=2)
+            present.append(torch.stack([keys, values]))
+            return attention.out(_attend(q, keys, values, 0.0).reshape(batch * count, -1))
+
+        def source(attention: Any, cached: Tensor, x: Tensor) -> Tensor:
+            q = attention.queries(x).view(batch, count, attention.heads, -1).transpose(1, 2)
+            found = _attend(q, cached[0], cached[1], memory_mask)
+            return attention.out(found.transpose(1, 2).reshape(batch * count, -1))
+
+        for layer, of_past, of_memory in zip(stack.layers, past.unbind(0), memory.unbind(0), strict=True):
+            x = _residual(layer.self_attention, x, written, of_past)
+            x = _residual(layer.cross_attention, x, source, of_memory)
+            x = _residual(layer.feed_forward, x, lambda feed_forward, _, x: feed_forward(x), of_past)
+        if stack.final_norm is not None:
+            x = stack.final_norm(x, None)
+        return stack.output_layer(x), torch.stack(present)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | float) -> Tensor:
+    scores = q @ k.transpose(2, 3) * k.size(3) ** -0.5 + mask
+    return scores.softmax(-1) @ v
+
+
+def _residual(
+    connection: Residual, x: Tensor, sublayer: Callable[[Any, Tensor, Tensor], Tensor], past: Tensor
+) -> Tensor:
+    y = sublayer(connection.sublayer, past, connection.norm(x, None) if connection.pre else x)
+    if connection.output_norm is not None:
+        y = connection.output_norm(y, None)
+    y = y + connection.scale * x
+    return y if connection.pre else connection.norm(y, None)
+
+
+def _rms_norm(graph: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:  # noqa: ARG001
+    """torch.nn.functional.rms_norm over the last axis, which ONNX lacks before its version 23."""
+    mean = graph.op("ReduceMean", graph.op("Mul", x, x), axes_i=[-1])
+    root = graph.op("Sqrt", graph.op("Add", mean, eps))
+    normalized = graph.op("Div", x, root)
+    return normalized if weight.node().mustBeNone() else graph.op("Mul", normalized, weight)
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    inputs: list[str],
+    outputs: list[str],
+    axes: dict[str, Any],
+) -> None:
+    # PyTorch's newer exporter (dynamo=True) needs another package, onnxscript.
+    torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)  # type: ignore[attr-defined]
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # it warns of each condition that tracing fixes
+            torch.onnx.export(
+                module.eval(),
+                example,
+                str(path),
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                dynamo=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise UserError(f"ONNX cannot express the model: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,35 @@
+"""Our beam search over ONNX graphs finds what it finds with the model."""
+
+import pytest
+import torch
+
+from tests.export.search import SEARCH, ours, sentences
+from tests.helpers.models import NORMS, both_stacks, make_model, make_task
+from tests.models.test_fold import randomise
+
+pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+from normplugins.export.onnx import Engine, write
+
+MODELS = {norm: both_stacks(norm) for norm in NORMS} | {
+    "post": {"encoder_norm": "bn", "decoder_norm": "pn_alg2", "normalize_before": False},
+    "peri": {"placement": "peri", "qk_norm": "rms", "activation_fn": "gelu"},
+    "deepnorm": {"placement": "deepnorm", "decoder_attention_heads": 4, "share_all_embeddings": False},
+}
+
+
+FAST = ("pn", "post")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
+def test_the_same_hypotheses(tmp_path, name):
+    task = make_task()
+    model = randomise(make_model(task=task, encoder_layers=1, decoder_layers=2, **MODELS[name]))
+    write(model, task, tmp_path)
+    expected, found = ours(model, task, sentences()), Engine(tmp_path, "float32", model, task)(sentences(), SEARCH)
+    for one, other in zip(expected, found, strict=True):
+        assert [each["tokens"].tolist() for each in one] == [each["tokens"].tolist() for each in other]
+        for each, same in zip(one, other, strict=True):
+            torch.testing.assert_close(each["positional_scores"], same["positional_scores"], rtol=0, atol=1e-4)
