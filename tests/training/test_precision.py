@@ -19,7 +19,7 @@ def losses(precision, norm, updates=12):
     overrides = [f"norm={norm}", *TINY, f"precision={precision}", "common.cpu=true", "lr_scheduler.warmup_updates=4"]
     settings = fairseq_config(compose_config("demo", overrides))
     torch.manual_seed(1)
-    task, batch = made_up(kind_of("translation"), settings, 50)
+    _, batch = made_up(kind_of("translation"), settings, 50)
     trainer = Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
     sample = batch(5, 9)
     return [float(trainer.train_step([sample])["loss"]) for _ in range(updates)], trainer
@@ -42,13 +42,13 @@ def test_activations_are_in_bfloat16():
     for module in trainer.get_model().modules():
         if type(module).__name__ == "Layer":
             module.register_forward_hook(lambda _module, _inputs, y: seen.add(y.dtype))
-    task, batch = made_up(kind_of("translation"), trainer.cfg, 50)
+    _, batch = made_up(kind_of("translation"), trainer.cfg, 50)
     trainer.valid_step(batch(2, 5))
     assert seen == {torch.bfloat16}
 
 
 def test_a_processor_without_bfloat16_and_a_second_half_precision_are_refused(monkeypatch):
-    with pytest.raises(UserError, match="leave out common.bf16"):
+    with pytest.raises(UserError, match=r"leave out common\.bf16"):
         check(compose_config("demo", ["precision=bf16", "common.bf16=true", "hardware=cpu"]))
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
