@@ -19,7 +19,7 @@ def losses(precision, norm, updates=12):
     overrides = [f"norm={norm}", *TINY, f"precision={precision}", "common.cpu=true", "lr_scheduler.warmup_updates=4"]
     settings = fairseq_config(compose_config("demo", overrides))
     torch.manual_seed(1)
-    _, batch = made_up(kind_of("translation"), settings, 50)
+    task, batch = made_up(kind_of("translation"), settings, 50)
     trainer = Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
     sample = batch(5, 9)
     return [float(trainer.train_step([sample])["loss"]) for _ in range(updates)], trainer
