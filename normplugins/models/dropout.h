@@ -8,10 +8,15 @@ CLONES static void NAME(drop_block)(const ELEMENT *x, const ELEMENT *residual, E
             y[i] = STORE(numbers[i] >= dropped ? (from < 0 ? 0 : from) * scale : 0);
         }
     } else if (residual) {
-        SIMD() for (int64_t i = 0; i < n; i++)
-            y[i] = STORE(LOAD(residual[i]) + (numbers[i] >= dropped ? LOAD(x[i]) * scale : 0));
+        SIMD() for (int64_t i = 0; i < n; i++) {
+            const REAL scaled = LOAD(x[i]) * scale, to = LOAD(residual[i]);
+            y[i] = STORE(to + (numbers[i] >= dropped ? scaled : 0));
+        }
     } else {
-        SIMD() for (int64_t i = 0; i < n; i++) y[i] = STORE(numbers[i] >= dropped ? LOAD(x[i]) * scale : 0);
+        SIMD() for (int64_t i = 0; i < n; i++) {
+            const REAL scaled = LOAD(x[i]) * scale;
+            y[i] = STORE(numbers[i] >= dropped ? scaled : 0);
+        }
     }
 }
 

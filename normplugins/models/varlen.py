@@ -125,9 +125,7 @@ def varlen_attention(
     Returns:
         (N, C).
     """
-    with torch.autocast(
-        "cpu", enabled=False
-    ):  # it would compute the softmax in another dtype than the backward expects
+    with torch.autocast("cpu", enabled=False):  # the backward pass expects the dtypes of the forward pass
         return _Attend.apply(heads, mask, p, targets, sources, *packed)
 
 

@@ -46,9 +46,9 @@ class LabelSmoothedNLL(LabelSmoothedCrossEntropyCriterion):
         # (T, B, C) is the layout in memory
         features = model(**sample["net_input"], features_only=True)[0].transpose(0, 1)
         target = sample["target"]
-        loss, nll_loss = smoothed_loss(
-            features.reshape(-1, features.size(-1)), weight, target.t().reshape(-1), self.eps, self.padding_idx
-        )
+        rows, words = features.reshape(-1, features.size(-1)), target.t().reshape(-1)
+        with torch.autocast(rows.device.type, enabled=False):  # the loss chooses its own dtypes
+            loss, nll_loss = smoothed_loss(rows, weight, words, self.eps, self.padding_idx)
         sample_size = target.size(0) if self.sentence_avg else sample["ntokens"]
         logged = {"ntokens": sample["ntokens"], "nsentences": target.size(0), "sample_size": sample_size}
         return loss, sample_size, {"loss": loss.data, "nll_loss": nll_loss.data, **logged}
@@ -107,8 +107,7 @@ def smoothed_loss(
     """
     chunk = chunk or (CHUNK if x.is_cpu else max(CHUNK, ELEMENTS // len(weight)))
     leave_out = x.is_cpu if leave_out is None else leave_out
-    with torch.autocast(x.device.type, enabled=False):
-        return _SmoothedLoss.apply(x, weight, target, epsilon, ignored, chunk, leave_out, torch.is_grad_enabled())
+    return _SmoothedLoss.apply(x, weight, target, epsilon, ignored, chunk, leave_out, torch.is_grad_enabled())
 
 
 class _SmoothedLoss(torch.autograd.Function):

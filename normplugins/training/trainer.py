@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 class Trainer(trainer.Trainer):
-    """fairseq's trainer with ``precision=bf16``, empty batches, and :class:`FP16Optimizer`.
+    """fairseq's trainer with an empty batch for a process that has no batch left, and with :class:`FP16Optimizer`.
+
+    With ``precision=bf16`` in the config, autocast computes matrix products and activations in bfloat16.
 
     At the end of an uneven epoch, fairseq lets such a process repeat its first batch with the loss times zero: the
     tokens would enter running statistics a second time, and the other batches that the process has in that update would
