@@ -27,7 +27,7 @@ from benchmarks.stock import SeparateProcess, stock_trainer
 from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.check import check
-from normplugins.runs.compose import compose_config, fairseq_config
+from normplugins.runs.compose import compose_config, expand_sweep, fairseq_config
 from normplugins.runs.plan import corpus_size, made_up
 from normplugins.training.batches import bucket_by_length
 from normplugins.training.distributed import on_cpu
@@ -44,11 +44,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure an update with each norm beside stock fairseq's."""
     options = arguments(__doc__, argv)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    configs = {name: composed(name, options.overrides) for name in dict.fromkeys(("ln", *(options.norms or NORMS)))}
-    cpu = on_cpu(configs["ln"])
+    norms = dict.fromkeys(("ln", *(options.norms or NORMS)))
+    configs = {}
+    for job in expand_sweep(options.overrides):  # precision=float32,bf16 measures both in turns
+        name_of = "{} bf16" if "precision=bf16" in job else "{}"
+        configs |= {name_of.format(name): composed(name, job) for name in norms}
+    first = next(iter(configs.values()))
+    cpu = on_cpu(first)
     repeats = options.repeats or (5 if cpu else 30)
     with page.regenerated(options.results):
-        case, task, batches = training_batches(configs["ln"], 2 * repeats)
+        case, task, batches = training_batches(first, 2 * repeats)
         with contestants(configs, task) as updates:
             found = measure(updates, batches, repeats)
         page.add(options.results, rows_of(case, found, batches, machine(options.threads, cpu)))
@@ -112,7 +117,7 @@ def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[s
 
     On a CPU stock fairseq runs in a separate process; on a GPU in bfloat16 it is measured in float16 too.
     """
-    base = fairseq_config(configs["ln"])
+    base = fairseq_config(next(iter(configs.values())))
     with ExitStack() as stack:
         if on_cpu(base):
             updates: dict[str, Update] = {

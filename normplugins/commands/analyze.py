@@ -1,16 +1,18 @@
-"""``normplugins analyze ANALYSIS RUN``: examine a trained model."""
+"""``normplugins analyze ANALYSIS``: examine a trained model, or models at their initialisation."""
 
 import argparse
+from pathlib import Path
 
 from normplugins.commands._arguments import add_results, add_run
-from normplugins.utils.steps import loading
+from normplugins.utils.errors import UserError
+from normplugins.utils.steps import loading, progress
 
-HELP = "examine a trained model"
+HELP = "examine a trained model, or models at their initialisation"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the analyses and their arguments."""
-    analyses = parser.add_subparsers(required=True, metavar="ANALYSIS")
+    analyses = parser.add_subparsers(required=True, metavar="ANALYSIS", dest="analysis")
     text = "test whether a language model sees the words that it predicts"
     causality = analyses.add_parser("causality", help=text, description=f"T{text[1:]}.")
     add_run(causality, "runs/ptb/ln/seed1")
@@ -19,14 +21,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "how many segments of the test text are examined (default: %(default)s)"
     causality.add_argument("--segments", type=int, default=32, metavar="N", help=text)
     add_results(causality)
+    text = "measure gradient norms by depth at initialisation, for each placement of the norms"
+    gradients = analyses.add_parser("gradients", help=text, description=f"M{text[1:]}. It trains nothing.")
+    text = "the norm of both stacks (default: %(default)s)"
+    gradients.add_argument("--norm", default="ln", metavar="NAME", help=text)
+    text = "numbers of layers of each stack (default: %(default)s)"
+    gradients.add_argument("--layers", default="6,12,18", metavar="N,N", help=text)
+    text = "how many initialisations are averaged (default: %(default)s)"
+    gradients.add_argument("--seeds", type=int, default=3, metavar="N", help=text)
+    text = "channels of the models, a multiple of 4 (default: %(default)s)"
+    gradients.add_argument("--width", type=int, default=512, metavar="N", help=text)
+    add_results(gradients)
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Examine the model and write the page of all examined models."""
+    """Examine the models and write the page or the figure of all that were examined."""
+    analyze = {"causality": _causality, "gradients": _gradients}[options.analysis]
+    for written in analyze(options):
+        print(f"written: {written}")
+
+
+def _causality(options: argparse.Namespace) -> list[Path]:
     with loading():
         from normplugins.report.causality_page import write_page
         from normplugins.runs.causality_audit import audit_causality
 
     audit_causality(options.run, options.results, options.draws, options.segments)
-    for written in write_page(options.results):
-        print(f"written: {written}")
+    return write_page(options.results)
+
+
+def _gradients(options: argparse.Namespace) -> list[Path]:
+    with loading():
+        from normplugins.evaluation.gradients_by_depth import measure_gradients
+        from normplugins.models.placement import PLACEMENTS
+        from normplugins.report.gradients_figure import write_gradients
+
+    depths = [int(text) if text.strip().isdecimal() else 0 for text in options.layers.split(",")]
+    if not all(depths) or len({*depths}) < len(depths):
+        raise UserError(f"--layers {options.layers}: give different numbers of layers, such as 6,12,18")
+    if options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds}: give a number of initialisations, such as 3")
+    if options.width < 4 or options.width % 4:
+        raise UserError(f"--width {options.width}: give a multiple of 4, such as 512")
+    rows = measure_gradients(options.norm, depths, options.seeds, width=options.width)
+    title = f"gradients with {options.norm}, {len(PLACEMENTS)} placements"
+    layers = 2 * sum(depths) * len(PLACEMENTS)
+    return write_gradients(options.results, list(progress(rows, title, "layers", total=layers)))

@@ -34,9 +34,13 @@ def measure_gradients(
         width: channels; feed-forward layers have twice as many.
 
     Yields:
-        For each placement, number of layers, stack and layer a row with the keys ``placement``, ``layers``, ``stack``,
-        ``layer`` (from 1) and ``gradient``, the Frobenius norm of dL/dW of the layer's second feed-forward weight,
-        where L is the mean negative log-likelihood of a token in nats, averaged over the seeds.
+        For each placement, number of layers, stack and layer a row with the keys ``norm``, ``placement``, ``layers``,
+        ``stack``, ``layer`` (from 1), ``gradient``, ``seeds`` and ``width``. The gradient is the Frobenius norm of
+        dL/dW of the layer's second feed-forward weight, where L is the mean negative log-likelihood of a token in
+        nats, averaged over the seeds.
+
+    Raises:
+        UserError: the norm is unknown, or a decoder cannot have it.
     """
     for placement in placements:
         for depth in layers:
@@ -44,7 +48,7 @@ def measure_gradients(
             for stack, gradients in zip(("encoder", "decoder"), measured.tolist(), strict=True):
                 for layer, gradient in enumerate(gradients, 1):
                     row = {"placement": placement, "layers": depth, "stack": stack, "layer": layer}
-                    yield {"norm": norm, **row, "gradient": gradient}
+                    yield {"norm": norm, **row, "gradient": gradient, "seeds": seeds, "width": width}
 
 
 def _gradients(norm: str, placement: str, layers: int, width: int, seed: int) -> torch.Tensor:

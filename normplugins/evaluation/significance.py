@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
+from normplugins.evaluation.student import student_cdf, student_quantile
+
 Array = NDArray[np.float64]
 Score = Callable[[Array], Array]
 """Maps sums of sufficient statistics (..., C) to scores (...)."""
@@ -285,32 +287,3 @@ def seeds_needed(found: Difference, effect: float) -> int | None:
     numbers = range(2, 1001)
     index = bisect.bisect_left(numbers, True, key=detected)
     return numbers[index] if index < len(numbers) else None
-
-
-def student_cdf(t: float, freedom: int) -> float:
-    """Return the distribution function of Student's t for a whole number of degrees of freedom.
-
-    This is the finite series in Abramowitz and Stegun, 26.7.3 and 26.7.4.
-    """
-    angle = math.atan(abs(t) / math.sqrt(freedom))
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for order in range(2 + odd, freedom + 1, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * (order - 1) / order
-    inside = math.sin(angle) * total
-    if odd:
-        inside = 2 / math.pi * (angle + inside)
-    return 0.5 + math.copysign(inside / 2, t)
-
-
-def student_quantile(probability: float, freedom: int) -> float:
-    """Return the quantile of Student's t for a probability of at least 1/2, by bisection."""
-    low, high = 0.0, 1.0
-    while student_cdf(high, freedom) < probability:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_cdf(middle, freedom) < probability else (low, middle)
-    return (low + high) / 2

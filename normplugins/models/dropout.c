@@ -17,11 +17,30 @@ CLONES static void draw(uint64_t *numbers, uint64_t first) {
 }
 
 #define REAL float
+#define ELEMENT float
+#define LOAD AS_IT_IS
+#define STORE AS_IT_IS
 #define NAME(name) name##_float
 #include "dropout.h"
+#undef ELEMENT
+#undef LOAD
+#undef STORE
+#undef NAME
+
+#define ELEMENT uint16_t
+#define LOAD from_bfloat16
+#define STORE to_bfloat16
+#define NAME(name) name##_bfloat16
+#include "dropout.h"
 #undef REAL
+#undef ELEMENT
+#undef LOAD
+#undef STORE
 #undef NAME
 
 #define REAL double
+#define ELEMENT double
+#define LOAD AS_IT_IS
+#define STORE AS_IT_IS
 #define NAME(name) name##_double
 #include "dropout.h"

@@ -1,19 +1,23 @@
-/* Dropout of numbers of the type REAL: included by dropout.c for float and for double. */
+/* Dropout of numbers of the type ELEMENT, computed in REAL: included by dropout.c for each type. */
 
-CLONES static void NAME(drop_block)(const REAL *x, const REAL *residual, REAL *y, int64_t n, const uint16_t *numbers,
-                                    uint16_t dropped, REAL scale, int64_t relu) {
+CLONES static void NAME(drop_block)(const ELEMENT *x, const ELEMENT *residual, ELEMENT *y, int64_t n,
+                                    const uint16_t *numbers, uint16_t dropped, REAL scale, int64_t relu) {
     if (relu) {
-        SIMD() for (int64_t i = 0; i < n; i++) y[i] = numbers[i] >= dropped ? (x[i] < 0 ? 0 : x[i]) * scale : 0;
+        SIMD() for (int64_t i = 0; i < n; i++) {
+            const REAL from = LOAD(x[i]);
+            y[i] = STORE(numbers[i] >= dropped ? (from < 0 ? 0 : from) * scale : 0);
+        }
     } else if (residual) {
-        SIMD() for (int64_t i = 0; i < n; i++) y[i] = residual[i] + (numbers[i] >= dropped ? x[i] * scale : 0);
+        SIMD() for (int64_t i = 0; i < n; i++)
+            y[i] = STORE(LOAD(residual[i]) + (numbers[i] >= dropped ? LOAD(x[i]) * scale : 0));
     } else {
-        SIMD() for (int64_t i = 0; i < n; i++) y[i] = numbers[i] >= dropped ? x[i] * scale : 0;
+        SIMD() for (int64_t i = 0; i < n; i++) y[i] = STORE(numbers[i] >= dropped ? LOAD(x[i]) * scale : 0);
     }
 }
 
 /* y = dropout(x), or residual + dropout(x), or dropout(relu(x)): of n numbers, each dropped with a probability of
    ``dropped`` / 65536 and the others multiplied by the inverse of what is left. ``residual``: NULL for none. */
-void NAME(dropout)(const REAL *x, const REAL *residual, REAL *y, int64_t n, uint64_t seed, int64_t dropped,
+void NAME(dropout)(const ELEMENT *x, const ELEMENT *residual, ELEMENT *y, int64_t n, uint64_t seed, int64_t dropped,
                    int64_t relu, int64_t threads) {
     const REAL scale = (REAL)65536 / (65536 - dropped);
     _Pragma("omp parallel for num_threads(threads) schedule(static)") for (int64_t at = 0; at < n; at += BLOCK) {

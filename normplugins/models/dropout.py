@@ -57,7 +57,13 @@ def draw_seed() -> int:
 
 
 def dropped(x: Tensor, p: float, seed: int, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-    """Compute dropout(x) with the mask of this seed, or residual + dropout(x), or dropout(relu(x)); no gradient."""
+    """Compute dropout(x) with the mask of this seed, or residual + dropout(x), or dropout(relu(x)); no gradient.
+
+    A dtype without a kernel, such as float16, is computed in float32.
+    """
+    if x.dtype not in SUFFIX:
+        wide = residual if residual is None else residual.float()
+        return dropped(x.float(), p, seed, wide, relu).to(x.dtype)
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     residual = residual if residual is None else residual.contiguous()
     numbers = (ctypes.c_int64(number) for number in (x.numel(), seed, _level(p), relu, threads_for(x)))

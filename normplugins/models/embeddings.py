@@ -14,6 +14,12 @@ from normplugins.models.language_model_config import LanguageModelConfig
 from normplugins.utils.errors import UserError
 
 
+def to_autocast_dtype(x: Tensor) -> Tensor:
+    """Convert x to the dtype of ``torch.autocast``, which leaves embeddings as they are; outside of it, return x."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
 class SinusoidalPositions(nn.Module):
     """sin and cos of the position at dim/2 wavelengths from 2 pi to 10,000 x 2 pi (tensor2tensor's arrangement).
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from normplugins.models.attention import Cache, SelfAttention, causal_attention_mask, padding_attention_mask
 from normplugins.models.base import NormModel
 from normplugins.models.dropout import dropout
-from normplugins.models.embeddings import SinusoidalPositions, Vocabulary
+from normplugins.models.embeddings import SinusoidalPositions, Vocabulary, to_autocast_dtype
 from normplugins.models.language_model_config import LanguageModelConfig, NormTransformerLMConfig
 from normplugins.models.layers import FeedForward, Layer, run_stack
 from normplugins.utils.errors import UserError
@@ -68,7 +68,7 @@ class LanguageModelDecoder(FairseqDecoder):
         return self._dropout(x).transpose(0, 1), {"attn": [None]}
 
     def _dropout(self, x: Tensor) -> Tensor:
-        return dropout(x, self.cfg.dropout, self.training)
+        return dropout(to_autocast_dtype(x), self.cfg.dropout, self.training)
 
     def output_layer(self, features: Tensor, **_unused: Any) -> Tensor:
         """(B, T, C) to logits (B, T, V); an adaptive softmax takes the features as they are."""

@@ -30,7 +30,7 @@ from normplugins.models.attention import (
 from normplugins.models.base import NormModel
 from normplugins.models.config import NormTransformerConfig
 from normplugins.models.dropout import dropout
-from normplugins.models.embeddings import SinusoidalPositions
+from normplugins.models.embeddings import SinusoidalPositions, to_autocast_dtype
 from normplugins.models.layers import FeedForward, Layer, is_compiled, run_stack
 from normplugins.models.norm_settings import names_in
 from normplugins.models.varlen import VarlenLayout, uses_varlen_attention
@@ -82,7 +82,7 @@ class _Stack(nn.Module):
             tokens, numbers = layout.unpad(tokens), layout.unpad(numbers)
         positions = F.embedding(numbers, self.positions.table)
         x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + positions
-        return dropout(x, self.cfg.dropout, self.training)
+        return dropout(to_autocast_dtype(x), self.cfg.dropout, self.training)
 
     def embed_at(self, tokens: Tensor, position: int) -> Tensor:
         """Embed tokens (...) that are each the ``position``-th of their sentence, counted from 1: (..., C)."""

@@ -125,7 +125,10 @@ def varlen_attention(
     Returns:
         (N, C).
     """
-    return _Attend.apply(heads, mask, p, targets, sources, *packed)
+    with torch.autocast(
+        "cpu", enabled=False
+    ):  # it would compute the softmax in another dtype than the backward expects
+        return _Attend.apply(heads, mask, p, targets, sources, *packed)
 
 
 class _Attend(torch.autograd.Function):

@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from normplugins.report import style
 from normplugins.utils.json_file import read_json
@@ -19,10 +20,10 @@ VISION = "vision_statistics.json"
 REMEDY = "restore it, or run python -m benchmarks.vision_statistics again"
 FIRST = "encoder.layers.0.self_attention.norm"
 PANELS = {
-    "mean_distance": "distance of means, ‖μ_B − μ‖/d",
-    "variance_distance": "distance of variances, ‖σ²_B − σ²‖/d",
-    "mean_tid": "relative, ‖μ_B − μ‖/‖σ‖",
-    "deviation_tid": "relative, ‖σ_B − σ‖/‖σ‖",
+    "mean_distance": "distance of means\n‖μ_B − μ‖/d",
+    "variance_distance": "distance of variances\n‖σ²_B − σ²‖/d",
+    "mean_tid": "relative distance of means\n‖μ_B − μ‖/‖σ‖",
+    "deviation_tid": "relative distance of deviations\n‖σ_B − σ‖/‖σ‖",
 }
 FROM = 10
 """The first update that is drawn; before, the running statistics are still near their initial values."""
@@ -39,17 +40,16 @@ def fluctuation(results: Path) -> Figure | None:
     """
     vision = read_json(results / VISION, REMEDY)
     paths = sorted((results / "runs" / "multi30k" / "bn").glob("seed*.json"))
-    runs = [read_json(path, "restore it") for path in paths]
-    curves = [_points(run) for run in runs if run and run.get("statistics_probe")]
+    records = [read_json(path, "restore it") for path in paths]
+    curves = [_points(record) for record in records if record and record.get("statistics_probe")]
     if not vision or not curves:
         return None
     images = f"{vision['corpus']['images']:,} images of CIFAR-10"
     if not vision["corpus"]["published"]:
         images += " (a part of them, not the published archive)"
     title = "The first BatchNorm: batch statistics against running ones"
-    notes = [
-        f"Transformer on Multi30k, {len(curves)} run(s), about 2,000 tokens a batch; ResNet20 on {images}, batch 128"
-    ]
+    runs = "one run" if len(curves) == 1 else f"{len(curves)} runs"
+    notes = [f"Transformer on Multi30k, {runs}, about 2,000 tokens a batch; ResNet20 on {images}, batch 128"]
     with style.drawing():
         figure = style.new_figure(5.2)
         axes = figure.subplots(2, 2, sharex=True)
@@ -60,6 +60,7 @@ def fluctuation(results: Path) -> Figure | None:
             _draw(axis, vision["points"], key, style.colour("pn"), style.DASHES[1])
             axis.set_xscale("log")
             axis.set_yscale("log")
+            axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_title(label)
         for axis in axes[-1]:
             axis.set_xlabel("updates, log")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from normplugins.evaluation import significance
+from normplugins.evaluation.student import student_quantile
 from normplugins.utils.errors import UserError
 
 RESAMPLES = 1000
@@ -18,9 +19,7 @@ PROBABILITY = 1 - significance.LEVEL / 2
 
 def mean_interval(scores: Sequence[float]) -> float:
     """Return the half width of the interval of a mean over seeds (N, at least 2)."""
-    return (
-        significance.student_quantile(PROBABILITY, len(scores) - 1) * float(np.std(scores, ddof=1)) / len(scores) ** 0.5
-    )
+    return student_quantile(PROBABILITY, len(scores) - 1) * float(np.std(scores, ddof=1)) / len(scores) ** 0.5
 
 
 def difference_interval(scores: Sequence[float], others: Sequence[float]) -> float:
@@ -29,7 +28,7 @@ def difference_interval(scores: Sequence[float], others: Sequence[float]) -> flo
     The degrees of freedom are those of the smaller group, so the interval is rather too wide than too narrow.
     """
     variance = sum(float(np.var(group, ddof=1)) / len(group) for group in (scores, others))
-    return significance.student_quantile(PROBABILITY, min(len(scores), len(others)) - 1) * variance**0.5
+    return student_quantile(PROBABILITY, min(len(scores), len(others)) - 1) * variance**0.5
 
 
 def resampled_bleu(path: Path) -> np.ndarray:

@@ -168,10 +168,12 @@ def label_lines(axis: Axes, labels: Sequence[Label]) -> None:
     figure = axis.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # the layout decides how high the axis is
-    low, high = axis.get_ylim()
+    scale = axis.yaxis.get_transform()  # so that the labels of a logarithmic axis are apart too
+    low, high = scale.transform(axis.get_ylim())
+    heights = scale.transform([label.y for label in labels])
     lines = max(label.text.count("\n") + 1 for label in labels)
     gap = lines * 1.25 * RC["font.size"] / 72 * figure.dpi / axis.get_window_extent().height * (high - low)
-    for label, y in zip(labels, spread([np.clip(label.y, low, high) for label in labels], gap), strict=True):
+    for label, y in zip(labels, scale.inverted().transform(spread(np.clip(heights, low, high), gap)), strict=True):
         axis.annotate(
             label.text,
             xy=(1, label.y),

@@ -43,6 +43,7 @@ EQUIVALENT_VALUES = {
     "norm.kernels": (None, "auto"),
     "model.norm_kernels": (None, "auto"),
     "train.bucket_by_length": (None, False),
+    "precision": (None, "float32"),
     "corpus.seed": (1, None),
     "corpus.verify": (True, None),
 }

@@ -80,12 +80,27 @@ def check(config: DictConfig) -> None:
     if config.train.compile:
         check_compiling(config)
     check_fairseq_keys(config)
+    if config.precision == "bf16" and (config.common.bf16 or config.common.fp16):
+        raise UserError("precision=bf16 keeps the weights in float32: leave out common.bf16 and common.fp16")
     if not config.dry_run:  # a plan may be for another machine
         check_processes(config)
+        if config.precision == "bf16":
+            check_bfloat16(on_cpu(config))
         if config.common.fp16 and on_cpu(config):
             raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
+
+
+def check_bfloat16(cpu: bool) -> None:
+    """Refuse ``precision=bf16`` on a device without bfloat16 arithmetic, where it would be slower than float32."""
+    if cpu and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        missing = "this processor has neither avx512_bf16 nor AMX"
+    elif not cpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        missing = f"{torch.cuda.get_device_name()} has no bfloat16 arithmetic"
+    else:
+        return
+    raise UserError(f"precision=bf16: {missing}, and would be slower than with precision=float32")
 
 
 def check_processes(config: DictConfig) -> None:

@@ -12,10 +12,10 @@ def display_name(variant: str, seed: int) -> str:
     """Return a short name of a run within its experiment.
 
     The parts of the cell's name stand in their order: a switch as the initials of its key, with ``no`` before one that
-    is off; a choice of a config group as its option; any other setting as the initials of its key and its value. A key
-    of one word is not shortened. ``pn,norm.group_scaling=false,optimization.lr=0.005`` with seed 1 is
-    ``pn-nogs-lr0.005-s1``. A name of many settings is cut, and ends with a digest of the whole one. The record holds
-    the whole name and every setting.
+    is off; a choice of a config group as its option, with ``-recipe`` after a recipe; any other setting as the initials
+    of its key and its value. A key of one word is not shortened. ``pn,norm.group_scaling=false,optimization.lr=0.005``
+    with seed 1 is ``pn-nogs-lr0.005-s1``. A name of many settings is cut, and ends with a digest of the whole one. The
+    record holds the whole name and every setting.
 
     Args:
         variant: the name of the cell, as :func:`normplugins.runs.cell.cell_name` returns it.
@@ -37,5 +37,5 @@ def _short(item: str) -> str:
     if value in ("true", "false"):
         return name if value == "true" else f"no{name}"
     if "." not in key and _VALUE_SAYS_IT.fullmatch(value):
-        return value
+        return f"{value}-recipe" if key == "recipe" else value  # recipes have the names of norms
     return f"{name}{value}"

@@ -33,7 +33,7 @@ from normplugins.utils.terminal import definitions, terminal_width
 # a joint BPE of 32,000 (WMT16 en-de): 4,500,966 pairs, 132,886,171 en, 137,628,246 de.
 COUNTED = {"iwslt14": (160_239, 4_035_591 + 160_239), "wmt14": (4_500_966, 137_628_246)}
 LENGTH, LONGEST = 30, 100  # tokens in a sentence of an unknown corpus
-CPU_TOKENS = 1000  # largest batch that is measured on a CPU, where a full one may take minutes
+CPU_TOKENS = 250  # largest batch that is measured on a CPU: a plan should take seconds
 
 
 @dataclass(frozen=True)

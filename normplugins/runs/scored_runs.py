@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,7 @@ def read_system(name: str, results: Path, checkpoint: str | None = None) -> Syst
             f"{name} is no run: give a run's folder with its {RECORD}, or a cell such as multi30k/ln with records "
             f"under {results / 'runs'}"
         )
-    ended = [path for path in paths if not path.name.endswith(".diverged.json")]
-    diverged = frozenset(int(path.name.partition(".")[0].removeprefix("seed")) for path in paths if path not in ended)
+    ended, diverged = _ended(paths)
     runs: dict[int, ScoredRun] = {}
     for path in ended:
         run = read_run(path, checkpoint)
@@ -102,6 +101,25 @@ def read_system(name: str, results: Path, checkpoint: str | None = None) -> Syst
     if not runs:
         raise UserError(f"every run in {name} diverged, so there is no score to compare")
     return System(name.rstrip("/"), runs, diverged - runs.keys())
+
+
+def read_published(experiment: str, cell: str, results: Path, checkpoint: str) -> System:
+    """Read the published translation runs of a cell that have a score and translations of this checkpoint, if any.
+
+    Raises:
+        UserError: a record or its translations are damaged.
+    """
+    ended, diverged = _ended(sorted((results / "runs" / experiment / cell).glob("seed*.json")))
+    scored = [path for path in ended if checkpoint in (read_json(path, REMEDY) or {}).get("translations", {})]
+    runs = {run.record["seed"]: run for run in (read_run(path, checkpoint) for path in scored)}
+    return System(f"{experiment}/{cell}", dict(sorted(runs.items())), diverged - runs.keys())
+
+
+def _ended(paths: Sequence[Path]) -> tuple[list[Path], frozenset[int]]:
+    """Return the records of runs that ended well, and the seeds of the runs that diverged."""
+    ended = [path for path in paths if not path.name.endswith(".diverged.json")]
+    seeds = (int(path.name.partition(".")[0].removeprefix("seed")) for path in paths if path not in ended)
+    return ended, frozenset(seeds)
 
 
 def _records(folder: Path) -> list[Path]:

@@ -119,6 +119,11 @@ class RunSettings:
     variant: str = setting(MISSING, "name of the cell; it is derived from the norm and the overrides")
     data_dir: str = neutral("data", "folder of the corpora")
     run_dir: str | None = neutral("runs/${experiment}/${variant}/seed${seed}", "folder of the run")
+    precision: str = setting(
+        "float32",
+        "of matrix products and activations; with bf16 weights, statistics, optimizer and loss stay in float32",
+        choices=("float32", "bf16"),
+    )
     force: bool = neutral(False, "delete the run's folder and start again")
     dry_run: bool = neutral(False, "print what the run would need, and do nothing")
     train: TrainSettings = field(default_factory=TrainSettings)

@@ -95,7 +95,7 @@ def smoothed_loss(
 
     Args:
         x: features (N, C), of float64, float32 or bfloat16.
-        weight: (V, C), of the same dtype.
+        weight: (V, C), of the same dtype, or float32 for a bfloat16 ``x``.
         target: (N,).
         epsilon: label smoothing.
         ignored: the target of tokens that are not counted.
@@ -107,7 +107,8 @@ def smoothed_loss(
     """
     chunk = chunk or (CHUNK if x.is_cpu else max(CHUNK, ELEMENTS // len(weight)))
     leave_out = x.is_cpu if leave_out is None else leave_out
-    return _SmoothedLoss.apply(x, weight, target, epsilon, ignored, chunk, leave_out, torch.is_grad_enabled())
+    with torch.autocast(x.device.type, enabled=False):
+        return _SmoothedLoss.apply(x, weight, target, epsilon, ignored, chunk, leave_out, torch.is_grad_enabled())
 
 
 class _SmoothedLoss(torch.autograd.Function):
@@ -133,6 +134,7 @@ class _SmoothedLoss(torch.autograd.Function):
         counts = counted.to(dtype).unsqueeze(1)
         sum_x, sum_weight = (features.to(dtype).t() @ counts).squeeze(1), weight.sum(0, dtype=dtype)
         grad_features = features.new_empty(features.shape if with_gradients else 0)
+        weight_dtype, weight = weight.dtype, weight.to(x.dtype)
         grad_weight = weight.new_zeros(weight.shape if with_gradients else 0, dtype=dtype)
         nll, of_targets = features.new_empty(2, len(features), 1, dtype=dtype)
         buffer = features.new_empty(min(chunk, len(features)), vocabulary, dtype=dtype)
@@ -160,7 +162,7 @@ class _SmoothedLoss(torch.autograd.Function):
         if with_gradients:
             grad_weight -= smooth * sum_x
             grad_x = torch.zeros_like(x).index_copy_(0, kept, grad_features) if leave_out else grad_features
-            ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
+            ctx.save_for_backward(grad_x, grad_weight.to(weight_dtype))
         sum_nll, sum_of_targets = (nll * counts).sum(), (of_targets * counts).sum()
         ctx.mark_non_differentiable(sum_nll)
         return sum_nll + (1.0 - on_target) * sum_of_targets - smooth * (sum_x @ sum_weight), sum_nll

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Trainer(trainer.Trainer):
-    """fairseq's trainer with an empty batch for a process that has no batch left, and with :class:`FP16Optimizer`.
+    """fairseq's trainer with ``precision=bf16``, empty batches, and :class:`FP16Optimizer`.
 
     At the end of an uneven epoch, fairseq lets such a process repeat its first batch with the loss times zero: the
     tokens would enter running statistics a second time, and the other batches that the process has in that update would
@@ -23,6 +23,8 @@ class Trainer(trainer.Trainer):
             if torch.cuda.is_available() and not cfg.common.cpu:
                 cfg.distributed_training.device_id = torch.cuda.current_device()
         super().__init__(cfg, *arguments)
+        if cfg.get("precision") == "bf16":  # fairseq's task turns autocast off around the criterion, so it begins here
+            self._criterion.forward = torch.autocast(self.device.type, torch.bfloat16)(self._criterion.forward)
 
     def load_checkpoint(self, *arguments: Any, **options: Any) -> dict[str, Any] | None:
         """Load the training state of a checkpoint and return its ``extra_state``, or None without a checkpoint.

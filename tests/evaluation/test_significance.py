@@ -8,6 +8,7 @@ import sacrebleu
 from sacrebleu.significance import PairedTest
 
 from normplugins.evaluation import significance
+from normplugins.evaluation.student import student_cdf, student_quantile
 
 WORDS = [
     "a",
@@ -143,8 +144,8 @@ def test_randomization_of_segments() -> None:
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (8, 2.3060), (30, 2.0423)])
 def test_students_distribution(freedom: int, quantile: float) -> None:
-    assert significance.student_quantile(0.975, freedom) == pytest.approx(quantile, abs=1e-4)
-    assert significance.student_cdf(-quantile, freedom) == pytest.approx(0.025, abs=1e-5)
+    assert student_quantile(0.975, freedom) == pytest.approx(quantile, abs=1e-4)
+    assert student_cdf(-quantile, freedom) == pytest.approx(0.025, abs=1e-5)
 
 
 def test_sacrebleus_tests_of_equal_systems(sides) -> None:

@@ -2,8 +2,12 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from normplugins.evaluation.bleu import bleu, write_translations
+from normplugins.utils.files import sha256
 
 SIGNATURES = {
     "bleu": "nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:2.6.0",
@@ -154,3 +158,35 @@ def put_diverged(results: Path, experiment: str, variant: str, seed: int) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     reason = "update 7: the loss is not finite"
     path.write_text(json.dumps({"experiment": experiment, "variant": variant, "seed": seed, "diverged": reason}))
+
+
+REFERENCES = [f"sentence number {n} of a test set with a few words" for n in range(60)]
+
+
+def put_translated(results: Path, variant: str, seed: int, damaged: Mapping[int, int], **changes: Any) -> Path:
+    """Write a record of Multi30k with its translations, of all three checkpoints.
+
+    Args:
+        results: the folder of the results.
+        variant: the cell.
+        seed: the seed.
+        damaged: how many of the 60 sentences have so many wrong words at their end, by the number of words.
+        changes: entries of the record that differ.
+    """
+    lines = []
+    for words, count in damaged.items():
+        wrong = " ".join(["x"] * words)
+        lines += [f"{line.rsplit(' ', words)[0]} {wrong}" for line in REFERENCES[len(lines) : len(lines) + count]]
+    lines += REFERENCES[len(lines) :]
+    scores = {"bleu": bleu(lines, REFERENCES, tokenize="none", force=True)}
+    content = record("multi30k", variant, seed, floor=4.0)
+    others = {checkpoint: {"test": scores} for checkpoint in ("last", "best")}
+    content = scored(content | {"metrics": scores}, others)
+    content["corpus"] |= {"sha256": {"tokenized/reference.text.en": "0"}}
+    path = put(results, content)
+    kept = {}
+    for checkpoint in ("averaged", "last", "best"):
+        file = path.with_name(f"seed{seed}.{checkpoint}.tsv.gz")
+        write_translations(file, lines, lines, REFERENCES)
+        kept[checkpoint] = {"file": file.name, "sha256": sha256(file)}
+    return put(results, content | {"translations": kept} | changes)

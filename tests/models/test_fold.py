@@ -16,6 +16,7 @@ FOLDABLE = {
     "pn_alg2": {},
     "weight": {},
     "affine": {},
+    **{name: {} for name in ("un", "mabn", "renorm", "rbn")},
     "pn": {"norm_group_scaling": False},
     "bn_released": {"norm_group_scaling": False},
 }
@@ -172,7 +173,7 @@ def test_a_norm_with_group_scaling_is_refused_with_the_reason(norm):
         fold(model)
 
 
-@pytest.mark.parametrize("norm", ["ln", "rms", "scale", "group", "pn", "bn_released", "instance", "none"])
+@pytest.mark.parametrize("norm", ["ln", "rms", "scale", "group", "pn", "bn_released", "instance", "none", "dyt"])
 def test_what_cannot_be_folded_is_refused_with_the_reason(norm):
     reason = {
         **dict.fromkeys(("pn", "bn_released"), "pn: its group scaling divides each token"),

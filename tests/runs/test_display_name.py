@@ -14,6 +14,7 @@ from normplugins.runs.display_name import display_name
         ("rms,norm.groups=4", "rms-groups4-s1"),
         ("bn,budget=cpu,model.causal=true", "bn-cpu-causal-s1"),
         ("ln,dataset.max_tokens=512,lr_scheduler.warmup_updates=4000", "ln-mt512-wu4000-s1"),
+        ("pn,recipe=un", "pn-un-recipe-s1"),
         ("pn,processes=8", "pn-processes8-s1"),
     ],
 )

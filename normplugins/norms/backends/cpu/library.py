@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-SUFFIX = {torch.float32: "float", torch.float64: "double"}
+SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 """The end of a function's name, by dtype."""
 _SHARE = 1 << 15  # elements per thread for which waking it pays
 

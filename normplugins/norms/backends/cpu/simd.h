@@ -9,5 +9,18 @@
 #define CLONES
 #endif
 
+/* bfloat16 is the upper half of a float. */
+static inline float from_bfloat16(uint16_t x) {
+    const union { uint32_t bits; float number; } wide = {(uint32_t)x << 16};
+    return wide.number;
+}
+
+static inline uint16_t to_bfloat16(float x) { /* rounds to nearest even */
+    const union { float number; uint32_t bits; } wide = {x};
+    const uint32_t bits = wide.bits;
+    return x != x ? (bits >> 16) | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+#define AS_IT_IS(x) (x)
 #define PRAGMA(text) _Pragma(#text)
 #define SIMD(clauses) PRAGMA(omp simd clauses)

@@ -1,0 +1,207 @@
+"""The answer of the records to the question of ``docs/protocol.md``: sentences, a table and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from normplugins.evaluation import significance
+from normplugins.report.comparison import MARGIN
+from normplugins.report.contrasts import CELLS, CHECKPOINTS, CONFIRMATORY, EXPERIMENT, EXPLORATORY, Finding, find
+from normplugins.report.plans import read_plan
+from normplugins.report.table import Column, Table
+
+Findings = Mapping[str, Sequence[Finding]]
+"""The findings of each checkpoint, in the order of the contrasts."""
+QUESTIONS = {
+    "PN - LN": "Does PN as released translate better than LN?",
+    "PN - RMS in groups": "Do running statistics add anything to the scaling of each token by itself?",
+    "PN - PN-V with group scaling": "Are running statistics better than those of the batch?",
+    "PN-V with group scaling - PN-V": "Does the scaling of each token help where PN-V uses batch statistics?",
+    "RMS in groups - LN": "Is the scaling of each token alone better than LN?",
+    "BN - LN": "Is BN worse than LN, as the paper presupposes?",
+}
+RULE = (
+    "The scores are BLEU on tokens of the mean of the last five epochs' checkpoints, on all four test sets together. "
+    "Intervals are 95 %, over seeds and sentences; p-values are adjusted by Holm's method within the six confirmatory "
+    "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) fixed it before the first run."
+)
+VERDICTS = ("better", "worse", "equivalent", "undecided", "one seed: no verdict", "not run")
+TITLE = "multi30k: contrasts of test BLEU over paired seeds"
+
+
+def read_findings(results: Path, resamples: int = significance.RESAMPLES) -> dict[str, list[Finding]]:
+    """Return the findings of each checkpoint.
+
+    Raises:
+        UserError: a record or its translations are damaged, or two cells cannot be compared.
+    """
+    return {checkpoint: find(results, checkpoint, resamples=resamples) for checkpoint in CHECKPOINTS}
+
+
+def sentences(results: Path, findings: Findings) -> list[str]:
+    """Return the answer in about ten plain sentences, as Markdown."""
+    primary = findings[CHECKPOINTS[0]]
+    confirmatory = [each for each in primary if each.contrast.family == CONFIRMATORY]
+    return [
+        _state(results, primary),
+        *(f"**{QUESTIONS[each.contrast.name]}** {conclusion(each)}" for each in confirmatory),
+        _exploratory([each for each in primary if each.contrast.family == EXPLORATORY]),
+        _checkpoints(findings),
+        RULE,
+    ]
+
+
+def conclusion(found: Finding) -> str:
+    """Return what a contrast shows so far, in one or two sentences: verdict, figures, and what the paper says."""
+    system, baseline = CELLS[found.contrast.system], CELLS[found.contrast.baseline]
+    words = {
+        "better": f"{system} is better than {baseline}",
+        "worse": f"{system} is worse than {baseline}",
+        "equivalent": f"the two are equivalent within ±{MARGIN} BLEU",
+    }
+    if found.difference is None:
+        return "Not run: no seed has both runs."
+    if found.seeds == 1:
+        return f"No verdict with one seed. {found.contrast.name}: {figures(found)}."
+    parts = [words[part] for part in found.verdict.split(", ") if part in words]
+    text = " and ".join(parts)[:1].upper() + " and ".join(parts)[1:] if parts else f"Undecided; {_remedy(found)}"
+    if not found.complete:
+        text = f"{text} (so far, with {found.seeds} of {found.planned} seeds)"
+    return f"{text}. {found.contrast.name}: {figures(found)}. {agreement(found)}".strip()
+
+
+def figures(found: Finding) -> str:
+    """Return the difference with its interval and number of seeds, such as ``+0.38 BLEU [-0.01, +0.76], 9 seeds``."""
+    if found.difference is None or found.interval is None:
+        return "not run"
+    low, high = found.interval
+    seeds = "over sentences alone" if found.seeds == 1 else f"{found.seeds} seeds"
+    p = "" if found.seeds == 1 else f", adjusted p = {found.p_adjusted:.2g}"
+    lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
+    return f"{found.difference.mean:+.2f} BLEU [{low:+.2f}, {high:+.2f}], {seeds}{p}{lost}"
+
+
+def agreement(found: Finding) -> str:
+    """Return whether a verdict agrees with what the paper claims; an empty text if the paper claims nothing."""
+    claimed, parts = found.contrast.paper, found.verdict.split(", ")
+    if not claimed or found.seeds < 2:
+        return ""
+    opposite = "worse" if claimed == "better" else "better"
+    if claimed in parts and "equivalent" in parts:
+        return f"This agrees with the paper in direction, but the difference is less than {MARGIN} BLEU."
+    if claimed in parts:
+        return "This agrees with the paper."
+    if opposite in parts:
+        return "This contradicts the paper."
+    if "equivalent" in parts:
+        return f"This contradicts the paper's claim of a difference of {MARGIN} BLEU or more."
+    return "This neither confirms nor contradicts the paper."
+
+
+def _remedy(found: Finding) -> str:
+    if found.p_adjusted < significance.LEVEL:
+        return "the side that scored better has more runs that diverged"
+    if found.seeds_needed is None:
+        return f"no number of seeds would show {MARGIN} BLEU, because the variance between sentences is too large"
+    return f"about {found.seeds_needed} seeds would show a true difference of {MARGIN} BLEU"
+
+
+def _state(results: Path, primary: Sequence[Finding]) -> str:
+    plan = read_plan(EXPERIMENT)
+    published, diverged = plan.published(results)
+    decided = sum(each.verdict not in ("undecided", "not run", "one seed: no verdict") for each in primary)
+    lost = f", {diverged} diverged" if diverged else ""
+    if published + diverged >= plan.planned:
+        return (f"All {plan.planned} planned runs of Multi30k have ended: {published} are published{lost}; "
+                f"{decided} of {len(primary)} contrasts have a verdict.")  # fmt: skip
+    most = max(each.seeds for each in primary)
+    seeds = {0: "no pair of runs", 1: "one seed"}.get(most, f"no more than {most} seeds")
+    verdicts = f"{decided} of {len(primary)} contrasts have" if decided else "no contrast has"
+    return (
+        f"**The answer is incomplete:** {published} of {plan.planned} planned runs of Multi30k are published{lost}. "
+        f"There is {seeds} a contrast, and {verdicts} a verdict. One seed gives no verdict, of anything."
+    )
+
+
+def _exploratory(findings: Sequence[Finding]) -> str:
+    counts = {word: [f.contrast.name for f in findings if word in f.verdict.split(", ")] for word in VERDICTS}
+    said = [f"{word.removeprefix('one seed: ')}: {'; '.join(names)}" for word, names in counts.items() if names]
+    texts = ". ".join(f"{text[0].upper()}{text[1:]}" for text in said)
+    return f"**And the exploratory contrasts, with three seeds planned?** {texts}."
+
+
+def _checkpoints(findings: Findings) -> str:
+    every = zip(*(findings[name] for name in CHECKPOINTS), strict=True)
+    means = {row[0].contrast.name: [each.difference.mean for each in row if each.difference] for row in every}
+    scored = {name: each for name, each in means.items() if len(each) == len(CHECKPOINTS)}
+    turned = [name for name, each in scored.items() if min(each) < 0 < max(each)]
+    question = "**Does the choice of the checkpoint matter?**"
+    if not turned:
+        return f"{question} All {len(scored)} differences have one sign for averaged, last and best checkpoint."
+    return (
+        f"{question} In {len(turned)} of {len(scored)} contrasts the difference changes its sign between the averaged, "
+        f"last and best checkpoint: {'; '.join(turned)}."
+    )
+
+
+def verdict(found: Finding) -> str:
+    """Return a finding's verdict as a table has it, marked if it is exploratory or its plan is incomplete."""
+    text = found.verdict
+    if text in ("better", "worse", "equivalent", "better, equivalent", "worse, equivalent", "undecided"):
+        text = f"exploratory: {text}" if found.contrast.family == EXPLORATORY else text
+        text += "" if found.complete else " so far"
+    return text
+
+
+def contrast_table(findings: Findings) -> Table:
+    """Return the table of all contrasts."""
+    columns = [
+        Column("contrast", right=False), Column("averaged [95 %]"), Column("p (Holm)", detail=True), Column("last"),
+        Column("best"), Column("seeds"), Column("verdict", right=False),
+        Column("seeds that\nwould decide", detail=True), Column("diverged", detail=True),
+        Column("ended by\npatience", detail=True),
+    ]  # fmt: skip
+    rows = []
+    for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
+        needed = "none" if first.seeds_needed is None else f"{first.seeds_needed}"
+        rows.append([
+            first.contrast.name, _interval(first), f"{first.p_adjusted:.2g}" if first.seeds > 1 else "",
+            *(f"{each.difference.mean:+.2f}" if each.difference else "" for each in others),
+            f"{first.seeds} of {first.planned}", verdict(first), needed if first.verdict == "undecided" else "",
+            " and ".join(map(str, first.diverged)), str(first.stopped_early),
+        ])  # fmt: skip
+    notes = [
+        f"Difference of test BLEU: the first of the two minus the second. Equivalent: within ±{MARGIN} BLEU. "
+        "The intervals of last and best, which have no verdict of their own, are in [contrasts.csv](contrasts.csv).",
+    ]
+    if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
+        notes.append("With one seed the interval is over sentences alone. Another seed can change more than it shows.")
+    return Table("Contrasts", columns, rows, notes, "contrasts").folded(("", "0 and 0", "0"))
+
+
+def _interval(found: Finding) -> str:
+    if found.difference is None or found.interval is None:
+        return ""
+    return f"{found.difference.mean:+.2f} [{found.interval[0]:+.2f}, {found.interval[1]:+.2f}]"
+
+
+def as_csv(findings: Findings) -> str:
+    """Return all findings as CSV, a row for each contrast and checkpoint."""
+    rows = []
+    for checkpoint, every in findings.items():
+        for each in every:
+            found = each.difference
+            numbers = [found.mean, found.low, found.high, found.p, *found.bootstrap] if found else [None] * 6
+            rows.append([
+                each.contrast.system, each.contrast.baseline, each.contrast.family, checkpoint, each.seeds,
+                each.planned,
+                *numbers, each.p_adjusted, each.verdict if checkpoint == CHECKPOINTS[0] else "", each.seeds_needed,
+                *each.diverged,
+            ])  # fmt: skip
+    columns = ["system", "baseline", "family", "checkpoint", "seeds", "planned", "difference", "low", "high", "p",
+               "bootstrap_low", "bootstrap_high", "p_holm", "verdict", "seeds_needed", "diverged_system",
+               "diverged_baseline"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns).to_csv(index=False, float_format="%.6g")

@@ -1,0 +1,182 @@
+"""The contrasts of ``docs/protocol.md``, and what the published records say about each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from normplugins.evaluation import significance
+from normplugins.evaluation.significance import Difference, Resampled
+from normplugins.report.comparison import MARGIN
+from normplugins.report.plans import read_plan
+from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
+
+EXPERIMENT = "multi30k"
+CHECKPOINTS = ("averaged", "last", "best")
+"""The checkpoint of the primary endpoint, then those of the secondary ones, which have no verdict of their own."""
+CELLS = {
+    "ln": "LN",
+    "pn": "PN",
+    "bn": "BN",
+    "pnv": "PN-V",
+    "pnv,norm.group_scaling=true": "PN-V with group scaling",
+    "rms,norm.groups=4": "RMS in groups",
+    "pn,norm.group_scaling=false": "PN without group scaling",
+    "bn_released": "BN as released",
+    "pn_alg2": "PN as written",
+    "pn_alg2,norm.group_scaling=true": "PN as written with group scaling",
+    "rms": "RMS",
+    "bn,norm.group_scaling=true": "BN with group scaling",
+}
+"""The name of each cell in texts, by the folder of its runs."""
+CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two cells that are compared, and what the difference isolates.
+
+    ``paper`` is ``better`` or ``worse`` where the paper claims it of the system, and empty where it claims nothing.
+    """
+
+    system: str
+    baseline: str
+    isolates: str
+    family: str = CONFIRMATORY
+    paper: str = ""
+
+    @property
+    def name(self) -> str:
+        """The difference in words, such as ``PN - LN``."""
+        return f"{CELLS[self.system]} - {CELLS[self.baseline]}"
+
+
+CONTRASTS = (
+    Contrast("pn", "ln", "the paper's claim", paper="better"),
+    Contrast("pn", "rms,norm.groups=4", "what running statistics add to the scaling of each token"),
+    Contrast("pn", "pnv,norm.group_scaling=true", "running against batch statistics, both with the scaling",
+             paper="better"),
+    Contrast("pnv,norm.group_scaling=true", "pnv", "the scaling, under batch statistics"),
+    Contrast("rms,norm.groups=4", "ln", "the scaling alone against LayerNorm"),
+    Contrast("bn", "ln", "the paper's premise", paper="worse"),
+    Contrast("pn", "pn,norm.group_scaling=false", "the scaling, under PN as released", EXPLORATORY),
+    Contrast("pn_alg2,norm.group_scaling=true", "pn_alg2", "the scaling, under PN as written", EXPLORATORY),
+    Contrast("bn,norm.group_scaling=true", "bn", "the scaling, under BatchNorm", EXPLORATORY),
+    Contrast("rms,norm.groups=4", "rms", "four groups against one", EXPLORATORY),
+    Contrast("bn_released", "bn", "the released BN baseline against BatchNorm", EXPLORATORY),
+    Contrast("pn_alg2", "pn,norm.group_scaling=false",
+             "the other differences between PN as written and as released", EXPLORATORY),
+)  # fmt: skip
+"""The contrasts in the order of the protocol. A test compares them with ``docs/protocol.md``."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the records say about a contrast at one checkpoint.
+
+    Attributes:
+        contrast: the contrast.
+        difference: the difference of test BLEU; None if the two cells have no seed in common.
+        p_adjusted: the p-value adjusted by Holm's method within the family, in which a contrast without a p-value
+            counts as one with p = 1; NaN if this contrast has none.
+        verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
+        seeds_needed: the number of seeds that would decide an undecided contrast; None if unknown or none would.
+        planned: the planned number of pairs.
+        diverged: the number of runs that diverged, of the system and of the baseline.
+        stopped_early: the number of runs that patience ended before their last epoch.
+    """
+
+    contrast: Contrast
+    difference: Difference | None
+    p_adjusted: float
+    verdict: str
+    seeds_needed: int | None
+    planned: int
+    diverged: tuple[int, int] = (0, 0)
+    stopped_early: int = 0
+
+    @property
+    def seeds(self) -> int:
+        """The number of pairs."""
+        return len(self.difference.seeds) if self.difference else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether no pair of the plan is missing, except those of which a run diverged."""
+        return self.seeds + max(self.diverged) >= self.planned
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval over seeds and sentences; with one seed the one over sentences alone."""
+        if self.difference is None:
+            return None
+        return self.difference.bootstrap if self.seeds == 1 else (self.difference.low, self.difference.high)
+
+
+def find(
+    results: Path,
+    checkpoint: str = CHECKPOINTS[0],
+    experiment: str = EXPERIMENT,
+    contrasts: Sequence[Contrast] = CONTRASTS,
+    resamples: int = significance.RESAMPLES,
+) -> list[Finding]:
+    """Return what the published records of an experiment say about each contrast.
+
+    Args:
+        results: the folder whose ``runs`` holds the published records.
+        checkpoint: one of ``CHECKPOINTS``.
+        experiment: the experiment.
+        contrasts: the contrasts; p-values are adjusted within each family of them.
+        resamples: the number of bootstrap resamples of the test sentences.
+
+    Raises:
+        UserError: a record or its translations are damaged, or two cells cannot be compared.
+    """
+    cells = dict.fromkeys(cell for contrast in contrasts for cell in (contrast.system, contrast.baseline))
+    systems = {cell: read_published(experiment, cell, results, checkpoint) for cell in cells}
+    scored = [system for system in systems.values() if system.runs]
+    for system in scored[1:]:
+        check_comparable(system, scored[0])
+    runs = [(system.name, seed) for system in scored for seed in system.runs]
+    statistics = [run.statistics for system in scored for run in system.runs.values()]
+    score = METRICS[scored[0].first.metric] if scored else significance.bleu
+    drawn = dict(zip(runs, significance.resample(statistics, score, resamples), strict=True))
+    plan = read_plan(EXPERIMENT)
+    differences = [_difference(systems[each.system], systems[each.baseline], drawn) for each in contrasts]
+    adjusted = _adjust(contrasts, differences)
+    found = []
+    for contrast, difference, p in zip(contrasts, differences, adjusted, strict=True):
+        sides = systems[contrast.system], systems[contrast.baseline]
+        planned = [set(plan.seeds(experiment, cell)) for cell in (contrast.system, contrast.baseline)]
+        diverged = (len(sides[0].diverged), len(sides[1].diverged))
+        verdict, needed = "not run", None
+        if difference is not None:
+            verdict = significance.verdict(difference, p, MARGIN, diverged=diverged)
+            needed = significance.seeds_needed(difference, MARGIN) if verdict == "undecided" else None
+        early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
+                    for side in sides for run in side.runs.values())  # fmt: skip
+        found.append(
+            Finding(contrast, difference, p, verdict, needed, len(set.intersection(*planned)), diverged, early)
+        )
+    return found
+
+
+def _difference(system: System, baseline: System, drawn: dict[tuple[str, int], Resampled]) -> Difference | None:
+    if not system.runs.keys() & baseline.runs.keys():
+        return None
+    ours, theirs = ({seed: drawn[each.name, seed] for seed in each.runs} for each in (system, baseline))
+    return significance.paired_difference(ours, theirs)
+
+
+def _adjust(contrasts: Sequence[Contrast], differences: Sequence[Difference | None]) -> list[float]:
+    """Return the p-values adjusted by Holm's method within each family."""
+    p_values = [math.nan if each is None else each.p for each in differences]
+    adjusted = list(p_values)
+    for family in {contrast.family for contrast in contrasts}:
+        members = [index for index, contrast in enumerate(contrasts) if contrast.family == family]
+        whole = [1.0 if math.isnan(p_values[index]) else p_values[index] for index in members]
+        for index, p in zip(members, significance.holm(whole), strict=True):
+            adjusted[index] = math.nan if math.isnan(p_values[index]) else p
+    return adjusted

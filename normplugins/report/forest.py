@@ -1,0 +1,99 @@
+"""Draws contrasts as a forest plot: a difference with its interval for each contrast and checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from normplugins.report import style
+from normplugins.report.comparison import MARGIN
+from normplugins.report.contrasts import EXPLORATORY, Finding
+
+LOOKS = {"averaged": ("o", "#0072B2"), "last": ("s", "#E69F00"), "best": ("D", "#767676")}
+"""The marker and the colour of each checkpoint; the first is the primary one and is drawn larger."""
+
+
+def forest(title: str, findings: Mapping[str, Sequence[Finding]], names: Sequence[str] = ()) -> Figure | None:
+    """Return a forest plot; None if no contrast has a difference.
+
+    Args:
+        title: what stands above it.
+        findings: for each checkpoint, one finding a row.
+        names: the names of the rows; the contrasts' own by default.
+    """
+    first = next(iter(findings.values()))
+    shown = [index for index, each in enumerate(first) if each.difference is not None]
+    if not shown:
+        return None
+    offsets = np.linspace(-0.26, 0.26, len(findings)) if len(findings) > 1 else [0.0]
+    with style.drawing():
+        labels = [
+            style.fit(names[index] if names else _broken(first[index].contrast.name), 1.6, 8.5) for index in shown
+        ]
+        verdicts = [style.fit(_said(first[index]), 1.05, 8) for index in shown]
+        notes = _notes(first, [first[index] for index in shown])
+        figure = style.new_figure(0.46 * len(shown) + 0.17 * len(notes) + 1.25)
+        axis = figure.subplots()
+        style.heading(figure, title, notes)
+        axis.axvspan(-MARGIN, MARGIN, color="#000000", alpha=0.07, linewidth=0)
+        axis.axvline(0, color=style.GREY, linewidth=1)
+        for (checkpoint, every), offset in zip(findings.items(), offsets, strict=True):
+            marker, colour = LOOKS[checkpoint]
+            size = 6 if every is first else 4
+            for row, index in enumerate(shown):
+                each = every[index]
+                if each.difference is None or each.interval is None:
+                    continue
+                dashes = (0, (2, 1)) if each.seeds == 1 else "-"
+                look: dict[str, Any] = {
+                    "color": colour,
+                    "linestyle": dashes,
+                    "linewidth": 1.8 if every is first else 1.2,
+                }
+                axis.plot(each.interval, [row + offset] * 2, **look)
+                axis.plot(each.difference.mean, row + offset, marker, color=colour, markersize=size)
+        confirmatory = sum(first[index].contrast.family != EXPLORATORY for index in shown)
+        if 0 < confirmatory < len(shown):
+            axis.axhline(confirmatory - 0.5, color=style.GREY, linewidth=0.8, linestyle=(0, (1, 2)))
+        axis.set_yticks(range(len(shown)), labels)
+        axis.set_ylim(len(shown) - 0.5, -0.5)
+        axis.grid(visible=False, axis="y")
+        axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axis.set_xlabel("difference of test BLEU, linear")
+        right = axis.secondary_yaxis("right")
+        right.set_yticks(range(len(shown)), verdicts, fontsize=8)
+        right.tick_params(length=0)
+        right.spines["right"].set_visible(False)
+        handles = [Line2D([], [], marker=LOOKS[name][0], color=LOOKS[name][1], label=name) for name in findings]
+        if len(handles) > 1:
+            place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+            axis.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=8.5, **place)
+    return figure
+
+
+def _broken(name: str) -> str:
+    return name if len(name) < 20 else name.replace(" - ", "\n- ")
+
+
+def _said(found: Finding) -> str:
+    if found.seeds == 1:
+        return "no verdict, 1 seed"
+    mark = "" if found.complete else " so far"
+    return f"{found.verdict}{mark}, {found.seeds} seeds"
+
+
+def _notes(every: Sequence[Finding], shown: Sequence[Finding]) -> list[str]:
+    notes = [f"right of 0: the first of the two is better; grey: ±{MARGIN} BLEU; bars: 95 % intervals over seeds and "
+             "sentences"]  # fmt: skip
+    if any(each.seeds == 1 for each in shown):
+        notes.append("dashed: one seed; the interval is over sentences alone and leaves out what another seed changes")
+    if any(each.contrast.family == EXPLORATORY for each in shown):
+        notes.append("below the dotted line: exploratory contrasts")
+    if missing := len(every) - len(shown):
+        notes.append(f"not run: {missing} of {len(every)} contrasts")
+    return notes

@@ -1,0 +1,127 @@
+"""Contrasts of three seeds: what is better, worse and undecided, and the list of the protocol."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from normplugins.report import answer
+from normplugins.report.contrasts import CONTRASTS, find
+from normplugins.report.forest import forest
+from tests.helpers.pictures import clipped, overlapping, written
+from tests.helpers.records import put_diverged, put_translated
+from tests.helpers.runs import REPOSITORY
+
+SEEDS = (1, 2, 3)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """PN is better than LN, BN worse, and RMS in groups either; PN without group scaling has one seed."""
+    for seed in SEEDS:
+        put_translated(tmp_path, "ln", seed, {1: 60 - seed})
+        put_translated(tmp_path, "pn", seed, {})
+        put_translated(tmp_path, "bn", seed, {3: 60 - seed})
+        put_translated(tmp_path, "rms,norm.groups=4", seed, {2: 30 * seed - 30})
+    put_translated(tmp_path, "pn,norm.group_scaling=false", 1, {2: 10})
+    return tmp_path
+
+
+def found(results: Path, **changes):
+    return {each.contrast.name: each for each in find(results, resamples=200, **changes)}
+
+
+def test_the_contrasts_are_those_of_the_protocol() -> None:
+    text = (REPOSITORY / "docs/protocol.md").read_text(encoding="utf-8")
+    section = re.search(r"^## Contrasts\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    assert section
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|$", section[1], re.MULTILINE)
+    names = {f"`{cell}`": name for cell, name in {
+        "ln": "LN", "pn": "PN", "bn": "BN", "pnv": "PN-V", "rms": "RMS", "bn_released": "BN as released",
+        "pn_alg2": "PN as written"}.items()}  # fmt: skip
+
+    def plain(text: str) -> str:
+        return re.sub(r"`\w+`", lambda match: names[match[0]], text)
+
+    assert [(each.name, each.isolates) for each in CONTRASTS] == [(plain(name), what) for name, what in rows]
+    confirmatory, _, _ = section[1].partition("*Exploratory*")
+    assert [each.family == "confirmatory" for each in CONTRASTS] == [name in confirmatory for name, _ in rows]
+
+
+def test_verdicts(results: Path) -> None:
+    by_name = found(results)
+    assert by_name["PN - LN"].verdict == "better"
+    assert by_name["PN - LN"].difference.mean > 10
+    assert by_name["BN - LN"].verdict == "worse"
+    assert by_name["RMS in groups - LN"].verdict == "undecided"
+    assert by_name["RMS in groups - LN"].seeds_needed is None or by_name["RMS in groups - LN"].seeds_needed > 3
+    assert by_name["PN - PN without group scaling"].verdict == "one seed: no verdict"
+    assert by_name["RMS in groups - RMS"].verdict == "not run"
+    assert not by_name["PN - LN"].complete
+
+
+def test_holm_counts_the_contrasts_that_are_not_run(results: Path) -> None:
+    each = found(results)["PN - LN"]
+    assert each.p_adjusted == pytest.approx(min(1, 6 * each.difference.p), rel=0.6)
+    assert each.p_adjusted > 3 * each.difference.p
+
+
+def test_a_side_that_diverged_more_often_is_not_better(results: Path) -> None:
+    put_diverged(results, "multi30k", "pn", 4)
+    each = found(results)["PN - LN"]
+    assert each.diverged == (1, 0)
+    assert each.verdict == "undecided"
+    assert "has more runs that diverged" in answer.conclusion(each)
+
+
+def test_a_cell_whose_runs_all_diverged_is_not_run(results: Path) -> None:
+    put_diverged(results, "multi30k", "rms", 1)
+    assert found(results)["RMS in groups - RMS"].verdict == "not run"
+
+
+def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> None:
+    by_name = found(results)
+    assert answer.conclusion(by_name["PN - LN"]).startswith("PN is better than LN (so far, with 3 of 9 seeds). ")
+    assert answer.conclusion(by_name["PN - LN"]).endswith("This agrees with the paper.")
+    assert answer.conclusion(by_name["BN - LN"]).startswith("BN is worse than LN")
+    worse = replace(by_name["PN - LN"], verdict="worse", planned=3)
+    assert answer.conclusion(worse).startswith("PN is worse than LN. PN - LN: ")
+    assert answer.conclusion(worse).endswith("This contradicts the paper.")
+    same = replace(by_name["PN - LN"], verdict="equivalent")
+    assert "contradicts the paper's claim of a difference" in answer.conclusion(same)
+    undecided = replace(by_name["PN - LN"], verdict="undecided", p_adjusted=0.5, seeds_needed=20)
+    assert answer.conclusion(undecided).startswith("Undecided; about 20 seeds would show a true difference of 0.4 BLEU")
+    assert answer.conclusion(undecided).endswith("This neither confirms nor contradicts the paper.")
+
+
+def test_the_page_opens_with_the_answer(results: Path, page) -> None:
+    made = page()
+    text, rows = made.text, made.rows("Contrasts")
+    assert 0 < text.index("## The answer") < text.index("## The numbers")
+    assert "13 of 72 planned runs of Multi30k are published" in text
+    assert rows["PN - LN"]["verdict"] == "better so far"
+    assert rows["PN - PN without group scaling"]["verdict"] == "one seed: no verdict"
+    assert rows["BN - LN"]["seeds"] == "3 of 9"
+    assert (results / "contrasts.csv").read_text(encoding="utf-8").count("\n") == 1 + 3 * len(CONTRASTS)
+
+
+def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> None:
+    findings = answer.read_findings(results, resamples=200)
+    figure = forest(answer.TITLE, findings)
+    assert figure is not None
+    assert clipped(figure) == []
+    assert overlapping(figure) == []
+    texts = written(figure)
+    assert "better so far, 3 seeds" in texts
+    assert "no verdict, 1 seed" in texts
+    assert "averaged" in texts
+
+
+def test_no_figure_without_a_pair(tmp_path: Path) -> None:
+    assert forest(answer.TITLE, answer.read_findings(tmp_path)) is None
+
+
+def test_a_record_without_translations_is_in_no_contrast(results: Path) -> None:
+    put_translated(results, "pn_alg2", 1, {}, translations={})
+    assert found(results)["PN as written - PN without group scaling"].verdict == "not run"
