@@ -60,6 +60,8 @@ class BeamSearch(SequenceGenerator):
         # fairseq takes fewer candidates if the vocabulary is much smaller than the beam.
         enough = 2 * self.beam_size <= self.vocab_size - 2
         if not isinstance(model, NormTransformer) or not plain or not enough or any(x is not None for x in asked):
+            if self.begin is not None:
+                raise UserError(f"a beam of {self.beam_size} is too wide for a vocabulary of {self.vocab_size} tokens")
             return super()._generate(sample, prefix_tokens, constraints, bos_token)
         max_len = min(int(self.max_len_a * inputs["src_tokens"].size(1) + self.max_len_b), self.max_len - 1)
         if self.min_len > max_len:

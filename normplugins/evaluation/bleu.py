@@ -16,7 +16,7 @@ from torch import Tensor
 
 from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
 from normplugins.corpora.languages import has_blanks
-from normplugins.evaluation.beam_search import Hypothesis
+from normplugins.evaluation.beam_search import BeamSearch, Hypothesis
 from normplugins.evaluation.loading import load_model
 from normplugins.utils.files import read_lines, whole_file
 from normplugins.utils.steps import Echo, progress
@@ -77,7 +77,7 @@ def search_dataset(
     options = GenerationConfig(
         beam=search.beam, lenpen=search.length_penalty, max_len_a=search.max_length_a, max_len_b=search.max_length_b
     )
-    generator = task.build_generator([model], options)
+    generator = task.build_generator([model], options, seq_gen_cls=BeamSearch)
     if begin is not None:
         generator.begin = begin
     found: list[list[Hypothesis]] = [[] for _ in range(len(dataset))]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from normplugins.evaluation.beam_search import Hypothesis
 from normplugins.evaluation.bleu import batches
 from normplugins.models.layers import Residual
+from normplugins.models.norm_settings import all_norm_names
 from normplugins.models.transformer import NormTransformer
 from normplugins.norms.layer_norm import LayerNorm
 from normplugins.norms.rms_norm import RMSNorm
@@ -38,6 +39,8 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
     from ctranslate2.specs import TransformerSpec, common_spec
     from ctranslate2.specs.transformer_spec import TransformerDecoderSpec, TransformerEncoderSpec
 
+    if others := [name for name in all_norm_names(model.decoder.cfg) if name not in ("ln", "rms")]:
+        raise UserError(f"CTranslate2 has no norm {', '.join(others)}, only ln, and rms with one group: {OTHERWISE}")
     activations = {name: getattr(common_spec.Activation, name.upper()) for name in ("relu", "gelu", "swish")}
     sides: list[Any] = []
     for stack, kind in ((model.encoder, TransformerEncoderSpec), (model.decoder, TransformerDecoderSpec)):
@@ -148,9 +151,8 @@ def _set_sublayer(spec: Any, residual: Residual, *linears: str) -> None:
 def _set_norm(spec: Any, norm: nn.Module) -> None:
     from ctranslate2.specs.common_spec import LayerNormSpec
 
-    known = isinstance(norm, LayerNorm) or (isinstance(norm, RMSNorm) and norm.groups == 1)
-    if not known:
-        raise UserError(f"CTranslate2 has no norm {type(norm).__name__}, only ln, and rms with one group: {OTHERWISE}")
+    if isinstance(norm, RMSNorm) and norm.groups != 1:
+        raise UserError(f"CTranslate2 has no norm rms with {norm.groups} groups, only with one: {OTHERWISE}")
     spec.layer_norm = LayerNormSpec(rms_norm=isinstance(norm, RMSNorm))
     spec.layer_norm.gamma = _array(norm.get_parameter("weight"))
     if isinstance(norm, LayerNorm):

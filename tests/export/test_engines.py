@@ -55,7 +55,7 @@ def test_refusals(trained, tmp_path, monkeypatch, refused, transformer_lm):
     pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed")
     monkeypatch.chdir(trained.folder)
     line = refused("export", "run", tmp_path / "model", "--format", "ctranslate2")
-    assert "no norm PowerNorm" in line
+    assert "no norm pn, only ln" in line
     assert "--format onnx" in line
     assert "leave it out" in refused("export", "run", tmp_path / "model", "--quantization", "int8")
     monkeypatch.setattr(engines, "find_spec", lambda _: None)

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from normplugins.utils.errors import UserError
 from tests.export.search import SEARCH, ours, sentences
 from tests.helpers.models import NORMS, both_stacks, make_model, make_task
 from tests.models.test_fold import randomise
@@ -28,8 +30,19 @@ def test_the_same_hypotheses(tmp_path, name):
     task = make_task()
     model = randomise(make_model(task=task, encoder_layers=1, decoder_layers=2, **MODELS[name]))
     write(model, task, tmp_path)
-    expected, found = ours(model, task, sentences()), Engine(tmp_path, "float32", model, task)(sentences(), SEARCH)
+    expected = ours(model, task, sentences())
+    for parameter in model.parameters():
+        parameter.data.zero_()  # the graphs translate, not the model
+    found = Engine(tmp_path, "float32", model, task)(sentences(), SEARCH)
     for one, other in zip(expected, found, strict=True):
         assert [each["tokens"].tolist() for each in one] == [each["tokens"].tolist() for each in other]
         for each, same in zip(one, other, strict=True):
             torch.testing.assert_close(each["positional_scores"], same["positional_scores"], rtol=0, atol=1e-4)
+
+
+def test_a_beam_that_is_too_wide(tmp_path):
+    task = make_task()
+    model = make_model(task=task, encoder_layers=1, decoder_layers=1).eval()
+    write(model, task, tmp_path)
+    with pytest.raises(UserError, match="beam of 10 is too wide for a vocabulary of 20"):
+        Engine(tmp_path, "float32", model, task)(sentences(), OmegaConf.merge(SEARCH, {"beam": 10}))
