@@ -104,8 +104,6 @@ def uses_varlen_attention(x: Tensor, p: float, keys: int) -> bool:
     """Whether :func:`varlen_attention` is used for this input, dropout probability and number of keys."""
     if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    if torch.is_autocast_enabled("cpu"):  # the products inside would be in half precision, for which there is no kernel
-        return False
     return drawn_here(x, p) if p > 0 else keys <= MOST_KEYS
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normplugins.report import answer, paper, style
-from normplugins.report.contrasts import EXPERIMENT
+from normplugins.report.claims import claims_page
+from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
 from normplugins.report.figures import curves
 from normplugins.report.forest import forest
 from normplugins.report.readings import NOT_KNOWN
@@ -122,6 +123,8 @@ def _answer(results: Path, writer: Writer) -> None:
         writer.show(figure, "contrasts", "Contrasts with intervals")
     writer.table(table, "###")
     writer.write("contrasts.csv", answer.as_csv(findings))
+    writer.write("claims.md", claims_page(results, findings[CHECKPOINTS[0]]))
+    writer.page.append("What holds of the paper's other claims: [claims](claims.md).")
 
 
 def tables_of(experiment: str, results: pd.DataFrame) -> Iterator[tuple[list[Table], pd.DataFrame]]:

@@ -1,0 +1,68 @@
+"""The page of claims: verdicts follow from the records."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from normplugins.report.claims import claims_page
+from normplugins.report.contrasts import find
+from tests.helpers.records import put_diverged, put_translated
+
+
+def layer(**numbers: float) -> dict[str, float]:
+    return {"grad_input": 1.0, "grad_product": 2.0, "pnv_bound_smaller": 0.9, **numbers}
+
+
+def probe(**numbers: float) -> list[dict]:
+    return [{"update": update, "layers": {"encoder.layers.0.self_attention.norm": layer(**numbers)}}
+            for update in (1, 1000)]  # fmt: skip
+
+
+@pytest.fixture
+def verdicts(tmp_path: Path):
+    def read() -> dict[str, str]:
+        page = claims_page(tmp_path, find(tmp_path, resamples=200))
+        return dict(re.findall(r"^\| (.*?) \| .*? \| \*\*(.*?)\*\* \|$", page, re.MULTILINE))
+
+    return read
+
+
+def test_without_records_nothing_is_claimed(verdicts) -> None:
+    assert set(verdicts().values()) == {"not run", "not testable here"}
+
+
+def test_scores_decide(tmp_path: Path, verdicts) -> None:
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, "ln", seed, {1: 60 - seed})
+        put_translated(tmp_path, "pn", seed, {})
+        put_translated(tmp_path, "bn", seed, {})
+        put_translated(tmp_path, "rms,norm.groups=4", seed, {2: 30 * seed - 30})
+    found = verdicts()
+    assert found["PN beats LN by 0.4 BLEU"] == "holds"
+    assert found["BN is worse than LN in translation"] == "does not hold"
+    assert found["Running statistics add to the scaling of each token"] == "undecided"
+    assert found["Running statistics in the forward pass beat the batch's"] == "not run"
+
+
+def test_the_probe_decides(tmp_path: Path, verdicts) -> None:
+    put_translated(tmp_path, "bn", 1, {}, statistics_probe=probe(deviation_tid=0.1))
+    put_translated(tmp_path, "pn", 1, {}, statistics_probe=probe(nu=1.0))
+    found = verdicts()
+    assert found["PN-V's Lipschitz constant is smaller than BN's"] == "does not hold"
+    assert found["The approximate backward pass keeps gradients bounded"] == "undecided"
+    assert found["Moving averages approach the batch's statistics"] == "does not hold"
+    put_translated(tmp_path, "pn", 1, {}, statistics_probe=probe(nu=None))
+    assert verdicts()["The approximate backward pass keeps gradients bounded"] == "does not hold"
+
+
+def test_divergence_and_gradients_decide(tmp_path: Path, verdicts) -> None:
+    for seed in (1, 2):
+        put_diverged(tmp_path, "multi30k", "pn,norm.group_scaling=false", seed)
+    rows = ["norm,placement,layers,stack,layer,gradient,seeds,width"]
+    rows += [f"ln,{name},2,encoder,{n},{value},1,8" for name, values in (("pre", (1, 1.1)), ("post", (1, 9)))
+             for n, value in enumerate(values, 1)]  # fmt: skip
+    (tmp_path / "gradients_by_depth.csv").write_text("\n".join(rows) + "\n")
+    found = verdicts()
+    assert found["PN without group scaling diverges"] == "holds"
+    assert found["Pre-norm has smoother gradients by depth than post-norm"] == "holds"
