@@ -147,9 +147,8 @@ def _averages(evidence: Evidence) -> tuple[str, str]:
                 for point in record["curves"]["valid"][-1:] if point.get("train_mode_loss") is not None]  # fmt: skip
         gap = f", and the last validation loss differs by {np.mean(gaps):+.3f} bits in training mode" if gaps else ""
         last = float(np.nanmean(late))
-        said.append(
-            f"{cell}: discrepancy {first:.3f} at the first update, from initial values, {last:.3f} from update 1,000 on{gap}"
-        )
+        begun = f"discrepancy {first:.3f} at the first update, from initial values"
+        said.append(f"{cell}: {begun}, {last:.3f} from update 1,000 on{gap}")
         shrunk.append(last < first)
     if not said:
         return NOT_RUN, "No record has the statistics probe."

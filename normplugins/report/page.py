@@ -17,6 +17,7 @@ from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
 from normplugins.report.figures import curves
 from normplugins.report.forest import forest
 from normplugins.report.readings import NOT_KNOWN
+from normplugins.report.readme import readme_part, rewrite_readme
 from normplugins.report.records import read_results, summarize
 from normplugins.report.scores_figure import final_scores
 from normplugins.report.table import Table, latex, markdown, paragraph, terminal, terminal_width
@@ -123,6 +124,9 @@ def _answer(results: Path, writer: Writer) -> None:
         writer.show(figure, "contrasts", "Contrasts with intervals")
     writer.table(table, "###")
     writer.write("contrasts.csv", answer.as_csv(findings))
+    readme = results.resolve().parent / "README.md"
+    if rewrite_readme(readme, readme_part(results, findings[CHECKPOINTS[0]])):
+        writer.written.append(readme)
     writer.write("claims.md", claims_page(results, findings[CHECKPOINTS[0]]))
     writer.page.append("What holds of the paper's other claims: [claims](claims.md).")
 

@@ -1,0 +1,30 @@
+"""The part of README.md that is generated."""
+
+from pathlib import Path
+
+from normplugins.report.contrasts import find
+from normplugins.report.readme import BEGIN, END, readme_part, rewrite_readme
+from tests.helpers.records import put_translated
+
+
+def test_the_part_between_the_marks_follows_from_the_records(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        put_translated(tmp_path, "pn", seed, {1: seed})
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    part = readme_part(tmp_path, find(tmp_path, resamples=50))
+    assert rewrite_readme(readme, part)
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    assert "**2 of 72** planned runs published" in text
+    assert "| `pn` | " in text
+    assert rewrite_readme(readme, part)
+    assert readme.read_text() == text
+
+
+def test_a_readme_without_marks_stays(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert not rewrite_readme(tmp_path / "README.md", "part")
+    assert (tmp_path / "README.md").read_text() == "mine"
