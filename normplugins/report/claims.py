@@ -152,7 +152,9 @@ def _averages(evidence: Evidence) -> tuple[str, str]:
         shrunk.append(last < first)
     if not said:
         return NOT_RUN, "No record has the statistics probe."
-    return (HOLDS if all(shrunk) else FAILS), f"{'; '.join(said)}. It does not become 0. {evidence.links('bn', 'pnv')}"
+    seeds = min(len(evidence.records(cell)) for cell in ("bn", "pnv"))
+    verdict = UNDECIDED if seeds < 2 else HOLDS if all(shrunk) else FAILS  # one seed gives no verdict
+    return verdict, f"{'; '.join(said)}. It does not become 0. {evidence.links('bn', 'pnv')}"
 
 
 def _pre_norm(evidence: Evidence) -> tuple[str, str]:
