@@ -15,7 +15,7 @@ from normplugins.runs.compose import compose_config, expand_sweep
 ROOT = Path(__file__).parents[1]
 PAGES = [path for name in ("*.md", "docs/**/*.md", "data/*.md", "results/*.md") for path in sorted(ROOT.glob(name))]
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)")
 CODE_BLOCK = re.compile(r"(?:^    .*\n(?:^    .*\n|^\n(?=    ))*)", re.MULTILINE)
 
 

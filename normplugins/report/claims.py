@@ -137,7 +137,7 @@ def _diverges(evidence: Evidence) -> tuple[str, str]:
 
 
 def _averages(evidence: Evidence) -> tuple[str, str]:
-    said, shrunk = [], []
+    said, shrunk, seeds = [], [], []
     for cell, number in (("bn", "deviation_tid"), ("pnv", "psi_tid")):
         early, late = evidence.probed(cell, number), evidence.probed(cell, number, 1000)
         if not late:
@@ -150,10 +150,10 @@ def _averages(evidence: Evidence) -> tuple[str, str]:
         begun = f"discrepancy {first:.3f} at the first update, from initial values"
         said.append(f"{cell}: {begun}, {last:.3f} from update 1,000 on{gap}")
         shrunk.append(last < first)
+        seeds.append(len(evidence.records(cell)))
     if not said:
         return NOT_RUN, "No record has the statistics probe."
-    seeds = min(len(evidence.records(cell)) for cell in ("bn", "pnv"))
-    verdict = UNDECIDED if seeds < 2 else HOLDS if all(shrunk) else FAILS  # one seed gives no verdict
+    verdict = UNDECIDED if min(seeds) < 2 else HOLDS if all(shrunk) else FAILS  # one seed gives no verdict
     return verdict, f"{'; '.join(said)}. It does not become 0. {evidence.links('bn', 'pnv')}"
 
 

@@ -138,7 +138,9 @@ def test_sweep_of_an_adaptive_softmax_s_mean(normplugins, made_up_text, at_home,
             continue
         bits = eval_lm(checkpoint, bin_dir, tmp_path)
         assert record["metrics"]["ppl"]["nats"] / math.log(2) == pytest.approx(bits, abs=1e-4)
-    assert said.count(f"({SEES_THE_FUTURE})") == 1
+    masked, unmasked = said.split("== 2 of 2")
+    assert SEES_THE_FUTURE not in masked
+    assert f"({SEES_THE_FUTURE})" in unmasked
 
 
 def test_rescoring_slides_a_window(transformer_lm, normplugins, at_home):

@@ -215,7 +215,7 @@ def test_a_multirun_runs_every_combination_even_if_one_fails(trained, normplugin
     assert last == "normplugins: 1 of 4 runs failed"
     assert not proof.exists()
     assert sorted(path.parent.name for path in tmp_path.glob("runs/*/record.json")) == ["ln-1", "pn-1", "pn-2"]
-    assert re.findall(r"== (\d) of 4: demo (ln|pn),\S+ seed (\d)", said) == [
+    assert re.findall(r"== (\d) of 4: demo (ln|pn)\S*-s(\d)", said) == [
         ("1", "ln", "1"),
         ("2", "ln", "2"),
         ("3", "pn", "1"),
