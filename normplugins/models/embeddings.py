@@ -17,7 +17,8 @@ from normplugins.utils.errors import UserError
 def to_autocast_dtype(x: Tensor) -> Tensor:
     """Convert x to the dtype of ``torch.autocast``, which leaves embeddings as they are; outside of it, return x."""
     device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return x.to(torch.get_autocast_dtype(device)) if enabled else x
 
 
 class SinusoidalPositions(nn.Module):
