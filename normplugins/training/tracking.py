@@ -9,8 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import wandb
-
 from normplugins.utils.errors import UserError
 
 EVENTS = "tensorboard"  # the folder of TensorBoard's event files in a run's folder
@@ -130,6 +128,8 @@ def _wandb_run(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]])
     if mode == "disabled":
         yield Tracker()
         return
+    import wandb  # here, because runs without tracking do not need it to be installed
+
     settings = wandb.Settings(silent=True, console="off", init_timeout=CONNECT_SECONDS, finish_timeout=UPLOAD_SECONDS)
     try:
         run = wandb.init(mode=mode, resume=None if mode == "offline" else "allow", settings=settings, **options)
@@ -157,6 +157,8 @@ def chosen_mode() -> str:
     """
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):  # wandb itself no longer reads it
         return "disabled"
+    import wandb
+
     mode: str = wandb.setup(wandb.Settings(silent=True)).settings.mode
     if mode in ("offline", "dryrun"):
         return "offline"

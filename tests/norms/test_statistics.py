@@ -227,6 +227,7 @@ def test_the_host_reads_nothing_from_the_device(name: str, training: bool, per_u
     end_update(norm)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", NORMS)
 def test_a_gpu_agrees_with_the_cpu_without_synchronization(name: str) -> None:
