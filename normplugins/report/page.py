@@ -15,6 +15,7 @@ from normplugins.report import answer, paper, style
 from normplugins.report.claims import claims_page
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
 from normplugins.report.figures import curves
+from normplugins.report.fluctuation_figure import fluctuation
 from normplugins.report.forest import forest
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.readme import readme_part, rewrite_readme
@@ -99,6 +100,9 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     for experiment in others["experiment"].unique():
         for tables, runs in tables_of(experiment, found):
             writer.add(tables, runs, "###")
+    if (figure := fluctuation(results)) is not None:
+        writer.page.append("## Batch statistics in a transformer and in a ResNet20")
+        writer.show(figure, "fluctuation", "Distance of batch statistics from the running ones")
     lost = found[found["diverged"] != ""]
     if len(lost):
         lines = [f"{r.experiment} {r.variant} seed {r.seed}: {r.diverged}" for r in lost.itertuples()]
