@@ -1,6 +1,7 @@
 """Settings of the models: sizes, dropouts, which norm where."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Optional
@@ -25,6 +26,15 @@ from normplugins.utils.settings import invalid_value, setting
 ACTIVATIONS = ("relu", "gelu", "swish")
 probability = partial(setting, minimum=0, below=1)
 size = partial(setting, minimum=1)
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Turn a norm's ValueError into a UserError that names the setting."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 @dataclass
@@ -99,13 +109,11 @@ class ModelConfig(NormSettings):
         (dim, heads), (layers, _), final = self.stack_size(key), self.stack_depths(key), site == "final"
         if final and getattr(self, final_key(key), None):
             key = final_key(key)
-        try:
+        with _naming(key):
             config = norm_config(self, norm_at(getattr(self, key), site, layer, layers)).resolve(heads)
             if final and config.warmup_updates and warms_up_apart(config.name):
                 config = config.replace(warmup_updates=self.final_norm_warmup_updates)
             return construct_norm(config, dim)
-        except ValueError as error:
-            raise UserError(f"{key}: {error}") from error
 
     def build_qk_norm(self, key: str) -> Callable[[], nn.Module] | None:
         """Return what builds a norm of the queries or keys of one head in a stack; None without such norms."""
@@ -114,10 +122,8 @@ class ModelConfig(NormSettings):
         dim, heads = self.stack_size(key)
 
         def build() -> nn.Module:
-            try:
+            with _naming("qk_norm"):
                 return construct_norm(norm_config(self, self.qk_norm or ""), dim // heads)
-            except ValueError as error:
-                raise UserError(f"qk_norm: {error}") from error
 
         return build
 

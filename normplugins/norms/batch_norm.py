@@ -86,5 +86,4 @@ class BatchNorm(Dispatched, BatchMomentsNorm):
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
         """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
         refuse_group_scaling(self.settings.group_scaling)
-        scale = self.weight.double() * torch.rsqrt(self.running_var.double() + self.eps)
-        return scale, self.bias.double() - scale * self.running_mean.double()
+        return super().fixed_affine()

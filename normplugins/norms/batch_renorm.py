@@ -18,7 +18,7 @@ from torch import Tensor
 from normplugins.norms.batch_moments import BatchMomentsNorm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, RunningSettings, setting
-from normplugins.norms.statistics import count_tokens, mean_over, recomputing, token_rows, zero_padding
+from normplugins.norms.statistics import recomputing, token_rows, zero_padding
 from normplugins.norms.torch_compile import opaque_copy
 
 
@@ -55,12 +55,7 @@ class BatchRenorm(BatchMomentsNorm):
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
         if self.training:
-            count = count_tokens(rows, real)
-            mean = mean_over(rows, count)
-            var = mean_over(zero_padding(rows - mean, real).square(), count)
-            tokens = count
-            if self.synchronizes:
-                tokens, count, mean, var = self.synchronize(tokens, count, mean, var)
+            tokens, count, mean, var = self.moments_of(rows, real)
             r, d = self._corrections(mean.detach(), var.detach())
             self.update_running_stats(tokens, count, mean, var)
             z = (rows - mean) * (torch.rsqrt(var + self.eps) * r) + d
@@ -97,8 +92,3 @@ class BatchRenorm(BatchMomentsNorm):
         self.running_var.copy_(torch.where(count > 0, (sigma.square() - self.eps).clamp(min=0), self.running_var))
         self.running_mean.lerp_(mean.to(dtype), self.momentum * (count > 0).to(dtype))
         self.num_updates.add_(count > 0)
-
-    def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,), in float64, of the evaluation."""
-        scale = self.weight.double() * torch.rsqrt(self.running_var.double() + self.eps)
-        return scale, self.bias.double() - scale * self.running_mean.double()

@@ -92,6 +92,7 @@ class WindowNorm(RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi", "window_phi", "window_gz")
+    updates_in_backward: ClassVar[bool] = True
     ratio_in_forward: ClassVar[bool]
     running_phi: Tensor
     window_phi: Tensor
@@ -107,7 +108,6 @@ class WindowNorm(RunningNorm):
             self.register_buffer(name, self.running_phi.new_zeros(settings.window, dim))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self._latest: Scales | None = None  # of the latest forward, for its recomputation
-        self._take_pending()
 
     def average(self, phi: Tensor) -> Average:
         """Return what a batch's quadratic mean phi (C,) leads to, without changing a statistic."""
@@ -180,9 +180,3 @@ class WindowNorm(RunningNorm):
     def averages(self) -> Tensor:
         """Whether the next batch, of update t, is averaged with others: t > window, and the warmup has ended."""
         return (self.num_updates >= self.window) & (self.num_updates + 1 >= self.warmup_updates)
-
-    def _take_pending(self) -> dict[str, Tensor]:
-        taken = super()._take_pending()
-        if self.per_update:  # must exist before the backward adds to it
-            self._pending["step_backward"] = self.bias.new_zeros(1 + self.dim, dtype=torch.float64)
-        return taken

@@ -130,6 +130,7 @@ class PowerNorm(Dispatched, RunningNorm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi", "ema_gz")
+    updates_in_backward: ClassVar[bool] = True
     warms_up_apart: ClassVar[bool] = True
     running_phi: Tensor
     ema_gz: Tensor
@@ -143,7 +144,6 @@ class PowerNorm(Dispatched, RunningNorm):
         self.add_statistic("ema_gz", 0.0)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self._scale: Tensor | None = None  # 1 / psi of the latest forward, for its recomputation
-        self._take_pending()
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""
@@ -231,12 +231,6 @@ class PowerNorm(Dispatched, RunningNorm):
         """Update nu with mean(x~ x^) (C,) over so many positions, now or at the end of the update."""
         if not self._estimating:
             self._apply_step("step_backward", *self.synchronize(positions, projection))
-
-    def _take_pending(self) -> dict[str, Tensor]:
-        taken = super()._take_pending()
-        if self.per_update:  # must exist before the backward adds to it
-            self._pending["step_backward"] = self.bias.new_zeros(1 + self.dim, dtype=torch.float64)
-        return taken
 
     def step_backward(self, positions: Tensor, projection: Tensor) -> None:  # noqa: ARG002
         """Set nu = nu + (1 - a) mean(x~ x^)."""

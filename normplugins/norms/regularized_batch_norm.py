@@ -16,7 +16,7 @@ from torch import Tensor
 from normplugins.norms.batch_moments import BatchMomentsNorm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, RunningSettings, setting
-from normplugins.norms.statistics import count_tokens, mean_over, token_rows, zero_padding
+from normplugins.norms.statistics import token_rows, zero_padding
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,7 @@ class RegularizedBatchNorm(BatchMomentsNorm):
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
         if self.training:
-            count = tokens = count_tokens(rows, real)
-            mean = mean_over(rows, count)
-            var = mean_over(zero_padding(rows - mean, real).square(), count)
-            if self.synchronizes:
-                tokens, count, mean, var = self.synchronize(tokens, count, mean, var)
+            tokens, count, mean, var = self.moments_of(rows, real)
             self.update_running_stats(tokens, count, mean, var)
             running_mean, running_var = self.running_mean.clone(), self.running_var.clone()
             distance = self.penalty_mean * (running_mean - mean).square().sum()
@@ -70,8 +66,3 @@ class RegularizedBatchNorm(BatchMomentsNorm):
     def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
         """Return the mean and the biased variance."""
         return moments[1:]
-
-    def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,), in float64, of the evaluation."""
-        scale = self.weight.double() * torch.rsqrt(self.running_var.double() + self.eps)
-        return scale, self.bias.double() - scale * self.running_mean.double()

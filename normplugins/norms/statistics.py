@@ -72,6 +72,8 @@ class RunningNorm(Norm):
     """
 
     statistics: ClassVar[tuple[str, ...]] = ()
+    updates_in_backward: ClassVar[bool] = False
+    """whether the backward pass has a step of its own, ``step_backward``, which takes a count and a mean (C,)"""
     momentum: float
     """weight of the batch in the running statistics"""
     sync: str
@@ -86,7 +88,7 @@ class RunningNorm(Norm):
         if settings.sync == "deferred" and not_deferrable:
             raise ValueError(f"sync=deferred is too late for {type(self).__name__}, which {not_deferrable}")
         self.per_update = settings.per_update or settings.sync == "deferred"
-        self._pending: dict[str, Tensor] = {}  # sums in float64, by the name of the step that takes them
+        self._pending = self._nothing_pending()  # sums in float64, by the name of the step that takes them
         self._estimating = False
         self._always_training = False
 
@@ -157,8 +159,14 @@ class RunningNorm(Norm):
         return count, *(sums[1:] / count.clamp(min=1)).view(-1, self.dim)
 
     def _take_pending(self) -> dict[str, Tensor]:
-        taken, self._pending = self._pending, {}
+        taken, self._pending = self._pending, self._nothing_pending()
         return taken
+
+    def _nothing_pending(self) -> dict[str, Tensor]:
+        if not (self.per_update and self.updates_in_backward):
+            return {}
+        # It must exist before the backward adds to it, because a compiled backward can change tensors but no dict.
+        return {"step_backward": self.bias.new_zeros(1 + self.dim, dtype=torch.float64)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RunningNorm":
         before = {name: self.get_buffer(name) for name in self.statistics}
