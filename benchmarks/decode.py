@@ -28,7 +28,8 @@ from benchmarks.stock import SeparateProcess, from_stock, stock_model
 from normplugins.corpora import corpus_config
 from normplugins.evaluation import bleu
 from normplugins.evaluation.tasks import kind_of
-from normplugins.export.engines import ENGINES, module_of
+from normplugins.export import ENGINES, QUANTIZATIONS
+from normplugins.export.engines import module_of
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.plan import corpus_size, made_up
 from normplugins.runs.trained import Engine
@@ -172,7 +173,7 @@ def engines(models: Models, folder: Path) -> dict[str, Callable[..., list[list[i
             print(f"{engine} is not installed and is left out")
             continue
         module = module_of(engine)
-        for kind in module.QUANTIZATIONS:
+        for kind in QUANTIZATIONS[engine]:
             place = folder / f"{engine}-{kind}"
             place.mkdir()
             module.write(models.both[OURS], models.task, place, kind)

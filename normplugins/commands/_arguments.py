@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from normplugins.export import QUANTIZATIONS
+
 
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     """Add settings KEY=VALUE as the last arguments."""
@@ -36,7 +38,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 def add_quantization(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--quantization``."""
     text = "type of a CTranslate2 model's weights: float32 (default), int8 or bfloat16"
-    parser.add_argument("--quantization", choices=["float32", "int8", "bfloat16"], help=text)
+    parser.add_argument("--quantization", choices=QUANTIZATIONS["ctranslate2"], help=text)
 
 
 def add_trained(parser: argparse.ArgumentParser, example: str) -> None:

@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from normplugins.commands._arguments import add_runs, add_runs_folder
-from normplugins.utils.errors import UserError, complain
+from normplugins.utils.errors import UserError, count_refused
 
 HELP = "delete the checkpoints that finished runs do not need any more"
 
@@ -27,16 +28,14 @@ def execute(options: argparse.Namespace) -> None:
     from normplugins.runs.clean import clean, freed, unneeded
     from normplugins.runs.inventory import finished_folders
 
-    plan, refused = {}, 0
-    for run in options.run or finished_folders(options.runs):
-        try:
-            if paths := unneeded(run):
-                plan[run] = paths
-                print(f"{run}: {decimal(freed(paths))} in {', '.join(path.name for path in paths)}")
-        except UserError as error:
-            if len(options.run) == 1:
-                raise
-            refused += complain(str(error))
+    plan: dict[Path, list[Path]] = {}
+
+    def look_at(run: Path) -> None:
+        if paths := unneeded(run):
+            plan[run] = paths
+            print(f"{run}: {decimal(freed(paths))} in {', '.join(path.name for path in paths)}")
+
+    refused = count_refused(options.run or finished_folders(options.runs), look_at, alone=len(options.run) == 1)
     if plan:
         total = f"{sum(map(len, plan.values()))} files, {decimal(sum(map(freed, plan.values())))}"
         if not options.yes and not _confirmed(total):

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from normplugins.commands._arguments import add_quantization, add_run
+from normplugins.export import ENGINES
 
 HELP = "write a trained model, its vocabulary and a model card to a folder"
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "averaged, last, best, or a file in the run's folder (default: the one that the recipe is scored by)"
     parser.add_argument("--checkpoint", metavar="NAME", help=text)
     text = "the format: safetensors, or that of a decoding engine (default: %(default)s)"
-    parser.add_argument("--format", choices=["safetensors", "ctranslate2", "onnx"], default="safetensors", help=text)
+    parser.add_argument("--format", choices=["safetensors", *ENGINES], default="safetensors", help=text)
     add_quantization(parser)
 
 

@@ -8,8 +8,6 @@ from normplugins.utils.steps import loading
 
 HELP = "download a corpus, verify it and convert it for training"
 TAKES_OVERRIDES = True
-
-
 RESUMABLE = True
 
 

@@ -1,9 +1,10 @@
 """``normplugins publish RUN...``: copy the records of finished runs and their translations into ``results/``."""
 
 import argparse
+from pathlib import Path
 
 from normplugins.commands._arguments import add_results, add_runs
-from normplugins.utils.errors import UserError, complain
+from normplugins.utils.errors import UserError, count_refused
 
 HELP = "copy the records of finished runs and their translations into results/"
 
@@ -22,13 +23,9 @@ def execute(options: argparse.Namespace) -> None:
 
     if not options.results.is_dir():
         raise UserError(f"there is no folder {options.results}: create it, or name another with --results DIR")
-    refused = 0
-    for run in options.run:
-        try:
-            print(f"{run}: published as {publish(run, options.results, options.force)}")
-        except UserError as error:
-            if len(options.run) == 1:
-                raise
-            refused += complain(str(error))
-    if refused:
+
+    def publish_one(run: Path) -> None:
+        print(f"{run}: published as {publish(run, options.results, options.force)}")
+
+    if refused := count_refused(options.run, publish_one, alone=len(options.run) == 1):
         raise UserError(f"{refused} of {len(options.run)} runs were not published")

@@ -1,17 +1,21 @@
 """``normplugins run EXPERIMENT [KEY=VALUE ...]``: one run, or with ``-m`` every combination of settings."""
 
+from __future__ import annotations
+
 import argparse
+from typing import TYPE_CHECKING
 
 from normplugins.commands._arguments import add_overrides
 from normplugins.runs.experiments import experiments, summary
-from normplugins.utils.errors import UserError, complain
+from normplugins.utils.errors import UserError, count_refused
 from normplugins.utils.steps import loading
 from normplugins.utils.terminal import definitions, say, terminal_width
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 HELP = "train a model, score it and record the result"
 TAKES_OVERRIDES = True
-
-
 RESUMABLE = True
 
 
@@ -62,17 +66,14 @@ def execute(options: argparse.Namespace) -> int:
             check(config)
         submit(options.experiment, jobs, configs, options.wait)
         return 0
-    failed = 0
-    for number, config in enumerate(configs, 1):
+
+    def run_one(job: tuple[int, DictConfig]) -> None:
+        number, config = job
         if options.multirun:
             print(f"== {number} of {len(configs)}: {run_title(config)}")
-        try:
-            show_plan(config) if config.dry_run else run(config)
-        except UserError as error:
-            if not options.multirun:
-                raise
-            failed += complain(str(error))
-    if failed:
+        show_plan(config) if config.dry_run else run(config)
+
+    if failed := count_refused(enumerate(configs, 1), run_one, alone=not options.multirun):
         raise UserError(f"{failed} of {len(configs)} runs failed")
     return 0
 

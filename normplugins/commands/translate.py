@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from normplugins.commands._arguments import add_quantization, add_trained, report_unknown
+from normplugins.export import ENGINES
 
 HELP = "translate raw text with a trained model"
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "write each translation after its score and a tab: the natural log-probability, normalized by length"
     parser.add_argument("--scores", action="store_true", help=text)
     text = "what searches: own (default), or ctranslate2 or onnx, which are exported to the run's folder when needed"
-    parser.add_argument("--engine", choices=["own", "ctranslate2", "onnx"], default="own", help=text)
+    parser.add_argument("--engine", choices=["own", *ENGINES], default="own", help=text)
     add_quantization(parser)
 
 

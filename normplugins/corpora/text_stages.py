@@ -1,6 +1,5 @@
 """The stages that write text: raw pairs to tokens, and tokens to subwords."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,7 @@ from normplugins.corpora.stages import Inputs
 from normplugins.corpora.symbols import refuse_symbols
 from normplugins.corpora.tokenizer import clean_punctuation, detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import iter_lines, whole_file, write_lines
+from normplugins.utils.files import copy_file, iter_lines, write_lines
 from normplugins.utils.worker_processes import call_in_subprocess, chunked, map_ordered
 
 _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
@@ -183,8 +182,7 @@ def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: in
 def _make_model(corpus: ParallelCorpus, tokens: Path, model: Path, echo: Echo) -> None:
     if corpus.codes is not None:
         echo(f"{corpus.name}: taking the subwords of {corpus.codes}")
-        with whole_file(model) as temporary:
-            shutil.copyfile(Path(corpus.codes).expanduser(), temporary)
+        copy_file(Path(corpus.codes).expanduser(), model)
         return
     echo(f"{corpus.name}: learning {corpus.subword_size:,} joint {corpus.subword} subwords")
     paths = [tokens / f"train.{language}" for language in (corpus.source, corpus.target)]

@@ -20,7 +20,6 @@ from normplugins.norms.layer_norm import LayerNorm
 from normplugins.norms.rms_norm import RMSNorm
 from normplugins.utils.errors import UserError
 
-QUANTIZATIONS = ("float32", "int8", "bfloat16")
 OTHERWISE = "use --format onnx (translate: --engine onnx), which takes every norm"
 
 
@@ -31,7 +30,7 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
         model: on a CPU, in evaluation mode; it does not change.
         task: its fairseq task, which has the dictionaries.
         folder: the folder.
-        quantization: one of ``QUANTIZATIONS``, the type of the stored weights.
+        quantization: one of ``QUANTIZATIONS["ctranslate2"]``, the type of the stored weights.
 
     Raises:
         UserError: CTranslate2 is not installed, or cannot express the model.

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from normplugins.corpora import PreparedCorpus
 from normplugins.evaluation import bleu
+from normplugins.export import ENGINES, QUANTIZATIONS
 from normplugins.export.safetensors import checkpoint_path, preprocessing, refuse_full, subword_model
 from normplugins.runs import folder
 from normplugins.runs.trained import Engine, TrainedRun, load
@@ -18,8 +19,6 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.files import whole_folder
 from normplugins.utils.json_file import read_sound_json, write_json
 
-ENGINES = {"ctranslate2": ("ctranslate2",), "onnx": ("onnx", "onnxruntime")}
-"""The engines beside our own, and the packages that they need."""
 ABOUT = "normplugins.json"
 CHECKED = 200
 """Sentences of the test set whose translations are compared."""
@@ -46,10 +45,7 @@ def export(directory: Path, destination: Path, engine: str, quantization: str, n
     """
     require(engine)
     refuse_full(destination)
-    config = folder.stored_config(directory)
-    record = folder.read_record(directory, config)
-    if record is None:
-        raise UserError(f"the run in {directory} has not ended: complete it, then export it")
+    _, record = folder.finished_run(directory, "has not ended: complete it, then export it")
     run = load(checkpoint_path(directory, record, name or record["scored_by"]))
     return describe(_write(run, destination, engine, quantization))
 
@@ -128,8 +124,8 @@ def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -
     if not run.translates:
         raise UserError(f"this is a run of a language model, and {engine} takes translation models: export safetensors")
     module = module_of(engine)
-    if quantization not in module.QUANTIZATIONS:
-        raise UserError(f"--quantization {quantization}: {engine} is written as {', '.join(module.QUANTIZATIONS)}")
+    if quantization not in QUANTIZATIONS[engine]:
+        raise UserError(f"--quantization {quantization}: {engine} is written as {', '.join(QUANTIZATIONS[engine])}")
     with whole_folder(destination) as temporary:
         module.write(run.model, run.task, temporary, quantization)
         for file in subword_model(run.corpus):
@@ -153,7 +149,7 @@ def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -
 
 
 def module_of(engine: str) -> Any:
-    """Return the module of an engine, with ``QUANTIZATIONS``, ``write`` and ``Engine``."""
+    """Return the module of an engine, with ``write`` and ``Engine``."""
     return import_module(f"normplugins.export.{engine}")
 
 

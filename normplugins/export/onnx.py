@@ -25,7 +25,6 @@ from normplugins.models.layers import Residual
 from normplugins.models.transformer import NormTransformer
 from normplugins.utils.errors import UserError
 
-QUANTIZATIONS = ("float32",)
 OPSET = 17
 _INPUTS = ("tokens", "position", "origins", "past", "memory", "memory_mask")
 
@@ -37,7 +36,7 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
         model: in evaluation mode; it does not change.
         task: its fairseq task, which has the dictionaries.
         folder: the folder.
-        quantization: one of ``QUANTIZATIONS``.
+        quantization: one of ``QUANTIZATIONS["onnx"]``.
 
     Raises:
         UserError: a norm uses an operation that ONNX does not have.
@@ -74,7 +73,7 @@ class Engine:
 
     Args:
         folder: the folder.
-        quantization: one of ``QUANTIZATIONS``.
+        quantization: one of ``QUANTIZATIONS["onnx"]``.
         model: the model that was written, whose settings the search reads.
         task: its fairseq task.
 

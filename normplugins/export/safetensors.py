@@ -37,10 +37,7 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         UserError: the run has not ended, a file of it is damaged, or the destination is not empty or cannot be written.
     """
     refuse_full(destination)
-    config = folder.stored_config(directory)
-    record = folder.read_record(directory, config)
-    if record is None:
-        raise UserError(f"the run in {directory} has not ended: complete it, then export it")
+    config, record = folder.finished_run(directory, "has not ended: complete it, then export it")
     path = checkpoint_path(directory, record, checkpoint or record["scored_by"])
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     folder.check_corpus(directory, corpus)

@@ -23,10 +23,7 @@ def unneeded(directory: Path) -> list[Path]:
     Raises:
         UserError: the folder holds no finished run, or a checkpoint that stays is missing or damaged.
     """
-    config = folder.stored_config(directory)
-    done = folder.read_record(directory, config)
-    if done is None:
-        raise UserError(f"the run in {directory} is not finished: it needs its checkpoints to resume from")
+    config, done = folder.finished_run(directory, "is not finished: it needs its checkpoints to resume from")
     scored = done.get("files", {}).get("checkpoints", {})  # records of older versions do not name them
     for name in _kept(config):
         path = directory / checkpoints.FILES[name]
@@ -50,8 +47,7 @@ def clean(directory: Path) -> int:
         UserError: the folder holds no finished run, or another process works in it.
     """
     with folder.locked(directory):
-        if folder.read_record(directory, folder.stored_config(directory)) is None:
-            raise UserError(f"the run in {directory} was started again: nothing is deleted")
+        folder.finished_run(directory, "was started again: nothing is deleted")
         paths = _unneeded(directory)
         count = freed(paths)
         for path in paths:

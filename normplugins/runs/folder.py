@@ -173,6 +173,19 @@ def read_record(directory: Path, config: DictConfig) -> dict[str, Any] | None:
     return done
 
 
+def finished_run(directory: Path, otherwise: str) -> tuple[DictConfig, dict[str, Any]]:
+    """Return the config and the record of the finished run in a folder.
+
+    Raises:
+        UserError: there is no run, its record is damaged, or it is not finished; then the message ends ``otherwise``.
+    """
+    config = stored_config(directory)
+    done = read_record(directory, config)
+    if done is None:
+        raise UserError(f"the run in {directory} {otherwise}")
+    return config, done
+
+
 def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool:
     """Return whether the folder tells which corpus its run was trained on: in its provenance, or in its record.
 

@@ -1,6 +1,5 @@
 """Publishes runs: copies the record of a finished run and its translations into the folder of published results."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from normplugins.runs import folder
 from normplugins.runs.inventory import published_path
 from normplugins.runs.record import FORMAT
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import sha256, whole_file
+from normplugins.utils.files import copy_file, sha256
 
 _AGAIN = "start the run again with force=true"
 
@@ -29,11 +28,8 @@ def publish(directory: Path, results: Path, force: bool = False) -> Path:
         UserError: the run is not finished, its record or its translations are damaged or edited or, without ``force``,
             its code was not committed or another record of this cell and seed is published.
     """
-    config = folder.stored_config(directory)
-    done = folder.read_record(directory, config)
+    _, done = folder.finished_run(directory, "is not finished: its normplugins run command resumes it")
     source = directory / folder.RECORD
-    if done is None:
-        raise UserError(f"the run in {directory} is not finished: its normplugins run command resumes it")
     if done.get("format") != FORMAT:
         raise UserError(f"{source} has the format {done.get('format')}, and format {FORMAT} is published: {_AGAIN}")
     target = published_path(results, done["experiment"], done["variant"], done["seed"])
@@ -46,7 +42,9 @@ def publish(directory: Path, results: Path, force: bool = False) -> Path:
             raise UserError(f"{reason}: {remedy}, or publish it with --force")
         print(f"published nevertheless: {reason}")
     for path in (*copies, source):  # the record last, so that it never names a file that is missing
-        _copy(path, target if path == source else target.with_name(path.name))
+        destination = target if path == source else target.with_name(path.name)
+        if not _same(path, destination):
+            copy_file(path, destination)
     return target
 
 
@@ -64,10 +62,3 @@ def _doubts(done: dict[str, Any], source: Path, target: Path) -> list[tuple[str,
 
 def _same(one: Path, other: Path) -> bool:
     return other.is_file() and one.read_bytes() == other.read_bytes()
-
-
-def _copy(source: Path, target: Path) -> None:
-    if _same(source, target):
-        return
-    with whole_file(target) as temporary:
-        shutil.copyfile(source, temporary)

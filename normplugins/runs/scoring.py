@@ -5,7 +5,6 @@ statistics of each of them are re-estimated, so their scores differ only because
 """
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from normplugins.runs.check import check_values
 from normplugins.runs.compose import check_types, wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import sha256, whole_file
+from normplugins.utils.files import copy_file, sha256
 from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.terminal import say
 from normplugins.utils.threads import use_threads
@@ -75,7 +74,7 @@ def score_checkpoints(
             done[digest] = {**written, "scores": found, "decoding": speed}
             write_json(directory / folder.SCORES, done)
         elif done[digest]["output"] != output.name:
-            _copy(directory / done[digest]["output"], output)
+            copy_file(directory / done[digest]["output"], output)
         scores[name] = done[digest]["scores"]
         kept = directory / f"seed{config.seed}.{name}.tsv.gz"
         if kind.keep_translations(config, corpus, output, kept):
@@ -115,11 +114,6 @@ def _file_entry(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": sha256(path)}
 
 
-def _copy(source: Path, target: Path) -> None:
-    with whole_file(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
 def rescore(
     directory: Path, overrides: Sequence[str] = (), save: Path | None = None
 ) -> dict[str, dict[str, dict[str, Any]]]:
@@ -155,14 +149,8 @@ def rescore(
     if not folder.check_corpus(directory, corpus):
         say(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
     with tempfile.TemporaryDirectory() as scratch:
-        outputs, identity = save or Path(scratch), folder.identity(directory, corpus)
-        checkpoint = found[0]
-        if len(found) > 1:
-            checkpoint = outputs / checkpoints.FILES[name]
-            checkpoints.average(found, checkpoint, identity)
-        else:
-            checkpoints.load(checkpoint, identity)
-        scored = checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
+        outputs = save or Path(scratch)
+        checkpoint, scored = ready_checkpoint(directory, name, found, config, corpus, outputs)
         scores, speed = kind.evaluate(config, scored, corpus, outputs / output_name(kind, name, average))
     if not (directory / folder.RECORD).exists():
         say(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
@@ -194,6 +182,39 @@ def change(config: DictConfig, overrides: Sequence[str], kind: Kind) -> str | No
     OmegaConf.set_struct(config, True)  # only now, because the config of an older run lacks newer keys
     check_values(config)
     return name
+
+
+def ready_checkpoint(
+    directory: Path,
+    name: str,
+    found: Sequence[Path],
+    config: DictConfig,
+    corpus: PreparedCorpus | PreparedText,
+    outputs: Path,
+) -> tuple[Path, Path]:
+    """Check a checkpoint of a run, or average the epochs' checkpoints, and re-estimate its statistics if asked.
+
+    Args:
+        directory: the run's folder.
+        name: ``averaged``, ``last`` or ``best``.
+        found: what :func:`find_checkpoint` returned.
+        config: the run's config.
+        corpus: its prepared corpus.
+        outputs: the folder for checkpoints that are made.
+
+    Returns:
+        The checkpoint, and the one to score, which is another with ``evaluate.recalibrate``.
+
+    Raises:
+        UserError: a checkpoint is damaged or of another run.
+    """
+    identity, checkpoint = folder.identity(directory, corpus), found[0]
+    if len(found) > 1:
+        checkpoint = outputs / checkpoints.FILES[name]
+        checkpoints.average(list(found), checkpoint, identity)
+    else:
+        checkpoints.load(checkpoint, identity)
+    return checkpoint, checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
 
 
 def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Path]:

@@ -32,11 +32,11 @@ from normplugins.evaluation import bleu, perplexity
 from normplugins.evaluation.beam_search import Hypothesis
 from normplugins.evaluation.generation import Sampling, continue_text
 from normplugins.evaluation.loading import load_model
-from normplugins.evaluation.reestimate import batches_asked, checkpoint_to_score
+from normplugins.evaluation.reestimate import batches_asked
 from normplugins.evaluation.tasks import kind_of, windows
 from normplugins.models.language_model_config import future_label
 from normplugins.runs import folder
-from normplugins.runs.scoring import find_checkpoint, set_threads
+from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_threads
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import progress
@@ -255,23 +255,15 @@ def load(run: str | Path) -> TrainedRun:
     settings, root = corpus_config(config.corpus), Path(config.data_dir)
     corpus = open_prepared(settings, root) or prepare(settings, root, _echo)
     folder.check_corpus(directory, corpus)
-    identity, average = folder.identity(directory, corpus), config.evaluate.average
-    if path.is_file():
-        checkpoints.load(path, identity)
-        return TrainedRun(directory, path, config, corpus)
-    scored = checkpoints.scored(directory, average, batches_asked(config))
+    average = config.evaluate.average
+    scored = path if path.is_file() else checkpoints.scored(directory, average, batches_asked(config))
     if scored.exists():
-        checkpoints.load(scored, identity)
+        checkpoints.load(scored, folder.identity(directory, corpus))
         return TrainedRun(directory, scored, config, corpus)
-    found = find_checkpoint(directory, checkpoints.scored_names(average)[0], average)
+    name = checkpoints.scored_names(average)[0]
+    found = find_checkpoint(directory, name, average)
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = found[0]
-        if len(found) > 1:
-            checkpoint = Path(scratch) / checkpoints.AVERAGED
-            checkpoints.average(found, checkpoint, identity)
-        else:
-            checkpoints.load(checkpoint, identity)
-        checkpoint = checkpoint_to_score(config, checkpoint, corpus.bin_dir, Path(scratch))
+        _, checkpoint = ready_checkpoint(directory, name, found, config, corpus, Path(scratch))
         return TrainedRun(directory, checkpoint, config, corpus)
 
 

@@ -1,7 +1,6 @@
 """Files from a mirror folder, or from the first of several addresses that has them; downloads are resumed."""
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.progress import Progress
 
 from normplugins import __version__
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import disk_errors, sha256, whole_file
+from normplugins.utils.files import copy_file, disk_errors, sha256
 
 MIRROR = "NORMPLUGINS_MIRROR"
 _ATTEMPTS = 3
@@ -45,8 +44,7 @@ def fetch(
     if mirrored:
         wanted = sha256(mirrored)
         if not path.exists() or sha256(path) != wanted:
-            with whole_file(path) as temporary:
-                shutil.copyfile(mirrored, temporary)
+            copy_file(mirrored, path)
             echo(f"{name}: taken from the mirror {mirrored.parent}")
     elif not path.exists():
         with disk_errors(path):

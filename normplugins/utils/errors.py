@@ -1,6 +1,10 @@
 """Exceptions that are reported to the user as one line instead of a traceback."""
 
 import sys
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -22,3 +26,16 @@ def complain(message: str) -> int:
     """Print one line on stderr and return the exit status 1."""
     print(f"normplugins: {' '.join(message.split())}", file=sys.stderr)
     return 1
+
+
+def count_refused(items: Iterable[T], work: Callable[[T], object], alone: bool) -> int:
+    """Call ``work`` with each item, print the UserErrors, and return their number; if ``alone``, raise the first."""
+    refused = 0
+    for item in items:
+        try:
+            work(item)
+        except UserError as error:
+            if alone:
+                raise
+            refused += complain(str(error))
+    return refused

@@ -106,6 +106,12 @@ def write_text(path: Path | None, lines: Iterable[str]) -> None:
         write_lines(temporary, lines)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file; the target appears when it is complete."""
+    with whole_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal. Raises UserError if the file cannot be read."""
     digest = hashlib.sha256()

@@ -9,7 +9,7 @@ from benchmarks.decode import Case, batches_of, load
 from benchmarks.measure import fields_of, read
 from benchmarks.step import composed
 from normplugins.corpora import corpus_config, prepare
-from normplugins.export.engines import ENGINES
+from normplugins.export import ENGINES
 from normplugins.utils.errors import UserError
 from tests.helpers.runs import CORPUS, MODEL
 
