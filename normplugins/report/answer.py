@@ -9,7 +9,16 @@ import pandas as pd
 
 from normplugins.evaluation import significance
 from normplugins.report.comparison import MARGIN
-from normplugins.report.contrasts import CELLS, CHECKPOINTS, CONFIRMATORY, EXPERIMENT, EXPLORATORY, Finding, find
+from normplugins.report.contrasts import (
+    CELLS,
+    CHECKPOINTS,
+    CONFIRMATORY,
+    EXPERIMENT,
+    EXPLORATORY,
+    UNDECIDED,
+    Finding,
+    find,
+)
 from normplugins.report.plans import read_plan
 from normplugins.report.table import Column, Table
 
@@ -28,7 +37,7 @@ RULE = (
     "Intervals are 95 %, over seeds and sentences; p-values are adjusted by Holm's method within the six confirmatory "
     "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) fixed it before the first run."
 )
-VERDICTS = ("better", "worse", "equivalent", "undecided", "one seed: no verdict", "not run")
+VERDICTS = ("better", "worse", "equivalent", *UNDECIDED)
 TITLE = "multi30k: contrasts of test BLEU over paired seeds"
 
 
@@ -112,7 +121,7 @@ def _remedy(found: Finding) -> str:
 def _state(results: Path, primary: Sequence[Finding]) -> str:
     plan = read_plan(EXPERIMENT)
     published, diverged = plan.published(results)
-    decided = sum(each.verdict not in ("undecided", "not run", "one seed: no verdict") for each in primary)
+    decided = sum(each.decided for each in primary)
     lost = f", {diverged} diverged" if diverged else ""
     if published + diverged >= plan.planned:
         return (f"All {plan.planned} planned runs of Multi30k have ended: {published} are published{lost}; "

@@ -16,6 +16,7 @@ from normplugins.report.contrasts import EXPERIMENT, Finding
 from normplugins.report.fluctuation_figure import FIRST, FROM, VISION
 from normplugins.report.gradients_figure import TABLE as GRADIENTS
 from normplugins.report.gradients_figure import read_gradients
+from normplugins.runs.inventory import published_records
 from normplugins.runs.scored_runs import REMEDY
 from normplugins.utils.json_file import read_json
 
@@ -43,8 +44,7 @@ class Evidence:
     def records(self, cell: str) -> list[dict[str, Any]]:
         """Return the records of a cell's runs of Multi30k that ended well."""
         if cell not in self._read:
-            paths = sorted((self.results / "runs" / EXPERIMENT / cell).glob("seed*.json"))
-            ended = [path for path in paths if not path.name.endswith(".diverged.json")]
+            ended, _ = published_records(self.results, EXPERIMENT, cell)
             self._read[cell] = [read_json(path, REMEDY) or {} for path in ended]
         return self._read[cell]
 
@@ -129,7 +129,7 @@ def _bounded(evidence: Evidence) -> tuple[str, str]:
 def _diverges(evidence: Evidence) -> tuple[str, str]:
     cell = "pn,norm.group_scaling=false"
     ended = len(evidence.records(cell))
-    lost = len(list((evidence.results / "runs" / EXPERIMENT / cell).glob("seed*.diverged.json")))
+    lost = len(published_records(evidence.results, EXPERIMENT, cell)[1])
     if not ended + lost:
         return NOT_RUN, "No run is published."
     verdict = UNDECIDED if ended + lost < 2 or (ended and lost) else FAILS if ended else HOLDS

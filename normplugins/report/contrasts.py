@@ -31,6 +31,7 @@ CELLS = {
     "bn,norm.group_scaling=true": "BN with group scaling",
 }
 """The name of each cell in texts, by the folder of its runs."""
+UNDECIDED = ("undecided", "one seed: no verdict", "not run")
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"
 
 
@@ -101,6 +102,11 @@ class Finding:
     def seeds(self) -> int:
         """The number of pairs."""
         return len(self.difference.seeds) if self.difference else 0
+
+    @property
+    def decided(self) -> bool:
+        """Whether the rule gives a verdict other than undecided."""
+        return self.verdict not in UNDECIDED
 
     @property
     def complete(self) -> bool:

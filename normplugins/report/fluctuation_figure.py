@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from normplugins.report import style
+from normplugins.runs.inventory import published_records
 from normplugins.utils.json_file import read_json
 
 VISION = "vision_statistics.json"
@@ -39,8 +40,8 @@ def fluctuation(results: Path) -> Figure | None:
         UserError: a record is damaged.
     """
     vision = read_json(results / VISION, REMEDY)
-    paths = sorted((results / "runs" / "multi30k" / "bn").glob("seed*.json"))
-    records = [read_json(path, "restore it") for path in paths]
+    ended, _ = published_records(results, "multi30k", "bn")
+    records = [read_json(path, "restore it") for path in ended]
     curves = [_points(record) for record in records if record and record.get("statistics_probe")]
     if not vision or not curves:
         return None

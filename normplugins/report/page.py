@@ -80,7 +80,7 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     found = read_results(results)
     writer = Writer(results, terminal_width())
     writer.page.append(TITLE)
-    _answer(results, writer)
+    _answer(results, found, writer)
     writer.page += [HEAD, "## The paper beside ours", fill(PAPER, 120)]
     writer.printed.append(paragraph(MARKS, writer.width))
     for title, corpora in paper.TABLES.items():
@@ -116,7 +116,7 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
         echo(text)
 
 
-def _answer(results: Path, writer: Writer) -> None:
+def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     """Open the page with what the records say about the protocol's contrasts; nothing if none of its runs is there."""
     if not any((results / "runs" / EXPERIMENT).glob("*/seed*.json")):
         return
@@ -129,7 +129,7 @@ def _answer(results: Path, writer: Writer) -> None:
     writer.table(table, "###")
     writer.write("contrasts.csv", answer.as_csv(findings))
     readme = results.resolve().parent / "README.md"
-    if rewrite_readme(readme, readme_part(results, findings[CHECKPOINTS[0]])):
+    if rewrite_readme(readme, readme_part(results, findings[CHECKPOINTS[0]], found)):
         writer.written.append(readme)
     writer.write("claims.md", claims_page(results, findings[CHECKPOINTS[0]]))
     writer.page.append("What holds of the paper's other claims: [claims](claims.md).")

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from normplugins.runs.inventory import diverged_path, published_path
 from normplugins.utils.paths import config_dir
 
 _OWN_NAME = {"reading=code": (), "reading=masked": ("model.causal=true",),
@@ -34,15 +35,13 @@ class Plan:
 
     def published(self, results: Path) -> tuple[int, int]:
         """Return how many of the runs have a record under ``results``, and how many others diverged."""
-        counts = [0, 0]
-        for (experiment, cell), seeds in self.cells.items():
-            for seed in seeds:
-                stem = results / "runs" / experiment / cell / f"seed{seed}"
-                if stem.with_name(f"{stem.name}.json").exists():
-                    counts[0] += 1
-                elif stem.with_name(f"{stem.name}.diverged.json").exists():
-                    counts[1] += 1
-        return counts[0], counts[1]
+        paths = [
+            published_path(results, experiment, cell, seed)
+            for (experiment, cell), seeds in self.cells.items()
+            for seed in seeds
+        ]
+        missing = [path for path in paths if not path.exists()]
+        return len(paths) - len(missing), sum(diverged_path(path).exists() for path in missing)
 
 
 def read_plan(name: str) -> Plan:

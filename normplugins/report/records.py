@@ -14,10 +14,10 @@ import pandas as pd
 from normplugins.norms import known_norms
 from normplugins.report.paper import CORPORA, NAMES, PaperCorpus
 from normplugins.report.readings import CHOICES, MODELS, model_of_variant, recorded_model
+from normplugins.runs.inventory import DIVERGED, split_diverged
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import read_json
 
-DIVERGED = ".diverged.json"
 """The end of the file name of a run whose loss was not finite."""
 FORMATS = (1, 2)
 REMEDY = "remove it, or run that seed again"
@@ -42,11 +42,10 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
     Raises:
         UserError: a record is broken, has an unknown format, lacks a field, or contradicts its path.
     """
-    paths = sorted((results / "runs").glob("*/*/seed*.json"))
-    rows = [row for path in paths if not path.name.endswith(DIVERGED) for row in read_record(path)]
-    for path in paths:
-        ended_well = path.with_name(path.name.replace(DIVERGED, ".json")).exists()  # a later run of the same seed
-        if path.name.endswith(DIVERGED) and not ended_well:
+    ended, diverged = split_diverged(sorted((results / "runs").glob("*/*/seed*.json")))
+    rows = [row for path in ended for row in read_record(path)]
+    for path in diverged:
+        if path.with_name(path.name.replace(DIVERGED, ".json")) not in ended:  # a later run of the same seed
             rows.append(_diverged(path, rows))
     rows += [row for path in local for row in read_record(path, local=True)]
     models = list(MODELS)

@@ -18,6 +18,8 @@ from normplugins.utils.locks import is_held
 
 CONFIG = "config.yaml"
 RECORD = "record.json"
+DIVERGED = ".diverged.json"
+"""The end of the name of the file that is published of a run that diverged."""
 STATES = ("running", "stopped", "finished", "published", "diverged", "damaged")
 _UPDATE = re.compile(r"update +(\d+)(?:/(\d+))?")
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -68,7 +70,21 @@ def published_path(results: Path, experiment: str, cell: str, seed: int) -> Path
 
 def diverged_path(published: Path) -> Path:
     """Return the path of the file that is published instead of a record when the loss was not finite."""
-    return published.with_suffix(".diverged.json")
+    return published.with_suffix(DIVERGED)
+
+
+def split_diverged(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the published records of runs that ended well, and the files of the runs that diverged."""
+    ended: list[Path] = []
+    diverged: list[Path] = []
+    for path in paths:
+        (diverged if path.name.endswith(DIVERGED) else ended).append(path)
+    return ended, diverged
+
+
+def published_records(results: Path, experiment: str, cell: str) -> tuple[list[Path], list[Path]]:
+    """Return what is published of a cell, as :func:`split_diverged`."""
+    return split_diverged(sorted((results / "runs" / experiment / cell).glob("seed*.json")))
 
 
 def find_runs(root: Path, results: Path) -> list[FoundRun]:

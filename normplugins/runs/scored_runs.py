@@ -13,7 +13,7 @@ import numpy as np
 
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Array, Difference
-from normplugins.runs.folder import RECORD
+from normplugins.runs.inventory import RECORD, published_records, split_diverged
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
 from normplugins.utils.json_file import read_json
@@ -91,7 +91,7 @@ def read_system(name: str, results: Path, checkpoint: str | None = None) -> Syst
             f"{name} is no run: give a run's folder with its {RECORD}, or a cell such as multi30k/ln with records "
             f"under {results / 'runs'}"
         )
-    ended, diverged = _ended(paths)
+    ended, lost = split_diverged(paths)
     runs: dict[int, ScoredRun] = {}
     for path in ended:
         run = read_run(path, checkpoint)
@@ -100,7 +100,7 @@ def read_system(name: str, results: Path, checkpoint: str | None = None) -> Syst
         runs[run.record["seed"]] = run
     if not runs:
         raise UserError(f"every run in {name} diverged, so there is no score to compare")
-    return System(name.rstrip("/"), runs, diverged - runs.keys())
+    return System(name.rstrip("/"), runs, _seeds(lost) - runs.keys())
 
 
 def read_published(experiment: str, cell: str, results: Path, checkpoint: str) -> System:
@@ -109,17 +109,16 @@ def read_published(experiment: str, cell: str, results: Path, checkpoint: str) -
     Raises:
         UserError: a record or its translations are damaged.
     """
-    ended, diverged = _ended(sorted((results / "runs" / experiment / cell).glob("seed*.json")))
-    scored = [path for path in ended if checkpoint in (read_json(path, REMEDY) or {}).get("translations", {})]
-    runs = {run.record["seed"]: run for run in (read_run(path, checkpoint) for path in scored)}
-    return System(f"{experiment}/{cell}", dict(sorted(runs.items())), diverged - runs.keys())
+    ended, lost = published_records(results, experiment, cell)
+    records = {path: read_json(path, REMEDY) or {} for path in ended}
+    scored = [path for path, record in records.items() if checkpoint in record.get("translations", {})]
+    runs = {int(records[path]["seed"]): read_run(path, checkpoint, records[path]) for path in scored}
+    return System(f"{experiment}/{cell}", dict(sorted(runs.items())), _seeds(lost) - runs.keys())
 
 
-def _ended(paths: Sequence[Path]) -> tuple[list[Path], frozenset[int]]:
-    """Return the records of runs that ended well, and the seeds of the runs that diverged."""
-    ended = [path for path in paths if not path.name.endswith(".diverged.json")]
-    seeds = (int(path.name.partition(".")[0].removeprefix("seed")) for path in paths if path not in ended)
-    return ended, frozenset(seeds)
+def _seeds(paths: Sequence[Path]) -> frozenset[int]:
+    """Return the seeds that published files are named after."""
+    return frozenset(int(path.name.partition(".")[0].removeprefix("seed")) for path in paths)
 
 
 def _records(folder: Path) -> list[Path]:
@@ -130,13 +129,13 @@ def _records(folder: Path) -> list[Path]:
     return sorted([*folder.glob(f"seed*/{RECORD}"), *folder.glob("seed*.json")])
 
 
-def read_run(path: Path, checkpoint: str | None = None) -> ScoredRun:
-    """Read a record, with its translations or log-probabilities that lie beside it.
+def read_run(path: Path, checkpoint: str | None = None, record: Mapping[str, Any] | None = None) -> ScoredRun:
+    """Read a record, unless it is given, with its translations or log-probabilities that lie beside it.
 
     Raises:
         UserError: see :func:`read_system`.
     """
-    record = read_json(path, REMEDY)
+    record = record or read_json(path, REMEDY)
     if record is None or "scores" not in record:
         raise UserError(f"{path} holds no scores by checkpoint, as a record of format 1: run that seed again")
     try:

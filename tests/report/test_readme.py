@@ -4,6 +4,7 @@ from pathlib import Path
 
 from normplugins.report.contrasts import find
 from normplugins.report.readme import BEGIN, END, readme_part, rewrite_readme
+from normplugins.report.records import read_results
 from tests.helpers.records import put_translated
 
 
@@ -12,7 +13,7 @@ def test_the_part_between_the_marks_follows_from_the_records(tmp_path: Path) -> 
         put_translated(tmp_path, "pn", seed, {1: seed})
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    part = readme_part(tmp_path, find(tmp_path, resamples=50))
+    part = readme_part(tmp_path, find(tmp_path, resamples=50), read_results(tmp_path))
     assert rewrite_readme(readme, part)
     text = readme.read_text()
     assert text.startswith("before\n")
