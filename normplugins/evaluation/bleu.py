@@ -89,6 +89,18 @@ def search_dataset(
     return found
 
 
+def search_sentences(
+    model: Any,
+    task: Any,
+    sentences: list[Tensor],
+    search: DictConfig,
+    begin: Callable[[Tensor], Any] | None = None,
+) -> list[list[Hypothesis]]:
+    """Translate sentences (T,), each ended by ``</s>``, as :func:`search_dataset`; nothing is printed to stdout."""
+    dataset = task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
+    return search_dataset(model, task, dataset, search, "translating", echo=None, begin=begin)
+
+
 def batches(model: Any, task: Any, dataset: FairseqDataset, search: DictConfig) -> Any:
     """Return the batches, an iterator with a length, in which :func:`search_dataset` translates a dataset."""
     return task.get_batch_iterator(

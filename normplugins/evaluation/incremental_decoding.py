@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from normplugins.models.attention import CrossAttention, SelfAttention, padding_attention_mask
-from normplugins.models.layers import Residual
 from normplugins.models.transformer import EncoderOut, NormTransformerDecoder
 
 SPARE = 8
@@ -52,15 +50,6 @@ class _Attention:
         return self.out(x.transpose(1, 2).reshape(batch * count, self.heads * width))
 
 
-def _residual(connection: Residual, x: Tensor, sublayer: Callable[..., Tensor], *args: Tensor) -> Tensor:
-    """Compute the residual connection at evaluation with another function in place of its sublayer."""
-    y = sublayer(connection.norm(x, None) if connection.pre else x, *args)
-    if connection.output_norm is not None:
-        y = connection.output_norm(y, None)
-    y.add_(x, alpha=connection.scale)
-    return y if connection.pre else connection.norm(y, None)
-
-
 class _Layer:
     """A decoder layer with the key-value caches of its two attentions: the source's and the written tokens'."""
 
@@ -72,9 +61,10 @@ class _Layer:
         self.written = _Attention(layer.self_attention.sublayer, source.new_empty(two, batch, heads, 1, width))
 
     def __call__(self, x: Tensor, mask: Tensor, memory_mask: Tensor) -> Tensor:
-        x = _residual(self.layer.self_attention, x, self.written, mask)
-        x = _residual(self.layer.cross_attention, x, self.memory, memory_mask)
-        return _residual(self.layer.feed_forward, x, self.layer.feed_forward.sublayer)
+        x = self.layer.self_attention.evaluate(x, self.written, mask)
+        x = self.layer.cross_attention.evaluate(x, self.memory, memory_mask)
+        evaluated: Tensor = self.layer.feed_forward.evaluate(x, self.layer.feed_forward.sublayer)
+        return evaluated
 
 
 class DecodingState:

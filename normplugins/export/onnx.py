@@ -8,7 +8,6 @@ attention to the source. The decoder makes one step of B sentences with n hypoth
 """
 
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from normplugins.evaluation.beam_search import Hypothesis
-from normplugins.evaluation.bleu import search_dataset
+from normplugins.evaluation.bleu import search_sentences
 from normplugins.models.attention import padding_attention_mask
 from normplugins.models.fold import fold
-from normplugins.models.layers import Residual
 from normplugins.models.transformer import NormTransformer
 from normplugins.utils.errors import UserError
 
@@ -98,13 +96,12 @@ class Engine:
 
     def __call__(self, sentences: list[Tensor], search: DictConfig) -> list[list[Hypothesis]]:
         """Translate sentences (T,), each ended by ``</s>``, with the settings of the config's section ``evaluate``."""
-        dataset = self.task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
         pad = self.task.source_dictionary.pad()
 
         def begin(tokens: Tensor) -> _State:
             return _State(self.encoder, self.decoder, tokens.cpu(), pad)
 
-        return search_dataset(self.model, self.task, dataset, search, "translating", echo=None, begin=begin)
+        return search_sentences(self.model, self.task, sentences, search, begin)
 
 
 class _State:
@@ -157,21 +154,21 @@ class _Decoder(nn.Module):
         if stack.embedding_norm is not None:
             x = stack.embedding_norm(x, None)
 
-        def written(attention: Any, cached: Tensor, x: Tensor) -> Tensor:
+        def written(x: Tensor, attention: Any, cached: Tensor) -> Tensor:
             q, k, v = attention.queries_keys_values(x).view(batch * count, 3, attention.heads, 1, -1).unbind(1)
             keys, values = torch.cat([cached[0], k], dim=2), torch.cat([cached[1], v], dim=2)
             present.append(torch.stack([keys, values]))
             return attention.out(_attend(q, keys, values, 0.0).reshape(batch * count, -1))
 
-        def source(attention: Any, cached: Tensor, x: Tensor) -> Tensor:
+        def source(x: Tensor, attention: Any, cached: Tensor) -> Tensor:
             q = attention.queries(x).view(batch, count, attention.heads, -1).transpose(1, 2)
             found = _attend(q, cached[0], cached[1], memory_mask)
             return attention.out(found.transpose(1, 2).reshape(batch * count, -1))
 
         for layer, of_past, of_memory in zip(stack.layers, past.unbind(0), memory.unbind(0), strict=True):
-            x = _residual(layer.self_attention, x, written, of_past)
-            x = _residual(layer.cross_attention, x, source, of_memory)
-            x = _residual(layer.feed_forward, x, lambda feed_forward, _, x: feed_forward(x), of_past)
+            x = layer.self_attention.evaluate(x, written, layer.self_attention.sublayer, of_past)
+            x = layer.cross_attention.evaluate(x, source, layer.cross_attention.sublayer, of_memory)
+            x = layer.feed_forward.evaluate(x, layer.feed_forward.sublayer)
         if stack.final_norm is not None:
             x = stack.final_norm(x, None)
         return stack.output_layer(x), torch.stack(present)
@@ -180,16 +177,6 @@ class _Decoder(nn.Module):
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | float) -> Tensor:
     scores = q @ k.transpose(2, 3) * k.size(3) ** -0.5 + mask
     return scores.softmax(-1) @ v
-
-
-def _residual(
-    connection: Residual, x: Tensor, sublayer: Callable[[Any, Tensor, Tensor], Tensor], past: Tensor
-) -> Tensor:
-    y = sublayer(connection.sublayer, past, connection.norm(x, None) if connection.pre else x)
-    if connection.output_norm is not None:
-        y = connection.output_norm(y, None)
-    y = y + connection.scale * x
-    return y if connection.pre else connection.norm(y, None)
 
 
 def _rms_norm(graph: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:  # noqa: ARG001

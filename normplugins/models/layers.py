@@ -85,6 +85,17 @@ class Residual(nn.Module):
         y = self.sublayer(x, *args)
         return normalize(self.norm, self._add(x if self.scale == 1 else self.scale * x, y), padding_mask)
 
+    def evaluate(self, x: Tensor, sublayer: Callable[..., Tensor], *args: Any) -> Tensor:
+        """Compute the connection at evaluation with a function of x and ``args`` in place of its sublayer.
+
+        x (N, C) is unpadded. The function must return a new tensor, to which x is added in place.
+        """
+        y = sublayer(self.norm(x, None) if self.pre else x, *args)
+        if self.output_norm is not None:
+            y = self.output_norm(y, None)
+        y.add_(x, alpha=self.scale)
+        return y if self.pre else self.norm(y, None)
+
     def _add(self, x: Tensor, y: Tensor) -> Tensor | DeferredResidual:
         if self.training and x.dtype == y.dtype and fuses_residual(self.norm, x):
             return DeferredResidual(x, y, self.dropout)

@@ -147,8 +147,7 @@ class TrainedRun:
 
     def search(self, sentences: list[Tensor], search: DictConfig) -> list[list[Hypothesis]]:
         """Translate sentences by our beam search, as :data:`Engine` says."""
-        dataset = self.task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
-        return bleu.search_dataset(self.model, self.task, dataset, search, "translating", echo=None)
+        return bleu.search_sentences(self.model, self.task, sentences, search)
 
     def score(self, lines: Sequence[str], separate: bool = False, where: str = "the text") -> list[LineScore]:
         """Return the log-probability of each line under a language model.

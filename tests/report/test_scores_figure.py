@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from normplugins.evaluation.bleu import write_translations
 from normplugins.report.intervals import mean_interval, resampled_bleu
@@ -25,6 +26,13 @@ def publish(results: Path, variant: str, wrong: int, seed: int = 1, bleu: float 
     return path
 
 
+def drawn(results: Path) -> tuple[Figure, str]:
+    """The figure of the published runs, and its texts."""
+    figure = final_scores(read_results(results), results)
+    assert figure is not None
+    return figure, written(figure)
+
+
 def test_an_interval_over_seeds() -> None:
     assert mean_interval([34.0, 35.0, 36.0]) == pytest.approx(4.303 / 3**0.5, abs=2e-3)
 
@@ -39,9 +47,7 @@ def test_resampled_scores_surround_the_score_and_are_paired(tmp_path: Path) -> N
 def test_one_seed_has_intervals_over_sentences_and_the_title_says_so(tmp_path: Path) -> None:
     for norm, wrong in (("ln", 10), ("pn", 20), ("pn,norm.group_scaling=false", 5)):
         publish(tmp_path, norm, wrong)
-    figure = final_scores(read_results(tmp_path), tmp_path)
-    assert figure is not None
-    texts = written(figure)
+    figure, texts = drawn(tmp_path)
     assert "one seed: 95 % intervals over test sentences" in texts
     assert "pn group_scaling=false" in texts
     assert "BLEU, linear" in texts
@@ -54,9 +60,7 @@ def test_several_seeds_have_intervals_over_seeds(tmp_path: Path) -> None:
     for norm, ppls in (("ln", (50.0, 51.0, 52.0)), ("pn", (20.0, 20.1, 20.2)), ("bn", (400.0, 390.0, 410.0))):
         for seed, ppl in enumerate(ppls, 1):
             put(tmp_path, language_model("ptb", norm, seed, ppl))
-    figure = final_scores(read_results(tmp_path), tmp_path)
-    assert figure is not None
-    texts = written(figure)
+    figure, texts = drawn(tmp_path)
     assert "several seeds: 95 % intervals over seeds" in texts
     assert "perplexity, log" in texts
     assert "lower is better" in texts
