@@ -127,11 +127,12 @@ def _state(results: Path, primary: Sequence[Finding]) -> str:
         return (f"All {plan.planned} planned runs of Multi30k have ended: {published} are published{lost}; "
                 f"{decided} of {len(primary)} contrasts have a verdict.")  # fmt: skip
     most = max(each.seeds for each in primary)
-    seeds = {0: "no pair of runs", 1: "one seed"}.get(most, f"no more than {most} seeds")
-    verdicts = f"{decided} of {len(primary)} contrasts have" if decided else "no contrast has"
+    seeds = {0: "No contrast has a pair of runs", 1: "No contrast has more than one seed"}
+    verdicts = f"{decided} of {len(primary)} contrasts have" if decided else "none has"
     return (
         f"**The answer is incomplete:** {published} of {plan.planned} planned runs of Multi30k are published{lost}. "
-        f"There is {seeds} a contrast, and {verdicts} a verdict. One seed gives no verdict, of anything."
+        f"{seeds.get(most, f'No contrast has more than {most} seeds')}, and {verdicts} a verdict. "
+        "One seed gives no verdict, of anything."
     )
 
 
