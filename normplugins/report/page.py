@@ -15,8 +15,8 @@ from normplugins.report import answer, paper, style
 from normplugins.report.claims import claims_page
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
 from normplugins.report.figures import curves
-from normplugins.report.fluctuation_figure import fluctuation
 from normplugins.report.forest import forest
+from normplugins.report.paper_figures import paper_figures
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.readme import readme_part, rewrite_readme
 from normplugins.report.records import read_results, summarize
@@ -52,6 +52,10 @@ PAPER = (
 CAUSALITY = "causality.md"
 CURVES = {"valid_curve": ("", "Validation loss"), "train_curve": ("-training", "Training loss")}
 """The end of a figure's file name and its caption, for each curve of a record."""
+FIGURES = (
+    "What the runs of Multi30k recorded along training; [docs/probe.md](../docs/probe.md) defines all quantities. One "
+    "seed describes one run and says nothing about other seeds."
+)
 DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
 
 
@@ -101,9 +105,11 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     for experiment in others["experiment"].unique():
         for tables, runs in tables_of(experiment, found):
             writer.add(tables, runs, "###")
-    if (figure := fluctuation(results)) is not None:
-        writer.page.append("## Batch statistics in a transformer and in a ResNet20")
-        writer.show(figure, "fluctuation", "Distance of batch statistics from the running ones")
+    writer.page += ["## The paper's figures", fill(FIGURES, 120)]
+    for name, title, text, figure in paper_figures(results):
+        writer.page += [f"### {title}", fill(text, 120, break_on_hyphens=False)]
+        if figure is not None:
+            writer.show(figure, name, title)
     lost = found[found["diverged"] != ""]
     if len(lost):
         lines = [f"{r.experiment} {r.variant} seed {r.seed}: {r.diverged}" for r in lost.itertuples()]
