@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from normplugins.report import style
+from normplugins.report.contrasts import CELLS
 from normplugins.report.probe_table import SETTLED, VALIDATION, along_training, runs_shown
 
 PANELS = {
@@ -38,6 +39,7 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, str] | None:
     Args:
         table: what :func:`normplugins.report.probe_table.probe_table` returns.
     """
+    table = table[table["cell"].isin([*CELLS])]
     gaps = loss_gaps(table)
     shown = along_training(table, [name for names in PANELS.values() for name in names], begin=SETTLED)
     shown = shown[[key in gaps for key in zip(shown["cell"], shown["seed"], strict=True)]]
@@ -63,7 +65,7 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, str] | None:
             axis.set_title(label)
             axis.set_xlabel("discrepancy, log")
         axes[0].set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
-        handles = [Line2D([], [], marker="o", linestyle="", color=style.colour(norm), label=norm) for norm in norms]
+        handles = [Line2D([], [], linewidth=3, color=style.colour(norm), label=norm) for norm in norms]
         looks = {"group scaling": "#333333", "no group scaling": "none"}
         handles += [
             Line2D([], [], marker="o", linestyle="", color="#333333", mfc=fill, label=name)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from normplugins.report.backward_figure import backward
 from normplugins.report.discrepancy_figure import discrepancy
+from normplugins.report.embedding_figure import spectrum
 from normplugins.report.fluctuation_figure import EVERY_NORM, FIRST_NORM, every_norm, first_norm
 from normplugins.report.probe_table import SETTLED, probe_table, runs_shown, vision_table
 
@@ -74,6 +75,12 @@ def paper_figures(results: Path) -> Iterator[Drawing]:
     )
     title = "Train-inference discrepancy and the gap in validation loss"
     drawn.append(("discrepancy", title, discrepancy(table), text, ""))
+    text = (
+        "Singular values of the matrix of token embeddings, which encoder, decoder and output share, in the checkpoint "
+        "that is the mean of the last epochs, relative to the largest value; below, divided by the mean of LN. Lines "
+        "are means over seeds, and the grey lines are the seeds of LN."
+    )
+    drawn.append(("embedding", "Singular values of the embedding", spectrum(results), text, ""))
     for name, title, found, text, more in drawn:
         if found is None:
             yield Drawing(name, title, "not run: no published run of Multi30k has these numbers.", None)

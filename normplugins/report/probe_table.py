@@ -81,11 +81,15 @@ def along_training(table: pd.DataFrame, quantities: Iterable[str], begin: int = 
     return table[table["quantity"].isin([*quantities]) & (table["update"] >= begin) & (table["value"] > 0)]
 
 
-def runs_shown(table: pd.DataFrame) -> str:
-    """Return which runs and updates a part of the table is of, for captions."""
+def runs_of(table: pd.DataFrame) -> str:
+    """Return the cells and seeds of a table with these columns, for captions."""
     seeds = table.groupby("cell", sort=False)["seed"].unique()
-    runs = "; ".join(f"{cell} (seed {', '.join(map(str, sorted(found)))})" for cell, found in seeds.items())
-    return f"{runs}; updates {table['update'].min():,} to {table['update'].max():,}"
+    return "; ".join(f"{cell} (seed {', '.join(map(str, sorted(found)))})" for cell, found in seeds.items())
+
+
+def runs_shown(table: pd.DataFrame) -> str:
+    """Return the cells, seeds and updates of a table of the probe, for captions."""
+    return f"{runs_of(table)}; updates {table['update'].min():,} to {table['update'].max():,}"
 
 
 def _rows(run: tuple[Any, ...], numbers: Mapping[str, Any], width: int | None = None) -> Iterator[tuple[Any, ...]]:
