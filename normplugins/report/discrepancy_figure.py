@@ -13,8 +13,8 @@ from normplugins.report.contrasts import CELLS
 from normplugins.report.probe_table import SETTLED, VALIDATION, along_training, runs_shown
 
 PANELS = {
-    "of means\n$\\Vert\\mu_B-\\mu\\Vert\\,/\\,\\Vert\\sigma\\Vert$": ("mean_tid",),
-    "of deviations, or of $\\psi$\n$\\Vert\\sigma_B-\\sigma\\Vert\\,/\\,\\Vert\\sigma\\Vert$": (
+    "of means\n$‖μ_B-μ‖\\,/\\,‖σ‖$": ("mean_tid",),
+    "of deviations, or of $ψ$\n$‖σ_B-σ‖\\,/\\,‖σ‖$": (
         "deviation_tid",
         "psi_tid",
     ),
@@ -31,13 +31,14 @@ def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
     return dict(gaps.groupby(level=["cell", "seed"]).mean())
 
 
-def discrepancy(table: pd.DataFrame) -> tuple[Figure, str] | None:
+def discrepancy(table: pd.DataFrame, title: str) -> tuple[Figure, str] | None:
     """Return the figure and the runs that it shows; None if no run has these numbers.
 
     A point is a norm of a run: its mean discrepancy from ``SETTLED`` on, and the gap in loss of the whole run.
 
     Args:
         table: what :func:`normplugins.report.probe_table.probe_table` returns.
+        title: what stands above the figure.
     """
     table = table[table["cell"].isin([*CELLS])]
     gaps = loss_gaps(table)
@@ -50,7 +51,7 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, str] | None:
     with style.drawing():
         figure = style.new_figure(3.7)
         axes = figure.subplots(1, len(PANELS), sharey=True)
-        style.heading(figure, "Train-inference discrepancy and the gap in validation loss")
+        style.heading(figure, title)
         for axis, (label, quantities) in zip(axes, PANELS.items(), strict=True):
             part = shown[shown["quantity"].isin(quantities)]
             for (cell, seed), run in part.groupby(["cell", "seed"], sort=False):

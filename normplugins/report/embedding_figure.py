@@ -37,11 +37,12 @@ def write_embeddings(results: Path, rows: Iterable[dict[str, Any]]) -> list[Path
     return [results / TABLE]
 
 
-def spectrum(results: Path) -> tuple[Figure, str] | None:
+def spectrum(results: Path, title: str) -> tuple[Figure, str] | None:
     """Return the figure of the runs of Multi30k and the runs that it shows; None if none was measured.
 
     Args:
         results: the folder of the results.
+        title: what stands above the figure.
 
     Raises:
         UserError: the table cannot be read.
@@ -63,7 +64,7 @@ def spectrum(results: Path) -> tuple[Figure, str] | None:
         notes = (
             ["dashed: with the setting in brackets; grey: each seed of ln; ratio: to the mean of ln"] if norms else []
         )
-        style.heading(figure, "Singular values of the embedding", notes)
+        style.heading(figure, title, notes)
         whole = figure.add_subplot(grid[0, :])
         for cell in cells:
             whole.plot(means.index, means[cell], color=style.colour(cell.split(",")[0]), linewidth=1)
@@ -77,12 +78,12 @@ def spectrum(results: Path) -> tuple[Figure, str] | None:
             shared = shared or axis
             for _, line in values["ln"].items():
                 axis.plot(line.index, line / means["ln"], color=style.GREY, linewidth=0.8)
-            title = norm
+            head = norm
             for cell in [cell for cell in cells if cell.split(",")[0] == norm]:
                 look: dict[str, Any] = {"color": style.colour(norm), "linewidth": 1.2}
                 axis.plot(means.index, means[cell] / means["ln"], linestyle=style.DASHES[cell != norm], **look)
-                title += f"\n({cell.rpartition(',')[2].removeprefix('norm.')})" if cell != norm else ""
-            axis.set_title(title)
+                head += f"\n({cell.rpartition(',')[2].removeprefix('norm.')})" if cell != norm else ""
+            axis.set_title(head)
             axis.set_xlabel("index, linear")
             axis.set_ylabel("" if number % columns else "ratio,\nlinear")
             axis.tick_params(labelleft=not number % columns)

@@ -48,7 +48,7 @@ def probe_table(results: Path, experiment: str = EXPERIMENT) -> pd.DataFrame:
     """
     ended, _ = split_diverged((results / "runs" / experiment).glob("*/seed*.json"))
     rows: list[tuple[Any, ...]] = []
-    for path in sorted(ended, key=lambda path: (norm_rank(path.parent.name.split(",")[0]), str(path))):
+    for path in sorted(ended, key=lambda path: (norm_rank(path.parent.name.split(",")[0]), path.parts[-2:])):
         record = read_json(path, REMEDY) or {}
         run = (experiment, path.parent.name, int(path.stem.removeprefix("seed")))
         config = record.get("config", {})

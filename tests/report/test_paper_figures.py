@@ -78,7 +78,7 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
     beside = next(paper_figures(tmp_path))
     assert beside.figure is not None
     assert "ResNet20" in written(beside.figure)
-    assert [len(axis.lines) for axis in beside.figure.axes] == [3] * 4  # two runs and the ResNet20
+    assert [len(axis.lines) for axis in beside.figure.axes] == [2] * 4
 
 
 @pytest.mark.slow
