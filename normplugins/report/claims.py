@@ -19,6 +19,7 @@ from normplugins.report.gradients_figure import TABLE as GRADIENTS
 from normplugins.report.gradients_figure import read_gradients
 from normplugins.report.probe_figures import PN_CELLS
 from normplugins.report.probe_table import FIRST, FROM, SETTLED, VISION, along_training, probe_table, vision_table
+from normplugins.report.run_page import page_path
 from normplugins.runs.inventory import published_records
 from normplugins.runs.scored_runs import REMEDY
 from normplugins.utils.json_file import read_json
@@ -52,9 +53,9 @@ class Evidence:
         return self._read[cell]
 
     def links(self, *cells: str) -> str:
-        """Return Markdown links to the records of these cells."""
+        """Return Markdown links to the pages of these cells' runs."""
         return ", ".join(
-            f"[{cell} seed {record['seed']}](<runs/{EXPERIMENT}/{cell}/seed{record['seed']}.json>)"
+            f"[{cell} seed {record['seed']}](<{page_path(EXPERIMENT, cell, record['seed'])}>)"
             for cell in cells
             for record in self.records(cell)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
@@ -20,6 +20,7 @@ from normplugins.report.paper_figures import paper_figures
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.readme import readme_part, rewrite_readme
 from normplugins.report.records import read_results, summarize
+from normplugins.report.run_page import page_links, run_pages
 from normplugins.report.scores_figure import final_scores
 from normplugins.report.table import Table, latex, markdown, paragraph, terminal, terminal_width
 from normplugins.report.tables import detail_table, experiment_table, paper_table, shortened_table
@@ -118,6 +119,8 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     if len(found):
         writer.write("results.csv", summarize(found).to_csv(index=False))
     writer.write("README.md", "\n\n".join(writer.page) + "\n")
+    if len(found):
+        writer.write_each("runs/*/*/seed*.md", run_pages(results, found))
     for text in [*(f"{text}\n" for text in writer.printed), *(f"written: {path}" for path in writer.written)]:
         echo(text)
 
@@ -170,6 +173,7 @@ class Writer:
         self.draw(runs)
         if len(runs):
             self.page.append(f"To repeat a row: {_command(runs.iloc[0])}")
+            self.page.append(fill(page_links(runs), 120, break_long_words=False, break_on_hyphens=False))
 
     def table(self, table: Table, heading: str) -> None:
         """Add a table alone."""
@@ -192,6 +196,14 @@ class Writer:
         with self.named(name) as path, whole_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         self.written.append(path)
+
+    def write_each(self, pattern: str, texts: Mapping[str, str]) -> None:
+        """Write text files that match a pattern, and remove other files that match it, whose records are gone."""
+        for path in set(self.results.glob(pattern)) - {self.results / name for name in texts}:
+            path.unlink()
+        for name, text in texts.items():
+            self.write(name, text)
+        self.written[len(self.written) - len(texts) :] = [self.results / pattern]
 
     def show(self, figure: Figure, name: str, caption: str) -> None:
         """Write a figure as PNG and as SVG, and show it on the page."""

@@ -47,7 +47,7 @@ class Plan:
 def read_plan(name: str) -> Plan:
     """Read ``configs/campaign/NAME.yaml`` without composing its runs, which would take seconds.
 
-    ``runs.campaign.read_plan`` composes the runs and gives the same names.
+    ``runs.campaign_plan.read_plan`` composes the runs and gives the same names.
     """
     content: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "campaign" / f"{name}.yaml"))
     cells: dict[tuple[str, str], tuple[int, ...]] = {}

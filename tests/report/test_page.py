@@ -63,7 +63,9 @@ def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: P
         "results.csv",
         *(f"tables/{name}.tex" for name in ("demo", "iwslt14", "wmt14", "ptb", "wikitext103")),
         "runs/demo/pn/seed1.json",
+        "runs/demo/pn/seed1.md",
         "runs/iwslt14/ln/seed1.json",
+        "runs/iwslt14/ln/seed1.md",
     }
 
 
