@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from normplugins.report.answer import figures
-from normplugins.report.backward_figure import CELLS
 from normplugins.report.comparison import MARGIN
 from normplugins.report.contrasts import EXPERIMENT, Finding
 from normplugins.report.gradients_figure import TABLE as GRADIENTS
 from normplugins.report.gradients_figure import read_gradients
+from normplugins.report.probe_figures import PN_CELLS
 from normplugins.report.probe_table import FIRST, FROM, SETTLED, VISION, along_training, probe_table, vision_table
 from normplugins.report.run_page import page_path
 from normplugins.runs.inventory import published_records
@@ -116,8 +116,7 @@ def _lipschitz(evidence: Evidence) -> tuple[str, str]:
 
 
 def _bounded(evidence: Evidence) -> tuple[str, str]:
-    every = [cell for pair in CELLS.values() for cell in pair.values()]
-    cells = [cell for cell in every if evidence.probed(cell, "nu")]
+    cells = [cell for cell in PN_CELLS if evidence.probed(cell, "nu")]
     if not cells:
         return NOT_RUN, "No record has the statistics probe."
     ratios, finite = [], True

@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from normplugins.report import style
+from normplugins.report.contrasts import CELLS
 from normplugins.report.probe_table import SETTLED, VALIDATION, along_training, runs_shown
 
 PANELS = {
-    "of means\n$\\Vert\\mu_B-\\mu\\Vert\\,/\\,\\Vert\\sigma\\Vert$": ("mean_tid",),
-    "of deviations, or of $\\psi$\n$\\Vert\\sigma_B-\\sigma\\Vert\\,/\\,\\Vert\\sigma\\Vert$": (
+    "of means\n$‖μ_B-μ‖\\,/\\,‖σ‖$": ("mean_tid",),
+    "of deviations, or of $ψ$\n$‖σ_B-σ‖\\,/\\,‖σ‖$": (
         "deviation_tid",
         "psi_tid",
     ),
@@ -30,14 +31,16 @@ def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
     return dict(gaps.groupby(level=["cell", "seed"]).mean())
 
 
-def discrepancy(table: pd.DataFrame) -> tuple[Figure, str] | None:
+def discrepancy(table: pd.DataFrame, title: str) -> tuple[Figure, str] | None:
     """Return the figure and the runs that it shows; None if no run has these numbers.
 
     A point is a norm of a run: its mean discrepancy from ``SETTLED`` on, and the gap in loss of the whole run.
 
     Args:
         table: what :func:`normplugins.report.probe_table.probe_table` returns.
+        title: what stands above the figure.
     """
+    table = table[table["cell"].isin([*CELLS])]
     gaps = loss_gaps(table)
     shown = along_training(table, [name for names in PANELS.values() for name in names], begin=SETTLED)
     shown = shown[[key in gaps for key in zip(shown["cell"], shown["seed"], strict=True)]]
@@ -48,7 +51,7 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, str] | None:
     with style.drawing():
         figure = style.new_figure(3.7)
         axes = figure.subplots(1, len(PANELS), sharey=True)
-        style.heading(figure, "Train-inference discrepancy and the gap in validation loss")
+        style.heading(figure, title)
         for axis, (label, quantities) in zip(axes, PANELS.items(), strict=True):
             part = shown[shown["quantity"].isin(quantities)]
             for (cell, seed), run in part.groupby(["cell", "seed"], sort=False):
@@ -63,7 +66,7 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, str] | None:
             axis.set_title(label)
             axis.set_xlabel("discrepancy, log")
         axes[0].set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
-        handles = [Line2D([], [], marker="o", linestyle="", color=style.colour(norm), label=norm) for norm in norms]
+        handles = [Line2D([], [], linewidth=3, color=style.colour(norm), label=norm) for norm in norms]
         looks = {"group scaling": "#333333", "no group scaling": "none"}
         handles += [
             Line2D([], [], marker="o", linestyle="", color="#333333", mfc=fill, label=name)

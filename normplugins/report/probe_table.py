@@ -48,7 +48,7 @@ def probe_table(results: Path, experiment: str = EXPERIMENT) -> pd.DataFrame:
     """
     ended, _ = split_diverged((results / "runs" / experiment).glob("*/seed*.json"))
     rows: list[tuple[Any, ...]] = []
-    for path in sorted(ended, key=lambda path: (norm_rank(path.parent.name.split(",")[0]), str(path))):
+    for path in sorted(ended, key=lambda path: (norm_rank(path.parent.name.split(",")[0]), path.parts[-2:])):
         record = read_json(path, REMEDY) or {}
         run = (experiment, path.parent.name, int(path.stem.removeprefix("seed")))
         config = record.get("config", {})
@@ -81,11 +81,15 @@ def along_training(table: pd.DataFrame, quantities: Iterable[str], begin: int = 
     return table[table["quantity"].isin([*quantities]) & (table["update"] >= begin) & (table["value"] > 0)]
 
 
-def runs_shown(table: pd.DataFrame) -> str:
-    """Return which runs and updates a part of the table is of, for captions."""
+def runs_of(table: pd.DataFrame) -> str:
+    """Return the cells and seeds of a table with these columns, for captions."""
     seeds = table.groupby("cell", sort=False)["seed"].unique()
-    runs = "; ".join(f"{cell} (seed {', '.join(map(str, sorted(found)))})" for cell, found in seeds.items())
-    return f"{runs}; updates {table['update'].min():,} to {table['update'].max():,}"
+    return "; ".join(f"{cell} (seed {', '.join(map(str, sorted(found)))})" for cell, found in seeds.items())
+
+
+def runs_shown(table: pd.DataFrame) -> str:
+    """Return the cells, seeds and updates of a table of the probe, for captions."""
+    return f"{runs_of(table)}; updates {table['update'].min():,} to {table['update'].max():,}"
 
 
 def _rows(run: tuple[Any, ...], numbers: Mapping[str, Any], width: int | None = None) -> Iterator[tuple[Any, ...]]:
