@@ -14,16 +14,20 @@ from matplotlib.figure import Figure
 from normplugins.report import answer, paper, style
 from normplugins.report.claims import claims_page
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
+from normplugins.report.corpora_figure import TEXT, over_corpora
 from normplugins.report.figures import curves
 from normplugins.report.forest import forest
 from normplugins.report.paper_figures import paper_figures
+from normplugins.report.plans import plan_table
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.readme import readme_part, rewrite_readme
 from normplugins.report.records import read_results, summarize
 from normplugins.report.run_page import page_links, run_pages
 from normplugins.report.scores_figure import final_scores
+from normplugins.report.sweeps import batch_sizes
 from normplugins.report.table import Table, latex, markdown, paragraph, terminal, terminal_width
 from normplugins.report.tables import detail_table, experiment_table, paper_table, shortened_table
+from normplugins.runs.experiments import experiments
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import whole_file
 from normplugins.utils.locks import hold_lock
@@ -137,11 +141,18 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
         writer.show(figure, "contrasts", "Contrasts with intervals")
     writer.table(table, "###")
     writer.write("contrasts.csv", answer.as_csv(findings))
+    if (figure := over_corpora(results, found, findings[CHECKPOINTS[0]])) is not None:
+        writer.page += ["### The contrasts on every corpus", fill(TEXT, 120)]
+        writer.show(figure, "contrasts-corpora", "Contrasts by corpus")
+    if (figure := batch_sizes(results)) is not None:
+        writer.page.append("### Scores against tokens a batch")
+        writer.show(figure, "batch-size", "Test BLEU against tokens a batch")
     readme = results.resolve().parent / "README.md"
     if rewrite_readme(readme, readme_part(results, findings[CHECKPOINTS[0]], found)):
         writer.written.append(readme)
     writer.write("claims.md", claims_page(results, findings[CHECKPOINTS[0]]))
     writer.page.append("What holds of the paper's other claims: [claims](claims.md).")
+    writer.page += ["### What is still to run", markdown(plan_table(results, found))]
 
 
 def tables_of(experiment: str, results: pd.DataFrame) -> Iterator[tuple[list[Table], pd.DataFrame]]:
@@ -223,7 +234,7 @@ class Writer:
 
 def _command(run: Any) -> str:
     """Return the command that repeats the row of this run."""
-    if run["corpus"].startswith("custom"):
+    if run["experiment"] not in experiments() and run["corpus"].startswith("custom"):
         return (
             f"`normplugins run {run['corpus']} experiment={run['experiment']} norm=NORM seed=K`, with the `corpus.` "
             "settings of the record and the settings in the row's name."

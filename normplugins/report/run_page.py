@@ -14,7 +14,7 @@ from normplugins.report.cells import METRICS, duration
 from normplugins.report.records import REMEDY, WHOLE, machine_names
 from normplugins.report.table import Column, Table, markdown
 from normplugins.runs.experiments import experiments
-from normplugins.runs.inventory import published_path
+from normplugins.runs.inventory import published_path, published_records
 from normplugins.utils.json_file import read_json
 
 MOST_POINTS = 25
@@ -27,6 +27,15 @@ CUSTOM = ("corpus.source", "corpus.target", *(f"corpus.{split}{end}" for split i
 def page_path(experiment: str, variant: str, seed: int) -> str:
     """Return the path of a run's page below the folder of the results."""
     return published_path(Path(), experiment, variant, seed).with_suffix(".md").as_posix()
+
+
+def run_links(results: Path, experiment: str, *cells: str) -> str:
+    """Return Markdown links to the pages of these cells' runs that ended well, each with its cell and seed."""
+    return ", ".join(
+        f"[{cell} {path.stem.replace('seed', 'seed ')}](<{path.relative_to(results).with_suffix('.md').as_posix()}>)"
+        for cell in dict.fromkeys(cells)
+        for path in published_records(results, experiment, cell)[0]
+    )
 
 
 def page_links(runs: pd.DataFrame) -> str:
@@ -48,7 +57,9 @@ def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:
     """
     pages = {}
     runs = found[found["diverged"] == ""]
-    for (experiment, variant, seed), rows in runs.groupby(["experiment", "variant", "seed"], sort=False):
+    names: Any  # of groups, which pandas types as any scalar
+    for names, rows in runs.groupby(["experiment", "variant", "seed"], sort=False):
+        experiment, variant, seed = names
         record = read_json(published_path(results, experiment, variant, seed), REMEDY)
         if record is not None:
             pages[page_path(experiment, variant, seed)] = _page(record, rows)
@@ -123,23 +134,22 @@ def _scores(rows: pd.DataFrame, scored_by: str) -> str:
     if scored.empty:
         return "This run was not scored."
     checkpoints = list(dict.fromkeys([scored_by, *scored["checkpoint"]]))
-    values = scored.set_index(["metric", "test_set", "checkpoint"])
-    keys = scored[["metric", "test_set"]].drop_duplicates().itertuples(index=False)
-    lines = [
-        (f"{METRICS.get(metric, (metric,))[0]}{'' if test_set == WHOLE else f', {test_set}'}", (metric, test_set))
-        for metric, test_set in sorted(keys, key=lambda key: key[1] != WHOLE)
-        if test_set == WHOLE or metric == scored["metric"].iloc[0]
-    ]
+    every: list[Any] = list(scored.itertuples())
+    values = {(str(each.metric), str(each.test_set), str(each.checkpoint)): each for each in every}
+    keys = dict.fromkeys((metric, test_set) for metric, test_set, _ in values)
+    first = next(iter(keys))[0]
 
     def row(name: str, key: tuple[str, str], column: str, digits: int) -> list[str]:
-        found = (values[column].get((*key, checkpoint), np.nan) for checkpoint in checkpoints)
+        found = [getattr(values.get((*key, checkpoint)), column, np.nan) for checkpoint in checkpoints]
         return [name, *("" if np.isnan(each) else f"{each:.{digits}f}" for each in found)]
 
-    body = [row(name, key, "value", 2) for name, key in lines]
+    body = [row(_name(metric), (metric, test_set), "value", 2) for metric, test_set in keys if test_set == WHOLE]
+    body += [row(f"{_name(first)}, {test_set}", (first, test_set), "value", 2) for metric, test_set in keys
+             if metric == first and test_set != WHOLE]  # fmt: skip
     if scored["brevity"].notna().any():
-        body.append(row("brevity penalty", lines[0][1], "brevity", 3))
-    signatures = scored.drop_duplicates("metric").set_index("metric")["signature"]
-    notes = [f"{METRICS.get(metric, (metric,))[0]}: `{text}`" for metric, text in signatures.items() if text]
+        body.append(row("brevity penalty", (first, WHOLE), "brevity", 3))
+    signatures = {each.metric: each.signature for each in every if each.signature}
+    notes = [f"{_name(metric)}: `{text}`" for metric, text in signatures.items()]
     columns = [Column("", right=False), *map(Column, checkpoints)]
     return _table(columns, body, [f"The recipe is scored by the {scored_by} checkpoint.", *notes])
 
@@ -162,6 +172,10 @@ def _curve(curves: dict[str, list[dict[str, Any]]]) -> str:
         body,
         ["Losses in bits per token, with label smoothing where the recipe has it; ppl without."],
     )
+
+
+def _name(metric: str) -> str:
+    return METRICS.get(metric, (metric,))[0]
 
 
 def _table(columns: list[Column], body: list[list[str]], notes: list[str]) -> str:
