@@ -1,6 +1,6 @@
 """Beam search with the same weights in our model, in stock fairseq's and, on a CPU, in the other decoding engines.
 
-python -m benchmarks.decode [--repeats 3] [hardware=cpu ...]
+python -m benchmarks.decode [--repeats 3] [--lengths FILE.npz] [hardware=cpu ...]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import normplugins
 from benchmarks import page
+from benchmarks.lengths import task_with_lengths, text_name
 from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
 from benchmarks.step import BASELINE, composed
 from benchmarks.stock import SeparateProcess, from_stock, stock_model
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     config = composed(OURS, options.overrides)
     where = machine(options.threads, on_cpu(config))
-    models, case = load(config), case or Case()
+    models, case = load(config, options.lengths), case or Case()
     with page.regenerated(options.results):
         times, compared = measure(models, case, options.repeats or 3)
         by = {(name, ""): each for name, each in times.items()}
@@ -87,13 +88,16 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
             )
 
 
-def load(config: DictConfig) -> Models:
+def load(config: DictConfig, lengths: Path | None = None) -> Models:
     """Return stock fairseq's model and a copy of it as ours, for the prepared corpus or else for random sentences."""
     corpus = corpus_config(config.corpus)
     bin_dir = Path(config.data_dir) / corpus.name / corpus.variant() / "bin"
     settings, text = fairseq_config(config), corpus.name
     normplugins.register()
-    if bin_dir.is_dir():
+    if lengths is not None:
+        task, text = task_with_lengths(settings, corpus_size(config).types, lengths), text_name(lengths)
+        task.load_dataset("test")
+    elif bin_dir.is_dir():
         settings.task.data = str(bin_dir)
         task = tasks.setup_task(settings.task)
         task.load_dataset("test")
@@ -116,6 +120,7 @@ def batches_of(models: Models, case: Case) -> list[dict[str, Any]]:
         _, batch = made_up(kind_of(models.config.task._name), fairseq_config(models.config), len(models.task.src_dict))
         torch.manual_seed(0)
         return [batch(case.batch, length) for _ in range(count)]
+    torch.manual_seed(0)
     data = models.task.dataset("test")
     whole = len(data) // case.batch
     if whole < count:

@@ -46,6 +46,8 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     parser.add_argument("--repeats", type=int, metavar="N", help="turns of each provider")
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: every core")
     parser.add_argument("--results", type=Path, default=Path("results"))
+    text = "step and decode: random sentences with the lengths of real ones, one array for each language"
+    parser.add_argument("--lengths", type=Path, metavar="FILE.npz", help=text)
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of the experiment")
     options = parser.parse_args(argv)
     options.norms = tuple(filter(None, options.norms.split(",")))

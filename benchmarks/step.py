@@ -1,6 +1,6 @@
 """One training update of the IWSLT14 model, ours and stock fairseq's, in target words per second.
 
-python -m benchmarks.step [--quick] [--norms ln,pn,bn] [--repeats 9] [hardware=cpu ...]
+python -m benchmarks.step [--quick] [--norms ln,pn,bn] [--repeats 9] [--lengths FILE.npz] [hardware=cpu ...]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 import normplugins
 from benchmarks import page
+from benchmarks.lengths import task_with_lengths, text_name
 from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
 from benchmarks.stock import SeparateProcess, stock_trainer
 from normplugins.corpora import corpus_config
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cpu = on_cpu(first)
     repeats = options.repeats or (5 if cpu else 30)
     with page.regenerated(options.results):
-        case, task, batches = training_batches(first, 2 * repeats)
+        case, task, batches = training_batches(first, 2 * repeats, options.lengths)
         with contestants(configs, task) as updates:
             found = measure(updates, batches, repeats)
         page.add(options.results, rows_of(case, found, batches, machine(options.threads, cpu)))
@@ -68,19 +69,24 @@ def composed(norm: str, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def training_batches(config: DictConfig, count: int) -> tuple[str, Any, list[Batch]]:
-    """Return the case, the task, and the first batches of training: random ones where no corpus is prepared."""
+def training_batches(config: DictConfig, count: int, lengths: Path | None = None) -> tuple[str, Any, list[Batch]]:
+    """Return the case, the task, and the first batches of training.
+
+    They hold the prepared corpus, or random words: in pairs with the file's ``lengths``, or with the published mean.
+    """
     corpus = corpus_config(config.corpus)
     bin_dir = Path(config.data_dir) / corpus.name / corpus.variant() / "bin"
-    size = corpus_size(config)
-    if not bin_dir.is_dir():
-        task, batch = made_up(kind_of(config.task._name), fairseq_config(config), size.types)
+    size, settings = corpus_size(config), fairseq_config(config)
+    if lengths is None and not bin_dir.is_dir():
+        task, batch = made_up(kind_of(config.task._name), settings, size.types)
         sentences = max(1, config.dataset.max_tokens // size.length)
         return described(config, size.types, "made-up"), task, [batch(sentences, size.length) for _ in range(count)]
     normplugins.register()
-    settings = fairseq_config(config)
-    settings.task.data = str(bin_dir)
-    task = tasks.setup_task(settings.task)
+    if lengths is None:
+        settings.task.data = str(bin_dir)
+        task, text = tasks.setup_task(settings.task), corpus.name
+    else:
+        task, text = task_with_lengths(settings, size.types, lengths), text_name(lengths)
     if config.train.bucket_by_length:
         bucket_by_length(task, "train")
     task.load_dataset("train")
@@ -93,7 +99,7 @@ def training_batches(config: DictConfig, count: int) -> tuple[str, Any, list[Bat
         required_batch_size_multiple=config.dataset.required_batch_size_multiple,
         seed=config.common.seed,
     ).next_epoch_itr(shuffle=True)
-    return described(config, len(task.target_dictionary), corpus.name), task, list(islice(cycle(batches), count))
+    return described(config, len(task.target_dictionary), text), task, list(islice(cycle(batches), count))
 
 
 def described(config: DictConfig, types: int, text: str) -> str:

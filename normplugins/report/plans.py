@@ -32,7 +32,7 @@ class Plan:
     def named(cls, name: str) -> Plan:
         """Read ``configs/campaign/NAME.yaml`` without composing its runs, which would take seconds.
 
-        ``runs.campaign.read_plan`` composes the runs and gives the same names.
+        ``runs.campaign_plan.read_plan`` composes the runs and gives the same names.
         """
         content = read_plan_file(config_dir() / "campaign" / f"{name}.yaml")
         cells: dict[tuple[str, str], tuple[int, ...]] = {}

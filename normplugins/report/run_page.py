@@ -45,7 +45,7 @@ def page_links(runs: pd.DataFrame) -> str:
     for (experiment, variant), members in ended.groupby(["experiment", "variant"], sort=False):
         seeds = [f"[{seed}](<{page_path(str(experiment), str(variant), seed)}>)" for seed in members["seed"]]
         cells.append(f"{str(variant).replace(',', ', ')}: {', '.join(seeds)}")
-    return f"The page of each run, by seed: {'; '.join(cells)}." if cells else ""
+    return f"The page of each run, with the command that repeats it, by seed: {'; '.join(cells)}." if cells else ""
 
 
 def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:

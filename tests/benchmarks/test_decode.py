@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 
 from benchmarks import decode
@@ -31,6 +32,14 @@ def test_rows_of_random_sentences(tmp_path, capsys):
             assert f"{engine} float32" in list(rows["provider"])
             assert f"{engine} float32: " in said
     assert "\nln: 4 of 4 sentences translated as by stock ln, BLEU against it 100.00\n" in said
+
+
+def test_sentences_have_the_lengths_of_a_file(tmp_path):
+    np.savez(tmp_path / "lengths.npz", de=np.arange(3, 23), en=np.arange(3, 23))
+    models = load(composed("ln", [*SMALL, f"data_dir={tmp_path}"]), tmp_path / "lengths.npz")
+    found = [batch["net_input"]["src_lengths"].max().item() for batch in batches_of(models, Case(8, 4))]
+    assert found == [10, 18]
+    assert fields_of(models.describe(Case(8, 4)))["lengths"] == "lengths.npz"
 
 
 def test_a_prepared_corpus_gives_the_sentences(tmp_path):

@@ -1,5 +1,6 @@
 """An update of tiny models: who takes part, on which batches, and what is written; no time is tested."""
 
+import numpy as np
 import pytest
 
 from benchmarks import step
@@ -43,6 +44,24 @@ def test_a_prepared_corpus_gives_the_batches_and_all_train_on_the_same_ones(tmp_
         measure({name: watched(name, update) for name, update in updates.items()}, batches, repeats=2)
     assert list(seen) == ["stock ln", "ln", "pn"]
     assert all(ids == [batch["id"].tolist() for batch in batches] for ids in seen.values())
+
+
+def test_batches_have_the_lengths_of_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    lengths = {language: rng.integers(3, 40, 200).astype(np.uint16) for language in ("de", "en")}
+    np.savez(tmp_path / "lengths.npz", **lengths)
+    case, _, batches = training_batches(
+        composed("ln", [*SMALL, f"data_dir={tmp_path}"]), 5, lengths=tmp_path / "lengths.npz"
+    )
+    assert (fields_of(case)["text"], fields_of(case)["lengths"]) == ("made-up", "lengths.npz")
+    for batch in batches:
+        sources, targets = batch["net_input"]["src_lengths"], batch["target"].ne(1).sum(1)
+        assert sources.tolist() == lengths["de"][batch["id"]].tolist()
+        assert targets.tolist() == lengths["en"][batch["id"]].tolist()
+        assert len(sources) * max(sources.max(), targets.max()) <= 300
+    np.savez(tmp_path / "german.npz", de=lengths["de"])
+    with pytest.raises(UserError, match=r"german\.npz: no \.npz file with an array for each language"):
+        training_batches(composed("ln", SMALL), 1, lengths=tmp_path / "german.npz")
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path):

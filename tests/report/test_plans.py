@@ -4,7 +4,7 @@ from pathlib import Path
 
 from normplugins.report import plans
 from normplugins.report.records import read_results
-from normplugins.runs import campaign
+from normplugins.runs import campaign_plan
 from tests.helpers.records import put, put_diverged, record
 
 TEXT = """
@@ -22,7 +22,7 @@ def test_names_are_those_of_the_campaign(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "campaign" / "small.yaml"
     path.parent.mkdir()
     path.write_text(TEXT)
-    composed = {(run.settings["experiment"], run.settings["variant"]) for run in campaign.read_plan(path)}
+    composed = {(run.settings["experiment"], run.settings["variant"]) for run in campaign_plan.read_plan(path)}
     monkeypatch.setattr(plans, "config_dir", lambda: tmp_path)
     plan = plans.Plan.named("small")
     assert set(plan.cells) == composed
