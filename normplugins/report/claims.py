@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from normplugins.report.answer import figures
 from normplugins.report.comparison import MARGIN
 from normplugins.report.contrasts import EXPERIMENT, Finding
-from normplugins.report.fluctuation_figure import FIRST, FROM, VISION
 from normplugins.report.gradients_figure import TABLE as GRADIENTS
 from normplugins.report.gradients_figure import read_gradients
+from normplugins.report.probe_figures import PN_CELLS
+from normplugins.report.probe_table import FIRST, FROM, SETTLED, VISION, along_training, probe_table, vision_table
 from normplugins.report.run_page import run_links
 from normplugins.report.sweeps import learning_rates, small_batches, weight_decay
 from normplugins.report.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, UNTESTABLE
@@ -52,15 +55,16 @@ class Evidence:
         """Return Markdown links to the pages of these cells' runs."""
         return run_links(self.results, EXPERIMENT, *cells)
 
-    def probed(self, cell: str, number: str, begin: int = 0) -> list[float]:
-        """Return a number of the statistics probe of all encoder norms from an update on; NaN if not finite."""
-        return [
-            math.nan if layer[number] is None else float(layer[number])
-            for record in self.records(cell)
-            for point in record.get("statistics_probe", [])
-            for name, layer in point["layers"].items()
-            if point["update"] >= begin and name.startswith("encoder") and number in layer
-        ]
+    @cached_property
+    def probe(self) -> pd.DataFrame:
+        """The numbers of the statistics probe in the runs of Multi30k."""
+        return probe_table(self.results)
+
+    def probed(self, cell: str, number: str, begin: int = 0, end: float = math.inf) -> list[float]:
+        """Return a number of the probe of all encoder norms at updates in this range; NaN if not finite."""
+        found = self.probe[(self.probe["cell"] == cell) & (self.probe["quantity"] == number)]
+        found = found[found["update"].between(begin, end) & found["layer"].str.startswith("encoder.")]
+        return [float(value) for value in found["value"]]
 
 
 @dataclass(frozen=True)
@@ -107,18 +111,19 @@ def _lipschitz(evidence: Evidence) -> tuple[str, str]:
 
 
 def _bounded(evidence: Evidence) -> tuple[str, str]:
-    cells = [cell for cell in ("pn", "pn_alg2", "pn,norm.group_scaling=false") if evidence.probed(cell, "nu")]
+    cells = [cell for cell in PN_CELLS if evidence.probed(cell, "nu")]
     if not cells:
         return NOT_RUN, "No record has the statistics probe."
     ratios, finite = [], True
     for cell in cells:
-        nu, product = (np.array(evidence.probed(cell, number)) for number in ("nu", "grad_product"))
-        finite &= bool(np.isfinite(nu).all() and np.isfinite(evidence.probed(cell, "grad_input")).all())
-        ratios.append(f"{cell}: {np.max(nu) / np.max(product):.2f}")
+        nu, product, after = (np.array(evidence.probed(cell, name)) for name in ("nu", "grad_product", "grad_input"))
+        finite &= bool(np.isfinite(nu).all() and np.isfinite(after).all())
+        ratios.append(f"{cell}: {np.max(nu) / np.max(product):.2f}, and {np.max(after):.3g}")
     return (UNDECIDED if finite else FAILS), (
         f"nu and the gradients are {'finite' if finite else 'not finite'} at all probed updates. Largest nu over the "
-        f"largest batch value that it averages: {'; '.join(ratios)}. A bound at every update is not measured: a record "
-        f"has eight points per decade. {evidence.links(*cells)}"
+        f"largest batch value that it averages, and the largest norm of a gradient ∂L/∂x: {'; '.join(ratios)}. A bound "
+        "at every update is not measured: a record has eight points per decade. "
+        f"[Figure](figures/pn-backward.png), {evidence.links(*cells)}"
     )
 
 
@@ -135,22 +140,25 @@ def _diverges(evidence: Evidence) -> tuple[str, str]:
 def _averages(evidence: Evidence) -> tuple[str, str]:
     said, shrunk, seeds = [], [], []
     for cell, number in (("bn", "deviation_tid"), ("pnv", "psi_tid")):
-        early, late = evidence.probed(cell, number), evidence.probed(cell, number, 1000)
+        early, late = evidence.probed(cell, number, end=1), evidence.probed(cell, number, SETTLED)
         if not late:
             continue
-        first = float(np.nanmean(early[:7]))
+        first = float(np.nanmean(early))
         gaps = [point["train_mode_loss"] - point["loss"] for record in evidence.records(cell)
                 for point in record["curves"]["valid"][-1:] if point.get("train_mode_loss") is not None]  # fmt: skip
         gap = f", and the last validation loss differs by {np.mean(gaps):+.3f} bits in training mode" if gaps else ""
         last = float(np.nanmean(late))
         begun = f"discrepancy {first:.3f} at the first update, from initial values"
-        said.append(f"{cell}: {begun}, {last:.3f} from update 1,000 on{gap}")
+        said.append(f"{cell}: {begun}, {last:.3f} from update {SETTLED:,} on{gap}")
         shrunk.append(last < first)
         seeds.append(len(evidence.records(cell)))
     if not said:
         return NOT_RUN, "No record has the statistics probe."
     verdict = UNDECIDED if min(seeds) < 2 else HOLDS if all(shrunk) else FAILS  # one seed gives no verdict
-    return verdict, f"{'; '.join(said)}. It does not become 0. {evidence.links('bn', 'pnv')}"
+    return (
+        verdict,
+        f"{'; '.join(said)}. It does not become 0. [Figure](figures/discrepancy.png), {evidence.links('bn', 'pnv')}",
+    )
 
 
 def _pre_norm(evidence: Evidence) -> tuple[str, str]:
@@ -176,10 +184,9 @@ def _pre_norm(evidence: Evidence) -> tuple[str, str]:
 
 
 def _fluctuation(evidence: Evidence) -> tuple[str, str]:
-    vision = read_json(evidence.results / VISION, REMEDY)
-    texts = [{"update": point["update"], **point["layers"][FIRST]} for record in evidence.records("bn")
-             for point in record.get("statistics_probe", [])]  # fmt: skip
-    if not vision or not texts:
+    texts, images = evidence.probe, vision_table(evidence.results)
+    texts = texts[(texts["cell"] == "bn") & (texts["layer"] == FIRST)]
+    if texts[texts["quantity"] == "mean_tid"].empty or images.empty:
         return NOT_RUN, "It needs runs of Multi30k with BN, and the same measurement of a ResNet20."
     numbers = {
         "mean_tid": "means",
@@ -188,10 +195,7 @@ def _fluctuation(evidence: Evidence) -> tuple[str, str]:
     }
     more, said = [], []
     for number, name in numbers.items():
-        text, image = (
-            float(np.median([point[number] for point in points if point["update"] >= FROM and point.get(number)]))
-            for points in (texts, vision["points"])
-        )
+        text, image = (float(along_training(table, [number])["value"].median()) for table in (texts, images))
         more.append(text > image)
         said.append(f"{name}: {text:.3g} in the transformer, {image:.3g} in the ResNet20")
     verdict = HOLDS if all(more) else UNDECIDED if any(more) else FAILS

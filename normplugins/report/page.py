@@ -15,13 +15,13 @@ from normplugins.report.claims import claims_page
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
 from normplugins.report.corpora_figure import TEXT, over_corpora
 from normplugins.report.figures import curves
-from normplugins.report.fluctuation_figure import fluctuation
 from normplugins.report.forest import forest
+from normplugins.report.paper_figures import paper_figures
 from normplugins.report.plans import plan_table
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.readme import readme_part, rewrite_readme
 from normplugins.report.records import read_results, summarize
-from normplugins.report.run_page import page_links, run_pages
+from normplugins.report.run_page import run_links, run_pages
 from normplugins.report.scores_figure import final_scores
 from normplugins.report.sweeps import batch_sizes
 from normplugins.report.table import Table, latex, markdown, paragraph, terminal, terminal_width
@@ -54,6 +54,10 @@ PAPER = (
 CAUSALITY = "causality.md"
 CURVES = {"valid_curve": ("", "Validation loss"), "train_curve": ("-training", "Training loss")}
 """The end of a figure's file name and its caption, for each curve of a record."""
+FIGURES = (
+    "What the runs of Multi30k recorded along training; [docs/probe.md](../docs/probe.md) defines all quantities. One "
+    "seed describes one run and says nothing about other seeds."
+)
 DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
 
 
@@ -103,9 +107,11 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     for experiment in others["experiment"].unique():
         for tables, runs in tables_of(experiment, found):
             writer.add(tables, runs, "###")
-    if (figure := fluctuation(results)) is not None:
-        writer.page.append("## Batch statistics in a transformer and in a ResNet20")
-        writer.show(figure, "fluctuation", "Distance of batch statistics from the running ones")
+    writer.page += ["## The paper's figures", fill(FIGURES, 120)]
+    for name, title, text, figure in paper_figures(results):
+        writer.page += [f"### {title}", fill(text, 120, break_on_hyphens=False)]
+        if figure is not None:
+            writer.show(figure, name, title)
     lost = found[found["diverged"] != ""]
     if len(lost):
         lines = [f"{r.experiment} {r.variant} seed {r.seed}: {r.diverged}" for r in lost.itertuples()]
@@ -174,8 +180,10 @@ class Writer:
         for number, table in enumerate(tables):
             self.table(table, f"{heading}{'#' * number}")
         self.draw(runs)
-        if len(runs) and (links := page_links(runs)):
-            self.page.append(fill(links, 120, break_long_words=False, break_on_hyphens=False))
+        links = run_links(self.results, runs["experiment"].iloc[0], *runs["variant"].unique()) if len(runs) else ""
+        if links:
+            text = f"The page of each run, with the command that repeats it: {links}."
+            self.page.append(fill(text, 120, break_long_words=False, break_on_hyphens=False))
 
     def table(self, table: Table, heading: str) -> None:
         """Add a table alone."""
