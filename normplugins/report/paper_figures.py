@@ -26,9 +26,9 @@ TEXTS = {
         "First BatchNorm: backward pass through statistics",
         "g is the gradient of the loss with respect to the norm's output, and the means over the tokens of a batch are "
         "g_μ = mean(γ g) and g_σ² = mean(γ g x̂). The paper divides their Euclidean norm by the number d of channels; "
-        "the relative form divides it by the root mean square over tokens of the norm of g, and is about 1/√B, which "
-        "is 0.02 for the transformer, if the gradients of the B tokens are independent of each other. Lines are medians "
-        f"over seeds, and {BANDS}.",
+        "the relative form divides it by the root mean square over tokens of the norm of g, and is about 1/√B, "
+        "which is 0.02 for the transformer, if the gradients of the B tokens are independent of each other. Lines are "
+        f"medians over seeds, and {BANDS}.",
     ),
     "fluctuation-layers": (
         "All encoder norms: batch statistics against running ones",
