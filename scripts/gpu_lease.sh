@@ -30,6 +30,7 @@ prepare() {
   for archive in data records; do # records.tar.gz comes from an earlier lease, if it was put into the pack
     [ ! -f "$pack/$archive.tar.gz" ] || tar -xzf "$pack/$archive.tar.gz"
   done
+  [ ! -f "$pack/train_lengths.npz" ] || cp "$pack/train_lengths.npz" .
   "$ours" -c 'import benchmarks.decode, hypothesis, pytest, xdist' # ends here if a package is missing
   touch .ready
 }
@@ -54,14 +55,13 @@ campaign() { # campaign EXPERIMENT [KEY=VALUE...]: train its plan's cells, as ma
   jobs=$("$ours" -c 'import json, sys; print(json.load(open("results/side_by_side.json"))[sys.argv[1]]["jobs"])' "$1") || jobs=4
   [ $# -lt 2 ] || more=$(printf '%s, ' "${@:2}")
   sed "s/^overrides: \[/&$more/" "$plans/lease_$1.yaml" >"$1.yaml"
-  once "$1" "$ours" -m normplugins campaign "$1.yaml" --jobs "$jobs" --minutes $(((end - SECONDS) / 60 - 1))
+  once "$1" "$ours" -m normplugins campaign "$1.yaml" --jobs "$jobs" --minutes "$(awk "BEGIN { print ($end - $SECONDS - 45) / 60 }")"
 }
 
 collect() {
   "$python" -VV >logs/machine.log
   nvidia-smi >>logs/machine.log 2>&1 || true
-  find results done logs runs -name '*.json' -o -name '*.gz' -o -name '*.csv' -o -name '*.log' -o -path "done/*" |
-    tar -czf records.tar.gz --files-from=-
+  { find results done logs -type f && find runs -name '*.log'; } | tar -czf records.tar.gz --files-from=-
   mkdir -p "$out"
   cp records.tar.gz results/*.csv results/*.json "$out" 2>/dev/null || true
 }
@@ -70,7 +70,7 @@ prepare
 trap collect EXIT
 norms=$("$ours" -c 'from normplugins.norms import all_settings; print(",".join(["ln", *all_settings()["kernels"].defaults]))')
 lengths=()
-[ ! -f "$pack/train_lengths.npz" ] || lengths=(--lengths "$pack/train_lengths.npz")
+[ ! -f train_lengths.npz ] || lengths=(--lengths train_lengths.npz)
 # What a rehearsal adds to the commands below
 updates=50 precision=float32,bf16 demo=() translation=() language_model=() short=() tests=() quick=() repeats=() counts=()
 if [ -n "${LEASE_REHEARSAL:-}" ]; then
