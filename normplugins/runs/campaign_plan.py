@@ -1,41 +1,23 @@
 """A campaign's plan: the runs that it lists, and what of each is done."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import DictConfig
 
 from normplugins.runs import folder, inventory, record
 from normplugins.runs.cell import changed_settings, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
+from normplugins.runs.plan_file import read_plan_file
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import read_json
 
 _FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
 _SEEDS = ("seed", "common.seed", "task.seed")  # the keys of a config that hold the seed of the run
-
-
-@dataclass
-class Block:
-    """Cells of an experiment, each a text of overrides, that run with the same seeds."""
-
-    experiment: str
-    cells: list[str]
-    seeds: list[int]
-
-
-@dataclass
-class Plan:
-    """The content of a plan's file: its blocks, and overrides of every cell."""
-
-    blocks: list[Block]
-    overrides: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +77,7 @@ def read_plan(*paths: Path, results: Path = Path("results")) -> list[Planned]:
 
 
 def _read(path: Path, results: Path) -> Iterator[Planned]:
-    try:
-        typed = OmegaConf.merge(OmegaConf.structured(Plan), OmegaConf.load(path))
-        plan: Any = OmegaConf.to_container(typed, throw_on_missing=True)
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        needed = "a plan needs blocks, each with experiment, cells and seeds"
-        raise UserError(f"{path} cannot be read ({needed}): {' '.join(str(error).split())}") from error
+    plan = read_plan_file(path)
 
     @cache
     def composed(experiment: str, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
@@ -110,11 +87,11 @@ def _read(path: Path, results: Path) -> Iterator[Planned]:
         check(config)
         return config, dict(flatten(config))
 
-    for block in plan["blocks"]:
-        for seed in block["seeds"]:
-            for cell in block["cells"]:
-                overrides = (*plan["overrides"], *cell.split())
-                config, settings = composed(block["experiment"], overrides)
+    for block in plan.blocks:
+        for seed in block.seeds:
+            for cell in block.cells:
+                overrides = (*plan.overrides, *cell.split())
+                config, settings = composed(block.experiment, overrides)
                 settings = settings | {key: seed for key in _SEEDS if key in settings}
                 run_dir = Path(config.run_dir).with_name(f"seed{seed}")
                 published = inventory.published_path(results, config.experiment, config.variant, seed)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from normplugins.report.plans import Plan
 from normplugins.runs import folder
 from normplugins.runs.campaign_plan import read_plan
 from normplugins.runs.display_name import display_name
@@ -54,6 +55,7 @@ def test_every_plan_of_the_project_can_be_run(path):
     assert len({planned.published for planned in runs}) == len(runs)
     names = {(run.settings["experiment"], display_name(run.settings["variant"], run.settings["seed"])) for run in runs}
     assert len(names) == len(runs)
+    assert {(run.settings["experiment"], run.settings["variant"]) for run in runs} == set(Plan.named(path.stem).cells)
     assert {planned.state for planned in runs} <= {"left", "done", "diverged", "started"}
 
 
@@ -173,7 +175,7 @@ def test_a_record_with_other_settings_does_not_count(tmp_path, monkeypatch):
     [
         ("blocks: [", "a plan needs blocks, each with experiment, cells and seeds"),
         ("[]", "Cannot merge DictConfig with ListConfig"),
-        ("{blocks: [], block: []}", "Key 'block' not in 'Plan'"),
+        ("{blocks: [], block: []}", "Key 'block' not in 'PlanFile'"),
         ("blocks: null", "field 'blocks' is not Optional"),
         ("{blocks: [{experiment: demo, cells: [norm=ln]}]}", "full_key: blocks[0].seeds"),
         (
