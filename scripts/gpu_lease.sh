@@ -72,7 +72,7 @@ norms=$("$ours" -c 'from normplugins.norms import all_settings; print(",".join([
 lengths=()
 [ ! -f train_lengths.npz ] || lengths=(--lengths train_lengths.npz)
 # What a rehearsal adds to the commands below
-updates=50 precision=float32,bf16 demo=() translation=() language_model=() short=() tests=() quick=() repeats=() counts=()
+updates=50 precision=float32,bf16 demo=() translation=() language_model=() short=() scoring=() tests=() quick=() repeats=() counts=()
 if [ -n "${LEASE_REHEARSAL:-}" ]; then
   translation=(hardware=cpu)
   for side in encoder decoder; do
@@ -80,7 +80,7 @@ if [ -n "${LEASE_REHEARSAL:-}" ]; then
   done
   language_model=(hardware=cpu corpus.verify=false dataset.batch_size=60 model.layers=1 model.embed_dim=16 model.ffn_embed_dim=16)
   updates=2 precision=float32 demo=(corpus.train_size=300 corpus.valid_size=20 corpus.test_size=20 corpus.subword_size=60)
-  short=(optimization.max_update=2 common.log_interval=1) tests=(--collect-only -q)
+  short=(optimization.max_update=2 common.log_interval=1) scoring=(evaluate.beam=1 evaluate.max_length_b=2) tests=(--collect-only -q)
   quick=(--quick --norms pn --repeats 1) repeats=(--repeats 1) counts=(--counts 1,2 --seconds 1)
 fi
 bench() { once "$1" "$ours" -m "benchmarks.$2" "${@:3}" --results results; }
@@ -104,7 +104,7 @@ for piece in "$@"; do
       bench step step --norms ln,pn "${lengths[@]}" "${repeats[@]}" "precision=$precision" "${translation[@]}"
       ;;
     4) campaign ptb "${short[@]}" "${language_model[@]}" ;;
-    5) campaign iwslt14 "${short[@]}" "${translation[@]}" ;;
+    5) campaign iwslt14 "${short[@]}" "${scoring[@]}" "${translation[@]}" ;;
     6) bench decode decode "${lengths[@]}" "${repeats[@]}" "${translation[@]}" ;;
   esac
 done
