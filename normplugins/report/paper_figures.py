@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import spectrum
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
-from normplugins.report.probe_table import SETTLED, probe_table, runs_shown, vision_table
+from normplugins.report.probe_table import SETTLED, probe_table, vision_shown, vision_table
 
 BANDS = "bands reach from the lowest to the highest value"
 TEXTS = {
@@ -20,14 +20,15 @@ TEXTS = {
         "The statistics of one batch of about 2,000 tokens, with the subscript B, are compared with the running "
         "statistics before that batch. The paper divides the Euclidean norm of their difference by the number d of "
         "channels; the relative form divides it by the norm of the running deviations and is the train-inference "
-        f"discrepancy. Lines are medians over seeds, and {BANDS}.",
+        "discrepancy. With a momentum of 0.1, running statistics forget their initial values within about 50 updates. "
+        f"Lines are medians over seeds, and {BANDS}.",
     ),
     "backward-fluctuation": (
         "First BatchNorm: backward pass through statistics",
         "g is the gradient of the loss with respect to the norm's output, and the means over the tokens of a batch are "
         "g_μ = mean(γ g) and g_σ² = mean(γ g x̂). The paper divides their Euclidean norm by the number d of channels; "
-        "the relative form divides it by the root mean square over tokens of the norm of g, and is about 1/√B, "
-        "which is 0.02 for the transformer, if the gradients of the B tokens are independent of each other. Lines are "
+        "the relative form divides it by the root mean square over tokens of the norm of g, and is about 1/√B, which "
+        "is 0.02 for the transformer, if the gradients of the B tokens are independent of each other. Lines are "
         f"medians over seeds, and {BANDS}.",
     ),
     "fluctuation-layers": (
@@ -83,7 +84,6 @@ def paper_figures(results: Path) -> Iterator[Drawing]:
         UserError: a record or a table is damaged.
     """
     table, vision = probe_table(results), vision_table(results)
-    beside = f" ResNet20 on CIFAR-10: {runs_shown(vision) if len(vision) else 'not run'}."
     for name, (title, text) in TEXTS.items():
         if name in FIRST_NORM:
             found = first_norm(table, vision, name, title)
@@ -96,5 +96,5 @@ def paper_figures(results: Path) -> Iterator[Drawing]:
         if found is None:
             yield Drawing(name, title, "not run: no published run of Multi30k has these numbers.", None)
         else:
-            more = beside if name in FIRST_NORM else ""
+            more = f" {vision_shown(results)}." if name in FIRST_NORM else ""
             yield Drawing(name, title, f"{text} Runs: {found[1]}.{more}", found[0])

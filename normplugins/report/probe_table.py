@@ -20,9 +20,9 @@ FIRST = "encoder.layers.0.self_attention.norm"
 VALIDATION = "validation"
 """The layer of the numbers that are of the whole model: the validation losses ``loss`` and ``train_mode_loss``."""
 FROM = 10
-"""The first update that figures show; before it, the running statistics are still near their initial values."""
-SETTLED = 1000
-"""From this update on, running statistics no longer depend on their initial values."""
+"""The first update that figures show; before it, running statistics consist mostly of their initial values."""
+FORGOTTEN, SETTLED = 50, 1000
+"""Updates after which running statistics have forgotten their initial values (0.9^50 < 0.01), and after PN's warmup."""
 VISION = "vision_statistics.json"
 VISION_REMEDY = "restore it, or run python -m benchmarks.vision_statistics again"
 RESNET_CHANNELS = 16
@@ -72,8 +72,21 @@ def vision_table(results: Path) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for point in record.get("points", []):
         numbers = {name: value for name, value in point.items() if name not in ("update", "loss")}
-        rows += _rows(("cifar10", "bn", record.get("seed", 1), point["update"], FIRST), numbers, RESNET_CHANNELS)
+        rows += _rows(("cifar10", "bn", record["seed"], point["update"], FIRST), numbers, RESNET_CHANNELS)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def vision_shown(results: Path) -> str:
+    """Return which run of a ResNet20 figures show, for captions.
+
+    Raises:
+        UserError: the file of the run is damaged.
+    """
+    record = read_json(results / VISION, VISION_REMEDY)
+    if not record:
+        return "ResNet20 on CIFAR-10: not run"
+    part = "" if record["corpus"]["published"] else " (a part of them, not the published archive)"
+    return f"ResNet20 on {record['corpus']['images']:,} images of CIFAR-10{part}, seed {record['seed']}"
 
 
 def along_training(table: pd.DataFrame, quantities: Iterable[str], begin: int = FROM) -> pd.DataFrame:
