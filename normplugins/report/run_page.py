@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normplugins.export.model_card import record_sections
+from normplugins.export.model_card import key_values, record_sections
 from normplugins.report.cells import METRICS, duration
 from normplugins.report.records import REMEDY, WHOLE, machine_names
 from normplugins.report.table import Column, Table, markdown
@@ -20,6 +20,9 @@ from normplugins.utils.json_file import read_json
 MOST_POINTS = 25
 """The rows of the table of a long training, evenly spaced; the record has every point."""
 CURVES = {"loss": "valid\nloss", "train_mode_loss": "valid loss,\ntraining mode", "ppl": "valid\nppl"}
+MAIN = ("optimization.lr", "lr_scheduler.warmup_updates", "dataset.max_tokens", "optimization.max_epoch",
+        "optimization.max_update", "optimizer.weight_decay", "model.dropout", "criterion.label_smoothing")  # fmt: skip
+"""The settings that the page of every run shows."""
 CUSTOM = ("corpus.source", "corpus.target", *(f"corpus.{split}{end}" for split in ("train", "valid", "test")
                                              for end in ("", "_source", "_target", "_size")))  # fmt: skip
 
@@ -85,7 +88,7 @@ def _override(item: str, config: dict[str, Any]) -> str:
 
 def _page(record: dict[str, Any], rows: pd.DataFrame) -> str:
     norm, *items = record["variant"].split(",")
-    training, first = record["training"], rows.iloc[0]
+    training, first, config = record["training"], rows.iloc[0], record.get("config", {})
     others = f"`{'`, `'.join(items)}`" if items else "nothing else"
     differs = f"The norm is `{norm}`. The run differs from its experiment in {others}."
     if any("=" not in item for item in items):
@@ -103,7 +106,8 @@ def _page(record: dict[str, Any], rows: pd.DataFrame) -> str:
         f"[Record]({name}), [all results](../../../README.md).",
         *([record["label"]] if record.get("label") else []),
         f"## Command\n\n```sh\n{command(record)}\n```",
-        f"## Settings\n\n{differs} The record holds every setting, under `config`.",
+        f"## Settings\n\n{differs} These are the main settings; the record holds all, under `config`.",
+        key_values({key: config[key] for key in MAIN if config.get(key) is not None}),
         "## Scores",
         _scores(rows, first["scored_by"]),
         "One run: a single seed does not rank two norms.",
