@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import spectrum
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
-from normplugins.report.probe_table import SETTLED, probe_table, vision_shown, vision_table
+from normplugins.report.probe_table import FROM, SETTLED, probe_table, vision_shown, vision_table
 
 BANDS = "bands reach from the lowest to the highest value"
 TEXTS = {
@@ -96,5 +96,6 @@ def paper_figures(results: Path) -> Iterator[Drawing]:
         if found is None:
             yield Drawing(name, title, "not run: no published run of Multi30k has these numbers.", None)
         else:
-            more = f" {vision_shown(results)}." if name in FIRST_NORM else ""
+            span = f", updates {FROM} to {vision['update'].max():,}" if len(vision) else ""
+            more = f" {vision_shown(results)}{span}." if name in FIRST_NORM else ""
             yield Drawing(name, title, f"{text} Runs: {found[1]}.{more}", found[0])
