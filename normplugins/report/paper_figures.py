@@ -40,7 +40,8 @@ TEXTS = {
     "backward-fluctuation-layers": (
         "All encoder norms: backward pass through statistics",
         "The same norms of Λ_B = mean(γ g x̂), which is called g_σ² for BN, at every norm of the encoder. Lines are "
-        f"medians over seeds, dashed for norms with group scaling, and {BANDS}.",
+        f"medians over seeds, dashed for norms with group scaling, and {BANDS}. In records of version 0.2.0, the "
+        "values of bn_released are too large by the factor positions/tokens, because of padding.",
     ),
     "pn-backward": (
         "PN's backward pass with and without group scaling",
