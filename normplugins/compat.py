@@ -6,7 +6,7 @@
 import argparse
 import contextlib
 import dataclasses
-import importlib
+import importlib.util
 import logging
 import sys
 import warnings
@@ -39,7 +39,7 @@ class FairseqFinder(MetaPathFinder):
         original: Callable[[ModuleType], None] = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            with hashable_dataclasses():
+            with lazy_wandb(), hashable_dataclasses():
                 original(module)
             patch_fairseq()
 
@@ -54,6 +54,29 @@ def install() -> None:
         patch_fairseq()
     else:
         sys.meta_path.insert(0, FairseqFinder())
+
+
+class _LazyModule(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # read by Python itself, from all modules
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextlib.contextmanager
+def lazy_wandb() -> Iterator[None]:
+    """Inside the ``with`` block, ``import wandb`` gives a module that imports wandb when an attribute is read later.
+
+    fairseq imports wandb whether it is used or not, which takes half a second.
+    """
+    lazy = "wandb" not in sys.modules and importlib.util.find_spec("wandb") is not None
+    if lazy:
+        sys.modules["wandb"] = _LazyModule("wandb")
+    try:
+        yield
+    finally:
+        if lazy:
+            del sys.modules["wandb"]
 
 
 @contextlib.contextmanager

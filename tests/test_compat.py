@@ -38,6 +38,16 @@ def test_fairseq_imports_without_output_and_knows_the_plugin():
 
 
 @pytest.mark.slow
+def test_fairseq_imports_wandb_when_it_uses_it():
+    pytest.importorskip("wandb")
+    done = python(
+        "import sys, normplugins\nfrom fairseq.logging.progress_bar import wandb\nprint('wandb' in sys.modules)\n"
+        "print(wandb.init is sys.modules['wandb'].init)"
+    )
+    assert done.stdout == "False\nTrue\n", done.stderr
+
+
+@pytest.mark.slow
 def test_norms_alone_do_not_import_fairseq():
     done = python("import sys, normplugins.norms; print('fairseq' in sys.modules)")
     assert done.stdout == "False\n", done.stderr

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -22,12 +21,11 @@ from normplugins.report.plans import plan_table
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.readme import readme_part, rewrite_readme
 from normplugins.report.records import read_results, summarize
-from normplugins.report.run_page import page_links, run_pages
+from normplugins.report.run_page import run_links, run_pages
 from normplugins.report.scores_figure import final_scores
 from normplugins.report.sweeps import batch_sizes
 from normplugins.report.table import Table, latex, markdown, paragraph, terminal, terminal_width
 from normplugins.report.tables import detail_table, experiment_table, paper_table, shortened_table
-from normplugins.runs.experiments import experiments
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import whole_file
 from normplugins.utils.locks import hold_lock
@@ -178,13 +176,14 @@ class Writer:
         self.written: list[Path] = []
 
     def add(self, tables: Sequence[Table], runs: pd.DataFrame, heading: str) -> None:
-        """Add a table and the details under it, the figures, and the command that repeats a run."""
+        """Add a table and the details under it, the figures, and links to the runs' pages."""
         for number, table in enumerate(tables):
             self.table(table, f"{heading}{'#' * number}")
         self.draw(runs)
-        if len(runs):
-            self.page.append(f"To repeat a row: {_command(runs.iloc[0])}")
-            self.page.append(fill(page_links(runs), 120, break_long_words=False, break_on_hyphens=False))
+        links = run_links(self.results, runs["experiment"].iloc[0], *runs["variant"].unique()) if len(runs) else ""
+        if links:
+            text = f"The page of each run, with the command that repeats it: {links}."
+            self.page.append(fill(text, 120, break_long_words=False, break_on_hyphens=False))
 
     def table(self, table: Table, heading: str) -> None:
         """Add a table alone."""
@@ -230,20 +229,3 @@ class Writer:
             yield path
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _command(run: Any) -> str:
-    """Return the command that repeats the row of this run."""
-    if run["experiment"] not in experiments() and run["corpus"].startswith("custom"):
-        return (
-            f"`normplugins run {run['corpus']} experiment={run['experiment']} norm=NORM seed=K`, with the `corpus.` "
-            "settings of the record and the settings in the row's name."
-        )
-    if run["model"]:
-        budget = f" budget={run['budget']}" if run["budget"] else ""
-        return (
-            f"`normplugins run {run['experiment']}{budget} norm=NORM seed=K reading=code`, or `reading=masked` or "
-            "`reading=paper`, with `architecture=transformer` for the causal transformer, and the settings in the "
-            "row's name, if any."
-        )
-    return f"`normplugins run {run['experiment']} norm=NORM seed=K`, with the settings in the row's name, if any."

@@ -17,7 +17,7 @@ from normplugins.utils.paths import config_dir
 _OWN_NAME = {"reading=code": (), "reading=masked": ("model.causal=true",),
              "reading=paper": ("model.causal=true", "model.normalize_before=true")}  # fmt: skip
 """The settings by which the name of a cell shows a reading."""
-_NOT_IN_A_NAME = ("hardware=", "tracking=", "train.checkpoint_minutes=")
+_NOT_IN_A_NAME = ("hardware", "tracking", "train.checkpoint_minutes=")
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,6 @@ CUSTOM = ("corpus.source", "corpus.target", *(f"corpus.{split}{end}" for split i
                                              for end in ("", "_source", "_target", "_size")))  # fmt: skip
 
 
-def page_path(experiment: str, variant: str, seed: int) -> str:
-    """Return the path of a run's page below the folder of the results."""
-    return published_path(Path(), experiment, variant, seed).with_suffix(".md").as_posix()
-
-
 def run_links(results: Path, experiment: str, *cells: str) -> str:
     """Return Markdown links to the pages of these cells' runs that ended well, each with its cell and seed."""
     return ", ".join(
@@ -36,16 +31,6 @@ def run_links(results: Path, experiment: str, *cells: str) -> str:
         for cell in dict.fromkeys(cells)
         for path in published_records(results, experiment, cell)[0]
     )
-
-
-def page_links(runs: pd.DataFrame) -> str:
-    """Return Markdown links to the pages of runs, by cell and seed; empty without a run that ended well."""
-    ended = runs[runs["diverged"] == ""].drop_duplicates(["experiment", "variant", "seed"])
-    cells = []
-    for (experiment, variant), members in ended.groupby(["experiment", "variant"], sort=False):
-        seeds = [f"[{seed}](<{page_path(str(experiment), str(variant), seed)}>)" for seed in members["seed"]]
-        cells.append(f"{str(variant).replace(',', ', ')}: {', '.join(seeds)}")
-    return f"The page of each run, by seed: {'; '.join(cells)}." if cells else ""
 
 
 def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:
@@ -60,9 +45,8 @@ def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:
     names: Any  # of groups, which pandas types as any scalar
     for names, rows in runs.groupby(["experiment", "variant", "seed"], sort=False):
         experiment, variant, seed = names
-        record = read_json(published_path(results, experiment, variant, seed), REMEDY)
-        if record is not None:
-            pages[page_path(experiment, variant, seed)] = _page(record, rows)
+        path = published_path(results, experiment, variant, seed)
+        pages[path.relative_to(results).with_suffix(".md").as_posix()] = _page(read_json(path, REMEDY) or {}, rows)
     return pages
 
 

@@ -201,24 +201,27 @@ def measure(
         sample, _ = trainer._prepare_sample(batch(sentences, length))
         return saved_bytes(model, lambda: trainer.criterion(model, sample))
 
-    def full_batch(length: int) -> int:  # linear in the number of sentences, except that one alone needs fewer copies
+    # The bytes are linear in the number of sentences, except that one alone needs fewer copies. The bytes that do not
+    # depend on that number are measured with typical sentences only, because long ones take seconds.
+    tell(f"measuring the memory of sentences of {lengths[0]} tokens")
+    two, three = activations(2, lengths[0]), activations(3, lengths[0])
+    fixed, per_sentence = 3 * two - 2 * three, {lengths[0]: three - two}
+    for length in set(lengths[1:]) - {lengths[0]}:
         tell(f"measuring the memory of sentences of {length} tokens")
-        two, three = activations(2, length), activations(3, length)
-        return two + (max(1, full // length) - 2) * (three - two)
-
-    saved = max(full_batch(length) for length in set(lengths))
+        per_sentence[length] = (activations(2, length) - fixed) // 2
+    saved = fixed + max(max(1, full // length) * bytes_ for length, bytes_ in per_sentence.items())
     sentences = max(1, (full if trainer.cuda else min(full, CPU_TOKENS)) // lengths[0])
-    sample, _ = trainer._prepare_sample(batch(sentences, lengths[0]))
-    took = ""
-    for number in (1, 2):  # the first step is slower, because the optimizer allocates its state
-        tell(f"training step {number} of 2, with {sentences * lengths[0]:,} tokens{took}")
+    tokens = sentences * lengths[0]
+    # The first step allocates the optimizer's state, for which a single sentence is enough on a CPU.
+    for number, count in ((1, sentences if trainer.cuda else 1), (2, sentences)):
+        tell(f"training step {number} of 2, with {count * lengths[0]:,} tokens")
+        sample, _ = trainer._prepare_sample(batch(count, lengths[0]))
         begun = _clock(trainer.cuda)
         trainer.task.train_step(sample, model, trainer.criterion, trainer.optimizer, 1)
         gradients = _bytes(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
         trainer.optimizer.step()
         trainer.zero_grad()
         seconds = _clock(trainer.cuda) - begun
-        took = f" (the first took {seconds:.0f} s)"
     own = {id(parameter) for parameter in model.parameters()}
     # In half precision the optimizer has float32 copies of the parameters and of their gradients.
     copies = [parameter for parameter in trainer.optimizer.params if id(parameter) not in own]
@@ -231,7 +234,7 @@ def measure(
     }
     parameters = sum(parameter.numel() for parameter in model.parameters())
     peak = torch.cuda.max_memory_allocated() if trainer.cuda else None
-    return Step(parameters, sentences * lengths[0], seconds, memory, peak)
+    return Step(parameters, tokens, seconds, memory, peak)
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:

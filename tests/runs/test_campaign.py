@@ -175,7 +175,7 @@ def test_a_record_with_other_settings_does_not_count(tmp_path, monkeypatch):
     [
         ("blocks: [", "a plan needs blocks, each with experiment, cells and seeds"),
         ("[]", "Cannot merge DictConfig with ListConfig"),
-        ("{blocks: [], block: []}", "Key 'block' not in 'Plan'"),
+        ("{blocks: [], block: []}", "Key 'block' not in 'PlanFile'"),
         ("blocks: null", "field 'blocks' is not Optional"),
         ("{blocks: [{experiment: demo, cells: [norm=ln]}]}", "full_key: blocks[0].seeds"),
         (
