@@ -30,6 +30,8 @@ prepare() {
   for archive in data records; do # records.tar.gz comes from an earlier lease, if it was put into the pack
     [ ! -f "$pack/$archive.tar.gz" ] || tar -xzf "$pack/$archive.tar.gz"
   done
+  [ ! -f "$pack/train_lengths.npz" ] || cp "$pack/train_lengths.npz" .
+  "$ours" -c 'import benchmarks.decode, hypothesis, pytest, xdist' # ends here if a package is missing
   touch .ready
 }
 
@@ -53,14 +55,13 @@ campaign() { # campaign EXPERIMENT [KEY=VALUE...]: train its plan's cells, as ma
   jobs=$("$ours" -c 'import json, sys; print(json.load(open("results/side_by_side.json"))[sys.argv[1]]["jobs"])' "$1") || jobs=4
   [ $# -lt 2 ] || more=$(printf '%s, ' "${@:2}")
   sed "s/^overrides: \[/&$more/" "$plans/lease_$1.yaml" >"$1.yaml"
-  once "$1" "$ours" -m normplugins campaign "$1.yaml" --jobs "$jobs" --minutes $(((end - SECONDS) / 60 - 1))
+  once "$1" "$ours" -m normplugins campaign "$1.yaml" --jobs "$jobs" --minutes "$(awk "BEGIN { print ($end - $SECONDS - 45) / 60 }")"
 }
 
 collect() {
   "$python" -VV >logs/machine.log
   nvidia-smi >>logs/machine.log 2>&1 || true
-  find results done logs runs -name '*.json' -o -name '*.gz' -o -name '*.csv' -o -name '*.log' -o -path "done/*" |
-    tar -czf records.tar.gz --files-from=-
+  { find results done logs -type f && find runs -name '*.log'; } | tar -czf records.tar.gz --files-from=-
   mkdir -p "$out"
   cp records.tar.gz results/*.csv results/*.json "$out" 2>/dev/null || true
 }
@@ -69,9 +70,9 @@ prepare
 trap collect EXIT
 norms=$("$ours" -c 'from normplugins.norms import all_settings; print(",".join(["ln", *all_settings()["kernels"].defaults]))')
 lengths=()
-[ ! -f "$pack/train_lengths.npz" ] || lengths=(--lengths "$pack/train_lengths.npz")
+[ ! -f train_lengths.npz ] || lengths=(--lengths train_lengths.npz)
 # What a rehearsal adds to the commands below
-updates=50 precision=float32,bf16 demo=() translation=() language_model=() short=() tests=() quick=() repeats=() counts=()
+updates=50 precision=float32,bf16 demo=() translation=() language_model=() short=() scoring=() tests=() quick=() repeats=() counts=()
 if [ -n "${LEASE_REHEARSAL:-}" ]; then
   translation=(hardware=cpu)
   for side in encoder decoder; do
@@ -79,7 +80,7 @@ if [ -n "${LEASE_REHEARSAL:-}" ]; then
   done
   language_model=(hardware=cpu corpus.verify=false dataset.batch_size=60 model.layers=1 model.embed_dim=16 model.ffn_embed_dim=16)
   updates=2 precision=float32 demo=(corpus.train_size=300 corpus.valid_size=20 corpus.test_size=20 corpus.subword_size=60)
-  short=(optimization.max_update=2 common.log_interval=1) tests=(--collect-only -q)
+  short=(optimization.max_update=2 common.log_interval=1) scoring=(evaluate.beam=1 evaluate.max_length_b=2) tests=(--collect-only -q)
   quick=(--quick --norms pn --repeats 1) repeats=(--repeats 1) counts=(--counts 1,2 --seconds 1)
 fi
 bench() { once "$1" "$ours" -m "benchmarks.$2" "${@:3}" --results results; }
@@ -103,7 +104,7 @@ for piece in "$@"; do
       bench step step --norms ln,pn "${lengths[@]}" "${repeats[@]}" "precision=$precision" "${translation[@]}"
       ;;
     4) campaign ptb "${short[@]}" "${language_model[@]}" ;;
-    5) campaign iwslt14 "${short[@]}" "${translation[@]}" ;;
+    5) campaign iwslt14 "${short[@]}" "${scoring[@]}" "${translation[@]}" ;;
     6) bench decode decode "${lengths[@]}" "${repeats[@]}" "${translation[@]}" ;;
   esac
 done

@@ -217,7 +217,8 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 def fairseq_config(config: DictConfig) -> DictConfig:
     """Return the part of a run's config that the trainer takes: fairseq's own FairseqConfig, and ``precision``."""
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    chosen = {key: plain[key] for key in (*FAIRSEQ_SECTIONS, *FAIRSEQ_COMPONENTS, "precision")}
+    keys = *FAIRSEQ_SECTIONS, *FAIRSEQ_COMPONENTS, "precision"
+    chosen = {key: plain[key] for key in keys if key in plain}  # the configs of older runs have no precision
     return OmegaConf.create(chosen, flags={"allow_objects": True, "struct": True})
 
 
