@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,7 +107,8 @@ def _lipschitz(evidence: Evidence) -> tuple[str, str]:
     always = shares.min() == 100
     few = any(len(runs[runs.index.get_level_values("cell") == cell]) < SPREAD_SEEDS for cell in cells)
     channels = "all channels" if always else f"{runs.min():.0f} to {runs.max():.0f} % of the channels, not in all"
-    said = ", ".join(f"{cell} seed {seed} {share:.1f} %" for (cell, seed), share in runs.items())  # type: ignore[misc]
+    rows: list[Any] = list(runs.rename("share").reset_index().itertuples())
+    said = ", ".join(f"{row.cell} seed {row.seed} {row.share:.1f} %" for row in rows)
     return UNDECIDED if few else HOLDS if always else FAILS, (
         f"In these runs PN-V's gradient is smaller than BN's would be at the same input in {channels} (means over the "
         f"encoder norms and the probed updates: {said}). The gradients of single batches are no Lipschitz constant. A "
