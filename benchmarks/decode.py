@@ -1,43 +1,48 @@
 """Beam search with the same weights in our model, in stock fairseq's and, on a CPU, in the other decoding engines.
 
-python -m benchmarks.decode [--repeats 3] [--lengths FILE.npz] [hardware=cpu ...]
+python -m benchmarks.decode [--repeats 3] [--run FOLDER] [--lengths FILE.npz] [hardware=cpu ...]
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pandas as pd
 import torch
-from fairseq import tasks, utils
-from fairseq.data import Dictionary
-from fairseq.dataclass.configs import GenerationConfig
-from omegaconf import DictConfig, OmegaConf
+from fairseq import tasks
+from omegaconf import DictConfig
 
 import normplugins
 from benchmarks import page
 from benchmarks.lengths import task_with_lengths, text_name
-from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
+from benchmarks.measure import CSV, Times, append, arguments, case_of, machine, rows, take_turns
 from benchmarks.step import BASELINE, composed
-from benchmarks.stock import SeparateProcess, from_stock, stock_model
-from normplugins.corpora import corpus_config
+from benchmarks.stock import SeparateProcess, from_stock, stock_model, to_stock
+from benchmarks.translators import Translate, engines, translator
+from normplugins.corpora import PreparedCorpus, corpus_config
 from normplugins.evaluation import bleu
 from normplugins.evaluation.tasks import kind_of
-from normplugins.export import ENGINES, QUANTIZATIONS
-from normplugins.export.engines import module_of
+from normplugins.models.norm_settings import all_norm_names
+from normplugins.report.table import Column, Table, markdown, terminal, terminal_width
+from normplugins.runs.check import check_bfloat16
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.plan import corpus_size, made_up
-from normplugins.runs.trained import Engine
+from normplugins.runs.trained import TrainedRun
+from normplugins.runs.trained import load as load_run
 from normplugins.training.distributed import on_cpu
 from normplugins.utils.errors import UserError
+from normplugins.utils.files import read_lines, write_lines
+from normplugins.utils.threads import use_threads
 
 OURS = "ln"
+TRAINED = "decoding.md"
+"""The file with the table of a trained model, in the folder of results."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Models:
-    """Both models with the same untrained weights, and their task."""
+    """Both models with the same weights, and their task. Without a ``run`` the weights are untrained."""
 
     config: DictConfig
     task: Any
     text: str
     both: Mapping[str, Any]
+    run: TrainedRun | None = None
 
     def describe(self, case: Case) -> str:
         """Return the text of the case."""
@@ -67,7 +73,7 @@ class Models:
             types=len(self.task.target_dictionary),
             **asdict(case),
             text=self.text,
-            weights="untrained",
+            weights="trained" if self.run else "untrained",
         )
 
 
@@ -75,17 +81,23 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
     """Measure translating; ``case`` replaces the usual one."""
     options = arguments(__doc__, argv)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    config = composed(OURS, options.overrides)
-    where = machine(options.threads, on_cpu(config))
-    models, case = load(config, options.lengths), case or Case()
+    if options.run is None:
+        models, case = load(composed(OURS, options.overrides), options.lengths), case or Case()
+    else:
+        models = load_trained(options.run)
+        use_threads(options.threads)  # loading a run sets the threads of its config
+        case = case or Case(1024, beam=models.config.evaluate.beam)
+    where = machine(options.threads, on_cpu(models.config))
     with page.regenerated(options.results):
-        times, compared = measure(models, case, options.repeats or 3)
+        times, found = measure(models, case, options.repeats or 3)
         by = {(name, ""): each for name, each in times.items()}
-        page.add(options.results, rows("decode", models.describe(case), by, BASELINE, where, sentences=case.sentences))
-        for name, (same, score) in compared.items():
-            print(
-                f"{name}: {same} of {case.sentences} sentences translated as by {BASELINE}, BLEU against it {score:.2f}"
-            )
+        made = rows("decode", models.describe(case), by, BASELINE, where, sentences=case.sentences)
+        append(options.results / CSV, made)
+        table = side_by_side(models, case, made, found)
+        print(f"{terminal(table, terminal_width())}\n", flush=True)
+        if models.run:
+            about = f"{where['hardware']}; commit {where['commit']}, {where['date']}"
+            write_lines(options.results / TRAINED, [f"# {table.title}", "", about, "", markdown(table)])
 
 
 def load(config: DictConfig, lengths: Path | None = None) -> Models:
@@ -112,6 +124,21 @@ def load(config: DictConfig, lengths: Path | None = None) -> Models:
     return Models(config, task, text, both)
 
 
+def load_trained(folder: Path) -> Models:
+    """Return the model of a run and a copy of it as stock fairseq's, for the run's test set.
+
+    Raises:
+        UserError: the folder holds no translation run, or its model has another norm than LayerNorm.
+    """
+    run = load_run(folder)
+    if not run.translates or set(all_norm_names(run.config.model)) != {OURS}:
+        raise UserError(f"--run {folder}: only a translation run with ln has a counterpart in stock fairseq")
+    run.task.load_dataset("test")
+    stock = to_stock(run.model, stock_model(fairseq_config(run.config), run.task)).eval()
+    both = {BASELINE: stock.to(next(run.model.parameters()).device), OURS: run.model}
+    return Models(run.config, run.task, run.config.corpus.name, both, run)
+
+
 def batches_of(models: Models, case: Case) -> list[dict[str, Any]]:
     """Return batches of the test set, evenly spread over its sentences in order of length, or random ones."""
     count = case.sentences // case.batch
@@ -130,94 +157,76 @@ def batches_of(models: Models, case: Case) -> list[dict[str, Any]]:
     return [data.collater([data[index] for index in ordered[start : start + case.batch]]) for start in starts]
 
 
-def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Times], dict[str, tuple[int, float]]]:
+def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Times], dict[str, Any]]:
     """Time all in turns.
 
     Returns:
-        The times, and for each but stock fairseq the number of sentences that it translates as stock fairseq does, and
-        its BLEU with stock fairseq's translations, in tokens of the model, as the references.
+        The times, and the tokens of the best translation of each sentence in the order of :func:`batches_of`, by name.
     """
     batches = batches_of(models, case)
+    search = models.config.evaluate
+    settings = {"beam": case.beam, "lenpen": search.length_penalty}
     # Untrained weights end no sentence: a translation is as long as its source.
-    settings = {"beam": case.beam, "lenpen": models.config.evaluate.length_penalty, "max_len_a": 1.0, "max_len_b": 0}
+    settings["max_len_a"] = search.max_length_a if models.run else 1.0
+    settings["max_len_b"] = search.max_length_b if models.run else 0
     found: dict[str, list[list[int]]] = {}
 
-    def call(name: str, translate: Callable[..., list[list[int]]]) -> Callable[[], None]:
+    def call(name: str, translate: Translate) -> Callable[[], None]:
         return lambda: found.update({name: translate(settings, batches)})
 
-    shared = fairseq_config(models.config), models.task.source_dictionary
+    shared, cpu = (fairseq_config(models.config), models.task.source_dictionary), on_cpu(models.config)
     with ExitStack() as stack:
-        if on_cpu(models.config):
+        if cpu:
             theirs: Any = stack.enter_context(SeparateProcess(translator, models.both[BASELINE], *shared))
         else:
             theirs = translator(models.both[BASELINE], *shared)
-        ours = translator(models.both[OURS], *shared)
-        calls = {BASELINE: theirs, OURS: ours}
-        if on_cpu(models.config):
-            calls |= engines(models, Path(stack.enter_context(TemporaryDirectory())))
+        calls = {BASELINE: theirs, OURS: translator(models.both[OURS], *shared)}
+        with suppress(UserError):
+            check_bfloat16(cpu)
+            calls[f"{OURS} bf16"] = translator(models.both[OURS], *shared, bfloat16=True)
+        if cpu:
+            calls |= engines(models.both[OURS], models.task, Path(stack.enter_context(TemporaryDirectory())))
         times = take_turns({name: call(name, translate) for name, translate in calls.items()}, repeats)
-    expected = found.pop(BASELINE)
-    return times, {name: _alike(tokens, expected) for name, tokens in found.items()}
+    return times, found
 
 
-def _alike(found: list[list[int]], expected: list[list[int]]) -> tuple[int, float]:
-    lines, references = ([" ".join(map(str, tokens)) for tokens in each] for each in (found, expected))
-    same = sum(one == other for one, other in zip(found, expected, strict=True))
-    return same, bleu.bleu(lines, references, tokenize="none", force=True)["score"]
+def side_by_side(models: Models, case: Case, made: pd.DataFrame, found: Mapping[str, list[list[int]]]) -> Table:
+    """Return the table of the measured rows and of what was ``found``, as :func:`measure` returns it."""
+    expected = found[BASELINE]
+    if run := models.run:
+        ids = [number for batch in batches_of(models, case) for number in batch["id"].tolist()]
+        assert isinstance(run.corpus, PreparedCorpus)
+        lines = read_lines(run.corpus.reference_text)
+        references = [lines[number] for number in ids]
+        options: dict[str, Any] = {
+            "lowercase": bool(run.corpus.manifest["lowercase"]),
+            "tokenize": run.corpus.score_tokenizer,
+        }
+    else:
+        references, options = _words(expected), {"tokenize": "none", "force": True}
+    cells = []
+    for _, row in made.iterrows():
+        tokens = found[row["provider"]]
+        texts = [_text(run, each) for each in tokens] if run else _words(tokens)
+        alike = sum(one == other for one, other in zip(tokens, expected, strict=True)) / len(expected)
+        score = bleu.bleu(texts, references, **options)["score"]
+        numbers = f"{row['sentences_per_s']:.1f}", f"{1 / row['ratio']:.2f}", f"{100 * alike:.1f} %", f"{score:.2f}"
+        cells.append([row["provider"], *numbers])
+    heads = ("sentences/s", "speed", "as stock", "BLEU")
+    notes = [
+        f"speed: sentences a second divided by those of {BASELINE}, {int(made['repeats'].iloc[0])} turns",
+        f"as stock: sentences that are translated as by {BASELINE}",
+        f"BLEU: sacreBLEU against {'the test set' if run else f'the translations of {BASELINE}'}",
+    ]
+    return Table(f"decode: {models.describe(case)}", [Column("", right=False), *map(Column, heads)], cells, notes)
 
 
-def engines(models: Models, folder: Path) -> dict[str, Callable[..., list[list[int]]]]:
-    """Export our model to ``folder`` for each installed engine and each type of weights that the processor computes in.
-
-    Returns:
-        What :func:`translator` returns, by the engine and the type.
-    """
-    found = {}
-    for engine, packages in ENGINES.items():
-        if not all(map(find_spec, packages)):
-            print(f"{engine} is not installed and is left out")
-            continue
-        module = module_of(engine)
-        for kind in QUANTIZATIONS[engine]:
-            place = folder / f"{engine}-{kind}"
-            place.mkdir()
-            module.write(models.both[OURS], models.task, place, kind)
-            translates = module.Engine(place, kind, models.both[OURS], models.task)
-            if translates.computes_in.startswith(kind):
-                found[f"{engine} {kind}"] = _engine_translator(translates, models.task.source_dictionary.pad())
-    return found
+def _text(run: TrainedRun, tokens: Sequence[int]) -> str:
+    return run.pipeline.decode(run.task.target_dictionary.string(torch.tensor(tokens)))
 
 
-def _engine_translator(engine: Engine, pad: int) -> Callable[..., list[list[int]]]:
-    def translate(settings: dict[str, Any], batches: Sequence[dict[str, Any]]) -> list[list[int]]:
-        search = {"beam": settings["beam"], "length_penalty": settings["lenpen"]}
-        search |= {"max_length_a": settings["max_len_a"], "max_length_b": settings["max_len_b"]}
-        found = []
-        for batch in batches:
-            sources = batch["net_input"]["src_tokens"]
-            whole = OmegaConf.create(search | {"max_tokens": sources.numel()})
-            found += engine([source[source.ne(pad)] for source in sources], whole)
-        return [hypotheses[0]["tokens"].tolist() for hypotheses in found]
-
-    return translate
-
-
-def translator(model: Any, config: DictConfig, dictionary: Dictionary) -> Callable[..., list[list[int]]]:
-    """Return the function (settings, batches) -> the best hypothesis' tokens of each sentence.
-
-    The settings are fields of fairseq's ``generation``.
-    """
-    normplugins.register()
-    task = kind_of("translation").bare_task(config.task, dictionary)
-
-    def translate(settings: dict[str, Any], batches: Sequence[dict[str, Any]]) -> list[list[int]]:
-        generator = task.build_generator([model], GenerationConfig(**settings))
-        found = []
-        for batch in batches:
-            found += task.inference_step(generator, [model], batch if on_cpu(config) else utils.move_to_cuda(batch))
-        return [hypotheses[0]["tokens"].tolist() for hypotheses in found]
-
-    return translate
+def _words(translations: Sequence[Sequence[int]]) -> list[str]:
+    return [" ".join(map(str, tokens)) for tokens in translations]
 
 
 if __name__ == "__main__":

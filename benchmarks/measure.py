@@ -48,6 +48,8 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     parser.add_argument("--results", type=Path, default=Path("results"))
     text = "step and decode: random sentences with the lengths of real ones, one array for each language"
     parser.add_argument("--lengths", type=Path, metavar="FILE.npz", help=text)
+    text = "decode: measure the trained model of a run with ln, on its test set"
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help=text)
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of the experiment")
     options = parser.parse_args(argv)
     options.norms = tuple(filter(None, options.norms.split(",")))

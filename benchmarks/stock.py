@@ -20,7 +20,7 @@ from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from normplugins.models.import_checkpoint import convert_settings, convert_weights
+from normplugins.models.import_checkpoint import convert_settings, convert_weights, stock_names
 from normplugins.models.transformer import NormTransformer
 from normplugins.utils.errors import UserError
 
@@ -133,6 +133,16 @@ def from_stock(stock: BaseFairseqModel) -> NormTransformer:
     model = NormTransformer.build_model(convert_settings(stock.cfg, "the stock model"), task)
     model.load_state_dict(convert_weights(stock.state_dict(), model, "the stock model"))
     return model
+
+
+def to_stock(model: NormTransformer, stock: BaseFairseqModel) -> BaseFairseqModel:
+    """Copy the weights of a norm_transformer with LayerNorm into stock fairseq's model of the same sizes; return it."""
+    state = stock.state_dict()
+    for name, value in model.state_dict().items():
+        parts = stock_names(name)
+        state |= {part: each.view_as(state[part]) for part, each in zip(parts, value.chunk(len(parts)), strict=True)}
+    stock.load_state_dict(state)
+    return stock
 
 
 def stock_trainer(config: DictConfig, task: Any) -> Trainer:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 
 from normplugins.commands._arguments import add_quantization, add_trained, report_unknown
 from normplugins.export import ENGINES
@@ -20,18 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "what searches: own (default), or ctranslate2 or onnx, which are exported to the run's folder when needed"
     parser.add_argument("--engine", choices=["own", *ENGINES], default="own", help=text)
     add_quantization(parser)
+    text = "of our own engine: bf16 computes matrix products and activations in bfloat16 (default: float32)"
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help=text)
 
 
 def execute(options: argparse.Namespace) -> None:
     """Write one line for each translation."""
-    from normplugins.runs.trained import load
+    from normplugins.runs.trained import Engine, load
     from normplugins.utils.errors import UserError
     from normplugins.utils.files import read_text, write_text
 
-    engine = None
     if options.engine == "own" and options.quantization:
         raise UserError("--quantization needs --engine ctranslate2")
+    if options.engine != "own" and options.precision != "float32":
+        raise UserError(
+            f"--precision {options.precision} is of our own engine: CTranslate2 has --quantization bfloat16"
+        )
     run = load(options.run)
+    engine: Engine = partial(run.search, precision=options.precision)
     if options.engine != "own" and run.translates:
         from normplugins.export.engines import engine_of
 

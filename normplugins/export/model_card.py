@@ -68,18 +68,18 @@ def record_sections(record: dict[str, Any]) -> list[str]:
             for when, each in part.items()]  # fmt: skip
     return [
         "## Corpus",
-        _table({"corpus": corpus["corpus"], **counts}),
+        key_values({"corpus": corpus["corpus"], **counts}),
         *(f"- {note}" for note in (corpus.get("note"), *corpus.get("notes", [])) if note),
         *([f"<details><summary>SHA-256 of the {len(sums)} files</summary>\n\n```\n{chr(10).join(sums)}\n```\n\n"
            "</details>"] if sums else []),
         "## Training",
-        _table({
+        key_values({
             **{key: value for key, value in training.items() if not isinstance(value, dict | list)},
             "averaged checkpoints": ", ".join(training.get("averaged") or []) or "none",
             **({"statistics of norms": statistics.get("obtained")} if statistics.get("obtained") else {}),
         }),
         "## Hardware, versions, commit",
-        _table({**_numbers(record["hardware"], str), **({"load averages": "; ".join(load)} if load else {}),
+        key_values({**_numbers(record["hardware"], str), **({"load averages": "; ".join(load)} if load else {}),
                 **record["versions"], "commit": record.get("git_commit"), "finished at": record.get("finished_at")}),
         *([f"Calls that resumed the run with another commit, machine or versions: {len(record['later'])}."]
           if record.get("later") else []),
@@ -94,11 +94,11 @@ def _index(title: str, task: str, corpus: str, metrics: dict[str, Any]) -> dict[
     return {"name": title, "results": [{"task": {"type": task}, "dataset": dataset, "metrics": results}]}
 
 
-def _table(rows: dict[str, Any]) -> str:
-    texts = {
-        key.replace("_", " "): f"{value:,}" if isinstance(value, int | float) else value for key, value in rows.items()
-    }
-    return "\n".join(["| | |", "|:--|:--|", *(f"| {key} | {value} |" for key, value in texts.items())])
+def key_values(rows: dict[str, Any]) -> str:
+    """Return a Markdown table without a head, a row for each key; numbers have separators of thousands."""
+    texts = {key: f"{value:,}" if isinstance(value, int | float) else value for key, value in rows.items()}
+    lines = [f"| {key if '.' in key else key.replace('_', ' ')} | {value} |" for key, value in texts.items()]
+    return "\n".join(["| | |", "|:--|:--|", *lines])
 
 
 def _numbers(values: dict[str, Any], *also: type) -> dict[str, Any]:

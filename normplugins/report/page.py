@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from normplugins.report import answer, paper, style
 from normplugins.report.claims import claims_page
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
-from normplugins.report.corpora_figure import TEXT, over_corpora
 from normplugins.report.figures import curves
-from normplugins.report.forest import forest
+from normplugins.report.forest import CORPORA_TEXT, forest, over_corpora
 from normplugins.report.paper_figures import paper_figures
 from normplugins.report.plans import plan_table
 from normplugins.report.readings import NOT_KNOWN
@@ -140,7 +139,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     writer.table(table, "###")
     writer.write("contrasts.csv", answer.as_csv(findings))
     if (figure := over_corpora(results, found, findings[CHECKPOINTS[0]])) is not None:
-        writer.page += ["### The contrasts on every corpus", fill(TEXT, 120)]
+        writer.page += ["### The contrasts on every corpus", fill(CORPORA_TEXT, 120)]
         writer.show(figure, "contrasts-corpora", "Contrasts by corpus")
     if (figure := batch_sizes(results)) is not None:
         writer.page.append("### Scores against tokens a batch")

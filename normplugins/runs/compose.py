@@ -29,6 +29,7 @@ from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
 from normplugins.runs.overrides import quote_texts
 from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
+from normplugins.utils.download import own_file
 from normplugins.utils.errors import UserError
 from normplugins.utils.paths import config_dir
 
@@ -63,6 +64,7 @@ def register_nodes(norms: tuple[str, ...], _corpora: tuple[str, ...]) -> None:
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node=norm_node(name))
     OmegaConf.register_new_resolver("visible_gpus", lambda: torch.cuda.device_count(), replace=True)
+    OmegaConf.register_new_resolver("own_file", lambda path: str(own_file(path)), replace=True)
     OmegaConf.register_new_resolver("an_eighth", lambda count: math.ceil(count / 8), replace=True)
 
 
@@ -215,7 +217,8 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 def fairseq_config(config: DictConfig) -> DictConfig:
     """Return the part of a run's config that the trainer takes: fairseq's own FairseqConfig, and ``precision``."""
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    chosen = {key: plain[key] for key in (*FAIRSEQ_SECTIONS, *FAIRSEQ_COMPONENTS, "precision")}
+    keys = *FAIRSEQ_SECTIONS, *FAIRSEQ_COMPONENTS, "precision"
+    chosen = {key: plain[key] for key in keys if key in plain}  # the configs of older runs have no precision
     return OmegaConf.create(chosen, flags={"allow_objects": True, "struct": True})
 
 

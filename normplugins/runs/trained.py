@@ -36,6 +36,7 @@ from normplugins.evaluation.reestimate import batches_asked
 from normplugins.evaluation.tasks import kind_of, windows
 from normplugins.models.language_model_config import future_label
 from normplugins.runs import folder
+from normplugins.runs.check import check_bfloat16
 from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_threads
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
@@ -145,9 +146,22 @@ class TrainedRun:
             ]
         return translations
 
-    def search(self, sentences: list[Tensor], search: DictConfig) -> list[list[Hypothesis]]:
-        """Translate sentences by our beam search, as :data:`Engine` says."""
-        return bleu.search_sentences(self.model, self.task, sentences, search)
+    def search(self, sentences: list[Tensor], search: DictConfig, precision: str = "float32") -> list[list[Hypothesis]]:
+        """Translate sentences by our beam search, as :data:`Engine` says.
+
+        Args:
+            sentences: the sentences.
+            search: the settings.
+            precision: ``bf16`` computes matrix products and activations in bfloat16.
+
+        Raises:
+            UserError: ``precision=bf16`` on a device without bfloat16 arithmetic.
+        """
+        device = next(self.model.parameters()).device.type
+        if precision == "bf16":
+            check_bfloat16(device == "cpu")
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            return bleu.search_sentences(self.model, self.task, sentences, search)
 
     def score(self, lines: Sequence[str], separate: bool = False, where: str = "the text") -> list[LineScore]:
         """Return the log-probability of each line under a language model.

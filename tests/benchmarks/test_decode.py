@@ -11,8 +11,9 @@ from benchmarks.measure import fields_of, read
 from benchmarks.step import composed
 from normplugins.corpora import corpus_config, prepare
 from normplugins.export import ENGINES
+from normplugins.runs.folder import read_record, stored_config
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import CORPUS, MODEL
+from tests.helpers.runs import CORPUS, MODEL, command, tiny_run
 
 SMALL = ["hardware=cpu", "corpus.subword_size=60", *MODEL]
 
@@ -30,8 +31,29 @@ def test_rows_of_random_sentences(tmp_path, capsys):
     for engine, packages in ENGINES.items():
         if all(map(find_spec, packages)):
             assert f"{engine} float32" in list(rows["provider"])
-            assert f"{engine} float32: " in said
-    assert "\nln: 4 of 4 sentences translated as by stock ln, BLEU against it 100.00\n" in said
+            assert f"{engine} float32" in said
+    (own,) = [line.split() for line in said.splitlines() if line.startswith("ln  ")]
+    assert own[-3:] == ["100.0", "%", "100.00"]
+    assert max(map(len, said[said.index("-----") :].splitlines())) <= 80
+
+
+@pytest.mark.slow
+def test_a_trained_run(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained.folder)
+    with pytest.raises(UserError, match="only a translation run with ln"):
+        decode.main(["--run", "run"])
+    status, said = command(tiny_run(trained, norm="ln"), tmp_path)
+    assert status == 0, said
+    monkeypatch.chdir(tmp_path)
+    shared = ["--repeats", "1", "--threads", "1", "--results", str(tmp_path)]
+    decode.main([*shared, "--run", "run"], Case(20, 4, 2))
+    rows = read(tmp_path / "benchmarks.csv")
+    assert fields_of(rows["case"][0])["weights"] == "trained"
+    score = read_record(tmp_path / "run", stored_config(tmp_path / "run"))["metrics"]["sacrebleu"]["score"]
+    table = [line.split("|") for line in (tmp_path / "decoding.md").read_text().splitlines() if line.startswith("| ")]
+    for name in ("stock ln", "ln"):
+        (line,) = [row for row in table if row[1].strip() == name]
+        assert (line[4].strip(), float(line[5])) == ("100.0 %", pytest.approx(score, abs=0.005))
 
 
 def test_sentences_have_the_lengths_of_a_file(tmp_path):

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from normplugins.export import engines
+from normplugins.runs.check import check_bfloat16
+from normplugins.utils.errors import UserError
 from tests.helpers.runs import Trained, command, tiny_run
 
 
@@ -51,12 +53,30 @@ def test_onnx(trained, tmp_path, monkeypatch, normplugins):
     assert errors.startswith("onnx: 20 of 20")
 
 
+@pytest.mark.slow
+def test_own_search_in_bfloat16(trained, monkeypatch, normplugins):
+    try:
+        check_bfloat16(cpu=True)
+    except UserError:
+        pytest.skip("this processor has no bfloat16 arithmetic")
+    monkeypatch.chdir(trained.folder)
+    (source,) = trained.data_dir.glob("*/*/tokenized/source.text.*")
+    plain, half = (
+        normplugins("translate", "run", source, "--scores", "--precision", precision)[1].splitlines()
+        for precision in ("float32", "bf16")
+    )
+    assert plain != half
+    for one, other in zip(plain, half, strict=True):
+        assert float(other.split("\t")[0]) == pytest.approx(float(one.split("\t")[0]), rel=0.03)
+
+
 def test_refusals(trained, tmp_path, monkeypatch, refused, transformer_lm):
     pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed")
     monkeypatch.chdir(trained.folder)
     line = refused("export", "run", tmp_path / "model", "--format", "ctranslate2")
     assert "no norm pn, only ln" in line
     assert "--format onnx" in line
+    assert "our own engine" in refused("translate", "run", "--engine", "onnx", "--precision", "bf16")
     assert "leave it out" in refused("export", "run", tmp_path / "model", "--quantization", "int8")
     monkeypatch.setattr(engines, "find_spec", lambda _: None)
     line = refused("export", "run", tmp_path / "model", "--format", "onnx")

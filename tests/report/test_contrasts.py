@@ -8,8 +8,7 @@ import pytest
 
 from normplugins.report import answer
 from normplugins.report.contrasts import CONTRASTS, find
-from normplugins.report.corpora_figure import over_corpora
-from normplugins.report.forest import forest
+from normplugins.report.forest import forest, over_corpora
 from normplugins.report.records import read_results
 from tests.helpers.pictures import clipped, overlapping, written
 from tests.helpers.records import put_diverged, put_translated

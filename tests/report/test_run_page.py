@@ -13,7 +13,7 @@ CELL = "pn,norm.group_scaling=false,optimization.lr=0.01"
 def test_a_page_stands_beside_each_record_and_is_linked(page, tmp_path: Path) -> None:
     corpus = {"corpus": "multi30k", "counts": {"train": {"pairs": 1234}}, "notes": ["3 pairs dropped"],
               "sha256": {"bin/train.bin": "f00d"}, "inputs": {"train.de.gz": "cafe"}}  # fmt: skip
-    put_translated(tmp_path, CELL, 2, {1: 30}, corpus=corpus, git_commit="0123456789")
+    put_translated(tmp_path, CELL, 2, {1: 30}, corpus=corpus, config={"optimization.lr": [0.01]})
     put_diverged(tmp_path, "multi30k", "pn", 1)
     readme = page().text
     link = f"runs/multi30k/{CELL}/seed2.md"
@@ -23,6 +23,7 @@ def test_a_page_stands_beside_each_record_and_is_linked(page, tmp_path: Path) ->
     assert text.index("averaged") < text.index("| BLEU")
     assert "[Record](seed2.json)" in text
     assert (tmp_path / link).parent.joinpath("../../../README.md").is_file()
+    assert "| optimization.lr | [0.01] |" in text
     for part in ("1,234", "- 3 pairs dropped", "f00d  bin/train.bin", "cafe  train.de.gz", "| python | 3.11.0 |"):
         assert part in text
     epochs = [line for line in text.partition("## Loss")[2].partition("##")[0].splitlines() if line.startswith("|")]
