@@ -30,13 +30,13 @@ def onednn_is_faster() -> bool:
 def by_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`product` is for these tensors: on a CPU, of float32, large enough, and outside of autocast."""
     return (
-        x.is_cpu
+        not torch.compiler.is_compiling()  # first, so that the compiler does not trace the other conditions
+        and not torch.jit.is_tracing()
+        and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * len(weight) >= FEWEST
         and onednn_is_faster()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
     )
 
 
