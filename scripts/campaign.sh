@@ -7,8 +7,10 @@ set -euo pipefail
 cd "$(dirname -- "$0")/.."
 tag=${CAMPAIGN_TAG:-v0.2.0}
 clone=${CAMPAIGN_DIR:-$(dirname -- "$PWD")/normplugins-campaign-$tag}
-commit=$(git rev-parse --verify --quiet "$tag^{commit}") ||
-  commit=27b379122f059b07a6697e862c4bf8e1f1cbcda4  # the commit of v0.2.0, for a checkout without tags
+commit=$(git rev-parse --verify --quiet "$tag^{commit}") || {  # a checkout without tags
+  [ "$tag" = v0.2.0 ] || { echo "this checkout has no tag $tag: git fetch --tags" >&2; exit 1; }
+  commit=27b379122f059b07a6697e862c4bf8e1f1cbcda4
+}
 log=$clone/campaign.log
 pid_file=$clone/campaign.pid
 

@@ -53,11 +53,11 @@ def commit(project: Path, message: str) -> None:
     git(project, "commit", "--quiet", "--allow-empty", "--message", message)
 
 
-def call(project: Path, *arguments: str) -> tuple[int, str]:
+def call(project: Path, *arguments: str, tag: str | None = None) -> tuple[int, str]:
     done = subprocess.run(
         ["bash", str(project / "scripts" / "campaign.sh"), *arguments],
         cwd=project.parent,
-        env={**os.environ, "READY": str(project.parent / "ready")},
+        env={**os.environ, "READY": str(project.parent / "ready"), **({"CAMPAIGN_TAG": tag} if tag else {})},
         capture_output=True,
         text=True,
         check=False,
@@ -92,6 +92,12 @@ def test_a_clone_at_another_commit_is_refused(checkout: Path) -> None:
     status, said = call(checkout)
     assert (status, "is not at v0.2.0" in said) == (1, True), said
     assert not (clone / "campaign.pid").exists()
+
+
+def test_another_tag_is_never_replaced_by_the_commit_of_the_first(checkout: Path) -> None:
+    status, said = call(checkout, tag="v9.9.9")
+    assert (status, "no tag v9.9.9: git fetch --tags" in said) == (1, True), said
+    assert not (checkout.parent / "normplugins-campaign-v9.9.9").exists()
 
 
 def test_an_unknown_action_prints_the_known_ones(checkout: Path) -> None:

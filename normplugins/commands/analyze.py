@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from normplugins.commands._arguments import add_results, add_run
+from normplugins.commands._arguments import add_results, add_run, add_runs
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import loading, progress
 
@@ -32,11 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "channels of the models, a multiple of 4 (default: %(default)s)"
     gradients.add_argument("--width", type=int, default=512, metavar="N", help=text)
     add_results(gradients)
+    text = "measure the singular values of the embeddings of trained runs"
+    embedding = analyses.add_parser("embedding", help=text, description=f"M{text[1:]}. It only reads the runs.")
+    add_runs(embedding)
+    add_results(embedding)
 
 
 def execute(options: argparse.Namespace) -> None:
     """Examine the models and write the page or the figure of all that were examined."""
-    analyze = {"causality": _causality, "gradients": _gradients}[options.analysis]
+    analyze = {"causality": _causality, "gradients": _gradients, "embedding": _embedding}[options.analysis]
     for written in analyze(options):
         print(f"written: {written}")
 
@@ -67,3 +71,15 @@ def _gradients(options: argparse.Namespace) -> list[Path]:
     title = f"gradients with {options.norm}, {len(PLACEMENTS)} placements"
     layers = 2 * sum(depths) * len(PLACEMENTS)
     return write_gradients(options.results, list(progress(rows, title, "layers", total=layers)))
+
+
+def _embedding(options: argparse.Namespace) -> list[Path]:
+    with loading():
+        from normplugins.report.embedding_figure import COLUMNS, KEYS, TABLE
+        from normplugins.report.measured import add_measured
+        from normplugins.runs.embedding_spectrum import measure_embeddings
+
+    runs = progress(options.run, "reading embeddings", "runs")
+    rows = [row for run in runs for row in measure_embeddings(run)]
+    add_measured(options.results / TABLE, COLUMNS, KEYS, rows)
+    return [options.results / TABLE]

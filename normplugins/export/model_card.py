@@ -21,7 +21,6 @@ def model_card(record: dict[str, Any], checkpoint: str) -> str:
     corpus, title = record["corpus"], f"{record['experiment']} {record['variant']} seed {record['seed']}"
     languages = [corpus[side] for side in ("source", "target") if side in corpus]
     task = "translation" if languages else "text-generation"
-    counts = {f"{split} {unit}": n for split, each in corpus["counts"].items() for unit, n in _numbers(each).items()}
     signatures = {key: each.get("signature", "").replace("|", "\\|") for key, each in metrics.items()}
     scores = [f"| {key} | {each['score']:.2f} | `{signatures[key]}` |" for key, each in metrics.items()]
     header = {
@@ -47,19 +46,44 @@ def model_card(record: dict[str, Any], checkpoint: str) -> str:
         "\n## Loading\n",
         "```python\nfrom pathlib import Path\n\nfrom normplugins.evaluation.exported import load_exported\n\n"
         'model, task, config = load_exported(Path("FOLDER"))\n```',
-        "\n## Corpus\n",
-        _table(counts),
-        *[f"\n{note}" for note in (corpus.get("note"), *corpus.get("notes", [])) if note],
-        "\nSHA-256 of the prepared files:\n",
-        _table(corpus["sha256"]),
-        "\n## Training\n",
-        _table({key: value for key, value in record["training"].items() if not isinstance(value, dict | list)}),
-        "\n## Hardware, versions, commit\n",
-        _table({**_numbers(record["hardware"], str), **record["versions"], "commit": record.get("git_commit")}),
+        "",
+        "\n\n".join(record_sections(record)),
         "\n## Settings\n",
         f"```json\n{json.dumps(record['config'], indent=1, ensure_ascii=False, default=str)}\n```\n",
     ]
     return "\n".join(parts)
+
+
+def record_sections(record: dict[str, Any]) -> list[str]:
+    """Return what a record says about corpus, training and environment as Markdown blocks, each section with a heading.
+
+    Args:
+        record: the record of a completed run, of any format.
+    """
+    corpus, training = record["corpus"], record["training"]
+    counts = {f"{split} {unit}": n for split, each in corpus["counts"].items() for unit, n in _numbers(each).items()}
+    sums = [f"{digest}  {name}" for key in ("inputs", "sha256") for name, digest in corpus.get(key, {}).items()]
+    statistics = training.get("statistics") or {}
+    load = [f"{when} {', '.join(map(str, each))}" for part in record["hardware"].get("load", [])
+            for when, each in part.items()]  # fmt: skip
+    return [
+        "## Corpus",
+        key_values({"corpus": corpus["corpus"], **counts}),
+        *(f"- {note}" for note in (corpus.get("note"), *corpus.get("notes", [])) if note),
+        *([f"<details><summary>SHA-256 of the {len(sums)} files</summary>\n\n```\n{chr(10).join(sums)}\n```\n\n"
+           "</details>"] if sums else []),
+        "## Training",
+        key_values({
+            **{key: value for key, value in training.items() if not isinstance(value, dict | list)},
+            "averaged checkpoints": ", ".join(training.get("averaged") or []) or "none",
+            **({"statistics of norms": statistics.get("obtained")} if statistics.get("obtained") else {}),
+        }),
+        "## Hardware, versions, commit",
+        key_values({**_numbers(record["hardware"], str), **({"load averages": "; ".join(load)} if load else {}),
+                **record["versions"], "commit": record.get("git_commit"), "finished at": record.get("finished_at")}),
+        *([f"Calls that resumed the run with another commit, machine or versions: {len(record['later'])}."]
+          if record.get("later") else []),
+    ]  # fmt: skip
 
 
 def _index(title: str, task: str, corpus: str, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -70,8 +94,11 @@ def _index(title: str, task: str, corpus: str, metrics: dict[str, Any]) -> dict[
     return {"name": title, "results": [{"task": {"type": task}, "dataset": dataset, "metrics": results}]}
 
 
-def _table(rows: dict[str, Any]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+def key_values(rows: dict[str, Any]) -> str:
+    """Return a Markdown table without a head, a row for each key; numbers have separators of thousands."""
+    texts = {key: f"{value:,}" if isinstance(value, int | float) else value for key, value in rows.items()}
+    lines = [f"| {key if '.' in key else key.replace('_', ' ')} | {value} |" for key, value in texts.items()]
+    return "\n".join(["| | |", "|:--|:--|", *lines])
 
 
 def _numbers(values: dict[str, Any], *also: type) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from normplugins.report.contrasts import (
     Finding,
     find,
 )
-from normplugins.report.plans import read_plan
+from normplugins.report.plans import Plan
 from normplugins.report.table import Column, Table
 
 Findings = Mapping[str, Sequence[Finding]]
@@ -119,7 +119,7 @@ def _remedy(found: Finding) -> str:
 
 
 def _state(results: Path, primary: Sequence[Finding]) -> str:
-    plan = read_plan(EXPERIMENT)
+    plan = Plan.named(EXPERIMENT)
     published, diverged = plan.published(results)
     decided = sum(each.decided for each in primary)
     lost = f", {diverged} diverged" if diverged else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference, Resampled
 from normplugins.report.comparison import MARGIN
-from normplugins.report.plans import read_plan
+from normplugins.report.plans import Plan, plan_of
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
 
 EXPERIMENT = "multi30k"
@@ -51,7 +51,7 @@ class Contrast:
     @property
     def name(self) -> str:
         """The difference in words, such as ``PN - LN``."""
-        return f"{CELLS[self.system]} - {CELLS[self.baseline]}"
+        return f"{CELLS.get(self.system, self.system)} - {CELLS.get(self.baseline, self.baseline)}"
 
 
 CONTRASTS = (
@@ -127,6 +127,7 @@ def find(
     experiment: str = EXPERIMENT,
     contrasts: Sequence[Contrast] = CONTRASTS,
     resamples: int = significance.RESAMPLES,
+    plan: Plan | None = None,
 ) -> list[Finding]:
     """Return what the published records of an experiment say about each contrast.
 
@@ -136,10 +137,12 @@ def find(
         experiment: the experiment.
         contrasts: the contrasts; p-values are adjusted within each family of them.
         resamples: the number of bootstrap resamples of the test sentences.
+        plan: the plan that says how many pairs there will be; by default the one of the experiment.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
     """
+    plan = plan or plan_of(experiment)
     cells = dict.fromkeys(cell for contrast in contrasts for cell in (contrast.system, contrast.baseline))
     systems = {cell: read_published(experiment, cell, results, checkpoint) for cell in cells}
     scored = [system for system in systems.values() if system.runs]
@@ -149,7 +152,6 @@ def find(
     statistics = [run.statistics for system in scored for run in system.runs.values()]
     score = METRICS[scored[0].first.metric] if scored else significance.bleu
     drawn = dict(zip(runs, significance.resample(statistics, score, resamples), strict=True))
-    plan = read_plan(EXPERIMENT)
     differences = [_difference(systems[each.system], systems[each.baseline], drawn) for each in contrasts]
     adjusted = _adjust(contrasts, differences)
     found = []

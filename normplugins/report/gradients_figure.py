@@ -13,9 +13,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from normplugins.models.placement import PLACEMENTS
 from normplugins.report import style
+from normplugins.report.measured import add_measured, read_measured
 from normplugins.report.records import norm_rank
-from normplugins.utils.errors import UserError
-from normplugins.utils.files import whole_file
 
 TABLE, FIGURE = "gradients_by_depth.csv", Path("figures") / "gradients_by_depth"
 COLUMNS = ["norm", "placement", "layers", "stack", "layer", "gradient", "seeds", "width"]
@@ -36,26 +35,13 @@ def write_gradients(results: Path, rows: Iterable[dict[str, Any]]) -> list[Path]
         UserError: the table cannot be read.
         OSError: a file cannot be written.
     """
-    new = pd.DataFrame(rows, columns=COLUMNS)
-    old = read_gradients(results / TABLE)
-    every = pd.concat([old[~old["norm"].isin(new["norm"])], new]) if len(old) else new
-    every = every.sort_values("norm", key=lambda names: names.map(norm_rank), kind="stable")
-    with whole_file(results / TABLE) as temporary:
-        every.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    every = add_measured(results / TABLE, COLUMNS, ["norm"], rows)
     return [results / TABLE, *style.write(draw(every), results / FIGURE)]
 
 
 def read_gradients(path: Path) -> pd.DataFrame:
     """Read the table; it is empty if there is no file. Raises UserError if it cannot be read."""
-    if not path.exists():
-        return pd.DataFrame(columns=COLUMNS)
-    try:
-        found = pd.read_csv(path)
-        if list(found.columns) != COLUMNS:
-            raise ValueError(f"its columns are {', '.join(found.columns)}")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove it, and measure its norms again") from error
-    return found
+    return read_measured(path, COLUMNS)
 
 
 def draw(found: pd.DataFrame) -> Figure:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -15,12 +14,15 @@ from normplugins.report import answer, paper, style
 from normplugins.report.claims import claims_page
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
 from normplugins.report.figures import curves
-from normplugins.report.fluctuation_figure import fluctuation
-from normplugins.report.forest import forest
+from normplugins.report.forest import CORPORA_TEXT, forest, over_corpora
+from normplugins.report.paper_figures import paper_figures
+from normplugins.report.plans import plan_table
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.readme import readme_part, rewrite_readme
 from normplugins.report.records import read_results, summarize
+from normplugins.report.run_page import run_links, run_pages
 from normplugins.report.scores_figure import final_scores
+from normplugins.report.sweeps import batch_sizes
 from normplugins.report.table import Table, latex, markdown, paragraph, terminal, terminal_width
 from normplugins.report.tables import detail_table, experiment_table, paper_table, shortened_table
 from normplugins.utils.errors import UserError
@@ -51,6 +53,10 @@ PAPER = (
 CAUSALITY = "causality.md"
 CURVES = {"valid_curve": ("", "Validation loss"), "train_curve": ("-training", "Training loss")}
 """The end of a figure's file name and its caption, for each curve of a record."""
+FIGURES = (
+    "What the runs of Multi30k recorded along training; [docs/probe.md](../docs/probe.md) defines all quantities. One "
+    "seed describes one run and says nothing about other seeds."
+)
 DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
 
 
@@ -100,9 +106,11 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     for experiment in others["experiment"].unique():
         for tables, runs in tables_of(experiment, found):
             writer.add(tables, runs, "###")
-    if (figure := fluctuation(results)) is not None:
-        writer.page.append("## Batch statistics in a transformer and in a ResNet20")
-        writer.show(figure, "fluctuation", "Distance of batch statistics from the running ones")
+    writer.page += ["## The paper's figures", fill(FIGURES, 120)]
+    for name, title, text, figure in paper_figures(results):
+        writer.page += [f"### {title}", fill(text, 120, break_on_hyphens=False)]
+        if figure is not None:
+            writer.show(figure, name, title)
     lost = found[found["diverged"] != ""]
     if len(lost):
         lines = [f"{r.experiment} {r.variant} seed {r.seed}: {r.diverged}" for r in lost.itertuples()]
@@ -112,6 +120,8 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     if len(found):
         writer.write("results.csv", summarize(found).to_csv(index=False))
     writer.write("README.md", "\n\n".join(writer.page) + "\n")
+    if len(found):
+        writer.write_each("runs/*/*/seed*.md", run_pages(results, found))
     for text in [*(f"{text}\n" for text in writer.printed), *(f"written: {path}" for path in writer.written)]:
         echo(text)
 
@@ -128,11 +138,18 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
         writer.show(figure, "contrasts", "Contrasts with intervals")
     writer.table(table, "###")
     writer.write("contrasts.csv", answer.as_csv(findings))
+    if (figure := over_corpora(results, found, findings[CHECKPOINTS[0]])) is not None:
+        writer.page += ["### The contrasts on every corpus", fill(CORPORA_TEXT, 120)]
+        writer.show(figure, "contrasts-corpora", "Contrasts by corpus")
+    if (figure := batch_sizes(results)) is not None:
+        writer.page.append("### Scores against tokens a batch")
+        writer.show(figure, "batch-size", "Test BLEU against tokens a batch")
     readme = results.resolve().parent / "README.md"
     if rewrite_readme(readme, readme_part(results, findings[CHECKPOINTS[0]], found)):
         writer.written.append(readme)
     writer.write("claims.md", claims_page(results, findings[CHECKPOINTS[0]]))
     writer.page.append("What holds of the paper's other claims: [claims](claims.md).")
+    writer.page += ["### What is still to run", markdown(plan_table(results, found))]
 
 
 def tables_of(experiment: str, results: pd.DataFrame) -> Iterator[tuple[list[Table], pd.DataFrame]]:
@@ -158,12 +175,14 @@ class Writer:
         self.written: list[Path] = []
 
     def add(self, tables: Sequence[Table], runs: pd.DataFrame, heading: str) -> None:
-        """Add a table and the details under it, the figures, and the command that repeats a run."""
+        """Add a table and the details under it, the figures, and links to the runs' pages."""
         for number, table in enumerate(tables):
             self.table(table, f"{heading}{'#' * number}")
         self.draw(runs)
-        if len(runs):
-            self.page.append(f"To repeat a row: {_command(runs.iloc[0])}")
+        links = run_links(self.results, runs["experiment"].iloc[0], *runs["variant"].unique()) if len(runs) else ""
+        if links:
+            text = f"The page of each run, with the command that repeats it: {links}."
+            self.page.append(fill(text, 120, break_long_words=False, break_on_hyphens=False))
 
     def table(self, table: Table, heading: str) -> None:
         """Add a table alone."""
@@ -187,6 +206,14 @@ class Writer:
             temporary.write_text(text, encoding="utf-8")
         self.written.append(path)
 
+    def write_each(self, pattern: str, texts: Mapping[str, str]) -> None:
+        """Write text files that match a pattern, and remove other files that match it, whose records are gone."""
+        for path in set(self.results.glob(pattern)) - {self.results / name for name in texts}:
+            path.unlink()
+        for name, text in texts.items():
+            self.write(name, text)
+        self.written[len(self.written) - len(texts) :] = [self.results / pattern]
+
     def show(self, figure: Figure, name: str, caption: str) -> None:
         """Write a figure as PNG and as SVG, and show it on the page."""
         with self.named(f"figures/{name}.png"):
@@ -201,20 +228,3 @@ class Writer:
             yield path
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _command(run: Any) -> str:
-    """Return the command that repeats the row of this run."""
-    if run["corpus"].startswith("custom"):
-        return (
-            f"`normplugins run {run['corpus']} experiment={run['experiment']} norm=NORM seed=K`, with the `corpus.` "
-            "settings of the record and the settings in the row's name."
-        )
-    if run["model"]:
-        budget = f" budget={run['budget']}" if run["budget"] else ""
-        return (
-            f"`normplugins run {run['experiment']}{budget} norm=NORM seed=K reading=code`, or `reading=masked` or "
-            "`reading=paper`, with `architecture=transformer` for the causal transformer, and the settings in the "
-            "row's name, if any."
-        )
-    return f"`normplugins run {run['experiment']} norm=NORM seed=K`, with the settings in the row's name, if any."

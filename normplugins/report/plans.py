@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
+import pandas as pd
 
+from normplugins.report.table import Column, Table
 from normplugins.runs.inventory import diverged_path, published_path
+from normplugins.runs.plan_file import read_plan_file
 from normplugins.utils.paths import config_dir
 
 _OWN_NAME = {"reading=code": (), "reading=masked": ("model.causal=true",),
              "reading=paper": ("model.causal=true", "model.normalize_before=true")}  # fmt: skip
 """The settings by which the name of a cell shows a reading."""
-_NOT_IN_A_NAME = ("hardware=", "tracking=", "train.checkpoint_minutes=")
+_NOT_IN_A_NAME = ("hardware", "tracking", "train.checkpoint_minutes=")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,21 @@ class Plan:
 
     name: str
     cells: dict[tuple[str, str], tuple[int, ...]]
+    decides: str = ""
+
+    @classmethod
+    def named(cls, name: str) -> Plan:
+        """Read ``configs/campaign/NAME.yaml`` without composing its runs, which would take seconds.
+
+        ``runs.campaign_plan.read_plan`` composes the runs and gives the same names.
+        """
+        content = read_plan_file(config_dir() / "campaign" / f"{name}.yaml")
+        cells: dict[tuple[str, str], tuple[int, ...]] = {}
+        for block in content.blocks:
+            for text in block.cells:
+                key = (block.experiment, _cell_name([*content.overrides, *text.split()]))
+                cells[key] = tuple(dict.fromkeys([*cells.get(key, ()), *block.seeds]))
+        return cls(name, cells, content.decides)
 
     @property
     def planned(self) -> int:
@@ -35,30 +53,64 @@ class Plan:
 
     def published(self, results: Path) -> tuple[int, int]:
         """Return how many of the runs have a record under ``results``, and how many others diverged."""
-        paths = [
-            published_path(results, experiment, cell, seed)
+        missing = [path for _, path in self._paths(results) if not path.exists()]
+        return self.planned - len(missing), sum(diverged_path(path).exists() for path in missing)
+
+    def missing(self, results: Path) -> list[str]:
+        """Return the experiment of each run that has neither a record under ``results`` nor diverged."""
+        paths = self._paths(results)
+        return [name for name, path in paths if not (path.exists() or diverged_path(path).exists())]
+
+    def _paths(self, results: Path) -> list[tuple[str, Path]]:
+        return [
+            (experiment, published_path(results, experiment, cell, seed))
             for (experiment, cell), seeds in self.cells.items()
             for seed in seeds
         ]
-        missing = [path for path in paths if not path.exists()]
-        return len(paths) - len(missing), sum(diverged_path(path).exists() for path in missing)
 
 
-def read_plan(name: str) -> Plan:
-    """Read ``configs/campaign/NAME.yaml`` without composing its runs, which would take seconds.
+def all_plans() -> list[Plan]:
+    """Return the plans in ``configs/campaign/``, by name."""
+    return [Plan.named(path.stem) for path in sorted((config_dir() / "campaign").glob("*.yaml"))]
 
-    ``runs.campaign.read_plan`` composes the runs and gives the same names.
+
+def plan_of(experiment: str) -> Plan:
+    """Return the plan named like an experiment, or else the first one with runs of it; an empty plan without any."""
+    plans = sorted(all_plans(), key=lambda plan: plan.name != experiment)
+    return next((plan for plan in plans if any(name == experiment for name, _ in plan.cells)), Plan(experiment, {}))
+
+
+def plan_table(results: Path, found: pd.DataFrame) -> Table:
+    """Return a table of the plans: what each decides, how many of its runs are published, and the hours that are left.
+
+    Args:
+        results: the folder of the records.
+        found: the records, as :func:`normplugins.report.records.read_results` returns them.
     """
-    content: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "campaign" / f"{name}.yaml"))
-    cells: dict[tuple[str, str], tuple[int, ...]] = {}
-    for block in content["blocks"]:
-        for text in block["cells"]:
-            key = (str(block["experiment"]), _cell_name([*content.get("overrides", []), *text.split()]))
-            cells[key] = tuple(dict.fromkeys([*cells.get(key, ()), *map(int, block["seeds"])]))
-    return Plan(name, cells)
+    runs = found[found["diverged"] == ""].drop_duplicates(["experiment", "variant", "seed"])
+    usual = runs.groupby("experiment")["wall_seconds"].mean()
+    rows = []
+    for plan in all_plans():
+        published, diverged = plan.published(results)
+        left = plan.missing(results)
+        hours = sum(usual.get(experiment, math.nan) for experiment in left) / 3600
+        rows.append([
+            f"[{plan.name}](../configs/campaign/{plan.name}.yaml)", plan.decides,
+            f"{published} of {plan.planned}{f', {diverged} diverged' if diverged else ''}",
+            "unknown" if math.isnan(hours) else f"{hours:.0f}",
+        ])  # fmt: skip
+    minutes = ", ".join(f"{experiment} {seconds / 60:.0f}" for experiment, seconds in usual.items())
+    notes = [
+        "Hours: the runs that are left times the mean training time of the published runs of their experiment "
+        f"(minutes: {minutes}). They are unknown for an experiment without a published run.",
+        "A run that two plans list is counted in both.",
+        "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
+    ]
+    columns = [Column("plan", False), Column("what it decides", False), Column("published"), Column("hours\nleft")]
+    return Table("The plans", columns, rows, notes, "plans")
 
 
 def _cell_name(overrides: list[str]) -> str:
     norm = next(item.removeprefix("norm=") for item in overrides if item.startswith("norm="))
-    others = [item for item in overrides if not item.startswith(("norm=", *_NOT_IN_A_NAME))]
+    others = [re.sub(r"[][]", "", item) for item in overrides if not item.startswith(("norm=", *_NOT_IN_A_NAME))]
     return ",".join([norm, *sorted(part for item in others for part in _OWN_NAME.get(item, (item,)))])

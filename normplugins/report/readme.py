@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.report.contrasts import CELLS, EXPERIMENT, Finding
-from normplugins.report.plans import read_plan
+from normplugins.report.plans import Plan
 from normplugins.report.records import WHOLE
 from normplugins.utils.files import whole_file
 
@@ -22,7 +22,7 @@ def readme_part(results: Path, findings: list[Finding], table: pd.DataFrame) -> 
         findings: what the records say about the contrasts.
         table: the records, as :func:`normplugins.report.records.read_results` returns them.
     """
-    plan = read_plan(EXPERIMENT)
+    plan = Plan.named(EXPERIMENT)
     published, diverged = plan.published(results)
     decided = sum(each.decided for each in findings)
     lost = f", {diverged} diverged" if diverged else ""

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from normplugins.report.records import norm_rank
 from normplugins.utils.files import whole_file
@@ -137,6 +138,28 @@ def count_updates(axis: Axes) -> None:
     """Write an x axis of updates with few, whole numbers that fit into narrow panels."""
     axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}")
+
+
+def log_axes(axis: Axes) -> None:
+    """Make both axes logarithmic, with few labels that fit into narrow panels. Call it when the lines are drawn.
+
+    The x axis is one of updates.
+    """
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    few_log_labels(axis.yaxis)
+    axis.xaxis.set_major_locator(LogLocator(numticks=4))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def few_log_labels(axis: Axis) -> None:
+    """Label a logarithmic axis at few values, also if it spans less than a power of ten."""
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=4))
+    axis.set_major_formatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def spread(positions: Sequence[float], gap: float) -> np.ndarray:

@@ -1,144 +1,46 @@
-"""Runs the cells of a plan one after another until all are published, and shows the progress of each.
+"""Runs the cells of a plan, one or several at a time, until all are published, and shows the progress of each.
 
 A plan lists cells in blocks; a cell is a list of overrides of an experiment. Within a block, all cells run with one
 seed before the next seed begins, so that each seed gives a complete comparison. A run that was started is resumed
 first, and a published one is not repeated. A campaign that is stopped at any moment continues with the same command.
 """
 
+import math
 import signal
+import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Collection, Generator, Iterator, Sequence
+from concurrent.futures import as_completed
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from normplugins.runs import folder, inventory, record
-from normplugins.runs.cell import changed_settings, flatten
-from normplugins.runs.check import check
+from normplugins.runs import folder, record
+from normplugins.runs.campaign_plan import Planned, read_plan
 from normplugins.runs.compose import compose_config
 from normplugins.runs.publish import publish
 from normplugins.runs.run import run
 from normplugins.utils.errors import InUse, NotFinite, UserError
-from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.json_file import write_json
 from normplugins.utils.terminal import Column, Table, paragraph, terminal, terminal_width
-
-_FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
-_SEEDS = ("seed", "common.seed", "task.seed")  # the keys of a config that hold the seed of the run
+from normplugins.utils.worker_processes import fresh_processes
 
 
 class TimeIsUp(BaseException):
     """The campaign has used its minutes. This is no Exception, because handlers of exceptions may retry what failed."""
 
 
-@dataclass
-class Block:
-    """Cells of an experiment, each a text of overrides, that run with the same seeds."""
-
-    experiment: str
-    cells: list[str]
-    seeds: list[int]
-
-
-@dataclass
-class Plan:
-    """The content of a plan's file: its blocks, and overrides of every cell."""
-
-    blocks: list[Block]
-    overrides: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class Planned:
-    """One run of a plan: its overrides except the seed, its flat config, its folder and the path of its record."""
-
-    overrides: tuple[str, ...]
-    settings: dict[str, Any]
-    run_dir: Path
-    published: Path
-
-    def __str__(self) -> str:
-        return f"{self.settings['variant']} seed {self.settings['seed']}"
-
-    @property
-    def diverged(self) -> Path:
-        """The file that is published instead of a record when the loss was not finite."""
-        return inventory.diverged_path(self.published)
-
-    @property
-    def record(self) -> dict[str, Any] | None:
-        """The published record, if it has the current format and the config of this run."""
-        found = read_json(self.published, "restore it, or delete it to run that seed again") or {}
-        if found.get("format") != record.FORMAT:
-            return None
-        published, planned = (record.without_absolute_paths(each) for each in (found["config"], self.settings))
-        return None if changed_settings(published, planned) else found
-
-    @property
-    def state(self) -> str:
-        """``done``, ``diverged``, ``started`` or ``left``."""
-        if self.record:
-            return "done"
-        if self.diverged.exists():
-            return "diverged"
-        return "started" if (self.run_dir / folder.CONFIG).exists() else "left"
-
-    @property
-    def progress(self) -> float:
-        """The share of the updates that a started run has made, from its log."""
-        updates, of = inventory.progress(self.run_dir)
-        return updates / of if of else 0.0
-
-
-def read_plan(*paths: Path, results: Path = Path("results")) -> list[Planned]:
-    """Read the runs of one or more plans in their order, each run once even if several blocks list it.
-
-    Args:
-        paths: the plans.
-        results: the folder in which the records are published.
-
-    Raises:
-        UserError: a plan cannot be read, has an unknown key, or one of its cells cannot work.
-    """
-    # Two plans may write the same cell differently, so runs are compared by the record they publish.
-    return list({planned.published: planned for path in paths for planned in _read(path, results)}.values())
-
-
-def _read(path: Path, results: Path) -> Iterator[Planned]:
-    try:
-        typed = OmegaConf.merge(OmegaConf.structured(Plan), OmegaConf.load(path))
-        plan: Any = OmegaConf.to_container(typed, throw_on_missing=True)
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        needed = "a plan needs blocks, each with experiment, cells and seeds"
-        raise UserError(f"{path} cannot be read ({needed}): {' '.join(str(error).split())}") from error
-
-    @cache
-    def composed(experiment: str, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
-        if fixed := [word for word in overrides if word.lstrip("+~").startswith(_FIXED)]:
-            raise UserError(f"{path}: '{fixed[0]}' is not for a plan to set: its blocks list experiments and seeds")
-        config = compose_config(experiment, overrides)
-        check(config)
-        return config, dict(flatten(config))
-
-    for block in plan["blocks"]:
-        for seed in block["seeds"]:
-            for cell in block["cells"]:
-                overrides = (*plan["overrides"], *cell.split())
-                config, settings = composed(block["experiment"], overrides)
-                settings = settings | {key: seed for key in _SEEDS if key in settings}
-                run_dir = Path(config.run_dir).with_name(f"seed{seed}")
-                published = inventory.published_path(results, config.experiment, config.variant, seed)
-                yield Planned(overrides, settings, run_dir, published)
+_Outcomes = Generator[tuple[Planned, BaseException | None], None, None]
 
 
 def campaign(
-    plans: Sequence[Path], minutes: float | None = None, show_only: bool = False, results: Path = Path("results")
+    plans: Sequence[Path],
+    minutes: float | None = None,
+    show_only: bool = False,
+    results: Path = Path("results"),
+    jobs: int = 1,
 ) -> bool:
     """Run what is left of the plans, in their order, and publish each finished record.
 
@@ -149,6 +51,7 @@ def campaign(
         minutes: stop after this time, even within a run; None: run to the end.
         show_only: print the table and run nothing.
         results: the folder in which the records are published.
+        jobs: runs at the same time; with several, each is a process and prints to a file beside its folder.
 
     Returns:
         Whether nothing is left.
@@ -157,30 +60,30 @@ def campaign(
         UserError: a plan cannot work, another campaign runs in this folder, or a run failed for another reason than a
             loss that is not finite.
     """
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     runs = read_plan(*plans, results=results)
     if show_only:
         print(overview(runs))
         return not _left(runs)
     failures: dict[Planned, str] = {}
-    skipped: set[Planned] = set()
-    try:
-        with folder.locked(Path("runs") / ".campaign"), _for_minutes(minutes):
-            while left := [planned for planned in _left(runs) if planned not in failures and planned not in skipped]:
-                planned = min(left, key=lambda each: each.state != "started")  # the first of them in the plan's order
-                print(overview(runs, planned), flush=True)
-                try:
-                    _carry_out(planned, results)
-                    if planned in _left(runs):
-                        raise UserError(f"it ended, and {planned.published} is not its record")
-                except InUse as error:  # the other process publishes the record
-                    skipped.add(planned)
+    out_of_time = False
+    with folder.locked(Path("runs") / ".campaign"):
+        left = sorted(_left(runs), key=lambda each: each.state != "started")  # otherwise in the plan's order
+        carry_out = _one_by_one if jobs == 1 else partial(_side_by_side, jobs)
+        with closing(carry_out(runs, left, results, end)) as outcomes:
+            for planned, error in outcomes:
+                if error is None and planned in _left(runs):
+                    error = UserError(f"it ended, and {planned.published} is not its record")
+                if isinstance(error, TimeIsUp):
+                    out_of_time = True
+                elif isinstance(error, InUse):  # the other process publishes the record
                     print(f"{planned} skipped: {error}")
-                except Exception as error:  # a failure of any kind must not stop the other runs
+                elif error:  # a failure of any kind must not stop the other runs
                     if not isinstance(error, UserError):
-                        traceback.print_exc()
+                        traceback.print_exception(error)
                     failures[planned] = str(error)
                     print(f"{planned} failed: {error}")
-    except TimeIsUp:
+    if out_of_time:
         print(f"{minutes:g} minutes are up: the same command goes on from here")
     print(overview(runs))
     if failures:
@@ -189,24 +92,55 @@ def campaign(
     return not _left(runs)
 
 
+def _one_by_one(runs: Sequence[Planned], left: Sequence[Planned], results: Path, end: float) -> _Outcomes:
+    for planned in left:
+        print(overview(runs, [planned]), flush=True)
+        try:
+            _carry_out(planned, results, end)
+            yield planned, None
+        except TimeIsUp as error:
+            yield planned, error
+            return
+        except Exception as error:
+            yield planned, error
+
+
+def _side_by_side(jobs: int, runs: Sequence[Planned], left: Sequence[Planned], results: Path, end: float) -> _Outcomes:
+    print(overview(runs, left[:jobs]), flush=True)
+    with fresh_processes(jobs) as pool:
+        started = {pool.submit(_carry_out_quietly, planned, results, end): planned for planned in left}
+        for future in as_completed(started):
+            error = future.exception()
+            print(f"{started[future]}: {'ended' if error is None else 'stopped'}", flush=True)
+            yield started[future], error
+
+
+def _carry_out_quietly(planned: Planned, results: Path, end: float) -> None:
+    output = planned.run_dir.with_suffix(".log")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("a", encoding="utf-8", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        _carry_out(planned, results, end)
+
+
 def _left(runs: Sequence[Planned]) -> list[Planned]:
     return [planned for planned in runs if planned.state in ("started", "left")]
 
 
-def _carry_out(planned: Planned, results: Path) -> None:
+def _carry_out(planned: Planned, results: Path, end: float) -> None:
     """Complete one run and publish it. A loss that is not finite is a result, and is published as one."""
     cell = {key: planned.settings[key] for key in ("experiment", "variant", "seed")}
-    try:
-        run(compose_config(cell["experiment"], [*planned.overrides, f"seed={cell['seed']}"]))
-    except NotFinite as error:
-        outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
-        write_json(planned.diverged, cell | outcome)
-        return
-    publish(planned.run_dir, results, force=True)  # what is published there is not the record of this plan
+    with _until(end):
+        try:
+            run(compose_config(cell["experiment"], [*planned.overrides, f"seed={cell['seed']}"]))
+        except NotFinite as error:
+            outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
+            write_json(planned.diverged, cell | outcome)
+            return
+        publish(planned.run_dir, results, force=True)  # what is published there is not the record of this plan
 
 
-def overview(runs: Sequence[Planned], running: Planned | None = None) -> str:
-    """Return a table with the seeds of each cell by their state, and a line with the hours that are left."""
+def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
+    """Return a table with the seeds of each cell by their state, and a line with the hours left, one run at a time."""
     cells: dict[tuple[str, str], dict[str, list[str]]] = {}
     seconds, to_go = [], 0.0  # to_go: runs that are left; a started run counts with the part that is left
     for planned in runs:
@@ -219,7 +153,7 @@ def overview(runs: Sequence[Planned], running: Planned | None = None) -> str:
             row["done"].append(f"{seed} (diverged)")
         else:
             to_go += 1 - planned.progress
-            if planned == running or planned.state == "started":
+            if planned in running or planned.state == "started":
                 row["running"].append(f"{seed} ({planned.progress:.0%})")
             else:
                 row["left"].append(seed)
@@ -242,17 +176,19 @@ def overview(runs: Sequence[Planned], running: Planned | None = None) -> str:
 
 
 @contextmanager
-def _for_minutes(minutes: float | None) -> Iterator[None]:
-    """Raise TimeIsUp inside the context when the minutes are over."""
-    if minutes is None:
+def _until(end: float) -> Iterator[None]:
+    """Raise TimeIsUp in the context when ``time.monotonic()`` reaches ``end``; training saves a checkpoint first."""
+    if end == math.inf:
         yield
         return
 
     def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
         raise TimeIsUp
 
+    if (seconds := end - time.monotonic()) <= 0:
+        raise TimeIsUp
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(minutes * 60, 1e-3), 5.0)  # repeated, because a destructor may swallow it
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)  # repeated, because a destructor may swallow it
     try:
         yield
     finally:

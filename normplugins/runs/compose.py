@@ -29,6 +29,7 @@ from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
 from normplugins.runs.overrides import quote_texts
 from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
+from normplugins.utils.download import own_file
 from normplugins.utils.errors import UserError
 from normplugins.utils.paths import config_dir
 
@@ -63,6 +64,7 @@ def register_nodes(norms: tuple[str, ...], _corpora: tuple[str, ...]) -> None:
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node=norm_node(name))
     OmegaConf.register_new_resolver("visible_gpus", lambda: torch.cuda.device_count(), replace=True)
+    OmegaConf.register_new_resolver("own_file", lambda path: str(own_file(path)), replace=True)
     OmegaConf.register_new_resolver("an_eighth", lambda count: math.ceil(count / 8), replace=True)
 
 

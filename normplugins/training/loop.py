@@ -1,6 +1,7 @@
 """The training loop around fairseq's trainer: it resumes exactly, and patience, epochs or updates end it."""
 
 import math
+import signal
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,13 +26,15 @@ from normplugins.training.statistics_probe import StatisticsProbe, is_on
 from normplugins.training.tracking import Tracker
 from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import NotFinite, UserError
+from normplugins.utils.signals import held_back
 
 
 def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: str, tracker: Tracker) -> None:
     """Train until the run ends, from the last checkpoint in ``checkpoint.save_dir`` if there is one.
 
     Each process of a run calls this function. It leaves ``checkpoint_last.pt``, ``checkpoint_best.pt`` and the
-    checkpoints of the last ``evaluate.average`` epochs.
+    checkpoints of the last ``evaluate.average`` epochs. SIGTERM and SIGALRM take effect when the current update is made
+    and a checkpoint is saved; in a run of several processes, which must save together, they take effect at once.
 
     Args:
         config: the run's config.
@@ -85,6 +88,7 @@ class _Run:
         self.probe = StatisticsProbe(trainer.get_model(), self.probed and master)
         log = self.directory / LOG if master else None
         self.progress = Progress(f"{title} on {_device(trainer)}", self.most_updates(), self.history.updates, log)
+        self.stopping: list[int] = []  # the signals that end this process
 
     def update_freq(self, epoch: int) -> int:
         """Return the number of batches per update in this epoch."""
@@ -100,7 +104,8 @@ class _Run:
 
     def train(self) -> None:
         """Train epoch after epoch until the run ends."""
-        with self.progress:
+        signals = (signal.SIGTERM, signal.SIGALRM) if self.trainer.data_parallel_world_size == 1 else ()
+        with held_back(*signals) as self.stopping, self.progress:
             if self.history.updates:
                 self.progress.line(f"resuming from update {self.history.updates} (epoch {self.history.epoch})")
             if skipped := self.history.skipped:
@@ -108,7 +113,7 @@ class _Run:
                 self.progress.line(
                     f"{skipped:,} training examples will be skipped: longer than {limit} or the model takes"
                 )
-            while self.history.stopped_by is None:
+            while self.history.stopped_by is None and not self.stopping:
                 if self.trainer.get_lr() <= self.config.optimization.stop_min_lr and self.history.updates:
                     self.history.stopped_by = "stop_min_lr"
                     self.save()
@@ -129,8 +134,11 @@ class _Run:
                     self.history.stopped_by = "max_update"
                     break
                 minutes = (self.trainer.cumulative_training_time() - self.saved_at) / 60  # the same in every process
-                if updates.has_next() and minutes >= self.config.train.checkpoint_minutes:
+                if updates.has_next() and (self.stopping or minutes >= self.config.train.checkpoint_minutes):
                     self.save()
+                    if self.stopping:
+                        self.progress.line(f"stopped by a signal; update {self.history.updates} is saved")
+                        return
         self.finish_epoch()
 
     def update(self, samples: list[dict[str, Any]]) -> None:

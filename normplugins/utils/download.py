@@ -52,6 +52,11 @@ def fetch(
     return path
 
 
+def own_file(path: str) -> Path:
+    """Return the absolute path of a file of the user: in ``$NORMPLUGINS_MIRROR``, or in ``data/`` if that is unset."""
+    return Path(os.environ.get(MIRROR) or "data").expanduser().absolute() / path
+
+
 def find_in_mirror(name: str, corpus: str) -> Path | None:
     """Return ``name`` under ``$NORMPLUGINS_MIRROR``: in the folder of the corpus, at the top, or in any one folder."""
     mirror = os.environ.get(MIRROR)

@@ -163,14 +163,17 @@ def put_diverged(results: Path, experiment: str, variant: str, seed: int) -> Non
 REFERENCES = [f"sentence number {n} of a test set with a few words" for n in range(60)]
 
 
-def put_translated(results: Path, variant: str, seed: int, damaged: Mapping[int, int], **changes: Any) -> Path:
-    """Write a record of Multi30k with its translations, of all three checkpoints.
+def put_translated(
+    results: Path, variant: str, seed: int, damaged: Mapping[int, int], experiment: str = "multi30k", **changes: Any
+) -> Path:
+    """Write a record with its translations, of all three checkpoints.
 
     Args:
         results: the folder of the results.
         variant: the cell.
         seed: the seed.
         damaged: how many of the 60 sentences have so many wrong words at their end, by the number of words.
+        experiment: the experiment.
         changes: entries of the record that differ.
     """
     lines = []
@@ -179,7 +182,7 @@ def put_translated(results: Path, variant: str, seed: int, damaged: Mapping[int,
         lines += [f"{line.rsplit(' ', words)[0]} {wrong}" for line in REFERENCES[len(lines) : len(lines) + count]]
     lines += REFERENCES[len(lines) :]
     scores = {"bleu": bleu(lines, REFERENCES, tokenize="none", force=True)}
-    content = record("multi30k", variant, seed, floor=4.0)
+    content = record(experiment, variant, seed, floor=4.0)
     others = {checkpoint: {"test": scores} for checkpoint in ("last", "best")}
     content = scored(content | {"metrics": scores}, others)
     content["corpus"] |= {"sha256": {"tokenized/reference.text.en": "0"}}

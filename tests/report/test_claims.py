@@ -1,5 +1,6 @@
 """The page of claims: verdicts follow from the records."""
 
+import json
 import re
 from pathlib import Path
 
@@ -56,6 +57,18 @@ def test_the_probe_decides(tmp_path: Path, verdicts) -> None:
     assert verdicts()["Moving averages approach the batch's statistics"] == "does not hold"
     put_translated(tmp_path, "pn", 1, {}, statistics_probe=probe(nu=None))
     assert verdicts()["The approximate backward pass keeps gradients bounded"] == "does not hold"
+
+
+def test_batch_statistics_are_compared_with_those_of_a_resnet(tmp_path: Path, verdicts) -> None:
+    distances = dict.fromkeys(("mean_tid", "deviation_tid", "variance_distance"), 0.1)
+    points = [{"update": 1000, "tokens": 1.0, **distances}]
+    record = {"seed": 1, "corpus": {"images": 9, "published": False}, "points": points}
+    (tmp_path / "vision_statistics.json").write_text(json.dumps(record))
+    larger = {name: 2 * value for name, value in distances.items()}
+    put_translated(tmp_path, "bn", 1, {}, statistics_probe=probe(**larger))
+    assert verdicts()["Batch statistics fluctuate more in NLP than in vision"] == "undecided"  # one seed
+    put_translated(tmp_path, "bn", 2, {}, statistics_probe=probe(**larger))
+    assert verdicts()["Batch statistics fluctuate more in NLP than in vision"] == "holds"
 
 
 def test_divergence_and_gradients_decide(tmp_path: Path, verdicts) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from normplugins.report import answer
 from normplugins.report.contrasts import CONTRASTS, find
-from normplugins.report.forest import forest
+from normplugins.report.forest import forest, over_corpora
+from normplugins.report.records import read_results
 from tests.helpers.pictures import clipped, overlapping, written
 from tests.helpers.records import put_diverged, put_translated
 from tests.helpers.runs import REPOSITORY
@@ -125,3 +126,21 @@ def test_no_figure_without_a_pair(tmp_path: Path) -> None:
 def test_a_record_without_translations_is_in_no_contrast(results: Path) -> None:
     put_translated(results, "pn_alg2", 1, {}, translations={})
     assert found(results)["PN as written - PN without group scaling"].verdict == "not run"
+
+
+def test_the_contrasts_of_a_second_corpus_stand_beside_the_first(results: Path) -> None:
+    primary = find(results, resamples=200)
+    assert over_corpora(results, read_results(results), primary) is None
+    for seed in (1, 2):
+        put_translated(results, "pn", seed, {}, experiment="jaen")
+    assert over_corpora(results, read_results(results), primary) is None, "a contrast needs both of its cells"
+    for seed in (1, 2):
+        put_translated(results, "ln", seed, {1: 60}, experiment="jaen")
+    figure = over_corpora(results, read_results(results), primary)
+    assert figure is not None
+    assert clipped(figure) == []
+    assert overlapping(figure) == []
+    texts = written(figure)
+    assert "PN - LN, multi30k" in texts
+    assert "PN - LN, jaen" in texts
+    assert "better so far, 2 seeds" in texts

@@ -241,14 +241,12 @@ def test_the_page_on_causality_is_linked_where_it_is(page, tmp_path) -> None:
     assert "(causality.md)" in page().section("Table 2")
 
 
-def test_the_way_to_get_a_row_again_names_what_chooses_its_column(page, tmp_path) -> None:
-    put(tmp_path, language_model("ptb", "ln"))
-    put(tmp_path, language_model("ptb", "ln,budget=cpu", updates=100))
-    made = page()
-    assert "`normplugins run ptb norm=NORM seed=K reading=code`" in made.section("PTB")
-    for setting in ("`reading=masked`", "`reading=paper`", "`architecture=transformer`"):
-        assert setting in made.section("PTB")
-    assert "`normplugins run ptb budget=cpu norm=NORM seed=K reading=code`" in made.section(SHORT_PTB)
+def test_the_command_of_a_run_names_what_chooses_its_column(page, tmp_path) -> None:
+    put(tmp_path, language_model("ptb", "ln,budget=cpu,model.causal=true", updates=100))
+    page()
+    text = (tmp_path / "runs/ptb/ln,budget=cpu,model.causal=true/seed1.md").read_text()
+    assert "normplugins run ptb norm=ln budget=cpu model.causal=true seed=1" in text
+    assert "| ppl " in text
 
 
 @pytest.mark.parametrize("key", ["model._name", "model.causal"])

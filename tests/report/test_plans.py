@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from normplugins.report import plans
-from normplugins.runs import campaign
+from normplugins.report.records import read_results
+from normplugins.runs import campaign_plan
 from tests.helpers.records import put, put_diverged, record
 
 TEXT = """
@@ -11,7 +12,8 @@ overrides: [hardware=cpu, tracking=none]
 blocks:
   - experiment: multi30k
     seeds: [1, 2]
-    cells: [norm=ln, norm=rms norm.groups=4, norm=pn lr_scheduler.warmup_updates=500 dataset.max_tokens=4096]
+    cells: [norm=ln, norm=rms norm.groups=4, norm=pn lr_scheduler.warmup_updates=500 dataset.max_tokens=4096,
+      "norm=none optimization.lr=[0.01]"]
   - {experiment: ptb, seeds: [1], cells: [budget=cpu reading=paper norm=ln]}
 """
 
@@ -20,15 +22,32 @@ def test_names_are_those_of_the_campaign(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "campaign" / "small.yaml"
     path.parent.mkdir()
     path.write_text(TEXT)
-    composed = {(run.settings["experiment"], run.settings["variant"]) for run in campaign.read_plan(path)}
+    composed = {(run.settings["experiment"], run.settings["variant"]) for run in campaign_plan.read_plan(path)}
     monkeypatch.setattr(plans, "config_dir", lambda: tmp_path)
-    plan = plans.read_plan("small")
+    plan = plans.Plan.named("small")
     assert set(plan.cells) == composed
-    assert plan.planned == 7
+    assert plan.planned == 9
 
 
 def test_published_and_diverged_runs_are_counted(tmp_path: Path) -> None:
     put(tmp_path, record("multi30k", "pn", 1))
     put(tmp_path, record("multi30k", "pn", 101))  # of the pilot
     put_diverged(tmp_path, "multi30k", "ln", 2)
-    assert plans.read_plan("multi30k").published(tmp_path) == (1, 1)
+    assert plans.Plan.named("multi30k").published(tmp_path) == (1, 1)
+
+
+def test_the_table_counts_the_hours_that_are_left_from_recorded_runs(tmp_path: Path) -> None:
+    for seed, seconds in ((1, 3600.0), (2, 7200.0)):
+        put(tmp_path, record("multi30k", "ln", seed, wall_seconds=seconds))
+    put_diverged(tmp_path, "multi30k", "ln", 3)
+    table = plans.plan_table(tmp_path, read_results(tmp_path))
+    rows = {row[0].partition("]")[0].strip("["): row[2:] for row in table.rows}
+    assert rows["multi30k"] == ["2 of 72, 1 diverged", f"{69 * 1.5:.0f}"]
+    assert rows["norms_since"] == ["0 of 15", f"{15 * 1.5:.0f}"]
+    assert rows["gpu"][1] == "unknown"
+    assert all(row[1] for row in table.rows), "every plan says what it decides"
+
+
+def test_every_experiment_has_the_plan_of_its_name_or_the_first_with_runs_of_it() -> None:
+    assert [plans.plan_of(name).name for name in ("multi30k", "jaen", "iwslt14")] == ["multi30k", "enja", "gpu"]
+    assert plans.plan_of("demo").planned == 0

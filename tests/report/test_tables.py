@@ -175,7 +175,6 @@ def test_an_experiment_of_ones_own_has_its_table(page, tmp_path) -> None:
     assert (row["BLEU, averaged"], row["sacreBLEU"], row["seeds"]) == ("21.00 ± 1.41", "19.00 ± 0.71", "2")
     assert (row["updates"], row["words/s"], row["training time"]) == ("1,200", "1,500", "14 min–15 min")
     assert row["hardware"] == "CPU, 2 threads"
-    assert "normplugins run custom experiment=mine norm=NORM seed=K" in made.section("mine")
     assert "`nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:2.6.0`" in made.section("mine")
     assert "2 x Some Processor, 2 threads, 8 GB" in made.section("mine")
 

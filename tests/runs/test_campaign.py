@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from normplugins.report.plans import Plan
 from normplugins.runs import folder
-from normplugins.runs.campaign import read_plan
+from normplugins.runs.campaign_plan import read_plan
 from normplugins.runs.display_name import display_name
 from tests.helpers.runs import OTHER_CONFIG, REPOSITORY, TINY, Point, command, differences, files, outcome
 
@@ -54,6 +55,7 @@ def test_every_plan_of_the_project_can_be_run(path):
     assert len({planned.published for planned in runs}) == len(runs)
     names = {(run.settings["experiment"], display_name(run.settings["variant"], run.settings["seed"])) for run in runs}
     assert len(names) == len(runs)
+    assert {(run.settings["experiment"], run.settings["variant"]) for run in runs} == set(Plan.named(path.stem).cells)
     assert {planned.state for planned in runs} <= {"left", "done", "diverged", "started"}
 
 
@@ -89,6 +91,32 @@ def test_a_campaign_killed_three_times_ends_with_the_same_results(unbroken, tmp_
     status, said = run_campaign(tmp_path)
     assert status == 0, said
     assert differences(outcomes(tmp_path), outcomes(unbroken[0])) == []
+
+
+@pytest.mark.slow
+def test_runs_at_the_same_time_give_the_same_results_and_one_may_fail(unbroken, tmp_path):
+    plan = write_plan(tmp_path, {**BLOCK, "cells": ["norm=rms", *BLOCK["cells"]]})
+    taken = tmp_path / read_plan(plan)[0].run_dir
+    taken.mkdir(parents=True)
+    (taken / "config.yaml").write_text(OTHER_CONFIG, encoding="utf-8")
+    (taken / "checkpoint_last.pt").touch()
+    status, said = run_campaign(tmp_path, "--jobs", "2")
+    assert (status, "2 of 3 runs done" in said, "a run with other settings" in said) == (1, True, True), said
+    assert differences(outcomes(tmp_path), outcomes(unbroken[0])) == []
+    assert len(list(tmp_path.glob("runs/demo/*/seed1.log"))) == 3
+
+
+@pytest.mark.slow
+def test_sigterm_ends_training_when_the_update_is_saved(tmp_path):
+    write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]}, overrides=[*SHORT, "train.checkpoint_minutes=60"])
+    point = Point(r"open \S*train\.log", 2, signal.SIGTERM)
+    status, said = run_campaign(tmp_path, at=point)
+    assert status == -signal.SIGTERM, said
+    (log,) = tmp_path.glob("runs/demo/*/seed1/train.log")
+    last = log.read_text(encoding="utf-8").splitlines()[-1]
+    assert last.startswith("stopped by a signal; update 3 is saved")
+    assert run_campaign(tmp_path)[0] == 0
+    assert "resuming from update 3 " in log.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -147,7 +175,7 @@ def test_a_record_with_other_settings_does_not_count(tmp_path, monkeypatch):
     [
         ("blocks: [", "a plan needs blocks, each with experiment, cells and seeds"),
         ("[]", "Cannot merge DictConfig with ListConfig"),
-        ("{blocks: [], block: []}", "Key 'block' not in 'Plan'"),
+        ("{blocks: [], block: []}", "Key 'block' not in 'PlanFile'"),
         ("blocks: null", "field 'blocks' is not Optional"),
         ("{blocks: [{experiment: demo, cells: [norm=ln]}]}", "full_key: blocks[0].seeds"),
         (

@@ -6,8 +6,10 @@ from normplugins.corpora import corpus_config
 from normplugins.models.config import NormTransformerConfig
 from normplugins.models.language_model_config import LANGUAGE_MODELS
 from normplugins.norms import known_norms
+from normplugins.runs.cell import changed_settings, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep, fairseq_config
+from normplugins.runs.record import without_absolute_paths
 from normplugins.utils.errors import UserError
 
 NORMS = known_norms()
@@ -239,3 +241,15 @@ def test_sweep_expands_to_every_combination():
     assert expand_sweep(["seed=range(1,4)"]) == [["seed=1"], ["seed=2"], ["seed=3"]]
     with pytest.raises(UserError, match="KEY=VALUE"):
         expand_sweep(["norm"])
+
+
+def test_the_files_of_an_experiment_on_own_text_are_in_the_mirror_or_in_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    configs = []
+    for mirror, folder in ((tmp_path / "mirror", "mirror"), (None, "data")):
+        monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror)) if mirror else monkeypatch.delenv("NORMPLUGINS_MIRROR")
+        configs.append(dict(flatten(compose_config("jaen", ["norm=pn"]))))
+        assert configs[-1]["corpus.valid"] == str(tmp_path / folder / "enja" / "dev")
+    assert configs[0]["variant"] == configs[1]["variant"] == "pn"
+    there, here = map(without_absolute_paths, configs)
+    assert changed_settings(there, here) == [], "a published record stands for the run on every machine"

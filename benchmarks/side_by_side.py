@@ -1,0 +1,95 @@
+"""Training updates a second, summed over 1, 2, 4 and 8 processes that train at the same time on one GPU.
+
+python -m benchmarks.side_by_side [--experiment ptb] [--counts 1,2,4,8] [--seconds 15] [norm=pn ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import machine
+from benchmarks.step import updating
+from normplugins.evaluation.tasks import kind_of
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config, fairseq_config
+from normplugins.runs.plan import corpus_size, made_up
+from normplugins.training.distributed import on_cpu
+from normplugins.training.trainer import Trainer
+from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.threads import use_threads
+from normplugins.utils.worker_processes import available_cores, fresh_processes
+
+JSON = "side_by_side.json"
+ENOUGH = 0.95  # more processes pay if fewer do not reach this part of the most updates a second
+WARM_UP = 5  # updates, in which kernels are compiled and PyTorch allocates its memory
+PATIENCE = 300.0  # seconds that processes wait for each other
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure an experiment, and add its entry to the file of results: rates by number of processes, and ``jobs``."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--experiment", default="ptb")
+    parser.add_argument("--counts", default="1,2,4,8", help="numbers of processes")
+    parser.add_argument("--seconds", type=float, default=15.0, help="time of each measurement")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides of the experiment")
+    options = parser.parse_args(argv)
+    config = compose_config(options.experiment, options.overrides)
+    check(config)
+    found = {}
+    for count in map(int, options.counts.split(",")):
+        found[count] = measure(options.experiment, options.overrides, count, options.seconds)
+        print(f"{options.experiment}: {count} processes, {found[count]:.2f} updates/s", flush=True)
+    jobs = as_many_as_pay(found)
+    print(f"{options.experiment}: {jobs} processes pay")
+    path = options.results / JSON
+    known = read_json(path, "delete it and measure again") or {}
+    entry = {"updates_per_s": {str(count): round(rate, 2) for count, rate in found.items()}, "jobs": jobs}
+    write_json(path, known | {options.experiment: entry | machine(torch.get_num_threads(), on_cpu(config))})
+
+
+def measure(experiment: str, overrides: Sequence[str], count: int, seconds: float) -> float:
+    """Return the updates a second, summed over ``count`` processes that train during the same ``seconds``."""
+    with get_context("spawn").Manager() as manager, fresh_processes(count) as pool:
+        start = manager.Barrier(count, timeout=PATIENCE)
+        rate = partial(updates_per_second, experiment, overrides, max(1, available_cores() // count), seconds)
+        return sum(pool.map(rate, [start] * count))
+
+
+def updates_per_second(experiment: str, overrides: Sequence[str], threads: int, seconds: float, start: Any) -> float:
+    """Train on a full batch of random words for some time, from the moment at which all processes are ready."""
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    use_threads(threads)
+    config = compose_config(experiment, overrides)
+    settings, size = fairseq_config(config), corpus_size(config)
+    task, batch = made_up(kind_of(config.task._name), settings, size.types)
+    update = updating(
+        Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
+    )
+    full = batch(config.dataset.batch_size or max(1, config.dataset.max_tokens // size.length), size.length)
+    for _ in range(WARM_UP):
+        update(full)
+    start.wait()
+    count, begun = 0, time.perf_counter()
+    while (taken := time.perf_counter() - begun) < seconds:
+        update(full)  # reads the loss, so that the GPU has ended its work
+        count += 1
+    return count / taken
+
+
+def as_many_as_pay(found: Mapping[int, float]) -> int:
+    """Return the smallest number of processes whose updates a second come close to the most that were measured."""
+    return min(count for count, rate in found.items() if rate >= ENOUGH * max(found.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Draws the discrepancy of statistics between training and inference against the gap in validation loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from normplugins.report import style
+from normplugins.report.contrasts import CELLS
+from normplugins.report.probe_table import SETTLED, VALIDATION, along_training, runs_shown
+
+PANELS = {
+    "of means\n$‖μ_B-μ‖\\,/\\,‖σ‖$": ("mean_tid",),
+    "of deviations, or of $ψ$\n$‖σ_B-σ‖\\,/\\,‖σ‖$": (
+        "deviation_tid",
+        "psi_tid",
+    ),
+}
+
+
+def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
+    """Return the validation loss less that in training mode, in bits, by cell and seed; means of settled updates."""
+    rows = table[(table["layer"] == VALIDATION) & (table["update"] >= SETTLED)]
+    losses = rows.pivot(index=["cell", "seed", "update"], columns="quantity", values="value")
+    if "train_mode_loss" not in losses:
+        return {}
+    gaps = (losses["loss"] - losses["train_mode_loss"]).dropna()
+    return dict(gaps.groupby(level=["cell", "seed"]).mean())
+
+
+def discrepancy(table: pd.DataFrame, title: str) -> tuple[Figure, str] | None:
+    """Return the figure and the runs that it shows; None if no run has these numbers.
+
+    A point is a norm of a run: its mean discrepancy from ``SETTLED`` on, and the gap in loss of the whole run.
+
+    Args:
+        table: what :func:`normplugins.report.probe_table.probe_table` returns.
+        title: what stands above the figure.
+    """
+    table = table[table["cell"].isin([*CELLS])]
+    gaps = loss_gaps(table)
+    shown = along_training(table, [name for names in PANELS.values() for name in names], begin=SETTLED)
+    shown = shown[[key in gaps for key in zip(shown["cell"], shown["seed"], strict=True)]]
+    if shown.empty:
+        return None
+    scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
+    norms = list(dict.fromkeys(cell.split(",")[0] for cell in shown["cell"]))
+    with style.drawing():
+        figure = style.new_figure(3.7)
+        axes = figure.subplots(1, len(PANELS), sharey=True)
+        style.heading(figure, title)
+        for axis, (label, quantities) in zip(axes, PANELS.items(), strict=True):
+            part = shown[shown["quantity"].isin(quantities)]
+            for (cell, seed), run in part.groupby(["cell", "seed"], sort=False):
+                colour = style.colour(str(cell).split(",")[0])
+                norm_means = run.groupby("layer")["value"].mean()
+                fill = colour if cell in scaled else "none"
+                height = [gaps[cell, seed]] * len(norm_means)
+                axis.plot(norm_means, height, "o-", color=colour, mfc=fill, markersize=4.5, linewidth=0.6)
+            axis.axhline(0, color=style.GREY, linewidth=0.8, zorder=0)
+            axis.set_xscale("log")
+            style.few_log_labels(axis.xaxis)
+            axis.set_title(label)
+            axis.set_xlabel("discrepancy, log")
+        axes[0].set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
+        handles = [Line2D([], [], linewidth=3, color=style.colour(norm), label=norm) for norm in norms]
+        looks = {"group scaling": "#333333", "no group scaling": "none"}
+        handles += [
+            Line2D([], [], marker="o", linestyle="", color="#333333", mfc=fill, label=name)
+            for name, fill in looks.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
+    return figure, runs_shown(shown)

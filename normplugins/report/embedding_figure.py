@@ -1,0 +1,71 @@
+"""Draws the singular values of the embeddings of trained runs, which ``normplugins analyze embedding`` has measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from normplugins.report import style
+from normplugins.report.contrasts import CELLS, EXPERIMENT
+from normplugins.report.measured import read_measured
+from normplugins.report.probe_table import runs_of
+
+TABLE = "embedding_singular_values.csv"
+KEYS = ["experiment", "cell", "seed"]
+COLUMNS = [*KEYS, "embedding", "index", "singular_value"]
+
+
+def spectrum(results: Path, title: str) -> tuple[Figure, str] | None:
+    """Return the figure of the runs of Multi30k and the runs that it shows; None if none was measured.
+
+    Args:
+        results: the folder of the results.
+        title: what stands above the figure.
+
+    Raises:
+        UserError: the table cannot be read.
+    """
+    table = read_measured(results / TABLE, COLUMNS)
+    table = table[(table["experiment"] == EXPERIMENT) & table["cell"].isin([*CELLS])]
+    table = table[table["embedding"] == "encoder.embed_tokens"]
+    if table.empty:
+        return None
+    values = table.pivot(index="index", columns=["cell", "seed"], values="singular_value")
+    values = (values / values.max())[table[["cell", "seed"]].drop_duplicates().itertuples(index=False, name=None)]
+    means = values.T.groupby(level="cell", sort=False).mean().T
+    cells = [str(cell) for cell in means]
+    norms = list(dict.fromkeys(cell.split(",")[0] for cell in cells if cell != "ln")) if "ln" in cells else []
+    columns, rows = 3, -(-len(norms) // 3)
+    with style.drawing():
+        figure = style.new_figure(2.6 + 1.6 * rows)
+        grid = figure.add_gridspec(1 + rows, columns)
+        notes = (
+            ["dashed: with the setting in brackets; grey: each seed of ln; ratio: to the mean of ln"] if norms else []
+        )
+        style.heading(figure, title, notes)
+        whole = figure.add_subplot(grid[0, :])
+        for cell in cells:
+            whole.plot(means.index, means[cell], color=style.colour(cell.split(",")[0]), linewidth=1)
+        whole.set_yscale("log")
+        style.few_log_labels(whole.yaxis)
+        whole.set_title(f"all {len(cells)} cells")
+        whole.set_ylabel("value / largest,\nlog")
+        shared: Axes | None = None
+        for number, norm in enumerate(norms):
+            axis = figure.add_subplot(grid[1 + number // columns, number % columns], sharey=shared)
+            shared = shared or axis
+            for _, line in values["ln"].items():
+                axis.plot(line.index, line / means["ln"], color=style.GREY, linewidth=0.8)
+            head = norm
+            for cell in [cell for cell in cells if cell.split(",")[0] == norm]:
+                look: dict[str, Any] = {"color": style.colour(norm), "linewidth": 1.2}
+                axis.plot(means.index, means[cell] / means["ln"], linestyle=style.DASHES[cell != norm], **look)
+                head += f"\n({cell.rpartition(',')[2].removeprefix('norm.')})" if cell != norm else ""
+            axis.set_title(head)
+            axis.set_xlabel("index, linear")
+            axis.set_ylabel("" if number % columns else "ratio,\nlinear")
+            axis.tick_params(labelleft=not number % columns)
+    return figure, runs_of(table)

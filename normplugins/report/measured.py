@@ -1,0 +1,55 @@
+"""CSV tables in the results that ``normplugins analyze`` extends, one norm or one run at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from normplugins.report.records import norm_rank
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import whole_file
+
+
+def read_measured(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a table; it is empty if there is no file. Raises UserError if it cannot be read."""
+    if not path.exists():
+        return pd.DataFrame(columns=list(columns))
+    try:
+        found = pd.read_csv(path)
+        if list(found.columns) != list(columns):
+            raise ValueError(f"its columns are {', '.join(found.columns)}")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it, and measure its rows again") from error
+    return found
+
+
+def add_measured(
+    path: Path, columns: Sequence[str], keys: Sequence[str], rows: Iterable[dict[str, Any]]
+) -> pd.DataFrame:
+    """Add rows to a table, in the place of older rows with the same keys, and write and return it.
+
+    Args:
+        path: the file of the table.
+        columns: its columns.
+        keys: the columns that say what was measured; ``norm`` and ``cell`` are sorted in the order of the norms.
+        rows: the new rows.
+
+    Raises:
+        UserError: the table cannot be read.
+        OSError: it cannot be written.
+    """
+    new, old = pd.DataFrame(rows, columns=list(columns)), read_measured(path, columns)
+    same = pd.MultiIndex.from_frame(old[[*keys]]).isin(pd.MultiIndex.from_frame(new[[*keys]]))
+    every = pd.concat([old[~same], new]) if len(old[~same]) else new
+
+    def order(column: pd.Series[Any]) -> pd.Series[Any]:
+        named = column.name in ("norm", "cell")
+        return column.map(lambda name: (*norm_rank(name.split(",")[0]), name)) if named else column
+
+    every = every.sort_values([*keys], key=order, kind="stable", ignore_index=True)
+    with whole_file(path) as temporary:
+        every.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    return every

@@ -1,0 +1,114 @@
+"""Turns the statistics probe of published records into one tidy table, from which figures and claims are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from normplugins.report.contrasts import EXPERIMENT
+from normplugins.report.records import REMEDY, norm_rank
+from normplugins.runs.inventory import split_diverged
+from normplugins.utils.json_file import read_json
+
+COLUMNS = ["experiment", "cell", "seed", "update", "layer", "quantity", "value"]
+FIRST = "encoder.layers.0.self_attention.norm"
+"""The first norm of the transformer."""
+VALIDATION = "validation"
+"""The layer of the numbers that are of the whole model: the validation losses ``loss`` and ``train_mode_loss``."""
+FROM = 10
+"""The first update that figures show; before it, running statistics consist mostly of their initial values."""
+FORGOTTEN, SETTLED = 50, 1000
+"""Updates after which running statistics have forgotten their initial values (0.9^50 < 0.01), and after PN's warmup."""
+VISION = "vision_statistics.json"
+VISION_REMEDY = "restore it, or run python -m benchmarks.vision_statistics again"
+RESNET_CHANNELS = 16
+"""Channels of the first norm of a ResNet20."""
+
+
+def probe_table(results: Path, experiment: str = EXPERIMENT) -> pd.DataFrame:
+    """Return the numbers of the statistics probe in all published runs of an experiment, one number in each row.
+
+    The quantities are defined in docs/probe.md. Two more are computed here: ``grad_mean_relative`` and
+    ``grad_product_relative`` are the norms of mean(γ g) and of Λ_B, divided by the root mean square over tokens of the
+    norm of g. A number that is not finite is NaN.
+
+    Args:
+        results: the folder of the results.
+        experiment: the name of the experiment.
+
+    Returns:
+        A table with the columns ``COLUMNS``. Cells are in the order of the report, layers in the order of the model.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    ended, _ = split_diverged((results / "runs" / experiment).glob("*/seed*.json"))
+    rows: list[tuple[Any, ...]] = []
+    for path in sorted(ended, key=lambda path: (norm_rank(path.parent.name.split(",")[0]), path.parts[-2:])):
+        record = read_json(path, REMEDY) or {}
+        run = (experiment, path.parent.name, int(path.stem.removeprefix("seed")))
+        config = record.get("config", {})
+        for point in record.get("statistics_probe") or []:
+            for layer, numbers in point["layers"].items():
+                width = config.get(f"model.{layer.split('.')[0]}_embed_dim")
+                rows += _rows((*run, point["update"], layer), numbers, width)
+        for point in record.get("curves", {}).get("valid", []):
+            losses = {name: point[name] for name in ("loss", "train_mode_loss") if name in point}
+            rows += _rows((*run, point["update"], VALIDATION), losses)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def vision_table(results: Path) -> pd.DataFrame:
+    """Return the same table of the first norm of a ResNet20; it is empty if ``VISION`` does not exist.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    record = read_json(results / VISION, VISION_REMEDY) or {}
+    rows: list[tuple[Any, ...]] = []
+    for point in record.get("points", []):
+        numbers = {name: value for name, value in point.items() if name not in ("update", "loss")}
+        rows += _rows(("cifar10", "bn", record["seed"], point["update"], FIRST), numbers, RESNET_CHANNELS)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def vision_shown(results: Path) -> str:
+    """Return which run of a ResNet20 figures show, for captions.
+
+    Raises:
+        UserError: the file of the run is damaged.
+    """
+    record = read_json(results / VISION, VISION_REMEDY)
+    if not record:
+        return "ResNet20 on CIFAR-10: not run"
+    part = "" if record["corpus"]["published"] else " (a part of them, not the published archive)"
+    return f"ResNet20 on {record['corpus']['images']:,} images of CIFAR-10{part}, seed {record['seed']}"
+
+
+def along_training(table: pd.DataFrame, quantities: Iterable[str], begin: int = FROM) -> pd.DataFrame:
+    """Return the rows of these quantities from an update on, without numbers that a logarithmic axis cannot show."""
+    return table[table["quantity"].isin([*quantities]) & (table["update"] >= begin) & (table["value"] > 0)]
+
+
+def runs_of(table: pd.DataFrame) -> str:
+    """Return the cells and seeds of a table with these columns, for captions."""
+    seeds = table.groupby("cell", sort=False)["seed"].unique()
+    return "; ".join(f"{cell} (seed {', '.join(map(str, sorted(found)))})" for cell, found in seeds.items())
+
+
+def runs_shown(table: pd.DataFrame) -> str:
+    """Return the cells, seeds and updates of a table of the probe, for captions."""
+    return f"{runs_of(table)}; updates {table['update'].min():,} to {table['update'].max():,}"
+
+
+def _rows(run: tuple[Any, ...], numbers: Mapping[str, Any], width: int | None = None) -> Iterator[tuple[Any, ...]]:
+    values = {name: math.nan if value is None else float(value) for name, value in numbers.items()}
+    if width and values.get("grad_output"):
+        token = values["grad_output"] / math.sqrt(values["tokens"])
+        for name in ("grad_mean", "grad_product"):
+            values[f"{name}_relative"] = values.get(name, math.nan) * width / token
+    return ((*run, name, value) for name, value in values.items())

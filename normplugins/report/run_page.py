@@ -1,0 +1,171 @@
+"""The page of a published run, beside its record: scores, settings, training, corpus, environment, the command."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from normplugins.export.model_card import key_values, record_sections
+from normplugins.report.cells import METRICS, duration
+from normplugins.report.records import REMEDY, WHOLE, machine_names
+from normplugins.report.table import Column, Table, markdown
+from normplugins.runs.experiments import experiments
+from normplugins.runs.inventory import published_path, published_records
+from normplugins.utils.json_file import read_json
+
+MOST_POINTS = 25
+"""The rows of the table of a long training, evenly spaced; the record has every point."""
+CURVES = {"loss": "valid\nloss", "train_mode_loss": "valid loss,\ntraining mode", "ppl": "valid\nppl"}
+MAIN = ("optimization.lr", "lr_scheduler.warmup_updates", "dataset.max_tokens", "optimization.max_epoch",
+        "optimization.max_update", "optimizer.weight_decay", "model.dropout", "criterion.label_smoothing")  # fmt: skip
+"""The settings that the page of every run shows."""
+CUSTOM = ("corpus.source", "corpus.target", *(f"corpus.{split}{end}" for split in ("train", "valid", "test")
+                                             for end in ("", "_source", "_target", "_size")))  # fmt: skip
+
+
+def run_links(results: Path, experiment: str, *cells: str) -> str:
+    """Return Markdown links to the pages of these cells' runs that ended well, each with its cell and seed."""
+    return ", ".join(
+        f"[{cell} {path.stem.replace('seed', 'seed ')}](<{path.relative_to(results).with_suffix('.md').as_posix()}>)"
+        for cell in dict.fromkeys(cells)
+        for path in published_records(results, experiment, cell)[0]
+    )
+
+
+def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:
+    """Return the text of the page of each published run, by its path below the folder of the results.
+
+    Args:
+        results: the folder of the records.
+        found: the records, as :func:`normplugins.report.records.read_results` returns them.
+    """
+    pages = {}
+    runs = found[found["diverged"] == ""]
+    names: Any  # of groups, which pandas types as any scalar
+    for names, rows in runs.groupby(["experiment", "variant", "seed"], sort=False):
+        experiment, variant, seed = names
+        path = published_path(results, experiment, variant, seed)
+        pages[path.relative_to(results).with_suffix(".md").as_posix()] = _page(read_json(path, REMEDY) or {}, rows)
+    return pages
+
+
+def command(record: dict[str, Any]) -> str:
+    """Return the lines that give a run again: its commit, and ``normplugins run`` with the settings of its cell."""
+    config, experiment = record.get("config", {}), record["experiment"]
+    norm, *items = record["variant"].split(",")
+    words = [f"norm={norm}", *(_override(item, config) for item in items if "=" in item), f"seed={record['seed']}"]
+    if experiment not in experiments():
+        of_files = [_override(f"{key}=", config) for key in CUSTOM if config.get(key) is not None]
+        words = [f"experiment={experiment}", *of_files, *words]
+        experiment = record["corpus"]["corpus"]
+    if (hardware := config.get("hardware.name")) not in (None, "auto", "slurm"):
+        words.append(f"hardware={hardware}")
+    commit = str(record.get("git_commit") or "").partition("+")[0]
+    lines, text = [f"git checkout {commit}"] if commit else [], f"normplugins run {experiment}"
+    for word in map(shlex.quote, words):
+        if len(text) + len(word) > 76:
+            lines.append(f"{text} \\")
+            text = f"    {word}"
+        else:
+            text = f"{text} {word}"
+    return "\n".join([*lines, text])
+
+
+def _override(item: str, config: dict[str, Any]) -> str:
+    """Return an item of a cell's name as it is typed, with its value from the config."""
+    key, _, value = item.partition("=")
+    if key == "processes":
+        return f"hardware.{item}"
+    if key not in config:  # the option of a group
+        return item
+    found = config[key]
+    return f"{key}={'null' if found is None else str(found).lower() if isinstance(found, bool) else found or value}"
+
+
+def _page(record: dict[str, Any], rows: pd.DataFrame) -> str:
+    norm, *items = record["variant"].split(",")
+    training, first, config = record["training"], rows.iloc[0], record.get("config", {})
+    others = f"`{'`, `'.join(items)}`" if items else "nothing else"
+    differs = f"The norm is `{norm}`. The run differs from its experiment in {others}."
+    if any("=" not in item for item in items):
+        differs += " The name is cut, so a setting may be missing here and in the command."
+    commit = str(record.get("git_commit"))
+    if commit.endswith("+changes"):
+        differs += " The code had changes that are in no commit."
+    name = f"seed{record['seed']}.json"
+    machine, _ = machine_names(record["hardware"])
+    took = f"{duration(training['wall_seconds'])} on {machine}"
+    parts = [
+        "<!-- Generated by `normplugins report` from the record: do not edit this page by hand. -->",
+        f"# {record['experiment']}: {record['variant'].replace(',', ', ')}, seed {record['seed']}",
+        f"Trained for {training['updates']:,} updates (stopped by {training['stopped_by']}) in {took}. "
+        f"[Record]({name}), [all results](../../../README.md).",
+        *([record["label"]] if record.get("label") else []),
+        f"## Command\n\n```sh\n{command(record)}\n```",
+        f"## Settings\n\n{differs} These are the main settings; the record holds all, under `config`.",
+        key_values({key: config[key] for key in MAIN if config.get(key) is not None}),
+        "## Scores",
+        _scores(rows, first["scored_by"]),
+        "One run: a single seed does not rank two norms.",
+        "## Loss by epoch",
+        _curve(record["curves"]),
+        *record_sections(record),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _scores(rows: pd.DataFrame, scored_by: str) -> str:
+    scored = rows[rows["metric"] != ""]
+    if scored.empty:
+        return "This run was not scored."
+    checkpoints = list(dict.fromkeys([scored_by, *scored["checkpoint"]]))
+    every: list[Any] = list(scored.itertuples())
+    values = {(str(each.metric), str(each.test_set), str(each.checkpoint)): each for each in every}
+    keys = dict.fromkeys((metric, test_set) for metric, test_set, _ in values)
+    first = next(iter(keys))[0]
+
+    def row(name: str, key: tuple[str, str], column: str, digits: int) -> list[str]:
+        found = [getattr(values.get((*key, checkpoint)), column, np.nan) for checkpoint in checkpoints]
+        return [name, *("" if np.isnan(each) else f"{each:.{digits}f}" for each in found)]
+
+    body = [row(_name(metric), (metric, test_set), "value", 2) for metric, test_set in keys if test_set == WHOLE]
+    body += [row(f"{_name(first)}, {test_set}", (first, test_set), "value", 2) for metric, test_set in keys
+             if metric == first and test_set != WHOLE]  # fmt: skip
+    if scored["brevity"].notna().any():
+        body.append(row("brevity penalty", (first, WHOLE), "brevity", 3))
+    signatures = {each.metric: each.signature for each in every if each.signature}
+    notes = [f"{_name(metric)}: `{text}`" for metric, text in signatures.items()]
+    columns = [Column("", right=False), *map(Column, checkpoints)]
+    return _table(columns, body, [f"The recipe is scored by the {scored_by} checkpoint.", *notes])
+
+
+def _curve(curves: dict[str, list[dict[str, Any]]]) -> str:
+    points = curves["valid"]
+    if not points:
+        return "The record holds no validation loss."
+    chosen = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
+    keys = [key for key in CURVES if any(point.get(key) is not None for point in points)]
+    body = []
+    for point in (points[index] for index in chosen):
+        before = [each for each in curves["train"] if each["update"] <= point["update"]]
+        training = [f"{before[-1]['loss']:.3f}", f"{before[-1]['lr']:.5f}"] if before else ["", ""]
+        valid = ["" if point.get(key) is None else f"{point[key]:.{2 if key == 'ppl' else 3}f}" for key in keys]
+        body.append([f"{point['epoch']}", f"{point['update']:,}", *training, *valid])
+    heads = ["epoch", "update", "training\nloss", "learning\nrate", *(CURVES[key] for key in keys)]
+    return _table(
+        list(map(Column, heads)),
+        body,
+        ["Losses in bits per token, with label smoothing where the recipe has it; ppl without."],
+    )
+
+
+def _name(metric: str) -> str:
+    return METRICS.get(metric, (metric,))[0]
+
+
+def _table(columns: list[Column], body: list[list[str]], notes: list[str]) -> str:
+    return markdown(Table("", columns, body, notes))

@@ -1,0 +1,98 @@
+"""A campaign's plan: the runs that it lists, and what of each is done."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from normplugins.runs import folder, inventory, record
+from normplugins.runs.cell import changed_settings, flatten
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config
+from normplugins.runs.plan_file import read_plan_file
+from normplugins.utils.errors import UserError
+from normplugins.utils.json_file import read_json
+
+_FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
+_SEEDS = ("seed", "common.seed", "task.seed")  # the keys of a config that hold the seed of the run
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """One run of a plan: its overrides except the seed, its flat config, its folder and the path of its record."""
+
+    overrides: tuple[str, ...]
+    settings: dict[str, Any]
+    run_dir: Path
+    published: Path
+
+    def __str__(self) -> str:
+        return f"{self.settings['variant']} seed {self.settings['seed']}"
+
+    @property
+    def diverged(self) -> Path:
+        """The file that is published instead of a record when the loss was not finite."""
+        return inventory.diverged_path(self.published)
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """The published record, if it has the current format and the config of this run."""
+        found = read_json(self.published, "restore it, or delete it to run that seed again") or {}
+        if found.get("format") != record.FORMAT:
+            return None
+        published, planned = (record.without_absolute_paths(each) for each in (found["config"], self.settings))
+        return None if changed_settings(published, planned) else found
+
+    @property
+    def state(self) -> str:
+        """``done``, ``diverged``, ``started`` or ``left``."""
+        if self.record:
+            return "done"
+        if self.diverged.exists():
+            return "diverged"
+        return "started" if (self.run_dir / folder.CONFIG).exists() else "left"
+
+    @property
+    def progress(self) -> float:
+        """The share of the updates that a started run has made, from its log."""
+        updates, of = inventory.progress(self.run_dir)
+        return updates / of if of else 0.0
+
+
+def read_plan(*paths: Path, results: Path = Path("results")) -> list[Planned]:
+    """Read the runs of one or more plans in their order, each run once even if several blocks list it.
+
+    Args:
+        paths: the plans.
+        results: the folder in which the records are published.
+
+    Raises:
+        UserError: a plan cannot be read, has an unknown key, or one of its cells cannot work.
+    """
+    # Two plans may write the same cell differently, so runs are compared by the record they publish.
+    return list({planned.published: planned for path in paths for planned in _read(path, results)}.values())
+
+
+def _read(path: Path, results: Path) -> Iterator[Planned]:
+    plan = read_plan_file(path)
+
+    @cache
+    def composed(experiment: str, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
+        if fixed := [word for word in overrides if word.lstrip("+~").startswith(_FIXED)]:
+            raise UserError(f"{path}: '{fixed[0]}' is not for a plan to set: its blocks list experiments and seeds")
+        config = compose_config(experiment, overrides)
+        check(config)
+        return config, dict(flatten(config))
+
+    for block in plan.blocks:
+        for seed in block.seeds:
+            for cell in block.cells:
+                overrides = (*plan.overrides, *cell.split())
+                config, settings = composed(block.experiment, overrides)
+                settings = settings | {key: seed for key in _SEEDS if key in settings}
+                run_dir = Path(config.run_dir).with_name(f"seed{seed}")
+                published = inventory.published_path(results, config.experiment, config.variant, seed)
+                yield Planned(overrides, settings, run_dir, published)

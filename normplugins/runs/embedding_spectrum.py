@@ -1,0 +1,37 @@
+"""``normplugins analyze embedding``: the singular values of the embeddings of a trained run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normplugins.runs.folder import finished_run
+from normplugins.training import checkpoints
+
+
+def measure_embeddings(directory: Path) -> Iterator[dict[str, Any]]:
+    """Yield the singular values of each embedding of a run, from the largest; one a row.
+
+    An embedding that encoder and decoder share is measured once, under its first name. The values are those of the
+    checkpoint that the recipe is scored by. Nothing is written to the folder.
+
+    Args:
+        directory: the folder of a finished run.
+
+    Raises:
+        UserError: the folder holds no finished run, or its checkpoint is missing or damaged.
+    """
+    config, _ = finished_run(directory, "is not finished: run it to its end first")
+    model = checkpoints.load(checkpoints.scored(directory, config.evaluate.average))["model"]
+    measured: list[Tensor] = []
+    for name, weight in model.items():
+        if not name.endswith("embed_tokens.weight") or any(torch.equal(weight, other) for other in measured):
+            continue
+        measured.append(weight)
+        run = {"experiment": config.experiment, "cell": config.variant, "seed": config.seed}
+        for index, value in enumerate(torch.linalg.svdvals(weight.double()).tolist(), 1):
+            yield {**run, "embedding": name.removesuffix(".weight"), "index": index, "singular_value": value}

@@ -1,0 +1,101 @@
+"""The paper's figures: the table of the probe's numbers, and each figure from tiny records."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normplugins.report.discrepancy_figure import loss_gaps
+from normplugins.report.paper_figures import paper_figures
+from normplugins.report.probe_table import COLUMNS, FIRST, VALIDATION, VISION, probe_table
+from normplugins.utils.errors import UserError
+from tests.helpers.pictures import clipped, overlapping, written
+
+UPDATES = (1, 10, 100, 1000)
+LAYERS = (FIRST, "encoder.layers.0.feed_forward.norm", "encoder.final_norm", "decoder.final_norm")
+OF_ALL = {"tokens": 400.0, "grad_output": 10.0, "grad_input": 5.0, "grad_mean": 0.02, "grad_product": 0.03}
+MOMENTS = dict.fromkeys(("mean_distance", "variance_distance", "mean_tid", "deviation_tid"), 0.1)
+OF_CELLS: dict[str, dict[str, Any]] = {
+    "bn": MOMENTS,
+    "pnv": {"quadratic_mean_distance": 0.2, "psi_tid": 0.05},
+    "pn": {"quadratic_mean_distance": 0.3, "psi_tid": 0.07, "nu": 0.01, "nu_distance": 0.02, "group_scale_mean": 1.0},
+    "pn,norm.group_scaling=false": {"psi_tid": 0.2, "nu": 0.04, "nu_distance": None},
+}
+
+
+def publish(results: Path, cell: str, seed: int = 1) -> None:
+    """Write the parts of a record that the figures read."""
+    layers = dict.fromkeys(LAYERS, OF_ALL | OF_CELLS[cell])
+    content = {
+        "statistics_probe": [{"update": update, "layers": layers} for update in UPDATES],
+        "curves": {"valid": [{"update": 1000, "loss": 4.5, "train_mode_loss": 4.25}, {"update": 10, "loss": 9.0}]},
+        "config": {"model.encoder_embed_dim": 8, "model.decoder_embed_dim": 8},
+    }
+    path = results / "runs" / "multi30k" / cell / f"seed{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_each_number_of_the_probe_is_a_row(tmp_path: Path) -> None:
+    assert list(probe_table(tmp_path).columns) == COLUMNS
+    publish(tmp_path, "pn,norm.group_scaling=false")
+    publish(tmp_path, "bn", 2)
+    table = probe_table(tmp_path)
+    assert list(table["cell"].unique()) == ["bn", "pn,norm.group_scaling=false"]
+    found = table.set_index(["cell", "seed", "update", "layer", "quantity"])["value"]
+    assert found["bn", 2, 100, FIRST, "mean_tid"] == 0.1
+    assert math.isnan(found["pn,norm.group_scaling=false", 1, 10, LAYERS[1], "nu_distance"])
+    assert found["bn", 2, 10, VALIDATION, "loss"] == 9.0
+    # a token's gradient has a norm of 10 / √400, and the mean's norm is 8 channels times 0.02
+    assert found["bn", 2, 1, LAYERS[3], "grad_mean_relative"] == pytest.approx(0.16 / 0.5)
+    assert loss_gaps(table) == {("bn", 2): 0.25, ("pn,norm.group_scaling=false", 1): 0.25}
+
+
+def test_without_records_every_figure_is_not_run(tmp_path: Path) -> None:
+    drawings = list(paper_figures(tmp_path))
+    assert len({drawing.name for drawing in drawings}) == len(drawings) >= 6
+    assert all(drawing.figure is None and "not run" in drawing.text for drawing in drawings)
+
+
+def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Path) -> None:
+    for cell in OF_CELLS:
+        publish(tmp_path, cell)
+    publish(tmp_path, "bn", 2)
+    drawings = {drawing.name: drawing for drawing in paper_figures(tmp_path)}
+    for name, (_, title, text, figure) in drawings.items():
+        if name != "embedding":
+            assert figure is not None
+            assert figure.get_suptitle().replace("\n", " ") == title
+            assert "(seed 1" in text
+    assert "bn (seed 1, 2); updates 10 to 1,000. ResNet20 on CIFAR-10: not run" in drawings["fluctuation"].text
+    pn = drawings["pn-backward"].figure
+    assert pn is not None
+    assert list(pn.axes[0].lines[0].get_ydata()) == [0.01] * len(UPDATES)
+    points = [{"update": update, "loss": 1.0, **OF_ALL, **MOMENTS} for update in UPDATES]
+    corpus = {"images": 10_000, "published": False}
+    (tmp_path / VISION).write_text(json.dumps({"seed": 1, "updates": 1000, "points": points, "corpus": corpus}))
+    beside = next(paper_figures(tmp_path))
+    assert (
+        "10,000 images of CIFAR-10 (a part of them, not the published archive), seed 1, updates 10 to 1,000."
+        in beside.text
+    )
+    assert beside.figure is not None
+    assert "ResNet20" in written(beside.figure)
+    assert [len(axis.lines) for axis in beside.figure.axes] == [2] * 4
+
+
+@pytest.mark.slow
+def test_no_text_of_a_figure_is_cut_or_covers_another(tmp_path: Path) -> None:
+    for cell in OF_CELLS:
+        publish(tmp_path, cell)
+    figures = [drawing.figure for drawing in paper_figures(tmp_path) if drawing.figure is not None]
+    assert [clipped(figure) + overlapping(figure) for figure in figures] == [[]] * 6
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    publish(tmp_path, "bn")
+    (tmp_path / "runs" / "multi30k" / "bn" / "seed1.json").write_text("{")
+    with pytest.raises(UserError, match=r"bn/seed1\.json"):
+        probe_table(tmp_path)

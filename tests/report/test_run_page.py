@@ -1,0 +1,79 @@
+"""The page of a run: what its record says, and the command that gives the run again."""
+
+from pathlib import Path
+
+from normplugins.report.claims import claims_page
+from normplugins.report.contrasts import find
+from normplugins.report.run_page import command
+from tests.helpers.records import put, put_diverged, put_translated, record, scored
+
+CELL = "pn,norm.group_scaling=false,optimization.lr=0.01"
+
+
+def test_a_page_stands_beside_each_record_and_is_linked(page, tmp_path: Path) -> None:
+    corpus = {"corpus": "multi30k", "counts": {"train": {"pairs": 1234}}, "notes": ["3 pairs dropped"],
+              "sha256": {"bin/train.bin": "f00d"}, "inputs": {"train.de.gz": "cafe"}}  # fmt: skip
+    put_translated(tmp_path, CELL, 2, {1: 30}, corpus=corpus, config={"optimization.lr": [0.01]})
+    put_diverged(tmp_path, "multi30k", "pn", 1)
+    readme = page().text
+    link = f"runs/multi30k/{CELL}/seed2.md"
+    assert f"(<{link}>)" in readme
+    assert not (tmp_path / "runs/multi30k/pn/seed1.md").exists()
+    text = (tmp_path / link).read_text()
+    assert text.index("averaged") < text.index("| BLEU")
+    assert "[Record](seed2.json)" in text
+    assert (tmp_path / link).parent.joinpath("../../../README.md").is_file()
+    assert "| optimization.lr | [0.01] |" in text
+    for part in ("1,234", "- 3 pairs dropped", "f00d  bin/train.bin", "cafe  train.de.gz", "| python | 3.11.0 |"):
+        assert part in text
+    epochs = [line for line in text.partition("## Loss")[2].partition("##")[0].splitlines() if line.startswith("|")]
+    assert len(epochs) == 2 + 12
+    assert "|    12 |  1,200 |" in epochs[-1]
+
+
+def test_the_claims_link_to_the_pages(tmp_path: Path) -> None:
+    for norm in ("pn", "ln"):
+        put_translated(tmp_path, norm, 1, {})
+    claims = claims_page(tmp_path, find(tmp_path, resamples=100))
+    assert "[pn seed 1](<runs/multi30k/pn/seed1.md>)" in claims
+
+
+def test_a_long_training_has_a_short_table(page, tmp_path: Path) -> None:
+    put(tmp_path, record("demo", "ln", floor=4.0, epochs=400, updates=40_000))
+    page()
+    lines = (tmp_path / "runs/demo/ln/seed1.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("|") and line.count("|") > 4]
+    assert 20 < len(rows) < 35
+    assert "40,000" in rows[-1]
+
+
+def test_the_page_of_a_record_that_is_gone_goes_too(page, tmp_path: Path) -> None:
+    put(tmp_path, record("demo", "ln"))
+    gone = put(tmp_path, record("demo", "pn"))
+    page()
+    gone.unlink()
+    page()
+    assert [path.parent.name for path in tmp_path.rglob("seed1.md")] == ["ln"]
+
+
+def test_the_command_has_the_settings_as_they_are_typed() -> None:
+    content = record("multi30k", f"{CELL},processes=2", 3)
+    content["config"] |= {"optimization.lr": [0.01], "norm.group_scaling": False, "hardware.name": "cpu"}
+    *checkout, first, second = command(content | {"git_commit": "abc+changes"}).splitlines()
+    assert checkout == ["git checkout abc"]
+    assert first == "normplugins run multi30k norm=pn norm.group_scaling=false \\"
+    assert second == "    'optimization.lr=[0.01]' hardware.processes=2 seed=3 hardware=cpu"
+
+
+def test_the_command_of_a_user_s_own_text_names_its_files() -> None:
+    content = record("my_text", "ln", corpus="custom")
+    content["config"] |= {"corpus.train": "train", "corpus.source": "fr", "corpus.test_size": 500}
+    words = command(content).replace("\\\n", "").split()
+    assert words[:3] == ["normplugins", "run", "custom"]
+    assert {"experiment=my_text", "corpus.train=train", "corpus.source=fr", "corpus.test_size=500"} < set(words)
+
+
+def test_a_run_without_scores_says_so(page, tmp_path: Path) -> None:
+    put(tmp_path, scored(record("demo", "ln", metrics={}), {}))
+    page()
+    assert "This run was not scored." in (tmp_path / "runs/demo/ln/seed1.md").read_text()

@@ -1,0 +1,105 @@
+"""Plans that vary one setting: their cells are found by the plan, and the verdicts follow from the records."""
+
+from pathlib import Path
+
+from normplugins.report.sweeps import batch_sizes, learning_rates, small_batches, weight_decay
+from tests.helpers.pictures import clipped, overlapping, written
+from tests.helpers.records import put, put_diverged, put_translated, record, scored
+
+SMALL = "dataset.max_tokens=512,lr_scheduler.warmup_updates=4000"
+BASE = {"config": {"dataset.max_tokens": 2048, "evaluate.average": 5}}
+
+
+def put_pair(results: Path, settings: str, wrong: int, seeds: int = 3) -> None:
+    """LN without a wrong sentence, and BN as released with about so many."""
+    end = f",{settings}" if settings else ""
+    for seed in range(1, seeds + 1):
+        put_translated(results, f"ln{end}", seed, {1: seed}, **BASE)
+        put_translated(results, f"bn_released{end}", seed, {1: wrong + seed}, **BASE)
+
+
+def test_bn_fails_at_small_batches_if_it_is_worse_there_than_elsewhere(tmp_path: Path) -> None:
+    put_pair(tmp_path, SMALL, 40)
+    assert small_batches(tmp_path, 200)[0] == "not run"
+    put_pair(tmp_path, "", 4)
+    verdict, said = small_batches(tmp_path, 200)
+    assert verdict == "holds"
+    assert "512 tokens: -" in said
+    assert "2,048 tokens: -" in said
+    assert f"runs/multi30k/bn_released,{SMALL}/seed3.md" in said
+
+
+def test_one_seed_does_not_decide_about_small_batches(tmp_path: Path) -> None:
+    put_pair(tmp_path, SMALL, 40, seeds=1)
+    put_pair(tmp_path, "", 4, seeds=1)
+    assert small_batches(tmp_path, 200)[0] == "undecided"
+
+
+def test_bn_that_is_not_worse_at_small_batches_does_not_fail(tmp_path: Path) -> None:
+    put_pair(tmp_path, SMALL, 0)
+    put_pair(tmp_path, "", 4)
+    assert small_batches(tmp_path, 200)[0] == "does not hold"
+
+
+def test_the_figure_of_batch_sizes_needs_two_sizes_of_a_norm(tmp_path: Path) -> None:
+    put_pair(tmp_path, "", 4)
+    assert batch_sizes(tmp_path) is None
+    put_pair(tmp_path, SMALL, 40)
+    put_diverged(tmp_path, "multi30k", f"pnv,{SMALL}", 1)
+    figure = batch_sizes(tmp_path)
+    assert figure is not None
+    texts = written(figure)
+    for text in ("512", "2,048", "ln", "bn_released", "not shown: 1 runs that diverged"):
+        assert text in texts
+    assert clipped(figure) == []
+    assert overlapping(figure) == []
+
+
+def test_weight_decay_is_compared_with_a_control_of_a_matched_rate(tmp_path: Path) -> None:
+    assert weight_decay(tmp_path, 200)[0] == "not run"
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, "ln,optimizer.weight_decay=0.05", seed, {1: 1})
+        put_translated(tmp_path, "ln,optimization.lr=0.0075", seed, {1: 1})
+    verdict, said = weight_decay(tmp_path, 200)
+    assert verdict == "holds"
+    assert "Minus the recipe as it is: not run" in said
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, "ln,optimizer.weight_decay=0.05", seed, {1: 29 + seed})
+    assert weight_decay(tmp_path, 200)[0] == "does not hold"
+
+
+def put_rates(results: Path, norm: str, scores: dict[str, float | None], seeds: int = 2) -> None:
+    for rate, bleu in scores.items():
+        cell = f"{norm},optimization.lr={rate}" if rate != "0.005" else norm
+        for seed in range(1, seeds + 1):
+            if bleu is None:
+                put_diverged(results, "multi30k", cell, seed)
+                continue
+            content = scored(record("multi30k", cell, seed, {"bleu": bleu}), {})
+            content["config"]["optimization.lr"] = [float(rate)]
+            put(results, content)
+
+
+def test_a_norm_allows_a_larger_rate_if_its_largest_one_is_larger(tmp_path: Path) -> None:
+    put_rates(tmp_path, "ln", {"0.005": 35.0, "0.01": 34.0, "0.02": 3.0})
+    assert learning_rates(tmp_path)[0] == "not run"
+    put_rates(tmp_path, "none", {"0.005": 33.0, "0.01": None, "0.02": None})
+    verdict, said = learning_rates(tmp_path)
+    assert verdict == "holds"
+    assert "none: 0.005 (BLEU 33.00), 0.01 (2 diverged)" in said
+    assert "largest rate that works: 0.01. none" in said
+
+
+def test_rates_that_both_work_or_single_seeds_decide_nothing(tmp_path: Path) -> None:
+    for norm in ("ln", "none"):
+        put_rates(tmp_path, norm, {"0.005": 35.0, "0.01": 34.0})
+    assert learning_rates(tmp_path)[0] == "undecided"
+    put_rates(tmp_path, "ln", {"0.02": 34.0}, seeds=1)
+    put_rates(tmp_path, "none", {"0.02": None}, seeds=1)
+    assert learning_rates(tmp_path)[0] == "undecided"
+
+
+def test_without_a_norm_the_rate_can_be_as_large(tmp_path: Path) -> None:
+    for norm in ("ln", "none"):
+        put_rates(tmp_path, norm, {"0.005": 35.0, "0.01": 34.0, "0.02": 1.0})
+    assert learning_rates(tmp_path)[0] == "does not hold"
