@@ -31,7 +31,7 @@ CELLS = {
     "bn,norm.group_scaling=true": "BN with group scaling",
 }
 """The name of each cell in texts, by the folder of its runs."""
-UNDECIDED = ("undecided", "one seed: no verdict", "not run")
+NO_VERDICT = ("undecided", "one seed: no verdict", "not run")
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"
 
 
@@ -106,7 +106,7 @@ class Finding:
     @property
     def decided(self) -> bool:
         """Whether the rule gives a verdict other than undecided."""
-        return self.verdict not in UNDECIDED
+        return self.verdict not in NO_VERDICT
 
     @property
     def complete(self) -> bool:
