@@ -220,7 +220,7 @@ CLAIMS = (
           _contrast("PN - RMS in groups", "better"), _RUN),
     Claim("Group scaling improves PN", "notes", _contrast("PN - PN without group scaling", "better"), _RUN),
     Claim("PN without group scaling diverges", "notes", _diverges, _RUN),
-    Claim("PN-V's Lipschitz constant is smaller than BN's: smaller gradients at every input", "paper, Lipschitz constant",
+    Claim("PN-V's Lipschitz constant is smaller than BN's: smaller gradients at every input", "paper",
           _smaller_gradient, _RUN),
     Claim("The approximate backward pass keeps gradients bounded", "paper", _bounded, _RUN),
     Claim("Moving averages approach the batch's statistics", "notes", _averages, _RUN),

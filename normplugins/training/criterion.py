@@ -16,7 +16,7 @@ from fairseq.models.transformer import TransformerModel
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from normplugins.models.linear import Linear, by_onednn, product
+from normplugins.models.linear import by_onednn, product
 from normplugins.models.transformer import NormTransformer
 
 WITH_FEATURES = (NormTransformer, TransformerModel)
@@ -71,11 +71,7 @@ def output_weight(model: nn.Module) -> Tensor | None:
     if type(model) not in WITH_FEATURES:
         return None
     projection = getattr(model.decoder, "output_projection", None)
-    if (
-        type(projection) not in (nn.Linear, Linear)
-        or projection.bias is not None
-        or projection.weight.dtype == torch.float16
-    ):
+    if not isinstance(projection, nn.Linear) or projection.bias is not None or projection.weight.dtype == torch.float16:
         return None
     return projection.weight
 
