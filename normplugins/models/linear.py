@@ -31,7 +31,7 @@ def by_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`product` is for these tensors: on a CPU, of float32, large enough, and outside of autocast."""
     return (
         not torch.compiler.is_compiling()  # first, so that the compiler does not trace the other conditions
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * len(weight) >= FEWEST

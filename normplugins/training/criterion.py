@@ -71,11 +71,9 @@ def output_weight(model: nn.Module) -> Tensor | None:
     if type(model) not in WITH_FEATURES:
         return None
     projection = getattr(model.decoder, "output_projection", None)
-    if (
-        type(projection) not in (nn.Linear, Linear)
-        or projection.bias is not None
-        or projection.weight.dtype == torch.float16
-    ):
+    if not isinstance(projection, nn.Linear) or type(projection) not in (nn.Linear, Linear):
+        return None
+    if projection.bias is not None or projection.weight.dtype == torch.float16:
         return None
     return projection.weight
 
