@@ -155,11 +155,8 @@ def _checkpoints(findings: Findings) -> str:
 
 def verdict(found: Finding) -> str:
     """Return a finding's verdict as a table has it, marked if it is exploratory or its plan is incomplete."""
-    text = found.verdict
-    if found.seeds > 1:
-        text = f"exploratory: {text}" if found.contrast.family == EXPLORATORY else text
-        text += "" if found.complete else " so far"
-    return text
+    mark = "exploratory: " if found.seeds > 1 and found.contrast.family == EXPLORATORY else ""
+    return f"{mark}{found.verdict_so_far}"
 
 
 def contrast_table(findings: Findings) -> Table:

@@ -205,10 +205,6 @@ def _fluctuation(evidence: Evidence) -> tuple[str, str]:
     )
 
 
-def _not_run(text: str) -> Callable[[Evidence], tuple[str, str]]:
-    return lambda _: (NOT_RUN, text)
-
-
 NO_PROBE = NOT_RUN, "No record has the statistics probe."
 _RUN = "`normplugins campaign configs/campaign/multi30k.yaml`"
 CLAIMS = (
@@ -231,7 +227,7 @@ CLAIMS = (
     Claim("BN fails at small batches", "notes", lambda evidence: small_batches(evidence.results),
           "`normplugins campaign configs/campaign/batch_size.yaml`"),
     Claim("BN fails at one sentence a batch", "notes",
-          _not_run("An epoch of Multi30k would take 29,000 updates, so no plan has such runs."),
+          lambda _: (NOT_RUN, "An epoch of Multi30k would take 29,000 updates, so no plan has such runs."),
           "`normplugins run multi30k -m norm=ln,bn_released dataset.batch_size=1`"),
     Claim("Weight decay before a norm only changes the effective learning rate", "notes",
           lambda evidence: weight_decay(evidence.results),
@@ -245,14 +241,14 @@ CLAIMS = (
 """The claims in the order of the page."""
 
 
-def claims_page(results: Path, findings: Sequence[Finding], claims: Sequence[Claim] = CLAIMS) -> str:
+def claims_page(results: Path, findings: Sequence[Finding]) -> str:
     """Return the page of all claims, as Markdown.
 
     Raises:
         UserError: a record or a table is damaged.
     """
     evidence = Evidence(results, {each.contrast.name: each for each in findings})
-    judged = [(claim, *claim.judge(evidence)) for claim in claims]
+    judged = [(claim, *claim.judge(evidence)) for claim in CLAIMS]
     rows = [f"| {claim.text} | {claim.source} | **{verdict}** |" for claim, verdict, _ in judged]
     sections = [
         f"## {claim.text}\n\n{claim.source}: **{verdict}**. {said}\n\nCommand: {claim.command}"

@@ -34,7 +34,7 @@ class Contrast:
     seeds_needed: int | None
 
 
-def contrasts(systems: Sequence[System], resamples: int = significance.RESAMPLES) -> list[Contrast]:
+def contrasts(systems: Sequence[System]) -> list[Contrast]:
     """Compare each system with the first one.
 
     Raises:
@@ -44,7 +44,7 @@ def contrasts(systems: Sequence[System], resamples: int = significance.RESAMPLES
     for other in others:
         check_comparable(other, baseline)
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
-    found = [compare(other, baseline, resamples) for other in progress(others, "resampling", "comparisons", echo=None)]
+    found = [compare(other, baseline) for other in progress(others, "resampling", "comparisons", echo=None)]
     adjusted = significance.holm([each.p for each in found])
     perplexity = baseline.first.metric == "ppl"
     margin = None if perplexity else MARGIN

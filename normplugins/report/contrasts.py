@@ -114,6 +114,11 @@ class Finding:
         return self.seeds + max(self.diverged) >= self.planned
 
     @property
+    def verdict_so_far(self) -> str:
+        """The verdict, marked if the plan is incomplete."""
+        return self.verdict if self.seeds < 2 or self.complete else f"{self.verdict} so far"
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval over seeds and sentences; with one seed the one over sentences alone."""
         if self.difference is None:
