@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import spectrum
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
-from normplugins.report.probe_table import FORGOTTEN, SETTLED, probe_table, vision_shown, vision_table
+from normplugins.report.probe_table import FORGOTTEN, FROM, SETTLED, probe_table, vision_shown, vision_table
 
 LINES = "Lines are medians over seeds, and bands reach from the lowest to the highest seed"
 TEXTS = {

@@ -1,4 +1,6 @@
-"""The verdicts on a claim."""
+"""The verdicts on a claim, and the seeds that a standard deviation needs."""
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
-NOT_RUN, UNTESTABLE = "not run", "not testable here"
+NOT_RUN = "not run"
+SPREAD_SEEDS = 3
+"""A standard deviation of fewer seeds is nearly unknown, so that nothing is said by it."""
