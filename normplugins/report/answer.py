@@ -37,7 +37,7 @@ QUESTIONS = {
 RULE = (
     "The scores are BLEU on tokens of the mean of the last five epochs' checkpoints, on all four test sets together. "
     "Intervals are 95 %, over seeds and sentences; p-values are adjusted by Holm's method within the six confirmatory "
-    "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) fixed it before the first run."
+    "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) and its amendments say."
 )
 VERDICTS = ("better", "worse", "equivalent", *NO_VERDICT)
 TITLE = "multi30k: contrasts of test BLEU over paired seeds"
