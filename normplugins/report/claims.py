@@ -13,8 +13,7 @@ import pandas as pd
 
 from normplugins.report.answer import figures
 from normplugins.report.comparison import MARGIN
-from normplugins.report.contrasts import EXPERIMENT, Finding
-from normplugins.report.discrepancy_figure import loss_gaps
+from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Finding
 from normplugins.report.gradients_figure import TABLE as GRADIENTS
 from normplugins.report.gradients_figure import read_gradients
 from normplugins.report.probe_figures import PN_CELLS
@@ -24,13 +23,13 @@ from normplugins.report.probe_table import (
     SETTLED,
     VISION,
     along_training,
+    loss_gaps,
     probe_table,
     vision_shown,
     vision_table,
 )
 from normplugins.report.run_page import run_links
-from normplugins.report.sweeps import learning_rates, small_batches, weight_decay
-from normplugins.report.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED, UNTESTABLE
+from normplugins.report.sweeps import FAILS, HOLDS, learning_rates, small_batches, weight_decay
 from normplugins.runs.inventory import published_records
 
 HEAD = """\
@@ -235,7 +234,7 @@ CLAIMS = (
     Claim("A norm allows a larger learning rate", "notes", lambda evidence: learning_rates(evidence.results),
           "`normplugins campaign configs/campaign/learning_rate.yaml`"),
     Claim("PN lowers perplexity by 5.6 (PTB) and 3.0 (WikiText-103)", "paper, Table 2",
-          lambda _: (UNTESTABLE, "The paper's language-model code was never released, and the schedules need a GPU."),
+          lambda _: ("not testable here", "The paper's language-model code is not public; the schedules need GPUs."),
           "`normplugins campaign configs/campaign/gpu.yaml`"),
 )  # fmt: skip
 """The claims in the order of the page."""

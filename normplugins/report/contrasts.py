@@ -31,7 +31,8 @@ CELLS = {
     "bn,norm.group_scaling=true": "BN with group scaling",
 }
 """The name of each cell in texts, by the folder of its runs."""
-NO_VERDICT = ("undecided", "one seed: no verdict", "not run")
+UNDECIDED, NOT_RUN = "undecided", "not run"
+NO_VERDICT = (UNDECIDED, "one seed: no verdict", NOT_RUN)
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"
 
 
@@ -164,10 +165,10 @@ def find(
         sides = systems[contrast.system], systems[contrast.baseline]
         planned = [set(plan.seeds(experiment, cell)) for cell in (contrast.system, contrast.baseline)]
         diverged = (len(sides[0].diverged), len(sides[1].diverged))
-        verdict, needed = "not run", None
+        verdict, needed = NOT_RUN, None
         if difference is not None:
             verdict = significance.verdict(difference, p, MARGIN, diverged=diverged)
-            needed = significance.seeds_needed(difference, MARGIN) if verdict == "undecided" else None
+            needed = significance.seeds_needed(difference, MARGIN) if verdict == UNDECIDED else None
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for run in side.runs.values())  # fmt: skip
         found.append(
