@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.evaluation import significance
+from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.comparison import MARGIN
 from normplugins.report.contrasts import (
     CELLS,
@@ -22,7 +23,6 @@ from normplugins.report.contrasts import (
 from normplugins.report.plans import Plan
 from normplugins.report.run_page import run_links
 from normplugins.report.table import Column, Table
-from normplugins.report.verdicts import SPREAD_SEEDS
 
 Findings = Mapping[str, Sequence[Finding]]
 """The findings of each checkpoint, in the order of the contrasts."""

@@ -13,8 +13,7 @@ import pandas as pd
 
 from normplugins.report.answer import figures, paired_runs
 from normplugins.report.comparison import MARGIN
-from normplugins.report.contrasts import EXPERIMENT, Finding
-from normplugins.report.discrepancy_figure import loss_gaps
+from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Finding
 from normplugins.report.gradients_figure import TABLE as GRADIENTS
 from normplugins.report.gradients_figure import read_gradients
 from normplugins.report.probe_figures import PN_CELLS
@@ -24,13 +23,13 @@ from normplugins.report.probe_table import (
     SETTLED,
     VISION,
     along_training,
+    loss_gaps,
     probe_table,
     vision_shown,
     vision_table,
 )
 from normplugins.report.run_page import run_links
-from normplugins.report.sweeps import learning_rates, small_batches, weight_decay
-from normplugins.report.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from normplugins.report.sweeps import FAILS, HOLDS, learning_rates, small_batches, weight_decay
 from normplugins.runs.inventory import published_records
 
 HEAD = """\

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference, Resampled
+from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.comparison import MARGIN
 from normplugins.report.plans import Plan, plan_of
-from normplugins.report.verdicts import SPREAD_SEEDS
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
 
 EXPERIMENT = "multi30k"
@@ -32,7 +32,8 @@ CELLS = {
     "bn,norm.group_scaling=true": "BN with group scaling",
 }
 """The name of each cell in texts, by the folder of its runs."""
-NO_VERDICT = ("undecided", "one seed: no verdict", "not run")
+UNDECIDED, NOT_RUN = "undecided", "not run"
+NO_VERDICT = (UNDECIDED, "one seed: no verdict", NOT_RUN)
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"
 
 
@@ -166,11 +167,11 @@ def find(
         sides = systems[contrast.system], systems[contrast.baseline]
         planned = [set(plan.seeds(experiment, cell)) for cell in (contrast.system, contrast.baseline)]
         diverged = (len(sides[0].diverged), len(sides[1].diverged))
-        verdict, needed = "not run", None
+        verdict, needed = NOT_RUN, None
         if difference is not None:
             verdict = significance.verdict(difference, p, MARGIN, diverged=diverged)
             enough = len(difference.seeds) >= SPREAD_SEEDS
-            needed = significance.seeds_needed(difference, MARGIN) if verdict == "undecided" and enough else None
+            needed = significance.seeds_needed(difference, MARGIN) if verdict == UNDECIDED and enough else None
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for run in side.runs.values())  # fmt: skip
         found.append(
