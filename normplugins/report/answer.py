@@ -8,14 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.evaluation import significance
-from normplugins.report.comparison import MARGIN
+from normplugins.report.comparison import MARGIN, remedy
 from normplugins.report.contrasts import (
     CELLS,
     CHECKPOINTS,
     CONFIRMATORY,
     EXPERIMENT,
     EXPLORATORY,
-    UNDECIDED,
+    NO_VERDICT,
     Finding,
     find,
 )
@@ -37,7 +37,7 @@ RULE = (
     "Intervals are 95 %, over seeds and sentences; p-values are adjusted by Holm's method within the six confirmatory "
     "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) fixed it before the first run."
 )
-VERDICTS = ("better", "worse", "equivalent", *UNDECIDED)
+VERDICTS = ("better", "worse", "equivalent", *NO_VERDICT)
 TITLE = "multi30k: contrasts of test BLEU over paired seeds"
 
 
@@ -76,7 +76,11 @@ def conclusion(found: Finding) -> str:
     if found.seeds == 1:
         return f"No verdict with one seed. {found.contrast.name}: {figures(found)}."
     parts = [words[part] for part in found.verdict.split(", ") if part in words]
-    text = " and ".join(parts)[:1].upper() + " and ".join(parts)[1:] if parts else f"Undecided; {_remedy(found)}"
+    text = (
+        " and ".join(parts)[:1].upper() + " and ".join(parts)[1:]
+        if parts
+        else f"Undecided; {remedy(found.p_adjusted, found.seeds_needed)}"
+    )
     if not found.complete:
         text = f"{text} (so far, with {found.seeds} of {found.planned} seeds)"
     return f"{text}. {found.contrast.name}: {figures(found)}. {agreement(found)}".strip()
@@ -87,7 +91,7 @@ def figures(found: Finding) -> str:
     if found.difference is None or found.interval is None:
         return "not run"
     low, high = found.interval
-    seeds = "over sentences alone" if found.seeds == 1 else f"{found.seeds} seeds"
+    seeds = "one seed, interval over sentences alone" if found.seeds == 1 else f"{found.seeds} seeds"
     p = "" if found.seeds == 1 else f", adjusted p = {found.p_adjusted:.2g}"
     lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
     return f"{found.difference.mean:+.2f} BLEU [{low:+.2f}, {high:+.2f}], {seeds}{p}{lost}"
@@ -110,14 +114,6 @@ def agreement(found: Finding) -> str:
     return "This neither confirms nor contradicts the paper."
 
 
-def _remedy(found: Finding) -> str:
-    if found.p_adjusted < significance.LEVEL:
-        return "the side that scored better has more runs that diverged"
-    if found.seeds_needed is None:
-        return f"no number of seeds would show {MARGIN} BLEU, because the variance between sentences is too large"
-    return f"about {found.seeds_needed} seeds would show a true difference of {MARGIN} BLEU"
-
-
 def _state(results: Path, primary: Sequence[Finding]) -> str:
     plan = Plan.named(EXPERIMENT)
     published, diverged = plan.published(results)
@@ -132,7 +128,7 @@ def _state(results: Path, primary: Sequence[Finding]) -> str:
     return (
         f"**The answer is incomplete:** {published} of {plan.planned} planned runs of Multi30k are published{lost}. "
         f"{seeds.get(most, f'No contrast has more than {most} seeds')}, and {verdicts} a verdict. "
-        "One seed gives no verdict, of anything."
+        "One seed gives no verdict."
     )
 
 
@@ -140,7 +136,7 @@ def _exploratory(findings: Sequence[Finding]) -> str:
     counts = {word: [f.contrast.name for f in findings if word in f.verdict.split(", ")] for word in VERDICTS}
     said = [f"{word.removeprefix('one seed: ')}: {'; '.join(names)}" for word, names in counts.items() if names]
     texts = ". ".join(f"{text[0].upper()}{text[1:]}" for text in said)
-    return f"**And the exploratory contrasts, with three seeds planned?** {texts}."
+    return f"**What do the exploratory contrasts show, with three seeds planned?** {texts}."
 
 
 def _checkpoints(findings: Findings) -> str:
@@ -159,11 +155,8 @@ def _checkpoints(findings: Findings) -> str:
 
 def verdict(found: Finding) -> str:
     """Return a finding's verdict as a table has it, marked if it is exploratory or its plan is incomplete."""
-    text = found.verdict
-    if text in ("better", "worse", "equivalent", "better, equivalent", "worse, equivalent", "undecided"):
-        text = f"exploratory: {text}" if found.contrast.family == EXPLORATORY else text
-        text += "" if found.complete else " so far"
-    return text
+    mark = "exploratory: " if found.seeds > 1 and found.contrast.family == EXPLORATORY else ""
+    return f"{mark}{found.verdict_so_far}"
 
 
 def contrast_table(findings: Findings) -> Table:

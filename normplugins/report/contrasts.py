@@ -31,7 +31,7 @@ CELLS = {
     "bn,norm.group_scaling=true": "BN with group scaling",
 }
 """The name of each cell in texts, by the folder of its runs."""
-UNDECIDED = ("undecided", "one seed: no verdict", "not run")
+NO_VERDICT = ("undecided", "one seed: no verdict", "not run")
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"
 
 
@@ -106,12 +106,17 @@ class Finding:
     @property
     def decided(self) -> bool:
         """Whether the rule gives a verdict other than undecided."""
-        return self.verdict not in UNDECIDED
+        return self.verdict not in NO_VERDICT
 
     @property
     def complete(self) -> bool:
         """Whether no pair of the plan is missing, except those of which a run diverged."""
         return self.seeds + max(self.diverged) >= self.planned
+
+    @property
+    def verdict_so_far(self) -> str:
+        """The verdict, marked if the plan is incomplete."""
+        return self.verdict if self.seeds < 2 or self.complete else f"{self.verdict} so far"
 
     @property
     def interval(self) -> tuple[float, float] | None:

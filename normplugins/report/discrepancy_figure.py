@@ -14,10 +14,7 @@ from normplugins.report.probe_table import SETTLED, VALIDATION, along_training, 
 
 PANELS = {
     "of means\n$‖μ_B-μ‖\\,/\\,‖σ‖$": ("mean_tid",),
-    "of deviations, or of $ψ$\n$‖σ_B-σ‖\\,/\\,‖σ‖$": (
-        "deviation_tid",
-        "psi_tid",
-    ),
+    "of deviations, or of $ψ$\n$‖σ_B-σ‖\\,/\\,‖σ‖$": ("deviation_tid", "psi_tid"),
 }
 
 
@@ -68,9 +65,7 @@ def discrepancy(table: pd.DataFrame, title: str) -> tuple[Figure, str] | None:
         axes[0].set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
         handles = [Line2D([], [], linewidth=3, color=style.colour(norm), label=norm) for norm in norms]
         looks = {"group scaling": "#333333", "no group scaling": "none"}
-        handles += [
-            Line2D([], [], marker="o", linestyle="", color="#333333", mfc=fill, label=name)
-            for name, fill in looks.items()
-        ]
+        handles += [Line2D([], [], marker="o", linestyle="", color="#333333", mfc=fill, label=name)
+                    for name, fill in looks.items()]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
     return figure, runs_shown(shown)

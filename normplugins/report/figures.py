@@ -89,11 +89,11 @@ def curves(results: pd.DataFrame, column: str = "valid_curve") -> Figure:
     return figure
 
 
-def name_of(cell: Cell, inches: float = 1.55) -> str:
+def name_of(cell: Cell) -> str:
     """Return a cell's name in lines that fit into a panel: the norm, then its settings without their prefix."""
     first = cell.first
     parts = [first["norm"], first["model"], *(item.removeprefix("norm.") for item in first["settings"].split(", "))]
-    return style.fit("\n".join(filter(None, parts)), inches, 8.5, "bold")
+    return style.fit("\n".join(filter(None, parts)), 1.55, 8.5, "bold")
 
 
 def _lines(cells: Sequence[Cell], column: str) -> list[Line]:

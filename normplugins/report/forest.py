@@ -57,12 +57,8 @@ def forest(title: str, findings: Mapping[str, Sequence[Finding]], names: Sequenc
                 if each.difference is None or each.interval is None:
                     continue
                 dashes = (0, (2, 1)) if each.seeds == 1 else "-"
-                look: dict[str, Any] = {
-                    "color": colour,
-                    "linestyle": dashes,
-                    "linewidth": 1.8 if every is first else 1.2,
-                }
-                axis.plot(each.interval, [row + offset] * 2, **look)
+                width = 1.8 if every is first else 1.2
+                axis.plot(each.interval, [row + offset] * 2, color=colour, linestyle=dashes, linewidth=width)
                 axis.plot(each.difference.mean, row + offset, marker, color=colour, markersize=size)
         confirmatory = sum(first[index].contrast.family != EXPLORATORY for index in shown)
         if 0 < confirmatory < len(shown):
@@ -114,8 +110,7 @@ def _broken(name: str) -> str:
 def _said(found: Finding) -> str:
     if found.seeds == 1:
         return "no verdict, 1 seed"
-    mark = "" if found.complete else " so far"
-    return f"{found.verdict}{mark}, {found.seeds} seeds"
+    return f"{found.verdict_so_far}, {found.seeds} seeds"
 
 
 def _notes(every: Sequence[Finding], shown: Sequence[Finding]) -> list[str]:

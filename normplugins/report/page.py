@@ -148,7 +148,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     if rewrite_readme(readme, readme_part(results, findings[CHECKPOINTS[0]], found)):
         writer.written.append(readme)
     writer.write("claims.md", claims_page(results, findings[CHECKPOINTS[0]]))
-    writer.page.append("What holds of the paper's other claims: [claims](claims.md).")
+    writer.page.append("[The claims](claims.md) of the paper and of the notes have a verdict each.")
     writer.page += ["### What is still to run", markdown(plan_table(results, found))]
 
 

@@ -66,15 +66,16 @@ def read_sweep(results: Path, plan: str, key: str) -> list[Swept]:
 
 def batch_sizes(results: Path) -> Figure | None:
     """Return a figure of the scores against the tokens a batch; None unless a norm has runs with two sizes."""
-    swept = [each for each in read_sweep(results, BATCH_SIZE, TOKENS) if each.scores]
-    by_norm = {norm: [each for each in swept if each.norm == norm] for norm in dict.fromkeys(e.norm for e in swept)}
+    swept = read_sweep(results, BATCH_SIZE, TOKENS)
+    norms = dict.fromkeys(each.norm for each in swept)
+    by_norm = {norm: [each for each in swept if each.norm == norm and each.scores] for norm in norms}
     lines = {norm: cells for norm, cells in by_norm.items() if len(cells) > 1}
     if not lines:
         return None
     counts = sorted({len(each.scores) for cells in lines.values() for each in cells})
     notes = [f"a point is the mean over seeds ({' or '.join(map(str, counts))}), a bar reaches from the lowest to the "
              "highest seed; equal epochs at every size"]  # fmt: skip
-    if lost := sum(each.diverged for each in read_sweep(results, BATCH_SIZE, TOKENS)):
+    if lost := sum(each.diverged for each in swept):
         notes.append(f"not shown: {lost} runs that diverged")
     with style.drawing():
         figure = style.new_figure(3.4)

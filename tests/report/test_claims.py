@@ -17,7 +17,7 @@ def layer(**numbers: float) -> dict[str, float]:
 
 def probe(**numbers: float) -> list[dict]:
     return [{"update": update, "layers": {"encoder.layers.0.self_attention.norm": layer(**numbers)}}
-            for update in (1, 1000)]  # fmt: skip
+            for update in (100, 1000)]  # fmt: skip
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_the_probe_decides(tmp_path: Path, verdicts) -> None:
     put_translated(tmp_path, "bn", 1, {}, statistics_probe=probe(deviation_tid=0.1))
     put_translated(tmp_path, "pn", 1, {}, statistics_probe=probe(nu=1.0))
     found = verdicts()
-    assert found["PN-V's Lipschitz constant is smaller than BN's"] == "does not hold"
+    assert found["PN-V's Lipschitz constant is smaller than BN's: smaller gradients at every input"] == "does not hold"
     assert found["The approximate backward pass keeps gradients bounded"] == "undecided"
     assert found["Moving averages approach the batch's statistics"] == "undecided"  # one seed
     put_translated(tmp_path, "bn", 2, {}, statistics_probe=probe(deviation_tid=0.1))
@@ -67,15 +67,15 @@ def test_batch_statistics_are_compared_with_those_of_a_resnet(tmp_path: Path, ve
     larger = {name: 2 * value for name, value in distances.items()}
     put_translated(tmp_path, "bn", 1, {}, statistics_probe=probe(**larger))
     assert verdicts()["Batch statistics fluctuate more in NLP than in vision"] == "undecided"  # one seed
-    put_translated(tmp_path, "bn", 2, {}, statistics_probe=probe(**larger))
-    assert verdicts()["Batch statistics fluctuate more in NLP than in vision"] == "holds"
+    page = claims_page(tmp_path, find(tmp_path, resamples=200))
+    assert "deviations: 0.2 in the transformer, 0.1 in the ResNet20" in page
 
 
 def test_divergence_and_gradients_decide(tmp_path: Path, verdicts) -> None:
     for seed in (1, 2):
         put_diverged(tmp_path, "multi30k", "pn,norm.group_scaling=false", seed)
     rows = ["norm,placement,layers,stack,layer,gradient,seeds,width"]
-    rows += [f"ln,{name},2,encoder,{n},{value},1,8" for name, values in (("pre", (1, 1.1)), ("post", (1, 9)))
+    rows += [f"ln,{name},2,encoder,{n},{value},2,8" for name, values in (("pre", (1, 1.1)), ("post", (1, 9)))
              for n, value in enumerate(values, 1)]  # fmt: skip
     (tmp_path / "gradients_by_depth.csv").write_text("\n".join(rows) + "\n")
     found = verdicts()
