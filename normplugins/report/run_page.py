@@ -155,11 +155,8 @@ def _curve(curves: dict[str, list[dict[str, Any]]]) -> str:
         valid = ["" if point.get(key) is None else f"{point[key]:.{2 if key == 'ppl' else 3}f}" for key in keys]
         body.append([f"{point['epoch']}", f"{point['update']:,}", *training, *valid])
     heads = ["epoch", "update", "training\nloss", "learning\nrate", *(CURVES[key] for key in keys)]
-    return _table(
-        list(map(Column, heads)),
-        body,
-        ["Losses in bits per token, with label smoothing where the recipe has it; ppl without."],
-    )
+    note = "Losses in bits per token, with label smoothing where the recipe has it; ppl without."
+    return _table(list(map(Column, heads)), body, [note])
 
 
 def _name(metric: str) -> str:
