@@ -22,7 +22,7 @@ LOG_FROM = 4
 """Where the highest score is so many times the lowest, the axis of the scores is logarithmic."""
 KINDS = {  # what an interval follows from
     "seeds": "━●━ several seeds: 95 % intervals over seeds",
-    "sentences": "─○─ one seed: 95 % intervals over sentences only, without the variation between seeds",
+    "sentences": "─○─ one seed: 95 % intervals over sentences only, not over seeds",
     "": "○ without a bar: one seed without published translations",
 }
 PAIRED = "minus ln: paired by seed; 95 % intervals over seeds and sentences (●) or sentences only (○)"
