@@ -134,7 +134,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     texts, table = answer.sentences(results, findings), answer.contrast_table(findings)
     writer.page += ["## The answer", *(fill(text, 120, break_on_hyphens=False) for text in texts)]
     writer.printed.append("\n\n".join(paragraph(text, writer.width) for text in texts))
-    if (figure := forest(answer.TITLE, findings)) is not None:
+    if (figure := forest(answer.TITLE, findings[CHECKPOINTS[0]])) is not None:
         writer.show(figure, "contrasts", "Contrasts with intervals")
     writer.table(table, "###")
     writer.write("contrasts.csv", answer.as_csv(findings))
