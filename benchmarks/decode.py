@@ -15,17 +15,15 @@ from typing import Any
 
 import pandas as pd
 import torch
-from fairseq import tasks
 from omegaconf import DictConfig
 
-import normplugins
 from benchmarks import page
-from benchmarks.lengths import task_with_lengths, text_name
 from benchmarks.measure import CSV, Times, append, arguments, case_of, machine, rows, take_turns
 from benchmarks.step import BASELINE, composed
 from benchmarks.stock import SeparateProcess, from_stock, stock_model, to_stock
+from benchmarks.texts import MADE_UP, text_task
 from benchmarks.translators import Translate, engines, translator
-from normplugins.corpora import PreparedCorpus, corpus_config
+from normplugins.corpora import PreparedCorpus
 from normplugins.evaluation import bleu
 from normplugins.evaluation.tasks import kind_of
 from normplugins.models.norm_settings import all_norm_names
@@ -102,22 +100,11 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
 
 def load(config: DictConfig, lengths: Path | None = None) -> Models:
     """Return stock fairseq's model and a copy of it as ours, for the prepared corpus or else for random sentences."""
-    corpus = corpus_config(config.corpus)
-    bin_dir = Path(config.data_dir) / corpus.name / corpus.variant() / "bin"
-    settings, text = fairseq_config(config), corpus.name
-    normplugins.register()
-    if lengths is not None:
-        task, text = task_with_lengths(settings, corpus_size(config).types, lengths), text_name(lengths)
+    task, text = text_task(config, lengths)
+    if text != MADE_UP:
         task.load_dataset("test")
-    elif bin_dir.is_dir():
-        settings.task.data = str(bin_dir)
-        task = tasks.setup_task(settings.task)
-        task.load_dataset("test")
-    else:
-        task, _ = made_up(kind_of(config.task._name), settings, corpus_size(config).types)
-        text = "made-up"
     torch.manual_seed(config.seed)
-    stock = stock_model(settings, task)
+    stock = stock_model(fairseq_config(config), task)
     both = {BASELINE: stock, OURS: from_stock(stock)}
     for model in both.values():
         model.eval().to("cpu" if on_cpu(config) else "cuda")
@@ -142,7 +129,7 @@ def load_trained(folder: Path) -> Models:
 def batches_of(models: Models, case: Case) -> list[dict[str, Any]]:
     """Return batches of the test set, evenly spread over its sentences in order of length, or random ones."""
     count = case.sentences // case.batch
-    if models.text == "made-up":
+    if models.text == MADE_UP:
         length = corpus_size(models.config).length
         _, batch = made_up(kind_of(models.config.task._name), fairseq_config(models.config), len(models.task.src_dict))
         torch.manual_seed(0)

@@ -15,17 +15,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fairseq import tasks
 from fairseq.data import Dictionary
 from fairseq.trainer import Trainer as FairseqTrainer
 from omegaconf import DictConfig
 
 import normplugins
 from benchmarks import page
-from benchmarks.lengths import task_with_lengths, text_name
 from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
 from benchmarks.stock import SeparateProcess, stock_trainer
-from normplugins.corpora import corpus_config
+from benchmarks.texts import MADE_UP, text_task
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep, fairseq_config
@@ -74,19 +72,13 @@ def training_batches(config: DictConfig, count: int, lengths: Path | None = None
 
     They hold the prepared corpus, or random words: in pairs with the file's ``lengths``, or with the published mean.
     """
-    corpus = corpus_config(config.corpus)
-    bin_dir = Path(config.data_dir) / corpus.name / corpus.variant() / "bin"
-    size, settings = corpus_size(config), fairseq_config(config)
-    if lengths is None and not bin_dir.is_dir():
-        task, batch = made_up(kind_of(config.task._name), settings, size.types)
+    task, text = text_task(config, lengths)
+    case = described(config, len(task.target_dictionary), text)
+    if text == MADE_UP:
+        size = corpus_size(config)
+        _, batch = made_up(kind_of(config.task._name), fairseq_config(config), size.types)
         sentences = max(1, config.dataset.max_tokens // size.length)
-        return described(config, size.types, "made-up"), task, [batch(sentences, size.length) for _ in range(count)]
-    normplugins.register()
-    if lengths is None:
-        settings.task.data = str(bin_dir)
-        task, text = tasks.setup_task(settings.task), corpus.name
-    else:
-        task, text = task_with_lengths(settings, size.types, lengths), text_name(lengths)
+        return case, task, [batch(sentences, size.length) for _ in range(count)]
     if config.train.bucket_by_length:
         bucket_by_length(task, "train")
     task.load_dataset("train")
@@ -99,7 +91,7 @@ def training_batches(config: DictConfig, count: int, lengths: Path | None = None
         required_batch_size_multiple=config.dataset.required_batch_size_multiple,
         seed=config.common.seed,
     ).next_epoch_itr(shuffle=True)
-    return described(config, len(task.target_dictionary), text), task, list(islice(cycle(batches), count))
+    return case, task, list(islice(cycle(batches), count))
 
 
 def described(config: DictConfig, types: int, text: str) -> str:

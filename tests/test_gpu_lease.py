@@ -40,12 +40,17 @@ def lease(tmp_path_factory, made_up_text):
     for name in SOURCE:
         copy(name, root / "gpu_pack" / "source")
     np.savez(root / "gpu_pack" / "train_lengths.npz", **dict.fromkeys(("de", "en"), np.full(64, 5)))
-    jobs = json.dumps({"ptb": {"jobs": 1}, "iwslt14": {"jobs": 2}}).encode()
+    jobs = json.dumps({"ptb": {"jobs": 1}, "iwslt14": {"jobs": 1}}).encode()
     earlier = {"results/side_by_side.json": jobs, **{f"done/{name}": b"" for name in BEFORE}}
     tar(root / "gpu_pack" / "records.tar.gz", earlier)
     mirror = shutil.copytree(made_up_text, root / "mirror")
     tar(mirror / "de-en.tgz", iwslt_members())
-    settings = {"PYTHON": sys.executable, "LEASE_REHEARSAL": "1", "NORMPLUGINS_MIRROR": str(mirror)}
+    settings = {
+        "PYTHON": sys.executable,
+        "LEASE_REHEARSAL": "1",
+        "LEASE_MINUTES": "30",
+        "NORMPLUGINS_MIRROR": str(mirror),
+    }
 
     def call(*arguments, **more):
         done = subprocess.run(
@@ -98,13 +103,8 @@ def test_fewer_processes_are_taken_where_more_do_not_pay():
 
 @pytest.mark.slow
 def test_updates_are_counted_from_the_moment_when_all_processes_are_ready():
-    overrides = [
-        "hardware=cpu",
-        "model.layers=1",
-        "model.embed_dim=16",
-        "model.ffn_embed_dim=16",
-        "dataset.batch_size=2",
-    ]
+    model = ["model.layers=1", "model.embed_dim=16", "model.ffn_embed_dim=16"]
+    overrides = ["hardware=cpu", "dataset.batch_size=2", *model]
     ready = []
     start = threading.Barrier(1, action=lambda: ready.append(True))
     assert updates_per_second("ptb", overrides, 1, 0.2, start) > 0

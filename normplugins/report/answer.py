@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.evaluation import significance
+from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.comparison import MARGIN
 from normplugins.report.contrasts import (
     CELLS,
@@ -15,7 +16,7 @@ from normplugins.report.contrasts import (
     CONFIRMATORY,
     EXPERIMENT,
     EXPLORATORY,
-    UNDECIDED,
+    NO_VERDICT,
     Finding,
     find,
 )
@@ -23,7 +24,6 @@ from normplugins.report.plans import Plan
 from normplugins.report.records import WHOLE
 from normplugins.report.run_page import run_links
 from normplugins.report.table import Column, Table
-from normplugins.report.verdicts import SPREAD_SEEDS
 
 Findings = Mapping[str, Sequence[Finding]]
 """The findings of each checkpoint, in the order of the contrasts."""
@@ -38,9 +38,9 @@ QUESTIONS = {
 RULE = (
     "The scores are BLEU on tokens of the mean of the last five epochs' checkpoints, on all four test sets together. "
     "Intervals are 95 %, over seeds and sentences; p-values are adjusted by Holm's method within the six confirmatory "
-    "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) fixed it before the first run."
+    "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) and its amendments say."
 )
-VERDICTS = ("better", "worse", "equivalent", *UNDECIDED)
+VERDICTS = ("better", "worse", "equivalent", *NO_VERDICT)
 SCALING = "the scaling, under"
 """The beginning of what a contrast isolates if it is the group scaling of a norm with statistics."""
 RUNNING = ("pn", "rms,norm.groups=4")
@@ -103,7 +103,7 @@ def figures(found: Finding, p_value: bool = True) -> str:
     if found.difference is None or found.interval is None:
         return "not run"
     low, high = found.interval
-    seeds = "over sentences alone" if found.seeds == 1 else f"{found.seeds} seeds"
+    seeds = "one seed, interval over sentences alone" if found.seeds == 1 else f"{found.seeds} seeds"
     p = "" if found.seeds == 1 or not p_value else f", adjusted p = {found.p_adjusted:.2g}"
     lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
     return f"{found.difference.mean:+.2f} BLEU [{low:+.2f}, {high:+.2f}], {seeds}{p}{lost}"
@@ -157,7 +157,7 @@ def _exploratory(findings: Sequence[Finding]) -> str:
     counts = {word: [f.contrast.name for f in findings if word in f.verdict.split(", ")] for word in VERDICTS}
     said = [f"{word.removeprefix('one seed: ')}: {'; '.join(names)}" for word, names in counts.items() if names]
     texts = ". ".join(f"{text[0].upper()}{text[1:]}" for text in said)
-    return f"**And the exploratory contrasts, with three seeds planned?** {texts}."
+    return f"**What do the exploratory contrasts show, with three seeds planned?** {texts}."
 
 
 def _checkpoints(findings: Findings) -> str:
@@ -218,11 +218,8 @@ def _planned(found: pd.DataFrame) -> pd.Series[bool]:
 
 def verdict(found: Finding) -> str:
     """Return a finding's verdict as a table has it, marked if it is exploratory or its plan is incomplete."""
-    text = found.verdict
-    if text in ("better", "worse", "equivalent", "better, equivalent", "worse, equivalent", "undecided"):
-        text = f"exploratory: {text}" if found.contrast.family == EXPLORATORY else text
-        text += "" if found.complete else " so far"
-    return text
+    mark = "exploratory: " if found.seeds > 1 and found.contrast.family == EXPLORATORY else ""
+    return f"{mark}{found.verdict_so_far}"
 
 
 def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:

@@ -10,8 +10,9 @@ import pandas as pd
 
 from normplugins.report.readings import MODELS, LanguageModel
 from normplugins.report.records import CELL, WHOLE
-from normplugins.report.verdicts import SPREAD_SEEDS
 
+SPREAD_SEEDS = 3
+"""Seeds from which on a standard deviation is stated: that of fewer is nearly unknown."""
 NOT_RUN, NOT_IN_FULL, NOT_SCORED, ALL_DIVERGED = "not run", "not in full", "not scored", "diverged"
 METRICS = {  # a short name for headings, and what follows it in notes
     "bleu": ("BLEU", " (tokenised)"),

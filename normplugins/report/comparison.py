@@ -34,7 +34,7 @@ class Contrast:
     seeds_needed: int | None
 
 
-def contrasts(systems: Sequence[System], resamples: int = significance.RESAMPLES) -> list[Contrast]:
+def contrasts(systems: Sequence[System]) -> list[Contrast]:
     """Compare each system with the first one.
 
     Raises:
@@ -44,7 +44,7 @@ def contrasts(systems: Sequence[System], resamples: int = significance.RESAMPLES
     for other in others:
         check_comparable(other, baseline)
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
-    found = [compare(other, baseline, resamples) for other in progress(others, "resampling", "comparisons", echo=None)]
+    found = [compare(other, baseline) for other in progress(others, "resampling", "comparisons", echo=None)]
     adjusted = significance.holm([each.p for each in found])
     perplexity = baseline.first.metric == "ppl"
     margin = None if perplexity else MARGIN
@@ -141,21 +141,23 @@ def _paragraphs(baseline: System, each: Contrast, width: int | None) -> str:
         tests = ", ".join(f"{name.replace('_', ' ')} p = {p:.2g}" for name, p in each.tests.items())
         by = "over segments" if perplexity else "sacreBLEU's tests"
         lines.append(f"{by}, seed {found.seeds[0]} alone: {tests}")
-    lines.append(f"verdict: {each.verdict}{_remedy(each, perplexity)}")
+    advice = ""
+    if pairs == 1:
+        advice = ". Run both with at least two more seeds"
+    elif each.verdict == "undecided" and not perplexity:
+        advice = f"; {remedy(each.p_adjusted, each.seeds_needed)}"
+    lines.append(f"verdict: {each.verdict}{advice}")
     title = paragraph(f"{each.system.name} - {baseline.name}", width)
     return "\n".join([title, *(paragraph(f"  {line}", width, "    ") for line in lines)])
 
 
-def _remedy(each: Contrast, perplexity: bool) -> str:
-    if len(each.found.seeds) == 1:
-        return ". Run both with at least two more seeds"
-    if each.verdict != "undecided" or perplexity:
-        return ""
-    if each.p_adjusted < significance.LEVEL:
-        return ". The side that scored better has more runs that diverged"
-    if each.seeds_needed is None:
-        return f". No number of seeds would show {MARGIN} BLEU: the variance between sentences alone is too large"
-    return f". About {each.seeds_needed} seeds would show a true difference of {MARGIN} BLEU (power 80 %)"
+def remedy(p_adjusted: float, seeds_needed: int | None) -> str:
+    """Return why a contrast is undecided, or the seeds that would decide it, to follow ``undecided;``."""
+    if p_adjusted < significance.LEVEL:
+        return "the side that scored better has more runs that diverged"
+    if seeds_needed is None:
+        return f"no number of seeds would show {MARGIN} BLEU, because the variance between sentences is too large"
+    return f"about {seeds_needed} seeds would show a true difference of {MARGIN} BLEU (power 80 %)"
 
 
 def sentences(system: System, baseline: System, count: int, data: Path, width: int | None) -> str:

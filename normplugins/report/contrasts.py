@@ -9,9 +9,9 @@ from pathlib import Path
 
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference, Resampled
+from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.comparison import MARGIN
 from normplugins.report.plans import Plan, plan_of
-from normplugins.report.verdicts import SPREAD_SEEDS
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
 
 EXPERIMENT = "multi30k"
@@ -32,7 +32,8 @@ CELLS = {
     "bn,norm.group_scaling=true": "BN with group scaling",
 }
 """The name of each cell in texts, by the folder of its runs."""
-UNDECIDED = ("undecided", "one seed: no verdict", "not run")
+UNDECIDED, NOT_RUN = "undecided", "not run"
+NO_VERDICT = (UNDECIDED, "one seed: no verdict", NOT_RUN)
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"
 
 
@@ -108,12 +109,17 @@ class Finding:
     @property
     def decided(self) -> bool:
         """Whether the rule gives a verdict other than undecided."""
-        return self.verdict not in UNDECIDED
+        return self.verdict not in NO_VERDICT
 
     @property
     def complete(self) -> bool:
         """Whether no pair of the plan is missing, except those of which a run diverged."""
         return self.seeds + max(self.diverged) >= self.planned
+
+    @property
+    def verdict_so_far(self) -> str:
+        """The verdict, marked if the plan is incomplete."""
+        return self.verdict if self.seeds < 2 or self.complete else f"{self.verdict} so far"
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -161,11 +167,11 @@ def find(
         sides = systems[contrast.system], systems[contrast.baseline]
         planned = [set(plan.seeds(experiment, cell)) for cell in (contrast.system, contrast.baseline)]
         diverged = (len(sides[0].diverged), len(sides[1].diverged))
-        verdict, needed = "not run", None
+        verdict, needed = NOT_RUN, None
         if difference is not None:
             verdict = significance.verdict(difference, p, MARGIN, diverged=diverged)
             enough = len(difference.seeds) >= SPREAD_SEEDS
-            needed = significance.seeds_needed(difference, MARGIN) if verdict == "undecided" and enough else None
+            needed = significance.seeds_needed(difference, MARGIN) if verdict == UNDECIDED and enough else None
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for run in side.runs.values())  # fmt: skip
         found.append(

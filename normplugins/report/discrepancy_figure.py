@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from normplugins.report import style
 from normplugins.report.contrasts import CELLS
-from normplugins.report.probe_table import SETTLED, VALIDATION, along_training, runs_shown
+from normplugins.report.probe_table import SETTLED, along_training, loss_gaps, runs_shown
 
 PANELS = {
     "of means\n$‖μ_B-μ‖\\,/\\,‖σ‖$": ("mean_tid",),
-    "of deviations, or of $ψ$\n$‖σ_B-σ‖\\,/\\,‖σ‖$": (
-        "deviation_tid",
-        "psi_tid",
-    ),
+    "of deviations, or of $ψ$\n$‖σ_B-σ‖\\,/\\,‖σ‖$": ("deviation_tid", "psi_tid"),
 }
-
-
-def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
-    """Return the validation loss less that in training mode, in bits, by cell and seed; means of settled updates."""
-    rows = table[(table["layer"] == VALIDATION) & (table["update"] >= SETTLED)]
-    losses = rows.pivot(index=["cell", "seed", "update"], columns="quantity", values="value")
-    if "train_mode_loss" not in losses:
-        return {}
-    gaps = (losses["loss"] - losses["train_mode_loss"]).dropna()
-    return dict(gaps.groupby(level=["cell", "seed"]).mean())
 
 
 def discrepancy(table: pd.DataFrame, title: str) -> tuple[Figure, str] | None:
@@ -68,9 +53,7 @@ def discrepancy(table: pd.DataFrame, title: str) -> tuple[Figure, str] | None:
         axes[0].set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
         handles = [Line2D([], [], linewidth=3, color=style.colour(norm), label=norm) for norm in norms]
         looks = {"group scaling": "#333333", "no group scaling": "none"}
-        handles += [
-            Line2D([], [], marker="o", linestyle="", color="#333333", mfc=fill, label=name)
-            for name, fill in looks.items()
-        ]
+        handles += [Line2D([], [], marker="o", linestyle="", color="#333333", mfc=fill, label=name)
+                    for name, fill in looks.items()]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
     return figure, runs_shown(shown)

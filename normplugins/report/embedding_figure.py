@@ -42,10 +42,8 @@ def spectrum(results: Path, title: str) -> tuple[Figure, str] | None:
     with style.drawing():
         figure = style.new_figure(2.6 + 1.6 * rows)
         grid = figure.add_gridspec(1 + rows, columns)
-        notes = (
-            ["dashed: with the setting in brackets; grey: each seed of ln; ratio: to the mean of ln"] if norms else []
-        )
-        style.heading(figure, title, notes)
+        note = "dashed: with the setting in brackets; grey: each seed of ln; ratio: to the mean of ln"
+        style.heading(figure, title, [note] if norms else [])
         whole = figure.add_subplot(grid[0, :])
         for cell in cells:
             whole.plot(means.index, means[cell], color=style.colour(cell.split(",")[0]), linewidth=1)

@@ -72,9 +72,8 @@ def draw(found: pd.DataFrame) -> Figure:
         for row, (_, rows) in zip(axes, panels, strict=True):
             deepest = rows[rows["layers"] == rows["layers"].max()]
             last = deepest[deepest["layer"] == deepest["layer"].max()]
-            labels = [
-                style.Label(y, name, COLOURS[name]) for name, y in zip(last["placement"], last["gradient"], strict=True)
-            ]
+            ends = zip(last["placement"], last["gradient"], strict=True)
+            labels = [style.Label(y, name, COLOURS[name]) for name, y in ends]
             style.label_lines(row[depths.index(rows["layers"].max())], labels)
     return figure
 

@@ -1,6 +1,5 @@
 """``normplugins report --local``: the runs at hand beside the published ones."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from normplugins.report import paper
@@ -13,7 +12,7 @@ from normplugins.utils.errors import UserError
 NOTE = f'Runs marked "{LOCAL}" are not published: `normplugins publish RUN` does that.'
 
 
-def report_local(runs: Path, results: Path, echo: Callable[[str], None] = print) -> None:
+def report_local(runs: Path, results: Path) -> None:
     """Print the tables of the experiments of the finished runs at hand, and draw their loss curves.
 
     The figures are written to ``figures/`` in the folder of the runs, and nothing is written to ``results``.
@@ -21,7 +20,6 @@ def report_local(runs: Path, results: Path, echo: Callable[[str], None] = print)
     Args:
         runs: the folder of the runs.
         results: the folder of the published records; it may be missing.
-        echo: called with each table, as plain text, and with the name of each figure.
 
     Raises:
         UserError: no run is finished, a record is broken, or a figure cannot be written.
@@ -39,4 +37,4 @@ def report_local(runs: Path, results: Path, echo: Callable[[str], None] = print)
             writer.draw(members)
     writer.printed.append(paragraph(NOTE, writer.width))
     for text in [*(f"{text}\n" for text in writer.printed), *(f"written: {path}" for path in writer.written)]:
-        echo(text)
+        print(text)

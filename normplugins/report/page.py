@@ -134,7 +134,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     texts, table = answer.sentences(results, findings, found), answer.contrast_table(findings, found)
     writer.page += ["## The answer", *(fill(text, 120, break_on_hyphens=False) for text in texts)]
     writer.printed.append("\n\n".join(paragraph(text, writer.width) for text in texts))
-    if (figure := forest(answer.TITLE, findings)) is not None:
+    if (figure := forest(answer.TITLE, findings[CHECKPOINTS[0]])) is not None:
         writer.show(figure, "contrasts", "Contrasts with intervals")
     writer.table(table, "###")
     writer.write("contrasts.csv", answer.as_csv(findings))
@@ -148,7 +148,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     if rewrite_readme(readme, readme_part(results, findings[CHECKPOINTS[0]], found)):
         writer.written.append(readme)
     writer.write("claims.md", claims_page(results, findings[CHECKPOINTS[0]]))
-    writer.page.append("What holds of the paper's other claims: [claims](claims.md).")
+    writer.page.append("[The claims](claims.md) of the paper and of the notes have a verdict each.")
     writer.page += ["### What is still to run", markdown(plan_table(results, found))]
 
 

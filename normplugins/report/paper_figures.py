@@ -11,56 +11,56 @@ from matplotlib.figure import Figure
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import spectrum
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
-from normplugins.report.probe_table import FROM, SETTLED, probe_table, vision_shown, vision_table
+from normplugins.report.probe_table import FORGOTTEN, FROM, SETTLED, probe_table, vision_shown, vision_table
 
-BANDS = "bands reach from the lowest to the highest value"
+LINES = "Lines are medians over seeds, and bands reach from the lowest to the highest seed"
 TEXTS = {
     "fluctuation": (
         "First BatchNorm: batch statistics against running ones",
-        "The statistics of one batch of about 2,000 tokens, with the subscript B, are compared with the running "
-        "statistics before that batch. The paper divides the Euclidean norm of their difference by the number d of "
-        "channels; the relative form divides it by the norm of the running deviations and is the train-inference "
-        "discrepancy. With a momentum of 0.1, running statistics forget their initial values within about 50 updates. "
-        f"Lines are medians over seeds, and {BANDS}.",
+        "The statistics of a batch, with the subscript B, are compared with the running statistics before that batch. "
+        "The paper divides the Euclidean norm of their difference by the number d of channels. The relative form "
+        "divides it by the norm of the running standard deviations; it is the train-inference discrepancy. Before "
+        f"update {FORGOTTEN}, the running statistics still contain a part of their initial values. {LINES}.",
     ),
     "backward-fluctuation": (
         "First BatchNorm: backward pass through statistics",
-        "g is the gradient of the loss with respect to the norm's output, and the means over the tokens of a batch are "
-        "g_μ = mean(γ g) and g_σ² = mean(γ g x̂). The paper divides their Euclidean norm by the number d of channels; "
-        "the relative form divides it by the root mean square over tokens of the norm of g, and is about 1/√B, which "
-        "is 0.02 for the transformer, if the gradients of the B tokens are independent of each other. Lines are "
-        f"medians over seeds, and {BANDS}.",
+        "g is the gradient of the loss with respect to the norm's output, and the means over the B tokens of a batch "
+        "are g_μ = mean(γ g) and g_σ² = mean(γ g x̂). The paper divides their Euclidean norm by the number d of "
+        "channels. The relative form divides it by the root mean square over tokens of the norm of g. If the "
+        "gradients of the tokens are independent and γ is 1, the relative form is about 1/√B: 0.022 for 2,000 tokens. "
+        f"{LINES}.",
     ),
     "fluctuation-layers": (
         "All encoder norms: batch statistics against running ones",
-        "The same distances at every norm of the encoder. BN compares variances or deviations, PN-V and PN quadratic "
-        f"means or ψ. Lines are medians over seeds, dashed for norms with group scaling, and {BANDS}. The decoders of "
-        "all these models have LN.",
+        "The same distances at every norm of the encoder: of variances (paper's measure) or standard deviations "
+        "(relative) for BN, and of quadratic means ψ² or their roots ψ for PN-V and PN. The decoders of all these "
+        f"models have LN. {LINES}; norms with group scaling are dashed.",
     ),
     "backward-fluctuation-layers": (
         "All encoder norms: backward pass through statistics",
-        "The same norms of Λ_B = mean(γ g x̂), which is called g_σ² for BN, at every norm of the encoder. Lines are "
-        f"medians over seeds, dashed for norms with group scaling, and {BANDS}. In records of version 0.2.0, the "
-        "values of bn_released are too large by the factor positions/tokens, because of padding.",
+        "‖Λ_B‖ at every norm of the encoder, with Λ_B = mean(γ g x̂), which is g_σ² for BN. "
+        f"{LINES}; norms with group scaling are dashed. In records of version 0.2.0, the values of bn_released are too "
+        "large by the factor positions/tokens, because of padding.",
     ),
     "pn-backward": (
         "PN's backward pass with and without group scaling",
-        "ν is the running average with which PN replaces Λ_B = mean(γ g x̂) in its backward pass; x and y are the "
-        f"norm's input and output. Lines are medians over the norms of the encoder and the seeds, and {BANDS}.",
+        "In its backward pass, PN replaces Λ_B = mean(γ g x̂) with the running average ν. x is the norm's input and y "
+        "its output. Lines are medians over the encoder's norms and the seeds; bands reach from the lowest to the "
+        "highest value.",
     ),
     "discrepancy": (
         "Train-inference discrepancy and the gap in validation loss",
-        "The discrepancy is the distance of a batch's statistics from the running ones, relative to the running ones; "
-        "for PN-V and PN it is that of ψ. The gap is the validation loss with running statistics, less the loss with "
-        f"the statistics of each validation batch. Both are means from update {SETTLED:,} on. A point is a norm of the "
-        "encoder, and a line joins the norms of a run, which have the gap in common. PN divides by its running "
-        "statistics in training too, so its gap is 0 by definition.",
+        "The discrepancy is the distance of a batch's statistics from the running ones, relative to the running "
+        "standard deviations, or to ψ for PN-V and PN. The gap is the validation loss with running statistics, minus "
+        f"the loss in training mode. Both are means from update {SETTLED:,} on. A point is a norm of the encoder; a "
+        "line joins the norms of one run, which share its gap. PN uses running statistics in training mode too, so "
+        "its gap is 0 up to rounding.",
     ),
     "embedding": (
         "Singular values of the embedding",
-        "Singular values of the matrix of token embeddings, which encoder, decoder and output share, in the checkpoint "
-        "that is the mean of the last epochs, relative to the largest value; below, divided by the mean of LN. Lines "
-        "are means over seeds, and the grey lines are the seeds of LN.",
+        "Singular values of the matrix of token embeddings, which encoder, decoder and output layer share, of the "
+        "averaged checkpoint. Above: relative to the largest value. Below: the same, divided by the mean over the "
+        "seeds of LN. Lines are means over seeds; each grey line is one seed of LN.",
     ),
 }
 """The title and the caption of each figure by its name, in the order of the page."""

@@ -1,4 +1,7 @@
-"""Draws what the statistics probe measured along training: batch statistics (the paper's Figures 2 and 3) and nu."""
+"""Draws what the statistics probe measured along training: batch statistics (the paper's Figures 2 and 3) and nu.
+
+``table`` is what :func:`normplugins.report.probe_table.probe_table` returns, and ``title`` stands above the figure.
+"""
 
 from __future__ import annotations
 
@@ -69,10 +72,10 @@ def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str, title: str)
     """Draw the first norm of the runs with ``bn``, and beside it that of a ResNet20; None if there is no such run.
 
     Args:
-        table: what :func:`normplugins.report.probe_table.probe_table` returns.
+        table: the numbers of the transformers.
         vision: what :func:`normplugins.report.probe_table.vision_table` returns; it may be empty.
         name: a key of ``FIRST_NORM``.
-        title: what stands above the figure.
+        title: the title.
     """
     texts = along_training(table[(table["cell"] == "bn") & (table["layer"] == FIRST)], FIRST_NORM[name])
     both = pd.concat([texts.assign(line="transformer, Multi30k"), vision.assign(line="ResNet20, CIFAR-10")])
@@ -85,48 +88,37 @@ def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str, title: str)
 def every_norm(table: pd.DataFrame, name: str, title: str) -> Shown | None:
     """Draw each encoder norm of the models with BatchNorm, PN-V and PN; None if there is no such run.
 
-    Args:
-        table: what :func:`normplugins.report.probe_table.probe_table` returns.
-        name: a key of ``EVERY_NORM``.
-        title: what stands above the figure.
+    ``name`` is a key of ``EVERY_NORM``.
     """
     measures = EVERY_NORM[name]
     shown = table[table["cell"].isin(NORMS) & table["layer"].str.startswith("encoder.")]
     shown = along_training(shown, [each for quantities in measures.values() for each in quantities])
     places = {_place(layer): shown[shown["layer"] == layer] for layer in shown["layer"].unique()}
     columns = sorted({column for _, column in places}, key=lambda name: (name == FINAL, name))
-    grid: list[list[Panel | None]] = []
-    for measure, quantities in measures.items():
-        for site in SITES.values():
-            grid.append([])
-            for column in columns:
-                rows = places.get((site, column), shown[:0])
-                rows = rows[rows["quantity"].isin(quantities)]
-                head = column if site == SITES["self_attention"] or column == FINAL else ""
-                panel = Panel(rows.assign(line=rows["cell"]), head, f"{measure},\n{site}")
-                grid[-1].append(panel if len(rows) else None)
+
+    def panel(measure: str, site: str, column: str) -> Panel | None:
+        rows = places.get((site, column), shown[:0])
+        rows = rows[rows["quantity"].isin(measures[measure])]
+        head = column if site == SITES["self_attention"] or column == FINAL else ""
+        return Panel(rows.assign(line=rows["cell"]), head, f"{measure},\n{site}") if len(rows) else None
+
+    grid = [[panel(measure, site, column) for column in columns] for measure in measures for site in SITES.values()]
     scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
     looks = {norm: (style.colour(norm), style.DASHES[norm in scaled]) for norm in NORMS}
     return (_draw(title, grid, looks, 5.8, "row"), runs_shown(shown)) if len(shown) else None
 
 
 def pn_backward(table: pd.DataFrame, title: str) -> Shown | None:
-    """Draw nu and the gradients at the norms of PN with and without group scaling; None if there is no such run.
-
-    Args:
-        table: what :func:`normplugins.report.probe_table.probe_table` returns.
-        title: what stands above the figure.
-    """
+    """Draw nu and the gradients at the norms of PN with and without group scaling; None if there is no such run."""
     shown = table[table["cell"].isin([*PN_CELLS]) & table["layer"].str.startswith("encoder.")]
     shown = along_training(shown, PN_QUANTITIES, begin=1)
     shown = shown.assign(line=shown["cell"].map(PN_CELLS), norm=shown["cell"].str.split(",").str[0])
-    grid = [
-        [
-            Panel(shown[(shown["norm"] == norm) & (shown["quantity"] == quantity)], norm if number == 0 else "", label)
-            for norm in ("pn", "pn_alg2")
-        ]
-        for number, (quantity, label) in enumerate(PN_QUANTITIES.items())
-    ]
+
+    def panel(norm: str, quantity: str) -> Panel:
+        rows = shown[(shown["norm"] == norm) & (shown["quantity"] == quantity)]
+        return Panel(rows, norm if quantity == "nu" else "", PN_QUANTITIES[quantity])
+
+    grid = [[panel(norm, quantity) for norm in ("pn", "pn_alg2")] for quantity in PN_QUANTITIES]
     looks = {"with group scaling": ("#0072B2", "-"), "without group scaling": ("#D55E00", style.DASHES[1])}
     return (_draw(title, grid, looks, 6.6, "row"), runs_shown(shown)) if len(shown) else None
 
@@ -167,11 +159,8 @@ def _draw(
             axis.set_ylabel(panel.label if place.is_first_col() else "")
             axis.set_xlabel("updates, log" if place.is_last_row() else "")
         drawn = {name for row in grid for panel in row if panel is not None for name in panel.rows["line"]}
-        handles = [
-            Line2D([], [], color=colour, linestyle=dashes, label=name)
-            for name, (colour, dashes) in looks.items()
-            if name in drawn
-        ]
+        handles = [Line2D([], [], color=colour, linestyle=dashes, label=name)
+                   for name, (colour, dashes) in looks.items() if name in drawn]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
     return figure
 

@@ -29,8 +29,8 @@ RESNET_CHANNELS = 16
 """Channels of the first norm of a ResNet20."""
 
 
-def probe_table(results: Path, experiment: str = EXPERIMENT) -> pd.DataFrame:
-    """Return the numbers of the statistics probe in all published runs of an experiment, one number in each row.
+def probe_table(results: Path) -> pd.DataFrame:
+    """Return the numbers of the statistics probe in all published runs of Multi30k, one number in each row.
 
     The quantities are defined in docs/probe.md. Two more are computed here: ``grad_mean_relative`` and
     ``grad_product_relative`` are the norms of mean(γ g) and of Λ_B, divided by the root mean square over tokens of the
@@ -38,7 +38,6 @@ def probe_table(results: Path, experiment: str = EXPERIMENT) -> pd.DataFrame:
 
     Args:
         results: the folder of the results.
-        experiment: the name of the experiment.
 
     Returns:
         A table with the columns ``COLUMNS``. Cells are in the order of the report, layers in the order of the model.
@@ -46,11 +45,11 @@ def probe_table(results: Path, experiment: str = EXPERIMENT) -> pd.DataFrame:
     Raises:
         UserError: a record is damaged.
     """
-    ended, _ = split_diverged((results / "runs" / experiment).glob("*/seed*.json"))
+    ended, _ = split_diverged((results / "runs" / EXPERIMENT).glob("*/seed*.json"))
     rows: list[tuple[Any, ...]] = []
     for path in sorted(ended, key=lambda path: (norm_rank(path.parent.name.split(",")[0]), path.parts[-2:])):
         record = read_json(path, REMEDY) or {}
-        run = (experiment, path.parent.name, int(path.stem.removeprefix("seed")))
+        run = (EXPERIMENT, path.parent.name, int(path.stem.removeprefix("seed")))
         config = record.get("config", {})
         for point in record.get("statistics_probe") or []:
             for layer, numbers in point["layers"].items():
@@ -92,6 +91,16 @@ def vision_shown(results: Path) -> str:
 def along_training(table: pd.DataFrame, quantities: Iterable[str], begin: int = FROM) -> pd.DataFrame:
     """Return the rows of these quantities from an update on, without numbers that a logarithmic axis cannot show."""
     return table[table["quantity"].isin([*quantities]) & (table["update"] >= begin) & (table["value"] > 0)]
+
+
+def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
+    """Return the validation loss less that in training mode, in bits, by cell and seed; means of settled updates."""
+    rows = table[(table["layer"] == VALIDATION) & (table["update"] >= SETTLED)]
+    losses = rows.pivot(index=["cell", "seed", "update"], columns="quantity", values="value")
+    if "train_mode_loss" not in losses:
+        return {}
+    gaps = (losses["loss"] - losses["train_mode_loss"]).dropna()
+    return dict(gaps.groupby(level=["cell", "seed"]).mean())
 
 
 def runs_of(table: pd.DataFrame) -> str:

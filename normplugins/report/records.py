@@ -18,7 +18,6 @@ from normplugins.runs.inventory import DIVERGED, split_diverged
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import read_json
 
-"""The end of the file name of a run whose loss was not finite."""
 FORMATS = (1, 2)
 REMEDY = "remove it, or run that seed again"
 LOCAL = "local"

@@ -124,23 +124,22 @@ def _scores(rows: pd.DataFrame, scored_by: str) -> str:
     scored = rows[rows["metric"] != ""]
     if scored.empty:
         return "This run was not scored."
-    checkpoints = list(dict.fromkeys([scored_by, *scored["checkpoint"]]))
-    every: list[Any] = list(scored.itertuples())
-    values = {(str(each.metric), str(each.test_set), str(each.checkpoint)): each for each in every}
-    keys = dict.fromkeys((metric, test_set) for metric, test_set, _ in values)
-    first = next(iter(keys))[0]
+    first, checkpoints = scored["metric"].iloc[0], list(dict.fromkeys([scored_by, *scored["checkpoint"]]))
+    shown = scored[(scored["test_set"] == WHOLE) | (scored["metric"] == first)]
+    shown = shown.sort_values("test_set", key=lambda names: names != WHOLE, kind="stable")
+    body = []
 
-    def row(name: str, key: tuple[str, str], column: str, digits: int) -> list[str]:
-        found = [getattr(values.get((*key, checkpoint)), column, np.nan) for checkpoint in checkpoints]
-        return [name, *("" if np.isnan(each) else f"{each:.{digits}f}" for each in found)]
+    def add(name: str, found: pd.Series[Any], digits: int) -> None:
+        texts = found.reindex(checkpoints).map(lambda value: f"{value:.{digits}f}", na_action="ignore")
+        body.append([name, *texts.fillna("")])
 
-    body = [row(_name(metric), (metric, test_set), "value", 2) for metric, test_set in keys if test_set == WHOLE]
-    body += [row(f"{_name(first)}, {test_set}", (first, test_set), "value", 2) for metric, test_set in keys
-             if metric == first and test_set != WHOLE]  # fmt: skip
-    if scored["brevity"].notna().any():
-        body.append(row("brevity penalty", (first, WHOLE), "brevity", 3))
-    signatures = {each.metric: each.signature for each in every if each.signature}
-    notes = [f"{_name(metric)}: `{text}`" for metric, text in signatures.items()]
+    for (metric, test_set), found in shown.set_index("checkpoint").groupby(["metric", "test_set"], sort=False):
+        add(_name(metric) if test_set == WHOLE else f"{_name(metric)}, {test_set}", found["value"], 2)
+    whole = scored[(scored["metric"] == first) & (scored["test_set"] == WHOLE)].set_index("checkpoint")
+    if whole["brevity"].notna().any():
+        add("brevity penalty", whole["brevity"], 3)
+    signatures = dict(zip(scored["metric"], scored["signature"], strict=True))
+    notes = [f"{_name(metric)}: `{text}`" for metric, text in signatures.items() if text]
     columns = [Column("", right=False), *map(Column, checkpoints)]
     return _table(columns, body, [f"The recipe is scored by the {scored_by} checkpoint.", *notes])
 
@@ -158,11 +157,8 @@ def _curve(curves: dict[str, list[dict[str, Any]]]) -> str:
         valid = ["" if point.get(key) is None else f"{point[key]:.{2 if key == 'ppl' else 3}f}" for key in keys]
         body.append([f"{point['epoch']}", f"{point['update']:,}", *training, *valid])
     heads = ["epoch", "update", "training\nloss", "learning\nrate", *(CURVES[key] for key in keys)]
-    return _table(
-        list(map(Column, heads)),
-        body,
-        ["Losses in bits per token, with label smoothing where the recipe has it; ppl without."],
-    )
+    note = "Losses in bits per token, with label smoothing where the recipe has it; ppl without."
+    return _table(list(map(Column, heads)), body, [note])
 
 
 def _name(metric: str) -> str:

@@ -75,9 +75,9 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """Return an empty figure of this size in inches. Call it inside :func:`drawing`."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(height: float) -> Figure:
+    """Return an empty figure of this height in inches. Call it inside :func:`drawing`."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -137,7 +137,11 @@ def heading(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
 def count_updates(axis: Axes) -> None:
     """Write an x axis of updates with few, whole numbers that fit into narrow panels."""
     axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}")
+    axis.xaxis.set_major_formatter(_in_thousands)
+
+
+def _in_thousands(value: float, _: float | None) -> str:
+    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
 def log_axes(axis: Axes) -> None:
@@ -149,7 +153,7 @@ def log_axes(axis: Axes) -> None:
     axis.set_yscale("log")
     few_log_labels(axis.yaxis)
     axis.xaxis.set_major_locator(LogLocator(numticks=4))
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+    axis.xaxis.set_major_formatter(_in_thousands)
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -198,20 +202,8 @@ def label_lines(axis: Axes, labels: Sequence[Label]) -> None:
     gap = lines * 1.25 * RC["font.size"] / 72 * figure.dpi / axis.get_window_extent().height * (high - low)
     for label, y in zip(labels, scale.inverted().transform(spread(np.clip(heights, low, high), gap)), strict=True):
         axis.annotate(
-            label.text,
-            xy=(1, label.y),
-            xytext=(1.04, y),
-            xycoords=axis.get_yaxis_transform(),
-            textcoords=axis.get_yaxis_transform(),
-            color=label.colour,
-            va="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": label.colour,
-                "linewidth": 0.6,
-                "relpos": (0, 0.5),
-                "shrinkA": 0,
-                "shrinkB": 0,
-            },
-        )
+            label.text, xy=(1, label.y), xytext=(1.04, y), color=label.colour, va="center", annotation_clip=False,
+            xycoords=axis.get_yaxis_transform(), textcoords=axis.get_yaxis_transform(),
+            arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 0.6, "relpos": (0, 0.5),
+                        "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip

@@ -14,14 +14,15 @@ from matplotlib.ticker import NullLocator
 from normplugins.evaluation import significance
 from normplugins.report import style
 from normplugins.report.answer import figures, paired_runs
-from normplugins.report.contrasts import EXPERIMENT, Contrast, Finding, find
+from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Contrast, Finding, find
 from normplugins.report.plans import Plan
 from normplugins.report.run_page import run_links
-from normplugins.report.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from normplugins.runs.inventory import published_records
 from normplugins.runs.scored_runs import REMEDY
 from normplugins.utils.json_file import read_json
 
+HOLDS, FAILS = "holds", "does not hold"
+"""The verdicts on a claim, besides ``UNDECIDED`` and ``NOT_RUN``."""
 TOKENS, DECAY, RATE = "dataset.max_tokens", "optimizer.weight_decay", "optimization.lr"
 BATCH_SIZE, WEIGHT_DECAY, LEARNING_RATE = "batch_size", "weight_decay", "learning_rate"
 """The plans in ``configs/campaign/``."""
@@ -66,16 +67,17 @@ def read_sweep(results: Path, plan: str, key: str) -> list[Swept]:
 
 def batch_sizes(results: Path) -> Figure | None:
     """Return a figure of the scores against the tokens a batch; None unless a norm has runs with two sizes."""
-    swept = [each for each in read_sweep(results, BATCH_SIZE, TOKENS) if each.scores]
-    by_norm = {norm: [each for each in swept if each.norm == norm] for norm in dict.fromkeys(e.norm for e in swept)}
+    swept = read_sweep(results, BATCH_SIZE, TOKENS)
+    norms = dict.fromkeys(each.norm for each in swept)
+    by_norm = {norm: [each for each in swept if each.norm == norm and each.scores] for norm in norms}
     lines = {norm: cells for norm, cells in by_norm.items() if len(cells) > 1}
     if not lines:
         return None
     counts = sorted({len(each.scores) for cells in lines.values() for each in cells})
     notes = [f"a point is the mean over seeds ({' or '.join(map(str, counts))}), a bar reaches from the lowest to the "
              "highest seed; equal epochs at every size"]  # fmt: skip
-    if lost := sum(each.diverged for each in read_sweep(results, BATCH_SIZE, TOKENS)):
-        notes.append(f"not shown: {lost} runs that diverged")
+    if lost := sum(each.diverged for each in swept):
+        notes.append(f"runs that diverged and are not shown: {lost}")
     with style.drawing():
         figure = style.new_figure(3.4)
         axis = figure.subplots()
@@ -132,9 +134,12 @@ def weight_decay(results: Path, resamples: int = significance.RESAMPLES) -> tupl
     if matched.difference is None:
         return NOT_RUN, "No seed has both the run with weight decay and its control with a matched learning rate."
     verdict = {"equivalent": HOLDS, "better": FAILS, "worse": FAILS}.get(matched.verdict.split(", ")[-1], UNDECIDED)
+    if verdict == HOLDS and "equivalent" in alone.verdict:
+        verdict = UNDECIDED  # weight decay has no effect that the control could explain
     return verdict, (
-        f"With weight decay, minus the control with a matched rate: {figures(matched)}. Minus the recipe as it is: "
-        f"{figures(alone)}. {paired_runs(results, matched, alone)}"
+        f"Weight decay minus the control with a matched learning rate: {figures(matched)}. Weight decay minus the "
+        f"unchanged recipe: {figures(alone)}. The claim holds if the first two are equivalent and the second two are "
+        f"not. {paired_runs(results, matched, alone)}"
     )
 
 
@@ -158,8 +163,9 @@ def learning_rates(results: Path) -> tuple[str, str]:
     else:
         verdict = UNDECIDED  # one seed, other rates, or both work at the largest rate
     return verdict, (
-        f"{'. '.join(said)}. A rate works if no run diverges and each reaches {WORKS:.0%} of the best score of its "
-        f"norm. {run_links(results, EXPERIMENT, *(each.cell for each in swept))}"
+        f"{'. '.join(said)}. These are norms of the encoder; the decoder has LN. A rate works if no run diverges and "
+        f"each reaches {WORKS:.0%} of the best score of its norm. "
+        f"{run_links(results, EXPERIMENT, *(each.cell for each in swept))}"
     )
 
 

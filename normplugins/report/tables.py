@@ -13,6 +13,7 @@ from normplugins.report.cells import (
     NOT_IN_FULL,
     NOT_RUN,
     NOT_SCORED,
+    SPREAD_SEEDS,
     Cell,
     difference,
     group,
@@ -23,7 +24,6 @@ from normplugins.report.paper import NAMES, PaperCorpus
 from normplugins.report.readings import NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
 from normplugins.report.records import WHOLE, norm_rank
 from normplugins.report.table import Column, Table
-from normplugins.report.verdicts import SPREAD_SEEDS
 
 CHECKPOINTS = ("averaged", "last", "best")
 ON_PLAIN_TEXT = ("chrf2", "ter")

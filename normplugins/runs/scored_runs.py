@@ -217,7 +217,7 @@ def check_comparable(system: System, baseline: System) -> None:
             )
 
 
-def compare(system: System, baseline: System, resamples: int = significance.RESAMPLES) -> Difference:
+def compare(system: System, baseline: System) -> Difference:
     """Return the score of ``system`` minus the one of ``baseline``, over seeds and sentences.
 
     Raises:
@@ -229,7 +229,7 @@ def compare(system: System, baseline: System, resamples: int = significance.RESA
         raise UserError(f"{system.name} and {baseline.name} have no seed in common: seeds {seeds}. Pairs need one seed")
     score: Callable[[Array], Array] = METRICS[baseline.first.metric]
     sentences = baseline.first.metric != "ppl"
-    return significance.difference(system.statistics, baseline.statistics, score, sentences, resamples)
+    return significance.difference(system.statistics, baseline.statistics, score, sentences)
 
 
 def read_test_text(run: ScoredRun, data: Path, side: str) -> list[str] | None:

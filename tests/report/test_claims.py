@@ -17,7 +17,7 @@ def layer(**numbers: float) -> dict[str, float]:
 
 def probe(**numbers: float) -> list[dict]:
     return [{"update": update, "layers": {"encoder.layers.0.self_attention.norm": layer(**numbers)}}
-            for update in (1, 1000)]  # fmt: skip
+            for update in (100, 1000)]  # fmt: skip
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_probe_decides(tmp_path: Path, verdicts) -> None:
     put_translated(tmp_path, "bn", 1, {}, statistics_probe=probe(deviation_tid=0.1))
     put_translated(tmp_path, "pn", 1, {}, statistics_probe=probe(nu=1.0))
     found = verdicts()
-    assert found["PN-V's Lipschitz constant is smaller than BN's"] == "undecided"  # no three seeds of both norms
+    assert found["PN-V's Lipschitz constant is smaller than BN's: smaller gradients at every input"] == "undecided"
     assert found["The approximate backward pass keeps gradients bounded"] == "undecided"
     assert found["Moving averages approach the batch's statistics"] == "undecided"  # one seed
     put_translated(tmp_path, "bn", 2, {}, statistics_probe=probe(deviation_tid=0.1))
@@ -76,8 +76,6 @@ def test_batch_statistics_are_compared_with_those_of_a_resnet(tmp_path: Path, pa
     larger = {"tokens": 2000.0} | {name: 2 * value for name, value in distances.items()}
     put_translated(tmp_path, "bn", 1, {}, statistics_probe=probe(**larger))
     assert verdicts()["Batch statistics fluctuate more in NLP than in vision"] == "undecided"  # one seed
-    put_translated(tmp_path, "bn", 2, {}, statistics_probe=probe(**larger))
-    assert verdicts()["Batch statistics fluctuate more in NLP than in vision"] == "holds"
     assert re.search(r"^\| means, the paper's measure +\| +0\.2 \| +0\.1 \| +for \|$", page(), re.MULTILINE)
     assert "about 2,000 tokens of a batch, one of the ResNet20 131,072 positions" in page()
 
@@ -86,7 +84,7 @@ def test_divergence_and_gradients_decide(tmp_path: Path, verdicts) -> None:
     for seed in (1, 2):
         put_diverged(tmp_path, "multi30k", "pn,norm.group_scaling=false", seed)
     rows = ["norm,placement,layers,stack,layer,gradient,seeds,width"]
-    rows += [f"ln,{name},2,encoder,{n},{value},1,8" for name, values in (("pre", (1, 1.1)), ("post", (1, 9)))
+    rows += [f"ln,{name},2,encoder,{n},{value},2,8" for name, values in (("pre", (1, 1.1)), ("post", (1, 9)))
              for n, value in enumerate(values, 1)]  # fmt: skip
     (tmp_path / "gradients_by_depth.csv").write_text("\n".join(rows) + "\n")
     found = verdicts()
@@ -94,12 +92,12 @@ def test_divergence_and_gradients_decide(tmp_path: Path, verdicts) -> None:
     assert found["Pre-norm has smoother gradients by depth than post-norm"] == "holds"
 
 
-@pytest.mark.parametrize(("share", "verdict"), [(0.9, "does not hold"), (1.0, "holds")])
+@pytest.mark.parametrize(("share", "verdict"), [(0.9, "does not hold"), (1.0, "undecided")])
 def test_three_seeds_of_both_norms_decide_about_gradients_in_all_channels(tmp_path, page, verdicts, share, verdict):
     for seed in (1, 2, 3):
         for norm in ("bn", "pnv"):
             put_translated(tmp_path, norm, seed, {}, statistics_probe=probe(pnv_bound_smaller=share))
-    assert verdicts()["PN-V's Lipschitz constant is smaller than BN's"] == verdict
+    assert verdicts()["PN-V's Lipschitz constant is smaller than BN's: smaller gradients at every input"] == verdict
     assert ("90 to 90 % of the channels, not in all" in page()) == (share < 1)
 
 

@@ -9,6 +9,7 @@ import pytest
 from normplugins.report import answer
 from normplugins.report.contrasts import CONTRASTS, find
 from normplugins.report.forest import forest, over_corpora
+from normplugins.report.plans import Plan
 from normplugins.report.records import read_results
 from tests.helpers.pictures import clipped, overlapping, written
 from tests.helpers.records import put_diverged, put_translated
@@ -107,7 +108,7 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     made = page()
     text, rows = " ".join(made.text.split()), made.rows("Contrasts")
     assert 0 < text.index("## The answer") < text.index("## The numbers")
-    assert "13 of 72 planned runs of Multi30k are published, 1 diverged" in text
+    assert f"13 of {Plan.named('multi30k').planned} planned runs of Multi30k are published, 1 diverged" in text
     assert rows["PN - LN"]["verdict"] == "better so far"
     assert rows["PN - PN without group scaling"]["verdict"] == "one seed: no verdict"
     assert rows["BN - LN"]["seeds"] == "3 of 9"
@@ -123,7 +124,7 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
 
 
 def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> None:
-    findings = answer.read_findings(results, resamples=200)
+    findings = list(found(results).values())
     figure = forest(answer.TITLE, findings)
     assert figure is not None
     assert clipped(figure) == []
@@ -131,11 +132,26 @@ def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> N
     texts = written(figure)
     assert "better so far, 3 seeds" in texts
     assert "no verdict, 1 seed" in texts
-    assert "averaged" in texts
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [each.difference.mean for each in findings if each.difference]
+    assert [line.get_markerfacecolor() == "white" for line in dots] == [
+        each.seeds == 1 for each in findings if each.difference
+    ]
+
+
+def test_an_interval_that_is_far_wider_than_the_differences_ends_in_an_arrow(results: Path) -> None:
+    each = found(results)["PN - LN"]
+    wide = replace(each, difference=replace(each.difference, mean=0.5, low=-9.0, high=1.0))
+    figure = forest(answer.TITLE, [wide])
+    assert figure is not None
+    axis = figure.axes[0]
+    assert axis.get_xlim() == (-3, 3)
+    assert [(*line.get_xdata(), line.get_marker()) for line in axis.lines if line.get_marker() in "<>"] == [(-3, "<")]
+    assert "reaches beyond the axis" in written(figure)
 
 
 def test_no_figure_without_a_pair(tmp_path: Path) -> None:
-    assert forest(answer.TITLE, answer.read_findings(tmp_path)) is None
+    assert forest(answer.TITLE, find(tmp_path)) is None
 
 
 def test_a_record_without_translations_is_in_no_contrast(results: Path) -> None:

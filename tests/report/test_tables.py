@@ -2,6 +2,7 @@
 
 from normplugins.norms import known_norms
 from normplugins.report.cells import duration
+from normplugins.report.paper import CORPORA
 from tests.helpers.records import CPU, GPU, put, put_diverged, record, scored, translated
 
 IWSLT, OURS = "IWSLT14 de-en", "ours, BLEU, averaged"
@@ -14,14 +15,14 @@ def iwslt(variant: str, bleu: float, seed: int = 1, **changes):
 def test_without_results_every_row_of_the_paper_says_not_run(page) -> None:
     made = page()
     perplexities = [f"ours, reading {reading}" for reading in ("code: sees the future", "masked", "paper")]
-    for heading, norms, columns in (
-        (IWSLT, ["ln", "bn", "bn_released", "pnv", "pn"], [OURS]),
-        ("WMT14 en-de", ["ln", "bn", "bn_released", "pnv", "pn"], ["ours, BLEU, compounds split, averaged"]),
-        ("PTB", ["ln", "bn", "bn_released", "pnv", "pn"], perplexities),
-        ("WikiText-103", ["ln", "bn", "bn_released", "pnv", "pn"], perplexities),
+    for heading, columns in (
+        (IWSLT, [OURS]),
+        ("WMT14 en-de", ["ours, BLEU, compounds split, averaged"]),
+        ("PTB", perplexities),
+        ("WikiText-103", perplexities),
     ):
         rows = made.rows(heading)
-        assert [name.split("(")[1].rstrip(")") for name in rows] == norms
+        assert [name.split("(")[1].rstrip(")") for name in rows] == ["ln", "bn", "bn_released", "pnv", "pn"]
         assert {row[column] for row in rows.values() for column in columns} == {"not run"}
         assert {row["seeds"] for row in rows.values()} == {""}
     assert "Other experiments" not in made.text
@@ -29,18 +30,11 @@ def test_without_results_every_row_of_the_paper_says_not_run(page) -> None:
 
 def test_the_papers_numbers_carry_their_marks(page) -> None:
     made = page()
-
-    def known(heading: str, column: str) -> list[str]:
-        return [row[column].partition(" [")[0] for row in made.rows(heading).values()]
-
-    assert known(IWSLT, "paper") == ["35.5 D", "34.4 D", "34.4 D", "35.5 M", "35.9 D"]
-    assert known("WMT14 en-de", "paper") == ["29.5 D", "28.1 D", "28.1 D", "unknown", "30.1 S"]
-    assert known("PTB", "paper") == ["53.2 M", "60.7 M", "60.7 M", "55.3 M", "47.6 M"]
-    assert known("WikiText-103", "paper") == ["20.9 M", "27.2 M", "27.2 M", "21.3 M", "17.9 M"]
-    assert known(IWSLT, "paper - LN") == ["", "-1.1 D", "-1.1 D", "+0.0 M", "+0.4 S"]
-    assert known("WMT14 en-de", "paper - LN") == ["", "-1.4 D", "-1.4 D", "", "+0.6 S"]
-    assert made.rows("PTB")["PN (pn)"]["paper - LN"] == "-5.6 S"
-    assert made.rows("WikiText-103")["PN (pn)"]["paper - LN"] == "-3.0 S"
+    for corpus in CORPORA.values():
+        for name, row in made.rows(corpus.title).items():
+            paper = name.partition(" (")[0]
+            assert row["paper"].partition(" [")[0] == corpus.numbers.get(paper, "unknown")
+            assert row["paper - LN"] == corpus.differences.get(paper, "")
     for meaning in ("S: seen in a source", "D: derived", "M: recalled and not confirmed"):
         assert meaning in made.text.replace("\n", " ")
         assert meaning in made.terminal
@@ -145,25 +139,10 @@ def test_norms_outside_the_paper_follow_in_the_registrys_order(page, tmp_path) -
         put(tmp_path, record("multi30k", variant))
     made = page()
     others = [*(norm for norm in known_norms() if norm in ("pn_alg2", "rms", "group", "none")), "mine"]
-    assert list(made.rows(IWSLT)) == [
-        "LN (ln)",
-        "BN (bn)",
-        "BN (bn_released)",
-        "PN-V (pnv)",
-        "PN (pn)",
-        "pn, optimization.lr=0.001",
-        *others,
-    ]
+    others.insert(0, "pn, optimization.lr=0.001")
+    assert list(made.rows(IWSLT)) == ["LN (ln)", "BN (bn)", "BN (bn_released)", "PN-V (pnv)", "PN (pn)", *others]
     assert made.rows(IWSLT)["pn_alg2"]["paper"] == ""
-    assert list(made.rows("multi30k")) == [
-        "ln",
-        "bn",
-        "bn_released",
-        "pnv",
-        "pn",
-        "pn, optimization.lr=0.001",
-        *others,
-    ]
+    assert list(made.rows("multi30k")) == ["ln", "bn", "bn_released", "pnv", "pn", *others]
 
 
 def test_an_experiment_of_ones_own_has_its_table(page, tmp_path) -> None:
@@ -230,14 +209,8 @@ def test_runs_of_other_recipes_are_not_averaged(page, tmp_path) -> None:
 
 
 def test_durations_are_for_people() -> None:
-    assert [duration(seconds) for seconds in (5.2, 59, 60, 899, 3599.9, 7500)] == [
-        "5 s",
-        "59 s",
-        "1 min",
-        "15 min",
-        "1 h 00 min",
-        "2 h 05 min",
-    ]
+    texts = {5.2: "5 s", 59: "59 s", 60: "1 min", 899: "15 min", 3599.9: "1 h 00 min", 7500: "2 h 05 min"}
+    assert {seconds: duration(seconds) for seconds in texts} == texts
 
 
 def test_a_run_that_was_not_translated_says_so(tmp_path, page) -> None:
