@@ -103,13 +103,8 @@ def test_fewer_processes_are_taken_where_more_do_not_pay():
 
 @pytest.mark.slow
 def test_updates_are_counted_from_the_moment_when_all_processes_are_ready():
-    overrides = [
-        "hardware=cpu",
-        "model.layers=1",
-        "model.embed_dim=16",
-        "model.ffn_embed_dim=16",
-        "dataset.batch_size=2",
-    ]
+    model = ["model.layers=1", "model.embed_dim=16", "model.ffn_embed_dim=16"]
+    overrides = ["hardware=cpu", "dataset.batch_size=2", *model]
     ready = []
     start = threading.Barrier(1, action=lambda: ready.append(True))
     assert updates_per_second("ptb", overrides, 1, 0.2, start) > 0

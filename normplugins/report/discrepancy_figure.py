@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -11,7 +9,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from normplugins.report import style
 from normplugins.report.contrasts import CELLS
-from normplugins.report.probe_table import SETTLED, VALIDATION, along_training, runs_shown
+from normplugins.report.probe_table import SETTLED, along_training, loss_gaps, runs_shown
 
 PANELS = {
     "of means\n$‖μ_B-μ‖\\,/\\,‖σ‖$": ("mean_tid",),
@@ -19,16 +17,6 @@ PANELS = {
 }
 RAISED = {"pn": 4, "pn_alg2": 10}
 """Points by which norms are drawn above their gap: it is 0 for both, and they would cover each other."""
-
-
-def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
-    """Return the validation loss less that in training mode, in bits, by cell and seed; means of settled updates."""
-    rows = table[(table["layer"] == VALIDATION) & (table["update"] >= SETTLED)]
-    losses = rows.pivot(index=["cell", "seed", "update"], columns="quantity", values="value")
-    if "train_mode_loss" not in losses:
-        return {}
-    gaps = (losses["loss"] - losses["train_mode_loss"]).dropna()
-    return dict(gaps.groupby(level=["cell", "seed"]).mean())
 
 
 def discrepancy(table: pd.DataFrame, title: str) -> tuple[Figure, str] | None:

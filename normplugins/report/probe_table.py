@@ -93,6 +93,16 @@ def along_training(table: pd.DataFrame, quantities: Iterable[str], begin: int = 
     return table[table["quantity"].isin([*quantities]) & (table["update"] >= begin) & (table["value"] > 0)]
 
 
+def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
+    """Return the validation loss less that in training mode, in bits, by cell and seed; means of settled updates."""
+    rows = table[(table["layer"] == VALIDATION) & (table["update"] >= SETTLED)]
+    losses = rows.pivot(index=["cell", "seed", "update"], columns="quantity", values="value")
+    if "train_mode_loss" not in losses:
+        return {}
+    gaps = (losses["loss"] - losses["train_mode_loss"]).dropna()
+    return dict(gaps.groupby(level=["cell", "seed"]).mean())
+
+
 def runs_of(table: pd.DataFrame) -> str:
     """Return the cells and seeds of a table with these columns, for captions."""
     seeds = table.groupby("cell", sort=False)["seed"].unique()

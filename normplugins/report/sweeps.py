@@ -13,15 +13,16 @@ from matplotlib.ticker import NullLocator
 
 from normplugins.evaluation import significance
 from normplugins.report import style
-from normplugins.report.answer import figures
-from normplugins.report.contrasts import EXPERIMENT, Contrast, Finding, find
+from normplugins.report.answer import figures, paired_runs
+from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Contrast, Finding, find
 from normplugins.report.plans import Plan
 from normplugins.report.run_page import run_links
-from normplugins.report.verdicts import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from normplugins.runs.inventory import published_records
 from normplugins.runs.scored_runs import REMEDY
 from normplugins.utils.json_file import read_json
 
+HOLDS, FAILS = "holds", "does not hold"
+"""The verdicts on a claim, besides ``UNDECIDED`` and ``NOT_RUN``."""
 TOKENS, DECAY, RATE = "dataset.max_tokens", "optimizer.weight_decay", "optimization.lr"
 BATCH_SIZE, WEIGHT_DECAY, LEARNING_RATE = "batch_size", "weight_decay", "learning_rate"
 """The plans in ``configs/campaign/``."""
@@ -76,7 +77,7 @@ def batch_sizes(results: Path) -> Figure | None:
     notes = [f"a point is the mean over seeds ({' or '.join(map(str, counts))}), a bar reaches from the lowest to the "
              "highest seed; equal epochs at every size"]  # fmt: skip
     if lost := sum(each.diverged for each in swept):
-        notes.append(f"not shown: {lost} runs that diverged")
+        notes.append(f"runs that diverged and are not shown: {lost}")
     with style.drawing():
         figure = style.new_figure(3.4)
         axis = figure.subplots()
@@ -120,7 +121,7 @@ def small_batches(results: Path, resamples: int = significance.RESAMPLES) -> tup
     said = "; ".join(f"{size:,.0f} tokens: {figures(each)}" for size, each in found.items())
     return verdict, (
         f"BN as released - LN at {said}. The claim holds if BN is worse at the smallest size, with an interval below "
-        f"the one at the largest. {run_links(results, EXPERIMENT, *(cell for size in found for cell in pairs[size]))}"
+        f"the one at the largest. {paired_runs(results, *found.values())}"
     )
 
 
@@ -133,9 +134,12 @@ def weight_decay(results: Path, resamples: int = significance.RESAMPLES) -> tupl
     if matched.difference is None:
         return NOT_RUN, "No seed has both the run with weight decay and its control with a matched learning rate."
     verdict = {"equivalent": HOLDS, "better": FAILS, "worse": FAILS}.get(matched.verdict.split(", ")[-1], UNDECIDED)
+    if verdict == HOLDS and "equivalent" in alone.verdict:
+        verdict = UNDECIDED  # weight decay has no effect that the control could explain
     return verdict, (
-        f"With weight decay, minus the control with a matched rate: {figures(matched)}. Minus the recipe as it is: "
-        f"{figures(alone)}. {run_links(results, EXPERIMENT, decayed, control)}"
+        f"Weight decay minus the control with a matched learning rate: {figures(matched)}. Weight decay minus the "
+        f"unchanged recipe: {figures(alone)}. The claim holds if the first two are equivalent and the second two are "
+        f"not. {paired_runs(results, matched, alone)}"
     )
 
 
@@ -159,8 +163,9 @@ def learning_rates(results: Path) -> tuple[str, str]:
     else:
         verdict = UNDECIDED  # one seed, other rates, or both work at the largest rate
     return verdict, (
-        f"{'. '.join(said)}. A rate works if no run diverges and each reaches {WORKS:.0%} of the best score of its "
-        f"norm. {run_links(results, EXPERIMENT, *(each.cell for each in swept))}"
+        f"{'. '.join(said)}. These are norms of the encoder; the decoder has LN. A rate works if no run diverges and "
+        f"each reaches {WORKS:.0%} of the best score of its norm. "
+        f"{run_links(results, EXPERIMENT, *(each.cell for each in swept))}"
     )
 
 

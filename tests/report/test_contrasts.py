@@ -9,6 +9,7 @@ import pytest
 from normplugins.report import answer
 from normplugins.report.contrasts import CONTRASTS, find
 from normplugins.report.forest import forest, over_corpora
+from normplugins.report.plans import Plan
 from normplugins.report.records import read_results
 from tests.helpers.pictures import clipped, overlapping, written
 from tests.helpers.records import put_diverged, put_translated
@@ -62,6 +63,12 @@ def test_verdicts(results: Path) -> None:
     assert not by_name["PN - LN"].complete
 
 
+def test_two_seeds_do_not_say_how_many_would_decide(results: Path) -> None:
+    (results / "runs/multi30k/ln/seed3.json").unlink()
+    each = found(results)["RMS in groups - LN"]
+    assert (each.verdict, each.seeds, each.seeds_needed) == ("undecided", 2, None)
+
+
 def test_holm_counts_the_contrasts_that_are_not_run(results: Path) -> None:
     each = found(results)["PN - LN"]
     assert each.p_adjusted == pytest.approx(min(1, 6 * each.difference.p), rel=0.6)
@@ -83,7 +90,7 @@ def test_a_cell_whose_runs_all_diverged_is_not_run(results: Path) -> None:
 
 def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> None:
     by_name = found(results)
-    assert answer.conclusion(by_name["PN - LN"]).startswith("PN is better than LN (so far, with 3 of 9 seeds). ")
+    assert answer.conclusion(by_name["PN - LN"]).startswith("PN is better than LN so far (3 of 9 seeds). ")
     assert answer.conclusion(by_name["PN - LN"]).endswith("This agrees with the paper.")
     assert answer.conclusion(by_name["BN - LN"]).startswith("BN is worse than LN")
     worse = replace(by_name["PN - LN"], verdict="worse", planned=3)
@@ -92,7 +99,7 @@ def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> Non
     same = replace(by_name["PN - LN"], verdict="equivalent")
     assert "contradicts the paper's claim of a difference" in answer.conclusion(same)
     undecided = replace(by_name["PN - LN"], verdict="undecided", p_adjusted=0.5, seeds_needed=20)
-    assert answer.conclusion(undecided).startswith("Undecided; about 20 seeds would show a true difference of 0.4 BLEU")
+    assert answer.conclusion(undecided).startswith("Undecided so far (3 of 9 seeds). PN - LN: ")
     assert answer.conclusion(undecided).endswith("This neither confirms nor contradicts the paper.")
 
 
@@ -100,10 +107,12 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     made = page()
     text, rows = made.text, made.rows("Contrasts")
     assert 0 < text.index("## The answer") < text.index("## The numbers")
-    assert "13 of 72 planned runs of Multi30k are published" in text
+    assert f"13 of {Plan.named('multi30k').planned} planned runs of Multi30k are published" in text
     assert rows["PN - LN"]["verdict"] == "better so far"
     assert rows["PN - PN without group scaling"]["verdict"] == "one seed: no verdict"
     assert rows["BN - LN"]["seeds"] == "3 of 9"
+    assert "seeds for 80 % power none" in made.section("Contrasts")
+    assert "before the adjustment of p" in text
     assert (results / "contrasts.csv").read_text(encoding="utf-8").count("\n") == 1 + 3 * len(CONTRASTS)
 
 

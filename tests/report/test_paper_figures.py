@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from normplugins.report.discrepancy_figure import discrepancy, loss_gaps
+from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.paper_figures import paper_figures
-from normplugins.report.probe_table import COLUMNS, FIRST, VALIDATION, VISION, probe_table
+from normplugins.report.probe_table import COLUMNS, FIRST, VALIDATION, VISION, loss_gaps, probe_table
 from normplugins.utils.errors import UserError
 from tests.helpers.pictures import clipped, overlapping, written
 

@@ -49,7 +49,7 @@ def test_the_figure_of_batch_sizes_needs_two_sizes_of_a_norm(tmp_path: Path) -> 
     figure = batch_sizes(tmp_path)
     assert figure is not None
     texts = written(figure)
-    for text in ("512", "2,048", "ln", "bn_released", "not shown: 1 runs that diverged"):
+    for text in ("512", "2,048", "ln", "bn_released", "runs that diverged and are not shown: 1"):
         assert text in texts
     assert clipped(figure) == []
     assert overlapping(figure) == []
@@ -62,7 +62,10 @@ def test_weight_decay_is_compared_with_a_control_of_a_matched_rate(tmp_path: Pat
         put_translated(tmp_path, "ln,optimization.lr=0.0075", seed, {1: 1})
     verdict, said = weight_decay(tmp_path, 200)
     assert verdict == "holds"
-    assert "Minus the recipe as it is: not run" in said
+    assert "Weight decay minus the unchanged recipe: not run" in said
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, "ln", seed, {1: 1})
+    assert weight_decay(tmp_path, 200)[0] == "undecided", "weight decay has no effect"
     for seed in (1, 2, 3):
         put_translated(tmp_path, "ln,optimizer.weight_decay=0.05", seed, {1: 29 + seed})
     assert weight_decay(tmp_path, 200)[0] == "does not hold"
