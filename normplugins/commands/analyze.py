@@ -75,8 +75,11 @@ def _gradients(options: argparse.Namespace) -> list[Path]:
 
 def _embedding(options: argparse.Namespace) -> list[Path]:
     with loading():
-        from normplugins.report.embedding_figure import write_embeddings
+        from normplugins.report.embedding_figure import COLUMNS, KEYS, TABLE
+        from normplugins.report.measured import add_measured
         from normplugins.runs.embedding_spectrum import measure_embeddings
 
     runs = progress(options.run, "reading embeddings", "runs")
-    return write_embeddings(options.results, [row for run in runs for row in measure_embeddings(run)])
+    rows = [row for run in runs for row in measure_embeddings(run)]
+    add_measured(options.results / TABLE, COLUMNS, KEYS, rows)
+    return [options.results / TABLE]

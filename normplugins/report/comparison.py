@@ -157,7 +157,7 @@ def remedy(p_adjusted: float, seeds_needed: int | None) -> str:
         return "the side that scored better has more runs that diverged"
     if seeds_needed is None:
         return f"no number of seeds would show {MARGIN} BLEU, because the variance between sentences is too large"
-    return f"about {seeds_needed} seeds would show a true difference of {MARGIN} BLEU (power 80 %)"
+    return f"about {seeds_needed} seeds would show a true difference of {MARGIN} BLEU with a power of 80 %"
 
 
 def sentences(system: System, baseline: System, count: int, data: Path, width: int | None) -> str:

@@ -1,8 +1,7 @@
-"""Writes results/embedding_singular_values.csv and draws it: the spectrum of the embeddings of trained runs."""
+"""Draws results/embedding_singular_values.csv: the singular values of the embeddings of trained runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,12 @@ from matplotlib.figure import Figure
 
 from normplugins.report import style
 from normplugins.report.contrasts import CELLS, EXPERIMENT
-from normplugins.report.measured import add_measured, read_measured
+from normplugins.report.measured import read_measured
 from normplugins.report.probe_table import runs_of
 
 TABLE = "embedding_singular_values.csv"
 KEYS = ["experiment", "cell", "seed"]
 COLUMNS = [*KEYS, "embedding", "index", "singular_value"]
-
-
-def write_embeddings(results: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
-    """Add the rows of runs to the table, in the place of their older ones. ``normplugins report`` draws the figure.
-
-    Args:
-        results: the folder of the results.
-        rows: what :func:`normplugins.runs.embedding_spectrum.measure_embeddings` yields.
-
-    Returns:
-        The written file.
-
-    Raises:
-        UserError: the table cannot be read.
-        OSError: it cannot be written.
-    """
-    add_measured(results / TABLE, COLUMNS, KEYS, rows)
-    return [results / TABLE]
 
 
 def spectrum(results: Path, title: str) -> tuple[Figure, str] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,9 +38,8 @@ def forest(title: str, findings: Mapping[str, Sequence[Finding]], names: Sequenc
         return None
     offsets = np.linspace(-0.26, 0.26, len(findings)) if len(findings) > 1 else [0.0]
     with style.drawing():
-        labels = [
-            style.fit(names[index] if names else _broken(first[index].contrast.name), 1.6, 8.5) for index in shown
-        ]
+        names = names or [_broken(each.contrast.name) for each in first]
+        labels = [style.fit(names[index], 1.6, 8.5) for index in shown]
         verdicts = [style.fit(_said(first[index]), 1.05, 8) for index in shown]
         notes = _notes(first, [first[index] for index in shown])
         figure = style.new_figure(0.46 * len(shown) + 0.17 * len(notes) + 1.25)
@@ -74,8 +72,8 @@ def forest(title: str, findings: Mapping[str, Sequence[Finding]], names: Sequenc
         right.spines["right"].set_visible(False)
         handles = [Line2D([], [], marker=LOOKS[name][0], color=LOOKS[name][1], label=name) for name in findings]
         if len(handles) > 1:
-            place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
-            axis.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=8.5, **place)
+            above = (0.5, 1.0)
+            axis.legend(handles=handles, loc="lower center", bbox_to_anchor=above, ncols=3, frameon=False, fontsize=8.5)
     return figure
 
 
