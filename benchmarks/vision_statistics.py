@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args(argv)
-    threads = available_cores()
+    commit, threads = git_commit(), available_cores()  # the commit of the code that runs, not of the tree afterwards
     use_threads(threads)
     archive = options.archive or fetch(NAME, ADDRESSES, Path("data/cifar10/raw"), print)
     images, classes = read_images(archive)
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "updates": options.updates,
         "hardware": hardware(cpu=True, processes=1, threads=threads),
         "versions": versions(),
-        "git_commit": git_commit(),
+        "git_commit": commit,
         "points": points,
     }
     write_json(options.results / "vision_statistics.json", record)

@@ -40,12 +40,17 @@ def lease(tmp_path_factory, made_up_text):
     for name in SOURCE:
         copy(name, root / "gpu_pack" / "source")
     np.savez(root / "gpu_pack" / "train_lengths.npz", **dict.fromkeys(("de", "en"), np.full(64, 5)))
-    jobs = json.dumps({"ptb": {"jobs": 1}, "iwslt14": {"jobs": 2}}).encode()
+    jobs = json.dumps({"ptb": {"jobs": 1}, "iwslt14": {"jobs": 1}}).encode()
     earlier = {"results/side_by_side.json": jobs, **{f"done/{name}": b"" for name in BEFORE}}
     tar(root / "gpu_pack" / "records.tar.gz", earlier)
     mirror = shutil.copytree(made_up_text, root / "mirror")
     tar(mirror / "de-en.tgz", iwslt_members())
-    settings = {"PYTHON": sys.executable, "LEASE_REHEARSAL": "1", "NORMPLUGINS_MIRROR": str(mirror)}
+    settings = {
+        "PYTHON": sys.executable,
+        "LEASE_REHEARSAL": "1",
+        "LEASE_MINUTES": "30",
+        "NORMPLUGINS_MIRROR": str(mirror),
+    }
 
     def call(*arguments, **more):
         done = subprocess.run(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from normplugins.models.linear import Linear
 from normplugins.models.varlen import VarlenLayout, uses_varlen_attention, varlen_attention
 
 FEW = 16
@@ -78,7 +79,7 @@ class _Attention(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.q_norm = qk_norm() if qk_norm else None
         self.k_norm = qk_norm() if qk_norm else None
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -119,7 +120,7 @@ class SelfAttention(_Attention):
 
     def __init__(self, dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None) -> None:
         super().__init__(dim, heads, dropout, qk_norm)
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = Linear(dim, 3 * dim)
         _init_projections(self.qkv, 3)
 
     def queries_keys_values(self, x: Tensor) -> Tensor:
@@ -152,8 +153,8 @@ class CrossAttention(_Attention):
         self, dim: int, memory_dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None
     ) -> None:
         super().__init__(dim, heads, dropout, qk_norm)
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(memory_dim, 2 * dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(memory_dim, 2 * dim)
         _init_projections(self.q, 1)
         _init_projections(self.kv, 2)
 

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from normplugins.models.attention import Cache
 from normplugins.models.config import ModelConfig
 from normplugins.models.dropout import add_dropout, dropout, relu_dropout
+from normplugins.models.linear import Linear
 from normplugins.models.placement import Placement, initialize
 from normplugins.models.varlen import VarlenLayout
 from normplugins.norms.backends.dispatch import fuses_residual
@@ -40,7 +41,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, inner: int, activation: str, dropout: float, init: str) -> None:
         super().__init__()
         self.activation, self.dropout = ACTIVATIONS[activation], dropout
-        self.fc1, self.fc2 = nn.Linear(dim, inner), nn.Linear(inner, dim)
+        self.fc1, self.fc2 = Linear(dim, inner), Linear(inner, dim)
         if init == "xavier":
             for linear in (self.fc1, self.fc2):
                 nn.init.xavier_uniform_(linear.weight)

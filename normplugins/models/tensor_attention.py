@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from normplugins.models.linear import Linear
+
 BLOCK = 8  # positions; of 8, 16 and 32 the fastest (rows tensor_attention of results/benchmarks.csv)
 
 
@@ -98,10 +100,10 @@ class TensorAttention(nn.Module):
     def __init__(self, dim: int, head_dim: int, segment: int, cores: int, causal: bool) -> None:
         super().__init__()
         self.segment, self.causal = segment, causal
-        self.qkv = nn.Linear(dim, 3 * head_dim, bias=False)
-        self.position = nn.Linear(dim, head_dim, bias=False)
+        self.qkv = Linear(dim, 3 * head_dim, bias=False)
+        self.position = Linear(dim, head_dim, bias=False)
         self.cores = nn.Parameter(torch.rand(cores, head_dim).softmax(dim=1))
-        self.out = nn.Linear(segment * segment, dim, bias=False)
+        self.out = Linear(segment * segment, dim, bias=False)
 
     def forward(
         self, x: Tensor, real: Tensor, positions: Tensor, content_bias: Tensor, position_bias: Tensor

@@ -32,6 +32,7 @@ from normplugins.models.config import NormTransformerConfig
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions, to_autocast_dtype
 from normplugins.models.layers import FeedForward, Layer, is_compiled, run_stack
+from normplugins.models.linear import Linear
 from normplugins.models.norm_settings import names_in
 from normplugins.models.varlen import VarlenLayout, uses_varlen_attention
 from normplugins.norms import has_statistics, sees_sentence
@@ -133,7 +134,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
     def __init__(self, cfg: NormTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding) -> None:
         super().__init__(dictionary)
         self._build(cfg, "decoder", embed_tokens, cfg.max_target_positions)
-        self.output_projection = nn.Linear(cfg.decoder_embed_dim, len(dictionary), bias=False)
+        self.output_projection = Linear(cfg.decoder_embed_dim, len(dictionary), bias=False)
         if cfg.share_decoder_input_output_embed:
             self.output_projection.weight = embed_tokens.weight
         else:

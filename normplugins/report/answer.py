@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.evaluation import significance
-from normplugins.report.comparison import MARGIN, remedy
+from normplugins.report.cells import SPREAD_SEEDS
+from normplugins.report.comparison import MARGIN
 from normplugins.report.contrasts import (
     CELLS,
     CHECKPOINTS,
@@ -20,6 +21,7 @@ from normplugins.report.contrasts import (
     find,
 )
 from normplugins.report.plans import Plan
+from normplugins.report.run_page import run_links
 from normplugins.report.table import Column, Table
 
 Findings = Mapping[str, Sequence[Finding]]
@@ -35,7 +37,7 @@ QUESTIONS = {
 RULE = (
     "The scores are BLEU on tokens of the mean of the last five epochs' checkpoints, on all four test sets together. "
     "Intervals are 95 %, over seeds and sentences; p-values are adjusted by Holm's method within the six confirmatory "
-    "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) fixed it before the first run."
+    "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) and its amendments say."
 )
 VERDICTS = ("better", "worse", "equivalent", *NO_VERDICT)
 TITLE = "multi30k: contrasts of test BLEU over paired seeds"
@@ -75,11 +77,12 @@ def conclusion(found: Finding) -> str:
         return "Not run: no seed has both runs."
     if found.seeds == 1:
         return f"No verdict with one seed. {found.contrast.name}: {figures(found)}."
-    text = " and ".join(words[part] for part in found.verdict.split(", ") if part in words)
-    text = text or f"undecided; {remedy(found.p_adjusted, found.seeds_needed)}"
-    text = text[0].upper() + text[1:]
+    parts = [words[part] for part in found.verdict.split(", ") if part in words]
+    text = " and ".join(parts)[:1].upper() + " and ".join(parts)[1:] if parts else "Undecided"
     if not found.complete:
-        text = f"{text} (so far, with {found.seeds} of {found.planned} seeds)"
+        text += f" so far ({found.seeds} of {found.planned} seeds)"
+    if not parts and found.p_adjusted < significance.LEVEL:
+        text += ", because the side that scored better has more runs that diverged"
     return f"{text}. {found.contrast.name}: {figures(found)}. {agreement(found)}".strip()
 
 
@@ -91,6 +94,15 @@ def figures(found: Finding) -> str:
     p = "" if found.seeds == 1 else f", adjusted p = {found.p_adjusted:.2g}"
     lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
     return f"{_interval(found, ' BLEU')}, {seeds}{p}{lost}"
+
+
+def paired_runs(results: Path, *findings: Finding) -> str:
+    """Return Markdown links to the pages of the runs that these findings compare: those of the seeds of both sides."""
+    used: dict[str, set[int]] = {}
+    for found in findings:
+        for cell in (found.contrast.system, found.contrast.baseline):
+            used.setdefault(cell, set()).update(found.difference.seeds if found.difference else ())
+    return ", ".join(run_links(results, EXPERIMENT, cell, seeds=seeds) for cell, seeds in used.items() if seeds)
 
 
 def agreement(found: Finding) -> str:
@@ -124,7 +136,7 @@ def _state(results: Path, primary: Sequence[Finding]) -> str:
     return (
         f"**The answer is incomplete:** {published} of {plan.planned} planned runs of Multi30k are published{lost}. "
         f"{seeds.get(most, f'No contrast has more than {most} seeds')}, and {verdicts} a verdict. "
-        "One seed gives no verdict."
+        "No verdict is given from one seed."
     )
 
 
@@ -160,22 +172,25 @@ def contrast_table(findings: Findings) -> Table:
     columns = [
         Column("contrast", right=False), Column("averaged [95 %]"), Column("p (Holm)", detail=True), Column("last"),
         Column("best"), Column("seeds"), Column("verdict", right=False),
-        Column("seeds that\nwould decide", detail=True), Column("diverged", detail=True),
+        Column("seeds for\n80 % power", detail=True), Column("diverged", detail=True),
         Column("ended by\npatience", detail=True),
     ]  # fmt: skip
     rows = []
     for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
+        known = first.verdict == "undecided" and first.seeds >= SPREAD_SEEDS
         needed = "none" if first.seeds_needed is None else f"{first.seeds_needed}"
         rows.append([
             first.contrast.name, _interval(first), f"{first.p_adjusted:.2g}" if first.seeds > 1 else "",
             *(f"{each.difference.mean:+.2f}" if each.difference else "" for each in others),
-            f"{first.seeds} of {first.planned}", verdict(first), needed if first.verdict == "undecided" else "",
+            f"{first.seeds} of {first.planned}", verdict(first), needed if known else "",
             " and ".join(map(str, first.diverged)), str(first.stopped_early),
         ])  # fmt: skip
     notes = [
         f"Difference of test BLEU: the first of the two minus the second. Equivalent: within ±{MARGIN} BLEU. "
         "The intervals of last and best, which have no verdict of their own, are in [contrasts.csv](contrasts.csv).",
     ]
+    if any(row[7] for row in rows):
+        notes.append(f"Seeds for 80 % power: at a true difference of {MARGIN} BLEU, before the adjustment of p.")
     if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
         notes.append("With one seed the interval is over sentences alone. Another seed can change more than it shows.")
     return Table("Contrasts", columns, rows, notes, "contrasts").folded(("", "0 and 0", "0"))

@@ -11,6 +11,8 @@ import pandas as pd
 from normplugins.report.readings import MODELS, LanguageModel
 from normplugins.report.records import CELL, WHOLE
 
+SPREAD_SEEDS = 3
+"""Seeds from which on a standard deviation is stated: that of fewer is nearly unknown."""
 NOT_RUN, NOT_IN_FULL, NOT_SCORED, ALL_DIVERGED = "not run", "not in full", "not scored", "diverged"
 METRICS = {  # a short name for headings, and what follows it in notes
     "bleu": ("BLEU", " (tokenised)"),
@@ -64,13 +66,13 @@ class Cell:
         return found if len(found) == len(self.runs) else found.iloc[:0]
 
     def score(self, metric: str, checkpoint: str = "", test_set: str = WHOLE, digits: int = 2) -> str:
-        """Return the mean over the seeds and, for several seeds, the sample standard deviation."""
+        """Return the mean over the seeds and, from ``SPREAD_SEEDS`` seeds on, the sample standard deviation."""
         if not len(self.runs):
             return ALL_DIVERGED
         found = self.values(metric, checkpoint, test_set)
         if found.empty:
             return NOT_SCORED
-        spread = f" ± {found.std():.{digits}f}" if len(found) > 1 else ""
+        spread = f" ± {found.std():.{digits}f}" if len(found) >= SPREAD_SEEDS else ""
         return f"{found.mean():.{digits}f}{spread}"
 
     @property
@@ -138,7 +140,7 @@ def seeds_note(cells: Sequence[Cell]) -> list[str]:
     ones = sum(len(cell.runs) == 1 for cell in cells)
     if len(cells) < 2 or not ones:
         return []
-    which = "Every row is" if ones == len(cells) else "A row without ± is"
+    which = "Every row is" if ones == len(cells) else f"{ones} of {len(cells)} rows are"
     return [f"{which} one seed, and one seed gives no verdict: another seed can reverse the order of two rows."]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference, Resampled
+from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.comparison import MARGIN
 from normplugins.report.plans import Plan, plan_of
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
@@ -84,7 +85,8 @@ class Finding:
         p_adjusted: the p-value adjusted by Holm's method within the family, in which a contrast without a p-value
             counts as one with p = 1; NaN if this contrast has none.
         verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
-        seeds_needed: the number of seeds that would decide an undecided contrast; None if unknown or none would.
+        seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, and with
+            fewer than ``SPREAD_SEEDS`` seeds.
         planned: the planned number of pairs.
         diverged: the number of runs that diverged, of the system and of the baseline.
         stopped_early: the number of runs that patience ended before their last epoch.
@@ -168,7 +170,8 @@ def find(
         verdict, needed = NOT_RUN, None
         if difference is not None:
             verdict = significance.verdict(difference, p, MARGIN, diverged=diverged)
-            needed = significance.seeds_needed(difference, MARGIN) if verdict == UNDECIDED else None
+            enough = len(difference.seeds) >= SPREAD_SEEDS
+            needed = significance.seeds_needed(difference, MARGIN) if verdict == UNDECIDED and enough else None
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for run in side.runs.values())  # fmt: skip
         found.append(

@@ -1,4 +1,4 @@
-"""Draws results/embedding_singular_values.csv: the singular values of the embeddings of trained runs."""
+"""Draws the singular values of the embeddings of trained runs, which ``normplugins analyze embedding`` has measured."""
 
 from __future__ import annotations
 

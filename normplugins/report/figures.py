@@ -26,7 +26,8 @@ STEEP = 0.1
 class Line:
     """The curve of a cell: tables of the mean, the lowest and the highest loss over seeds, indexed by updates.
 
-    ``minus_ln`` is the same less the mean of the LN cell that differs only in the norm, and empty without such a cell.
+    ``minus_ln`` is the same of the differences to the LN cell that differs only in the norm, run by run of the same
+    seed, and empty without such runs.
     ``dashes`` is the line style that tells it from others of the same norm in one panel.
     """
 
@@ -102,11 +103,8 @@ def _lines(cells: Sequence[Cell], column: str) -> list[Line]:
     for cell in cells:
         seeds, ln = bands[id(cell)], baseline(cell, cells)
         minus = seeds.iloc[:0]
-        if ln is not None and len(theirs := bands[id(ln)].mean(axis=1)):
-            minus = seeds[(seeds.index >= theirs.index[0]) & (seeds.index <= theirs.index[-1])]
-            minus = minus.sub(np.interp(minus.index, theirs.index, theirs), axis=0)
-        elif any(baseline(other, cells) is cell for other in cells):
-            minus = seeds.sub(seeds.mean(axis=1), axis=0)
+        if ln is not None or any(baseline(other, cells) is cell for other in cells):
+            minus = _paired(seeds, bands[id(ln or cell)])
         norm = cell.first["norm"]
         dashes = style.DASHES[counts[norm] % len(style.DASHES)]
         counts[norm] += 1
@@ -114,9 +112,18 @@ def _lines(cells: Sequence[Cell], column: str) -> list[Line]:
     return lines
 
 
+def _paired(seeds: pd.DataFrame, lns: pd.DataFrame) -> pd.DataFrame:
+    """Return the losses minus those of LN with the same seed, whose runs have seen the same batches."""
+    common = seeds.columns.intersection(lns.columns)
+    if lns.empty or common.empty:
+        return seeds.iloc[:0]
+    minus = seeds.loc[(seeds.index >= lns.index[0]) & (seeds.index <= lns.index[-1]), common]
+    return minus.apply(lambda losses: losses - np.interp(losses.index, lns.index, lns[losses.name]))
+
+
 def _seeds(cell: Cell, column: str) -> pd.DataFrame:
     """Return the losses of each seed (a column each) at the updates that all of them have reached."""
-    seeds = [pd.Series(dict(curve), dtype=float) for curve in cell.runs[column]]
+    seeds = {row["seed"]: pd.Series(dict(row[column]), dtype=float) for _, row in cell.runs.iterrows()}
     return pd.concat(seeds, axis=1).sort_index().interpolate(method="index", limit_area="inside").dropna()
 
 
@@ -163,7 +170,8 @@ def _notes(cells: Sequence[Cell], shown: Sequence[Cell]) -> list[str]:
         seeds += "; bands: lowest to highest seed"
     grey = "grey: ln; " if len(shown) > FEW and any(cell.first["norm"] == "ln" for cell in shown) else ""
     smoothed = "; loss is label-smoothed" if (runs["label_smoothing"] > 0).any() else ""
-    notes = [f"{grey}{seeds}{smoothed}"]
+    paired = "; minus ln: of the same seed" if any(baseline(cell, cells) for cell in shown) else ""
+    notes = [f"{grey}{seeds}{paired}{smoothed}"]
     sizes = zip(runs["train_size"], runs["note"], strict=True)
     texts = dict.fromkeys(size + (f" ({note})" if note else "") for size, note in sizes)
     notes.append("; ".join(filter(None, [*texts, *dict.fromkeys(runs["hardware"])])))

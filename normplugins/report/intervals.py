@@ -21,19 +21,8 @@ def mean_interval(scores: Sequence[float]) -> float:
     return student_quantile(PROBABILITY, len(scores) - 1) * float(np.std(scores, ddof=1)) / len(scores) ** 0.5
 
 
-def difference_interval(scores: Sequence[float], others: Sequence[float]) -> float:
-    """Return the half width of the interval of a difference of two means over seeds.
-
-    The degrees of freedom are those of the smaller group, so the interval is rather too wide than too narrow.
-    """
-    variance = sum(float(np.var(group, ddof=1)) / len(group) for group in (scores, others))
-    return student_quantile(PROBABILITY, min(len(scores), len(others)) - 1) * variance**0.5
-
-
 def resampled_bleu(path: Path) -> np.ndarray:
     """Return the BLEU (1000,) of test sets whose sentences are drawn with replacement from a published translation.
-
-    Two translations of the same test set are drawn alike, so that their difference is that of a paired bootstrap.
 
     Args:
         path: a file that :func:`normplugins.evaluation.bleu.write_translations` wrote.

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import spectrum
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
-from normplugins.report.probe_table import FORGOTTEN, SETTLED, probe_table, vision_shown, vision_table
+from normplugins.report.probe_table import FORGOTTEN, FROM, SETTLED, probe_table, vision_shown, vision_table
 
 LINES = "Lines are medians over seeds, and bands reach from the lowest to the highest seed"
 TEXTS = {
@@ -39,7 +39,8 @@ TEXTS = {
     "backward-fluctuation-layers": (
         "All encoder norms: backward pass through statistics",
         "‖Λ_B‖ at every norm of the encoder, with Λ_B = mean(γ g x̂), which is g_σ² for BN. "
-        f"{LINES}; norms with group scaling are dashed.",
+        f"{LINES}; norms with group scaling are dashed. In records of version 0.2.0, the values of bn_released are too "
+        "large by the factor positions/tokens, because of padding.",
     ),
     "pn-backward": (
         "PN's backward pass with and without group scaling",
@@ -96,5 +97,6 @@ def paper_figures(results: Path) -> Iterator[Drawing]:
         if found is None:
             yield Drawing(name, title, "not run: no published run of Multi30k has these numbers.", None)
         else:
-            more = f" {vision_shown(results)}." if name in FIRST_NORM else ""
+            span = f", updates {FROM} to {vision['update'].max():,}" if len(vision) else ""
+            more = f" {vision_shown(results)}{span}." if name in FIRST_NORM else ""
             yield Drawing(name, title, f"{text} Runs: {found[1]}.{more}", found[0])

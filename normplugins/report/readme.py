@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from normplugins.report.answer import figures, verdict
+from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import CELLS, EXPERIMENT, Finding
 from normplugins.report.plans import Plan
 from normplugins.report.records import WHOLE
@@ -32,12 +34,13 @@ def readme_part(results: Path, findings: list[Finding], table: pd.DataFrame) -> 
     for cell in CELLS:
         scores = table.loc[table["variant"] == cell, "value"]
         if len(scores):
-            spread = f" ± {scores.std():.2f}" if len(scores) > 1 else ""
+            spread = f" ± {scores.std():.2f}" if len(scores) >= SPREAD_SEEDS else ""
             rows.append(f"| `{cell}` | {scores.mean():.2f}{spread} | {len(scores)} |")
     return "\n".join([
         f"Multi30k de-en: **{published} of {plan.planned}** planned runs published{lost}; {decided} of {len(findings)} "
         "contrasts have a verdict.",
         "", "| norm | BLEU | seeds |", "|---|---:|---:|", *rows,
+        "", f"{findings[0].contrast.name}: {figures(findings[0])}: {verdict(findings[0])}.",
     ])  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ CUSTOM = ("corpus.source", "corpus.target", *(f"corpus.{split}{end}" for split i
                                              for end in ("", "_source", "_target", "_size")))  # fmt: skip
 
 
-def run_links(results: Path, experiment: str, *cells: str) -> str:
-    """Return Markdown links to the pages of these cells' runs that ended well, each with its cell and seed."""
+def run_links(results: Path, experiment: str, *cells: str, seeds: Collection[int] | None = None) -> str:
+    """Return Markdown links to the pages of these cells' runs (of these seeds) that ended well."""
     return ", ".join(
         f"[{cell} {path.stem.replace('seed', 'seed ')}](<{path.relative_to(results).with_suffix('.md').as_posix()}>)"
         for cell in dict.fromkeys(cells)
         for path in published_records(results, experiment, cell)[0]
+        if seeds is None or int(path.stem.removeprefix("seed")) in seeds
     )
 
 

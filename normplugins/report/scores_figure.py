@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,16 +14,18 @@ from matplotlib.ticker import MaxNLocator
 
 from normplugins.report import intervals, style
 from normplugins.report.cells import METRICS, Cell, baseline, group
+from normplugins.report.contrasts import Contrast, find
 from normplugins.report.figures import name_of
 
 HEADLINES = ("bleu", "bleu_compound", "ppl")
 LOG_FROM = 4
 """Where the highest score is so many times the lowest, the axis of the scores is logarithmic."""
 KINDS = {  # what an interval follows from
-    "seeds": "several seeds: 95 % intervals over seeds (t)",
-    "sentences": "one seed: 95 % intervals over test sentences (bootstrap)",
-    "": "no interval: one seed without published translations",
+    "seeds": "━●━ several seeds: 95 % intervals over seeds",
+    "sentences": "─○─ one seed: 95 % intervals over sentences only, not over seeds",
+    "": "○ without a bar: one seed without published translations",
 }
+PAIRED = "minus ln: paired by seed; 95 % intervals over seeds and sentences (●) or sentences only (○)"
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,9 @@ class Score:
     def interval(self) -> tuple[float, float] | None:
         """The bounds of the 95 % interval."""
         if len(self.seeds) > 1:
-            return _around(float(np.mean(self.seeds)), intervals.mean_interval(self.seeds))
+            middle, half = float(np.mean(self.seeds)), intervals.mean_interval(self.seeds)
+            return middle - half, middle + half
         return None if self.resampled is None else intervals.middle(self.resampled)
-
-    def minus(self, other: Score) -> tuple[float, tuple[float, float] | None]:
-        """Return the difference of the means and the bounds of its interval."""
-        difference = float(np.mean(self.seeds) - np.mean(other.seeds))
-        if min(len(self.seeds), len(other.seeds)) > 1:
-            return difference, _around(difference, intervals.difference_interval(self.seeds, other.seeds))
-        if self.resampled is None or other.resampled is None:
-            return difference, None
-        return difference, intervals.middle(self.resampled - other.resampled)
 
 
 def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
@@ -88,24 +81,28 @@ def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
     scores = [Score(cell, metric, folder) for cell in cells if len(cell.values(metric))]
     if not any(score.kind for score in scores):
         return None
-    by_cell = {id(score.cell): score for score in scores}
-    lns = [by_cell.get(id(baseline(score.cell, cells))) for score in scores]
+    first = scores[0].cell.first
+    lns = [baseline(score.cell, cells) for score in scores]
+    pairs = [
+        Contrast(s.cell.first["variant"], ln.first["variant"], "") for s, ln in zip(scores, lns, strict=True) if ln
+    ]
+    found = find(folder, first["scored_by"], first["experiment"], pairs) if pairs and metric != "ppl" else []
+    minus_ln = {each.contrast.system: each for each in found if each.difference}
     name = "".join(METRICS[metric]) if metric != "ppl" else "perplexity"
     names = [name_of(score.cell) for score in scores]
     lines = sum(max(2, label.count("\n") + 1) for label in names)
-    title = [f"{results['experiment'].iloc[0]}: test {name}, {scores[0].cell.first['scored_by']} checkpoint"]
-    title += [text for kind, text in KINDS.items() if any(score.kind == kind for score in scores)]
-    notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better"]
-    if "sentences" in [score.kind for score in scores]:
-        notes[0] += "; the intervals leave out what another seed would change"
+    title = f"{first['experiment']}: test {name}, {first['scored_by']} checkpoint"
+    notes = [text for kind, text in KINDS.items() if any(score.kind == kind for score in scores)]
+    notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *notes, *([PAIRED] if minus_ln else [])]
     with style.drawing():
-        figure = style.new_figure(0.17 * (lines + len(title) + len(notes)) + 1)
-        axes = figure.subplots(1, 2 if any(lns) else 1, sharey=True, squeeze=False)[0]
-        style.heading(figure, "\n".join(title), notes)
-        for row, (score, ln) in enumerate(zip(scores, lns, strict=True)):
-            _dot(axes[0], row, score.cell, float(np.mean(score.seeds)), score.interval)
-            if ln is not None:
-                _dot(axes[1], row, score.cell, *score.minus(ln))
+        figure = style.new_figure(0.17 * (lines + 2 * len(notes)) + 1)
+        axes = figure.subplots(1, 2 if minus_ln else 1, sharey=True, squeeze=False)[0]
+        style.heading(figure, title, notes)
+        for row, score in enumerate(scores):
+            _dot(axes[0], row, score.cell, float(np.mean(score.seeds)), score.interval, len(score.seeds))
+            pair = minus_ln.get(score.cell.first["variant"])
+            if pair is not None and pair.difference is not None:
+                _dot(axes[1], row, score.cell, pair.difference.mean, pair.interval, pair.seeds)
         logarithmic = max(max(s.seeds) for s in scores) > LOG_FROM * min(min(s.seeds) for s in scores) > 0
         if logarithmic:
             axes[0].set_xscale("log")
@@ -123,12 +120,8 @@ def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
     return figure
 
 
-def _dot(axis: Axes, row: int, cell: Cell, value: float, bounds: tuple[float, float] | None) -> None:
-    look: dict[str, Any] = {"color": style.colour(cell.first["norm"]), "solid_capstyle": "butt"}
+def _dot(axis: Axes, row: int, cell: Cell, value: float, bounds: tuple[float, float] | None, seeds: int) -> None:
+    colour = style.colour(cell.first["norm"])
     if bounds is not None:
-        axis.plot(bounds, [row, row], linewidth=2, **look)
-    axis.plot(value, row, "o", markersize=6, **look)
-
-
-def _around(middle: float, half: float) -> tuple[float, float]:
-    return middle - half, middle + half
+        axis.plot(bounds, [row, row], color=colour, linewidth=2.8 if seeds > 1 else 1, solid_capstyle="butt")
+    axis.plot(value, row, "o", color=colour, markersize=6, mfc=colour if seeds > 1 else "white")

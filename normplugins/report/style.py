@@ -140,7 +140,7 @@ def count_updates(axis: Axes) -> None:
     axis.xaxis.set_major_formatter(_in_thousands)
 
 
-def _in_thousands(value: float, _: float) -> str:
+def _in_thousands(value: float, _: float | None) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 

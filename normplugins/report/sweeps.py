@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 
 from normplugins.evaluation import significance
 from normplugins.report import style
-from normplugins.report.answer import figures
+from normplugins.report.answer import figures, paired_runs
 from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Contrast, Finding, find
 from normplugins.report.plans import Plan
 from normplugins.report.run_page import run_links
@@ -118,7 +118,7 @@ def small_batches(results: Path, resamples: int = significance.RESAMPLES) -> tup
     said = "; ".join(f"{size:,.0f} tokens: {figures(each)}" for size, each in found.items())
     return verdict, (
         f"BN as released - LN at {said}. The claim holds if BN is worse at the smallest size, with an interval below "
-        f"the one at the largest. {run_links(results, EXPERIMENT, *(cell for size in found for cell in pairs[size]))}"
+        f"the one at the largest. {paired_runs(results, *found.values())}"
     )
 
 
@@ -136,7 +136,7 @@ def weight_decay(results: Path, resamples: int = significance.RESAMPLES) -> tupl
     return verdict, (
         f"Weight decay minus the control with a matched learning rate: {figures(matched)}. Weight decay minus the "
         f"unchanged recipe: {figures(alone)}. The claim holds if the first two are equivalent and the second two are "
-        f"not. {run_links(results, EXPERIMENT, decayed, control)}"
+        f"not. {paired_runs(results, matched, alone)}"
     )
 
 

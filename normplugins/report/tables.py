@@ -13,9 +13,9 @@ from normplugins.report.cells import (
     NOT_IN_FULL,
     NOT_RUN,
     NOT_SCORED,
+    SPREAD_SEEDS,
     Cell,
     difference,
-    duration,
     group,
     seeds_note,
     signatures,
@@ -39,7 +39,7 @@ AVERAGED = (
     "*averaged*: the mean of the last epochs' checkpoints, by which the recipe is scored; *last*, *best*: the same "
     "metric of the last checkpoint and of the one with the best validation loss."
 )
-DEVIATION = "a ± b: mean and sample standard deviation over the seeds."
+DEVIATION = f"a ± b: mean and sample standard deviation over {SPREAD_SEEDS} seeds or more."
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> 
 
 
 def experiment_table(name: str, results: pd.DataFrame) -> Table:
-    """Return the runs of an experiment that is not in the paper: the score of every checkpoint, and what runs took."""
+    """Return the runs of an experiment that is not in the paper: the score of every checkpoint."""
     cells = group(results)
     return _table(name, name, [Row(cell.label, {"": cell}, {"": ""}) for cell in cells], cells, _metrics(cells), [])
 
@@ -201,9 +201,6 @@ def _table(
     add_each("best valid\nppl", lambda cell: cell.valid_ppl)
     add_joined("updates", lambda cell: cell.span("updates"))
     add_joined("stopped by", lambda cell: cell.each("stopped_by"), right=False)
-    if not corpus:
-        add_joined("words/s", lambda cell: cell.span("words_per_second"))
-        add_joined("training\ntime", lambda cell: cell.span("wall_seconds", duration))
     add_joined("hardware", lambda cell: cell.each("hardware"), right=False)
     below = [
         *(f"[{number}] {text}" for number, text in enumerate(footnotes, 1)),

@@ -16,6 +16,7 @@ from fairseq.models.transformer import TransformerModel
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from normplugins.models.linear import by_onednn, product
 from normplugins.models.transformer import NormTransformer
 
 WITH_FEATURES = (NormTransformer, TransformerModel)
@@ -70,7 +71,7 @@ def output_weight(model: nn.Module) -> Tensor | None:
     if type(model) not in WITH_FEATURES:
         return None
     projection = getattr(model.decoder, "output_projection", None)
-    if type(projection) is not nn.Linear or projection.bias is not None or projection.weight.dtype == torch.float16:
+    if not isinstance(projection, nn.Linear) or projection.bias is not None or projection.weight.dtype == torch.float16:
         return None
     return projection.weight
 
@@ -141,7 +142,10 @@ class _SmoothedLoss(torch.autograd.Function):
             part = slice(start, start + chunk)
             some, words = features[part], target[part, None]
             z = buffer[: len(some)]
-            if dtype == x.dtype:
+            onednn = by_onednn(some, weight)
+            if onednn:
+                z = product(some, weight)
+            elif dtype == x.dtype:
                 torch.mm(some, weight.t(), out=z)
             else:
                 z.copy_(some @ weight.t())
@@ -153,8 +157,11 @@ class _SmoothedLoss(torch.autograd.Function):
                 # z becomes (dL/dz + smooth) * total: the scale is applied to rows of C numbers, which are shorter.
                 scale = counts[part] / total
                 grad_z = z.scatter_add_(1, words, -on_target * total).to(x.dtype)
-                grad_features[part] = grad_z @ weight * scale - smooth * counts[part] * sum_weight
-                if dtype == x.dtype:
+                of_features = product(grad_z, weight.t()) if onednn else grad_z @ weight
+                grad_features[part] = of_features * scale - smooth * counts[part] * sum_weight
+                if onednn:
+                    grad_weight += product(grad_z.t(), (some * scale).t())
+                elif dtype == x.dtype:
                     grad_weight.addmm_(grad_z.t(), some * scale)
                 else:
                     grad_weight += grad_z.t() @ (some * scale).to(x.dtype)

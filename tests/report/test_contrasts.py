@@ -61,6 +61,12 @@ def test_verdicts(results: Path) -> None:
     assert not by_name["PN - LN"].complete
 
 
+def test_two_seeds_do_not_say_how_many_would_decide(results: Path) -> None:
+    (results / "runs/multi30k/ln/seed3.json").unlink()
+    each = found(results)["RMS in groups - LN"]
+    assert (each.verdict, each.seeds, each.seeds_needed) == ("undecided", 2, None)
+
+
 def test_holm_counts_the_contrasts_that_are_not_run(results: Path) -> None:
     each = found(results)["PN - LN"]
     assert each.p_adjusted == pytest.approx(min(1, 6 * each.difference.p), rel=0.6)
@@ -82,7 +88,7 @@ def test_a_cell_whose_runs_all_diverged_is_not_run(results: Path) -> None:
 
 def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> None:
     by_name = found(results)
-    assert answer.conclusion(by_name["PN - LN"]).startswith("PN is better than LN (so far, with 3 of 9 seeds). ")
+    assert answer.conclusion(by_name["PN - LN"]).startswith("PN is better than LN so far (3 of 9 seeds). ")
     assert answer.conclusion(by_name["PN - LN"]).endswith("This agrees with the paper.")
     assert answer.conclusion(by_name["BN - LN"]).startswith("BN is worse than LN")
     worse = replace(by_name["PN - LN"], verdict="worse", planned=3)
@@ -91,7 +97,7 @@ def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> Non
     same = replace(by_name["PN - LN"], verdict="equivalent")
     assert "contradicts the paper's claim of a difference" in answer.conclusion(same)
     undecided = replace(by_name["PN - LN"], verdict="undecided", p_adjusted=0.5, seeds_needed=20)
-    assert answer.conclusion(undecided).startswith("Undecided; about 20 seeds would show a true difference of 0.4 BLEU")
+    assert answer.conclusion(undecided).startswith("Undecided so far (3 of 9 seeds). PN - LN: ")
     assert answer.conclusion(undecided).endswith("This neither confirms nor contradicts the paper.")
 
 
@@ -103,11 +109,13 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     assert rows["PN - LN"]["verdict"] == "better so far"
     assert rows["PN - PN without group scaling"]["verdict"] == "one seed: no verdict"
     assert rows["BN - LN"]["seeds"] == "3 of 9"
+    assert "seeds for 80 % power none" in made.section("Contrasts")
+    assert "before the adjustment of p" in text
     assert (results / "contrasts.csv").read_text(encoding="utf-8").count("\n") == 1 + 3 * len(CONTRASTS)
 
 
 def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> None:
-    findings = answer.read_findings(results, resamples=200)
+    findings = list(found(results).values())
     figure = forest(answer.TITLE, findings)
     assert figure is not None
     assert clipped(figure) == []
@@ -115,11 +123,26 @@ def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> N
     texts = written(figure)
     assert "better so far, 3 seeds" in texts
     assert "no verdict, 1 seed" in texts
-    assert "averaged" in texts
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [each.difference.mean for each in findings if each.difference]
+    assert [line.get_markerfacecolor() == "white" for line in dots] == [
+        each.seeds == 1 for each in findings if each.difference
+    ]
+
+
+def test_an_interval_that_is_far_wider_than_the_differences_ends_in_an_arrow(results: Path) -> None:
+    each = found(results)["PN - LN"]
+    wide = replace(each, difference=replace(each.difference, mean=0.5, low=-9.0, high=1.0))
+    figure = forest(answer.TITLE, [wide])
+    assert figure is not None
+    axis = figure.axes[0]
+    assert axis.get_xlim() == (-3, 3)
+    assert [(*line.get_xdata(), line.get_marker()) for line in axis.lines if line.get_marker() in "<>"] == [(-3, "<")]
+    assert "reaches beyond the axis" in written(figure)
 
 
 def test_no_figure_without_a_pair(tmp_path: Path) -> None:
-    assert forest(answer.TITLE, answer.read_findings(tmp_path)) is None
+    assert forest(answer.TITLE, find(tmp_path)) is None
 
 
 def test_a_record_without_translations_is_in_no_contrast(results: Path) -> None:

@@ -72,17 +72,20 @@ def test_language_models_are_named_and_compared_with_their_own_ln(tmp_path: Path
     assert overlapping(figure) == []
 
 
-def test_the_lower_panel_is_the_difference_to_the_mean_of_ln(tmp_path: Path) -> None:
-    for variant, seed, by in (("ln", 1, 0.0), ("ln", 2, 0.2), ("pn", 1, 0.4), ("pn", 2, 0.6)):
+def test_the_lower_panel_is_the_difference_to_ln_of_the_same_seed(tmp_path: Path) -> None:
+    levels = (("ln", 1, 0.0), ("ln", 2, 0.2), ("pn", 1, 0.3), ("pn", 2, 0.7), ("pn", 3, 9.0), ("bn", 2, 0.3))
+    for variant, seed, by in levels:
         put(tmp_path, raised(variant, seed, by))
     figure = curves(read_results(tmp_path))
-    (difference,) = lines_of(figure, "pn", lower=True)
-    assert difference == pytest.approx(0.4)
+    assert [lines_of(figure, norm, lower=True)[0] for norm in ("pn", "bn", "ln")] == [
+        pytest.approx(level) for level in (0.4, 0.1, 0.0)
+    ]
     bands = [band for band in figure.axes[1].collections if isinstance(band, PolyCollection)]
-    assert len(bands) == 2
-    heights = bands[1].get_paths()[0].vertices[:, 1]
+    heights = bands[-1].get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == pytest.approx((0.3, 0.5))
-    assert "mean over seeds (2); bands: lowest to highest seed" in written(figure)
+    assert "lines: mean over seeds (1 to 3); bands: lowest to highest seed; minus ln: of the same seed" in written(
+        figure
+    )
 
 
 def test_one_seed_is_a_line_and_the_figure_says_so(tmp_path: Path) -> None:

@@ -76,7 +76,10 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
     corpus = {"images": 10_000, "published": False}
     (tmp_path / VISION).write_text(json.dumps({"seed": 1, "updates": 1000, "points": points, "corpus": corpus}))
     beside = next(paper_figures(tmp_path))
-    assert "10,000 images of CIFAR-10 (a part of them, not the published archive), seed 1" in beside.text
+    assert (
+        "10,000 images of CIFAR-10 (a part of them, not the published archive), seed 1, updates 10 to 1,000."
+        in beside.text
+    )
     assert beside.figure is not None
     assert "ResNet20" in written(beside.figure)
     assert [len(axis.lines) for axis in beside.figure.axes] == [2] * 4

@@ -1,5 +1,6 @@
 """The part of README.md that is generated."""
 
+import re
 from pathlib import Path
 
 from normplugins.report.contrasts import find
@@ -11,6 +12,7 @@ from tests.helpers.records import put_translated
 def test_the_part_between_the_marks_follows_from_the_records(tmp_path: Path) -> None:
     for seed in (1, 2):
         put_translated(tmp_path, "pn", seed, {1: seed})
+        put_translated(tmp_path, "ln", seed, {1: 40 * seed})
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     part = readme_part(tmp_path, find(tmp_path, resamples=50), read_results(tmp_path))
@@ -19,8 +21,9 @@ def test_the_part_between_the_marks_follows_from_the_records(tmp_path: Path) -> 
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    assert "**2 of 72** planned runs published" in text
-    assert "| `pn` | " in text
+    assert "**4 of 72** planned runs published" in text
+    assert re.search(r"^\| `pn` \| \d+\.\d\d \| 2 \|$", text, re.MULTILINE), "two seeds have no standard deviation"
+    assert re.search(r"^PN - LN: \+.* BLEU \[.*\], 2 seeds, adjusted p = .*: undecided so far\.$", text, re.MULTILINE)
     assert rewrite_readme(readme, part)
     assert readme.read_text() == text
 

@@ -7,12 +7,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from normplugins.evaluation.bleu import write_translations
-from normplugins.report.intervals import mean_interval, resampled_bleu
+from normplugins.report import style
+from normplugins.report.contrasts import find
+from normplugins.report.intervals import mean_interval
 from normplugins.report.records import read_results
 from normplugins.report.scores_figure import final_scores
 from normplugins.utils.errors import UserError
 from tests.helpers.pictures import clipped, overlapping, written
-from tests.helpers.records import language_model, put, record
+from tests.helpers.records import language_model, put, put_translated, record
 
 REFERENCES = [f"sentence number {n} of a test set with a few words" for n in range(40)]
 
@@ -37,21 +39,36 @@ def test_an_interval_over_seeds() -> None:
     assert mean_interval([34.0, 35.0, 36.0]) == pytest.approx(4.303 / 3**0.5, abs=2e-3)
 
 
-def test_resampled_scores_surround_the_score_and_are_paired(tmp_path: Path) -> None:
-    better, worse = (resampled_bleu(publish(tmp_path, norm, wrong)) for norm, wrong in (("ln", 10), ("pn", 11)))
-    assert better.std() > 1
-    assert (better - worse).std() < better.std() / 2
-    assert np.array_equal(better, resampled_bleu(publish(tmp_path, "bn", 10)))
-
-
-def test_one_seed_has_intervals_over_sentences_and_the_title_says_so(tmp_path: Path) -> None:
+def test_one_seed_has_hollow_markers_and_intervals_over_sentences(tmp_path: Path) -> None:
     for norm, wrong in (("ln", 10), ("pn", 20), ("pn,norm.group_scaling=false", 5)):
         publish(tmp_path, norm, wrong)
     figure, texts = drawn(tmp_path)
-    assert "one seed: 95 % intervals over test sentences" in texts
+    assert "one seed: 95 % intervals over sentences only" in texts
+    assert "several seeds" not in texts
     assert "pn group_scaling=false" in texts
     assert "BLEU, linear" in texts
-    assert "BLEU minus ln, linear" in texts
+    assert {line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"} == {"white"}
+    assert clipped(figure) == []
+    assert overlapping(figure) == []
+
+
+def test_differences_to_ln_are_those_of_the_contrasts(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, "bn", seed, {3: 60 - 9 * seed})
+    for seed in (1, 2):
+        put_translated(tmp_path, "ln", seed, {1: 60 - 5 * seed})
+    put_translated(tmp_path, "rms,norm.groups=4", 1, {2: 30})
+    figure, texts = drawn(tmp_path)
+    contrasts = {each.contrast.name: each for each in find(tmp_path)}
+    bn_bar, bn, rms_bar, rms = (line for line in figure.axes[1].lines if line.get_color() != style.GREY)
+    for bar, dot, name in ((bn_bar, bn, "BN - LN"), (rms_bar, rms, "RMS in groups - LN")):
+        found = contrasts[name]
+        assert list(dot.get_xdata()) == [pytest.approx(found.difference.mean)]
+        assert tuple(bar.get_xdata()) == pytest.approx(found.interval)
+    assert bn.get_markerfacecolor() == style.colour("bn")
+    assert rms.get_markerfacecolor() == "white"
+    assert bn_bar.get_linewidth() > rms_bar.get_linewidth()
+    assert "minus ln: paired by seed" in texts
     assert clipped(figure) == []
     assert overlapping(figure) == []
 

@@ -140,12 +140,13 @@ def test_norms_outside_the_paper_follow_in_the_registrys_order(page, tmp_path) -
 
 def test_an_experiment_of_ones_own_has_its_table(page, tmp_path) -> None:
     scores = {"bleu": 20.0, "sacrebleu": 18.5}
-    put(tmp_path, record("mine", "bn", 1, scores, corpus="custom", wall_seconds=840, words_per_second=1500))
-    put(tmp_path, record("mine", "bn", 2, {"bleu": 22.0, "sacrebleu": 19.5}, corpus="custom", wall_seconds=900))
+    put(tmp_path, record("mine", "bn", 1, scores, corpus="custom"))
+    put(tmp_path, record("mine", "bn", 2, {"bleu": 22.0, "sacrebleu": 19.5}, corpus="custom"))
     made = page()
     row = made.rows("mine")["bn"]
-    assert (row["BLEU, averaged"], row["sacreBLEU"], row["seeds"]) == ("21.00 ± 1.41", "19.00 ± 0.71", "2")
-    assert (row["updates"], row["words/s"], row["training time"]) == ("1,200", "1,500", "14 min–15 min")
+    assert (row["BLEU, averaged"], row["sacreBLEU"], row["seeds"]) == ("21.00", "19.00", "2")
+    assert row["updates"] == "1,200"
+    assert "words/s" not in row  # the machine may have had other work
     assert row["hardware"] == "CPU, 2 threads"
     assert "`nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:2.6.0`" in made.section("mine")
     assert "2 x Some Processor, 2 threads, 8 GB" in made.section("mine")
@@ -222,12 +223,12 @@ def checkpoints(variant: str, seed: int, averaged: float, last: float, best: flo
 
 
 def test_the_last_and_the_best_checkpoint_stand_beside_the_averaged(page, tmp_path) -> None:
-    for seed, shift in enumerate((0.0, 1.0), 1):
+    for seed, shift in enumerate((0.0, 1.0, 2.0), 1):
         for experiment in ("multi30k", "iwslt14"):
             put(tmp_path, checkpoints("pn", seed, 35 + shift, 36 + shift, 37 + shift, experiment))
     put(tmp_path, iwslt("ln", 35.5))
     made = page()
-    found = ["35.50 ± 0.71", "36.50 ± 0.71", "37.50 ± 0.71"]
+    found = ["36.00 ± 1.00", "37.00 ± 1.00", "38.00 ± 1.00"]
     row = made.rows("multi30k")["pn"]
     assert [row[f"BLEU, {name}"] for name in ("averaged", "last", "best")] == found
     rows = made.rows(IWSLT)

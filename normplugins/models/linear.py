@@ -1,0 +1,78 @@
+"""Linear maps whose float32 products oneDNN computes on processors where it is faster than PyTorch's BLAS library.
+
+MKL uses vectors of 256 bits on AMD's processors, and oneDNN those of 512 bits, which Zen 5 computes at once.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+FEWEST = 2**20
+"""Multiplications from which on oneDNN is faster: it takes longer to start."""
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether oneDNN's float32 products have been measured to be faster on processors like this one: AMD's Zen 5."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    except OSError:
+        return False
+    about = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    zen_5 = about.get("vendor_id") == "AuthenticAMD" and int(about.get("cpu family", 0)) >= 26
+    return zen_5 and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`product` is for these tensors: on a CPU, of float32, large enough, and outside of autocast."""
+    return (
+        not torch.compiler.is_compiling()  # first, so that the compiler does not trace the other conditions
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and x.is_cpu
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() * len(weight) >= FEWEST
+        and onednn_is_faster()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x weight^T + bias (..., M) by oneDNN, for x (..., K), weight (M, K) and bias (M,); it has no gradient."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
+class Linear(nn.Linear):
+    """torch.nn.Linear with the faster products."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        if not by_onednn(x, self.weight):
+            return super().forward(x)
+        if not torch.is_grad_enabled():
+            return product(x, self.weight, self.bias)
+        found: Tensor = _Linear.apply(x, self.weight, self.bias)
+        return found
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        rows = g.flatten(0, -2)
+        return (
+            product(g, weight.t()) if for_x else None,
+            product(rows.t(), x.flatten(0, -2).t()) if for_weight else None,
+            rows.sum(0) if for_bias else None,
+        )
