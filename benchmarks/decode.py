@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
         by = {(name, ""): each for name, each in times.items()}
         made = rows("decode", models.describe(case), by, BASELINE, where, sentences=case.sentences)
         append(options.results / CSV, made)
-        table = side_by_side(models, case, made, found)
+        table = comparison_table(models, case, made, found)
         print(f"{terminal(table, terminal_width())}\n", flush=True)
         if models.run:
             about = f"{where['hardware']}; commit {where['commit']}, {where['date']}"
@@ -177,7 +177,7 @@ def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Times],
     return times, found
 
 
-def side_by_side(models: Models, case: Case, made: pd.DataFrame, found: Mapping[str, list[list[int]]]) -> Table:
+def comparison_table(models: Models, case: Case, made: pd.DataFrame, found: Mapping[str, list[list[int]]]) -> Table:
     """Return the table of the measured rows and of what was ``found``, as :func:`measure` returns it."""
     expected = found[BASELINE]
     if run := models.run:

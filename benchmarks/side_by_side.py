@@ -26,10 +26,10 @@ from normplugins.training.distributed import on_cpu
 from normplugins.training.trainer import Trainer
 from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.threads import use_threads
-from normplugins.utils.worker_processes import available_cores, fresh_processes
+from normplugins.utils.worker_processes import available_cores, spawn_pool
 
 JSON = "side_by_side.json"
-ENOUGH = 0.95  # more processes pay if fewer do not reach this part of the most updates a second
+ENOUGH = 0.95  # of the highest updates a second, summed over the processes
 WARM_UP = 5  # updates, in which kernels are compiled and PyTorch allocates its memory
 PATIENCE = 300.0  # seconds that processes wait for each other
 
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for count in map(int, options.counts.split(",")):
         found[count] = measure(options.experiment, options.overrides, count, options.seconds)
         print(f"{options.experiment}: {count} processes, {found[count]:.2f} updates/s", flush=True)
-    jobs = as_many_as_pay(found)
-    print(f"{options.experiment}: {jobs} processes pay")
+    jobs = enough_processes(found)
+    print(f"{options.experiment}: {jobs} processes are enough")
     path = options.results / JSON
     known = read_json(path, "delete it and measure again") or {}
     entry = {"updates_per_s": {str(count): round(rate, 2) for count, rate in found.items()}, "jobs": jobs}
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(experiment: str, overrides: Sequence[str], count: int, seconds: float) -> float:
     """Return the updates a second, summed over ``count`` processes that train during the same ``seconds``."""
-    with get_context("spawn").Manager() as manager, fresh_processes(count) as pool:
+    with get_context("spawn").Manager() as manager, spawn_pool(count) as pool:
         start = manager.Barrier(count, timeout=PATIENCE)
         rate = partial(updates_per_second, experiment, overrides, max(1, available_cores() // count), seconds)
         return sum(pool.map(rate, [start] * count))
@@ -86,8 +86,8 @@ def updates_per_second(experiment: str, overrides: Sequence[str], threads: int, 
     return count / taken
 
 
-def as_many_as_pay(found: Mapping[int, float]) -> int:
-    """Return the smallest number of processes whose updates a second come close to the most that were measured."""
+def enough_processes(found: Mapping[int, float]) -> int:
+    """Return the smallest number of processes that reach ``ENOUGH`` of the highest measured updates a second."""
     return min(count for count, rate in found.items() if rate >= ENOUGH * max(found.values()))
 
 

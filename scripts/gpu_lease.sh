@@ -50,7 +50,7 @@ once() { # once NAME COMMAND...: run a command, unless it has succeeded before, 
   esac
 }
 
-campaign() { # campaign EXPERIMENT [KEY=VALUE...]: train its plan's cells, as many at the same time as piece 3 found to pay
+campaign() { # campaign EXPERIMENT [KEY=VALUE...]: train its plan's cells, as many at the same time as piece 3 found to be enough
   local jobs more=""
   jobs=$("$ours" -c 'import json, sys; print(json.load(open("results/side_by_side.json"))[sys.argv[1]]["jobs"])' "$1" 2>/dev/null) || jobs=4
   [ $# -lt 2 ] || more=$(printf '%s, ' "${@:2}")

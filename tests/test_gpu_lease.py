@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measure import read
-from benchmarks.side_by_side import as_many_as_pay, updates_per_second
+from benchmarks.side_by_side import enough_processes, updates_per_second
 from tests.helpers.corpora import iwslt_members, tar
 from tests.helpers.runs import REPOSITORY
 
@@ -97,8 +97,8 @@ def test_a_call_without_time_says_so(lease):
 
 
 def test_fewer_processes_are_taken_where_more_do_not_pay():
-    assert as_many_as_pay({1: 10.0, 2: 18.0, 4: 29.0, 8: 30.0}) == 4
-    assert as_many_as_pay({1: 10.0, 2: 9.0}) == 1
+    assert enough_processes({1: 10.0, 2: 18.0, 4: 29.0, 8: 30.0}) == 4
+    assert enough_processes({1: 10.0, 2: 9.0}) == 1
 
 
 @pytest.mark.slow

@@ -100,13 +100,12 @@ def conclusion(found: Finding) -> str:
 
 def figures(found: Finding, p_value: bool = True) -> str:
     """Return the difference with its interval and number of seeds, such as ``+0.38 BLEU [-0.01, +0.76], 9 seeds``."""
-    if found.difference is None or found.interval is None:
+    if found.difference is None:
         return "not run"
-    low, high = found.interval
     seeds = "one seed, interval over sentences alone" if found.seeds == 1 else f"{found.seeds} seeds"
     p = "" if found.seeds == 1 or not p_value else f", adjusted p = {found.p_adjusted:.2g}"
     lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
-    return f"{found.difference.mean:+.2f} BLEU [{low:+.2f}, {high:+.2f}], {seeds}{p}{lost}"
+    return f"{_interval(found, ' BLEU')}, {seeds}{p}{lost}"
 
 
 def paired_runs(results: Path, *findings: Finding) -> str:
@@ -256,10 +255,10 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
     return Table("Contrasts", columns, rows, notes, "contrasts").folded(("", "0 and 0", "0"))
 
 
-def _interval(found: Finding) -> str:
+def _interval(found: Finding, unit: str = "") -> str:
     if found.difference is None or found.interval is None:
         return ""
-    return f"{found.difference.mean:+.2f} [{found.interval[0]:+.2f}, {found.interval[1]:+.2f}]"
+    return f"{found.difference.mean:+.2f}{unit} [{found.interval[0]:+.2f}, {found.interval[1]:+.2f}]"
 
 
 def as_csv(findings: Findings) -> str:

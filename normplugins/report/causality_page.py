@@ -94,7 +94,7 @@ def causality_table(found: pd.DataFrame) -> Table:
             ]
         )
     unsure = (
-        "[1] Reading the *same* input twice did not give the same bits on this device, so small changes mean nothing."
+        "[1] Reading the same input twice did not give the same bits on this device, so small changes mean nothing."
     )
     columns = [Column(name, right=index >= 4) for index, name in enumerate(COLUMNS)]
     return Table("", columns, rows, [] if found["repeatable"].all() else [unsure])

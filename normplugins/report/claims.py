@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from normplugins.report import gradients_figure
 from normplugins.report.answer import figures, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.comparison import MARGIN
 from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Finding
-from normplugins.report.gradients_figure import TABLE as GRADIENTS
-from normplugins.report.gradients_figure import read_gradients
+from normplugins.report.measured import read_measured
 from normplugins.report.probe_figures import PN_CELLS
 from normplugins.report.probe_table import (
     FIRST,
@@ -170,7 +170,7 @@ def _averages(evidence: Evidence) -> tuple[str, str]:
 
 
 def _pre_norm(evidence: Evidence) -> tuple[str, str]:
-    table = read_gradients(evidence.results / GRADIENTS)
+    table = read_measured(evidence.results / GRADIENTS, gradients_figure.COLUMNS)
     table = table[table["placement"].isin(["pre", "post"])]
     if table["placement"].nunique() < 2:
         return NOT_RUN, f"{GRADIENTS} does not have both placements."
@@ -226,6 +226,7 @@ def _table(heads: Sequence[str], rows: Sequence[list[str]]) -> str:
     return markdown(Table("", columns, list(rows), []))
 
 
+GRADIENTS = gradients_figure.TABLE
 NO_PROBE = NOT_RUN, "No record has the statistics probe."
 _RUN = "`normplugins campaign configs/campaign/multi30k.yaml`"
 CLAIMS = (

@@ -145,19 +145,18 @@ def _paragraphs(baseline: System, each: Contrast, width: int | None) -> str:
     if pairs == 1:
         advice = ". Run both with at least two more seeds"
     elif each.verdict == "undecided" and not perplexity:
-        advice = f"; {remedy(each.p_adjusted, each.seeds_needed)}"
+        advice = f"; {_remedy(each)}"
     lines.append(f"verdict: {each.verdict}{advice}")
     title = paragraph(f"{each.system.name} - {baseline.name}", width)
     return "\n".join([title, *(paragraph(f"  {line}", width, "    ") for line in lines)])
 
 
-def remedy(p_adjusted: float, seeds_needed: int | None) -> str:
-    """Return why a contrast is undecided, or the seeds that would decide it, to follow ``undecided;``."""
-    if p_adjusted < significance.LEVEL:
+def _remedy(each: Contrast) -> str:
+    if each.p_adjusted < significance.LEVEL:
         return "the side that scored better has more runs that diverged"
-    if seeds_needed is None:
+    if each.seeds_needed is None:
         return f"no number of seeds would show {MARGIN} BLEU, because the variance between sentences is too large"
-    return f"about {seeds_needed} seeds would show a true difference of {MARGIN} BLEU (power 80 %)"
+    return f"about {each.seeds_needed} seeds would show a true difference of {MARGIN} BLEU with a power of 80 %"
 
 
 def sentences(system: System, baseline: System, count: int, data: Path, width: int | None) -> str:

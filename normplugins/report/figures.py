@@ -146,15 +146,9 @@ def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]
 
 
 def _label(axis: Axes, lines: Sequence[Line], kind: str) -> None:
-    tables = [(line, getattr(line, kind)) for line in lines]
-    style.label_lines(
-        axis,
-        [
-            style.Label(float(table["mean"].iloc[-1]), name_of(line.cell), line.colour)
-            for line, table in tables
-            if len(table)
-        ],
-    )
+    means = [(line, getattr(line, kind)["mean"]) for line in lines]
+    labels = [style.Label(float(mean.iloc[-1]), name_of(line.cell), line.colour) for line, mean in means if len(mean)]
+    style.label_lines(axis, labels)
 
 
 def _limit(axes: Sequence[Axes], tables: Sequence[pd.DataFrame], longest: float) -> None:

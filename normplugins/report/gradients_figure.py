@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from normplugins.models.placement import PLACEMENTS
 from normplugins.report import style
-from normplugins.report.measured import add_measured, read_measured
+from normplugins.report.measured import add_measured
 from normplugins.report.records import norm_rank
 
 TABLE, FIGURE = "gradients_by_depth.csv", Path("figures") / "gradients_by_depth"
@@ -37,11 +37,6 @@ def write_gradients(results: Path, rows: Iterable[dict[str, Any]]) -> list[Path]
     """
     every = add_measured(results / TABLE, COLUMNS, ["norm"], rows)
     return [results / TABLE, *style.write(draw(every), results / FIGURE)]
-
-
-def read_gradients(path: Path) -> pd.DataFrame:
-    """Read the table; it is empty if there is no file. Raises UserError if it cannot be read."""
-    return read_measured(path, COLUMNS)
 
 
 def draw(found: pd.DataFrame) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from normplugins.evaluation import significance
 from normplugins.evaluation.student import student_quantile
-from normplugins.utils.errors import UserError
+from normplugins.runs.scored_runs import read_translations
 
 RESAMPLES = 1000
 PROBABILITY = 1 - significance.LEVEL / 2
@@ -31,12 +30,8 @@ def resampled_bleu(path: Path) -> np.ndarray:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="\n") as lines:
-            statistics = np.array([line.rstrip("\n").split("\t")[-10:] for line in lines], dtype=np.float64)
-        return significance.resample([statistics], significance.bleu, RESAMPLES)[0].resamples
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path} holds no translations with their statistics ({error}): publish it again") from error
+    statistics, _ = read_translations(path)
+    return significance.resample([statistics], significance.bleu, RESAMPLES)[0].resamples
 
 
 def middle(values: np.ndarray) -> tuple[float, float]:

@@ -102,14 +102,11 @@ def batch_sizes(results: Path) -> Figure | None:
 
 def small_batches(results: Path, resamples: int = significance.RESAMPLES) -> tuple[str, str]:
     """Judge whether BN (as released) falls behind LN at small batches: verdict and evidence."""
-    swept = read_sweep(results, BATCH_SIZE, TOKENS)
-    by_size: dict[float, dict[str, str]] = {}
-    for each in swept:
-        by_size.setdefault(each.value, {})[each.norm] = each.cell
-    pairs = {size: (cells["bn_released"], cells["ln"]) for size, cells in by_size.items()
-             if {"bn_released", "ln"} <= cells.keys()}  # fmt: skip
-    found = dict(zip(pairs, _find(results, BATCH_SIZE, list(pairs.values()), resamples), strict=True))
-    found = {size: each for size, each in found.items() if each.difference is not None}
+    cells = {(each.value, each.norm): each.cell for each in read_sweep(results, BATCH_SIZE, TOKENS)}
+    pairs = {size: (cells[size, "bn_released"], cells[size, "ln"])
+             for size, norm in cells if norm == "ln" and (size, "bn_released") in cells}  # fmt: skip
+    judged = _find(results, BATCH_SIZE, list(pairs.values()), resamples)
+    found = {size: each for size, each in zip(pairs, judged, strict=True) if each.difference is not None}
     if len(found) < 2:
         return NOT_RUN, "No two batch sizes have runs of BN and LN with the same seed."
     small, large = found[min(found)], found[max(found)]
@@ -176,4 +173,4 @@ def _outcome(each: Swept) -> str:
 
 def _find(results: Path, plan: str, pairs: Sequence[tuple[str, str]], resamples: int) -> list[Finding]:
     contrasts = [Contrast(system, baseline, plan) for system, baseline in pairs]
-    return find(results, contrasts=contrasts, resamples=resamples, plan=Plan.named(plan)) if contrasts else []
+    return find(results, contrasts=contrasts, resamples=resamples, plan=Plan.named(plan))

@@ -25,7 +25,7 @@ from normplugins.runs.run import run
 from normplugins.utils.errors import InUse, NotFinite, UserError
 from normplugins.utils.json_file import write_json
 from normplugins.utils.terminal import Column, Table, paragraph, terminal, terminal_width
-from normplugins.utils.worker_processes import fresh_processes
+from normplugins.utils.worker_processes import spawn_pool
 
 
 class TimeIsUp(BaseException):
@@ -107,7 +107,7 @@ def _one_by_one(runs: Sequence[Planned], left: Sequence[Planned], results: Path,
 
 def _side_by_side(jobs: int, runs: Sequence[Planned], left: Sequence[Planned], results: Path, end: float) -> _Outcomes:
     print(overview(runs, left[:jobs]), flush=True)
-    with fresh_processes(jobs) as pool:
+    with spawn_pool(jobs) as pool:
         started = {pool.submit(_carry_out_quietly, planned, results, end): planned for planned in left}
         for future in as_completed(started):
             error = future.exception()

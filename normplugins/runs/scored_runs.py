@@ -163,16 +163,25 @@ def _sentences(
     file = path.parent / kept["file"]
     if not file.exists():
         raise UserError(f"{file} is missing, and {path} names it: {REMEDY}")
-    try:
-        if sha256(file) != kept["sha256"]:
-            raise UserError(f"{file} is not the file that {path.name} names (its sha256 differs): {REMEDY}")
-        rows = [line.rsplit("\t", 10) for line in gzip.decompress(file.read_bytes()).decode().split("\n")[:-1]]
-        statistics = np.array([row[1:] for row in rows], dtype=np.float64)
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise UserError(f"{file} cannot be read ({error}): {REMEDY}") from error
+    statistics, lines = read_translations(file)
+    if sha256(file) != kept["sha256"]:
+        raise UserError(f"{file} is not the file that {path.name} names (its sha256 differs): {REMEDY}")
     if abs(float(significance.bleu(statistics.sum(axis=0))) - score["score"]) > 1e-6:
         raise UserError(f"{file} does not give the score in {path.name}: {REMEDY}")
-    return statistics, tuple(row[0] for row in rows)
+    return statistics, lines
+
+
+def read_translations(file: Path) -> tuple[Array, tuple[str, ...]]:
+    """Read a file of published translations: the statistics (N, 10) of BLEU, and the translations (N).
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        rows = [line.rsplit("\t", 10) for line in gzip.decompress(file.read_bytes()).decode().split("\n")[:-1]]
+        return np.array([row[1:] for row in rows], dtype=np.float64), tuple(row[0] for row in rows)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise UserError(f"{file} cannot be read ({error}): {REMEDY}") from error
 
 
 def _segments(

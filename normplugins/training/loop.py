@@ -26,7 +26,7 @@ from normplugins.training.statistics_probe import StatisticsProbe, is_on
 from normplugins.training.tracking import Tracker
 from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import NotFinite, UserError
-from normplugins.utils.signals import held_back
+from normplugins.utils.signals import deferred_signals
 
 
 def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: str, tracker: Tracker) -> None:
@@ -105,7 +105,7 @@ class _Run:
     def train(self) -> None:
         """Train epoch after epoch until the run ends."""
         signals = (signal.SIGTERM, signal.SIGALRM) if self.trainer.data_parallel_world_size == 1 else ()
-        with held_back(*signals) as self.stopping, self.progress:
+        with deferred_signals(*signals) as self.stopping, self.progress:
             if self.history.updates:
                 self.progress.line(f"resuming from update {self.history.updates} (epoch {self.history.epoch})")
             if skipped := self.history.skipped:

@@ -1,4 +1,4 @@
-"""Signals that end a process, held back while it does what must not be lost."""
+"""Signals that end a process, deferred until its work is saved."""
 
 import signal
 import threading
@@ -7,23 +7,23 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def held_back(*numbers: int) -> Iterator[list[int]]:
-    """Hold back these signals inside the block, and deliver the first that came when the block ends.
+def deferred_signals(*numbers: int) -> Iterator[list[int]]:
+    """Defer these signals inside the block, and deliver the first that arrived when the block ends.
 
-    Only the main thread can handle signals; in other threads nothing is held back.
+    Only the main thread can handle signals; in other threads nothing is deferred.
 
     Yields:
-        The numbers of the signals that have come so far.
+        The numbers of the signals that have arrived so far.
     """
-    came: list[int] = []
+    arrived: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield came
+        yield arrived
         return
-    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in numbers}
+    before = {number: signal.signal(number, lambda number, _frame: arrived.append(number)) for number in numbers}
     try:
-        yield came
+        yield arrived
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        if came:
-            signal.raise_signal(came[0])
+        if arrived:
+            signal.raise_signal(arrived[0])

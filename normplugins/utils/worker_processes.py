@@ -59,12 +59,12 @@ def call_in_subprocess(function: Callable[[], Result]) -> Result:
 
 
 @contextmanager
-def fresh_processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+def spawn_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Open a pool of processes that inherit nothing, so that each may use the GPU.
 
     They get SIGTERM if the block is left by an exception, and when this process ends.
     """
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_fresh)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_spawned)
     try:
         yield pool
     except BaseException:
@@ -93,7 +93,7 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
     _at_end_of_parent(lambda: os._exit(1))
 
 
-def _start_fresh() -> None:
+def _start_spawned() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _at_end_of_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from normplugins.report import answer
-from normplugins.report.contrasts import CONTRASTS, find
+from normplugins.report.contrasts import CELLS, CONTRASTS, find
 from normplugins.report.forest import forest, over_corpora
 from normplugins.report.plans import Plan
 from normplugins.report.records import read_results
@@ -39,9 +39,7 @@ def test_the_contrasts_are_those_of_the_protocol() -> None:
     section = re.search(r"^## Contrasts\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     assert section
     rows = re.findall(r"^\| (`.*?) \| (.*?) \|$", section[1], re.MULTILINE)
-    names = {f"`{cell}`": name for cell, name in {
-        "ln": "LN", "pn": "PN", "bn": "BN", "pnv": "PN-V", "rms": "RMS", "bn_released": "BN as released",
-        "pn_alg2": "PN as written"}.items()}  # fmt: skip
+    names = {f"`{cell}`": name for cell, name in CELLS.items()}
 
     def plain(text: str) -> str:
         return re.sub(r"`\w+`", lambda match: names[match[0]], text)

@@ -7,7 +7,8 @@ import pytest
 
 from normplugins.cli import main
 from normplugins.evaluation.gradients_by_depth import measure_gradients
-from normplugins.report.gradients_figure import COLUMNS, TABLE, draw, read_gradients
+from normplugins.report.gradients_figure import COLUMNS, TABLE, draw
+from normplugins.report.measured import read_measured
 from normplugins.utils.errors import UserError
 from tests.helpers.pictures import clipped, overlapping, written
 
@@ -41,4 +42,4 @@ def test_in_a_post_norm_decoder_the_last_layers_have_the_largest_gradients() -> 
 def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / TABLE).write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"gradients_by_depth\.csv cannot be read .*: remove it"):
-        read_gradients(tmp_path / TABLE)
+        read_measured(tmp_path / TABLE, COLUMNS)
