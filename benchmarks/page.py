@@ -21,12 +21,7 @@ from normplugins.report.table import Column, Table, markdown, terminal, terminal
 from normplugins.utils.files import whole_file
 
 PAGE, FIGURE = "speed.md", Path("figures") / "speed.png"
-TITLES = {
-    "norm": "One norm",
-    "step": "A training update",
-    "decode": "Beam search",
-    "prepare": "Preparing a corpus",
-}
+TITLES = {"norm": "One norm", "step": "A training update", "decode": "Beam search", "prepare": "Preparing a corpus"}
 RATES = {"words_per_s": "words/s", "sentences_per_s": "sentences/s"}
 GROWING = ("tokens", "channels", "length", "types", "beam", "pairs")
 HEAD = f"""# Speed

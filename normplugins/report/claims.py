@@ -233,7 +233,7 @@ CLAIMS = (
     Claim(f"PN beats LN (the paper: by {MARGIN} BLEU on IWSLT14; here: Multi30k)", "paper, Table 1",
           _contrast("PN - LN", "better", True), _RUN),
     Claim("BN is worse than LN in translation", "paper, premise", _contrast("BN - LN", "worse"), _RUN),
-    Claim("Running statistics in the forward pass beat the batch's", "paper, PN against PN-V",
+    Claim("Running statistics beat the batch's", "paper, PN against PN-V",
           _contrast("PN - PN-V with group scaling", "better"), _RUN),
     Claim("Running statistics add to the scaling of each token", "notes",
           _contrast("PN - RMS in groups", "better"), _RUN),

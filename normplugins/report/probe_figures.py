@@ -35,10 +35,7 @@ EVERY_NORM: Mapping[str, Mapping[str, Sequence[str]]] = {
         "paper's measure": ("variance_distance", "quadratic_mean_distance"),
         "relative": ("deviation_tid", "psi_tid"),
     },
-    "backward-fluctuation-layers": {
-        "paper's measure": ("grad_product",),
-        "relative": ("grad_product_relative",),
-    },
+    "backward-fluctuation-layers": {"paper's measure": ("grad_product",), "relative": ("grad_product_relative",)},
 }
 """The measures of the two figures of all norms, by the name of the figure."""
 NORMS = ("bn", "bn_released", "pnv", "pn", "pn_alg2")

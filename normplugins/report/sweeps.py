@@ -84,12 +84,11 @@ def batch_sizes(results: Path) -> Figure | None:
         style.heading(figure, "multi30k: test BLEU against tokens a batch", notes)
         labels = []
         for number, (norm, cells) in enumerate(lines.items()):
-            means = [float(np.mean(each.scores)) for each in cells]
-            around = [[mean - min(each.scores) for mean, each in zip(means, cells, strict=True)],
-                      [max(each.scores) - mean for mean, each in zip(means, cells, strict=True)]]  # fmt: skip
+            means = np.array([np.mean(each.scores) for each in cells])
+            around = means - [min(each.scores) for each in cells], [max(each.scores) for each in cells] - means
             places = [each.value * 1.03 ** (number - len(lines) / 2) for each in cells]  # bars do not cover each other
             axis.errorbar(places, means, around, fmt="o-", markersize=5, capsize=2, color=style.colour(norm))
-            labels.append(style.Label(means[-1], norm, style.colour(norm)))
+            labels.append(style.Label(float(means[-1]), norm, style.colour(norm)))
         sizes = sorted({each.value for cells in lines.values() for each in cells})
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])

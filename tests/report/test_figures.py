@@ -120,11 +120,3 @@ def test_one_point_is_visible(tmp_path: Path) -> None:
     (line,) = curves(read_results(tmp_path)).axes[0].lines
     assert len(line.get_xdata()) == 1
     assert line.get_marker() == "o"
-
-
-def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
-    results = results_of(tmp_path, "ln", "pn")
-    first, second = (
-        [path.read_bytes() for path in style.write(curves(results), tmp_path / name)] for name in ("a", "b")
-    )
-    assert first == second

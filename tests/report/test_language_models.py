@@ -11,11 +11,7 @@ from normplugins.report.tables import paper_table, shortened_table
 from normplugins.utils.errors import UserError
 from tests.helpers.records import language_model, put, scored
 
-CODE, MASKED, PAPER = COLUMNS = (
-    "ours, reading code: sees the future",
-    "ours, reading masked",
-    "ours, reading paper",
-)
+CODE, MASKED, PAPER = COLUMNS = ("ours, reading code: sees the future", "ours, reading masked", "ours, reading paper")
 SHORT_COLUMNS = [column.removeprefix("ours, ") for column in COLUMNS]
 SHORT_PTB = "PTB (ptb), shortened schedules (budget=cpu)"
 
