@@ -21,6 +21,7 @@ from normplugins.report.contrasts import (
     find,
 )
 from normplugins.report.plans import Plan
+from normplugins.report.records import WHOLE
 from normplugins.report.run_page import run_links
 from normplugins.report.table import Column, Table
 
@@ -40,6 +41,10 @@ RULE = (
     "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) and its amendments say."
 )
 VERDICTS = ("better", "worse", "equivalent", *NO_VERDICT)
+SCALING = "the scaling, under"
+"""The beginning of what a contrast isolates if it is the group scaling of a norm with statistics."""
+RUNNING = ("pn", "rms,norm.groups=4")
+"""The contrast that isolates running statistics."""
 TITLE = "multi30k: contrasts of test BLEU over paired seeds"
 
 
@@ -52,15 +57,22 @@ def read_findings(results: Path, resamples: int = significance.RESAMPLES) -> dic
     return {checkpoint: find(results, checkpoint, resamples=resamples) for checkpoint in CHECKPOINTS}
 
 
-def sentences(results: Path, findings: Findings) -> list[str]:
-    """Return the answer in about ten plain sentences, as Markdown."""
+def sentences(results: Path, findings: Findings, found: pd.DataFrame) -> list[str]:
+    """Return the answer in about ten plain sentences, as Markdown.
+
+    Args:
+        results: the folder of the records.
+        findings: the findings of each checkpoint.
+        found: the records, as :func:`normplugins.report.records.read_results` returns them.
+    """
     primary = findings[CHECKPOINTS[0]]
     confirmatory = [each for each in primary if each.contrast.family == CONFIRMATORY]
     return [
         _state(results, primary),
         *(f"**{QUESTIONS[each.contrast.name]}** {conclusion(each)}" for each in confirmatory),
+        *_why(findings),
         _exploratory([each for each in primary if each.contrast.family == EXPLORATORY]),
-        _checkpoints(findings),
+        " ".join([_checkpoints(findings), *_last_checkpoint(found)]),
         RULE,
     ]
 
@@ -86,12 +98,12 @@ def conclusion(found: Finding) -> str:
     return f"{text}. {found.contrast.name}: {figures(found)}. {agreement(found)}".strip()
 
 
-def figures(found: Finding) -> str:
+def figures(found: Finding, p_value: bool = True) -> str:
     """Return the difference with its interval and number of seeds, such as ``+0.38 BLEU [-0.01, +0.76], 9 seeds``."""
     if found.difference is None:
         return "not run"
     seeds = "one seed, interval over sentences alone" if found.seeds == 1 else f"{found.seeds} seeds"
-    p = "" if found.seeds == 1 else f", adjusted p = {found.p_adjusted:.2g}"
+    p = "" if found.seeds == 1 or not p_value else f", adjusted p = {found.p_adjusted:.2g}"
     lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
     return f"{_interval(found, ' BLEU')}, {seeds}{p}{lost}"
 
@@ -161,20 +173,64 @@ def _checkpoints(findings: Findings) -> str:
     )
 
 
+def _last_checkpoint(found: pd.DataFrame) -> list[str]:
+    """Return how often the last checkpoint is the best one, and what averaging does to the length of the output."""
+    scores = found[_planned(found) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
+    runs = scores.pivot(index=["variant", "seed"], columns="checkpoint", values=["value", "brevity"])
+    if not {*CHECKPOINTS} <= {*scores["checkpoint"]}:
+        return []
+    runs = runs.dropna()
+    averaged, last = (runs["brevity", name].mean() for name in ("averaged", "last"))
+    change = "shortens" if averaged < last else "does not shorten"
+    return [
+        f"In {(runs['value', 'last'] == runs['value', 'best']).sum()} of {len(runs)} runs the last checkpoint is the "
+        "best one, or has its score.",
+        f"Averaging {change} the output: the mean brevity penalty is {averaged:.3f} averaged and {last:.3f} last.",
+    ]
+
+
+def _why(findings: Findings) -> list[str]:
+    """Return what group scaling and running statistics changed; nothing unless both have been compared."""
+    averaged, last = ([each for each in findings[name] if each.difference] for name in ("averaged", "last"))
+    scaling = [each for each in averaged if each.contrast.isolates.startswith(SCALING)]
+    running = [each for each in averaged + last if (each.contrast.system, each.contrast.baseline) == RUNNING]
+    if not scaling or len(running) < 2:
+        return []
+    every = [*scaling, running[0]]
+    fewest, most = min(each.seeds for each in every), max(each.seeds for each in every)
+    seeds = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' if most > 1 else ''}"
+    state = "In the whole plan" if all(each.complete for each in every) else "Provisionally"
+    norms = ", ".join(CELLS[each.contrast.baseline].removesuffix(" without group scaling") for each in scaling)
+    gains = [each.difference.mean for each in scaling if each.difference]
+    means = [each.difference.mean for each in running if each.difference]
+    return [
+        f"**Why: running statistics or group scaling?** {state}, with {seeds} each and verdicts on "
+        f"{sum(each.decided for each in every) or 'none'} of these {len(every)} contrasts: group scaling changed the "
+        f"BLEU of the norms with statistics ({norms}) by {min(gains):+.2f} to {max(gains):+.2f}. The difference "
+        f"{running[0].contrast.name}, both with group scaling, is {means[0]:+.2f} averaged and {means[1]:+.2f} last."
+    ]
+
+
+def _planned(found: pd.DataFrame) -> pd.Series[bool]:
+    return (found["experiment"] == EXPERIMENT) & found["variant"].isin([*CELLS])
+
+
 def verdict(found: Finding) -> str:
     """Return a finding's verdict as a table has it, marked if it is exploratory or its plan is incomplete."""
     mark = "exploratory: " if found.seeds > 1 and found.contrast.family == EXPLORATORY else ""
     return f"{mark}{found.verdict_so_far}"
 
 
-def contrast_table(findings: Findings) -> Table:
-    """Return the table of all contrasts."""
+def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
+    """Return the table of all contrasts; ``found`` holds the records, as :func:`sentences` has them."""
     columns = [
         Column("contrast", right=False), Column("averaged [95 %]"), Column("p (Holm)", detail=True), Column("last"),
         Column("best"), Column("seeds"), Column("verdict", right=False),
         Column("seeds for\n80 % power", detail=True), Column("diverged", detail=True),
         Column("ended by\npatience", detail=True),
     ]  # fmt: skip
+    runs = found[_planned(found)].drop_duplicates(["variant", "seed"])
+    ended = runs[runs["diverged"] == ""]
     rows = []
     for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
         known = first.verdict == "undecided" and first.seeds >= SPREAD_SEEDS
@@ -187,7 +243,10 @@ def contrast_table(findings: Findings) -> Table:
         ])  # fmt: skip
     notes = [
         f"Difference of test BLEU: the first of the two minus the second. Equivalent: within ±{MARGIN} BLEU. "
-        "The intervals of last and best, which have no verdict of their own, are in [contrasts.csv](contrasts.csv).",
+        "The intervals of last and best, which have no verdict of their own, and those of the hierarchical bootstrap, "
+        "on which no verdict rests, are in [contrasts.csv](contrasts.csv).",
+        f"Of the runs of all contrasts, diverged: {len(runs) - len(ended)}; stopped early: "
+        f"{(ended['stopped_by'] == 'patience').sum()}.",
     ]
     if any(row[7] for row in rows):
         notes.append(f"Seeds for 80 % power: at a true difference of {MARGIN} BLEU, before the adjustment of p.")

@@ -131,7 +131,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     if not any((results / "runs" / EXPERIMENT).glob("*/seed*.json")):
         return
     findings = answer.read_findings(results)
-    texts, table = answer.sentences(results, findings), answer.contrast_table(findings)
+    texts, table = answer.sentences(results, findings, found), answer.contrast_table(findings, found)
     writer.page += ["## The answer", *(fill(text, 120, break_on_hyphens=False) for text in texts)]
     writer.printed.append("\n\n".join(paragraph(text, writer.width) for text in texts))
     if (figure := forest(answer.TITLE, findings[CHECKPOINTS[0]])) is not None:

@@ -102,15 +102,22 @@ def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> Non
 
 
 def test_the_page_opens_with_the_answer(results: Path, page) -> None:
+    put_diverged(results, "multi30k", "rms", 1)
     made = page()
-    text, rows = made.text, made.rows("Contrasts")
+    text, rows = " ".join(made.text.split()), made.rows("Contrasts")
     assert 0 < text.index("## The answer") < text.index("## The numbers")
-    assert f"13 of {Plan.named('multi30k').planned} planned runs of Multi30k are published" in text
+    assert f"13 of {Plan.named('multi30k').planned} planned runs of Multi30k are published, 1 diverged" in text
     assert rows["PN - LN"]["verdict"] == "better so far"
     assert rows["PN - PN without group scaling"]["verdict"] == "one seed: no verdict"
     assert rows["BN - LN"]["seeds"] == "3 of 9"
     assert "seeds for 80 % power none" in made.section("Contrasts")
     assert "before the adjustment of p" in text
+    assert "Provisionally, with 1 to 3 seeds each and verdicts on none of these 2 contrasts: group scaling" in text
+    assert re.search(
+        r"the norms with statistics \(PN\) by (\+\S+) to \1\. The difference PN - RMS in groups, both", text
+    )
+    assert "In 13 of 13 runs the last checkpoint is the best one" in text
+    assert "Of the runs of all contrasts, diverged: 1; stopped early: 13." in text
     assert (results / "contrasts.csv").read_text(encoding="utf-8").count("\n") == 1 + 3 * len(CONTRASTS)
 
 
