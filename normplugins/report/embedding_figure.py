@@ -7,7 +7,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from normplugins.norms import NormConfig
 from normplugins.report import style
 from normplugins.report.contrasts import CELLS, EXPERIMENT
 from normplugins.report.measured import read_measured
@@ -42,8 +44,7 @@ def spectrum(results: Path, title: str) -> tuple[Figure, str] | None:
     with style.drawing():
         figure = style.new_figure(2.6 + 1.6 * rows)
         grid = figure.add_gridspec(1 + rows, columns)
-        note = "dashed: with the setting in brackets; grey: each seed of ln; ratio: to the mean of ln"
-        style.heading(figure, title, [note] if norms else [])
+        style.heading(figure, title)
         whole = figure.add_subplot(grid[0, :])
         for cell in cells:
             whole.plot(means.index, means[cell], color=style.colour(cell.split(",")[0]), linewidth=1)
@@ -57,13 +58,22 @@ def spectrum(results: Path, title: str) -> tuple[Figure, str] | None:
             shared = shared or axis
             for _, line in values["ln"].items():
                 axis.plot(line.index, line / means["ln"], color=style.GREY, linewidth=0.8)
-            head = norm
             for cell in [cell for cell in cells if cell.split(",")[0] == norm]:
                 look: dict[str, Any] = {"color": style.colour(norm), "linewidth": 1.2}
-                axis.plot(means.index, means[cell] / means["ln"], linestyle=style.DASHES[cell != norm], **look)
-                head += f"\n({cell.rpartition(',')[2].removeprefix('norm.')})" if cell != norm else ""
-            axis.set_title(head)
+                axis.plot(means.index, means[cell] / means["ln"], linestyle=style.DASHES[_in_groups(cell)], **look)
+            axis.set_title(norm)
             axis.set_xlabel("index, linear")
-            axis.set_ylabel("" if number % columns else "ratio,\nlinear")
+            axis.set_ylabel("" if number % columns else "ratio to the mean\nof ln, linear")
             axis.tick_params(labelleft=not number % columns)
+        if norms:
+            looks = {"group scaling (rms: 4 groups)": style.DASHES[1], "no group scaling": "-"}
+            handles = [Line2D([], [], color="#333333", linestyle=dashes, label=name) for name, dashes in looks.items()]
+            handles.append(Line2D([], [], color=style.GREY, linewidth=0.8, label="each seed of ln"))
+            figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     return figure, runs_of(table)
+
+
+def _in_groups(cell: str) -> bool:
+    """Return whether the norm of a cell divides groups of a token's channels by their root mean square."""
+    by_default = NormConfig(cell.split(",")[0]).resolve(heads=4).group_scaling and "group_scaling=false" not in cell
+    return bool(by_default) or "group_scaling=true" in cell or "groups=" in cell

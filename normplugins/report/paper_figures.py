@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 from matplotlib.figure import Figure
 
+from normplugins.norms import NormConfig
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import spectrum
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
-from normplugins.report.probe_table import FORGOTTEN, FROM, SETTLED, probe_table, vision_shown, vision_table
+from normplugins.report.probe_table import FIRST, FORGOTTEN, FROM, SETTLED, probe_table, vision_shown, vision_table
 
 LINES = "Lines are medians over seeds, and bands reach from the lowest to the highest seed"
+MOMENTUM = {norm: NormConfig(norm).resolve().momentum for norm in ("bn", "bn_released")}
 TEXTS = {
     "fluctuation": (
         "First BatchNorm: batch statistics against running ones",
@@ -34,7 +37,9 @@ TEXTS = {
         "All encoder norms: batch statistics against running ones",
         "The same distances at every norm of the encoder: of variances (paper's measure) or standard deviations "
         "(relative) for BN, and of quadratic means ψ² or their roots ψ for PN-V and PN. The decoders of all these "
-        f"models have LN. {LINES}; norms with group scaling are dashed.",
+        f"models have LN. {LINES}; norms with group scaling are dashed. The momentum of bn_released is "
+        f"{MOMENTUM['bn_released']} and that of bn {MOMENTUM['bn']}: they differ in the number of batches that their "
+        "running statistics average, and not in group scaling alone.",
     ),
     "backward-fluctuation-layers": (
         "All encoder norms: backward pass through statistics",
@@ -54,7 +59,7 @@ TEXTS = {
         "standard deviations, or to ψ for PN-V and PN. The gap is the validation loss with running statistics, minus "
         f"the loss in training mode. Both are means from update {SETTLED:,} on. A point is a norm of the encoder; a "
         "line joins the norms of one run, which share its gap. PN uses running statistics in training mode too, so "
-        "its gap is 0 up to rounding.",
+        "its gap is 0 up to rounding; pn and pn_alg2 are drawn above it, so that they do not cover each other.",
     ),
     "embedding": (
         "Singular values of the embedding",
@@ -98,5 +103,18 @@ def paper_figures(results: Path) -> Iterator[Drawing]:
             yield Drawing(name, title, "not run: no published run of Multi30k has these numbers.", None)
         else:
             span = f", updates {FROM} to {vision['update'].max():,}" if len(vision) else ""
-            more = f" {vision_shown(results)}{span}." if name in FIRST_NORM else ""
+            more = f" {vision_shown(results)}{span}.{_counts(table, vision)}" if name in FIRST_NORM else ""
             yield Drawing(name, title, f"{text} Runs: {found[1]}.{more}", found[0])
+
+
+def _counts(table: pd.DataFrame, vision: pd.DataFrame) -> str:
+    """Return how many positions the batch statistics of the two models cover, if both were measured."""
+    first = table[(table["cell"] == "bn") & (table["layer"] == FIRST)]
+    tokens, positions = (each.loc[each["quantity"] == "tokens", "value"].median() for each in (first, vision))
+    if not positions > 0:
+        return ""
+    return (
+        f" Its batch statistics cover {positions:,.0f} positions and the transformer's about {tokens:,.0f} tokens "
+        "(median). Statistics of fewer values fluctuate more, so the comparison of the two models is confounded by "
+        "the count."
+    )

@@ -25,7 +25,7 @@ KINDS = {  # what an interval follows from
     "sentences": "─○─ one seed: 95 % intervals over sentences only, not over seeds",
     "": "○ without a bar: one seed without published translations",
 }
-PAIRED = "minus ln: paired by seed; 95 % intervals over seeds and sentences (●) or sentences only (○)"
+PAIRED = "minus ln: paired by seed; for several seeds (●) over seeds and sentences"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
         folder: the folder of the results, with the published translations.
 
     Raises:
-        UserError: a file of translations cannot be read.
+        UserError: a record or its translations are damaged, or two cells cannot be compared.
     """
     cells = [cell for cell in group(results) if len(cell.runs)]
     metric = next((name for name in HEADLINES if any(len(cell.values(name)) for cell in cells)), None)
@@ -95,7 +95,7 @@ def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
     notes = [text for kind, text in KINDS.items() if any(score.kind == kind for score in scores)]
     notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *notes, *([PAIRED] if minus_ln else [])]
     with style.drawing():
-        figure = style.new_figure(0.17 * (lines + 2 * len(notes)) + 1)
+        figure = style.new_figure(0.17 * (lines + len(notes) + 2) + 1)
         axes = figure.subplots(1, 2 if minus_ln else 1, sharey=True, squeeze=False)[0]
         style.heading(figure, title, notes)
         for row, score in enumerate(scores):

@@ -160,7 +160,8 @@ def log_axes(axis: Axes) -> None:
 def few_log_labels(axis: Axis) -> None:
     """Label a logarithmic axis at few values, also if it spans less than a power of ten."""
     low, high = axis.get_view_interval()
-    subs = (1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,)
+    few = (1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,)
+    subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high < 3 * low else few
     axis.set_major_locator(LogLocator(subs=subs, numticks=4))
     axis.set_major_formatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-"))
     axis.set_minor_formatter(NullFormatter())

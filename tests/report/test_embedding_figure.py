@@ -46,8 +46,10 @@ def test_runs_are_added_to_the_table_and_replaced_in_it(tmp_path: Path, capsys: 
     assert found is not None
     figure, shown = found
     assert shown == "ln (seed 1, 2); pn (seed 1); pn,norm.group_scaling=false (seed 1)"
-    assert "pn (group_scaling=false)" in written(figure)
+    assert "no group scaling" in written(figure)
+    assert figure.axes[1].get_title() == "pn"
     ratios = figure.axes[1].lines
+    assert [line.get_linestyle() for line in ratios] == ["-", "-", "--", "-"]
     assert list(ratios[2].get_ydata()) == pytest.approx([1.0, (1 / 5) / (2 / 6)])
     assert clipped(figure) == []
     assert overlapping(figure) == []

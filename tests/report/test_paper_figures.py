@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.paper_figures import paper_figures
 from normplugins.report.probe_table import COLUMNS, FIRST, VALIDATION, VISION, loss_gaps, probe_table
 from normplugins.utils.errors import UserError
@@ -21,6 +22,7 @@ OF_CELLS: dict[str, dict[str, Any]] = {
     "pnv": {"quadratic_mean_distance": 0.2, "psi_tid": 0.05},
     "pn": {"quadratic_mean_distance": 0.3, "psi_tid": 0.07, "nu": 0.01, "nu_distance": 0.02, "group_scale_mean": 1.0},
     "pn,norm.group_scaling=false": {"psi_tid": 0.2, "nu": 0.04, "nu_distance": None},
+    "pn_alg2": {"psi_tid": 0.07, "nu": 0.04},
 }
 
 
@@ -72,7 +74,7 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
     pn = drawings["pn-backward"].figure
     assert pn is not None
     assert list(pn.axes[0].lines[0].get_ydata()) == [0.01] * len(UPDATES)
-    points = [{"update": update, "loss": 1.0, **OF_ALL, **MOMENTS} for update in UPDATES]
+    points = [{"update": update, "loss": 1.0, **OF_ALL, **MOMENTS, "tokens": 131072} for update in UPDATES]
     corpus = {"images": 10_000, "published": False}
     (tmp_path / VISION).write_text(json.dumps({"seed": 1, "updates": 1000, "points": points, "corpus": corpus}))
     beside = next(paper_figures(tmp_path))
@@ -80,9 +82,22 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
         "10,000 images of CIFAR-10 (a part of them, not the published archive), seed 1, updates 10 to 1,000."
         in beside.text
     )
+    assert "cover 131,072 positions and the transformer's about 400 tokens" in beside.text
     assert beside.figure is not None
     assert "ResNet20" in written(beside.figure)
     assert [len(axis.lines) for axis in beside.figure.axes] == [2] * 4
+
+
+def test_pn_and_pn_alg2_do_not_cover_each_other(tmp_path: Path) -> None:
+    for cell in ("pn", "pn_alg2"):
+        publish(tmp_path, cell)
+    drawn = discrepancy(probe_table(tmp_path), "the title")
+    assert drawn is not None
+    figure, _ = drawn
+    figure.draw_without_rendering()
+    runs = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
+    heights = [line.get_transform().transform(line.get_xydata())[0, 1] / figure.dpi * 72 for line in runs]
+    assert abs(heights[0] - heights[1]) > 4.5
 
 
 @pytest.mark.slow
