@@ -36,9 +36,10 @@ QUESTIONS = {
     "BN - LN": "Is BN worse than LN, as the paper presupposes?",
 }
 RULE = (
-    "The scores are BLEU on tokens of the mean of the last five epochs' checkpoints, on all four test sets together. "
-    "Intervals are 95 %, over seeds and sentences; p-values are adjusted by Holm's method within the six confirmatory "
-    "and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) and its amendments say."
+    "The scores are BLEU, computed on tokens, of the mean of the last five epochs' checkpoints on all four test sets "
+    "together. Intervals are 95 %, over seeds and sentences; p-values are adjusted by Holm's method within the six "
+    "confirmatory and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) and its amendments "
+    "say."
 )
 VERDICTS = ("better", "worse", "equivalent", *NO_VERDICT)
 SCALING = "the scaling, under"

@@ -101,8 +101,9 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
         ])  # fmt: skip
     minutes = ", ".join(f"{experiment} {seconds / 60:.0f}" for experiment, seconds in usual.items())
     notes = [
-        "Hours: the runs that are left times the mean training time of the published runs of their experiment "
-        f"(minutes: {minutes}). They are unknown for an experiment without a published run.",
+        "The hours are an estimate: the runs that are left times the mean training time of the published runs of "
+        f"their experiment (minutes: {minutes}), whatever their settings and the load of the machine. They are unknown "
+        "for an experiment without a published run.",
         "A run that two plans list is counted in both.",
         "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
     ]
