@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
     else:
         models = load_trained(options.run)
         use_threads(options.threads)  # loading a run sets the threads of its config
-        case = case or Case(1024, beam=models.config.evaluate.beam)
+        case = case or Case(1024, 128, models.config.evaluate.beam)  # the batch of the released scripts
     where = machine(options.threads, on_cpu(models.config))
     with page.regenerated(options.results):
         times, found = measure(models, case, options.repeats or 3)
