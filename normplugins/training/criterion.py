@@ -15,6 +15,7 @@ from fairseq.distributed import ModuleProxyWrapper
 from fairseq.models.transformer import TransformerModel
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.parametrize import is_parametrized
 
 from normplugins.models.linear import by_onednn, product
 from normplugins.models.transformer import NormTransformer
@@ -71,7 +72,9 @@ def output_weight(model: nn.Module) -> Tensor | None:
     if type(model) not in WITH_FEATURES:
         return None
     projection = getattr(model.decoder, "output_projection", None)
-    if not isinstance(projection, nn.Linear) or projection.bias is not None or projection.weight.dtype == torch.float16:
+    if not isinstance(projection, nn.Linear) or is_parametrized(projection):
+        return None
+    if projection.bias is not None or projection.weight.dtype == torch.float16:
         return None
     return projection.weight
 

@@ -34,7 +34,7 @@ def test_rows_of_random_sentences(tmp_path, capsys):
             assert f"{engine} float32" in said
     (own,) = [line.split() for line in said.splitlines() if line.startswith("ln  ")]
     assert own[-3:] == ["100.0", "%", "100.00"]
-    assert max(map(len, said[said.index("-----") :].splitlines())) <= 80
+    assert max(map(len, said[said.index("-----") : said.index("written:")].splitlines())) <= 80
 
 
 @pytest.mark.slow
