@@ -228,9 +228,7 @@ def test_unknown_names_and_values_of_the_wrong_type(override, words):
 
 
 def test_unknown_experiment():
-    with pytest.raises(
-        UserError, match=r"unknown experiment 'nope'. Known: custom, .*iwslt14, .*wmt14"
-    ):
+    with pytest.raises(UserError, match=r"unknown experiment 'nope'. Known: custom, .*iwslt14, .*wmt14"):
         compose_config("nope")
 
 
