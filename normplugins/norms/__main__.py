@@ -13,7 +13,8 @@ def settings_table() -> str:
         for norm, default in one.defaults.items():
             by_default.setdefault(str(default).lower(), []).append(f"`{norm}`")
         defaults = "; ".join(f"{default}: {', '.join(norms)}" for default, norms in by_default.items())
-        lines.append(f"| `{name}` | {defaults} | {'; '.join(one.docs)} |")
+        meaning = one.help if len(one.docs) > 1 else next(iter(one.docs))
+        lines.append(f"| `{name}` | {defaults} | {meaning} |")
     return "\n".join(lines)
 
 
