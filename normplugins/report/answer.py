@@ -17,6 +17,7 @@ from normplugins.report.contrasts import (
     EXPERIMENT,
     EXPLORATORY,
     NO_VERDICT,
+    UNDECIDED,
     Finding,
     find,
 )
@@ -234,7 +235,7 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
     ended = runs[runs["diverged"] == ""]
     rows = []
     for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
-        known = first.verdict == "undecided" and first.seeds >= SPREAD_SEEDS
+        known = first.verdict == UNDECIDED and first.seeds >= SPREAD_SEEDS
         needed = "none" if first.seeds_needed is None else f"{first.seeds_needed}"
         rows.append([
             first.contrast.name, _interval(first), f"{first.p_adjusted:.2g}" if first.seeds > 1 else "",

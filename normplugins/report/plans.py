@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,15 +70,18 @@ class Plan:
         ]
 
 
-def all_plans() -> list[Plan]:
-    """Return the plans in ``configs/campaign/``, by name."""
-    return [Plan.named(path.stem) for path in sorted((config_dir() / "campaign").glob("*.yaml"))]
+def all_plans(first: str = "") -> Iterator[Plan]:
+    """Read the plans in ``configs/campaign/`` one after another: the one named ``first``, then the others by name."""
+    names = sorted(path.stem for path in (config_dir() / "campaign").glob("*.yaml"))
+    yield from map(Plan.named, sorted(names, key=lambda name: name != first))
 
 
 def plan_of(experiment: str) -> Plan:
     """Return the plan named like an experiment, or else the first one with runs of it; an empty plan without any."""
-    plans = sorted(all_plans(), key=lambda plan: plan.name != experiment)
-    return next((plan for plan in plans if any(name == experiment for name, _ in plan.cells)), Plan(experiment, {}))
+    return next(
+        (plan for plan in all_plans(experiment) if any(name == experiment for name, _ in plan.cells)),
+        Plan(experiment, {}),
+    )
 
 
 def plan_table(results: Path, found: pd.DataFrame) -> Table:

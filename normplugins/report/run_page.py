@@ -141,7 +141,7 @@ def _scores(rows: pd.DataFrame, scored_by: str) -> str:
     signatures = dict(zip(scored["metric"], scored["signature"], strict=True))
     notes = [f"{_name(metric)}: `{text}`" for metric, text in signatures.items() if text]
     columns = [Column("", right=False), *map(Column, checkpoints)]
-    return _table(columns, body, [f"The recipe is scored by the {scored_by} checkpoint.", *notes])
+    return markdown(Table("", columns, body, [f"The recipe is scored by the {scored_by} checkpoint.", *notes]))
 
 
 def _curve(curves: dict[str, list[dict[str, Any]]]) -> str:
@@ -158,12 +158,8 @@ def _curve(curves: dict[str, list[dict[str, Any]]]) -> str:
         body.append([f"{point['epoch']}", f"{point['update']:,}", *training, *valid])
     heads = ["epoch", "update", "training\nloss", "learning\nrate", *(CURVES[key] for key in keys)]
     note = "Losses in bits per token, with label smoothing where the recipe has it; ppl without."
-    return _table(list(map(Column, heads)), body, [note])
+    return markdown(Table("", list(map(Column, heads)), body, [note]))
 
 
 def _name(metric: str) -> str:
     return METRICS.get(metric, (metric,))[0]
-
-
-def _table(columns: list[Column], body: list[list[str]], notes: list[str]) -> str:
-    return markdown(Table("", columns, body, notes))
