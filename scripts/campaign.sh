@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Run the campaign's plans in the background: scripts/campaign.sh [start|collect|show|pause|resume|stop] [PLAN ...]
 # start (the default) clones the release tag beside this checkout, sets the clone up once, and runs the plans there at
-# nice 19 unless they are running already. Every action copies finished records to this checkout. The paths of PLANs are
-# relative to the clone; the default is all plans that need no GPU. CAMPAIGN_TAG and CAMPAIGN_DIR set the tag and the clone.
+# nice 19 unless they are running already, one run on each core. Every action copies finished records to this checkout.
+# The paths of PLANs are relative to the clone; the default is all plans that need no GPU. CAMPAIGN_TAG, CAMPAIGN_DIR and
+# CAMPAIGN_JOBS set the tag, the clone and the number of runs at a time.
 set -euo pipefail
 cd "$(dirname -- "$0")/.."
 tag=${CAMPAIGN_TAG:-v0.2.0}
@@ -14,8 +15,8 @@ commit=$(git rev-parse --verify --quiet "$tag^{commit}") || {  # a checkout with
 log=$clone/campaign.log
 pid_file=$clone/campaign.pid
 
-running() { # the stored process id may belong to another process by now, or to one that has ended (a zombie, state Z)
-  [ -f "$pid_file" ] && ps -o stat=,args= -p "$(cat "$pid_file")" | grep -q '^[^Z].*normplugins campaign'
+running() { # the stored session id may belong to other processes by now, or to one that has ended (a zombie, state Z)
+  [ -f "$pid_file" ] && ps -o stat=,args= -s "$(cat "$pid_file")" | grep -Eq '^[^Z].*(normplugins campaign|campaign.sh run)'
 }
 
 signal() { # send a signal to the process group of the campaign and of everything that it started
@@ -60,13 +61,36 @@ start() {
     echo "the campaign is running in $clone"
     return
   fi
-  cd "$clone"
   # Waiting threads must not spin, because they would take time from other processes.
   OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 setsid nohup nice -n 19 \
-    .venv/bin/normplugins campaign "${plans[@]}" >>"$log" 2>&1 </dev/null &
+    bash scripts/campaign.sh run "${plans[@]}" >>"$log" 2>&1 </dev/null &
   echo $! >"$pid_file"
-  echo "the campaign runs in $clone; its log is $log"
-  cd - >/dev/null
+  echo "the campaign runs in $clone; its log is $log (or, with several runs at a time, jobs/*/campaign.log there)"
+}
+
+run() { # one campaign in the clone, or several, each in a folder of its own that shares the clone's corpora and runs
+  local job folder experiment cores=(0) jobs
+  cd "$clone"
+  if command -v taskset >/dev/null; then
+    read -ra cores < <(python3 -c 'import os; print(*sorted(os.sched_getaffinity(0)))')
+  fi
+  jobs=${CAMPAIGN_JOBS:-${#cores[@]}}
+  [ "$jobs" -gt 1 ] || exec .venv/bin/normplugins campaign "${plans[@]}"
+  mkdir -p data results
+  for ((job = 0; job < jobs; job++)); do
+    folder=$clone/jobs/$job
+    mkdir -p "$folder/runs"
+    ln -sfn "$clone"/{configs,data,results} "$folder"
+    for experiment in configs/[!_]*.yaml; do
+      experiment=$(basename "$experiment" .yaml)
+      mkdir -p "runs/$experiment"
+      ln -sfn "$clone/runs/$experiment" "$folder/runs"
+    done
+    # A campaign skips a run that another one is working on. It has one core, and therefore one thread.
+    (cd "$folder" && exec taskset -c "${cores[job % ${#cores[@]}]}" "$clone/.venv/bin/normplugins" campaign "${plans[@]}") \
+      >>"$folder/campaign.log" 2>&1 &
+  done
+  wait
 }
 
 action=${1:-start}
@@ -75,11 +99,12 @@ plans=("$@")
 [ ${#plans[@]} -gt 0 ] || plans=(configs/campaign/multi30k.yaml configs/campaign/ptb.yaml configs/campaign/batch_size.yaml)
 case $action in
   start) start ;;
+  run) run ;;
   collect) ;;
   show) (cd "$clone" && .venv/bin/normplugins campaign --show "${plans[@]}") ;;
   pause) signal STOP ;;
   resume) signal CONT ;;
   stop) stop ;;
-  *) sed -n '2,5s/^# //p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
 esac
 collect

@@ -12,11 +12,12 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "scripts" / "campaign.sh"
 # A stand-in for the command: it publishes one record, reports that it has started, and waits until it is ended.
 PROGRAM = """#!/bin/sh
-mkdir -p results/runs/demo/ln
-echo "$@" > results/runs/demo/ln/seed1.json
+job=$(echo "$PWD" | sed -n 's,.*/jobs/,,p')
+mkdir -p results/runs/demo/ln runs/demo/ln$job
+echo "$@" > "results/runs/demo/ln/seed$job.json"
 git log --format=%s -1 > campaign
-echo ready > "$READY"
-read -r line < "$READY"
+echo ready > "$READY$job"
+read -r line < "$READY$job"
 """
 SETUP = """setup:
 \tmkdir -p .venv/bin
@@ -34,12 +35,15 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copy(SCRIPT, project / "scripts")
     (project / "Makefile").write_text(SETUP)
     (project / "program").write_text(PROGRAM)
+    (project / "configs").mkdir()
+    (project / "configs" / "demo.yaml").touch()
     (project / ".gitignore").write_text("/.venv/\n/results/\n/campaign*\n")
     git(project, "init", "--quiet")
     commit(project, "frozen")
     git(project, "tag", "v0.2.0")
     commit(project, "later")
-    os.mkfifo(tmp_path / "ready")
+    for name in ("ready", "ready0", "ready1"):
+        os.mkfifo(tmp_path / name)
     return project
 
 
@@ -53,11 +57,12 @@ def commit(project: Path, message: str) -> None:
     git(project, "commit", "--quiet", "--allow-empty", "--message", message)
 
 
-def call(project: Path, *arguments: str, tag: str | None = None) -> tuple[int, str]:
+def call(project: Path, *arguments: str, tag: str = "v0.2.0", jobs: int = 1) -> tuple[int, str]:
+    settings = {"READY": str(project.parent / "ready"), "CAMPAIGN_TAG": tag, "CAMPAIGN_JOBS": str(jobs)}
     done = subprocess.run(
         ["bash", str(project / "scripts" / "campaign.sh"), *arguments],
         cwd=project.parent,
-        env={**os.environ, "READY": str(project.parent / "ready"), **({"CAMPAIGN_TAG": tag} if tag else {})},
+        env={**os.environ, **settings},
         capture_output=True,
         text=True,
         check=False,
@@ -67,7 +72,7 @@ def call(project: Path, *arguments: str, tag: str | None = None) -> tuple[int, s
 
 def test_it_runs_once_in_a_clone_and_copies_its_records(checkout: Path) -> None:
     clone = checkout.parent / "normplugins-campaign-v0.2.0"
-    record = checkout / "results" / "runs" / "demo" / "ln" / "seed1.json"
+    record = checkout / "results" / "runs" / "demo" / "ln" / "seed.json"
     try:
         status, said = call(checkout, "start", "configs/campaign/mine.yaml")
         assert (status, "runs in" in said) == (0, True), said
@@ -82,6 +87,23 @@ def test_it_runs_once_in_a_clone_and_copies_its_records(checkout: Path) -> None:
     assert status == 0, said
     status, said = call(checkout, "pause")
     assert (status, "no campaign is running" in said) == (1, True), said
+
+
+@pytest.mark.skipif(shutil.which("taskset") is None, reason="runs are not bound to cores here")
+def test_several_campaigns_share_the_runs_and_results_of_the_clone(checkout: Path) -> None:
+    clone = checkout.parent / "normplugins-campaign-v0.2.0"
+    try:
+        status, said = call(checkout, "start", "configs/campaign/mine.yaml", jobs=2)
+        assert status == 0, said
+        for job in (0, 1):
+            assert (checkout.parent / f"ready{job}").read_text() == "ready\n"
+            assert (clone / "runs" / "demo" / f"ln{job}").is_dir()
+    finally:
+        status, said = call(checkout, "stop")
+    assert status == 0, said
+    records = checkout / "results" / "runs" / "demo" / "ln"
+    assert sorted(path.name for path in records.iterdir()) == ["seed0.json", "seed1.json"]
+    assert call(checkout, "pause")[0] == 1, "both have ended"
 
 
 def test_a_clone_at_another_commit_is_refused(checkout: Path) -> None:
