@@ -27,7 +27,7 @@ class BatchRenormSettings(RunningSettings, EpsSettings):
     """Settings of ``renorm``; the defaults are those of the paper's experiments."""
 
     momentum: float = setting(0.01, "weight of the batch in the running mean and variance", above=0, maximum=1)
-    warmup_updates: int = setting(5000, "in the first so many updates it is BatchNorm", minimum=0)
+    warmup_updates: int = setting(5000, "number of first updates in which it is BatchNorm", minimum=0)
     r_max: float = setting(3.0, "final bound of the scale's correction", minimum=1)
     d_max: float = setting(5.0, "final bound of the shift's correction, in standard deviations", minimum=0)
     r_max_updates: int = setting(40000, "the update from which the scale's bound is r_max", minimum=0)

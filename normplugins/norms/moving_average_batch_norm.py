@@ -30,7 +30,7 @@ class MovingAverageSettings(WindowSettings):
 
     window: int = setting(16, "batches whose statistics are averaged", minimum=1)
     momentum: float = setting(0.02, "weight of the batch in the running quadratic mean", above=0, maximum=1)
-    warmup_updates: int = setting(100, "in the first so many updates, a batch's own statistics are used", minimum=0)
+    warmup_updates: int = setting(100, "number of first updates that use a batch's own statistics", minimum=0)
 
 
 @register_norm("mabn", MovingAverageSettings, summary="Moving average BN: mean squares averaged over the last batches.")

@@ -11,7 +11,7 @@ from normplugins.norms.settings import EpsSettings, RunningSettings, setting
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
 from normplugins.norms.torch_compile import opaque_copy
 
-RATIO_FROM = 1000  # in so many updates, both released codes use no ratio to the running quadratic mean
+RATIO_FROM = 1000  # updates without a ratio to the running quadratic mean, in both released codes
 LARGEST_RATIO = 5.0
 
 

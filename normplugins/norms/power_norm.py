@@ -46,7 +46,7 @@ class PowerNormSettings(GroupScalingSettings, KernelSettings, RunningSettings, E
     alpha_fwd: float = setting(0.9, "decay of the running quadratic mean psi^2", minimum=0, below=1)
     alpha_bkw: float = setting(0.9, "decay of nu, the running quantity of the approximate backward", minimum=0, below=1)
     warmup_updates: int = setting(
-        8000, "in the first so many updates, the forward divides by the batch's quadratic mean", minimum=0
+        8000, "number of first updates in which the forward divides by the batch's quadratic mean", minimum=0
     )
     group_scaling: bool = setting(True, GROUP_SCALING)
     double_update: bool = setting(
@@ -228,7 +228,7 @@ class PowerNorm(Dispatched, RunningNorm):
 
     @torch.no_grad()
     def update_nu(self, positions: Tensor, projection: Tensor) -> None:
-        """Update nu with mean(x~ x^) (C,) over so many positions, now or at the end of the update."""
+        """Update nu with mean(x~ x^) (C,) over ``positions`` positions, now or at the end of the update."""
         if not self._estimating:
             self._apply_step("step_backward", *self.synchronize(positions, projection))
 

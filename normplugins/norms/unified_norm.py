@@ -33,7 +33,7 @@ class UnifiedNormSettings(WindowSettings):
 
     alpha_fwd: float = setting(0.9, "decay of the running quadratic mean", minimum=0, below=1)
     alpha_bkw: float = setting(0.9, "decay of nu, the running quantity of the backward", minimum=0, below=1)
-    warmup_updates: int = setting(4000, "in the first so many updates, a batch's own statistics are used", minimum=0)
+    warmup_updates: int = setting(4000, "number of first updates that use a batch's own statistics", minimum=0)
     outlier_filtration: bool = setting(False, "a batch far from the window is normalized by its own statistics")
 
 

@@ -15,7 +15,7 @@ class Trainer(trainer.Trainer):
 
     At the end of an uneven epoch, fairseq lets such a process repeat its first batch with the loss times zero: the
     tokens would enter running statistics a second time, and the other batches that the process has in that update would
-    not count. Here it gets 0 sentences, which count nowhere, and takes part in all communication.
+    not count. Here it gets 0 sentences, which do not count, and takes part in all communication.
     """
 
     def __init__(self, cfg: DictConfig, *arguments: Any) -> None:

@@ -168,7 +168,7 @@ class Layout:
         return {"EPS": self.eps, "GROUP_SCALING": self.groups > 0, "PADDING_AS_TOKENS": self.padding_as_tokens}
 
     def over_tokens(self, kernel: Any, programs: int, **arguments: object) -> None:
-        """Launch a kernel over the tiles, with so many programs along the tokens."""
+        """Launch a kernel over the tiles, with this number of programs along the tokens."""
         padding, tiles = self.padding, self.tiles
         strides = (0, 0) if padding is None else padding.stride()
         with self._current_device():
