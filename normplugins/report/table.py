@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from normplugins.utils.terminal import Column as Column  # re-exported, as the next four
@@ -14,6 +14,13 @@ from normplugins.utils.terminal import terminal as terminal
 from normplugins.utils.terminal import terminal_width as terminal_width
 
 _EMPHASIS = re.compile(r"([|*`]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+
+
+def plain_table(
+    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = (), texts: int = 1
+) -> Table:
+    """Return a table whose first columns, as many as ``texts``, are texts, and whose other columns are numbers."""
+    return Table(title, [Column(head, right=index >= texts) for index, head in enumerate(heads)], rows, notes)
 
 
 def markdown(table: Table) -> str:
