@@ -130,7 +130,7 @@ def paired_runs(results: Path, *findings: Finding) -> str:
     for found in findings:
         for cell in (found.contrast.system, found.contrast.baseline):
             used.setdefault(cell, set()).update(found.difference.seeds if found.difference else ())
-    return ", ".join(run_links(results, EXPERIMENT, cell, seeds=seeds) for cell, seeds in used.items() if seeds)
+    return "; ".join(run_links(results, EXPERIMENT, cell, seeds=seeds) for cell, seeds in used.items() if seeds)
 
 
 def agreement(found: Finding) -> str:

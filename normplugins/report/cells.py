@@ -140,8 +140,8 @@ def seeds_note(cells: Sequence[Cell]) -> list[str]:
     ones = sum(len(cell.runs) == 1 for cell in cells)
     if len(cells) < 2 or not ones:
         return []
-    which = "Every row is" if ones == len(cells) else f"{ones} of {len(cells)} rows are"
-    return [f"{which} one seed, and one seed gives no verdict: another seed can reverse the order of two rows."]
+    which = "Every row has" if ones == len(cells) else f"{ones} of {len(cells)} rows have"
+    return [f"{which} one seed only, and one seed gives no verdict: another seed can reverse the order of two rows."]
 
 
 def signatures(cells: Sequence[Cell], metrics: Iterable[str]) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from normplugins.report import paper
 from normplugins.report.page import MARKS, Writer, tables_of
 from normplugins.report.records import LOCAL, read_results
-from normplugins.report.table import paragraph, terminal, terminal_width
+from normplugins.report.table import terminal, terminal_width
 from normplugins.runs.inventory import RECORD, find_runs
 from normplugins.utils.errors import UserError
 
@@ -31,10 +31,9 @@ def report_local(runs: Path, results: Path) -> None:
     writer = Writer(runs, terminal_width())
     for experiment in dict.fromkeys(run.experiment for run in done):
         if experiment in paper.CORPORA:
-            writer.printed.append(paragraph(MARKS, writer.width))
+            writer.say(MARKS)
         for tables, members in tables_of(experiment, found):
             writer.printed += [terminal(table, writer.width) for table in tables]
             writer.draw(members)
-    writer.printed.append(paragraph(NOTE, writer.width))
-    for text in [*(f"{text}\n" for text in writer.printed), *(f"written: {path}" for path in writer.written)]:
-        print(text)
+    writer.say(NOTE)
+    writer.tell(print)

@@ -12,20 +12,20 @@ from normplugins.norms import sees_sentence
 READINGS = ("code", "masked", "paper")
 """The values of ``reading=NAME``, in the order of their columns."""
 NOT_KNOWN = (
-    "Which model the paper's Table 2 is about is not known: its language-model code was never released. Three readings "
-    "stand side by side. `reading=code`: the published code of the tensorized transformer, on which the paper builds; "
-    "post-norm, and its mask is never applied. `reading=masked`: the same with the mask applied. `reading=paper`: "
-    "masked and pre-norm, as the paper's own text has it (recalled and not confirmed). With `reading=code` every "
-    "position sees the tokens after it; whether that is so of the paper's own numbers is not known."
+    "It is not known which model the paper's Table 2 is about, because its language-model code was never released. "
+    "Three readings stand side by side. `reading=code` is the published code of the tensorized transformer, on which "
+    "the paper builds: post-norm, with a mask that is never applied. `reading=masked` is the same with the mask "
+    "applied. `reading=paper` is masked and pre-norm, as the paper's own text has it (recalled and not confirmed). "
+    "With `reading=code`, every position sees the tokens after it; whether this is true of the paper's own numbers is "
+    "not known."
 )
 SEES_THE_FUTURE = (
     '"Sees the future": attention is not masked, so every position reads the tokens after it, including the one that '
-    "it has to predict. Such a number is no language model's perplexity and not to be compared with a masked one."
+    "it has to predict. Such a number is no language model's perplexity and cannot be compared with a masked one."
 )
 NORM_SEES_THE_FUTURE = (
-    'In a row that says "its norm sees the future", attention is masked, but the norm computes its statistics over the '
-    "whole segment, at evaluation too, and so reads the tokens to predict. That is no language model's perplexity "
-    "either."
+    '"Its norm sees the future": attention is masked, but the norm computes its statistics over the whole segment, at '
+    "evaluation too, and so reads the tokens to predict. That is no language model's perplexity either."
 )
 BY_NORM = "its norm sees the future"
 CHOICES = re.compile(r"(model\.(causal|normalize_before|_name)|(architecture|reading|budget)(\.\w+)?)=.*")

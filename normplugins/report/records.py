@@ -54,7 +54,7 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
             *(models.index(row["model"]) if row["model"] else -1, row["settings"], row["seed"]),
         )
     )
-    return pd.DataFrame(rows, columns=None if rows else ["experiment", "budget", "metric", "diverged"])
+    return pd.DataFrame(rows, columns=None if rows else ["experiment", "variant", "budget", "metric", "diverged"])
 
 
 def summarize(results: pd.DataFrame) -> pd.DataFrame:

@@ -30,12 +30,16 @@ CUSTOM = ("corpus.source", "corpus.target", *(f"corpus.{split}{end}" for split i
 
 def run_links(results: Path, experiment: str, *cells: str, seeds: Collection[int] | None = None) -> str:
     """Return Markdown links to the pages of these cells' runs (of these seeds) that ended well."""
-    return ", ".join(
-        f"[{cell} {path.stem.replace('seed', 'seed ')}](<{path.relative_to(results).with_suffix('.md').as_posix()}>)"
-        for cell in dict.fromkeys(cells)
-        for path in published_records(results, experiment, cell)[0]
-        if seeds is None or int(path.stem.removeprefix("seed")) in seeds
-    )
+    texts = []
+    for cell in dict.fromkeys(cells):
+        ended = {int(path.stem.removeprefix("seed")): path for path in published_records(results, experiment, cell)[0]}
+        links = [
+            f"[{seed}](<{path.relative_to(results).with_suffix('.md').as_posix()}>)"
+            for seed, path in sorted(ended.items())
+            if seeds is None or seed in seeds
+        ]
+        texts += [f"{cell} seed {', '.join(links)}"] if links else []
+    return "; ".join(texts)
 
 
 def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:

@@ -133,7 +133,7 @@ def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
         for cell in cells
     ]
     scored = " or ".join(dict.fromkeys(cell.first["scored_by"] for cell in cells))
-    notes = [f"Of the checkpoint that the recipe is scored by: {scored}.", *signatures(cells, also)]
+    notes = [f"Scores of the checkpoint by which the recipe is scored: {scored}.", *signatures(cells, also)]
     parts = " and ".join(filter(None, ["each test set" if test_sets else "", ", ".join(map(_name, also))]))
     return Table(f"{name}: {parts}", columns, rows, notes, f"{slug}-details")
 

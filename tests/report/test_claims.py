@@ -52,7 +52,7 @@ def test_a_contrast_names_the_runs_that_it_compares(tmp_path: Path, page) -> Non
         put_translated(tmp_path, "pn", seed, {})
     put_translated(tmp_path, "rms,norm.groups=4", 1, {1: 9})
     said = page().partition("\n## Running statistics add to the scaling of each token\n")[2].partition("\n## ")[0]
-    assert re.findall(r"\[([^]]*) seed (\d)\]", said) == [("pn", "1"), ("rms,norm.groups=4", "1")]
+    assert re.findall(r"([\w,.=]+) seed \[(\d)\]", said) == [("pn", "1"), ("rms,norm.groups=4", "1")]
 
 
 def test_the_probe_decides(tmp_path: Path, verdicts) -> None:

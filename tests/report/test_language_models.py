@@ -76,8 +76,8 @@ def test_the_last_checkpoint_stands_beside_the_one_that_is_scored(page, tmp_path
 def test_nothing_is_claimed_of_the_papers_own_model(page) -> None:
     made = page()
     head = made.section("Table 2").replace("\n", " ")
-    assert "Which model the paper's Table 2 is about is not known" in head
-    assert "whether that is so of the paper's own numbers is not known" in head
+    assert "It is not known which model the paper's Table 2 is about" in head
+    assert "whether this is true of the paper's own numbers is not known" in head
     assert "not known" in made.terminal
 
 
