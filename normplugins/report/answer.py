@@ -24,7 +24,7 @@ from normplugins.report.contrasts import (
 from normplugins.report.plans import Plan
 from normplugins.report.records import WHOLE
 from normplugins.report.run_page import run_links
-from normplugins.report.table import Column, Table
+from normplugins.report.table import Table, build_table
 
 Findings = Mapping[str, Sequence[Finding]]
 """The findings of each checkpoint, in the order of the contrasts."""
@@ -47,6 +47,9 @@ SCALING = "the scaling, under"
 """The beginning of what a contrast isolates if it is the group scaling of a norm with statistics."""
 RUNNING = ("pn", "rms,norm.groups=4")
 """The contrast that isolates running statistics."""
+POWER = "seeds for\n80 % power"
+TEXTS, DETAILS = ("contrast", "verdict"), ("p (Holm)", POWER, "diverged", "stopped\nearly")
+"""Columns of the table of contrasts."""
 TITLE = "multi30k: contrasts of test BLEU over paired seeds"
 
 
@@ -219,24 +222,25 @@ def verdict(found: Finding) -> str:
 
 def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
     """Return the table of all contrasts; ``found`` holds the records, as :func:`sentences` has them."""
-    columns = [
-        Column("contrast", right=False), Column("averaged [95 %]"), Column("p (Holm)", detail=True), Column("last"),
-        Column("best"), Column("seeds"), Column("verdict", right=False),
-        Column("seeds for\n80 % power", detail=True), Column("diverged", detail=True),
-        Column("stopped\nearly", detail=True),
-    ]  # fmt: skip
     runs = found[_planned(found)].drop_duplicates(["variant", "seed"])
     ended = runs[runs["diverged"] == ""]
     rows = []
     for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
-        known = first.verdict == UNDECIDED and first.seeds >= SPREAD_SEEDS
-        needed = "none" if first.seeds_needed is None else f"{first.seeds_needed}"
-        rows.append([
-            first.contrast.name, _interval(first), f"{first.p_adjusted:.2g}" if first.seeds > 1 else "",
-            *(f"{each.difference.mean:+.2f}" if each.difference else "" for each in others),
-            f"{first.seeds} of {first.planned}", verdict(first), needed if known else "",
-            " and ".join(map(str, first.diverged)), str(first.stopped_early),
-        ])  # fmt: skip
+        needed = ""
+        if first.verdict == UNDECIDED and first.seeds >= SPREAD_SEEDS:
+            needed = "none" if first.seeds_needed is None else str(first.seeds_needed)
+        rows.append({
+            "contrast": first.contrast.name,
+            "averaged [95 %]": _interval(first),
+            "p (Holm)": f"{first.p_adjusted:.2g}" if first.seeds > 1 else "",
+            **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
+               for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
+            "seeds": f"{first.seeds} of {first.planned}",
+            "verdict": verdict(first),
+            POWER: needed,
+            "diverged": " and ".join(map(str, first.diverged)),
+            "stopped\nearly": str(first.stopped_early),
+        })  # fmt: skip
     notes = [
         "A difference is the test BLEU of the first norm minus that of the second. *Equivalent* means a difference "
         f"within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; [contrasts.csv](contrasts.csv) also has "
@@ -244,11 +248,12 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",
     ]
-    if any(row[7] for row in rows):
+    if any(row[POWER] for row in rows):
         notes.append(f"Seeds for 80 % power: at a true difference of {MARGIN} BLEU, before the adjustment of p.")
     if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
         notes.append("With one seed, the interval is over sentences alone and leaves out the spread between seeds.")
-    return Table("Contrasts", columns, rows, notes, "contrasts").folded(("", "0 and 0", "0"))
+    table = build_table("Contrasts", rows, TEXTS, DETAILS, notes, slug="contrasts")
+    return table.folded(("", "0 and 0", "0"))
 
 
 def _interval(found: Finding, unit: str = "") -> str:

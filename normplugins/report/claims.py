@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from normplugins.report.measured import read_measured
 from normplugins.report.probe_figures import PN_CELLS
 from normplugins.report.run_page import run_links
 from normplugins.report.sweeps import FAILS, HOLDS
-from normplugins.report.table import markdown, plain_table
+from normplugins.report.table import build_table, markdown
 from normplugins.runs.inventory import published_records
 
 HEAD = """\
@@ -227,9 +228,10 @@ def _fluctuation(evidence: Evidence) -> tuple[str, str]:
 
 
 def _table(index: str, numbers: pd.DataFrame, form: str) -> str:
-    rows = [[str(name), *("" if pd.isna(value) else form.format(value) for value in row)]
-            for name, row in zip(numbers.index, numbers.to_numpy(), strict=True)]  # fmt: skip
-    return markdown(plain_table("", [index, *map(str, numbers.columns)], rows))
+    texts = numbers.map(lambda value: "" if pd.isna(value) else form.format(value))
+    texts.insert(0, index, list(numbers.index))
+    rows: list[Any] = texts.to_dict("records")
+    return markdown(build_table("", rows, texts=[index]))
 
 
 GRADIENTS = gradients_figure.TABLE
@@ -275,7 +277,7 @@ def claims_page(results: Path, findings: Sequence[Finding]) -> str:
     """
     evidence = Evidence(results, {each.contrast.name: each for each in findings})
     judged = [(claim, *claim.judge(evidence)) for claim in CLAIMS]
-    rows = [[claim.text, claim.source, verdict] for claim, verdict, _ in judged]
+    rows = [{"claim": claim.text, "source": claim.source, "verdict": verdict} for claim, verdict, _ in judged]
     sections = [claim.section(verdict, said) for claim, verdict, said in judged]
-    table = markdown(plain_table("", ["claim", "source", "verdict"], rows, texts=3))
+    table = markdown(build_table("", rows, texts=["claim", "source", "verdict"]))
     return "\n\n".join([HEAD, table, *sections]) + "\n"

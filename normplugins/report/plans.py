@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from normplugins.report.table import Table, plain_table
+from normplugins.report.table import Table, build_table
 from normplugins.runs.cell import join_cell_name
 from normplugins.runs.inventory import diverged_path, published_path
 from normplugins.runs.plan_file import read_plan_file
@@ -103,10 +103,13 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
     for plan in all_plans():
         progress = plan.progress(results)
         hours = sum(usual.get(experiment, math.nan) for experiment in progress.left) / 3600
-        link = f"[{plan.name}](../configs/campaign/{plan.name}.yaml)"
         done = f"{progress.published} of {progress.planned}"
-        done += f", {progress.diverged} diverged" if progress.diverged else ""
-        rows.append([link, plan.decides, done, "unknown" if math.isnan(hours) else f"{hours:.0f}"])
+        rows.append({
+            "plan": f"[{plan.name}](../configs/campaign/{plan.name}.yaml)",
+            "what it decides": plan.decides,
+            "published": f"{done}, {progress.diverged} diverged" if progress.diverged else done,
+            "hours\nleft": "unknown" if math.isnan(hours) else f"{hours:.0f}",
+        })  # fmt: skip
     minutes = ", ".join(f"{experiment} {seconds / 60:.0f}" for experiment, seconds in usual.items())
     notes = [
         "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
@@ -115,7 +118,7 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
         "published run, the hours are unknown.",
         "A run that two plans list is counted in both.",
     ]
-    return plain_table("The plans", ["plan", "what it decides", "published", "hours\nleft"], rows, notes, texts=2)
+    return build_table("The plans", rows, texts=["plan", "what it decides"], notes=notes)
 
 
 def _cell_name(overrides: list[str]) -> str:

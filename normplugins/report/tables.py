@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import pandas as pd
 
@@ -17,13 +16,12 @@ from normplugins.report.cells import (
     Cell,
     difference,
     group,
-    seeds_note,
     signatures,
 )
 from normplugins.report.paper import NAMES, PaperCorpus
 from normplugins.report.readings import NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
 from normplugins.report.records import WHOLE, norm_rank
-from normplugins.report.table import Column, Table
+from normplugins.report.table import Table, build_table
 
 CHECKPOINTS = ("averaged", "last", "best")
 ON_PLAIN_TEXT = ("chrf2", "ter")
@@ -40,6 +38,8 @@ AVERAGED = (
     "metric of the last checkpoint and of the one with the best validation loss."
 )
 DEVIATION = f"a ± b: mean and sample standard deviation over {SPREAD_SEEDS} seeds or more."
+TEXTS = ("norm", "stopped by", "hardware")
+"""The columns of texts."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
         rows += found
     notes = [corpus.note, *([SEES_THE_FUTURE] if corpus.metric == "ppl" else [])]
     title = f"{corpus.title} ({corpus.experiment})"
-    return _table(title, corpus.experiment, rows, cells, _metrics(cells, corpus.metric), notes, corpus=corpus)
+    return _table(title, corpus.experiment, rows, cells, _metrics(cells, corpus.metric), notes, corpus)
 
 
 def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> Table:
@@ -98,7 +98,7 @@ def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> 
     )
     title = f"{corpus.title} ({corpus.experiment}), shortened schedules (budget={budget})"
     slug = f"{corpus.experiment}-budget-{budget}"
-    return _table(title, slug, rows, cells, _metrics(cells, corpus.metric), [schedule], digits=1)
+    return _table(title, slug, rows, cells, _metrics(cells, corpus.metric), [schedule])
 
 
 def experiment_table(name: str, results: pd.DataFrame) -> Table:
@@ -117,25 +117,20 @@ def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
     also = [other for other in ON_PLAIN_TEXT if (results["metric"] == other).any()]
     if not test_sets and not also:
         return None
-    columns = [
-        Column("norm", right=False),
-        *(Column(f"{_name(metric)},\n{test_set}") for test_set in test_sets),
-        *(Column(_name(other), detail=bool(test_sets)) for other in also),
-        Column("seeds", detail=True),
-    ]
     rows = [
-        [
-            ", ".join(filter(None, [cell.label, cell.first["cut"]])),
-            *(cell.score(metric, test_set=test_set) for test_set in test_sets),
-            *(cell.score(other) for other in also),
-            cell.seeds,
-        ]
+        {
+            "norm": ", ".join(filter(None, [cell.label, cell.first["cut"]])),
+            **{f"{_name(metric)},\n{test_set}": cell.score(metric, test_set=test_set) for test_set in test_sets},
+            **{_name(other): cell.score(other) for other in also},
+            "seeds": cell.seeds,
+        }
         for cell in cells
     ]
     scored = " or ".join(dict.fromkeys(cell.first["scored_by"] for cell in cells))
     notes = [f"Scores of the checkpoint by which the recipe is scored: {scored}.", *signatures(cells, also)]
     parts = " and ".join(filter(None, ["each test set" if test_sets else "", ", ".join(map(_name, also))]))
-    return Table(f"{name}: {parts}", columns, rows, notes, f"{slug}-details")
+    details = ["seeds", *(map(_name, also) if test_sets else ())]
+    return build_table(f"{name}: {parts}", rows, TEXTS, details, notes, f"{slug}-details")
 
 
 def _table(
@@ -146,74 +141,83 @@ def _table(
     metrics: Sequence[str],
     notes: Sequence[str],
     corpus: PaperCorpus | None = None,
-    digits: int = 2,
 ) -> Table:
-    """Put together the columns of any table; those that say nothing new are left out."""
+    """Put together any table but the details; columns that say nothing new are left out."""
     metric, *others = metrics
     readings = READINGS[0] in rows[0].missing
     checkpoints = ["", "last"] if readings else list(CHECKPOINTS) if corpus else _checkpoints(cells)
-    columns: list[Column] = []
-    texts: list[list[str]] = []
-    footnotes: list[str] = []
-
-    def add(heading: str, get: Callable[[Row], str], right: bool = True, detail: bool = True) -> None:
-        columns.append(Column(heading, right, detail))
-        texts.append([get(row) for row in rows])
-
-    def add_each(heading: str, get: Callable[[Cell], str]) -> None:
-        for key in rows[0].missing:
-            named = f"reading\n{key}\n{heading}" if key else heading
-            add(named, lambda row, key=key: get(row.cells[key]) if key in row.cells else "")  # type: ignore[misc]
-
-    def add_joined(heading: str, get: Callable[[Cell], str], right: bool = True) -> None:
-        add(heading, lambda row: "; ".join(dict.fromkeys(map(get, row.cells.values()))), right)
+    numbers = {"": "", **corpus.numbers} if corpus else {}  # "" stands for a row that is not in the paper
+    footnotes = list(dict.fromkeys(corpus.footnotes.values())) if corpus else []
+    headings = {key: HEADINGS.get(key) or f"{_name(metric)},\n{checkpoints[0]}" for key in rows[0].missing}
+    if corpus:
+        headings = {key: f"ours,\n{heading}" for key, heading in headings.items()}
 
     def footnote(text: str) -> str:
         if text and text not in footnotes:
             footnotes.append(text)
         return f" [{footnotes.index(text) + 1}]" if text else ""
 
-    def score(key: str, row: Row) -> str:
+    def score(row: Row, key: str) -> str:
         if key not in row.cells:
             return row.missing[key]
-        cell = row.cells[key]
-        consequence = ", not the paper's corpus: compare it with ours, not with the paper's number" if corpus else ""
-        note = f"Corpus: {cell.first['note']}{consequence}." if cell.first["note"] else ""
-        return cell.score(metric, checkpoints[0], digits=digits) + footnote(note)
+        note = row.cells[key].first["note"]
+        if note and corpus:
+            note += ", not the paper's corpus: compare it with ours, not with the paper's number"
+        return row.cells[key].score(metric, checkpoints[0]) + footnote(f"Corpus: {note}." if note else "")
 
-    add("norm", lambda row: row.name, right=False, detail=False)
-    if corpus:
-        numbers, about = {"": "", **corpus.numbers}, corpus.footnotes  # "" stands for a row that is not in the paper
-        add("paper", lambda row: numbers.get(row.paper, "unknown") + footnote(about.get(row.paper, "")), detail=False)
-        add("paper\n- LN", lambda row: corpus.differences.get(row.paper, ""))
-    for key in rows[0].missing:
-        named = HEADINGS.get(key) or f"{_name(metric)},\n{checkpoints[0]}"
-        add(f"ours,\n{named}" if corpus else named, partial(score, key), detail=False)
-    if corpus:
-        add_each("ours\n- LN" if not readings else "- LN", lambda cell: difference(cell, cells, metric, checkpoints[0]))
-    for checkpoint in checkpoints[1:]:
-        heading = checkpoint if corpus or readings else f"{_name(metric)},\n{checkpoint}"
-        add_each(heading, partial(Cell.score, metric=metric, checkpoint=checkpoint, digits=digits))
-    add_each("brevity\npenalty", lambda cell: cell.brevity(metric))
-    add("seeds", lambda row: row.seeds, detail=False)
-    for other in others:
-        add_each(_name(other), partial(Cell.score, metric=other, digits=digits))
-    add_each("best valid\nppl", lambda cell: cell.valid_ppl)
-    add_joined("updates", lambda cell: cell.span("updates"))
-    add_joined("stopped by", lambda cell: cell.each("stopped_by"), right=False)
-    add_joined("hardware", lambda cell: cell.each("hardware"), right=False)
+    def each(row: Row, heading: str, get: Callable[[Cell], str]) -> dict[str, str]:
+        """Return a column for each reading."""
+        return {
+            f"reading\n{key}\n{heading}" if key else heading: get(row.cells[key]) if key in row.cells else ""
+            for key in row.missing
+        }
+
+    def columns(row: Row) -> dict[str, str]:
+        found = {"norm": row.name}
+        if corpus:
+            about = footnote(corpus.footnotes.get(row.paper, ""))
+            found["paper"] = numbers.get(row.paper, "unknown") + about
+            found["paper\n- LN"] = corpus.differences.get(row.paper, "")
+        found |= {heading: score(row, key) for key, heading in headings.items()}
+        if corpus:
+            gain = "- LN" if readings else "ours\n- LN"
+            found |= each(row, gain, lambda cell: difference(cell, cells, metric, checkpoints[0]))
+        for name in checkpoints[1:]:
+            heading = name if corpus or readings else f"{_name(metric)},\n{name}"
+            found |= each(row, heading, lambda cell, name=name: cell.score(metric, name))  # type: ignore[misc]
+        found |= each(row, "brevity\npenalty", lambda cell: cell.brevity(metric))
+        found["seeds"] = row.seeds
+        for other in others:
+            found |= each(row, _name(other), lambda cell, other=other: cell.score(other))  # type: ignore[misc]
+        found |= each(row, "best valid\nppl", lambda cell: cell.valid_ppl)
+        found["updates"] = "; ".join(dict.fromkeys(cell.updates for cell in row.cells.values()))
+        for name in ("stopped_by", "hardware"):
+            texts = dict.fromkeys(cell.each(name) for cell in row.cells.values())
+            found[name.replace("_", " ")] = "; ".join(texts)
+        return found
+
+    texts = [columns(row) for row in rows]
     below = [
         *(f"[{number}] {text}" for number, text in enumerate(footnotes, 1)),
         *notes,
         *([f"{BEST if readings else AVERAGED} {DEVIATION}"] if cells and (readings or corpus) else []),
         *(["*seeds* a/b/c: of code, masked and paper."] if any("/" in row.seeds for row in rows) else []),
         *_language_model_notes(cells),
-        *seeds_note(cells),
+        *_seeds_note(cells),
         *signatures(cells, metrics),
         *(f"Hardware: {machine}" for cell in cells for machine in cell.runs["machine"]),
     ]
-    rows_of_text = [list(row) for row in zip(*texts, strict=True)]
-    return Table(title, columns, rows_of_text, list(dict.fromkeys(below)), slug).folded(empty=("", NOT_SCORED))
+    details = texts[0].keys() - {"norm", "paper", *headings.values(), "seeds"}
+    return build_table(title, texts, TEXTS, details, list(dict.fromkeys(below)), slug).folded(empty=("", NOT_SCORED))
+
+
+def _seeds_note(cells: Sequence[Cell]) -> list[str]:
+    """Return a warning if cells are compared and some of them have one seed only."""
+    ones = sum(len(cell.runs) == 1 for cell in cells)
+    if len(cells) < 2 or not ones:
+        return []
+    which = "Every row has" if ones == len(cells) else f"{ones} of {len(cells)} rows have"
+    return [f"{which} one seed only, and one seed gives no verdict: another seed can reverse the order of two rows."]
 
 
 def _rows(cells: Sequence[Cell], norm: str, missing: dict[str, str]) -> list[Row]:

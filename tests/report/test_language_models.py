@@ -149,7 +149,7 @@ def test_shortened_schedules_have_a_table_of_their_own(page, tmp_path) -> None:
     made = page()
     rows = made.rows(SHORT_PTB)
     assert list(rows) == ["ln", "ln, causal transformer", "pn"]
-    assert [rows["ln"][column] for column in SHORT_COLUMNS] == ["250.0", "300.0", "350.0"]
+    assert [rows["ln"][column] for column in SHORT_COLUMNS] == ["250.00", "300.00", "350.00"]
     readings = ("code", "masked", "paper")
     assert [rows["ln"][f"reading {reading} best valid ppl"] for reading in readings] == [
         f"{best_valid(content):.2f}" for content in contents
@@ -157,7 +157,7 @@ def test_shortened_schedules_have_a_table_of_their_own(page, tmp_path) -> None:
     assert (rows["ln"]["updates"], rows["ln"]["seeds"]) == ("1,500", "1")
     assert (rows["pn"]["updates"], rows["pn"]["seeds"]) == ("1,200", "1/-/-")
     assert [rows["pn"][column] for column in SHORT_COLUMNS[1:]] == ["not run", "not run"]
-    assert rows["ln, causal transformer"][SHORT_COLUMNS[1]] == "230.0"
+    assert rows["ln, causal transformer"][SHORT_COLUMNS[1]] == "230.00"
     section = made.section(SHORT_PTB)
     assert "the published schedule takes 20,000 updates" in section
     assert "perplexity 620.5 on test and 650.2 on valid" in section
@@ -171,8 +171,8 @@ def test_seeds_of_a_shortened_schedule_are_averaged_and_other_settings_are_not(p
         put(tmp_path, language_model("ptb", "ln,budget=cpu", seed, ppl, updates=1_500))
     put(tmp_path, language_model("ptb", "ln,budget=cpu,model.dropout=0.1", 1, 240.0, updates=1_500))
     rows = page().rows(SHORT_PTB)
-    assert (rows["ln"][SHORT_COLUMNS[0]], rows["ln"]["seeds"]) == ("251.0", "2/-/-")
-    assert rows["ln, model.dropout=0.1"][SHORT_COLUMNS[0]] == "240.0"
+    assert (rows["ln"][SHORT_COLUMNS[0]], rows["ln"]["seeds"]) == ("251.00", "2/-/-")
+    assert rows["ln, model.dropout=0.1"][SHORT_COLUMNS[0]] == "240.00"
 
 
 def test_a_table_with_numbers_that_see_the_future_says_so_in_two_sentences(page, tmp_path) -> None:
@@ -308,4 +308,4 @@ def test_both_tables_fit_a_terminal_with_every_number_whole(tmp_path, width) -> 
         assert "the future" in text
         assert "…" not in text
     assert full.count("257.00 ± 5.75") == 12
-    assert short.count("257.0 ± 5.8") == 12
+    assert short.count("257.00 ± 5.75") == 12
