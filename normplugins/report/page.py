@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 
@@ -19,12 +18,13 @@ from normplugins.report.paper_figures import paper_figures
 from normplugins.report.plans import plan_table
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.readme import readme_part, rewrite_readme
-from normplugins.report.records import read_results, summarize
+from normplugins.report.records import LOCAL, read_results, summarize
 from normplugins.report.run_page import run_links, run_pages
 from normplugins.report.scores_figure import final_scores
 from normplugins.report.sweeps import batch_sizes
 from normplugins.report.table import Table, latex, markdown, paragraph, terminal, terminal_width
 from normplugins.report.tables import detail_table, experiment_table, paper_table, shortened_table
+from normplugins.runs.inventory import RECORD, find_runs
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import whole_file
 from normplugins.utils.locks import hold_lock
@@ -85,6 +85,33 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
         )
     with hold_lock(results / ".lock", lambda holder: echo(f"waiting for process {holder}, which writes {results}")):
         _report(results, echo)
+
+
+def report_local(runs: Path, results: Path) -> None:
+    """Print the tables of the experiments of the finished runs at hand, and draw their loss curves.
+
+    The figures are written to ``figures/`` in the folder of the runs, and nothing is written to ``results``.
+
+    Args:
+        runs: the folder of the runs.
+        results: the folder of the published records; it may be missing.
+
+    Raises:
+        UserError: no run is finished, a record is broken, or a figure cannot be written.
+    """
+    done = [run for run in find_runs(runs, results) if run.state in ("finished", "published")]
+    if not done:
+        raise UserError(f"no run in {runs} is finished: normplugins list --runs {runs} shows their states")
+    found = read_results(results, [run.folder / RECORD for run in done if run.state == "finished"])
+    writer = Writer(runs, terminal_width())
+    for experiment in dict.fromkeys(run.experiment for run in done):
+        if experiment in paper.CORPORA:
+            writer.say(MARKS)
+        for tables, members in tables_of(experiment, found):
+            writer.printed += [terminal(table, writer.width) for table in tables]
+            writer.draw(members)
+    writer.say(f'Runs marked "{LOCAL}" are not published: `normplugins publish RUN` does that.')
+    writer.tell(print)
 
 
 def _report(results: Path, echo: Callable[[str], None]) -> None:
@@ -211,9 +238,9 @@ class Writer:
 
     def write(self, name: str, text: str) -> None:
         """Write a text file of the results."""
-        with self.named(name) as path, whole_file(path) as temporary:
+        with whole_file(self.results / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        self.written.append(path)
+        self.written.append(self.results / name)
 
     def write_each(self, pattern: str, texts: Mapping[str, str]) -> None:
         """Write text files that match a pattern, and remove other files that match it, whose records are gone."""
@@ -227,15 +254,5 @@ class Writer:
         """Write a figure as PNG and as SVG, and show it on the page with these texts above it; None has neither."""
         if figure is None:
             return
-        with self.named(f"figures/{name}.png"):
-            self.written += style.write(figure, self.results / "figures" / name)
+        self.written += style.write(figure, self.results / "figures" / name)
         self.page += [*above, f"[![{caption}](figures/{name}.png)](figures/{name}.svg)"]
-
-    @contextmanager
-    def named(self, name: str) -> Iterator[Path]:
-        """Yield the path of a file of the results; raises UserError where it cannot be written."""
-        path = self.results / name
-        try:
-            yield path
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
