@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import pandas as pd
 
@@ -19,7 +21,7 @@ from normplugins.report.cells import (
     signatures,
 )
 from normplugins.report.paper import NAMES, PaperCorpus
-from normplugins.report.readings import NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
+from normplugins.report.readings import MODELS, NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
 from normplugins.report.records import WHOLE, norm_rank
 from normplugins.report.table import Table, build_table
 
@@ -27,7 +29,6 @@ CHECKPOINTS = ("averaged", "last", "best")
 ON_PLAIN_TEXT = ("chrf2", "ter")
 """Metrics that only the second table of an experiment shows."""
 OTHER_CORPUS = "another corpus"
-HEADINGS = {"code": "reading\ncode: sees\nthe future", "masked": "reading\nmasked", "paper": "reading\npaper"}
 COUNTED = (
     "ppl: by words, over every test token, `<eos>` included; ppl, full segments: the published count, which drops the "
     "last, partial segment."
@@ -44,43 +45,38 @@ TEXTS = ("norm", "stopped by", "hardware")
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: the cell of each column, and the text that a column shows without a cell.
+    """A row of a table: its cell, or without one the text that stands in place of a score.
 
     ``paper`` is the paper's name of the norm, if the row shows its number.
     """
 
     name: str
-    cells: dict[str, Cell]
-    missing: dict[str, str]
+    cell: Cell | None
+    missing: str = ""
     paper: str = ""
-
-    @property
-    def seeds(self) -> str:
-        """The number of seeds, or one number for each column where they differ."""
-        found = [self.cells[key].seeds if key in self.cells else "-" for key in self.missing]
-        return "" if not self.cells else found[0] if len(set(found)) == 1 else "/".join(found)
 
 
 def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
     """Return the paper's numbers on a corpus beside ours.
 
-    The row of a norm of the paper holds the runs of the published recipe, on the published corpus, to its end. All
-    other runs follow in rows without a number of the paper; shortened schedules have a table of their own.
+    The row of a norm of the paper, one for each reading of a language model, holds the runs of the published recipe, on
+    the published corpus, to its end. All other runs follow in rows without a number of the paper; shortened schedules
+    have a table of their own.
     """
     every = group(results)
     cells = [cell for cell in every if not cell.first["budget"]]
-    keys = READINGS if corpus.metric == "ppl" else ("",)
+    norms = sorted({*NAMES, *(cell.first["norm"] for cell in cells)}, key=norm_rank)
+    readings = [model.name for model in READINGS] if corpus.metric == "ppl" else [""]
     rows = []
-    for norm in sorted({*NAMES, *(cell.first["norm"] for cell in cells)}, key=norm_rank):
-        found = _rows([cell for cell in cells if cell.first["norm"] == norm], norm, dict.fromkeys(keys, ""))
-        if norm in NAMES:
-            published = found.pop(0).cells if found and found[0].name == norm else {}
-            begun = {
-                _reading(cell) for cell in every if cell.first["norm"] == norm and not (cell.model and cell.model.row)
-            }
-            missing = {key: NOT_IN_FULL if key in begun else NOT_RUN for key in keys}
-            found.insert(0, Row(f"{NAMES[norm]} ({norm})", published, missing, NAMES[norm]))
-        rows += found
+    for model, norm in product(MODELS if corpus.metric == "ppl" else [""], norms):
+        others = [cell for cell in cells if (cell.first["norm"], cell.first["model"]) == (norm, model)]
+        if norm in NAMES and model in readings:
+            ours = next((cell for cell in others if not _differs(cell)), None)
+            others = [cell for cell in others if cell is not ours]
+            begun = any((cell.first["norm"], cell.first["model"]) == (norm, model) for cell in every)
+            name = ", ".join(filter(None, [f"{NAMES[norm]} ({norm})", model]))
+            rows.append(Row(name, ours, NOT_IN_FULL if begun else NOT_RUN, NAMES[norm]))
+        rows += [Row(_name_of(cell), cell) for cell in others]
     notes = [corpus.note, *([SEES_THE_FUTURE] if corpus.metric == "ppl" else [])]
     title = f"{corpus.title} ({corpus.experiment})"
     return _table(title, corpus.experiment, rows, cells, _metrics(cells, corpus.metric), notes, corpus)
@@ -89,14 +85,12 @@ def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
 def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> Table:
     """Return the runs of one shortened schedule, a row for each norm and its settings."""
     cells = group(results)
-    norms = dict.fromkeys(cell.first["norm"] for cell in cells)
-    missing = dict.fromkeys(READINGS, NOT_RUN)
-    rows = [row for norm in norms for row in _rows([c for c in cells if c.first["norm"] == norm], norm, missing)]
     schedule = (
         f"Shortened: the published schedule takes {corpus.ends_at:,} updates, and the learning rate may differ too. No "
         "number here belongs beside the paper's."
     )
     title = f"{corpus.title} ({corpus.experiment}), shortened schedules (budget={budget})"
+    rows = [Row(cell.label, cell) for cell in cells]
     slug = f"{corpus.experiment}-budget-{budget}"
     return _table(title, slug, rows, cells, _metrics(cells, corpus.metric), [schedule])
 
@@ -104,7 +98,7 @@ def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> 
 def experiment_table(name: str, results: pd.DataFrame) -> Table:
     """Return the runs of an experiment that is not in the paper: the score of every checkpoint."""
     cells = group(results)
-    return _table(name, name, [Row(cell.label, {"": cell}, {"": ""}) for cell in cells], cells, _metrics(cells), [])
+    return _table(name, name, [Row(cell.label, cell) for cell in cells], cells, _metrics(cells), [])
 
 
 def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
@@ -119,7 +113,7 @@ def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
         return None
     rows = [
         {
-            "norm": ", ".join(filter(None, [cell.label, cell.first["cut"]])),
+            "norm": _name_of(cell),
             **{f"{_name(metric)},\n{test_set}": cell.score(metric, test_set=test_set) for test_set in test_sets},
             **{_name(other): cell.score(other) for other in also},
             "seeds": cell.seeds,
@@ -144,70 +138,54 @@ def _table(
 ) -> Table:
     """Put together any table but the details; columns that say nothing new are left out."""
     metric, *others = metrics
-    readings = READINGS[0] in rows[0].missing
-    checkpoints = ["", "last"] if readings else list(CHECKPOINTS) if corpus else _checkpoints(cells)
+    perplexity = corpus is not None and corpus.metric == "ppl"
+    scored, *also = ["", "last"] if perplexity else CHECKPOINTS if corpus else _checkpoints(cells)
     numbers = {"": "", **corpus.numbers} if corpus else {}  # "" stands for a row that is not in the paper
     footnotes = list(dict.fromkeys(corpus.footnotes.values())) if corpus else []
-    headings = {key: HEADINGS.get(key) or f"{_name(metric)},\n{checkpoints[0]}" for key in rows[0].missing}
-    if corpus:
-        headings = {key: f"ours,\n{heading}" for key, heading in headings.items()}
+    main = ",\n".join(filter(None, ["ours" if corpus else "", _name(metric), scored]))
+    optional: dict[str, Callable[[Cell], str]] = {
+        **({"ours\n- LN": lambda cell: difference(cell, cells, metric, scored)} if corpus else {}),
+        **{name if corpus else f"{_name(metric)},\n{name}": partial(Cell.score, metric=metric, checkpoint=name)
+           for name in also},
+        "brevity\npenalty": lambda cell: cell.brevity(metric),
+        "seeds": lambda cell: cell.seeds,
+        **{_name(other): partial(Cell.score, metric=other) for other in others},
+        "best valid\nppl": lambda cell: cell.valid_ppl,
+        "updates": lambda cell: cell.updates,
+        "stopped by": lambda cell: cell.each("stopped_by"),
+        "hardware": lambda cell: cell.each("hardware"),
+    }  # fmt: skip
 
     def footnote(text: str) -> str:
         if text and text not in footnotes:
             footnotes.append(text)
         return f" [{footnotes.index(text) + 1}]" if text else ""
 
-    def score(row: Row, key: str) -> str:
-        if key not in row.cells:
-            return row.missing[key]
-        note = row.cells[key].first["note"]
+    def score(cell: Cell) -> str:
+        note = cell.first["note"]
         if note and corpus:
             note += ", not the paper's corpus: compare it with ours, not with the paper's number"
-        return row.cells[key].score(metric, checkpoints[0]) + footnote(f"Corpus: {note}." if note else "")
-
-    def each(row: Row, heading: str, get: Callable[[Cell], str]) -> dict[str, str]:
-        """Return a column for each reading."""
-        return {
-            f"reading\n{key}\n{heading}" if key else heading: get(row.cells[key]) if key in row.cells else ""
-            for key in row.missing
-        }
+        return cell.score(metric, scored) + footnote(f"Corpus: {note}." if note else "")
 
     def columns(row: Row) -> dict[str, str]:
         found = {"norm": row.name}
         if corpus:
-            about = footnote(corpus.footnotes.get(row.paper, ""))
-            found["paper"] = numbers.get(row.paper, "unknown") + about
+            found["paper"] = numbers.get(row.paper, "unknown") + footnote(corpus.footnotes.get(row.paper, ""))
             found["paper\n- LN"] = corpus.differences.get(row.paper, "")
-        found |= {heading: score(row, key) for key, heading in headings.items()}
-        if corpus:
-            gain = "- LN" if readings else "ours\n- LN"
-            found |= each(row, gain, lambda cell: difference(cell, cells, metric, checkpoints[0]))
-        for name in checkpoints[1:]:
-            heading = name if corpus or readings else f"{_name(metric)},\n{name}"
-            found |= each(row, heading, lambda cell, name=name: cell.score(metric, name))  # type: ignore[misc]
-        found |= each(row, "brevity\npenalty", lambda cell: cell.brevity(metric))
-        found["seeds"] = row.seeds
-        for other in others:
-            found |= each(row, _name(other), lambda cell, other=other: cell.score(other))  # type: ignore[misc]
-        found |= each(row, "best valid\nppl", lambda cell: cell.valid_ppl)
-        found["updates"] = "; ".join(dict.fromkeys(cell.updates for cell in row.cells.values()))
-        for name in ("stopped_by", "hardware"):
-            texts = dict.fromkeys(cell.each(name) for cell in row.cells.values())
-            found[name.replace("_", " ")] = "; ".join(texts)
-        return found
+        found[main] = score(row.cell) if row.cell else row.missing
+        return found | {heading: get(row.cell) if row.cell else "" for heading, get in optional.items()}
 
     texts = [columns(row) for row in rows]
     below = [
         *(f"[{number}] {text}" for number, text in enumerate(footnotes, 1)),
         *notes,
-        *([f"{BEST if readings else AVERAGED} {DEVIATION}"] if cells and (readings or corpus) else []),
-        *(["*seeds* a/b/c: of code, masked and paper."] if any("/" in row.seeds for row in rows) else []),
+        *([f"{BEST if perplexity else AVERAGED} {DEVIATION}"] if corpus and cells else []),
         *_language_model_notes(cells),
         *_seeds_note(cells),
         *signatures(cells, metrics),
         *(f"Hardware: {machine}" for cell in cells for machine in cell.runs["machine"]),
     ]
-    details = texts[0].keys() - {"norm", "paper", *headings.values(), "seeds"}
+    details = texts[0].keys() - {"norm", "paper", main, "seeds"}
     return build_table(title, texts, TEXTS, details, list(dict.fromkeys(below)), slug).folded(empty=("", NOT_SCORED))
 
 
@@ -220,28 +198,14 @@ def _seeds_note(cells: Sequence[Cell]) -> list[str]:
     return [f"{which} one seed only, and one seed gives no verdict: another seed can reverse the order of two rows."]
 
 
-def _rows(cells: Sequence[Cell], norm: str, missing: dict[str, str]) -> list[Row]:
-    """Put the cells of a norm into rows by their settings, each cell into the column of its reading."""
-    rows: list[Row] = []
-    for cell in sorted(cells, key=_extra):
-        name = ", ".join(filter(None, [norm, _extra(cell)]))
-        key = _reading(cell)
-        row = next((row for row in rows if row.name == name and key not in row.cells), None)
-        if row is None:
-            row = Row(name, {}, missing)
-            rows.append(row)
-        row.cells[key] = cell
-    return rows
+def _differs(cell: Cell) -> str:
+    """Return how a cell differs from the published recipe."""
+    first = cell.first
+    return ", ".join(filter(None, [first["settings"], first["cut"], OTHER_CORPUS if first["note"] else ""]))
 
 
-def _reading(cell: Cell) -> str:
-    return cell.model.reading if cell.model else ""
-
-
-def _extra(cell: Cell) -> str:
-    """Return how a cell differs from the published recipe of its column."""
-    first, model = cell.first, cell.model.row if cell.model else ""
-    return ", ".join(filter(None, [model, first["settings"], first["cut"], OTHER_CORPUS if first["note"] else ""]))
+def _name_of(cell: Cell) -> str:
+    return ", ".join(filter(None, [cell.first["norm"], cell.first["model"], _differs(cell)]))
 
 
 def _checkpoints(cells: Sequence[Cell]) -> list[str]:
