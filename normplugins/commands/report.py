@@ -17,11 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print the tables and write the page and the figures, or only print the tables of the runs at hand."""
-    if options.local:
-        from normplugins.report.local import report_local
+    from normplugins.report.page import report, report_local
 
+    if options.local:
         report_local(options.runs, options.results)
     else:
-        from normplugins.report.page import report
-
         report(options.results)

@@ -24,7 +24,7 @@ from normplugins.report.contrasts import (
 from normplugins.report.plans import Plan
 from normplugins.report.records import WHOLE
 from normplugins.report.run_page import run_links
-from normplugins.report.table import Column, Table
+from normplugins.report.table import Table, build_table
 
 Findings = Mapping[str, Sequence[Finding]]
 """The findings of each checkpoint, in the order of the contrasts."""
@@ -37,16 +37,19 @@ QUESTIONS = {
     "BN - LN": "Is BN worse than LN, as the paper presupposes?",
 }
 RULE = (
-    "The scores are BLEU, computed on tokens, of the mean of the last five epochs' checkpoints on all four test sets "
-    "together. Intervals are 95 %, over seeds and sentences; p-values are adjusted by Holm's method within the six "
-    "confirmatory and within the six exploratory contrasts, as the [protocol](../docs/protocol.md) and its amendments "
-    "say."
+    "The scores are tokenized BLEU on all four test sets together, of the mean of the last five epochs' checkpoints. "
+    "The intervals are 95 % intervals over seeds and sentences. The p-values are adjusted by Holm's method, separately "
+    "for the six confirmatory and the six exploratory contrasts. [docs/norms.md](../docs/norms.md) explains the norms, "
+    "and the [protocol](../docs/protocol.md) with its amendments says how a verdict is reached."
 )
 VERDICTS = ("better", "worse", "equivalent", *NO_VERDICT)
 SCALING = "the scaling, under"
 """The beginning of what a contrast isolates if it is the group scaling of a norm with statistics."""
 RUNNING = ("pn", "rms,norm.groups=4")
 """The contrast that isolates running statistics."""
+POWER = "seeds for\n80 % power"
+TEXTS, DETAILS = ("contrast", "verdict"), ("p (Holm)", POWER, "diverged", "stopped\nearly")
+"""Columns of the table of contrasts."""
 TITLE = "multi30k: contrasts of test BLEU over paired seeds"
 
 
@@ -68,15 +71,29 @@ def sentences(results: Path, findings: Findings, found: pd.DataFrame) -> list[st
         found: the records, as :func:`normplugins.report.records.read_results` returns them.
     """
     primary = findings[CHECKPOINTS[0]]
-    confirmatory = [each for each in primary if each.contrast.family == CONFIRMATORY]
     return [
-        _state(results, primary),
-        *(f"**{QUESTIONS[each.contrast.name]}** {conclusion(each)}" for each in confirmatory),
+        state(results, primary),
+        *(f"**{QUESTIONS[each.contrast.name]}** {conclusion(each)}" for each in primary
+          if each.contrast.family == CONFIRMATORY),
         *_why(findings),
         _exploratory([each for each in primary if each.contrast.family == EXPLORATORY]),
         " ".join([_checkpoints(findings), *_last_checkpoint(found)]),
         RULE,
-    ]
+    ]  # fmt: skip
+
+
+def state(results: Path, primary: Sequence[Finding]) -> str:
+    """Return how many of the planned runs are published, and how many of the contrasts have a verdict."""
+    progress = Plan.named(EXPERIMENT).progress(results)
+    lost = f", and {progress.diverged} diverged" if progress.diverged else ""
+    runs = f"{progress.published} of {progress.planned} planned runs of Multi30k are published{lost}"
+    decided = sum(each.decided for each in primary)
+    verdicts = f"{decided} of {len(primary)} contrasts have a verdict."
+    if not progress.left:
+        return f"No planned run is left: {runs}. {verdicts}"
+    most = max(each.seeds for each in primary)
+    seeds = f" No contrast has more than {most} seed{'' if most == 1 else 's'} yet." if most < SPREAD_SEEDS else ""
+    return f"**The answer is incomplete:** {runs}. {verdicts}{seeds}"
 
 
 def conclusion(found: Finding) -> str:
@@ -116,7 +133,7 @@ def paired_runs(results: Path, *findings: Finding) -> str:
     for found in findings:
         for cell in (found.contrast.system, found.contrast.baseline):
             used.setdefault(cell, set()).update(found.difference.seeds if found.difference else ())
-    return ", ".join(run_links(results, EXPERIMENT, cell, seeds=seeds) for cell, seeds in used.items() if seeds)
+    return "; ".join(run_links(results, EXPERIMENT, cell, seeds=seeds) for cell, seeds in used.items() if seeds)
 
 
 def agreement(found: Finding) -> str:
@@ -136,24 +153,6 @@ def agreement(found: Finding) -> str:
     return "This neither confirms nor contradicts the paper."
 
 
-def _state(results: Path, primary: Sequence[Finding]) -> str:
-    plan = Plan.named(EXPERIMENT)
-    published, diverged = plan.published(results)
-    decided = sum(each.decided for each in primary)
-    lost = f", {diverged} diverged" if diverged else ""
-    if published + diverged >= plan.planned:
-        return (f"All {plan.planned} planned runs of Multi30k have ended: {published} are published{lost}; "
-                f"{decided} of {len(primary)} contrasts have a verdict.")  # fmt: skip
-    most = max(each.seeds for each in primary)
-    seeds = {0: "No contrast has a pair of runs", 1: "No contrast has more than one seed"}
-    verdicts = f"{decided} of {len(primary)} contrasts have" if decided else "none has"
-    return (
-        f"**The answer is incomplete:** {published} of {plan.planned} planned runs of Multi30k are published{lost}. "
-        f"{seeds.get(most, f'No contrast has more than {most} seeds')}, and {verdicts} a verdict. "
-        "No verdict is given from one seed."
-    )
-
-
 def _exploratory(findings: Sequence[Finding]) -> str:
     counts = {word: [f.contrast.name for f in findings if word in f.verdict.split(", ")] for word in VERDICTS}
     said = [f"{word.removeprefix('one seed: ')}: {'; '.join(names)}" for word, names in counts.items() if names]
@@ -163,15 +162,13 @@ def _exploratory(findings: Sequence[Finding]) -> str:
 
 def _checkpoints(findings: Findings) -> str:
     every = zip(*(findings[name] for name in CHECKPOINTS), strict=True)
-    means = {row[0].contrast.name: [each.difference.mean for each in row if each.difference] for row in every}
-    scored = {name: each for name, each in means.items() if len(each) == len(CHECKPOINTS)}
-    turned = [name for name, each in scored.items() if min(each) < 0 < max(each)]
-    question = "**Does the choice of the checkpoint matter?**"
-    if not turned:
-        return f"{question} All {len(scored)} differences have one sign for averaged, last and best checkpoint."
+    scored = {row[0].contrast.name: [each.difference.mean for each in row if each.difference] for row in every}
+    scored = {name: means for name, means in scored.items() if len(means) == len(CHECKPOINTS)}
+    turned = [name for name, means in scored.items() if min(means) < 0 < max(means)]
+    which = f": {'; '.join(turned)}" if turned else ""
     return (
-        f"{question} In {len(turned)} of {len(scored)} contrasts the difference changes its sign between the averaged, "
-        f"last and best checkpoint: {'; '.join(turned)}."
+        f"**Does the choice of the checkpoint matter?** In {len(turned) or 'none'} of {len(scored)} contrasts, the "
+        f"averaged, the last and the best checkpoint disagree on the sign of the difference{which}."
     )
 
 
@@ -183,11 +180,11 @@ def _last_checkpoint(found: pd.DataFrame) -> list[str]:
         return []
     runs = runs.dropna()
     averaged, last = (runs["brevity", name].mean() for name in ("averaged", "last"))
-    change = "shortens" if averaged < last else "does not shorten"
     return [
-        f"In {(runs['value', 'last'] == runs['value', 'best']).sum()} of {len(runs)} runs the last checkpoint is the "
-        "best one, or has its score.",
-        f"Averaging {change} the output: the mean brevity penalty is {averaged:.3f} averaged and {last:.3f} last.",
+        f"In {(runs['value', 'last'] == runs['value', 'best']).sum()} of {len(runs)} runs, the last and the best "
+        "checkpoint have the same score.",
+        f"Averaging {'shortens' if averaged < last else 'does not shorten'} the output: the mean brevity penalty is "
+        f"{averaged:.3f} for averaged checkpoints and {last:.3f} for last ones.",
     ]
 
 
@@ -201,15 +198,15 @@ def _why(findings: Findings) -> list[str]:
     every = [*scaling, running[0]]
     fewest, most = min(each.seeds for each in every), max(each.seeds for each in every)
     seeds = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' if most > 1 else ''}"
-    state = "In the whole plan" if all(each.complete for each in every) else "Provisionally"
-    norms = ", ".join(CELLS[each.contrast.baseline].removesuffix(" without group scaling") for each in scaling)
+    norms = [CELLS[each.contrast.baseline].removesuffix(" without group scaling") for each in scaling]
     gains = [each.difference.mean for each in scaling if each.difference]
     means = [each.difference.mean for each in running if each.difference]
     return [
-        f"**Why: running statistics or group scaling?** {state}, with {seeds} each and verdicts on "
-        f"{sum(each.decided for each in every) or 'none'} of these {len(every)} contrasts: group scaling changed the "
-        f"BLEU of the norms with statistics ({norms}) by {min(gains):+.2f} to {max(gains):+.2f}. The difference "
-        f"{running[0].contrast.name}, both with group scaling, is {means[0]:+.2f} averaged and {means[1]:+.2f} last."
+        f"**Which part of PN matters: running statistics or group scaling?** Group scaling changed the BLEU by "
+        f"{min(gains):+.2f} to {max(gains):+.2f} ({', '.join(norms)}). Running statistics, measured by "
+        f"{running[0].contrast.name} (both with group scaling), changed it by {means[0]:+.2f} with averaged "
+        f"checkpoints and by {means[1]:+.2f} with last ones. Each of these {len(every)} contrasts has {seeds}, and "
+        f"{sum(each.decided for each in every) or 'none'} of them a verdict."
     ]
 
 
@@ -225,36 +222,38 @@ def verdict(found: Finding) -> str:
 
 def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
     """Return the table of all contrasts; ``found`` holds the records, as :func:`sentences` has them."""
-    columns = [
-        Column("contrast", right=False), Column("averaged [95 %]"), Column("p (Holm)", detail=True), Column("last"),
-        Column("best"), Column("seeds"), Column("verdict", right=False),
-        Column("seeds for\n80 % power", detail=True), Column("diverged", detail=True),
-        Column("ended by\npatience", detail=True),
-    ]  # fmt: skip
     runs = found[_planned(found)].drop_duplicates(["variant", "seed"])
     ended = runs[runs["diverged"] == ""]
     rows = []
     for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
-        known = first.verdict == UNDECIDED and first.seeds >= SPREAD_SEEDS
-        needed = "none" if first.seeds_needed is None else f"{first.seeds_needed}"
-        rows.append([
-            first.contrast.name, _interval(first), f"{first.p_adjusted:.2g}" if first.seeds > 1 else "",
-            *(f"{each.difference.mean:+.2f}" if each.difference else "" for each in others),
-            f"{first.seeds} of {first.planned}", verdict(first), needed if known else "",
-            " and ".join(map(str, first.diverged)), str(first.stopped_early),
-        ])  # fmt: skip
+        needed = ""
+        if first.verdict == UNDECIDED and first.seeds >= SPREAD_SEEDS:
+            needed = "none" if first.seeds_needed is None else str(first.seeds_needed)
+        rows.append({
+            "contrast": first.contrast.name,
+            "averaged [95 %]": _interval(first),
+            "p (Holm)": f"{first.p_adjusted:.2g}" if first.seeds > 1 else "",
+            **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
+               for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
+            "seeds": f"{first.seeds} of {first.planned}",
+            "verdict": verdict(first),
+            POWER: needed,
+            "diverged": " and ".join(map(str, first.diverged)),
+            "stopped\nearly": str(first.stopped_early),
+        })  # fmt: skip
     notes = [
-        f"Difference of test BLEU: the first of the two minus the second. Equivalent: within ±{MARGIN} BLEU. "
-        "The intervals of last and best, which have no verdict of their own, and those of the hierarchical bootstrap, "
-        "on which no verdict rests, are in [contrasts.csv](contrasts.csv).",
-        f"Of the runs of all contrasts, diverged: {len(runs) - len(ended)}; stopped early: "
-        f"{(ended['stopped_by'] == 'patience').sum()}.",
+        "A difference is the test BLEU of the first norm minus that of the second. *Equivalent* means a difference "
+        f"within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; [contrasts.csv](contrasts.csv) also has "
+        "the intervals of last and best checkpoints, and those of the hierarchical bootstrap.",
+        f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
+        "stopped early.",
     ]
-    if any(row[7] for row in rows):
+    if any(row[POWER] for row in rows):
         notes.append(f"Seeds for 80 % power: at a true difference of {MARGIN} BLEU, before the adjustment of p.")
     if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
-        notes.append("With one seed the interval is over sentences alone. Another seed can change more than it shows.")
-    return Table("Contrasts", columns, rows, notes, "contrasts").folded(("", "0 and 0", "0"))
+        notes.append("With one seed, the interval is over sentences alone and leaves out the spread between seeds.")
+    table = build_table("Contrasts", rows, TEXTS, DETAILS, notes, slug="contrasts")
+    return table.folded(("", "0 and 0", "0"))
 
 
 def _interval(found: Finding, unit: str = "") -> str:
@@ -272,9 +271,8 @@ def as_csv(findings: Findings) -> str:
             numbers = [found.mean, found.low, found.high, found.p, *found.bootstrap] if found else [None] * 6
             rows.append([
                 each.contrast.system, each.contrast.baseline, each.contrast.family, checkpoint, each.seeds,
-                each.planned,
-                *numbers, each.p_adjusted, each.verdict if checkpoint == CHECKPOINTS[0] else "", each.seeds_needed,
-                *each.diverged,
+                each.planned, *numbers, each.p_adjusted, each.verdict if checkpoint == CHECKPOINTS[0] else "",
+                each.seeds_needed, *each.diverged,
             ])  # fmt: skip
     columns = ["system", "baseline", "family", "checkpoint", "seeds", "planned", "difference", "low", "high", "p",
                "bootstrap_low", "bootstrap_high", "p_holm", "verdict", "seeds_needed", "diverged_system",

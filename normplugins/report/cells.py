@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -49,7 +49,7 @@ class Cell:
     def label(self) -> str:
         """The norm, the language model, the other settings, and the length of a shortened schedule."""
         name = ", ".join(filter(None, [self.first["norm"], self.first["model"], self.first["settings"]]))
-        short = f", shortened to {self.span('updates')} updates" if self.first["budget"] else ""
+        short = f", shortened to {self.updates} updates" if self.first["budget"] else ""
         return name + (short if len(self.runs) else "")
 
     def values(self, metric: str, checkpoint: str = "", test_set: str = WHOLE, column: str = "value") -> pd.Series[Any]:
@@ -92,12 +92,11 @@ class Cell:
         found = self.runs["valid_ppl"].dropna()
         return "" if found.empty else f"{found.mean():.2f}"
 
-    def span(self, column: str, text: Callable[[float], str] = "{:,.0f}".format) -> str:
-        """Return a value of the runs, or the lowest and the highest one."""
-        if not len(self.runs):
-            return ""
-        low, high = text(self.runs[column].min()), text(self.runs[column].max())
-        return low if low == high else f"{low}–{high}"
+    @property
+    def updates(self) -> str:
+        """The updates of the runs, or the lowest and the highest number of them."""
+        counts = self.runs["updates"]
+        return "–".join(f"{count:,.0f}" for count in dict.fromkeys((counts.min(), counts.max()))) if len(counts) else ""
 
     def each(self, column: str) -> str:
         """Return the distinct texts of a column of the runs."""
@@ -135,35 +134,19 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
-def seeds_note(cells: Sequence[Cell]) -> list[str]:
-    """Return a warning if cells are compared and some of them have one seed only."""
-    ones = sum(len(cell.runs) == 1 for cell in cells)
-    if len(cells) < 2 or not ones:
-        return []
-    which = "Every row is" if ones == len(cells) else f"{ones} of {len(cells)} rows are"
-    return [f"{which} one seed, and one seed gives no verdict: another seed can reverse the order of two rows."]
-
-
 def signatures(cells: Sequence[Cell], metrics: Iterable[str]) -> list[str]:
     """Return a line for each metric and signature, naming its rows where a metric has several signatures.
 
     A language model stands for its rows where all of them have the same signature.
     """
+    rows = pd.concat([cell.rows.assign(label=cell.label) for cell in cells]) if cells else pd.DataFrame()
     lines = []
-    for metric in metrics:
-        by_signature: dict[str, list[Cell]] = {}
-        by_model: dict[str, set[str]] = {}
-        for cell in cells:
-            for signature in dict.fromkeys(cell.rows.loc[cell.rows["metric"] == metric, "signature"]):
-                if signature:
-                    by_signature.setdefault(signature, []).append(cell)
-                    by_model.setdefault(cell.first["model"], set()).add(signature)
-        for signature, members in by_signature.items():
-            names = [
-                cell.model.name if cell.model and len(by_model[cell.first["model"]]) == 1 else cell.label
-                for cell in members
-            ]
-            which = f" ({'; '.join(dict.fromkeys(names))})" if len(by_signature) > 1 else ""
+    for metric in metrics if cells else ():
+        found = rows[(rows["metric"] == metric) & (rows["signature"] != "")]
+        alike = (found["model"] != "") & (found.groupby("model")["signature"].transform("nunique") == 1)
+        names = found["model"].where(alike, found["label"]).groupby(found["signature"], sort=False)
+        for signature, members in names:
+            which = f" ({'; '.join(members.unique())})" if len(names) > 1 else ""
             lines.append(f"{''.join(METRICS.get(metric, (metric,)))}{which}: `{signature}`")
     return lines
 

@@ -38,14 +38,17 @@ class PaperCorpus:
 
 
 _BN = (
-    "The released code calls `batch` what is `bn_released` here, which is most likely the paper's BN; `bn` is the "
-    "usual BatchNorm. Both stand beside the same number of the paper."
+    "`bn_released` is the norm that the released code calls `batch`, most likely the paper's BN; `bn` is the usual "
+    "BatchNorm. Both are compared with the same number of the paper."
 )
 _BN_LM = (
-    "The paper's language-model code was never released. In its translation code, BN is what is `bn_released` here; "
-    "`bn` is the usual BatchNorm. Both stand beside the same number of the paper."
+    "`bn_released` is the BN of the paper's translation code, and `bn` is the usual BatchNorm. The language-model code "
+    "was never released, so both are compared with the same number of the paper."
 )
-_PNV = "No source found; by the paper's figure on batch sizes, as recalled, PN-V reaches LN at 4K tokens a batch."
+_PNV = (
+    "No source was found. In the paper's figure on batch sizes, as recalled, PN-V scores as well as LN at 4K tokens a "
+    "batch."
+)
 
 TABLES = {
     "Table 1: test BLEU (higher is better)": (
@@ -61,7 +64,7 @@ TABLES = {
             {"LN": "29.5 D", "BN": "28.1 D", "PN": "30.1 S"},
             {"BN": "-1.4 D", "PN": "+0.6 S"},
             {"BN": _BN},
-            "The paper's numbers are BLEU on tokens with hyphenated compounds split, and ours beside them too.",
+            "All numbers are BLEU on tokens, with hyphenated compounds split.",
         ),
     ),
     "Table 2: test perplexity (lower is better)": (

@@ -10,15 +10,30 @@ from pathlib import Path
 
 import pandas as pd
 
-from normplugins.report.table import Column, Table
+from normplugins.report.table import Table, build_table
+from normplugins.runs.cell import join_cell_name
 from normplugins.runs.inventory import diverged_path, published_path
 from normplugins.runs.plan_file import read_plan_file
 from normplugins.utils.paths import config_dir
 
-_OWN_NAME = {"reading=code": (), "reading=masked": ("model.causal=true",),
+_READINGS = {"reading=code": (), "reading=masked": ("model.causal=true",),
              "reading=paper": ("model.causal=true", "model.normalize_before=true")}  # fmt: skip
 """The settings by which the name of a cell shows a reading."""
-_NOT_IN_A_NAME = ("hardware", "tracking", "train.checkpoint_minutes=")
+_NOT_IN_A_NAME = ("norm=", "hardware", "tracking", "train.checkpoint_minutes=")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many runs of a plan are published, how many others diverged, and the experiment of each run that is left."""
+
+    published: int
+    diverged: int
+    left: tuple[str, ...]
+
+    @property
+    def planned(self) -> int:
+        """The number of runs."""
+        return self.published + self.diverged + len(self.left)
 
 
 @dataclass(frozen=True)
@@ -43,31 +58,22 @@ class Plan:
                 cells[key] = tuple(dict.fromkeys([*cells.get(key, ()), *block.seeds]))
         return cls(name, cells, content.decides)
 
-    @property
-    def planned(self) -> int:
-        """The number of runs."""
-        return sum(map(len, self.cells.values()))
-
     def seeds(self, experiment: str, cell: str) -> tuple[int, ...]:
         """Return the planned seeds of a cell, none for a cell that is not in the plan."""
         return self.cells.get((experiment, cell), ())
 
-    def published(self, results: Path) -> tuple[int, int]:
-        """Return how many of the runs have a record under ``results``, and how many others diverged."""
-        missing = [path for _, path in self._paths(results) if not path.exists()]
-        return self.planned - len(missing), sum(diverged_path(path).exists() for path in missing)
-
-    def missing(self, results: Path) -> list[str]:
-        """Return the experiment of each run that has neither a record under ``results`` nor diverged."""
-        paths = self._paths(results)
-        return [name for name, path in paths if not (path.exists() or diverged_path(path).exists())]
-
-    def _paths(self, results: Path) -> list[tuple[str, Path]]:
-        return [
-            (experiment, published_path(results, experiment, cell, seed))
-            for (experiment, cell), seeds in self.cells.items()
-            for seed in seeds
-        ]
+    def progress(self, results: Path) -> Progress:
+        """Return what the records under ``results`` say about the runs."""
+        published, diverged, left = 0, 0, []
+        for (experiment, cell), seeds in self.cells.items():
+            for path in (published_path(results, experiment, cell, seed) for seed in seeds):
+                if path.exists():
+                    published += 1
+                elif diverged_path(path).exists():
+                    diverged += 1
+                else:
+                    left.append(experiment)
+        return Progress(published, diverged, tuple(left))
 
 
 def all_plans(first: str = "") -> Iterator[Plan]:
@@ -95,27 +101,27 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
     usual = runs.groupby("experiment")["wall_seconds"].mean()
     rows = []
     for plan in all_plans():
-        published, diverged = plan.published(results)
-        left = plan.missing(results)
-        hours = sum(usual.get(experiment, math.nan) for experiment in left) / 3600
-        rows.append([
-            f"[{plan.name}](../configs/campaign/{plan.name}.yaml)", plan.decides,
-            f"{published} of {plan.planned}{f', {diverged} diverged' if diverged else ''}",
-            "unknown" if math.isnan(hours) else f"{hours:.0f}",
-        ])  # fmt: skip
+        progress = plan.progress(results)
+        hours = sum(usual.get(experiment, math.nan) for experiment in progress.left) / 3600
+        done = f"{progress.published} of {progress.planned}"
+        rows.append({
+            "plan": f"[{plan.name}](../configs/campaign/{plan.name}.yaml)",
+            "what it decides": plan.decides,
+            "published": f"{done}, {progress.diverged} diverged" if progress.diverged else done,
+            "hours\nleft": "unknown" if math.isnan(hours) else f"{hours:.0f}",
+        })  # fmt: skip
     minutes = ", ".join(f"{experiment} {seconds / 60:.0f}" for experiment, seconds in usual.items())
     notes = [
-        "The hours are an estimate: the runs that are left times the mean training time of the published runs of "
-        f"their experiment (minutes: {minutes}), whatever their settings and the load of the machine. They are unknown "
-        "for an experiment without a published run.",
-        "A run that two plans list is counted in both.",
         "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
+        "The hours are an estimate: the number of runs that are left, times the mean training time of the published "
+        f"runs of their experiment (in minutes: {minutes}). Settings and machine load can change it. Without a "
+        "published run, the hours are unknown.",
+        "A run that two plans list is counted in both.",
     ]
-    columns = [Column("plan", False), Column("what it decides", False), Column("published"), Column("hours\nleft")]
-    return Table("The plans", columns, rows, notes, "plans")
+    return build_table("The plans", rows, texts=["plan", "what it decides"], notes=notes)
 
 
 def _cell_name(overrides: list[str]) -> str:
     norm = next(item.removeprefix("norm=") for item in overrides if item.startswith("norm="))
-    others = [re.sub(r"[][]", "", item) for item in overrides if not item.startswith(("norm=", *_NOT_IN_A_NAME))]
-    return ",".join([norm, *sorted(part for item in others for part in _OWN_NAME.get(item, (item,)))])
+    others = [re.sub(r"[][]", "", item) for item in overrides if not item.startswith(_NOT_IN_A_NAME)]
+    return join_cell_name(norm, [part for item in others for part in _READINGS.get(item, (item,))])

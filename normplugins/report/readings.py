@@ -9,25 +9,22 @@ from typing import Any
 
 from normplugins.norms import sees_sentence
 
-READINGS = ("code", "masked", "paper")
-"""The values of ``reading=NAME``, in the order of their columns."""
 NOT_KNOWN = (
-    "Which model the paper's Table 2 is about is not known: its language-model code was never released. Three readings "
-    "stand side by side. `reading=code`: the published code of the tensorized transformer, on which the paper builds; "
-    "post-norm, and its mask is never applied. `reading=masked`: the same with the mask applied. `reading=paper`: "
-    "masked and pre-norm, as the paper's own text has it (recalled and not confirmed). With `reading=code` every "
-    "position sees the tokens after it; whether that is so of the paper's own numbers is not known."
+    "It is not known which model the paper's Table 2 is about, because its language-model code was never released. "
+    "There are three readings. `reading=code` is the published code of the tensorized transformer, on which "
+    "the paper builds: post-norm, with a mask that is never applied. `reading=masked` is the same with the mask "
+    "applied. `reading=paper` is masked and pre-norm, as the paper's own text has it (recalled and not confirmed). "
+    "With `reading=code`, every position sees the tokens after it; whether this is true of the paper's own numbers is "
+    "not known."
 )
 SEES_THE_FUTURE = (
     '"Sees the future": attention is not masked, so every position reads the tokens after it, including the one that '
-    "it has to predict. Such a number is no language model's perplexity and not to be compared with a masked one."
+    "it has to predict. Such a number is no language model's perplexity and cannot be compared with a masked one."
 )
 NORM_SEES_THE_FUTURE = (
-    'In a row that says "its norm sees the future", attention is masked, but the norm computes its statistics over the '
-    "whole segment, at evaluation too, and so reads the tokens to predict. That is no language model's perplexity "
-    "either."
+    '"Its norm sees the future": attention is masked, but the norm computes its statistics over the whole segment, at '
+    "evaluation too, and so reads the tokens to predict. That is no language model's perplexity either."
 )
-BY_NORM = "its norm sees the future"
 CHOICES = re.compile(r"(model\.(causal|normalize_before|_name)|(architecture|reading|budget)(\.\w+)?)=.*")
 """Settings in a cell's name that the language model, or the name of the schedule, already says."""
 
@@ -38,30 +35,27 @@ class LanguageModel:
 
     Args:
         name: its full description.
-        reading: the column in which it stands.
-        row: what its row's name adds to the column's heading; empty for the three readings themselves.
         sees_by: what lets a position see the tokens after it: "attention", "norm" or, in a causal model, nothing.
     """
 
     name: str
-    reading: str
-    row: str = ""
     sees_by: str = ""
 
 
-CODE = LanguageModel("reading=code: sees the future", "code", sees_by="attention")
-MASKED = LanguageModel("reading=masked", "masked")
-PAPER = LanguageModel("reading=paper", "paper")
-TRANSFORMER = LanguageModel("causal transformer", "masked", "causal transformer")
-PRE_NORM_TRANSFORMER = LanguageModel("causal transformer, pre-norm", "paper", "causal transformer")
-UNMASKED_PRE_NORM = LanguageModel("pre-norm, unmasked: sees the future", "code", "pre-norm", "attention")
+CODE = LanguageModel("reading=code: sees the future", "attention")
+MASKED = LanguageModel("reading=masked")
+PAPER = LanguageModel("reading=paper")
+TRANSFORMER = LanguageModel("causal transformer")
+PRE_NORM_TRANSFORMER = LanguageModel("causal transformer, pre-norm")
+UNMASKED_PRE_NORM = LanguageModel("pre-norm, unmasked: sees the future", "attention")
 
 
 def _not_causal(model: LanguageModel) -> LanguageModel:
-    name, row = (text.replace("causal", "masked") for text in (model.name, model.row))
-    return LanguageModel(f"{name}, but {BY_NORM}", model.reading, f"{row}, but {BY_NORM}" if row else BY_NORM, "norm")
+    return LanguageModel(f"{model.name.replace('causal', 'masked')}, but its norm sees the future", "norm")
 
 
+READINGS = (CODE, MASKED, PAPER)
+"""The readings of the paper's Table 2."""
 _CAUSAL = (MASKED, PAPER, TRANSFORMER, PRE_NORM_TRANSFORMER)
 MODELS = {model.name: model for model in (CODE, *_CAUSAL, UNMASKED_PRE_NORM, *map(_not_causal, _CAUSAL))}
 """Every language model by its name, in the order of the rows."""

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from normplugins.norms import known_norms
-from normplugins.report.paper import CORPORA, NAMES, PaperCorpus
+from normplugins.report.paper import CORPORA, NAMES
 from normplugins.report.readings import CHOICES, MODELS, model_of_variant, recorded_model
 from normplugins.runs.inventory import DIVERGED, split_diverged
 from normplugins.utils.errors import UserError
@@ -28,6 +28,12 @@ CELL = ["experiment", "norm", "model", "budget", "settings", "cut", "note", "tra
 """Columns that runs must have in common to be averaged."""
 SCORE = ["checkpoint", "test_set", "metric"]
 NO_SCORE = {**dict.fromkeys([*SCORE, "signature"], ""), "value": math.nan, "brevity": math.nan}
+NO_RUN = {
+    **dict.fromkeys(["cut", "note", "train_size", "recipe", "stopped_by", "subwords", "hardware", "machine"], ""),
+    **dict.fromkeys(["updates", "wall_seconds", "valid_ppl"], math.nan),
+    **{"unigram": (), "label_smoothing": 0.0},
+}
+"""What is known of a run that diverged, if no run of its cell ended well."""
 Curve = tuple[tuple[float, float], ...]
 
 
@@ -54,7 +60,7 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
             *(models.index(row["model"]) if row["model"] else -1, row["settings"], row["seed"]),
         )
     )
-    return pd.DataFrame(rows, columns=None if rows else ["experiment", "budget", "metric", "diverged"])
+    return pd.DataFrame(rows, columns=None if rows else ["experiment", "variant", "budget", "metric", "diverged"])
 
 
 def summarize(results: pd.DataFrame) -> pd.DataFrame:
@@ -121,18 +127,20 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     # settings of an experiment's own recipe that have changed between versions: its end, and its test set
     ends = ("optimization.max_epoch", "optimization.max_update", "checkpoint.patience")
     recipe = [*map(config.get, ends), corpus["counts"].get("test")]
-    run = {
+    budget, updates, stopped_by = config.get("budget.name"), int(training["updates"]), str(training["stopped_by"])
+    paper = CORPORA.get(experiment) if budget in (None, "full") else None
+    in_full = paper is None or (stopped_by == paper.ends_by and updates >= paper.ends_at)
+    return {
         **_settings(variant, model.name if model else ""),
         "experiment": experiment,
         "seed": int(record["seed"]),
-        "budget": "" if config.get("budget.name") in (None, "full") else str(config["budget.name"]),
+        "budget": "" if budget in (None, "full") else str(budget),
         "note": str(corpus.get("note") or ""),
         "train_size": next((f"{int(size[unit]):,} training {unit}" for unit in units), ""),
         "recipe": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8],
-        "corpus": str(corpus.get("corpus", "")),
-        "updates": int(training["updates"]),
-        "stopped_by": str(training["stopped_by"]),
-        "words_per_second": _number(training["words_per_second"]),
+        "updates": updates,
+        "stopped_by": stopped_by,
+        "cut": "" if in_full else f"cut at {updates:,} updates",
         "wall_seconds": _number(training["wall_seconds"]),
         "valid_ppl": min(ppls, default=math.nan),
         "unigram": tuple(_number(unigram[split]) for split in ("valid", "test")) if known else (),
@@ -144,7 +152,6 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
         "valid_curve": _curve(record["curves"]["valid"]),
         "diverged": "",
     }
-    return run | {"cut": _cut(CORPORA.get(experiment), run)}
 
 
 def _scores(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -154,21 +161,20 @@ def _scores(record: dict[str, Any]) -> list[dict[str, Any]]:
         scores = {scored_by: {WHOLE: metrics}}
     else:
         scored_by, scores = str(record["scored_by"]), record["scores"]
-    rows = []
-    for checkpoint, test_sets in scores.items():
-        for test_set, measured in test_sets.items():
-            for metric, score in measured.items():
-                brevity = score.get("brevity_penalty")
-                rows.append(
-                    {
-                        "scored_by": scored_by,
-                        **dict(zip(SCORE, (checkpoint, test_set, metric), strict=True)),
-                        "value": _number(score["score"]),
-                        "brevity": math.nan if brevity is None else _number(brevity),
-                        "signature": str(metrics.get(metric, {}).get("signature") or ""),
-                    }
-                )
-    return rows or [{"scored_by": scored_by, **NO_SCORE}]
+    rows = [
+        {
+            "checkpoint": checkpoint,
+            "test_set": test_set,
+            "metric": metric,
+            "value": _number(score["score"]),
+            "brevity": float(score.get("brevity_penalty", math.nan)),
+            "signature": str(metrics.get(metric, {}).get("signature") or ""),
+        }
+        for checkpoint, test_sets in scores.items()
+        for test_set, measured in test_sets.items()
+        for metric, score in measured.items()
+    ]
+    return [{"scored_by": scored_by, **row} for row in rows or [NO_SCORE]]
 
 
 def _settings(variant: str, model: str) -> dict[str, str]:
@@ -192,25 +198,9 @@ def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
         paper = CORPORA.get(experiment)
         language_model = (paper and paper.metric == "ppl") or any(row["model"] for row in known)
         model, budget = model_of_variant(variant) if language_model else (None, "")
-        texts = ("cut", "note", "train_size", "recipe", "corpus", "stopped_by", "hardware", "machine")
-        numbers = ("updates", "words_per_second", "wall_seconds", "valid_ppl")
-        others = {"budget": budget, "unigram": (), "subwords": "", "label_smoothing": 0.0}
-        alike = (
-            _settings(variant, model.name if model else "")
-            | dict.fromkeys(texts, "")
-            | dict.fromkeys(numbers, math.nan)
-            | others
-        )
+        alike = NO_RUN | _settings(variant, model.name if model else "") | {"budget": budget}
     own = {"experiment": experiment, "seed": int(seed), "diverged": str(reason), "scored_by": "averaged"}
     return {**alike, **NO_SCORE, **own, "train_curve": (), "valid_curve": ()}
-
-
-def _cut(paper: PaperCorpus | None, run: dict[str, Any]) -> str:
-    """Return a note for a run that ended before the published training does, or an empty text."""
-    if paper is None or run["budget"]:
-        return ""
-    in_full = run["stopped_by"] == paper.ends_by and run["updates"] >= paper.ends_at
-    return "" if in_full else f"cut at {run['updates']:,} updates"
 
 
 def _curve(points: list[dict[str, Any]]) -> Curve:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from rich.filesize import decimal
 
-from normplugins.report.table import Column, Table, paragraph, terminal
+from normplugins.report.table import Table, build_table, paragraph, terminal
 from normplugins.runs.inventory import STATES, FoundRun
 
 NAMES = {"bleu": "BLEU", "ppl": "ppl"}
@@ -42,30 +42,22 @@ def age(when: datetime, now: datetime) -> str:
 
 
 def _table(experiment: str, runs: Sequence[FoundRun], now: datetime) -> Table:
-    """Return the table of an experiment, whose runs have one metric."""
+    """Return the table of an experiment; a run has one metric."""
     metrics = list(dict.fromkeys(run.metric for run in runs if run.metric))
-    columns = [
-        Column("norm", right=False),
-        Column("seed"),
-        Column("state", right=False),
-        Column("updates"),
-        *(Column(NAMES.get(metric, metric)) for metric in metrics),
-        Column("age", detail=True),
-        Column("disk", detail=True),
-    ]
     rows = [
-        [
-            _name(run),
-            str(run.seed) if run.cell else "",
-            run.state,
-            f"{run.updates:,}{f'/{run.of:,}' if run.of else ''}" if run.cell else "",
-            *(f"{run.score:.2f}" if run.metric == metric and run.score is not None else "" for metric in metrics),
-            age(run.when, now),
-            decimal(run.bytes),
-        ]
+        {
+            "norm": _name(run),
+            "seed": str(run.seed) if run.cell else "",
+            "state": run.state,
+            "updates": f"{run.updates:,}{f'/{run.of:,}' if run.of else ''}" if run.cell else "",
+            **{NAMES.get(metric, metric): f"{run.score:.2f}" if run.metric == metric and run.score is not None else ""
+               for metric in metrics},
+            "age": age(run.when, now),
+            "disk": decimal(run.bytes),
+        }
         for run in runs
-    ]
-    return Table(experiment or "not readable", columns, rows)
+    ]  # fmt: skip
+    return build_table(experiment or "not readable", rows, texts=("norm", "state"), details=("age", "disk"))
 
 
 def _name(run: FoundRun) -> str:

@@ -13,14 +13,23 @@ import pandas as pd
 from normplugins.export.model_card import key_values, record_sections
 from normplugins.report.cells import METRICS, duration
 from normplugins.report.records import REMEDY, WHOLE, machine_names
-from normplugins.report.table import Column, Table, markdown
+from normplugins.report.table import build_table, markdown
 from normplugins.runs.experiments import experiments
 from normplugins.runs.inventory import published_path, published_records
 from normplugins.utils.json_file import read_json
 
 MOST_POINTS = 25
 """The rows of the table of a long training, evenly spaced; the record has every point."""
-CURVES = {"loss": "valid\nloss", "train_mode_loss": "valid loss,\ntraining mode", "ppl": "valid\nppl"}
+CURVES = {
+    "epoch": ("epoch", "{:.0f}"),
+    "update": ("update", "{:,.0f}"),
+    "loss_train": ("training\nloss", "{:.3f}"),
+    "lr": ("learning\nrate", "{:.5f}"),
+    "loss": ("valid\nloss", "{:.3f}"),
+    "train_mode_loss": ("valid loss,\ntraining mode", "{:.3f}"),
+    "ppl": ("valid\nppl", "{:.2f}"),
+}
+"""The columns of the table of a training: heading and format."""
 MAIN = ("optimization.lr", "lr_scheduler.warmup_updates", "dataset.max_tokens", "optimization.max_epoch",
         "optimization.max_update", "optimizer.weight_decay", "model.dropout", "criterion.label_smoothing")  # fmt: skip
 """The settings that the page of every run shows."""
@@ -30,12 +39,16 @@ CUSTOM = ("corpus.source", "corpus.target", *(f"corpus.{split}{end}" for split i
 
 def run_links(results: Path, experiment: str, *cells: str, seeds: Collection[int] | None = None) -> str:
     """Return Markdown links to the pages of these cells' runs (of these seeds) that ended well."""
-    return ", ".join(
-        f"[{cell} {path.stem.replace('seed', 'seed ')}](<{path.relative_to(results).with_suffix('.md').as_posix()}>)"
-        for cell in dict.fromkeys(cells)
-        for path in published_records(results, experiment, cell)[0]
-        if seeds is None or int(path.stem.removeprefix("seed")) in seeds
-    )
+    texts = []
+    for cell in dict.fromkeys(cells):
+        ended = {int(path.stem.removeprefix("seed")): path for path in published_records(results, experiment, cell)[0]}
+        links = [
+            f"[{seed}](<{path.relative_to(results).with_suffix('.md').as_posix()}>)"
+            for seed, path in sorted(ended.items())
+            if seeds is None or seed in seeds
+        ]
+        texts += [f"{cell} seed {', '.join(links)}"] if links else []
+    return "; ".join(texts)
 
 
 def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:
@@ -127,38 +140,33 @@ def _scores(rows: pd.DataFrame, scored_by: str) -> str:
     first, checkpoints = scored["metric"].iloc[0], list(dict.fromkeys([scored_by, *scored["checkpoint"]]))
     shown = scored[(scored["test_set"] == WHOLE) | (scored["metric"] == first)]
     shown = shown.sort_values("test_set", key=lambda names: names != WHOLE, kind="stable")
-    body = []
-
-    def add(name: str, found: pd.Series[Any], digits: int) -> None:
-        texts = found.reindex(checkpoints).map(lambda value: f"{value:.{digits}f}", na_action="ignore")
-        body.append([name, *texts.fillna("")])
-
-    for (metric, test_set), found in shown.set_index("checkpoint").groupby(["metric", "test_set"], sort=False):
-        add(_name(metric) if test_set == WHOLE else f"{_name(metric)}, {test_set}", found["value"], 2)
-    whole = scored[(scored["metric"] == first) & (scored["test_set"] == WHOLE)].set_index("checkpoint")
-    if whole["brevity"].notna().any():
-        add("brevity penalty", whole["brevity"], 3)
+    names = [_name(metric) if test_set == WHOLE else f"{_name(metric)}, {test_set}"
+             for metric, test_set in zip(shown["metric"], shown["test_set"], strict=True)]  # fmt: skip
+    scores = shown.assign(name=names).pivot(index="name", columns="checkpoint", values="value")
+    texts = scores.reindex(index=dict.fromkeys(names), columns=checkpoints).map("{:.2f}".format, na_action="ignore")
+    brevity = shown[shown["test_set"] == WHOLE].drop_duplicates("checkpoint").set_index("checkpoint")["brevity"]
+    if brevity.notna().any():
+        texts.loc["brevity penalty"] = brevity.map("{:.3f}".format, na_action="ignore")
+    body: list[Any] = [{"": name, **row} for name, row in texts.fillna("").to_dict("index").items()]
     signatures = dict(zip(scored["metric"], scored["signature"], strict=True))
     notes = [f"{_name(metric)}: `{text}`" for metric, text in signatures.items() if text]
-    columns = [Column("", right=False), *map(Column, checkpoints)]
-    return markdown(Table("", columns, body, [f"The recipe is scored by the {scored_by} checkpoint.", *notes]))
+    return markdown(build_table("", body, [""], notes=[f"The recipe is scored by the {scored_by} checkpoint.", *notes]))
 
 
 def _curve(curves: dict[str, list[dict[str, Any]]]) -> str:
-    points = curves["valid"]
-    if not points:
+    """Return the table of the validation losses, each with the last training loss before it."""
+    if not curves["valid"]:
         return "The record holds no validation loss."
+    training = pd.DataFrame(curves["train"], columns=["update", "loss", "lr"], dtype=float)
+    points = pd.merge_asof(pd.DataFrame(curves["valid"]).astype(float), training, on="update", suffixes=("", "_train"))
     chosen = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
-    keys = [key for key in CURVES if any(point.get(key) is not None for point in points)]
-    body = []
-    for point in (points[index] for index in chosen):
-        before = [each for each in curves["train"] if each["update"] <= point["update"]]
-        training = [f"{before[-1]['loss']:.3f}", f"{before[-1]['lr']:.5f}"] if before else ["", ""]
-        valid = ["" if point.get(key) is None else f"{point[key]:.{2 if key == 'ppl' else 3}f}" for key in keys]
-        body.append([f"{point['epoch']}", f"{point['update']:,}", *training, *valid])
-    heads = ["epoch", "update", "training\nloss", "learning\nrate", *(CURVES[key] for key in keys)]
-    note = "Losses in bits per token, with label smoothing where the recipe has it; ppl without."
-    return markdown(Table("", list(map(Column, heads)), body, [note]))
+    keys = [key for key in CURVES if key in points]
+    rows = [
+        {CURVES[key][0]: "" if pd.isna(point[key]) else CURVES[key][1].format(point[key]) for key in keys}
+        for _, point in points.iloc[chosen].iterrows()
+    ]
+    note = "Losses are in bits per token, with label smoothing where the recipe has it; ppl is without it."
+    return markdown(build_table("", rows, (), notes=[note]))
 
 
 def _name(metric: str) -> str:

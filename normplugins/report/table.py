@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from normplugins.utils.terminal import Column as Column  # re-exported, as the next four
@@ -14,6 +14,28 @@ from normplugins.utils.terminal import terminal as terminal
 from normplugins.utils.terminal import terminal_width as terminal_width
 
 _EMPHASIS = re.compile(r"([|*`]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+
+
+def build_table(
+    title: str,
+    rows: Sequence[Mapping[str, str]],
+    texts: Collection[str],
+    details: Collection[str] = (),
+    notes: Sequence[str] = (),
+    slug: str = "",
+) -> Table:
+    """Return the table of rows that hold the text of each column by its heading.
+
+    Args:
+        title: the title.
+        rows: the rows, all with the same headings in the same order.
+        texts: the headings of columns of texts; the others hold numbers.
+        details: the headings of columns that may be left out.
+        notes: the notes under the table.
+        slug: the name of its LaTeX file.
+    """
+    columns = [Column(head, head not in texts, head in details) for head in (rows[0] if rows else ())]
+    return Table(title, columns, [list(row.values()) for row in rows], notes, slug)
 
 
 def markdown(table: Table) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import pandas as pd
 
@@ -17,19 +18,17 @@ from normplugins.report.cells import (
     Cell,
     difference,
     group,
-    seeds_note,
     signatures,
 )
 from normplugins.report.paper import NAMES, PaperCorpus
-from normplugins.report.readings import NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
+from normplugins.report.readings import MODELS, NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
 from normplugins.report.records import WHOLE, norm_rank
-from normplugins.report.table import Column, Table
+from normplugins.report.table import Table, build_table
 
 CHECKPOINTS = ("averaged", "last", "best")
 ON_PLAIN_TEXT = ("chrf2", "ter")
 """Metrics that only the second table of an experiment shows."""
 OTHER_CORPUS = "another corpus"
-HEADINGS = {"code": "reading\ncode: sees\nthe future", "masked": "reading\nmasked", "paper": "reading\npaper"}
 COUNTED = (
     "ppl: by words, over every test token, `<eos>` included; ppl, full segments: the published count, which drops the "
     "last, partial segment."
@@ -40,71 +39,66 @@ AVERAGED = (
     "metric of the last checkpoint and of the one with the best validation loss."
 )
 DEVIATION = f"a ± b: mean and sample standard deviation over {SPREAD_SEEDS} seeds or more."
+TEXTS = ("norm", "stopped by", "hardware")
+"""The columns of texts."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: the cell of each column, and the text that a column shows without a cell.
+    """A row of a table: its cell, or without one the text that stands in place of a score.
 
     ``paper`` is the paper's name of the norm, if the row shows its number.
     """
 
     name: str
-    cells: dict[str, Cell]
-    missing: dict[str, str]
+    cell: Cell | None
+    missing: str = ""
     paper: str = ""
-
-    @property
-    def seeds(self) -> str:
-        """The number of seeds, or one number for each column where they differ."""
-        found = [self.cells[key].seeds if key in self.cells else "-" for key in self.missing]
-        return "" if not self.cells else found[0] if len(set(found)) == 1 else "/".join(found)
 
 
 def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
     """Return the paper's numbers on a corpus beside ours.
 
-    The row of a norm of the paper holds the runs of the published recipe, on the published corpus, to its end. All
-    other runs follow in rows without a number of the paper; shortened schedules have a table of their own.
+    The row of a norm of the paper, one for each reading of a language model, holds the runs of the published recipe, on
+    the published corpus, to its end. All other runs follow in rows without a number of the paper; shortened schedules
+    have a table of their own.
     """
     every = group(results)
     cells = [cell for cell in every if not cell.first["budget"]]
-    keys = READINGS if corpus.metric == "ppl" else ("",)
+    norms = sorted({*NAMES, *(cell.first["norm"] for cell in cells)}, key=norm_rank)
+    readings = [model.name for model in READINGS] if corpus.metric == "ppl" else [""]
     rows = []
-    for norm in sorted({*NAMES, *(cell.first["norm"] for cell in cells)}, key=norm_rank):
-        found = _rows([cell for cell in cells if cell.first["norm"] == norm], norm, dict.fromkeys(keys, ""))
-        if norm in NAMES:
-            published = found.pop(0).cells if found and found[0].name == norm else {}
-            begun = {
-                _reading(cell) for cell in every if cell.first["norm"] == norm and not (cell.model and cell.model.row)
-            }
-            missing = {key: NOT_IN_FULL if key in begun else NOT_RUN for key in keys}
-            found.insert(0, Row(f"{NAMES[norm]} ({norm})", published, missing, NAMES[norm]))
-        rows += found
+    for model, norm in product(MODELS if corpus.metric == "ppl" else [""], norms):
+        others = [cell for cell in cells if (cell.first["norm"], cell.first["model"]) == (norm, model)]
+        if norm in NAMES and model in readings:
+            ours = next((cell for cell in others if not _differs(cell)), None)
+            others = [cell for cell in others if cell is not ours]
+            begun = any((cell.first["norm"], cell.first["model"]) == (norm, model) for cell in every)
+            name = ", ".join(filter(None, [f"{NAMES[norm]} ({norm})", model]))
+            rows.append(Row(name, ours, NOT_IN_FULL if begun else NOT_RUN, NAMES[norm]))
+        rows += [Row(_name_of(cell), cell) for cell in others]
     notes = [corpus.note, *([SEES_THE_FUTURE] if corpus.metric == "ppl" else [])]
     title = f"{corpus.title} ({corpus.experiment})"
-    return _table(title, corpus.experiment, rows, cells, _metrics(cells, corpus.metric), notes, corpus=corpus)
+    return _table(title, corpus.experiment, rows, cells, _metrics(cells, corpus.metric), notes, corpus)
 
 
 def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> Table:
     """Return the runs of one shortened schedule, a row for each norm and its settings."""
     cells = group(results)
-    norms = dict.fromkeys(cell.first["norm"] for cell in cells)
-    missing = dict.fromkeys(READINGS, NOT_RUN)
-    rows = [row for norm in norms for row in _rows([c for c in cells if c.first["norm"] == norm], norm, missing)]
     schedule = (
         f"Shortened: the published schedule takes {corpus.ends_at:,} updates, and the learning rate may differ too. No "
         "number here belongs beside the paper's."
     )
     title = f"{corpus.title} ({corpus.experiment}), shortened schedules (budget={budget})"
+    rows = [Row(cell.label, cell) for cell in cells]
     slug = f"{corpus.experiment}-budget-{budget}"
-    return _table(title, slug, rows, cells, _metrics(cells, corpus.metric), [schedule], digits=1)
+    return _table(title, slug, rows, cells, _metrics(cells, corpus.metric), [schedule])
 
 
 def experiment_table(name: str, results: pd.DataFrame) -> Table:
     """Return the runs of an experiment that is not in the paper: the score of every checkpoint."""
     cells = group(results)
-    return _table(name, name, [Row(cell.label, {"": cell}, {"": ""}) for cell in cells], cells, _metrics(cells), [])
+    return _table(name, name, [Row(cell.label, cell) for cell in cells], cells, _metrics(cells), [])
 
 
 def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
@@ -117,25 +111,20 @@ def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
     also = [other for other in ON_PLAIN_TEXT if (results["metric"] == other).any()]
     if not test_sets and not also:
         return None
-    columns = [
-        Column("norm", right=False),
-        *(Column(f"{_name(metric)},\n{test_set}") for test_set in test_sets),
-        *(Column(_name(other), detail=bool(test_sets)) for other in also),
-        Column("seeds", detail=True),
-    ]
     rows = [
-        [
-            ", ".join(filter(None, [cell.label, cell.first["cut"]])),
-            *(cell.score(metric, test_set=test_set) for test_set in test_sets),
-            *(cell.score(other) for other in also),
-            cell.seeds,
-        ]
+        {
+            "norm": _name_of(cell),
+            **{f"{_name(metric)},\n{test_set}": cell.score(metric, test_set=test_set) for test_set in test_sets},
+            **{_name(other): cell.score(other) for other in also},
+            "seeds": cell.seeds,
+        }
         for cell in cells
     ]
     scored = " or ".join(dict.fromkeys(cell.first["scored_by"] for cell in cells))
-    notes = [f"Of the checkpoint that the recipe is scored by: {scored}.", *signatures(cells, also)]
+    notes = [f"Scores of the checkpoint by which the recipe is scored: {scored}.", *signatures(cells, also)]
     parts = " and ".join(filter(None, ["each test set" if test_sets else "", ", ".join(map(_name, also))]))
-    return Table(f"{name}: {parts}", columns, rows, notes, f"{slug}-details")
+    details = ["seeds", *(map(_name, also) if test_sets else ())]
+    return build_table(f"{name}: {parts}", rows, TEXTS, details, notes, f"{slug}-details")
 
 
 def _table(
@@ -146,98 +135,77 @@ def _table(
     metrics: Sequence[str],
     notes: Sequence[str],
     corpus: PaperCorpus | None = None,
-    digits: int = 2,
 ) -> Table:
-    """Put together the columns of any table; those that say nothing new are left out."""
+    """Put together any table but the details; columns that say nothing new are left out."""
     metric, *others = metrics
-    readings = READINGS[0] in rows[0].missing
-    checkpoints = ["", "last"] if readings else list(CHECKPOINTS) if corpus else _checkpoints(cells)
-    columns: list[Column] = []
-    texts: list[list[str]] = []
-    footnotes: list[str] = []
-
-    def add(heading: str, get: Callable[[Row], str], right: bool = True, detail: bool = True) -> None:
-        columns.append(Column(heading, right, detail))
-        texts.append([get(row) for row in rows])
-
-    def add_each(heading: str, get: Callable[[Cell], str]) -> None:
-        for key in rows[0].missing:
-            named = f"reading\n{key}\n{heading}" if key else heading
-            add(named, lambda row, key=key: get(row.cells[key]) if key in row.cells else "")  # type: ignore[misc]
-
-    def add_joined(heading: str, get: Callable[[Cell], str], right: bool = True) -> None:
-        add(heading, lambda row: "; ".join(dict.fromkeys(map(get, row.cells.values()))), right)
+    perplexity = corpus is not None and corpus.metric == "ppl"
+    scored, *also = ["", "last"] if perplexity else CHECKPOINTS if corpus else _checkpoints(cells)
+    numbers = {"": "", **corpus.numbers} if corpus else {}  # "" stands for a row that is not in the paper
+    footnotes = list(dict.fromkeys(corpus.footnotes.values())) if corpus else []
+    main = ",\n".join(filter(None, ["ours" if corpus else "", _name(metric), scored]))
+    optional: dict[str, Callable[[Cell], str]] = {
+        **({"ours\n- LN": lambda cell: difference(cell, cells, metric, scored)} if corpus else {}),
+        **{name if corpus else f"{_name(metric)},\n{name}": partial(Cell.score, metric=metric, checkpoint=name)
+           for name in also},
+        "brevity\npenalty": lambda cell: cell.brevity(metric),
+        "seeds": lambda cell: cell.seeds,
+        **{_name(other): partial(Cell.score, metric=other) for other in others},
+        "best valid\nppl": lambda cell: cell.valid_ppl,
+        "updates": lambda cell: cell.updates,
+        "stopped by": lambda cell: cell.each("stopped_by"),
+        "hardware": lambda cell: cell.each("hardware"),
+    }  # fmt: skip
 
     def footnote(text: str) -> str:
         if text and text not in footnotes:
             footnotes.append(text)
         return f" [{footnotes.index(text) + 1}]" if text else ""
 
-    def score(key: str, row: Row) -> str:
-        if key not in row.cells:
-            return row.missing[key]
-        cell = row.cells[key]
-        consequence = ", not the paper's corpus: compare it with ours, not with the paper's number" if corpus else ""
-        note = f"Corpus: {cell.first['note']}{consequence}." if cell.first["note"] else ""
-        return cell.score(metric, checkpoints[0], digits=digits) + footnote(note)
+    def score(cell: Cell) -> str:
+        note = cell.first["note"]
+        if note and corpus:
+            note += ", not the paper's corpus: compare it with ours, not with the paper's number"
+        return cell.score(metric, scored) + footnote(f"Corpus: {note}." if note else "")
 
-    add("norm", lambda row: row.name, right=False, detail=False)
-    if corpus:
-        numbers, about = {"": "", **corpus.numbers}, corpus.footnotes  # "" stands for a row that is not in the paper
-        add("paper", lambda row: numbers.get(row.paper, "unknown") + footnote(about.get(row.paper, "")), detail=False)
-        add("paper\n- LN", lambda row: corpus.differences.get(row.paper, ""))
-    for key in rows[0].missing:
-        named = HEADINGS.get(key) or f"{_name(metric)},\n{checkpoints[0]}"
-        add(f"ours,\n{named}" if corpus else named, partial(score, key), detail=False)
-    if corpus:
-        add_each("ours\n- LN" if not readings else "- LN", lambda cell: difference(cell, cells, metric, checkpoints[0]))
-    for checkpoint in checkpoints[1:]:
-        heading = checkpoint if corpus or readings else f"{_name(metric)},\n{checkpoint}"
-        add_each(heading, partial(Cell.score, metric=metric, checkpoint=checkpoint, digits=digits))
-    add_each("brevity\npenalty", lambda cell: cell.brevity(metric))
-    add("seeds", lambda row: row.seeds, detail=False)
-    for other in others:
-        add_each(_name(other), partial(Cell.score, metric=other, digits=digits))
-    add_each("best valid\nppl", lambda cell: cell.valid_ppl)
-    add_joined("updates", lambda cell: cell.span("updates"))
-    add_joined("stopped by", lambda cell: cell.each("stopped_by"), right=False)
-    add_joined("hardware", lambda cell: cell.each("hardware"), right=False)
+    def columns(row: Row) -> dict[str, str]:
+        found = {"norm": row.name}
+        if corpus:
+            found["paper"] = numbers.get(row.paper, "unknown") + footnote(corpus.footnotes.get(row.paper, ""))
+            found["paper\n- LN"] = corpus.differences.get(row.paper, "")
+        found[main] = score(row.cell) if row.cell else row.missing
+        return found | {heading: get(row.cell) if row.cell else "" for heading, get in optional.items()}
+
+    texts = [columns(row) for row in rows]
     below = [
         *(f"[{number}] {text}" for number, text in enumerate(footnotes, 1)),
         *notes,
-        *([f"{BEST if readings else AVERAGED} {DEVIATION}"] if cells and (readings or corpus) else []),
-        *(["*seeds* a/b/c: of code, masked and paper."] if any("/" in row.seeds for row in rows) else []),
+        *([f"{BEST if perplexity else AVERAGED} {DEVIATION}"] if corpus and cells else []),
         *_language_model_notes(cells),
-        *seeds_note(cells),
+        *_seeds_note(cells),
         *signatures(cells, metrics),
         *(f"Hardware: {machine}" for cell in cells for machine in cell.runs["machine"]),
     ]
-    rows_of_text = [list(row) for row in zip(*texts, strict=True)]
-    return Table(title, columns, rows_of_text, list(dict.fromkeys(below)), slug).folded(empty=("", NOT_SCORED))
+    details = texts[0].keys() - {"norm", "paper", main, "seeds"}
+    return build_table(title, texts, TEXTS, details, list(dict.fromkeys(below)), slug).folded(empty=("", NOT_SCORED))
 
 
-def _rows(cells: Sequence[Cell], norm: str, missing: dict[str, str]) -> list[Row]:
-    """Put the cells of a norm into rows by their settings, each cell into the column of its reading."""
-    rows: list[Row] = []
-    for cell in sorted(cells, key=_extra):
-        name = ", ".join(filter(None, [norm, _extra(cell)]))
-        key = _reading(cell)
-        row = next((row for row in rows if row.name == name and key not in row.cells), None)
-        if row is None:
-            row = Row(name, {}, missing)
-            rows.append(row)
-        row.cells[key] = cell
-    return rows
+def _seeds_note(cells: Sequence[Cell]) -> list[str]:
+    """Return a warning if cells are compared and some of them have one seed only."""
+    ones = sum(len(cell.runs) == 1 for cell in cells)
+    if len(cells) < 2 or not ones:
+        return []
+    which = "Every row has" if ones == len(cells) else f"{ones} of {len(cells)} rows have"
+    return [f"{which} one seed only, and one seed gives no verdict: another seed can reverse the order of two rows."]
 
 
-def _reading(cell: Cell) -> str:
-    return cell.model.reading if cell.model else ""
+def _differs(cell: Cell) -> str:
+    """Return how a cell differs from the published recipe."""
+    first = cell.first
+    return ", ".join(filter(None, [first["settings"], first["cut"], OTHER_CORPUS if first["note"] else ""]))
 
 
-def _extra(cell: Cell) -> str:
-    """Return how a cell differs from the published recipe of its column."""
-    first, model = cell.first, cell.model.row if cell.model else ""
-    return ", ".join(filter(None, [model, first["settings"], first["cut"], OTHER_CORPUS if first["note"] else ""]))
+def _name_of(cell: Cell) -> str:
+    return ", ".join(filter(None, [cell.first["norm"], cell.first["model"], _differs(cell)]))
 
 
 def _checkpoints(cells: Sequence[Cell]) -> list[str]:

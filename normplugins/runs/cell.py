@@ -6,7 +6,7 @@ The name is derived from the composed config and not from the overrides as typed
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,12 @@ def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
     # with train.batches_per_update, an update is the same in any number of processes
     if world_size(config) > 1 and OmegaConf.select(config, "train.batches_per_update") is None:
         items.append(f"processes={world_size(config)}")
-    name = ",".join([config.norm.name, *sorted(re.sub(r"[^\w.=+-]+", "_", item) for item in items)])
+    return join_cell_name(config.norm.name, items)
+
+
+def join_cell_name(norm: str, items: Iterable[str]) -> str:
+    """Return the name of a cell from its norm and its settings (``key=value``)."""
+    name = ",".join([norm, *sorted(re.sub(r"[^\w.=+-]+", "_", item) for item in items)])
     if len(name.encode()) <= _LONGEST_NAME:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]

@@ -84,7 +84,7 @@ def terminal_width() -> int | None:
 
 def paragraph(text: str, width: int | None, indent: str = "") -> str:
     """Return Markdown prose as plain text in lines of ``width`` (None: one line), indented from the second on."""
-    plain = re.sub("[`*]", "", text)
+    plain = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", re.sub("[`*]", "", text))
     return plain if width is None else wrap(plain, width, indent)
 
 

@@ -11,16 +11,21 @@ from normplugins.report.tables import paper_table, shortened_table
 from normplugins.utils.errors import UserError
 from tests.helpers.records import language_model, put, scored
 
-CODE, MASKED, PAPER = COLUMNS = ("ours, reading code: sees the future", "ours, reading masked", "ours, reading paper")
-SHORT_COLUMNS = [column.removeprefix("ours, ") for column in COLUMNS]
+CODE, MASKED, PAPER = READINGS = ("reading=code: sees the future", "reading=masked", "reading=paper")
+OURS = "ours, ppl"
 SHORT_PTB = "PTB (ptb), shortened schedules (budget=cpu)"
+
+
+def column(rows: dict[str, dict[str, str]], norm: str, heading: str = OURS) -> list[str]:
+    """A column of the rows of a norm's readings; empty where a reading has no row."""
+    return [rows.get(f"{norm}, {reading}", {}).get(heading, "") for reading in READINGS]
 
 
 def best_valid(content) -> float:
     return min(point["ppl"] for point in content["curves"]["valid"])
 
 
-def test_the_readings_stand_side_by_side_with_seeds_spread_and_difference(page, tmp_path) -> None:
+def test_each_reading_has_its_rows_with_seeds_spread_and_difference(page, tmp_path) -> None:
     for seed, ppl in enumerate((48.0, 48.5, 49.3), 1):
         put(tmp_path, language_model("ptb", "pn", seed, ppl))
     put(tmp_path, language_model("ptb", "ln", 1, 53.0))
@@ -28,39 +33,41 @@ def test_the_readings_stand_side_by_side_with_seeds_spread_and_difference(page, 
     put(tmp_path, language_model("ptb", "ln,reading=masked", 1, 110.0))
     put(tmp_path, language_model("ptb", "pn,reading=paper", 1, 99.0))
     rows = page().rows("PTB")
-    assert list(rows) == ["LN (ln)", "BN (bn)", "BN (bn_released)", "PN-V (pnv)", "PN (pn)"]
-    pn, ln = rows["PN (pn)"], rows["LN (ln)"]
+    norms = ("LN (ln)", "BN (bn)", "BN (bn_released)", "PN-V (pnv)", "PN (pn)")
+    assert list(rows) == [f"{norm}, {reading}" for reading in READINGS for norm in norms]
     # mean 48.6; deviations -0.6, -0.1, 0.7; sqrt(0.86 / 2) = 0.6557
-    assert [pn[column] for column in (*COLUMNS, "seeds")] == ["48.60 ± 0.66", "104.00", "99.00", "3/1/1"]
-    assert [ln[column] for column in (*COLUMNS, "seeds")] == ["53.00", "110.00", "not run", "1/1/-"]
-    assert (pn["reading code - LN"], pn["reading masked - LN"]) == ("-4.40", "-6.00")
-    assert (ln["reading code - LN"], ln["reading masked - LN"]) == ("", "")
-    assert (pn["paper"], pn["paper - LN"]) == ("47.6 M", "-5.6 S")
+    assert column(rows, "PN (pn)") == ["48.60 ± 0.66", "104.00", "99.00"]
+    assert column(rows, "PN (pn)", "seeds") == ["3", "1", "1"]
+    assert column(rows, "LN (ln)") == ["53.00", "110.00", "not run"]
+    assert column(rows, "PN (pn)", "ours - LN") == ["-4.40", "-6.00", ""]
+    assert column(rows, "LN (ln)", "ours - LN") == ["", "", ""]
+    assert column(rows, "PN (pn)", "paper") == ["47.6 M"] * 3
+    assert column(rows, "PN (pn)", "paper - LN") == ["-5.6 S"] * 3
     # the factory's published count is 0.25 lower
-    assert pn["reading code ppl, full segments"] == "48.35 ± 0.66"
-    assert pn["reading masked ppl, full segments"] == "103.75"
+    assert column(rows, "PN (pn)", "ppl, full segments")[:2] == ["48.35 ± 0.66", "103.75"]
 
 
 @pytest.mark.parametrize(
     ("name", "reading"), [("", "masked"), (",reading=masked", "paper"), (",reading=paper", "code")]
 )
-def test_the_config_and_not_the_cells_name_chooses_the_column(page, tmp_path, name, reading) -> None:
+def test_the_config_and_not_the_cells_name_chooses_the_row(page, tmp_path, name, reading) -> None:
     put(tmp_path, language_model("ptb", f"ln,reading={reading}", 1, 77.0) | {"variant": f"ln{name}"})
-    row = page().rows("PTB")["LN (ln)"]
-    assert [column.split()[2].rstrip(":") for column in COLUMNS if row[column] == "77.00"] == [reading]
+    rows = page().rows("PTB")
+    (found,) = [label for label, row in rows.items() if row[OURS] == "77.00"]
+    assert found.partition(":")[0] == f"LN (ln), reading={reading}"
 
 
 def test_a_pre_norm_model_without_a_mask_is_none_of_the_readings(page, tmp_path) -> None:
     put(tmp_path, language_model("ptb", "ln,model.normalize_before=true", 1, 44.0))
     rows = page().rows("PTB")
-    assert "44.00" not in rows["LN (ln)"].values()
-    assert rows["ln, pre-norm"][CODE] == "44.00"
+    assert "44.00" not in column(rows, "LN (ln)")
+    assert rows["ln, pre-norm, unmasked: sees the future"][OURS] == "44.00"
 
 
 def test_two_names_of_one_reading_are_one_cell(page, tmp_path) -> None:
     put(tmp_path, language_model("ptb", "ln,reading=masked", 1, 100.0))
     put(tmp_path, language_model("ptb", "ln,model.causal=true", 2, 110.0))
-    assert page().rows("PTB")["LN (ln)"][MASKED] == "105.00"
+    assert page().rows("PTB")[f"LN (ln), {MASKED}"][OURS] == "105.00"
 
 
 def test_the_last_checkpoint_stands_beside_the_one_that_is_scored(page, tmp_path) -> None:
@@ -68,16 +75,16 @@ def test_the_last_checkpoint_stands_beside_the_one_that_is_scored(page, tmp_path
     put(tmp_path, scored(language_model("ptb", "ln", 1, 53.0), {"last": {"test": last}}))
     put(tmp_path, scored(language_model("wikitext2", "ln", 1, 53.0), {"last": {"test": last}}))
     made = page()
-    row, other = made.rows("PTB")["LN (ln)"], next(iter(made.rows("wikitext2").values()))
-    assert (row[CODE], row["reading code last"]) == ("53.00", "54.50")
+    row, other = made.rows("PTB")[f"LN (ln), {CODE}"], next(iter(made.rows("wikitext2").values()))
+    assert (row[OURS], row["last"]) == ("53.00", "54.50")
     assert (other["ppl, best"], other["ppl, last"]) == ("53.00", "54.50")
 
 
 def test_nothing_is_claimed_of_the_papers_own_model(page) -> None:
     made = page()
     head = made.section("Table 2").replace("\n", " ")
-    assert "Which model the paper's Table 2 is about is not known" in head
-    assert "whether that is so of the paper's own numbers is not known" in head
+    assert "It is not known which model the paper's Table 2 is about" in head
+    assert "whether this is true of the paper's own numbers is not known" in head
     assert "not known" in made.terminal
 
 
@@ -86,43 +93,38 @@ def test_best_validation_perplexity_is_each_models_own(page, tmp_path) -> None:
     masked = language_model("ptb", "ln,reading=masked", floor=6.0)
     for content in (code, masked):
         put(tmp_path, content)
-    row = page().rows("PTB")["LN (ln)"]
-    assert row["reading code best valid ppl"] == f"{best_valid(code):.2f}"
-    assert row["reading masked best valid ppl"] == f"{best_valid(masked):.2f}"
+    found = column(page().rows("PTB"), "LN (ln)", "best valid ppl")
+    assert found == [f"{best_valid(code):.2f}", f"{best_valid(masked):.2f}", ""]
     assert best_valid(code) < best_valid(masked)
 
 
 @pytest.mark.parametrize(
-    ("variant", "updates", "stopped_by", "label", "column"),
+    ("variant", "updates", "stopped_by", "label", "reading"),
     [
-        ("ln,architecture=transformer", 20_000, "max_update", "ln, causal transformer", MASKED),
-        ("ln,architecture=transformer,reading=paper", 20_000, "max_update", "ln, causal transformer", PAPER),
-        ("ln,model.dropout=0.1", 20_000, "max_update", "ln, model.dropout=0.1", CODE),
-        ("ln,model.dropout=0.1,reading=masked", 20_000, "max_update", "ln, model.dropout=0.1", MASKED),
-        ("ln", 9_000, "max_epoch", "ln, cut at 9,000 updates", CODE),
-        ("ln,reading=paper", 9_000, "max_update", "ln, cut at 9,000 updates", PAPER),
+        ("ln,architecture=transformer", 20_000, "max_update", "ln, causal transformer", ""),
+        ("ln,architecture=transformer,reading=paper", 20_000, "max_update", "ln, causal transformer, pre-norm", ""),
+        ("ln,model.dropout=0.1", 20_000, "max_update", f"ln, {CODE}, model.dropout=0.1", CODE),
+        ("ln,model.dropout=0.1,reading=masked", 20_000, "max_update", f"ln, {MASKED}, model.dropout=0.1", MASKED),
+        ("ln", 9_000, "max_epoch", f"ln, {CODE}, cut at 9,000 updates", CODE),
+        ("ln,reading=paper", 9_000, "max_update", f"ln, {PAPER}, cut at 9,000 updates", PAPER),
     ],
 )
 def test_what_is_not_the_published_recipe_has_a_row_of_its_own(
-    page, tmp_path, variant, updates, stopped_by, label, column
+    page, tmp_path, variant, updates, stopped_by, label, reading
 ) -> None:
     put(tmp_path, language_model("ptb", variant, 1, 77.0, updates, stopped_by))
     rows = page().rows("PTB")
-    assert list(rows)[:2] == ["LN (ln)", label]
-    assert rows[label][column] == "77.00"
-    assert [rows[label][other] for other in COLUMNS if other != column] == ["", ""]
+    assert rows[label][OURS] == "77.00"
     assert rows[label]["paper"] == rows[label]["paper - LN"] == ""
-    assert "77.00" not in rows["LN (ln)"].values()
-    of_tensor = "architecture" not in variant
-    assert rows["LN (ln)"][column] == ("not in full" if of_tensor else "not run")
+    assert column(rows, "LN (ln)") == ["not in full" if each == reading else "not run" for each in READINGS]
 
 
-def test_a_norm_that_is_not_in_the_paper_has_one_row_for_all_readings(page, tmp_path) -> None:
+def test_a_norm_that_is_not_in_the_paper_has_no_number_of_it(page, tmp_path) -> None:
     put(tmp_path, language_model("ptb", "pn_alg2", 1, 49.0))
     put(tmp_path, language_model("ptb", "pn_alg2,reading=masked", 1, 105.0))
     rows = page().rows("PTB")
-    assert list(rows)[-1] == "pn_alg2"
-    assert [rows["pn_alg2"][column] for column in (*COLUMNS, "paper")] == ["49.00", "105.00", "", ""]
+    assert column(rows, "pn_alg2") == ["49.00", "105.00", ""]
+    assert column(rows, "pn_alg2", "paper") == ["", "", ""]
 
 
 def test_the_difference_to_ln_is_taken_between_one_kind_of_model_only(page, tmp_path) -> None:
@@ -132,8 +134,8 @@ def test_the_difference_to_ln_is_taken_between_one_kind_of_model_only(page, tmp_
     put(tmp_path, language_model("ptb", "ln,architecture=transformer", 1, 95.0))
     put(tmp_path, language_model("ptb", "ln,budget=cpu,reading=masked", 1, 300.0, updates=20_000))
     rows = page().rows("PTB")
-    assert rows["PN (pn)"]["reading masked - LN"] == ""
-    assert rows["pn, causal transformer"]["reading masked - LN"] == "-5.00"
+    assert column(rows, "PN (pn)", "ours - LN") == ["", "", ""]
+    assert rows["pn, causal transformer"]["ours - LN"] == "-5.00"
 
 
 def test_shortened_schedules_have_a_table_of_their_own(page, tmp_path) -> None:
@@ -147,23 +149,18 @@ def test_shortened_schedules_have_a_table_of_their_own(page, tmp_path) -> None:
     put(tmp_path, language_model("ptb", "ln,architecture=transformer,budget=cpu", 1, 230.0, updates=1_500))
     put(tmp_path, language_model("ptb", "pn,budget=cpu", 1, 240.0, updates=1_200))
     made = page()
-    rows = made.rows(SHORT_PTB)
-    assert list(rows) == ["ln", "ln, causal transformer", "pn"]
-    assert [rows["ln"][column] for column in SHORT_COLUMNS] == ["250.0", "300.0", "350.0"]
-    readings = ("code", "masked", "paper")
-    assert [rows["ln"][f"reading {reading} best valid ppl"] for reading in readings] == [
-        f"{best_valid(content):.2f}" for content in contents
-    ]
-    assert (rows["ln"]["updates"], rows["ln"]["seeds"]) == ("1,500", "1")
-    assert (rows["pn"]["updates"], rows["pn"]["seeds"]) == ("1,200", "1/-/-")
-    assert [rows["pn"][column] for column in SHORT_COLUMNS[1:]] == ["not run", "not run"]
-    assert rows["ln, causal transformer"][SHORT_COLUMNS[1]] == "230.0"
+    rows = {name.partition(", shortened")[0]: row for name, row in made.rows(SHORT_PTB).items()}
+    assert set(rows) == {*(f"ln, {reading}" for reading in READINGS), "ln, causal transformer", f"pn, {CODE}"}
+    assert column(rows, "ln", "ppl, best") == ["250.00", "300.00", "350.00"]
+    assert column(rows, "ln", "best valid ppl") == [f"{best_valid(content):.2f}" for content in contents]
+    assert (rows[f"ln, {CODE}"]["updates"], rows[f"pn, {CODE}"]["updates"]) == ("1,500", "1,200")
+    assert rows["ln, causal transformer"]["ppl, best"] == "230.00"
     section = made.section(SHORT_PTB)
     assert "the published schedule takes 20,000 updates" in section
     assert "perplexity 620.5 on test and 650.2 on valid" in section
     full = made.rows("PTB")
-    assert [full["LN (ln)"][column] for column in COLUMNS] == ["not in full"] * 3
-    assert list(full) == ["LN (ln)", "BN (bn)", "BN (bn_released)", "PN-V (pnv)", "PN (pn)"]
+    assert column(full, "LN (ln)") == ["not in full"] * 3
+    assert len(full) == 15
 
 
 def test_seeds_of_a_shortened_schedule_are_averaged_and_other_settings_are_not(page, tmp_path) -> None:
@@ -171,8 +168,12 @@ def test_seeds_of_a_shortened_schedule_are_averaged_and_other_settings_are_not(p
         put(tmp_path, language_model("ptb", "ln,budget=cpu", seed, ppl, updates=1_500))
     put(tmp_path, language_model("ptb", "ln,budget=cpu,model.dropout=0.1", 1, 240.0, updates=1_500))
     rows = page().rows(SHORT_PTB)
-    assert (rows["ln"][SHORT_COLUMNS[0]], rows["ln"]["seeds"]) == ("251.0", "2/-/-")
-    assert rows["ln, model.dropout=0.1"][SHORT_COLUMNS[0]] == "240.0"
+    row, other = (
+        rows[f"ln, {CODE}, shortened to 1,500 updates"],
+        rows[f"ln, {CODE}, model.dropout=0.1, shortened to 1,500 updates"],
+    )
+    assert (row["ppl, best"], row["seeds"]) == ("251.00", "2")
+    assert other["ppl, best"] == "240.00"
 
 
 def test_a_table_with_numbers_that_see_the_future_says_so_in_two_sentences(page, tmp_path) -> None:
@@ -194,7 +195,7 @@ def test_a_corpus_of_running_text_has_tokens(page, tmp_path) -> None:
     made = page()
     assert "- Corpus: 929,589 training tokens." in made.section("PTB")
     assert "not the paper's corpus" in made.section("WikiText-103")
-    assert made.rows("WikiText-103")["ln, another corpus"][CODE] == "50.00 [2]"
+    assert made.rows("WikiText-103")[f"ln, {CODE}, another corpus"][OURS] == "50.00 [2]"
     assert "pairs" not in made.section("PTB")
 
 
@@ -226,8 +227,8 @@ def test_a_run_that_was_not_scored_says_so(page, tmp_path) -> None:
     put(tmp_path, language_model("ptb", "ln", ppl=None))
     put(tmp_path, language_model("ptb", "pn,budget=cpu", ppl=None, updates=100))
     made = page()
-    assert made.rows("PTB")["LN (ln)"][CODE] == "not scored"
-    assert made.rows(SHORT_PTB)["pn"][SHORT_COLUMNS[0]] == "not scored"
+    assert made.rows("PTB")[f"LN (ln), {CODE}"][OURS] == "not scored"
+    assert "not scored" in made.rows(SHORT_PTB)[f"pn, {CODE}, shortened to 100 updates"].values()
 
 
 def test_the_page_on_causality_is_linked_where_it_is(page, tmp_path) -> None:
@@ -268,16 +269,13 @@ def test_a_masked_model_whose_norm_sees_the_future_never_passes_for_causal(page,
         put(tmp_path, language_model("ptb", short, 1, ppl, updates=1_500))
     made = page()
     rows = {name: row for name, row in made.rows("PTB").items() if name.startswith("instance")}
-    assert {name: [row[column] for column in COLUMNS] for name, row in rows.items()} == {
-        "instance": ["60.00", "", ""],
-        "instance, its norm sees the future": ["", "70.00", "90.00"],
-        "instance, masked transformer, but its norm sees the future": ["", "80.00", ""],
+    assert {name: (row[OURS], row["ours - LN"]) for name, row in rows.items()} == {
+        "instance, reading=code: sees the future": ("60.00", "-100.00"),
+        "instance, reading=masked, but its norm sees the future": ("70.00", ""),
+        "instance, masked transformer, but its norm sees the future": ("80.00", ""),
+        "instance, reading=paper, but its norm sees the future": ("90.00", ""),
     }
-    assert rows["instance"]["reading code - LN"] == "-100.00"
-    assert not {"reading masked - LN", "reading paper - LN"} & set(rows["instance"]), (
-        "no such column where no row has a difference"
-    )
-    assert set(made.rows(SHORT_PTB)) == set(rows)
+    assert {name.partition(", shortened")[0] for name in made.rows(SHORT_PTB)} == set(rows)
     results = read_results(tmp_path)
     assert results.loc[results["norm"] == "instance", "model"].str.contains("sees the future").all()
 
@@ -308,4 +306,4 @@ def test_both_tables_fit_a_terminal_with_every_number_whole(tmp_path, width) -> 
         assert "the future" in text
         assert "…" not in text
     assert full.count("257.00 ± 5.75") == 12
-    assert short.count("257.0 ± 5.8") == 12
+    assert short.count("257.00 ± 5.75") == 12

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.report.local import report_local
+from normplugins.report.page import report_local
 from normplugins.utils.errors import UserError
 from tests.helpers.records import put, record
 

@@ -35,7 +35,7 @@ def test_the_claims_link_to_the_pages(tmp_path: Path) -> None:
     for norm in ("pn", "ln"):
         put_translated(tmp_path, norm, 1, {})
     claims = claims_page(tmp_path, find(tmp_path, resamples=100))
-    assert "[pn seed 1](<runs/multi30k/pn/seed1.md>)" in claims
+    assert "pn seed [1](<runs/multi30k/pn/seed1.md>)" in claims
 
 
 def test_a_long_training_has_a_short_table(page, tmp_path: Path) -> None:
