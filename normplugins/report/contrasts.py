@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference, Resampled
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.comparison import MARGIN
 from normplugins.report.plans import Plan, plan_of
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
 
 EXPERIMENT = "multi30k"
+MARGIN = 0.4
+"""BLEU, within which two systems are equivalent: the gain that the paper claims for PN on IWSLT14."""
 CHECKPOINTS = ("averaged", "last", "best")
 """The checkpoint of the primary endpoint, then those of the secondary ones, which have no verdict of their own."""
 CELLS = {
@@ -85,9 +86,9 @@ class Finding:
         p_adjusted: the p-value adjusted by Holm's method within the family, in which a contrast without a p-value
             counts as one with p = 1; NaN if this contrast has none.
         verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
-        seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, and with
-            fewer than ``SPREAD_SEEDS`` seeds.
-        planned: the planned number of pairs.
+        seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, with fewer than
+            ``SPREAD_SEEDS`` seeds, and for perplexities, which have no margin.
+        planned: the planned number of pairs, if there is a plan.
         diverged: the number of runs that diverged, of the system and of the baseline.
         stopped_early: the number of runs that patience ended before their last epoch.
     """
@@ -161,23 +162,40 @@ def find(
     score = METRICS[scored[0].first.metric] if scored else significance.bleu
     drawn = dict(zip(runs, significance.resample(statistics, score, resamples), strict=True))
     differences = [_difference(systems[each.system], systems[each.baseline], drawn) for each in contrasts]
+    planned = [{*plan.seeds(experiment, each.system)} & {*plan.seeds(experiment, each.baseline)} for each in contrasts]
+    return judge(contrasts, systems, differences, [len(seeds) for seeds in planned])
+
+
+def judge(
+    contrasts: Sequence[Contrast],
+    systems: Mapping[str, System],
+    differences: Sequence[Difference | None],
+    planned: Sequence[int],
+    perplexity: bool = False,
+) -> list[Finding]:
+    """Return a finding for each contrast, by the rule of the protocol.
+
+    Args:
+        contrasts: the contrasts; p-values are adjusted within each family of them.
+        systems: the systems by the names that the contrasts have for them.
+        differences: the difference of each contrast; None if its systems have no seed in common.
+        planned: the planned number of pairs of each contrast.
+        perplexity: whether the scores are nats per word, of which less is better and which have no margin.
+    """
+    findings = []
     adjusted = _adjust(contrasts, differences)
-    found = []
-    for contrast, difference, p in zip(contrasts, differences, adjusted, strict=True):
+    for contrast, difference, p, pairs in zip(contrasts, differences, adjusted, planned, strict=True):
         sides = systems[contrast.system], systems[contrast.baseline]
-        planned = [set(plan.seeds(experiment, cell)) for cell in (contrast.system, contrast.baseline)]
         diverged = (len(sides[0].diverged), len(sides[1].diverged))
         verdict, needed = NOT_RUN, None
         if difference is not None:
-            verdict = significance.verdict(difference, p, MARGIN, diverged=diverged)
-            enough = len(difference.seeds) >= SPREAD_SEEDS
-            needed = significance.seeds_needed(difference, MARGIN) if verdict == UNDECIDED and enough else None
+            verdict = significance.verdict(difference, p, None if perplexity else MARGIN, perplexity, diverged)
+            if verdict == UNDECIDED and not perplexity and len(difference.seeds) >= SPREAD_SEEDS:
+                needed = significance.seeds_needed(difference, MARGIN)
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for run in side.runs.values())  # fmt: skip
-        found.append(
-            Finding(contrast, difference, p, verdict, needed, len(set.intersection(*planned)), diverged, early)
-        )
-    return found
+        findings.append(Finding(contrast, difference, p, verdict, needed, pairs, diverged, early))
+    return findings
 
 
 def _difference(system: System, baseline: System, drawn: dict[tuple[str, int], Resampled]) -> Difference | None:

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from normplugins.report import style
-from normplugins.report.comparison import MARGIN
-from normplugins.report.contrasts import CONFIRMATORY, CONTRASTS, EXPERIMENT, EXPLORATORY, Finding, find
+from normplugins.report.contrasts import CONFIRMATORY, CONTRASTS, EXPERIMENT, EXPLORATORY, MARGIN, Finding, find
 
 CLIP = 3.0
 """The axis ends here (BLEU) if only intervals, and no difference, are near it: those of two seeds can be very wide."""
