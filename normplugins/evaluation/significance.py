@@ -63,6 +63,11 @@ class Difference:
     sentence_variance: float
     bootstrap: tuple[float, float]
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval over seeds and sentences; with one seed the one over sentences alone."""
+        return self.bootstrap if len(self.seeds) == 1 else (self.low, self.high)
+
 
 def difference(
     system: Mapping[int, Array],

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from normplugins.evaluation import significance
-from normplugins.evaluation.significance import Difference, Resampled
+from normplugins.evaluation.significance import RESAMPLES, Difference
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.plans import Plan, plan_of
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
@@ -124,10 +124,40 @@ class Finding:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval over seeds and sentences; with one seed the one over sentences alone."""
-        if self.difference is None:
-            return None
-        return self.difference.bootstrap if self.seeds == 1 else (self.difference.low, self.difference.high)
+        """The 95 % interval of the difference."""
+        return self.difference.interval if self.difference else None
+
+
+class ScoredCells:
+    """Cells of an experiment at one checkpoint, whose published runs are all scored on the same resampled test sets.
+
+    Args:
+        results: the folder whose ``runs`` holds the published records.
+        checkpoint: one of ``CHECKPOINTS``.
+        experiment: the experiment.
+        cells: the cells; one without a published run has no scores.
+        resamples: the number of bootstrap resamples of the test sentences.
+
+    Raises:
+        UserError: a record or its translations are damaged, or two cells cannot be compared.
+    """
+
+    def __init__(
+        self, results: Path, checkpoint: str, experiment: str, cells: Iterable[str], resamples: int = RESAMPLES
+    ) -> None:
+        self.systems = {cell: read_published(experiment, cell, results, checkpoint) for cell in dict.fromkeys(cells)}
+        scored = [system for system in self.systems.values() if system.runs]
+        for system in scored[1:]:
+            check_comparable(system, scored[0])
+        statistics = [run.statistics for system in scored for run in system.runs.values()]
+        score = METRICS[scored[0].first.metric] if scored else significance.bleu
+        drawn = iter(significance.resample(statistics, score, resamples))
+        self.runs = {cell: {seed: next(drawn) for seed in system.runs} for cell, system in self.systems.items()}
+
+    def difference(self, contrast: Contrast) -> Difference | None:
+        """Return the difference of two of the cells; None if they have no seed in common."""
+        ours, theirs = self.runs[contrast.system], self.runs[contrast.baseline]
+        return significance.paired_difference(ours, theirs) if ours.keys() & theirs.keys() else None
 
 
 def find(
@@ -135,35 +165,25 @@ def find(
     checkpoint: str = CHECKPOINTS[0],
     experiment: str = EXPERIMENT,
     contrasts: Sequence[Contrast] = CONTRASTS,
-    resamples: int = significance.RESAMPLES,
+    resamples: int = RESAMPLES,
     plan: Plan | None = None,
 ) -> list[Finding]:
     """Return what the published records of an experiment say about each contrast.
 
     Args:
-        results: the folder whose ``runs`` holds the published records.
-        checkpoint: one of ``CHECKPOINTS``.
-        experiment: the experiment.
+        results, checkpoint, experiment, resamples: see :class:`ScoredCells`.
         contrasts: the contrasts; p-values are adjusted within each family of them.
-        resamples: the number of bootstrap resamples of the test sentences.
         plan: the plan that says how many pairs there will be; by default the one of the experiment.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
     """
     plan = plan or plan_of(experiment)
-    cells = dict.fromkeys(cell for contrast in contrasts for cell in (contrast.system, contrast.baseline))
-    systems = {cell: read_published(experiment, cell, results, checkpoint) for cell in cells}
-    scored = [system for system in systems.values() if system.runs]
-    for system in scored[1:]:
-        check_comparable(system, scored[0])
-    runs = [(system.name, seed) for system in scored for seed in system.runs]
-    statistics = [run.statistics for system in scored for run in system.runs.values()]
-    score = METRICS[scored[0].first.metric] if scored else significance.bleu
-    drawn = dict(zip(runs, significance.resample(statistics, score, resamples), strict=True))
-    differences = [_difference(systems[each.system], systems[each.baseline], drawn) for each in contrasts]
+    cells = [cell for contrast in contrasts for cell in (contrast.system, contrast.baseline)]
+    scored = ScoredCells(results, checkpoint, experiment, cells, resamples)
     planned = [{*plan.seeds(experiment, each.system)} & {*plan.seeds(experiment, each.baseline)} for each in contrasts]
-    return judge(contrasts, systems, differences, [len(seeds) for seeds in planned])
+    differences = [scored.difference(each) for each in contrasts]
+    return judge(contrasts, scored.systems, differences, [len(seeds) for seeds in planned])
 
 
 def judge(
@@ -196,13 +216,6 @@ def judge(
                     for side in sides for run in side.runs.values())  # fmt: skip
         findings.append(Finding(contrast, difference, p, verdict, needed, pairs, diverged, early))
     return findings
-
-
-def _difference(system: System, baseline: System, drawn: dict[tuple[str, int], Resampled]) -> Difference | None:
-    if not system.runs.keys() & baseline.runs.keys():
-        return None
-    ours, theirs = ({seed: drawn[each.name, seed] for seed in each.runs} for each in (system, baseline))
-    return significance.paired_difference(ours, theirs)
 
 
 def _adjust(contrasts: Sequence[Contrast], differences: Sequence[Difference | None]) -> list[float]:

@@ -134,6 +134,13 @@ def heading(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
         figure.supxlabel(text, fontsize=8.5, x=0.02, ha="left", color="#333333")
 
 
+def dot(axis: Axes, row: int, value: float, interval: tuple[float, float] | None, colour: str, several: bool) -> None:
+    """Draw a value with its interval, if any: filled, with a bold bar, if it is of several seeds."""
+    if interval is not None:
+        axis.plot(interval, [row, row], color=colour, linewidth=2.8 if several else 1, solid_capstyle="butt")
+    axis.plot(value, row, "o", color=colour, markersize=6, mfc=colour if several else "white")
+
+
 def count_updates(axis: Axes) -> None:
     """Write an x axis of updates with few, whole numbers that fit into narrow panels."""
     axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
