@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import RESAMPLES, Difference
 from normplugins.report.cells import SPREAD_SEEDS
@@ -83,8 +85,7 @@ class Finding:
     Attributes:
         contrast: the contrast.
         difference: the difference of test BLEU; None if the two cells have no seed in common.
-        p_adjusted: the p-value adjusted by Holm's method within the family, in which a contrast without a p-value
-            counts as one with p = 1; NaN if this contrast has none.
+        p_adjusted: the p-value adjusted by Holm's method within the family; NaN with fewer than two pairs.
         verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
         seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, with fewer than
             ``SPREAD_SEEDS`` seeds, and for perplexities, which have no margin.
@@ -203,7 +204,9 @@ def judge(
         perplexity: whether the scores are nats per word, of which less is better and which have no margin.
     """
     findings = []
-    adjusted = _adjust(contrasts, differences)
+    p_values = pd.Series([math.nan if each is None else each.p for each in differences])
+    families = p_values.groupby([contrast.family for contrast in contrasts])
+    adjusted = families.transform(lambda family: pd.Series(significance.holm(list(family)), family.index))
     for contrast, difference, p, pairs in zip(contrasts, differences, adjusted, planned, strict=True):
         sides = systems[contrast.system], systems[contrast.baseline]
         diverged = (len(sides[0].diverged), len(sides[1].diverged))
@@ -216,15 +219,3 @@ def judge(
                     for side in sides for run in side.runs.values())  # fmt: skip
         findings.append(Finding(contrast, difference, p, verdict, needed, pairs, diverged, early))
     return findings
-
-
-def _adjust(contrasts: Sequence[Contrast], differences: Sequence[Difference | None]) -> list[float]:
-    """Return the p-values adjusted by Holm's method within each family."""
-    p_values = [math.nan if each is None else each.p for each in differences]
-    adjusted = list(p_values)
-    for family in {contrast.family for contrast in contrasts}:
-        members = [index for index, contrast in enumerate(contrasts) if contrast.family == family]
-        whole = [1.0 if math.isnan(p_values[index]) else p_values[index] for index in members]
-        for index, p in zip(members, significance.holm(whole), strict=True):
-            adjusted[index] = math.nan if math.isnan(p_values[index]) else p
-    return adjusted

@@ -1,6 +1,6 @@
 """Draws what the statistics probe measured along training: batch statistics (the paper's Figures 2 and 3) and nu.
 
-``table`` is what :func:`normplugins.report.probe_table.probe_table` returns, and ``title`` stands above the figure.
+``table`` is what :func:`normplugins.report.probe_table.probe_table` returns.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from normplugins.report import style
-from normplugins.report.probe_table import FIRST, along_training, runs_shown
+from normplugins.report.probe_table import FIRST, along_training
 
 FIRST_NORM: Mapping[str, Mapping[str, str]] = {
     "fluctuation": {
@@ -53,8 +52,9 @@ PN_QUANTITIES = {
     "grad_output": "gradient after\n$‖∂L/∂y‖$",
     "grad_input": "gradient before\n$‖∂L/∂x‖$",
 }
-Shown = tuple[Figure, str]
-"""A figure and the runs that it shows."""
+TRANSFORMER, RESNET = "transformer, Multi30k", "ResNet20, CIFAR-10"
+Shown = tuple[Figure, pd.DataFrame]
+"""A figure, and the rows of the published runs that it shows."""
 
 
 class Panel(NamedTuple):
@@ -65,24 +65,23 @@ class Panel(NamedTuple):
     label: str = ""
 
 
-def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str, title: str) -> Shown | None:
+def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str) -> Shown | None:
     """Draw the first norm of the runs with ``bn``, and beside it that of a ResNet20; None if there is no such run.
 
     Args:
         table: the numbers of the transformers.
         vision: what :func:`normplugins.report.probe_table.vision_table` returns; it may be empty.
         name: a key of ``FIRST_NORM``.
-        title: the title.
     """
-    texts = along_training(table[(table["cell"] == "bn") & (table["layer"] == FIRST)], FIRST_NORM[name])
-    both = pd.concat([texts.assign(line="transformer, Multi30k"), vision.assign(line="ResNet20, CIFAR-10")])
+    texts = table[(table["cell"] == "bn") & (table["layer"] == FIRST)]
+    both = pd.concat([texts.assign(line=TRANSFORMER), vision.assign(line=RESNET)])
     both = along_training(both, FIRST_NORM[name])
     panels = [Panel(both[both["quantity"] == quantity], text) for quantity, text in FIRST_NORM[name].items()]
-    looks = {"transformer, Multi30k": (style.colour("bn"), "-"), "ResNet20, CIFAR-10": ("#000000", style.DASHES[1])}
-    return (_draw(title, [panels[:2], panels[2:]], looks, 4.7), runs_shown(texts)) if len(texts) else None
+    looks = {TRANSFORMER: (style.colour("bn"), "-"), RESNET: ("#000000", style.DASHES[1])}
+    return _draw([panels[:2], panels[2:]], looks, 4.7, both[both["line"] == TRANSFORMER])
 
 
-def every_norm(table: pd.DataFrame, name: str, title: str) -> Shown | None:
+def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
     """Draw each encoder norm of the models with BatchNorm, PN-V and PN; None if there is no such run.
 
     ``name`` is a key of ``EVERY_NORM``.
@@ -90,22 +89,24 @@ def every_norm(table: pd.DataFrame, name: str, title: str) -> Shown | None:
     measures = EVERY_NORM[name]
     shown = table[table["cell"].isin(NORMS) & table["layer"].str.startswith("encoder.")]
     shown = along_training(shown, [each for quantities in measures.values() for each in quantities])
-    places = {_place(layer): shown[shown["layer"] == layer] for layer in shown["layer"].unique()}
+    shown = shown.assign(line=shown["cell"])
+    places = {_place(str(layer)): rows for layer, rows in shown.groupby("layer")}
     columns = sorted({column for _, column in places}, key=lambda name: (name == FINAL, name))
 
     def panel(measure: str, site: str, column: str) -> Panel | None:
-        rows = places.get((site, column), shown[:0])
-        rows = rows[rows["quantity"].isin(measures[measure])]
+        if (site, column) not in places:
+            return None
+        rows = places[site, column]
         head = column if site == SITES["self_attention"] or column == FINAL else ""
-        return Panel(rows.assign(line=rows["cell"]), head, f"{measure},\n{site}") if len(rows) else None
+        return Panel(rows[rows["quantity"].isin(measures[measure])], head, f"{measure},\n{site}")
 
     grid = [[panel(measure, site, column) for column in columns] for measure in measures for site in SITES.values()]
     scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
     looks = {norm: (style.colour(norm), style.DASHES[norm in scaled]) for norm in NORMS}
-    return (_draw(title, grid, looks, 5.8, "row"), runs_shown(shown)) if len(shown) else None
+    return _draw(grid, looks, 5.8, shown, "row")
 
 
-def pn_backward(table: pd.DataFrame, title: str) -> Shown | None:
+def pn_backward(table: pd.DataFrame) -> Shown | None:
     """Draw nu and the gradients at the norms of PN with and without group scaling; None if there is no such run."""
     shown = table[table["cell"].isin([*PN_CELLS]) & table["layer"].str.startswith("encoder.")]
     shown = along_training(shown, PN_QUANTITIES, begin=1)
@@ -117,29 +118,31 @@ def pn_backward(table: pd.DataFrame, title: str) -> Shown | None:
 
     grid = [[panel(norm, quantity) for norm in ("pn", "pn_alg2")] for quantity in PN_QUANTITIES]
     looks = {"with group scaling": ("#0072B2", "-"), "without group scaling": ("#D55E00", style.DASHES[1])}
-    return (_draw(title, grid, looks, 6.6, "row"), runs_shown(shown)) if len(shown) else None
+    return _draw(grid, looks, 6.6, shown, "row")
 
 
 def _draw(
-    title: str,
     grid: Sequence[Sequence[Panel | None]],
     looks: Mapping[str, tuple[str, Any]],
     height: float,
+    shown: pd.DataFrame,
     sharey: Any = False,
-) -> Figure:
+) -> Shown | None:
     """Draw panels: a line is a median over runs and norms, and a band reaches from the lowest to the highest value.
 
     Args:
-        title: what stands above the figure.
         grid: the panels by row and column.
         looks: the colour and the dashes of each line.
         height: the figure's height in inches.
+        shown: the rows of the published runs; without any, there is no figure.
         sharey: ``"row"`` gives the panels of a row one axis.
     """
+    if shown.empty:
+        return None
+    drawn = {name for row in grid for panel in row if panel is not None for name in panel.rows["line"]}
     with style.drawing():
         figure = style.new_figure(height)
         axes = figure.subplots(len(grid), len(grid[0]), sharex=True, sharey=sharey, squeeze=False)
-        style.heading(figure, title)
         for axis, panel in zip(axes.flat, (panel for row in grid for panel in row), strict=True):
             axis.set_visible(panel is not None)
             if panel is None:
@@ -155,11 +158,10 @@ def _draw(
             axis.set_title(panel.title)
             axis.set_ylabel(panel.label if place.is_first_col() else "")
             axis.set_xlabel("updates, log" if place.is_last_row() else "")
-        drawn = {name for row in grid for panel in row if panel is not None for name in panel.rows["line"]}
-        handles = [Line2D([], [], color=colour, linestyle=dashes, label=name)
-                   for name, (colour, dashes) in looks.items() if name in drawn]  # fmt: skip
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
-    return figure
+        handles = {name: {"color": colour, "linestyle": dashes}
+                   for name, (colour, dashes) in looks.items() if name in drawn}  # fmt: skip
+        style.legend(figure, handles, 5)
+    return figure, shown
 
 
 def _place(layer: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
@@ -16,6 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from normplugins.report.records import norm_rank
@@ -132,6 +133,12 @@ def heading(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
         # the label of the x axis that all panels share is the place that the layout keeps free at the lower edge
         text = "\n".join(fit(note, inches, 8.5) for note in notes)
         figure.supxlabel(text, fontsize=8.5, x=0.02, ha="left", color="#333333")
+
+
+def legend(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int) -> None:
+    """Name lines below the axes: ``looks`` holds what :class:`matplotlib.lines.Line2D` takes, by the name."""
+    handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
 
 
 def dot(axis: Axes, row: int, value: float, interval: tuple[float, float] | None, colour: str, several: bool) -> None:
