@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from normplugins.report.records import norm_rank
 from normplugins.utils.files import whole_file
@@ -98,15 +98,11 @@ def write(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-def place(norm: str) -> int:
-    """Return the norm's place in the registry's order, or a checksum of its name if it is not installed."""
-    rank, name = norm_rank(norm)
-    return rank if norm_rank("")[0] > rank else zlib.crc32(name.encode())
-
-
 def colour(norm: str) -> str:
-    """Return the norm's colour, which is the same in every figure."""
-    return COLOURS[place(norm) % len(COLOURS)]
+    """Return the norm's colour, which is the same in every figure, also for a norm that is not installed."""
+    rank, name = norm_rank(norm)
+    known = rank < norm_rank("")[0]
+    return COLOURS[(rank if known else zlib.crc32(name.encode())) % len(COLOURS)]
 
 
 def fit(text: str, inches: float, size: float, weight: str = "normal") -> str:
@@ -151,11 +147,7 @@ def dot(axis: Axes, row: int, value: float, interval: tuple[float, float] | None
 def count_updates(axis: Axes) -> None:
     """Write an x axis of updates with few, whole numbers that fit into narrow panels."""
     axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axis.xaxis.set_major_formatter(_in_thousands)
-
-
-def _in_thousands(value: float, _: float | None) -> str:
-    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def log_axes(axis: Axes) -> None:
@@ -167,7 +159,7 @@ def log_axes(axis: Axes) -> None:
     axis.set_yscale("log")
     few_log_labels(axis.yaxis)
     axis.xaxis.set_major_locator(LogLocator(numticks=4))
-    axis.xaxis.set_major_formatter(_in_thousands)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
