@@ -37,7 +37,7 @@ def execute(options: argparse.Namespace) -> None:
     systems = [read_system(name, options.results, options.checkpoint) for name in options.runs]
     if options.sentences and not comparison.can_show_sentences(systems[0]):
         raise UserError("--sentences needs translations, and these runs have none")
-    found = comparison.contrasts(systems)
+    found = comparison.compare(systems)
     if options.json:
         print(json.dumps(comparison.as_json(systems, found), indent=1, ensure_ascii=False))
         return

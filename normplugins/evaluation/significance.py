@@ -63,6 +63,11 @@ class Difference:
     sentence_variance: float
     bootstrap: tuple[float, float]
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval over seeds and sentences; with one seed the one over sentences alone."""
+        return self.bootstrap if len(self.seeds) == 1 else (self.low, self.high)
+
 
 def difference(
     system: Mapping[int, Array],
@@ -229,12 +234,12 @@ def sacrebleu_tests(system: Array, baseline: Array) -> dict[str, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted by Holm's method; a NaN stays and is not counted."""
-    order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    """Return the p-values adjusted by Holm's method; a NaN stays one, and counts as 1."""
+    order = sorted((1.0 if math.isnan(p) else p, index) for index, p in enumerate(p_values))
     adjusted, most = list(p_values), 0.0
     for rank, (p, index) in enumerate(order):
         most = max(most, min(1.0, (len(order) - rank) * p))
-        adjusted[index] = most
+        adjusted[index] = p_values[index] if math.isnan(p_values[index]) else most
     return adjusted
 
 

@@ -9,13 +9,13 @@ import pandas as pd
 
 from normplugins.evaluation import significance
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.comparison import MARGIN
 from normplugins.report.contrasts import (
     CELLS,
     CHECKPOINTS,
     CONFIRMATORY,
     EXPERIMENT,
     EXPLORATORY,
+    MARGIN,
     NO_VERDICT,
     UNDECIDED,
     Finding,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from normplugins.report.readings import MODELS, LanguageModel
@@ -72,8 +73,7 @@ class Cell:
         found = self.values(metric, checkpoint, test_set)
         if found.empty:
             return NOT_SCORED
-        spread = f" ± {found.std():.{digits}f}" if len(found) >= SPREAD_SEEDS else ""
-        return f"{found.mean():.{digits}f}{spread}"
+        return mean_and_spread(found, digits)
 
     @property
     def seeds(self) -> str:
@@ -101,6 +101,12 @@ class Cell:
     def each(self, column: str) -> str:
         """Return the distinct texts of a column of the runs."""
         return "; ".join(dict.fromkeys(self.runs[column]))
+
+
+def mean_and_spread(scores: Sequence[float] | pd.Series[Any], digits: int = 2) -> str:
+    """Return the mean over seeds and, from ``SPREAD_SEEDS`` seeds on, the sample standard deviation."""
+    spread = f" ± {np.std(scores, ddof=1):.{digits}f}" if len(scores) >= SPREAD_SEEDS else ""
+    return f"{np.mean(scores):.{digits}f}{spread}"
 
 
 def group(results: pd.DataFrame) -> list[Cell]:

@@ -15,8 +15,7 @@ import pandas as pd
 from normplugins.report import gradients_figure, probe_table, sweeps
 from normplugins.report.answer import figures, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.comparison import MARGIN
-from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Finding
+from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding
 from normplugins.report.measured import read_measured
 from normplugins.report.probe_figures import PN_CELLS
 from normplugins.report.run_page import run_links

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,63 +12,58 @@ import numpy as np
 
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference
+from normplugins.report.cells import METRICS, SPREAD_SEEDS, mean_and_spread
+from normplugins.report.contrasts import MARGIN, UNDECIDED, Contrast, Finding, judge
 from normplugins.report.table import Column, Table, paragraph, terminal
-from normplugins.runs.scored_runs import METRICS, System, check_comparable, compare, read_test_text
+from normplugins.runs import scored_runs
+from normplugins.runs.scored_runs import System, read_test_text
 from normplugins.utils.steps import progress
 
-MARGIN = 0.4  # BLEU; the gain that the paper claims for PN on IWSLT14
-NAMES = {"bleu": "BLEU", "bleu_compound": "BLEU, compounds split", "sacrebleu": "sacreBLEU", "chrf2": "chrF2",
-         "ter": "TER", "ppl": "perplexity", "ppl_full_segments": "perplexity, full segments"}  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Contrast:
-    """A system against the baseline: ``tests`` holds p-values by name, which come from the pair's first common seed."""
-
-    system: System
-    found: Difference
-    p_adjusted: float
-    verdict: str
-    tests: dict[str, float]
-    seeds_needed: int | None
-
-
-def contrasts(systems: Sequence[System]) -> list[Contrast]:
-    """Compare each system with the first one.
+def compare(systems: Sequence[System]) -> list[Finding]:
+    """Compare each system with the first one, the baseline.
 
     Raises:
         UserError: two of them cannot be compared, or have no seed in common.
     """
     baseline, *others = systems
     for other in others:
-        check_comparable(other, baseline)
+        scored_runs.check_comparable(other, baseline)
+    resampled = progress(others, "resampling", "comparisons", echo=None)
+    differences = [scored_runs.compare(other, baseline) for other in resampled]
+    contrasts = [Contrast(other.name, baseline.name, "") for other in others]
+    by_name = {system.name: system for system in systems}
+    return judge(contrasts, by_name, differences, [0] * len(others), baseline.first.metric == "ppl")
+
+
+def _tests(
+    systems: Sequence[System], findings: Sequence[Finding]
+) -> Iterator[tuple[Finding, Difference, dict[str, float]]]:
+    """Yield each finding with the p-values of other tests, by their names, of the first common seed alone."""
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
-    found = [compare(other, baseline) for other in progress(others, "resampling", "comparisons", echo=None)]
-    adjusted = significance.holm([each.p for each in found])
-    perplexity = baseline.first.metric == "ppl"
-    margin = None if perplexity else MARGIN
-    rows = []
-    pairs = list(zip(others, found, adjusted, strict=True))
-    for other, each, p in progress(pairs, "testing", "comparisons", echo=None):
-        diverged = (len(other.diverged), len(baseline.diverged))
-        said = significance.verdict(each, p, margin, perplexity, diverged)
-        needed = significance.seeds_needed(each, MARGIN) if margin and said == "undecided" else None
-        rows.append(Contrast(other, each, p, said, _tests(other, baseline, each.seeds[0]), needed))
-    return rows
+    baseline, *others = systems
+    pairs = list(zip(others, findings, strict=True))
+    for other, finding in progress(pairs, "testing", "comparisons", echo=None):
+        assert finding.difference is not None  # compare() has refused systems without a common seed
+        seed = finding.difference.seeds[0]
+        first, second = other.runs[seed].statistics, baseline.runs[seed].statistics
+        if baseline.first.metric != "ppl":
+            tests = significance.sacrebleu_tests(first, second)
+        elif len(first) == 1:  # a perplexity without its log-probabilities
+            tests = {}
+        else:
+            tests = {"approximate_randomization": significance.randomization(first, second, significance.nats)}
+        yield finding, finding.difference, tests
 
 
-def _tests(system: System, baseline: System, seed: int) -> dict[str, float]:
-    first, second = system.runs[seed].statistics, baseline.runs[seed].statistics
-    if baseline.first.metric != "ppl":
-        return significance.sacrebleu_tests(first, second)
-    if len(first) == 1:  # a perplexity without its log-probabilities
-        return {}
-    return {"approximate_randomization": significance.randomization(first, second, significance.nats)}
-
-
-def as_json(systems: Sequence[System], found: Sequence[Contrast]) -> dict[str, Any]:
+def as_json(systems: Sequence[System], findings: Sequence[Finding]) -> dict[str, Any]:
     """Return a comparison as JSON's types; a number that does not exist is null."""
     first = systems[0].first
+    contrasts = [
+        {"system": finding.contrast.system, **asdict(difference), "p_adjusted": finding.p_adjusted,
+         "verdict": finding.verdict, "tests_of_first_seed": tests, "seeds_needed": finding.seeds_needed}
+        for finding, difference, tests in _tests(systems, findings)
+    ]  # fmt: skip
     return {
         "checkpoint": first.checkpoint,
         "metric": "nats per word" if first.metric == "ppl" else first.metric,
@@ -81,82 +75,81 @@ def as_json(systems: Sequence[System], found: Sequence[Contrast]) -> dict[str, A
             for system in systems
         },
         "diverged": {system.name: sorted(system.diverged) for system in systems},
-        "contrasts": [
-            {
-                "system": each.system.name,
-                **{key: None if isinstance(value, float) and math.isnan(value) else value
-                   for key, value in asdict(each.found).items()},
-                "p_adjusted": None if math.isnan(each.p_adjusted) else each.p_adjusted,
-                "verdict": each.verdict,
-                "tests_of_first_seed": each.tests,
-                "seeds_needed": each.seeds_needed,
-            }
-            for each in found
-        ],
+        "contrasts": [{key: None if value != value else value for key, value in each.items()} for each in contrasts],
     }  # fmt: skip
 
 
-def as_text(systems: Sequence[System], found: Sequence[Contrast], width: int | None) -> str:
+def as_text(systems: Sequence[System], findings: Sequence[Finding], width: int | None) -> str:
     """Return the scores and the contrasts as text of at most ``width`` columns (None: a file)."""
-    return "\n\n".join([terminal(_scores(systems), width), *(_paragraphs(systems[0], each, width) for each in found)])
+    blocks = [terminal(_scores(systems), width)]
+    for finding, difference, tests in _tests(systems, findings):
+        title = paragraph(f"{finding.contrast.system} - {finding.contrast.baseline}", width)
+        lines = _lines(finding, difference, tests, systems[0].first.metric)
+        blocks.append("\n".join([title, *(paragraph(f"  {line}", width, "    ") for line in lines)]))
+    return "\n\n".join(blocks)
 
 
 def _scores(systems: Sequence[System]) -> Table:
     first = systems[0].first
-    columns = [Column("run", right=False), *(Column(NAMES.get(name, name), detail=name != first.metric)
-                                           for name in first.metrics), Column("seeds")]  # fmt: skip
+    columns = [
+        Column("run", right=False),
+        *(Column(_name(metric), detail=metric != first.metric) for metric in first.metrics),
+        Column("seeds"),
+    ]
     rows = []
     for system in systems:
         cells = []
         for name in first.metrics:
             scores = [run.metrics[name]["score"] for run in system.runs.values() if name in run.metrics]
-            spread = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
-            cells.append(f"{np.mean(scores):.2f}{spread}" if scores else "")
+            cells.append(mean_and_spread(scores) if scores else "")
         diverged = f" ({len(system.diverged)} diverged)" if system.diverged else ""
         rows.append([system.name, *cells, f"{len(system.runs)}{diverged}"])
-    title = f"Test scores of the checkpoint '{first.checkpoint}'"
-    notes = ["a ± b: mean and sample standard deviation over the seeds."] * any(len(each.runs) > 1 for each in systems)
-    return Table(title, columns, rows, [f"{NAMES[first.metric]}: {first.metrics[first.metric]['signature']}", *notes])
+    notes = [f"{_name(first.metric)}: {first.metrics[first.metric]['signature']}"]
+    if any(len(each.runs) >= SPREAD_SEEDS for each in systems):
+        notes.append("a ± b: mean and sample standard deviation over the seeds.")
+    return Table(f"Test scores of the checkpoint '{first.checkpoint}'", columns, rows, notes)
 
 
-def _paragraphs(baseline: System, each: Contrast, width: int | None) -> str:
-    found, perplexity = each.found, baseline.first.metric == "ppl"
-    unit, digits = ("nats per word", 4) if perplexity else (NAMES[baseline.first.metric], 2)
-    pairs = len(found.seeds)
-    units = "segments" if perplexity else "sentences"
-    lines = [f"difference: {found.mean:+.{digits}f} {unit}{' (less is better)' if perplexity else ''}"]
-    low, high = found.bootstrap
-    interval = f"{low:+.{digits}f} to {high:+.{digits}f}"
+def _lines(finding: Finding, difference: Difference, tests: dict[str, float], metric: str) -> list[str]:
+    """Return what is found of a system, a fact a line."""
+    perplexity, pairs = metric == "ppl", len(difference.seeds)
+    unit, digits = ("nats per word", 4) if perplexity else (_name(metric), 2)
+    low, high, *bootstrap = (
+        f"{bound:+.{digits}f}" for bound in (difference.low, difference.high, *difference.bootstrap)
+    )
+    lines = [f"difference: {difference.mean:+.{digits}f} {unit}{' (less is better)' if perplexity else ''}"]
     if pairs > 1:
-        adjusted = f", adjusted (Holm) {each.p_adjusted:.2g}" if each.p_adjusted != found.p else ""
         which = "seeds" if perplexity else "seeds and sentences"
-        lines.append(
-            f"95 % interval over {which}: {found.low:+.{digits}f} to {found.high:+.{digits}f}, "
-            f"p = {found.p:.2g}{adjusted}; {pairs} seeds"
-        )
-        lines.append(f"hierarchical bootstrap, beside it: {interval} (too narrow with few seeds)")
-    elif found.sentences > 1:
-        lines.append(f"95 % interval over {found.sentences:,} {units} of this one pair: {interval}")
-    if each.tests:
-        tests = ", ".join(f"{name.replace('_', ' ')} p = {p:.2g}" for name, p in each.tests.items())
+        adjusted = f", adjusted (Holm) {finding.p_adjusted:.2g}" if finding.p_adjusted != difference.p else ""
+        lines.append(f"95 % interval over {which}: {low} to {high}, p = {difference.p:.2g}{adjusted}; {pairs} seeds")
+        lines.append(f"hierarchical bootstrap, beside it: {' to '.join(bootstrap)} (too narrow with few seeds)")
+    elif difference.sentences > 1:
+        units = "segments" if perplexity else "sentences"
+        lines.append(f"95 % interval over {difference.sentences:,} {units} of this one pair: {' to '.join(bootstrap)}")
+    if tests:
         by = "over segments" if perplexity else "sacreBLEU's tests"
-        lines.append(f"{by}, seed {found.seeds[0]} alone: {tests}")
-    advice = ""
-    if pairs == 1:
-        advice = ". Run both with at least two more seeds"
-    elif each.verdict == "undecided" and not perplexity:
-        advice = f"; {_remedy(each)}"
-    lines.append(f"verdict: {each.verdict}{advice}")
-    title = paragraph(f"{each.system.name} - {baseline.name}", width)
-    return "\n".join([title, *(paragraph(f"  {line}", width, "    ") for line in lines)])
+        values = ", ".join(f"{name.replace('_', ' ')} p = {p:.2g}" for name, p in tests.items())
+        lines.append(f"{by}, seed {difference.seeds[0]} alone: {values}")
+    return [*lines, f"verdict: {finding.verdict}{_advice(finding, perplexity)}"]
 
 
-def _remedy(each: Contrast) -> str:
-    if each.p_adjusted < significance.LEVEL:
-        return "the side that scored better has more runs that diverged"
-    if each.seeds_needed is None:
-        return f"no number of seeds would show {MARGIN} BLEU, because the variance between sentences is too large"
-    return f"about {each.seeds_needed} seeds would show a true difference of {MARGIN} BLEU with a power of 80 %"
+def _advice(finding: Finding, perplexity: bool) -> str:
+    """Return what would decide an undecided contrast."""
+    if finding.seeds == 1:
+        return ". Run both with at least two more seeds"
+    if finding.verdict != UNDECIDED or perplexity:
+        return ""
+    if finding.p_adjusted < significance.LEVEL:
+        return "; the side that scored better has more runs that diverged"
+    if finding.seeds < SPREAD_SEEDS:
+        return ". Run both with at least one more seed"
+    if finding.seeds_needed is None:
+        return f"; no number of seeds would show {MARGIN} BLEU, because the variance between sentences is too large"
+    return f"; about {finding.seeds_needed} seeds would show a true difference of {MARGIN} BLEU with a power of 80 %"
+
+
+def _name(metric: str) -> str:
+    return METRICS.get(metric, (metric,))[0]
 
 
 def sentences(system: System, baseline: System, count: int, data: Path, width: int | None) -> str:
@@ -187,4 +180,4 @@ def sentences(system: System, baseline: System, count: int, data: Path, width: i
 
 def can_show_sentences(system: System) -> bool:
     """Whether the runs have translations."""
-    return METRICS[system.first.metric] is significance.bleu and bool(system.first.lines)
+    return scored_runs.METRICS[system.first.metric] is significance.bleu and bool(system.first.lines)

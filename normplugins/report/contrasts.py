@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from normplugins.evaluation import significance
-from normplugins.evaluation.significance import Difference, Resampled
+from normplugins.evaluation.significance import RESAMPLES, Difference
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.comparison import MARGIN
 from normplugins.report.plans import Plan, plan_of
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
 
 EXPERIMENT = "multi30k"
+MARGIN = 0.4
+"""BLEU, within which two systems are equivalent: the gain that the paper claims for PN on IWSLT14."""
 CHECKPOINTS = ("averaged", "last", "best")
 """The checkpoint of the primary endpoint, then those of the secondary ones, which have no verdict of their own."""
 CELLS = {
@@ -82,12 +85,11 @@ class Finding:
     Attributes:
         contrast: the contrast.
         difference: the difference of test BLEU; None if the two cells have no seed in common.
-        p_adjusted: the p-value adjusted by Holm's method within the family, in which a contrast without a p-value
-            counts as one with p = 1; NaN if this contrast has none.
+        p_adjusted: the p-value adjusted by Holm's method within the family; NaN with fewer than two pairs.
         verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
-        seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, and with
-            fewer than ``SPREAD_SEEDS`` seeds.
-        planned: the planned number of pairs.
+        seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, with fewer than
+            ``SPREAD_SEEDS`` seeds, and for perplexities, which have no margin.
+        planned: the planned number of pairs, if there is a plan.
         diverged: the number of runs that diverged, of the system and of the baseline.
         stopped_early: the number of runs that patience ended before their last epoch.
     """
@@ -123,10 +125,40 @@ class Finding:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval over seeds and sentences; with one seed the one over sentences alone."""
-        if self.difference is None:
-            return None
-        return self.difference.bootstrap if self.seeds == 1 else (self.difference.low, self.difference.high)
+        """The 95 % interval of the difference."""
+        return self.difference.interval if self.difference else None
+
+
+class ScoredCells:
+    """Cells of an experiment at one checkpoint, whose published runs are all scored on the same resampled test sets.
+
+    Args:
+        results: the folder whose ``runs`` holds the published records.
+        checkpoint: one of ``CHECKPOINTS``.
+        experiment: the experiment.
+        cells: the cells; one without a published run has no scores.
+        resamples: the number of bootstrap resamples of the test sentences.
+
+    Raises:
+        UserError: a record or its translations are damaged, or two cells cannot be compared.
+    """
+
+    def __init__(
+        self, results: Path, checkpoint: str, experiment: str, cells: Iterable[str], resamples: int = RESAMPLES
+    ) -> None:
+        self.systems = {cell: read_published(experiment, cell, results, checkpoint) for cell in dict.fromkeys(cells)}
+        scored = [system for system in self.systems.values() if system.runs]
+        for system in scored[1:]:
+            check_comparable(system, scored[0])
+        statistics = [run.statistics for system in scored for run in system.runs.values()]
+        score = METRICS[scored[0].first.metric] if scored else significance.bleu
+        drawn = iter(significance.resample(statistics, score, resamples))
+        self.runs = {cell: {seed: next(drawn) for seed in system.runs} for cell, system in self.systems.items()}
+
+    def difference(self, contrast: Contrast) -> Difference | None:
+        """Return the difference of two of the cells; None if they have no seed in common."""
+        ours, theirs = self.runs[contrast.system], self.runs[contrast.baseline]
+        return significance.paired_difference(ours, theirs) if ours.keys() & theirs.keys() else None
 
 
 def find(
@@ -134,66 +166,56 @@ def find(
     checkpoint: str = CHECKPOINTS[0],
     experiment: str = EXPERIMENT,
     contrasts: Sequence[Contrast] = CONTRASTS,
-    resamples: int = significance.RESAMPLES,
+    resamples: int = RESAMPLES,
     plan: Plan | None = None,
 ) -> list[Finding]:
     """Return what the published records of an experiment say about each contrast.
 
     Args:
-        results: the folder whose ``runs`` holds the published records.
-        checkpoint: one of ``CHECKPOINTS``.
-        experiment: the experiment.
+        results, checkpoint, experiment, resamples: see :class:`ScoredCells`.
         contrasts: the contrasts; p-values are adjusted within each family of them.
-        resamples: the number of bootstrap resamples of the test sentences.
         plan: the plan that says how many pairs there will be; by default the one of the experiment.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
     """
     plan = plan or plan_of(experiment)
-    cells = dict.fromkeys(cell for contrast in contrasts for cell in (contrast.system, contrast.baseline))
-    systems = {cell: read_published(experiment, cell, results, checkpoint) for cell in cells}
-    scored = [system for system in systems.values() if system.runs]
-    for system in scored[1:]:
-        check_comparable(system, scored[0])
-    runs = [(system.name, seed) for system in scored for seed in system.runs]
-    statistics = [run.statistics for system in scored for run in system.runs.values()]
-    score = METRICS[scored[0].first.metric] if scored else significance.bleu
-    drawn = dict(zip(runs, significance.resample(statistics, score, resamples), strict=True))
-    differences = [_difference(systems[each.system], systems[each.baseline], drawn) for each in contrasts]
-    adjusted = _adjust(contrasts, differences)
-    found = []
-    for contrast, difference, p in zip(contrasts, differences, adjusted, strict=True):
+    cells = [cell for contrast in contrasts for cell in (contrast.system, contrast.baseline)]
+    scored = ScoredCells(results, checkpoint, experiment, cells, resamples)
+    planned = [{*plan.seeds(experiment, each.system)} & {*plan.seeds(experiment, each.baseline)} for each in contrasts]
+    differences = [scored.difference(each) for each in contrasts]
+    return judge(contrasts, scored.systems, differences, [len(seeds) for seeds in planned])
+
+
+def judge(
+    contrasts: Sequence[Contrast],
+    systems: Mapping[str, System],
+    differences: Sequence[Difference | None],
+    planned: Sequence[int],
+    perplexity: bool = False,
+) -> list[Finding]:
+    """Return a finding for each contrast, by the rule of the protocol.
+
+    Args:
+        contrasts: the contrasts; p-values are adjusted within each family of them.
+        systems: the systems by the names that the contrasts have for them.
+        differences: the difference of each contrast; None if its systems have no seed in common.
+        planned: the planned number of pairs of each contrast.
+        perplexity: whether the scores are nats per word, of which less is better and which have no margin.
+    """
+    findings = []
+    p_values = pd.Series([math.nan if each is None else each.p for each in differences])
+    families = p_values.groupby([contrast.family for contrast in contrasts])
+    adjusted = families.transform(lambda family: pd.Series(significance.holm(list(family)), family.index))
+    for contrast, difference, p, pairs in zip(contrasts, differences, adjusted, planned, strict=True):
         sides = systems[contrast.system], systems[contrast.baseline]
-        planned = [set(plan.seeds(experiment, cell)) for cell in (contrast.system, contrast.baseline)]
         diverged = (len(sides[0].diverged), len(sides[1].diverged))
         verdict, needed = NOT_RUN, None
         if difference is not None:
-            verdict = significance.verdict(difference, p, MARGIN, diverged=diverged)
-            enough = len(difference.seeds) >= SPREAD_SEEDS
-            needed = significance.seeds_needed(difference, MARGIN) if verdict == UNDECIDED and enough else None
+            verdict = significance.verdict(difference, p, None if perplexity else MARGIN, perplexity, diverged)
+            if verdict == UNDECIDED and not perplexity and len(difference.seeds) >= SPREAD_SEEDS:
+                needed = significance.seeds_needed(difference, MARGIN)
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for run in side.runs.values())  # fmt: skip
-        found.append(
-            Finding(contrast, difference, p, verdict, needed, len(set.intersection(*planned)), diverged, early)
-        )
-    return found
-
-
-def _difference(system: System, baseline: System, drawn: dict[tuple[str, int], Resampled]) -> Difference | None:
-    if not system.runs.keys() & baseline.runs.keys():
-        return None
-    ours, theirs = ({seed: drawn[each.name, seed] for seed in each.runs} for each in (system, baseline))
-    return significance.paired_difference(ours, theirs)
-
-
-def _adjust(contrasts: Sequence[Contrast], differences: Sequence[Difference | None]) -> list[float]:
-    """Return the p-values adjusted by Holm's method within each family."""
-    p_values = [math.nan if each is None else each.p for each in differences]
-    adjusted = list(p_values)
-    for family in {contrast.family for contrast in contrasts}:
-        members = [index for index, contrast in enumerate(contrasts) if contrast.family == family]
-        whole = [1.0 if math.isnan(p_values[index]) else p_values[index] for index in members]
-        for index, p in zip(members, significance.holm(whole), strict=True):
-            adjusted[index] = math.nan if math.isnan(p_values[index]) else p
-    return adjusted
+        findings.append(Finding(contrast, difference, p, verdict, needed, pairs, diverged, early))
+    return findings

@@ -6,12 +6,11 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from normplugins.report import style
 from normplugins.report.contrasts import CELLS
-from normplugins.report.probe_table import SETTLED, along_training, loss_gaps, runs_shown
+from normplugins.report.probe_table import SETTLED, along_training, loss_gaps
 
 PANELS = {
     "of means\n$‖μ_B-μ‖\\,/\\,‖σ‖$": ("mean_tid",),
@@ -21,14 +20,11 @@ RAISED = {"pn": 4, "pn_alg2": 10}
 """Points by which norms are drawn above their gap: it is 0 for both, and they would cover each other."""
 
 
-def discrepancy(table: pd.DataFrame, title: str) -> tuple[Figure, str] | None:
-    """Return the figure and the runs that it shows; None if no run has these numbers.
+def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
+    """Return the figure and the rows that it shows; None if no run has these numbers.
 
     A point is a norm of a run: its mean discrepancy from ``SETTLED`` on, and the gap in loss of the whole run.
-
-    Args:
-        table: what :func:`normplugins.report.probe_table.probe_table` returns.
-        title: what stands above the figure.
+    ``table`` is what :func:`normplugins.report.probe_table.probe_table` returns.
     """
     table = table[table["cell"].isin([*CELLS])]
     gaps = loss_gaps(table)
@@ -41,7 +37,6 @@ def discrepancy(table: pd.DataFrame, title: str) -> tuple[Figure, str] | None:
     with style.drawing():
         figure = style.new_figure(3.7)
         axes = figure.subplots(1, len(PANELS), sharey=True)
-        style.heading(figure, title)
         for axis, (label, quantities) in zip(axes, PANELS.items(), strict=True):
             part = shown[shown["quantity"].isin(quantities)]
             for (cell, seed), run in part.groupby(["cell", "seed"], sort=False):
@@ -59,9 +54,8 @@ def discrepancy(table: pd.DataFrame, title: str) -> tuple[Figure, str] | None:
             axis.set_title(label)
             axis.set_xlabel("discrepancy, log")
         axes[0].set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
-        handles = [Line2D([], [], linewidth=3, color=style.colour(norm), label=norm) for norm in norms]
-        looks = {"group scaling": "#333333", "no group scaling": "none"}
-        handles += [Line2D([], [], marker="o", linestyle="", color="#333333", mfc=fill, label=name)
-                    for name, fill in looks.items()]  # fmt: skip
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
-    return figure, runs_shown(shown)
+        looks: dict[str, dict[str, Any]] = {norm: {"linewidth": 3, "color": style.colour(norm)} for norm in norms}
+        for name, fill in (("group scaling", "#333333"), ("no group scaling", "none")):
+            looks[name] = {"marker": "o", "linestyle": "", "color": "#333333", "mfc": fill}
+        style.legend(figure, looks, 4)
+    return figure, shown

@@ -5,27 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from normplugins.norms import NormConfig
 from normplugins.report import style
 from normplugins.report.contrasts import CELLS, EXPERIMENT
 from normplugins.report.measured import read_measured
-from normplugins.report.probe_table import runs_of
 
 TABLE = "embedding_singular_values.csv"
 KEYS = ["experiment", "cell", "seed"]
 COLUMNS = [*KEYS, "embedding", "index", "singular_value"]
 
 
-def spectrum(results: Path, title: str) -> tuple[Figure, str] | None:
-    """Return the figure of the runs of Multi30k and the runs that it shows; None if none was measured.
-
-    Args:
-        results: the folder of the results.
-        title: what stands above the figure.
+def spectrum(results: Path) -> tuple[Figure, pd.DataFrame] | None:
+    """Return the figure of the runs of Multi30k and the rows that it shows; None if none was measured.
 
     Raises:
         UserError: the table cannot be read.
@@ -44,7 +39,6 @@ def spectrum(results: Path, title: str) -> tuple[Figure, str] | None:
     with style.drawing():
         figure = style.new_figure(2.6 + 1.6 * rows)
         grid = figure.add_gridspec(1 + rows, columns)
-        style.heading(figure, title)
         whole = figure.add_subplot(grid[0, :])
         for cell in cells:
             whole.plot(means.index, means[cell], color=style.colour(cell.split(",")[0]), linewidth=1)
@@ -59,18 +53,17 @@ def spectrum(results: Path, title: str) -> tuple[Figure, str] | None:
             for _, line in values["ln"].items():
                 axis.plot(line.index, line / means["ln"], color=style.GREY, linewidth=0.8)
             for cell in [cell for cell in cells if cell.split(",")[0] == norm]:
-                look: dict[str, Any] = {"color": style.colour(norm), "linewidth": 1.2}
-                axis.plot(means.index, means[cell] / means["ln"], linestyle=style.DASHES[_in_groups(cell)], **look)
+                look: dict[str, Any] = {"color": style.colour(norm), "linestyle": style.DASHES[_in_groups(cell)]}
+                axis.plot(means.index, means[cell] / means["ln"], linewidth=1.2, **look)
             axis.set_title(norm)
             axis.set_xlabel("index, linear")
             axis.set_ylabel("" if number % columns else "ratio to the mean\nof ln, linear")
             axis.tick_params(labelleft=not number % columns)
         if norms:
-            looks = {"group scaling (rms: 4 groups)": style.DASHES[1], "no group scaling": "-"}
-            handles = [Line2D([], [], color="#333333", linestyle=dashes, label=name) for name, dashes in looks.items()]
-            handles.append(Line2D([], [], color=style.GREY, linewidth=0.8, label="each seed of ln"))
-            figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
-    return figure, runs_of(table)
+            named = {"group scaling (rms: 4 groups)": style.DASHES[1], "no group scaling": "-"}
+            looks: dict[str, Any] = {name: {"color": "#333333", "linestyle": line} for name, line in named.items()}
+            style.legend(figure, looks | {"each seed of ln": {"color": style.GREY, "linewidth": 0.8}}, 3)
+    return figure, table
 
 
 def _in_groups(cell: str) -> bool:

@@ -16,6 +16,8 @@ from normplugins.report import style
 from normplugins.report.cells import Cell, baseline, group
 
 TITLES = {"train_curve": "training loss", "valid_curve": "validation loss"}
+KINDS = (("losses", "loss"), ("minus_ln", "minus ln"))
+"""What the panels show, as the attribute of a line, and its name on the axis."""
 FEW = 4
 """So many lines are told apart in one panel. Of more cells, each has a panel, with LN in grey beside it."""
 STEEP = 0.1
@@ -24,11 +26,10 @@ STEEP = 0.1
 
 @dataclass(frozen=True)
 class Line:
-    """The curve of a cell: tables of the mean, the lowest and the highest loss over seeds, indexed by updates.
+    """The curve of a cell: the loss of each seed (a column each), indexed by updates.
 
-    ``minus_ln`` is the same of the differences to the LN cell that differs only in the norm, run by run of the same
-    seed, and empty without such runs.
-    ``dashes`` is the line style that tells it from others of the same norm in one panel.
+    ``minus_ln`` is the same of the differences to ``ln``, the LN cell that differs only in the norm, run by run of the
+    same seed, and empty without such runs. ``dashes`` tells the line from others of the same norm in one panel.
     """
 
     cell: Cell
@@ -59,33 +60,33 @@ def curves(results: pd.DataFrame, column: str = "valid_curve") -> Figure:
     lines = _lines(shown, column)
     in_grey = {id(line.ln) for line in lines}
     panels = [lines] if len(lines) <= FEW else [[line] for line in lines if id(line.cell) not in in_grey]
-    columns, kinds = (3 if len(panels) > 1 else 1), (2 if any(line.ln for line in lines) else 1)
+    single = len(panels) == 1
+    columns, kinds = (1 if single else 3), (KINDS if any(line.ln for line in lines) else KINDS[:1])
     rows = -(-len(panels) // columns)
     notes = _notes(cells, shown)
     with style.drawing():
-        figure = style.new_figure((1.25 if len(panels) > 1 else 2.2) * kinds * rows + 0.5 + 0.17 * len(notes))
-        ratios = {"height_ratios": [1.3, 1][:kinds] * rows}
-        grid = figure.subplots(kinds * rows, columns, sharex=True, squeeze=False, gridspec_kw=ratios)
+        figure = style.new_figure((2.2 if single else 1.25) * len(kinds) * rows + 0.5 + 0.17 * len(notes))
+        ratios = {"height_ratios": [1.3, 1][: len(kinds)] * rows}
+        grid = figure.subplots(len(kinds) * rows, columns, sharex=True, squeeze=False, gridspec_kw=ratios)
         style.heading(figure, f"{results['experiment'].iloc[0]}: {TITLES[column]}", notes)
-        for number, (kind, name) in enumerate([("losses", "loss"), ("minus_ln", "minus ln")][:kinds]):
-            axes = list(grid[number::kinds].flat)
+        for number, (kind, name) in enumerate(kinds):
+            axes = list(grid[number :: len(kinds)].flat)
             for axis in axes[len(panels) :]:  # the last row is not full
                 axis.remove()
             _limit(axes[: len(panels)], [getattr(line, kind) for line in lines], longest)
             for place, (axis, members) in enumerate(zip(axes, panels, strict=False)):
                 _panel(axis, members, kind, lines)
-                if place % columns == 0:
-                    axis.set_ylabel(f"{name}, linear\n(bits/token)")
-                axis.tick_params(labelleft=place % columns == 0)
-                if number == kinds - 1:
-                    axis.tick_params(labelbottom=True)
-                    if place >= columns * (rows - 1):
-                        axis.set_xlabel("updates, linear")
-                if number == 0 and len(panels) > 1:
+                axis.tick_params(labelleft=place % columns == 0, labelbottom=number == len(kinds) - 1)
+                axis.set_ylabel("" if place % columns else f"{name}, linear\n(bits/token)")
+                if number == len(kinds) - 1 and place + columns >= len(panels):
+                    axis.set_xlabel("updates, linear")
+                if number == 0 and not single:
                     axis.set_title(name_of(members[0].cell), color=members[0].colour, fontsize=8.5, fontweight="bold")
-        if len(panels) == 1:  # after all else, because labels are placed where there is room
-            for axis, kind in zip(grid.flat, ("losses", "minus_ln"), strict=False):
-                _label(axis, lines, kind)
+        if single:  # after all else, because labels are placed where there is room
+            for axis, (kind, _) in zip(grid.flat, kinds, strict=True):
+                means = [(line, getattr(line, kind).mean(axis=1)) for line in lines]
+                ends = [(line, float(mean.iloc[-1])) for line, mean in means if len(mean)]
+                style.label_lines(axis, [style.Label(end, name_of(line.cell), line.colour) for line, end in ends])
     return figure
 
 
@@ -97,18 +98,16 @@ def name_of(cell: Cell) -> str:
 
 
 def _lines(cells: Sequence[Cell], column: str) -> list[Line]:
-    bands = {id(cell): _seeds(cell, column) for cell in cells}
+    losses = {id(cell): _seeds(cell, column) for cell in cells}
+    lns = [baseline(cell, cells) for cell in cells]
     counts: Counter[str] = Counter()
     lines = []
-    for cell in cells:
-        seeds, ln = bands[id(cell)], baseline(cell, cells)
-        minus = seeds.iloc[:0]
-        if ln is not None or any(baseline(other, cells) is cell for other in cells):
-            minus = _paired(seeds, bands[id(ln or cell)])
+    for cell, ln in zip(cells, lns, strict=True):
+        own, compared = losses[id(cell)], ln or (cell if cell in lns else None)  # LN has a line at 0
+        minus = _paired(own, losses[id(compared)]) if compared else own.iloc[:0]
         norm = cell.first["norm"]
-        dashes = style.DASHES[counts[norm] % len(style.DASHES)]
+        lines.append(Line(cell, ln, own, minus, style.DASHES[counts[norm] % len(style.DASHES)]))
         counts[norm] += 1
-        lines.append(Line(cell, ln, _band(seeds), _band(minus), dashes))
     return lines
 
 
@@ -127,28 +126,18 @@ def _seeds(cell: Cell, column: str) -> pd.DataFrame:
     return pd.concat(seeds, axis=1).sort_index().interpolate(method="index", limit_area="inside").dropna()
 
 
-def _band(seeds: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({"mean": seeds.mean(axis=1), "low": seeds.min(axis=1), "high": seeds.max(axis=1)})
-
-
 def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]) -> None:
     """Draw lines with their bands, and beneath them LN if it has no line of its own in this panel."""
     behind = [line for line in lines if any(line.cell is member.ln for member in members) and line not in members]
     for line in [*behind, *members]:
         table = getattr(line, kind)
-        marker = "o" if len(table) == 1 else ""
         dashes = line.dashes if len(members) > 1 else "-"
-        look: dict[str, Any] = {"color": line.colour, "linestyle": dashes, "marker": marker}
-        axis.plot(table.index, table["mean"], linewidth=1 if line in behind else 1.5, **look)
-        if len(line.cell.runs) > 1:
-            axis.fill_between(table.index, table["low"], table["high"], color=line.colour, alpha=0.25, linewidth=0)
+        look: dict[str, Any] = {"linestyle": dashes, "marker": "o" if len(table) == 1 else ""}
+        axis.plot(table.mean(axis=1), color=line.colour, linewidth=1 if line in behind else 1.5, **look)
+        if table.shape[1] > 1:
+            band = (table.min(axis=1), table.max(axis=1))
+            axis.fill_between(table.index, *band, color=line.colour, alpha=0.25, linewidth=0)
     style.count_updates(axis)
-
-
-def _label(axis: Axes, lines: Sequence[Line], kind: str) -> None:
-    means = [(line, getattr(line, kind)["mean"]) for line in lines]
-    labels = [style.Label(float(mean.iloc[-1]), name_of(line.cell), line.colour) for line, mean in means if len(mean)]
-    style.label_lines(axis, labels)
 
 
 def _limit(axes: Sequence[Axes], tables: Sequence[pd.DataFrame], longest: float) -> None:

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from normplugins.report import style
-from normplugins.report.comparison import MARGIN
-from normplugins.report.contrasts import CONFIRMATORY, CONTRASTS, EXPERIMENT, EXPLORATORY, Finding, find
+from normplugins.report.contrasts import CONFIRMATORY, CONTRASTS, EXPERIMENT, EXPLORATORY, MARGIN, Finding, find
 
 CLIP = 3.0
 """The axis ends here (BLEU) if only intervals, and no difference, are near it: those of two seeds can be very wide."""
@@ -51,10 +50,8 @@ def forest(title: str, findings: Sequence[Finding], names: Sequence[str] = ()) -
         axis.axvspan(-MARGIN, MARGIN, color="#000000", alpha=0.07, linewidth=0)
         axis.axvline(0, color=style.GREY, linewidth=1)
         for row, (each, _, mean, interval) in enumerate(rows):
-            several = each.seeds > 1
-            bar = np.clip(interval, -reach, reach)
-            axis.plot(bar, [row] * 2, color=COLOUR, linewidth=2.8 if several else 1, solid_capstyle="butt")
-            axis.plot(mean, row, "o", color=COLOUR, markersize=6, mfc=COLOUR if several else "white")
+            low, high = np.clip(interval, -reach, reach)
+            style.dot(axis, row, mean, (low, high), COLOUR, each.seeds > 1)
             for bound, arrow in zip(interval, "<>", strict=True):
                 if abs(bound) > reach:
                     axis.plot(math.copysign(reach, bound), row, arrow, color=COLOUR, clip_on=False)

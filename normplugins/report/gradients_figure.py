@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from normplugins.models.placement import PLACEMENTS
 from normplugins.report import style
@@ -43,7 +42,6 @@ def draw(found: pd.DataFrame) -> Figure:
     """Return a figure with a row of panels for each norm and stack, and a column for each number of layers."""
     panels, depths = list(found.groupby(["norm", "stack"], sort=False)), sorted(found["layers"].unique())
     panels.sort(key=lambda each: (norm_rank(str(each[0][0])), each[0][1] == "decoder"))
-    title = "Gradient norms at initialisation, by placement of the norms"
     seeds, widths = (" or ".join(map(str, sorted(found[name].unique()))) for name in ("seeds", "width"))
     notes = [
         "Norm of dL/dW of each layer's second feed-forward weight, log scale. Translation models with the same norm in "
@@ -52,30 +50,23 @@ def draw(found: pd.DataFrame) -> Figure:
     with style.drawing():
         figure = style.new_figure(1.2 + 1.75 * len(panels))
         axes = figure.subplots(len(panels), len(depths), sharey="row", squeeze=False)
-        style.heading(figure, title, notes)
+        style.heading(figure, "Gradient norms at initialisation, by placement of the norms", notes)
         for row, ((norm, stack), rows) in zip(axes, panels, strict=True):
             for axis, depth in zip(row, depths, strict=True):
-                _panel(axis, rows[rows["layers"] == depth])
+                for name, line in rows[rows["layers"] == depth].groupby("placement", sort=False):
+                    look: dict[str, Any] = {"color": COLOURS[str(name)], "marker": "o", "markersize": 2.5}
+                    dashes = (0, (3, 1.5)) if name == "peri" else "-"  # it often lies on sandwich
+                    axis.plot(line["layer"], line["gradient"], linestyle=dashes, **look)
                 axis.set_title(f"{norm}, {stack}, {depth} layers" if axis is row[0] else f"{depth} layers")
+                axis.set_yscale("log")
+                axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 3, 6, 10]))
             row[0].set_ylabel("gradient norm")
-            few = rows["gradient"].max() < 30 * rows["gradient"].min()
-            row[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
-            row[0].yaxis.set_major_formatter("{x:g}")
-            row[0].yaxis.set_minor_formatter(NullFormatter())
+            style.few_log_labels(row[0].yaxis)
         for axis in axes[-1]:
             axis.set_xlabel("layer")
-        for row, (_, rows) in zip(axes, panels, strict=True):
-            deepest = rows[rows["layers"] == rows["layers"].max()]
-            last = deepest[deepest["layer"] == deepest["layer"].max()]
-            ends = zip(last["placement"], last["gradient"], strict=True)
-            labels = [style.Label(y, name, COLOURS[name]) for name, y in ends]
-            style.label_lines(row[depths.index(rows["layers"].max())], labels)
+        for row, (_, rows) in zip(axes, panels, strict=True):  # after all else: labels are placed where there is room
+            deepest = rows["layers"].max()
+            ends = rows[rows["layers"] == deepest].groupby("placement", sort=False)["gradient"].last()
+            labels = [style.Label(y, str(name), COLOURS[str(name)]) for name, y in ends.items()]
+            style.label_lines(row[depths.index(deepest)], labels)
     return figure
-
-
-def _panel(axis: Axes, rows: pd.DataFrame) -> None:
-    for name, line in rows.groupby("placement", sort=False):
-        dashes = (0, (3, 1.5)) if name == "peri" else "-"  # it often lies on sandwich
-        axis.plot(line["layer"], line["gradient"], "o", linestyle=dashes, markersize=2.5, color=COLOURS[str(name)])
-    axis.set_yscale("log")
-    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 3, 6, 10]))

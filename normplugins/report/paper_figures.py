@@ -10,10 +10,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normplugins.norms import NormConfig
+from normplugins.report import style
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import spectrum
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
-from normplugins.report.probe_table import FIRST, FORGOTTEN, FROM, SETTLED, probe_table, vision_shown, vision_table
+from normplugins.report.probe_table import (
+    FIRST,
+    FORGOTTEN,
+    FROM,
+    SETTLED,
+    probe_table,
+    runs_shown,
+    vision_shown,
+    vision_table,
+)
 
 LINES = "Lines are medians over seeds, and bands reach from the lowest to the highest seed"
 MOMENTUM = {norm: NormConfig(norm).resolve().momentum for norm in ("bn", "bn_released")}
@@ -90,21 +100,20 @@ def paper_figures(results: Path) -> Iterator[Drawing]:
         UserError: a record or a table is damaged.
     """
     table, vision = probe_table(results), vision_table(results)
+    found = {name: first_norm(table, vision, name) for name in FIRST_NORM}
+    found |= {name: every_norm(table, name) for name in EVERY_NORM}
+    found |= {"pn-backward": pn_backward(table), "discrepancy": discrepancy(table), "embedding": spectrum(results)}
     for name, (title, text) in TEXTS.items():
-        if name in FIRST_NORM:
-            found = first_norm(table, vision, name, title)
-        elif name in EVERY_NORM:
-            found = every_norm(table, name, title)
-        elif name == "embedding":
-            found = spectrum(results, title)
-        else:
-            found = {"pn-backward": pn_backward, "discrepancy": discrepancy}[name](table, title)
-        if found is None:
+        drawn = found[name]
+        if drawn is None:
             yield Drawing(name, title, "not run: no published run of Multi30k has these numbers.", None)
-        else:
-            span = f", updates {FROM} to {vision['update'].max():,}" if len(vision) else ""
-            more = f" {vision_shown(results)}{span}.{_counts(table, vision)}" if name in FIRST_NORM else ""
-            yield Drawing(name, title, f"{text} Runs: {found[1]}.{more}", found[0])
+            continue
+        figure, shown = drawn
+        with style.drawing():
+            style.heading(figure, title)
+        span = f", updates {FROM} to {vision['update'].max():,}" if len(vision) else ""
+        more = f" {vision_shown(results)}{span}.{_counts(table, vision)}" if name in FIRST_NORM else ""
+        yield Drawing(name, title, f"{text} Runs: {runs_shown(shown)}.{more}", figure)
 
 
 def _counts(table: pd.DataFrame, vision: pd.DataFrame) -> str:

@@ -1,19 +1,19 @@
 """Draws what the statistics probe measured along training: batch statistics (the paper's Figures 2 and 3) and nu.
 
-``table`` is what :func:`normplugins.report.probe_table.probe_table` returns, and ``title`` stands above the figure.
+``table`` is what :func:`normplugins.report.probe_table.probe_table` returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from normplugins.report import style
-from normplugins.report.probe_table import FIRST, along_training, runs_shown
+from normplugins.report.probe_table import FIRST, along_training
 
 FIRST_NORM: Mapping[str, Mapping[str, str]] = {
     "fluctuation": {
@@ -30,17 +30,18 @@ FIRST_NORM: Mapping[str, Mapping[str, str]] = {
     },
 }
 """The panels of the two figures of the first norm, by the name of the figure."""
-EVERY_NORM: Mapping[str, Mapping[str, Sequence[str]]] = {
+EVERY_NORM: Mapping[str, Mapping[str, str]] = {
     "fluctuation-layers": {
-        "paper's measure": ("variance_distance", "quadratic_mean_distance"),
-        "relative": ("deviation_tid", "psi_tid"),
+        "variance_distance": "paper's measure",
+        "quadratic_mean_distance": "paper's measure",
+        "deviation_tid": "relative",
+        "psi_tid": "relative",
     },
-    "backward-fluctuation-layers": {"paper's measure": ("grad_product",), "relative": ("grad_product_relative",)},
+    "backward-fluctuation-layers": {"grad_product": "paper's measure", "grad_product_relative": "relative"},
 }
-"""The measures of the two figures of all norms, by the name of the figure."""
+"""The quantities of the two figures of all norms, each with the name of its kind, by the name of the figure."""
 NORMS = ("bn", "bn_released", "pnv", "pn", "pn_alg2")
 SITES = {"self_attention": "self-attention", "feed_forward": "feed-forward"}
-FINAL = "last norm"
 PN_CELLS = {
     "pn": "with group scaling",
     "pn,norm.group_scaling=false": "without group scaling",
@@ -53,118 +54,102 @@ PN_QUANTITIES = {
     "grad_output": "gradient after\n$‖∂L/∂y‖$",
     "grad_input": "gradient before\n$‖∂L/∂x‖$",
 }
-Shown = tuple[Figure, str]
-"""A figure and the runs that it shows."""
+TRANSFORMER, RESNET = "transformer, Multi30k", "ResNet20, CIFAR-10"
+Shown = tuple[Figure, pd.DataFrame]
+"""A figure, and the rows of the published runs that it shows."""
 
 
-class Panel(NamedTuple):
-    """Rows of the table of the probe, whose column ``line`` names the lines, and the texts beside them."""
-
-    rows: pd.DataFrame
-    title: str = ""
-    label: str = ""
-
-
-def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str, title: str) -> Shown | None:
+def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str) -> Shown | None:
     """Draw the first norm of the runs with ``bn``, and beside it that of a ResNet20; None if there is no such run.
 
     Args:
         table: the numbers of the transformers.
         vision: what :func:`normplugins.report.probe_table.vision_table` returns; it may be empty.
         name: a key of ``FIRST_NORM``.
-        title: the title.
     """
-    texts = along_training(table[(table["cell"] == "bn") & (table["layer"] == FIRST)], FIRST_NORM[name])
-    both = pd.concat([texts.assign(line="transformer, Multi30k"), vision.assign(line="ResNet20, CIFAR-10")])
+    texts = table[(table["cell"] == "bn") & (table["layer"] == FIRST)]
+    both = pd.concat([texts.assign(line=TRANSFORMER), vision.assign(line=RESNET)])
     both = along_training(both, FIRST_NORM[name])
-    panels = [Panel(both[both["quantity"] == quantity], text) for quantity, text in FIRST_NORM[name].items()]
-    looks = {"transformer, Multi30k": (style.colour("bn"), "-"), "ResNet20, CIFAR-10": ("#000000", style.DASHES[1])}
-    return (_draw(title, [panels[:2], panels[2:]], looks, 4.7), runs_shown(texts)) if len(texts) else None
+    number = both["quantity"].map([*FIRST_NORM[name]].index)
+    both = both.assign(row=number // 2, column=number % 2, title=both["quantity"].map(FIRST_NORM[name]), label="")
+    shown = both[both["line"] == TRANSFORMER]
+    looks = {TRANSFORMER: (style.colour("bn"), "-"), RESNET: ("#000000", style.DASHES[1])}
+    return None if shown.empty else (_draw(both, looks, 4.7, share=False), shown)
 
 
-def every_norm(table: pd.DataFrame, name: str, title: str) -> Shown | None:
+def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
     """Draw each encoder norm of the models with BatchNorm, PN-V and PN; None if there is no such run.
 
     ``name`` is a key of ``EVERY_NORM``.
     """
-    measures = EVERY_NORM[name]
     shown = table[table["cell"].isin(NORMS) & table["layer"].str.startswith("encoder.")]
-    shown = along_training(shown, [each for quantities in measures.values() for each in quantities])
-    places = {_place(layer): shown[shown["layer"] == layer] for layer in shown["layer"].unique()}
-    columns = sorted({column for _, column in places}, key=lambda name: (name == FINAL, name))
-
-    def panel(measure: str, site: str, column: str) -> Panel | None:
-        rows = places.get((site, column), shown[:0])
-        rows = rows[rows["quantity"].isin(measures[measure])]
-        head = column if site == SITES["self_attention"] or column == FINAL else ""
-        return Panel(rows.assign(line=rows["cell"]), head, f"{measure},\n{site}") if len(rows) else None
-
-    grid = [[panel(measure, site, column) for column in columns] for measure in measures for site in SITES.values()]
+    shown = along_training(shown, EVERY_NORM[name])
+    if shown.empty:
+        return None
+    measure, measures = shown["quantity"].map(EVERY_NORM[name]), list(dict.fromkeys(EVERY_NORM[name].values()))
+    place = shown["layer"].str.extract(r"layers\.(?P<layer>\d+)\.(?P<site>\w+)")
+    last, site = place["layer"].isna(), place["site"].fillna("feed_forward")  # the last norm has a column of its own
+    layer = place["layer"].astype(float)
+    head = "layer " + (layer + 1).map("{:.0f}".format)
+    shown = shown.assign(
+        row=len(SITES) * measure.map(measures.index) + site.map([*SITES].index),
+        column=layer.fillna(layer.max() + 1).astype(int),
+        title=head.where(site == "self_attention", "").mask(last, "last norm"),
+        label=measure + ",\n" + site.map(SITES),
+        line=shown["cell"],
+    )
     scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
     looks = {norm: (style.colour(norm), style.DASHES[norm in scaled]) for norm in NORMS}
-    return (_draw(title, grid, looks, 5.8, "row"), runs_shown(shown)) if len(shown) else None
+    return _draw(shown, looks, 5.8), shown
 
 
-def pn_backward(table: pd.DataFrame, title: str) -> Shown | None:
+def pn_backward(table: pd.DataFrame) -> Shown | None:
     """Draw nu and the gradients at the norms of PN with and without group scaling; None if there is no such run."""
     shown = table[table["cell"].isin([*PN_CELLS]) & table["layer"].str.startswith("encoder.")]
     shown = along_training(shown, PN_QUANTITIES, begin=1)
-    shown = shown.assign(line=shown["cell"].map(PN_CELLS), norm=shown["cell"].str.split(",").str[0])
-
-    def panel(norm: str, quantity: str) -> Panel:
-        rows = shown[(shown["norm"] == norm) & (shown["quantity"] == quantity)]
-        return Panel(rows, norm if quantity == "nu" else "", PN_QUANTITIES[quantity])
-
-    grid = [[panel(norm, quantity) for norm in ("pn", "pn_alg2")] for quantity in PN_QUANTITIES]
+    norm = shown["cell"].str.split(",").str[0]
+    shown = shown.assign(
+        row=shown["quantity"].map([*PN_QUANTITIES].index),
+        column=norm.map(["pn", "pn_alg2"].index),
+        title=norm.where(shown["quantity"] == "nu", ""),
+        label=shown["quantity"].map(PN_QUANTITIES),
+        line=shown["cell"].map(PN_CELLS),
+    )
     looks = {"with group scaling": ("#0072B2", "-"), "without group scaling": ("#D55E00", style.DASHES[1])}
-    return (_draw(title, grid, looks, 6.6, "row"), runs_shown(shown)) if len(shown) else None
+    return None if shown.empty else (_draw(shown, looks, 6.6), shown)
 
 
-def _draw(
-    title: str,
-    grid: Sequence[Sequence[Panel | None]],
-    looks: Mapping[str, tuple[str, Any]],
-    height: float,
-    sharey: Any = False,
-) -> Figure:
+def _draw(shown: pd.DataFrame, looks: Mapping[str, tuple[str, Any]], height: float, share: bool = True) -> Figure:
     """Draw panels: a line is a median over runs and norms, and a band reaches from the lowest to the highest value.
 
     Args:
-        title: what stands above the figure.
-        grid: the panels by row and column.
+        shown: rows of the table with their ``line``, the ``row`` and the ``column`` of their panel, its ``title``, and
+            the ``label`` of the panels of the row.
         looks: the colour and the dashes of each line.
         height: the figure's height in inches.
-        sharey: ``"row"`` gives the panels of a row one axis.
+        share: whether the panels of a row share one axis.
     """
     with style.drawing():
         figure = style.new_figure(height)
-        axes = figure.subplots(len(grid), len(grid[0]), sharex=True, sharey=sharey, squeeze=False)
-        style.heading(figure, title)
-        for axis, panel in zip(axes.flat, (panel for row in grid for panel in row), strict=True):
-            axis.set_visible(panel is not None)
-            if panel is None:
-                continue
-            for name, rows in panel.rows.groupby("line", sort=False):
+        size = (shown["row"].max() + 1, shown["column"].max() + 1)
+        axes = figure.subplots(*size, sharex=True, sharey="row" if share else False, squeeze=False)
+        for each in axes.flat:
+            each.set_visible(False)
+        numbers: Any  # of rows and columns, which pandas types as any scalar
+        for numbers, panel in shown.groupby(["row", "column"]):
+            axis: Axes = axes[numbers]
+            axis.set_visible(True)
+            for name, rows in panel.groupby("line", sort=False):
                 colour, dashes = looks[str(name)]
                 band = rows.groupby("update")["value"].agg(["min", "median", "max"])
                 if (band["min"] < band["max"]).any():
                     axis.fill_between(band.index, band["min"], band["max"], color=colour, alpha=0.25, linewidth=0.6)
                 axis.plot(band.index, band["median"], color=colour, linestyle=dashes)
             style.log_axes(axis)
-            place = axis.get_subplotspec()
-            axis.set_title(panel.title)
-            axis.set_ylabel(panel.label if place.is_first_col() else "")
-            axis.set_xlabel("updates, log" if place.is_last_row() else "")
-        drawn = {name for row in grid for panel in row if panel is not None for name in panel.rows["line"]}
-        handles = [Line2D([], [], color=colour, linestyle=dashes, label=name)
-                   for name, (colour, dashes) in looks.items() if name in drawn]  # fmt: skip
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
+            axis.set_title(panel["title"].iloc[0])
+            axis.set_ylabel(panel["label"].iloc[0] if numbers[1] == 0 else "")
+            axis.set_xlabel("updates, log" if numbers[0] == len(axes) - 1 else "")
+        drawn = {name: {"color": colour, "linestyle": dashes}
+                 for name, (colour, dashes) in looks.items() if (shown["line"] == name).any()}  # fmt: skip
+        style.legend(figure, drawn, 5)
     return figure
-
-
-def _place(layer: str) -> tuple[str, str]:
-    """Return the row and the column of the panel of an encoder's norm."""
-    _, *parts = layer.split(".")
-    if parts[0] == "layers":
-        return SITES[parts[2]], f"layer {int(parts[1]) + 1}"
-    return SITES["feed_forward"], FINAL

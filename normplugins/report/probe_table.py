@@ -103,15 +103,11 @@ def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
     return dict(gaps.groupby(level=["cell", "seed"]).mean())
 
 
-def runs_of(table: pd.DataFrame) -> str:
-    """Return the cells and seeds of a table with these columns, for captions."""
-    seeds = table.groupby("cell", sort=False)["seed"].unique()
-    return "; ".join(f"{cell} (seed {', '.join(map(str, sorted(found)))})" for cell, found in seeds.items())
-
-
 def runs_shown(table: pd.DataFrame) -> str:
-    """Return the cells, seeds and updates of a table of the probe, for captions."""
-    return f"{runs_of(table)}; updates {table['update'].min():,} to {table['update'].max():,}"
+    """Return the cells, the seeds and, if the table has them, the updates of a table, for captions."""
+    seeds = table.groupby("cell", sort=False)["seed"].unique()
+    runs = "; ".join(f"{cell} (seed {', '.join(map(str, sorted(found)))})" for cell, found in seeds.items())
+    return f"{runs}; updates {table['update'].min():,} to {table['update'].max():,}" if "update" in table else runs
 
 
 def _rows(run: tuple[Any, ...], numbers: Mapping[str, Any], width: int | None = None) -> Iterator[tuple[Any, ...]]:

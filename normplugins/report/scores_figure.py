@@ -2,66 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from normplugins.report import intervals, style
-from normplugins.report.cells import METRICS, Cell, baseline, group
-from normplugins.report.contrasts import Contrast, find
+from normplugins.evaluation.significance import LEVEL, Resampled
+from normplugins.evaluation.student import student_quantile
+from normplugins.report import style
+from normplugins.report.cells import METRICS, baseline, group
+from normplugins.report.contrasts import Contrast, ScoredCells
 from normplugins.report.figures import name_of
 
 HEADLINES = ("bleu", "bleu_compound", "ppl")
 LOG_FROM = 4
 """Where the highest score is so many times the lowest, the axis of the scores is logarithmic."""
-KINDS = {  # what an interval follows from
-    "seeds": "━●━ several seeds: 95 % intervals over seeds",
-    "sentences": "─○─ one seed: 95 % intervals over sentences only, not over seeds",
-    "": "○ without a bar: one seed without published translations",
-}
 PAIRED = "minus ln: paired by seed; for several seeds (●) over seeds and sentences"
-
-
-@dataclass(frozen=True)
-class Score:
-    """A cell's score, and what its interval follows from."""
-
-    cell: Cell
-    metric: str
-    results: Path
-
-    @cached_property
-    def seeds(self) -> list[float]:
-        """The score of each seed."""
-        return [float(value) for value in self.cell.values(self.metric)]
-
-    @cached_property
-    def resampled(self) -> np.ndarray | None:
-        """The scores of resampled test sets, for one seed whose translations are published."""
-        first = self.cell.first
-        path = self.results / "runs" / first["experiment"] / first["variant"]
-        path = path / f"seed{first['seed']}.{first['scored_by']}.tsv.gz"
-        usable = len(self.seeds) == 1 and self.metric != "ppl" and path.exists()
-        return intervals.resampled_bleu(path) if usable else None
-
-    @property
-    def kind(self) -> str:
-        """What the interval follows from: ``seeds``, ``sentences``, or empty for a score without one."""
-        return "seeds" if len(self.seeds) > 1 else "" if self.resampled is None else "sentences"
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The bounds of the 95 % interval."""
-        if len(self.seeds) > 1:
-            middle, half = float(np.mean(self.seeds)), intervals.mean_interval(self.seeds)
-            return middle - half, middle + half
-        return None if self.resampled is None else intervals.middle(self.resampled)
 
 
 def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
@@ -74,54 +33,72 @@ def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
     """
-    cells = [cell for cell in group(results) if len(cell.runs)]
-    metric = next((name for name in HEADLINES if any(len(cell.values(name)) for cell in cells)), None)
+    every = [cell for cell in group(results) if len(cell.runs)]
+    metric = next((name for name in HEADLINES if any(len(cell.values(name)) for cell in every)), None)
     if metric is None:
         return None
-    scores = [Score(cell, metric, folder) for cell in cells if len(cell.values(metric))]
-    if not any(score.kind for score in scores):
-        return None
-    first = scores[0].cell.first
-    lns = [baseline(score.cell, cells) for score in scores]
-    pairs = [
-        Contrast(s.cell.first["variant"], ln.first["variant"], "") for s, ln in zip(scores, lns, strict=True) if ln
+    cells = [cell for cell in every if len(cell.values(metric))]
+    firsts = [cell.first for cell in cells]
+    experiment, checkpoint = firsts[0]["experiment"], firsts[0]["scored_by"]
+    lns = [baseline(cell, every) for cell in cells]
+    names = [first["variant"] for first in [*firsts, *(ln.first for ln in lns if ln)]] if metric != "ppl" else []
+    scored = ScoredCells(folder, checkpoint, experiment, names)
+    scores = [[float(value) for value in cell.values(metric)] for cell in cells]
+    intervals = [
+        _interval(values, scored.runs.get(first["variant"], {}).get(first["seed"]))
+        for values, first in zip(scores, firsts, strict=True)
     ]
-    found = find(folder, first["scored_by"], first["experiment"], pairs) if pairs and metric != "ppl" else []
-    minus_ln = {each.contrast.system: each for each in found if each.difference}
-    name = "".join(METRICS[metric]) if metric != "ppl" else "perplexity"
-    names = [name_of(score.cell) for score in scores]
-    lines = sum(max(2, label.count("\n") + 1) for label in names)
-    title = f"{first['experiment']}: test {name}, {first['scored_by']} checkpoint"
-    notes = [text for kind, text in KINDS.items() if any(score.kind == kind for score in scores)]
-    notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *notes, *([PAIRED] if minus_ln else [])]
+    if not any(intervals):
+        return None
+    contrasts = [Contrast(first["variant"], ln.first["variant"], "") if ln and names else None
+                 for first, ln in zip(firsts, lns, strict=True)]  # fmt: skip
+    differences = [scored.difference(contrast) if contrast else None for contrast in contrasts]
+    labels = [name_of(cell) for cell in cells]
+    short, long = ("perplexity", "perplexity") if metric == "ppl" else (METRICS[metric][0], "".join(METRICS[metric]))
+    notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *_notes(scores, intervals)]
+    notes += [PAIRED] if any(differences) else []
+    lines = sum(max(2, label.count("\n") + 1) for label in labels)
     with style.drawing():
         figure = style.new_figure(0.17 * (lines + len(notes) + 2) + 1)
-        axes = figure.subplots(1, 2 if minus_ln else 1, sharey=True, squeeze=False)[0]
-        style.heading(figure, title, notes)
-        for row, score in enumerate(scores):
-            _dot(axes[0], row, score.cell, float(np.mean(score.seeds)), score.interval, len(score.seeds))
-            pair = minus_ln.get(score.cell.first["variant"])
-            if pair is not None and pair.difference is not None:
-                _dot(axes[1], row, score.cell, pair.difference.mean, pair.interval, pair.seeds)
-        logarithmic = max(max(s.seeds) for s in scores) > LOG_FROM * min(min(s.seeds) for s in scores) > 0
+        axes = figure.subplots(1, 2 if any(differences) else 1, sharey=True, squeeze=False)[0]
+        style.heading(figure, f"{experiment}: test {long}, {checkpoint} checkpoint", notes)
+        for row, (first, values, interval, found) in enumerate(
+            zip(firsts, scores, intervals, differences, strict=True)
+        ):
+            colour = style.colour(first["norm"])
+            style.dot(axes[0], row, float(np.mean(values)), interval, colour, len(values) > 1)
+            if found is not None:
+                style.dot(axes[1], row, found.mean, found.interval, colour, len(found.seeds) > 1)
+        logarithmic = max(map(max, scores)) > LOG_FROM * min(map(min, scores)) > 0
+        axes[0].set_xlabel(f"{short}, {'log' if logarithmic else 'linear'}")
+        axes[0].set_yticks(range(len(labels)), labels)
+        axes[0].set_ylim(len(labels) - 0.5, -0.5)
+        for axis in axes[logarithmic:]:
+            axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         if logarithmic:
             axes[0].set_xscale("log")
-        else:
-            axes[0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        short = METRICS[metric][0] if metric != "ppl" else "perplexity"
-        axes[0].set_xlabel(f"{short}, {'log' if logarithmic else 'linear'}")
-        axes[0].set_yticks(range(len(names)), names)
-        axes[0].set_ylim(len(names) - 0.5, -0.5)
         if len(axes) > 1:
             axes[1].axvline(0, color=style.GREY, linewidth=1)
             axes[1].set_xlabel(f"{short} minus ln, linear")
-            axes[1].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             axes[1].tick_params(left=False)
     return figure
 
 
-def _dot(axis: Axes, row: int, cell: Cell, value: float, bounds: tuple[float, float] | None, seeds: int) -> None:
-    colour = style.colour(cell.first["norm"])
-    if bounds is not None:
-        axis.plot(bounds, [row, row], color=colour, linewidth=2.8 if seeds > 1 else 1, solid_capstyle="butt")
-    axis.plot(value, row, "o", color=colour, markersize=6, mfc=colour if seeds > 1 else "white")
+def _interval(scores: Sequence[float], run: Resampled | None) -> tuple[float, float] | None:
+    """Return the bounds of the 95 % interval over seeds or, for one seed with translations, over its sentences."""
+    if len(scores) > 1:
+        mean, error = float(np.mean(scores)), float(np.std(scores, ddof=1)) / len(scores) ** 0.5
+        reach = student_quantile(1 - LEVEL / 2, len(scores) - 1) * error
+        return mean - reach, mean + reach
+    if run is None:
+        return None
+    low, high = np.quantile(run.resamples, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
+
+
+def _notes(scores: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float] | None]) -> list[str]:
+    """Return what the intervals follow from."""
+    single = [interval for values, interval in zip(scores, intervals, strict=True) if len(values) == 1]
+    notes = ["━●━ several seeds: 95 % intervals over seeds"] if len(single) < len(scores) else []
+    notes += ["─○─ one seed: 95 % intervals over sentences only, not over seeds"] if any(single) else []
+    return notes + (["○ without a bar: one seed without published translations"] if not all(single) else [])

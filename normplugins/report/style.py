@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
@@ -16,7 +16,8 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from normplugins.report.records import norm_rank
 from normplugins.utils.files import whole_file
@@ -97,15 +98,11 @@ def write(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-def place(norm: str) -> int:
-    """Return the norm's place in the registry's order, or a checksum of its name if it is not installed."""
-    rank, name = norm_rank(norm)
-    return rank if norm_rank("")[0] > rank else zlib.crc32(name.encode())
-
-
 def colour(norm: str) -> str:
-    """Return the norm's colour, which is the same in every figure."""
-    return COLOURS[place(norm) % len(COLOURS)]
+    """Return the norm's colour, which is the same in every figure, also for a norm that is not installed."""
+    rank, name = norm_rank(norm)
+    known = rank < norm_rank("")[0]
+    return COLOURS[(rank if known else zlib.crc32(name.encode())) % len(COLOURS)]
 
 
 def fit(text: str, inches: float, size: float, weight: str = "normal") -> str:
@@ -134,14 +131,23 @@ def heading(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
         figure.supxlabel(text, fontsize=8.5, x=0.02, ha="left", color="#333333")
 
 
+def legend(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int) -> None:
+    """Name lines below the axes: ``looks`` holds what :class:`matplotlib.lines.Line2D` takes, by the name."""
+    handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
+
+
+def dot(axis: Axes, row: int, value: float, interval: tuple[float, float] | None, colour: str, several: bool) -> None:
+    """Draw a value with its interval, if any: filled, with a bold bar, if it is of several seeds."""
+    if interval is not None:
+        axis.plot(interval, [row, row], color=colour, linewidth=2.8 if several else 1, solid_capstyle="butt")
+    axis.plot(value, row, "o", color=colour, markersize=6, mfc=colour if several else "white")
+
+
 def count_updates(axis: Axes) -> None:
     """Write an x axis of updates with few, whole numbers that fit into narrow panels."""
     axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axis.xaxis.set_major_formatter(_in_thousands)
-
-
-def _in_thousands(value: float, _: float | None) -> str:
-    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def log_axes(axis: Axes) -> None:
@@ -153,7 +159,7 @@ def log_axes(axis: Axes) -> None:
     axis.set_yscale("log")
     few_log_labels(axis.yaxis)
     axis.xaxis.set_major_locator(LogLocator(numticks=4))
-    axis.xaxis.set_major_formatter(_in_thousands)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -24,7 +24,7 @@ def results(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     lines = [" ".join(rng.choice(WORDS, rng.integers(3, 12))) for _ in range(50)]
     reference.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for cell, wrong, salt in (("ln", 0.1, 0), ("pn", 0.1, 0), ("bn", 0.4, 1)):
+    for cell, wrong, salt in (("ln", 0.1, 0), ("pn", 0.1, 0), ("bn", 0.4, 1), ("rms", 0.1, 2)):
         for seed in SEEDS:
             draw = np.random.default_rng([seed, salt])
             said = [" ".join(w if draw.random() > wrong else "x" for w in line.split()) for line in lines]
@@ -82,6 +82,14 @@ def test_one_common_seed_gives_no_verdict(results, normplugins) -> None:
     assert "one seed: no verdict" in text
     _, text, _ = normplugins("compare", "small/ln", "small/bn", "--json")
     assert json.loads(text)["contrasts"][0]["low"] is None
+
+
+def test_two_seeds_have_no_standard_deviation_and_do_not_say_how_many_would_decide(results, normplugins) -> None:
+    for cell in ("ln", "rms"):
+        (results / f"runs/small/{cell}/seed3.json").unlink()
+    _, text, _ = normplugins("compare", "small/ln", "small/rms")
+    assert "±" not in text
+    assert "verdict: undecided. Run both with at least one more seed" in text
 
 
 def test_a_side_that_diverged_more_often_is_not_called_better(results, normplugins) -> None:

@@ -9,6 +9,7 @@ import torch
 from normplugins.cli import main
 from normplugins.report.embedding_figure import COLUMNS, TABLE, spectrum
 from normplugins.report.measured import read_measured
+from normplugins.report.probe_table import runs_shown
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
@@ -30,7 +31,7 @@ def make_run(folder: Path, cell: str, values: list[float], seed: int = 1) -> Pat
 
 def test_runs_are_added_to_the_table_and_replaced_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = ["--results", str(tmp_path)]
-    assert spectrum(tmp_path, "the title") is None
+    assert spectrum(tmp_path) is None
     pn = make_run(tmp_path / "runs", "pn", [1.0, 4.0])
     assert main(["analyze", "embedding", str(pn), *results]) == 0
     assert f"written: {tmp_path / TABLE}" in capsys.readouterr().out
@@ -42,10 +43,10 @@ def test_runs_are_added_to_the_table_and_replaced_in_it(tmp_path: Path, capsys: 
     assert list(table["cell"].unique()) == ["ln", "pn", "pn,norm.group_scaling=false"]
     assert {*table["embedding"]} == {"encoder.embed_tokens"}  # the decoder's is the same
     assert list(table.query("cell == 'pn'")["singular_value"]) == pytest.approx([5.0, 1.0])
-    found = spectrum(tmp_path, "the title")
+    found = spectrum(tmp_path)
     assert found is not None
     figure, shown = found
-    assert shown == "ln (seed 1, 2); pn (seed 1); pn,norm.group_scaling=false (seed 1)"
+    assert runs_shown(shown) == "ln (seed 1, 2); pn (seed 1); pn,norm.group_scaling=false (seed 1)"
     assert "no group scaling" in written(figure)
     assert figure.axes[1].get_title() == "pn"
     ratios = figure.axes[1].lines

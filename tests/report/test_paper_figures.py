@@ -91,7 +91,7 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
 def test_pn_and_pn_alg2_do_not_cover_each_other(tmp_path: Path) -> None:
     for cell in ("pn", "pn_alg2"):
         publish(tmp_path, cell)
-    drawn = discrepancy(probe_table(tmp_path), "the title")
+    drawn = discrepancy(probe_table(tmp_path))
     assert drawn is not None
     figure, _ = drawn
     figure.draw_without_rendering()

@@ -6,26 +6,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from normplugins.evaluation.bleu import write_translations
 from normplugins.report import style
 from normplugins.report.contrasts import find
-from normplugins.report.intervals import mean_interval
 from normplugins.report.records import read_results
 from normplugins.report.scores_figure import final_scores
 from normplugins.utils.errors import UserError
 from tests.helpers.pictures import clipped, overlapping, written
 from tests.helpers.records import language_model, put, put_translated, record
-
-REFERENCES = [f"sentence number {n} of a test set with a few words" for n in range(40)]
-
-
-def publish(results: Path, variant: str, wrong: int, seed: int = 1, bleu: float = 35.0) -> Path:
-    """A run whose first translations lack their last words."""
-    folder = put(results, record("demo", variant, seed, {"bleu": bleu})).parent
-    lines = [line.rsplit(" ", 3)[0] if n < wrong else line for n, line in enumerate(REFERENCES)]
-    path = folder / f"seed{seed}.averaged.tsv.gz"
-    write_translations(path, lines, lines, REFERENCES)
-    return path
 
 
 def drawn(results: Path) -> tuple[Figure, str]:
@@ -35,16 +22,12 @@ def drawn(results: Path) -> tuple[Figure, str]:
     return figure, written(figure)
 
 
-def test_an_interval_over_seeds() -> None:
-    assert mean_interval([34.0, 35.0, 36.0]) == pytest.approx(4.303 / 3**0.5, abs=2e-3)
-
-
 def test_one_seed_has_hollow_markers_and_intervals_over_sentences(tmp_path: Path) -> None:
     for norm, wrong in (("ln", 10), ("pn", 20), ("pn,norm.group_scaling=false", 5)):
-        publish(tmp_path, norm, wrong)
+        put_translated(tmp_path, norm, 1, {3: wrong}, experiment="demo")
     figure, texts = drawn(tmp_path)
     assert "one seed: 95 % intervals over sentences only" in texts
-    assert "several seeds" not in texts
+    assert "several seeds: 95 %" not in texts
     assert "pn group_scaling=false" in texts
     assert "BLEU, linear" in texts
     assert {line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"} == {"white"}
@@ -85,7 +68,7 @@ def test_several_seeds_have_intervals_over_seeds(tmp_path: Path) -> None:
     bars = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
     assert len(bars) == 3
     assert np.mean(bars[0]) == pytest.approx(51)
-    assert np.ptp(bars[0]) == pytest.approx(2 * mean_interval([50, 51, 52]))
+    assert np.ptp(bars[0]) == pytest.approx(2 * 4.303 / 3**0.5, abs=2e-3), "Student's t with 2 degrees of freedom"
 
 
 def test_scores_without_any_interval_are_not_drawn(tmp_path: Path) -> None:
@@ -95,7 +78,7 @@ def test_scores_without_any_interval_are_not_drawn(tmp_path: Path) -> None:
 
 
 def test_broken_translations_are_named(tmp_path: Path) -> None:
-    path = publish(tmp_path, "ln", 10)
+    path = put_translated(tmp_path, "ln", 1, {3: 10}).with_name("seed1.averaged.tsv.gz")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"seed1\.averaged\.tsv\.gz"):
         final_scores(read_results(tmp_path), tmp_path)

@@ -20,9 +20,9 @@ def put_pair(results: Path, settings: str, wrong: int, seeds: int = 3) -> None:
 
 def test_bn_fails_at_small_batches_if_it_is_worse_there_than_elsewhere(tmp_path: Path) -> None:
     put_pair(tmp_path, SMALL, 40)
-    assert small_batches(tmp_path, 200)[0] == "not run"
+    assert small_batches(tmp_path)[0] == "not run"
     put_pair(tmp_path, "", 4)
-    verdict, said = small_batches(tmp_path, 200)
+    verdict, said = small_batches(tmp_path)
     assert verdict == "holds"
     assert "512 tokens: -" in said
     assert "2,048 tokens: -" in said
@@ -32,13 +32,13 @@ def test_bn_fails_at_small_batches_if_it_is_worse_there_than_elsewhere(tmp_path:
 def test_one_seed_does_not_decide_about_small_batches(tmp_path: Path) -> None:
     put_pair(tmp_path, SMALL, 40, seeds=1)
     put_pair(tmp_path, "", 4, seeds=1)
-    assert small_batches(tmp_path, 200)[0] == "undecided"
+    assert small_batches(tmp_path)[0] == "undecided"
 
 
 def test_bn_that_is_not_worse_at_small_batches_does_not_fail(tmp_path: Path) -> None:
     put_pair(tmp_path, SMALL, 0)
     put_pair(tmp_path, "", 4)
-    assert small_batches(tmp_path, 200)[0] == "does not hold"
+    assert small_batches(tmp_path)[0] == "does not hold"
 
 
 def test_the_figure_of_batch_sizes_needs_two_sizes_of_a_norm(tmp_path: Path) -> None:
@@ -56,19 +56,19 @@ def test_the_figure_of_batch_sizes_needs_two_sizes_of_a_norm(tmp_path: Path) -> 
 
 
 def test_weight_decay_is_compared_with_a_control_of_a_matched_rate(tmp_path: Path) -> None:
-    assert weight_decay(tmp_path, 200)[0] == "not run"
+    assert weight_decay(tmp_path)[0] == "not run"
     for seed in (1, 2, 3):
         put_translated(tmp_path, "ln,optimizer.weight_decay=0.05", seed, {1: 1})
         put_translated(tmp_path, "ln,optimization.lr=0.0075", seed, {1: 1})
-    verdict, said = weight_decay(tmp_path, 200)
+    verdict, said = weight_decay(tmp_path)
     assert verdict == "holds"
     assert "Weight decay minus the unchanged recipe: not run" in said
     for seed in (1, 2, 3):
         put_translated(tmp_path, "ln", seed, {1: 1})
-    assert weight_decay(tmp_path, 200)[0] == "undecided", "weight decay has no effect"
+    assert weight_decay(tmp_path)[0] == "undecided", "weight decay has no effect"
     for seed in (1, 2, 3):
         put_translated(tmp_path, "ln,optimizer.weight_decay=0.05", seed, {1: 29 + seed})
-    assert weight_decay(tmp_path, 200)[0] == "does not hold"
+    assert weight_decay(tmp_path)[0] == "does not hold"
 
 
 def put_rates(results: Path, norm: str, scores: dict[str, float | None], seeds: int = 2) -> None:
