@@ -16,7 +16,9 @@ log=$clone/campaign.log
 pid_file=$clone/campaign.pid
 
 running() { # the stored session id may belong to other processes by now, or to one that has ended (a zombie, state Z)
-  [ -f "$pid_file" ] && ps -o stat=,args= -s "$(cat "$pid_file")" | grep -Eq '^[^Z].*(normplugins campaign|campaign.sh run)'
+  # grep reads all lines, because ps fails if it ends after the first
+  [ -f "$pid_file" ] && ps -o stat=,args= -s "$(cat "$pid_file")" |
+    grep -E '^[^Z].*(normplugins campaign|campaign.sh run)' >/dev/null
 }
 
 signal() { # send a signal to the process group of the campaign and of everything that it started
