@@ -101,7 +101,7 @@ def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]
     """Describe each setting that can change a result and differs between an old and a new flat config."""
     before, today = (
         settings | {key: new for key, (old, new) in EQUIVALENT_VALUES.items() if settings.get(key) == old}
-        for settings in (before, today)
+        for settings in map(_with_norm_defaults, (before, today))
     )
     # With batches_per_update, these follow from the number of processes, and an update is the same with any number.
     shares = {"optimization.update_freq", *(key for key in today if key.endswith(".distributed_world_size"))}
@@ -110,11 +110,23 @@ def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]
     changed = []
     for key in filter(changes_result, sorted(before.keys() | today.keys())):
         old, new = before.get(key), today.get(key)
-        if new is None and key.startswith("model.norm_"):  # the norm's own default, which older configs spell out
-            new = today.get(key.replace("model.norm_", "norm.")) if old is not None else None
         if old != new:
             changed.append(f"{key}: {old} there, {today.get(key)} now")
     return changed
+
+
+def _with_norm_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a flat config with the norm's own default in the place of each norm setting that is null or missing.
+
+    The configs of older runs lack the settings of norms that were added since, and may spell out a default that is null
+    today. A default that depends on the number of attention heads stays null.
+    """
+    name, filled = str(settings.get("norm.name")), dict(settings)
+    for key, one in all_settings().items():
+        if name not in one.per_head:
+            for path in (f"norm.{key}", f"model.norm_{key}"):
+                filled[path] = one.defaults.get(name, one.default) if settings.get(path) is None else settings[path]
+    return filled
 
 
 def flatten(config: DictConfig, resolve: bool = True) -> Iterator[tuple[str, Any]]:
