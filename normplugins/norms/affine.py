@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from normplugins.norms.base import Norm
+from normplugins.norms.base import Norm, check_channels
 from normplugins.norms.registry import register_norm
 
 
@@ -16,6 +16,7 @@ class Affine(Norm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Scale and shift x (..., C). Tokens are independent, so the padding mask is not read."""
+        check_channels(x, self.dim)
         return torch.addcmul(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,17 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normplugins.norms.group_scaling import check_groups
+
+
+def check_channels(x: Tensor, dim: int) -> None:
+    """Raise ValueError unless x is (..., dim), and TypeError unless it has floating-point numbers."""
+    if x.size(-1) != dim:
+        raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"a norm takes floating-point numbers, not {x.dtype}")
 
 
 class Norm(nn.Module):

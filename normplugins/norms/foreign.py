@@ -30,9 +30,9 @@ def find_norms(model: nn.Module, only: Callable[[str], bool] | None) -> tuple[li
     found: dict[int, ForeignNorm] = {}
     left: dict[str, str] = {}
     for path, parent in model.named_modules():
-        for attribute, module in parent.named_children():
+        for attribute, module in parent._modules.items():  # named_children() omits a module that a parent has twice
             name = f"{path}.{attribute}" if path else attribute
-            if not _named_as_norm(module) or (only and not only(name)):
+            if module is None or not _named_as_norm(module) or (only and not only(name)):
                 continue
             if id(module) in found:  # one norm in two places
                 found[id(module)].places.append((parent, attribute))

@@ -66,8 +66,14 @@ def to_padding_mask(padding_mask: Tensor | None, attention_mask: Any) -> Tensor 
 
 def _check_mask(norm: Any, shape: torch.Size, mask: Tensor) -> None:
     """Raise TypeError unless the mask is boolean, and ValueError unless its shape is that of the tokens of x."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"padding_mask must be a tensor, not {type(mask).__name__}")
     if mask.dtype != torch.bool:
-        hint = "pass a mask that is 1 at tokens as attention_mask"
+        hint = (
+            "pass mask < 0 for a mask that is added to scores"
+            if mask.is_floating_point()
+            else "pass a mask that is 1 at tokens as attention_mask"
+        )
         raise TypeError(f"padding_mask must be torch.bool, True at padding, not {mask.dtype}; {hint}")
     tokens = shape[:-1] if norm.batch_first else shape[-2::-1]
     if norm.batch_first is None and len(tokens) == 2:

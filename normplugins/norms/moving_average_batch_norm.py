@@ -8,9 +8,10 @@ The backward of z projects with the window's average m of the batches' mean(g z)
 
     g = weight r dL/dy      dL/dx = (g - m z) / sqrt(phi + eps)
 
-In the first ``warmup_updates`` updates phi and m are the batch's own, and in the first 1,000 r = 1. At evaluation phi
-is the running one. The paper also centres the weights of the convolution in front of the norm. This is left out,
-because in a transformer no linear map stands directly in front of a norm.
+Before update ``warmup_updates``, and in the first ``window`` updates, phi and m are the batch's own. In the first
+``warmup_updates`` updates, and at least the first 1,000, r = 1. At evaluation phi is the running one. The paper also
+centres the weights of the convolution in front of the norm. This is left out, because in a transformer no linear map
+stands directly in front of a norm.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ class MovingAverageSettings(WindowSettings):
 
     window: int = setting(16, "batches whose statistics are averaged", minimum=1)
     momentum: float = setting(0.02, "weight of the batch in the running quadratic mean", above=0, maximum=1)
-    warmup_updates: int = setting(100, "number of first updates that use a batch's own statistics", minimum=0)
+    warmup_updates: int = setting(
+        100, "before this update, and in the first window updates, a batch's own statistics are used", minimum=0
+    )
 
 
 @register_norm("mabn", MovingAverageSettings, summary="Moving average BN: mean squares averaged over the last batches.")

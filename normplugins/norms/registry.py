@@ -16,7 +16,7 @@ class NormConfig:
 
     ``NormConfig("pn", groups=4)`` may hold settings that its norm does not read, so that one set of settings serves an
     encoder's PN and its decoder's LN; :meth:`settings_read` lists those that the norm reads. Each setting is an
-    attribute, which is None if it is not given. Instances are immutable.
+    attribute, which is None if it is not given.
 
     Raises:
         ValueError: a setting that no registered norm has.

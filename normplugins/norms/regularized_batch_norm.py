@@ -3,8 +3,9 @@
     loss += penalty_mean sum_c (mu - mu_B)^2 + penalty_var sum_c |sigma^2 - sigma_B^2|
 
 over the channels, with gradients through the batch's mu_B and sigma_B^2 only. As in the released code, the running
-statistics already contain this batch, and the terms of all norms are added once to the loss of each batch, which is a
-*sum* over its tokens. The defaults are the recipe of its pre-norm transformers, ``batch_diff_0.1_0.01``.
+statistics already contain this batch (with ``per_update`` they do not), and the terms of all norms are added once to
+the loss of each batch, which is a *sum* over its tokens. The defaults are the recipe of its pre-norm transformers,
+``batch_diff_0.1_0.01``.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """Statistics of tokens: rows without padding, means over real tokens, and running statistics.
 
 Nothing here makes the host wait for the device: token counts stay tensors, and padding is removed with ``torch.where``
-rather than by multiplication, so that inf or nan at a padded position has no effect.
+rather than by multiplication, so that inf or nan at a padded position has no effect on a mean. PN as released counts
+padding in its backward pass, so that there it has one.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normplugins.norms.base import Norm
+from normplugins.norms.base import Norm, check_channels
 from normplugins.norms.distributed import several_processes, sum_over_processes
 from normplugins.norms.settings import RunningSettings
 from normplugins.norms.torch_compile import opaque_copy
@@ -34,8 +35,9 @@ def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor
 
 
 def check_shape(x: Tensor, dim: int) -> None:
-    """Raise ValueError unless x is (T, B, dim) or (N, dim)."""
-    if x.dim() not in (2, 3) or x.size(-1) != dim:
+    """Raise ValueError unless x is (T, B, dim) or (N, dim), of floating-point numbers."""
+    check_channels(x, dim)
+    if x.dim() not in (2, 3):
         raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
 
 
@@ -216,11 +218,19 @@ def reestimate(model: nn.Module) -> Iterator[None]:
     the pooled statistics of all collected tokens (with ``sync``: over all processes). They stay for a norm that saw no
     token, and ``ema_gz`` and ``num_updates`` always stay. An error in the context leaves everything unchanged. The
     caller sets training mode, and disables dropout and gradients if needed.
+
+    Raises:
+        ValueError: no norm with running statistics was called in training mode.
     """
     with _collecting(model) as norms:
         yield
         with torch.no_grad():
-            for norm, _, moments in _pooled(norms):
+            collected = _pooled(norms)
+            if norms and not collected:
+                raise ValueError(
+                    "no batch in training mode: call model.train() and run the model inside reestimate(model)"
+                )
+            for norm, _, moments in collected:
                 norm._move(1.0, *moments)
 
 
@@ -248,14 +258,14 @@ def using_batch_statistics(model: nn.Module) -> Iterator[None]:
 def _collecting(model: nn.Module) -> Iterator[list[RunningNorm]]:
     """Collect the statistics of batches in ``_pending`` and discard them on exit."""
     norms = _running_norms(model)
-    before = [norm._take_pending() for norm in norms]
+    before = [(norm._take_pending(), norm._estimating) for norm in norms]
     for norm in norms:
         norm._estimating = True
     try:
         yield norms
     finally:
-        for norm, pending in zip(norms, before, strict=True):
-            norm._pending, norm._estimating = pending, False
+        for norm, (pending, estimating) in zip(norms, before, strict=True):
+            norm._pending, norm._estimating = pending, estimating
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:

@@ -105,7 +105,8 @@ def swap_norms(
     config = NormConfig(norm, **settings) if isinstance(norm, str) else norm.replace(**settings)
     found, left = find_norms(model, only)
     if not found:
-        reasons = "".join(f"; {name}: {reason}" for name, reason in left.items())
+        reasons = "; no name passes only" if only and not left else ""
+        reasons += "".join(f"; {name}: {reason}" for name, reason in left.items())
         raise ValueError(f"{type(model).__name__} has no LayerNorm or RMSNorm inside that can be replaced{reasons}")
     batch_first = _layout(model) if batch_first is None else batch_first
     notes = _notes(model, config, [old.name for old in found])

@@ -8,7 +8,8 @@ The backward of z = x / sqrt(phi + eps) projects with a smoothed quantity instea
     g = weight dL/dy sqrt(phi + eps) / sqrt(running phi + eps)        nu <- alpha_bkw nu + (1 - alpha_bkw) m
     dL/dx = (g - nu z) / sqrt(phi + eps)        m = mean over the window of the batches' mean(g z)
 
-In the first ``warmup_updates`` updates phi and m are the batch's own, and in the first 1,000 g has no ratio. With
+Before update ``warmup_updates``, and in the first ``window`` updates, phi and m are the batch's own. In the first
+``warmup_updates`` updates, and at least the first 1,000, g has no ratio. With
 ``outlier_filtration`` a batch is an outlier if in some channel the window's arithmetic mean exceeds the geometric mean
 by more than ``window`` times the variance of the window's roots. It is then normalized by its own statistics, m takes
 the place of nu, and running values enter the windows. The released script for translation leaves the filtration off.
@@ -33,7 +34,9 @@ class UnifiedNormSettings(WindowSettings):
 
     alpha_fwd: float = setting(0.9, "decay of the running quadratic mean", minimum=0, below=1)
     alpha_bkw: float = setting(0.9, "decay of nu, the running quantity of the backward", minimum=0, below=1)
-    warmup_updates: int = setting(4000, "number of first updates that use a batch's own statistics", minimum=0)
+    warmup_updates: int = setting(
+        4000, "before this update, and in the first window updates, a batch's own statistics are used", minimum=0
+    )
     outlier_filtration: bool = setting(False, "a batch far from the window is normalized by its own statistics")
 
 

@@ -22,7 +22,7 @@ from normplugins.norms.statistics import token_rows
 from normplugins.utils.errors import UserError
 
 PER_DECADE = 8
-"""The names of norms in the modules of all models."""
+"""Probed updates between an update and ten times it."""
 
 
 def is_probed(update: int) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import Field, field
-from typing import Any
+from typing import Any, get_args
 
 _BOUNDS = (
     ("minimum", "at least", operator.ge),
@@ -13,6 +14,9 @@ _BOUNDS = (
     ("above", "above", operator.gt),
     ("below", "below", operator.lt),
 )
+
+
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
 
 def setting(
@@ -38,14 +42,27 @@ def setting(
 
 
 def invalid_value(declared: Field[Any], value: Any, prefix: str = "") -> str | None:
-    """Return a message if ``value`` is out of the range of a field made by :func:`setting`, None if it is valid."""
+    """Return a message if ``value`` has not the type or range of a field made by :func:`setting`, None if it is valid.
+
+    A whole number is a valid float, but True is no number. Types given as text are not checked.
+    """
     limits, name = declared.metadata, f"{prefix}{declared.name}"
     if (choices := limits.get("choices")) is not None and value not in choices:
         return f"unknown {name} {value!r}; known: {', '.join(map(str, choices))}"
     if value is None:
         optional = declared.default is None or "None" in str(declared.type) or "Optional" in str(declared.type)
         return None if optional else f"{name} needs a value: {limits.get('help', 'null is not allowed')}"
+    types = get_args(declared.type) or (declared.type,)
+    if all(isinstance(each, type) for each in types) and not any(_is_a(value, each) for each in types):
+        names = [_TYPE_NAMES.get(each, each.__name__) for each in types if each is not type(None)]
+        return f"{name} is {value!r}, and must be {' or '.join(names)}"
     for key, words, holds in _BOUNDS:
         if (limit := limits.get(key)) is not None and not holds(value, limit):
             return f"{name} is {value}, and must be {words} {limit}"
     return None
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

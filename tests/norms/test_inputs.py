@@ -45,6 +45,15 @@ def test_settings_that_the_norm_does_not_read_are_refused(name: str, settings: d
         build_norm(name, DIM, **settings)
 
 
+@pytest.mark.parametrize("name", [name for name in NORMS if name != "none"])
+def test_an_input_of_other_channels_or_of_whole_numbers_is_refused(name: str) -> None:
+    norm = build_norm(name, DIM)
+    with pytest.raises((ValueError, RuntimeError)):
+        norm(torch.randn(3, 2, 1))
+    with pytest.raises((TypeError, RuntimeError)):
+        norm(torch.ones(3, 2, DIM, dtype=torch.int64))
+
+
 @pytest.mark.parametrize("name", NORMS)
 def test_batch_first_is_the_same_norm_of_a_transposed_x(name: str) -> None:
     norm, other = norm_in_double(name), norm_in_double(name, batch_first=True)

@@ -53,6 +53,14 @@ def unfused() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(True)
 
 
+def test_a_norm_that_stands_in_several_places_is_replaced_in_all() -> None:
+    norm = nn.LayerNorm(DIM)
+    model = nn.Sequential(nn.Linear(DIM, DIM), norm, nn.Linear(DIM, DIM), norm)
+    swap(model, "bn", batch_first=True)
+    assert model[1] is model[3]
+    assert not any(isinstance(module, nn.LayerNorm) for module in model.modules())
+
+
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("name", NORMS)

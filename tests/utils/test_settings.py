@@ -12,6 +12,7 @@ class Settings:
     count: int = setting(2, "how many", minimum=1, maximum=9)
     share: float | None = setting(None, "how much", above=0, below=1)
     kind: str = setting("a", "which", choices=("a", "b"), changes_result=False)
+    on: bool = setting(False, "whether")
 
 
 @pytest.mark.parametrize(
@@ -25,9 +26,14 @@ class Settings:
         ({"share": 0}, "x.share is 0, and must be above 0"),
         ({"share": 1.0}, "x.share is 1.0, and must be below 1"),
         ({"kind": "c"}, "unknown x.kind 'c'; known: a, b"),
+        ({"count": "4"}, "x.count is '4', and must be a whole number"),
+        ({"count": 4.0}, "x.count is 4.0, and must be a whole number"),
+        ({"count": True}, "x.count is True, and must be a whole number"),
+        ({"share": float("inf")}, "x.share is inf, and must be a finite number"),
+        ({"on": "false"}, "x.on is 'false', and must be true or false"),
     ],
 )
-def test_a_value_out_of_range_is_named_with_its_range(values, message):
+def test_a_value_of_the_wrong_type_or_out_of_range_is_named_with_what_is_valid(values, message):
     settings = Settings(**values)
     messages = [invalid_value(field, getattr(settings, field.name), "x.") for field in fields(Settings)]
     assert next(filter(None, messages), None) == message
