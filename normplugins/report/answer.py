@@ -165,11 +165,13 @@ def _checkpoints(findings: Findings) -> str:
     scored = {row[0].contrast.name: [each.difference.mean for each in row if each.difference] for row in every}
     scored = {name: means for name, means in scored.items() if len(means) == len(CHECKPOINTS)}
     turned = [name for name, means in scored.items() if min(means) < 0 < max(means)]
-    which = f": {'; '.join(turned)}" if turned else ""
-    return (
-        f"**Does the choice of the checkpoint matter?** In {len(turned) or 'none'} of {len(scored)} contrasts, the "
-        f"averaged, the last and the best checkpoint disagree on the sign of the difference{which}."
-    )
+    said = "the averaged, the last and the best checkpoint"
+    if turned:
+        which = f"disagree on the sign of the difference: {'; '.join(turned)}"
+        said = f"In {len(turned)} of {len(scored)} contrasts, {said} {which}."
+    else:
+        said = f"In all {len(scored)} contrasts, {said} agree on the sign of the difference."
+    return f"**Does the choice of the checkpoint matter?** {said}"
 
 
 def _last_checkpoint(found: pd.DataFrame) -> list[str]:
