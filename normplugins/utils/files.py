@@ -4,6 +4,7 @@ import errno
 import gzip
 import hashlib
 import io
+import os
 import shutil
 import sys
 import zlib
@@ -171,12 +172,21 @@ def whole_folder(folder: Path, key: str = "", resumable: Callable[[Path], bool] 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces ``path`` when the block succeeds, and is removed otherwise."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Yield a temporary path that replaces ``path`` when the block succeeds, and is removed otherwise.
+
+    Of a link, the file that it names is replaced. A FIFO or a device is itself yielded, and stays what it is.
+    """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        target = Path(os.path.realpath(path))
+        temporary = target.with_name(f".{target.name}.tmp")
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            temporary.replace(path)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
