@@ -14,8 +14,9 @@ from pathlib import Path
 
 from normplugins.utils.errors import UserError
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PLACE = {errno.ENOENT, errno.ENAMETOOLONG, errno.ENXIO}
 _IN_THE_WAY = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 _BLOCK = 1 << 20  # bytes
 
@@ -124,17 +125,21 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Turn the OSError of a full or read-only disk into a UserError that names ``place``, which is being written."""
+    """Turn the OSError of a full disk or an impossible path into a UserError that names ``place``, which is written."""
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE:
             raise UserError(f"no space left to write {place}: free some, then give the same command again") from error
         if error.errno in _NOT_ALLOWED:
             raise UserError(f"not allowed to write {place}: {error.strerror}") from error
+        if error.errno in _NO_PLACE:
+            raise UserError(f"cannot write {place}: {error.strerror} ({error.filename}); name another place") from error
         if error.errno in _IN_THE_WAY:
             in_the_way = error.filename2 or error.filename
-            raise UserError(f"cannot write {place}: {error.strerror} ({in_the_way}); move it away") from error
+            raise UserError(
+                f"cannot write {place}: {error.strerror} ({in_the_way}); move it away, or name another place"
+            ) from error
         raise
 
 

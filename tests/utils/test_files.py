@@ -2,10 +2,12 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from normplugins.utils.files import whole_file, write_text
+from normplugins.utils.errors import UserError
+from normplugins.utils.files import whole_file, whole_folder, write_text
 
 
 def names(folder):
@@ -55,3 +57,29 @@ def test_a_link_to_an_open_pipe_is_written(tmp_path):
     assert (os.read(reading, 99), link.is_symlink()) == (b"text\n", True)
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/proc/x", r"cannot write /proc/x: No such file or directory \(/proc/.*\); name another place"),
+        ("/proc/x/y", r"cannot write /proc/x/y: No such file or directory \(/proc/x\); name another place"),
+        ("", r"cannot write \.: Is a directory \(\.\); move it away, or name another place"),
+        ("folder", "cannot write folder: Is a directory"),
+        ("n" * 300, "File name too long"),
+    ],
+)
+def test_a_place_where_no_file_can_be_is_refused_in_one_line(tmp_path, monkeypatch, path, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=message):
+        write_text(Path(path), ["text"])
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_place_where_no_folder_can_be_is_refused_in_one_line():
+    with (
+        pytest.raises(UserError, match=r"cannot write /proc/x: No such file or directory"),
+        whole_folder(Path("/proc/x")),
+    ):
+        pass
