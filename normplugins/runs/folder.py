@@ -36,6 +36,7 @@ PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 ENGINES = "engines"
 SCORES = "scores.json"
+_SECTIONS = ("task", "norm", "corpus", "model", "evaluate", "common", "dataset", "optimization")
 REMEDIES = {
     RECORD: "delete it, and the same command makes it again",
     SCORES: "delete it, and the same command scores the checkpoints again",
@@ -133,10 +134,12 @@ def stored_config(directory: Path) -> DictConfig:
         stored = OmegaConf.create(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{directory} holds no run ({CONFIG} is needed)") from error
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {REMEDIES[CONFIG]}") from error
-    if not isinstance(stored, DictConfig) or not {"experiment", "variant", "seed", "task", "norm"} <= stored.keys():
+    if not isinstance(stored, DictConfig) or not {"experiment", "variant", "seed", "data_dir"} <= stored.keys():
         raise UserError(f"{path} is no config of a run: {REMEDIES[CONFIG]}")
+    if damaged := [name for name in _SECTIONS if not isinstance(stored.get(name), DictConfig) or not stored[name]]:
+        raise UserError(f"{path} has no sections {', '.join(damaged)}: {REMEDIES[CONFIG]}")
     return stored
 
 
