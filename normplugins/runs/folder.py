@@ -36,7 +36,10 @@ PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 ENGINES = "engines"
 SCORES = "scores.json"
-_SECTIONS = ("task", "norm", "corpus", "model", "evaluate", "common", "dataset", "optimization")
+_NEEDED = (
+    *("experiment", "variant", "seed", "task._name", "norm.name", "data_dir", "corpus.name", "model._name"),
+    *("evaluate.average", "common.cpu", "dataset.max_tokens", "hardware.threads", "optimization.max_update"),
+)
 REMEDIES = {
     RECORD: "delete it, and the same command makes it again",
     SCORES: "delete it, and the same command scores the checkpoints again",
@@ -132,14 +135,14 @@ def stored_config(directory: Path) -> DictConfig:
     path = directory / CONFIG
     try:
         stored = OmegaConf.create(path.read_text(encoding="utf-8"))
+        settings = dict(flatten(stored)) if isinstance(stored, DictConfig) else {}
     except FileNotFoundError as error:
         raise UserError(f"{directory} holds no run ({CONFIG} is needed)") from error
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError, AssertionError) as error:
         raise UserError(f"{path} cannot be read: {REMEDIES[CONFIG]}") from error
-    if not isinstance(stored, DictConfig) or not {"experiment", "variant", "seed", "data_dir"} <= stored.keys():
-        raise UserError(f"{path} is no config of a run: {REMEDIES[CONFIG]}")
-    if damaged := [name for name in _SECTIONS if not isinstance(stored.get(name), DictConfig) or not stored[name]]:
-        raise UserError(f"{path} has no sections {', '.join(damaged)}: {REMEDIES[CONFIG]}")
+    wrong = [key for key in _NEEDED if key not in settings or (key == "task._name" and settings[key] not in [*KINDS])]
+    if not isinstance(stored, DictConfig) or wrong:
+        raise UserError(f"{path} is no config of a run ({wrong[0]} is missing or unknown): {REMEDIES[CONFIG]}")
     return stored
 
 
