@@ -13,6 +13,7 @@ from pathlib import Path
 import normplugins
 from normplugins import commands, fairseq_tools
 from normplugins.utils.errors import UserError, complain
+from normplugins.utils.files import NO_SPACE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
 def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
     """Carry out a command and return its exit status; an error that the user can correct is one line."""
     try:
-        return execute() or 0
+        status = execute() or 0
+        print(end="", flush=True)
+        return status
     except UserError as error:
         return complain(str(error))
     except pickle.UnpicklingError as error:
@@ -76,5 +79,15 @@ def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
         complain("interrupted; the same command resumes where it stopped" if resumable else "interrupted")
         return 130
     except BrokenPipeError:  # the reader of the output has ended, as in `normplugins report | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
+    except OSError as error:
+        if error.errno not in NO_SPACE or error.filename:
+            raise
+        _discard_output()
+        return complain("no space left to write the output: free some, then give the same command again")
+
+
+def _discard_output() -> None:
+    """Let what is still to be written to stdout vanish, so that the end of the process does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,9 @@
 """The command line: its help, its errors, and stock fairseq's tools with the plugin."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +52,7 @@ def test_invalid_command_lines(arguments, capsys):
         (["run", "demo", "-m", "norm=ln,nope"], ["'nope'", "pn_alg2"]),
         (["prepare", "nope"], ["'nope'", "multi30k"]),
         (["prepare", "demo", "corpus.train_size=many"], ["corpus.train_size", "many"]),
+        (["prepare", "demo", "data_dir=/proc/x"], ["cannot write /proc/x/", "No such file or directory"]),
         (["evaluate", "nowhere"], ["nowhere", "holds no run"]),
         (["import-checkpoint", "nowhere.pt", "there.pt"], ["nowhere.pt"]),
         (["fold", "nowhere.pt"], ["nowhere.pt", "No such file"]),
@@ -152,3 +156,20 @@ def test_malicious_checkpoint_is_refused_by_every_command_that_reads_one(data, t
         assert last.startswith("normplugins: ")
         assert "refused" in last
         assert not proof.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("arguments", [["norms"], ["list", "--json"], ["completion", "bash"]])
+def test_output_that_cannot_be_written_is_one_line(arguments, tmp_path):
+    (tmp_path / "runs").mkdir()
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "normplugins", *arguments],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert re.fullmatch(r"normplugins: no space left to write the output: free some, .*\n", done.stderr), done.stderr

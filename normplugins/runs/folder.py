@@ -36,6 +36,10 @@ PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 ENGINES = "engines"
 SCORES = "scores.json"
+_NEEDED = (
+    *("experiment", "variant", "seed", "task._name", "norm.name", "data_dir", "corpus.name", "model._name"),
+    *("evaluate.average", "common.cpu", "dataset.max_tokens", "hardware.threads", "optimization.max_update"),
+)
 REMEDIES = {
     RECORD: "delete it, and the same command makes it again",
     SCORES: "delete it, and the same command scores the checkpoints again",
@@ -131,12 +135,14 @@ def stored_config(directory: Path) -> DictConfig:
     path = directory / CONFIG
     try:
         stored = OmegaConf.create(path.read_text(encoding="utf-8"))
+        settings = dict(flatten(stored)) if isinstance(stored, DictConfig) else {}
     except FileNotFoundError as error:
         raise UserError(f"{directory} holds no run ({CONFIG} is needed)") from error
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError, AssertionError) as error:
         raise UserError(f"{path} cannot be read: {REMEDIES[CONFIG]}") from error
-    if not isinstance(stored, DictConfig) or not {"experiment", "variant", "seed", "task", "norm"} <= stored.keys():
-        raise UserError(f"{path} is no config of a run: {REMEDIES[CONFIG]}")
+    wrong = [key for key in _NEEDED if key not in settings or (key == "task._name" and settings[key] not in [*KINDS])]
+    if not isinstance(stored, DictConfig) or wrong:
+        raise UserError(f"{path} is no config of a run ({wrong[0]} is missing or unknown): {REMEDIES[CONFIG]}")
     return stored
 
 

@@ -1,6 +1,5 @@
 """The runs at hand, as the small files in their folders tell them. Nothing here imports torch."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ import yaml
 
 from normplugins.training.progress import LOG
 from normplugins.utils.errors import UserError
+from normplugins.utils.json_file import read_json
 from normplugins.utils.locks import is_held
 
 CONFIG = "config.yaml"
@@ -36,7 +36,8 @@ class FoundRun:
         norm: the norm's name.
         seed: the seed.
         state: one of ``STATES``: a process holds its lock; it has no record; it has a record; the record is published
-            too; a campaign published that its loss was not finite; its config or record cannot be read.
+            too; a campaign published that its loss was not finite; its config or record cannot be read, or its record
+            has been edited.
         updates: updates that were made.
         of: updates after which training ends at the latest; None if only patience ends it, or after the run.
         metric: name of the score; empty without one.
@@ -125,9 +126,14 @@ def _run_folders(root: Path) -> Iterator[Path]:
 def read_run(folder: Path, results: Path) -> FoundRun | None:
     """Return the run in a folder, or None if its config is of something else."""
     try:
-        found = _finished(folder) if (folder / RECORD).exists() else _unfinished(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        found = {"experiment": "", "cell": "", "norm": "", "seed": 0, "state": "damaged"}
+        found = _read(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError, UserError):
+        match = re.search(r"([^/]+)/([^/]+)/seed(\d+)$", folder.resolve().as_posix())  # its place is all that is known
+        experiment, cell, seed = match.groups() if match else ("", "", "0")
+        found = {
+            **{"experiment": experiment, "cell": cell, "norm": cell.partition(",")[0]},
+            **{"seed": int(seed), "state": "damaged"},
+        }
     if found is None:
         return None
     published = published_path(results, found["experiment"], found["cell"], found["seed"])
@@ -156,22 +162,19 @@ def disk_use(paths: Iterable[Path]) -> int:
     return sum({stat.st_ino: stat.st_size for stat in stats}.values())
 
 
-def _finished(folder: Path) -> dict[str, Any]:
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+def _read(folder: Path) -> dict[str, Any] | None:
+    config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), _YAML)
+    ours = {"experiment", "variant", "seed", "norm", "task"} <= config.keys()
+    record = read_json(folder / RECORD, "")
+    if record is None and not ours:
+        return None
+    run = config if record is None else record
+    found = {"experiment": run["experiment"], "cell": run["variant"], "seed": int(run["seed"])}
+    if record is None:
+        updates, of = progress(folder)
+        return {**found, "norm": config["norm"]["name"], "state": "stopped", "updates": updates, "of": of}
     metric, score = next(iter(record["metrics"].items()), ("", {"score": None}))
     return {
-        **{"experiment": record["experiment"], "cell": record["variant"], "norm": record["norm"]},
-        **{"seed": int(record["seed"]), "state": "finished", "updates": record["training"]["updates"]},
+        **{**found, "norm": record["norm"], "state": "finished", "updates": record["training"]["updates"]},
         **{"metric": metric, "score": score["score"], "when": datetime.fromisoformat(record["finished_at"])},
-    }
-
-
-def _unfinished(folder: Path) -> dict[str, Any] | None:
-    config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), _YAML)
-    if not {"experiment", "variant", "seed", "norm", "task"} <= config.keys():
-        return None
-    updates, of = progress(folder)
-    return {
-        **{"experiment": config["experiment"], "cell": config["variant"], "norm": config["norm"]["name"]},
-        **{"seed": int(config["seed"]), "state": "stopped", "updates": updates, "of": of},
     }

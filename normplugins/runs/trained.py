@@ -123,13 +123,15 @@ class TrainedRun:
 
         Raises:
             UserError: the run is one of a language model, a line is too long for the model or holds a symbol of the
-                dictionary, or ``nbest`` is more than the beam.
+                dictionary, the beam is less than 1, or ``nbest`` is more than the beam.
         """
         if not self.translates:
             raise UserError("this is a run of a language model, which does not translate: use score or generate")
         search = self.config.evaluate.copy()
         OmegaConf.set_struct(search, False)
         search.beam = search.beam if beam is None else beam
+        if search.beam < 1:
+            raise UserError(f"a beam of {search.beam}: at least 1 is needed")
         if not 1 <= nbest <= search.beam:
             raise UserError(f"{nbest} translations of each line from a beam of {search.beam}: 1 to {search.beam} work")
         sentences = self._encode(lines, where, self.model.max_positions()[0], "model.max_source_positions")
@@ -205,9 +207,11 @@ class TrainedRun:
             where: the name of the prompts, for messages.
 
         Raises:
-            UserError: the run is one of translation, or its model sees later tokens.
+            UserError: the run is one of translation, its model sees later tokens, or ``longest`` is less than 1.
         """
         self._require_language_model("continues no text")
+        if longest < 1:
+            raise UserError(f"at most {longest} new tokens: at least 1 is needed")
         self.model.decoder.cfg.require_causal()
         sampling = sampling or Sampling()
         sampling.check()

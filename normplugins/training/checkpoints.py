@@ -48,7 +48,8 @@ def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
 
     Raises:
         UserError: the file names code to run, cannot be read, has changed since it was written, has values that are
-            not finite or negative mean squares, or is of another run. The message names a checkpoint to go on from.
+            not finite or negative mean squares, or is of another run. The message about a last checkpoint names one to
+            go on from.
     """
     try:
         return _load(path, run)
@@ -58,6 +59,10 @@ def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
 
 def _load(path: Path, run: Identity | None) -> dict[str, Any]:
     try:
+        with path.open("rb") as file:
+            begins_as_one = file.read(2).startswith((b"PK", b"\x80"))  # a zip file, or a pickle of an older PyTorch
+        if not begins_as_one:
+            raise ValueError("it is no checkpoint, or its beginning is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} was refused: {why_refused(error)}") from error
@@ -78,15 +83,14 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
 
 def _way_out(path: Path, run: Identity | None) -> str:
     """Return a sentence that names the newest sound checkpoint of an epoch, from which a run can go on."""
-    others = [other for other in epoch_checkpoints(path.parent) if other != path]
-    if not others and path.name != LAST:
+    if path.name != LAST:
         return "Use another checkpoint"
-    for other in reversed(others):
+    for other in reversed(epoch_checkpoints(path.parent)):
         try:
             _load(other, run)
         except UserError:
             continue
-        copy = shlex.join(["cp", str(other), str(path.with_name(LAST))])
+        copy = shlex.join(["cp", str(other), str(path)])
         return f"To go on from the newest sound checkpoint: {copy}, then the same command"
     return "No other checkpoint in the folder is sound: force=true starts the run again"
 

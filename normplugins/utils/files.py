@@ -4,6 +4,7 @@ import errno
 import gzip
 import hashlib
 import io
+import os
 import shutil
 import sys
 import zlib
@@ -13,8 +14,9 @@ from pathlib import Path
 
 from normplugins.utils.errors import UserError
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PLACE = {errno.ENOENT, errno.ENAMETOOLONG, errno.ENXIO}
 _IN_THE_WAY = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 _BLOCK = 1 << 20  # bytes
 
@@ -123,17 +125,21 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Turn the OSError of a full or read-only disk into a UserError that names ``place``, which is being written."""
+    """Turn the OSError of a full disk or an impossible path into a UserError that names ``place``, which is written."""
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE:
             raise UserError(f"no space left to write {place}: free some, then give the same command again") from error
         if error.errno in _NOT_ALLOWED:
             raise UserError(f"not allowed to write {place}: {error.strerror}") from error
+        if error.errno in _NO_PLACE:
+            raise UserError(f"cannot write {place}: {error.strerror} ({error.filename}); name another place") from error
         if error.errno in _IN_THE_WAY:
             in_the_way = error.filename2 or error.filename
-            raise UserError(f"cannot write {place}: {error.strerror} ({in_the_way}); move it away") from error
+            raise UserError(
+                f"cannot write {place}: {error.strerror} ({in_the_way}); move it away, or name another place"
+            ) from error
         raise
 
 
@@ -171,12 +177,21 @@ def whole_folder(folder: Path, key: str = "", resumable: Callable[[Path], bool] 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces ``path`` when the block succeeds, and is removed otherwise."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Yield a temporary path that replaces ``path`` when the block succeeds, and is removed otherwise.
+
+    Of a link, the file that it names is replaced. A FIFO or a device is itself yielded, and stays what it is.
+    """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        target = Path(os.path.realpath(path))
+        temporary = target.with_name(f".{target.name}.tmp")
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            temporary.replace(path)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)

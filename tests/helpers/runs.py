@@ -61,7 +61,11 @@ TINY_LM = [
     "common.log_interval=3",
     "train.checkpoint_minutes=0",
 ]
-OTHER_CONFIG = "{experiment: other, variant: bn, seed: 1, task: {_name: translation}, norm: {name: bn}}"
+OTHER_CONFIG = (
+    "{experiment: other, variant: bn, seed: 1, task: {_name: translation}, norm: {name: bn}, data_dir: data, "
+    "corpus: {name: other}, model: {_name: norm_transformer}, evaluate: {average: null}, common: {cpu: true}, "
+    "dataset: {max_tokens: 99}, hardware: {threads: null}, optimization: {max_update: 9}}"
+)
 LINES = {"train": 70, "valid": 15, "test": 17}
 
 # A server that has imported everything and forks: each process starts as a fresh command would, seconds earlier.

@@ -14,6 +14,7 @@ from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
 from tests.helpers.pictures import clipped, overlapping, written
+from tests.helpers.runs import OTHER_CONFIG
 
 
 def make_run(folder: Path, cell: str, values: list[float], seed: int = 1) -> Path:
@@ -21,7 +22,7 @@ def make_run(folder: Path, cell: str, values: list[float], seed: int = 1) -> Pat
     run = folder / cell / f"seed{seed}"
     run.mkdir(parents=True, exist_ok=True)
     named = f"experiment: multi30k, variant: '{cell}', seed: {seed}"
-    (run / "config.yaml").write_text(f"{{{named}, task: {{}}, norm: {{}}, evaluate: {{average: null}}}}")
+    (run / "config.yaml").write_text(OTHER_CONFIG.replace("experiment: other, variant: bn, seed: 1", named))
     write_json(run / "record.json", {"experiment": "multi30k", "variant": cell, "seed": seed})
     turned = torch.linalg.qr(torch.randn(4, 4)).Q[:, : len(values)] * torch.tensor(values)
     embeddings = {f"{stack}.embed_tokens.weight": turned.clone() for stack in ("encoder", "decoder")}

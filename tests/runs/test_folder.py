@@ -77,3 +77,31 @@ def test_a_run_is_not_resumed_with_another_corpus(trained, refused, tmp_path, mo
     (copy / "run" / folder.RECORD).unlink()
     change_json(copy / "run" / folder.PROVENANCE, corpus="0" * 64)
     assert "has changed since the run" in refused(*_command(trained))
+
+
+FIVE = "experiment: demo\nvariant: ln\nseed: 1\ntask: {_name: translation}\nnorm: {name: ln}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (FIVE, "data_dir is missing or unknown"),
+        (FIVE + "data_dir: data\n", "corpus.name is missing or unknown"),
+        (FIVE.replace("{_name: translation}", "3"), "task._name is missing or unknown"),
+        (FIVE.replace("_name: translation", "_name: poetry"), "task._name is missing or unknown"),
+        (FIVE.replace("_name: translation", "_name: [1]"), "task._name is missing or unknown"),
+        (FIVE.replace("{name: ln}", "[ln]"), "norm.name is missing or unknown"),
+        ("[1, 2]", "experiment is missing or unknown"),
+        ("", "experiment is missing or unknown"),
+        ("3", "cannot be read"),
+        ("a: ${b}", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("command", [["evaluate"], ["translate"], ["clean", "--yes"]])
+def test_a_damaged_config_is_refused_by_every_command_in_one_line(tmp_path, refused, command, content, reason):
+    (tmp_path / folder.CONFIG).write_text(content, encoding="utf-8")
+    line = refused(*command, tmp_path)
+    assert f"{tmp_path / folder.CONFIG} " in line
+    assert reason in line
+    assert line.endswith("restore it, or start the run again with force=true")

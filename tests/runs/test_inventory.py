@@ -12,6 +12,7 @@ import pytest
 from normplugins.report.run_list import run_list
 from normplugins.runs import folder
 from normplugins.runs.inventory import find_runs, published_path
+from normplugins.utils.json_file import write_json
 from tests.helpers.records import put_diverged, record
 
 CONFIG = """\
@@ -71,6 +72,41 @@ def test_each_state_is_found(runs, tmp_path):
     assert (found["ln"].updates, found["ln"].metric, found["ln"].score) == (1200, "bleu", 35.25)
     assert found["ln"].when.isoformat() == "2026-01-01T00:00:00+00:00"
     assert {run.state for run in find_runs(runs, tmp_path / "nowhere")} & {"published", "diverged"} == set()
+
+
+@pytest.mark.parametrize("score", [None, 35.0])
+@pytest.mark.parametrize("content", ["[1, 2]", "3", "", "[" * 100_000, "a: [", "experiment: [b"])
+def test_a_damaged_config_leaves_a_run_its_name(tmp_path, score, content):
+    run = add(tmp_path / "runs", "pn,norm.warmup=7", seed=12, score=score)
+    (run / "config.yaml").write_text(content, encoding="utf-8")
+    (found,) = find_runs(tmp_path / "runs", tmp_path)
+    assert (found.state, found.experiment, found.cell, found.norm, found.seed, found.score) == (
+        *("damaged", "multi30k", "pn,norm.warmup=7", "pn", 12, None),
+    )
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "3", "{}", "[]"])
+def test_a_damaged_record_is_found_by_the_name_of_its_run(tmp_path, monkeypatch, normplugins, content):
+    monkeypatch.chdir(tmp_path)
+    (add(tmp_path / "runs", "ln", score=35.0) / "record.json").write_text(content, encoding="utf-8")
+    status, said, errors = normplugins("list", "multi30k/ln/", "--json")
+    assert (status, errors) == (0, "")
+    assert [run["state"] for run in json.loads(said)] == ["damaged"]
+
+
+def test_an_edited_record_is_damaged_and_its_score_is_not_shown(tmp_path):
+    path = add(tmp_path / "runs", "ln") / "record.json"
+    write_json(path, record("multi30k", "ln", 1, {"bleu": 35.0}))
+    assert [(run.state, run.score) for run in find_runs(tmp_path / "runs", tmp_path)] == [("finished", 35.0)]
+    path.write_text(path.read_text(encoding="utf-8").replace("35.0", "36.0"), encoding="utf-8")
+    assert [(run.state, run.score) for run in find_runs(tmp_path / "runs", tmp_path)] == [("damaged", None)]
+
+
+def test_a_damaged_run_outside_the_usual_folders_has_no_name(tmp_path):
+    run = add(tmp_path / "runs", "ln").rename(tmp_path / "run")
+    (run / "config.yaml").write_text("[]", encoding="utf-8")
+    (found,) = find_runs(run, tmp_path)
+    assert (found.state, found.experiment, found.cell, found.seed) == ("damaged", "", "", 0)
 
 
 def test_a_file_with_two_names_takes_space_once(runs):

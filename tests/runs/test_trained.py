@@ -80,6 +80,12 @@ def test_what_cannot_be_translated(trained, refused, monkeypatch, tmp_path, stdi
     assert f"{text}, line 2: </s> would be read as a symbol" in refused("translate", "run", text)
     text.write_text("fine\n", encoding="utf-8")
     assert "a beam of 2" in refused("translate", "run", text, "--nbest", 3)
+    for beam in (0, -1):
+        assert refused("translate", "run", text, "--beam", beam).endswith(f"a beam of {beam}: at least 1 is needed")
+    for name in ("config.yaml", "train.log"):
+        line = refused("translate", f"run/{name}", text)
+        assert f"run/{name} cannot be read as a checkpoint: it is no checkpoint" in line
+        assert "cp " not in line
     assert "holds no run" in refused("translate", tmp_path, text)
     assert "this is a run of translation" in refused("score", "run", text)
     assert "cannot read" in refused("translate", "run", tmp_path / "nothing")
@@ -145,6 +151,9 @@ def test_text_is_continued(transformer_lm, normplugins, at_home, stdin, refused)
     assert len(set(again)) > 1
     greedy = normplugins("generate", "run", "--prompt", "w1 w2", "--temperature", 0)[1]
     assert greedy == normplugins("generate", "run", "--prompt", "w1 w2", "--top-k", 1)[1]
+    for most in (0, -5):
+        line = refused("generate", "run", "--prompt", "w1", "--max-tokens", most)
+        assert line.endswith(f"at most {most} new tokens: at least 1 is needed")
     assert "temperature of -1.0" in refused("generate", "run", "--temperature", -1)
     assert "does not translate" in refused("translate", "run", transformer_lm.directory / "config.yaml")
     assert isinstance(NormTransformerLM.from_pretrained("run").models[0], NormTransformerLM)

@@ -149,11 +149,20 @@ def test_a_refused_checkpoint_names_the_newest_sound_one(tmp_path):
     with pytest.raises(UserError, match=re.escape(f"To go on from the newest sound checkpoint: cp {sound} {last}")):
         checkpoints.load(last)
     (tmp_path / "checkpoint1.pt").rename(tmp_path / "checkpoint99.pt")
-    with pytest.raises(UserError, match=r"checkpoint99\.pt was refused: it is the checkpoint of epoch 1"):
+    with pytest.raises(UserError, match=r"checkpoint99\.pt was refused: it is the checkpoint of epoch 1\. Use another"):
         checkpoints.load(tmp_path / "checkpoint99.pt")
     sound.unlink()
     with pytest.raises(UserError, match="force=true starts the run again"):
         checkpoints.load(last)
+
+
+@pytest.mark.parametrize("content", ["common:\n  seed: 1\n", "(lp0\n.", "multi30k pn seed 1\n", "", "\n"])
+@pytest.mark.parametrize("name", ["config.yaml", "train.log"])
+def test_a_file_that_is_no_checkpoint_is_called_so_without_advice_to_replace_one(tmp_path, name, content):
+    checkpoints.write({"model": {"weight": torch.ones(2)}, "extra_state": {}}, tmp_path / "checkpoint1.pt")
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=f"{name} cannot be read as a checkpoint: it is no checkpoint, .* Use another"):
+        checkpoints.load(tmp_path / name)
 
 
 def test_the_way_out_can_be_pasted_into_a_shell(tmp_path):
