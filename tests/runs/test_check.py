@@ -36,6 +36,7 @@ def test_a_value_below_its_minimum(experiment, key, value, least):
         ("run_dir=null", "needs a folder"),
         ("+norm.foo=1", "unknown key 'norm.foo'"),
         ("+model.foo=1", "unknown key 'model.foo'"),
+        ("model._name=transformer", "model._name=transformer has no choice of norm. Known: norm_transformer, "),
         ("model.decoder_norm=foo", "decoder_norm: unknown norm 'foo'"),
         ("dataset.max_tokens=null", "dataset.batch_size are null"),
         ("corpus=ptb", "corpus=ptb does not fit"),
