@@ -17,7 +17,9 @@ def check_model(cfg: Any) -> None:
         UserError: an unknown key, settings that do not fit together, an unknown norm, or a norm setting that is not at
             its default and that no norm of the model reads.
     """
-    settings = LANGUAGE_MODELS.get(cfg._name, NormTransformerConfig)
+    models = {"norm_transformer": NormTransformerConfig, **LANGUAGE_MODELS}
+    if (settings := models.get(cfg._name)) is None:
+        raise UserError(f"model._name={cfg._name} has no choice of norm. Known: {', '.join(sorted(models))}")
     known = sorted(f.name for f in fields(settings))
     if unknown := sorted(str(key) for key in cfg if key not in known):
         raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(known)}")

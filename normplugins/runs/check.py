@@ -46,6 +46,9 @@ RANGES = {
     "optimizer.adam_eps": (0, None),
     "optimizer.weight_decay": (0, None),
     "criterion.label_smoothing": (0, 1),
+    "criterion.ignore_prefix_size": (0, None),
+    "checkpoint.patience": (-1, None),
+    "evaluate.max_length_a": (0, None),
     "lr_scheduler.warmup_updates": (0, None),
     "task.tokens_per_sample": (1, None),
     "task.max_source_positions": (1, None),
@@ -86,8 +89,9 @@ def check(config: DictConfig) -> None:
         check_processes(config)
         if config.precision == "bf16":
             check_bfloat16(on_cpu(config))
-        if config.common.fp16 and on_cpu(config):
-            raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
+    if config.common.fp16 and on_cpu(config):
+        raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
+    check_schedule(config)
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
 
@@ -124,6 +128,20 @@ def check_processes(config: DictConfig) -> None:
             f"{here} processes on this machine (hardware.processes) need a GPU each, and PyTorch sees "
             f"{torch.cuda.device_count()}. Under srun, --gpus-per-task=1 gives each a GPU; hardware=cpu "
             f"hardware.processes={here} runs them without"
+        )
+
+
+def check_schedule(config: DictConfig) -> None:
+    """Refuse a schedule of the learning rate that fairseq cannot build."""
+    scheduler, rates, last = config.lr_scheduler, list(config.optimization.lr), config.optimization.max_update or 0
+    name, warmup = scheduler._name, scheduler.get("warmup_updates", 0)
+    if name in ("inverse_sqrt", "cosine") and len(rates) > 1:
+        raise UserError(f"optimization.lr={rates}: lr_scheduler={name} needs a single number")
+    if name == "inverse_sqrt" and warmup < 1:
+        raise UserError(f"lr_scheduler.warmup_updates={warmup}: lr_scheduler={name} needs at least 1")
+    if name == "cosine" and scheduler.lr_period_updates <= 0 and last <= warmup:
+        raise UserError(
+            f"optimization.max_update={last}: lr_scheduler={name} needs more than lr_scheduler.warmup_updates={warmup}"
         )
 
 
@@ -164,6 +182,10 @@ def check_values(config: DictConfig) -> None:
             raise UserError(f"{key} is {value}, and must be at least {least}")
         if most is not None and any(one is not None and one > most for one in values):
             raise UserError(f"{key} is {value}, and must be at most {most}")
+    if OmegaConf.select(config, "evaluate.max_length_a") == 0 == config.evaluate.max_length_b:
+        raise UserError("evaluate.max_length_a and evaluate.max_length_b are 0: a translation needs at least 1 token")
+    if config.checkpoint.patience == 0:
+        raise UserError("checkpoint.patience=0: -1 (no limit) or at least 1 is needed")
     reestimate.check(config)
     statistics_probe.is_on(config)
     kind_of(config.task._name).check(config)

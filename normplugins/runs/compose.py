@@ -22,6 +22,7 @@ import normplugins
 from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
 from normplugins.models.norm_settings import all_norm_names, norm_config, unread_settings
+from normplugins.models.placement import PLACEMENTS
 from normplugins.norms import all_settings, has_statistics, known_norms, warms_up_apart
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
 from normplugins.runs.experiments import experiments
@@ -96,6 +97,10 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     if experiment not in experiments():
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()), tuple(CORPORA))
+    overrides = [item.lstrip("+") for item in overrides]  # every known key exists: nothing can be added
+    for item in overrides:
+        if item.startswith(("~", "variant=")):
+            raise UserError(f"'{item}': no key can be deleted, and variant follows from the other keys: leave it out")
     overrides = quote_texts(overrides)
     try:
         config, choices = _compose(experiment, overrides)
@@ -107,6 +112,14 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
             raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
         refuse_unread_warmup(config, overrides)
+        placed, before = PLACEMENTS.get(config.model.get("placement")), config.model.get("normalize_before")
+        if (
+            placed
+            and placed.before != before
+            and any(re.match(r"model\.normalize_before=", item) for item in overrides)
+        ):
+            shown = f"model.normalize_before={str(before).lower()}"
+            raise UserError(f"{shown} contradicts model.placement={config.model.placement}: leave one of them out")
         config.variant = cell_name(config, choices, partial(_compose, experiment))
         check_types(config)
         share_batches(config, overrides)

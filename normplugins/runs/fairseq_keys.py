@@ -17,7 +17,7 @@ SUPPORTED = {
     "distributed_training": "distributed_world_size ddp_backend bucket_cap_mb find_unused_parameters",
     "dataset": "num_workers max_tokens batch_size required_batch_size_multiple required_seq_len_multiple "
     "data_buffer_size max_tokens_valid batch_size_valid curriculum grouped_shuffling",
-    "optimization": "max_epoch max_update clip_norm sentence_avg update_freq lr stop_min_lr skip_remainder_batch",
+    "optimization": "max_epoch max_update clip_norm update_freq lr stop_min_lr skip_remainder_batch",
     "checkpoint": "patience",
     "translation": "left_pad_source max_source_positions max_target_positions",
     "language_modeling": "tokens_per_sample",
@@ -80,6 +80,9 @@ REFUSED = {
         "language_modeling": "sample_break_mode self_target future_target past_target add_bos_token "
         "max_target_positions",
     },
+    "losses are means over words: with a mean over sentences, losses and counts of words could not be compared": {
+        "optimization": "sentence_avg",
+    },
     "it follows from another setting, which has to be set instead": {
         "distributed_training": "fp16 memory_efficient_fp16 tpu",
         "bmuf": "distributed_world_size",
@@ -89,6 +92,13 @@ REFUSED = {
     },
 }
 """Reason -> section -> keys that a run refuses unless they have their defaults."""
+FOLLOWS = {
+    "common.seed": "seed",
+    "optimizer.lr": "optimization.lr",
+    "lr_scheduler.lr": "optimization.lr",
+    "criterion.sentence_avg": "optimization.sentence_avg",
+}
+"""Keys that always have the value of another key."""
 
 
 def fairseq_defaults() -> DictConfig:
@@ -103,6 +113,10 @@ def check_fairseq_keys(config: DictConfig) -> None:
     Raises:
         UserError: the message names the key, its value and the reason.
     """
+    for key, source in FOLLOWS.items():
+        value, needed = OmegaConf.select(config, key), OmegaConf.select(config, source)
+        if value is not None and value != needed:
+            raise UserError(f"{key}={value}: it follows from {source}={needed}, which has to be set instead")
     defaults = fairseq_defaults()
     defaults.task = TASK_DATACLASS_REGISTRY[config.task._name]()
     task = str(config.task._name)

@@ -36,6 +36,7 @@ def test_a_value_below_its_minimum(experiment, key, value, least):
         ("run_dir=null", "needs a folder"),
         ("+norm.foo=1", "unknown key 'norm.foo'"),
         ("+model.foo=1", "unknown key 'model.foo'"),
+        ("model._name=transformer", "model._name=transformer has no choice of norm. Known: norm_transformer, "),
         ("model.decoder_norm=foo", "decoder_norm: unknown norm 'foo'"),
         ("dataset.max_tokens=null", "dataset.batch_size are null"),
         ("corpus=ptb", "corpus=ptb does not fit"),
@@ -88,3 +89,23 @@ def test_a_setting_that_one_norm_reads(overrides):
 def test_one_number_stands_for_a_list_of_one():
     config = compose_config("demo", ["optimization.lr=0.003", "optimization.update_freq=2"])
     assert (list(config.optimization.lr), list(config.optimization.update_freq)) == ([0.003], [2])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["lr_scheduler.warmup_updates=0"], "lr_scheduler.warmup_updates=0: lr_scheduler=inverse_sqrt needs at least"),
+        (["optimization.lr=[1e-3,2e-3]"], "lr_scheduler=inverse_sqrt needs a single number"),
+        (["lr_scheduler=cosine"], "optimization.max_update=0: lr_scheduler=cosine needs more than"),
+        (["common.fp16=true", "dry_run=true"], "common.fp16=true needs a GPU"),
+        (["model.placement=deepnorm", "model.normalize_before=true"], "contradicts model.placement=deepnorm"),
+        (["criterion.ignore_prefix_size=-3"], "criterion.ignore_prefix_size is -3, and must be at least 0"),
+        (["checkpoint.patience=-5"], "checkpoint.patience is -5, and must be at least -1"),
+        (["checkpoint.patience=0"], "checkpoint.patience=0: -1 .no limit. or at least 1"),
+        (["evaluate.max_length_a=-3"], "evaluate.max_length_a is -3.0, and must be at least 0"),
+        (["evaluate.max_length_b=0"], "a translation needs at least 1 token"),
+    ],
+)
+def test_settings_that_would_fail_later_or_contradict(overrides, words):
+    with pytest.raises(UserError, match=words):
+        check(compose_config("demo", ["hardware=cpu", *overrides]))

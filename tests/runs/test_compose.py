@@ -13,6 +13,7 @@ from normplugins.runs.record import without_absolute_paths
 from normplugins.utils.errors import UserError
 
 NORMS = known_norms()
+SECTIONS = ("common", "task", "criterion", "optimizer", "lr_scheduler")
 
 
 @pytest.mark.parametrize(("experiment", "architecture"), [("ptb", "transformer"), ("wikitext103", "tensor")])
@@ -217,6 +218,11 @@ def test_one_gpu_computes_in_bfloat16_and_is_another_cell():
         ("hardware.threads=many", ["hardware.threads=many: ", "a whole number"]),
         ("force=perhaps", ["force=perhaps: ", "true or false"]),
         ("norm", ["'norm' is no override", "KEY=VALUE"]),
+        ("+foo=1", ["unknown key 'foo'"]),
+        ("+foo.bar=1", ["unknown key 'foo.bar'"]),
+        *((f"+{part}.foo=1", [f"unknown key '{part}.foo'", f"Known in {part}"]) for part in SECTIONS),
+        *((f"~{part}", [f"'~{part}'", "leave it out"]) for part in SECTIONS),
+        ("variant=foo", ["'variant=foo'", "leave it out"]),
         ("=3", []),
         ("seed=1,2", ["seed=1,2"]),
     ],
