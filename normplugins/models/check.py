@@ -3,7 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
-from normplugins.models.config import NormTransformerConfig
+from normplugins.models.config import ModelConfig, NormTransformerConfig
 from normplugins.models.language_model_config import LANGUAGE_MODELS
 from normplugins.models.norm_settings import NORM_KEYS, SITES, refuse_unread_settings
 from normplugins.utils.errors import UserError
@@ -17,7 +17,7 @@ def check_model(cfg: Any) -> None:
         UserError: an unknown key, settings that do not fit together, an unknown norm, or a norm setting that is not at
             its default and that no norm of the model reads.
     """
-    models = {"norm_transformer": NormTransformerConfig, **LANGUAGE_MODELS}
+    models: dict[str, type[ModelConfig]] = {"norm_transformer": NormTransformerConfig, **LANGUAGE_MODELS}
     if (settings := models.get(cfg._name)) is None:
         raise UserError(f"model._name={cfg._name} has no choice of norm. Known: {', '.join(sorted(models))}")
     known = sorted(f.name for f in fields(settings))
