@@ -16,8 +16,8 @@ log=$clone/campaign.log
 pid_file=$clone/campaign.pid
 
 running() { # the stored session id may belong to other processes by now, or to one that has ended (a zombie, state Z)
-  # grep reads all lines, because ps fails if it ends after the first
-  [ -f "$pid_file" ] && ps -o stat=,args= -s "$(cat "$pid_file")" |
+  # -ww: whole lines, also with COLUMNS set. grep reads all of them, because ps fails if its reader ends early
+  [ -f "$pid_file" ] && ps -ww -o stat=,args= -s "$(cat "$pid_file")" |
     grep -E '^[^Z].*(normplugins campaign|campaign.sh run)' >/dev/null
 }
 

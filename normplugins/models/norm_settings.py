@@ -115,7 +115,7 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
     name, value, norms = key.removeprefix("norm_"), str(getattr(cfg, key)).lower(), _settings_read(cfg)
     settings = all_settings()
     for switch in settings[name].switches:
-        if key not in unread_settings(replace(cfg, **{f"norm_{switch}": True})):
+        if key not in unread_settings(replace(cfg, **{f"norm_{switch}": settings[switch].type(1)})):
             off, on = ("off", "=true") if settings[switch].type is bool else ("0", "")
             why = f" while {prefix}{switch} is {off}: set {prefix}{switch}{on} to use it"
             break

@@ -184,8 +184,6 @@ def check_values(config: DictConfig) -> None:
             raise UserError(f"{key} is {value}, and must be at most {most}")
     if OmegaConf.select(config, "evaluate.max_length_a") == 0 == config.evaluate.max_length_b:
         raise UserError("evaluate.max_length_a and evaluate.max_length_b are 0: a translation needs at least 1 token")
-    if config.checkpoint.patience == 0:
-        raise UserError("checkpoint.patience=0: -1 (no limit) or at least 1 is needed")
     reestimate.check(config)
     statistics_probe.is_on(config)
     kind_of(config.task._name).check(config)

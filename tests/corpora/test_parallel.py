@@ -37,7 +37,7 @@ def test_settings_that_the_text_does_not_allow_are_refused(
         ("custom", {"train": None}, "custom needs corpus.train=PREFIX"),
         ("custom", {"train": None, "train_source": "a.txt"}, "the other side is not"),
         ("custom", {"target": "de"}, "both 'de'"),
-        ("custom", {"source": False}, r"a language is a code such as de, not False \(quote it in YAML: 'no'\)"),
+        ("custom", {"source": False}, r"corpus.source is False, and must be text \(quote it in YAML: 'no'\)"),
         ("custom", {"subword": "sentencepiece", "subword_min_count": 2}, "subword_min_count is for BPE, and changes"),
         ("custom", {"tokenizer": "given", "clean_punctuation": True}, "corpus.clean_punctuation is for raw text"),
         ("custom", {"train_size": 50}, "corpus.train_size is set, and changes nothing about custom"),

@@ -101,7 +101,6 @@ def test_one_number_stands_for_a_list_of_one():
         (["model.placement=deepnorm", "model.normalize_before=true"], "contradicts model.placement=deepnorm"),
         (["criterion.ignore_prefix_size=-3"], "criterion.ignore_prefix_size is -3, and must be at least 0"),
         (["checkpoint.patience=-5"], "checkpoint.patience is -5, and must be at least -1"),
-        (["checkpoint.patience=0"], "checkpoint.patience=0: -1 .no limit. or at least 1"),
         (["evaluate.max_length_a=-3"], "evaluate.max_length_a is -3.0, and must be at least 0"),
         (["evaluate.max_length_b=0"], "a translation needs at least 1 token"),
     ],
