@@ -59,13 +59,12 @@ def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
 
 def _load(path: Path, run: Identity | None) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            begins_as_one = file.read(2).startswith((b"PK", b"\x80"))  # a zip file, or a pickle of an older PyTorch
-        if not begins_as_one:
-            raise ValueError("it is no checkpoint, or its beginning is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} was refused: {why_refused(error)}") from error
+        with path.open("rb") as file:
+            begins_as_one = file.read(2).startswith((b"PK", b"\x80"))  # a zip file, or a pickle of an older PyTorch
+        why = why_refused(error) if begins_as_one else "it is no checkpoint, or its beginning is damaged"
+        raise UserError(f"{path} was refused: {why}") from error
     except Exception as error:  # flipped bytes raise errors of many types
         reason = (str(error) or "it is empty").splitlines()[0].rstrip(".")
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
