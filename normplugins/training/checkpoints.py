@@ -60,13 +60,13 @@ def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
 def _load(path: Path, run: Identity | None) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        with path.open("rb") as file:
-            begins_as_one = file.read(2).startswith((b"PK", b"\x80"))  # a zip file, or a pickle of an older PyTorch
-        why = why_refused(error) if begins_as_one else "it is no checkpoint, or its beginning is damaged"
-        raise UserError(f"{path} was refused: {why}") from error
     except Exception as error:  # flipped bytes raise errors of many types
-        reason = (str(error) or "it is empty").splitlines()[0].rstrip(".")
+        if not _begins_as_checkpoint(path):
+            reason = "it is no checkpoint, or its beginning is damaged"
+        elif isinstance(error, pickle.UnpicklingError):
+            raise UserError(f"{path} was refused: {why_refused(error)}") from error
+        else:
+            reason = (str(error) or "it is empty").splitlines()[0].rstrip(".")
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is no checkpoint: it holds no model")
@@ -78,6 +78,15 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
     if run and (difference := find_difference(state, run)):
         raise UserError(f"{path} was refused: it is of another run ({difference})")
     return state
+
+
+def _begins_as_checkpoint(path: Path) -> bool:
+    """Whether a file begins as a zip file or as a pickle of an older PyTorch; True if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2).startswith((b"PK", b"\x80"))
+    except OSError:
+        return True
 
 
 def _way_out(path: Path, run: Identity | None) -> str:
