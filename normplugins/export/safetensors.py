@@ -14,7 +14,7 @@ from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, pre
 from normplugins.corpora.subwords import FILES as SUBWORD_FILES
 from normplugins.evaluation.exported import CONFIG, FORMAT, WEIGHTS, build, load_exported
 from normplugins.export.model_card import model_card
-from normplugins.runs import folder
+from normplugins.runs import folder, provenance
 from normplugins.runs.record import without_absolute_paths
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
@@ -40,7 +40,7 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
     config, record = folder.finished_run(directory, "has not ended: complete it, then export it")
     path = checkpoint_path(directory, record, checkpoint or record["scored_by"])
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
-    folder.check_corpus(directory, corpus)
+    provenance.check_corpus(directory, corpus)
     state = checkpoints.load(path, folder.identity(directory, corpus))
     dictionaries = _dictionaries(corpus)
     settings: dict[str, Any] = {

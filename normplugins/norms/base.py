@@ -9,9 +9,19 @@ from torch import Tensor, nn
 from normplugins.norms.group_scaling import check_groups
 
 
-def check_channels(x: Tensor, dim: int) -> None:
-    """Raise ValueError unless x is (..., dim), and TypeError unless it has floating-point numbers."""
-    if x.size(-1) != dim:
+def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
+    """Check the input of a norm.
+
+    Args:
+        x: (T, B, C) or (N, C); without ``flat``, (..., C).
+        dim: C.
+        flat: whether the norm flattens x to rows (N, C).
+
+    Raises:
+        ValueError: x has another shape.
+        TypeError: x has no floating-point numbers.
+    """
+    if x.size(-1) != dim or (flat and x.dim() not in (2, 3)):
         raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"a norm takes floating-point numbers, not {x.dtype}")

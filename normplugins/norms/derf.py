@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normplugins.norms.base import Norm, check_channels
+from normplugins.norms.base import Norm, check_input
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import setting
 
@@ -32,6 +32,6 @@ class Derf(Norm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Apply the function to x (..., C). Tokens are independent, so the padding mask is not read."""
-        check_channels(x, self.dim)
+        check_input(x, self.dim, flat=False)
         y = torch.erf(self.alpha * x.to(torch.promote_types(x.dtype, torch.float32)) + self.shift)
         return torch.addcmul(self.bias, y, self.weight).to(x.dtype)

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from normplugins.norms.base import Norm, check_channels
+from normplugins.norms.base import Norm, check_input
 from normplugins.norms.distributed import several_processes, sum_over_processes
 from normplugins.norms.settings import RunningSettings
 from normplugins.norms.torch_compile import opaque_copy
@@ -27,18 +27,11 @@ def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor
     Raises:
         ValueError: x has another shape.
     """
-    check_shape(x, dim)
+    check_input(x, dim)
     rows = x.reshape(-1, dim).to(torch.promote_types(x.dtype, torch.float32))
     if padding_mask is None:
         return rows, None
     return rows, ~(padding_mask.t() if padding_mask.dim() == 2 else padding_mask).reshape(-1, 1)
-
-
-def check_shape(x: Tensor, dim: int) -> None:
-    """Raise ValueError unless x is (T, B, dim) or (N, dim), of floating-point numbers."""
-    check_channels(x, dim)
-    if x.dim() not in (2, 3):
-        raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
 
 
 def zero_padding(rows: Tensor, real: Tensor | None) -> Tensor:

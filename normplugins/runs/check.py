@@ -182,7 +182,7 @@ def check_values(config: DictConfig) -> None:
             raise UserError(f"{key} is {value}, and must be at least {least}")
         if most is not None and any(one is not None and one > most for one in values):
             raise UserError(f"{key} is {value}, and must be at most {most}")
-    if OmegaConf.select(config, "evaluate.max_length_a") == 0 == config.evaluate.max_length_b:
+    if "max_length_a" in config.evaluate and config.evaluate.max_length_a == config.evaluate.max_length_b == 0:
         raise UserError("evaluate.max_length_a and evaluate.max_length_b are 0: a translation needs at least 1 token")
     reestimate.check(config)
     statistics_probe.is_on(config)

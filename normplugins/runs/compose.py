@@ -21,13 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 import normplugins
 from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import kind_of
-from normplugins.models.norm_settings import all_norm_names, norm_config, unread_settings
-from normplugins.models.placement import PLACEMENTS
-from normplugins.norms import all_settings, has_statistics, known_norms, warms_up_apart
+from normplugins.models.norm_settings import norm_config, unread_settings
+from normplugins.norms import all_settings, has_statistics, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
 from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
 from normplugins.runs.overrides import quote_texts
+from normplugins.runs.refused_overrides import refuse_contradicting_placement, refuse_keys, refuse_unread_warmup
 from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
 from normplugins.utils.download import own_file
@@ -98,9 +98,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()), tuple(CORPORA))
     overrides = [item.lstrip("+") for item in overrides]  # every known key exists: nothing can be added
-    for item in overrides:
-        if item.startswith(("~", "variant=")):
-            raise UserError(f"'{item}': no key can be deleted, and variant follows from the other keys: leave it out")
+    refuse_keys(overrides)
     overrides = quote_texts(overrides)
     try:
         config, choices = _compose(experiment, overrides)
@@ -112,14 +110,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
             raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
         refuse_unread_warmup(config, overrides)
-        placed, before = PLACEMENTS.get(config.model.get("placement")), config.model.get("normalize_before")
-        if (
-            placed
-            and placed.before != before
-            and any(re.match(r"model\.normalize_before=", item) for item in overrides)
-        ):
-            shown = f"model.normalize_before={str(before).lower()}"
-            raise UserError(f"{shown} contradicts model.placement={config.model.placement}: leave one of them out")
+        refuse_contradicting_placement(config, overrides)
         config.variant = cell_name(config, choices, partial(_compose, experiment))
         check_types(config)
         share_batches(config, overrides)
@@ -155,26 +146,6 @@ def _compose_once(experiment: str, given: tuple[str, ...], _norms: tuple[str, ..
     with open_dict(config):
         del config["hydra"]
     return config, choices
-
-
-def refuse_unread_warmup(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Raise UserError for an override of the warmup of the last norm if the model has no such norm, or no warmup.
-
-    The recipes set this key for every model, so that only an override shows that somebody relies on it.
-    """
-    key = "model.final_norm_warmup_updates"
-    if not any(item.lstrip("+").startswith(f"{key}=") for item in overrides):
-        return
-    if not config.model.normalize_before:
-        raise UserError(
-            f"{key} changes nothing about a post-norm model, which has no norm at the end of its stack: "
-            "leave it out, or set model.normalize_before=true"
-        )
-    names = all_norm_names(config.model)
-    if not any(map(warms_up_apart, names)):
-        raise UserError(f"{key} changes nothing about {' and '.join(names)}: it is the warmup of PN")
-    if config.model.norm_warmup_updates == 0:
-        raise UserError(f"{key} changes nothing while norm.warmup_updates is 0: set norm.warmup_updates to use it")
 
 
 def check_types(config: DictConfig) -> None:

@@ -1,7 +1,4 @@
-"""A run's folder: its lock, its config, and the provenance of the calls that worked on it.
-
-A call is one execution of the command; a run that was interrupted has several.
-"""
+"""A run's folder: its lock, its config, its identity and its record."""
 
 import hashlib
 import json
@@ -17,18 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from normplugins.corpora import PreparedCorpus, PreparedText, changed_files
+from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.evaluation.tasks import KINDS
-from normplugins.runs import inventory, record
+from normplugins.runs import inventory
 from normplugins.runs.cell import PLACES, changed_settings, flatten
 from normplugins.training.checkpoint_seal import Identity
-from normplugins.training.checkpoints import LAST
-from normplugins.training.distributed import threads_per_process, world_size
 from normplugins.training.progress import LOG
 from normplugins.training.tracking import EVENTS
 from normplugins.utils.errors import InUse, UserError
 from normplugins.utils.files import whole_file
-from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.json_file import read_json
 from normplugins.utils.locks import hold_lock
 
 CONFIG, RECORD = inventory.CONFIG, inventory.RECORD
@@ -37,8 +32,8 @@ WANDB_ID = "wandb_id"
 ENGINES = "engines"
 SCORES = "scores.json"
 _NEEDED = (
-    *("experiment", "variant", "seed", "task._name", "norm.name", "data_dir", "corpus.name", "model._name"),
-    *("evaluate.average", "common.cpu", "dataset.max_tokens", "hardware.threads", "optimization.max_update"),
+    "experiment variant seed task._name norm.name data_dir corpus.name model._name evaluate.average common.cpu "
+    "dataset.max_tokens hardware.threads optimization.max_update"
 )
 REMEDIES = {
     RECORD: "delete it, and the same command makes it again",
@@ -102,7 +97,7 @@ def save_or_check_config(directory: Path, config: DictConfig) -> None:
         UserError: the folder holds a run with other settings.
     """
     path = directory / CONFIG
-    if not path.exists() or not _has_begun(directory):
+    if not path.exists() or not has_begun(directory):
         _write_config(path, config)
         return
     stored = stored_config(directory)
@@ -140,9 +135,10 @@ def stored_config(directory: Path) -> DictConfig:
         raise UserError(f"{directory} holds no run ({CONFIG} is needed)") from error
     except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError, AssertionError) as error:
         raise UserError(f"{path} cannot be read: {REMEDIES[CONFIG]}") from error
-    wrong = [key for key in _NEEDED if key not in settings or (key == "task._name" and settings[key] not in [*KINDS])]
+    known = settings if str(settings.get("task._name")) in KINDS else settings.keys() - {"task._name"}
+    wrong = next((key for key in _NEEDED.split() if key not in known), None)
     if not isinstance(stored, DictConfig) or wrong:
-        raise UserError(f"{path} is no config of a run ({wrong[0]} is missing or unknown): {REMEDIES[CONFIG]}")
+        raise UserError(f"{path} is no config of a run ({wrong} is missing or unknown): {REMEDIES[CONFIG]}")
     return stored
 
 
@@ -159,7 +155,7 @@ def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity
         "cell": f"{config.experiment}/{config.norm.name}",  # the digest of the settings tells the rest of its name
         "seed": config.seed,
         "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
-        "corpus": _digest(corpus.manifest)[:16],
+        "corpus": corpus_digest(corpus.manifest)[:16],
     }
 
 
@@ -192,99 +188,14 @@ def finished_run(directory: Path, otherwise: str) -> tuple[DictConfig, dict[str,
     return config, done
 
 
-def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool:
-    """Return whether the folder tells which corpus its run was trained on: in its provenance, or in its record.
-
-    Raises:
-        UserError: the run in the folder began with another corpus, so its checkpoints do not fit this one.
-    """
-    if not _has_begun(directory):
-        return False
-    digest, done = _notes(directory).get("corpus"), read_json(directory / RECORD, REMEDIES[RECORD])
-    if digest is None and done:
-        digest = _digest(done["corpus"])
-    if digest not in (None, _digest(corpus.manifest)):
-        raise UserError(
-            f"the corpus in {corpus.folder} has changed since the run in {directory} began: "
-            "restore its files, or start the run again with force=true"
-        )
-    return digest is not None
-
-
-def verify_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> None:
-    """Compare the content of all prepared files with the manifest before a result is recorded.
-
-    Raises:
-        UserError: a file has changed while the run was at work. If training may have read it, the run is refused until
-            it is started again; otherwise the same command scores the checkpoints again.
-    """
-    changed = changed_files(corpus.folder, corpus.manifest)
-    if not changed:
-        return
-    if any((corpus.folder / name).is_relative_to(corpus.bin_dir) for name in changed):
-        write_json(directory / PROVENANCE, _notes(directory) | {"corpus": f"changed: {', '.join(changed)}"})
-        remedy = "force=true prepares the corpus again and starts the run again"
-    else:
-        (directory / SCORES).unlink(missing_ok=True)
-        remedy = "the same command prepares the corpus again and scores the checkpoints again"
-    raise UserError(
-        f"{corpus.folder / changed[0]} has changed since the run in {directory} began, so its result is not recorded: "
-        + remedy
-    )
-
-
-def _has_begun(directory: Path) -> bool:
+def has_begun(directory: Path) -> bool:
+    """Whether the run in a folder has a checkpoint or a record."""
     return any(directory.glob("checkpoint*.pt")) or (directory / RECORD).exists()
 
 
-def _digest(manifest: dict[str, Any]) -> str:
+def corpus_digest(manifest: dict[str, Any]) -> str:
+    """Return a hash of the prepared files of a corpus, from its manifest."""
     return hashlib.sha256(json.dumps(manifest["sha256"], sort_keys=True).encode()).hexdigest()
-
-
-def _notes(directory: Path) -> dict[str, Any]:
-    return read_json(directory / PROVENANCE, REMEDIES[PROVENANCE]) or {"calls": []}
-
-
-def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
-    """Record the code, kernels, versions, hardware and corpus of this call, and the load of the machine at its start.
-
-    Calls that differ only in the load share one entry.
-
-    Raises:
-        UserError: the run in the folder began with another corpus, so its checkpoints do not fit this one.
-    """
-    check_corpus(directory, corpus)
-    notes = _notes(directory) | {"corpus": _digest(corpus.manifest)}
-    if not (directory / LAST).exists():
-        notes["calls"], notes["load"] = [], []  # without a checkpoint, nothing of the earlier calls is left
-    call = {
-        "git_commit": record.git_commit(),
-        "hardware": record.hardware(config.common.cpu, world_size(config), threads_per_process(config)),
-        "versions": record.versions(),
-        "kernels": record.kernels(),
-    }
-    if call not in notes["calls"]:
-        notes["calls"].append(call)
-    notes.setdefault("load", []).append({"start": record.load()})
-    write_json(directory / PROVENANCE, notes)
-
-
-def record_call_end(directory: Path) -> None:
-    """Record the load of the machine at the end of the call that ``record_call_start`` recorded."""
-    notes = _notes(directory)
-    notes["load"][-1]["end"] = record.load()
-    write_json(directory / PROVENANCE, notes)
-
-
-def provenance(directory: Path) -> dict[str, Any]:
-    """Return the commit, kernels, hardware and versions of the first call, and those of different calls in ``later``.
-
-    ``hardware`` contains the machine's ``load`` at each call's ``start`` and, unless it was killed, at its ``end``.
-    """
-    notes = _notes(directory)
-    first, *later = notes["calls"]
-    hardware = first["hardware"] | {"load": notes.get("load", [])}
-    return {**first, "hardware": hardware, **({"later": later} if later else {})}
 
 
 def wandb_id(directory: Path) -> str:

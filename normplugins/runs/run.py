@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import kind_of
-from normplugins.runs import folder, record
+from normplugins.runs import folder, provenance, record
 from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
@@ -101,7 +101,7 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
     kind = kind_of(config.task._name)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     kind.check_corpus(config, corpus)
-    folder.record_call_start(directory, config, corpus)
+    provenance.record_call_start(directory, config, corpus)
     config.task.data, config.checkpoint.save_dir = str(corpus.bin_dir), str(directory)
     run_identity = folder.identity(directory, corpus)
     history = saved_history(directory, run_identity)
@@ -126,9 +126,9 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
         say(f"{'averaged' if config.evaluate.average else 'scored'} {', '.join(averaged)}")
         scored, files = score_checkpoints(config, corpus, directory)
         statistics = reestimate.provenance(config, directory / files[scored["scored_by"]]["file"], averaged)
-        folder.verify_corpus(directory, corpus)
-        folder.record_call_end(directory)
-        work_done = folder.provenance(directory)
+        provenance.verify_corpus(directory, corpus)
+        provenance.record_call_end(directory)
+        work_done = provenance.of_run(directory)
         done = {
             "format": record.FORMAT,
             "experiment": config.experiment,

@@ -17,7 +17,7 @@ from yaml import YAMLError
 from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
 from normplugins.evaluation.reestimate import checkpoint_to_score
 from normplugins.evaluation.tasks import Kind, kind_of
-from normplugins.runs import folder
+from normplugins.runs import folder, provenance
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
 from normplugins.runs.compose import check_types, wrong_type
@@ -146,7 +146,7 @@ def rescore(
     set_threads(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     kind.check_corpus(config, corpus)
-    if not folder.check_corpus(directory, corpus):
+    if not provenance.check_corpus(directory, corpus):
         say(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
     with tempfile.TemporaryDirectory() as scratch:
         outputs = save or Path(scratch)

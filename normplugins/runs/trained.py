@@ -35,7 +35,7 @@ from normplugins.evaluation.loading import load_model
 from normplugins.evaluation.reestimate import batches_asked
 from normplugins.evaluation.tasks import kind_of, windows
 from normplugins.models.language_model_config import future_label
-from normplugins.runs import folder
+from normplugins.runs import folder, provenance
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_threads
 from normplugins.training import checkpoints
@@ -271,7 +271,7 @@ def load(run: str | Path) -> TrainedRun:
     set_threads(config)
     settings, root = corpus_config(config.corpus), Path(config.data_dir)
     corpus = open_prepared(settings, root) or prepare(settings, root, _echo)
-    folder.check_corpus(directory, corpus)
+    provenance.check_corpus(directory, corpus)
     average = config.evaluate.average
     scored = path if path.is_file() else checkpoints.scored(directory, average, batches_asked(config))
     if scored.exists():

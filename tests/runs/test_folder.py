@@ -1,13 +1,10 @@
-"""A run's folder: the files that ``force`` deletes, its provenance, and checks of its corpus and record."""
+"""A run's folder: the files that ``force`` deletes, its config, and checks of its corpus and record."""
 
-import json
 import shutil
 
 import pytest
 
-from normplugins.corpora import corpus_config, prepare
 from normplugins.runs import folder
-from normplugins.runs.compose import compose_config
 from normplugins.utils.errors import UserError
 from tests.helpers.runs import TINY, change_json
 
@@ -33,33 +30,6 @@ def test_a_run_has_one_wandb_id(tmp_path):
     (tmp_path / folder.CONFIG).touch()
     folder.clear(tmp_path)
     assert folder.wandb_id(tmp_path) != first
-
-
-def test_code_of_later_calls_is_recorded_beside_the_first(trained, tmp_path):
-    shutil.copy(trained.directory / folder.PROVENANCE, tmp_path)
-    path = tmp_path / folder.PROVENANCE
-    notes = json.loads(path.read_text(encoding="utf-8"))
-    (first,) = notes["calls"]
-    change_json(path, calls=[first, {**first, "git_commit": "another"}])
-    found = folder.provenance(tmp_path)
-    (load,) = found["hardware"].pop("load")
-    assert [len(load[moment]) for moment in ("start", "end")] == [3, 3]
-    assert found == {**first, "later": [{**first, "git_commit": "another"}]}
-
-
-def test_a_call_without_a_checkpoint_is_not_recorded(trained, tmp_path):
-    """The next call starts from the beginning, perhaps on another machine."""
-    config = compose_config("demo", ["norm=pn", *TINY])
-    corpus = prepare(corpus_config(config.corpus), trained.data_dir)
-    path = tmp_path / folder.PROVENANCE
-    for checkpoint, earlier in ((False, 0), (True, 1)):
-        folder.record_call_start(tmp_path, config, corpus)
-        notes = json.loads(path.read_text(encoding="utf-8"))
-        change_json(path, calls=[{**notes["calls"][0], "git_commit": "another"}])
-        if checkpoint:
-            (tmp_path / "checkpoint_last.pt").touch()
-        folder.record_call_start(tmp_path, config, corpus)
-        assert len(folder.provenance(tmp_path).get("later", [])) == earlier
 
 
 def _copy(trained, tmp_path):

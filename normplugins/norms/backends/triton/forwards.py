@@ -9,12 +9,12 @@ from normplugins.norms.backends.triton.batch_norm import update_batch_norm
 from normplugins.norms.backends.triton.power_norm import update_power_norm, update_power_norm_v
 from normplugins.norms.backends.triton.residual import Source
 from normplugins.norms.backends.triton.tiles import WIDEST, Layout, cut_tiles
+from normplugins.norms.base import check_input
 from normplugins.norms.batch_norm import BatchNorm
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.power_norm import PowerNorm
 from normplugins.norms.power_norm_v import PowerNormV
 from normplugins.norms.rms_norm import RMSNorm
-from normplugins.norms.statistics import check_shape
 
 
 def forward(
@@ -35,7 +35,7 @@ def forward(
     source = Source.of(x)
     rows = source.x.view(-1, source.x.size(-1)) if alone else source.x
     padding_mask = None if alone else padding_mask
-    check_shape(rows, norm.dim)
+    check_input(rows, norm.dim)
     as_tokens = isinstance(norm, PowerNorm) and norm.settings.padding_in_backward
     layout = Layout(rows.shape, rows.device, rows.dtype, padding_mask, norm.eps, groups, as_tokens)
     y = torch.empty_like(source.x)
