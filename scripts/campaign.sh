@@ -2,7 +2,7 @@
 # Run the campaign's plans in the background: scripts/campaign.sh [start|collect|show|pause|resume|stop] [PLAN ...]
 # start (the default) clones the release tag beside this checkout, sets the clone up once, and runs the plans there at
 # nice 19 unless they are running already, one run on each core. Every action copies finished records to this checkout.
-# The paths of PLANs are relative to the clone; the default is all plans that need no GPU. CAMPAIGN_TAG, CAMPAIGN_DIR and
+# The paths of PLANs are relative to the clone; the default is multi30k, ptb and batch_size. CAMPAIGN_TAG, CAMPAIGN_DIR and
 # CAMPAIGN_JOBS set the tag, the clone and the number of runs at a time.
 set -euo pipefail
 cd "$(dirname -- "$0")/.."

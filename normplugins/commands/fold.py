@@ -1,9 +1,9 @@
-"""``normplugins fold CHECKPOINT [DESTINATION]``: merge norms that are constant at evaluation into linear layers."""
+"""``normplugins fold CHECKPOINT [DESTINATION]``: fold norms with fixed statistics into linear layers."""
 
 import argparse
 from pathlib import Path
 
-HELP = "merge norms that are constant at evaluation into the linear layers that follow them"
+HELP = "fold norms with fixed statistics, affine maps at evaluation, into the linear layers that follow"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

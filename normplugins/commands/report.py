@@ -1,10 +1,10 @@
-"""``normplugins report``: print the tables of all published results and write results/README.md."""
+"""``normplugins report``: print the tables of all published results and write the pages made from them."""
 
 import argparse
 
 from normplugins.commands._arguments import add_results, add_runs_folder
 
-HELP = "print the tables of all published results and write results/README.md"
+HELP = "print the tables of all published results; write the pages and figures of results/ and that part of README.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

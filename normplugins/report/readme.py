@@ -29,10 +29,12 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
         for variant, name in CELLS.items()
         if variant in cells
     ]
+    first = findings[0]
+    interval = "(95 % interval over seeds and sentences)"
     return "\n".join([
         fill(state(results, findings), 120),
         "", "| norm | setting | BLEU | seeds |", "|---|---|---:|---:|", *rows,
-        "", f"{findings[0].contrast.name}: {figures(findings[0], p_value=False)}: {verdict(findings[0])}.",
+        "", f"{first.contrast.name}: {figures(first, p_value=False)} {interval}: {verdict(first)}.",
     ])  # fmt: skip
 
 

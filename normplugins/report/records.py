@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ WHOLE = "test"
 """The name of the whole test set. A corpus that consists of several has one more name for each."""
 CELL = ["experiment", "norm", "model", "budget", "settings", "cut", "note", "train_size", "recipe"]
 """Columns that runs must have in common to be averaged."""
+OF_PROCESSES = "norm.processes="
+"""Setting of a norm with statistics of its own in each of several processes, which share the batches of an update."""
 SCORE = ["checkpoint", "test_set", "metric"]
 NO_SCORE = {**dict.fromkeys([*SCORE, "signature"], ""), "value": math.nan, "brevity": math.nan}
 NO_RUN = {
@@ -130,8 +133,11 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     budget, updates, stopped_by = config.get("budget.name"), int(training["updates"]), str(training["stopped_by"])
     paper = CORPORA.get(experiment) if budget in (None, "full") else None
     in_full = paper is None or (stopped_by == paper.ends_by and updates >= paper.ends_at)
+    cell = _settings(variant, model.name if model else "")
+    if config.get("train.batches_per_update"):  # the processes share the batches; only the norm's statistics differ
+        cell["settings"] = re.sub(r"\bprocesses=", OF_PROCESSES, cell["settings"])
     return {
-        **_settings(variant, model.name if model else ""),
+        **cell,
         "experiment": experiment,
         "seed": int(record["seed"]),
         "budget": "" if budget in (None, "full") else str(budget),

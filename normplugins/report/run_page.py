@@ -69,7 +69,7 @@ def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:
 
 
 def command(record: dict[str, Any]) -> str:
-    """Return the lines that give a run again: its commit, and ``normplugins run`` with the settings of its cell."""
+    """Return the lines that give a run again: its commit, and ``normplugins run`` with its settings and CPU threads."""
     config, experiment = record.get("config", {}), record["experiment"]
     norm, *items = record["variant"].split(",")
     words = [f"norm={norm}", *(_override(item, config) for item in items if "=" in item), f"seed={record['seed']}"]
@@ -79,8 +79,10 @@ def command(record: dict[str, Any]) -> str:
         experiment = record["corpus"]["corpus"]
     if (hardware := config.get("hardware.name")) not in (None, "auto", "slurm"):
         words.append(f"hardware={hardware}")
+    if record["hardware"]["device"] == "CPU":  # sums in another number of threads are rounded differently
+        words.append(f"hardware.threads={record['hardware']['threads']}")
     commit = str(record.get("git_commit") or "").partition("+")[0]
-    lines, text = [f"git checkout {commit}"] if commit else [], f"normplugins run {experiment}"
+    lines, text = [f"git checkout {commit}", "make setup"] if commit else [], f"normplugins run {experiment}"
     for word in map(shlex.quote, words):
         if len(text) + len(word) > 76:
             lines.append(f"{text} \\")

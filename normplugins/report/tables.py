@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from normplugins.report.cells import (
 )
 from normplugins.report.paper import NAMES, PaperCorpus
 from normplugins.report.readings import MODELS, NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
-from normplugins.report.records import WHOLE, norm_rank
+from normplugins.report.records import OF_PROCESSES, WHOLE, norm_rank
 from normplugins.report.table import Table, build_table
 
 CHECKPOINTS = ("averaged", "last", "best")
@@ -60,22 +61,27 @@ def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
     """Return the paper's numbers on a corpus beside ours.
 
     The row of a norm of the paper, one for each reading of a language model, holds the runs of the published recipe, on
-    the published corpus, to its end. All other runs follow in rows without a number of the paper; shortened schedules
-    have a table of their own.
+    the published corpus, to its end. Without any run, a norm has one row for all readings. All other runs follow in
+    rows without a number of the paper; shortened schedules have a table of their own.
     """
     every = group(results)
     cells = [cell for cell in every if not cell.first["budget"]]
     norms = sorted({*NAMES, *(cell.first["norm"] for cell in cells)}, key=norm_rank)
-    readings = [model.name for model in READINGS] if corpus.metric == "ppl" else [""]
+    models, readings = [""], [""]
+    if corpus.metric == "ppl" and every:
+        models, readings = list(MODELS), [model.name for model in READINGS]
+    elif corpus.metric == "ppl":
+        models = readings = ["each reading"]
+    begun = {(cell.first["norm"], cell.first["model"]) for cell in every}
     rows = []
-    for model, norm in product(MODELS if corpus.metric == "ppl" else [""], norms):
+    for model, norm in product(models, norms):
         others = [cell for cell in cells if (cell.first["norm"], cell.first["model"]) == (norm, model)]
         if norm in NAMES and model in readings:
-            ours = next((cell for cell in others if not _differs(cell)), None)
+            # the published WMT14 run had statistics of its own in each of 128 processes; any number stands beside it
+            ours = next((cell for cell in others if re.fullmatch(rf"({OF_PROCESSES}\d+)?", _differs(cell))), None)
             others = [cell for cell in others if cell is not ours]
-            begun = any((cell.first["norm"], cell.first["model"]) == (norm, model) for cell in every)
             name = ", ".join(filter(None, [f"{NAMES[norm]} ({norm})", model]))
-            rows.append(Row(name, ours, NOT_IN_FULL if begun else NOT_RUN, NAMES[norm]))
+            rows.append(Row(name, ours, NOT_IN_FULL if (norm, model) in begun else NOT_RUN, NAMES[norm]))
         rows += [Row(_name_of(cell), cell) for cell in others]
     notes = [corpus.note, *([SEES_THE_FUTURE] if corpus.metric == "ppl" else [])]
     title = f"{corpus.title} ({corpus.experiment})"

@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normplugins.models.norm_settings import norm_names
-from normplugins.norms import NormConfig, all_settings, known_norms
+from normplugins.models.norm_settings import all_norm_names, norm_names
+from normplugins.norms import NormConfig, all_settings, has_statistics, known_norms
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training.distributed import world_size
 
@@ -70,8 +71,9 @@ def _own_settings_without_effect(_norms: tuple[str, ...]) -> set[str]:
 def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
     """Return the folder name of a run's cell, such as ``pn,norm.group_scaling=false,optimization.lr=0.005``.
 
-    The number of processes is part of the name if each process adds its batch to an update. A name that is too long for
-    a file system is cut, and a digest of the whole name is appended.
+    The number of processes is part of the name if an update depends on it: each process adds its batch, or has running
+    statistics of its own batches. A name that is too long for a file system is cut, and a digest of the whole name is
+    appended.
 
     Args:
         config: the composed config before interpolations are resolved.
@@ -82,8 +84,8 @@ def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
     groups = _chosen_groups(choices, compose, own_norm)
     own, _ = compose([own_norm, *groups])
     items = [*groups, *(f"{key}={_written(key, value)}" for key, value in _differing(config, own))]
-    # with train.batches_per_update, an update is the same in any number of processes
-    if world_size(config) > 1 and OmegaConf.select(config, "train.batches_per_update") is None:
+    batches = OmegaConf.select(config, "train.batches_per_update")
+    if world_size(config) > 1 and not _same_in_any_number_of_processes(batches, config.norm.sync, config.model):
         items.append(f"processes={world_size(config)}")
     return join_cell_name(config.norm.name, items)
 
@@ -103,9 +105,9 @@ def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]
         settings | {key: new for key, (old, new) in EQUIVALENT_VALUES.items() if settings.get(key) == old}
         for settings in map(_with_norm_defaults, (before, today))
     )
-    # With batches_per_update, these follow from the number of processes, and an update is the same with any number.
-    shares = {"optimization.update_freq", *(key for key in today if key.endswith(".distributed_world_size"))}
-    if before.get("train.batches_per_update"):
+    model = SimpleNamespace(**{key.removeprefix("model."): value for key, value in before.items()})
+    if _same_in_any_number_of_processes(before.get("train.batches_per_update"), before.get("norm.sync"), model):
+        shares = {"optimization.update_freq", *(key for key in today if key.endswith(".distributed_world_size"))}
         before = {key: today.get(key) if key in shares else value for key, value in before.items()}
     changed = []
     for key in filter(changes_result, sorted(before.keys() | today.keys())):
@@ -113,6 +115,12 @@ def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]
         if old != new:
             changed.append(f"{key}: {old} there, {today.get(key)} now")
     return changed
+
+
+def _same_in_any_number_of_processes(batches_per_update: int | None, sync: str | None, model: Any) -> bool:
+    """Whether an update is the same however many processes share its batches, for a model with these norms."""
+    shared_statistics = sync == "deferred" or not any(map(has_statistics, all_norm_names(model)))
+    return batches_per_update is not None and shared_statistics
 
 
 def _with_norm_defaults(settings: dict[str, Any]) -> dict[str, Any]:

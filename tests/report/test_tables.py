@@ -14,20 +14,16 @@ def iwslt(variant: str, bleu: float, seed: int = 1, **changes):
 
 def test_without_results_every_row_of_the_paper_says_not_run(page) -> None:
     made = page()
-    for heading, column, readings in (
-        (IWSLT, OURS, 1),
-        ("WMT14 en-de", "ours, BLEU, compounds split, averaged", 1),
-        ("PTB", "ours, ppl", 3),
-        ("WikiText-103", "ours, ppl", 3),
+    for heading, column, which in (
+        (IWSLT, OURS, ""),
+        ("WMT14 en-de", "ours, BLEU, compounds split, averaged", ""),
+        ("PTB", "ours, ppl", ", each reading"),
+        ("WikiText-103", "ours, ppl", ", each reading"),
     ):
         rows = made.rows(heading)
-        assert [name.split("(")[1].split(")")[0] for name in rows] == [
-            "ln",
-            "bn",
-            "bn_released",
-            "pnv",
-            "pn",
-        ] * readings
+        assert [name.split("(")[1] for name in rows] == [
+            f"{norm}){which}" for norm in ("ln", "bn", "bn_released", "pnv", "pn")
+        ]
         assert {row[column] for row in rows.values()} == {"not run"}
         assert {row["seeds"] for row in rows.values()} == {""}
     assert "Other experiments" not in made.text
@@ -82,6 +78,19 @@ def test_cut_short_by_epochs_counts_too_and_is_not_averaged_with_a_whole_run(pag
     assert rows["LN (ln)"][OURS] == "35.00"
     assert rows["ln, cut at 4,000 updates"][OURS] == "20.00"
     assert "ours - LN" not in rows["LN (ln)"], "no two cells that may be compared"
+
+
+def test_wmt14_of_any_number_of_processes_stands_beside_the_paper_but_is_not_averaged_with_another(
+    page, tmp_path
+) -> None:
+    recipe = {"config": {"train.batches_per_update": 128}}
+    for variant, bleu in (("pn,processes=8", 29.0), ("pn,processes=128", 31.0), ("ln", 28.5)):
+        made = record("wmt14", variant, metrics={"bleu_compound": bleu}, stopped_by="patience", epochs=40)
+        put(tmp_path, made | {"config": made["config"] | recipe["config"]})
+    rows = page().rows("WMT14 en-de")
+    scores = {name: row["ours, BLEU, compounds split, averaged"] for name, row in rows.items() if "pn" in name}
+    assert scores == {"PN-V (pnv)": "not run", "PN (pn)": "31.00", "pn, norm.processes=8": "29.00"}
+    assert rows["PN (pn)"]["ours - LN"] == "+2.50"
 
 
 def test_wmt14_is_compared_by_bleu_with_compounds_split(page, tmp_path) -> None:

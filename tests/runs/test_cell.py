@@ -88,10 +88,12 @@ def test_files_of_a_custom_corpus_are_named_by_the_experiment():
     assert name("demo", "norm=pn", "corpus.source=cc") == "pn,corpus.source=cc"
 
 
-def test_the_number_of_processes_is_named_if_each_adds_a_batch():
+def test_the_number_of_processes_is_named_if_each_adds_a_batch_or_has_statistics_of_its_own():
     processes = ["hardware=cpu", "hardware.processes=2"]
-    assert name("demo", "norm=pn", *processes) == "pn,processes=2"
-    assert name("wmt14", "norm=pn", *processes) == "pn"
+    assert name("demo", "norm=ln", *processes) == "ln,processes=2"
+    assert name("wmt14", "norm=ln", *processes) == "ln"
+    assert name("wmt14", "norm=pn", *processes) == "pn,processes=2"
+    assert name("wmt14", "norm=pnv", "norm.sync=deferred", *processes) == "pnv,norm.sync=deferred"
 
 
 def test_the_order_of_overrides_does_not_change_the_cell():

@@ -176,20 +176,6 @@ def test_hardware_does_not_change_the_cell():
     assert automatic.run_dir == cpu.run_dir == gpu.run_dir
 
 
-def test_one_gpu_computes_in_bfloat16_and_is_another_cell():
-    gpu, by_hand, off = (
-        compose_config("demo", ["norm=pn", *overrides])
-        for overrides in (
-            ["hardware=gpu1"],
-            ["hardware=cpu", "common.bf16=true"],
-            ["hardware=gpu1", "common.bf16=false"],
-        )
-    )
-    assert (gpu.common.bf16, off.common.bf16) == (True, False)
-    assert gpu.variant == by_hand.variant == "pn,common.bf16=true"
-    assert off.variant == "pn"
-
-
 @pytest.mark.parametrize(
     ("override", "words"),
     [
