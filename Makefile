@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXPERIMENTS := $(filter-out _% demo custom custom_lm,$(basename $(notdir $(wildcard configs/*.yaml))))
-# Seeds of the demo: one alone orders nothing
+# Seeds of the demo: one seed cannot rank norms
 SEEDS ?= 1,2,3
 # Extra Hydra overrides for any run: make iwslt14-pn ARGS="seed=2 tracking=none"
 ARGS ?=

@@ -30,7 +30,7 @@ from normplugins.models.norm_settings import all_norm_names
 from normplugins.report.table import Column, Table, markdown, terminal, terminal_width
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.plan import corpus_size, made_up
+from normplugins.runs.dry_run import corpus_size, made_up
 from normplugins.runs.trained import TrainedRun
 from normplugins.runs.trained import load as load_run
 from normplugins.training.distributed import on_cpu

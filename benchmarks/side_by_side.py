@@ -9,6 +9,7 @@ import argparse
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,12 +22,12 @@ from benchmarks.step import updating
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.plan import corpus_size, made_up
+from normplugins.runs.dry_run import corpus_size, made_up
 from normplugins.training.distributed import on_cpu
 from normplugins.training.trainer import Trainer
 from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.threads import use_threads
-from normplugins.utils.worker_processes import available_cores, spawn_pool
+from normplugins.utils.worker_processes import available_cores
 
 JSON = "side_by_side.json"
 ENOUGH = 0.95  # of the highest updates a second, summed over the processes
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(experiment: str, overrides: Sequence[str], count: int, seconds: float) -> float:
     """Return the updates a second, summed over ``count`` processes that train during the same ``seconds``."""
-    with get_context("spawn").Manager() as manager, spawn_pool(count) as pool:
+    context = get_context("spawn")  # each process may use the GPU
+    with context.Manager() as manager, ProcessPoolExecutor(count, context) as pool:
         start = manager.Barrier(count, timeout=PATIENCE)
         rate = partial(updates_per_second, experiment, overrides, max(1, available_cores() // count), seconds)
         return sum(pool.map(rate, [start] * count))

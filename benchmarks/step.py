@@ -27,7 +27,7 @@ from benchmarks.texts import MADE_UP, text_task
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep, fairseq_config
-from normplugins.runs.plan import corpus_size, made_up
+from normplugins.runs.dry_run import corpus_size, made_up
 from normplugins.training.batches import bucket_by_length
 from normplugins.training.distributed import on_cpu
 from normplugins.training.trainer import Trainer

@@ -18,7 +18,7 @@ import normplugins
 from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.plan import corpus_size, made_up
+from normplugins.runs.dry_run import corpus_size, made_up
 from normplugins.utils.errors import UserError
 
 MADE_UP = "made-up"

@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a log file shows each line at once, in the order of stderr's lines
         sys.stdout.reconfigure(line_buffering=True)
-    if rest and not options.takes_overrides:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if unknown := [word for word in rest if word.startswith("--") or not options.takes_overrides]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.overrides = [*getattr(options, "overrides", []), *rest]
     return call(lambda: options.execute(options), options.resumable)
 

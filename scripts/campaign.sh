@@ -70,7 +70,9 @@ start() {
   echo "the campaign runs in $clone; its log is $log (or, with several runs at a time, jobs/*/campaign.log there)"
 }
 
-run() { # one campaign in the clone, or several, each in a folder of its own that shares the clone's corpora and runs
+# One campaign in the clone, or several, each in a folder of its own that shares the clone's corpora and runs: v0.2.0 and
+# v0.3.0 allow one campaign in a folder. Later versions allow several, so these folders go when the two tags are done.
+run() {
   local job folder experiment cores=(0) jobs
   cd "$clone"
   if command -v taskset >/dev/null; then

@@ -14,7 +14,7 @@ end=$((${LEASE_MINUTES:-9} * 60))
 status=0
 mkdir -p gpu_work/done gpu_work/logs gpu_work/results gpu_work/runs
 cd gpu_work # not the checkout, whose normplugins/ would be imported in place of the installed wheel
-ours=$PWD/env/bin/python
+export ours=$PWD/env/bin/python
 
 prepare() {
   [ -e .ready ] && return
@@ -50,12 +50,25 @@ once() { # once NAME COMMAND...: run a command, unless it has succeeded before, 
   esac
 }
 
+at_once() { # at_once JOBS NAME MINUTES: campaigns that share the plan's runs; succeed if one of them sees all runs done
+  local job pids=() code=75
+  for ((job = 0; job < $1; job++)); do
+    "$ours" -m normplugins campaign "$2.yaml" --minutes "$3" >>"logs/$2.$job.log" 2>&1 &
+    pids+=($!)
+  done
+  for job in "${!pids[@]}"; do
+    wait "${pids[job]}" && code=0 || { [ $? -eq 75 ] || [ $code -eq 0 ] || code=1; }
+  done
+  tail -qn 20 "logs/$2".*.log
+  return $code
+}
+
 campaign() { # campaign EXPERIMENT [KEY=VALUE...]: train its plan's cells, as many at the same time as piece 3 found to be enough
   local jobs more=""
   jobs=$("$ours" -c 'import json, sys; print(json.load(open("results/side_by_side.json"))[sys.argv[1]]["jobs"])' "$1" 2>/dev/null) || jobs=4
   [ $# -lt 2 ] || more=$(printf '%s, ' "${@:2}")
   sed "s/^overrides: \[/&$more/" "$plans/lease_$1.yaml" >"$1.yaml"
-  once "$1" "$ours" -m normplugins campaign "$1.yaml" --jobs "$jobs" --minutes "$(awk "BEGIN { print ($end - $SECONDS - 45) / 60 }")"
+  once "$1" bash -c 'at_once "$@"' _ "$jobs" "$1" "$(awk "BEGIN { print ($end - $SECONDS - 45) / 60 }")"
 }
 
 collect() {
@@ -66,6 +79,7 @@ collect() {
   cp records.tar.gz results/*.csv results/*.json "$out" 2>/dev/null || true
 }
 
+export -f at_once
 prepare
 trap collect EXIT
 norms=$("$ours" -c 'from normplugins.norms import all_settings; print(",".join(["ln", *all_settings()["kernels"].defaults]))')

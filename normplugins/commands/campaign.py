@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from normplugins.commands._arguments import add_results
-from normplugins.utils.errors import UserError
 from normplugins.utils.steps import loading
 
 HELP = "run every cell of a plan that has no published result yet"
@@ -18,18 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plans", type=Path, nargs="+", metavar="PLAN", help=text)
     text = "stop after N minutes; the same command resumes where it stopped"
     parser.add_argument("--minutes", type=float, metavar="N", help=text)
-    text = "runs at the same time, each a process with its output in a file beside its folder (default 1)"
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
     add_results(parser)
+    parser.add_argument("--force", action="store_true", help="run even if the code is in no commit")
     parser.add_argument("--show", action="store_true", help="print which cells are done, and run nothing")
 
 
 def execute(options: argparse.Namespace) -> int:
     """Return 0 if all cells are done, and EX_TEMPFAIL if the time ended before."""
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs}: at least 1 is needed")
     with loading():
         from normplugins.runs.campaign import campaign
 
-    done = campaign(options.plans, options.minutes, options.show, options.results, options.jobs)
+    done = campaign(options.plans, options.minutes, options.show, options.results, options.force)
     return 0 if done or options.show else TIME_IS_UP

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from normplugins.commands._arguments import add_runs, add_runs_folder
-from normplugins.utils.errors import UserError, count_refused
+from normplugins.utils.errors import UserError, run_each
 
 HELP = "delete the checkpoints that finished runs do not need any more"
 
@@ -35,7 +35,7 @@ def execute(options: argparse.Namespace) -> None:
             plan[run] = paths
             print(f"{run}: {decimal(freed(paths))} in {', '.join(path.name for path in paths)}")
 
-    refused = count_refused(options.run or finished_folders(options.runs), look_at, alone=len(options.run) == 1)
+    refused = run_each(options.run or finished_folders(options.runs), look_at, alone=len(options.run) == 1)
     if plan:
         total = f"{sum(map(len, plan.values()))} files, {decimal(sum(map(freed, plan.values())))}"
         if not options.yes and not _confirmed(total):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from normplugins.commands._arguments import add_results, add_runs
-from normplugins.utils.errors import UserError, count_refused
+from normplugins.utils.errors import UserError, run_each
 
 HELP = "copy the records of finished runs and their translations into results/"
 
@@ -27,5 +27,5 @@ def execute(options: argparse.Namespace) -> None:
     def publish_one(run: Path) -> None:
         print(f"{run}: published as {publish(run, options.results, options.force)}")
 
-    if refused := count_refused(options.run, publish_one, alone=len(options.run) == 1):
+    if refused := run_each(options.run, publish_one, alone=len(options.run) == 1):
         raise UserError(f"{refused} of {len(options.run)} runs were not published")

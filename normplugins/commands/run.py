@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from normplugins.commands._arguments import add_overrides
 from normplugins.runs.experiments import experiments, summary
-from normplugins.utils.errors import UserError, count_refused
+from normplugins.utils.errors import UserError, run_each
 from normplugins.utils.steps import loading
 from normplugins.utils.terminal import definitions, say, terminal_width
 
@@ -45,7 +45,7 @@ def execute(options: argparse.Namespace) -> int:
     with loading():
         from normplugins.runs.check import check
         from normplugins.runs.compose import compose_config, expand_sweep
-        from normplugins.runs.plan import show_plan
+        from normplugins.runs.dry_run import show_dry_run
         from normplugins.runs.run import run, run_title
         from normplugins.training.distributed import launched
         from normplugins.training.rendezvous import refuse
@@ -71,9 +71,9 @@ def execute(options: argparse.Namespace) -> int:
         number, config = job
         if options.multirun:
             print(f"== {number} of {len(configs)}: {run_title(config)}")
-        show_plan(config) if config.dry_run else run(config)
+        show_dry_run(config) if config.dry_run else run(config)
 
-    if failed := count_refused(enumerate(configs, 1), run_one, alone=not options.multirun):
+    if failed := run_each(enumerate(configs, 1), run_one, alone=not options.multirun):
         raise UserError(f"{failed} of {len(configs)} runs failed")
     return 0
 

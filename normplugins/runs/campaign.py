@@ -1,23 +1,24 @@
-"""Runs the cells of a plan, one or several at a time, until all are published, and shows the progress of each.
+"""Runs the cells of a plan one after another until all are published, and shows the progress of each.
 
 A plan lists cells in blocks; a cell is a list of overrides of an experiment. Within a block, all cells run with one
 seed before the next seed begins, so that each seed gives a complete comparison. A run that was started is resumed
 first, and a published one is not repeated. A campaign that is stopped at any moment continues with the same command.
+Several campaigns may share a folder, and train different runs of one plan at the same time.
 """
 
 import math
 import signal
 import time
 import traceback
-from collections.abc import Collection, Generator, Iterator, Sequence
-from concurrent.futures import as_completed
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
-from functools import partial
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from types import FrameType
 from typing import NoReturn
 
-from normplugins.runs import folder, record
+from normplugins.runs import record
 from normplugins.runs.campaign_plan import Planned, read_plan
 from normplugins.runs.compose import compose_config
 from normplugins.runs.publish import publish
@@ -25,14 +26,13 @@ from normplugins.runs.run import run
 from normplugins.utils.errors import InUse, NotFinite, UserError
 from normplugins.utils.json_file import write_json
 from normplugins.utils.terminal import Column, Table, paragraph, terminal, terminal_width
-from normplugins.utils.worker_processes import spawn_pool
+
+LEFT = ("started", "left")
+"""The states of a planned run that a campaign carries out."""
 
 
 class TimeIsUp(BaseException):
     """The campaign has used its minutes. This is no Exception, because handlers of exceptions may retry what failed."""
-
-
-_Outcomes = Generator[tuple[Planned, BaseException | None], None, None]
 
 
 def campaign(
@@ -40,7 +40,7 @@ def campaign(
     minutes: float | None = None,
     show_only: bool = False,
     results: Path = Path("results"),
-    jobs: int = 1,
+    force: bool = False,
 ) -> bool:
     """Run what is left of the plans, in their order, and publish each finished record.
 
@@ -51,40 +51,41 @@ def campaign(
         minutes: stop after this time, even within a run; None: run to the end.
         show_only: print the table and run nothing.
         results: the folder in which the records are published.
-        jobs: runs at the same time; with several, each is a process and prints to a file beside its folder.
+        force: run and publish even if the code is in no commit.
 
     Returns:
         Whether nothing is left.
 
     Raises:
-        UserError: a plan cannot work, another campaign runs in this folder, or a run failed for another reason than a
-            loss that is not finite.
+        UserError: a plan cannot work, the code is in no commit, or a run failed for another reason than a loss that is
+            not finite.
     """
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     runs = read_plan(*plans, results=results)
     if show_only:
         print(overview(runs))
         return not _left(runs)
+    if not force and (reason := record.uncommitted(record.git_commit())):
+        raise UserError(f"the records would come from {reason}: commit it first, or run the campaign with --force")
     failures: dict[Planned, str] = {}
-    out_of_time = False
-    with folder.locked(Path("runs") / ".campaign"):
-        left = sorted(_left(runs), key=lambda each: each.state != "started")  # otherwise in the plan's order
-        carry_out = _one_by_one if jobs == 1 else partial(_side_by_side, jobs)
-        with closing(carry_out(runs, left, results, end)) as outcomes:
-            for planned, error in outcomes:
-                if error is None and planned in _left(runs):
-                    error = UserError(f"it ended, and {planned.published} is not its record")
-                if isinstance(error, TimeIsUp):
-                    out_of_time = True
-                elif isinstance(error, InUse):  # the other process publishes the record
-                    print(f"{planned} skipped: {error}")
-                elif error:  # a failure of any kind must not stop the other runs
-                    if not isinstance(error, UserError):
-                        traceback.print_exception(error)
-                    failures[planned] = str(error)
-                    print(f"{planned} failed: {error}")
-    if out_of_time:
-        print(f"{minutes:g} minutes are up: the same command goes on from here")
+    for planned in sorted(_left(runs), key=lambda each: each.state != "started"):  # otherwise in the plan's order
+        if planned.state not in LEFT:  # another campaign has published it meanwhile
+            continue
+        print(overview(runs, [planned]), flush=True)
+        try:
+            _carry_out(planned, results, end)
+            if planned.state in LEFT:
+                raise UserError(f"it ended, and {planned.published} is not its record")
+        except TimeIsUp:
+            print(f"{minutes:g} minutes are up: the same command goes on from here")
+            break
+        except InUse as error:  # the other process publishes the record
+            print(f"{planned} skipped: {error}")
+        except Exception as error:  # a failure of any kind must not stop the other runs
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            failures[planned] = str(error)
+            print(f"{planned} failed: {error}")
     print(overview(runs))
     if failures:
         first, message = next(iter(failures.items()))
@@ -92,38 +93,8 @@ def campaign(
     return not _left(runs)
 
 
-def _one_by_one(runs: Sequence[Planned], left: Sequence[Planned], results: Path, end: float) -> _Outcomes:
-    for planned in left:
-        print(overview(runs, [planned]), flush=True)
-        try:
-            _carry_out(planned, results, end)
-            yield planned, None
-        except TimeIsUp as error:
-            yield planned, error
-            return
-        except Exception as error:
-            yield planned, error
-
-
-def _side_by_side(jobs: int, runs: Sequence[Planned], left: Sequence[Planned], results: Path, end: float) -> _Outcomes:
-    print(overview(runs, left[:jobs]), flush=True)
-    with spawn_pool(jobs) as pool:
-        started = {pool.submit(_carry_out_quietly, planned, results, end): planned for planned in left}
-        for future in as_completed(started):
-            error = future.exception()
-            print(f"{started[future]}: {'ended' if error is None else 'stopped'}", flush=True)
-            yield started[future], error
-
-
-def _carry_out_quietly(planned: Planned, results: Path, end: float) -> None:
-    output = planned.run_dir.with_suffix(".log")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("a", encoding="utf-8", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
-        _carry_out(planned, results, end)
-
-
 def _left(runs: Sequence[Planned]) -> list[Planned]:
-    return [planned for planned in runs if planned.state in ("started", "left")]
+    return [planned for planned in runs if planned.state in LEFT]
 
 
 def _carry_out(planned: Planned, results: Path, end: float) -> None:
@@ -136,23 +107,25 @@ def _carry_out(planned: Planned, results: Path, end: float) -> None:
             outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
             write_json(planned.diverged, cell | outcome)
             return
-        publish(planned.run_dir, results, force=True)  # what is published there is not the record of this plan
+        publish(planned.run_dir, results, force=True)  # replaces a record that has other settings
 
 
 def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
     """Return a table with the seeds of each cell by their state, and a line with the hours left, one run at a time."""
     cells: dict[tuple[str, str], dict[str, list[str]]] = {}
-    seconds, to_go = [], 0.0  # to_go: runs that are left; a started run counts with the part that is left
+    seconds: dict[str, list[float]] = defaultdict(list)  # of the runs that are done, by experiment
+    to_go: dict[str, float] = defaultdict(float)  # runs that are left; of a started run, the part that is left
     for planned in runs:
         experiment, variant, seed = (str(planned.settings[key]) for key in ("experiment", "variant", "seed"))
         row = cells.setdefault((experiment, variant), {"done": [], "running": [], "left": []})
         if done := planned.record:
             row["done"].append(seed)
-            seconds.append(done["training"]["wall_seconds"] + done.get("decoding", {}).get("seconds", 0.0))
+            decoding = done.get("decoding", {}).get("seconds", 0.0)
+            seconds[experiment].append(done["training"]["wall_seconds"] + decoding)
         elif planned.state == "diverged":
             row["done"].append(f"{seed} (diverged)")
         else:
-            to_go += 1 - planned.progress
+            to_go[experiment] += 1 - planned.progress
             if planned in running or planned.state == "started":
                 row["running"].append(f"{seed} ({planned.progress:.0%})")
             else:
@@ -169,9 +142,11 @@ def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
     above = ", ".join(filter(None, shared))
     table = terminal(Table("", columns, rows, shared=f"Every cell: {above}" if above else ""), terminal_width())
     caption = f"{len(runs) - len(_left(runs))} of {len(runs)} runs done"
-    if seconds and to_go:
-        usual = sum(seconds) / len(seconds)
-        caption += f", about {to_go * usual / 3600:.1f} hours to go at {usual / 60:.1f} minutes a run"
+    if to_go and to_go.keys() <= seconds.keys():
+        usual = {experiment: mean(seconds[experiment]) for experiment in to_go}
+        hours = sum(count * usual[experiment] for experiment, count in to_go.items()) / 3600
+        each = ", ".join(f"{minutes / 60:.1f} minutes a run of {experiment}" for experiment, minutes in usual.items())
+        caption += f", about {hours:.1f} hours to go at {each}, one at a time"
     return f"{table}\n\n{paragraph(caption, terminal_width())}"
 
 

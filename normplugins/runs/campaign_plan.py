@@ -30,7 +30,7 @@ class Planned:
     published: Path
 
     def __str__(self) -> str:
-        return f"{self.settings['variant']} seed {self.settings['seed']}"
+        return "{experiment} {variant} seed {seed}".format(**self.settings)
 
     @property
     def diverged(self) -> Path:

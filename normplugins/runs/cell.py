@@ -36,8 +36,9 @@ _FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_ta
 _GROUP_OF_VALUES = "reading"
 _LONGEST_NAME = 120  # a file system allows 255 bytes, and wandb and the record add to the name
 
-# The old and new value of settings, where both give the same result up to rounding and the same state in checkpoints. A
-# run that began with the old value continues with the new one. None: the setting did not exist.
+# Settings whose default has changed, with the old and the new value. Both give the same result up to rounding and the
+# same state in checkpoints, so a run that began with the old value resumes with the new one. None: the setting did not
+# exist yet.
 EQUIVALENT_VALUES = {
     "optimizer._name": ("adam", "fused_adam"),
     "criterion._name": ("label_smoothed_cross_entropy", "label_smoothed_nll"),

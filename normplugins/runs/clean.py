@@ -14,8 +14,7 @@ from normplugins.utils.files import sha256
 def unneeded(directory: Path) -> list[Path]:
     """Return the files that a finished run does not need: checkpoints to resume from, and what a kill left.
 
-    The checkpoints that the averaged and the best score belong to are not among them. They are read first, so that
-    nothing is deleted beside a damaged one.
+    The averaged and the best checkpoint stay. Both are loaded first; if one of them is damaged, nothing is deleted.
 
     Args:
         directory: the run's folder.

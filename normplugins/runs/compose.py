@@ -97,9 +97,8 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     if experiment not in experiments():
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()), tuple(CORPORA))
-    overrides = [item.lstrip("+") for item in overrides]  # every known key exists: nothing can be added
+    overrides = as_hydra_reads(overrides)
     refuse_keys(overrides)
-    overrides = quote_texts(overrides)
     try:
         config, choices = _compose(experiment, overrides)
         given = [item for item in overrides if not WARMUP.match(item)]
@@ -121,6 +120,11 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, experiment, overrides)) from error
     return config
+
+
+def as_hydra_reads(overrides: Sequence[str]) -> list[str]:
+    """Return overrides as Hydra takes them: special characters of texts quoted, and nothing to be added to a config."""
+    return quote_texts([item.lstrip("+") for item in overrides])  # every known key exists
 
 
 def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Choices]:

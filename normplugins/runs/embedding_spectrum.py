@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,12 @@ from torch import Tensor
 
 from normplugins.runs.folder import finished_run
 from normplugins.training import checkpoints
+from normplugins.utils.errors import UserError
+
+EMBEDDING = re.compile(
+    r".*embed_tokens\.weight|decoder\.vocabulary\.(embeddings|adaptive_input\.embeddings\.\d+\.0\.weight)"
+)
+"""The names of the embeddings in a checkpoint of a translation model, a transformer, and the tensorized transformer."""
 
 
 def measure_embeddings(directory: Path) -> Iterator[dict[str, Any]]:
@@ -23,15 +30,17 @@ def measure_embeddings(directory: Path) -> Iterator[dict[str, Any]]:
         directory: the folder of a finished run.
 
     Raises:
-        UserError: the folder holds no finished run, or its checkpoint is missing or damaged.
+        UserError: the folder holds no finished run, its checkpoint is missing or damaged, or has no embedding.
     """
     config, _ = finished_run(directory, "is not finished: run it to its end first")
     model = checkpoints.load(checkpoints.scored(directory, config.evaluate.average))["model"]
     measured: list[Tensor] = []
     for name, weight in model.items():
-        if not name.endswith("embed_tokens.weight") or any(torch.equal(weight, other) for other in measured):
+        if not EMBEDDING.fullmatch(name) or any(torch.equal(weight, other) for other in measured):
             continue
         measured.append(weight)
         run = {"experiment": config.experiment, "cell": config.variant, "seed": config.seed}
         for index, value in enumerate(torch.linalg.svdvals(weight.double()).tolist(), 1):
             yield {**run, "embedding": name.removesuffix(".weight"), "index": index, "singular_value": value}
+    if not measured:
+        raise UserError(f"the model of the run in {directory} has no embedding of a known name")

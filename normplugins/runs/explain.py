@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from normplugins.corpora import CORPORA
 from normplugins.norms import all_settings
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, flatten
-from normplugins.runs.compose import CONFIG_DIR, compose_config
+from normplugins.runs.compose import CONFIG_DIR, as_hydra_reads, compose_config
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.utils.terminal import say
@@ -48,6 +48,7 @@ def _source(key: str, sources: dict[str, str]) -> str:
 def sources_of(experiment: str, overrides: Sequence[str]) -> dict[str, str]:
     """Return where the value of each key is set: a file, ``default``, ``fairseq's default`` or ``command line``."""
     sources: dict[str, str] = {}
+    overrides = as_hydra_reads(overrides)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         loader: Any = GlobalHydra.instance().config_loader()
         parsed = loader.compute_defaults_list(experiment, list(overrides), RunMode.RUN)

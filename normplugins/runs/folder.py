@@ -152,7 +152,7 @@ def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity
     scoring = (*KINDS[config.task._name].RESCORABLE, "variant")  # these may change when training has ended
     settings = {key: str(value) for key, value in flatten(config) if key not in (*PLACES, *scoring)}
     return {
-        "cell": f"{config.experiment}/{config.norm.name}",  # the digest of the settings tells the rest of its name
+        "cell": f"{config.experiment}/{config.norm.name}",  # the digest covers all other settings
         "seed": config.seed,
         "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
         "corpus": corpus_digest(corpus.manifest)[:16],

@@ -1,4 +1,4 @@
-"""The runs at hand, as the small files in their folders tell them. Nothing here imports torch."""
+"""Finds runs on disk, and reads their states from config, log and record. Nothing here imports torch."""
 
 import os
 import re
@@ -35,9 +35,9 @@ class FoundRun:
         cell: the norm and the settings that differ from the experiment's.
         norm: the norm's name.
         seed: the seed.
-        state: one of ``STATES``: a process holds its lock; it has no record; it has a record; the record is published
-            too; a campaign published that its loss was not finite; its config or record cannot be read, or its record
-            has been edited.
+        state: one of ``STATES``. *running*: a process holds the lock; *stopped*: there is no record; *finished*: there
+            is one; *published*: it is published too; *diverged*: a campaign published that the loss was not finite;
+            *damaged*: the config or the record cannot be read, or the record was edited.
         updates: updates that were made.
         of: updates after which training ends at the latest; None if only patience ends it, or after the run.
         metric: name of the score; empty without one.

@@ -5,7 +5,7 @@ from typing import Any
 
 from normplugins.runs import folder
 from normplugins.runs.inventory import published_path
-from normplugins.runs.record import FORMAT
+from normplugins.runs.record import FORMAT, uncommitted
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import copy_file, sha256
 
@@ -51,10 +51,9 @@ def publish(directory: Path, results: Path, force: bool = False) -> Path:
 def _doubts(done: dict[str, Any], source: Path, target: Path) -> list[tuple[str, str]]:
     """Return why a record should not be published, each reason with what to do about it."""
     doubts = []
-    commits = [str(call["git_commit"]) for call in (done, *done.get("later", []))]
-    if changed := [commit for commit in commits if commit.endswith("+changes")]:
-        reason = f"{source} comes from code that is in no commit ({changed[0][:7]} with changes)"
-        doubts.append((reason, "commit the changes and start the run again with force=true"))
+    commits = [call["git_commit"] for call in (done, *done.get("later", []))]
+    if reason := next(filter(None, map(uncommitted, commits)), ""):
+        doubts.append((f"{source} comes from {reason}", "commit it and start the run again with force=true"))
     if target.exists() and not _same(source, target):
         doubts.append((f"{target} is another record of this cell and seed", "remove it if it is wrong"))
     return doubts

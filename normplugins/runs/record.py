@@ -5,18 +5,21 @@ import platform
 import subprocess
 from datetime import datetime, timezone
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import normplugins
+from normplugins import norms
 from normplugins.utils.files import sha256
 from normplugins.utils.paths import checkout
 
 FORMAT = 2
 """The format of written records; the report also reads older ones."""
+CODE = ("normplugins", "configs", "setup.py", "pyproject.toml", "requirements.txt")
+"""The files of a checkout on which a score can depend."""
 PACKAGES = ("torch", "fairseq", "hydra-core", "omegaconf", "sacrebleu", "sentencepiece", "subword-nmt", "sacremoses")
 
 
@@ -36,7 +39,8 @@ def hardware(cpu: bool, processes: int, threads: int | None = None) -> dict[str,
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this project, and of the packages that a score depends on."""
     found = {"python": platform.python_version(), "normplugins": normplugins.__version__}
-    for package in PACKAGES:
+    others = {entry.dist.name for entry in entry_points(group=norms.__name__) if entry.dist}  # they register norms
+    for package in (*PACKAGES, *sorted(others)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # then it was not used
@@ -58,16 +62,16 @@ def load() -> list[float]:
 
 @cache
 def git_commit() -> str | None:
-    """Return the commit of the running code, with ``+changes`` if tracked files differ from it.
+    """Return the commit of the running code, with ``+changes`` if code or configs differ from it.
 
-    For an installed wheel it is the version, such as ``v0.2.0``; None if the checkout is no git repository. The answer
-    is cached, because a process continues with the code that it started with.
+    For an installed wheel it is the version, such as ``v0.2.0``; None if the checkout is no git repository, or git
+    refuses to read it. The answer is cached, because a process continues with the code that it started with.
     """
     root = checkout()
     if root is None:
         return f"v{normplugins.__version__}"
-    # results/ changes with every published run and does not change what a run does
-    status = ["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)results"]
+    # A new file counts too: norms and configs are found by themselves.
+    status = ["status", "--porcelain", "--untracked-files=all", "--", *CODE]
     try:
         commit, changed = (
             subprocess.run(
@@ -78,6 +82,14 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}+changes" if changed else commit
+
+
+def uncommitted(commit: object) -> str:
+    """Return what a record's ``git_commit`` says against publishing it: the code is in no commit. Else return ""."""
+    if commit is None:
+        return "code of which git knows no commit"
+    text = str(commit)
+    return f"code that is in no commit ({text[:7]} with changes)" if text.endswith("+changes") else ""
 
 
 def without_absolute_paths(value: Any) -> Any:

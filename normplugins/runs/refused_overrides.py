@@ -20,7 +20,7 @@ def refuse_keys(overrides: Sequence[str]) -> None:
 def refuse_contradicting_placement(config: DictConfig, overrides: Sequence[str]) -> None:
     """Raise UserError for an override of ``model.normalize_before`` that ``model.placement`` contradicts.
 
-    The recipes set this key for every model, so that only an override shows that somebody relies on it.
+    The recipes always set this key, so it is refused only if an override sets it.
     """
     placement, before = config.model.get("placement"), config.model.get("normalize_before")
     contradicts = placement in PLACEMENTS and PLACEMENTS[placement].before != before
@@ -32,7 +32,7 @@ def refuse_contradicting_placement(config: DictConfig, overrides: Sequence[str])
 def refuse_unread_warmup(config: DictConfig, overrides: Sequence[str]) -> None:
     """Raise UserError for an override of the warmup of the last norm if the model has no such norm, or no warmup.
 
-    The recipes set this key for every model, so that only an override shows that somebody relies on it.
+    The recipes always set this key, so it is refused only if an override sets it.
     """
     key = "model.final_norm_warmup_updates"
     if not _sets(overrides, key):

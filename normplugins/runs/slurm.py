@@ -58,7 +58,7 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
         raise UserError(f"hardware.slurm.gpus={settings.gpus}: hardware.processes={settings.gpus} uses that many GPUs")
     if shutil.which("sbatch") is None:
         raise UserError("hardware=slurm: there is no sbatch command here. Call this on a login node of the cluster")
-    left = []
+    jobs, left = [], []  # jobs: of earlier calls
     with hold_lock(LOGS / "lock", lambda holder: print(f"waiting for process {holder}, which submits jobs")):
         queued = queued_runs()
         for overrides, config in zip(cells, configs, strict=True):
@@ -67,27 +67,33 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
                 print(f"{title}: already complete, in {config.run_dir} (force=true runs it again)")
             elif found := queued.get(os.path.realpath(config.run_dir)):
                 print(f"{title}: already queued or running, as job {found} (scancel {found} ends it)")
+                jobs.append(found)
             else:
                 left.append((title, [experiment, *in_job(overrides, config)], config))
-        if not left:
-            return
-        text = script(experiment, [arguments for _, arguments, _ in left], settings)
-        done = subprocess.run(["sbatch", "--parsable"], input=text, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise UserError(f"Slurm refuses the jobs: {done.stderr.strip()}")
-        job = done.stdout.strip().partition(";")[0]  # the name of a cluster may follow
-        folders = {f"{job}_{task}": os.path.realpath(config.run_dir) for task, (_, _, config) in enumerate(left)}
-        write_json(LOGS / f"{job}.json", folders)
+        if left:
+            jobs.append(_submit(experiment, left, settings))
+    if wait and jobs:
+        try:
+            _wait_for(",".join(jobs))
+        except KeyboardInterrupt as interrupt:
+            raise UserError("no longer waiting; the jobs continue") from interrupt
+        if lost := [config.run_dir for config in configs if not folder.completed(config)]:
+            raise UserError(f"the jobs have ended, and {len(lost)} of {len(configs)} runs are not complete: {lost[0]}")
+
+
+def _submit(name: str, left: Sequence[tuple[str, Sequence[str], DictConfig]], settings: DictConfig) -> str:
+    """Submit a job array with a task for each title, arguments and config of ``left``; return its job id."""
+    text = script(name, [arguments for _, arguments, _ in left], settings)
+    done = subprocess.run(["sbatch", "--parsable"], input=text, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(f"Slurm refuses the jobs: {done.stderr.strip()}")
+    job = done.stdout.strip().partition(";")[0]  # the name of a cluster may follow
+    folders = {f"{job}_{task}": os.path.realpath(config.run_dir) for task, (_, _, config) in enumerate(left)}
+    write_json(LOGS / f"{job}.json", folders)
     for task, (title, _, config) in enumerate(left):
         print(f"job {job}_{task}: {title} in {config.run_dir}, log {LOGS}/{job}_{task}.log")
     print(f"{len(left)} submitted: squeue --job {job} shows which wait and run, scancel {job} ends them")
-    if wait:
-        try:
-            _wait_for(job)
-        except KeyboardInterrupt as interrupt:
-            raise UserError("no longer waiting; the jobs continue") from interrupt
-        if lost := [f"{job}_{task}" for task, (_, _, config) in enumerate(left) if not folder.completed(config)]:
-            raise UserError(f"{len(lost)} of {len(left)} jobs ended before their runs were complete: {', '.join(lost)}")
+    return job
 
 
 def queued_runs() -> dict[str, str]:
@@ -138,11 +144,11 @@ def script(name: str, cells: Sequence[Sequence[str]], settings: DictConfig) -> s
     )
 
 
-def _wait_for(job: str) -> None:
-    """Wait until no task of a job array is in the queue, whether waiting, running or requeued."""
+def _wait_for(jobs: str) -> None:
+    """Wait until none of these jobs (ids with commas) is in the queue, whether waiting, running or requeued."""
     while True:
-        queue = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False)
-        forgotten = "Invalid job id" in queue.stderr  # the job ended long ago
+        queue = subprocess.run(["squeue", "--noheader", "--jobs", jobs], capture_output=True, text=True, check=False)
+        forgotten = "Invalid job id" in queue.stderr  # the only job ended long ago
         if forgotten or (queue.returncode == 0 and not queue.stdout.strip()):
             return
         time.sleep(POLL_SECONDS)

@@ -28,7 +28,7 @@ def complain(message: str) -> int:
     return 1
 
 
-def count_refused(items: Iterable[T], work: Callable[[T], object], alone: bool) -> int:
+def run_each(items: Iterable[T], work: Callable[[T], object], alone: bool) -> int:
     """Call ``work`` with each item, print the UserErrors, and return their number; if ``alone``, raise the first."""
     refused = 0
     for item in items:

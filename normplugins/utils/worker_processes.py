@@ -59,23 +59,6 @@ def call_in_subprocess(function: Callable[[], Result]) -> Result:
 
 
 @contextmanager
-def spawn_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Open a pool of processes that inherit nothing, so that each may use the GPU.
-
-    They get SIGTERM if the block is left by an exception, and when this process ends.
-    """
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_spawned)
-    try:
-        yield pool
-    except BaseException:
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
 def _pool(function: Callable[[Any], Any], workers: int) -> Iterator[ProcessPoolExecutor]:
     # Forked, because a fresh interpreter would have to import torch and fairseq first.
     context = multiprocessing.get_context("fork")
@@ -90,27 +73,18 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    _at_end_of_parent(lambda: os._exit(1))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _start_spawned() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _at_end_of_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(item: Any) -> Any:
     return _function(item)
-
-
-def _at_end_of_parent(call: Callable[[], None]) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        call()
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 _function: Callable[[Any], Any]

@@ -70,7 +70,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
     with pytest.raises(UserError, match="layerz"):
         composed("ln", ["model.encoder_layerz=2"])
     with pytest.raises(UserError, match="no GPU"):
-        composed("ln", ["hardware=gpu1"])
+        composed("ln", ["hardware=gpu8"])
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def write_plan(place, *blocks, **keys):
 
 
 def run_campaign(folder, *arguments, at=None):
-    return command(["campaign", "plan.yaml", *arguments], folder, at)
+    return command(["campaign", "plan.yaml", "--force", *arguments], folder, at)
 
 
 def outcomes(folder):
@@ -95,16 +96,13 @@ def test_a_campaign_killed_three_times_ends_with_the_same_results(unbroken, tmp_
 
 
 @pytest.mark.slow
-def test_runs_at_the_same_time_give_the_same_results_and_one_may_fail(unbroken, tmp_path):
-    plan = write_plan(tmp_path, {**BLOCK, "cells": ["norm=rms", *BLOCK["cells"]]})
-    taken = tmp_path / read_plan(plan)[0].run_dir
-    taken.mkdir(parents=True)
-    (taken / "config.yaml").write_text(OTHER_CONFIG, encoding="utf-8")
-    (taken / "checkpoint_last.pt").touch()
-    status, said = run_campaign(tmp_path, "--jobs", "2")
-    assert (status, "2 of 3 runs done" in said, "a run with other settings" in said) == (1, True, True), said
+def test_campaigns_at_the_same_time_share_the_runs(unbroken, tmp_path):
+    write_plan(tmp_path, BLOCK)
+    with ThreadPoolExecutor() as pool:
+        calls = list(pool.map(run_campaign, [tmp_path] * 2))
+    assert {status for status, _ in calls} <= {0, 75}, calls
+    assert 0 in {status for status, _ in calls}, calls
     assert differences(outcomes(tmp_path), outcomes(unbroken[0])) == []
-    assert len(list(tmp_path.glob("runs/demo/*/seed1.log"))) == 3
 
 
 @pytest.mark.slow

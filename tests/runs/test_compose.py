@@ -181,7 +181,7 @@ def test_hardware_does_not_change_the_cell():
     [
         ("norm=nope", ["norm 'nope'", *NORMS]),
         ("corpus=nope", ["corpus 'nope'", "custom", "demo", "iwslt14", "multi30k"]),
-        ("hardware=nope", ["hardware 'nope'", "auto", "cpu", "gpu1"]),
+        ("hardware=nope", ["hardware 'nope'", "auto", "cpu", "gpu8"]),
         ("tracking=nope", ["tracking 'nope'", "none", "wandb"]),
         ("nope=1", ["'nope'", "norm", "seed", "corpus", "evaluate"]),
         ("model.encoder_layer=3", ["'model.encoder_layer'", "did you mean model.encoder_layers", "dropout"]),

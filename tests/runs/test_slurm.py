@@ -132,9 +132,17 @@ def test_errors_of_slurm_are_one_line(cluster, refused):
 def test_wait_names_jobs_that_ended_before_their_runs(cluster, refused, monkeypatch):
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
     cluster.fake("squeue", f"[ -e {cluster.folder}/asked ] || echo 7_0; : > {cluster.folder}/asked")
-    assert "2 of 2 jobs ended before their runs were complete: 7_0, 7_1" in refused(
+    assert "the jobs have ended, and 2 of 2 runs are not complete: runs/demo/" in refused(
         "run", "demo", "-m", "norm=ln,bn", "--wait", *SLURM
     )
+
+
+def test_wait_includes_jobs_of_earlier_calls(cluster, normplugins, refused, monkeypatch):
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
+    assert normplugins("run", "demo", "norm=ln", *SLURM)[0] == 0
+    (cluster.folder / "queue").write_text("7_0\n")
+    cluster.fake("squeue", f"/bin/cat {cluster.folder}/queue; : > {cluster.folder}/queue")
+    assert "1 of 1 runs are not complete" in refused("run", "demo", "norm=ln", "--wait", *SLURM)
 
 
 def test_a_complete_cell_is_shown_and_not_submitted(trained, cluster, normplugins, monkeypatch):

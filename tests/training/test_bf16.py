@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.plan import made_up
+from normplugins.runs.dry_run import made_up
 from normplugins.training.trainer import Trainer
 from tests.helpers.runs import TINY, differences, load, whole_and_broken
 

@@ -16,7 +16,7 @@ def share(processes, batches, *overrides):
     return list(config.optimization.update_freq)
 
 
-@pytest.mark.parametrize(("hardware", "processes"), [("gpu1", 1), ("gpu8", 8)])
+@pytest.mark.parametrize(("hardware", "processes"), [("auto", 1), ("gpu8", 8)])
 def test_an_update_of_wmt14_has_the_same_tokens_on_any_number_of_gpus(hardware, processes):
     config = compose_config("wmt14", [f"hardware={hardware}"])
     assert config.distributed_training.distributed_world_size == processes

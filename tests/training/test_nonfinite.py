@@ -5,7 +5,7 @@ import torch
 
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.plan import made_up
+from normplugins.runs.dry_run import made_up
 from normplugins.training.nonfinite import first_nonfinite_state, locate
 from normplugins.training.trainer import Trainer
 from tests.helpers.runs import TINY

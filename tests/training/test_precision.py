@@ -6,7 +6,7 @@ import torch
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.plan import made_up
+from normplugins.runs.dry_run import made_up
 from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import UserError
 from tests.helpers.runs import TINY, differences, load, whole_and_broken

@@ -9,7 +9,16 @@ from torch import nn
 
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.plan import CorpusSize, Step, corpus_size, describe, made_up, make_plan, measure, saved_bytes
+from normplugins.runs.dry_run import (
+    CorpusSize,
+    Step,
+    corpus_size,
+    describe,
+    dry_run_rows,
+    made_up,
+    measure,
+    saved_bytes,
+)
 from normplugins.utils.errors import UserError
 from tests.helpers.runs import TINY, TINY_LM, files
 
@@ -23,13 +32,13 @@ def first_epoch(record):
 
 
 def updates_of_an_epoch(rows):
-    (updates,) = re.fullmatch(r"at least ([\d,]+) updates", rows["an epoch"]).groups()
+    (updates,) = re.fullmatch(r"at least ([\d,]+) updates, [\d:]+ at the measured speed", rows["an epoch"]).groups()
     return int(updates.replace(",", ""))
 
 
 def test_a_plan_of_a_prepared_translation_agrees_with_its_run(trained):
     before = files(trained.folder)
-    rows = make_plan(compose("demo", "norm=pn", *TINY, f"data_dir={trained.data_dir}"))
+    rows = dry_run_rows(compose("demo", "norm=pn", *TINY, f"data_dir={trained.data_dir}"))
     record = trained.record
     assert rows["parameters"] == f"{record['training']['parameters']:,}"
     assert rows["dictionary"] == f"{record['corpus']['dictionary_types']} types"
@@ -42,7 +51,7 @@ def test_a_plan_of_a_prepared_translation_agrees_with_its_run(trained):
 
 def test_a_plan_of_a_prepared_text_agrees_with_its_run(transformer_lm, at_home):
     at_home(transformer_lm.folder)
-    rows = make_plan(compose("ptb", *TINY_LM, "architecture=transformer", "model.attention_heads=2"))
+    rows = dry_run_rows(compose("ptb", *TINY_LM, "architecture=transformer", "model.attention_heads=2"))
     assert rows["parameters"] == f"{transformer_lm.record['training']['parameters']:,}"
     assert updates_of_an_epoch(rows) == first_epoch(transformer_lm.record)
 
@@ -64,7 +73,7 @@ def test_the_rows_of_a_plan():
     rows = describe(compose("wmt14", "hardware=cpu", "optimization.max_update=300000"), SIZE, STEP)
     assert rows["parameters"] == "209,137,664"
     assert rows["training text"].startswith("137,628,246 tokens, 4,500,966 sentences")
-    assert rows["an epoch"] == "at least 263 updates"
+    assert rows["an epoch"] == "at least 263 updates, 3 days, 5:04:36 at the measured speed"
     assert rows["the end"] == "after update 300,000 or 11 epochs without a better validation loss"
     total = "parameters 0.84 GB, gradients 0.84 GB, optimizer 1.67 GB"
     assert rows["memory"] == f"at least 12.35 GB a process: {total}, activations 9.00 GB"
@@ -101,7 +110,7 @@ def test_a_plan_on_the_command_line_leaves_nothing_behind(normplugins, refused, 
     assert len(re.findall(r"^  parameters +[\d,]+ *$", out, re.MULTILINE)) == 2
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="at least 1"):
-        make_plan(compose("demo", "evaluate.beam=0"))
+        dry_run_rows(compose("demo", "evaluate.beam=0"))
     assert "beam" in refused("run", "demo", "dry_run=true", "evaluate.beam=0")
 
 

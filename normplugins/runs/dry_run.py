@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,18 @@ class Step:
     peak: int | None  # largest number of bytes allocated on the GPU; None on a CPU
 
 
-def show_plan(config: DictConfig) -> None:
+def show_dry_run(config: DictConfig) -> None:
     """Print the size of a run.
 
     Raises:
         UserError: the run would be refused.
     """
-    rows = make_plan(config)
+    rows = dry_run_rows(config)
     print(f"{run_title(config)}: a plan. Nothing is downloaded, trained or written.\n")
     print(definitions(rows, terminal_width()))
 
 
-def make_plan(config: DictConfig) -> dict[str, str]:
+def dry_run_rows(config: DictConfig) -> dict[str, str]:
     """Check a config, measure a training step, and return the rows of the printed table.
 
     Raises:
@@ -105,13 +106,17 @@ def describe(config: DictConfig, size: CorpusSize, step: Step) -> dict[str, str]
     }
     total = f"at least {_size(sum(step.memory.values()))}" if step.peak is None else f"at most {_size(step.peak)}"
     purposes = ", ".join(f"{name} {_size(count)}" for name, count in step.memory.items())
+    epoch = ""
+    if size.tokens:
+        took = timedelta(seconds=round(size.tokens / step.tokens * step.seconds / processes))
+        epoch = f"at least {math.ceil(size.tokens / (batch * batches)):,} updates, {took} at the measured speed"
     device = f"CPU, threads: {torch.get_num_threads()}" if on_cpu(config) else torch.cuda.get_device_name()
     rows = {
         "parameters": f"{step.parameters:,}",
         "dictionary": f"{size.types:,} types",
         "training text": f"{known} ({size.source})",
         "an update": f"at most {batch * batches:,} tokens: {batches} batches of {batch:,} in {processes} process(es)",
-        "an epoch": f"at least {math.ceil(size.tokens / (batch * batches)):,} updates" if size.tokens else "",
+        "an epoch": epoch,
         "the end": f"after {' or '.join(text for text, is_set in limits.items() if is_set)}",
         "memory": f"{total} a process: {purposes}",
         "a measured step": f"{step.seconds:.2f} s, {step.tokens / step.seconds:,.0f} tokens/s with {step.tokens:,} "
