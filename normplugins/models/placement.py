@@ -21,7 +21,8 @@ class Placement:
 
     Attributes:
         before: the input of each sublayer is normalized, and the end of the stack.
-        inside: the output of each sublayer is normalized before the sum; if not ``before``, the sum is.
+        inside: a second norm is applied to the output of each sublayer, before the residual is added. Without
+            ``before``, the sum itself is normalized (post-norm).
         embeddings: the embeddings are normalized.
         scale: alpha, the factor of the residual.
         gain: beta, the factor of the initial weights of values, outputs and feed-forward layers; None leaves a

@@ -23,6 +23,7 @@ from normplugins.norms.registry import (
     known_norms,
     register_norm,
     sees_sentence,
+    updates_in_backward,
     warms_up_apart,
 )
 from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
@@ -60,6 +61,7 @@ __all__ = [
     "sees_sentence",
     "setting",
     "swap_norms",
+    "updates_in_backward",
     "using_batch_statistics",
     "using_padding_mask",
     "warms_up_apart",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from normplugins.norms.base import Norm, check_input
+from normplugins.norms.base import Norm, check_input, in_wider_dtype
 from normplugins.norms.registry import register_norm
 
 
@@ -17,7 +17,8 @@ class Affine(Norm):
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Scale and shift x (..., C). Tokens are independent, so the padding mask is not read."""
         check_input(x, self.dim, flat=False)
-        return torch.addcmul(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
+        rows, weight, bias = in_wider_dtype(x, self.weight, self.bias)
+        return torch.addcmul(bias, rows, weight).to(x.dtype)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias in float64."""

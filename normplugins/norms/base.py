@@ -1,6 +1,6 @@
 """The base class of the norms."""
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -27,10 +27,16 @@ def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
         raise TypeError(f"a norm takes floating-point numbers, not {x.dtype}")
 
 
+def in_wider_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
+    """Return x and parameters in the wider of their dtypes, so that no float32 weight is rounded to bfloat16 inputs."""
+    dtype = torch.promote_types(x.dtype, parameters[0].dtype)
+    return [each.to(dtype) for each in (x, *parameters)]
+
+
 class Norm(nn.Module):
     """Base class of norms with ``weight`` and ``bias`` (C,), which start at 1 and 0.
 
-    Each setting is an attribute too, as in PyTorch's own norms.
+    Each setting is an attribute that may be changed, as in PyTorch's own norms. ``settings`` holds the initial values.
 
     Raises:
         ValueError: with ``group_scaling``, the groups do not divide dim.
@@ -54,5 +60,6 @@ class Norm(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings: ``512, eps=1e-05, ...``."""
-        shown = asdict(self.settings) | ({"batch_first": True} if self.batch_first else {})
+        shown = {each.name: getattr(self, each.name) for each in fields(self.settings)}
+        shown |= {"batch_first": True} if self.batch_first else {}
         return ", ".join([str(self.dim), *(f"{key}={value}" for key, value in shown.items())])

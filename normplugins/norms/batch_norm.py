@@ -54,20 +54,22 @@ class BatchNorm(Dispatched, BatchMomentsNorm):
         ValueError: the groups of group scaling do not divide dim.
     """
 
-    settings: BatchNormSettings
+    group_scaling: bool
+    groups: int
+    padding_filled: bool
 
     def __init__(self, dim: int, settings: BatchNormSettings) -> None:
         super().__init__(dim, settings)
-        self.accepts_deferred = not (settings.group_scaling or settings.padding_filled)
+        self.accepts_residual_sum = not (settings.group_scaling or settings.padding_filled)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
-        if self.settings.group_scaling:
-            rows = scale_groups(rows, self.settings.groups, self.eps)
+        if self.group_scaling:
+            rows = scale_groups(rows, self.groups, self.eps)
         token, tokens = real, count_tokens(rows, real)
-        if self.settings.padding_filled and real is not None:
+        if self.padding_filled and real is not None:
             rows, real = torch.where(real, rows, mean_over(rows, tokens)), None
         if self.training:
             count = count_tokens(rows, real)
@@ -85,5 +87,5 @@ class BatchNorm(Dispatched, BatchMomentsNorm):
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
         """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
-        refuse_group_scaling(self.settings.group_scaling)
+        refuse_group_scaling(self.group_scaling)
         return super().fixed_affine()

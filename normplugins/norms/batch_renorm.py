@@ -43,7 +43,11 @@ class BatchRenorm(BatchMomentsNorm):
     """
 
     num_updates: Tensor
-    settings: BatchRenormSettings
+    warmup_updates: int
+    r_max: float
+    d_max: float
+    r_max_updates: int
+    d_max_updates: int
 
     def __init__(self, dim: int, settings: BatchRenormSettings) -> None:
         super().__init__(dim, settings)
@@ -69,8 +73,8 @@ class BatchRenorm(BatchMomentsNorm):
         if recomputing() and self._correction is not None:
             return self._correction
         sigma = torch.sqrt(self.running_var + self.eps)
-        r_max = 1 + (self.settings.r_max - 1) * self._progress(self.settings.r_max_updates)
-        d_max = self.settings.d_max * self._progress(self.settings.d_max_updates)
+        r_max = 1 + (self.r_max - 1) * self._progress(self.r_max_updates)
+        d_max = self.d_max * self._progress(self.d_max_updates)
         r = torch.sqrt(var + self.eps) / sigma
         r = torch.maximum(torch.minimum(r, r_max), r_max.reciprocal())
         d = (mean - self.running_mean) / sigma
@@ -80,7 +84,7 @@ class BatchRenorm(BatchMomentsNorm):
 
     def _progress(self, end: int) -> Tensor:
         """Return how far a bound is between the end of the warmup, 0, and the update ``end``, 1; a scalar tensor."""
-        begin = self.settings.warmup_updates
+        begin = self.warmup_updates
         done = (self.num_updates - begin).to(self.running_var.dtype) / max(end - begin, 1)
         return torch.where(self.num_updates < begin, 0, done if end > begin else torch.ones_like(done)).clamp(0, 1)
 

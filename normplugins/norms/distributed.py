@@ -13,9 +13,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+def process_count() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def several_processes() -> bool:
     """Whether this process trains together with others."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return process_count() > 1
 
 
 class _Sum(torch.autograd.Function):

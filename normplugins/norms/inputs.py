@@ -87,7 +87,10 @@ def _check_mask(norm: Any, shape: torch.Size, mask: Tensor) -> None:
 
 
 def _batch_first(forward: Forward, norm: Any, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """Normalize x (B, T, C), with padding_mask (B, T). The order of the tokens matters to no norm but ``instance``."""
+    """Normalize x (B, T, C), with padding_mask (B, T).
+
+    Only ``instance`` needs to know which tokens form a sentence, so all other norms get flat rows.
+    """
     if x.is_nested:
         return _each_sentence(forward, norm, x)
     if x.dim() != 3:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from normplugins.norms.base import Norm
+from normplugins.norms.base import Norm, in_wider_dtype
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings
 
@@ -14,5 +14,5 @@ class LayerNorm(Norm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        return F.layer_norm(x, (self.dim,), weight, bias, self.eps).to(x.dtype)
+        rows, weight, bias = in_wider_dtype(x, self.weight, self.bias)
+        return F.layer_norm(rows, (self.dim,), weight, bias, self.eps).to(x.dtype)

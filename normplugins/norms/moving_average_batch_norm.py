@@ -9,9 +9,9 @@ The backward of z projects with the window's average m of the batches' mean(g z)
     g = weight r dL/dy      dL/dx = (g - m z) / sqrt(phi + eps)
 
 Before update ``warmup_updates``, and in the first ``window`` updates, phi and m are the batch's own. In the first
-``warmup_updates`` updates, and at least the first 1,000, r = 1. At evaluation phi is the running one. The paper also
-centres the weights of the convolution in front of the norm. This is left out, because in a transformer no linear map
-stands directly in front of a norm.
+``warmup_updates`` updates, and at least the first ``ratio_from``, r = 1. At evaluation phi is the running one. The
+paper also centres the weights of the convolution in front of the norm. This is left out: in a pre- or post-norm
+transformer no linear map stands directly in front of a norm (with ``sandwich`` and ``peri`` one does).
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,6 @@ from normplugins.norms.settings import EpsSettings, RunningSettings, setting
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
 from normplugins.norms.torch_compile import opaque_copy
 
-RATIO_FROM = 1000  # updates without a ratio to the running quadratic mean, in both released codes
 LARGEST_RATIO = 5.0
 
 
@@ -20,6 +19,9 @@ class WindowSettings(RunningSettings, EpsSettings):
     """Settings of a norm with windows of statistics."""
 
     window: int = setting(4, "batches whose statistics are averaged", minimum=1)
+    ratio_from: int = setting(
+        1000, "the update from which, after the warmup, the ratio to the running quadratic mean is used", minimum=0
+    )
 
 
 class Scales(NamedTuple):
@@ -99,6 +101,7 @@ class WindowNorm(RunningNorm):
     window_gz: Tensor
     num_updates: Tensor
     window: int
+    ratio_from: int
     warmup_updates: int
 
     def __init__(self, dim: int, settings: WindowSettings) -> None:
@@ -142,7 +145,7 @@ class WindowNorm(RunningNorm):
         average = self.average(torch.where(count > 0, phi, self.running_phi.to(phi.dtype)))
         scale = torch.rsqrt(average.phi + self.eps)
         ratio = (torch.rsqrt(self.running_phi + self.eps) / scale).clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
-        with_ratio = average.smooth & (self.num_updates >= max(RATIO_FROM, self.warmup_updates))
+        with_ratio = average.smooth & (self.num_updates >= max(self.ratio_from, self.warmup_updates))
         ratio = torch.where(with_ratio, ratio, torch.ones_like(ratio))
         self._latest = Scales(*(opaque_copy(each) for each in (scale, ratio, average.smooth, average.skipped)))
         self.update_running_stats(count, phi)
@@ -160,8 +163,7 @@ class WindowNorm(RunningNorm):
         """Return m (C,) for the batch's mean(g z) (C,) over ``count`` tokens, and update the backward's statistics."""
         count, projection = self.synchronize(count, projection)
         m = self.average_projection(projection.to(self.window_gz.dtype), smooth, skipped)["m"]
-        if not self._estimating:
-            self._apply_step("step_backward", count, projection)
+        self.update_after_backward(count, projection)
         return m
 
     def step_backward(self, count: Tensor, *moments: Tensor) -> None:

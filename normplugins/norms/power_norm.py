@@ -62,7 +62,9 @@ class PowerNormSettings(GroupScalingSettings, KernelSettings, RunningSettings, E
         True, "padding is normalized like a token and counts in the means of the backward, dL/dweight and dL/dbias"
     )
     unscaled_nu: bool = setting(
-        True, "ema_gz adds mean(x~ x^) without the factor (1 - alpha_bkw) and so holds nu / (1 - alpha_bkw)"
+        True,
+        "how ema_gz stores nu: on, as nu / (1 - alpha_bkw), so that mean(x~ x^) is added without a factor; off, as nu. "
+        "Results are the same up to rounding",
     )
 
 
@@ -135,7 +137,15 @@ class PowerNorm(Dispatched, RunningNorm):
     running_phi: Tensor
     ema_gz: Tensor
     num_updates: Tensor
-    settings: PowerNormSettings
+    alpha_fwd: float
+    alpha_bkw: float
+    warmup_updates: int
+    group_scaling: bool
+    groups: int
+    double_update: bool
+    batch_backward: bool
+    padding_in_backward: bool
+    unscaled_nu: bool
 
     def __init__(self, dim: int, settings: PowerNormSettings) -> None:
         needs = "needs this batch's statistics; set warmup_updates=0 and batch_backward=false, or use sync=batch"
@@ -148,18 +158,18 @@ class PowerNorm(Dispatched, RunningNorm):
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""
         rows, real = token_rows(x, padding_mask, self.dim)
-        if not self.settings.padding_in_backward:
+        if not self.padding_in_backward:
             rows = zero_padding(rows, real)
-        if self.settings.group_scaling:
-            rows = scale_groups(rows, self.settings.groups, self.eps)
+        if self.group_scaling:
+            rows = scale_groups(rows, self.groups, self.eps)
         y = self._train(rows, real) if self.training else self.affine(rows, torch.rsqrt(self.running_phi + self.eps))
-        if not self.settings.padding_in_backward:
+        if not self.padding_in_backward:
             y = zero_padding(y, real)
         return y.view(x.shape).to(x.dtype)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
         """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
-        refuse_group_scaling(self.settings.group_scaling)
+        refuse_group_scaling(self.group_scaling)
         return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()
 
     def _train(self, rows: Tensor, real: Tensor | None) -> Tensor:
@@ -168,7 +178,7 @@ class PowerNorm(Dispatched, RunningNorm):
             batch_phi = mean_over(zero_padding(rows, real).square(), count)
             scale, scale_backward = self.update_quadratic_mean(count, batch_phi)
             scale_backward = scale_backward.clone()  # it may be ``scale``, and a compiler accepts no tensor twice
-            positions = count_tokens(rows, None if self.settings.padding_in_backward else real)
+            positions = count_tokens(rows, None if self.padding_in_backward else real)
         y: Tensor = _ApproximateBackward.apply(  # type: ignore[no-untyped-call]
             rows, self.weight.to(rows.dtype), self.bias.to(rows.dtype), scale, scale_backward, positions, self
         )
@@ -183,18 +193,18 @@ class PowerNorm(Dispatched, RunningNorm):
         ``scale`` is the result of :meth:`known_scale`, if the caller has already called it.
         """
         count, batch_phi = self.synchronize(count, batch_phi)
-        if self.settings.warmup_updates or self.settings.batch_backward:
+        if self.warmup_updates or self.batch_backward:
             batch_phi = opaque_copy(torch.where(count > 0, batch_phi, self.running_phi.to(batch_phi.dtype)))
         if scale is None:
             scale = self.known_scale()
         if scale is None:
-            phi = torch.where(self.num_updates < self.settings.warmup_updates, batch_phi, self.running_phi)
+            phi = torch.where(self.num_updates < self.warmup_updates, batch_phi, self.running_phi)
             scale = torch.rsqrt(phi + self.eps)
         if not recomputing() or self._scale is None:
             self._scale = opaque_copy(scale)
             self.update_running_stats(count, batch_phi)
         scale = self._scale.to(batch_phi.dtype)
-        return scale, torch.rsqrt(batch_phi + self.eps) if self.settings.batch_backward else scale
+        return scale, torch.rsqrt(batch_phi + self.eps) if self.batch_backward else scale
 
     def known_scale(self) -> Tensor | None:
         """Return 1 / psi (C,) of this forward, or None if it may depend on the batch."""
@@ -204,36 +214,33 @@ class PowerNorm(Dispatched, RunningNorm):
 
     def _may_warm_up(self) -> bool:
         """Whether the warmup may still be going on; it is known on a CPU only, as the host must not wait for a GPU."""
-        if not self.settings.warmup_updates or not self.num_updates.is_cpu or torch.compiler.is_compiling():
-            return bool(self.settings.warmup_updates)
-        return int(self.num_updates) < self.settings.warmup_updates
+        if not self.warmup_updates or not self.num_updates.is_cpu or torch.compiler.is_compiling():
+            return bool(self.warmup_updates)
+        return int(self.num_updates) < self.warmup_updates
 
     def step(self, count: Tensor, *moments: Tensor) -> None:
         """Update psi^2 and the update count with a batch's psi^2, if the batch has a token."""
         phi, counts = self.running_phi, count > 0
         batch = moments[0].to(phi.dtype)
-        newest = (1 - self.settings.alpha_fwd) * counts.to(phi.dtype)
+        newest = (1 - self.alpha_fwd) * counts.to(phi.dtype)
         if self._may_warm_up():
             t = self.num_updates + 1
-            warming = counts & (t < self.settings.warmup_updates)
+            warming = counts & (t < self.warmup_updates)
             phi.lerp_(batch, torch.where(warming, t.to(phi.dtype).reciprocal(), 0))
-            newest = newest if self.settings.double_update else torch.where(warming, 0, newest)
+            newest = newest if self.double_update else torch.where(warming, 0, newest)
         phi.lerp_(batch, newest)
         self.num_updates.add_(counts)
 
     @property
     def nu(self) -> Tensor:
         """A copy of the running quantity of the backward, (C,)."""
-        return self.ema_gz * (1 - self.settings.alpha_bkw) if self.settings.unscaled_nu else self.ema_gz.clone()
+        return self.ema_gz * (1 - self.alpha_bkw) if self.unscaled_nu else self.ema_gz.clone()
 
     @torch.no_grad()
     def update_nu(self, positions: Tensor, projection: Tensor) -> None:
         """Update nu with mean(x~ x^) (C,) over ``positions`` positions, now or at the end of the update."""
-        if not self._estimating:
-            self._apply_step("step_backward", *self.synchronize(positions, projection))
+        self.update_after_backward(*self.synchronize(positions, projection))
 
     def step_backward(self, positions: Tensor, projection: Tensor) -> None:  # noqa: ARG002
         """Set nu = nu + (1 - a) mean(x~ x^)."""
-        self.ema_gz.add_(
-            projection.to(self.ema_gz.dtype), alpha=1.0 if self.settings.unscaled_nu else 1 - self.settings.alpha_bkw
-        )
+        self.ema_gz.add_(projection.to(self.ema_gz.dtype), alpha=1.0 if self.unscaled_nu else 1 - self.alpha_bkw)

@@ -43,19 +43,25 @@ class PowerNormV(Dispatched, RunningNorm):
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
     running_phi: Tensor
-    settings: PowerNormVSettings
+    alpha_fwd: float
+    group_scaling: bool
+    groups: int
 
     def __init__(self, dim: int, settings: PowerNormVSettings) -> None:
         super().__init__(dim, settings)
-        self.momentum = 1 - settings.alpha_fwd
         self.add_statistic("running_phi", 1.0)
+
+    @property
+    def momentum(self) -> float:  # type: ignore[override]
+        """The weight of the batch in psi^2."""
+        return 1 - self.alpha_fwd
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, update the running quadratic mean."""
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
-        if self.settings.group_scaling:
-            rows = scale_groups(rows, self.settings.groups, self.eps)
+        if self.group_scaling:
+            rows = scale_groups(rows, self.groups, self.eps)
         phi = self.running_phi
         if self.training:
             count = count_tokens(rows, real)
@@ -66,5 +72,5 @@ class PowerNormV(Dispatched, RunningNorm):
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
         """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
-        refuse_group_scaling(self.settings.group_scaling)
+        refuse_group_scaling(self.group_scaling)
         return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()

@@ -198,6 +198,11 @@ def has_statistics(name: str) -> bool:
     return name in _NORMS and "per_update" in _NORMS[name].declared
 
 
+def updates_in_backward(name: str) -> bool:
+    """Whether this norm keeps a statistic of gradients from one batch to the next; False for an unknown one."""
+    return name in _NORMS and bool(getattr(_NORMS[name].module, "updates_in_backward", False))
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether the module is a registered norm."""
     return any(type(module) is entry.module for entry in _NORMS.values())

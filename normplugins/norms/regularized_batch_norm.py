@@ -4,8 +4,10 @@
 
 over the channels, with gradients through the batch's mu_B and sigma_B^2 only. As in the released code, the running
 statistics already contain this batch (with ``per_update`` they do not), and the terms of all norms are added once to
-the loss of each batch, which is a *sum* over its tokens. The defaults are the recipe of its pre-norm transformers,
-``batch_diff_0.1_0.01``.
+the loss of each batch, which is a *sum* over its tokens. With several batches in an update, or processes without
+``sync=batch``, each batch has its own term. The defaults are the recipe of its pre-norm transformers,
+``batch_diff_0.1_0.01``. Two details of the released code differ: it divides by sqrt(max(sigma^2, eps)) and not by
+sqrt(sigma^2 + eps), and it normalizes padding too, where the output here is 0.
 """
 
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from normplugins.norms.batch_moments import BatchMomentsNorm
+from normplugins.norms.distributed import process_count
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, RunningSettings, setting
 from normplugins.norms.statistics import token_rows, zero_padding
@@ -37,7 +40,6 @@ class RegularizedBatchNorm(BatchMomentsNorm):
     as in the released code, the running variance is the biased one. The output at padding is 0.
     """
 
-    settings: RegularizedBatchNormSettings
     penalty_mean: float
     penalty_var: float
 
@@ -54,7 +56,9 @@ class RegularizedBatchNorm(BatchMomentsNorm):
             self.update_running_stats(tokens, count, mean, var)
             running_mean, running_var = self.running_mean.clone(), self.running_var.clone()
             distance = self.penalty_mean * (running_mean - mean).square().sum()
-            self.loss_term = (count > 0) * (distance + self.penalty_var * (running_var - var).abs().sum())
+            distance = distance + self.penalty_var * (running_var - var).abs().sum()
+            # with shared statistics each process has the whole distance, and the sum over processes must count it once
+            self.loss_term = (count > 0) * distance / (process_count() if self.synchronizes else 1)
         else:
             mean, var = self.running_mean.to(rows.dtype), self.running_var
         y = zero_padding(self.affine(rows - mean, torch.rsqrt(var + self.eps)), real)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normplugins.norms.backends.dispatch import Dispatched
-from normplugins.norms.base import Norm
+from normplugins.norms.base import Norm, in_wider_dtype
 from normplugins.norms.group_scaling import check_groups, scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, KernelSettings, setting
@@ -47,4 +47,5 @@ class RMSNorm(Dispatched, Norm):
             rows = x.reshape(-1, x.size(-1)).to(torch.promote_types(x.dtype, torch.float32))
             y = scale_groups(rows, self.groups, self.eps) * self.weight.to(rows.dtype)
             return y.view(x.shape).to(x.dtype)
-        return F.rms_norm(x, (self.dim,), self.weight.to(x.dtype), self.eps).to(x.dtype)
+        rows, weight = in_wider_dtype(x, self.weight)
+        return F.rms_norm(rows, (self.dim,), weight, self.eps).to(x.dtype)

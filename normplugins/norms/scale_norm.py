@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normplugins.norms.base import Norm
+from normplugins.norms.base import Norm, in_wider_dtype
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings
 
@@ -28,5 +28,5 @@ class ScaleNorm(Norm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
-        weight = (self.weight / math.sqrt(self.dim)).to(x.dtype).expand(self.dim)
-        return F.rms_norm(x, (self.dim,), weight, self.eps).to(x.dtype)
+        rows, weight = in_wider_dtype(x, self.weight / math.sqrt(self.dim))
+        return F.rms_norm(rows, (self.dim,), weight.expand(self.dim), self.eps).to(x.dtype)

@@ -119,6 +119,15 @@ class RunningNorm(Norm):
         if not recomputing():
             self._apply_step("step", opaque_copy(count), *moments)
 
+    def update_after_backward(self, count: Tensor, mean: Tensor) -> None:
+        """Update the backward's statistics with a batch's mean (C,), now or at the end of the update.
+
+        A mean that is not finite, such as after an overflow of the loss scale, counts as a batch without tokens.
+        """
+        if not self._estimating:
+            finite = mean.isfinite().all()
+            self._apply_step("step_backward", torch.where(finite, count, 0), torch.where(finite, mean, 0))
+
     def step(self, count: Tensor, *moments: Tensor) -> None:
         """Update the running statistics with a batch's moments, if the batch has a token."""
         self._move(self.momentum, count, *moments)
@@ -218,12 +227,12 @@ def reestimate(model: nn.Module) -> Iterator[None]:
     with _collecting(model) as norms:
         yield
         with torch.no_grad():
-            collected = _pooled(norms)
+            collected = [(norm, moments) for norm, step, moments in _pooled(norms) if step == "step"]
             if norms and not collected:
                 raise ValueError(
                     "no batch in training mode: call model.train() and run the model inside reestimate(model)"
                 )
-            for norm, _, moments in collected:
+            for norm, moments in collected:
                 norm._move(1.0, *moments)
 
 

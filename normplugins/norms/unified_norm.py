@@ -9,9 +9,10 @@ The backward of z = x / sqrt(phi + eps) projects with a smoothed quantity instea
     dL/dx = (g - nu z) / sqrt(phi + eps)        m = mean over the window of the batches' mean(g z)
 
 Before update ``warmup_updates``, and in the first ``window`` updates, phi and m are the batch's own. In the first
-``warmup_updates`` updates, and at least the first 1,000, g has no ratio. With
+``warmup_updates`` updates, and at least the first ``ratio_from``, g has no ratio. With
 ``outlier_filtration`` a batch is an outlier if in some channel the window's arithmetic mean exceeds the geometric mean
-by more than ``window`` times the variance of the window's roots. It is then normalized by its own statistics, m takes
+by more than ``window`` times the variance of the previous window's square roots, taken over all its rows and channels.
+It is then normalized by its own statistics, m takes
 the place of nu, and running values enter the windows. The released script for translation leaves the filtration off.
 At evaluation phi is the running one, so that the norm folds into the next linear layer. The released backward also
 counts padding; this one does not.
@@ -47,29 +48,35 @@ class UnifiedNorm(WindowNorm):
     statistics: ClassVar[tuple[str, ...]] = (*WindowNorm.statistics, "ema_gz")
     ratio_in_forward: ClassVar[bool] = False
     ema_gz: Tensor
-    settings: UnifiedNormSettings
+    alpha_fwd: float
+    alpha_bkw: float
+    outlier_filtration: bool
 
     def __init__(self, dim: int, settings: UnifiedNormSettings) -> None:
         super().__init__(dim, settings)
-        self.momentum = 1 - settings.alpha_fwd
         self.add_statistic("ema_gz", 0.0)
+
+    @property
+    def momentum(self) -> float:  # type: ignore[override]
+        """The weight of the newest average in the running quadratic mean."""
+        return 1 - self.alpha_fwd
 
     def average(self, phi: Tensor) -> Average:
         """Return the window's geometric mean, or the batch's own mean square in the warmup or for an outlier."""
         window = self.with_row(self.window_phi, phi)
         geometric = window.log().mean(0).exp()
         skipped = torch.full_like(self.num_updates, self.window == 1, dtype=torch.bool)
-        if self.settings.outlier_filtration:
+        if self.outlier_filtration:
             spread = self.window_phi.sqrt().var() * self.window
             outlier = ((window.mean(0) - geometric) > spread).any()
             skipped = skipped | (outlier & (self.num_updates + 1 >= self.warmup_updates))
         smooth = self.averages() & ~skipped
-        row = torch.where(skipped, self.running_phi, phi) if self.settings.outlier_filtration else phi
+        row = torch.where(skipped, self.running_phi, phi) if self.outlier_filtration else phi
         return Average(torch.where(smooth, geometric, phi), row, smooth, skipped)
 
     def average_projection(self, projection: Tensor, smooth: Tensor, skipped: Tensor) -> dict[str, Tensor]:
         """Return m (C,), which the backward subtracts along z, and the new window and nu."""
         window = self.with_row(self.window_gz, torch.where(skipped, self.ema_gz, projection))
         mean = torch.where(smooth, window.mean(0), projection)
-        nu = self.ema_gz.lerp(mean, 1 - self.settings.alpha_bkw)
+        nu = self.ema_gz.lerp(mean, 1 - self.alpha_bkw)
         return {"m": torch.where(skipped, mean, nu), "window_gz": window, "ema_gz": nu}

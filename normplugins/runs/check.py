@@ -14,7 +14,8 @@ from normplugins.corpora import corpus_config
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import kind_of
 from normplugins.models.check import check_model
-from normplugins.norms import all_settings
+from normplugins.models.norm_settings import all_norm_names
+from normplugins.norms import all_settings, updates_in_backward
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import OF_TASK, declared
@@ -89,11 +90,23 @@ def check(config: DictConfig) -> None:
         check_processes(config)
         if config.precision == "bf16":
             check_bfloat16(on_cpu(config))
-    if config.common.fp16 and on_cpu(config):
-        raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
+    check_float16(config)
     check_schedule(config)
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
+
+
+def check_float16(config: DictConfig) -> None:
+    """Refuse ``common.fp16`` on a CPU, and with norms whose backward keeps a statistic in units of the loss scale."""
+    if not config.common.fp16:
+        return
+    if on_cpu(config):
+        raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
+    if kept := [name for name in all_norm_names(config.model) if updates_in_backward(name)]:
+        raise UserError(
+            f"common.fp16=true changes the scale of the loss, and {kept[0]} keeps a statistic of scaled "
+            "gradients between updates: precision=bf16 has no scale"
+        )
 
 
 def check_bfloat16(cpu: bool) -> None:

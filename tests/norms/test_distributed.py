@@ -113,6 +113,20 @@ def test_reestimated_statistics_are_those_of_all_processes_tokens(norm: str, syn
         close(got, reestimated(NORMS[norm], batches), "reestimated")
 
 
+def gradient_of_the_loss_term(parts: list[Part]) -> torch.Tensor:
+    """dL/dx of RegularizedBN's term alone, for the part of this process, or for the whole batch."""
+    mine = parts[dist.get_rank()] if dist.is_initialized() else joined(parts)
+    norm, x = build_norm("rbn", DIM, sync="batch").double(), mine.x.requires_grad_()
+    norm(x, mine.mask)
+    (gradient,) = torch.autograd.grad(norm.loss_term, x)
+    return gradient.flatten(0, 1) if gradient.dim() == 3 else gradient
+
+
+def test_the_loss_term_of_synchronized_statistics_counts_once(pair: Pair) -> None:
+    both = torch.cat(pair.call(gradient_of_the_loss_term, cut(0)))
+    close(both, gradient_of_the_loss_term(cut(0)), "the term's gradient")
+
+
 @pytest.mark.parametrize("sync", ["batch", "deferred"])
 def test_a_model_in_evaluation_needs_no_other_process(sync: str) -> None:
     """With one process, or at evaluation, nothing is sent, so that no process group is needed."""

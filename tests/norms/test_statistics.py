@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from normplugins.norms import NormConfig, build_norm, end_update
+from normplugins.norms import NormConfig, build_norm, end_update, updates_in_backward
 from tests.helpers.norms import BATCH_NORMS, NORMS, PADDING_FREE, TOKEN_NORMS, buffers, random_affine, step
 
 
@@ -131,6 +131,40 @@ def test_norms_without_buffers_compute_in_float32_too(name: str, dtype: torch.dt
     tolerance = 4 * torch.finfo(dtype).eps
     assert_close(b.y.float(), a.y, rtol=tolerance, atol=tolerance)
     assert_close(b.gx.float(), a.gx, rtol=10 * tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", [name for name in NORMS if getattr(build_norm(name, 8), "weight", None) is not None])
+def test_a_float32_weight_is_not_rounded_to_a_bfloat16_input(name: str) -> None:
+    norm, x = small(name).eval(), torch.randn(16, 4, 8).bfloat16()
+    norm.weight.data.fill_(1.0)
+    before = norm(x)
+    norm.weight.data.fill_(1.003)  # 1 in bfloat16
+    assert not torch.equal(norm(x), before)
+
+
+@pytest.mark.parametrize("name", [name for name in BATCH_NORMS if updates_in_backward(name)])
+@pytest.mark.parametrize("per_update", [False, True])
+def test_gradients_that_are_not_finite_leave_the_backwards_statistics(name: str, per_update: bool) -> None:
+    norm, x = small(name, per_update=per_update), torch.randn(4, 3, 8)
+    step(norm, x, None, torch.randn(4, 3, 8))
+    end_update(norm)
+    kept = {key: value for key, value in buffers(norm).items() if key.endswith("gz")}
+    step(norm, x, None, torch.full((4, 3, 8), torch.inf))
+    end_update(norm)
+    assert_close({key: buffers(norm)[key] for key in kept}, kept, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [("bn", "momentum", 1.0), ("pnv", "alpha_fwd", 0.0), ("pn_alg2", "alpha_fwd", 0.0), ("un", "alpha_fwd", 0.0)],
+)
+def test_a_setting_that_is_changed_later_is_read(name: str, setting: str, value: float) -> None:
+    norm, x = build_norm(name, 8), torch.randn(4, 3, 8) + 1
+    setattr(norm, setting, value)
+    norm(x)
+    moment = x.flatten(0, 1).mean(0) if name == "bn" else x.flatten(0, 1).square().mean(0)
+    assert_close(norm.running_mean if name == "bn" else norm.running_phi, moment)
+    assert f"{setting}={value}" in repr(norm)
 
 
 @pytest.mark.parametrize("name", BATCH_NORMS)

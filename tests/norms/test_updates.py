@@ -250,7 +250,9 @@ def test_deferred_is_per_update_and_norms_without_statistics_ignore_both() -> No
             assert not list(build_norm(NormConfig(name, sync="batch", per_update=True), DIM).buffers())
 
 
-def test_reestimation_without_a_batch_in_training_mode_is_refused() -> None:
-    norm = build_norm("bn", 4).eval()
+@pytest.mark.parametrize("name", BATCH_NORMS)
+@pytest.mark.parametrize("per_update", [False, True])
+def test_reestimation_without_a_batch_in_training_mode_is_refused(name: str, per_update: bool) -> None:
+    norm = build_norm(name, 4, per_update=per_update).eval()
     with pytest.raises(ValueError, match=r"call model.train\(\)"), reestimate(norm):
         norm(torch.randn(3, 2, 4))

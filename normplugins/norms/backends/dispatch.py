@@ -26,7 +26,7 @@ class Dispatched(nn.Module):
     """Base class of norms with fast code: ``FORWARDS`` in the modules ``forwards`` of cpu/ and triton/ lists them."""
 
     kernels: str
-    accepts_deferred = True
+    accepts_residual_sum = True
 
     def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x by the code that the setting ``kernels`` selects."""
@@ -57,7 +57,7 @@ def fast_forward(norm: Dispatched, x: Tensor | DeferredResidual) -> Callable[...
 
 def fuses_residual(norm: nn.Module, x: Tensor) -> bool:
     """Whether ``norm``, in training, computes the sum of a :class:`DeferredResidual` like x within its own pass."""
-    if not (norm.training and isinstance(norm, Dispatched) and norm.accepts_deferred):
+    if not (norm.training and isinstance(norm, Dispatched) and norm.accepts_residual_sum):
         return False
     return backend_for(norm.kernels, x, training=True) == "triton"
 

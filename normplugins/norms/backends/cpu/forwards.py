@@ -35,7 +35,7 @@ def forward(
     """
     if isinstance(norm, PowerNormV | BatchNorm) and norm.synchronizes:
         return norm.plain(x, padding_mask)
-    if isinstance(norm, BatchNorm) and (norm.settings.group_scaling or norm.settings.padding_filled):
+    if isinstance(norm, BatchNorm) and (norm.group_scaling or norm.padding_filled):
         return norm.plain(x, padding_mask)
     if isinstance(norm, RMSNorm):
         rows, real = token_rows(x.reshape(-1, x.size(-1)), None, norm.dim)
@@ -65,8 +65,8 @@ class _Function(torch.autograd.Function):
 
 def _power_norm(x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: PowerNorm) -> Done:
     """The equations of power_norm.py, for z = x or group-scaled x."""
-    as_tokens = norm.settings.padding_in_backward
-    inverse = x.new_empty(len(x), norm.settings.groups) if norm.settings.group_scaling else None
+    as_tokens = norm.padding_in_backward
+    inverse = x.new_empty(len(x), norm.groups) if norm.group_scaling else None
     run = partial(
         run_pass, "forward", x, padding, inverse=inverse, eps=norm.eps, padding_as_tokens=as_tokens, bias=bias
     )
@@ -100,7 +100,7 @@ def _power_norm_v(
     x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: PowerNormV
 ) -> Done:
     """The equations of power_norm_v.py: dL/dz = weight psi^-1 g - z psi^-3 weight mean(g z), z = (group-scaled) x."""
-    inverse = x.new_empty(len(x), norm.settings.groups) if norm.settings.group_scaling else None
+    inverse = x.new_empty(len(x), norm.groups) if norm.group_scaling else None
     run, y = partial(run_pass, "forward", x, padding, inverse=inverse, eps=norm.eps), torch.empty_like(x)
     phi = run(("squares",))[0] / max(tokens, 1)
     norm.update_running_stats(x.new_full((), tokens), phi)

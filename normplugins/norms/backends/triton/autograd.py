@@ -89,10 +89,10 @@ class Backward(torch.autograd.Function):
         if exact:
             means = layout.empty(1 if mean is None else 2, layout.dim)
         elif norm is not None:
-            nu, new_weight = norm.ema_gz, 1 - norm.settings.alpha_bkw
-            if norm.settings.unscaled_nu:
+            nu, new_weight = norm.ema_gz, 1 - norm.alpha_bkw
+            if norm.unscaled_nu:
                 nu_scale, new_weight = new_weight, nu_scale
-            if norm.settings.padding_in_backward:
+            if norm.padding_in_backward:
                 count = None
             means = None if norm.updates_immediately else layout.empty(1, layout.dim)
         sums = layout.table(2 if norm is None else 3, BACKWARD_THREADS)

@@ -26,17 +26,17 @@ def forward(
     scaling without psi, with a channel group in each tile; it moves 2 N C e bytes forward and 3 N C e backward, in 3
     launches. Groups of more than ``WIDEST`` channels, and the switches of BN, use plain code.
     """
-    alone, groups = isinstance(norm, RMSNorm), norm.settings.groups
-    if not alone and not norm.settings.group_scaling:
+    alone, groups = isinstance(norm, RMSNorm), norm.groups
+    if not alone and not norm.group_scaling:
         groups = 0
-    switched = isinstance(norm, BatchNorm) and (groups or norm.settings.padding_filled)
+    switched = isinstance(norm, BatchNorm) and (groups or norm.padding_filled)
     if switched or cut_tiles(norm.dim, groups).columns > WIDEST:
         return norm.plain(materialize(x), padding_mask)
     source = Source.of(x)
     rows = source.x.view(-1, source.x.size(-1)) if alone else source.x
     padding_mask = None if alone else padding_mask
     check_input(rows, norm.dim)
-    as_tokens = isinstance(norm, PowerNorm) and norm.settings.padding_in_backward
+    as_tokens = isinstance(norm, PowerNorm) and norm.padding_in_backward
     layout = Layout(rows.shape, rows.device, rows.dtype, padding_mask, norm.eps, groups, as_tokens)
     y = torch.empty_like(source.x)
     if isinstance(norm, PowerNorm) and norm.training:

@@ -26,13 +26,12 @@ from normplugins.norms.statistics import recomputing
 
 def update_power_norm(norm: PowerNorm, source: Source, layout: Layout, y: Tensor) -> Statistics:
     """Update psi^2 of PN, and write y."""
-    settings = norm.settings
     given = _psi2(norm._scale, norm) if recomputing() and norm._scale is not None else None
     squares, counts = _sums(source, layout)
     warmup: dict[str, Any] = {}
-    if settings.warmup_updates and given is None:
+    if norm.warmup_updates and given is None:
         before = torch.empty_like(norm.num_updates)
-        warmup = {"warmup_updates": settings.warmup_updates, "updates": norm.num_updates, "updates_before": before}
+        warmup = {"warmup_updates": norm.warmup_updates, "updates": norm.num_updates, "updates_before": before}
     common = {**layout.scaling(), **warmup, "y": y, "weight": norm.weight, "bias": norm.bias}
     layout.over_tokens(
         forward, squares.size(0), **source.arguments(), **common, squares=squares, counts=counts,
@@ -40,8 +39,8 @@ def update_power_norm(norm: PowerNorm, source: Source, layout: Layout, y: Tensor
     )  # fmt: skip
     psi2, scale = layout.empty(2, norm.dim)
     local, count, batch = _end(
-        norm, layout, squares, counts, 1 - settings.alpha_fwd, psi2=psi2, scale=scale,
-        **{"updates": norm.num_updates, "DOUBLE_UPDATE": settings.double_update} | warmup,
+        norm, layout, squares, counts, 1 - norm.alpha_fwd, psi2=psi2, scale=scale,
+        **{"updates": norm.num_updates, "DOUBLE_UPDATE": norm.double_update} | warmup,
     )  # fmt: skip
     if local:
         norm._scale = scale
@@ -50,7 +49,7 @@ def update_power_norm(norm: PowerNorm, source: Source, layout: Layout, y: Tensor
     if warmup:
         source = source.read()
         layout.over_tokens(forward, layout.programs(source.threads), **source.arguments(), **common, psi2=psi2)
-    psi2_backward = batch if settings.batch_backward else psi2
+    psi2_backward = batch if norm.batch_backward else psi2
     return Statistics(psi2=psi2, count=count, approximate=norm, psi2_backward=psi2_backward)
 
 
