@@ -4,12 +4,13 @@ MKL uses vectors of 256 bits on AMD's processors, and oneDNN those of 512 bits, 
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from normplugins.utils.processor import first_core
 
 FEWEST = 2**22
 """Multiplications from which on oneDNN is faster: it takes longer to start."""
@@ -20,11 +21,7 @@ NARROWEST = 128
 @cache
 def onednn_is_faster() -> bool:
     """Whether oneDNN's float32 products have been measured to be faster on processors like this one: AMD's Zen 5."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
-    except OSError:
-        return False
-    about = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    about = first_core()
     zen_5 = about.get("vendor_id") == "AuthenticAMD" and int(about.get("cpu family", 0)) >= 26
     return zen_5 and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 

@@ -15,6 +15,7 @@ import normplugins
 from normplugins import norms
 from normplugins.utils.files import sha256
 from normplugins.utils.paths import checkout
+from normplugins.utils.processor import processor_name
 
 FORMAT = 2
 """The format of written records; the report also reads older ones."""
@@ -28,7 +29,7 @@ def hardware(cpu: bool, processes: int, threads: int | None = None) -> dict[str,
     gpus = [] if cpu else [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())][:processes]
     return {
         "device": f"{processes} x {gpus[0]}" if gpus else "CPU",
-        "cpu": _cpu_model(),
+        "cpu": f"{os.cpu_count()} x {processor_name()}",
         "threads": threads or torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "gpus": gpus,
@@ -104,12 +105,3 @@ def without_absolute_paths(value: Any) -> Any:
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
