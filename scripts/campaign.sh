@@ -38,6 +38,7 @@ collect() { # copy each file atomically, and translations before their record
   while IFS= read -r path; do
     target=results/runs/${path#"$from"/}
     cmp -s "$path" "$target" && continue
+    [ ! -e "$target" ] || { echo "$target is published and differs from $path: not replaced" >&2; continue; }
     mkdir -p "$(dirname -- "$target")"
     cp -p "$path" "$target.copy"
     mv "$target.copy" "$target"

@@ -46,7 +46,8 @@ class Difference:
         seeds: the seeds that both sides have.
         by_seed: the difference of the two corpus scores of each seed.
         sentences: the number of sentences or segments that were resampled.
-        seed_variance: s² / n, NaN with one seed.
+        seed_variance: s² / n, NaN with one seed. s² is the variance between seeds, or if that is less, the variance
+            between sentences that is not common to all seeds: s² contains it, and few seeds can hide it by chance.
         sentence_variance: the part of the variance that is common to all seeds, NaN with one seed.
         bootstrap: the 95 % percentile interval of the hierarchical bootstrap. With few seeds it is too narrow, and no
             verdict rests on it. With one seed it is the interval over sentences alone.
@@ -144,8 +145,8 @@ def paired_difference(
     mean, low, high = float(by_seed.mean()), math.nan, math.nan
     seed_variance = sentence_variance = p = math.nan
     if n > 1:
-        seed_variance = float(by_seed.var(ddof=1)) / n
-        sentence_variance = _common_variance(resampled) if sentences else 0.0
+        sentence_variance, own_variance = _variances(resampled) if sentences else (0.0, 0.0)
+        seed_variance = max(float(by_seed.var(ddof=1)), own_variance) / n
         error = math.sqrt(seed_variance + sentence_variance)
         reach = student_quantile(1 - LEVEL / 2, n - 1) * error
         low, high = mean - reach, mean + reach
@@ -156,11 +157,16 @@ def paired_difference(
     )  # fmt: skip
 
 
-def _common_variance(resampled: Array) -> float:
-    """Return the mean covariance over the pairs of different seeds, or 0 if it is negative."""
+def _variances(resampled: Array) -> tuple[float, float]:
+    """Return the parts of the variance between sentences that are common to all seeds, and a seed's own.
+
+    The first is the mean covariance over the pairs of different seeds, or 0 if it is negative. The second is the mean
+    variance of a seed without it.
+    """
     covariance = np.cov(resampled, rowvar=False)
-    n = len(covariance)
-    return max(0.0, float(covariance.sum() - np.trace(covariance)) / (n * (n - 1)))
+    n, each = len(covariance), float(np.trace(covariance))
+    common = max(0.0, (float(covariance.sum()) - each) / (n * (n - 1)))
+    return common, max(0.0, each / n - common)
 
 
 def bleu(sums: Array, effective_order: bool = False) -> Array:

@@ -87,7 +87,7 @@ def state(results: Path, primary: Sequence[Finding]) -> str:
     progress = Plan.named(EXPERIMENT).progress(results)
     lost = f", and {progress.diverged} diverged" if progress.diverged else ""
     runs = f"{progress.published} of {progress.planned} planned runs of Multi30k are published{lost}"
-    decided = sum(each.decided for each in primary)
+    decided = sum(each.decided and each.complete for each in primary)
     verdicts = f"{decided} of {len(primary)} contrasts have a verdict."
     if not progress.left:
         return f"No planned run is left: {runs}. {verdicts}"
@@ -175,16 +175,18 @@ def _checkpoints(findings: Findings) -> str:
 
 
 def _last_checkpoint(found: pd.DataFrame) -> list[str]:
-    """Return how often the last checkpoint is the best one, and what averaging does to the length of the output."""
+    """Return how often the last checkpoint is the best one too, and what averaging does to the length of the output."""
     scores = found[_planned(found) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
     runs = scores.pivot(index=["variant", "seed"], columns="checkpoint", values=["value", "brevity"])
     if not {*CHECKPOINTS} <= {*scores["checkpoint"]}:
         return []
     runs = runs.dropna()
     averaged, last = (runs["brevity", name].mean() for name in ("averaged", "last"))
+    curves = scores.drop_duplicates(["variant", "seed"])["valid_curve"]
+    same = sum(bool(curve) and curve[-1][1] == min(loss for _, loss in curve) for curve in curves)
     return [
-        f"In {(runs['value', 'last'] == runs['value', 'best']).sum()} of {len(runs)} runs, the last and the best "
-        "checkpoint have the same score.",
+        f"In {same} of {len(runs)} runs, the last epoch has the lowest validation loss, so that *last* and *best* are "
+        "one checkpoint.",
         f"Averaging {'shortens' if averaged < last else 'does not shorten'} the output: the mean brevity penalty is "
         f"{averaged:.3f} for averaged checkpoints and {last:.3f} for last ones.",
     ]
@@ -205,10 +207,11 @@ def _why(findings: Findings) -> list[str]:
     means = [each.difference.mean for each in running if each.difference]
     return [
         f"**Which part of PN matters: running statistics or group scaling?** Group scaling changed the BLEU by "
-        f"{min(gains):+.2f} to {max(gains):+.2f} ({', '.join(norms)}). Running statistics, measured by "
-        f"{running[0].contrast.name} (both with group scaling), changed it by {means[0]:+.2f} with averaged "
-        f"checkpoints and by {means[1]:+.2f} with last ones. Each of these {len(every)} contrasts has {seeds}, and "
-        f"{sum(each.decided for each in every) or 'none'} of them a verdict."
+        f"{min(gains):+.2f} to {max(gains):+.2f} ({', '.join(norms)}). {running[0].contrast.name}, both with group "
+        f"scaling, is {means[0]:+.2f} with averaged checkpoints and {means[1]:+.2f} with last ones: besides running "
+        f"statistics, this contains PN's learnt shift and its approximate backward pass. Each of these {len(every)} "
+        f"contrasts has {seeds}, and {sum(each.decided and each.complete for each in every) or 'none'} of them a "
+        "verdict."
     ]
 
 
@@ -244,9 +247,9 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
             "stopped\nearly": str(first.stopped_early),
         })  # fmt: skip
     notes = [
-        "A difference is the test BLEU of the first norm minus that of the second. *Equivalent* means a difference "
-        f"within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; [contrasts.csv](contrasts.csv) also has "
-        "the intervals of last and best checkpoints, and those of the hierarchical bootstrap.",
+        "A difference is the test BLEU of the first norm minus that of the second. *Equivalent*: the whole interval "
+        f"lies within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; [contrasts.csv](contrasts.csv) also "
+        "has the intervals of last and best checkpoints, and those of the hierarchical bootstrap.",
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",
     ]

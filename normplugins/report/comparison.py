@@ -33,7 +33,7 @@ def compare(systems: Sequence[System]) -> list[Finding]:
     differences = [scored_runs.compare(other, baseline) for other in resampled]
     contrasts = [Contrast(other.name, baseline.name, "") for other in others]
     by_name = {system.name: system for system in systems}
-    return judge(contrasts, by_name, differences, [0] * len(others), baseline.first.metric == "ppl")
+    return judge(contrasts, by_name, differences, [set()] * len(others), baseline.first.metric == "ppl")
 
 
 def _tests(

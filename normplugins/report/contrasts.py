@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +62,7 @@ class Contrast:
 CONTRASTS = (
     Contrast("pn", "ln", "the paper's claim", paper="better"),
     Contrast("pn", "rms,norm.groups=4", "what running statistics add to the scaling of each token"),
-    Contrast("pn", "pnv,norm.group_scaling=true", "running against batch statistics, both with the scaling",
-             paper="better"),
+    Contrast("pn", "pnv,norm.group_scaling=true", "running against batch statistics, both with the scaling"),
     Contrast("pnv,norm.group_scaling=true", "pnv", "the scaling, under batch statistics"),
     Contrast("rms,norm.groups=4", "ln", "the scaling alone against LayerNorm"),
     Contrast("bn", "ln", "the paper's premise", paper="worse"),
@@ -89,8 +88,10 @@ class Finding:
         verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
         seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, with fewer than
             ``SPREAD_SEEDS`` seeds, and for perplexities, which have no margin.
-        planned: the planned number of pairs, if there is a plan.
-        diverged: the number of runs that diverged, of the system and of the baseline.
+        planned: the number of planned pairs, if there is a plan.
+        diverged: the number of runs that diverged, of the system and of the baseline. With a plan, only its seeds
+            count here and in ``missing`` and ``stopped_early``.
+        missing: the number of planned pairs without a difference, except those of which a run diverged.
         stopped_early: the number of runs that patience ended before their last epoch.
     """
 
@@ -101,6 +102,7 @@ class Finding:
     seeds_needed: int | None
     planned: int
     diverged: tuple[int, int] = (0, 0)
+    missing: int = 0
     stopped_early: int = 0
 
     @property
@@ -116,7 +118,7 @@ class Finding:
     @property
     def complete(self) -> bool:
         """Whether no pair of the plan is missing, except those of which a run diverged."""
-        return self.seeds + max(self.diverged) >= self.planned
+        return not self.missing
 
     @property
     def verdict_so_far(self) -> str:
@@ -184,14 +186,14 @@ def find(
     scored = ScoredCells(results, checkpoint, experiment, cells, resamples)
     planned = [{*plan.seeds(experiment, each.system)} & {*plan.seeds(experiment, each.baseline)} for each in contrasts]
     differences = [scored.difference(each) for each in contrasts]
-    return judge(contrasts, scored.systems, differences, [len(seeds) for seeds in planned])
+    return judge(contrasts, scored.systems, differences, planned)
 
 
 def judge(
     contrasts: Sequence[Contrast],
     systems: Mapping[str, System],
     differences: Sequence[Difference | None],
-    planned: Sequence[int],
+    planned: Sequence[Set[int]],
     perplexity: bool = False,
 ) -> list[Finding]:
     """Return a finding for each contrast, by the rule of the protocol.
@@ -200,22 +202,25 @@ def judge(
         contrasts: the contrasts; p-values are adjusted within each family of them.
         systems: the systems by the names that the contrasts have for them.
         differences: the difference of each contrast; None if its systems have no seed in common.
-        planned: the planned number of pairs of each contrast.
+        planned: the seeds of the planned pairs of each contrast; empty without a plan.
         perplexity: whether the scores are nats per word, of which less is better and which have no margin.
     """
     findings = []
     p_values = pd.Series([math.nan if each is None else each.p for each in differences])
     families = p_values.groupby([contrast.family for contrast in contrasts])
     adjusted = families.transform(lambda family: pd.Series(significance.holm(list(family)), family.index))
-    for contrast, difference, p, pairs in zip(contrasts, differences, adjusted, planned, strict=True):
+    for contrast, difference, p, seeds in zip(contrasts, differences, adjusted, planned, strict=True):
         sides = systems[contrast.system], systems[contrast.baseline]
-        diverged = (len(sides[0].diverged), len(sides[1].diverged))
+        counted = seeds or {seed for side in sides for seed in (*side.runs, *side.diverged)}
+        lost = [counted & {*side.diverged} for side in sides]
+        diverged = (len(lost[0]), len(lost[1]))
+        missing = seeds - {*(difference.seeds if difference else ())} - lost[0] - lost[1]
         verdict, needed = NOT_RUN, None
         if difference is not None:
             verdict = significance.verdict(difference, p, None if perplexity else MARGIN, perplexity, diverged)
             if verdict == UNDECIDED and not perplexity and len(difference.seeds) >= SPREAD_SEEDS:
                 needed = significance.seeds_needed(difference, MARGIN)
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
-                    for side in sides for run in side.runs.values())  # fmt: skip
-        findings.append(Finding(contrast, difference, p, verdict, needed, pairs, diverged, early))
+                    for side in sides for seed, run in side.runs.items() if seed in counted)  # fmt: skip
+        findings.append(Finding(contrast, difference, p, verdict, needed, len(seeds), diverged, len(missing), early))
     return findings

@@ -59,7 +59,8 @@ WIDTH = 120
 CURVES = {"valid_curve": ("", "Validation loss"), "train_curve": ("-training", "Training loss")}
 """The end of a figure's file name and its caption, for each curve of a record."""
 FIGURES = (
-    "What the runs of Multi30k recorded during training. [docs/probe.md](../docs/probe.md) defines all quantities. One "
+    "What the runs of Multi30k recorded during training; the first two figures and the last one repeat figures of the "
+    "paper. [docs/probe.md](../docs/probe.md) defines all quantities. One "
     "seed describes one run and says nothing about other seeds. A click on a figure opens it as SVG."
 )
 DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
@@ -135,7 +136,7 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     writer.page += ["## Other experiments"] if len(others) else []
     for experiment in others:
         writer.add(experiment, found, "###")
-    writer.page += ["## The paper's figures", fill(FIGURES, WIDTH)]
+    writer.page += ["## Measured during training", fill(FIGURES, WIDTH)]
     for name, title, text, figure in paper_figures(results):
         writer.page += [f"### {title}", fill(text, WIDTH, break_on_hyphens=False)]
         writer.show(figure, name, title)

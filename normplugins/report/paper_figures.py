@@ -54,8 +54,8 @@ TEXTS = {
     "backward-fluctuation-layers": (
         "All encoder norms: backward pass through statistics",
         "‖Λ_B‖ at every norm of the encoder, with Λ_B = mean(γ g x̂), which is g_σ² for BN. "
-        f"{LINES}; norms with group scaling are dashed. In records of version 0.2.0, the values of bn_released are too "
-        "large by the factor positions/tokens, because of padding.",
+        f"{LINES}; norms with group scaling are dashed. bn_released is left out, because the records of version 0.2.0 "
+        "hold its values multiplied by positions/tokens.",
     ),
     "pn-backward": (
         "PN's backward pass with and without group scaling",

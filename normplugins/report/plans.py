@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.report.table import Table, build_table
-from normplugins.runs.cell import join_cell_name
+from normplugins.runs.cell import changes_result, join_cell_name
 from normplugins.runs.inventory import diverged_path, published_path
 from normplugins.runs.plan_file import read_plan_file
 from normplugins.utils.paths import config_dir
@@ -19,7 +19,6 @@ from normplugins.utils.paths import config_dir
 _READINGS = {"reading=code": (), "reading=masked": ("model.causal=true",),
              "reading=paper": ("model.causal=true", "model.normalize_before=true")}  # fmt: skip
 """The settings by which the name of a cell shows a reading."""
-_NOT_IN_A_NAME = ("norm=", "hardware", "tracking", "train.checkpoint_minutes=")
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
         found: the records, as :func:`normplugins.report.records.read_results` returns them.
     """
     runs = found[found["diverged"] == ""].drop_duplicates(["experiment", "variant", "seed"])
-    usual = runs.groupby("experiment")["wall_seconds"].mean()
+    usual = runs.groupby("experiment")["wall_seconds"].median()
     rows = []
     for plan in all_plans():
         progress = plan.progress(results)
@@ -108,14 +107,14 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
             "plan": f"[{plan.name}](../configs/campaign/{plan.name}.yaml)",
             "what it decides": plan.decides,
             "published": f"{done}, {progress.diverged} diverged" if progress.diverged else done,
-            "hours\nleft": "unknown" if math.isnan(hours) else f"{hours:.0f}",
+            "run-hours\nleft": "unknown" if math.isnan(hours) else f"{hours:.0f}",
         })  # fmt: skip
     minutes = ", ".join(f"{experiment} {seconds / 60:.0f}" for experiment, seconds in usual.items())
     notes = [
         "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
-        "The hours are an estimate: the number of runs that are left, times the mean training time of the published "
-        f"runs of their experiment (in minutes: {minutes}). Settings and machine load can change it. Without a "
-        "published run, the hours are unknown.",
+        "The run-hours are an estimate: the number of runs that are left, times the median training time of the "
+        f"published runs of their experiment (in minutes: {minutes}), which includes pauses and other work. Several "
+        "runs at the same time take less. Without a published run, the hours are unknown.",
         "A run that two plans list is counted in both.",
     ]
     return build_table("The plans", rows, texts=["plan", "what it decides"], notes=notes)
@@ -123,5 +122,6 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
 
 def _cell_name(overrides: list[str]) -> str:
     norm = next(item.removeprefix("norm=") for item in overrides if item.startswith("norm="))
-    others = [re.sub(r"[][]", "", item) for item in overrides if not item.startswith(_NOT_IN_A_NAME)]
+    named = [item for item in overrides if (key := item.partition("=")[0]) != "norm" and changes_result(key)]
+    others = [re.sub(r"[][]", "", item) for item in named if not item.startswith(("hardware=", "tracking="))]
     return join_cell_name(norm, [part for item in others for part in _READINGS.get(item, (item,))])

@@ -82,7 +82,9 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
 
     ``name`` is a key of ``EVERY_NORM``.
     """
-    shown = table[table["cell"].isin(NORMS) & table["layer"].str.startswith("encoder.")]
+    # records of version 0.2.0 hold the products of bn_released multiplied by positions/tokens
+    norms = {*NORMS} - ({"bn_released"} if "grad_product" in EVERY_NORM[name] else set())
+    shown = table[table["cell"].isin(norms) & table["layer"].str.startswith("encoder.")]
     shown = along_training(shown, EVERY_NORM[name])
     if shown.empty:
         return None

@@ -20,7 +20,7 @@ from normplugins.report.figures import name_of
 HEADLINES = ("bleu", "bleu_compound", "ppl")
 LOG_FROM = 4
 """Where the highest score is so many times the lowest, the axis of the scores is logarithmic."""
-PAIRED = "minus ln: paired by seed; for several seeds (●) over seeds and sentences"
+PAIRED = "right: minus LN with the same other settings, paired by seed; over seeds and sentences for several seeds (●)"
 
 
 def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
@@ -79,7 +79,7 @@ def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
             axes[0].set_xscale("log")
         if len(axes) > 1:
             axes[1].axvline(0, color=style.GREY, linewidth=1)
-            axes[1].set_xlabel(f"{short} minus ln, linear")
+            axes[1].set_xlabel(f"{short} minus LN, linear")
             axes[1].tick_params(left=False)
     return figure
 
