@@ -9,6 +9,15 @@ import torch
 from tests.helpers.processes import pair  # noqa: F401  (a fixture)
 from tests.helpers.runs import REPOSITORY, TINY, TINY_LM, Trained, command, write_text
 
+# These files take longest, so they begin first, and no worker waits for one of them at the end.
+LONGEST = ("test_gpu_lease", "test_distributed", "test_slurm", "test_run", "test_every_norm")
+
+
+def pytest_collection_modifyitems(items):
+    """Move the tests of the longest files to the front, in the order of ``LONGEST``."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 # Tests bring their own downloads: a mirror of the user's would replace the small texts by the real ones. The few tests
 # of real corpora ask for it, also in the worker processes of xdist, which inherit this variable.
 if "NORMPLUGINS_MIRROR" in os.environ:

@@ -81,6 +81,9 @@ def test_it_runs_once_in_a_clone_and_copies_its_records(checkout: Path) -> None:
         status, said = call(checkout)
         assert (status, "is running in" in said) == (0, True), said
         assert record.read_text() == "campaign configs/campaign/mine.yaml\n"
+        record.write_text("published before")
+        status, said = call(checkout, "collect")
+        assert (status, "not replaced" in said, record.read_text()) == (0, True, "published before"), said
         assert call(checkout, "pause")[0] == call(checkout, "resume")[0] == call(checkout, "pause")[0] == 0
     finally:
         status, said = call(checkout, "stop")

@@ -94,34 +94,6 @@ def data(trained):
 
 
 @pytest.mark.slow
-def test_stock_train_and_generate(data, tmp_path):
-    arguments = ["fairseq", "train", str(data), "--arch", "transformer_pn_iwslt_de_en", *TINY, *TRAINING]
-    status, said = command(arguments, tmp_path)
-    assert status == 0, said
-    assert "done training" in said
-    state = load(tmp_path / "checkpoints" / "checkpoint_last.pt")
-    assert int(state["model"]["encoder.layers.0.self_attention.norm.num_updates"]) == 3
-    assert state["optimizer_history"][-1]["num_updates"] == 3
-    status, said = command(
-        [
-            "fairseq",
-            "generate",
-            str(data),
-            "--path",
-            "checkpoints/checkpoint_best.pt",
-            "--max-len-b",
-            "10",
-            "--cpu",
-            "--remove-bpe",
-        ],
-        tmp_path,
-    )
-    assert status == 0, said
-    assert len(re.findall(r"^H-\d+\t", said, re.MULTILINE)) == 20
-    assert re.search(r"^Generate test with beam=5: BLEU4 = \d", said, re.MULTILINE)
-
-
-@pytest.mark.slow
 def test_hydra_train_with_the_model_as_a_config_group(data, tmp_path):
     arguments = [
         *("fairseq", "hydra-train", f"task.data={data}", "task=translation", "model=norm_transformer", *MODEL),

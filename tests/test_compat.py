@@ -47,12 +47,6 @@ def test_fairseq_imports_wandb_when_it_uses_it():
     assert done.stdout == "False\nTrue\n", done.stderr
 
 
-@pytest.mark.slow
-def test_norms_alone_do_not_import_fairseq():
-    done = python("import sys, normplugins.norms; print('fairseq' in sys.modules)")
-    assert done.stdout == "False\n", done.stderr
-
-
 def test_nested_defaults_stay_instances():
     """Each nested section is a config of its own; default factories in place of the instances would break this."""
     config = FairseqConfig()

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from normplugins.cli import build_parser
+from normplugins.norms import known_norms
 from normplugins.runs.compose import compose_config, expand_sweep
+from normplugins.runs.experiments import experiments
 
 ROOT = Path(__file__).parents[1]
 PAGES = [path for name in ("*.md", "docs/**/*.md", "data/*.md", "results/*.md") for path in sorted(ROOT.glob(name))]
@@ -63,12 +65,11 @@ def test_the_command_line_accepts_each_command(arguments: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_each_run_in_the_readme_composes() -> None:
-    runs = [shlex.split(line)[2:] for line in commands(ROOT / "README.md") if line.startswith("normplugins run ")]
-    assert runs
-    for experiment, *overrides in runs:
-        first, *_ = expand_sweep([word for word in overrides if word != "-m"])
-        compose_config(experiment, first)
+@pytest.mark.parametrize("arguments", [words[1:] for words in OURS if words[0] == "run" and words[1:]], ids=" ".join)
+def test_each_run_composes(arguments: list[str]) -> None:
+    experiment, *overrides = [word for word in arguments if not word.startswith("-")]
+    first, *_ = expand_sweep(overrides)
+    compose_config(experiment, first)
 
 
 def test_make_knows_each_target() -> None:
@@ -76,3 +77,5 @@ def test_make_knows_each_target() -> None:
         # --dry-run makes nothing: recipes are printed only
         made = subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
+        experiment, dash, norm = arguments[0].partition("-")
+        assert not dash or experiment not in experiments() or norm in known_norms()

@@ -81,7 +81,7 @@ def session(tmp_path_factory):
     tool("preprocess", *prefixes, *joined, folder=folder)
     for save, model in (
         ("stock", ["--arch", "transformer_iwslt_de_en"]),
-        ("ours", ["--user-dir", "normplugins", "--arch", "transformer_pn_iwslt_de_en"]),
+        ("ours", ["--arch", "transformer_pn_iwslt_de_en"]),
     ):
         heads = ["--encoder-attention-heads", "2", "--decoder-attention-heads", "2"]
         tool("train", "bin", *model, *SIZES, *heads, *TRAINING, "--save-dir", save, folder=folder)

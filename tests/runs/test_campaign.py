@@ -130,6 +130,17 @@ def test_a_campaign_stops_after_its_minutes_and_resumes(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_end_of_the_minutes_saves_the_current_update(tmp_path):
+    write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]}, overrides=[*SHORT, "train.checkpoint_minutes=60"])
+    point = Point(r"open \S*train\.log", 2, signal.SIGALRM)  # as the timer sends it, in training
+    status, said = run_campaign(tmp_path, "--minutes", "60", at=point)
+    assert (status, "60 minutes are up" in said) == (75, True), said
+    assert run_campaign(tmp_path)[0] == 0
+    (log,) = tmp_path.glob("runs/demo/*/seed1/train.log")
+    assert "resuming from update " in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_published_as_a_result(tmp_path):
     write_plan(tmp_path, {**BLOCK, "cells": ["norm=none optimization.lr=1e30", "norm=ln"]})
     status, said = run_campaign(tmp_path)

@@ -116,9 +116,7 @@ def test_an_edited_score_is_not_published(run, trained, refused):
 
 
 def test_the_record_of_another_seed_is_not_published(run, trained, refused):
-    assert "is the record of another run" in refused(
-        *tiny_run(trained), "seed=2"
-    ) or "holds a run with other settings" in refused(*tiny_run(trained), "seed=2")
+    assert "holds a run with other settings" in refused(*tiny_run(trained), "seed=2")
     record = json.loads((run / "record.json").read_text())
     del record["content_sha256"]
     (run / "record.json").write_text(json.dumps({**record, "seed": 7}))

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import OTHER_CONFIG, PATIENCE, REPOSITORY, TINY, command, differences, outcome
+from tests.helpers.runs import OTHER_CONFIG, PATIENCE, REPOSITORY, TINY, Trained, command, differences, outcome
 
 HERE = Path(__file__).parent
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 # Training takes seconds and saves a checkpoint after each update, so a signal reaches a job while it trains.
 CELL = [*TINY, "tracking=none", "optimization.max_update=100"]
+UNSCORED = ["evaluate.translate=false", "evaluate.average=null"]
 JOBS = ["hardware=slurm", "hardware.slurm.gpus=0", "hardware.slurm.cpus=1"]
 OWN_PLACES = ["run_dir=${norm.name}/run"]
 
@@ -85,13 +86,14 @@ def resumed_from(log: Path) -> list[int]:
     return [int(update) for update in re.findall(r"resuming from update (\d+)", log.read_text())]
 
 
-def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, tmp_path: Path) -> None:
+def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, trained: Trained, tmp_path: Path) -> None:
     unbroken, cluster = tmp_path / "unbroken", tmp_path / "cluster"
     unbroken.mkdir()
     (cluster / "bn" / "run").mkdir(parents=True)
     (cluster / "bn" / "run" / "config.yaml").write_text(OTHER_CONFIG)
     (cluster / "bn" / "run" / "checkpoint_last.pt").touch()
-    arguments = ["run", "demo", "-m", "norm=ln,pn,bn", *CELL, *JOBS, *OWN_PLACES]
+    cell = [*CELL, f"data_dir={trained.data_dir}"]
+    arguments = ["run", "demo", "-m", "norm=ln,pn,bn", *cell, *JOBS, *OWN_PLACES]
     status, said = command(arguments, cluster, PYTHONPATH=str(REPOSITORY), SLURM_CONF=os.environ["SLURM_CONF"])
     assert status == 0, said
     jobs = {
@@ -113,7 +115,7 @@ def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, tmp_pat
     assert not (cluster / "pn/run/record.json").exists()
     subprocess.run(["scontrol", "requeue", killed], check=True)
 
-    status, said = command(["run", "demo", "norm=pn", *CELL, *OWN_PLACES], unbroken)
+    status, said = command(["run", "demo", "norm=pn", *cell, *OWN_PLACES], unbroken)
     assert status == 0, said
     wait_for_end(failed, "FAILED 1:0")
     assert re.search(r"^normplugins: .* holds a run with other settings", failed_log.read_text(), flags=re.MULTILINE)
@@ -125,10 +127,11 @@ def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, tmp_pat
     assert not differences(outcome(unbroken / "pn", unbroken / "pn/run"), outcome(cluster / "pn", cluster / "pn/run"))
 
 
-def test_one_run_on_two_nodes(slurm: None, tmp_path: Path) -> None:
+def test_one_run_on_two_nodes(slurm: None, trained: Trained, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # torchrun is in the folder of this Python
+    cell = [*CELL, f"data_dir={trained.data_dir}", *UNSCORED, *OWN_PLACES]
     submitted = subprocess.run(
-        ["sbatch", "--parsable", REPOSITORY / "scripts/slurm/multi_node.sbatch", "demo", "norm=pn", *CELL, *OWN_PLACES],
+        ["sbatch", "--parsable", REPOSITORY / "scripts/slurm/multi_node.sbatch", "demo", "norm=pn", *cell],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PATH": path},
         capture_output=True,
@@ -144,18 +147,9 @@ def test_one_run_on_two_nodes(slurm: None, tmp_path: Path) -> None:
     assert (tmp_path / "pn/run/record.json").exists()
 
 
-def test_one_run_as_two_tasks_of_srun(slurm: None, tmp_path: Path) -> None:
-    run = [
-        sys.executable,
-        "-m",
-        "normplugins",
-        "run",
-        "demo",
-        "norm=pn",
-        *CELL,
-        "optimization.max_update=5",
-        *OWN_PLACES,
-    ]
+def test_one_run_as_two_tasks_of_srun(slurm: None, trained: Trained, tmp_path: Path) -> None:
+    cell = [*CELL, f"data_dir={trained.data_dir}", *UNSCORED, "optimization.max_update=5", *OWN_PLACES]
+    run = [sys.executable, "-m", "normplugins", "run", "demo", "norm=pn", *cell]
     done = subprocess.run(
         ["srun", "--nodes=1", "--ntasks=2", *run],
         cwd=tmp_path,

@@ -12,7 +12,7 @@ from normplugins.norms import NormConfig, build_norm, running_statistics
 from normplugins.norms.deferred_residual import DeferredResidual
 from normplugins.runs.compose import compose_config
 from normplugins.training.statistics_probe import StatisticsProbe, is_on, is_probed, measure, running_before
-from tests.helpers.runs import TINY, differences, load, whole_and_broken
+from tests.helpers.runs import TINY, differences, load
 from tests.helpers.triton import skip_without_triton
 
 GRID = [1, 2, 3, 4, 6, 7, 10, 13, 18, 24, 32, 42, 56, 75, 100, 133, 178, 237, 316, 422, 562, 750, 1000]
@@ -170,13 +170,6 @@ def test_a_run_ends_bitwise_equal_with_and_without_the_probe(trained, normplugin
     assert has == [norm != "ln"] * len(probed["valid"])
     assert not any("train_mode_loss" in point for point in plain["valid"])
     assert [point["loss"] for point in probed["valid"]] == [point["loss"] for point in plain["valid"]]
-
-
-@pytest.mark.slow
-def test_a_killed_and_resumed_run_has_the_same_points(trained, normplugins, tmp_path, monkeypatch):
-    whole, broken = whole_and_broken(run_of(trained, "bn"), tmp_path, normplugins, monkeypatch)
-    assert differences(whole["history"], broken["history"]) == []
-    assert [point["update"] for point in broken["history"]["probe"]] == [1, 2, 3, 4, 6, 7]
 
 
 def test_a_record_contains_the_points(trained):
