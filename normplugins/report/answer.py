@@ -247,7 +247,8 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
             "stopped\nearly": str(first.stopped_early),
         })  # fmt: skip
     notes = [
-        "A difference is the test BLEU of the first norm minus that of the second. *Equivalent*: the whole interval "
+        "A difference is the test BLEU of the first norm minus that of the second, with the seeds that both have. "
+        "*Equivalent*: the whole interval "
         f"lies within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; [contrasts.csv](contrasts.csv) also "
         "has the intervals of last and best checkpoints, and those of the hierarchical bootstrap.",
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "

@@ -80,6 +80,26 @@ def test_a_side_that_diverged_more_often_is_not_better(results: Path) -> None:
     assert "has more runs that diverged" in answer.conclusion(each)
 
 
+def test_only_the_planned_seeds_of_a_contrast_count(results: Path) -> None:
+    for seed in (2, 3):
+        put_translated(results, "pn,norm.group_scaling=false", seed, {2: 10 * seed})
+    put_diverged(results, "multi30k", "pn", 7)  # a seed of PN - LN, and not of the contrast with three seeds
+    by_name = found(results)
+    three, nine = by_name["PN - PN without group scaling"], by_name["PN - LN"]
+    assert (three.planned, three.diverged, three.missing, three.complete) == (3, (0, 0), 0, True)
+    assert (nine.planned, nine.diverged, nine.missing) == (9, (1, 0), 5)
+    assert three.stopped_early == 6
+
+
+def test_a_pair_of_which_each_side_lost_another_seed_is_not_missing(results: Path) -> None:
+    put_diverged(results, "multi30k", "pn,norm.group_scaling=false", 2)
+    for seed in (3,):
+        (results / f"runs/multi30k/pn/seed{seed}.json").unlink()
+        put_diverged(results, "multi30k", "pn", seed)
+    each = found(results)["PN - PN without group scaling"]
+    assert (each.diverged, each.seeds, each.missing) == ((1, 1), 1, 0)
+
+
 def test_a_cell_whose_runs_all_diverged_is_not_run(results: Path) -> None:
     put_diverged(results, "multi30k", "rms", 1)
     assert found(results)["RMS in groups - RMS"].verdict == "not run"
@@ -90,7 +110,7 @@ def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> Non
     assert answer.conclusion(by_name["PN - LN"]).startswith("PN is better than LN so far (3 of 9 seeds). ")
     assert answer.conclusion(by_name["PN - LN"]).endswith("This agrees with the paper.")
     assert answer.conclusion(by_name["BN - LN"]).startswith("BN is worse than LN")
-    worse = replace(by_name["PN - LN"], verdict="worse", planned=3)
+    worse = replace(by_name["PN - LN"], verdict="worse", missing=0)
     assert answer.conclusion(worse).startswith("PN is worse than LN. PN - LN: ")
     assert answer.conclusion(worse).endswith("This contradicts the paper.")
     same = replace(by_name["PN - LN"], verdict="equivalent")
@@ -105,17 +125,17 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     made = page()
     text, rows = " ".join(made.text.split()), made.rows("Contrasts")
     assert 0 < text.index("## The answer") < text.index("## The numbers")
-    assert "13 of 72 planned runs of Multi30k are published, and 1 diverged." in text
+    assert re.search(r"13 of \d+ planned runs of Multi30k are published, and 1 diverged\. 0 of \d+ contrasts", text)
     assert rows["PN - LN"]["verdict"] == "better so far"
     assert rows["PN - PN without group scaling"]["verdict"] == "one seed: no verdict"
     assert rows["BN - LN"]["seeds"] == "3 of 9"
     assert "seeds for 80 % power none" in made.section("Contrasts")
     assert "before the adjustment of p" in text
     assert re.search(
-        r"Group scaling changed the BLEU by (\+\S+) to \1 \(PN\)\. Running statistics, measured by PN - RMS", text
+        r"Group scaling changed the BLEU by (\+\S+) to \1 \(PN\)\. PN - RMS in groups, both with group scaling", text
     )
     assert "Each of these 2 contrasts has 1 to 3 seeds, and none of them a verdict." in text
-    assert "In 13 of 13 runs, the last and the best checkpoint have the same score" in text
+    assert "In 13 of 13 runs, the last epoch has the lowest validation loss" in text
     assert "Of 14 runs, 1 diverged and 13 stopped early." in text
     assert (results / "contrasts.csv").read_text(encoding="utf-8").count("\n") == 1 + 3 * len(CONTRASTS)
 
