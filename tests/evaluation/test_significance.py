@@ -189,3 +189,18 @@ def test_seeds_needed() -> None:
     assert many is not None
     assert few < many
     assert significance.seeds_needed(known(0.1, 0.01, 0.04, 0.5), 0.4) is None
+
+
+def test_seeds_that_agree_by_chance_have_the_variance_of_their_own_sentences() -> None:
+    """Both seeds gain one nat in all, but on other sentences; a resample draws them apart."""
+    baseline = np.column_stack([np.full(100, 5.0), np.full(100, 2.0)])
+    first, second = baseline.copy(), baseline.copy()
+    first[:50, 0] -= 0.02
+    second[50:, 0] -= 0.02
+    found = significance.difference({1: first, 2: second}, {1: baseline, 2: baseline}, significance.nats)
+    assert found.by_seed[0] == pytest.approx(found.by_seed[1])
+    assert found.seed_variance > 0
+    assert found.low < found.mean < found.high
+    assert significance.difference({1: first, 2: second}, {1: baseline, 2: baseline}, significance.nats, False).low == (
+        pytest.approx(found.mean)
+    )
