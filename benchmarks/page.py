@@ -157,11 +157,11 @@ def draw(norms: pd.DataFrame) -> Figure:
 
 
 def _look(provider: str) -> dict[str, Any]:
-    """Return a marker's look: norms in their colours, baselines as diamonds, plain PyTorch code hollow."""
+    """Return a marker's look: norms in their colors, baselines as diamonds, plain PyTorch code hollow."""
     name, _, variant = provider.partition(" ")
     if name not in known_norms():
         return {"color": "#000000", "marker": "D"}
-    shade = style.colour(name)
+    shade = style.color(name)
     return {"color": shade, "marker": "o", "markerfacecolor": "white" if variant else shade}
 
 

@@ -38,7 +38,7 @@ SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 SIZE, IMAGE = 32, 3 * 32 * 32
 BATCH, RATE, WEIGHT_DECAY = 128, 0.1, 1e-4
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-"""Of the pixels of CIFAR-10's training images, by colour."""
+"""Of the pixels of CIFAR-10's training images, by color."""
 
 
 class PixelNorm(nn.Module):

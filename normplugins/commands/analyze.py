@@ -1,4 +1,4 @@
-"""``normplugins analyze ANALYSIS``: examine a trained model, or models at their initialisation."""
+"""``normplugins analyze ANALYSIS``: examine a trained model, or models at their initialization."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from normplugins.commands._arguments import add_results, add_run, add_runs
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import loading, progress
 
-HELP = "examine a trained model, or models at their initialisation"
+HELP = "examine a trained model, or models at their initialization"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "how many segments of the test text are examined (default: %(default)s)"
     causality.add_argument("--segments", type=int, default=32, metavar="N", help=text)
     add_results(causality)
-    text = "measure gradient norms by depth at initialisation, for each placement of the norms"
+    text = "measure gradient norms by depth at initialization, for each placement of the norms"
     gradients = analyses.add_parser("gradients", help=text, description=f"M{text[1:]}. It trains nothing.")
     text = "the norm of both stacks (default: %(default)s)"
     gradients.add_argument("--norm", default="ln", metavar="NAME", help=text)
     text = "numbers of layers of each stack (default: %(default)s)"
     gradients.add_argument("--layers", default="6,12,18", metavar="N,N", help=text)
-    text = "how many initialisations are averaged (default: %(default)s)"
+    text = "how many initializations are averaged (default: %(default)s)"
     gradients.add_argument("--seeds", type=int, default=3, metavar="N", help=text)
     text = "channels of the models, a multiple of 4 (default: %(default)s)"
     gradients.add_argument("--width", type=int, default=512, metavar="N", help=text)
@@ -64,7 +64,7 @@ def _gradients(options: argparse.Namespace) -> list[Path]:
     if not all(depths) or len({*depths}) < len(depths):
         raise UserError(f"--layers {options.layers}: give different numbers of layers, such as 6,12,18")
     if options.seeds < 1:
-        raise UserError(f"--seeds {options.seeds}: give a number of initialisations, such as 3")
+        raise UserError(f"--seeds {options.seeds}: give a number of initializations, such as 3")
     if options.width < 4 or options.width % 4:
         raise UserError(f"--width {options.width}: give a multiple of 4, such as 512")
     rows = measure_gradients(options.norm, depths, options.seeds, width=options.width)

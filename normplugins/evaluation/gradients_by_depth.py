@@ -1,6 +1,6 @@
-"""Gradient norms by depth at initialisation, for each placement of the norms (Xiong et al. 2020, arXiv 2002.04745).
+"""Gradient norms by depth at initialization, for each placement of the norms (Xiong et al. 2020, arXiv 2002.04745).
 
-The paper shows that in a post-norm transformer the gradients of the last layers are large at initialisation, which
+The paper shows that in a post-norm transformer the gradients of the last layers are large at initialization, which
 makes the warmup of the learning rate necessary, and that pre-norm has gradients of similar size at all depths. It
 measures the gradient of the second weight of each feed-forward layer in the decoder; this module does so in both
 stacks.
@@ -29,7 +29,7 @@ def measure_gradients(
     Args:
         norm: the norm of both stacks.
         layers: numbers of layers of each stack.
-        seeds: how many initialisations and batches the norms are averaged over.
+        seeds: how many initializations and batches the norms are averaged over.
         placements: names of ``PLACEMENTS``.
         width: channels; feed-forward layers have twice as many.
 

@@ -145,11 +145,11 @@ class NormTransformerConfig(ModelConfig):
     activation_dropout: float = probability(0.0, "dropout after the activation of feed-forward layers")
     ffn_init: str = setting(
         "xavier",
-        "initialisation of feed-forward layers: xavier, as in the released code, or linear, as in fairseq >= 0.10",
+        "initialization of feed-forward layers: xavier, as in the released code, or linear, as in fairseq >= 0.10",
         choices=("xavier", "linear"),
     )
     normalize_before: bool = setting(
-        True, "pre-norm: normalise the input of each sublayer, and the output of each stack"
+        True, "pre-norm: normalize the input of each sublayer, and the output of each stack"
     )
     encoder_norm: str = setting(
         "ln", "norm of the encoder; or of each layer, [pn,pn,ln], or of each site, {attention:pn,ffn:ln,final:ln}"

@@ -23,7 +23,7 @@ class LanguageModelConfig(ModelConfig):
     embed_dim: int = setting(256, "width", minimum=4)
     ffn_embed_dim: int = size(2100, "inner width of the feed-forward layers")
     dropout: float = probability(0.3, "dropout on embeddings, sublayer outputs, activations and the stack's output")
-    normalize_before: bool = setting(False, "pre-norm: normalise each sublayer's input, and the stack's output")
+    normalize_before: bool = setting(False, "pre-norm: normalize each sublayer's input, and the stack's output")
     norm: str = setting(
         "ln", "norm of every sublayer; or of each layer, [pn,pn,ln], or of each site, {attention:pn,ffn:ln,final:ln}"
     )

@@ -35,7 +35,7 @@ class FeedForward(nn.Module):
     """Two linear maps, dim -> inner -> dim, with an activation and dropout between them.
 
     ``init`` "xavier" is the released code's (Xavier-uniform weights, zero biases); "linear" keeps torch.nn.Linear's
-    own initialisation, as fairseq has done since 0.10.
+    own initialization, as fairseq has done since 0.10.
     """
 
     def __init__(self, dim: int, inner: int, activation: str, dropout: float, init: str) -> None:

@@ -1,4 +1,4 @@
-"""Where a layer's norms stand around its sublayers, and what that placement needs besides: scales and initialisation.
+"""Where a layer's norms stand around its sublayers, and what that placement needs besides: scales and initialization.
 
 With a sublayer f, norms N and dropout D, the layers' input x becomes
 
@@ -26,7 +26,7 @@ class Placement:
         embeddings: the embeddings are normalized.
         scale: alpha, the factor of the residual.
         gain: beta, the factor of the initial weights of values, outputs and feed-forward layers; None leaves a
-            sublayer's own initialisation.
+            sublayer's own initialization.
     """
 
     before: bool

@@ -2,7 +2,7 @@
 
 In that code (``causal`` off) every position sees the tokens after it: what is measured then is not the perplexity of a
 language model. Positions are counted back from the segment's end, as in Transformer-XL (arXiv 1901.02860), whose
-layout, initialisation and dropout the published model has; u and w are shared by all layers.
+layout, initialization and dropout the published model has; u and w are shared by all layers.
 """
 
 from typing import Any

@@ -102,9 +102,9 @@ def draw(found: pd.DataFrame) -> Figure:
         figure = style.new_figure(1.6 + 0.17 * sum(name.count("\n") + 1.5 for name in order))
         axis = figure.subplots()
         for name, (_, run) in zip(names, found.iterrows(), strict=True):
-            colour, filled = style.colour(run["norm"]), run["mode"] == MODES["evaluation"]
+            color, filled = style.color(run["norm"]), run["mode"] == MODES["evaluation"]
             marker = "^" if run["mode"] == MODES["training_in_warmup"] else "o"
-            look: dict[str, Any] = {"color": colour, "mfc": colour if filled else "none"}
+            look: dict[str, Any] = {"color": color, "mfc": color if filled else "none"}
             axis.plot(run["mean"], order[name], marker, markersize=5 if filled else 10, **look)
         axis.set_xscale("symlog", linthresh=SMALLEST, linscale=0.5)
         axis.set_xticks([0, *(10.0**power for power in range(-6, 3, 2))])

@@ -16,8 +16,8 @@ SPREAD_SEEDS = 3
 """Seeds from which on a standard deviation is stated: that of fewer is nearly unknown."""
 NOT_RUN, NOT_IN_FULL, NOT_SCORED, ALL_DIVERGED = "not run", "not in full", "not scored", "diverged"
 METRICS = {  # a short name for headings, and what follows it in notes
-    "bleu": ("BLEU", " (tokenised)"),
-    "bleu_compound": ("BLEU, compounds split", " (tokenised)"),
+    "bleu": ("BLEU", " (tokenized)"),
+    "bleu_compound": ("BLEU, compounds split", " (tokenized)"),
     "sacrebleu": ("sacreBLEU", " (plain text)"),
     "chrf2": ("chrF2", " (plain text)"),
     "ter": ("TER", " (plain text)"),

@@ -214,7 +214,7 @@ def _pre_norm(evidence: Evidence) -> tuple[str, str]:
     spread.index = pd.Index([f"{norm} {stack}, {layers} layers" for norm, stack, layers in spread.index])
     shown = spread[["pre", "post"]].add_suffix("-norm")
     return (UNDECIDED if table["seeds"].min() < SPREAD_SEEDS else verdict), (
-        "The table has the largest gradient of a layer divided by the smallest, at initialisation. Pre-norm has the "
+        "The table has the largest gradient of a layer divided by the smallest, at initialization. Pre-norm has the "
         f"smaller ratio in {smoother} of {len(spread)} cases.\n\n{_table('norm', shown, '{:.2f}')}\n\n"
         f"[{GRADIENTS}]({GRADIENTS})"
     )

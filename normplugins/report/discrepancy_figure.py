@@ -41,11 +41,11 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
             part = shown[shown["quantity"].isin(quantities)]
             for (cell, seed), run in part.groupby(["cell", "seed"], sort=False):
                 norm = str(cell).split(",")[0]
-                colour, raised = style.colour(norm), RAISED.get(norm, 0) / 72
+                color, raised = style.color(norm), RAISED.get(norm, 0) / 72
                 norm_means = run.groupby("layer")["value"].mean()
-                fill = colour if cell in scaled else "none"
+                fill = color if cell in scaled else "none"
                 height = [gaps[cell, seed]] * len(norm_means)
-                look: dict[str, Any] = {"color": colour, "mfc": fill, "markersize": 4.5, "linewidth": 0.6}
+                look: dict[str, Any] = {"color": color, "mfc": fill, "markersize": 4.5, "linewidth": 0.6}
                 (line,) = axis.plot(norm_means, height, "o-", **look)
                 line.set_transform(axis.transData + ScaledTranslation(0, raised, figure.dpi_scale_trans))
             axis.axhline(0, color=style.GREY, linewidth=0.8, zorder=0)
@@ -54,7 +54,7 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
             axis.set_title(label)
             axis.set_xlabel("discrepancy, log")
         axes[0].set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
-        looks: dict[str, dict[str, Any]] = {norm: {"linewidth": 3, "color": style.colour(norm)} for norm in norms}
+        looks: dict[str, dict[str, Any]] = {norm: {"linewidth": 3, "color": style.color(norm)} for norm in norms}
         for name, fill in (("group scaling", "#333333"), ("no group scaling", "none")):
             looks[name] = {"marker": "o", "linestyle": "", "color": "#333333", "mfc": fill}
         style.legend(figure, looks, 4)

@@ -41,7 +41,7 @@ def spectrum(results: Path) -> tuple[Figure, pd.DataFrame] | None:
         grid = figure.add_gridspec(1 + rows, columns)
         whole = figure.add_subplot(grid[0, :])
         for cell in cells:
-            whole.plot(means.index, means[cell], color=style.colour(cell.split(",")[0]), linewidth=1)
+            whole.plot(means.index, means[cell], color=style.color(cell.split(",")[0]), linewidth=1)
         whole.set_yscale("log")
         style.few_log_labels(whole.yaxis)
         whole.set_title(f"all {len(cells)} cells")
@@ -53,7 +53,7 @@ def spectrum(results: Path) -> tuple[Figure, pd.DataFrame] | None:
             for _, line in values["ln"].items():
                 axis.plot(line.index, line / means["ln"], color=style.GREY, linewidth=0.8)
             for cell in [cell for cell in cells if cell.split(",")[0] == norm]:
-                look: dict[str, Any] = {"color": style.colour(norm), "linestyle": style.DASHES[_in_groups(cell)]}
+                look: dict[str, Any] = {"color": style.color(norm), "linestyle": style.DASHES[_in_groups(cell)]}
                 axis.plot(means.index, means[cell] / means["ln"], linewidth=1.2, **look)
             axis.set_title(norm)
             axis.set_xlabel("index, linear")

@@ -39,9 +39,9 @@ class Line:
     dashes: Any
 
     @property
-    def colour(self) -> str:
-        """The norm's colour."""
-        return style.colour(self.cell.first["norm"])
+    def color(self) -> str:
+        """The norm's color."""
+        return style.color(self.cell.first["norm"])
 
 
 def curves(results: pd.DataFrame, column: str = "valid_curve") -> Figure:
@@ -81,12 +81,12 @@ def curves(results: pd.DataFrame, column: str = "valid_curve") -> Figure:
                 if number == len(kinds) - 1 and place + columns >= len(panels):
                     axis.set_xlabel("updates, linear")
                 if number == 0 and not single:
-                    axis.set_title(name_of(members[0].cell), color=members[0].colour, fontsize=8.5, fontweight="bold")
+                    axis.set_title(name_of(members[0].cell), color=members[0].color, fontsize=8.5, fontweight="bold")
         if single:  # after all else, because labels are placed where there is room
             for axis, (kind, _) in zip(grid.flat, kinds, strict=True):
                 means = [(line, getattr(line, kind).mean(axis=1)) for line in lines]
                 ends = [(line, float(mean.iloc[-1])) for line, mean in means if len(mean)]
-                style.label_lines(axis, [style.Label(end, name_of(line.cell), line.colour) for line, end in ends])
+                style.label_lines(axis, [style.Label(end, name_of(line.cell), line.color) for line, end in ends])
     return figure
 
 
@@ -133,10 +133,10 @@ def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]
         table = getattr(line, kind)
         dashes = line.dashes if len(members) > 1 else "-"
         look: dict[str, Any] = {"linestyle": dashes, "marker": "o" if len(table) == 1 else ""}
-        axis.plot(table.mean(axis=1), color=line.colour, linewidth=1 if line in behind else 1.5, **look)
+        axis.plot(table.mean(axis=1), color=line.color, linewidth=1 if line in behind else 1.5, **look)
         if table.shape[1] > 1:
             band = (table.min(axis=1), table.max(axis=1))
-            axis.fill_between(table.index, *band, color=line.colour, alpha=0.25, linewidth=0)
+            axis.fill_between(table.index, *band, color=line.color, alpha=0.25, linewidth=0)
     style.count_updates(axis)
 
 

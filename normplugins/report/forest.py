@@ -16,7 +16,7 @@ from normplugins.report.contrasts import CONFIRMATORY, CONTRASTS, EXPERIMENT, EX
 
 CLIP = 3.0
 """The axis ends here (BLEU) if only intervals, and no difference, are near it: those of two seeds can be very wide."""
-COLOUR = "#0072B2"
+COLOR = "#0072B2"
 CORPORA = "Contrasts of test BLEU over paired seeds, by corpus"
 CORPORA_TEXT = (
     "The confirmatory contrasts on each corpus with published runs, scored by the averaged checkpoint. The protocol "
@@ -51,10 +51,10 @@ def forest(title: str, findings: Sequence[Finding], names: Sequence[str] = ()) -
         axis.axvline(0, color=style.GREY, linewidth=1)
         for row, (each, _, mean, interval) in enumerate(rows):
             low, high = np.clip(interval, -reach, reach)
-            style.dot(axis, row, mean, (low, high), COLOUR, each.seeds > 1)
+            style.dot(axis, row, mean, (low, high), COLOR, each.seeds > 1)
             for bound, arrow in zip(interval, "<>", strict=True):
                 if abs(bound) > reach:
-                    axis.plot(math.copysign(reach, bound), row, arrow, color=COLOUR, clip_on=False)
+                    axis.plot(math.copysign(reach, bound), row, arrow, color=COLOR, clip_on=False)
         axis.set_xlim(-reach, reach)
         confirmatory = sum(each.contrast.family != EXPLORATORY for each in shown)
         if 0 < confirmatory < len(shown):

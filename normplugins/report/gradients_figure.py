@@ -1,4 +1,4 @@
-"""Writes results/gradients_by_depth.csv and its figure: gradient norms at initialisation, for each placement."""
+"""Writes results/gradients_by_depth.csv and its figure: gradient norms at initialization, for each placement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from normplugins.report.records import norm_rank
 
 TABLE, FIGURE = "gradients_by_depth.csv", Path("figures") / "gradients_by_depth"
 COLUMNS = ["norm", "placement", "layers", "stack", "layer", "gradient", "seeds", "width"]
-COLOURS = dict(zip(PLACEMENTS, (style.GREY, "#D55E00", "#0072B2", "#44AA99", "#CC79A7"), strict=True))
+COLORS = dict(zip(PLACEMENTS, (style.GREY, "#D55E00", "#0072B2", "#44AA99", "#CC79A7"), strict=True))
 
 
 def write_gradients(results: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
@@ -45,16 +45,16 @@ def draw(found: pd.DataFrame) -> Figure:
     seeds, widths = (" or ".join(map(str, sorted(found[name].unique()))) for name in ("seeds", "width"))
     notes = [
         "Norm of dL/dW of each layer's second feed-forward weight, log scale. Translation models with the same norm in "
-        f"both stacks, {widths} channels, random sentences; initialisations averaged: {seeds}."
+        f"both stacks, {widths} channels, random sentences; initializations averaged: {seeds}."
     ]
     with style.drawing():
         figure = style.new_figure(1.2 + 1.75 * len(panels))
         axes = figure.subplots(len(panels), len(depths), sharey="row", squeeze=False)
-        style.heading(figure, "Gradient norms at initialisation, by placement of the norms", notes)
+        style.heading(figure, "Gradient norms at initialization, by placement of the norms", notes)
         for row, ((norm, stack), rows) in zip(axes, panels, strict=True):
             for axis, depth in zip(row, depths, strict=True):
                 for name, line in rows[rows["layers"] == depth].groupby("placement", sort=False):
-                    look: dict[str, Any] = {"color": COLOURS[str(name)], "marker": "o", "markersize": 2.5}
+                    look: dict[str, Any] = {"color": COLORS[str(name)], "marker": "o", "markersize": 2.5}
                     dashes = (0, (3, 1.5)) if name == "peri" else "-"  # it often lies on sandwich
                     axis.plot(line["layer"], line["gradient"], linestyle=dashes, **look)
                 axis.set_title(f"{norm}, {stack}, {depth} layers" if axis is row[0] else f"{depth} layers")
@@ -67,6 +67,6 @@ def draw(found: pd.DataFrame) -> Figure:
         for row, (_, rows) in zip(axes, panels, strict=True):  # after all else: labels are placed where there is room
             deepest = rows["layers"].max()
             ends = rows[rows["layers"] == deepest].groupby("placement", sort=False)["gradient"].last()
-            labels = [style.Label(y, str(name), COLOURS[str(name)]) for name, y in ends.items()]
+            labels = [style.Label(y, str(name), COLORS[str(name)]) for name, y in ends.items()]
             style.label_lines(row[depths.index(deepest)], labels)
     return figure

@@ -73,7 +73,7 @@ def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str) -> Shown | 
     number = both["quantity"].map([*FIRST_NORM[name]].index)
     both = both.assign(row=number // 2, column=number % 2, title=both["quantity"].map(FIRST_NORM[name]), label="")
     shown = both[both["line"] == TRANSFORMER]
-    looks = {TRANSFORMER: (style.colour("bn"), "-"), RESNET: ("#000000", style.DASHES[1])}
+    looks = {TRANSFORMER: (style.color("bn"), "-"), RESNET: ("#000000", style.DASHES[1])}
     return None if shown.empty else (_draw(both, looks, 4.7, share=False), shown)
 
 
@@ -101,7 +101,7 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
         line=shown["cell"],
     )
     scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
-    looks = {norm: (style.colour(norm), style.DASHES[norm in scaled]) for norm in NORMS}
+    looks = {norm: (style.color(norm), style.DASHES[norm in scaled]) for norm in NORMS}
     return _draw(shown, looks, 5.8), shown
 
 
@@ -127,7 +127,7 @@ def _draw(shown: pd.DataFrame, looks: Mapping[str, tuple[str, Any]], height: flo
     Args:
         shown: rows of the table with their ``line``, the ``row`` and the ``column`` of their panel, its ``title``, and
             the ``label`` of the panels of the row.
-        looks: the colour and the dashes of each line.
+        looks: the color and the dashes of each line.
         height: the figure's height in inches.
         share: whether the panels of a row share one axis.
     """
@@ -142,16 +142,16 @@ def _draw(shown: pd.DataFrame, looks: Mapping[str, tuple[str, Any]], height: flo
             axis: Axes = axes[numbers]
             axis.set_visible(True)
             for name, rows in panel.groupby("line", sort=False):
-                colour, dashes = looks[str(name)]
+                color, dashes = looks[str(name)]
                 band = rows.groupby("update")["value"].agg(["min", "median", "max"])
                 if (band["min"] < band["max"]).any():
-                    axis.fill_between(band.index, band["min"], band["max"], color=colour, alpha=0.25, linewidth=0.6)
-                axis.plot(band.index, band["median"], color=colour, linestyle=dashes)
+                    axis.fill_between(band.index, band["min"], band["max"], color=color, alpha=0.25, linewidth=0.6)
+                axis.plot(band.index, band["median"], color=color, linestyle=dashes)
             style.log_axes(axis)
             axis.set_title(panel["title"].iloc[0])
             axis.set_ylabel(panel["label"].iloc[0] if numbers[1] == 0 else "")
             axis.set_xlabel("updates, log" if numbers[0] == len(axes) - 1 else "")
-        drawn = {name: {"color": colour, "linestyle": dashes}
-                 for name, (colour, dashes) in looks.items() if (shown["line"] == name).any()}  # fmt: skip
+        drawn = {name: {"color": color, "linestyle": dashes}
+                 for name, (color, dashes) in looks.items() if (shown["line"] == name).any()}  # fmt: skip
         style.legend(figure, drawn, 5)
     return figure

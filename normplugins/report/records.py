@@ -82,7 +82,7 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def norm_rank(norm: str) -> tuple[int, str]:
-    """Return the place of a norm among rows and colours: the paper's norms first, then all others that are known."""
+    """Return the place of a norm among rows and colors: the paper's norms first, then all others that are known."""
     order = [*NAMES, *(name for name in known_norms() if name not in NAMES)]
     return (order.index(norm) if norm in order else len(order), norm)
 

@@ -65,10 +65,10 @@ def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
         for row, (first, values, interval, found) in enumerate(
             zip(firsts, scores, intervals, differences, strict=True)
         ):
-            colour = style.colour(first["norm"])
-            style.dot(axes[0], row, float(np.mean(values)), interval, colour, len(values) > 1)
+            color = style.color(first["norm"])
+            style.dot(axes[0], row, float(np.mean(values)), interval, color, len(values) > 1)
             if found is not None:
-                style.dot(axes[1], row, found.mean, found.interval, colour, len(found.seeds) > 1)
+                style.dot(axes[1], row, found.mean, found.interval, color, len(found.seeds) > 1)
         logarithmic = max(map(max, scores)) > LOG_FROM * min(map(min, scores)) > 0
         axes[0].set_xlabel(f"{short}, {'log' if logarithmic else 'linear'}")
         axes[0].set_yticks(range(len(labels)), labels)

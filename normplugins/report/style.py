@@ -1,4 +1,4 @@
-"""The look of every figure: colours of the norms, text that stays on the canvas, labels beside lines, PNG and SVG."""
+"""The look of every figure: colors of the norms, text that stays on the canvas, labels beside lines, PNG and SVG."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ WIDTH = 5.6
 """Inches: a column of text in print. On a phone, 360 pixels wide, a letter of 9 points is 8 pixels high."""
 DPI = 200
 GREY = "#767676"
-# Grey for the baseline LN, then the colours of Okabe and Ito and of Tol's muted set, which colour-blind readers tell
+# Grey for the baseline LN, then the colors of Okabe and Ito and of Tol's muted set, which color-blind readers tell
 # apart, and four darker ones, in the order of norm_rank. Nobody tells all of them apart: figures name each line.
-COLOURS = (
+COLORS = (
     *(GREY, "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#44AA99", "#999933", "#332288"),
     *("#CC6677", "#009E73", "#CC79A7", "#882255", "#117733", "#DDCC77", "#AA4499", "#661100", "#6699CC", "#000000"),
     *("#8C6D31", "#5254A3", "#BD9E39", "#7B4173"),
 )
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
-"""Line styles that tell lines of one colour apart."""
+"""Line styles that tell lines of one color apart."""
 FORMATS: dict[str, dict[str, None]] = {  # with the metadata to leave out, which would change from day to day
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
@@ -64,7 +64,7 @@ class Label(NamedTuple):
 
     y: float
     text: str
-    colour: str
+    color: str
 
 
 @contextmanager
@@ -98,11 +98,11 @@ def write(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-def colour(norm: str) -> str:
-    """Return the norm's colour, which is the same in every figure, also for a norm that is not installed."""
+def color(norm: str) -> str:
+    """Return the norm's color, which is the same in every figure, also for a norm that is not installed."""
     rank, name = norm_rank(norm)
     known = rank < norm_rank("")[0]
-    return COLOURS[(rank if known else zlib.crc32(name.encode())) % len(COLOURS)]
+    return COLORS[(rank if known else zlib.crc32(name.encode())) % len(COLORS)]
 
 
 def fit(text: str, inches: float, size: float, weight: str = "normal") -> str:
@@ -137,11 +137,11 @@ def legend(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
 
 
-def dot(axis: Axes, row: int, value: float, interval: tuple[float, float] | None, colour: str, several: bool) -> None:
+def dot(axis: Axes, row: int, value: float, interval: tuple[float, float] | None, color: str, several: bool) -> None:
     """Draw a value with its interval, if any: filled, with a bold bar, if it is of several seeds."""
     if interval is not None:
-        axis.plot(interval, [row, row], color=colour, linewidth=2.8 if several else 1, solid_capstyle="butt")
-    axis.plot(value, row, "o", color=colour, markersize=6, mfc=colour if several else "white")
+        axis.plot(interval, [row, row], color=color, linewidth=2.8 if several else 1, solid_capstyle="butt")
+    axis.plot(value, row, "o", color=color, markersize=6, mfc=color if several else "white")
 
 
 def count_updates(axis: Axes) -> None:
@@ -209,8 +209,8 @@ def label_lines(axis: Axes, labels: Sequence[Label]) -> None:
     gap = lines * 1.25 * RC["font.size"] / 72 * figure.dpi / axis.get_window_extent().height * (high - low)
     for label, y in zip(labels, scale.inverted().transform(spread(np.clip(heights, low, high), gap)), strict=True):
         axis.annotate(
-            label.text, xy=(1, label.y), xytext=(1.04, y), color=label.colour, va="center", annotation_clip=False,
+            label.text, xy=(1, label.y), xytext=(1.04, y), color=label.color, va="center", annotation_clip=False,
             xycoords=axis.get_yaxis_transform(), textcoords=axis.get_yaxis_transform(),
-            arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 0.6, "relpos": (0, 0.5),
+            arrowprops={"arrowstyle": "-", "color": label.color, "linewidth": 0.6, "relpos": (0, 0.5),
                         "shrinkA": 0, "shrinkB": 0},
         )  # fmt: skip

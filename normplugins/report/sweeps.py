@@ -78,11 +78,11 @@ def batch_sizes(results: Path) -> Figure | None:
         style.heading(figure, "multi30k: test BLEU against tokens a batch", notes)
         labels = []
         for number, (norm, line) in enumerate(lines):
-            mean, colour = line["mean"], style.colour(norm)
+            mean, color = line["mean"], style.color(norm)
             places = line["value"] * 1.03 ** (number - len(lines) / 2)  # so that bars do not cover each other
             bars = [mean - line["min"], line["max"] - mean]
-            axis.errorbar(places, mean, bars, fmt="o-", markersize=5, capsize=2, color=colour)
-            labels.append(style.Label(float(mean.iloc[-1]), norm, colour))
+            axis.errorbar(places, mean, bars, fmt="o-", markersize=5, capsize=2, color=color)
+            labels.append(style.Label(float(mean.iloc[-1]), norm, color))
         sizes = sorted(shown["value"].unique())
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])

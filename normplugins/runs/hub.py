@@ -1,11 +1,17 @@
 """fairseq's interface for PyTorch Hub around a trained run, which prepares text as the run's corpus was prepared."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.hub_utils import GeneratorHubInterface
 from omegaconf import DictConfig, OmegaConf
 
 from normplugins.corpora.raw_text import TextPipeline
-from normplugins.runs.trained import TrainedRun
+
+if TYPE_CHECKING:  # it imports this module
+    from normplugins.runs.trained import TrainedRun
 
 
 def hub_interface(run: TrainedRun) -> GeneratorHubInterface:

@@ -37,6 +37,7 @@ from normplugins.evaluation.tasks import kind_of, windows
 from normplugins.models.language_model_config import future_label
 from normplugins.runs import folder, provenance
 from normplugins.runs.check import check_bfloat16
+from normplugins.runs.hub import hub_interface
 from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_threads
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
@@ -226,8 +227,6 @@ class TrainedRun:
 
     def hub_interface(self) -> GeneratorHubInterface:
         """Return fairseq's interface for PyTorch Hub, which prepares text as the run's corpus was prepared."""
-        from normplugins.runs.hub import hub_interface  # it imports this module
-
         return hub_interface(self)
 
     def _require_language_model(self, what: str) -> None:

@@ -14,7 +14,7 @@ from normplugins.utils.errors import UserError
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Two batches of 20 images, as CIFAR-10's binary version has them: a class, then the pixels by colour."""
+    """Two batches of 20 images, as CIFAR-10's binary version has them: a class, then the pixels by color."""
     rows = np.random.default_rng(0).integers(0, 256, (2, 20, 1 + IMAGE), dtype=np.uint8)
     rows[..., 0] %= 10
     path = tmp_path / "cifar.tar.gz"

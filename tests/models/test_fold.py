@@ -37,7 +37,7 @@ def randomise(model: nn.Module) -> nn.Module:
                 value.copy_(drawn * 0.6 + 0.2)
             elif kind in ("bias", "running_mean", "output_bias"):
                 value.copy_(drawn - 0.3)
-            elif kind == "original0":  # g of a weight-normalised map
+            elif kind == "original0":  # g of a weight-normalized map
                 value.mul_(drawn * 0.5 + 0.2)
     return model.eval()
 
@@ -106,7 +106,7 @@ def test_one_stack_of_two_and_any_sharing(share, pre):
     assert {outcome.stays for outcome in outcomes if outcome.norm == "ln"} == {"it is computed from each token"}
 
 
-def test_a_decoder_alone_and_weight_normalised_keys_and_values():
+def test_a_decoder_alone_and_weight_normalized_keys_and_values():
     model, folded, changed, _ = fold_copy(make_model, {"encoder_norm": "rms", "decoder_norm": "pnv"})
     assert_same_translation_model(model, folded)
     assert changed == {"decoder_norm": "none", "decoder_final_norm": "affine"}

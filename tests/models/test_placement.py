@@ -117,7 +117,7 @@ def test_a_folded_model_computes_the_same(name: str) -> None:
     torch.testing.assert_close(forward(model, 3), before)
 
 
-def test_tensor_attention_refuses_deepnorms_initialisation() -> None:
+def test_tensor_attention_refuses_deepnorms_initialization() -> None:
     with pytest.raises(UserError, match="softmax attention"):
         make_language_model("tensor", placement="deepnorm")
     assert make_settings(placement="peri").placement == "peri"

@@ -33,10 +33,10 @@ def raised(variant: str, seed: int, by: float) -> dict:
 
 
 def lines_of(figure: Figure, norm: str, lower: bool) -> list[np.ndarray]:
-    """The losses of the lines in a norm's colour, in the lower (difference) or in the upper panels."""
+    """The losses of the lines in a norm's color, in the lower (difference) or in the upper panels."""
     parts = [axes for axes in figure.axes if axes.get_ylabel().startswith("minus") == lower]
     lines = [line for axes in parts for line in axes.lines]
-    return [line.get_ydata() for line in lines if to_rgb(line.get_color()) == to_rgb(style.colour(norm))]
+    return [line.get_ydata() for line in lines if to_rgb(line.get_color()) == to_rgb(style.color(norm))]
 
 
 def test_few_lines_share_a_panel_and_have_labels(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_differences_to_ln_are_those_of_the_contrasts(tmp_path: Path) -> None:
         found = contrasts[name]
         assert list(dot.get_xdata()) == [pytest.approx(found.difference.mean)]
         assert tuple(bar.get_xdata()) == pytest.approx(found.interval)
-    assert bn.get_markerfacecolor() == style.colour("bn")
+    assert bn.get_markerfacecolor() == style.color("bn")
     assert rms.get_markerfacecolor() == "white"
     assert bn_bar.get_linewidth() > rms_bar.get_linewidth()
     assert "minus ln: paired by seed" in texts

@@ -11,10 +11,10 @@ from normplugins.report import style
 from tests.helpers.pictures import clipped, overlapping
 
 
-def test_colours_differ_between_the_norms_and_do_not_depend_on_the_others() -> None:
+def test_colors_differ_between_the_norms_and_do_not_depend_on_the_others() -> None:
     norms = known_norms()
-    assert len({style.colour(norm) for norm in norms}) == len(norms)
-    assert style.colour("mine") == style.colour("mine")
+    assert len({style.color(norm) for norm in norms}) == len(norms)
+    assert style.color("mine") == style.color("mine")
 
 
 @pytest.mark.parametrize("positions", [[0.0, 0.1, 0.2], [3.0, 1.0, 1.0, 1.05], [5.0], []])

@@ -105,7 +105,7 @@ def test_wmt14_is_compared_by_bleu_with_compounds_split(page, tmp_path) -> None:
     assert rows["LN (ln)"][ours] == "not in full"
     assert rows["ln, cut at 800 updates"][ours] == "9.00"
     assert rows["bn, evaluate.split_compounds=false"][ours] == "not scored"  # plain BLEU is another metric
-    assert "BLEU, compounds split (tokenised): `nrefs:1" in made.section("WMT14 en-de")
+    assert "BLEU, compounds split (tokenized): `nrefs:1" in made.section("WMT14 en-de")
 
 
 def test_the_difference_to_ln_is_taken_between_equals_only(page, tmp_path) -> None:
@@ -180,8 +180,8 @@ def test_signatures_that_differ_say_whose_they_are(page, tmp_path) -> None:
     other["metrics"]["bleu"]["signature"] = "nrefs:1|tok:none|version:9"
     put(tmp_path, other)
     section = page().section("demo")
-    assert "- BLEU (tokenised) (pn): `nrefs:1|tok:none|version:9`" in section
-    assert "- BLEU (tokenised) (ln): `nrefs:1|case:mixed" in section
+    assert "- BLEU (tokenized) (pn): `nrefs:1|tok:none|version:9`" in section
+    assert "- BLEU (tokenized) (ln): `nrefs:1|case:mixed" in section
     assert section.count("- sacreBLEU") == 1
 
 
