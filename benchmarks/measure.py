@@ -121,7 +121,7 @@ def machine(threads: int, cpu: bool) -> dict[str, Any]:
     return {
         "hardware": ", ".join([*device, *of_cpu]),
         "torch": torch.__version__,
-        "commit": git_commit(),
+        "commit": git_commit("benchmarks"),
         "date": now(),
         "threads": threads,
         "triton": _version("triton"),

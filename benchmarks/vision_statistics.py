@@ -149,7 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args(argv)
-    commit, threads = git_commit(), available_cores()  # the commit of the code that runs, not of the tree afterwards
+    commit = git_commit("benchmarks")  # of the code that runs, not of the tree afterwards
+    threads = available_cores()
     use_threads(threads)
     archive = options.archive or fetch(NAME, ADDRESSES, Path("data/cifar10/raw"), print)
     images, classes = read_images(archive)

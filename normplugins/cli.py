@@ -18,14 +18,20 @@ from normplugins.utils.files import NO_SPACE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
-    parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
+    options = parse(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a log file shows each line at once, in the order of stderr's lines
         sys.stdout.reconfigure(line_buffering=True)
+    return call(lambda: options.execute(options), options.resumable)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; an unknown option ends the program with status 2."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("--") or not options.takes_overrides]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.overrides = [*getattr(options, "overrides", []), *rest]
-    return call(lambda: options.execute(options), options.resumable)
+    return options
 
 
 def fairseq_tool() -> int:

@@ -52,8 +52,9 @@ once() { # once NAME COMMAND...: run a command, unless it has succeeded before, 
 
 at_once() { # at_once JOBS NAME MINUTES: campaigns that share the plan's runs; succeed if one of them sees all runs done
   local job pids=() code=75
+  trap 'kill "${pids[@]}" 2>/dev/null; wait; exit 75' INT TERM # background jobs ignore SIGINT; SIGTERM saves the update
   for ((job = 0; job < $1; job++)); do
-    "$ours" -m normplugins campaign "$2.yaml" --minutes "$3" >>"logs/$2.$job.log" 2>&1 &
+    "$ours" -m normplugins campaign "$2.yaml" --minutes "$3" ${LEASE_REHEARSAL:+--force} >>"logs/$2.$job.log" 2>&1 &
     pids+=($!)
   done
   for job in "${!pids[@]}"; do

@@ -36,7 +36,8 @@ def in_wider_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
 class Norm(nn.Module):
     """Base class of norms with ``weight`` and ``bias`` (C,), which start at 1 and 0.
 
-    Each setting is an attribute that may be changed, as in PyTorch's own norms. ``settings`` holds the initial values.
+    Each setting is an attribute too, as in PyTorch's own norms. Numbers such as eps, momentum, decays and warmups may
+    be changed; sizes (groups, window), ``sync`` and ``per_update`` are fixed when the norm is built.
 
     Raises:
         ValueError: with ``group_scaling``, the groups do not divide dim.

@@ -1,5 +1,6 @@
 """LayerNorm: y = weight (x - mean) / sqrt(var + eps) + bias, over each token's own channels (arXiv 1607.06450)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,5 +15,7 @@ class LayerNorm(Norm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
-        rows, weight, bias = in_wider_dtype(x, self.weight, self.bias)
+        rows, weight, bias = x, self.weight, self.bias
+        if not (x.is_cpu and x.dtype == torch.bfloat16 and weight.dtype == torch.float32):  # PyTorch mixes only these
+            rows, weight, bias = in_wider_dtype(x, weight, bias)
         return F.layer_norm(rows, (self.dim,), weight, bias, self.eps).to(x.dtype)

@@ -96,6 +96,7 @@ def register_norm(
       and no language model with it counts as causal;
     - ``warms_up_apart = True``: the norm at the end of a stack has another warmup, ``final_norm_warmup_updates``;
     - an attribute ``loss_term``, a scalar tensor set by each forward in training, which is added to the batch's loss;
+      with several processes, gradients are summed, as fairseq does;
     - a method ``wrap_linears(sublayer)``, which is called once with the sublayer that the norm belongs to and may
       change its linear maps;
     - a method ``fixed_affine()``, which returns scale and shift (C,) in float64 if evaluation is y = scale x + shift

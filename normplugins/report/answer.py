@@ -182,7 +182,7 @@ def _last_checkpoint(found: pd.DataFrame) -> list[str]:
         return []
     runs = runs.dropna()
     averaged, last = (runs["brevity", name].mean() for name in ("averaged", "last"))
-    curves = scores.drop_duplicates(["variant", "seed"])["valid_curve"]
+    curves = scores.drop_duplicates(["variant", "seed"]).set_index(["variant", "seed"]).loc[runs.index, "valid_curve"]
     same = sum(bool(curve) and curve[-1][1] == min(loss for _, loss in curve) for curve in curves)
     return [
         f"In {same} of {len(runs)} runs, the last epoch has the lowest validation loss, so that *last* and *best* are "

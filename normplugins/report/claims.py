@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,12 @@ import pandas as pd
 from normplugins.report import gradients_figure, probe_table, sweeps
 from normplugins.report.answer import agreement, figures, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Contrast, Finding, find
+from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding
 from normplugins.report.measured import read_measured
 from normplugins.report.plans import Plan
 from normplugins.report.probe_figures import PN_CELLS
 from normplugins.report.run_page import run_links
-from normplugins.report.sweeps import FAILS, HOLDS
+from normplugins.report.sweeps import FAILS, HOLDS, so_far
 from normplugins.report.table import build_table, markdown
 from normplugins.runs.inventory import published_records
 
@@ -90,38 +90,17 @@ def _contrast(name: str, claimed: str) -> Judge:
         parts, opposite = found.verdict.split(", "), "worse" if claimed == "better" else "better"
         verdict = HOLDS if claimed in parts else FAILS if {opposite, "equivalent"} & {*parts} else UNDECIDED
         said = f"{name}: {figures(found)}. {agreement(found)}".strip()
-        return _so_far(verdict, found), f"{said} Runs: {paired_runs(evidence.results, found)}."
+        return so_far(verdict, found), f"{said} Runs: {paired_runs(evidence.results, found)}."
 
     return judge
 
 
-def _so_far(verdict: str, *findings: Finding) -> str:
-    """Mark a verdict if the plan of a finding is incomplete."""
-    return verdict if all(found.complete for found in findings) else f"{verdict} so far"
-
-
-def _bfloat16(evidence: Evidence) -> tuple[str, str]:
-    contrasts = [Contrast(f"{norm},precision=bf16", norm, "bfloat16", "precision") for norm in ("ln", "pn")]
-    found = find(evidence.results, contrasts=contrasts, plan=Plan.named(PRECISION))
-    if any(each.difference is None for each in found):
-        return NOT_RUN, "LN and PN need a seed each that was trained in both precisions."
-    parts = [each.verdict.split(", ") for each in found]
-    verdict = HOLDS if all("equivalent" in each for each in parts) else UNDECIDED
-    if any({"better", "worse"} & {*each} and "equivalent" not in each for each in parts):
-        verdict = FAILS
-    said = ". ".join(f"{each.contrast.name}: {figures(each)}, {each.verdict}" for each in found)
-    return _so_far(verdict, *found), (
-        f"{said}. The claim holds if both differences are equivalent within ±{MARGIN} BLEU. The runs in bfloat16 come "
-        "from version 0.3.0 and those in float32 from 0.2.0, whose kernels and numbers of threads differ too. "
-        f"{paired_runs(evidence.results, *found)}"
-    )
-
-
-def _not_run(why: str, *patterns: str) -> Judge:
-    """Return "not run" until a record matches a pattern; then the claim has to be judged by its scores."""
+def _not_run(why: str, plan: str = "", experiments: Collection[str] = ()) -> Judge:
+    """Return "not run" until a run of these experiments of a plan is published; no rule judges such runs yet."""
 
     def judge(evidence: Evidence) -> tuple[str, str]:
-        if any(path for pattern in patterns for path in (evidence.results / "runs").glob(f"{pattern}/seed*.json")):
+        cells = [(name, cell) for name, cell in Plan.named(plan).cells if name in experiments] if plan else []
+        if any(published_records(evidence.results, name, cell)[0] for name, cell in cells):
             return UNDECIDED, f"Runs are published, and no rule judges them: see [README.md](README.md). {why}"
         return NOT_RUN, why
 
@@ -260,7 +239,7 @@ def _table(index: str, numbers: pd.DataFrame, form: str) -> str:
 
 
 GRADIENTS = gradients_figure.TABLE
-COMMON, PRECISION = "common claim", "precision"
+COMMON = "common claim"
 OPEN = "open"
 """The verdict on a claim that these measurements cannot decide."""
 NO_PROBE = NOT_RUN, "No record has the statistics probe."
@@ -282,8 +261,7 @@ CLAIMS = (
     Claim("BN fails at small batches", COMMON, lambda evidence: sweeps.small_batches(evidence.results),
           plan=sweeps.BATCH_SIZE),
     Claim("BN fails at one sentence a batch", COMMON,
-          _not_run("An epoch of Multi30k would take 29,000 updates, so no plan has such runs.",
-                   "multi30k/*,dataset.batch_size=1"),
+          _not_run("An epoch of Multi30k would take 29,000 updates, so no plan has such runs."),
           "normplugins run multi30k -m norm=ln,bn_released dataset.batch_size=1"),
     Claim("Weight decay before a norm only changes the effective learning rate", COMMON,
           lambda evidence: sweeps.weight_decay(evidence.results), plan=sweeps.WEIGHT_DECAY),
@@ -291,8 +269,9 @@ CLAIMS = (
           plan=sweeps.LEARNING_RATE),
     Claim("PN lowers perplexity by 5.6 (PTB) and 3.0 (WikiText-103)", "paper, Table 2",
           _not_run("The schedules need a GPU. The paper's language-model code was never released, so the command runs "
-                   "three readings of it.", "ptb/pn*", "wikitext103/pn*"), plan="gpu"),
-    Claim(f"Training in bfloat16 changes BLEU by less than {MARGIN}", "docs/precision.md", _bfloat16, plan=PRECISION),
+                   "three readings of it.", "gpu", ("ptb", "wikitext103")), plan="gpu"),
+    Claim(f"Training in bfloat16 changes BLEU by less than {MARGIN}", "docs/precision.md",
+          lambda evidence: sweeps.bfloat16(evidence.results), plan=sweeps.PRECISION),
 )  # fmt: skip
 """The claims in the order of the page."""
 

@@ -6,13 +6,15 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
+from omegaconf import OmegaConf
 
 from normplugins.report.table import Table, build_table
 from normplugins.runs.cell import changes_result, join_cell_name
-from normplugins.runs.inventory import diverged_path, published_path
+from normplugins.runs.inventory import DIVERGED
 from normplugins.runs.plan_file import read_plan_file
 from normplugins.utils.paths import config_dir
 
@@ -65,14 +67,24 @@ class Plan:
         """Return what the records under ``results`` say about the runs."""
         published, diverged, left = 0, 0, []
         for (experiment, cell), seeds in self.cells.items():
-            for path in (published_path(results, experiment, cell, seed) for seed in seeds):
-                if path.exists():
+            # where processes share the batches of an update, a run with any number of them is a run of the plan
+            names = [cell, f"{cell},processes=*"] if shares_batches(experiment) else [cell]
+            for seed in seeds:
+                folder = results / "runs" / experiment
+                if any(any(folder.glob(f"{name}/seed{seed}.json")) for name in names):
                     published += 1
-                elif diverged_path(path).exists():
+                elif any(any(folder.glob(f"{name}/seed{seed}{DIVERGED}")) for name in names):
                     diverged += 1
                 else:
                     left.append(experiment)
         return Progress(published, diverged, tuple(left))
+
+
+@cache
+def shares_batches(experiment: str) -> bool:
+    """Whether the processes of an experiment share the batches of an update, rather than each adding its own."""
+    path = config_dir() / f"{experiment}.yaml"
+    return path.exists() and OmegaConf.select(OmegaConf.load(path), "train.batches_per_update") is not None
 
 
 def all_plans(first: str = "") -> Iterator[Plan]:

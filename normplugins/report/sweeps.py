@@ -1,4 +1,4 @@
-"""What the records say about plans that vary one setting: batch sizes, weight decay, learning rates."""
+"""What the records say about plans that vary one setting: batch sizes, weight decay, learning rates, precision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.ticker import NullLocator
 from normplugins.report import style
 from normplugins.report.answer import figures, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Contrast, Finding, find
+from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Contrast, Finding, find
 from normplugins.report.plans import Plan
 from normplugins.report.run_page import run_links
 from normplugins.runs.inventory import published_records
@@ -24,7 +24,7 @@ from normplugins.utils.json_file import read_json
 HOLDS, FAILS = "holds", "does not hold"
 """The verdicts on a claim, besides ``UNDECIDED`` and ``NOT_RUN``."""
 TOKENS, DECAY, RATE = "dataset.max_tokens", "optimizer.weight_decay", "optimization.lr"
-BATCH_SIZE, WEIGHT_DECAY, LEARNING_RATE = "batch_size", "weight_decay", "learning_rate"
+BATCH_SIZE, WEIGHT_DECAY, LEARNING_RATE, PRECISION = "batch_size", "weight_decay", "learning_rate", "precision"
 """The plans in ``configs/campaign/``."""
 WORKS = 0.5
 """A learning rate works if no run diverges and each reaches this part of the best score of its norm."""
@@ -93,6 +93,11 @@ def batch_sizes(results: Path) -> Figure | None:
     return figure
 
 
+def so_far(verdict: str, *findings: Finding) -> str:
+    """Mark a verdict if the plan of a finding is incomplete."""
+    return verdict if all(found.complete for found in findings) else f"{verdict} so far"
+
+
 def small_batches(results: Path) -> tuple[str, str]:
     """Judge whether BN (as released) falls behind LN at small batches: verdict and evidence."""
     cells = read_sweep(results, BATCH_SIZE, TOKENS).drop_duplicates("cell")
@@ -155,6 +160,28 @@ def learning_rates(results: Path) -> tuple[str, str]:
     return verdict, (
         f"{'. '.join(said)}. These are norms of the encoder; the decoder has LN. A rate works if no run diverges and "
         f"each reaches {WORKS:.0%} of the best score of its norm. {run_links(results, EXPERIMENT, *swept['cell'])}"
+    )
+
+
+def bfloat16(results: Path) -> tuple[str, str]:
+    """Judge whether training in bfloat16 changes the BLEU of LN and PN: verdict and evidence."""
+    found = _find(results, PRECISION, [(f"{norm},precision=bf16", norm) for norm in ("ln", "pn")])
+    if any(each.difference is None for each in found):
+        return NOT_RUN, "LN and PN need a seed each that was trained in both precisions."
+    parts = [each.verdict.split(", ") for each in found]
+    verdict = HOLDS if all("equivalent" in each for each in parts) else UNDECIDED
+    if any({"better", "worse"} & {*each} and "equivalent" not in each for each in parts):
+        verdict = FAILS
+    said = ". ".join(f"{each.contrast.name}: {figures(each)}, {each.verdict}" for each in found)
+    versions = {
+        cell: ", ".join(sorted({(read_json(path, REMEDY) or {})["versions"]["normplugins"]
+                                for path in published_records(results, EXPERIMENT, cell)[0]}))
+        for each in found for cell in (each.contrast.system, each.contrast.baseline)
+    }  # fmt: skip
+    code = "; ".join(f"{cell}: {version}" for cell, version in versions.items())
+    return so_far(verdict, *found), (
+        f"{said}. The claim holds if both differences are equivalent within ±{MARGIN} BLEU. Versions of the "
+        f"code, whose kernels differ too: {code}. Runs: {paired_runs(results, *found)}."
     )
 
 

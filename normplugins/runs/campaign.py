@@ -66,14 +66,14 @@ def campaign(
         print(overview(runs))
         return not _left(runs)
     if not force and (reason := record.uncommitted(record.git_commit())):
-        raise UserError(f"the records would come from {reason}: commit it first, or run the campaign with --force")
+        raise UserError(f"the records would come from {reason}: commit it, or run the campaign with --force")
     failures: dict[Planned, str] = {}
     for planned in sorted(_left(runs), key=lambda each: each.state != "started"):  # otherwise in the plan's order
         if planned.state not in LEFT:  # another campaign has published it meanwhile
             continue
         print(overview(runs, [planned]), flush=True)
         try:
-            _carry_out(planned, results, end)
+            _carry_out(planned, results, end, force)
             if planned.state in LEFT:
                 raise UserError(f"it ended, and {planned.published} is not its record")
         except TimeIsUp:
@@ -97,7 +97,7 @@ def _left(runs: Sequence[Planned]) -> list[Planned]:
     return [planned for planned in runs if planned.state in LEFT]
 
 
-def _carry_out(planned: Planned, results: Path, end: float) -> None:
+def _carry_out(planned: Planned, results: Path, end: float, force: bool) -> None:
     """Complete one run and publish it. A loss that is not finite is a result, and is published as one."""
     cell = {key: planned.settings[key] for key in ("experiment", "variant", "seed")}
     with _until(end):
@@ -107,13 +107,13 @@ def _carry_out(planned: Planned, results: Path, end: float) -> None:
             outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
             write_json(planned.diverged, cell | outcome)
             return
-        publish(planned.run_dir, results, force=True)  # replaces a record that has other settings
+        publish(planned.run_dir, results, force, replace=True)  # what is published there has other settings
 
 
 def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
     """Return a table with the seeds of each cell by their state, and a line with the hours left, one run at a time."""
     cells: dict[tuple[str, str], dict[str, list[str]]] = {}
-    seconds: dict[str, list[float]] = defaultdict(list)  # of the runs that are done, by experiment
+    took: dict[str, list[float]] = defaultdict(list)  # of the runs that are done, by experiment
     to_go: dict[str, float] = defaultdict(float)  # runs that are left; of a started run, the part that is left
     for planned in runs:
         experiment, variant, seed = (str(planned.settings[key]) for key in ("experiment", "variant", "seed"))
@@ -121,7 +121,7 @@ def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
         if done := planned.record:
             row["done"].append(seed)
             decoding = done.get("decoding", {}).get("seconds", 0.0)
-            seconds[experiment].append(done["training"]["wall_seconds"] + decoding)
+            took[experiment].append(done["training"]["wall_seconds"] + decoding)
         elif planned.state == "diverged":
             row["done"].append(f"{seed} (diverged)")
         else:
@@ -142,10 +142,10 @@ def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
     above = ", ".join(filter(None, shared))
     table = terminal(Table("", columns, rows, shared=f"Every cell: {above}" if above else ""), terminal_width())
     caption = f"{len(runs) - len(_left(runs))} of {len(runs)} runs done"
-    if to_go and to_go.keys() <= seconds.keys():
-        usual = {experiment: mean(seconds[experiment]) for experiment in to_go}
+    if to_go and to_go.keys() <= took.keys():
+        usual = {experiment: mean(took[experiment]) for experiment in to_go}
         hours = sum(count * usual[experiment] for experiment, count in to_go.items()) / 3600
-        each = ", ".join(f"{minutes / 60:.1f} minutes a run of {experiment}" for experiment, minutes in usual.items())
+        each = ", ".join(f"{seconds / 60:.1f} minutes a run of {experiment}" for experiment, seconds in usual.items())
         caption += f", about {hours:.1f} hours to go at {each}, one at a time"
     return f"{table}\n\n{paragraph(caption, terminal_width())}"
 

@@ -67,7 +67,7 @@ def register_nodes(norms: tuple[str, ...], _corpora: tuple[str, ...]) -> None:
     OmegaConf.register_new_resolver("visible_gpus", lambda: torch.cuda.device_count(), replace=True)
     OmegaConf.register_new_resolver("own_file", lambda path: str(own_file(path)), replace=True)
     OmegaConf.register_new_resolver("an_eighth", lambda count: math.ceil(count / 8), replace=True)
-    OmegaConf.register_new_resolver("times", lambda factor, count: factor * count, replace=True)
+    OmegaConf.register_new_resolver("times", lambda factor, count: count and factor * count, replace=True)
 
 
 def norm_node(name: str) -> type:

@@ -12,14 +12,15 @@ from normplugins.utils.files import copy_file, sha256
 _AGAIN = "start the run again with force=true"
 
 
-def publish(directory: Path, results: Path, force: bool = False) -> Path:
+def publish(directory: Path, results: Path, force: bool = False, replace: bool = False) -> Path:
     """Copy the record of a run and its translations into ``results``. Files that are there already stay as they are.
 
     Args:
         directory: the run's folder.
         results: the folder of the published results.
-        force: publish a record of code with changes that are not committed, and replace another record of this cell and
-            seed; a line is printed that names what was done.
+        force: publish a record of code that is in no commit, and replace another record of this cell and seed; a line
+            is printed that names what was done.
+        replace: replace another record, without a line.
 
     Returns:
         The path of the published record.
@@ -37,7 +38,7 @@ def publish(directory: Path, results: Path, force: bool = False) -> Path:
     for path, digest in copies.items():
         if not path.is_file() or sha256(path) != digest:
             raise UserError(f"{path} is not the file that {source} names: restore it, or {_AGAIN}")
-    for reason, remedy in _doubts(done, source, target):
+    for reason, remedy in _doubts(done, source, target, replace):
         if not force:
             raise UserError(f"{reason}: {remedy}, or publish it with --force")
         print(f"published nevertheless: {reason}")
@@ -48,13 +49,13 @@ def publish(directory: Path, results: Path, force: bool = False) -> Path:
     return target
 
 
-def _doubts(done: dict[str, Any], source: Path, target: Path) -> list[tuple[str, str]]:
+def _doubts(done: dict[str, Any], source: Path, target: Path, replace: bool) -> list[tuple[str, str]]:
     """Return why a record should not be published, each reason with what to do about it."""
     doubts = []
     commits = [call["git_commit"] for call in (done, *done.get("later", []))]
     if reason := next(filter(None, map(uncommitted, commits)), ""):
         doubts.append((f"{source} comes from {reason}", "commit it and start the run again with force=true"))
-    if target.exists() and not _same(source, target):
+    if target.exists() and not replace and not _same(source, target):
         doubts.append((f"{target} is another record of this cell and seed", "remove it if it is wrong"))
     return doubts
 

@@ -19,8 +19,8 @@ from normplugins.utils.processor import processor_name
 
 FORMAT = 2
 """The format of written records; the report also reads older ones."""
-CODE = ("normplugins", "configs", "setup.py", "pyproject.toml", "requirements.txt")
-"""The files of a checkout on which a score can depend."""
+CODE = ("normplugins", "configs", ":(exclude)configs/campaign", "setup.py", "pyproject.toml", "requirements.txt")
+"""The files of a checkout on which a score can depend, as git's pathspecs."""
 PACKAGES = ("torch", "fairseq", "hydra-core", "omegaconf", "sacrebleu", "sentencepiece", "subword-nmt", "sacremoses")
 
 
@@ -62,8 +62,8 @@ def load() -> list[float]:
 
 
 @cache
-def git_commit() -> str | None:
-    """Return the commit of the running code, with ``+changes`` if code or configs differ from it.
+def git_commit(*more: str) -> str | None:
+    """Return the commit of the running code, with ``+changes`` if ``CODE`` or ``more`` of the checkout differ from it.
 
     For an installed wheel it is the version, such as ``v0.2.0``; None if the checkout is no git repository, or git
     refuses to read it. The answer is cached, because a process continues with the code that it started with.
@@ -72,7 +72,7 @@ def git_commit() -> str | None:
     if root is None:
         return f"v{normplugins.__version__}"
     # A new file counts too: norms and configs are found by themselves.
-    status = ["status", "--porcelain", "--untracked-files=all", "--", *CODE]
+    status = ["status", "--porcelain", "--untracked-files=all", "--", *CODE, *more]
     try:
         commit, changed = (
             subprocess.run(
@@ -88,7 +88,7 @@ def git_commit() -> str | None:
 def uncommitted(commit: object) -> str:
     """Return what a record's ``git_commit`` says against publishing it: the code is in no commit. Else return ""."""
     if commit is None:
-        return "code of which git knows no commit"
+        return "code that is in no git repository, or in one that git refuses to read (safe.directory)"
     text = str(commit)
     return f"code that is in no commit ({text[:7]} with changes)" if text.endswith("+changes") else ""
 

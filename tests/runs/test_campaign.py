@@ -102,6 +102,7 @@ def test_campaigns_at_the_same_time_share_the_runs(unbroken, tmp_path):
         calls = list(pool.map(run_campaign, [tmp_path] * 2))
     assert {status for status, _ in calls} <= {0, 75}, calls
     assert 0 in {status for status, _ in calls}, calls
+    assert any("skipped: another run" in said for _, said in calls), "they were at work at the same time"
     assert differences(outcomes(tmp_path), outcomes(unbroken[0])) == []
 
 

@@ -238,4 +238,6 @@ def end_backward(
         if CENTRED:
             tl.store(means + C + channels, scale * of_bias / number, mask=inside)
     elif nu is not None:
-        tl.store(nu + channels, old + NEW_WEIGHT * mean / number, mask=inside)
+        step = NEW_WEIGHT * mean / number
+        step = tl.where(tl.abs(step) < float("inf"), step, 0.0)  # neither infinite nor NaN, as after an overflow
+        tl.store(nu + channels, old + step, mask=inside)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from normplugins.norms import NormConfig, build_norm
 from tests.helpers.norms import GOLDEN, replay
 from tests.helpers.triton import DEVICE, assert_same, batch, kernels, plain, results, step
 
@@ -204,3 +205,14 @@ def test_variance_of_tokens_far_from_zero() -> None:
     norm = kernels("bn", 5, momentum=1.0)
     norm(x.to(DEVICE))
     torch.testing.assert_close(norm.running_var.cpu(), x.double().flatten(0, 1).var(0).float(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", ["pn", "pn_alg2"])
+def test_an_infinite_gradient_leaves_nu(name: str) -> None:
+    norm = build_norm(NormConfig(name, groups=1, kernels="triton"), 8).to(DEVICE)
+    x = torch.randn(5, 3, 8, device=DEVICE, requires_grad=True)
+    norm(x).backward(torch.randn_like(x))
+    kept = norm.ema_gz.clone()
+    assert kept.any()
+    norm(x).backward(torch.full_like(x, torch.inf))
+    assert torch.equal(norm.ema_gz, kept)
