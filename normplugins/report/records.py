@@ -32,7 +32,9 @@ OF_PROCESSES = "norm.processes="
 SCORE = ["checkpoint", "test_set", "metric"]
 NO_SCORE = {**dict.fromkeys([*SCORE, "signature"], ""), "value": math.nan, "brevity": math.nan}
 NO_RUN = {
-    **dict.fromkeys(["cut", "note", "train_size", "recipe", "stopped_by", "subwords", "hardware", "machine"], ""),
+    **dict.fromkeys(
+        ["cut", "note", "train_size", "recipe", "stopped_by", "subwords", "hardware", "machine", "version"], ""
+    ),
     **dict.fromkeys(["updates", "wall_seconds", "valid_ppl"], math.nan),
     **{"unigram": (), "label_smoothing": 0.0},
 }
@@ -153,6 +155,7 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
         "subwords": str(corpus.get("subword", {}).get("kind", "")),
         "hardware": hardware,
         "machine": machine,
+        "version": str(record.get("versions", {}).get("normplugins", "")),
         "label_smoothing": float(config.get("criterion.label_smoothing") or 0),
         "train_curve": _curve(record["curves"]["train"]),
         "valid_curve": _curve(record["curves"]["valid"]),

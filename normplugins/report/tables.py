@@ -188,6 +188,7 @@ def _table(
         *([f"{BEST if perplexity else AVERAGED} {DEVIATION}"] if corpus and cells else []),
         *_language_model_notes(cells),
         *_seeds_note(cells),
+        *_versions_note(cells),
         *signatures(cells, metrics),
         *(f"Hardware: {machine}" for cell in cells for machine in cell.runs["machine"]),
     ]
@@ -202,6 +203,16 @@ def _seeds_note(cells: Sequence[Cell]) -> list[str]:
         return []
     which = "Every row has" if ones == len(cells) else f"{ones} of {len(cells)} rows have"
     return [f"{which} one seed only, and one seed gives no verdict: another seed can reverse the order of two rows."]
+
+
+def _versions_note(cells: Sequence[Cell]) -> list[str]:
+    """Return which version of the code made which rows, if the rows come from several versions."""
+    rows: dict[str, list[str]] = {}
+    for cell in cells:
+        rows.setdefault(cell.each("version"), []).append(cell.label)
+    first = max(rows, key=lambda version: len(rows[version]), default="")
+    said = [f"{version or 'unknown'}: {'; '.join(rows[version])}" for version in rows if version != first]
+    return [f"Version of the code: {first}, but {'. '.join(said)}."] if said else []
 
 
 def _differs(cell: Cell) -> str:

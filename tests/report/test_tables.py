@@ -61,6 +61,12 @@ def test_updates_and_hardware_that_differ_between_seeds_are_all_said(page, tmp_p
     assert row["hardware"] == "1 x NVIDIA H200; CPU, 2 threads"
 
 
+def test_rows_of_another_version_of_the_code_are_named(page, tmp_path) -> None:
+    for variant, version in (("ln", "0.2.0"), ("bn", "0.2.0"), ("pn", "0.3.0")):
+        put(tmp_path, record("demo", variant) | {"versions": {"normplugins": version}})
+    assert "- Version of the code: 0.2.0, but 0.3.0: pn." in page().section("demo")
+
+
 def test_a_run_cut_short_is_not_put_beside_the_papers_number(page, tmp_path) -> None:
     put(tmp_path, iwslt("pn,optimization.max_update=150", 3.4, updates=150, stopped_by="max_update", epochs=1))
     rows = page().rows(IWSLT)
