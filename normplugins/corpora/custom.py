@@ -106,7 +106,11 @@ def _draw(
     lines = [number for number, (source, target) in enumerate(train, 1) if source.strip() and target.strip()]
     wanted = sum(sizes.values())
     if wanted >= len(lines):
-        raise UserError(f"{where} has {len(lines):,} pairs: too few to draw {wanted:,} of them for {list(sizes)}")
+        raise UserError(
+            f"{where} has {len(lines):,} pairs with two sides: too few to draw {wanted:,} of them for {list(sizes)}"
+        )
+    if empty := len(train) - len(lines):
+        notes.append(f"{empty:,} training pairs with an empty side dropped")
     generator = random.Random(seed)
     keys = [generator.random() for _ in lines]  # random() alone is the same in every Python version
     order = [lines[i] for i in sorted(range(len(lines)), key=keys.__getitem__)]

@@ -156,6 +156,11 @@ class ParallelCorpus(Corpus):
                 f"corpus.max_ratio compares numbers of words, and a line of {whole[0]} is left as one word: "
                 "set corpus.length_in=subwords, or corpus.max_ratio=null"
             )
+        if whole and self.subword == "bpe" and self.subword_min_count > 1:
+            raise UserError(
+                f"corpus.subword_min_count={self.subword_min_count} would learn from few lines of {whole[0]}: each is "
+                "left as one word. Set it to 1"
+            )
         if getattr(self, "valid_every", None) and self.length_in != "words":
             raise UserError("corpus.valid_every counts pairs that are clean by their words: set corpus.length_in=words")
 

@@ -148,6 +148,7 @@ def _prepared(corpus: ParallelCorpus, folder: Path, manifest: dict[str, Any]) ->
 
 def _manifest(corpus: ParallelCorpus, key: dict[str, Any], records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     tokens, subwords, binary = (record["facts"] for record in records.values())
+    name = corpus.resolved_score_tokenizer
     pairs = subwords["pairs"]  # fewer than tokens["counts"] if pairs are cleaned by their subwords
     return {
         "corpus": corpus.name,
@@ -160,7 +161,7 @@ def _manifest(corpus: ParallelCorpus, key: dict[str, Any], records: dict[str, di
         "notes": [*tokens["notes"], *subwords["notes"]],
         "lowercase": corpus.lowercase,
         "tokenizer": corpus.tokenizer_of(corpus.target),
-        **({"score_tokenizer": name} if (name := corpus.resolved_score_tokenizer) != "13a" else {}),
+        **({"score_tokenizer": name} if name != default_score_tokenizer(corpus.target) or name != "13a" else {}),
         "subword": {"kind": corpus.subword, "size": corpus.subword_size, **subwords["subword"]},
         "longest": subwords["longest"],
         "dictionary_types": binary["dictionary_types"],

@@ -187,7 +187,8 @@ def _count(corpus: RunningText, inputs: Inputs, split: str, split_line: Split) -
     words = words or counts.total()
     if split == "train" and (least := corpus.least_count()) > 1:
         rare = [word for word, count in counts.items() if count < least and word != UNKNOWN]
-        counts[UNKNOWN] += sum(counts.pop(word) for word in rare)
+        if rare:  # a count of 0 would be a type
+            counts[UNKNOWN] += sum(counts.pop(word) for word in rare)
     counts[LINE_END] = lines
     return _Text(where, counts, words, {name: digest.hexdigest() for name, digest in digests.items()})
 

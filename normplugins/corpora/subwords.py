@@ -14,6 +14,7 @@ PACKAGES = {"bpe": "subword-nmt", "sentencepiece": "sentencepiece"}
 FILES = {"bpe": "codes", "sentencepiece": "sentencepiece.model"}
 
 # SentencePiece sums parts of its training per thread. With a fixed number, the model does not depend on the machine.
+_LONGEST_LINE = 2**30  # bytes, the most that SentencePiece accepts; by default it leaves out lines above 4,192
 _SENTENCEPIECE_THREADS = 2
 _CODES_VERSION = "#version: 0.2"
 _CACHED_WORDS = 100_000  # about 40 MB per process
@@ -57,6 +58,7 @@ def _learn_sentencepiece(pieces: int, lines: Iterable[str], path: Path) -> None:
             model_writer=model,
             vocab_size=pieces,
             character_coverage=1.0,
+            max_sentence_length=_LONGEST_LINE,
             num_threads=_SENTENCEPIECE_THREADS,
             minloglevel=2,
         )

@@ -15,7 +15,7 @@ from normplugins.corpora.stages import Inputs
 from normplugins.corpora.symbols import refuse_symbols
 from normplugins.corpora.tokenizer import clean_punctuation, detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import copy_file, iter_lines, write_lines
+from normplugins.utils.files import iter_lines, whole_file, write_lines
 from normplugins.utils.worker_processes import call_in_subprocess, chunked, map_ordered
 
 _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
@@ -36,9 +36,9 @@ def write_tokens(corpus: ParallelCorpus, inputs: Inputs, echo: Echo, workers: in
         test = [pair for tokens, _ in chunks for pair in tokens]
         corpus.verify_test(test, where["test"])  # before the training text, which takes long
     for side, file in enumerate(where["test"]):
-        lines = [pair[side] for pair in test]
-        if "" in lines:
-            raise UserError(f"{file}, line {lines.index('') + 1} is empty: a test pair must have both sides; remove it")
+        for number, pair in bitext.numbered("test", test):
+            if not pair[side]:
+                raise UserError(f"{file}, line {number} is empty: a test pair must have both sides; remove it")
     _write_references(corpus, bitext, test, to)
     writer = SplitWriter(to, corpus, echo)
     writer.write("test", test, lambda chunk: (chunk, {}), workers=1)
@@ -182,7 +182,8 @@ def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: in
 def _make_model(corpus: ParallelCorpus, tokens: Path, model: Path, echo: Echo) -> None:
     if corpus.codes is not None:
         echo(f"{corpus.name}: taking the subwords of {corpus.codes}")
-        copy_file(Path(corpus.codes).expanduser(), model)
+        with whole_file(model) as temporary:  # a byte order mark would hide the version of the codes
+            write_lines(temporary, iter_lines(Path(corpus.codes).expanduser()))
         return
     echo(f"{corpus.name}: learning {corpus.subword_size:,} joint {corpus.subword} subwords")
     paths = [tokens / f"train.{language}" for language in (corpus.source, corpus.target)]

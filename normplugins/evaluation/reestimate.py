@@ -24,6 +24,7 @@ from normplugins.evaluation.loading import load_model
 from normplugins.models.norm_settings import all_norm_names
 from normplugins.norms import has_statistics, reestimate, running_statistics
 from normplugins.training import checkpoint_seal, checkpoints
+from normplugins.training.batches import bucket_by_length
 from normplugins.training.distributed import on_cpu
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
@@ -75,8 +76,11 @@ def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, dir
         "asked": batches_asked(config),
         "sha256": sha256(checkpoint),
     }
-    if destination.exists() and source.items() <= checkpoints.load(destination)["extra_state"]["recalibrated"].items():
-        return destination
+    try:
+        if source.items() <= checkpoints.load(destination)["extra_state"]["recalibrated"].items():
+            return destination
+    except (UserError, KeyError):  # missing or damaged
+        pass
     statistics, seen = measure(config, checkpoint, bin_dir)
     for name, value in statistics.items():
         state["model"][name] = value.to(state["model"][name].dtype)
@@ -112,8 +116,13 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
 
 
 def training_batches(config: DictConfig, task: Any, model: Any) -> Iterator[dict[str, Any]]:
-    """Return the batches of the run's first epoch on one process, in its order, shuffled even with a curriculum."""
+    """Return the batches that the run's first epoch has on one process, in the same order.
+
+    With a curriculum, that epoch is not shuffled, but these batches are.
+    """
     dataset = config.dataset
+    if config.train.bucket_by_length:
+        bucket_by_length(task, dataset.train_subset)
     task.load_dataset(dataset.train_subset, epoch=1, combine=True)
     epochs = task.get_batch_iterator(
         dataset=task.dataset(dataset.train_subset),

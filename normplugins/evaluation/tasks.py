@@ -89,11 +89,12 @@ class Translation(_Kind):
                         f"the longest {side} sentence of the {split} set has {length:,} subwords, and the model takes "
                         f"{most:,}: set model.max_{side}_positions and task.max_{side}_positions to {length}"
                     )
-            if max(longest.values()) > (config.dataset.max_tokens or math.inf):
-                raise UserError(
-                    f"a sentence of the {split} set has {max(longest.values()):,} subwords, more than a batch may hold "
-                    f"(dataset.max_tokens={config.dataset.max_tokens})"
-                )
+        longest_valid = max(corpus.manifest["longest"]["valid"].values())
+        if longest_valid > (config.dataset.max_tokens_valid or math.inf):
+            raise UserError(
+                f"a sentence of the valid set has {longest_valid:,} subwords, more than a batch of validation holds: "
+                f"set dataset.max_tokens_valid={config.dataset.max_tokens_valid} to at least {longest_valid}"
+            )
         longest_pair = max(corpus.manifest["longest"]["test"].values())
         if config.evaluate.translate and longest_pair > config.evaluate.max_tokens:
             raise UserError(

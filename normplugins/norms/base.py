@@ -28,7 +28,13 @@ def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
 
 
 def in_wider_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
-    """Return x and parameters in the wider of their dtypes, so that no float32 weight is rounded to bfloat16 inputs."""
+    """Return x and parameters in the wider of their dtypes, so that no float32 weight is rounded to bfloat16 inputs.
+
+    Raises:
+        TypeError: x has no floating-point numbers.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"a norm takes floating-point numbers, not {x.dtype}")
     dtype = torch.promote_types(x.dtype, parameters[0].dtype)
     return [each.to(dtype) for each in (x, *parameters)]
 

@@ -98,8 +98,8 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     if experiment not in experiments():
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()), tuple(CORPORA))
+    refuse_keys([item.lstrip("+") for item in overrides])
     overrides = as_hydra_reads(overrides)
-    refuse_keys(overrides)
     try:
         config, choices = _compose(experiment, overrides)
         given = [item for item in overrides if not WARMUP.match(item)]

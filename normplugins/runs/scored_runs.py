@@ -219,6 +219,9 @@ def check_comparable(system: System, baseline: System) -> None:
         signatures = [each.metrics[each.metric]["signature"] for each in (run, first)]
         if signatures[0] != signatures[1]:
             raise UserError(f"{where}: the signatures differ ({signatures[0]} and {signatures[1]})")
+        types = [each.record.get("corpus", {}).get("dictionary_types") for each in (run, first)]
+        if run.metric == "ppl" and types[0] != types[1] and "level:word|tokens" in signatures[0]:
+            raise UserError(f"{where}: their vocabularies have {types[0]} and {types[1]} words; others count as <unk>")
         if run.statistics.shape != first.statistics.shape:
             raise UserError(
                 f"{where}: {len(run.statistics):,} sentences or segments there, {len(first.statistics):,} here. "

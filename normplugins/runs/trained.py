@@ -136,7 +136,7 @@ class TrainedRun:
         if not 1 <= nbest <= search.beam:
             raise UserError(f"{nbest} translations of each line from a beam of {search.beam}: 1 to {search.beam} work")
         sentences = self._encode(lines, where, self.model.max_positions()[0], "model.max_source_positions")
-        asked = [number for number, line in enumerate(lines) if line.strip()]
+        asked = [number for number, sentence in enumerate(sentences) if len(sentence) > 1]  # more than </s>
         search.max_tokens = max([search.max_tokens, *(len(sentence) for sentence in sentences)])
         found = (engine or self.search)([sentences[number] for number in asked], search) if asked else []
         translations = [[Translation("", 0.0)] for _ in lines]

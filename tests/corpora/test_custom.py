@@ -68,7 +68,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda en: en.unlink(), r"corpus\.train: there is no file .*train\.en"),
     "empty": (
         lambda en: [en.write_bytes(b""), en.with_suffix(".de").write_bytes(b"")],
-        r"0 pairs: too few to draw 22",
+        r"0 pairs with two sides: too few to draw 22",
     ),
     "gzip": (lambda en: pack(en, gzip.compress(en.read_bytes())[:-40]), r"train\.en\.gz is truncated or no gzip"),
     "no gzip": (lambda en: pack(en, b"hello\n"), r"train\.en\.gz is truncated or no gzip"),

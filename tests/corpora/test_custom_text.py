@@ -16,8 +16,8 @@ TRAIN = ["ab cd ab", "", "ab cd ef", "ab"]
 TEST = ["ab new words", "", "ab", " ".join(["cd"] * 4000)]
 
 
-def own(folder: Path, test: list[str] = TEST, **settings: Any) -> PreparedText:
-    for name, lines in {"train": TRAIN, "valid": ["ab cd"], "test": test}.items():
+def own(folder: Path, test: list[str] = TEST, train_text: list[str] = TRAIN, **settings: Any) -> PreparedText:
+    for name, lines in {"train": train_text, "valid": ["ab cd"], "test": test}.items():
         (folder / f"{name}.txt").write_bytes(text(lines))
     files = {split: str(folder / f"{split}.txt") for split in ("train", "valid", "test")}
     prepared = prepare(config("custom_lm", **files, **settings), folder / "data", quiet)
@@ -44,6 +44,13 @@ def test_words(tmp_path: Path) -> None:
     assert stored(rare, "train") == ["ab cd ab", "", "ab cd <unk>", "ab"]
     assert rare.folder != prepared.folder
     assert rare.manifest["unigram_ppl"]["test"] > 1
+
+
+def test_without_a_rare_word_the_training_text_has_no_unknown_one(tmp_path: Path) -> None:
+    prepared = own(tmp_path, ["ab ef"], train_text=["ab cd ab", "ab cd"], min_count=2)
+    assert prepared.manifest["types"] == 3  # with the end of a line
+    assert prepared.manifest["unigram_ppl"]["test"] is None
+    assert any("the training text has no <unk>" in note for note in prepared.manifest["notes"])
 
 
 @pytest.mark.parametrize(("kind", "size"), [("bpe", 2), ("sentencepiece", 11)])

@@ -106,3 +106,7 @@ def test_every_other_tokenizer_of_sacrebleu_works_or_is_refused(name: str) -> No
     else:
         with pytest.raises(UserError, match=f"unknown corpus.score_tokenizer '{name}'; known: "):
             check(compose_config("demo", [f"corpus.score_tokenizer={name}"]))
+
+
+def test_the_usual_tokenizer_can_be_asked_for_where_it_is_not_the_default(tmp_path: Path) -> None:
+    assert english_to(tmp_path, "ja", score_tokenizer="13a").score_tokenizer == "13a"

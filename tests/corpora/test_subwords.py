@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sentencepiece import SentencePieceProcessor
 
 from normplugins.corpora import ParallelCorpus, prepare
-from normplugins.corpora.subwords import splitter
+from normplugins.corpora.subwords import learn, splitter
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, sha256
@@ -44,6 +46,23 @@ def test_given_codes_are_taken_and_named_by_their_content(custom: ParallelCorpus
     (tmp_path / "other.codes").write_text(CODES.replace("Hau s", "u n"), encoding="utf-8")
     assert again.variant() != prepared.folder.name
     assert replace(custom, codes=None).variant() != prepared.folder.name
+
+
+def test_a_byte_order_mark_and_gzip_change_no_codes(custom: ParallelCorpus, tmp_path: Path) -> None:
+    expected = prepare(custom, tmp_path / "data", quiet).folder / "subword" / "train.de"
+    (tmp_path / "mark.codes").write_text(CODES, encoding="utf-8-sig")
+    with gzip.open(tmp_path / "three.codes.gz", "wt", encoding="utf-8") as file:
+        file.write(CODES)
+    for name in ("mark.codes", "three.codes.gz"):
+        found = prepare(replace(custom, codes=str(tmp_path / name)), tmp_path / f"data-{name}", quiet)
+        assert read_lines(found.folder / "subword" / "train.de") == read_lines(expected)
+
+
+def test_sentencepiece_learns_from_long_lines_too(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("ab abc abd\n" * 50 + "zebra quokka " * 500 + "\n", encoding="utf-8")
+    learn("sentencepiece", 17, 1, [tmp_path / "text"], tmp_path / "model")
+    processor = SentencePieceProcessor(model_proto=(tmp_path / "model").read_bytes())
+    assert processor.unk_id() not in processor.encode("zebra quokka")
 
 
 @pytest.mark.parametrize(
