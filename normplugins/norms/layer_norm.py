@@ -15,7 +15,7 @@ class LayerNorm(Norm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
-        rows, weight, bias = x, self.weight, self.bias
-        if not (x.is_cpu and x.dtype == torch.bfloat16 and weight.dtype == torch.float32):  # PyTorch mixes only these
-            rows, weight, bias = in_wider_dtype(x, weight, bias)
+        if x.is_cpu and x.dtype == torch.bfloat16 and self.weight.dtype == torch.float32:  # PyTorch mixes only these
+            return F.layer_norm(x, (self.dim,), self.weight, self.bias, self.eps)
+        rows, weight, bias = in_wider_dtype(x, self.weight, self.bias)
         return F.layer_norm(rows, (self.dim,), weight, bias, self.eps).to(x.dtype)

@@ -31,13 +31,14 @@ Findings = Mapping[str, Sequence[Finding]]
 QUESTIONS = {
     "PN - LN": "Does PN as released translate better than LN?",
     "PN - RMS in groups": "Do running statistics add anything to the scaling of each token by itself?",
-    "PN - PN-V with group scaling": "Are running statistics better than those of the batch?",
+    "PN - PN-V with group scaling": "Does PN, with running statistics, beat PN-V with group scaling?",
     "PN-V with group scaling - PN-V": "Does the scaling of each token help where PN-V uses batch statistics?",
     "RMS in groups - LN": "Is the scaling of each token alone better than LN?",
     "BN - LN": "Is BN worse than LN, as the paper presupposes?",
 }
 RULE = (
     "The scores are tokenized BLEU on all four test sets together, of the mean of the last five epochs' checkpoints. "
+    "All text is lower-cased, so they cannot be compared with cased BLEU. "
     "The intervals are 95 % intervals over seeds and sentences. The p-values are adjusted by Holm's method, separately "
     "for the six confirmatory and the six exploratory contrasts. [docs/norms.md](../docs/norms.md) explains the norms, "
     "and the [protocol](../docs/protocol.md) with its amendments says how a verdict is reached."
@@ -154,10 +155,11 @@ def agreement(found: Finding) -> str:
 
 
 def _exploratory(findings: Sequence[Finding]) -> str:
-    counts = {word: [f.contrast.name for f in findings if word in f.verdict.split(", ")] for word in VERDICTS}
-    said = [f"{word.removeprefix('one seed: ')}: {'; '.join(names)}" for word, names in counts.items() if names]
-    texts = ". ".join(f"{text[0].upper()}{text[1:]}" for text in said)
-    return f"**What do the exploratory contrasts show, with three seeds planned?** {texts}."
+    decided = [f"{each.contrast.name}: {each.verdict_so_far}" for each in findings if each.decided]
+    return (
+        f"**What do the exploratory contrasts show?** {'; '.join(decided) if decided else 'None has a verdict'}. Three "
+        "seeds hardly ever decide a contrast (amendment 4 of the protocol): read their estimates and intervals."
+    )
 
 
 def _checkpoints(findings: Findings) -> str:
@@ -192,26 +194,33 @@ def _last_checkpoint(found: pd.DataFrame) -> list[str]:
     ]
 
 
+def scaling_effect(findings: Sequence[Finding]) -> str:
+    """Return in how many pairs of runs the one with group scaling scores higher, and by how much; "" without any."""
+    scaling = [each for each in findings if each.difference and each.contrast.isolates.startswith(SCALING)]
+    gains = [gain for each in scaling if each.difference for gain in each.difference.by_seed]
+    if not gains:
+        return ""
+    norms = [CELLS[each.contrast.baseline].removesuffix(" without group scaling") for each in scaling]
+    higher = sum(gain > 0 for gain in gains)
+    return (
+        f"In {higher} of {len(gains)} pairs of runs that differ in group scaling alone ({', '.join(norms)}), the run "
+        f"with it scores higher; the differences are {min(gains):+.2f} to {max(gains):+.2f} BLEU."
+    )
+
+
 def _why(findings: Findings) -> list[str]:
     """Return what group scaling and running statistics changed; nothing unless both have been compared."""
     averaged, last = ([each for each in findings[name] if each.difference] for name in ("averaged", "last"))
-    scaling = [each for each in averaged if each.contrast.isolates.startswith(SCALING)]
     running = [each for each in averaged + last if (each.contrast.system, each.contrast.baseline) == RUNNING]
+    scaling = scaling_effect(averaged)
     if not scaling or len(running) < 2:
         return []
-    every = [*scaling, running[0]]
-    fewest, most = min(each.seeds for each in every), max(each.seeds for each in every)
-    seeds = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' if most > 1 else ''}"
-    norms = [CELLS[each.contrast.baseline].removesuffix(" without group scaling") for each in scaling]
-    gains = [each.difference.mean for each in scaling if each.difference]
     means = [each.difference.mean for each in running if each.difference]
     return [
-        f"**Which part of PN matters: running statistics or group scaling?** Group scaling changed the BLEU by "
-        f"{min(gains):+.2f} to {max(gains):+.2f} ({', '.join(norms)}). {running[0].contrast.name}, both with group "
-        f"scaling, is {means[0]:+.2f} with averaged checkpoints and {means[1]:+.2f} with last ones: besides running "
-        f"statistics, this contains PN's learnt shift and its approximate backward pass. Each of these {len(every)} "
-        f"contrasts has {seeds}, and {sum(each.decided and each.complete for each in every) or 'none'} of them a "
-        "verdict."
+        f"**Which part of PN matters: running statistics or group scaling?** {scaling} {running[0].contrast.name}, "
+        f"both with group scaling, is {means[0]:+.2f} with averaged checkpoints and {means[1]:+.2f} with last ones: "
+        "besides running statistics, this contains PN's learnt shift, its warmup with batch statistics and its "
+        "approximate backward pass."
     ]
 
 

@@ -1,4 +1,4 @@
-"""Writes results/gradients_by_depth.csv and its figure: gradient norms at initialization, for each placement."""
+"""Gradient norms at initialization for each placement: results/gradients_by_depth.csv, its figure, and its verdict."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from matplotlib.ticker import MaxNLocator
 
 from normplugins.models.placement import PLACEMENTS
 from normplugins.report import style
-from normplugins.report.measured import add_measured
+from normplugins.report.cells import SPREAD_SEEDS
+from normplugins.report.contrasts import NOT_RUN, UNDECIDED
+from normplugins.report.measured import add_measured, read_measured
 from normplugins.report.records import norm_rank
+from normplugins.report.sweeps import FAILS, HOLDS
+from normplugins.report.table import numbers_table
 
 TABLE, FIGURE = "gradients_by_depth.csv", Path("figures") / "gradients_by_depth"
 COLUMNS = ["norm", "placement", "layers", "stack", "layer", "gradient", "seeds", "width"]
@@ -70,3 +74,27 @@ def draw(found: pd.DataFrame) -> Figure:
             labels = [style.Label(y, str(name), COLORS[str(name)]) for name, y in ends.items()]
             style.label_lines(row[depths.index(deepest)], labels)
     return figure
+
+
+def pre_norm(results: Path, stack: str) -> tuple[str, str]:
+    """Judge whether pre-norm has smoother gradients by depth than post-norm: verdict and evidence.
+
+    Args:
+        results: the folder of the results.
+        stack: ``encoder`` or ``decoder``.
+    """
+    table = read_measured(results / TABLE, COLUMNS)
+    table = table[table["placement"].isin(["pre", "post"]) & (table["stack"] == stack)]
+    if table["placement"].nunique() < 2:
+        return NOT_RUN, f"{TABLE} does not have both placements."
+    groups = table.groupby(["norm", "layers", "placement"])["gradient"]
+    spread = (groups.max() / groups.min()).unstack("placement").dropna()
+    smoother = int((spread["pre"] < spread["post"]).sum())
+    verdict = HOLDS if smoother == len(spread) else FAILS if not smoother else UNDECIDED
+    spread.index = pd.Index([f"{norm}, {layers} layers" for norm, layers in spread.index])
+    shown = spread[["pre", "post"]].add_suffix("-norm")
+    return (UNDECIDED if table["seeds"].min() < SPREAD_SEEDS else verdict), (
+        f"The table has the largest gradient of a layer of the {stack} divided by the smallest, at initialization. "
+        f"Pre-norm has the smaller ratio in {smoother} of {len(spread)} models.\n\n"
+        f"{numbers_table('model', shown, '{:.2f}')}\n\n[Figure]({FIGURE}.png), [{TABLE}]({TABLE})"
+    )

@@ -113,7 +113,10 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
     rows = []
     for plan in all_plans():
         progress = plan.progress(results)
-        hours = sum(usual.get(experiment, math.nan) for experiment in progress.left) / 3600
+        cells = pd.MultiIndex.from_tuples(plan.cells)
+        own = runs[pd.MultiIndex.from_frame(runs[["experiment", "variant"]]).isin(cells)]
+        times = {**usual, **own.groupby("experiment")["wall_seconds"].median()}
+        hours = sum(times.get(experiment, math.nan) for experiment in progress.left) / 3600
         done = f"{progress.published} of {progress.planned}"
         rows.append({
             "plan": f"[{plan.name}](../configs/campaign/{plan.name}.yaml)",
@@ -125,8 +128,8 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
     notes = [
         "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
         "The run-hours are an estimate: the number of runs that are left, times the median training time of the "
-        f"published runs of their experiment (in minutes: {minutes}), which includes pauses and other work. Several "
-        "runs at the same time take less. Without a published run, the hours are unknown.",
+        f"plan's published runs, or else of their experiment's (in minutes: {minutes}), which includes pauses and "
+        "other work. Several runs at the same time take less. Without a published run, the hours are unknown.",
         "A run that two plans list is counted in both.",
     ]
     return build_table("The plans", rows, texts=["plan", "what it decides"], notes=notes)

@@ -7,7 +7,7 @@ from textwrap import fill
 
 import pandas as pd
 
-from normplugins.report.answer import figures, state, verdict
+from normplugins.report.answer import figures, scaling_effect, state, verdict
 from normplugins.report.cells import group
 from normplugins.report.contrasts import CELLS, EXPERIMENT, Finding
 from normplugins.utils.files import whole_file
@@ -34,7 +34,8 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
     return "\n".join([
         fill(state(results, findings), 120),
         "", "| norm | setting | BLEU | seeds |", "|---|---|---:|---:|", *rows,
-        "", f"{first.contrast.name}: {figures(first, p_value=False)} {interval}: {verdict(first)}.",
+        "", fill(f"{first.contrast.name}: {figures(first, p_value=False)} {interval}: {verdict(first)}. A difference "
+                 f"uses only the seeds that both norms have, unlike the rows. {scaling_effect(findings)}".strip(), 120),
     ])  # fmt: skip
 
 

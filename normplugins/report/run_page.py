@@ -23,7 +23,7 @@ MOST_POINTS = 25
 CURVES = {
     "epoch": ("epoch", "{:.0f}"),
     "update": ("update", "{:,.0f}"),
-    "loss_train": ("training\nloss", "{:.3f}"),
+    "loss_train": ("latest\ntraining loss", "{:.3f}"),
     "lr": ("learning\nrate", "{:.5f}"),
     "loss": ("valid\nloss", "{:.3f}"),
     "train_mode_loss": ("valid loss,\ntraining mode", "{:.3f}"),

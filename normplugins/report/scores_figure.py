@@ -20,7 +20,7 @@ from normplugins.report.figures import name_of
 HEADLINES = ("bleu", "bleu_compound", "ppl")
 LOG_FROM = 4
 """Where the highest score is so many times the lowest, the axis of the scores is logarithmic."""
-PAIRED = "right: minus LN with the same other settings, paired by seed; over seeds and sentences for several seeds (●)"
+PAIRED = "right: minus LN of the same seeds and other settings; intervals over seeds and sentences"
 
 
 def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:

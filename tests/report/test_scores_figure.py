@@ -51,7 +51,7 @@ def test_differences_to_ln_are_those_of_the_contrasts(tmp_path: Path) -> None:
     assert bn.get_markerfacecolor() == style.color("bn")
     assert rms.get_markerfacecolor() == "white"
     assert bn_bar.get_linewidth() > rms_bar.get_linewidth()
-    assert "paired by seed" in texts
+    assert "minus LN of the same seeds" in texts
     assert clipped(figure) == []
     assert overlapping(figure) == []
 
