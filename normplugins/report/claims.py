@@ -15,11 +15,12 @@ from normplugins.report import gradients_figure, probe_table, sweeps
 from normplugins.report.answer import agreement, figures, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding
+from normplugins.report.measured import numbers_table
 from normplugins.report.plans import Plan
 from normplugins.report.probe_figures import PN_CELLS
 from normplugins.report.run_page import run_links
 from normplugins.report.sweeps import FAILS, HOLDS, so_far
-from normplugins.report.table import build_table, markdown, numbers_table
+from normplugins.report.table import build_table, markdown
 from normplugins.runs.inventory import published_records
 
 HEAD = """\

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from normplugins.report.records import norm_rank
+from normplugins.report.table import build_table, markdown
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import whole_file
 
@@ -53,3 +54,11 @@ def add_measured(
     with whole_file(path) as temporary:
         every.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     return every
+
+
+def numbers_table(index: str, numbers: pd.DataFrame, form: str) -> str:
+    """Return numbers as a Markdown table; ``index`` is the heading of the rows' names, NaN is an empty cell."""
+    texts = numbers.map(lambda value: "" if pd.isna(value) else form.format(value))
+    texts.insert(0, index, list(numbers.index))
+    rows: list[Any] = texts.to_dict("records")
+    return markdown(build_table("", rows, texts=[index]))

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-import pandas as pd
 
 from normplugins.utils.terminal import Column as Column  # re-exported, as the next four
 from normplugins.utils.terminal import Table as Table
@@ -46,14 +43,6 @@ def markdown(table: Table) -> str:
     notes = "\n".join(f"- {note}" for note in [table.shared, *table.notes] if note)
     text = _tabulate(table, "pipe", lambda cell: _EMPHASIS.sub(r"\\\1", cell).replace("\n", "<br>"))
     return text + (f"\n\n{notes}" if notes else "")
-
-
-def numbers_table(index: str, numbers: pd.DataFrame, form: str) -> str:
-    """Return numbers as a Markdown table; ``index`` is the heading of the rows' names, NaN is an empty cell."""
-    texts = numbers.map(lambda value: "" if pd.isna(value) else form.format(value))
-    texts.insert(0, index, list(numbers.index))
-    rows: list[Any] = texts.to_dict("records")
-    return markdown(build_table("", rows, texts=[index]))
 
 
 def latex(table: Table) -> str:
