@@ -109,17 +109,15 @@ def _draw(
         raise UserError(
             f"{where} has {len(lines):,} pairs with two sides: too few to draw {wanted:,} of them for {list(sizes)}"
         )
-    if empty := len(train) - len(lines):
-        notes.append(f"{empty:,} training pairs with an empty side dropped")
     generator = random.Random(seed)
     keys = [generator.random() for _ in lines]  # random() alone is the same in every Python version
     order = [lines[i] for i in sorted(range(len(lines)), key=keys.__getitem__)]
-    numbers, start = {}, 0
+    numbers, start = dict[str, list[int]](), 0
     for split, size in sizes.items():
         numbers[split] = sorted(order[start : start + size])
         start += size
     held_out = {train[number - 1] for drawn in numbers.values() for number in drawn}
-    rest = sorted(order[start:])
+    rest = sorted({*range(1, len(train) + 1)} - {*order[:start]})  # cleaning drops and counts those with an empty side
     numbers["train"] = [number for number in rest if train[number - 1] not in held_out]
     notes.append(f"{', '.join(f'{size:,} {split}' for split, size in sizes.items())} pairs drawn with seed {seed}")
     if leaks := len(rest) - len(numbers["train"]):

@@ -14,8 +14,8 @@ PACKAGES = {"bpe": "subword-nmt", "sentencepiece": "sentencepiece"}
 FILES = {"bpe": "codes", "sentencepiece": "sentencepiece.model"}
 
 # SentencePiece sums parts of its training per thread. With a fixed number, the model does not depend on the machine.
-_LONGEST_LINE = 2**30  # bytes, the most that SentencePiece accepts; by default it leaves out lines above 4,192
 _SENTENCEPIECE_THREADS = 2
+_LONGEST_LINE = 2**30  # bytes, the most that SentencePiece accepts; by default it leaves out lines above 4,192
 _CODES_VERSION = "#version: 0.2"
 _CACHED_WORDS = 100_000  # about 40 MB per process
 

@@ -12,6 +12,7 @@ divides by the running psi of the checkpoint, so the norms above it measure inpu
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,9 @@ def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, dir
         "asked": batches_asked(config),
         "sha256": sha256(checkpoint),
     }
-    try:
+    with suppress(UserError, KeyError):  # missing or damaged
         if source.items() <= checkpoints.load(destination)["extra_state"]["recalibrated"].items():
             return destination
-    except (UserError, KeyError):  # missing or damaged
-        pass
     statistics, seen = measure(config, checkpoint, bin_dir)
     for name, value in statistics.items():
         state["model"][name] = value.to(state["model"][name].dtype)

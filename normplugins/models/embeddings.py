@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from normplugins.models.language_model_config import LanguageModelConfig
 from normplugins.utils.errors import UserError
 
+BANDS = r"decoder\.vocabulary\.adaptive_input\.embeddings\.\d+\.0\.weight"
+"""The names of the embeddings of an adaptive input in a checkpoint, as a regular expression."""
+
 
 def to_autocast_dtype(x: Tensor) -> Tensor:
     """Convert x to the dtype of ``torch.autocast``, which leaves embeddings as they are; outside of it, return x."""

@@ -23,8 +23,7 @@ def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
     """
     if x.size(-1) != dim or (flat and x.dim() not in (2, 3)):
         raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"a norm takes floating-point numbers, not {x.dtype}")
+    _refuse_whole_numbers(x)
 
 
 def in_wider_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
@@ -33,10 +32,14 @@ def in_wider_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
     Raises:
         TypeError: x has no floating-point numbers.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"a norm takes floating-point numbers, not {x.dtype}")
+    _refuse_whole_numbers(x)
     dtype = torch.promote_types(x.dtype, parameters[0].dtype)
     return [each.to(dtype) for each in (x, *parameters)]
+
+
+def _refuse_whole_numbers(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"a norm takes floating-point numbers, not {x.dtype}")
 
 
 class Norm(nn.Module):

@@ -186,12 +186,17 @@ def all_settings() -> dict[str, SharedSetting]:
 
 def sees_sentence(name: str) -> bool:
     """Whether a position sees its whole sentence at evaluation, with this norm; False for an unknown one."""
-    return name in _NORMS and bool(getattr(_NORMS[name].module, "sees_sentence", False))
+    return _flag(name, "sees_sentence")
 
 
 def warms_up_apart(name: str) -> bool:
     """Whether this norm has a warmup of its own at the end of a stack; False for an unknown one."""
-    return name in _NORMS and bool(getattr(_NORMS[name].module, "warms_up_apart", False))
+    return _flag(name, "warms_up_apart")
+
+
+def _flag(name: str, attribute: str) -> bool:
+    """Whether the module of this norm sets a flag; False for an unknown norm."""
+    return name in _NORMS and bool(getattr(_NORMS[name].module, attribute, False))
 
 
 def has_statistics(name: str) -> bool:
@@ -201,7 +206,7 @@ def has_statistics(name: str) -> bool:
 
 def updates_in_backward(name: str) -> bool:
     """Whether this norm keeps a statistic of gradients from one batch to the next; False for an unknown one."""
-    return name in _NORMS and bool(getattr(_NORMS[name].module, "updates_in_backward", False))
+    return _flag(name, "updates_in_backward")
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -9,13 +9,12 @@ The backward of z = x / sqrt(phi + eps) projects with a smoothed quantity instea
     dL/dx = (g - nu z) / sqrt(phi + eps)        m = mean over the window of the batches' mean(g z)
 
 Before update ``warmup_updates``, and in the first ``window`` updates, phi and m are the batch's own. In the first
-``warmup_updates`` updates, and at least the first ``ratio_from``, g has no ratio. With
-``outlier_filtration`` a batch is an outlier if in some channel the window's arithmetic mean exceeds the geometric mean
-by more than ``window`` times the variance of the previous window's square roots, taken over all its rows and channels.
-It is then normalized by its own statistics, m takes
-the place of nu, and running values enter the windows. The released script for translation leaves the filtration off.
-At evaluation phi is the running one, so that the norm folds into the next linear layer. The released backward also
-counts padding; this one does not.
+``warmup_updates`` updates, and at least the first ``ratio_from``, g has no ratio. With ``outlier_filtration`` a batch
+is an outlier if in some channel the window's arithmetic mean exceeds the geometric mean by more than ``window`` times
+the variance of the previous window's square roots, taken over all its rows and channels. It is then normalized by its
+own statistics, m takes the place of nu, and running values enter the windows. The released script for translation
+leaves the filtration off. At evaluation phi is the running one, so that the norm folds into the next linear layer. The
+released backward also counts padding; this one does not.
 """
 
 from dataclasses import dataclass

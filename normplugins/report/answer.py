@@ -16,7 +16,6 @@ from normplugins.report.contrasts import (
     EXPERIMENT,
     EXPLORATORY,
     MARGIN,
-    NO_VERDICT,
     UNDECIDED,
     Finding,
     find,
@@ -43,7 +42,6 @@ RULE = (
     "for the six confirmatory and the six exploratory contrasts. [docs/norms.md](../docs/norms.md) explains the norms, "
     "and the [protocol](../docs/protocol.md) with its amendments says how a verdict is reached."
 )
-VERDICTS = ("better", "worse", "equivalent", *NO_VERDICT)
 SCALING = "the scaling, under"
 """The beginning of what a contrast isolates if it is the group scaling of a norm with statistics."""
 RUNNING = ("pn", "rms,norm.groups=4")
@@ -257,9 +255,9 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         })  # fmt: skip
     notes = [
         "A difference is the test BLEU of the first norm minus that of the second, with the seeds that both have. "
-        "*Equivalent*: the whole interval "
-        f"lies within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; [contrasts.csv](contrasts.csv) also "
-        "has the intervals of last and best checkpoints, and those of the hierarchical bootstrap.",
+        f"*Equivalent*: the whole interval lies within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; "
+        "[contrasts.csv](contrasts.csv) also has the intervals of last and best checkpoints, and those of the "
+        "hierarchical bootstrap.",
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",
     ]

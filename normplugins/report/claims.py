@@ -47,12 +47,13 @@ class Evidence:
         """Return Markdown links to the pages of these cells' runs."""
         return f"Runs: {run_links(self.results, EXPERIMENT, *cells)}."
 
-    def so_far(self, *cells: str) -> str:
-        """Return " so far" if a planned run of these cells is missing, and otherwise an empty text."""
+    def complete(self, *cells: str) -> bool:
+        """Whether no planned run of these cells is missing."""
         plan = Plan.named(EXPERIMENT)
-        found = [sum(map(len, published_records(self.results, EXPERIMENT, cell))) for cell in cells]
-        planned = [len(plan.seeds(EXPERIMENT, cell)) for cell in cells]
-        return " so far" if any(few < all_ for few, all_ in zip(found, planned, strict=True)) else ""
+        return all(
+            sum(map(len, published_records(self.results, EXPERIMENT, cell))) >= len(plan.seeds(EXPERIMENT, cell))
+            for cell in cells
+        )
 
     @cached_property
     def probe(self) -> pd.DataFrame:
@@ -96,7 +97,7 @@ def _contrast(name: str, claimed: str) -> Judge:
         parts, opposite = found.verdict.split(", "), "worse" if claimed == "better" else "better"
         verdict = HOLDS if claimed in parts else FAILS if {opposite, "equivalent"} & {*parts} else UNDECIDED
         said = f"{name}: {figures(found)}. {agreement(found)}".strip()
-        return so_far(verdict, found), f"{said} Runs: {paired_runs(evidence.results, found)}."
+        return so_far(verdict, found.complete), f"{said} Runs: {paired_runs(evidence.results, found)}."
 
     return judge
 
@@ -155,8 +156,8 @@ def _diverges(evidence: Evidence) -> tuple[str, str]:
     if not ended + lost:
         return NOT_RUN, "No run is published."
     verdict = UNDECIDED if ended + lost < SPREAD_SEEDS or (ended and lost) else FAILS if ended else HOLDS
-    verdict += evidence.so_far(cell)
-    return verdict, f"Runs that diverged: {lost} of {ended + lost}. {evidence.links(cell) if ended else ''}".strip()
+    said = f"Runs that diverged: {lost} of {ended + lost}. {evidence.links(cell) if ended else ''}".strip()
+    return so_far(verdict, evidence.complete(cell)), said
 
 
 def _averages(evidence: Evidence) -> tuple[str, str]:
@@ -175,7 +176,7 @@ def _averages(evidence: Evidence) -> tuple[str, str]:
     falls = {row[after] < row[before] for row in rows.values()}
     few = min(sum(name.startswith(f"{cell},") for name in rows) for cell in ("bn", "pnv")) < SPREAD_SEEDS
     verdict = UNDECIDED if few or len(falls) > 1 else HOLDS if falls == {True} else FAILS
-    return verdict + evidence.so_far("bn", "pnv"), (
+    return so_far(verdict, evidence.complete("bn", "pnv")), (
         "The claim holds if the distance of the batch's statistics from the running ones falls during training in "
         f"every run, of {SPREAD_SEEDS} or more of each norm. The table has its mean, divided by the size of the "
         f"running statistics. It begins at update {probe_table.FORGOTTEN}, because earlier running statistics still "

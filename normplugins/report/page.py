@@ -60,8 +60,8 @@ CURVES = {"valid_curve": ("", "Validation loss"), "train_curve": ("-training", "
 """The end of a figure's file name and its caption, for each curve of a record."""
 FIGURES = (
     "What the runs of Multi30k recorded during training; the first two figures and the last one repeat figures of the "
-    "paper. [docs/probe.md](../docs/probe.md) defines all quantities. One "
-    "seed describes one run and says nothing about other seeds. A click on a figure opens it as SVG."
+    "paper. [docs/probe.md](../docs/probe.md) defines all quantities. One seed describes one run and says nothing "
+    "about other seeds. A click on a figure opens it as SVG."
 )
 DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
 

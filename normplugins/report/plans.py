@@ -69,8 +69,8 @@ class Plan:
         for (experiment, cell), seeds in self.cells.items():
             # where processes share the batches of an update, a run with any number of them is a run of the plan
             names = [cell, f"{cell},processes=*"] if shares_batches(experiment) else [cell]
+            folder = results / "runs" / experiment
             for seed in seeds:
-                folder = results / "runs" / experiment
                 if any(any(folder.glob(f"{name}/seed{seed}.json")) for name in names):
                     published += 1
                 elif any(any(folder.glob(f"{name}/seed{seed}{DIVERGED}")) for name in names):

@@ -93,9 +93,9 @@ def batch_sizes(results: Path) -> Figure | None:
     return figure
 
 
-def so_far(verdict: str, *findings: Finding) -> str:
-    """Mark a verdict if the plan of a finding is incomplete."""
-    return verdict if all(found.complete for found in findings) else f"{verdict} so far"
+def so_far(verdict: str, complete: bool) -> str:
+    """Mark a verdict if its plan is not complete."""
+    return verdict if complete else f"{verdict} so far"
 
 
 def small_batches(results: Path) -> tuple[str, str]:
@@ -179,7 +179,7 @@ def bfloat16(results: Path) -> tuple[str, str]:
         for each in found for cell in (each.contrast.system, each.contrast.baseline)
     }  # fmt: skip
     code = "; ".join(f"{cell}: {version}" for cell, version in versions.items())
-    return so_far(verdict, *found), (
+    return so_far(verdict, all(each.complete for each in found)), (
         f"{said}. The claim holds if both differences are equivalent within ±{MARGIN} BLEU. Versions of the "
         f"code, whose kernels differ too: {code}. Runs: {paired_runs(results, *found)}."
     )

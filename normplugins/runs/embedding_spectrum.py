@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normplugins.models.embeddings import BANDS
 from normplugins.runs.folder import finished_run
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 
-EMBEDDING = re.compile(
-    r".*embed_tokens\.weight|decoder\.vocabulary\.(embeddings|adaptive_input\.embeddings\.\d+\.0\.weight)"
-)
+EMBEDDING = re.compile(rf".*embed_tokens\.weight|decoder\.vocabulary\.embeddings|{BANDS}")
 """The names of the embeddings in a checkpoint of a translation model, a transformer, and the tensorized transformer."""
 
 

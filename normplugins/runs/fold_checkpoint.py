@@ -10,6 +10,7 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 
 import normplugins
+from normplugins.models.embeddings import BANDS
 from normplugins.models.fold import fold
 from normplugins.models.import_checkpoint import numbered_dictionary
 from normplugins.training import checkpoints
@@ -98,8 +99,7 @@ def _words(weights: Mapping[str, Tensor], stack: str) -> int:
         return len(weights[f"{stack}.embed_tokens.weight"])
     if "decoder.vocabulary.embeddings" in weights:
         return len(weights["decoder.vocabulary.embeddings"]) + 2  # <s> and <pad> have no embedding
-    bands = r"decoder\.vocabulary\.adaptive_input\.embeddings\.\d+\.0\.weight"
-    return sum(len(weight) for name, weight in weights.items() if re.fullmatch(bands, name))
+    return sum(len(weight) for name, weight in weights.items() if re.fullmatch(BANDS, name))
 
 
 def _as_stored(folded: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
