@@ -9,8 +9,11 @@ cd "$(dirname -- "$0")/.."
 tag=${CAMPAIGN_TAG:-v0.2.0}
 clone=${CAMPAIGN_DIR:-$(dirname -- "$PWD")/normplugins-campaign-$tag}
 commit=$(git rev-parse --verify --quiet "$tag^{commit}") || {  # a checkout without tags
-  [ "$tag" = v0.2.0 ] || { echo "this checkout has no tag $tag: git fetch --tags" >&2; exit 1; }
-  commit=27b379122f059b07a6697e862c4bf8e1f1cbcda4
+  case $tag in
+    v0.2.0) commit=27b379122f059b07a6697e862c4bf8e1f1cbcda4 ;;
+    v0.3.0) commit=3f4473e156ce3894a28c553633d57e5cba31972d ;;
+    *) echo "this checkout has no tag $tag: git fetch --tags" >&2; exit 1 ;;
+  esac
 }
 log=$clone/campaign.log
 pid_file=$clone/campaign.pid
