@@ -12,7 +12,6 @@ from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import (
     CELLS,
     CHECKPOINTS,
-    CONFIRMATORY,
     EXPERIMENT,
     EXPLORATORY,
     MARGIN,
@@ -29,23 +28,25 @@ Findings = Mapping[str, Sequence[Finding]]
 """The findings of each checkpoint, in the order of the contrasts."""
 QUESTIONS = {
     "PN - LN": "Does PN as released translate better than LN?",
-    "PN - RMS in groups": "Do running statistics add anything to the scaling of each token by itself?",
-    "PN - PN-V with group scaling": "Does PN, with running statistics, beat PN-V with group scaling?",
-    "PN-V with group scaling - PN-V": "Does the scaling of each token help where PN-V uses batch statistics?",
-    "RMS in groups - LN": "Is the scaling of each token alone better than LN?",
     "BN - LN": "Is BN worse than LN, as the paper presupposes?",
 }
+"""The question that a contrast answers alone."""
+PARTS = {
+    "PN - RMS in groups": "Running statistics, with PN's learnt shift, warmup and backward pass",
+    "PN-V with group scaling - PN-V": "Group scaling",
+}
+"""The part of PN that a contrast isolates (amendment 15 of the protocol)."""
+EFFECTS = {"better": "better with it", "worse": "worse with it", "equivalent": f"a change of less than {MARGIN} BLEU"}
+"""What a verdict on such a contrast says."""
 RULE = (
-    "The scores are tokenized BLEU on all four test sets together, of the mean of the last five epochs' checkpoints. "
-    "All text is lower-cased, so they cannot be compared with cased BLEU. "
-    "The intervals are 95 % intervals over seeds and sentences. The p-values are adjusted by Holm's method, separately "
-    "for the six confirmatory and the six exploratory contrasts. [docs/norms.md](../docs/norms.md) explains the norms, "
-    "and the [protocol](../docs/protocol.md) with its amendments says how a verdict is reached."
+    "The scores are tokenized BLEU of lower-cased text on all four test sets together, of the mean of the last five "
+    "epochs' checkpoints. The intervals are 95 % intervals over seeds and sentences, and p is adjusted by Holm's "
+    "method, separately for the six confirmatory and the six exploratory contrasts. "
+    "[docs/norms.md](../docs/norms.md) explains the norms, and the [protocol](../docs/protocol.md) says how a verdict "
+    "is reached."
 )
 SCALING = "the scaling, under"
 """The beginning of what a contrast isolates if it is the group scaling of a norm with statistics."""
-RUNNING = ("pn", "rms,norm.groups=4")
-"""The contrast that isolates running statistics."""
 POWER = "seeds for\n80 % power"
 TEXTS, DETAILS = ("contrast", "verdict"), ("p (Holm)", POWER, "diverged", "stopped\nearly")
 """Columns of the table of contrasts."""
@@ -61,24 +62,18 @@ def read_findings(results: Path, resamples: int = significance.RESAMPLES) -> dic
     return {checkpoint: find(results, checkpoint, resamples=resamples) for checkpoint in CHECKPOINTS}
 
 
-def sentences(results: Path, findings: Findings, found: pd.DataFrame) -> list[str]:
+def sentences(results: Path, findings: Findings) -> list[str]:
     """Return the answer in about ten plain sentences, as Markdown.
 
     Args:
         results: the folder of the records.
         findings: the findings of each checkpoint.
-        found: the records, as :func:`normplugins.report.records.read_results` returns them.
     """
     primary = findings[CHECKPOINTS[0]]
-    return [
-        state(results, primary),
-        *(f"**{QUESTIONS[each.contrast.name]}** {conclusion(each)}" for each in primary
-          if each.contrast.family == CONFIRMATORY),
-        *_why(findings),
-        _exploratory([each for each in primary if each.contrast.family == EXPLORATORY]),
-        " ".join([_checkpoints(findings), *_last_checkpoint(found)]),
-        RULE,
-    ]  # fmt: skip
+    by_name = {each.contrast.name: each for each in primary}
+    better, worse = (f"**{question}** {conclusion(by_name[name])}" for name, question in QUESTIONS.items())
+    others = [each for name, each in by_name.items() if name not in QUESTIONS and name not in PARTS]
+    return [state(results, primary), better, _parts(by_name), worse, _others(others), _checkpoints(findings), RULE]
 
 
 def state(results: Path, primary: Sequence[Finding]) -> str:
@@ -109,8 +104,7 @@ def conclusion(found: Finding) -> str:
         return f"No verdict with one seed. {found.contrast.name}: {figures(found)}."
     parts = [words[part] for part in found.verdict.split(", ") if part in words]
     text = " and ".join(parts)[:1].upper() + " and ".join(parts)[1:] if parts else "Undecided"
-    if not found.complete:
-        text += f" so far ({found.seeds} of {found.planned} seeds)"
+    text += "" if found.complete else " so far"
     if not parts and found.p_adjusted < significance.LEVEL:
         text += ", because the side that scored better has more runs that diverged"
     return f"{text}. {found.contrast.name}: {figures(found)}. {agreement(found)}".strip()
@@ -120,7 +114,8 @@ def figures(found: Finding, p_value: bool = True) -> str:
     """Return the difference with its interval and number of seeds, such as ``+0.38 BLEU [-0.01, +0.76], 9 seeds``."""
     if found.difference is None:
         return "not run"
-    seeds = "one seed, interval over sentences alone" if found.seeds == 1 else f"{found.seeds} seeds"
+    seeds = f"{found.seeds} seeds" if found.complete else f"{found.seeds} of {found.planned} seeds"
+    seeds = "one seed, interval over sentences alone" if found.seeds == 1 else seeds
     p = "" if found.seeds == 1 or not p_value else f", adjusted p = {found.p_adjusted:.2g}"
     lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
     return f"{_interval(found, ' BLEU')}, {seeds}{p}{lost}"
@@ -152,11 +147,23 @@ def agreement(found: Finding) -> str:
     return "This neither confirms nor contradicts the paper."
 
 
-def _exploratory(findings: Sequence[Finding]) -> str:
-    decided = [f"{each.contrast.name}: {each.verdict_so_far}" for each in findings if each.decided]
+def _parts(by_name: Mapping[str, Finding]) -> str:
+    """Return what the contrasts of running statistics and of group scaling say (amendment 15 of the protocol)."""
+    said = []
+    for name, part in PARTS.items():
+        found = by_name[name]
+        effect = " and ".join(EFFECTS[word] for word in found.verdict.split(", ") if word in EFFECTS)
+        marked = f"{effect} so far" if effect and not found.complete else effect or found.verdict_so_far
+        said.append(f"{part}: {marked}. {name}: {figures(found)}.")
+    scaling = scaling_effect([*by_name.values()])
+    return f"**Which part of PN matters, running statistics or group scaling?** {' '.join([*said, scaling]).strip()}"
+
+
+def _others(findings: Sequence[Finding]) -> str:
+    decided = [f"{each.contrast.name}: {verdict(each)}" for each in findings if each.decided]
     return (
-        f"**What do the exploratory contrasts show?** {'; '.join(decided) if decided else 'None has a verdict'}. Three "
-        "seeds hardly ever decide a contrast (amendment 4 of the protocol): read their estimates and intervals."
+        f"**What do the other {len(findings)} contrasts show?** {'; '.join(decided) or 'None has a verdict'}. Three "
+        "seeds hardly ever decide an exploratory one (amendment 4 of the protocol): read its estimate and interval."
     )
 
 
@@ -186,9 +193,8 @@ def _last_checkpoint(found: pd.DataFrame) -> list[str]:
     same = sum(bool(curve) and curve[-1][1] == min(loss for _, loss in curve) for curve in curves)
     return [
         f"In {same} of {len(runs)} runs, the last epoch has the lowest validation loss, so that *last* and *best* are "
-        "one checkpoint.",
-        f"Averaging {'shortens' if averaged < last else 'does not shorten'} the output: the mean brevity penalty is "
-        f"{averaged:.3f} for averaged checkpoints and {last:.3f} for last ones.",
+        f"one checkpoint. Averaging {'shortens' if averaged < last else 'does not shorten'} the output: the mean "
+        f"brevity penalty is {averaged:.3f} for averaged checkpoints and {last:.3f} for last ones."
     ]
 
 
@@ -206,22 +212,6 @@ def scaling_effect(findings: Sequence[Finding]) -> str:
     )
 
 
-def _why(findings: Findings) -> list[str]:
-    """Return what group scaling and running statistics changed; nothing unless both have been compared."""
-    averaged, last = ([each for each in findings[name] if each.difference] for name in ("averaged", "last"))
-    running = [each for each in averaged + last if (each.contrast.system, each.contrast.baseline) == RUNNING]
-    scaling = scaling_effect(averaged)
-    if not scaling or len(running) < 2:
-        return []
-    means = [each.difference.mean for each in running if each.difference]
-    return [
-        f"**Which part of PN matters: running statistics or group scaling?** {scaling} {running[0].contrast.name}, "
-        f"both with group scaling, is {means[0]:+.2f} with averaged checkpoints and {means[1]:+.2f} with last ones: "
-        "besides running statistics, this contains PN's learnt shift, its warmup with batch statistics and its "
-        "approximate backward pass."
-    ]
-
-
 def _planned(found: pd.DataFrame) -> pd.Series[bool]:
     return (found["experiment"] == EXPERIMENT) & found["variant"].isin([*CELLS])
 
@@ -233,7 +223,7 @@ def verdict(found: Finding) -> str:
 
 
 def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
-    """Return the table of all contrasts; ``found`` holds the records, as :func:`sentences` has them."""
+    """Return the table of all contrasts; ``found`` holds the records, as ``read_results`` returns them."""
     runs = found[_planned(found)].drop_duplicates(["variant", "seed"])
     ended = runs[runs["diverged"] == ""]
     rows = []
@@ -260,6 +250,7 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         "hierarchical bootstrap.",
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",
+        *_last_checkpoint(found),
     ]
     if any(row[POWER] for row in rows):
         notes.append(f"Seeds for 80 % power: at a true difference of {MARGIN} BLEU, before the adjustment of p.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -261,15 +262,36 @@ CLAIMS = (
 """The claims in the order of the page."""
 
 
-def claims_page(results: Path, findings: Sequence[Finding]) -> str:
-    """Return the page of all claims, as Markdown.
+Judged = tuple[Claim, str, str]
+"""A claim, its verdict, and the evidence as Markdown."""
+
+
+def judge_claims(results: Path, findings: Sequence[Finding]) -> list[Judged]:
+    """Judge all claims.
+
+    Args:
+        results: the folder of the results.
+        findings: what the records say about the contrasts of the protocol.
 
     Raises:
         UserError: a record or a table is damaged.
     """
     evidence = Evidence(results, {each.contrast.name: each for each in findings})
-    judged = [(claim, *claim.judge(evidence)) for claim in CLAIMS]
+    return [(claim, *claim.judge(evidence)) for claim in CLAIMS]
+
+
+def claims_page(judged: Sequence[Judged]) -> str:
+    """Return the page of all claims, as Markdown."""
     rows = [{"claim": claim.text, "source": claim.source, "verdict": verdict} for claim, verdict, _ in judged]
     sections = [claim.section(verdict, said) for claim, verdict, said in judged]
     table = markdown(build_table("", rows, texts=["claim", "source", "verdict"]))
     return "\n\n".join([HEAD, table, *sections]) + "\n"
+
+
+def claim_of_figure(judged: Sequence[Judged], name: str) -> str:
+    """Return the claim whose evidence shows a figure, with its verdict, as Markdown; "" if there is none."""
+    for claim, verdict, said in judged:
+        if f"figures/{name}." in said:
+            anchor = re.sub(r"[^\w -]", "", claim.text.lower()).replace(" ", "-")
+            return f"Claim: [{claim.text}](claims.md#{anchor}), **{verdict}**."
+    return ""

@@ -66,6 +66,29 @@ def spectrum(results: Path) -> tuple[Figure, pd.DataFrame] | None:
     return figure, table
 
 
+def from_ln(table: pd.DataFrame) -> str:
+    """Return how far the relative singular values of each cell's runs are from LN's, in one sentence; "" without LN.
+
+    ``table`` holds the rows of the figure.
+    """
+    values = table.pivot(index="index", columns=["cell", "seed"], values="singular_value")
+    values /= values.max()
+    if "ln" not in values or values["ln"].shape[1] < 2:
+        return ""
+    lns: Any = values["ln"]
+    distances: dict[str, float] = {}
+    for cell in table["cell"].unique():
+        runs = values[cell]
+        baselines = {seed: lns[[k for k in lns if cell != "ln" or k != seed]].mean(axis=1) for seed in runs}
+        each = [(runs[seed] / base - 1).abs().mean() for seed, base in baselines.items()]
+        distances[cell] = 100 * sum(each) / len(each)
+    texts = ", ".join(f"{cell} {distance:.1f} %" for cell, distance in distances.items() if cell != "ln")
+    return (
+        "Mean distance of a run from the mean of LN, over all values: "
+        f"{texts}; of a seed of LN from the mean of its other seeds, {distances['ln']:.1f} %."
+    )
+
+
 def _in_groups(cell: str) -> bool:
     """Return whether the norm of a cell divides groups of a token's channels by their root mean square."""
     by_default = NormConfig(cell.split(",")[0]).resolve(heads=4).group_scaling and "group_scaling=false" not in cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,14 +45,15 @@ class Line:
         return style.color(self.cell.first["norm"])
 
 
-def curves(results: pd.DataFrame, column: str = "valid_curve") -> Figure:
-    """Return a figure of the training or the validation loss of the runs of one experiment.
+def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Figure:
+    """Return a figure of the training or the validation loss of runs of one experiment.
 
     A line is the mean over seeds, and a band around it reaches from the lowest to the highest seed. Runs shorter than
     a tenth of the longest one would be a dot at the edge, so the figure only names them.
 
     Args:
         results: the rows of one experiment and budget, with at least one curve.
+        name: what the title calls them.
         column: ``train_curve`` or ``valid_curve``.
     """
     cells = [cell for cell in group(results) if len(cell.runs) and any(cell.runs[column])]
@@ -68,8 +70,8 @@ def curves(results: pd.DataFrame, column: str = "valid_curve") -> Figure:
         figure = style.new_figure((2.2 if single else 1.25) * len(kinds) * rows + 0.5 + 0.17 * len(notes))
         ratios = {"height_ratios": [1.3, 1][: len(kinds)] * rows}
         grid = figure.subplots(len(kinds) * rows, columns, sharex=True, squeeze=False, gridspec_kw=ratios)
-        style.heading(figure, f"{results['experiment'].iloc[0]}: {TITLES[column]}", notes)
-        for number, (kind, name) in enumerate(kinds):
+        style.heading(figure, f"{name}: {TITLES[column]}", notes)
+        for number, (kind, quantity) in enumerate(kinds):
             axes = list(grid[number :: len(kinds)].flat)
             for axis in axes[len(panels) :]:  # the last row is not full
                 axis.remove()
@@ -77,7 +79,7 @@ def curves(results: pd.DataFrame, column: str = "valid_curve") -> Figure:
             for place, (axis, members) in enumerate(zip(axes, panels, strict=False)):
                 _panel(axis, members, kind, lines)
                 axis.tick_params(labelleft=place % columns == 0, labelbottom=number == len(kinds) - 1)
-                axis.set_ylabel("" if place % columns else f"{name}, linear\n(bits/token)")
+                axis.set_ylabel("" if place % columns else f"{quantity}, linear\n(bits/token)")
                 if number == len(kinds) - 1 and place + columns >= len(panels):
                     axis.set_xlabel("updates, linear")
                 if number == 0 and not single:
@@ -91,10 +93,13 @@ def curves(results: pd.DataFrame, column: str = "valid_curve") -> Figure:
 
 
 def name_of(cell: Cell) -> str:
-    """Return a cell's name in lines that fit into a panel: the norm, then its settings without their prefix."""
+    """Return a cell's name in lines that fit into a panel: the norm, then the last words of its settings' names."""
     first = cell.first
-    parts = [first["norm"], first["model"], *(item.removeprefix("norm.") for item in first["settings"].split(", "))]
-    return style.fit("\n".join(filter(None, parts)), 1.55, 8.5, "bold")
+    settings = re.sub(r"\w+\.(?=[\w.]+=)", "", first["settings"]).split(", ")
+    parts = [style.fit(part, 1.55, 8.5, "bold") for part in filter(None, [first["norm"], first["model"], *settings])]
+    # a name that is too long is broken before its value, and not within a word
+    return "\n".join(style.fit(part.replace("\n", "").replace("=", "=\n"), 1.55, 8.5, "bold")
+                     if "\n" in part and "=" in part else part for part in parts)  # fmt: skip
 
 
 def _lines(cells: Sequence[Cell], column: str) -> list[Line]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from normplugins.norms import NormConfig
 from normplugins.report import style
 from normplugins.report.discrepancy_figure import discrepancy
-from normplugins.report.embedding_figure import spectrum
+from normplugins.report.embedding_figure import from_ln, spectrum
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
 from normplugins.report.probe_table import (
     FIRST,
@@ -45,17 +45,25 @@ TEXTS = {
     ),
     "fluctuation-layers": (
         "All encoder norms: batch statistics against running ones",
-        "The same distances at every norm of the encoder: of variances (paper's measure) or standard deviations "
-        "(relative) for BN, and of quadratic means ψ² or their roots ψ for PN-V and PN. The decoders of all these "
-        f"models have LN. {LINES}; norms with group scaling are dashed. The momentum of bn_released is "
-        f"{MOMENTUM['bn_released']} and that of bn {MOMENTUM['bn']}: they differ in the number of batches that their "
-        "running statistics average, and not in group scaling alone.",
+        "The paper's measure at every norm of the encoder: the distance of variances for BN, and of quadratic means ψ² "
+        f"for PN-V and PN. The decoders of all these models have LN. {LINES}; pn and bn_released have group scaling. "
+        f"The momentum of bn_released is {MOMENTUM['bn_released']} and that of bn {MOMENTUM['bn']}: they differ in the "
+        "number of batches that their running statistics average, and not in group scaling alone.",
+    ),
+    "fluctuation-layers-relative": (
+        "All encoder norms: batch statistics, relative",
+        "The relative distance of standard deviations for BN, and of the roots ψ of the quadratic means for PN-V and "
+        f"PN. {LINES}.",
     ),
     "backward-fluctuation-layers": (
         "All encoder norms: backward pass through statistics",
-        "‖Λ_B‖ at every norm of the encoder, with Λ_B = mean(γ g x̂), which is g_σ² for BN. "
-        f"{LINES}; norms with group scaling are dashed. bn_released is left out, because the records of version 0.2.0 "
-        "hold its values multiplied by positions/tokens.",
+        "‖Λ_B‖, divided by the number of channels, at every norm of the encoder, with Λ_B = mean(γ g x̂), which is "
+        f"g_σ² for BN. {LINES}. bn_released is left out, because the records of version 0.2.0 hold its values "
+        "multiplied by positions/tokens.",
+    ),
+    "backward-fluctuation-layers-relative": (
+        "All encoder norms: backward pass, relative",
+        f"The same, divided by the root mean square over tokens of the norm of g. {LINES}.",
     ),
     "pn-backward": (
         "PN's backward pass with and without group scaling",
@@ -69,7 +77,7 @@ TEXTS = {
         "standard deviations, or to ψ for PN-V and PN. The gap is the validation loss with running statistics, minus "
         f"the loss in training mode. Both are means from update {SETTLED:,} on. A point is a norm of the encoder; a "
         "line joins the norms of one run, which share its gap. PN uses running statistics in training mode too, so "
-        "its gap is 0 up to rounding; pn and pn_alg2 are drawn above it, so that they do not cover each other.",
+        "its gap is 0 up to rounding: the lowest panel shows its discrepancy alone, a row for each cell.",
     ),
     "embedding": (
         "Singular values of the embedding",
@@ -113,7 +121,15 @@ def paper_figures(results: Path) -> Iterator[Drawing]:
             style.heading(figure, title)
         span = f", updates {FROM} to {vision['update'].max():,}" if len(vision) else ""
         more = f" {vision_shown(results)}{span}.{_counts(table, vision)}" if name in FIRST_NORM else ""
+        more += _medians(shown) if name in EVERY_NORM else f" {from_ln(shown)}" if name == "embedding" else ""
         yield Drawing(name, title, f"{text} Runs: {runs_shown(shown)}.{more}", figure)
+
+
+def _medians(shown: pd.DataFrame) -> str:
+    """Return the median of each cell over norms, seeds and settled updates."""
+    settled = shown[shown["update"] >= SETTLED].groupby("cell", sort=False)["value"].median()
+    values = ", ".join(f"{cell} {value:.2g}" for cell, value in settled.items())
+    return f" Medians over all norms from update {SETTLED:,} on: {values}." if values else ""
 
 
 def _counts(table: pd.DataFrame, vision: pd.DataFrame) -> str:

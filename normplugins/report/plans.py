@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -99,6 +99,28 @@ def plan_of(experiment: str) -> Plan:
         (plan for plan in all_plans(experiment) if any(name == experiment for name, _ in plan.cells)),
         Plan(experiment, {}),
     )
+
+
+def by_plan(experiment: str, cells: Sequence[str]) -> list[tuple[Plan, list[str]]]:
+    """Divide the cells of an experiment among the plans, so that a table holds what a plan compares.
+
+    Args:
+        experiment: the experiment.
+        cells: the folder names of its runs.
+
+    Returns:
+        Each plan with its cells, beginning with the plan of the experiment. A cell belongs to every plan that lists it,
+        and a plan without a cell that earlier ones lack is left out. Cells of no plan are those of the plan ``other``.
+    """
+    parts: list[tuple[Plan, list[str]]] = []
+    seen: set[str] = set()
+    for plan in all_plans(experiment):
+        own = [cell for cell in cells if plan.seeds(experiment, cell)]
+        if {*own} - seen:
+            parts.append((plan, own))
+            seen.update(own)
+    others = [cell for cell in cells if cell not in seen]
+    return parts + ([(Plan("other", {}), others)] if others else [])
 
 
 def plan_table(results: Path, found: pd.DataFrame) -> Table:

@@ -30,17 +30,15 @@ FIRST_NORM: Mapping[str, Mapping[str, str]] = {
     },
 }
 """The panels of the two figures of the first norm, by the name of the figure."""
-EVERY_NORM: Mapping[str, Mapping[str, str]] = {
-    "fluctuation-layers": {
-        "variance_distance": "paper's measure",
-        "quadratic_mean_distance": "paper's measure",
-        "deviation_tid": "relative",
-        "psi_tid": "relative",
-    },
-    "backward-fluctuation-layers": {"grad_product": "paper's measure", "grad_product_relative": "relative"},
+EVERY_NORM = {
+    "fluctuation-layers": ("variance_distance", "quadratic_mean_distance"),
+    "fluctuation-layers-relative": ("deviation_tid", "psi_tid"),
+    "backward-fluctuation-layers": ("grad_product",),
+    "backward-fluctuation-layers-relative": ("grad_product_relative",),
 }
-"""The quantities of the two figures of all norms, each with the name of its kind, by the name of the figure."""
-NORMS = ("bn", "bn_released", "pnv", "pn", "pn_alg2")
+"""The quantities of the figures of all norms, by the name of the figure."""
+NORMS = {"bn": "-", "bn_released": style.DASHES[1], "pnv": style.DASHES[2], "pn": "-", "pn_alg2": style.DASHES[3]}
+"""The norms of these figures with their dashes: two lines that are equally bright in grey print differ in them."""
 SITES = {"self_attention": "self-attention", "feed_forward": "feed-forward"}
 PN_CELLS = {
     "pn": "with group scaling",
@@ -83,26 +81,23 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
     ``name`` is a key of ``EVERY_NORM``.
     """
     # records of version 0.2.0 hold the products of bn_released multiplied by positions/tokens
-    norms = {*NORMS} - ({"bn_released"} if "grad_product" in EVERY_NORM[name] else set())
+    norms = {*NORMS} - ({"bn_released"} if name.startswith("backward") else set())
     shown = table[table["cell"].isin(norms) & table["layer"].str.startswith("encoder.")]
     shown = along_training(shown, EVERY_NORM[name])
     if shown.empty:
         return None
-    measure, measures = shown["quantity"].map(EVERY_NORM[name]), list(dict.fromkeys(EVERY_NORM[name].values()))
     place = shown["layer"].str.extract(r"layers\.(?P<layer>\d+)\.(?P<site>\w+)")
-    last, site = place["layer"].isna(), place["site"].fillna("feed_forward")  # the last norm has a column of its own
+    last, site = place["layer"].isna(), place["site"].fillna("self_attention")  # the column of the last norm
     layer = place["layer"].astype(float)
-    head = "layer " + (layer + 1).map("{:.0f}".format)
     shown = shown.assign(
-        row=len(SITES) * measure.map(measures.index) + site.map([*SITES].index),
-        column=layer.fillna(layer.max() + 1).astype(int),
-        title=head.where(site == "self_attention", "").mask(last, "last norm"),
-        label=measure + ",\n" + site.map(SITES),
+        row=layer.fillna(layer.max() + 1).astype(int),
+        column=site.map([*SITES].index),
+        title=site.map(SITES).where(layer == 0, ""),
+        label=("layer " + (layer + 1).map("{:.0f}".format)).mask(last, "last norm"),
         line=shown["cell"],
     )
-    scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
-    looks = {norm: (style.color(norm), style.DASHES[norm in scaled]) for norm in NORMS}
-    return _draw(shown, looks, 5.8), shown
+    looks = {norm: (style.color(norm), dashes) for norm, dashes in NORMS.items()}
+    return _draw(shown, looks, 6.2), shown
 
 
 def pn_backward(table: pd.DataFrame) -> Shown | None:
@@ -137,6 +132,7 @@ def _draw(shown: pd.DataFrame, looks: Mapping[str, tuple[str, Any]], height: flo
         axes = figure.subplots(*size, sharex=True, sharey="row" if share else False, squeeze=False)
         for each in axes.flat:
             each.set_visible(False)
+        bottom = shown.groupby("column")["row"].max()
         numbers: Any  # of rows and columns, which pandas types as any scalar
         for numbers, panel in shown.groupby(["row", "column"]):
             axis: Axes = axes[numbers]
@@ -150,7 +146,8 @@ def _draw(shown: pd.DataFrame, looks: Mapping[str, tuple[str, Any]], height: flo
             style.log_axes(axis)
             axis.set_title(panel["title"].iloc[0])
             axis.set_ylabel(panel["label"].iloc[0] if numbers[1] == 0 else "")
-            axis.set_xlabel("updates, log" if numbers[0] == len(axes) - 1 else "")
+            axis.set_xlabel("updates, log" if numbers[0] == bottom[numbers[1]] else "")
+            axis.tick_params(labelbottom=numbers[0] == bottom[numbers[1]])
         drawn = {name: {"color": color, "linestyle": dashes}
                  for name, (color, dashes) in looks.items() if (shown["line"] == name).any()}  # fmt: skip
         style.legend(figure, drawn, 5)

@@ -23,18 +23,19 @@ LOG_FROM = 4
 PAIRED = "right: minus LN of the same seeds and other settings; intervals over seeds and sentences"
 
 
-def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
-    """Return a dot plot of the test scores of the runs of one experiment; None where no score has an interval.
+def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | None:
+    """Return a dot plot of the test scores of runs of one experiment; None where no score has an interval.
 
     Args:
         results: the rows of one experiment and budget.
+        name: what the title calls them.
         folder: the folder of the results, with the published translations.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
     """
     every = [cell for cell in group(results) if len(cell.runs)]
-    metric = next((name for name in HEADLINES if any(len(cell.values(name)) for cell in every)), None)
+    metric = next((metric for metric in HEADLINES if any(len(cell.values(metric)) for cell in every)), None)
     if metric is None:
         return None
     cells = [cell for cell in every if len(cell.values(metric))]
@@ -61,7 +62,7 @@ def final_scores(results: pd.DataFrame, folder: Path) -> Figure | None:
     with style.drawing():
         figure = style.new_figure(0.17 * (lines + len(notes) + 2) + 1)
         axes = figure.subplots(1, 2 if any(differences) else 1, sharey=True, squeeze=False)[0]
-        style.heading(figure, f"{experiment}: test {long}, {checkpoint} checkpoint", notes)
+        style.heading(figure, f"{name}: test {long}, {checkpoint} checkpoint", notes)
         for row, (first, values, interval, found) in enumerate(
             zip(firsts, scores, intervals, differences, strict=True)
         ):

@@ -101,10 +101,10 @@ def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> 
     return _table(title, slug, rows, cells, _metrics(cells, corpus.metric), [schedule])
 
 
-def experiment_table(name: str, results: pd.DataFrame) -> Table:
-    """Return the runs of an experiment that is not in the paper: the score of every checkpoint."""
+def experiment_table(title: str, slug: str, results: pd.DataFrame) -> Table:
+    """Return runs of an experiment that is not in the paper: the score of every checkpoint."""
     cells = group(results)
-    return _table(name, name, [Row(cell.label, cell) for cell in cells], cells, _metrics(cells), [])
+    return _table(title, slug, [Row(cell.label, cell) for cell in cells], cells, _metrics(cells), [])
 
 
 def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.report.claims import claims_page
+from normplugins.report.claims import claims_page, judge_claims
 from normplugins.report.contrasts import find
 from tests.helpers.records import put_diverged, put_translated
 
@@ -22,7 +22,7 @@ def probe(**numbers: float) -> list[dict]:
 
 @pytest.fixture
 def page(tmp_path: Path):
-    return lambda: claims_page(tmp_path, find(tmp_path, resamples=200))
+    return lambda: claims_page(judge_claims(tmp_path, find(tmp_path, resamples=200)))
 
 
 @pytest.fixture

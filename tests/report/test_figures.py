@@ -40,7 +40,7 @@ def lines_of(figure: Figure, norm: str, lower: bool) -> list[np.ndarray]:
 
 
 def test_few_lines_share_a_panel_and_have_labels(tmp_path: Path) -> None:
-    figure = curves(results_of(tmp_path, "ln", "pn", "pn,norm.group_scaling=false", "bn"))
+    figure = curves(results_of(tmp_path, "ln", "pn", "pn,norm.group_scaling=false", "bn"), "demo")
     assert len(figure.axes) == 2
     assert written(figure).count("pn group_scaling=false") == 2
     assert clipped(figure) == []
@@ -51,7 +51,7 @@ def test_few_lines_share_a_panel_and_have_labels(tmp_path: Path) -> None:
 def test_many_cells_have_a_panel_each_and_every_norm_is_named(tmp_path: Path) -> None:
     norms = known_norms()
     long = ["pn,norm.group_scaling=false,optimization.max_update=100000"]
-    figure = curves(results_of(tmp_path, *norms, *long), "train_curve")
+    figure = curves(results_of(tmp_path, *norms, *long), "demo", "train_curve")
     texts = written(figure)
     assert [norm for norm in norms if norm not in texts] == []
     assert "grey: ln" in texts
@@ -63,7 +63,7 @@ def test_language_models_are_named_and_compared_with_their_own_ln(tmp_path: Path
     for norm in ("ln", "pn", "bn"):
         for kind in ("", ",reading=masked", ",architecture=transformer"):
             put(tmp_path, language_model("ptb", norm + kind, floor=4.0))
-    figure = curves(read_results(tmp_path))
+    figure = curves(read_results(tmp_path), "demo")
     texts = written(figure)
     assert texts.count("pn reading=masked") == 1
     assert '"sees the future": the model reads' in texts
@@ -76,7 +76,7 @@ def test_the_lower_panel_is_the_difference_to_ln_of_the_same_seed(tmp_path: Path
     levels = (("ln", 1, 0.0), ("ln", 2, 0.2), ("pn", 1, 0.3), ("pn", 2, 0.7), ("pn", 3, 9.0), ("bn", 2, 0.3))
     for variant, seed, by in levels:
         put(tmp_path, raised(variant, seed, by))
-    figure = curves(read_results(tmp_path))
+    figure = curves(read_results(tmp_path), "demo")
     assert [lines_of(figure, norm, lower=True)[0] for norm in ("pn", "bn", "ln")] == [
         pytest.approx(level) for level in (0.4, 0.1, 0.0)
     ]
@@ -89,26 +89,26 @@ def test_the_lower_panel_is_the_difference_to_ln_of_the_same_seed(tmp_path: Path
 
 
 def test_one_seed_is_a_line_and_the_figure_says_so(tmp_path: Path) -> None:
-    figure = curves(results_of(tmp_path, "ln", "pn"))
+    figure = curves(results_of(tmp_path, "ln", "pn"), "demo")
     assert not any(axes.collections for axes in figure.axes)
     assert "one seed: each line is one run" in written(figure)
 
 
 def test_axes_name_quantity_unit_and_scale(tmp_path: Path) -> None:
-    figure = curves(results_of(tmp_path, "ln", "pn"))
+    figure = curves(results_of(tmp_path, "ln", "pn"), "demo")
     labels = [text.replace("\n", " ") for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())]
     assert labels == ["", "loss, linear (bits/token)", "updates, linear", "minus ln, linear (bits/token)"]
 
 
 def test_without_ln_there_is_no_difference(tmp_path: Path) -> None:
-    figure = curves(results_of(tmp_path, "bn", "pn"))
+    figure = curves(results_of(tmp_path, "bn", "pn"), "demo")
     assert len(figure.axes) == 1
     assert "minus ln" not in written(figure)
 
 
 def test_a_run_far_shorter_than_the_others_is_only_named(tmp_path: Path) -> None:
     put(tmp_path, record("demo", "bn,optimization.max_update=100", updates=100, floor=4.0))
-    figure = curves(results_of(tmp_path, "ln", updates=20_000))
+    figure = curves(results_of(tmp_path, "ln", updates=20_000), "demo")
     assert lines_of(figure, "bn", lower=False) == []
     assert "too short to draw: bn, optimization.max_update=100" in written(figure)
 
@@ -117,6 +117,6 @@ def test_one_point_is_visible(tmp_path: Path) -> None:
     content = record("demo", "pn", updates=50, epochs=1, floor=4.0)
     content["curves"]["train"] = []
     put(tmp_path, content)
-    (line,) = curves(read_results(tmp_path)).axes[0].lines
+    (line,) = curves(read_results(tmp_path), "demo").axes[0].lines
     assert len(line.get_xdata()) == 1
     assert line.get_marker() == "o"

@@ -22,6 +22,26 @@ def test_the_page_says_what_made_it_and_links_to_runs(page, tmp_path: Path) -> N
     assert (tmp_path / "figures" / "multi30k.png").is_file()
 
 
+def test_the_runs_of_each_plan_have_a_table_and_figures_of_their_own(page, tmp_path: Path) -> None:
+    for cell in ("ln", "pn", "pn,model.placement=post"):
+        put(tmp_path, record("multi30k", cell, floor=4.0))
+    made = page()
+    assert list(made.rows("multi30k")) == ["ln", "pn"]
+    assert list(made.rows("multi30k, placements")) == ["ln", "pn", "pn, model.placement=post"]
+    assert "](figures/multi30k-placements.png)" in made.section("multi30k, placements")
+    assert (tmp_path / "tables" / "multi30k-placements.tex").is_file()
+
+
+def test_the_page_of_figures_names_the_claims_that_they_show(page, tmp_path: Path) -> None:
+    put(tmp_path, record("multi30k", "pn", floor=4.0))
+    page()
+    text = (tmp_path / "figures.md").read_text(encoding="utf-8")
+    assert "## Singular values of the embedding\n\nnot run" in text
+    links = re.findall(r"\(claims\.md#(.*?)\)", text)
+    headings = re.findall(r"^## (.*)", (tmp_path / "claims.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {*links} <= {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
 def test_a_run_that_diverged_is_listed_with_its_reason_until_it_has_been_run_again(page, tmp_path: Path) -> None:
     put_diverged(tmp_path, "multi30k", "pn", 2)
     assert "- multi30k pn seed 2: update 7: the loss is not finite" in page().section("Runs that diverged")

@@ -88,16 +88,15 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
     assert [len(axis.lines) for axis in beside.figure.axes] == [2] * 4
 
 
-def test_pn_and_pn_alg2_do_not_cover_each_other(tmp_path: Path) -> None:
-    for cell in ("pn", "pn_alg2"):
+def test_the_norms_of_pn_have_a_row_each_because_their_gap_is_0(tmp_path: Path) -> None:
+    for cell in ("pn", "pn,norm.group_scaling=false", "pn_alg2", "bn"):
         publish(tmp_path, cell)
     drawn = discrepancy(probe_table(tmp_path))
     assert drawn is not None
-    figure, _ = drawn
-    figure.draw_without_rendering()
-    runs = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
-    heights = [line.get_transform().transform(line.get_xydata())[0, 1] / figure.dpi * 72 for line in runs]
-    assert abs(heights[0] - heights[1]) > 4.5
+    *_, strip = drawn[0].axes
+    runs = [line for line in strip.lines if line.get_marker() == "o"]
+    assert sorted(line.get_ydata()[0] for line in runs) == [0, 1, 2]
+    assert [label.get_text() for label in strip.get_yticklabels()] == ["pn", "pn", "pn_alg2"]
 
 
 @pytest.mark.slow
@@ -105,7 +104,8 @@ def test_no_text_of_a_figure_is_cut_or_covers_another(tmp_path: Path) -> None:
     for cell in OF_CELLS:
         publish(tmp_path, cell)
     figures = [drawing.figure for drawing in paper_figures(tmp_path) if drawing.figure is not None]
-    assert [clipped(figure) + overlapping(figure) for figure in figures] == [[]] * 6
+    assert len(figures) >= 6
+    assert not any(clipped(figure) + overlapping(figure) for figure in figures)
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

@@ -49,9 +49,21 @@ def test_the_table_counts_the_hours_that_are_left_from_recorded_runs(tmp_path: P
     rows = {row[0].partition("]")[0].strip("["): row[2:] for row in table.rows}
     left = 1.5 * (runs_of("multi30k") - 3)
     assert rows["multi30k"] == [f"2 of {runs_of('multi30k')}, 1 diverged", f"{left:.0f}"]
-    assert rows["norms_since"] == [f"0 of {runs_of('norms_since')}", f"{1.5 * runs_of('norms_since'):.0f}"]
+    assert rows["precision"] == [f"2 of {runs_of('precision')}, 1 diverged", f"{1.5 * (runs_of('precision') - 3):.0f}"]
     assert rows["gpu"][1] == "unknown"
     assert all(row[1] for row in table.rows), "every plan says what it decides"
+
+
+def test_the_cells_of_an_experiment_are_divided_among_its_plans() -> None:
+    cells = ["ln", "ln,model.placement=post", "ln,precision=bf16", "pn", "pn,norm.eps=0.1"]
+    parts = {plan.name: names for plan, names in plans.by_plan("multi30k", cells)}
+    assert parts == {
+        "multi30k": ["ln", "pn"],
+        "placements": ["ln", "ln,model.placement=post", "pn"],
+        "precision": ["ln", "ln,precision=bf16", "pn"],
+        "other": ["pn,norm.eps=0.1"],
+    }
+    assert [plan.name for plan, _ in plans.by_plan("demo", ["ln"])] == ["other"]
 
 
 def test_every_experiment_has_the_plan_of_its_name_or_the_first_with_runs_of_it() -> None:

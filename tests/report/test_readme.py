@@ -26,7 +26,7 @@ def test_the_part_between_the_marks_follows_from_the_records(tmp_path: Path) -> 
         "two seeds have no standard deviation"
     )
     assert re.search(
-        r"^PN - LN: \+.* BLEU \[.*\], 2 seeds \(95 % interval .*\): undecided so far\.", text, re.MULTILINE
+        r"^PN - LN: \+.* BLEU \[.*\], 2 of 9 seeds \(95 % interval .*\): undecided so far\.", text, re.MULTILINE
     )
     assert rewrite_readme(readme, part)
     assert readme.read_text() == text

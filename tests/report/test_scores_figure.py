@@ -17,7 +17,7 @@ from tests.helpers.records import language_model, put, put_translated, record
 
 def drawn(results: Path) -> tuple[Figure, str]:
     """The figure of the published runs, and its texts."""
-    figure = final_scores(read_results(results), results)
+    figure = final_scores(read_results(results), "runs", results)
     assert figure is not None
     return figure, written(figure)
 
@@ -74,11 +74,11 @@ def test_several_seeds_have_intervals_over_seeds(tmp_path: Path) -> None:
 def test_scores_without_any_interval_are_not_drawn(tmp_path: Path) -> None:
     put(tmp_path, record("demo", "ln"))
     put(tmp_path, record("demo", "pn"))
-    assert final_scores(read_results(tmp_path), tmp_path) is None
+    assert final_scores(read_results(tmp_path), "runs", tmp_path) is None
 
 
 def test_broken_translations_are_named(tmp_path: Path) -> None:
     path = put_translated(tmp_path, "ln", 1, {3: 10}).with_name("seed1.averaged.tsv.gz")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"seed1\.averaged\.tsv\.gz"):
-        final_scores(read_results(tmp_path), tmp_path)
+        final_scores(read_results(tmp_path), "runs", tmp_path)

@@ -147,15 +147,15 @@ def test_another_corpus_is_a_footnote_on_the_number(page, tmp_path) -> None:
 def test_norms_outside_the_paper_follow_in_the_registrys_order(page, tmp_path) -> None:
     for variant in ("mine", "group", "pn_alg2", "rms", "none", "bn_released", "pn,optimization.lr=0.001"):
         put(tmp_path, iwslt(variant, 30.0))
-        put(tmp_path, record("multi30k", variant))
+        put(tmp_path, record("demo", variant))
     for variant in ("pnv", "pn", "ln", "bn"):
-        put(tmp_path, record("multi30k", variant))
+        put(tmp_path, record("demo", variant))
     made = page()
     others = [*(norm for norm in known_norms() if norm in ("pn_alg2", "rms", "group", "none")), "mine"]
     others.insert(0, "pn, optimization.lr=0.001")
     assert list(made.rows(IWSLT)) == ["LN (ln)", "BN (bn)", "BN (bn_released)", "PN-V (pnv)", "PN (pn)", *others]
     assert made.rows(IWSLT)["pn_alg2"]["paper"] == ""
-    assert list(made.rows("multi30k")) == ["ln", "bn", "bn_released", "pnv", "pn", *others]
+    assert list(made.rows("demo")) == ["ln", "bn", "bn_released", "pnv", "pn", *others]
 
 
 def test_an_experiment_of_ones_own_has_its_table(page, tmp_path) -> None:
