@@ -19,6 +19,7 @@ from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
 from normplugins.utils.locks import hold_lock
+from normplugins.utils.paths import without_colon
 from normplugins.utils.steps import step
 
 _MODELS = set(FILES.values())
@@ -75,10 +76,11 @@ def prepare(
     """Prepare a corpus under ``root/<name>/<variant>`` and return it.
 
     Stages that are complete for the same settings and input files are not repeated. The bytes written do not depend on
-    ``workers`` (default: all cores; running text uses one process). Raises UserError for bad settings and bad input.
+    ``workers`` (default: all cores; running text uses one process). Raises UserError for bad settings and bad input,
+    and for a ``root`` with a colon in its path.
     """
     corpus.check()
-    home = Path(root).absolute() / corpus.name
+    home = without_colon("data_dir", root) / corpus.name
     with step(f"{corpus.name}: reading the prepared files", echo=None) as tell:
 
         def echo_and_show(text: str) -> None:
@@ -97,8 +99,9 @@ def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText |
     """Return a corpus that has been prepared under ``root``, or None; its input files are not needed.
 
     Of its files, the dictionaries and the subword model are compared with the manifest, since new text is read by them.
+    Raises UserError for a ``root`` with a colon in its path.
     """
-    folder = Path(root).absolute() / corpus.name / corpus.variant()
+    folder = without_colon("data_dir", root) / corpus.name / corpus.variant()
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         used = [
