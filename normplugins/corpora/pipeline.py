@@ -127,7 +127,9 @@ def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: i
         echo(f"{corpus.name}: binarizing")
         return {"dictionary_types": binarize(folder / "subword", to, corpus.source, corpus.target)}
 
-    tokens = run_stage(folder / "tokenized", key, partial(write_tokens, corpus, inputs, echo, workers), echo)
+    with inputs.reading():
+        work = partial(write_tokens, corpus, inputs.files, echo, workers)
+        tokens = run_stage(folder / "tokenized", key, work, echo)
     work = partial(write_subwords, corpus, folder / "tokenized", echo, workers)
     subwords = run_stage(folder / "subword", {"of": tokens["fingerprint"]}, work, echo)
     binary = run_stage(folder / "bin", {"of": subwords["fingerprint"]}, binarize_stage, echo)

@@ -109,12 +109,11 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
         return {}
 
     def binarize(to: Path) -> dict[str, Any]:
-        with inputs.reading():
-            echo(f"{corpus.name}: counting words")
-            texts = {split: _count(corpus, inputs, split, split_line) for split in SPLITS}
-            facts = _facts(corpus, inputs, texts)
-            if getattr(corpus, "verify", False):
-                _verify(corpus, texts, facts)
+        echo(f"{corpus.name}: counting words")
+        texts = {split: _count(corpus, inputs, split, split_line) for split in SPLITS}
+        facts = _facts(corpus, inputs, texts)
+        if getattr(corpus, "verify", False):
+            _verify(corpus, texts, facts)
         echo(f"{corpus.name}: binarizing")
         lines = {split: _tokens(*corpus.open_split(inputs.files, split), split_line) for split in SPLITS}
         return {**facts, "dictionary_types": binarize_text(texts["train"].counts, lines, to)}
@@ -122,7 +121,8 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
     if corpus.level != "word":
         run_stage(folder / "subword", key, learn, echo)
     split_line = line_splitter(corpus.level, folder)
-    record = run_stage(folder / "bin", key, binarize, echo)
+    with inputs.reading():
+        record = run_stage(folder / "bin", key, binarize, echo)
     facts = record["facts"]
     manifest = {
         "corpus": corpus.name,
