@@ -28,6 +28,9 @@ class Corpus:
     PUBLISHED: ClassVar[Mapping[str, int]] = {}
     """Published counts; other counts are reported and recorded with every result."""
 
+    RECIPE: ClassVar[int] = 1
+    """Increased when the same files and settings give other text, or other facts about it."""
+
     name: str = ""
 
     def check(self) -> None:

@@ -86,6 +86,7 @@ def zip_lines(source: Iterable[str], target: Iterable[str], where: tuple[str, st
 class ParallelCorpus(Corpus):
     """A corpus of sentence pairs and how it is tokenized, cleaned and split into subwords."""
 
+    RECIPE: ClassVar = 4
     LANGUAGE_PAIRS: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Source and target languages that the corpus has; empty for any."""
 

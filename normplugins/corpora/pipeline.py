@@ -23,7 +23,6 @@ from normplugins.utils.paths import without_colon
 from normplugins.utils.steps import step
 
 _MODELS = set(FILES.values())
-_RECIPE = 4  # increase this when the same files and settings give other text, or other facts about it
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: i
     folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
     # With raw text the references are still tokenized, and with given tokens they are still detokenized.
     tools = ["sacremoses", *(["regex"] if corpus.clean_punctuation else []), PACKAGES[corpus.subword], "fairseq"]
-    key = inputs.stage_key(_RECIPE, tools)
+    key = inputs.stage_key(tools)
 
     def binarize_stage(to: Path) -> dict[str, Any]:
         echo(f"{corpus.name}: binarizing")

@@ -16,7 +16,6 @@ from normplugins.corpora.symbols import LINE_END, UNKNOWN, refuse_symbols
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import text_lines
 
-_RECIPE = 1  # increase this when the same files give other binary data, or other facts about them
 Split = Callable[[str], list[str]]
 """Splits a line into words or subwords."""
 
@@ -101,7 +100,7 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
     """Prepare under ``home/<variant>``; the caller holds the lock of ``home``. Raises UserError for bad input."""
     folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
     tools = ["fairseq"] if corpus.level == "word" else ["fairseq", subwords.PACKAGES[corpus.level]]
-    key = inputs.stage_key(_RECIPE, tools)
+    key = inputs.stage_key(tools)
 
     def learn(to: Path) -> dict[str, Any]:
         echo(f"{corpus.name}: learning {corpus.level} subwords")

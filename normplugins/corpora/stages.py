@@ -43,13 +43,13 @@ class Inputs:
                     message = message.replace(str(path), str(mirrored))
             raise UserError(message) from None
 
-    def stage_key(self, recipe: int, tools: list[str]) -> dict[str, Any]:
+    def stage_key(self, tools: list[str]) -> dict[str, Any]:
         """Return everything that the first stage depends on; ``tools`` are Python packages."""
         hashes = FileHashes(self._raw.parent / HASHES)
         inputs = {name: hashes.sha256(path) for name, path in self.files.items()}
         hashes.save()
         return {
-            "recipe": recipe,
+            "recipe": self.corpus.RECIPE,
             "settings": self.corpus.settings(),
             "versions": {name: version(name) for name in tools},
             "verified": getattr(self.corpus, "verify", True),
