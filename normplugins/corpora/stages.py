@@ -1,6 +1,5 @@
 """Preparation in stages: input files, folders that are skipped when complete, and the manifest."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from normplugins.utils.file_hashes import FileHashes
 from normplugins.utils.files import remove, sha256, whole_file, whole_folder
-from normplugins.utils.json_file import read_sound_json, write_json
+from normplugins.utils.json_file import json_digest, read_sound_json, write_json
 
 STAGE = "stage.json"
 MANIFEST = "corpus.json"
@@ -65,7 +64,7 @@ def run_stage(
     A folder is complete if its files are what they were when the stage ended. If ``build`` records its progress, a
     killed call leaves its files for the next one to resume.
     """
-    fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    fingerprint = json_digest(key)
     hashes = FileHashes(folder.parents[1] / HASHES)
     record = read_sound_json(folder / STAGE)
     if record and record.get("fingerprint") == fingerprint:
