@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -27,6 +28,9 @@ class Corpus:
 
     PUBLISHED: ClassVar[Mapping[str, int]] = {}
     """Published counts; other counts are reported and recorded with every result."""
+
+    RECIPE: ClassVar[int] = 1
+    """Increased when the same files and settings give other text, or other facts about it."""
 
     name: str = ""
 
@@ -90,8 +94,8 @@ def archived(address: str) -> str:
     return f"https://web.archive.org/web/2020id_/{address}"
 
 
-def verify_digest(where: str, name: str, lines: Iterable[bytes], wanted: str) -> None:
-    """Raise UserError unless the digest of the lines is that of the published text ``name``.
+def verified(where: str, name: str, lines: Iterable[bytes], wanted: str) -> Iterator[bytes]:
+    """Yield the lines. Raises UserError at the end unless their digest is that of the published text ``name``.
 
     ``wanted`` is a SHA-256, or has another algorithm before it: ``sha1:...``.
     """
@@ -99,11 +103,17 @@ def verify_digest(where: str, name: str, lines: Iterable[bytes], wanted: str) ->
     digest = hashlib.new(algorithm or "sha256")
     for line in lines:
         digest.update(line)
+        yield line
     if (found := digest.hexdigest()) != wanted:
         raise UserError(
             f"{where} is not the published {name}: its {digest.name} is {found}, not {wanted}; "
             "get the original file, or set corpus.verify=false to use this one"
         )
+
+
+def verify_digest(where: str, name: str, lines: Iterable[bytes], wanted: str) -> None:
+    """Raise UserError as :func:`verified` does."""
+    deque(verified(where, name, lines, wanted), maxlen=0)
 
 
 AnyCorpus = TypeVar("AnyCorpus", bound=Corpus)

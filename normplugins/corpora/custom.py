@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 from normplugins.corpora.base import SPLITS, Echo, register
 from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
+from normplugins.corpora.tokenizer import squeeze
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import existing_file, iter_lines
 from normplugins.utils.settings import setting
@@ -20,6 +22,8 @@ SIDES = ("source", "target")
 @dataclass
 class Custom(ParallelCorpus):
     """Files are given as a prefix (``PREFIX.de`` and ``PREFIX.en``, each also as ``.gz``), or one by one."""
+
+    RECIPE: ClassVar = 5
 
     name: str = "custom"
     train: str | None = setting(None, "prefix of the training files")
@@ -91,35 +95,45 @@ class Custom(ParallelCorpus):
         sizes = {"valid": None if self.valid_every else self.valid_size, "test": self.test_size}
         draw = {split: size for split, size in sizes.items() if size and split not in pairs}
         if draw:
-            drawn, numbers = _draw(list(train), draw, self.seed, where["train"][0], notes)
+            drawn, numbers = self._draw(list(train), pairs, draw, where["train"][0], notes)
             train, pairs = iter(drawn.pop("train")), pairs | drawn
         return Bitext(train, pairs["test"], where, pairs.get("valid"), self.valid_every, notes=notes, numbers=numbers)
 
+    def _draw(
+        self, train: list[Pair], given: Mapping[str, list[Pair]], sizes: Mapping[str, int], where: str, notes: list[str]
+    ) -> tuple[dict[str, list[Pair]], dict[str, list[int]]]:
+        """Draw pairs at random without replacement, so that no two splits, drawn or given, share a pair.
 
-def _draw(
-    train: list[Pair], sizes: dict[str, int], seed: int, where: str, notes: list[str]
-) -> tuple[dict[str, list[Pair]], dict[str, list[int]]]:
-    """Draw pairs at random without replacement; training pairs that are equal to a drawn pair are dropped.
+        Of the copies of a pair one is drawn at most, and the training text keeps no copy of a pair in another split.
+        Returns the pairs of the drawn splits and of the training text, and their line numbers.
+        """
+        key = random.Random(self.seed).random  # the only method with the same values in every Python version
+        order = sorted((key(), number) for number, pair in enumerate(train, 1) if all(map(str.strip, pair)))
+        held_out = {self._as_compared(pair) for pairs in given.values() for pair in pairs}
+        numbers: dict[str, list[int]] = {split: [] for split in sizes}
+        missing = (split for split, size in sizes.items() for _ in range(size))
+        for _, number in order:
+            if (compared := self._as_compared(train[number - 1])) not in held_out:
+                if (split := next(missing, None)) is None:
+                    break  # this pair and perhaps others are left to train on
+                held_out.add(compared)
+                numbers[split].append(number)
+        else:
+            found = sum(map(len, numbers.values()))
+            raise UserError(
+                f"{where} has {found:,} different pairs with two sides{' that no other split has' if given else ''}: "
+                f"too few to draw {sum(sizes.values()):,} of them for {list(sizes)}"
+            )
+        drawn = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
+        notes.append(f"{drawn} pairs drawn with seed {self.seed}")
+        numbers = {split: sorted(chosen) for split, chosen in numbers.items()}
+        # cleaning drops and counts those with an empty side
+        numbers["train"] = [n for n, pair in enumerate(train, 1) if self._as_compared(pair) not in held_out]
+        if copies := len(train) - sum(map(len, numbers.values())):
+            notes.append(f"{copies:,} training pairs dropped: copies of pairs in {' or '.join({**given, **sizes})}")
+        return {split: [train[n - 1] for n in kept] for split, kept in numbers.items()}, numbers
 
-    Returns the pairs of the drawn splits and of the training text, and their line numbers.
-    """
-    lines = [number for number, (source, target) in enumerate(train, 1) if source.strip() and target.strip()]
-    wanted = sum(sizes.values())
-    if wanted >= len(lines):
-        raise UserError(
-            f"{where} has {len(lines):,} pairs with two sides: too few to draw {wanted:,} of them for {list(sizes)}"
-        )
-    generator = random.Random(seed)
-    keys = [generator.random() for _ in lines]  # random() alone is the same in every Python version
-    order = [lines[i] for i in sorted(range(len(lines)), key=keys.__getitem__)]
-    numbers, start = dict[str, list[int]](), 0
-    for split, size in sizes.items():
-        numbers[split] = sorted(order[start : start + size])
-        start += size
-    held_out = {train[number - 1] for drawn in numbers.values() for number in drawn}
-    rest = sorted({*range(1, len(train) + 1)} - {*order[:start]})  # cleaning drops and counts those with an empty side
-    numbers["train"] = [number for number in rest if train[number - 1] not in held_out]
-    notes.append(f"{', '.join(f'{size:,} {split}' for split, size in sizes.items())} pairs drawn with seed {seed}")
-    if leaks := len(rest) - len(numbers["train"]):
-        notes.append(f"{leaks:,} training pairs equal to a drawn pair dropped")
-    return {split: [train[number - 1] for number in kept] for split, kept in numbers.items()}, numbers
+    def _as_compared(self, pair: Pair) -> str:
+        """Return a pair without differences in white space, and in case if the text is lower-cased."""
+        line = "\n".join(map(squeeze, pair))
+        return line.lower() if self.lowercase else line

@@ -1,7 +1,5 @@
 """The user's own running text for language models: one file per split, plain or gzipped."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from normplugins.corpora.symbols import UNKNOWN
 from normplugins.corpora.tokenizer import squeeze
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import existing_file, iter_byte_lines, iter_lines
+from normplugins.utils.json_file import json_digest
 from normplugins.utils.settings import setting
 from normplugins.utils.worker_processes import call_in_subprocess
 
@@ -87,5 +86,4 @@ class CustomText(RunningText):
 
     def variant(self) -> str:
         """Return a readable folder name that ends in a digest of all settings."""
-        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.level}{'' if self.level == 'word' else self.subword_size}-{digest}"
+        return f"{self.level}{'' if self.level == 'word' else self.subword_size}-{json_digest(self.settings())[:8]}"

@@ -75,7 +75,7 @@ class Iwslt14(PublishedCorpus, ParallelCorpus):
         if self.verify and self.lowercase and self.resolved_tokenizer == "moses" and not self.split_hyphens:
             for side, language in enumerate((self.source, self.target)):
                 lines = (f"{pair[side]}\n".encode() for pair in test)
-                verify_digest(f"test.{language}", "IWSLT14 test set", lines, TEST_SHA256[language])
+                verify_digest(where[side], "IWSLT14 test set", lines, TEST_SHA256[language])
 
 
 def _training_lines(lines: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from normplugins.corpora.base import PublishedCorpus, archived, register, verify_digest
+from normplugins.corpora.base import PublishedCorpus, archived, register, verified
 from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.utils.files import iter_byte_lines, text_lines
 
@@ -71,7 +71,7 @@ class Multi30k(PublishedCorpus, ParallelCorpus):
         self._verified_lines(path)
 
     def _verified_lines(self, path: Path) -> list[bytes]:
-        lines = list(iter_byte_lines(path))
+        lines = iter_byte_lines(path)
         if self.verify:
-            verify_digest(str(path), "Multi30k text", lines, TEXT_SHA256[path.name.removesuffix(".gz")])
-        return lines
+            lines = verified(str(path), "Multi30k text", lines, TEXT_SHA256[path.name.removesuffix(".gz")])
+        return list(lines)

@@ -1,7 +1,5 @@
 """Parallel corpora: sentence pairs, the settings they share, and the rules for dropping training pairs."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count, zip_longest
@@ -13,6 +11,7 @@ from normplugins.corpora.languages import SCORE_TOKENIZERS, check_score_tokenize
 from normplugins.corpora.subwords import count_merges
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import existing_file, sha256
+from normplugins.utils.json_file import json_digest
 from normplugins.utils.settings import setting
 
 _NOT_IN_VARIANT = {"name", "url", "verify", "score_tokenizer"}  # they do not change what is made of the input files
@@ -86,6 +85,7 @@ def zip_lines(source: Iterable[str], target: Iterable[str], where: tuple[str, st
 class ParallelCorpus(Corpus):
     """A corpus of sentence pairs and how it is tokenized, cleaned and split into subwords."""
 
+    RECIPE: ClassVar = 4
     LANGUAGE_PAIRS: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Source and target languages that the corpus has; empty for any."""
 
@@ -241,8 +241,7 @@ class ParallelCorpus(Corpus):
 
     def variant(self) -> str:
         """Return a readable folder name that ends in a digest of all settings."""
-        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.source}-{self.target}-{self.subword}{self.subword_size}-{digest}"
+        return f"{self.source}-{self.target}-{self.subword}{self.subword_size}-{json_digest(self.settings())[:8]}"
 
     def clean(self, pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
         """Apply Moses' clean-corpus-n.perl to tokens or subwords.

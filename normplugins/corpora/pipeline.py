@@ -19,10 +19,10 @@ from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
 from normplugins.utils.locks import hold_lock
+from normplugins.utils.paths import without_colon
 from normplugins.utils.steps import step
 
 _MODELS = set(FILES.values())
-_RECIPE = 4  # increase this when the same files and settings give other text, or other facts about it
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,11 @@ def prepare(
     """Prepare a corpus under ``root/<name>/<variant>`` and return it.
 
     Stages that are complete for the same settings and input files are not repeated. The bytes written do not depend on
-    ``workers`` (default: all cores; running text uses one process). Raises UserError for bad settings and bad input.
+    ``workers`` (default: all cores; running text uses one process). Raises UserError for bad settings and bad input,
+    and for a ``root`` with a colon in its path.
     """
     corpus.check()
-    home = Path(root).absolute() / corpus.name
+    home = without_colon("data_dir", root) / corpus.name
     with step(f"{corpus.name}: reading the prepared files", echo=None) as tell:
 
         def echo_and_show(text: str) -> None:
@@ -97,8 +98,9 @@ def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText |
     """Return a corpus that has been prepared under ``root``, or None; its input files are not needed.
 
     Of its files, the dictionaries and the subword model are compared with the manifest, since new text is read by them.
+    Raises UserError for a ``root`` with a colon in its path.
     """
-    folder = Path(root).absolute() / corpus.name / corpus.variant()
+    folder = without_colon("data_dir", root) / corpus.name / corpus.variant()
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         used = [
@@ -118,13 +120,15 @@ def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: i
     folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
     # With raw text the references are still tokenized, and with given tokens they are still detokenized.
     tools = ["sacremoses", *(["regex"] if corpus.clean_punctuation else []), PACKAGES[corpus.subword], "fairseq"]
-    key = inputs.stage_key(_RECIPE, tools)
+    key = inputs.stage_key(tools)
 
     def binarize_stage(to: Path) -> dict[str, Any]:
         echo(f"{corpus.name}: binarizing")
         return {"dictionary_types": binarize(folder / "subword", to, corpus.source, corpus.target)}
 
-    tokens = run_stage(folder / "tokenized", key, partial(write_tokens, corpus, inputs, echo, workers), echo)
+    with inputs.reading():
+        work = partial(write_tokens, corpus, inputs.files, echo, workers)
+        tokens = run_stage(folder / "tokenized", key, work, echo)
     work = partial(write_subwords, corpus, folder / "tokenized", echo, workers)
     subwords = run_stage(folder / "subword", {"of": tokens["fingerprint"]}, work, echo)
     binary = run_stage(folder / "bin", {"of": subwords["fingerprint"]}, binarize_stage, echo)

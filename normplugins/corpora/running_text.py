@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from normplugins.corpora import subwords
-from normplugins.corpora.base import SPLITS, Corpus, Echo, PublishedCorpus, verify_digest
+from normplugins.corpora.base import SPLITS, Corpus, Echo, PublishedCorpus, verified
 from normplugins.corpora.binarize import binarize_text
 from normplugins.corpora.stages import Inputs, run_stage, write_manifest
 from normplugins.corpora.symbols import LINE_END, UNKNOWN, refuse_symbols
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import text_lines
 
-_RECIPE = 1  # increase this when the same files give other binary data, or other facts about them
 Split = Callable[[str], list[str]]
 """Splits a line into words or subwords."""
 
@@ -73,9 +72,8 @@ class PublishedText(PublishedCorpus, RunningText):
             except KeyError:  # the split has a file of its own
                 continue
             if self.verify:
-                verify_digest(where, f"{self.name} text", lines, self.DIGESTS[split])
-            else:
-                deque(lines, maxlen=0)
+                lines = verified(where, f"{self.name} text", lines, self.DIGESTS[split])
+            deque(lines, maxlen=0)
 
 
 @dataclass(frozen=True)
@@ -89,19 +87,18 @@ class PreparedText:
 
 @dataclass
 class _Text:
-    """The counts of the tokens of a split, its number of words, and the digests of its text by algorithm."""
+    """The counts of the tokens of a split, its number of words, and the digest of its text."""
 
-    where: str
     counts: Counter[str]
     words: int
-    digests: dict[str, str]
+    sha256: str
 
 
 def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> PreparedText:
     """Prepare under ``home/<variant>``; the caller holds the lock of ``home``. Raises UserError for bad input."""
     folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
     tools = ["fairseq"] if corpus.level == "word" else ["fairseq", subwords.PACKAGES[corpus.level]]
-    key = inputs.stage_key(_RECIPE, tools)
+    key = inputs.stage_key(tools)
 
     def learn(to: Path) -> dict[str, Any]:
         echo(f"{corpus.name}: learning {corpus.level} subwords")
@@ -109,12 +106,12 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
         return {}
 
     def binarize(to: Path) -> dict[str, Any]:
-        with inputs.reading():
-            echo(f"{corpus.name}: counting words")
-            texts = {split: _count(corpus, inputs, split, split_line) for split in SPLITS}
-            facts = _facts(corpus, inputs, texts)
-            if getattr(corpus, "verify", False):
-                _verify(corpus, texts, facts)
+        echo(f"{corpus.name}: counting words")
+        texts = {split: _count(corpus, inputs.files, split, split_line) for split in SPLITS}
+        facts = _facts(corpus, inputs.files, texts)
+        if getattr(corpus, "verify", False) and (differing := _differing(corpus, facts)):
+            to_do = "get the original file, or set corpus.verify=false to use this one"
+            raise UserError(f"{corpus.name} has {', '.join(differing)}; {to_do}")
         echo(f"{corpus.name}: binarizing")
         lines = {split: _tokens(*corpus.open_split(inputs.files, split), split_line) for split in SPLITS}
         return {**facts, "dictionary_types": binarize_text(texts["train"].counts, lines, to)}
@@ -122,7 +119,8 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
     if corpus.level != "word":
         run_stage(folder / "subword", key, learn, echo)
     split_line = line_splitter(corpus.level, folder)
-    record = run_stage(folder / "bin", key, binarize, echo)
+    with inputs.reading():
+        record = run_stage(folder / "bin", key, binarize, echo)
     facts = record["facts"]
     manifest = {
         "corpus": corpus.name,
@@ -167,15 +165,15 @@ def _tokens(where: str, raw: Iterable[bytes], split_line: Split) -> Iterator[lis
     return (split_line(line) for line in text_lines(raw, where))
 
 
-def _count(corpus: RunningText, inputs: Inputs, split: str, split_line: Split) -> _Text:
-    where, raw = corpus.open_split(inputs.files, split)
-    published = corpus.DIGESTS.get(split, "sha256").partition(":")[0]
-    digests = {name: hashlib.new(name) for name in ("sha256", published)}
+def _count(corpus: RunningText, files: Mapping[str, Path], split: str, split_line: Split) -> _Text:
+    where, raw = corpus.open_split(files, split)
+    if getattr(corpus, "verify", False):
+        raw = verified(where, f"{corpus.name} text", raw, corpus.DIGESTS[split])
+    digest = hashlib.sha256()
 
     def digested() -> Iterator[bytes]:
         for line in raw:
-            for digest in digests.values():
-                digest.update(line)
+            digest.update(line)
             yield line
 
     counts, words, lines = Counter[str](), 0, 0
@@ -190,28 +188,12 @@ def _count(corpus: RunningText, inputs: Inputs, split: str, split_line: Split) -
         if rare:  # a count of 0 would be a type
             counts[UNKNOWN] += sum(counts.pop(word) for word in rare)
     counts[LINE_END] = lines
-    return _Text(where, counts, words, {name: digest.hexdigest() for name, digest in digests.items()})
+    return _Text(counts, words, digest.hexdigest())
 
 
-def _verify(corpus: RunningText, texts: dict[str, _Text], facts: dict[str, Any]) -> None:
-    """Raise UserError unless the text is the published one, by its bytes and by its counts."""
-    what_to_do = "get the original file, or set corpus.verify=false to use this one"
-    for split, text in texts.items():
-        algorithm, _, wanted = corpus.DIGESTS[split].partition(":")
-        if (found := text.digests[algorithm]) != wanted:
-            raise UserError(
-                f"{text.where} is not the published {corpus.name} text: its {algorithm} is {found}, not {wanted}; "
-                + what_to_do
-            )
-    if differing := _differing(corpus, facts):
-        raise UserError(f"{corpus.name} has {', '.join(differing)}; {what_to_do}")
-
-
-def _facts(corpus: RunningText, inputs: Inputs, texts: dict[str, _Text]) -> dict[str, Any]:
-    counts, unit = (
-        {split: text.counts for split, text in texts.items()},
-        "words" if corpus.level == "word" else "subwords",
-    )
+def _facts(corpus: RunningText, files: Mapping[str, Path], texts: dict[str, _Text]) -> dict[str, Any]:
+    counts = {split: text.counts for split, text in texts.items()}
+    unit = "words" if corpus.level == "word" else "subwords"
     train, held_out = counts["train"], {split: counts[split] for split in ("valid", "test")}
     new = {split: sum(count for word, count in words.items() if word not in train) for split, words in held_out.items()}
     return {
@@ -224,13 +206,13 @@ def _facts(corpus: RunningText, inputs: Inputs, texts: dict[str, _Text]) -> dict
         "unigram_ppl": {split: unigram_perplexity(train, words) for split, words in held_out.items()}
         if unit == "words"
         else None,
-        "text_sha256": {split: text.digests["sha256"] for split, text in texts.items()},
+        "text_sha256": {split: text.sha256 for split, text in texts.items()},
         "notes": [
             f"{count:,} {split} {unit} that the training text does not have: read as {UNKNOWN}"
             for split, count in new.items()
             if count
         ]
-        + corpus.notes(inputs.files, train, new),
+        + corpus.notes(files, train, new),
     }
 
 

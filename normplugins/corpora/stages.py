@@ -1,6 +1,5 @@
 """Preparation in stages: input files, folders that are skipped when complete, and the manifest."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from normplugins.utils.file_hashes import FileHashes
 from normplugins.utils.files import remove, sha256, whole_file, whole_folder
-from normplugins.utils.json_file import read_sound_json, write_json
+from normplugins.utils.json_file import json_digest, read_sound_json, write_json
 
 STAGE = "stage.json"
 MANIFEST = "corpus.json"
@@ -25,39 +24,31 @@ class Inputs:
     """The input files of a corpus by name, fetched into ``raw`` if necessary."""
 
     def __init__(self, corpus: Corpus, raw: Path, echo: Echo) -> None:
-        # A file's inode tells whether another file was fetched in its place.
-        before = {path: path.lstat().st_ino for path in raw.iterdir()} if raw.is_dir() else {}
-        self._home = raw.parent
+        self._raw = raw
         self.corpus, self.files = corpus, corpus.fetch_files(raw, echo)
-        self._fetched = {
-            name: path
-            for name, path in self.files.items()
-            if path.parent == raw and before.get(path) != path.lstat().st_ino
-        }
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Remove the fetched files if they prove bad in this block, so that the same command fetches them again.
+        """In this block, a message names the file of the mirror and not its copy, which the mirror's would replace.
 
-        The message names the mirror's file instead of its copy.
+        No file is removed: a damaged one is never put into ``raw``, and another one may be read with other settings.
         """
         try:
             yield
         except UserError as error:
             message = str(error)
-            for name, path in self._fetched.items():
-                path.unlink(missing_ok=True)
-                if mirrored := find_in_mirror(name, self.corpus.name):
+            for name, path in self.files.items():
+                if path.parent == self._raw and (mirrored := find_in_mirror(name, self.corpus.name)):
                     message = message.replace(str(path), str(mirrored))
             raise UserError(message) from None
 
-    def stage_key(self, recipe: int, tools: list[str]) -> dict[str, Any]:
+    def stage_key(self, tools: list[str]) -> dict[str, Any]:
         """Return everything that the first stage depends on; ``tools`` are Python packages."""
-        hashes = FileHashes(self._home / HASHES)
+        hashes = FileHashes(self._raw.parent / HASHES)
         inputs = {name: hashes.sha256(path) for name, path in self.files.items()}
         hashes.save()
         return {
-            "recipe": recipe,
+            "recipe": self.corpus.RECIPE,
             "settings": self.corpus.settings(),
             "versions": {name: version(name) for name in tools},
             "verified": getattr(self.corpus, "verify", True),
@@ -73,7 +64,7 @@ def run_stage(
     A folder is complete if its files are what they were when the stage ended. If ``build`` records its progress, a
     killed call leaves its files for the next one to resume.
     """
-    fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    fingerprint = json_digest(key)
     hashes = FileHashes(folder.parents[1] / HASHES)
     record = read_sound_json(folder / STAGE)
     if record and record.get("fingerprint") == fingerprint:

@@ -1,6 +1,6 @@
 """The stages that write text: raw pairs to tokens, and tokens to subwords."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from normplugins.corpora.base import SPLITS, Echo
 from normplugins.corpora.languages import has_blanks
 from normplugins.corpora.parallel import Bitext, NumberedPair, Pair, ParallelCorpus
 from normplugins.corpora.split_writer import CHUNK, SplitWriter
-from normplugins.corpora.stages import Inputs
 from normplugins.corpora.symbols import refuse_symbols
 from normplugins.corpora.tokenizer import clean_punctuation, detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
@@ -21,20 +20,21 @@ from normplugins.utils.worker_processes import call_in_subprocess, chunked, map_
 _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 
 
-def write_tokens(corpus: ParallelCorpus, inputs: Inputs, echo: Echo, workers: int | None, to: Path) -> dict[str, Any]:
+def write_tokens(
+    corpus: ParallelCorpus, files: Mapping[str, Path], echo: Echo, workers: int | None, to: Path
+) -> dict[str, Any]:
     """Write the three splits as the subword model sees them, and the references for scoring; return the facts.
 
     ``reference.tokens`` is the target side of the test set in Moses (or given) tokens. ``reference.text`` is the same
     as published, cased (detokenized if the files hold tokens).
     """
     echo(f"{corpus.name}: tokenizing")
-    with inputs.reading():
-        bitext = corpus.read(inputs.files)
-        where = {split: bitext.where.get(split, bitext.where["train"]) for split in SPLITS}
-        work = {split: partial(_tokenize, corpus, split, where[split]) for split in SPLITS}
-        chunks = map_ordered(work["test"], chunked(bitext.numbered("test", bitext.test), CHUNK), workers)
-        test = [pair for tokens, _ in chunks for pair in tokens]
-        corpus.verify_test(test, where["test"])  # before the training text, which takes long
+    bitext = corpus.read(files)
+    where = {split: bitext.where.get(split, bitext.where["train"]) for split in SPLITS}
+    work = {split: partial(_tokenize, corpus, split, where[split]) for split in SPLITS}
+    chunks = map_ordered(work["test"], chunked(bitext.numbered("test", bitext.test), CHUNK), workers)
+    test = [pair for tokens, _ in chunks for pair in tokens]
+    corpus.verify_test(test, where["test"])  # before the training text, which takes long
     for side, file in enumerate(where["test"]):
         for number, pair in bitext.numbered("test", test):
             if not pair[side]:
@@ -44,13 +44,8 @@ def write_tokens(corpus: ParallelCorpus, inputs: Inputs, echo: Echo, workers: in
     writer.write("test", test, lambda chunk: (chunk, {}), workers=1)
     if bitext.valid is not None:
         writer.write("valid", bitext.numbered("valid", bitext.valid), work["valid"], workers)
-
-    def train() -> Iterator[NumberedPair]:
-        with inputs.reading():
-            yield from bitext.numbered("train", bitext.train)
-
     every = bitext.valid_every if bitext.valid is None else None
-    writer.write("train", train(), work["train"], workers, every)
+    writer.write("train", bitext.numbered("train", bitext.train), work["train"], workers, every)
     counts = {split: writer.counts[split] for split in SPLITS}
     notes = [*corpus.language_notes(), *bitext.notes, *corpus.cleaning_notes(counts["train"]["dropped"])]
     if empty := counts["valid"]["dropped"].get("empty"):

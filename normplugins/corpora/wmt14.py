@@ -72,8 +72,11 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
         return {name: ADDRESSES[name] for name in self._members()}
 
     def check_file(self, path: Path) -> None:
-        """Raise UserError for a downloaded archive that is damaged or lacks a file."""
-        read_members(path, self._members()[path.name], discard=True)
+        """Raise UserError for a downloaded archive that is damaged, lacks a file or has another test set."""
+        if path.name == TEST:
+            self._read_test((path, TEST_FILES))
+        else:
+            read_members(path, self._members()[path.name], discard=True)
 
     def _members(self) -> dict[str, tuple[str, str]]:
         """Return the names of the English and German file in each archive, the training text first."""
@@ -94,11 +97,7 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
         where = {"train": _where(*train), "valid": _where(valid), "test": _where(test)}
         for path, names in train:
             read_members(path, names, discard=True)
-        raw = _read_pairs(test, segments)
-        if self.verify:
-            for side, (wanted, file) in enumerate(zip(TEST_SHA256.values(), where["test"], strict=True)):
-                lines = (f"{squeeze(pair[side])}\n".encode() for pair in raw)
-                verify_digest(file, "newstest2014 of 3,003 lines", lines, wanted)
+        raw = self._read_test(test)
 
         def train_pairs() -> Iterator[Pair]:
             for path, names in train:  # opened twice: the archive has one side after the other
@@ -107,6 +106,15 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
 
         tests = [(self.adapt_test_line(english), self.adapt_test_line(german)) for english, german in raw]
         return Bitext(train_pairs(), tests, where, _read_pairs(valid, list), raw_test=raw)
+
+    def _read_test(self, part: _Part) -> list[Pair]:
+        """Return the test pairs. Raises UserError for other text, unless ``verify`` is off."""
+        pairs = _read_pairs(part, segments)
+        if self.verify:
+            for side, (wanted, file) in enumerate(zip(TEST_SHA256.values(), _where(part), strict=True)):
+                lines = (f"{squeeze(pair[side])}\n".encode() for pair in pairs)
+                verify_digest(file, "newstest2014 of 3,003 lines", lines, wanted)
+        return pairs
 
     def adapt_test_line(self, line: str) -> str:
         """Replace typographic apostrophes if punctuation is normalized: then the training text does not have them."""

@@ -5,7 +5,6 @@ import re
 import shutil
 import sys
 from math import isfinite
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -23,6 +22,7 @@ from normplugins.training import statistics_probe
 from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
 from normplugins.training.tracking import check_installed
 from normplugins.utils.errors import UserError
+from normplugins.utils.paths import without_colon
 from normplugins.utils.settings import invalid_value
 
 # PyTorch 2.6 and 2.10 cannot trace the backward of PN, and the versions in between have not been tried.
@@ -76,8 +76,7 @@ def check(config: DictConfig) -> None:
     if not config.run_dir:
         raise UserError("run_dir=null: a run needs a folder")
     for key in ("data_dir", "run_dir"):
-        if ":" in str(path := Path(config[key]).resolve()):
-            raise UserError(f"{key}={path}: fairseq splits paths at ':', so name a folder without a colon")
+        without_colon(key, config[key])
     if config.dataset.max_tokens is None and config.dataset.batch_size is None:
         raise UserError("dataset.max_tokens and dataset.batch_size are null: set one of them, the size of a batch")
     check_model(config.model)

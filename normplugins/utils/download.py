@@ -29,21 +29,23 @@ def fetch(
     """Return ``folder/name`` after taking it from the mirror or downloading it, if necessary.
 
     Args:
-        name: the name of the file. A file in the mirror replaces a different one in ``folder``.
+        name: the name of the file. A file in the mirror replaces a different one in ``folder`` if ``check`` accepts it.
         addresses: where the file can be downloaded; they are tried in turn.
         folder: where the file is kept; the parent of this folder has the name of the corpus.
         echo: called with one line for each step.
-        check: raises UserError for a downloaded file that is not the wanted one; then the next address is tried.
+        check: raises UserError for a file that is damaged or not the wanted one, before it is in ``folder``. Of a
+            download, the next address is tried then.
         timeout: seconds to connect, and to wait for the next bytes.
 
     Raises:
-        UserError: the file cannot be fetched.
+        UserError: the file cannot be fetched, or ``check`` refuses that of the mirror.
     """
     path = folder / name
     mirrored = find_in_mirror(name, folder.parent.name)
     if mirrored:
         wanted = sha256(mirrored)
         if not path.exists() or sha256(path) != wanted:
+            check(mirrored)
             copy_file(mirrored, path)
             echo(f"{name}: taken from the mirror {mirrored.parent}")
     elif not path.exists():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ def read_sound_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def json_digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of ``content`` as JSON, in hexadecimal; it does not depend on the order of the keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _digest(content: dict[str, Any]) -> str:
-    plain = {key: value for key, value in content.items() if key != HASH}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return json_digest({key: value for key, value in content.items() if key != HASH})

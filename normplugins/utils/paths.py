@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from normplugins.utils.errors import UserError
+
 PACKAGE = Path(__file__).parents[1]
 """The folder of the package ``normplugins``, which is also fairseq's ``--user-dir``."""
 
@@ -16,3 +18,15 @@ def config_dir() -> Path:
     """The folder of the Hydra configs: ``configs/`` of the checkout, or the copy that the wheel holds."""
     root = checkout()
     return root / "configs" if root else PACKAGE / "configs"
+
+
+def without_colon(setting: str, folder: str | Path) -> Path:
+    """Return the absolute path of a folder that fairseq is given.
+
+    Raises:
+        UserError: the path has a colon, where fairseq would split it; the message names the ``setting``.
+    """
+    path = Path(folder).absolute()
+    if ":" in str(path):
+        raise UserError(f"{setting}={path}: fairseq splits paths at ':', so name a folder without a colon")
+    return path

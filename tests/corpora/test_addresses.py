@@ -15,6 +15,7 @@ import pytest
 
 from normplugins.corpora import CORPORA, prepare
 from normplugins.corpora.multi30k import TEST_PARTS
+from normplugins.utils.errors import UserError
 from tests.helpers.corpora import config, iwslt_members, quiet, stranger, tar, text, tree, wmt14_members, write_wmt14
 
 TEXTS = {"train": text(["a b a", "b c"]), "valid": text(["a"]), "test": text(["b a", ""])}
@@ -101,6 +102,34 @@ def test_the_second_address_is_taken(server: str, tmp_path: Path, monkeypatch: p
     prepare(config(name, **settings), tmp_path / "data", said.append)
     assert tree(tmp_path / "data" / name / "raw") == {file: (good / file).read_bytes() for file in names}
     assert sum(line.endswith("the next address is tried") for line in said) == len(names)
+
+
+def test_only_a_damaged_file_of_a_mirror_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror, raw = tmp_path / "mirror", tmp_path / "multi30k" / "raw"
+    write_multi30k(mirror / "multi30k")
+    monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
+    *before, last = config("multi30k").addresses()
+    path, corpus = mirror / "multi30k" / last, config("multi30k", verify=False, subword_size=40)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    with pytest.raises(UserError, match=rf"{path} is truncated or no gzip file"):
+        prepare(corpus, tmp_path, quiet)
+    assert sorted(tree(raw)) == sorted(before)
+    path.write_bytes(whole)
+    prepare(corpus, tmp_path, quiet)
+
+
+def test_a_bad_line_costs_no_download(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, raw, said = tmp_path / "files", tmp_path / "data" / "ptb" / "raw", list[str]()
+    folder.mkdir()
+    write_ptb(folder)
+    (folder / "ptb.valid.txt").write_bytes(text(["a", "a </s> b"]))
+    corpus = config("ptb", verify=False, url=f"{server}/files")
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"^{raw}/ptb\.valid\.txt, line 2: </s> would be read as a symbol"):
+            prepare(corpus, tmp_path / "data", said.append)
+        assert tree(raw) == tree(folder)
+    assert sum("downloading" in line for line in said) == 3
 
 
 def test_a_mirror_may_pack_the_files_as_zip(tmp_path: Path) -> None:

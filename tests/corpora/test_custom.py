@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,31 @@ def test_given_tokens_are_kept_and_gz_crlf_and_bom_are_read(tmp_path: Path) -> N
     assert prepared.manifest["counts"]["valid"]["pairs"] == 9
 
 
+def read_pairs(prefix: Path) -> list[tuple[str, str]]:
+    return list(zip(*(read_lines(prefix.with_name(f"{prefix.name}.{side}")) for side in ("de", "en")), strict=True))
+
+
+@pytest.mark.parametrize("given", [None, "valid", "test"])
+def test_drawn_splits_share_no_pair_with_another_split(tmp_path: Path, given: str | None) -> None:
+    folder = stranger(tmp_path / "c", 60, **({given: 9} if given else {}))
+    pairs, known = read_pairs(folder / "train"), read_pairs(folder / given) if given else []
+    alike = [(source.lower(), f" {target.replace(' ', '  ')}") for source, target in pairs]
+    for side, language in enumerate(("de", "en")):
+        lines = [pair[side] for pair in (*pairs, *alike, *pairs, *known)]
+        (folder / f"train.{language}").write_bytes(text(lines))
+    settings = {given: str(folder / given), f"{given}_size": None} if given else {}
+    prepared = prepare(custom(folder, **settings), tmp_path / "data", quiet)
+    splits = {split: read_pairs(prepared.folder / "tokenized" / split) for split in ("train", "valid", "test")}
+    drawn = sum(len(found) for split, found in splits.items() if split not in ("train", given))
+    assert drawn == {None: 22, "valid": 12, "test": 10}[given]
+    assert len(splits["train"]) == 3 * (60 - drawn)
+    assert sum(len(set(found)) for found in splits.values()) == len({*chain(*splits.values())}) == 60 + len(known)
+    dropped = f"{2 * drawn + len(known)} training pairs dropped: copies of pairs in "
+    assert any(note.startswith(dropped) for note in prepared.manifest["notes"])
+    with pytest.raises(UserError, match=r"has 60 different pairs with two sides.*: too few to draw"):
+        prepare(custom(folder, **{"test_size": 60, "valid_size": 60} | settings), tmp_path / "data", quiet)
+
+
 def test_a_relative_path_is_another_corpus_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     variants = []
     for place in ("a", "b"):
@@ -68,7 +94,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda en: en.unlink(), r"corpus\.train: there is no file .*train\.en"),
     "empty": (
         lambda en: [en.write_bytes(b""), en.with_suffix(".de").write_bytes(b"")],
-        r"0 pairs with two sides: too few to draw 22",
+        r"0 different pairs with two sides: too few to draw 22",
     ),
     "gzip": (lambda en: pack(en, gzip.compress(en.read_bytes())[:-40]), r"train\.en\.gz is truncated or no gzip"),
     "no gzip": (lambda en: pack(en, b"hello\n"), r"train\.en\.gz is truncated or no gzip"),

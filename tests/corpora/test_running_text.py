@@ -179,7 +179,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_archive_is_one_clear_line_and_a_download_is_removed(
+def test_a_bad_archive_is_one_clear_line_and_a_damaged_one_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     spoil, message = BAD[name]
@@ -193,7 +193,9 @@ def test_a_bad_archive_is_one_clear_line_and_a_download_is_removed(
         prepare(chosen, tmp_path / "data", quiet)
     assert "\n" not in str(raised.value)
     assert str(path) in str(raised.value)
-    assert {file.name for file in raw.parent.rglob("*")} <= {"raw", ".lock", ".hashes.json", "word"}
+    kept = {path.name: path.read_bytes()} if name in ("utf-8", "empty", "reserved") else {}
+    assert tree(raw) == kept
+    assert {file.name for file in raw.parent.rglob("*")} <= {"raw", ".lock", ".hashes.json", "word", *kept}
 
 
 def test_counts_are_verified_with_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SPOILT)
-def test_a_bad_archive_is_named_and_the_fetched_one_forgotten(
+def test_a_bad_archive_is_named_and_the_good_ones_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     spoil, message = SPOILT[name]
@@ -160,12 +160,20 @@ def test_a_bad_archive_is_named_and_the_fetched_one_forgotten(
     with pytest.raises(UserError, match=message) as raised:
         prepare(small(), tmp_path / "data", quiet)
     assert "\n" not in str(raised.value)
-    assert not [path for path in tree(tmp_path / "data") if not path.endswith((".lock", ".hashes.json"))]
+    kept = tree(tmp_path / "data" / "wmt14" / "raw")
+    assert kept.items() <= tree(mirror / "raw").items()
+    assert len(kept) == {"broken off": 2, "one bit": 1, "one side longer": 5}[name]  # those before the damaged one
 
 
 def test_another_test_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_wmt14(tmp_path, wmt14_members())
+    mirror = write_wmt14(tmp_path / "mirror", wmt14_members()) / "wmt14"
     message = r"newstest2014-deen-src\.en\.sgm is not the published newstest2014 of 3,003 lines: its sha256 is "
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("NORMPLUGINS_MIRROR", str(mirror))
+        with pytest.raises(UserError, match=f"mirror/.*{message}"):
+            prepare(small(verify=True), tmp_path, quiet)
+    assert len(tree(tmp_path / "wmt14" / "raw")) == 4
+    write_wmt14(tmp_path, wmt14_members())
     with pytest.raises(UserError, match=message):
         prepare(small(verify=True), tmp_path, quiet)
     raw = [sentences(5, 8)[side] for side in (1, 0)]

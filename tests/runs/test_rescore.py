@@ -54,6 +54,20 @@ def test_settings_that_do_not_change_the_score_are_refused(overrides, words, tra
     assert all(word in line for word in words), line
 
 
+def test_a_data_folder_that_fairseq_would_split_is_refused(trained, refused, monkeypatch, tmp_path):
+    (tmp_path / "at 10:30").symlink_to(trained.folder)  # a colon that a resolved path hides
+    monkeypatch.chdir(trained.folder)
+    place = tmp_path / "at 10:30" / "data"
+    message = f"data_dir={place}: fairseq splits paths at ':', so name a folder without a colon"
+    assert refused("evaluate", "run", f"data_dir={place}").endswith(message)
+    assert refused("run", "demo", "dry_run=true", f"data_dir={place}").endswith(message)
+    run = shutil.copytree(trained.directory, tmp_path / "run")
+    config = OmegaConf.load(run / "config.yaml")
+    config.data_dir = str(place)
+    OmegaConf.save(config, run / "config.yaml")
+    assert refused("translate", run, tmp_path / "text").endswith(message)
+
+
 def test_a_missing_mean_is_computed_and_the_run_stays_unchanged(trained, normplugins, refused, monkeypatch, tmp_path):
     monkeypatch.chdir(trained.folder)
     run = shutil.copytree(trained.directory, tmp_path / "run")
