@@ -12,6 +12,7 @@ from normplugins.norms import (
     RunningSettings,
     all_settings,
     known_norms,
+    updates_in_backward,
 )
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import setting
@@ -175,6 +176,19 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
     else:
         why = ": " + "; ".join(f"{norm} reads {', '.join(read) or 'no setting'}" for norm, read in norms.items())
     raise UserError(f"{prefix}{name}={value} changes nothing about {' and '.join(norms)}{why}")
+
+
+def refuse_loss_scale(cfg: Any, option: str, instead: str) -> None:
+    """Refuse ``option``, which changes the scale of the loss, with a norm that keeps a statistic of scaled gradients.
+
+    Raises:
+        UserError: the model has such a norm; the message advises to use ``instead``.
+    """
+    if kept := [name for name in all_norm_names(cfg) if updates_in_backward(name)]:
+        raise UserError(
+            f"{option} changes the scale of the loss, and {kept[0]} keeps a statistic of scaled gradients between "
+            f"updates: {instead} has no scale"
+        )
 
 
 def _settings_read(cfg: Any) -> dict[str, list[str]]:
