@@ -132,6 +132,13 @@ def test_a_mistake_that_fairseq_reports_is_one_line(session, normplugins, monkey
     assert said in line
 
 
+@pytest.mark.slow
+def test_a_scaled_loss_is_refused_before_training_with_pn(session, refused, monkeypatch):
+    monkeypatch.chdir(session)
+    line = refused("fairseq", "train", "bin", "--arch", "transformer_pn_iwslt_de_en", "--fp16", *TRAINING)
+    assert "--fp16 changes the scale of the loss, and pn keeps" in line
+
+
 @pytest.fixture(scope="module")
 def language_model(transformer_lm):
     (data,) = transformer_lm.data_dir.glob("*/*/bin")

@@ -10,10 +10,11 @@ from fairseq import models
 from fairseq.models import BaseFairseqModel
 from fairseq.modules.quantization.pq.utils import get_layers
 from fairseq.quantization_utils import Quantizer
+from fairseq.trainer import Trainer
 from torch import nn
 
 import normplugins
-from normplugins.models.norm_settings import refuse_unread_settings
+from normplugins.models.norm_settings import refuse_loss_scale, refuse_unread_settings
 from normplugins.norms import end_update
 from normplugins.utils.errors import UserError
 
@@ -114,12 +115,26 @@ class NormModel(BaseFairseqModel):
 
 _build_model = models.build_model
 _set_trainer = Quantizer.set_trainer
+_init_trainer = Trainer.__init__
 
 
 def check_everywhere() -> None:
-    """Make fairseq's tasks, and thereby its command lines, check the settings of each new model of this package."""
+    """Make fairseq's tasks and trainer, and thereby its command lines, check each new model of this package."""
     models.build_model = build_model
     Quantizer.set_trainer = set_trainer
+    Trainer.__init__ = init_trainer
+
+
+def init_trainer(trainer: Trainer, cfg: Any, task: Any, model: Any, *arguments: Any, **options: Any) -> None:
+    """Initialize fairseq's trainer, unless it would scale the loss of a model to which the scale matters.
+
+    Raises:
+        UserError: ``--fp16`` or ``--amp`` with a norm that keeps a statistic of scaled gradients.
+    """
+    scaled = next((name for name in ("fp16", "amp") if getattr(cfg.common, name, False)), None)
+    if scaled and isinstance(model, NormModel):
+        refuse_loss_scale(model.decoder.cfg, f"--{scaled}", instead="fairseq-hydra-train with common.bf16=true")
+    _init_trainer(trainer, cfg, task, model, *arguments, **options)
 
 
 def set_trainer(quantizer: Any, trainer: Any) -> None:

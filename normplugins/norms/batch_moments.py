@@ -34,7 +34,7 @@ class BatchMomentsNorm(RunningNorm):
         count = tokens = count_tokens(rows, real)
         mean = mean_over(rows, count)
         var = mean_over(zero_padding(rows - mean, real).square(), count)
-        return self.synchronize(tokens, count, mean, var) if self.synchronizes else (tokens, count, mean, var)
+        return self.synchronize(tokens, count, mean, var)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
         """Return scale and shift (C,), in float64, of the evaluation."""
@@ -47,11 +47,14 @@ class BatchMomentsNorm(RunningNorm):
         return mean, var * count / (count - 1).clamp(min=1)
 
     def synchronize(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the moments of all processes' tokens; call it only if :attr:`synchronizes`.
+        """Return the moments of all processes' tokens with ``sync="batch"``; otherwise unchanged.
 
         It pools means and variances, because a sum of squares would lose digits of the variance.
         """
-        parts = gather_over_processes(torch.cat([tokens.view(1), moments[0].view(1), *moments[1:]]))
+        count, mean, var = moments
+        if not self.synchronizes:
+            return tokens, count, mean, var
+        parts = gather_over_processes(torch.cat([tokens.view(1), count.view(1), mean, var]))
         each_tokens, each_count, means, variances = torch.split(parts, [1, 1, self.dim, self.dim], dim=1)
         tokens, count = each_tokens.sum(), each_count.sum()
         mean = (each_tokens * means).sum(0) / tokens.clamp(min=1)

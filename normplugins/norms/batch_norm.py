@@ -68,21 +68,21 @@ class BatchNorm(Dispatched, BatchMomentsNorm):
         rows = zero_padding(rows, real)
         if self.group_scaling:
             rows = scale_groups(rows, self.groups, self.eps)
-        token, tokens = real, count_tokens(rows, real)
+        counted, tokens = real, count_tokens(rows, real)
         if self.padding_filled and real is not None:
-            rows, real = torch.where(real, rows, mean_over(rows, tokens)), None
+            rows, counted = torch.where(real, rows, mean_over(rows, tokens)), None
         if self.training:
-            count = count_tokens(rows, real)
+            count = count_tokens(rows, counted)
             mean = mean_over(rows, count)
-            centred = zero_padding(rows - mean, real)
+            centred = zero_padding(rows - mean, counted)
             var = mean_over(centred.square(), count)
             if self.synchronizes:
                 tokens, count, mean, var = self.synchronize(tokens, count, mean, var)
-                centred = zero_padding(rows - mean, token)  # padding, if it is filled, takes the synchronized mean
+                centred = zero_padding(rows - mean, real)  # padding, if it is filled, takes the synchronized mean
             self.update_running_stats(tokens, count, mean, var)
         else:
             centred, var = rows - self.running_mean.to(rows.dtype), self.running_var
-        y = zero_padding(self.affine(centred, torch.rsqrt(var + self.eps)), real)
+        y = zero_padding(self.affine(centred, torch.rsqrt(var + self.eps)), counted)
         return y.view(x.shape).to(x.dtype)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:

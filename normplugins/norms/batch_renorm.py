@@ -75,10 +75,8 @@ class BatchRenorm(BatchMomentsNorm):
         sigma = torch.sqrt(self.running_var + self.eps)
         r_max = 1 + (self.r_max - 1) * self._progress(self.r_max_updates)
         d_max = self.d_max * self._progress(self.d_max_updates)
-        r = torch.sqrt(var + self.eps) / sigma
-        r = torch.maximum(torch.minimum(r, r_max), r_max.reciprocal())
-        d = (mean - self.running_mean) / sigma
-        d = torch.maximum(torch.minimum(d, d_max), -d_max)
+        r = (torch.sqrt(var + self.eps) / sigma).clamp(1 / r_max, r_max)
+        d = ((mean - self.running_mean) / sigma).clamp(-d_max, d_max)
         self._correction = opaque_copy(r), opaque_copy(d)
         return self._correction
 

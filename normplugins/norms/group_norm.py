@@ -32,12 +32,13 @@ class GroupNorm(Norm):
         ValueError: the groups do not divide dim, or have one channel each.
     """
 
+    groups: int
+
     def __init__(self, dim: int, settings: GroupNormSettings) -> None:
         super().__init__(dim, settings)
-        groups = self.groups = settings.groups
-        if dim % groups or dim == groups:
+        if dim % self.groups or dim == self.groups:
             raise ValueError(
-                f"group: {dim} channels cannot be split into {groups} equal groups of two or more; change groups"
+                f"group: {dim} channels cannot be split into {self.groups} equal groups of two or more; change groups"
             )
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -24,8 +24,7 @@ from normplugins.norms.statistics import mean_over, token_rows, zero_padding
 class InstanceNorm(Norm):
     """InstanceNorm of each channel over one sentence's tokens, later ones included.
 
-    The output at padding is 0. ``forward`` raises ValueError for rows
-    (N, C), which do not show where a sentence ends.
+    The output at padding is 0. ``forward`` raises ValueError for rows (N, C), which do not show where a sentence ends.
     """
 
     sees_sentence: ClassVar[bool] = True

@@ -49,7 +49,12 @@ class MovingAverageBatchNorm(WindowNorm):
         mean = self.with_row(self.window_phi, phi).mean(0)
         return Average(torch.where(smooth, mean, phi), phi, smooth, torch.zeros_like(smooth))
 
-    def average_projection(self, projection: Tensor, smooth: Tensor, skipped: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return m (C,), which the backward subtracts along z, and the new window."""
-        window = self.with_row(self.window_gz, projection)
-        return {"m": torch.where(smooth, window.mean(0), projection), "window_gz": window}
+    def average_projection(
+        self,
+        own: Tensor,
+        smooth: Tensor,
+        skipped: Tensor,  # noqa: ARG002
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return m (C,) and the new window."""
+        window = self.with_row(self.window_gz, own)
+        return torch.where(smooth, window.mean(0), own), {"window_gz": window}

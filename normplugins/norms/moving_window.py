@@ -51,9 +51,9 @@ class Average(NamedTuple):
 class _WindowBackward(torch.autograd.Function):
     """y = weight z + bias with z = x scale, and the backward of a norm with windows.
 
-        g = weight ratio dL/dy        dL/dx = scale (g - z m)        dL/dweight = sum(dL/dy z) ratio
+        g = weight ratio dL/dy        dL/dx = scale (g - z average)        dL/dweight = sum(dL/dy z) ratio
 
-    where the norm makes m (C,) from the batch's mean(g z).
+    where the norm makes the average (C,) from the last batches' mean(g z).
     """
 
     @staticmethod
@@ -78,8 +78,8 @@ class _WindowBackward(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, scale, ratio, smooth, skipped, count = ctx.saved_tensors
         grad_weight = (dy * rows).sum(0) * scale * ratio
-        projection = ctx.norm.smooth_projection(count, weight * grad_weight / count.clamp(min=1), smooth, skipped)
-        grad_rows = torch.addcmul(rows * (-projection.to(rows.dtype) * scale.square()), dy, weight * ratio * scale)
+        average = ctx.norm.smooth_projection(count, weight * grad_weight / count.clamp(min=1), smooth, skipped)
+        grad_rows = torch.addcmul(rows * (-average.to(rows.dtype) * scale.square()), dy, weight * ratio * scale)
         return grad_rows, grad_weight, dy.sum(0), *[None] * 6
 
 
@@ -116,8 +116,11 @@ class WindowNorm(RunningNorm):
         """Return what a batch's quadratic mean phi (C,) leads to, without changing a statistic."""
         raise NotImplementedError
 
-    def average_projection(self, projection: Tensor, smooth: Tensor, skipped: Tensor) -> dict[str, Tensor]:
-        """Return m (C,) as ``m`` for a batch's mean(g z) (C,), and the new values of statistics by name."""
+    def average_projection(self, own: Tensor, smooth: Tensor, skipped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what the backward of a batch subtracts along z (C,), and the new values of statistics by name.
+
+        ``own`` is the batch's mean(g z) (C,). No statistic is changed.
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -160,20 +163,20 @@ class WindowNorm(RunningNorm):
         self.num_updates.add_(counts)
 
     def smooth_projection(self, count: Tensor, projection: Tensor, smooth: Tensor, skipped: Tensor) -> Tensor:
-        """Return m (C,) for the batch's mean(g z) (C,) over ``count`` tokens, and update the backward's statistics."""
+        """Average a batch's mean(g z) (C,) over ``count`` tokens, and update the backward's statistics."""
         count, projection = self.synchronize(count, projection)
-        m = self.average_projection(projection.to(self.window_gz.dtype), smooth, skipped)["m"]
+        average, _ = self.average_projection(projection.to(self.window_gz.dtype), smooth, skipped)
         self.update_after_backward(count, projection)
-        return m
+        return average
 
     def step_backward(self, count: Tensor, *moments: Tensor) -> None:
         """Update the backward's statistics with a batch's mean(g z), if the batch has a token."""
         if self._latest is None:  # no batch in training yet
             return
-        new = self.average_projection(moments[0].to(self.window_gz.dtype), self._latest.smooth, self._latest.skipped)
-        for name in new.keys() - {"m"}:
+        own = moments[0].to(self.window_gz.dtype)
+        for name, new in self.average_projection(own, self._latest.smooth, self._latest.skipped)[1].items():
             buffer = self.get_buffer(name)
-            buffer.copy_(torch.where(count > 0, new[name], buffer))
+            buffer.copy_(torch.where(count > 0, new, buffer))
 
     def with_row(self, window: Tensor, row: Tensor) -> Tensor:
         """Return the window (window, C) without its oldest row and with this one (C,)."""

@@ -64,7 +64,7 @@ class UnifiedNorm(WindowNorm):
         """Return the window's geometric mean, or the batch's own mean square in the warmup or for an outlier."""
         window = self.with_row(self.window_phi, phi)
         geometric = window.log().mean(0).exp()
-        skipped = torch.full_like(self.num_updates, self.window == 1, dtype=torch.bool)
+        skipped = torch.full_like(self.num_updates, self.window == 1, dtype=torch.bool)  # as released: never averaged
         if self.outlier_filtration:
             spread = self.window_phi.sqrt().var() * self.window
             outlier = ((window.mean(0) - geometric) > spread).any()
@@ -73,9 +73,9 @@ class UnifiedNorm(WindowNorm):
         row = torch.where(skipped, self.running_phi, phi) if self.outlier_filtration else phi
         return Average(torch.where(smooth, geometric, phi), row, smooth, skipped)
 
-    def average_projection(self, projection: Tensor, smooth: Tensor, skipped: Tensor) -> dict[str, Tensor]:
-        """Return m (C,), which the backward subtracts along z, and the new window and nu."""
-        window = self.with_row(self.window_gz, torch.where(skipped, self.ema_gz, projection))
-        mean = torch.where(smooth, window.mean(0), projection)
-        nu = self.ema_gz.lerp(mean, 1 - self.alpha_bkw)
-        return {"m": torch.where(skipped, mean, nu), "window_gz": window, "ema_gz": nu}
+    def average_projection(self, own: Tensor, smooth: Tensor, skipped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return nu (C,), or m for an outlier, and the new window and nu."""
+        window = self.with_row(self.window_gz, torch.where(skipped, self.ema_gz, own))
+        m = torch.where(smooth, window.mean(0), own)
+        nu = self.ema_gz.lerp(m, 1 - self.alpha_bkw)
+        return torch.where(skipped, m, nu), {"window_gz": window, "ema_gz": nu}

@@ -13,8 +13,8 @@ from normplugins.corpora import corpus_config
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import kind_of
 from normplugins.models.check import check_model
-from normplugins.models.norm_settings import all_norm_names
-from normplugins.norms import all_settings, updates_in_backward
+from normplugins.models.norm_settings import refuse_loss_scale
+from normplugins.norms import all_settings
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import OF_TASK, declared
@@ -101,11 +101,7 @@ def check_float16(config: DictConfig) -> None:
         return
     if on_cpu(config):
         raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
-    if kept := [name for name in all_norm_names(config.model) if updates_in_backward(name)]:
-        raise UserError(
-            f"common.fp16=true changes the scale of the loss, and {kept[0]} keeps a statistic of scaled "
-            "gradients between updates: precision=bf16 has no scale"
-        )
+    refuse_loss_scale(config.model, "common.fp16=true", instead="precision=bf16")
 
 
 def check_bfloat16(cpu: bool) -> None:

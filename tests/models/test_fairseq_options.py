@@ -8,6 +8,7 @@ from fairseq import models, options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.modules.quantization.pq.modules import PQLinear
 from fairseq.quantization_utils import Quantizer
+from fairseq.trainer import Trainer
 
 import normplugins
 from normplugins.utils.errors import UserError
@@ -20,6 +21,7 @@ PAIRS = [
     ("transformer_lm", "norm_transformer_lm", "language_modeling"),
     ("transformer_lm", "tensor_transformer_lm", "language_modeling"),
 ]
+SIZES = [f"--{side}-{name}" for side in ("encoder", "decoder") for name in ("layers=2", "embed-dim=8")]
 QUANTIZATION = """
 layers_to_quantize: ['{}']
 n_centroids: {{Linear: {{key: in_features, value: {{'*': 4}}}}}}
@@ -53,13 +55,38 @@ def test_an_option_of_fairseqs_transformer_has_the_same_form_or_is_unknown(stock
     assert not [name for name in theirs.keys() - shared if any(longer.startswith(name) for longer in known)]
 
 
-def build(arguments):
-    """Build the model of a training command on a dictionary of 20 words, without a corpus."""
+def prepare(arguments):
+    """The config of a training command, and its task on a dictionary of 20 words, without a corpus."""
     config = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
-    task_class, dictionary = tasks.TASK_REGISTRY[config.task._name], make_dictionary(20)
-    task = task_class(config.task, dictionary, dictionary)
+    dictionary = make_dictionary(20)
+    return config, tasks.TASK_REGISTRY[config.task._name](config.task, dictionary, dictionary)
+
+
+def build(arguments):
+    config, task = prepare(arguments)
     with torch.device("meta"):
         return models.build_model(config.model, task)
+
+
+def trainer(precision, *norm):
+    config, task = prepare([*TRANSLATION, *norm, "--cpu", *SIZES])
+    config.common[precision] = True  # not by --bf16, which in fairseq 0.12.2 asks for a TPU
+    return Trainer(config, task, models.build_model(config.model, task), torch.nn.Identity())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "amp"])
+@pytest.mark.parametrize(
+    "norm", [("--encoder-norm", "pn"), ("--encoder-norm", "[ln,un]"), ("--decoder-final-norm", "mabn")], ids=" ".join
+)
+def test_a_scaled_loss_is_refused_with_a_statistic_of_gradients(precision, norm):
+    with pytest.raises(UserError, match=rf"--{precision} changes the scale of the loss, and (pn|un|mabn) keeps"):
+        trainer(precision, *norm)
+
+
+@pytest.mark.parametrize(("precision", "norm"), [("fp16", "bn"), ("amp", "ln"), ("bf16", "pn")])
+def test_other_half_precision_is_accepted(precision, norm):
+    model = trainer(precision, "--encoder-norm", norm).get_model()
+    assert (next(model.parameters()).dtype == torch.float32) == (precision == "amp")
 
 
 @pytest.mark.parametrize(

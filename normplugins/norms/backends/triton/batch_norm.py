@@ -10,7 +10,6 @@ deviations (Welford), which are merged by their counts, first within a program, 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from normplugins.norms.backends.triton.autograd import Statistics
 from normplugins.norms.backends.triton.residual import Source, load_sum
@@ -33,9 +32,7 @@ def update_batch_norm(norm: BatchNorm, source: Source, layout: Layout) -> Statis
         MOMENTUM=norm.momentum, STEP=local,
     )  # fmt: skip
     if not local:
-        pooled: tuple[Tensor, ...] = count, count, mean, var
-        if norm.synchronizes:
-            pooled = norm.synchronize(*pooled)
+        pooled = norm.synchronize(count, count, mean, var)
         norm.update_running_stats(*pooled)
         _, count, mean, var = pooled
     return Statistics(mean, var, count, norm.synchronizes)
