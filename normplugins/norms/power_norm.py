@@ -178,12 +178,18 @@ class PowerNorm(Dispatched, RunningNorm):
         return y
 
     @torch.no_grad()
-    def update_quadratic_mean(self, count: Tensor, batch_phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Update psi^2 with a batch's quadratic mean (C,); return 1 / psi (C,) of the forward and of dL/dx."""
+    def update_quadratic_mean(
+        self, count: Tensor, batch_phi: Tensor, scale: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Update psi^2 with a batch's quadratic mean (C,); return 1 / psi (C,) of the forward and of dL/dx.
+
+        ``scale`` is the result of :meth:`known_scale`, if the caller has already called it.
+        """
         count, batch_phi = self.synchronize(count, batch_phi)
         if self.warmup_updates or self.batch_backward:
             batch_phi = opaque_copy(torch.where(count > 0, batch_phi, self.running_phi.to(batch_phi.dtype)))
-        scale = self.known_scale()
+        if scale is None:
+            scale = self.known_scale()
         if scale is None:
             phi = torch.where(self.num_updates < self.warmup_updates, batch_phi, self.running_phi)
             scale = torch.rsqrt(phi + self.eps)

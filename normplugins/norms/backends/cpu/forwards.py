@@ -74,7 +74,7 @@ def _power_norm(x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None,
     gather = ("squares", "padding_squares") if counts_padding else ("squares",)
     y, known = torch.empty_like(x), norm.known_scale()
     sums = run(gather) if known is None else run(gather, y=y, scale=weight * known.to(x.dtype))
-    scale, scale_backward = norm.update_quadratic_mean(x.new_full((), tokens), sums[0] / max(tokens, 1))
+    scale, scale_backward = norm.update_quadratic_mean(x.new_full((), tokens), sums[0] / max(tokens, 1), known)
     if known is None:
         run(y=y, scale=weight * scale)
     squares = sums.sum(0) if counts_padding else sums[0]  # over the positions in the means of the backward
