@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq.data import Dictionary
 from fairseq.tasks.language_modeling import LanguageModelingTask
@@ -185,14 +186,25 @@ class LanguageModeling(_Kind):
     def evaluate(
         self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
     ) -> tuple[dict[str, Metrics], dict[str, float]]:
-        """Measure the perplexity of the test text, and write the file ``output``; returns as for a translation."""
+        """Measure the perplexity of the test text, and write the log-probabilities of its tokens to ``output``.
+
+        Returns as for a translation. The metric ``ppl`` is over all tokens. ``ppl_full_segments`` leaves out the tokens
+        of a shorter last window, like the published code; it is absent if the text is shorter than one window or in
+        subwords.
+        """
+        how, test = windows(config), corpus.manifest["counts"]["test"]
+        begun = time.perf_counter()
+        logprobs = perplexity.token_logprobs(checkpoint, corpus.bin_dir, how, config.common.cpu)
+        seconds = time.perf_counter() - begun
+        with whole_file(output) as temporary, temporary.open("wb") as file:
+            np.save(file, logprobs)
         causal = is_causal(config.model.norm, config.model.get("causal", True))
-        test = corpus.manifest["counts"]["test"]
         subwords = corpus.manifest.get("subword", {}).get("kind", "")
         words = test["words"] + test["lines"] if subwords else None
-        metrics, speed = perplexity.measure(
-            checkpoint, corpus.bin_dir, windows(config), causal, config.common.cpu, output, subwords, words
-        )
+        metrics = {"ppl": perplexity.perplexity(logprobs, how, causal, "counted", subwords, words)}
+        if (full := how.in_full(len(logprobs))) and not subwords:
+            metrics["ppl_full_segments"] = perplexity.perplexity(logprobs[:full], how, causal, "dropped")
+        speed = {"seconds": round(seconds, 1), "tokens_per_second": round(len(logprobs) / seconds, 1)}
         return {"test": metrics}, speed
 
     def describe(self, metric: Mapping[str, Any]) -> str:
