@@ -43,10 +43,11 @@ def check(config: DictConfig) -> None:
     Raises:
         UserError: no norm of the model has running statistics.
     """
-    if batches_asked(config) and not any(map(has_statistics, _norms(config))):
+    norms = all_norm_names(config.model)
+    if batches_asked(config) and not any(map(has_statistics, norms)):
         raise UserError(
-            f"evaluate.recalibrate={batches_asked(config)}: no norm of this model ({', '.join(_norms(config))}) keeps "
-            "running statistics, so that nothing would change: leave it out"
+            f"evaluate.recalibrate={batches_asked(config)}: no norm of this model ({', '.join(norms)}) keeps running "
+            "statistics, so that nothing would change: leave it out"
         )
 
 
@@ -144,7 +145,7 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
         checkpoint: the checkpoint that is scored.
         made_from: names of the checkpoints that were averaged.
     """
-    norms = [name for name in _norms(config) if has_statistics(name)]
+    norms = [name for name in all_norm_names(config.model) if has_statistics(name)]
     if not norms:
         return None
     found = {"norms": norms, "from": made_from, "obtained": "averaged" if config.evaluate.average else "as trained"}
@@ -152,8 +153,3 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
         source = checkpoints.load(checkpoint)["extra_state"]["recalibrated"]
         found |= {"obtained": "measured", "batches": source["batches"], "tokens": source["tokens"]}
     return found
-
-
-def _norms(config: DictConfig) -> list[str]:
-    """Return the norms of the run's model, including those at the end of its stacks, each once."""
-    return all_norm_names(config.model)
