@@ -146,9 +146,9 @@ class Translation(_Kind):
         penalty = f"(BP {plain['brevity_penalty']:.3f})"
         return f"{title} {metrics[name]['score']:.2f}  sacreBLEU {plain['score']:.2f} {penalty}"
 
-    def bare_task(self, settings: DictConfig, dictionary: Dictionary) -> TranslationTask:
-        """Return a fairseq task with one dictionary for both languages."""
-        return TranslationTask(settings, dictionary, dictionary)
+    def bare_task(self, settings: DictConfig, source: Dictionary, target: Dictionary | None = None) -> TranslationTask:
+        """Return a fairseq task without a corpus; without ``target`` both languages have one dictionary."""
+        return TranslationTask(settings, source, target or source)
 
     def made_up_batch(self, tokens: Tensor) -> dict[str, Any]:
         """Return a batch of sentences that are their own translation, with targets (B, T)."""
