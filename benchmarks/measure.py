@@ -68,11 +68,6 @@ class Times:
 
     seconds: tuple[float, ...]
 
-    @property
-    def median(self) -> float:
-        """The median over the turns."""
-        return float(np.median(self.seconds))
-
     def ratio(self, baseline: Times) -> float:
         """Return the median over the turns of this time divided by the baseline's time of the same turn.
 
