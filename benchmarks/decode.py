@@ -21,16 +21,14 @@ from benchmarks import page
 from benchmarks.measure import CSV, Times, append, arguments, case_of, machine, rows, take_turns
 from benchmarks.step import BASELINE, composed
 from benchmarks.stock import SeparateProcess, from_stock, stock_model, to_stock
-from benchmarks.texts import MADE_UP, text_task
+from benchmarks.texts import MADE_UP, random_batches, text_task
 from benchmarks.translators import Translate, engines, translator
 from normplugins.corpora import PreparedCorpus
 from normplugins.evaluation import bleu
-from normplugins.evaluation.tasks import kind_of
 from normplugins.models.norm_settings import all_norm_names
 from normplugins.report.table import Column, Table, markdown, terminal, terminal_width
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.dry_run import corpus_size, made_up
 from normplugins.runs.trained import TrainedRun
 from normplugins.runs.trained import load as load_run
 from normplugins.training.distributed import on_cpu
@@ -129,12 +127,10 @@ def load_trained(folder: Path) -> Models:
 def batches_of(models: Models, case: Case) -> list[dict[str, Any]]:
     """Return batches of the test set, evenly spread over its sentences in order of length, or random ones."""
     count = case.sentences // case.batch
-    if models.text == MADE_UP:
-        length = corpus_size(models.config).length
-        _, batch = made_up(kind_of(models.config.task._name), fairseq_config(models.config), len(models.task.src_dict))
-        torch.manual_seed(0)
-        return [batch(case.batch, length) for _ in range(count)]
     torch.manual_seed(0)
+    if models.text == MADE_UP:
+        _, batch, _ = random_batches(models.config)
+        return [batch(case.batch) for _ in range(count)]
     data = models.task.dataset("test")
     whole = len(data) // case.batch
     if whole < count:

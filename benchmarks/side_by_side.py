@@ -18,13 +18,11 @@ from typing import Any
 import torch
 
 from benchmarks.measure import machine
-from benchmarks.step import updating
-from normplugins.evaluation.tasks import kind_of
+from benchmarks.step import own_update
+from benchmarks.texts import random_batches
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.dry_run import corpus_size, made_up
 from normplugins.training.distributed import on_cpu
-from normplugins.training.trainer import Trainer
 from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
@@ -72,12 +70,9 @@ def updates_per_second(experiment: str, overrides: Sequence[str], threads: int, 
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     use_threads(threads)
     config = compose_config(experiment, overrides)
-    settings, size = fairseq_config(config), corpus_size(config)
-    task, batch = made_up(kind_of(config.task._name), settings, size.types)
-    update = updating(
-        Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
-    )
-    full = batch(config.dataset.batch_size or max(1, config.dataset.max_tokens // size.length), size.length)
+    task, batch, sentences = random_batches(config)
+    update = own_update(fairseq_config(config), task)
+    full = batch(sentences)
     for _ in range(WARM_UP):
         update(full)
     start.wait()

@@ -105,7 +105,7 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
         model.get_submodule(name.rpartition(".")[0]).train()
     utils.set_torch_seed(config.common.seed)
     seen = {"batches": 0, "tokens": 0}
-    batches = islice(training_batches(config, task, model), batches_asked(config))
+    batches = islice(training_batches(config, task, model.max_positions()), batches_asked(config))
     with torch.no_grad(), reestimate(model):
         for sample in progress(batches, "measuring running statistics", total=batches_asked(config)):
             inputs = (sample if on_cpu(config) else utils.move_to_cuda(sample))["net_input"]
@@ -115,10 +115,15 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
     return {name: value.cpu() for name, value in running_statistics(model).items()}, seen
 
 
-def training_batches(config: DictConfig, task: Any, model: Any) -> Iterator[dict[str, Any]]:
+def training_batches(config: DictConfig, task: Any, longest: Any) -> Iterator[dict[str, Any]]:
     """Return the batches that the run's first epoch has on one process, in the same order.
 
     With a curriculum, that epoch is not shuffled, but these batches are.
+
+    Args:
+        config: the run's config.
+        task: its fairseq task.
+        longest: what the model's ``max_positions()`` returns.
     """
     dataset = config.dataset
     if config.train.bucket_by_length:
@@ -128,7 +133,7 @@ def training_batches(config: DictConfig, task: Any, model: Any) -> Iterator[dict
         dataset=task.dataset(dataset.train_subset),
         max_tokens=dataset.max_tokens,
         max_sentences=dataset.batch_size,
-        max_positions=utils.resolve_max_positions(task.max_positions(), model.max_positions(), dataset.max_tokens),
+        max_positions=utils.resolve_max_positions(task.max_positions(), longest, dataset.max_tokens),
         ignore_invalid_inputs=True,
         required_batch_size_multiple=dataset.required_batch_size_multiple,
         seed=config.common.seed,
