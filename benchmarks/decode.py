@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig
 
 from benchmarks import page
-from benchmarks.measure import CSV, Times, append, arguments, case_of, machine, rows, take_turns
+from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
 from benchmarks.step import BASELINE, composed
 from benchmarks.stock import SeparateProcess, from_stock, stock_model, to_stock
 from benchmarks.texts import MADE_UP, random_batches, text_task
@@ -26,7 +26,7 @@ from benchmarks.translators import Translate, engines, translator
 from normplugins.corpora import PreparedCorpus
 from normplugins.evaluation import bleu
 from normplugins.models.norm_settings import all_norm_names
-from normplugins.report.table import Column, Table, markdown, terminal, terminal_width
+from normplugins.report.table import Column, Table, markdown
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.trained import TrainedRun
@@ -88,9 +88,8 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
         times, found = measure(models, case, options.repeats or 3)
         by = {(name, ""): each for name, each in times.items()}
         made = rows("decode", models.describe(case), by, BASELINE, where, sentences=case.sentences)
-        append(options.results / CSV, made)
         table = comparison_table(models, case, made, found)
-        print(f"{terminal(table, terminal_width())}\n", flush=True)
+        page.add(options.results, made, table)
         if models.run:
             about = f"{where['hardware']}; commit {where['commit']}, {where['date']}"
             write_lines(options.results / TRAINED, [f"# {table.title}", "", about, "", markdown(table)])

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from fairseq.data import Dictionary
 from fairseq.trainer import Trainer as FairseqTrainer
 from omegaconf import DictConfig
@@ -53,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with page.regenerated(options.results):
         case, task, batches = training_batches(first, 2 * repeats, options.lengths)
         with contestants(configs, task) as updates:
-            found = measure(updates, batches, repeats)
-        page.add(options.results, rows_of(case, found, batches, machine(options.threads, cpu)))
+            found = {(name, ""): times for name, times in measure(updates, batches, repeats).items()}
+        words, where = float(np.mean([batch["ntokens"] for batch in batches])), machine(options.threads, cpu)
+        page.add(options.results, rows("step", case, found, BASELINE, where, words=words))
 
 
 def composed(norm: str, overrides: Sequence[str]) -> DictConfig:
@@ -147,12 +147,6 @@ def measure(updates: Mapping[str, Update], batches: Sequence[Batch], repeats: in
         return lambda: update(next(left))
 
     return take_turns({name: taking(update) for name, update in updates.items()}, repeats)
-
-
-def rows_of(case: str, found: Mapping[str, Times], batches: Sequence[Batch], where: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the rows of a case, with the target words per second."""
-    words = float(np.mean([batch["ntokens"] for batch in batches]))
-    return rows("step", case, {(name, ""): times for name, times in found.items()}, BASELINE, where, words=words)
 
 
 if __name__ == "__main__":
