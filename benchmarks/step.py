@@ -48,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         configs |= {name_of.format(name): composed(name, job) for name in norms}
     first = next(iter(configs.values()))
     cpu = on_cpu(first)
-    repeats = options.repeats or (5 if cpu else 30)
+    repeats, where = options.repeats or (5 if cpu else 30), machine(options.threads, cpu)
     with page.regenerated(options.results):
         case, task, batches = training_batches(first, 2 * repeats, options.lengths)
         with contestants(configs, task) as updates:
             found = {(name, ""): times for name, times in measure(updates, batches, repeats).items()}
-        words, where = float(np.mean([batch["ntokens"] for batch in batches])), machine(options.threads, cpu)
+        words = float(np.mean([batch["ntokens"] for batch in batches]))
         page.add(options.results, rows("step", case, found, BASELINE, where, words=words))
 
 
