@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,8 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         "seed": record["seed"],
         "checkpoint": {"file": path.name, "sha256": sha256(path)},
         "norm": {key: value for key, value in record["config"].items() if key.startswith("norm.")},
-        "task": _section(state["cfg"]["task"]),
-        "model": _section(state["cfg"]["model"]),
+        "task": without_absolute_paths(state["cfg"]["task"]),
+        "model": without_absolute_paths(state["cfg"]["model"]),
         "dictionaries": [file.name for file in dictionaries],
         **preprocessing(corpus),
     }
@@ -104,12 +103,6 @@ def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
     if scored and sha256(path) != scored["sha256"]:
         raise UserError(f"{path} is not the checkpoint that was scored: it has changed since the run ended")
     return path
-
-
-def _section(section: Any) -> dict[str, Any]:
-    """Return a section of a checkpoint's config without paths of this machine."""
-    plain = vars(section) if isinstance(section, Namespace) else dict(section)
-    return dict(without_absolute_paths(plain))
 
 
 def _dictionaries(corpus: PreparedCorpus | PreparedText) -> list[Path]:
