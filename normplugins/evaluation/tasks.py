@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.translation import TranslationTask
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from normplugins.corpora import ParallelCorpus, RunningText
@@ -80,28 +79,22 @@ class Translation(_Kind):
 
     def check_corpus(self, config: DictConfig, corpus: Any) -> None:
         """Refuse validation and test sentences that are too long for the model before training, not after it."""
-        for split, longest in corpus.manifest["longest"].items():
-            if split == "train":
-                continue
-            for side, length in longest.items():
+        batches = {"valid": "dataset.max_tokens_valid", "test": "evaluate.max_tokens"}
+        for split, key in batches.items():
+            lengths = corpus.manifest["longest"][split]
+            for side, length in lengths.items():
                 most = config.model[f"max_{side}_positions"]
                 if length > most:
                     raise UserError(
                         f"the longest {side} sentence of the {split} set has {length:,} subwords, and the model takes "
                         f"{most:,}: set model.max_{side}_positions and task.max_{side}_positions to {length}"
                     )
-        longest_valid = max(corpus.manifest["longest"]["valid"].values())
-        if longest_valid > (config.dataset.max_tokens_valid or math.inf):
-            raise UserError(
-                f"a sentence of the valid set has {longest_valid:,} subwords, more than a batch of validation holds: "
-                f"set dataset.max_tokens_valid={config.dataset.max_tokens_valid} to at least {longest_valid}"
-            )
-        longest_pair = max(corpus.manifest["longest"]["test"].values())
-        if config.evaluate.translate and longest_pair > config.evaluate.max_tokens:
-            raise UserError(
-                f"a sentence of the test set has {longest_pair:,} subwords, more than a batch of translation may hold: "
-                f"set evaluate.max_tokens={config.evaluate.max_tokens} to at least {longest_pair}"
-            )
+            longest, most = max(lengths.values()), OmegaConf.select(config, key)
+            if most and longest > most and (split == "valid" or config.evaluate.translate):
+                raise UserError(
+                    f"a sentence of the {split} set has {longest:,} subwords, more than a batch of that set may hold: "
+                    f"set {key}={most} to at least {longest}"
+                )
 
     def evaluate(
         self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
