@@ -99,14 +99,8 @@ def test_only_the_statistics_change_and_an_existing_copy_is_not_written_again(ru
     made = after["extra_state"]["recalibrated"]
     assert (made["from"], made["batches"]) == ("checkpoint_averaged.pt", BATCHES)
     assert after["extra_state"]["averaged_from"] == checkpoints.averaged_from(averaged)
-    told = provenance(config, path, ["a.pt", "b.pt"])
-    assert told == {
-        "norms": ["pn"],
-        "from": ["a.pt", "b.pt"],
-        "obtained": "measured",
-        "batches": BATCHES,
-        "tokens": made["tokens"],
-    }
+    told = {"norms": ["pn"], "from": ["a.pt", "b.pt"], "obtained": "measured"}
+    assert provenance(config, path, ["a.pt", "b.pt"]) == told | {"batches": BATCHES, "tokens": made["tokens"]}
     written = files(tmp_path)
     assert checkpoint_to_score(config, averaged, bin_dir, tmp_path) == path
     assert files(tmp_path) == written
