@@ -144,7 +144,7 @@ def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -
             "weights_sha256": digest(run.model.state_dict()),
             "search": {key: run.config.evaluate[key] for key in bleu.SEARCH},
             "check": found,
-            **preprocessing(run.corpus),
+            "preprocessing": preprocessing(run.corpus),
         }
         write_json(temporary / ABOUT, content)
     return said

@@ -52,7 +52,7 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         "task": without_absolute_paths(state["cfg"]["task"]),
         "model": without_absolute_paths(state["cfg"]["model"]),
         "dictionaries": [file.name for file in dictionaries],
-        **preprocessing(corpus),
+        "preprocessing": preprocessing(corpus),
     }
     model, _ = build(settings, dictionaries)
     model.load_state_dict(state["model"])
@@ -121,4 +121,4 @@ def preprocessing(corpus: PreparedCorpus | PreparedText) -> dict[str, Any]:
     """Return how raw text becomes the model's input."""
     keys = ("corpus", "source", "target", "lowercase", "tokenizer", "subword", "settings")
     files = [path.name for path in subword_model(corpus)]
-    return {"preprocessing": {key: corpus.manifest[key] for key in keys if key in corpus.manifest} | {"files": files}}
+    return {key: corpus.manifest[key] for key in keys if key in corpus.manifest} | {"files": files}
