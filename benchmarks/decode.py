@@ -18,19 +18,17 @@ import torch
 from omegaconf import DictConfig
 
 from benchmarks import page
-from benchmarks.measure import CSV, Times, append, arguments, case_of, machine, rows, take_turns
+from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
 from benchmarks.step import BASELINE, composed
 from benchmarks.stock import SeparateProcess, from_stock, stock_model, to_stock
-from benchmarks.texts import MADE_UP, text_task
+from benchmarks.texts import MADE_UP, random_batches, text_task
 from benchmarks.translators import Translate, engines, translator
 from normplugins.corpora import PreparedCorpus
 from normplugins.evaluation import bleu
-from normplugins.evaluation.tasks import kind_of
 from normplugins.models.norm_settings import all_norm_names
-from normplugins.report.table import Column, Table, markdown, terminal, terminal_width
+from normplugins.report.table import Column, Table, markdown
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.dry_run import corpus_size, made_up
 from normplugins.runs.trained import TrainedRun
 from normplugins.runs.trained import load as load_run
 from normplugins.training.distributed import on_cpu
@@ -90,9 +88,8 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
         times, found = measure(models, case, options.repeats or 3)
         by = {(name, ""): each for name, each in times.items()}
         made = rows("decode", models.describe(case), by, BASELINE, where, sentences=case.sentences)
-        append(options.results / CSV, made)
         table = comparison_table(models, case, made, found)
-        print(f"{terminal(table, terminal_width())}\n", flush=True)
+        page.add(options.results, made, table)
         if models.run:
             about = f"{where['hardware']}; commit {where['commit']}, {where['date']}"
             write_lines(options.results / TRAINED, [f"# {table.title}", "", about, "", markdown(table)])
@@ -129,12 +126,10 @@ def load_trained(folder: Path) -> Models:
 def batches_of(models: Models, case: Case) -> list[dict[str, Any]]:
     """Return batches of the test set, evenly spread over its sentences in order of length, or random ones."""
     count = case.sentences // case.batch
-    if models.text == MADE_UP:
-        length = corpus_size(models.config).length
-        _, batch = made_up(kind_of(models.config.task._name), fairseq_config(models.config), len(models.task.src_dict))
-        torch.manual_seed(0)
-        return [batch(case.batch, length) for _ in range(count)]
     torch.manual_seed(0)
+    if models.text == MADE_UP:
+        _, batch, _ = random_batches(models.config)
+        return [batch(case.batch) for _ in range(count)]
     data = models.task.dataset("test")
     whole = len(data) // case.batch
     if whole < count:

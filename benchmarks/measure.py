@@ -34,18 +34,24 @@ COLUMNS = [
 Call = Callable[[], object]
 
 
+def shared_options(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the options that every script of this folder has, with the first line of its docstring."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=available_cores(), help="default: every core")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    return parser
+
+
 def arguments(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the options that all benchmarks share, and set the number of PyTorch's threads.
 
     Raises:
         UserError: an unknown norm, or a number below 1.
     """
-    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser = shared_options(description)
     parser.add_argument("--quick", action="store_true", help="only the main case")
     parser.add_argument("--norms", default="", metavar="NAME,...", help="default: the benchmark's own choice")
     parser.add_argument("--repeats", type=int, metavar="N", help="turns of each provider")
-    parser.add_argument("--threads", type=int, default=available_cores(), help="default: every core")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     text = "step and decode: random sentences with the lengths of real ones, one array for each language"
     parser.add_argument("--lengths", type=Path, metavar="FILE.npz", help=text)
     text = "decode: measure the trained model of a run with ln, on its test set"
@@ -67,11 +73,6 @@ class Times:
     """Seconds of one call, a number for each turn."""
 
     seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The median over the turns."""
-        return float(np.median(self.seconds))
 
     def ratio(self, baseline: Times) -> float:
         """Return the median over the turns of this time divided by the baseline's time of the same turn.

@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             page.add(options.results, rows_of(case, measure(case, names, repeats), where))
         for what, cases in {} if options.quick else growing(cuda).items():
             measured = [rows_of(case, measure(case, GROWING, repeats, directions=("both",)), where) for case in cases]
-            page.add(options.results, pd.concat(measured), what)
+            made = pd.concat(measured)
+            page.add(options.results, made, page.growth_table(what, made))
 
 
 def main_cases(cuda: bool, quick: bool) -> list[Case]:

@@ -72,11 +72,10 @@ def newest(rows: pd.DataFrame) -> pd.DataFrame:
     return known.drop_duplicates(["benchmark", "provider", "case", "direction", "hardware"], keep="last")
 
 
-def add(results: Path, rows: pd.DataFrame, growing_by: str = "") -> None:
-    """Append rows to the file of measurements and print their table: of one case, or of work that grows in a field."""
+def add(results: Path, rows: pd.DataFrame, table: Table | None = None) -> None:
+    """Append rows to the file of measurements and print a table; None: that of one case."""
     append(results / CSV, rows)
-    table = growth_table(growing_by, rows) if growing_by else case_table(rows)
-    print(f"{terminal(table, terminal_width())}\n", flush=True)
+    print(f"{terminal(table or case_table(rows), terminal_width())}\n", flush=True)
 
 
 def case_table(rows: pd.DataFrame) -> Table:

@@ -5,29 +5,22 @@ python -m benchmarks.side_by_side [--experiment ptb] [--counts 1,2,4,8] [--secon
 
 from __future__ import annotations
 
-import argparse
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.measure import machine
-from benchmarks.step import updating
-from normplugins.evaluation.tasks import kind_of
+from benchmarks.measure import machine, shared_options
+from benchmarks.step import own_update
+from benchmarks.texts import random_batches
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.dry_run import corpus_size, made_up
 from normplugins.training.distributed import on_cpu
-from normplugins.training.trainer import Trainer
 from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.threads import use_threads
-from normplugins.utils.worker_processes import available_cores
 
 JSON = "side_by_side.json"
 ENOUGH = 0.95  # of the highest updates a second, summed over the processes
@@ -37,33 +30,36 @@ PATIENCE = 300.0  # seconds that processes wait for each other
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure an experiment, and add its entry to the file of results: rates by number of processes, and ``jobs``."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared_options(__doc__)
     parser.add_argument("--experiment", default="ptb")
     parser.add_argument("--counts", default="1,2,4,8", help="numbers of processes")
     parser.add_argument("--seconds", type=float, default=15.0, help="time of each measurement")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of the experiment")
     options = parser.parse_args(argv)
     config = compose_config(options.experiment, options.overrides)
     check(config)
     found = {}
     for count in map(int, options.counts.split(",")):
-        found[count] = measure(options.experiment, options.overrides, count, options.seconds)
+        threads = max(1, options.threads // count)
+        found[count] = measure(options.experiment, options.overrides, count, threads, options.seconds)
         print(f"{options.experiment}: {count} processes, {found[count]:.2f} updates/s", flush=True)
     jobs = enough_processes(found)
     print(f"{options.experiment}: {jobs} processes are enough")
     path = options.results / JSON
     known = read_json(path, "delete it and measure again") or {}
     entry = {"updates_per_s": {str(count): round(rate, 2) for count, rate in found.items()}, "jobs": jobs}
-    write_json(path, known | {options.experiment: entry | machine(torch.get_num_threads(), on_cpu(config))})
+    write_json(path, known | {options.experiment: entry | machine(options.threads, on_cpu(config))})
 
 
-def measure(experiment: str, overrides: Sequence[str], count: int, seconds: float) -> float:
-    """Return the updates a second, summed over ``count`` processes that train during the same ``seconds``."""
+def measure(experiment: str, overrides: Sequence[str], count: int, threads: int, seconds: float) -> float:
+    """Return the updates a second, summed over ``count`` processes that train during the same ``seconds``.
+
+    Each process has this many ``threads``.
+    """
     context = get_context("spawn")  # each process may use the GPU
     with context.Manager() as manager, ProcessPoolExecutor(count, context) as pool:
         start = manager.Barrier(count, timeout=PATIENCE)
-        rate = partial(updates_per_second, experiment, overrides, max(1, available_cores() // count), seconds)
+        rate = partial(updates_per_second, experiment, overrides, threads, seconds)
         return sum(pool.map(rate, [start] * count))
 
 
@@ -72,12 +68,9 @@ def updates_per_second(experiment: str, overrides: Sequence[str], threads: int, 
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     use_threads(threads)
     config = compose_config(experiment, overrides)
-    settings, size = fairseq_config(config), corpus_size(config)
-    task, batch = made_up(kind_of(config.task._name), settings, size.types)
-    update = updating(
-        Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
-    )
-    full = batch(config.dataset.batch_size or max(1, config.dataset.max_tokens // size.length), size.length)
+    task, batch, sentences = random_batches(config)
+    update = own_update(fairseq_config(config), task)
+    full = batch(sentences)
     for _ in range(WARM_UP):
         update(full)
     start.wait()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from fairseq.data import Dictionary
 from fairseq.trainer import Trainer as FairseqTrainer
 from omegaconf import DictConfig
@@ -23,12 +22,11 @@ import normplugins
 from benchmarks import page
 from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
 from benchmarks.stock import SeparateProcess, stock_trainer
-from benchmarks.texts import MADE_UP, text_task
+from benchmarks.texts import MADE_UP, random_batches, text_task
+from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep, fairseq_config
-from normplugins.runs.dry_run import corpus_size, made_up
-from normplugins.training.batches import bucket_by_length
 from normplugins.training.distributed import on_cpu
 from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import UserError
@@ -50,12 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         configs |= {name_of.format(name): composed(name, job) for name in norms}
     first = next(iter(configs.values()))
     cpu = on_cpu(first)
-    repeats = options.repeats or (5 if cpu else 30)
+    repeats, where = options.repeats or (5 if cpu else 30), machine(options.threads, cpu)
     with page.regenerated(options.results):
         case, task, batches = training_batches(first, 2 * repeats, options.lengths)
         with contestants(configs, task) as updates:
-            found = measure(updates, batches, repeats)
-        page.add(options.results, rows_of(case, found, batches, machine(options.threads, cpu)))
+            found = {(name, ""): times for name, times in measure(updates, batches, repeats).items()}
+        words = float(np.mean([batch["ntokens"] for batch in batches]))
+        page.add(options.results, rows("step", case, found, BASELINE, where, words=words))
 
 
 def composed(norm: str, overrides: Sequence[str]) -> DictConfig:
@@ -75,23 +74,10 @@ def training_batches(config: DictConfig, count: int, lengths: Path | None = None
     task, text = text_task(config, lengths)
     case = described(config, len(task.target_dictionary), text)
     if text == MADE_UP:
-        size = corpus_size(config)
-        _, batch = made_up(kind_of(config.task._name), fairseq_config(config), size.types)
-        sentences = max(1, config.dataset.max_tokens // size.length)
-        return case, task, [batch(sentences, size.length) for _ in range(count)]
-    if config.train.bucket_by_length:
-        bucket_by_length(task, "train")
-    task.load_dataset("train")
-    batches = task.get_batch_iterator(
-        dataset=task.dataset("train"),
-        max_tokens=config.dataset.max_tokens,
-        max_sentences=config.dataset.batch_size,
-        max_positions=(config.model.max_source_positions, config.model.max_target_positions),
-        ignore_invalid_inputs=True,
-        required_batch_size_multiple=config.dataset.required_batch_size_multiple,
-        seed=config.common.seed,
-    ).next_epoch_itr(shuffle=True)
-    return case, task, list(islice(cycle(batches), count))
+        _, batch, sentences = random_batches(config)
+        return case, task, [batch(sentences) for _ in range(count)]
+    longest = config.model.max_source_positions, config.model.max_target_positions
+    return case, task, list(islice(cycle(reestimate.training_batches(config, task, longest)), count))
 
 
 def described(config: DictConfig, types: int, text: str) -> str:
@@ -127,9 +113,7 @@ def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[s
                 base.common.bf16, base.common.fp16 = False, True
                 updates[f"{BASELINE} fp16"] = stock_update(base, task.source_dictionary)
         for name, config in configs.items():
-            settings = fairseq_config(config)
-            model, criterion = task.build_model(settings.model), task.build_criterion(settings.criterion)
-            updates[name] = updating(Trainer(settings, task, model, criterion))
+            updates[name] = own_update(fairseq_config(config), task)
         yield updates
 
 
@@ -137,6 +121,11 @@ def stock_update(config: DictConfig, dictionary: Dictionary) -> Update:
     """Return the function that trains stock fairseq's model; ``config`` is fairseq's part of the experiment's."""
     normplugins.register()
     return updating(stock_trainer(config, kind_of("translation").bare_task(config.task, dictionary)))
+
+
+def own_update(config: DictConfig, task: Any) -> Update:
+    """Return the function that trains our model; ``config`` is fairseq's part of the experiment's."""
+    return updating(Trainer(config, task, task.build_model(config.model), task.build_criterion(config.criterion)))
 
 
 def updating(trainer: FairseqTrainer) -> Update:
@@ -158,12 +147,6 @@ def measure(updates: Mapping[str, Update], batches: Sequence[Batch], repeats: in
         return lambda: update(next(left))
 
     return take_turns({name: taking(update) for name, update in updates.items()}, repeats)
-
-
-def rows_of(case: str, found: Mapping[str, Times], batches: Sequence[Batch], where: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the rows of a case, with the target words per second."""
-    words = float(np.mean([batch["ntokens"] for batch in batches]))
-    return rows("step", case, {(name, ""): times for name, times in found.items()}, BASELINE, where, words=words)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch
-from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 from fairseq.models import ARCH_CONFIG_REGISTRY, BaseFairseqModel
-from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.trainer import Trainer
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from normplugins.models.import_checkpoint import convert_settings, convert_weights, stock_names
 from normplugins.models.transformer import NormTransformer
@@ -91,31 +89,6 @@ def _call(given: bytes) -> Any:
     return _function(*pickle.loads(given))
 
 
-def stock_config(config: DictConfig) -> DictConfig:
-    """Return the config of stock fairseq's run of an experiment: its own model, criterion and Adam, all else the same.
-
-    Args:
-        config: fairseq's part of a translation experiment's config; it is not changed.
-    """
-    stock = config.copy()
-    own = config.optimizer
-    with open_dict(stock):
-        stock.model = vars(_model_arguments(config.model))
-        stock.criterion = _component(
-            "label_smoothed_cross_entropy",
-            LabelSmoothedCrossEntropyCriterionConfig,
-            label_smoothing=config.criterion.label_smoothing,
-        )
-        stock.optimizer = _component(
-            "adam",
-            FairseqAdamConfig,
-            adam_betas=list(own.adam_betas),
-            adam_eps=own.adam_eps,
-            weight_decay=own.weight_decay,
-        )
-    return stock
-
-
 def stock_model(config: DictConfig, task: Any) -> BaseFairseqModel:
     """Return stock fairseq's transformer with LayerNorm in the sizes of an experiment."""
     return task.build_model(_model_arguments(config.model))
@@ -146,13 +119,20 @@ def to_stock(model: NormTransformer, stock: BaseFairseqModel) -> BaseFairseqMode
 
 
 def stock_trainer(config: DictConfig, task: Any) -> Trainer:
-    """Return fairseq's own trainer with its own model, Adam and label-smoothed cross-entropy.
+    """Return fairseq's own trainer with its own model, Adam and label-smoothed cross-entropy, and all else the same.
 
     Args:
         config: fairseq's part of a translation experiment's config; ``model.normalize_before`` chooses pre-norm.
         task: the translation task that our model trains on.
     """
-    stock = stock_config(config)
+    stock, adam = config.copy(), ("adam_betas", "adam_eps", "weight_decay")
+    with open_dict(stock):  # fairseq adds its defaults to both components
+        stock.model = vars(_model_arguments(config.model))
+        stock.criterion = {
+            "_name": "label_smoothed_cross_entropy",
+            "label_smoothing": config.criterion.label_smoothing,
+        }
+        stock.optimizer = {"_name": "adam", **{key: config.optimizer[key] for key in adam}}
     return Trainer(stock, task, stock_model(config, task), task.build_criterion(stock.criterion))
 
 
@@ -163,10 +143,3 @@ def _model_arguments(model: DictConfig) -> Namespace:
     arguments = Namespace(arch=ARCHITECTURE, **given, **before)
     ARCH_CONFIG_REGISTRY[ARCHITECTURE](arguments)
     return arguments
-
-
-def _component(name: str, schema: type, **values: Any) -> dict[str, Any]:
-    """Return a component's config: fairseq's defaults, which may refer to other sections, and these values."""
-    defaults = OmegaConf.to_container(OmegaConf.structured(schema))
-    assert isinstance(defaults, dict)
-    return {**defaults, "_name": name, **values}

@@ -18,7 +18,7 @@ import normplugins
 from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import kind_of
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.dry_run import corpus_size, made_up
+from normplugins.runs.dry_run import batch_tokens, corpus_size, made_up
 from normplugins.utils.errors import UserError
 
 MADE_UP = "made-up"
@@ -35,6 +35,16 @@ class _RandomSentences:
 
     def __getitem__(self, index: int) -> Tensor:
         return self.sentence(int(self.lengths[index]))
+
+
+def random_batches(config: DictConfig) -> tuple[Any, Callable[[int], dict[str, Any]], int]:
+    """Return a task without a corpus, a function that makes a batch of so many random sentences, and how many fill one.
+
+    The sentences have the mean length of the corpus in the config, or that of a segment.
+    """
+    size = corpus_size(config)
+    task, batch = made_up(kind_of(config.task._name), fairseq_config(config), size.types)
+    return task, lambda sentences: batch(sentences, size.length), max(1, batch_tokens(config, size) // size.length)
 
 
 def text_task(config: DictConfig, lengths: Path | None) -> tuple[Any, str]:
@@ -65,7 +75,7 @@ def text_task(config: DictConfig, lengths: Path | None) -> tuple[Any, str]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"--lengths {lengths}: no .npz file with an array for each language ({error})") from error
 
-    def load_dataset(split: str) -> None:
+    def load_dataset(split: str, **_options: Any) -> None:
         sides = [_RandomSentences(side, lambda length: batch(1, length)["target"][0]) for side in sizes]
         task.datasets[split] = LanguagePairDataset(
             sides[0], sizes[0], task.source_dictionary, sides[1], sizes[1], task.target_dictionary

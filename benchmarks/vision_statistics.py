@@ -9,7 +9,6 @@ code, of the statistics probe of our own runs (docs/probe.md). It writes ``visio
 
 from __future__ import annotations
 
-import argparse
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.measure import shared_options
 from normplugins.norms import build_norm
 from normplugins.runs.record import git_commit, hardware, versions
 from normplugins.training.statistics_probe import StatisticsProbe
@@ -29,7 +29,6 @@ from normplugins.utils.files import sha256
 from normplugins.utils.json_file import write_json
 from normplugins.utils.steps import progress
 from normplugins.utils.threads import use_threads
-from normplugins.utils.worker_processes import available_cores
 
 NAME = "cifar-10-binary.tar.gz"
 ADDRESSES = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
@@ -143,15 +142,13 @@ def measure(images: Tensor, classes: Tensor, updates: int, seed: int = 1) -> lis
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure and write the record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared_options(__doc__)
     parser.add_argument("--archive", type=Path, help="the archive; by default it is fetched to data/cifar10/raw")
     parser.add_argument("--updates", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args(argv)
     commit = git_commit("benchmarks")  # of the code that runs, not of the tree afterwards
-    threads = available_cores()
-    use_threads(threads)
+    use_threads(options.threads)
     archive = options.archive or fetch(NAME, ADDRESSES, Path("data/cifar10/raw"), print)
     images, classes = read_images(archive)
     digest = sha256(archive)
@@ -162,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "settings": {"batch": BATCH, "lr": RATE, "momentum": 0.9, "weight_decay": WEIGHT_DECAY, "bn_momentum": 0.1},
         "seed": options.seed,
         "updates": options.updates,
-        "hardware": hardware(cpu=True, processes=1, threads=threads),
+        "hardware": hardware(cpu=True, processes=1),
         "versions": versions(),
         "git_commit": commit,
         "points": points,

@@ -56,5 +56,5 @@ def build(config: dict[str, Any], dictionaries: list[Path]) -> tuple[Any, Any]:
     normplugins.register()
     words = [Dictionary.load(str(path)) for path in dictionaries]
     settings = OmegaConf.create(config["task"])
-    task = type(kind_of(settings._name).bare_task(settings, words[0]))(settings, *words)
+    task = kind_of(settings._name).bare_task(settings, *words)
     return task.build_model(OmegaConf.create(config["model"]), from_checkpoint=True), task

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from fairseq.data import Dictionary
 from torch.nn import functional as F
 
+from normplugins.models.import_checkpoint import numbered_dictionary
 from normplugins.models.placement import PLACEMENTS
 from normplugins.models.transformer import NormTransformer
 
 WIDTH, HEADS = 512, 4  # as in the transformer for IWSLT14, whose feed-forward layers have twice the width
-WORDS, SENTENCES, LENGTH = 1000, 16, 24
+TYPES = 1004  # 1,000 words, and fairseq's own four symbols
+SENTENCES, LENGTH = 16, 24
 
 
 def measure_gradients(
@@ -53,9 +54,7 @@ def measure_gradients(
 
 def _gradients(norm: str, placement: str, layers: int, width: int, seed: int) -> torch.Tensor:
     """Return the gradient norms (2, layers) of the encoder's and the decoder's layers."""
-    dictionary = Dictionary()
-    for index in range(WORDS):
-        dictionary.add_symbol(f"w{index}")
+    dictionary = numbered_dictionary(TYPES)
     sizes = {"layers": layers, "embed_dim": width, "ffn_embed_dim": 2 * width, "attention_heads": HEADS}
     settings: dict[str, Any] = {
         f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sizes.items()

@@ -90,10 +90,6 @@ class DecodingState:
         self.sees = memory.new_zeros(memory.size(1), 1)
 
     def logits(self, tokens: Tensor, origins: Tensor | None = None, sentences: Tensor | None = None) -> Tensor:
-        """Return the logits (B * n, V) after one more token of each hypothesis; arguments as in :meth:`step`."""
-        return self.decoder.output_layer(self.step(tokens, origins, sentences))
-
-    def step(self, tokens: Tensor, origins: Tensor | None = None, sentences: Tensor | None = None) -> Tensor:
         """Decode one more token of each hypothesis.
 
         Args:
@@ -103,7 +99,7 @@ class DecodingState:
             sentences: indices of the previous step's sentences that continue, ascending, (B,); None: all.
 
         Returns:
-            The decoder's features of these tokens, (B * n, C).
+            The logits of the tokens after these, (B * n, V).
         """
         batch, count = tokens.shape
         if origins is not None:
@@ -126,7 +122,9 @@ class DecodingState:
         memory_mask = self.memory_mask.flatten(0, 1)
         for layer in self.layers:
             x = layer(x, mask, memory_mask)
-        return x if self.decoder.final_norm is None else self.decoder.final_norm(x, None)
+        if self.decoder.final_norm is not None:
+            x = self.decoder.final_norm(x, None)
+        return self.decoder.output_layer(x)
 
     def _compact(self, batch: int, sentences: Tensor | None, room: int) -> None:
         """Keep the slots that a hypothesis of these sentences sees; add ``room`` free slots, or half of the used."""

@@ -1,7 +1,6 @@
 """Word-level perplexity of a text that is read in windows; every token is scored exactly once."""
 
 import math
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from normplugins.evaluation.loading import load_model
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import whole_file
 from normplugins.utils.steps import progress
 
 
@@ -68,44 +66,6 @@ class Windows:
                 yield starts[index : index + self.batch_size], length
 
 
-def measure(
-    checkpoint: Path,
-    bin_dir: Path,
-    windows: Windows,
-    causal: bool,
-    cpu: bool,
-    output: Path,
-    subwords: str = "",
-    words: int | None = None,
-) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-    """Measure the perplexity of the test set.
-
-    Args:
-        checkpoint: the model.
-        bin_dir: the folder of the binarized corpus.
-        windows: how the text is split.
-        causal: whether no position sees the tokens after it; a part of the signature.
-        cpu: use the CPU even if there is a GPU.
-        output: the ``.npy`` file that gets the natural log-probability of every token, in the order of the text.
-        subwords: the kind of subwords that the text is split into.
-        words: the number of words and line ends of a text in subwords, by which its perplexity is measured.
-
-    Returns:
-        Metrics by name, and the speed: ``seconds`` and ``tokens_per_second``. The metric ``ppl`` is over all tokens.
-        ``ppl_full_segments`` leaves out the tokens of a shorter last window, like the published code; it is absent if
-        the text is shorter than one window or in subwords.
-    """
-    begun = time.perf_counter()
-    logprobs = token_logprobs(checkpoint, bin_dir, windows, cpu)
-    seconds = time.perf_counter() - begun
-    with whole_file(output) as temporary, temporary.open("wb") as file:
-        np.save(file, logprobs)
-    metrics = {"ppl": perplexity(logprobs, windows, causal, "counted", subwords, words)}
-    if (full := windows.in_full(len(logprobs))) and not subwords:
-        metrics["ppl_full_segments"] = perplexity(logprobs[:full], windows, causal, "dropped")
-    return metrics, {"seconds": round(seconds, 1), "tokens_per_second": round(len(logprobs) / seconds, 1)}
-
-
 def perplexity(
     logprobs: NDArray[np.float32],
     windows: Windows,
@@ -118,6 +78,14 @@ def perplexity(
 
     ``nats`` is the mean negative log-probability of ``tokens`` tokens, and ``score`` its exponential. Tokens are words
     and line ends, also if the model reads subwords: the probability of a word is the product of its subwords'.
+
+    Args:
+        logprobs: the natural log-probability of each token that the model reads.
+        windows: how the text was split.
+        causal: whether no position sees the tokens after it.
+        partial: what becomes of the tokens of a shorter last window: ``counted`` or ``dropped``.
+        subwords: the kind of subwords that the text is split into, if any.
+        words: the number of words and line ends of a text in subwords.
 
     Raises:
         UserError: a log-probability is not finite.
@@ -161,11 +129,7 @@ def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool)
 
 @torch.no_grad()
 def text_logprobs(
-    model: Any,
-    inputs: Tensor,
-    targets: Tensor,
-    windows: Windows,
-    batches: Iterable[tuple[list[int], int]] | None = None,
+    model: Any, inputs: Tensor, targets: Tensor, windows: Windows, batches: Iterable[tuple[list[int], int]]
 ) -> NDArray[np.float32]:
     """Return the natural log-probability of each token of a text.
 
@@ -174,11 +138,11 @@ def text_logprobs(
         inputs: the token before each token (N,).
         targets: the tokens (N,).
         windows: how the text is split.
-        batches: ``windows.batches(N)``, for example with a progress bar.
+        batches: the items of ``windows.batches(N)``, for example with a progress bar.
     """
     device = next(model.parameters()).device
     found = np.full(len(targets), np.nan, dtype=np.float32)
-    for starts, length in batches or windows.batches(len(targets)):
+    for starts, length in batches:
         places = torch.tensor(starts)[:, None] + torch.arange(length)
         target = targets[places].to(device)
         output = model(inputs[places].to(device), src_lengths=torch.full((len(starts),), length, device=device))

@@ -43,10 +43,11 @@ def check(config: DictConfig) -> None:
     Raises:
         UserError: no norm of the model has running statistics.
     """
-    if batches_asked(config) and not any(map(has_statistics, _norms(config))):
+    norms = all_norm_names(config.model)
+    if batches_asked(config) and not any(map(has_statistics, norms)):
         raise UserError(
-            f"evaluate.recalibrate={batches_asked(config)}: no norm of this model ({', '.join(_norms(config))}) keeps "
-            "running statistics, so that nothing would change: leave it out"
+            f"evaluate.recalibrate={batches_asked(config)}: no norm of this model ({', '.join(norms)}) keeps running "
+            "statistics, so that nothing would change: leave it out"
         )
 
 
@@ -104,7 +105,7 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
         model.get_submodule(name.rpartition(".")[0]).train()
     utils.set_torch_seed(config.common.seed)
     seen = {"batches": 0, "tokens": 0}
-    batches = islice(training_batches(config, task, model), batches_asked(config))
+    batches = islice(training_batches(config, task, model.max_positions()), batches_asked(config))
     with torch.no_grad(), reestimate(model):
         for sample in progress(batches, "measuring running statistics", total=batches_asked(config)):
             inputs = (sample if on_cpu(config) else utils.move_to_cuda(sample))["net_input"]
@@ -114,10 +115,15 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
     return {name: value.cpu() for name, value in running_statistics(model).items()}, seen
 
 
-def training_batches(config: DictConfig, task: Any, model: Any) -> Iterator[dict[str, Any]]:
+def training_batches(config: DictConfig, task: Any, longest: Any) -> Iterator[dict[str, Any]]:
     """Return the batches that the run's first epoch has on one process, in the same order.
 
     With a curriculum, that epoch is not shuffled, but these batches are.
+
+    Args:
+        config: the run's config.
+        task: its fairseq task.
+        longest: what the model's ``max_positions()`` returns.
     """
     dataset = config.dataset
     if config.train.bucket_by_length:
@@ -127,7 +133,7 @@ def training_batches(config: DictConfig, task: Any, model: Any) -> Iterator[dict
         dataset=task.dataset(dataset.train_subset),
         max_tokens=dataset.max_tokens,
         max_sentences=dataset.batch_size,
-        max_positions=utils.resolve_max_positions(task.max_positions(), model.max_positions(), dataset.max_tokens),
+        max_positions=utils.resolve_max_positions(task.max_positions(), longest, dataset.max_tokens),
         ignore_invalid_inputs=True,
         required_batch_size_multiple=dataset.required_batch_size_multiple,
         seed=config.common.seed,
@@ -144,7 +150,7 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
         checkpoint: the checkpoint that is scored.
         made_from: names of the checkpoints that were averaged.
     """
-    norms = [name for name in _norms(config) if has_statistics(name)]
+    norms = [name for name in all_norm_names(config.model) if has_statistics(name)]
     if not norms:
         return None
     found = {"norms": norms, "from": made_from, "obtained": "averaged" if config.evaluate.average else "as trained"}
@@ -152,8 +158,3 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
         source = checkpoints.load(checkpoint)["extra_state"]["recalibrated"]
         found |= {"obtained": "measured", "batches": source["batches"], "tokens": source["tokens"]}
     return found
-
-
-def _norms(config: DictConfig) -> list[str]:
-    """Return the norms of the run's model, including those at the end of its stacks, each once."""
-    return all_norm_names(config.model)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq.data import Dictionary
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.translation import TranslationTask
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from normplugins.corpora import ParallelCorpus, RunningText
@@ -79,28 +79,22 @@ class Translation(_Kind):
 
     def check_corpus(self, config: DictConfig, corpus: Any) -> None:
         """Refuse validation and test sentences that are too long for the model before training, not after it."""
-        for split, longest in corpus.manifest["longest"].items():
-            if split == "train":
-                continue
-            for side, length in longest.items():
+        batches = {"valid": "dataset.max_tokens_valid", "test": "evaluate.max_tokens"}
+        for split, key in batches.items():
+            lengths = corpus.manifest["longest"][split]
+            for side, length in lengths.items():
                 most = config.model[f"max_{side}_positions"]
                 if length > most:
                     raise UserError(
                         f"the longest {side} sentence of the {split} set has {length:,} subwords, and the model takes "
                         f"{most:,}: set model.max_{side}_positions and task.max_{side}_positions to {length}"
                     )
-        longest_valid = max(corpus.manifest["longest"]["valid"].values())
-        if longest_valid > (config.dataset.max_tokens_valid or math.inf):
-            raise UserError(
-                f"a sentence of the valid set has {longest_valid:,} subwords, more than a batch of validation holds: "
-                f"set dataset.max_tokens_valid={config.dataset.max_tokens_valid} to at least {longest_valid}"
-            )
-        longest_pair = max(corpus.manifest["longest"]["test"].values())
-        if config.evaluate.translate and longest_pair > config.evaluate.max_tokens:
-            raise UserError(
-                f"a sentence of the test set has {longest_pair:,} subwords, more than a batch of translation may hold: "
-                f"set evaluate.max_tokens={config.evaluate.max_tokens} to at least {longest_pair}"
-            )
+            longest, most = max(lengths.values()), OmegaConf.select(config, key)
+            if most and longest > most and (split == "valid" or config.evaluate.translate):
+                raise UserError(
+                    f"a sentence of the {split} set has {longest:,} subwords, more than a batch of that set may hold: "
+                    f"set {key}={most} to at least {longest}"
+                )
 
     def evaluate(
         self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
@@ -145,9 +139,9 @@ class Translation(_Kind):
         penalty = f"(BP {plain['brevity_penalty']:.3f})"
         return f"{title} {metrics[name]['score']:.2f}  sacreBLEU {plain['score']:.2f} {penalty}"
 
-    def bare_task(self, settings: DictConfig, dictionary: Dictionary) -> TranslationTask:
-        """Return a fairseq task with one dictionary for both languages."""
-        return TranslationTask(settings, dictionary, dictionary)
+    def bare_task(self, settings: DictConfig, source: Dictionary, target: Dictionary | None = None) -> TranslationTask:
+        """Return a fairseq task without a corpus; without ``target`` both languages have one dictionary."""
+        return TranslationTask(settings, source, target or source)
 
     def made_up_batch(self, tokens: Tensor) -> dict[str, Any]:
         """Return a batch of sentences that are their own translation, with targets (B, T)."""
@@ -185,14 +179,25 @@ class LanguageModeling(_Kind):
     def evaluate(
         self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
     ) -> tuple[dict[str, Metrics], dict[str, float]]:
-        """Measure the perplexity of the test text, and write the file ``output``; returns as for a translation."""
+        """Measure the perplexity of the test text, and write the log-probabilities of its tokens to ``output``.
+
+        Returns as for a translation. The metric ``ppl`` is over all tokens. ``ppl_full_segments`` leaves out the tokens
+        of a shorter last window, like the published code; it is absent if the text is shorter than one window or in
+        subwords.
+        """
+        how, test = windows(config), corpus.manifest["counts"]["test"]
+        begun = time.perf_counter()
+        logprobs = perplexity.token_logprobs(checkpoint, corpus.bin_dir, how, config.common.cpu)
+        seconds = time.perf_counter() - begun
+        with whole_file(output) as temporary, temporary.open("wb") as file:
+            np.save(file, logprobs)
         causal = is_causal(config.model.norm, config.model.get("causal", True))
-        test = corpus.manifest["counts"]["test"]
         subwords = corpus.manifest.get("subword", {}).get("kind", "")
         words = test["words"] + test["lines"] if subwords else None
-        metrics, speed = perplexity.measure(
-            checkpoint, corpus.bin_dir, windows(config), causal, config.common.cpu, output, subwords, words
-        )
+        metrics = {"ppl": perplexity.perplexity(logprobs, how, causal, "counted", subwords, words)}
+        if (full := how.in_full(len(logprobs))) and not subwords:
+            metrics["ppl_full_segments"] = perplexity.perplexity(logprobs[:full], how, causal, "dropped")
+        speed = {"seconds": round(seconds, 1), "tokens_per_second": round(len(logprobs) / seconds, 1)}
         return {"test": metrics}, speed
 
     def describe(self, metric: Mapping[str, Any]) -> str:

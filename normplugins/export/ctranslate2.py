@@ -38,20 +38,18 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
     from ctranslate2.specs import TransformerSpec, common_spec
     from ctranslate2.specs.transformer_spec import TransformerDecoderSpec, TransformerEncoderSpec
 
-    if others := [name for name in all_norm_names(model.decoder.cfg) if name not in ("ln", "rms")]:
+    cfg: Any = model.decoder.cfg
+    if others := [name for name in all_norm_names(cfg) if name not in ("ln", "rms")]:
         raise UserError(f"CTranslate2 has no norm {', '.join(others)}, only ln, and rms with one group: {OTHERWISE}")
-    activations = {name: getattr(common_spec.Activation, name.upper()) for name in ("relu", "gelu", "swish")}
+    activation = getattr(common_spec.Activation, cfg.activation_fn.upper())
     sides: list[Any] = []
-    for stack, kind in ((model.encoder, TransformerEncoderSpec), (model.decoder, TransformerDecoderSpec)):
-        side = "encoder" if stack is model.encoder else "decoder"
-        cfg = stack.cfg
+    for side, kind in (("encoder", TransformerEncoderSpec), ("decoder", TransformerDecoderSpec)):
         placement = cfg.placement_of(f"{side}_norm")
         if placement.inside or placement.embeddings or placement.scale != 1 or cfg.qk_norm:
             what = f"qk_norm={cfg.qk_norm}" if cfg.qk_norm else f"placement={cfg.placement}"
             raise UserError(f"CTranslate2 has no {what}: {OTHERWISE}")
-        heads = getattr(cfg, f"{side}_attention_heads")
-        activation = activations[cfg.activation_fn]
-        sides.append(kind(len(stack.layers), heads, pre_norm=placement.before, activation=activation))
+        layers, heads = len(getattr(model, side).layers), getattr(cfg, f"{side}_attention_heads")
+        sides.append(kind(layers, heads, pre_norm=placement.before, activation=activation))
     spec = TransformerSpec(*sides)
     _set_stack(spec.encoder, model.encoder, spec.encoder.embeddings[0])
     _set_stack(spec.decoder, model.decoder, spec.decoder.embeddings)

@@ -1,6 +1,5 @@
 """Exports a run for another decoding engine, CTranslate2 or onnxruntime, and compares its translations with ours."""
 
-import hashlib
 import shutil
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,8 +14,9 @@ from normplugins.export import ENGINES, QUANTIZATIONS
 from normplugins.export.safetensors import checkpoint_path, preprocessing, refuse_full, subword_model
 from normplugins.runs import folder
 from normplugins.runs.trained import Engine, TrainedRun, load
+from normplugins.training.checkpoint_seal import digest
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import whole_folder
+from normplugins.utils.files import read_lines, whole_folder
 from normplugins.utils.json_file import read_sound_json, write_json
 
 ABOUT = "normplugins.json"
@@ -47,7 +47,7 @@ def export(directory: Path, destination: Path, engine: str, quantization: str, n
     refuse_full(destination)
     _, record = folder.finished_run(directory, "has not ended: complete it, then export it")
     run = load(checkpoint_path(directory, record, name or record["scored_by"]))
-    return describe(_write(run, destination, engine, quantization))
+    return _write(run, destination, engine, quantization)
 
 
 def engine_of(run: TrainedRun, directory: Path, engine: str, quantization: str) -> tuple[Engine, str]:
@@ -69,8 +69,8 @@ def engine_of(run: TrainedRun, directory: Path, engine: str, quantization: str) 
     place = directory / folder.ENGINES / f"{engine}-{quantization}"
     about = read_sound_json(place / ABOUT)
     said = ""
-    if about is None or about.get("weights_sha256") != _digest(run.model):
-        said = describe(_write(run, place, engine, quantization))
+    if about is None or about.get("weights_sha256") != digest(run.model.state_dict()):
+        said = _write(run, place, engine, quantization)
     return module_of(engine).Engine(place, quantization, run.model, run.task), said
 
 
@@ -107,7 +107,7 @@ def compare(run: TrainedRun, engine: Engine) -> dict[str, Any]:
         [run.pipeline.decode(target.string(best["tokens"])) for best, *_ in found(sentences, search)]
         for found in (run.search, engine)
     ]
-    references = corpus.reference_text.read_text(encoding="utf-8").splitlines()[: len(sentences)]
+    references = read_lines(corpus.reference_text)[: len(sentences)]
     lower = bool(corpus.manifest["lowercase"])
     ours, theirs = (bleu.bleu(text, references, lowercase=lower, tokenize=corpus.score_tokenizer) for text in texts)
     return {
@@ -120,7 +120,8 @@ def compare(run: TrainedRun, engine: Engine) -> dict[str, Any]:
     }
 
 
-def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -> dict[str, Any]:
+def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -> str:
+    """Write the folder; return the result of the comparison in words."""
     if not run.translates:
         raise UserError(f"this is a run of a language model, and {engine} takes translation models: export safetensors")
     module = module_of(engine)
@@ -132,30 +133,23 @@ def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -
             shutil.copyfile(file, temporary / file.name)
         translates = module.Engine(temporary, quantization, run.model, run.task)
         found = compare(run, translates)
+        said = describe(found)
         if quantization == "float32" and found["identical"] < ALIKE * found["sentences"]:
-            raise UserError(f"{destination} is not written, because {engine} translates otherwise: {describe(found)}")
+            raise UserError(f"{destination} is not written, because {engine} translates otherwise: {said}")
         content = {
             "engine": engine,
             "quantization": quantization,
             "computes_in": translates.computes_in,
             "checkpoint": run.checkpoint,
-            "weights_sha256": _digest(run.model),
+            "weights_sha256": digest(run.model.state_dict()),
             "search": {key: run.config.evaluate[key] for key in bleu.SEARCH},
             "check": found,
-            **preprocessing(run.corpus),
+            "preprocessing": preprocessing(run.corpus),
         }
         write_json(temporary / ABOUT, content)
-    return found
+    return said
 
 
 def module_of(engine: str) -> Any:
     """Return the module of an engine, with ``write`` and ``Engine``."""
     return import_module(f"normplugins.export.{engine}")
-
-
-def _digest(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

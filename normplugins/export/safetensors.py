@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +49,10 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         "seed": record["seed"],
         "checkpoint": {"file": path.name, "sha256": sha256(path)},
         "norm": {key: value for key, value in record["config"].items() if key.startswith("norm.")},
-        "task": _section(state["cfg"]["task"]),
-        "model": _section(state["cfg"]["model"]),
+        "task": without_absolute_paths(state["cfg"]["task"]),
+        "model": without_absolute_paths(state["cfg"]["model"]),
         "dictionaries": [file.name for file in dictionaries],
-        **preprocessing(corpus),
+        "preprocessing": preprocessing(corpus),
     }
     model, _ = build(settings, dictionaries)
     model.load_state_dict(state["model"])
@@ -106,12 +105,6 @@ def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
     return path
 
 
-def _section(section: Any) -> dict[str, Any]:
-    """Return a section of a checkpoint's config without paths of this machine."""
-    plain = vars(section) if isinstance(section, Namespace) else dict(section)
-    return dict(without_absolute_paths(plain))
-
-
 def _dictionaries(corpus: PreparedCorpus | PreparedText) -> list[Path]:
     if isinstance(corpus, PreparedCorpus):
         return [corpus.bin_dir / f"dict.{language}.txt" for language in (corpus.source, corpus.target)]
@@ -128,4 +121,4 @@ def preprocessing(corpus: PreparedCorpus | PreparedText) -> dict[str, Any]:
     """Return how raw text becomes the model's input."""
     keys = ("corpus", "source", "target", "lowercase", "tokenizer", "subword", "settings")
     files = [path.name for path in subword_model(corpus)]
-    return {"preprocessing": {key: corpus.manifest[key] for key in keys if key in corpus.manifest} | {"files": files}}
+    return {key: corpus.manifest[key] for key in keys if key in corpus.manifest} | {"files": files}

@@ -8,18 +8,8 @@ SMALL = ["corpus.train_size=50", "corpus.subword_size=60", "corpus.valid_size=5"
 
 
 def test_a_row_for_each_stage_and_number_of_processes(tmp_path):
-    given = [
-        "--quick",
-        "--repeats",
-        "1",
-        "--threads",
-        "2",
-        "--results",
-        str(tmp_path),
-        *SMALL,
-        f"data_dir={tmp_path / 'data'}",
-    ]
-    prepare.main(given)
+    shared = ["--quick", "--repeats", "1", "--threads", "2", "--results", str(tmp_path)]
+    prepare.main([*shared, *SMALL, f"data_dir={tmp_path / 'data'}"])
     rows = read(tmp_path / "benchmarks.csv")
     assert list(rows["direction"]) == STAGES * 2
     assert list(rows["provider"][::5]) == ["1 process", "2 processes"]
