@@ -20,7 +20,7 @@ from normplugins.models.base import NormModel
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions, Vocabulary, to_autocast_dtype
 from normplugins.models.language_model_config import LanguageModelConfig, NormTransformerLMConfig
-from normplugins.models.layers import FeedForward, Layer, run_stack
+from normplugins.models.layers import FeedForward, build_stack, run_stack
 from normplugins.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -45,22 +45,9 @@ class LanguageModelDecoder(FairseqDecoder):
 
     def _build_layers(self, attention: Callable[[], nn.Module]) -> None:
         cfg = self.cfg
-        norm, placement = partial(cfg.build_norm, "norm"), cfg.placement_of("norm")
         sizes = cfg.embed_dim, cfg.ffn_embed_dim, cfg.activation_fn
-        self.layers = nn.ModuleList(
-            # dropout after the activation too, as published
-            Layer(
-                attention(),
-                None,
-                FeedForward(*sizes, cfg.dropout, "xavier"),
-                partial(norm, layer=layer),
-                cfg,
-                placement,
-            )
-            for layer in range(cfg.layers)
-        )
-        self.embedding_norm = norm() if placement.embeddings else None
-        self.final_norm = norm("final") if placement.before else None
+        # dropout after the activation too, as published
+        build_stack(self, "norm", attention, partial(FeedForward, *sizes, cfg.dropout, "xavier"))
 
     def _run_layers(self, x: Tensor, padding_mask: Tensor, attention_args: Sequence[tuple[Any, ...]]) -> Features:
         """Apply the layers, each attention with further arguments, and dropout: (B, T, C) to (B, T, C)."""

@@ -151,6 +151,27 @@ class Layer(nn.Module):
         return self.feed_forward(x, padding_mask)
 
 
+def build_stack(
+    stack: Any,
+    key: str,
+    attention: Callable[[], nn.Module],
+    feed_forward: Callable[[], nn.Module],
+    cross_attention: Callable[[], nn.Module] | None = None,
+) -> None:
+    """Give ``stack`` the layers and norms that :func:`run_stack` applies, by its ``cfg`` and the setting ``key``.
+
+    The functions build the parts of a layer; ``cross_attention`` is None without an encoder.
+    """
+    cfg = stack.cfg
+    norm, placement = partial(cfg.build_norm, key), cfg.placement_of(key)
+    stack.layers = nn.ModuleList()
+    for layer in range(cfg.stack_depths(key)[0]):
+        sublayers = attention(), cross_attention and cross_attention(), feed_forward()
+        stack.layers.append(Layer(*sublayers, partial(norm, layer=layer), cfg, placement))
+    stack.embedding_norm = norm() if placement.embeddings else None
+    stack.final_norm = norm("final") if placement.before else None
+
+
 def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor | DeferredResidual:
     """Call a layer; with ``recompute`` in training, save only its inputs and run it again in the backward pass.
 

@@ -31,7 +31,7 @@ from normplugins.models.base import NormModel
 from normplugins.models.config import NormTransformerConfig
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions, to_autocast_dtype
-from normplugins.models.layers import FeedForward, Layer, is_compiled, run_stack
+from normplugins.models.layers import FeedForward, build_stack, is_compiled, run_stack
 from normplugins.models.linear import Linear
 from normplugins.models.norm_settings import names_in
 from normplugins.models.varlen import VarlenLayout, uses_varlen_attention
@@ -47,28 +47,19 @@ class _Stack(nn.Module):
     dictionary: Dictionary
 
     def _build(self, cfg: NormTransformerConfig, side: str, embed_tokens: nn.Embedding, max_positions: int) -> None:
-        dim, inner, heads, layers = (
-            getattr(cfg, f"{side}_{size}") for size in ("embed_dim", "ffn_embed_dim", "attention_heads", "layers")
-        )
         key = f"{side}_norm"
-        norm, qk_norm, placement = partial(cfg.build_norm, key), cfg.build_qk_norm(key), cfg.placement_of(key)
+        dim, heads = cfg.stack_size(key)
+        of_attention = heads, cfg.attention_dropout, cfg.build_qk_norm(key)
+        of_feed_forward = cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(dim, self.dictionary.pad(), max_positions)
-        self.layers = nn.ModuleList(
-            Layer(
-                SelfAttention(dim, heads, cfg.attention_dropout, qk_norm),
-                CrossAttention(dim, cfg.encoder_embed_dim, heads, cfg.attention_dropout, qk_norm)
-                if side == "decoder"
-                else None,
-                FeedForward(dim, inner, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init),
-                partial(norm, layer=layer),
-                cfg,
-                placement,
-            )
-            for layer in range(layers)
+        build_stack(
+            self,
+            key,
+            partial(SelfAttention, dim, *of_attention),
+            partial(FeedForward, dim, getattr(cfg, f"{side}_ffn_embed_dim"), *of_feed_forward),
+            partial(CrossAttention, dim, cfg.encoder_embed_dim, *of_attention) if side == "decoder" else None,
         )
-        self.embedding_norm = norm() if placement.embeddings else None
-        self.final_norm = norm("final") if placement.before else None
 
     def _embed(self, tokens: Tensor, newest_only: bool = False, layout: VarlenLayout | None = None) -> Tensor:
         """(B, T) to (T, B, C): scaled token embeddings plus positions; of the last token alone if ``newest_only``.
