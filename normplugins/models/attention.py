@@ -38,6 +38,11 @@ class Cache:
             self.k, self.v = self.k.index_select(0, order), self.v.index_select(0, order)
 
 
+def cache_of(incremental_state: dict[str, Cache] | None, name: str) -> Cache | None:
+    """Return the cache of this name, a new one at the first step; None without an ``incremental_state``."""
+    return None if incremental_state is None else incremental_state.setdefault(name, Cache())
+
+
 def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(keep, dtype=dtype).masked_fill_(~keep, -torch.inf)
 

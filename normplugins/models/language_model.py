@@ -15,7 +15,7 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqDecoder, FairseqIncrementalDecoder, FairseqLanguageModel, register_model
 from torch import Tensor, nn
 
-from normplugins.models.attention import Cache, SelfAttention, causal_attention_mask, padding_attention_mask
+from normplugins.models.attention import Cache, SelfAttention, cache_of, causal_attention_mask, padding_attention_mask
 from normplugins.models.base import NormModel
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions, Vocabulary, to_autocast_dtype
@@ -126,19 +126,15 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
             UserError: asked for one position, of a model whose norm sees the whole segment.
         """
         step = incremental_state is not None
-        if step:
-            self.cfg.require_causal()
         tokens, positions = prev_output_tokens, self.positions(prev_output_tokens)
         padding_mask = tokens.eq(self.vocabulary.padding_idx)
         if step:
+            self.cfg.require_causal()
             tokens, positions = tokens[:, -1:], positions[:, -1:]
         x = self._dropout(self.vocabulary.embed(tokens) + positions)
         mask = (padding_attention_mask if step else causal_attention_mask)(padding_mask, x.dtype)
-        caches: list[Cache | None] = [None] * len(self.layers)
-        if incremental_state is not None:
-            padding_mask = padding_mask[:, -1:]
-            caches = [incremental_state.setdefault(str(index), Cache()) for index in range(len(self.layers))]
-        return self._run_layers(x, padding_mask, [(mask, cache) for cache in caches])
+        args = [(mask, cache_of(incremental_state, str(index))) for index in range(len(self.layers))]
+        return self._run_layers(x, padding_mask[:, -1:] if step else padding_mask, args)
 
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
         """Follow the beam search: row i of every cache becomes row ``new_order[i]``."""

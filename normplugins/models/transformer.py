@@ -24,6 +24,7 @@ from normplugins.models.attention import (
     Cache,
     CrossAttention,
     SelfAttention,
+    cache_of,
     causal_attention_mask,
     padding_attention_mask,
 )
@@ -177,10 +178,8 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         memory_mask = padding_attention_mask(encoder_out["encoder_padding_mask"][0], x.dtype)
         layer_args = []
         for index in range(len(self.layers)):
-            caches: list[Cache | None] = [None, None]
-            if incremental_state is not None:
-                caches = [incremental_state.setdefault(f"{index}.{kind}", Cache()) for kind in ("self", "cross")]
-            layer_args.append(((attention_mask, caches[0], layout), (memory, memory_mask, caches[1], layout)))
+            own, cross = (cache_of(incremental_state, f"{index}.{kind}") for kind in ("self", "cross"))
+            layer_args.append(((attention_mask, own, layout), (memory, memory_mask, cross, layout)))
         x = run_stack(self, x, mask, layer_args)
         if given is not None:
             return x
