@@ -49,21 +49,12 @@ class Rendezvous:
         self.sent = False  # whether this rank has sent what the others wait for
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         hosted_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun sets it
-        options: dict[str, Any] = {}
+        hosts, alone = member.rank == 0 and not hosted_by_launcher, member.one_machine and not hosted_by_launcher
+        address = LOOPBACK if alone else address
         try:
-            if member.one_machine and not hosted_by_launcher:
-                address = LOOPBACK
-                if member.rank == 0:
-                    options["master_listen_fd"] = socket.create_server((LOOPBACK, port)).detach()
-            self.store = TCPStore(
-                address,
-                port,
-                member.size,
-                member.rank == 0 and not hosted_by_launcher,
-                timedelta(seconds=seconds),
-                wait_for_workers=False,
-                **options,
-            )
+            listener = socket.create_server((address, port)).detach() if hosts and alone else None
+            options: dict[str, Any] = {"wait_for_workers": False, "master_listen_fd": listener}
+            self.store = TCPStore(address, port, member.size, hosts, timedelta(seconds=seconds), **options)
         except (RuntimeError, OSError) as error:
             raise _lost(f"{member} does not reach {address}:{port}: {str(error).splitlines()[0]}") from error
 
