@@ -119,9 +119,3 @@ def future_label(norm: str, masked: bool) -> str:
 def is_causal(norm: str, masked: bool) -> bool:
     """Whether no position of a language model sees a later token at evaluation, through attention or its norm."""
     return not future_label(norm, masked)
-
-
-LANGUAGE_MODELS: dict[str, type[ModelConfig]] = {
-    "norm_transformer_lm": NormTransformerLMConfig,
-    "tensor_transformer_lm": TensorTransformerLMConfig,
-}
