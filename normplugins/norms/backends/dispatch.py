@@ -30,8 +30,8 @@ class Dispatched(nn.Module):
     def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x by the code that the setting ``kernels`` selects; raises as :func:`backend_for`."""
         if backend := backend_for(self.kernels, x, self.training):
-            fast: Callable[..., Tensor] | None
-            if fast := import_module(f"{__package__}.{backend}.forwards").FORWARDS.get(type(self)):
+            forwards: dict[type, Callable[..., Tensor]] = import_module(f"{__package__}.{backend}.forwards").FORWARDS
+            if fast := forwards.get(type(self)):
                 return fast(self, x, padding_mask)
         return self.plain(materialize(x), padding_mask)
 
