@@ -32,7 +32,7 @@ from normplugins.models.base import NormModel
 from normplugins.models.config import NormTransformerConfig
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions, to_autocast_dtype
-from normplugins.models.layers import FeedForward, build_stack, is_compiled, run_stack
+from normplugins.models.layers import FeedForward, Stack, is_compiled
 from normplugins.models.linear import Linear
 from normplugins.models.norm_settings import names_in
 from normplugins.models.varlen import VarlenLayout, uses_varlen_attention
@@ -42,8 +42,8 @@ from normplugins.utils.errors import UserError
 EncoderOut = dict[str, list[Tensor]]
 
 
-class _Stack(nn.Module):
-    """What encoder and decoder share, mixed into fairseq's classes: embedding, layers and final norm."""
+class _Stack(Stack):
+    """What encoder and decoder share, mixed into fairseq's classes: embedding, layers and norms."""
 
     dictionary: Dictionary
 
@@ -54,8 +54,7 @@ class _Stack(nn.Module):
         of_feed_forward = cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(dim, self.dictionary.pad(), max_positions)
-        build_stack(
-            self,
+        self._build_layers(
             key,
             partial(SelfAttention, dim, *of_attention),
             partial(FeedForward, dim, getattr(cfg, f"{side}_ffn_embed_dim"), *of_feed_forward),
@@ -104,7 +103,7 @@ class NormTransformerEncoder(_Stack, FairseqEncoder):
         padding_mask = src_tokens.eq(self.positions.padding_idx)
         x = self._embed(src_tokens)
         attention_mask = padding_attention_mask(padding_mask, x.dtype)
-        x = run_stack(self, x, padding_mask, [((attention_mask,),)] * len(self.layers))
+        x = self._run_layers(x, padding_mask, [((attention_mask,),)] * len(self.layers))
         return {"encoder_out": [x], "encoder_padding_mask": [padding_mask]}
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
@@ -180,7 +179,7 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         for index in range(len(self.layers)):
             own, cross = (cache_of(incremental_state, f"{index}.{kind}") for kind in ("self", "cross"))
             layer_args.append(((attention_mask, own, layout), (memory, memory_mask, cross, layout)))
-        x = run_stack(self, x, mask, layer_args)
+        x = self._run_layers(x, mask, layer_args)
         if given is not None:
             return x
         return (x if layout is None else layout.pad(x)).transpose(0, 1)
