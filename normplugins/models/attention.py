@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normplugins.models.linear import Linear
-from normplugins.models.varlen import VarlenLayout, uses_varlen_attention, varlen_attention
+from normplugins.models.varlen import VarlenLayout, padded_layout, uses_varlen_attention, varlen_attention
 
 FEW = 16
 """With at most this many queries per sentence, as in decoding, plain matrix products are 2 to 4 times as fast as fused
@@ -36,6 +36,11 @@ class Cache:
         """Replace row i by row ``order[i]``."""
         if self.k is not None and self.v is not None:
             self.k, self.v = self.k.index_select(0, order), self.v.index_select(0, order)
+
+
+def cache_of(incremental_state: dict[str, Cache] | None, name: str) -> Cache | None:
+    """Return the cache of this name, a new one at the first step; None without an ``incremental_state``."""
+    return None if incremental_state is None else incremental_state.setdefault(name, Cache())
 
 
 def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
@@ -136,7 +141,7 @@ class SelfAttention(_Attention):
         """
         packed = self.queries_keys_values(x)
         if cache is None and (layout or uses_varlen_attention(x, self._p, x.size(0))):
-            layout = layout or VarlenLayout(*x.shape[:2])
+            layout = layout or padded_layout(*x.shape[:2])
             return self.out(
                 varlen_attention(self.heads, mask, self._p, layout, layout, packed.flatten(0, -2)).view(x.shape)
             )
@@ -179,7 +184,7 @@ class CrossAttention(_Attention):
         With a cache, the projected memory is computed once and then reused.
         """
         if cache is None and memory is not None and (layout or uses_varlen_attention(x, self._p, memory.size(0))):
-            targets, sources = layout or VarlenLayout(*x.shape[:2]), VarlenLayout(*memory.shape[:2])
+            targets, sources = layout or padded_layout(*x.shape[:2]), padded_layout(*memory.shape[:2])
             packed = self.queries(x).flatten(0, -2), self.keys_values(memory).flatten(0, 1)
             return self.out(varlen_attention(self.heads, mask, self._p, targets, sources, *packed).view(x.shape))
         (q,) = self._split(self.queries(x), 1)

@@ -4,10 +4,17 @@ from dataclasses import fields
 from typing import Any
 
 from normplugins.models.config import ModelConfig, NormTransformerConfig
-from normplugins.models.language_model_config import LANGUAGE_MODELS
+from normplugins.models.language_model_config import NormTransformerLMConfig, TensorTransformerLMConfig
 from normplugins.models.norm_settings import NORM_KEYS, SITES, refuse_unread_settings
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value
+
+MODELS: dict[str, type[ModelConfig]] = {
+    "norm_transformer": NormTransformerConfig,
+    "norm_transformer_lm": NormTransformerLMConfig,
+    "tensor_transformer_lm": TensorTransformerLMConfig,
+}
+"""The settings of each model of this package, by its name."""
 
 
 def check_model(cfg: Any) -> None:
@@ -17,9 +24,8 @@ def check_model(cfg: Any) -> None:
         UserError: an unknown key, settings that do not fit together, an unknown norm, or a norm setting that is not at
             its default and that no norm of the model reads.
     """
-    models: dict[str, type[ModelConfig]] = {"norm_transformer": NormTransformerConfig, **LANGUAGE_MODELS}
-    if (settings := models.get(cfg._name)) is None:
-        raise UserError(f"model._name={cfg._name} has no choice of norm. Known: {', '.join(sorted(models))}")
+    if (settings := MODELS.get(cfg._name)) is None:
+        raise UserError(f"model._name={cfg._name} has no choice of norm. Known: {', '.join(MODELS)}")
     known = sorted(f.name for f in fields(settings))
     if unknown := sorted(str(key) for key in cfg if key not in known):
         raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(known)}")

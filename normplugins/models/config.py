@@ -134,11 +134,11 @@ class NormTransformerConfig(ModelConfig):
     """A pre-norm transformer base with LayerNorm."""
 
     encoder_layers: int = size(6, "encoder layers")
-    encoder_embed_dim: int = size(512, "encoder width")
+    encoder_embed_dim: int = setting(512, "encoder width", minimum=4)
     encoder_ffn_embed_dim: int = size(2048, "inner width of the encoder's feed-forward layers")
     encoder_attention_heads: int = size(8, "encoder attention heads")
     decoder_layers: int = size(6, "decoder layers")
-    decoder_embed_dim: int = size(512, "decoder width")
+    decoder_embed_dim: int = setting(512, "decoder width", minimum=4)
     decoder_ffn_embed_dim: int = size(2048, "inner width of the decoder's feed-forward layers")
     decoder_attention_heads: int = size(8, "decoder attention heads")
     dropout: float = probability(0.1, "dropout on embeddings and on each sublayer's output")
@@ -170,10 +170,8 @@ class NormTransformerConfig(ModelConfig):
         """Raise UserError for settings that do not fit together."""
         for key in ("encoder_norm", "decoder_norm"):
             side, (dim, heads) = key.partition("_")[0], self.stack_size(key)
-            if heads < 1 or dim < 4 or dim % heads:
-                raise UserError(
-                    f"{side}_embed_dim={dim} must be at least 4 and a multiple of {side}_attention_heads={heads}"
-                )
+            if dim % heads:
+                raise UserError(f"{side}_embed_dim={dim} must be a multiple of {side}_attention_heads={heads}")
         if self.share_all_embeddings:
             if self.encoder_embed_dim != self.decoder_embed_dim:
                 raise UserError("share_all_embeddings needs encoder_embed_dim and decoder_embed_dim to be equal")

@@ -104,7 +104,6 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
             used = names.get(final_key(key), names[key]) if end else names[key]
             name = getattr(cfg, key) if len(used) > 1 else used[0]
             into = "none" if all(site.readers for site in sites) else "affine"
-            outcome = Outcome(key, end, name, len(sites))
             try:
                 if len(used) > 1:
                     raise ValueError("the stack's layers have different norms")
@@ -112,11 +111,11 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
                     raise ValueError("there is nothing to fold" if name == "none" else "it is affine already")
                 plans += [(site, *site.fixed_affine(), into) for site in sites]
                 labels = ", ".join(dict.fromkeys(site.label for site in sites))
-                outcomes.append(replace(outcome, into=labels if into == "none" else into))
-                became.append(into)
+                result = {"into": labels if into == "none" else into}
             except ValueError as error:
-                outcomes.append(replace(outcome, stays=str(error)))
-                became.append(name)
+                into, result = name, {"stays": str(error)}
+            outcomes.append(Outcome(key, end, name, len(sites), **result))
+            became.append(into)
         settings[key] = became[0]
         if hasattr(cfg, final_key(key)):
             settings[final_key(key)] = became[-1] if became[-1] != became[0] else None

@@ -53,15 +53,15 @@ _METERS: list[Any] = [  # a checkpoint's training meters are read as empty objec
 ]
 
 
-def import_checkpoint(source: Path, destination: Path, data: Path | None = None) -> None:
+def import_checkpoint(source: Path, destination: Path) -> None:
     """Write ``source`` as a norm_transformer checkpoint that stock fairseq tools load.
+
+    The folder of the dictionaries is that of ``source`` if they are there, otherwise the one that ``source`` names.
 
     Args:
         source: checkpoint of the released code or of stock fairseq's transformer, detected from its settings. Only
             tensors, plain containers and its command line are read.
         destination: file to write; its folder is created.
-        data: folder with the dictionaries, recorded in the checkpoint; None: the folder of ``source`` if it contains
-            them, otherwise the folder that the checkpoint names.
 
     Raises:
         UserError: ``source`` cannot be read, contains code, is not such a checkpoint, or needs a setting that
@@ -71,10 +71,9 @@ def import_checkpoint(source: Path, destination: Path, data: Path | None = None)
     args = _command_line(state, source)
     settings = convert_settings(args, source)
     languages = {name: _required(args, name, source) for name in ("source_lang", "target_lang")}
-    if data is None:
-        beside = all((source.parent / f"dict.{language}.txt").exists() for language in languages.values())
-        recorded = _required(args, "data", source)
-        data = source.parent.resolve() if beside else Path(recorded if isinstance(recorded, str) else recorded[0])
+    beside = all((source.parent / f"dict.{language}.txt").exists() for language in languages.values())
+    recorded = _required(args, "data", source)
+    data = source.parent.resolve() if beside else recorded if isinstance(recorded, str) else recorded[0]
     task = Namespace()
     for side, attribute in (("encoder", "source_dictionary"), ("decoder", "target_dictionary")):
         weight = state["model"].get(f"{side}.embed_tokens.weight")

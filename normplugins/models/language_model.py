@@ -15,12 +15,12 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqDecoder, FairseqIncrementalDecoder, FairseqLanguageModel, register_model
 from torch import Tensor, nn
 
-from normplugins.models.attention import Cache, SelfAttention, causal_attention_mask, padding_attention_mask
+from normplugins.models.attention import Cache, SelfAttention, cache_of, causal_attention_mask, padding_attention_mask
 from normplugins.models.base import NormModel
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions, Vocabulary, to_autocast_dtype
 from normplugins.models.language_model_config import LanguageModelConfig, NormTransformerLMConfig
-from normplugins.models.layers import FeedForward, Layer, run_stack
+from normplugins.models.layers import FeedForward, Stack
 from normplugins.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ Features = tuple[Tensor, dict[str, list[None]]]
 """Features (B, T, C), and what fairseq's beam search expects beside them."""
 
 
-class LanguageModelDecoder(FairseqDecoder):
+class LanguageModelDecoder(Stack, FairseqDecoder):
     """Base class of the decoders: layers between embeddings and a full or an adaptive softmax over ``vocabulary``.
 
     fairseq's ``forward`` is ``extract_features`` and then ``output_layer``.
@@ -36,35 +36,22 @@ class LanguageModelDecoder(FairseqDecoder):
 
     def __init__(self, cfg: LanguageModelConfig, dictionary: Dictionary) -> None:
         super().__init__(dictionary)
-        self.cfg: Any = cfg
+        self.cfg = cfg
         self.vocabulary = Vocabulary(cfg, dictionary)
         self.adaptive_softmax = self.vocabulary.build_adaptive_softmax(cfg)
         for name, buffer in self.named_buffers():
             if name.endswith("_float_tensor"):  # fairseq leaves it uninitialized; NaN would make a checkpoint invalid
                 buffer.zero_()
 
-    def _build_layers(self, attention: Callable[[], nn.Module]) -> None:
+    def _build(self, attention: Callable[[], nn.Module]) -> None:
         cfg = self.cfg
-        norm, placement = partial(cfg.build_norm, "norm"), cfg.placement_of("norm")
         sizes = cfg.embed_dim, cfg.ffn_embed_dim, cfg.activation_fn
-        self.layers = nn.ModuleList(
-            # dropout after the activation too, as published
-            Layer(
-                attention(),
-                None,
-                FeedForward(*sizes, cfg.dropout, "xavier"),
-                partial(norm, layer=layer),
-                cfg,
-                placement,
-            )
-            for layer in range(cfg.layers)
-        )
-        self.embedding_norm = norm() if placement.embeddings else None
-        self.final_norm = norm("final") if placement.before else None
+        # dropout after the activation too, as published
+        self._build_layers("norm", attention, partial(FeedForward, *sizes, cfg.dropout, "xavier"))
 
-    def _run_layers(self, x: Tensor, padding_mask: Tensor, attention_args: Sequence[tuple[Any, ...]]) -> Features:
+    def _features(self, x: Tensor, padding_mask: Tensor, attention_args: Sequence[tuple[Any, ...]]) -> Features:
         """Apply the layers, each attention with further arguments, and dropout: (B, T, C) to (B, T, C)."""
-        x = run_stack(self, x.transpose(0, 1).contiguous(), padding_mask, [(args,) for args in attention_args])
+        x = self._run_layers(x.transpose(0, 1).contiguous(), padding_mask, [(args,) for args in attention_args])
         return self._dropout(x).transpose(0, 1), {"attn": [None]}
 
     def _dropout(self, x: Tensor) -> Tensor:
@@ -121,7 +108,7 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
         super().__init__(cfg, dictionary)
         self.positions = SinusoidalPositions(cfg.embed_dim, dictionary.pad(), cfg.max_positions)
         sizes = cfg.embed_dim, cfg.attention_heads, cfg.attention_dropout
-        self._build_layers(lambda: SelfAttention(*sizes, cfg.build_qk_norm("norm")))
+        self._build(lambda: SelfAttention(*sizes, cfg.build_qk_norm("norm")))
 
     forward = FairseqDecoder.forward  # FairseqIncrementalDecoder has one that is not implemented
 
@@ -139,19 +126,15 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
             UserError: asked for one position, of a model whose norm sees the whole segment.
         """
         step = incremental_state is not None
-        if step:
-            self.cfg.require_causal()
         tokens, positions = prev_output_tokens, self.positions(prev_output_tokens)
         padding_mask = tokens.eq(self.vocabulary.padding_idx)
         if step:
+            self.cfg.require_causal()
             tokens, positions = tokens[:, -1:], positions[:, -1:]
         x = self._dropout(self.vocabulary.embed(tokens) + positions)
         mask = (padding_attention_mask if step else causal_attention_mask)(padding_mask, x.dtype)
-        caches: list[Cache | None] = [None] * len(self.layers)
-        if incremental_state is not None:
-            padding_mask = padding_mask[:, -1:]
-            caches = [incremental_state.setdefault(str(index), Cache()) for index in range(len(self.layers))]
-        return self._run_layers(x, padding_mask, [(mask, cache) for cache in caches])
+        args = [(mask, cache_of(incremental_state, str(index))) for index in range(len(self.layers))]
+        return self._features(x, padding_mask[:, -1:] if step else padding_mask, args)
 
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
         """Follow the beam search: row i of every cache becomes row ``new_order[i]``."""

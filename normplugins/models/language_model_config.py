@@ -41,23 +41,19 @@ class LanguageModelConfig(ModelConfig):
         if self.tokens_per_sample < 1:
             raise UserError(f"tokens_per_sample is {self.tokens_per_sample}, and must be at least 1")
         dim, heads = self.stack_size("norm")
-        if dim < 4 or dim % (2 * heads if heads > 1 else 2):
-            raise UserError(f"embed_dim={dim} must be at least 4, even and a multiple of attention_heads={heads}")
+        if dim % 2 or dim % heads:
+            raise UserError(f"embed_dim={dim} must be even and a multiple of attention_heads={heads}")
         super().check()
         try:
             cutoffs = self.cutoffs
         except ValueError:
             cutoffs = [0]
-        if cutoffs != sorted({*cutoffs}) or min(cutoffs, default=1) < 1 or self.adaptive_softmax_factor < 1:
+        if cutoffs != sorted({*cutoffs}) or min(cutoffs, default=1) < 1:
             raise UserError(
-                f"adaptive_softmax_cutoff={self.adaptive_softmax_cutoff} with adaptive_softmax_factor="
-                f"{self.adaptive_softmax_factor}: it needs increasing ranks such as 20000,40000, and a factor of at "
-                "least 1"
+                f"adaptive_softmax_cutoff={self.adaptive_softmax_cutoff}: it needs increasing ranks such as 20000,40000"
             )
         if self.adaptive_input and not cutoffs:
-            raise UserError(
-                "adaptive_input needs adaptive_softmax_cutoff: it embeds words in the clusters of the softmax"
-            )
+            raise UserError("adaptive_input needs adaptive_softmax_cutoff: it embeds words in the softmax's clusters")
 
     @property
     def future_label(self) -> str:
@@ -123,9 +119,3 @@ def future_label(norm: str, masked: bool) -> str:
 def is_causal(norm: str, masked: bool) -> bool:
     """Whether no position of a language model sees a later token at evaluation, through attention or its norm."""
     return not future_label(norm, masked)
-
-
-LANGUAGE_MODELS: dict[str, type[ModelConfig]] = {
-    "norm_transformer_lm": NormTransformerLMConfig,
-    "tensor_transformer_lm": TensorTransformerLMConfig,
-}

@@ -161,19 +161,46 @@ def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor | Deferre
     return layer(*args)
 
 
-def run_stack(stack: Any, x: Tensor, padding_mask: Tensor | None, layer_args: Sequence[tuple[Any, ...]]) -> Tensor:
-    """Apply the norm of the embeddings, if there is one, the layers of a stack and, in pre-norm, its final norm.
+class Stack(nn.Module):
+    """What an encoder and a decoder have in common, mixed into fairseq's classes: layers and the norms around them."""
 
-    Args:
-        stack: a module with ``layers``, ``embedding_norm``, ``final_norm`` (or None) and ``cfg``.
-        x: (T, B, C), or unpadded (N, C).
-        padding_mask: (B, T), True = padding; None with an unpadded x.
-        layer_args: for each layer, its arguments after the padding mask.
-    """
-    hidden: Tensor | DeferredResidual = x if stack.embedding_norm is None else stack.embedding_norm(x, padding_mask)
-    for layer, args in zip(stack.layers, layer_args, strict=True):
-        hidden = run_layer(layer, hidden, padding_mask, *args, recompute=stack.cfg.checkpoint_activations)
-    return materialize(hidden) if stack.final_norm is None else normalize(stack.final_norm, hidden, padding_mask)
+    cfg: Any
+    layers: nn.ModuleList
+    embedding_norm: nn.Module | None
+    final_norm: nn.Module | None
+
+    def _build_layers(
+        self,
+        key: str,
+        attention: Callable[[], nn.Module],
+        feed_forward: Callable[[], nn.Module],
+        cross_attention: Callable[[], nn.Module] | None = None,
+    ) -> None:
+        """Build the layers and norms of the stack whose norm is the setting ``key``.
+
+        The functions build the parts of a layer; ``cross_attention`` is None without an encoder.
+        """
+        cfg = self.cfg
+        norm, placement = partial(cfg.build_norm, key), cfg.placement_of(key)
+        self.layers = nn.ModuleList()
+        for layer in range(cfg.stack_depths(key)[0]):
+            sublayers = attention(), cross_attention and cross_attention(), feed_forward()
+            self.layers.append(Layer(*sublayers, partial(norm, layer=layer), cfg, placement))
+        self.embedding_norm = norm() if placement.embeddings else None
+        self.final_norm = norm("final") if placement.before else None
+
+    def _run_layers(self, x: Tensor, padding_mask: Tensor | None, layer_args: Sequence[tuple[Any, ...]]) -> Tensor:
+        """Apply the norm of the embeddings, if there is one, the layers and, in pre-norm, the final norm.
+
+        Args:
+            x: (T, B, C), or unpadded (N, C).
+            padding_mask: (B, T), True = padding; None with an unpadded x.
+            layer_args: for each layer, its arguments after the padding mask.
+        """
+        hidden: Tensor | DeferredResidual = x if self.embedding_norm is None else self.embedding_norm(x, padding_mask)
+        for layer, args in zip(self.layers, layer_args, strict=True):
+            hidden = run_layer(layer, hidden, padding_mask, *args, recompute=self.cfg.checkpoint_activations)
+        return materialize(hidden) if self.final_norm is None else normalize(self.final_norm, hidden, padding_mask)
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor", fullgraph: bool = False) -> None:

@@ -63,21 +63,17 @@ def contract(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tens
 def _causal_block(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor) -> Tensor:
     """The last ``a.size(1)`` of ``k.size(1)`` positions as queries: (B, I, H) to (B, I, C)."""
     queries, tokens = a.size(1), k.size(1)
+    position = torch.arange(tokens, device=a.device)
+    later = position > position[tokens - queries :, None]
     pairs = a[:, :, None] * k[:, None] + b[:, :, None] * r
     t = (pairs.flatten(1, 2) @ v.mT).view(-1, queries, tokens, tokens)
-    t = t.masked_fill(_future(queries, tokens, a.device, tokens - queries), 0)
+    t = t.masked_fill(later[:, :, None] | later[:, None, :], 0)  # where j or k comes after the query
     return F.linear(t.flatten(2), weight.flatten(1))
 
 
 def _pairs(k: Tensor, v: Tensor, weight: Tensor) -> Tensor:
     """Σ_jk W_djk k_jh v_kh over a block of j: (B, H, J), (B, H, T), (C, J, T) to (B, H, C)."""
     return F.linear((k[..., None] * v[..., None, :]).flatten(2), weight.flatten(1))
-
-
-def _future(queries: int, tokens: int, device: torch.device, first: int = 0) -> Tensor:
-    """(I, T, T), True where j or k comes after query ``first + i``."""
-    later = torch.arange(tokens, device=device) > torch.arange(first, first + queries, device=device)[:, None]
-    return later[:, :, None] | later[:, None, :]
 
 
 def _recomputed(function: Callable[..., Tensor], *args: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class TensorTransformerDecoder(LanguageModelDecoder):
         self.positions: Tensor
         self.content_bias = nn.Parameter(torch.empty(cfg.head_dim).normal_(std=INIT_STD))
         self.position_bias = nn.Parameter(torch.empty(cfg.head_dim).normal_(std=INIT_STD))
-        self._build_layers(lambda: TensorAttention(dim, cfg.head_dim, segment, cfg.cores, cfg.causal))
+        self._build(lambda: TensorAttention(dim, cfg.head_dim, segment, cfg.cores, cfg.causal))
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
                 weight = nn.init.normal_(module.weight.detach(), std=INIT_STD)
@@ -58,7 +58,7 @@ class TensorTransformerDecoder(LanguageModelDecoder):
         padding_mask = prev_output_tokens.eq(self.vocabulary.padding_idx)
         x, positions = self._dropout(self.vocabulary.embed(prev_output_tokens)), self._dropout(self.positions)
         args = ~padding_mask[..., None], positions, self.content_bias, self.position_bias
-        return self._run_layers(x, padding_mask, [args] * len(self.layers))
+        return self._features(x, padding_mask, [args] * len(self.layers))
 
     def max_positions(self) -> int:
         """Longest segment, in tokens."""

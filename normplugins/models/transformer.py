@@ -24,6 +24,7 @@ from normplugins.models.attention import (
     Cache,
     CrossAttention,
     SelfAttention,
+    cache_of,
     causal_attention_mask,
     padding_attention_mask,
 )
@@ -31,7 +32,7 @@ from normplugins.models.base import NormModel
 from normplugins.models.config import NormTransformerConfig
 from normplugins.models.dropout import dropout
 from normplugins.models.embeddings import SinusoidalPositions, to_autocast_dtype
-from normplugins.models.layers import FeedForward, Layer, is_compiled, run_stack
+from normplugins.models.layers import FeedForward, Stack, is_compiled
 from normplugins.models.linear import Linear
 from normplugins.models.norm_settings import names_in
 from normplugins.models.varlen import VarlenLayout, uses_varlen_attention
@@ -41,34 +42,24 @@ from normplugins.utils.errors import UserError
 EncoderOut = dict[str, list[Tensor]]
 
 
-class _Stack(nn.Module):
-    """What encoder and decoder share, mixed into fairseq's classes: embedding, layers and final norm."""
+class _Stack(Stack):
+    """What encoder and decoder share, mixed into fairseq's classes: embedding, layers and norms."""
 
     dictionary: Dictionary
 
     def _build(self, cfg: NormTransformerConfig, side: str, embed_tokens: nn.Embedding, max_positions: int) -> None:
-        dim, inner, heads, layers = (
-            getattr(cfg, f"{side}_{size}") for size in ("embed_dim", "ffn_embed_dim", "attention_heads", "layers")
-        )
         key = f"{side}_norm"
-        norm, qk_norm, placement = partial(cfg.build_norm, key), cfg.build_qk_norm(key), cfg.placement_of(key)
+        dim, heads = cfg.stack_size(key)
+        of_attention = heads, cfg.attention_dropout, cfg.build_qk_norm(key)
+        of_feed_forward = cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(dim, self.dictionary.pad(), max_positions)
-        self.layers = nn.ModuleList(
-            Layer(
-                SelfAttention(dim, heads, cfg.attention_dropout, qk_norm),
-                CrossAttention(dim, cfg.encoder_embed_dim, heads, cfg.attention_dropout, qk_norm)
-                if side == "decoder"
-                else None,
-                FeedForward(dim, inner, cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init),
-                partial(norm, layer=layer),
-                cfg,
-                placement,
-            )
-            for layer in range(layers)
+        self._build_layers(
+            key,
+            partial(SelfAttention, dim, *of_attention),
+            partial(FeedForward, dim, getattr(cfg, f"{side}_ffn_embed_dim"), *of_feed_forward),
+            partial(CrossAttention, dim, cfg.encoder_embed_dim, *of_attention) if side == "decoder" else None,
         )
-        self.embedding_norm = norm() if placement.embeddings else None
-        self.final_norm = norm("final") if placement.before else None
 
     def _embed(self, tokens: Tensor, newest_only: bool = False, layout: VarlenLayout | None = None) -> Tensor:
         """(B, T) to (T, B, C): scaled token embeddings plus positions; of the last token alone if ``newest_only``.
@@ -112,7 +103,7 @@ class NormTransformerEncoder(_Stack, FairseqEncoder):
         padding_mask = src_tokens.eq(self.positions.padding_idx)
         x = self._embed(src_tokens)
         attention_mask = padding_attention_mask(padding_mask, x.dtype)
-        x = run_stack(self, x, padding_mask, [((attention_mask,),)] * len(self.layers))
+        x = self._run_layers(x, padding_mask, [((attention_mask,),)] * len(self.layers))
         return {"encoder_out": [x], "encoder_padding_mask": [padding_mask]}
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
@@ -186,11 +177,9 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         memory_mask = padding_attention_mask(encoder_out["encoder_padding_mask"][0], x.dtype)
         layer_args = []
         for index in range(len(self.layers)):
-            caches: list[Cache | None] = [None, None]
-            if incremental_state is not None:
-                caches = [incremental_state.setdefault(f"{index}.{kind}", Cache()) for kind in ("self", "cross")]
-            layer_args.append(((attention_mask, caches[0], layout), (memory, memory_mask, caches[1], layout)))
-        x = run_stack(self, x, mask, layer_args)
+            own, cross = (cache_of(incremental_state, f"{index}.{kind}") for kind in ("self", "cross"))
+            layer_args.append(((attention_mask, own, layout), (memory, memory_mask, cross, layout)))
+        x = self._run_layers(x, mask, layer_args)
         if given is not None:
             return x
         return (x if layout is None else layout.pad(x)).transpose(0, 1)

@@ -18,7 +18,6 @@ from normplugins.models.dropout import draw_seed, drawn_here, dropped
 
 MOST_KEYS = 512
 """Beyond, and without dropout, PyTorch's attention is left to itself: it keeps no T x S weights."""
-Indices = tuple[Tensor, Tensor]
 
 
 class VarlenLayout:
@@ -32,7 +31,7 @@ class VarlenLayout:
 
     def __init__(self, time: int, batch: int, tokens: Tensor | None = None) -> None:
         self.time, self.batch, self.tokens = time, batch, tokens
-        self._cached_indices: dict[tuple[int, int], Indices] = {}
+        self._cached_indices: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._missing: dict[int, Tensor] = {}
 
     @classmethod
@@ -76,28 +75,26 @@ class VarlenLayout:
         x.flatten(0, 1).index_fill_(0, self._missing[heads], 0)
         return x
 
-    def _indices(self, heads: int, parts: int) -> Indices:
-        if self.tokens is None:
-            return _full_indices(self.time, self.batch, heads, parts)
-        if (heads, parts) not in self._cached_indices:
-            self._cached_indices[heads, parts] = _indices(self.time, self.batch, heads, parts, self.tokens)
+    def _indices(self, heads: int, parts: int) -> tuple[Tensor, Tensor]:
+        """The pieces of C/H numbers in rows (N, parts, H) that make (parts, B, H, T), and the other way round."""
+        if (heads, parts) in self._cached_indices:
+            return self._cached_indices[heads, parts]
+        time, batch = self.time, self.batch
+        tokens = torch.arange(time * batch) if self.tokens is None else self.tokens
+        part, h = torch.arange(parts), torch.arange(heads)
+        row = torch.zeros(time * batch, dtype=torch.int64).index_copy_(0, tokens, torch.arange(len(tokens)))
+        row = row.view(time, batch).t()[:, None]
+        to_heads = (row * parts + part[:, None, None, None]) * heads + h[:, None]
+        t, b = (tokens // batch)[:, None, None], (tokens % batch)[:, None, None]
+        from_heads = ((part[:, None] * batch + b) * heads + h) * time + t
+        self._cached_indices[heads, parts] = to_heads.flatten(), from_heads.flatten()
         return self._cached_indices[heads, parts]
 
 
-def _indices(time: int, batch: int, heads: int, parts: int, tokens: Tensor) -> Indices:
-    """The pieces of C/H numbers in rows (N, parts, H) that make (parts, B, H, T), and the other way round."""
-    part, h = torch.arange(parts), torch.arange(heads)
-    row = torch.zeros(time * batch, dtype=torch.int64).index_copy_(0, tokens, torch.arange(len(tokens)))
-    row = row.view(time, batch).t()[:, None]
-    to_heads = (row * parts + part[:, None, None, None]) * heads + h[:, None]
-    t, b = (tokens // batch)[:, None, None], (tokens % batch)[:, None, None]
-    from_heads = ((part[:, None] * batch + b) * heads + h) * time + t
-    return to_heads.flatten(), from_heads.flatten()
-
-
-@lru_cache(maxsize=8)  # the layers of a model have the same, and 0.3 ms each to make
-def _full_indices(time: int, batch: int, heads: int, parts: int) -> Indices:
-    return _indices(time, batch, heads, parts, torch.arange(time * batch))
+@lru_cache(maxsize=4)  # shared by the layers of a model: its indices take 0.3 ms each to make
+def padded_layout(time: int, batch: int) -> VarlenLayout:
+    """Return the layout in which every position has a row, padding too."""
+    return VarlenLayout(time, batch)
 
 
 def uses_varlen_attention(x: Tensor, p: float, keys: int) -> bool:

@@ -10,14 +10,13 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 
 import normplugins
+from normplugins.models.check import MODELS
 from normplugins.models.embeddings import BANDS
 from normplugins.models.fold import fold
 from normplugins.models.import_checkpoint import numbered_dictionary
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
-
-MODELS = ("norm_transformer", "norm_transformer_lm", "tensor_transformer_lm")
 
 
 def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:

@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cache
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 from normplugins.corpora import CORPORA
-from normplugins.models.config import NormTransformerConfig
-from normplugins.models.language_model_config import LANGUAGE_MODELS
+from normplugins.models.check import MODELS
 from normplugins.runs.settings import OF_TASK, declared
 
 
@@ -44,8 +43,7 @@ def text_settings() -> frozenset[str]:
 def _typed_settings() -> Iterator[tuple[str, object]]:
     for settings in OF_TASK.values():
         yield from ((key, each.type) for key, each in declared(settings))
-    models: list[Any] = [NormTransformerConfig, *LANGUAGE_MODELS.values()]
-    for model in models:
+    for model in MODELS.values():
         yield from ((f"model.{each.name}", each.type) for each in fields(model))
     for corpus in CORPORA.values():
         yield from ((f"corpus.{key}", type_) for key, type_ in get_type_hints(corpus).items())

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from normplugins.training import checkpoints, distributed
 from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.history import saved_history
 from normplugins.training.loop import train
-from normplugins.training.progress import clock
 from normplugins.training.rendezvous import Rendezvous, file_sizes
 from normplugins.training.tracking import Tracker, tracked
 from normplugins.utils.errors import UserError
@@ -118,8 +118,9 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
                 work()
             history = saved_history(directory, run_identity)
         assert history is not None
+        took = timedelta(seconds=round(history.wall_seconds))
         say(
-            f"trained {history.updates} updates in {history.epoch} epochs, {clock(history.wall_seconds)} "
+            f"trained {history.updates} updates in {history.epoch} epochs, {took} "
             f"({history.words_per_second:,.0f} words/s), stopped by {history.stopped_by}"
         )
         averaged = average_epochs(directory, config.evaluate.average, run_identity)

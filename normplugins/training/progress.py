@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,8 +59,8 @@ class Progress:
         point, updates = history.train[-1], history.updates
         of, left = "", ""
         if self.total:
-            seconds = history.wall_seconds / updates * (self.total - updates)
-            of, left = f"/{self.total}", f"  left {clock(seconds)}"
+            seconds = round(history.wall_seconds / updates * (self.total - updates))
+            of, left = f"/{self.total}", f"  left {timedelta(seconds=seconds)}"
         ppl = math.nan if point["ppl"] is None else point["ppl"]
         text = f"epoch {history.epoch:3d}  update {updates:6d}{of}  loss {point['loss']:7.3f}  ppl {ppl:9.2f}  "
         self.line(f"{text}{history.words_per_second:9,.0f} words/s{left}", shown=self.bar.disable)
@@ -71,9 +72,3 @@ class Progress:
         if self.log:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{text}\n")
-
-
-def clock(seconds: float) -> str:
-    """Format seconds as h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

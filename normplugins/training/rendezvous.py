@@ -5,7 +5,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -49,21 +49,12 @@ class Rendezvous:
         self.sent = False  # whether this rank has sent what the others wait for
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         hosted_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun sets it
-        options: dict[str, Any] = {}
+        hosts, alone = member.rank == 0 and not hosted_by_launcher, member.one_machine and not hosted_by_launcher
+        address = LOOPBACK if alone else address
         try:
-            if member.one_machine and not hosted_by_launcher:
-                address = LOOPBACK
-                if member.rank == 0:
-                    options["master_listen_fd"] = socket.create_server((LOOPBACK, port)).detach()
-            self.store = TCPStore(
-                address,
-                port,
-                member.size,
-                member.rank == 0 and not hosted_by_launcher,
-                timedelta(seconds=seconds),
-                wait_for_workers=False,
-                **options,
-            )
+            listener = socket.create_server((address, port)).detach() if hosts and alone else None
+            options: dict[str, Any] = {"wait_for_workers": False, "master_listen_fd": listener}
+            self.store = TCPStore(address, port, member.size, hosts, timedelta(seconds=seconds), **options)
         except (RuntimeError, OSError) as error:
             raise _lost(f"{member} does not reach {address}:{port}: {str(error).splitlines()[0]}") from error
 
@@ -91,21 +82,18 @@ class Rendezvous:
         if self.member.rank:
             self._describe({"description": description})
             return
-        ranks, deadline = range(1, self.member.size), time.monotonic() + self.seconds
-        while missing := [rank for rank in ranks if not self.store.check([f"rank{rank}"])]:
-            if refused := self._refused(set(ranks) - set(missing)):
-                raise UserError(refused)
+        size, deadline = self.member.size, time.monotonic() + self.seconds
+        while len(joined := self._joined()) < size - 1:
             if time.monotonic() > deadline:
+                missing = [rank for rank in range(1, size) if rank not in joined]
                 self.absent = len(missing)
                 raise RankLost(
-                    f"rank {missing[0]} of {self.member.size} has not joined within {self.seconds:g} seconds "
+                    f"rank {missing[0]} of {size} has not joined within {self.seconds:g} seconds "
                     "(hardware.timeout_seconds)"
                 )
             time.sleep(0.05)
-        if refused := self._refused(ranks):
-            raise UserError(refused)
-        for rank in ranks:
-            theirs = json.loads(self.store.get(f"rank{rank}"))["description"]
+        for rank, content in joined.items():
+            theirs = content["description"]
             keys = [key for key in sorted(theirs.keys() | description) if theirs.get(key) != description.get(key)]
             if keys:
                 shown = [
@@ -118,10 +106,14 @@ class Rendezvous:
         self.sent = "refused" in content
         self.store.set(f"rank{self.member.rank}", json.dumps(content, default=str))
 
-    def _refused(self, ranks: Iterable[int]) -> str | None:
-        """Return the reason of the first of these ranks that has refused to start."""
-        found = ((rank, json.loads(self.store.get(f"rank{rank}"))) for rank in sorted(ranks))
-        return next((f"rank {rank} refused: {one['refused']}" for rank, one in found if "refused" in one), None)
+    def _joined(self) -> dict[int, dict[str, Any]]:
+        """Return what the other ranks have written so far; raise UserError if one of them has refused to start."""
+        ranks = [rank for rank in range(1, self.member.size) if self.store.check([f"rank{rank}"])]
+        joined = {rank: json.loads(self.store.get(f"rank{rank}")) for rank in ranks}
+        for rank, content in joined.items():
+            if "refused" in content:
+                raise UserError(f"rank {rank} refused: {content['refused']}")
+        return joined
 
     def send(self, message: dict[str, Any]) -> None:
         """Tell the other ranks what to train; an empty message means nothing.
@@ -137,8 +129,8 @@ class Rendezvous:
         deadline = time.monotonic() + RECEIVE_SECONDS  # the store ends with rank zero, which may have nothing to train
         while self.store.add("received", 0) < self.member.size - 1 - self.absent and time.monotonic() < deadline:
             time.sleep(0.05)
-        if message.get("files") and (refused := self._refused(range(1, self.member.size))):
-            raise UserError(refused)
+        if message.get("files"):
+            self._joined()  # raises the refusal of a rank that does not see them
 
     def receive(self) -> dict[str, Any]:
         """Wait for rank zero's message, without a time limit because preparing a corpus may take hours.

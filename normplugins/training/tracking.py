@@ -121,10 +121,7 @@ def _wandb_run(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]])
         curves: the run's curves up to now. A resumed run that is tracked offline logs them again, because wandb writes
             a new file.
     """
-    if options["project"] is None:
-        yield Tracker()
-        return
-    mode: Any = chosen_mode()
+    mode: Any = "disabled" if options["project"] is None else chosen_mode()
     if mode == "disabled":
         yield Tracker()
         return

@@ -52,8 +52,10 @@ def test_an_imported_checkpoint_gives_the_released_log_probabilities(tmp_path):
 
 
 def test_the_dictionaries_may_lie_elsewhere(tmp_path):
-    torch.save(read_golden(), tmp_path / "checkpoint.pt")
-    import_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "out.pt", data=GOLDEN)
+    state = read_golden()
+    state["args"].data = [str(GOLDEN)]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    import_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "out.pt")
     _, _, task = load_model_ensemble_and_task([str(tmp_path / "out.pt")])
     assert len(task.target_dictionary) == 112
 

@@ -3,8 +3,8 @@
 import pytest
 
 from normplugins.corpora import corpus_config
+from normplugins.models.check import MODELS
 from normplugins.models.config import NormTransformerConfig
-from normplugins.models.language_model_config import LANGUAGE_MODELS
 from normplugins.norms import known_norms
 from normplugins.runs.cell import changed_settings, flatten
 from normplugins.runs.check import check
@@ -25,7 +25,7 @@ def test_a_language_model_is_chosen_by_architecture_and_its_schedule_by_budget(e
         chosen += ["budget=cpu"] if budget == "cpu" else []
         assert config.run_dir == f"runs/{experiment}/{','.join(['pn', *chosen])}/seed1"
         assert config.budget.name == budget
-        model = LANGUAGE_MODELS[config.model._name].resolve(config.model)
+        model = MODELS[config.model._name].resolve(config.model)
         assert model.build_norm("norm").groups == (1 if architecture == "tensor" else 4)
         tenth, learning_rate = config.optimization.max_update // 10, config.lr_scheduler.warmup_updates
         assert config.norm.warmup_updates == (tenth if budget == "full" else learning_rate)

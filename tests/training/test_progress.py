@@ -7,7 +7,6 @@ import select
 
 import pytest
 
-from normplugins.training.progress import clock
 from tests.helpers.runs import PATIENCE, TINY, Command
 
 
@@ -50,10 +49,3 @@ def test_output_to_a_terminal_has_a_bar(trained, tmp_path):
     assert re.search(r"━ +\d+/24 loss \d+\.\d{3}  [\d,]+ words/s \d:\d\d:\d\d", screen)
     assert "update      3/24" not in screen
     assert re.search(r"epoch   1  validation loss", screen)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3599, "0:59:59"), (90061, "25:01:01")]
-)
-def test_clock(seconds, text):
-    assert clock(seconds) == text

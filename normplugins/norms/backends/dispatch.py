@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,30 +28,16 @@ class Dispatched(nn.Module):
     accepts_residual_sum = True
 
     def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x by the code that the setting ``kernels`` selects."""
-        fast = fast_forward(self, x)
-        return fast(self, x, padding_mask) if fast else self.plain(materialize(x), padding_mask)
+        """Normalize x by the code that the setting ``kernels`` selects; raises as :func:`backend_for`."""
+        if backend := backend_for(self.kernels, x, self.training):
+            forwards: dict[type, Callable[..., Tensor]] = import_module(f"{__package__}.{backend}.forwards").FORWARDS
+            if fast := forwards.get(type(self)):
+                return fast(self, x, padding_mask)
+        return self.plain(materialize(x), padding_mask)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Compute ``forward`` with PyTorch operations; the reference of the fast code."""
         raise NotImplementedError
-
-
-def fast_forward(norm: Dispatched, x: Tensor | DeferredResidual) -> Callable[..., Tensor] | None:
-    """Return the function (norm, x, padding_mask) to call for this norm and x, or None for the plain code.
-
-    The plain code runs while a compiler traces, because the compiler fuses the operations itself. On a CPU it also
-    handles a batch without tokens. On a GPU the kernels must do that, because with ``sync=batch`` their backward sends
-    other messages than the plain code.
-
-    Raises:
-        ValueError: ``kernels=triton``, and Triton is not installed or x is not on a GPU.
-    """
-    backend = backend_for(norm.kernels, x, norm.training)
-    if backend is None:
-        return None
-    forwards: dict[Any, Callable[..., Tensor]] = import_module(f"{__package__}.{backend}.forwards").FORWARDS
-    return forwards.get(type(norm))
 
 
 def fuses_residual(norm: nn.Module, x: Tensor) -> bool:
@@ -63,7 +48,15 @@ def fuses_residual(norm: nn.Module, x: Tensor) -> bool:
 
 
 def backend_for(kernels: str, x: Tensor | DeferredResidual, training: bool) -> str | None:
-    """Return ``cpu`` or ``triton``, or None for the plain code; raises as :func:`fast_forward`."""
+    """Return ``cpu`` or ``triton``, or None for the plain code.
+
+    The plain code runs while a compiler traces, because the compiler fuses the operations itself. On a CPU it also
+    handles a batch without tokens. On a GPU the kernels must do that, because with ``sync=batch`` their backward sends
+    other messages than the plain code.
+
+    Raises:
+        ValueError: ``kernels=triton``, and Triton is not installed or x is not on a GPU.
+    """
     if kernels == "plain" or torch.compiler.is_compiling():
         return None
     tensor = x.residual if isinstance(x, DeferredResidual) else x
