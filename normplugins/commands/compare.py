@@ -1,11 +1,9 @@
-"""``normplugins compare BASELINE RUN...``: differences between runs or cells, with intervals and tests."""
+"""``normplugins compare BASELINE RUN...``: compare runs or published cells: differences, intervals, tests."""
 
 import argparse
 from pathlib import Path
 
 from normplugins.commands._arguments import add_results
-
-HELP = "compare runs or published cells: differences, intervals, tests, sentences"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

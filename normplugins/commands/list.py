@@ -1,11 +1,9 @@
-"""``normplugins list [PATTERN...]``: show every run at hand with its state, score and size."""
+"""``normplugins list [PATTERN...]``: show the runs at hand: state, updates, score, disk use."""
 
 import argparse
 
 from normplugins.commands._arguments import add_results, add_runs_folder
 from normplugins.utils.errors import UserError
-
-HELP = "show the runs at hand: state, updates, score, disk use"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
