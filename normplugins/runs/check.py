@@ -68,6 +68,7 @@ def check(config: DictConfig) -> None:
         raise UserError(f"unknown key 'norm.{unknown[0]}'. Known in norm: {', '.join(sorted(known))}")
     corpus_config(config.corpus).check()
     check_values(config)
+    check_schedule(config)
     check_installed(config.tracking.name)
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed}: below 2**32 is needed")
@@ -90,7 +91,6 @@ def check(config: DictConfig) -> None:
         if config.precision == "bf16":
             check_bfloat16(on_cpu(config))
     check_float16(config)
-    check_schedule(config)
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
 
@@ -155,6 +155,8 @@ def check_schedule(config: DictConfig) -> None:
         raise UserError(
             f"optimization.max_update={last}: lr_scheduler={name} needs more than lr_scheduler.warmup_updates={warmup}"
         )
+    if name == "cosine" and rates[0] <= scheduler.min_lr:
+        raise UserError(f"optimization.lr={rates}: lr_scheduler={name} needs more than lr_scheduler.min_lr")
 
 
 def check_compiling(config: DictConfig) -> None:
