@@ -1,6 +1,5 @@
 """``normplugins analyze causality``: measures how much of the future the model of a finished run sees."""
 
-import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ from normplugins.evaluation.perplexity import load_model_and_text
 from normplugins.evaluation.reestimate import batches_asked
 from normplugins.models.language_model_config import is_causal
 from normplugins.runs import folder, record
-from normplugins.runs.scoring import set_threads
+from normplugins.runs.scoring import set_up_process
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
@@ -49,9 +48,8 @@ def audit_causality(directory: Path, results: Path, draws: int = 2, segments: in
         if value < 1:
             raise UserError(f"{name} {value}: at least 1 is needed")
     config, run, checkpoint = _finished_run(directory)
-    set_threads(config)
+    set_up_process(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     model, inputs, text = load_model_and_text(checkpoint, corpus.bin_dir, config.common.cpu)
     device = next(model.parameters()).device
     inputs, text = inputs.to(device), text.to(device)

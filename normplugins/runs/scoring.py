@@ -34,9 +34,10 @@ CHECKPOINT = "evaluate.checkpoint"  # only of this command: neither a run's conf
 CHANGEABLE = (CHECKPOINT, "hardware.threads", "common.cpu", "data_dir")
 
 
-def set_threads(config: DictConfig) -> None:
-    """Let PyTorch use ``hardware.threads`` threads, or every core that is available to this process."""
+def set_up_process(config: DictConfig) -> None:
+    """Let PyTorch use ``hardware.threads`` threads, or every available core, and let fairseq log only warnings."""
     use_threads(config.hardware.threads or available_cores())
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
 
 
 def score_checkpoints(
@@ -133,7 +134,6 @@ def rescore(
         UserError: the folder does not hold the checkpoint, the prepared corpus is not the one that the run was trained
             on, or an override cannot be used.
     """
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     config = folder.stored_config(directory)
     kind, average = kind_of(config.task._name), config.evaluate.average
     name = change(config, overrides, kind) or checkpoints.scored_names(average)[0]
@@ -143,7 +143,7 @@ def rescore(
             save.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"nothing can be saved in {save}: {error.strerror}") from error
-    set_threads(config)
+    set_up_process(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     kind.check_corpus(config, corpus)
     if not provenance.check_corpus(directory, corpus):

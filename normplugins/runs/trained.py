@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import tempfile
@@ -38,7 +37,7 @@ from normplugins.models.language_model_config import future_label
 from normplugins.runs import folder, provenance
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.hub import hub_interface
-from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_threads
+from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_up_process
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import progress
@@ -265,9 +264,7 @@ def load(run: str | Path) -> TrainedRun:
     directory = path.parent if path.is_file() else path
     config = folder.stored_config(directory)
     kind_of(config.task._name)
-    for name in ("fairseq", "normplugins.models"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    set_threads(config)
+    set_up_process(config)
     settings, root = corpus_config(config.corpus), Path(config.data_dir)
     corpus = open_prepared(settings, root) or prepare(settings, root, _echo)
     provenance.check_corpus(directory, corpus)
