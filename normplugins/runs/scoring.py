@@ -24,7 +24,7 @@ from normplugins.runs.compose import check_types, wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import copy_file, sha256
-from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.json_file import write_json
 from normplugins.utils.terminal import say
 from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
@@ -56,7 +56,7 @@ def score_checkpoints(
         UserError: a checkpoint is damaged or of another run, or an output cannot be written.
     """
     kind, names = kind_of(config.task._name), checkpoints.scored_names(config.evaluate.average)
-    done = read_json(directory / folder.SCORES, folder.REMEDIES[folder.SCORES]) or {}  # by a checkpoint's sha256
+    done = folder.read_state(directory, folder.SCORES) or {}  # by a checkpoint's sha256
     identity = folder.identity(directory, corpus)
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     translations: Files = {}
