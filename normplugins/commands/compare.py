@@ -24,9 +24,9 @@ def execute(options: argparse.Namespace) -> None:
     import json
 
     from normplugins.report import comparison
-    from normplugins.report.table import terminal_width
     from normplugins.runs.scored_runs import read_system
     from normplugins.utils.errors import UserError
+    from normplugins.utils.terminal import terminal_width
 
     if len(options.runs) < 2:
         raise UserError("compare needs two runs or cells at least; the first is the baseline")

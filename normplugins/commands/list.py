@@ -25,8 +25,8 @@ def execute(options: argparse.Namespace) -> None:
     from fnmatch import fnmatchcase
 
     from normplugins.report.run_list import run_list
-    from normplugins.report.table import terminal_width
     from normplugins.runs.inventory import STATES, FoundRun, find_runs
+    from normplugins.utils.terminal import terminal_width
 
     if options.state not in (None, *STATES):
         raise UserError(f"--state {options.state}: the states are {', '.join(STATES)}")

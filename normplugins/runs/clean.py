@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from normplugins.runs import folder
 from normplugins.runs.inventory import disk_use
 from normplugins.training import checkpoints
@@ -24,7 +22,9 @@ def unneeded(directory: Path) -> list[Path]:
     """
     config, done = folder.finished_run(directory, "is not finished: it needs its checkpoints to resume from")
     scored = done.get("files", {}).get("checkpoints", {})  # records of older versions do not name them
-    for name in _kept(config):
+    for name in checkpoints.scored_names(config.evaluate.average):
+        if name == "last":
+            continue
         path = directory / checkpoints.FILES[name]
         checkpoints.load(path)
         entry = scored.get(name, {})
@@ -52,10 +52,6 @@ def clean(directory: Path) -> int:
         for path in paths:
             path.unlink()
     return count
-
-
-def _kept(config: DictConfig) -> list[str]:
-    return [name for name in checkpoints.scored_names(config.evaluate.average) if name != "last"]
 
 
 def _unneeded(directory: Path) -> list[Path]:

@@ -211,10 +211,6 @@ def fairseq_config(config: DictConfig) -> DictConfig:
     return OmegaConf.create(chosen, flags={"allow_objects": True, "struct": True})
 
 
-def _first_lines(error: BaseException, count: int = 2) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[:count] if line.strip())
-
-
 def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str:
     """Turn an error of Hydra into one line that names what is wrong and lists the known names."""
     text = str(error)
@@ -234,7 +230,7 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
     key = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text)
     if key and isinstance(error, ConfigCompositionException):
         return _unknown_key(key.group(1) or key.group(2), experiment, overrides)
-    return _first_lines(error, 3)
+    return " ".join(map(str.strip, text.splitlines()[:3]))
 
 
 def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
