@@ -18,8 +18,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: the disk is full, or the place cannot be written.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, and a file of this name is written here: move the folder away")
     sealed = {**content, HASH: _digest(content)}
     with whole_file(path) as temporary:
         text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
