@@ -47,17 +47,12 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises:
         InUse: another run holds the lock.
-        UserError: the folder cannot be created.
+        UserError: the folder cannot be created or written.
     """
 
     def refuse(process: str) -> None:
         raise InUse(f"another run (process {process}) is at work in {directory}")
 
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "lock").touch()
-    except OSError as error:
-        raise UserError(f"{directory} cannot be the run's folder: {error.strerror}. Set another run_dir") from error
     with hold_lock(directory / "lock", refuse):
         yield
 
