@@ -127,7 +127,7 @@ def audit_causality(directory: Path, results: Path, draws: int = 2, segments: in
 
 def _finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any], Path]:
     """Return the config, the record and the scored checkpoint of a finished run of a language model."""
-    config, run = folder.finished_run(directory, "is not finished: its normplugins run command resumes it")
+    config, run = folder.finished_run(directory)
     if config.task._name != "language_modeling":
         raise UserError(f"the run in {directory} is of task {config.task._name}; language_modeling is needed")
     checkpoint = checkpoints.scored(directory, config.evaluate.average, batches_asked(config))

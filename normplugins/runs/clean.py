@@ -20,7 +20,7 @@ def unneeded(directory: Path) -> list[Path]:
     Raises:
         UserError: the folder holds no finished run, or a checkpoint that stays is missing or damaged.
     """
-    config, done = folder.finished_run(directory, "is not finished: it needs its checkpoints to resume from")
+    config, done = folder.finished_run(directory)
     scored = done.get("files", {}).get("checkpoints", {})  # records of older versions do not name them
     for name in checkpoints.scored_names(config.evaluate.average):
         if name == "last":
@@ -46,7 +46,7 @@ def clean(directory: Path) -> int:
         UserError: the folder holds no finished run, or another process works in it.
     """
     with folder.locked(directory):
-        folder.finished_run(directory, "was started again: nothing is deleted")
+        folder.finished_run(directory)
         paths = _unneeded(directory)
         count = freed(paths)
         for path in paths:

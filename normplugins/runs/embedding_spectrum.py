@@ -31,7 +31,7 @@ def measure_embeddings(directory: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: the folder holds no finished run, its checkpoint is missing or damaged, or has no embedding.
     """
-    config, _ = finished_run(directory, "is not finished: run it to its end first")
+    config, _ = finished_run(directory)
     model = checkpoints.load(checkpoints.scored(directory, config.evaluate.average))["model"]
     measured: list[Tensor] = []
     for name, weight in model.items():

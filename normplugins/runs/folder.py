@@ -173,16 +173,16 @@ def read_record(directory: Path, config: DictConfig) -> dict[str, Any] | None:
     return done
 
 
-def finished_run(directory: Path, otherwise: str) -> tuple[DictConfig, dict[str, Any]]:
+def finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any]]:
     """Return the config and the record of the finished run in a folder.
 
     Raises:
-        UserError: there is no run, its record is damaged, or it is not finished; then the message ends ``otherwise``.
+        UserError: there is no run, its record is damaged, or it is not finished.
     """
     config = stored_config(directory)
     done = read_record(directory, config)
     if done is None:
-        raise UserError(f"the run in {directory} {otherwise}")
+        raise UserError(f"the run in {directory} is not finished: its normplugins run command resumes it")
     return config, done
 
 
