@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import normplugins
-from normplugins import commands, fairseq_tools
+from normplugins import commands, compat, fairseq_tools
 from normplugins.utils.errors import UserError, complain
 from normplugins.utils.files import NO_SPACE
 
@@ -79,7 +79,7 @@ def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("fairseq", "fairseq_cli"):
             raise
-        return complain("fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2")
+        return complain(compat.NOT_INSTALLED)
     except KeyboardInterrupt:
         complain("interrupted; the same command resumes where it stopped" if resumable else "interrupted")
         return 130

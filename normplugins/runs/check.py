@@ -170,8 +170,8 @@ def check_values(config: DictConfig) -> None:
             raise UserError(f"{key} is {value}, and must be a finite number")
     for key, each in declared(OF_TASK[config.task._name]):
         value = OmegaConf.select(config, key)
-        if value is not None and (message := invalid_value(each, value)):
-            raise UserError(message.replace(each.name, key, 1))
+        if value is not None and (message := invalid_value(each, value, key.removesuffix(each.name))):
+            raise UserError(message)
     for (least, most), keys in RANGES.items():
         for key in keys.split():
             value = OmegaConf.select(config, key)

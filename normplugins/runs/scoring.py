@@ -23,7 +23,7 @@ from normplugins.runs.check import check_values
 from normplugins.runs.compose import check_types, wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import copy_file, sha256
+from normplugins.utils.files import copy_file, disk_errors, sha256
 from normplugins.utils.json_file import write_json
 from normplugins.utils.terminal import say
 from normplugins.utils.threads import use_threads
@@ -139,10 +139,8 @@ def rescore(
     name = change(config, overrides, kind) or checkpoints.scored_names(average)[0]
     found = find_checkpoint(directory, name, average)
     if save:
-        try:
+        with disk_errors(save):
             save.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"nothing can be saved in {save}: {error.strerror}") from error
     set_up_process(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     kind.check_corpus(config, corpus)
