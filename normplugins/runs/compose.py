@@ -221,9 +221,8 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
         if not equals:
             return f"'{given}' is no override: KEY=VALUE is needed"
         return f"'{error.override}' cannot be read: quote a value with special characters, as in \"{given}='{value}'\""
-    group = re.search(r"Could not find '([\w./-]+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)'", text)
-    if group:
-        folder, _, name = group.group(1).rpartition("/")
+    if group := re.search(r"Could not find '([^']+)'", text):
+        folder, _, name = group[1].rpartition("/")
         known = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
         known |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
         return f"unknown {folder} '{name}'. Known: {', '.join(sorted(key for key in known if key[0] != '_'))}"

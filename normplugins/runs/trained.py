@@ -33,10 +33,10 @@ from normplugins.evaluation.generation import Sampling, continue_text
 from normplugins.evaluation.loading import load_model
 from normplugins.evaluation.reestimate import batches_asked
 from normplugins.evaluation.tasks import kind_of, windows
-from normplugins.models.language_model_config import future_label
 from normplugins.runs import folder, provenance
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.hub import hub_interface
+from normplugins.runs.run import run_label
 from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_up_process
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
@@ -74,6 +74,8 @@ class TrainedRun:
         checkpoint: the checkpoint's name.
         corpus: the prepared corpus of the run.
         pipeline: prepares text as the run's corpus was prepared.
+        translates: whether it is a run of translation, and not of a language model.
+        label: how a language model sees the future, so that its perplexity is not a language model's; mostly empty.
         unknown: words of the last call that the vocabulary cannot spell, in the order of the text.
     """
 
@@ -86,15 +88,8 @@ class TrainedRun:
         settings = corpus_config(config.corpus)
         assert isinstance(settings, ParallelCorpus | RunningText)
         self.pipeline: TextPipeline = text_pipeline(settings, corpus)
-        self.translates = isinstance(settings, ParallelCorpus)
+        self.translates, self.label = isinstance(settings, ParallelCorpus), run_label(config)
         self.unknown: list[str] = []
-
-    @property
-    def label(self) -> str:
-        """How a language model sees the future, so that its perplexity is not a language model's; empty if not."""
-        if self.translates:
-            return ""
-        return future_label(self.config.model.norm, self.config.model.get("causal", True))
 
     def translate(self, lines: Sequence[str], beam: int | None = None) -> list[str]:
         """Return the translation of each raw line as plain text; an empty line stays empty.
