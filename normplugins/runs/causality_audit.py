@@ -28,7 +28,7 @@ FORMAT = 1
 SEED = 1
 
 
-def audit_causality(directory: Path, results: Path, draws: int = 2, segments: int = 32) -> dict[str, Any]:
+def audit_causality(directory: Path, results: Path, draws: int = 2, segments: int = 32) -> None:
     """Measure how much of the future the model of a run sees, print it and write the record.
 
     Args:
@@ -36,9 +36,6 @@ def audit_causality(directory: Path, results: Path, draws: int = 2, segments: in
         results: folder in which ``causality/<experiment>/<variant>/seed<k>.json`` is written.
         draws: replacements of each future in evaluation mode.
         segments: segments of the test text that are scored in evaluation mode, and trials in training mode.
-
-    Returns:
-        The record.
 
     Raises:
         UserError: the run is not a finished run of a language model, its checkpoint is gone, its text is shorter than a
@@ -122,7 +119,6 @@ def audit_causality(directory: Path, results: Path, draws: int = 2, segments: in
     path = results / "causality" / config.experiment / config.variant / f"seed{config.seed}.json"
     write_json(path, done)
     print(f"written: {path}")
-    return done
 
 
 def _finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any], Path]:

@@ -14,9 +14,6 @@ def unneeded(directory: Path) -> list[Path]:
 
     The averaged and the best checkpoint stay. Both are loaded first; if one of them is damaged, nothing is deleted.
 
-    Args:
-        directory: the run's folder.
-
     Raises:
         UserError: the folder holds no finished run, or a checkpoint that stays is missing or damaged.
     """

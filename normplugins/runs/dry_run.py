@@ -158,12 +158,8 @@ def corpus_size(config: DictConfig) -> CorpusSize:
 def made_up(kind: Kind, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
     """Return a task without a corpus and a function ``batch(sentences, length)`` that makes a random batch.
 
-    Words are as frequent as in text, by Zipf's law, because an adaptive softmax takes longer for rare ones.
-
-    Args:
-        kind: the kind of the run.
-        config: fairseq's config.
-        types: symbols of the dictionary, including fairseq's own.
+    Words are as frequent as in text, by Zipf's law, because an adaptive softmax takes longer for rare ones. ``types``
+    counts the symbols of the dictionary, including fairseq's own.
     """
     normplugins.register()
     dictionary = numbered_dictionary(types)

@@ -89,11 +89,7 @@ def published_records(results: Path, experiment: str, cell: str) -> tuple[list[P
 
 
 def find_runs(root: Path, results: Path) -> list[FoundRun]:
-    """Return the runs in the folders under ``root``, by experiment, cell and seed.
-
-    Args:
-        root: a folder of runs.
-        results: the folder of the published records; it may be missing.
+    """Return the runs in the folders under ``root``, by experiment, cell and seed; ``results`` may be missing.
 
     Raises:
         UserError: there is no folder ``root``.

@@ -192,16 +192,8 @@ def ready_checkpoint(
 ) -> tuple[Path, Path]:
     """Check a checkpoint of a run, or average the epochs' checkpoints, and re-estimate its statistics if asked.
 
-    Args:
-        directory: the run's folder.
-        name: ``averaged``, ``last`` or ``best``.
-        found: what :func:`find_checkpoint` returned.
-        config: the run's config.
-        corpus: its prepared corpus.
-        outputs: the folder for checkpoints that are made.
-
-    Returns:
-        The checkpoint, and the one to score, which is another with ``evaluate.recalibrate``.
+    ``found`` is what :func:`find_checkpoint` returned for ``name``; checkpoints that are made are written to
+    ``outputs``. Returns the checkpoint, and the one to score, which is another with ``evaluate.recalibrate``.
 
     Raises:
         UserError: a checkpoint is damaged or of another run.

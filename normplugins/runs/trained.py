@@ -146,10 +146,7 @@ class TrainedRun:
     def search(self, sentences: list[Tensor], search: DictConfig, precision: str = "float32") -> list[list[Hypothesis]]:
         """Translate sentences by our beam search, as :data:`Engine` says.
 
-        Args:
-            sentences: the sentences.
-            search: the settings.
-            precision: ``bf16`` computes matrix products and activations in bfloat16.
+        With ``precision=bf16``, matrix products and activations are computed in bfloat16.
 
         Raises:
             UserError: ``precision=bf16`` on a device without bfloat16 arithmetic.

@@ -27,11 +27,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
     """Return the content of a file of :func:`write_json`, or None if the file does not exist.
 
-    A file without a hash, as older versions wrote it, is accepted.
-
-    Args:
-        path: the file.
-        remedy: what the user can do about a damaged file, as the end of the error's message.
+    A file without a hash, as older versions wrote it, is accepted. ``remedy`` is what the user can do about a damaged
+    file, the end of the error's message.
 
     Raises:
         UserError: the file cannot be read, is no JSON object, or has been edited.
