@@ -28,7 +28,7 @@ FORMAT = 1
 SEED = 1
 
 
-def audit_causality(directory: Path, results: Path, draws: int = 2, segments: int = 32) -> None:
+def audit_causality(directory: Path, results: Path, draws: int, segments: int) -> None:
     """Measure how much of the future the model of a run sees, print it and write the record.
 
     Args:

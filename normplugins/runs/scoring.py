@@ -115,9 +115,7 @@ def _file_entry(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": sha256(path)}
 
 
-def rescore(
-    directory: Path, overrides: Sequence[str] = (), save: Path | None = None
-) -> dict[str, dict[str, dict[str, Any]]]:
+def rescore(directory: Path, overrides: Sequence[str], save: Path | None) -> None:
     """Score the test set with a checkpoint of a run, finished or not, and print the scores.
 
     Args:
@@ -126,9 +124,6 @@ def rescore(
             run or ``evaluate.context=16`` for a language model. ``evaluate.checkpoint`` selects the checkpoint
             ``averaged``, ``last`` or ``best``; the default is the one that the recipe is scored by.
         save: a folder for the translations or the tokens' log-probabilities; it is created if needed.
-
-    Returns:
-        The metrics by test set, as in a record.
 
     Raises:
         UserError: the folder does not hold the checkpoint, the prepared corpus is not the one that the run was trained
@@ -157,7 +152,6 @@ def rescore(
         say(line)
     for unit, amount in speed.items():
         print(f"{unit.replace('_', ' ')}: {amount:,}")
-    return scores
 
 
 def change(config: DictConfig, overrides: Sequence[str], kind: Kind) -> str | None:
