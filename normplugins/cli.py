@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import normplugins
-from normplugins import commands, fairseq_tools
+from normplugins import commands, compat, fairseq_tools
 from normplugins.utils.errors import UserError, complain
 from normplugins.utils.files import NO_SPACE
 
@@ -28,9 +28,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse a command line; an unknown option ends the program with status 2."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if unknown := [word for word in rest if word.startswith("--") or not options.takes_overrides]:
+    if unknown := [word for word in rest if word.startswith("--") or "overrides" not in options]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    options.overrides = [*getattr(options, "overrides", []), *rest]
+    if rest:
+        options.overrides = [*options.overrides, *rest]
     return options
 
 
@@ -53,15 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
         if found.name.startswith("_"):
             continue
         module = importlib.import_module(f"normplugins.commands.{found.name}")
-        description = f"{module.HELP[0].upper()}{module.HELP[1:]}."
-        command = subparsers.add_parser(found.name.replace("_", "-"), help=module.HELP, description=description)
-        module.add_arguments(command)
-        command.set_defaults(
-            execute=module.execute,
-            parser=parser,
-            takes_overrides=getattr(module, "TAKES_OVERRIDES", False),
-            resumable=getattr(module, "RESUMABLE", False),
+        text = str(module.__doc__).partition("``: ")[2]
+        description = f"{text[0].upper()}{text[1:]}"
+        command = subparsers.add_parser(
+            found.name.replace("_", "-"), help=text.removesuffix("."), description=description
         )
+        module.add_arguments(command)
+        command.set_defaults(execute=module.execute, parser=parser, resumable=getattr(module, "RESUMABLE", False))
     return parser
 
 
@@ -80,7 +79,7 @@ def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("fairseq", "fairseq_cli"):
             raise
-        return complain("fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2")
+        return complain(compat.NOT_INSTALLED)
     except KeyboardInterrupt:
         complain("interrupted; the same command resumes where it stopped" if resumable else "interrupted")
         return 130

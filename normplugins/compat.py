@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+NOT_INSTALLED = "fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2"
+
 
 class FairseqFinder(MetaPathFinder):
     """Imports fairseq with hashable dataclasses and patches it afterwards."""
@@ -33,9 +35,7 @@ class FairseqFinder(MetaPathFinder):
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is None or spec.loader is None:
-            raise ModuleNotFoundError(
-                "fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2", name="fairseq"
-            )
+            raise ModuleNotFoundError(NOT_INSTALLED, name="fairseq")
         original: Callable[[ModuleType], None] = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:

@@ -14,10 +14,7 @@ import normplugins
 from normplugins.utils.errors import UserError
 
 AVERAGE = "average-checkpoints"
-TOOLS = (
-    *("train", "hydra-train", "validate", "generate", "interactive", "score", "eval-lm", "preprocess"),
-    AVERAGE,
-)
+TOOLS = ("train", "hydra-train", "validate", "generate", "interactive", "score", "eval-lm", "preprocess", AVERAGE)
 WITHOUT_MODELS = ("score", AVERAGE)
 
 

@@ -1,6 +1,7 @@
 """The subcommands of ``normplugins``: one module for each, which the command line finds by itself.
 
-A module has ``HELP``, ``add_arguments(parser)`` and ``execute(options)``, which returns an exit status or None. It may
-have ``TAKES_OVERRIDES``, if the command takes settings KEY=VALUE, and ``RESUMABLE``, if the same command resumes after
-Ctrl-C. It imports what is slow to import, such as torch and fairseq, in ``execute``, so that ``--help`` is fast.
+A module has ``add_arguments(parser)`` and ``execute(options)``, which returns an exit status or None. The first line of
+its documentation, after the usage, is the command's help. A command that takes settings KEY=VALUE has the argument
+``overrides``. ``RESUMABLE`` is set if the same command resumes after Ctrl-C. A module imports what is slow to import,
+such as torch and fairseq, in ``execute``, so that ``--help`` is fast.
 """

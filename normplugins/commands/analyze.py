@@ -7,8 +7,6 @@ from normplugins.commands._arguments import add_results, add_run, add_runs
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import loading, progress
 
-HELP = "examine a trained model, or models at their initialization"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the analyses and their arguments."""

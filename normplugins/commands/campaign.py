@@ -6,7 +6,6 @@ from pathlib import Path
 from normplugins.commands._arguments import add_results
 from normplugins.utils.steps import loading
 
-HELP = "run every cell of a plan that has no published result yet"
 RESUMABLE = True
 TIME_IS_UP = 75  # EX_TEMPFAIL: the same command resumes
 

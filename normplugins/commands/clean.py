@@ -7,8 +7,6 @@ from pathlib import Path
 from normplugins.commands._arguments import add_runs, add_runs_folder
 from normplugins.utils.errors import UserError, run_each
 
-HELP = "delete the checkpoints that finished runs do not need any more"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""

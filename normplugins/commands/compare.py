@@ -1,11 +1,9 @@
-"""``normplugins compare BASELINE RUN...``: differences between runs or cells, with intervals and tests."""
+"""``normplugins compare BASELINE RUN...``: compare runs or published cells: differences, intervals, tests."""
 
 import argparse
 from pathlib import Path
 
 from normplugins.commands._arguments import add_results
-
-HELP = "compare runs or published cells: differences, intervals, tests, sentences"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +24,9 @@ def execute(options: argparse.Namespace) -> None:
     import json
 
     from normplugins.report import comparison
-    from normplugins.report.table import terminal_width
     from normplugins.runs.scored_runs import read_system
     from normplugins.utils.errors import UserError
+    from normplugins.utils.terminal import terminal_width
 
     if len(options.runs) < 2:
         raise UserError("compare needs two runs or cells at least; the first is the baseline")

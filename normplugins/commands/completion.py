@@ -1,4 +1,4 @@
-"""``normplugins completion bash|zsh``: print a script that completes command lines in a shell."""
+"""``normplugins completion bash|zsh``: print a script that completes command lines in bash or zsh."""
 
 import argparse
 import shlex
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from normplugins.runs.experiments import experiments
 from normplugins.utils.paths import config_dir
 
-HELP = "print a script that completes command lines in bash or zsh"
 ACTIVATE = """\
 # Completion of normplugins. To activate it: eval "$(normplugins completion {shell})"
 """

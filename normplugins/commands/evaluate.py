@@ -1,13 +1,10 @@
-"""``normplugins evaluate RUN [KEY=VALUE ...]``: score a trained model again, without changing its record."""
+"""``normplugins evaluate RUN [KEY=VALUE ...]``: score a trained model again, with other settings."""
 
 import argparse
 from pathlib import Path
 
 from normplugins.commands._arguments import add_overrides, add_run
 from normplugins.utils.steps import loading
-
-HELP = "score a trained model again, with other settings"
-TAKES_OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

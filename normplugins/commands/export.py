@@ -1,12 +1,10 @@
-"""``normplugins export RUN FOLDER``: write a trained model in a format that other programs can read."""
+"""``normplugins export RUN FOLDER``: write a trained model, its vocabulary and a model card to a folder."""
 
 import argparse
 from pathlib import Path
 
 from normplugins.commands._arguments import add_quantization, add_run
 from normplugins.export import ENGINES
-
-HELP = "write a trained model, its vocabulary and a model card to a folder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

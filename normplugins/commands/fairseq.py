@@ -1,11 +1,8 @@
-"""``normplugins fairseq TOOL ...``: run one of fairseq's own tools with this package's models registered."""
+"""``normplugins fairseq TOOL ...``: run one of fairseq's own tools with our models."""
 
 import argparse
 
 from normplugins import fairseq_tools
-
-HELP = "run one of fairseq's own tools with our models"
-TAKES_OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

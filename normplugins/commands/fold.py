@@ -1,9 +1,7 @@
-"""``normplugins fold CHECKPOINT [DESTINATION]``: fold norms with fixed statistics into linear layers."""
+"""``normplugins fold CHECKPOINT [DESTINATION]``: fold norms with fixed statistics into the linear layers after them."""
 
 import argparse
 from pathlib import Path
-
-HELP = "fold norms with fixed statistics, affine maps at evaluation, into the linear layers that follow"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

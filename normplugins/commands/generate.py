@@ -1,11 +1,9 @@
-"""``normplugins generate RUN [FILE]``: continue a text with a causal language model."""
+"""``normplugins generate RUN [FILE]``: continue the lines of a text with a causal language model."""
 
 import argparse
 
 from normplugins.commands._arguments import add_trained, report_unknown
 from normplugins.utils.errors import UserError
-
-HELP = "continue the lines of a text with a causal language model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,11 +1,9 @@
-"""``normplugins import-checkpoint SOURCE DESTINATION``: convert the checkpoint of another code base."""
+"""``normplugins import-checkpoint``: convert a checkpoint of the PowerNorm authors' code or of stock fairseq."""
 
 import argparse
 from pathlib import Path
 
 import normplugins
-
-HELP = "convert a checkpoint of the PowerNorm authors' code or of stock fairseq"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

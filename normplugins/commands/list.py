@@ -1,11 +1,9 @@
-"""``normplugins list [PATTERN...]``: show every run at hand with its state, score and size."""
+"""``normplugins list [PATTERN...]``: show the runs at hand: state, updates, score, disk use."""
 
 import argparse
 
 from normplugins.commands._arguments import add_results, add_runs_folder
 from normplugins.utils.errors import UserError
-
-HELP = "show the runs at hand: state, updates, score, disk use"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +25,8 @@ def execute(options: argparse.Namespace) -> None:
     from fnmatch import fnmatchcase
 
     from normplugins.report.run_list import run_list
-    from normplugins.report.table import terminal_width
     from normplugins.runs.inventory import STATES, FoundRun, find_runs
+    from normplugins.utils.terminal import terminal_width
 
     if options.state not in (None, *STATES):
         raise UserError(f"--state {options.state}: the states are {', '.join(STATES)}")

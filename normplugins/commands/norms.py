@@ -1,4 +1,4 @@
-"""``normplugins norms [NORM]``: list the norms, or the settings of one."""
+"""``normplugins norms [NORM]``: list the norms, or describe the settings of one."""
 
 import argparse
 from typing import Any
@@ -6,8 +6,6 @@ from typing import Any
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import loading
 from normplugins.utils.terminal import definitions, say, terminal_width
-
-HELP = "list the norms, or describe the settings of one"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

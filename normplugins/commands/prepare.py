@@ -6,8 +6,6 @@ from pathlib import Path
 from normplugins.commands._arguments import add_overrides
 from normplugins.utils.steps import loading
 
-HELP = "download a corpus, verify it and convert it for training"
-TAKES_OVERRIDES = True
 RESUMABLE = True
 
 

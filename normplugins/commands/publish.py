@@ -1,12 +1,10 @@
-"""``normplugins publish RUN...``: copy the records of finished runs and their translations into ``results/``."""
+"""``normplugins publish RUN...``: copy the records of finished runs and their translations into results/."""
 
 import argparse
 from pathlib import Path
 
 from normplugins.commands._arguments import add_results, add_runs
 from normplugins.utils.errors import UserError, run_each
-
-HELP = "copy the records of finished runs and their translations into results/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

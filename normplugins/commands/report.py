@@ -4,8 +4,6 @@ import argparse
 
 from normplugins.commands._arguments import add_results, add_runs_folder
 
-HELP = "print the tables of all published results; write the pages and figures of results/ and that part of README.md"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""

@@ -1,4 +1,4 @@
-"""``normplugins run EXPERIMENT [KEY=VALUE ...]``: one run, or with ``-m`` every combination of settings."""
+"""``normplugins run EXPERIMENT [KEY=VALUE ...]``: train a model, score it and record the result."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from normplugins.utils.terminal import definitions, say, terminal_width
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-HELP = "train a model, score it and record the result"
-TAKES_OVERRIDES = True
 RESUMABLE = True
 
 

@@ -1,11 +1,9 @@
-"""``normplugins score RUN [FILE]``: the log-probability of each line of a text under a language model."""
+"""``normplugins score RUN [FILE]``: measure the log-probability and the perplexity of a text with a language model."""
 
 import argparse
 import sys
 
 from normplugins.commands._arguments import add_trained, report_unknown
-
-HELP = "measure the log-probability of each line of a text, and its perplexity, with a language model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``normplugins translate RUN [FILE]``: translate raw text with the model of a run."""
+"""``normplugins translate RUN [FILE]``: translate raw text with a trained model."""
 
 import argparse
 import sys
@@ -6,8 +6,6 @@ from functools import partial
 
 from normplugins.commands._arguments import add_quantization, add_trained, report_unknown
 from normplugins.export import ENGINES
-
-HELP = "translate raw text with a trained model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

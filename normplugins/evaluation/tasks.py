@@ -173,8 +173,6 @@ class LanguageModeling(_Kind):
             )
         if config.dataset.max_tokens is not None and config.dataset.max_tokens < segment:
             raise UserError(f"dataset.max_tokens={config.dataset.max_tokens}: a segment has {segment} tokens")
-        if config.lr_scheduler._name == "cosine":
-            _check_cosine_schedule(config)
 
     def evaluate(
         self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
@@ -230,20 +228,6 @@ def kind_of(task: str) -> Kind:
     if task not in KINDS:
         raise UserError(f"unknown task '{task}': runs are of {' or '.join(KINDS)}")
     return KINDS[task]
-
-
-def _check_cosine_schedule(config: DictConfig) -> None:
-    """Refuse settings with which fairseq's cosine schedule stops with an assertion or a division by zero."""
-    updates, warmup = config.optimization.max_update, config.lr_scheduler.warmup_updates
-    if len(config.optimization.lr) > 1:
-        raise UserError(f"optimization.lr={config.optimization.lr}: the cosine schedule starts from a single rate")
-    if config.lr_scheduler.lr_period_updates <= 0 and updates <= warmup:
-        raise UserError(
-            f"optimization.max_update={updates}: at that update the learning rate has fallen to 0, so that more than "
-            f"lr_scheduler.warmup_updates={warmup} are needed"
-        )
-    if config.optimization.lr[0] <= config.lr_scheduler.min_lr:
-        raise UserError(f"optimization.lr={config.optimization.lr}: above lr_scheduler.min_lr is needed")
 
 
 def windows(config: DictConfig) -> perplexity.Windows:

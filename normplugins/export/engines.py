@@ -45,7 +45,7 @@ def export(directory: Path, destination: Path, engine: str, quantization: str, n
     """
     require(engine)
     refuse_full(destination)
-    _, record = folder.finished_run(directory, "has not ended: complete it, then export it")
+    _, record = folder.finished_run(directory)
     run = load(checkpoint_path(directory, record, name or record["scored_by"]))
     return _write(run, destination, engine, quantization)
 

@@ -36,7 +36,7 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         UserError: the run has not ended, a file of it is damaged, or the destination is not empty or cannot be written.
     """
     refuse_full(destination)
-    config, record = folder.finished_run(directory, "has not ended: complete it, then export it")
+    config, record = folder.finished_run(directory)
     path = checkpoint_path(directory, record, checkpoint or record["scored_by"])
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     provenance.check_corpus(directory, corpus)

@@ -35,13 +35,7 @@ class TimeIsUp(BaseException):
     """The campaign has used its minutes. This is no Exception, because handlers of exceptions may retry what failed."""
 
 
-def campaign(
-    plans: Sequence[Path],
-    minutes: float | None = None,
-    show_only: bool = False,
-    results: Path = Path("results"),
-    force: bool = False,
-) -> bool:
+def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, results: Path, force: bool) -> bool:
     """Run what is left of the plans, in their order, and publish each finished record.
 
     Runs in the folder of which another process works are skipped.

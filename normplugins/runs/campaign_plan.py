@@ -65,9 +65,7 @@ class Planned:
 def read_plan(*paths: Path, results: Path = Path("results")) -> list[Planned]:
     """Read the runs of one or more plans in their order, each run once even if several blocks list it.
 
-    Args:
-        paths: the plans.
-        results: the folder in which the records are published.
+    Their records are published in the folder ``results``.
 
     Raises:
         UserError: a plan cannot be read, has an unknown key, or one of its cells cannot work.

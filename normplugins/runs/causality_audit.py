@@ -1,6 +1,5 @@
 """``normplugins analyze causality``: measures how much of the future the model of a finished run sees."""
 
-import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ from normplugins.evaluation.perplexity import load_model_and_text
 from normplugins.evaluation.reestimate import batches_asked
 from normplugins.models.language_model_config import is_causal
 from normplugins.runs import folder, record
-from normplugins.runs.scoring import set_threads
+from normplugins.runs.scoring import set_up_process
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
@@ -29,7 +28,7 @@ FORMAT = 1
 SEED = 1
 
 
-def audit_causality(directory: Path, results: Path, draws: int = 2, segments: int = 32) -> dict[str, Any]:
+def audit_causality(directory: Path, results: Path, draws: int, segments: int) -> None:
     """Measure how much of the future the model of a run sees, print it and write the record.
 
     Args:
@@ -37,9 +36,6 @@ def audit_causality(directory: Path, results: Path, draws: int = 2, segments: in
         results: folder in which ``causality/<experiment>/<variant>/seed<k>.json`` is written.
         draws: replacements of each future in evaluation mode.
         segments: segments of the test text that are scored in evaluation mode, and trials in training mode.
-
-    Returns:
-        The record.
 
     Raises:
         UserError: the run is not a finished run of a language model, its checkpoint is gone, its text is shorter than a
@@ -49,9 +45,8 @@ def audit_causality(directory: Path, results: Path, draws: int = 2, segments: in
         if value < 1:
             raise UserError(f"{name} {value}: at least 1 is needed")
     config, run, checkpoint = _finished_run(directory)
-    set_threads(config)
+    set_up_process(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     model, inputs, text = load_model_and_text(checkpoint, corpus.bin_dir, config.common.cpu)
     device = next(model.parameters()).device
     inputs, text = inputs.to(device), text.to(device)
@@ -124,12 +119,11 @@ def audit_causality(directory: Path, results: Path, draws: int = 2, segments: in
     path = results / "causality" / config.experiment / config.variant / f"seed{config.seed}.json"
     write_json(path, done)
     print(f"written: {path}")
-    return done
 
 
 def _finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any], Path]:
     """Return the config, the record and the scored checkpoint of a finished run of a language model."""
-    config, run = folder.finished_run(directory, "is not finished: its normplugins run command resumes it")
+    config, run = folder.finished_run(directory)
     if config.task._name != "language_modeling":
         raise UserError(f"the run in {directory} is of task {config.task._name}; language_modeling is needed")
     checkpoint = checkpoints.scored(directory, config.evaluate.average, batches_asked(config))

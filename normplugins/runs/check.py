@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from math import isfinite
+from math import inf, isfinite
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -27,33 +27,16 @@ from normplugins.utils.settings import invalid_value
 
 # PyTorch 2.6 and 2.10 cannot trace the backward of PN, and the versions in between have not been tried.
 COMPILES_FROM = "2.13"
-# The ranges of fairseq's keys, and of each number in their lists; null is always allowed here.
+# The least and the most that fairseq's keys, or each number in their lists, may be; null is always allowed here.
 RANGES = {
-    "common.log_interval": (1, None),
-    "common.seed": (0, None),
-    "dataset.max_tokens": (1, None),
-    "dataset.batch_size": (1, None),
-    "dataset.max_tokens_valid": (1, None),
-    "dataset.batch_size_valid": (1, None),
-    "dataset.num_workers": (0, None),
-    "dataset.required_batch_size_multiple": (1, None),
-    "dataset.required_seq_len_multiple": (1, None),
-    "optimization.max_epoch": (0, None),
-    "optimization.max_update": (0, None),
-    "optimization.lr": (0, None),
-    "optimization.clip_norm": (0, None),
-    "optimization.update_freq": (1, None),
-    "optimizer.adam_betas": (0, 1),
-    "optimizer.adam_eps": (0, None),
-    "optimizer.weight_decay": (0, None),
-    "criterion.label_smoothing": (0, 1),
-    "criterion.ignore_prefix_size": (0, None),
-    "checkpoint.patience": (-1, None),
-    "evaluate.max_length_a": (0, None),
-    "lr_scheduler.warmup_updates": (0, None),
-    "task.tokens_per_sample": (1, None),
-    "task.max_source_positions": (1, None),
-    "task.max_target_positions": (1, None),
+    (-1, inf): "checkpoint.patience",
+    (0, inf): "common.seed dataset.num_workers optimization.max_epoch optimization.max_update optimization.lr "
+    "optimization.clip_norm optimizer.adam_eps optimizer.weight_decay criterion.ignore_prefix_size "
+    "evaluate.max_length_a lr_scheduler.warmup_updates",
+    (0, 1): "optimizer.adam_betas criterion.label_smoothing",
+    (1, inf): "common.log_interval dataset.max_tokens dataset.batch_size dataset.max_tokens_valid "
+    "dataset.batch_size_valid dataset.required_batch_size_multiple dataset.required_seq_len_multiple "
+    "optimization.update_freq task.tokens_per_sample task.max_source_positions task.max_target_positions",
 }
 
 
@@ -68,6 +51,7 @@ def check(config: DictConfig) -> None:
         raise UserError(f"unknown key 'norm.{unknown[0]}'. Known in norm: {', '.join(sorted(known))}")
     corpus_config(config.corpus).check()
     check_values(config)
+    check_schedule(config)
     check_installed(config.tracking.name)
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed}: below 2**32 is needed")
@@ -90,7 +74,6 @@ def check(config: DictConfig) -> None:
         if config.precision == "bf16":
             check_bfloat16(on_cpu(config))
     check_float16(config)
-    check_schedule(config)
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
 
@@ -151,6 +134,8 @@ def check_schedule(config: DictConfig) -> None:
         raise UserError(
             f"optimization.max_update={last}: lr_scheduler={name} needs more than lr_scheduler.warmup_updates={warmup}"
         )
+    if name == "cosine" and rates[0] <= scheduler.min_lr:
+        raise UserError(f"optimization.lr={rates}: lr_scheduler={name} needs more than lr_scheduler.min_lr")
 
 
 def check_compiling(config: DictConfig) -> None:
@@ -181,15 +166,17 @@ def check_values(config: DictConfig) -> None:
             raise UserError(f"{key} is {value}, and must be a finite number")
     for key, each in declared(OF_TASK[config.task._name]):
         value = OmegaConf.select(config, key)
-        if value is not None and (message := invalid_value(each, value)):
-            raise UserError(message.replace(each.name, key, 1))
-    for key, (least, most) in RANGES.items():
-        value = OmegaConf.select(config, key)
-        values = list(value) if isinstance(value, ListConfig) else [value]
-        if not values or any(one is not None and one < least for one in values):
-            raise UserError(f"{key} is {value}, and must be at least {least}")
-        if most is not None and any(one is not None and one > most for one in values):
-            raise UserError(f"{key} is {value}, and must be at most {most}")
+        if value is not None and (message := invalid_value(each, value, key.removesuffix(each.name))):
+            raise UserError(message)
+    for (least, most), keys in RANGES.items():
+        for key in keys.split():
+            value = OmegaConf.select(config, key)
+            values = value if isinstance(value, ListConfig) else [value]
+            numbers = [least if one is None else one for one in values]
+            if not numbers or min(numbers) < least:
+                raise UserError(f"{key} is {value}, and must be at least {least}")
+            if max(numbers) > most:
+                raise UserError(f"{key} is {value}, and must be at most {most}")
     if "max_length_a" in config.evaluate and config.evaluate.max_length_a == config.evaluate.max_length_b == 0:
         raise UserError("evaluate.max_length_a and evaluate.max_length_b are 0: a translation needs at least 1 token")
     reestimate.check(config)

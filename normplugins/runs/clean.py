@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from normplugins.runs import folder
 from normplugins.runs.inventory import disk_use
 from normplugins.training import checkpoints
@@ -16,15 +14,14 @@ def unneeded(directory: Path) -> list[Path]:
 
     The averaged and the best checkpoint stay. Both are loaded first; if one of them is damaged, nothing is deleted.
 
-    Args:
-        directory: the run's folder.
-
     Raises:
         UserError: the folder holds no finished run, or a checkpoint that stays is missing or damaged.
     """
-    config, done = folder.finished_run(directory, "is not finished: it needs its checkpoints to resume from")
+    config, done = folder.finished_run(directory)
     scored = done.get("files", {}).get("checkpoints", {})  # records of older versions do not name them
-    for name in _kept(config):
+    for name in checkpoints.scored_names(config.evaluate.average):
+        if name == "last":
+            continue
         path = directory / checkpoints.FILES[name]
         checkpoints.load(path)
         entry = scored.get(name, {})
@@ -46,16 +43,12 @@ def clean(directory: Path) -> int:
         UserError: the folder holds no finished run, or another process works in it.
     """
     with folder.locked(directory):
-        folder.finished_run(directory, "was started again: nothing is deleted")
+        folder.finished_run(directory)
         paths = _unneeded(directory)
         count = freed(paths)
         for path in paths:
             path.unlink()
     return count
-
-
-def _kept(config: DictConfig) -> list[str]:
-    return [name for name in checkpoints.scored_names(config.evaluate.average) if name != "last"]
 
 
 def _unneeded(directory: Path) -> list[Path]:

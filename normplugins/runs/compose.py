@@ -212,10 +212,6 @@ def fairseq_config(config: DictConfig) -> DictConfig:
     return OmegaConf.create(chosen, flags={"allow_objects": True, "struct": True})
 
 
-def _first_lines(error: BaseException, count: int = 2) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[:count] if line.strip())
-
-
 def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str:
     """Turn an error of Hydra into one line that names what is wrong and lists the known names."""
     text = str(error)
@@ -226,16 +222,15 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
         if not equals:
             return f"'{given}' is no override: KEY=VALUE is needed"
         return f"'{error.override}' cannot be read: quote a value with special characters, as in \"{given}='{value}'\""
-    group = re.search(r"Could not find '([\w./-]+)'", text) or re.search(r"In '[^']+': Could not find '([^']+)'", text)
-    if group:
-        folder, _, name = group.group(1).rpartition("/")
+    if group := re.search(r"Could not find '([^']+)'", text):
+        folder, _, name = group[1].rpartition("/")
         known = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
         known |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
         return f"unknown {folder} '{name}'. Known: {', '.join(sorted(key for key in known if key[0] != '_'))}"
     key = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text)
     if key and isinstance(error, ConfigCompositionException):
         return _unknown_key(key.group(1) or key.group(2), experiment, overrides)
-    return _first_lines(error, 3)
+    return " ".join(map(str.strip, text.splitlines()[:3]))
 
 
 def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:

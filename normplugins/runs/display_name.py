@@ -15,11 +15,7 @@ def display_name(variant: str, seed: int) -> str:
     is off; a choice of a config group as its option, with ``-recipe`` after a recipe; any other setting as the initials
     of its key and its value. A key of one word is not shortened. ``pn,norm.group_scaling=false,optimization.lr=0.005``
     with seed 1 is ``pn-nogs-lr0.005-s1``. A name of many settings is cut, and ends with a digest of the whole one. The
-    record holds the whole name and every setting.
-
-    Args:
-        variant: the name of the cell, as :func:`normplugins.runs.cell.cell_name` returns it.
-        seed: the seed of the run.
+    record holds the whole name, which is ``variant``, and every setting.
     """
     norm, *items = variant.split(",")
     name = "-".join([norm, *map(_short, items)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ from normplugins.models.import_checkpoint import numbered_dictionary
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.run import run_title
-from normplugins.runs.scoring import set_threads
+from normplugins.runs.scoring import set_up_process
 from normplugins.training.distributed import on_cpu, world_size
 from normplugins.utils.json_file import read_json
 from normplugins.utils.steps import Echo, step
@@ -77,9 +76,8 @@ def dry_run_rows(config: DictConfig) -> dict[str, str]:
     Raises:
         UserError: the run would be refused.
     """
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     check(config)
-    set_threads(config)
+    set_up_process(config)
     size, settings = corpus_size(config), fairseq_config(config)
     task, batch = made_up(kind_of(config.task._name), settings, size.types)
     full = batch_tokens(config, size)
@@ -160,12 +158,8 @@ def corpus_size(config: DictConfig) -> CorpusSize:
 def made_up(kind: Kind, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
     """Return a task without a corpus and a function ``batch(sentences, length)`` that makes a random batch.
 
-    Words are as frequent as in text, by Zipf's law, because an adaptive softmax takes longer for rare ones.
-
-    Args:
-        kind: the kind of the run.
-        config: fairseq's config.
-        types: symbols of the dictionary, including fairseq's own.
+    Words are as frequent as in text, by Zipf's law, because an adaptive softmax takes longer for rare ones. ``types``
+    counts the symbols of the dictionary, including fairseq's own.
     """
     normplugins.register()
     dictionary = numbered_dictionary(types)

@@ -25,13 +25,10 @@ def measure_embeddings(directory: Path) -> Iterator[dict[str, Any]]:
     An embedding that encoder and decoder share is measured once, under its first name. The values are those of the
     checkpoint that the recipe is scored by. Nothing is written to the folder.
 
-    Args:
-        directory: the folder of a finished run.
-
     Raises:
         UserError: the folder holds no finished run, its checkpoint is missing or damaged, or has no embedding.
     """
-    config, _ = finished_run(directory, "is not finished: run it to its end first")
+    config, _ = finished_run(directory)
     model = checkpoints.load(checkpoints.scored(directory, config.evaluate.average))["model"]
     measured: list[Tensor] = []
     for name, weight in model.items():

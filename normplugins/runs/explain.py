@@ -21,8 +21,6 @@ from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.utils.terminal import say
 
-COMMAND_LINE = "command line"
-
 
 def show_config(experiment: str, overrides: Sequence[str]) -> None:
     """Print a line for each key of a run's config: ``key=value``, then its source and its documentation.
@@ -66,7 +64,7 @@ def sources_of(experiment: str, overrides: Sequence[str]) -> dict[str, str]:
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         if not (CONFIG_DIR / key).is_dir():
-            sources[key] = COMMAND_LINE
+            sources[key] = "command line"
     return sources
 
 

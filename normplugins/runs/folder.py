@@ -1,7 +1,5 @@
 """A run's folder: its lock, its config, its identity and its record."""
 
-import hashlib
-import json
 import re
 import secrets
 import shutil
@@ -22,8 +20,8 @@ from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.progress import LOG
 from normplugins.training.tracking import EVENTS
 from normplugins.utils.errors import InUse, UserError
-from normplugins.utils.files import whole_file
-from normplugins.utils.json_file import read_json
+from normplugins.utils.files import whole_file, write_text
+from normplugins.utils.json_file import json_digest, read_json
 from normplugins.utils.locks import hold_lock
 
 CONFIG, RECORD = inventory.CONFIG, inventory.RECORD
@@ -49,17 +47,12 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises:
         InUse: another run holds the lock.
-        UserError: the folder cannot be created.
+        UserError: the folder cannot be created or written.
     """
 
     def refuse(process: str) -> None:
         raise InUse(f"another run (process {process}) is at work in {directory}")
 
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "lock").touch()
-    except OSError as error:
-        raise UserError(f"{directory} cannot be the run's folder: {error.strerror}. Set another run_dir") from error
     with hold_lock(directory / "lock", refuse):
         yield
 
@@ -154,9 +147,14 @@ def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity
     return {
         "cell": f"{config.experiment}/{config.norm.name}",  # the digest covers all other settings
         "seed": config.seed,
-        "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
+        "settings": json_digest(settings)[:16],
         "corpus": corpus_digest(corpus.manifest)[:16],
     }
+
+
+def read_state(directory: Path, name: str) -> dict[str, Any] | None:
+    """Return the content of a run's ``RECORD``, ``SCORES`` or ``PROVENANCE``, or None; UserError if it is damaged."""
+    return read_json(directory / name, REMEDIES[name])
 
 
 def read_record(directory: Path, config: DictConfig) -> dict[str, Any] | None:
@@ -165,26 +163,26 @@ def read_record(directory: Path, config: DictConfig) -> dict[str, Any] | None:
     Raises:
         UserError: the record is damaged, has been edited, or is of another run.
     """
-    path = directory / RECORD
-    done = read_json(path, REMEDIES[RECORD])
+    done = read_state(directory, RECORD)
     if done is None:
         return None
     theirs, ours = ([each.get(key) for key in ("experiment", "variant", "seed")] for each in (done, config))
     if theirs != ours:
+        path = directory / RECORD
         raise UserError(f"{path} is the record of another run ({theirs} there, {ours} here): {REMEDIES[RECORD]}")
     return done
 
 
-def finished_run(directory: Path, otherwise: str) -> tuple[DictConfig, dict[str, Any]]:
+def finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any]]:
     """Return the config and the record of the finished run in a folder.
 
     Raises:
-        UserError: there is no run, its record is damaged, or it is not finished; then the message ends ``otherwise``.
+        UserError: there is no run, its record is damaged, or it is not finished.
     """
     config = stored_config(directory)
     done = read_record(directory, config)
     if done is None:
-        raise UserError(f"the run in {directory} {otherwise}")
+        raise UserError(f"the run in {directory} is not finished: its normplugins run command resumes it")
     return config, done
 
 
@@ -195,18 +193,14 @@ def has_begun(directory: Path) -> bool:
 
 def corpus_digest(manifest: dict[str, Any]) -> str:
     """Return a hash of the prepared files of a corpus, from its manifest."""
-    return hashlib.sha256(json.dumps(manifest["sha256"], sort_keys=True).encode()).hexdigest()
+    return json_digest(manifest["sha256"])
 
 
 def wandb_id(directory: Path) -> str:
     """Return the run's id in wandb. It is created once, so that a resumed run continues the same run there."""
     path = directory / WANDB_ID
-    try:
-        stored = path.read_bytes().strip() if path.exists() else b""
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): move it away") from error
-    if not re.fullmatch(rb"[0-9a-f]{16}", stored):
-        stored = secrets.token_hex(8).encode()
-        with whole_file(path) as temporary:
-            temporary.write_bytes(stored)
-    return stored.decode()
+    stored = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    if not re.fullmatch(r"[0-9a-f]{16}", stored):
+        stored = secrets.token_hex(8)
+        write_text(path, [stored])
+    return stored

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.hub_utils import GeneratorHubInterface
 from omegaconf import DictConfig, OmegaConf
-
-from normplugins.corpora.raw_text import TextPipeline
 
 if TYPE_CHECKING:  # it imports this module
     from normplugins.runs.trained import TrainedRun
@@ -16,8 +15,9 @@ if TYPE_CHECKING:  # it imports this module
 
 def hub_interface(run: TrainedRun) -> GeneratorHubInterface:
     """Return the interface, with the run's model on its device."""
-    hub = GeneratorHubInterface(_config(run), run.task, [run.model])
-    hub.tokenizer, hub.bpe = _Tokenizer(run.pipeline), _Subwords(run.pipeline)
+    hub, text = GeneratorHubInterface(_config(run), run.task, [run.model]), run.pipeline
+    hub.tokenizer = SimpleNamespace(encode=text.tokenize, decode=lambda line: text.to_text([line])[0])
+    hub.bpe = SimpleNamespace(encode=lambda line: " ".join(text.split(line)), decode=text.join)
     return hub.to(next(run.model.parameters()).device)
 
 
@@ -32,15 +32,3 @@ def _config(run: TrainedRun) -> DictConfig:
         config.generation.max_len_a, config.generation.max_len_b = search.max_length_a, search.max_length_b
     config.task = run.task.cfg
     return config
-
-
-class _Tokenizer:
-    def __init__(self, pipeline: TextPipeline) -> None:
-        self.encode = pipeline.tokenize
-        self.decode = lambda line: pipeline.to_text([line])[0]
-
-
-class _Subwords:
-    def __init__(self, pipeline: TextPipeline) -> None:
-        self.encode = lambda line: " ".join(pipeline.split(line))
-        self.decode = pipeline.join

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from filecmp import cmp
 from pathlib import Path
@@ -38,12 +38,12 @@ class FoundRun:
         state: one of ``STATES``. *running*: a process holds the lock; *stopped*: there is no record; *finished*: there
             is one; *published*: it is published too; *diverged*: a campaign published that the loss was not finite;
             *damaged*: the config or the record cannot be read, or the record was edited.
+        when: time of the record, or of the last sign of life without one.
+        bytes: size of the files in the folder; a file with several names counts once.
         updates: updates that were made.
         of: updates after which training ends at the latest; None if only patience ends it, or after the run.
         metric: name of the score; empty without one.
         score: the score of the checkpoint that the recipe is scored by, on the whole test set.
-        bytes: size of the files in the folder; a file with several names counts once.
-        when: time of the record, or of the last sign of life without one.
     """
 
     folder: Path
@@ -52,12 +52,12 @@ class FoundRun:
     norm: str
     seed: int
     state: str
-    updates: int
-    of: int | None
-    metric: str
-    score: float | None
-    bytes: int
     when: datetime
+    bytes: int = 0
+    updates: int = 0
+    of: int | None = None
+    metric: str = ""
+    score: float | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""
@@ -89,11 +89,7 @@ def published_records(results: Path, experiment: str, cell: str) -> tuple[list[P
 
 
 def find_runs(root: Path, results: Path) -> list[FoundRun]:
-    """Return the runs in the folders under ``root``, by experiment, cell and seed.
-
-    Args:
-        root: a folder of runs.
-        results: the folder of the published records; it may be missing.
+    """Return the runs in the folders under ``root``, by experiment, cell and seed; ``results`` may be missing.
 
     Raises:
         UserError: there is no folder ``root``.
@@ -126,27 +122,21 @@ def _run_folders(root: Path) -> Iterator[Path]:
 def read_run(folder: Path, results: Path) -> FoundRun | None:
     """Return the run in a folder, or None if its config is of something else."""
     try:
-        found = _read(folder)
+        run = _read(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError, UserError):
         match = re.search(r"([^/]+)/([^/]+)/seed(\d+)$", folder.resolve().as_posix())  # its place is all that is known
         experiment, cell, seed = match.groups() if match else ("", "", "0")
-        found = {
-            **{"experiment": experiment, "cell": cell, "norm": cell.partition(",")[0]},
-            **{"seed": int(seed), "state": "damaged"},
-        }
-    if found is None:
+        run = FoundRun(folder, experiment, cell, cell.partition(",")[0], int(seed), "damaged", _last_change(folder))
+    if run is None:
         return None
-    published = published_path(results, found["experiment"], found["cell"], found["seed"])
+    state, published = run.state, published_path(results, run.experiment, run.cell, run.seed)
     if is_held(folder / "lock"):
-        found["state"] = "running"
-    elif found["state"] == "finished" and published.is_file() and cmp(folder / RECORD, published, shallow=False):
-        found["state"] = "published"
-    elif found["state"] == "stopped" and diverged_path(published).is_file():
-        found["state"] = "diverged"
-    changed = max((path.stat().st_mtime for path in (folder / CONFIG, folder / LOG) if path.exists()), default=0.0)
-    when = datetime.fromtimestamp(changed, timezone.utc)
-    unknown = {"updates": 0, "of": None, "metric": "", "score": None, "when": when}
-    return FoundRun(**{"folder": folder, "bytes": disk_use(folder.rglob("*")), **unknown, **found})
+        state = "running"
+    elif state == "finished" and published.is_file() and cmp(folder / RECORD, published, shallow=False):
+        state = "published"
+    elif state == "stopped" and diverged_path(published).is_file():
+        state = "diverged"
+    return replace(run, state=state, bytes=disk_use(folder.rglob("*")))
 
 
 def progress(folder: Path) -> tuple[int, int | None]:
@@ -162,19 +152,25 @@ def disk_use(paths: Iterable[Path]) -> int:
     return sum({stat.st_ino: stat.st_size for stat in stats}.values())
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def _read(folder: Path) -> FoundRun | None:
     config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), _YAML)
     ours = {"experiment", "variant", "seed", "norm", "task"} <= config.keys()
     record = read_json(folder / RECORD, "")
     if record is None and not ours:
         return None
-    run = config if record is None else record
-    found = {"experiment": run["experiment"], "cell": run["variant"], "seed": int(run["seed"])}
     if record is None:
+        name = config["experiment"], config["variant"], config["norm"]["name"]
         updates, of = progress(folder)
-        return {**found, "norm": config["norm"]["name"], "state": "stopped", "updates": updates, "of": of}
+        return FoundRun(folder, *name, int(config["seed"]), "stopped", _last_change(folder), updates=updates, of=of)
+    name = record["experiment"], record["variant"], record["norm"]
+    when, updates = datetime.fromisoformat(record["finished_at"]), record["training"]["updates"]
     metric, score = next(iter(record["metrics"].items()), ("", {"score": None}))
-    return {
-        **{**found, "norm": record["norm"], "state": "finished", "updates": record["training"]["updates"]},
-        **{"metric": metric, "score": score["score"], "when": datetime.fromisoformat(record["finished_at"])},
-    }
+    return FoundRun(
+        folder, *name, int(record["seed"]), "finished", when, updates=updates, metric=metric, score=score["score"]
+    )
+
+
+def _last_change(folder: Path) -> datetime:
+    """Return when a run began or last wrote to its log."""
+    times = [path.stat().st_mtime for path in (folder / CONFIG, folder / LOG) if path.exists()]
+    return datetime.fromtimestamp(max(times, default=0.0), timezone.utc)

@@ -10,11 +10,11 @@ from omegaconf import DictConfig
 
 from normplugins.corpora import PreparedCorpus, PreparedText, changed_files
 from normplugins.runs import record
-from normplugins.runs.folder import PROVENANCE, RECORD, REMEDIES, SCORES, corpus_digest, has_begun
+from normplugins.runs.folder import PROVENANCE, RECORD, SCORES, corpus_digest, has_begun, read_state
 from normplugins.training.checkpoints import LAST
 from normplugins.training.distributed import threads_per_process, world_size
 from normplugins.utils.errors import UserError
-from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.json_file import write_json
 
 
 def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool:
@@ -25,7 +25,7 @@ def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool
     """
     if not has_begun(directory):
         return False
-    digest, done = _notes(directory).get("corpus"), read_json(directory / RECORD, REMEDIES[RECORD])
+    digest, done = _notes(directory).get("corpus"), read_state(directory, RECORD)
     if digest is None and done:
         digest = corpus_digest(done["corpus"])
     if digest not in (None, corpus_digest(corpus.manifest)):
@@ -59,7 +59,7 @@ def verify_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> Non
 
 
 def _notes(directory: Path) -> dict[str, Any]:
-    return read_json(directory / PROVENANCE, REMEDIES[PROVENANCE]) or {"calls": []}
+    return read_state(directory, PROVENANCE) or {"calls": []}
 
 
 def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:

@@ -29,7 +29,7 @@ def publish(directory: Path, results: Path, force: bool = False, replace: bool =
         UserError: the run is not finished, its record or its translations are damaged or edited or, without ``force``,
             its code was not committed or another record of this cell and seed is published.
     """
-    _, done = folder.finished_run(directory, "is not finished: its normplugins run command resumes it")
+    _, done = folder.finished_run(directory)
     source = directory / folder.RECORD
     if done.get("format") != FORMAT:
         raise UserError(f"{source} has the format {done.get('format')}, and format {FORMAT} is published: {_AGAIN}")

@@ -86,7 +86,7 @@ def git_commit(*more: str) -> str | None:
 
 
 def uncommitted(commit: object) -> str:
-    """Return what a record's ``git_commit`` says against publishing it: the code is in no commit. Else return ""."""
+    """Return why a record with this ``git_commit`` is not published: its code is in no commit; "" if it is in one."""
     if commit is None:
         return "code that is in no git repository, or in one that git refuses to read (safe.directory)"
     text = str(commit)

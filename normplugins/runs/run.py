@@ -1,6 +1,5 @@
 """Runs one cell of a table from its config to its record, skipping every step whose output already exists."""
 
-import logging
 import os
 import re
 from datetime import timedelta
@@ -18,7 +17,7 @@ from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.display_name import display_name
-from normplugins.runs.scoring import describe_scores, score_checkpoints, set_threads
+from normplugins.runs.scoring import describe_scores, score_checkpoints, set_up_process
 from normplugins.training import checkpoints, distributed
 from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.history import saved_history
@@ -48,7 +47,6 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         UserError: anything that the user can correct, such as another process that works in the run's folder, a folder
             that holds a run with other settings, or a missing GPU.
     """
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     member = distributed.launched()
     if member is None:
         check(config)
@@ -61,6 +59,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         rendezvous.compare(description(config))
         if member.rank == 0:
             return run_rank_zero(config, rendezvous)
+        set_up_process(config)
         if message := rendezvous.receive():
             config.task.data, config.checkpoint.save_dir = message["data"], message["save_dir"]
             rendezvous.train_together(partial(train, config, fairseq_config(config), {}, "", Tracker()), config)
@@ -80,7 +79,7 @@ def run_plain(config: dict[str, Any]) -> dict[str, Any] | None:
 
 def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> dict[str, Any]:
     """Complete a run as its only process, or as rank zero, for which the other ranks wait at the ``rendezvous``."""
-    set_threads(config)
+    set_up_process(config)
     directory = Path(config.run_dir)
     with folder.locked(directory):
         if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued job resumes
@@ -113,7 +112,7 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
                 seen = file_sizes(corpus.bin_dir, directory / checkpoints.LAST)
                 rendezvous.send({"data": config.task.data, "save_dir": config.checkpoint.save_dir, "files": seen})
                 rendezvous.train_together(work, config)
-                set_threads(config)  # the other ranks have ended, so scoring may use their cores
+                set_up_process(config)  # the other ranks have ended, so scoring may use their cores
             else:
                 work()
             history = saved_history(directory, run_identity)

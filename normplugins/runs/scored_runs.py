@@ -82,11 +82,8 @@ def read_system(name: str, results: Path, checkpoint: str | None = None) -> Syst
     Raises:
         UserError: there is no such run, or a file of it is missing, damaged or was not scored.
     """
-    for folder in (Path(name), results / "runs" / name):
-        paths = _records(folder)
-        if paths:
-            break
-    else:
+    paths = _records(Path(name)) or _records(results / "runs" / name)
+    if not paths:
         raise UserError(
             f"{name} is no run: give a run's folder with its {RECORD}, or a cell such as multi30k/ln with records "
             f"under {results / 'runs'}"

@@ -23,8 +23,8 @@ from normplugins.runs.check import check_values
 from normplugins.runs.compose import check_types, wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import copy_file, sha256
-from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.files import copy_file, disk_errors, sha256
+from normplugins.utils.json_file import write_json
 from normplugins.utils.terminal import say
 from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
@@ -34,9 +34,10 @@ CHECKPOINT = "evaluate.checkpoint"  # only of this command: neither a run's conf
 CHANGEABLE = (CHECKPOINT, "hardware.threads", "common.cpu", "data_dir")
 
 
-def set_threads(config: DictConfig) -> None:
-    """Let PyTorch use ``hardware.threads`` threads, or every core that is available to this process."""
+def set_up_process(config: DictConfig) -> None:
+    """Let PyTorch use ``hardware.threads`` threads, or every available core, and let fairseq log only warnings."""
     use_threads(config.hardware.threads or available_cores())
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
 
 
 def score_checkpoints(
@@ -55,7 +56,7 @@ def score_checkpoints(
         UserError: a checkpoint is damaged or of another run, or an output cannot be written.
     """
     kind, names = kind_of(config.task._name), checkpoints.scored_names(config.evaluate.average)
-    done = read_json(directory / folder.SCORES, folder.REMEDIES[folder.SCORES]) or {}  # by a checkpoint's sha256
+    done = folder.read_state(directory, folder.SCORES) or {}  # by a checkpoint's sha256
     identity = folder.identity(directory, corpus)
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     translations: Files = {}
@@ -114,9 +115,7 @@ def _file_entry(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": sha256(path)}
 
 
-def rescore(
-    directory: Path, overrides: Sequence[str] = (), save: Path | None = None
-) -> dict[str, dict[str, dict[str, Any]]]:
+def rescore(directory: Path, overrides: Sequence[str], save: Path | None) -> None:
     """Score the test set with a checkpoint of a run, finished or not, and print the scores.
 
     Args:
@@ -126,24 +125,18 @@ def rescore(
             ``averaged``, ``last`` or ``best``; the default is the one that the recipe is scored by.
         save: a folder for the translations or the tokens' log-probabilities; it is created if needed.
 
-    Returns:
-        The metrics by test set, as in a record.
-
     Raises:
         UserError: the folder does not hold the checkpoint, the prepared corpus is not the one that the run was trained
             on, or an override cannot be used.
     """
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     config = folder.stored_config(directory)
     kind, average = kind_of(config.task._name), config.evaluate.average
     name = change(config, overrides, kind) or checkpoints.scored_names(average)[0]
     found = find_checkpoint(directory, name, average)
     if save:
-        try:
+        with disk_errors(save):
             save.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"nothing can be saved in {save}: {error.strerror}") from error
-    set_threads(config)
+    set_up_process(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     kind.check_corpus(config, corpus)
     if not provenance.check_corpus(directory, corpus):
@@ -159,7 +152,6 @@ def rescore(
         say(line)
     for unit, amount in speed.items():
         print(f"{unit.replace('_', ' ')}: {amount:,}")
-    return scores
 
 
 def change(config: DictConfig, overrides: Sequence[str], kind: Kind) -> str | None:
@@ -194,16 +186,8 @@ def ready_checkpoint(
 ) -> tuple[Path, Path]:
     """Check a checkpoint of a run, or average the epochs' checkpoints, and re-estimate its statistics if asked.
 
-    Args:
-        directory: the run's folder.
-        name: ``averaged``, ``last`` or ``best``.
-        found: what :func:`find_checkpoint` returned.
-        config: the run's config.
-        corpus: its prepared corpus.
-        outputs: the folder for checkpoints that are made.
-
-    Returns:
-        The checkpoint, and the one to score, which is another with ``evaluate.recalibrate``.
+    ``found`` is what :func:`find_checkpoint` returned for ``name``; checkpoints that are made are written to
+    ``outputs``. Returns the checkpoint, and the one to score, which is another with ``evaluate.recalibrate``.
 
     Raises:
         UserError: a checkpoint is damaged or of another run.

@@ -41,11 +41,8 @@ wait $!
 def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[DictConfig], wait: bool = False) -> None:
     """Submit a job array with a task for each cell that is not complete, queued or running; print what becomes of each.
 
-    Args:
-        experiment: name of the primary config.
-        cells: overrides of each cell.
-        configs: composed and checked config of each cell.
-        wait: return when all jobs have ended.
+    ``cells`` are the overrides of each cell, and ``configs`` its composed and checked config. With ``wait``, return
+    when all jobs have ended.
 
     Raises:
         UserError: the cells differ in ``hardware``, Slurm is not installed here, Slurm refuses the jobs or, with

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import tempfile
@@ -34,11 +33,11 @@ from normplugins.evaluation.generation import Sampling, continue_text
 from normplugins.evaluation.loading import load_model
 from normplugins.evaluation.reestimate import batches_asked
 from normplugins.evaluation.tasks import kind_of, windows
-from normplugins.models.language_model_config import future_label
 from normplugins.runs import folder, provenance
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.hub import hub_interface
-from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_threads
+from normplugins.runs.run import run_label
+from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_up_process
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import progress
@@ -75,6 +74,8 @@ class TrainedRun:
         checkpoint: the checkpoint's name.
         corpus: the prepared corpus of the run.
         pipeline: prepares text as the run's corpus was prepared.
+        translates: whether it is a run of translation, and not of a language model.
+        label: how a language model sees the future, so that its perplexity is not a language model's; mostly empty.
         unknown: words of the last call that the vocabulary cannot spell, in the order of the text.
     """
 
@@ -87,15 +88,8 @@ class TrainedRun:
         settings = corpus_config(config.corpus)
         assert isinstance(settings, ParallelCorpus | RunningText)
         self.pipeline: TextPipeline = text_pipeline(settings, corpus)
-        self.translates = isinstance(settings, ParallelCorpus)
+        self.translates, self.label = isinstance(settings, ParallelCorpus), run_label(config)
         self.unknown: list[str] = []
-
-    @property
-    def label(self) -> str:
-        """How a language model sees the future, so that its perplexity is not a language model's; empty if not."""
-        if self.translates:
-            return ""
-        return future_label(self.config.model.norm, self.config.model.get("causal", True))
 
     def translate(self, lines: Sequence[str], beam: int | None = None) -> list[str]:
         """Return the translation of each raw line as plain text; an empty line stays empty.
@@ -152,10 +146,7 @@ class TrainedRun:
     def search(self, sentences: list[Tensor], search: DictConfig, precision: str = "float32") -> list[list[Hypothesis]]:
         """Translate sentences by our beam search, as :data:`Engine` says.
 
-        Args:
-            sentences: the sentences.
-            search: the settings.
-            precision: ``bf16`` computes matrix products and activations in bfloat16.
+        With ``precision=bf16``, matrix products and activations are computed in bfloat16.
 
         Raises:
             UserError: ``precision=bf16`` on a device without bfloat16 arithmetic.
@@ -265,9 +256,7 @@ def load(run: str | Path) -> TrainedRun:
     directory = path.parent if path.is_file() else path
     config = folder.stored_config(directory)
     kind_of(config.task._name)
-    for name in ("fairseq", "normplugins.models"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    set_threads(config)
+    set_up_process(config)
     settings, root = corpus_config(config.corpus), Path(config.data_dir)
     corpus = open_prepared(settings, root) or prepare(settings, root, _echo)
     provenance.check_corpus(directory, corpus)

@@ -140,14 +140,9 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _version_file(part: Path) -> Path:
-    """Return where the server's version (ETag or date) of a partial download is kept."""
-    return part.with_name(part.name + ".version")
-
-
 def _transfer(url: str, part: Path, echo: Callable[[str], None], timeout: tuple[float, float]) -> int | None:
     """Append the missing bytes of ``url`` to ``part``; return the total size, None if the server does not send it."""
-    held, version = _size(part), _version_file(part)
+    held, version = _size(part), part.with_name(f"{part.name}.version")  # the server's: its ETag or a date
     # Servers often refuse the default user agent of a library.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"normplugins/{__version__}"}
     if held:

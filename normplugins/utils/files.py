@@ -15,8 +15,7 @@ from pathlib import Path
 from normplugins.utils.errors import UserError
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_NO_PLACE = {errno.ENOENT, errno.ENAMETOOLONG, errno.ENXIO}
+_NO_PLACE = {errno.ENOENT, errno.ENAMETOOLONG, errno.ENXIO, errno.EACCES, errno.EPERM, errno.EROFS}
 _IN_THE_WAY = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 _BLOCK = 1 << 20  # bytes
 
@@ -131,16 +130,12 @@ def disk_errors(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise UserError(f"no space left to write {place}: free some, then give the same command again") from error
-        if error.errno in _NOT_ALLOWED:
-            raise UserError(f"not allowed to write {place}: {error.strerror}") from error
-        if error.errno in _NO_PLACE:
-            raise UserError(f"cannot write {place}: {error.strerror} ({error.filename}); name another place") from error
+        if error.errno not in _NO_PLACE | _IN_THE_WAY:
+            raise
+        named, remedy = error.filename, "name another place"
         if error.errno in _IN_THE_WAY:
-            in_the_way = error.filename2 or error.filename
-            raise UserError(
-                f"cannot write {place}: {error.strerror} ({in_the_way}); move it away, or name another place"
-            ) from error
-        raise
+            named, remedy = error.filename2 or named, f"move it away, or {remedy}"
+        raise UserError(f"cannot write {place}: {error.strerror} ({named}); {remedy}") from error
 
 
 def remove(path: Path) -> None:

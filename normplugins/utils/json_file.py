@@ -18,8 +18,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: the disk is full, or the place cannot be written.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, and a file of this name is written here: move the folder away")
     sealed = {**content, HASH: _digest(content)}
     with whole_file(path) as temporary:
         text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
@@ -29,11 +27,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
     """Return the content of a file of :func:`write_json`, or None if the file does not exist.
 
-    A file without a hash, as older versions wrote it, is accepted.
-
-    Args:
-        path: the file.
-        remedy: what the user can do about a damaged file, as the end of the error's message.
+    A file without a hash, as older versions wrote it, is accepted. ``remedy`` is what the user can do about a damaged
+    file, the end of the error's message.
 
     Raises:
         UserError: the file cannot be read, is no JSON object, or has been edited.

@@ -14,8 +14,6 @@ _BOUNDS = (
     ("above", "above", operator.gt),
     ("below", "below", operator.lt),
 )
-
-
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
 

@@ -88,12 +88,8 @@ def paragraph(text: str, width: int | None, indent: str = "") -> str:
     return plain if width is None else wrap(plain, width, indent)
 
 
-def wrap(text: str, width: int, indent: str = "") -> str:
+def wrap(text: str, width: int, indent: str = "", kind: type[textwrap.TextWrapper] = textwrap.TextWrapper) -> str:
     """Break a text into lines of ``width`` characters, indented from the second on; a longer word stays whole."""
-    return _wrap(text, width, indent, textwrap.TextWrapper)
-
-
-def _wrap(text: str, width: int, indent: str = "", kind: type[textwrap.TextWrapper] = _CellWrapper) -> str:
     wrapper = kind(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return "\n".join("\n".join(wrapper.wrap(line)) for line in text.splitlines())
 
@@ -153,7 +149,7 @@ def format_table(table: Table, rooms: Sequence[int] = (), style: str = "simple")
     def fitted(cell: str, column: Column, room: int | None) -> str:
         if column.right or room is None or len(cell) <= room:
             return cell
-        return _wrap(cell, room, kind=textwrap.TextWrapper if _longest(cell.split()) <= room else _CellWrapper)
+        return wrap(cell, room, kind=textwrap.TextWrapper if _longest(cell.split()) <= room else _CellWrapper)
 
     widths: Sequence[int | None] = rooms or [None] * len(table.columns)
     return tabulate.tabulate(
@@ -175,7 +171,7 @@ def _rooms(table: Table, width: int | None) -> list[int]:
     free = width - GAP * (len(rooms) - 1)
 
     def least(index: int, kind: type[textwrap.TextWrapper]) -> int:
-        words = [word for cell in cells[index] for word in _wrap(cell, 1, kind=kind).splitlines()]
+        words = [word for cell in cells[index] for word in wrap(cell, 1, kind=kind).splitlines()]
         narrowest = max(headings[index], _longest(words), min(rooms[index], NARROWEST))
         return rooms[index] if table.columns[index].right else narrowest
 
@@ -195,8 +191,8 @@ def _stacked(table: Table, width: int) -> str:
     blocks = []
     for name, *cells in table.rows:
         named = zip(table.columns[1:], cells, strict=True)
-        lines = [_wrap(f"  {column.title}: {cell}", width, "    ") for column, cell in named if cell]
-        blocks.append("\n".join([_wrap(name, width), *lines]))
+        lines = [wrap(f"  {column.title}: {cell}", width, "    ", _CellWrapper) for column, cell in named if cell]
+        blocks.append("\n".join([wrap(name, width, kind=_CellWrapper), *lines]))
     return "\n\n".join(blocks)
 
 

@@ -42,7 +42,7 @@ def ptb():
         (["dataset.max_tokens=31"], "dataset.max_tokens=31"),
         (["dataset.batch_size=null"], "dataset.batch_size"),
         (["optimization.max_update=0", "optimization.max_epoch=3"], "optimization.max_update=0"),
-        (["optimization.lr=[0.1,0.2]"], "a single rate"),
+        (["optimization.lr=[0.1,0.2]"], "a single number"),
         (["optimization.lr=[0]"], "min_lr"),
     ],
 )

@@ -60,7 +60,7 @@ def test_refusals(run, trained, tmp_path, refused):
         file.write(b"changed")
     assert "has changed" in refused("export", copy, tmp_path / "model")
     (copy / "record.json").unlink()
-    assert "has not ended" in refused("export", copy, tmp_path / "model")
+    assert "is not finished" in refused("export", copy, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
