@@ -101,18 +101,16 @@ def perplexity(
     return {"score": math.exp(min(nats, 709.0)), "signature": signature, "tokens": tokens, "nats": nats}
 
 
-def load_model_and_text(checkpoint: Path, bin_dir: Path, cpu: bool) -> tuple[Any, Tensor, Tensor]:
-    """Load a language model, in evaluation mode on its device, and the test text.
+def load_test_text(task: Any, bin_dir: Path) -> tuple[Tensor, Tensor]:
+    """Return the test text of a language model's task.
 
     Returns:
-        The model; inputs (N,), the token before each token of the text and ``</s>`` at the first one; and the tokens of
-        the text (N,). The tensors are on the CPU.
+        Inputs (N,), the token before each token of the text and ``</s>`` at the first one, and the tokens (N,).
     """
-    model, task = load_model(checkpoint, bin_dir, cpu)
     lines = data_utils.load_indexed_dataset(str(bin_dir / "test"), task.source_dictionary)
     targets = torch.cat([lines[index] for index in range(len(lines))]).long()
     inputs = torch.cat([targets.new_tensor([task.source_dictionary.eos()]), targets[:-1]])
-    return model, inputs, targets
+    return inputs, targets
 
 
 def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool) -> NDArray[np.float32]:
@@ -121,7 +119,8 @@ def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool)
     Raises:
         UserError: the windows do not fit the model.
     """
-    model, inputs, targets = load_model_and_text(checkpoint, bin_dir, cpu)
+    model, task = load_model(checkpoint, bin_dir, cpu)
+    inputs, targets = load_test_text(task, bin_dir)
     windows.check(model.max_positions())
     title = f"scoring {len(targets):,} tokens with {checkpoint.name}"
     return text_logprobs(model, inputs, targets, windows, progress(list(windows.batches(len(targets))), title))

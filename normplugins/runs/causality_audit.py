@@ -11,14 +11,11 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation.causality import Measured, measure_evaluation, measure_training, warmups
-from normplugins.evaluation.perplexity import load_model_and_text
-from normplugins.evaluation.reestimate import batches_asked
+from normplugins.evaluation.perplexity import load_test_text
 from normplugins.models.language_model_config import is_causal
 from normplugins.runs import folder, record
-from normplugins.runs.scoring import set_up_process
-from normplugins.training import checkpoints
+from normplugins.runs.trained import load
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
 from normplugins.utils.steps import step
@@ -38,18 +35,18 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
         segments: segments of the test text that are scored in evaluation mode, and trials in training mode.
 
     Raises:
-        UserError: the run is not a finished run of a language model, its checkpoint is gone, its text is shorter than a
-            segment, or a number is below 1.
+        UserError: the run is not a finished run of a language model, its checkpoint or its corpus has changed, its text
+            is shorter than a segment, or a number is below 1.
     """
     for name, value in (("--draws", draws), ("--segments", segments)):
         if value < 1:
             raise UserError(f"{name} {value}: at least 1 is needed")
-    config, run, checkpoint = _finished_run(directory)
-    set_up_process(config)
-    corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
-    model, inputs, text = load_model_and_text(checkpoint, corpus.bin_dir, config.common.cpu)
-    device = next(model.parameters()).device
-    inputs, text = inputs.to(device), text.to(device)
+    config, run = folder.finished_run(directory)
+    if config.task._name != "language_modeling":
+        raise UserError(f"the run in {directory} is of task {config.task._name}; language_modeling is needed")
+    trained = load(directory)
+    model, device = trained.model, next(trained.model.parameters()).device
+    inputs, text = (tokens.to(device) for tokens in load_test_text(trained.task, trained.corpus.bin_dir))
     segment = int(config.task.tokens_per_sample)
     whole = len(text) // segment
     if segment < 2:
@@ -76,7 +73,7 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
         if warmup
         else None,
     }
-    manifest = corpus.manifest
+    manifest = trained.corpus.manifest
     masked = bool(config.model.get("causal", True))  # the published tensor transformer does not mask its attention
     done = {
         "format": FORMAT,
@@ -91,7 +88,7 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
             "normalize_before": config.model.normalize_before,
         },
         "run": {
-            "checkpoint": checkpoint.name,
+            "checkpoint": trained.checkpoint,
             "updates": run["training"]["updates"],
             "git_commit": run.get("git_commit"),
             "ppl": run["metrics"]["ppl"]["score"],
@@ -119,17 +116,6 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
     path = results / "causality" / config.experiment / config.variant / f"seed{config.seed}.json"
     write_json(path, done)
     print(f"written: {path}")
-
-
-def _finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any], Path]:
-    """Return the config, the record and the scored checkpoint of a finished run of a language model."""
-    config, run = folder.finished_run(directory)
-    if config.task._name != "language_modeling":
-        raise UserError(f"the run in {directory} is of task {config.task._name}; language_modeling is needed")
-    checkpoint = checkpoints.scored(directory, config.evaluate.average, batches_asked(config))
-    if not checkpoint.exists():
-        raise UserError(f"the model of the run in {directory} is gone ({checkpoint.name})")
-    return config, run, checkpoint
 
 
 def _figures(title: str, measure: Callable[[torch.Generator], Measured]) -> dict[str, Any]:

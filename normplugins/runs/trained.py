@@ -256,17 +256,17 @@ def load(run: str | Path) -> TrainedRun:
     directory = path.parent if path.is_file() else path
     config = folder.stored_config(directory)
     kind_of(config.task._name)
+    average = config.evaluate.average
+    scored, name = checkpoints.scored(directory, average, batches_asked(config)), checkpoints.scored_names(average)[0]
+    scored = path if path.is_file() else scored
+    found = [scored] if scored.exists() else find_checkpoint(directory, name, average)  # before the corpus is prepared
     set_up_process(config)
     settings, root = corpus_config(config.corpus), Path(config.data_dir)
     corpus = open_prepared(settings, root) or prepare(settings, root, _echo)
     provenance.check_corpus(directory, corpus)
-    average = config.evaluate.average
-    scored = path if path.is_file() else checkpoints.scored(directory, average, batches_asked(config))
     if scored.exists():
         checkpoints.load(scored, folder.identity(directory, corpus))
         return TrainedRun(directory, scored, config, corpus)
-    name = checkpoints.scored_names(average)[0]
-    found = find_checkpoint(directory, name, average)
     with tempfile.TemporaryDirectory() as scratch:
         _, checkpoint = ready_checkpoint(directory, name, found, config, corpus, Path(scratch))
         return TrainedRun(directory, checkpoint, config, corpus)
