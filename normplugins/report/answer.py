@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from normplugins.evaluation import significance
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import (
     CELLS,
     CHECKPOINTS,
+    CONFIRMATORY,
     EXPERIMENT,
     EXPLORATORY,
     MARGIN,
-    UNDECIDED,
+    Contrast,
     Finding,
     find,
 )
 from normplugins.report.plans import Plan
-from normplugins.report.records import WHOLE
 from normplugins.report.run_page import run_links
-from normplugins.report.table import Table, build_table
 
 Findings = Mapping[str, Sequence[Finding]]
 """The findings of each checkpoint, in the order of the contrasts."""
@@ -39,18 +36,16 @@ PARTS = {
 EFFECTS = {"better": "better with it", "worse": "worse with it", "equivalent": f"a change of less than {MARGIN} BLEU"}
 """What a verdict on such a contrast says."""
 RULE = (
-    "The scores are tokenized BLEU of lower-cased text on all four test sets together, of the mean of the last five "
-    "epochs' checkpoints. The intervals are 95 % intervals over seeds and sentences, and p is adjusted by Holm's "
-    "method, separately for the six confirmatory and the six exploratory contrasts. "
-    "[docs/norms.md](../docs/norms.md) explains the norms, and the [protocol](../docs/protocol.md) says how a verdict "
-    "is reached."
+    "The scores are tokenized BLEU on all four test sets together, of the mean of the last five epochs' checkpoints; "
+    "the text is lower-cased before. The intervals are 95 % intervals over seeds and sentences, and not adjusted; p is "
+    "adjusted by Holm's method, separately for the six confirmatory and the six exploratory contrasts. Verdicts are "
+    "about this corpus and this small model. [docs/norms.md](../docs/norms.md) explains the norms, and the "
+    "[protocol](../docs/protocol.md) says how a verdict is reached."
 )
+RELEASED = Contrast("bn_released", "ln", "")
+"""A difference that the protocol does not judge: most likely, this BN is the one of the paper."""
 SCALING = "the scaling, under"
 """The beginning of what a contrast isolates if it is the group scaling of a norm with statistics."""
-POWER = "seeds for\n80 % power"
-TEXTS, DETAILS = ("contrast", "verdict"), ("p (Holm)", POWER, "diverged", "stopped\nearly")
-"""Columns of the table of contrasts."""
-TITLE = "multi30k: contrasts of test BLEU over paired seeds"
 
 
 def read_findings(results: Path, resamples: int = significance.RESAMPLES) -> dict[str, list[Finding]]:
@@ -68,21 +63,26 @@ def sentences(results: Path, findings: Findings) -> list[str]:
     Args:
         results: the folder of the records.
         findings: the findings of each checkpoint.
+
+    Raises:
+        UserError: a record or its translations are damaged, or two cells cannot be compared.
     """
     primary = findings[CHECKPOINTS[0]]
     by_name = {each.contrast.name: each for each in primary}
     better, worse = (f"**{question}** {conclusion(by_name[name])}" for name, question in QUESTIONS.items())
+    (released,) = find(results, contrasts=[RELEASED])
+    worse += f" {RELEASED.name}, which is no contrast of the protocol: {figures(released, p_value=False)}."
     others = [each for name, each in by_name.items() if name not in QUESTIONS and name not in PARTS]
     return [state(results, primary), better, _parts(by_name), worse, _others(others), _checkpoints(findings), RULE]
 
 
 def state(results: Path, primary: Sequence[Finding]) -> str:
-    """Return how many of the planned runs are published, and how many of the contrasts have a verdict."""
+    """Return how many of the planned runs are published, and how many of the contrasts are decided."""
     progress = Plan.named(EXPERIMENT).progress(results)
     lost = f", and {progress.diverged} diverged" if progress.diverged else ""
     runs = f"{progress.published} of {progress.planned} planned runs of Multi30k are published{lost}"
     decided = sum(each.decided and each.complete for each in primary)
-    verdicts = f"{decided} of {len(primary)} contrasts have a verdict."
+    verdicts = f"{decided} of {len(primary)} contrasts are decided."
     if not progress.left:
         return f"No planned run is left: {runs}. {verdicts}"
     most = max(each.seeds for each in primary)
@@ -110,15 +110,21 @@ def conclusion(found: Finding) -> str:
     return f"{text}. {found.contrast.name}: {figures(found)}. {agreement(found)}".strip()
 
 
+def shown(p: float) -> str:
+    """Return a p-value with two digits, or three if two would show it on the other side of the level."""
+    two = f"{p:.2g}"
+    return two if (float(two) < significance.LEVEL) == (p < significance.LEVEL) else f"{p:.3g}"
+
+
 def figures(found: Finding, p_value: bool = True) -> str:
     """Return the difference with its interval and number of seeds, such as ``+0.38 BLEU [-0.01, +0.76], 9 seeds``."""
     if found.difference is None:
         return "not run"
     seeds = f"{found.seeds} seeds" if found.complete else f"{found.seeds} of {found.planned} seeds"
     seeds = "one seed, interval over sentences alone" if found.seeds == 1 else seeds
-    p = "" if found.seeds == 1 or not p_value else f", adjusted p = {found.p_adjusted:.2g}"
+    p = "" if found.seeds == 1 or not p_value else f", adjusted p = {shown(found.p_adjusted)}"
     lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
-    return f"{_interval(found, ' BLEU')}, {seeds}{p}{lost}"
+    return f"{interval(found, ' BLEU')}, {seeds}{p}{lost}"
 
 
 def paired_runs(results: Path, *findings: Finding) -> str:
@@ -131,19 +137,19 @@ def paired_runs(results: Path, *findings: Finding) -> str:
 
 
 def agreement(found: Finding) -> str:
-    """Return whether a verdict agrees with what the paper claims; an empty text if the paper claims nothing."""
+    """Return whether a verdict is what the paper claims; an empty text if the paper claims nothing."""
     claimed, parts = found.contrast.paper, found.verdict.split(", ")
     if not claimed or found.seeds < 2:
         return ""
     opposite = "worse" if claimed == "better" else "better"
     if claimed in parts and "equivalent" in parts:
-        return f"This agrees with the paper in direction, but the difference is less than {MARGIN} BLEU."
+        return f"The direction is the one that the paper reports, but the difference is less than {MARGIN} BLEU."
     if claimed in parts:
-        return "This agrees with the paper."
+        return "The direction is the one that the paper reports."
     if opposite in parts:
-        return "This contradicts the paper."
+        return "The direction is the opposite of the one that the paper reports."
     if "equivalent" in parts:
-        return f"This contradicts the paper's claim of a difference of {MARGIN} BLEU or more."
+        return f"The paper reports a difference of {MARGIN} BLEU or more on its corpora."
     return "This neither confirms nor contradicts the paper."
 
 
@@ -160,11 +166,14 @@ def _parts(by_name: Mapping[str, Finding]) -> str:
 
 
 def _others(findings: Sequence[Finding]) -> str:
-    decided = [f"{each.contrast.name}: {verdict(each)}" for each in findings if each.decided]
-    return (
-        f"**What do the other {len(findings)} contrasts show?** {'; '.join(decided) or 'None has a verdict'}. Three "
-        "seeds hardly ever decide an exploratory one (amendment 4 of the protocol): read its estimate and interval."
+    judged = [f"{each.contrast.name}: {figures(each)}, {verdict(each)}" for each in findings
+              if each.decided or each.contrast.family == CONFIRMATORY]  # fmt: skip
+    rest = len(findings) - len(judged)
+    few = (
+        f" The other {rest} are undecided: three seeds hardly ever decide an exploratory contrast (amendment 4 of the "
+        "protocol), so read its estimate."
     )
+    return f"**What do the other {len(findings)} contrasts show?** {'; '.join(judged)}.{few if rest else ''}"
 
 
 def _checkpoints(findings: Findings) -> str:
@@ -181,23 +190,6 @@ def _checkpoints(findings: Findings) -> str:
     return f"**Does the choice of the checkpoint matter?** {said}"
 
 
-def _last_checkpoint(found: pd.DataFrame) -> list[str]:
-    """Return how often the last checkpoint is the best one too, and what averaging does to the length of the output."""
-    scores = found[_planned(found) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
-    runs = scores.pivot(index=["variant", "seed"], columns="checkpoint", values=["value", "brevity"])
-    if not {*CHECKPOINTS} <= {*scores["checkpoint"]}:
-        return []
-    runs = runs.dropna()
-    averaged, last = (runs["brevity", name].mean() for name in ("averaged", "last"))
-    curves = scores.drop_duplicates(["variant", "seed"]).set_index(["variant", "seed"]).loc[runs.index, "valid_curve"]
-    same = sum(bool(curve) and curve[-1][1] == min(loss for _, loss in curve) for curve in curves)
-    return [
-        f"In {same} of {len(runs)} runs, the last epoch has the lowest validation loss, so that *last* and *best* are "
-        f"one checkpoint. Averaging {'shortens' if averaged < last else 'does not shorten'} the output: the mean "
-        f"brevity penalty is {averaged:.3f} for averaged checkpoints and {last:.3f} for last ones."
-    ]
-
-
 def scaling_effect(findings: Sequence[Finding]) -> str:
     """Return in how many pairs of runs the one with group scaling scores higher, and by how much; "" without any."""
     scaling = [each for each in findings if each.difference and each.contrast.isolates.startswith(SCALING)]
@@ -207,13 +199,10 @@ def scaling_effect(findings: Sequence[Finding]) -> str:
     norms = [CELLS[each.contrast.baseline].removesuffix(" without group scaling") for each in scaling]
     higher = sum(gain > 0 for gain in gains)
     return (
-        f"In {higher} of {len(gains)} pairs of runs that differ in group scaling alone ({', '.join(norms)}), the run "
-        f"with it scores higher; the differences are {min(gains):+.2f} to {max(gains):+.2f} BLEU."
+        f"Not a test, because pairs of one seed are not independent: in {higher} of {len(gains)} pairs of runs that "
+        f"differ in group scaling alone ({', '.join(norms)}), the run with it scores higher; the differences are "
+        f"{min(gains):+.2f} to {max(gains):+.2f} BLEU."
     )
-
-
-def _planned(found: pd.DataFrame) -> pd.Series[bool]:
-    return (found["experiment"] == EXPERIMENT) & found["variant"].isin([*CELLS])
 
 
 def verdict(found: Finding) -> str:
@@ -222,63 +211,8 @@ def verdict(found: Finding) -> str:
     return f"{mark}{found.verdict_so_far}"
 
 
-def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
-    """Return the table of all contrasts; ``found`` holds the records, as ``read_results`` returns them."""
-    runs = found[_planned(found)].drop_duplicates(["variant", "seed"])
-    ended = runs[runs["diverged"] == ""]
-    rows = []
-    for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
-        needed = ""
-        if first.verdict == UNDECIDED and first.seeds >= SPREAD_SEEDS:
-            needed = "none" if first.seeds_needed is None else str(first.seeds_needed)
-        rows.append({
-            "contrast": first.contrast.name,
-            "averaged [95 %]": _interval(first),
-            "p (Holm)": f"{first.p_adjusted:.2g}" if first.seeds > 1 else "",
-            **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
-               for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
-            "seeds": f"{first.seeds} of {first.planned}",
-            "verdict": verdict(first),
-            POWER: needed,
-            "diverged": " and ".join(map(str, first.diverged)),
-            "stopped\nearly": str(first.stopped_early),
-        })  # fmt: skip
-    notes = [
-        "A difference is the test BLEU of the first norm minus that of the second, with the seeds that both have. "
-        f"*Equivalent*: the whole interval lies within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; "
-        "[contrasts.csv](contrasts.csv) also has the intervals of last and best checkpoints, and those of the "
-        "hierarchical bootstrap.",
-        f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
-        "stopped early.",
-        *_last_checkpoint(found),
-    ]
-    if any(row[POWER] for row in rows):
-        notes.append(f"Seeds for 80 % power: at a true difference of {MARGIN} BLEU, before the adjustment of p.")
-    if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
-        notes.append("With one seed, the interval is over sentences alone and leaves out the spread between seeds.")
-    table = build_table("Contrasts", rows, TEXTS, DETAILS, notes, slug="contrasts")
-    return table.folded(("", "0 and 0", "0"))
-
-
-def _interval(found: Finding, unit: str = "") -> str:
+def interval(found: Finding, unit: str = "") -> str:
+    """Return a difference with its 95 % interval; an empty text without any."""
     if found.difference is None or found.interval is None:
         return ""
     return f"{found.difference.mean:+.2f}{unit} [{found.interval[0]:+.2f}, {found.interval[1]:+.2f}]"
-
-
-def as_csv(findings: Findings) -> str:
-    """Return all findings as CSV, a row for each contrast and checkpoint."""
-    rows = []
-    for checkpoint, every in findings.items():
-        for each in every:
-            found = each.difference
-            numbers = [found.mean, found.low, found.high, found.p, *found.bootstrap] if found else [None] * 6
-            rows.append([
-                each.contrast.system, each.contrast.baseline, each.contrast.family, checkpoint, each.seeds,
-                each.planned, *numbers, each.p_adjusted, each.verdict if checkpoint == CHECKPOINTS[0] else "",
-                each.seeds_needed, *each.diverged,
-            ])  # fmt: skip
-    columns = ["system", "baseline", "family", "checkpoint", "seeds", "planned", "difference", "low", "high", "p",
-               "bootstrap_low", "bootstrap_high", "p_holm", "verdict", "seeds_needed", "diverged_system",
-               "diverged_baseline"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns).to_csv(index=False, float_format="%.6g")

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from normplugins.report import gradients_figure, probe_table, sweeps
+from normplugins.report import gradients_figure, probe_claims, sweeps
 from normplugins.report.answer import agreement, figures, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding
-from normplugins.report.measured import numbers_table
 from normplugins.report.plans import Plan
-from normplugins.report.probe_figures import PN_CELLS
-from normplugins.report.run_page import run_links
+from normplugins.report.probe_claims import Evidence
 from normplugins.report.sweeps import FAILS, HOLDS, so_far
 from normplugins.report.table import build_table, markdown
 from normplugins.runs.inventory import published_records
@@ -31,41 +24,10 @@ HEAD = """\
 This page judges the claims of the paper, and common claims: those that are often made about these norms elsewhere, for
 example by users of the released code. The verdicts are *holds*, *does not hold*, *undecided* (there are too few runs,
 or they disagree), *open* (these measurements cannot decide it) and *not run* (the command runs it). *So far* marks a
-verdict before all planned runs are published. Claims about scores follow the rule of the
-[protocol](../docs/protocol.md). The other verdicts need three seeds, unless one value refutes the claim; they are
-about the models of the published runs, and do not extend to other corpora or sizes. [docs/probe.md](../docs/probe.md)
-defines the measured numbers."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What claims are judged by: the folder of the results, and the primary findings by the name of the contrast."""
-
-    results: Path
-    findings: dict[str, Finding]
-
-    def links(self, *cells: str) -> str:
-        """Return Markdown links to the pages of these cells' runs."""
-        return f"Runs: {run_links(self.results, EXPERIMENT, *cells)}."
-
-    def complete(self, *cells: str) -> bool:
-        """Whether no planned run of these cells is missing."""
-        plan = Plan.named(EXPERIMENT)
-        return all(
-            sum(map(len, published_records(self.results, EXPERIMENT, cell))) >= len(plan.seeds(EXPERIMENT, cell))
-            for cell in cells
-        )
-
-    @cached_property
-    def probe(self) -> pd.DataFrame:
-        """The numbers of the statistics probe in the runs of Multi30k."""
-        return probe_table.probe_table(self.results)
-
-    def probed(self, cell: str, number: str, begin: int = 0, end: float = math.inf) -> pd.Series[float]:
-        """Return a number of the probe of all encoder norms at updates in this range, by seed; NaN if not finite."""
-        found = self.probe[(self.probe["cell"] == cell) & (self.probe["quantity"] == number)]
-        found = found[found["update"].between(begin, end) & found["layer"].str.startswith("encoder.")]
-        return found.set_index("seed")["value"]
+verdict before all planned runs are published. Every verdict is about the models and corpora of the published runs, and
+does not extend to others. Claims about scores follow the rule of the [protocol](../docs/protocol.md); the others need
+three seeds, unless one value refutes the claim. [docs/probe.md](../docs/probe.md) defines the measured numbers. Issues
+are those of the [released code](https://github.com/sIncerass/powernorm)."""
 
 
 Judge = Callable[[Evidence], tuple[str, str]]
@@ -115,42 +77,6 @@ def _not_run(why: str, plan: str = "", experiments: Collection[str] = ()) -> Jud
     return judge
 
 
-def _smaller_gradient(evidence: Evidence) -> tuple[str, str]:
-    cells = ("pnv", "bn")
-    shares = pd.concat({cell: 100 * evidence.probed(cell, "pnv_bound_smaller") for cell in cells}, names=["cell"])
-    if shares.empty:
-        return NO_PROBE
-    runs = shares.groupby(["cell", "seed"], sort=False).mean().unstack("seed").reindex(cells)
-    always = shares.min() == 100
-    lowest, highest = np.nanmin(runs), np.nanmax(runs)
-    channels = "all channels" if always else f"{lowest:.0f} to {highest:.0f} % of the channels, not in all"
-    return OPEN if always else FAILS, (
-        f"At the inputs of these runs' norms, PN-V's gradient is smaller than BN's in {channels}, whichever of the two "
-        "the model has. The table has the mean share of channels in %, over the encoder norms and the probed updates. "
-        "The paper concludes a smaller Lipschitz constant, which the gradients of single batches cannot show.\n\n"
-        f"{numbers_table('norm', runs.add_prefix('seed '), '{:.1f}')}\n\n{evidence.links(*cells)}"
-    )
-
-
-def _bounded(evidence: Evidence) -> tuple[str, str]:
-    rows: dict[str, dict[str, float]] = {}
-    finite = True
-    for cell in PN_CELLS:
-        nu, product, after = (evidence.probed(cell, name) for name in ("nu", "grad_product", "grad_input"))
-        if len(nu):
-            finite &= bool(np.isfinite(nu).all() and np.isfinite(after).all())
-            rows[cell] = {"max ‖ν‖ / max ‖Λ_B‖": nu.max() / product.max(), "max ‖∂L/∂x‖": after.max()}
-    if not rows:
-        return NO_PROBE
-    return (OPEN if finite else FAILS), (
-        f"ν is the average of Λ_B over batches. ν and the gradients are {'finite' if finite else 'not finite'} at all "
-        "probed updates. The table has the largest values over the encoder norms, the probed updates and the seeds. It "
-        "shows no bound, because a record has only eight updates per decade.\n\n"
-        f"{numbers_table('cell', pd.DataFrame(rows).T, '{:#.3g}')}\n\n"
-        f"[Figure](figures/pn-backward.png). {evidence.links(*rows)}"
-    )
-
-
 def _diverges(evidence: Evidence) -> tuple[str, str]:
     cell = "pn,norm.group_scaling=false"
     ended, lost = map(len, published_records(evidence.results, EXPERIMENT, cell))
@@ -161,88 +87,25 @@ def _diverges(evidence: Evidence) -> tuple[str, str]:
     return so_far(verdict, evidence.complete(cell)), said
 
 
-def _averages(evidence: Evidence) -> tuple[str, str]:
-    rows: dict[str, dict[str, float]] = {}
-    settled = probe_table.SETTLED
-    before, after = f"before update {settled:,}", f"from update {settled:,} on"
-    gaps = probe_table.loss_gaps(evidence.probe)
-    for cell, number in (("bn", "deviation_tid"), ("pnv", "psi_tid")):
-        early = evidence.probed(cell, number, probe_table.FORGOTTEN, settled - 1).groupby("seed").mean()
-        late = evidence.probed(cell, number, settled).groupby("seed").mean()
-        for seed in early.index.intersection(late.index):
-            gap = gaps.get((cell, int(seed)), math.nan)
-            rows[f"{cell}, seed {seed}"] = {before: early[seed], after: late[seed], "loss gap in bits": gap}
-    if not rows:
-        return NO_PROBE
-    falls = {row[after] < row[before] for row in rows.values()}
-    few = min(sum(name.startswith(f"{cell},") for name in rows) for cell in ("bn", "pnv")) < SPREAD_SEEDS
-    verdict = UNDECIDED if few or len(falls) > 1 else HOLDS if falls == {True} else FAILS
-    return so_far(verdict, evidence.complete("bn", "pnv")), (
-        "The claim holds if the distance of the batch's statistics from the running ones falls during training in "
-        f"every run, of {SPREAD_SEEDS} or more of each norm. The table has its mean, divided by the size of the "
-        f"running statistics. It begins at update {probe_table.FORGOTTEN}, because earlier running statistics still "
-        "contain their initial values. The statistics of a finite batch differ from those of all text, so the distance "
-        "cannot fall to 0. The loss gap is the validation loss with running statistics, minus the loss with the "
-        f"statistics of each validation batch: its mean from update {settled:,} on.\n\n"
-        f"{numbers_table('run', pd.DataFrame(rows).T, '{:.3f}')}\n\n"
-        f"[Figure](figures/discrepancy.png). {evidence.links('bn', 'pnv')}"
-    )
-
-
-def _fluctuation(evidence: Evidence) -> tuple[str, str]:
-    texts, images = evidence.probe, probe_table.vision_table(evidence.results)
-    texts = texts[(texts["cell"] == "bn") & (texts["layer"] == probe_table.FIRST)]
-    if texts[texts["quantity"] == "mean_tid"].empty or images.empty:
-        return NOT_RUN, "It needs runs of Multi30k with BN, and the same measurement of a ResNet20."
-    last = min(texts["update"].max(), images["update"].max())
-    names = {
-        "mean_distance": "means, the paper's measure",
-        "mean_tid": "means, relative",
-        "variance_distance": "variances, the paper's measure",
-        "deviation_tid": "deviations, relative",
-    }
-    medians = pd.DataFrame({
-        model: probe_table.along_training(each[each["update"] <= last], [*names, "tokens"], probe_table.FORGOTTEN)
-        .groupby("quantity")["value"].median()
-        for model, each in (("transformer", texts), ("ResNet20", images))
-    })  # fmt: skip
-    tokens, positions = medians.loc["tokens"]
-    measured = medians.reindex(list(names)).rename(index=names)
-    more = int((measured["transformer"] > measured["ResNet20"]).sum())
-    return OPEN, (
-        "The table has the median distance of the batch's statistics from the running ones in the first norm, at "
-        f"updates {probe_table.FORGOTTEN} to {last:,}. The relative measures divide it by the norm of the running "
-        f"deviations. The transformer has the larger distance by {more} of {len(measured)} measures. The comparison "
-        f"is confounded: a statistic of the transformer covers about {tokens:,.0f} tokens of a batch, one of the "
-        f"ResNet20 {positions:,.0f} positions, and a statistic of fewer values fluctuates more. "
-        f"{probe_table.vision_shown(evidence.results)}.\n\n"
-        f"{numbers_table('measure', measured, '{:#.3g}')}\n\n"
-        f"[Figure](figures/fluctuation.png), [{probe_table.VISION}]({probe_table.VISION}). {evidence.links('bn')}"
-    )
-
-
 COMMON = "common claim"
-OPEN = "open"
-"""The verdict on a claim that these measurements cannot decide."""
-NO_PROBE = NOT_RUN, "No record has the statistics probe."
 CLAIMS = (
-    Claim("PN beats LN in translation", "paper, Table 1", _contrast("PN - LN", "better")),
-    Claim("BN is worse than LN in translation", "paper, premise", _contrast("BN - LN", "worse")),
+    Claim("PN beats LN in translation (here: Multi30k)", "paper, Table 1", _contrast("PN - LN", "better")),
+    Claim("BN is worse than LN in translation (here: Multi30k)", "paper, premise", _contrast("BN - LN", "worse")),
     Claim("PN beats PN-V with group scaling", COMMON,
           _contrast("PN - PN-V with group scaling", "better")),
     Claim("Running statistics add to the scaling of each token", COMMON, _contrast("PN - RMS in groups", "better")),
     Claim("Group scaling improves PN", "released code, issue 9", _contrast("PN - PN without group scaling", "better")),
     Claim("PN without group scaling diverges (here: Multi30k)", "released code, issue 15", _diverges),
-    Claim("PN-V's gradient is smaller than BN's at every input", "paper, theory", _smaller_gradient),
-    Claim("The approximate backward pass keeps gradients bounded", "paper, theory", _bounded),
-    Claim("Moving averages approach the batch's statistics", COMMON, _averages),
+    Claim("PN-V's gradient is smaller than BN's at every input", "paper, theory", probe_claims.smaller_gradient),
+    Claim("The approximate backward pass keeps gradients bounded", "paper, theory", probe_claims.bounded),
+    Claim("Moving averages approach the batch's statistics", COMMON, probe_claims.averages),
     Claim("Pre-norm has smoother gradients by depth than post-norm, in decoders", COMMON,
           lambda evidence: gradients_figure.pre_norm(evidence.results, "decoder"),
           "normplugins analyze gradients"),
     Claim("Pre-norm has smoother gradients by depth than post-norm, in encoders", COMMON,
           lambda evidence: gradients_figure.pre_norm(evidence.results, "encoder"),
           "normplugins analyze gradients"),
-    Claim("Batch statistics fluctuate more in NLP than in vision", "paper, Figure 2", _fluctuation,
+    Claim("Batch statistics fluctuate more in NLP than in vision", "paper, Figure 2", probe_claims.fluctuation,
           "python -m benchmarks.vision_statistics"),
     Claim("BN fails at small batches", COMMON, lambda evidence: sweeps.small_batches(evidence.results),
           plan=sweeps.BATCH_SIZE),
@@ -288,10 +151,16 @@ def claims_page(judged: Sequence[Judged]) -> str:
     return "\n\n".join([HEAD, table, *sections]) + "\n"
 
 
-def claim_of_figure(judged: Sequence[Judged], name: str) -> str:
-    """Return the claim whose evidence shows a figure, with its verdict, as Markdown; "" if there is none."""
-    for claim, verdict, said in judged:
-        if f"figures/{name}." in said:
-            anchor = re.sub(r"[^\w -]", "", claim.text.lower()).replace(" ", "-")
-            return f"Claim: [{claim.text}](claims.md#{anchor}), **{verdict}**."
-    return ""
+def links_of_figure(judged: Sequence[Judged], name: str) -> list[str]:
+    """Return links to the claims whose evidence shows a figure, with their verdicts, as Markdown."""
+    return [_link(claim, verdict) for claim, verdict, said in judged if f"figures/{name}." in said]
+
+
+def links_of_plan(judged: Sequence[Judged], plan: str) -> list[str]:
+    """Return links to the claims that the runs of an exploratory plan judge, with their verdicts, as Markdown."""
+    return [_link(claim, verdict) for claim, verdict, _ in judged if claim.plan == plan != EXPERIMENT]
+
+
+def _link(claim: Claim, verdict: str) -> str:
+    anchor = re.sub(r"[^\w -]", "", claim.text.lower()).replace(" ", "-")
+    return f"Claim: [{claim.text}](claims.md#{anchor}), **{verdict}**."

@@ -32,17 +32,21 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
     if shown.empty:
         return None
     scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
-    rows = list(dict.fromkeys(cell for cell in shown["cell"] if cell in PN_CELLS))
+    rows = [cell for cell in PN_CELLS if (shown["cell"] == cell).any()]  # with group scaling first
     with style.drawing():
         figure = style.new_figure(4.2)
         axes = figure.subplot_mosaic([["means", "deviations"], ["strip", "strip"]], height_ratios=[3, 1])
         means, deviations, strip = axes["means"], axes["deviations"], axes["strip"]
+        deviations.sharey(means)
         for axis, (label, quantities) in zip((means, deviations), PANELS.items(), strict=True):
             for (cell, seed), run in shown[shown["quantity"].isin(quantities)].groupby(["cell", "seed"], sort=False):
                 norm_means = run.groupby("layer")["value"].mean()
                 color = style.color(str(cell).split(",")[0])
                 look: dict[str, Any] = {"color": color, "mfc": color if cell in scaled else "none"}
-                place, height = (strip, rows.index(cell)) if cell in rows else (axis, gaps[cell, seed])
+                place, height = axis, gaps[cell, seed]
+                if cell in rows:  # a line for each run, within its row
+                    seeds = sorted({*shown.loc[shown["cell"] == cell, "seed"]})
+                    place, height = strip, rows.index(cell) + 0.5 * (seeds.index(seed) + 1) / (len(seeds) + 1) - 0.25
                 place.plot(norm_means, [height] * len(norm_means), "o-", markersize=4.5, linewidth=0.6, **look)
             axis.axhline(0, color=style.GREY, linewidth=0.8, zorder=0)
             axis.set_title(label)
@@ -50,9 +54,9 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
             axis.set_xscale("log")
             style.few_log_labels(axis.xaxis)
             axis.set_xlabel("discrepancy, log")
-        deviations.sharey(means)
         deviations.tick_params(labelleft=False)
         means.set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
+        strip.set_title("PN, whose gap is 0: of $ψ$")
         strip.set_yticks(range(len(rows)), [cell.split(",")[0] for cell in rows])
         strip.set_ylim(len(rows) - 0.5, -0.5)
         norms = dict.fromkeys(cell.split(",")[0] for cell in shown["cell"] if cell not in rows)

@@ -162,10 +162,11 @@ def _notes(cells: Sequence[Cell], shown: Sequence[Cell]) -> list[str]:
     if counts[-1] > 1:
         seeds = f"lines: mean over seeds ({' to '.join(map(str, sorted({counts[0], counts[-1]})))})"
         seeds += "; bands: lowest to highest seed"
-    grey = "grey: ln; " if len(shown) > FEW and any(cell.first["norm"] == "ln" for cell in shown) else ""
+    has_grey = len(shown) > FEW and any(cell.first["norm"] == "ln" for cell in shown)
+    grey = "grey: ln with the same other settings; " if has_grey else ""
     smoothed = "; loss is label-smoothed" if (runs["label_smoothing"] > 0).any() else ""
-    paired = "; minus ln: of the same seed" if any(baseline(cell, cells) for cell in shown) else ""
-    notes = [f"{grey}{seeds}{paired}{smoothed}"]
+    paired = "; minus ln: of the same seed and other settings" if any(baseline(cell, cells) for cell in shown) else ""
+    notes = [f"{grey}{seeds}{paired}{smoothed}", "losses of the first tenth of the training may lie outside the axes"]
     sizes = zip(runs["train_size"], runs["note"], strict=True)
     texts = dict.fromkeys(size + (f" ({note})" if note else "") for size, note in sizes)
     notes.append("; ".join(filter(None, [*texts, *dict.fromkeys(runs["hardware"])])))

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from normplugins.report import style
 from normplugins.report.contrasts import CONFIRMATORY, CONTRASTS, EXPERIMENT, EXPLORATORY, MARGIN, Finding, find
 
+CONTRASTS_TITLE = "multi30k: contrasts of test BLEU over paired seeds"
 CLIP = 3.0
 """The axis ends here (BLEU) if only intervals, and no difference, are near it: those of two seeds can be very wide."""
 COLOR = "#0072B2"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import NamedTuple
@@ -10,9 +10,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from normplugins.report import answer, paper
-from normplugins.report.claims import claim_of_figure, claims_page, judge_claims
+from normplugins.report.claims import Judged, claims_page, judge_claims, links_of_figure, links_of_plan
+from normplugins.report.contrast_table import as_csv, contrast_table
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
-from normplugins.report.forest import CORPORA_TEXT, forest, over_corpora
+from normplugins.report.forest import CONTRASTS_TITLE, CORPORA_TEXT, forest, over_corpora
 from normplugins.report.paper_figures import paper_figures
 from normplugins.report.plans import Plan, by_plan, plan_table
 from normplugins.report.readings import NOT_KNOWN
@@ -120,11 +121,10 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     writer = Writer(results, terminal_width())
     writer.page.append(TITLE)
     multi30k = any((results / "runs" / EXPERIMENT).glob("*/seed*.json"))
-    if multi30k:
-        _answer(results, found, writer)
+    judged = _answer(results, found, writer) if multi30k else []
     writer.page.append(HEAD)
     for experiment in found.loc[~found["experiment"].isin(list(paper.CORPORA)), "experiment"].unique():
-        _add(writer, experiment, found, "##")
+        _add(writer, experiment, found, "##", judged)
     writer.page.append("## The paper beside ours")
     writer.say(PAPER)
     for title, corpora in paper.TABLES.items():
@@ -153,16 +153,16 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     writer.tell(echo)
 
 
-def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
-    """Begin the page with what the records say about the protocol's contrasts, and write the pages of the evidence."""
+def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
+    """Begin the page with what the records say about the contrasts; write the other pages, and return the claims."""
     findings = answer.read_findings(results)
     primary = findings[CHECKPOINTS[0]]
     writer.page.append("## The answer")
     for text in answer.sentences(results, findings):
         writer.say(text)
-    writer.page += writer.show(forest(answer.TITLE, primary), "contrasts", "Contrasts with intervals")
-    writer.table(answer.contrast_table(findings, found), "###")
-    writer.write("contrasts.csv", answer.as_csv(findings))
+    writer.page += writer.show(forest(CONTRASTS_TITLE, primary), "contrasts", "Contrasts with intervals")
+    writer.table(contrast_table(findings, found), "###")
+    writer.write("contrasts.csv", as_csv(findings))
     for figure, name, caption, *heads in (
         (over_corpora(results, found, primary), "contrasts-corpora", "Contrasts by corpus",
          "### The contrasts on every corpus", fill(CORPORA_TEXT, WIDTH)),
@@ -178,17 +178,18 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     writer.write("claims.md", claims_page(judged))
     page = [FIGURES]
     for name, title, text, figure in paper_figures(results):
-        claim = claim_of_figure(judged, name)
-        page += [f"## {title}", fill(text, WIDTH, break_on_hyphens=False), *filter(None, [claim])]
+        page += [f"## {title}", fill(text, WIDTH, break_on_hyphens=False), *links_of_figure(judged, name)]
         page += writer.show(figure, name, title)
     writer.write("figures.md", "\n\n".join(page) + "\n")
+    return judged
 
 
-def _add(writer: Writer, experiment: str, found: pd.DataFrame, heading: str) -> None:
-    """Add the tables of an experiment with the details under them, the figures, and links to the runs' pages."""
+def _add(writer: Writer, experiment: str, found: pd.DataFrame, heading: str, judged: Sequence[Judged] = ()) -> None:
+    """Add the tables of an experiment with the details under them, the figures, and links to claims and runs' pages."""
     for part in parts_of(experiment, found):
+        texts = [fill(part.plan.decides, WIDTH), *links_of_plan(judged, part.plan.name)] if part.plan else []
         for number, table in enumerate(part.tables):
-            writer.table(table, f"{heading}{'#' * number}", part.text if number == 0 else "")
+            writer.table(table, f"{heading}{'#' * number}", texts if number == 0 else ())
         writer.draw(part.tables[0].slug, part.runs)
         if len(part.runs):
             folder = f"runs/{experiment}/"
@@ -197,11 +198,11 @@ def _add(writer: Writer, experiment: str, found: pd.DataFrame, heading: str) -> 
 
 
 class Part(NamedTuple):
-    """Runs of an experiment that belong together: their tables, the runs, and what a plan asks of them."""
+    """Runs of an experiment that belong together: their tables, the runs, and their plan, if they have one."""
 
     tables: list[Table]
     runs: pd.DataFrame
-    text: str = ""
+    plan: Plan | None = None
 
 
 def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iterator[Part]:
@@ -224,4 +225,4 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
         names = [experiment] if len(of_plans) == 1 or plan.name == experiment else [experiment, plan.name]
         title, slug = ", ".join(names), "-".join(names)
         details = detail_table(title, slug, members)
-        yield Part([experiment_table(title, slug, members), *([details] if details else [])], members, plan.decides)
+        yield Part([experiment_table(title, slug, members), *([details] if details else [])], members, plan)

@@ -11,14 +11,16 @@ from matplotlib.figure import Figure
 
 from normplugins.norms import NormConfig
 from normplugins.report import style
+from normplugins.report.contrasts import CELLS
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import from_ln, spectrum
-from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
+from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, PN_CELLS, every_norm, first_norm, pn_backward
 from normplugins.report.probe_table import (
     FIRST,
     FORGOTTEN,
     FROM,
     SETTLED,
+    loss_gaps,
     probe_table,
     runs_shown,
     vision_shown,
@@ -46,7 +48,8 @@ TEXTS = {
     "fluctuation-layers": (
         "All encoder norms: batch statistics against running ones",
         "The paper's measure at every norm of the encoder: the distance of variances for BN, and of quadratic means ψ² "
-        f"for PN-V and PN. The decoders of all these models have LN. {LINES}; pn and bn_released have group scaling. "
+        "for PN-V and PN. It grows with the scale of a norm's input: compare norms by the relative distance below. "
+        f"The decoders of all these models have LN. {LINES}; pn and bn_released have group scaling. "
         f"The momentum of bn_released is {MOMENTUM['bn_released']} and that of bn {MOMENTUM['bn']}: they differ in the "
         "number of batches that their running statistics average, and not in group scaling alone.",
     ),
@@ -58,8 +61,8 @@ TEXTS = {
     "backward-fluctuation-layers": (
         "All encoder norms: backward pass through statistics",
         "‖Λ_B‖, divided by the number of channels, at every norm of the encoder, with Λ_B = mean(γ g x̂), which is "
-        f"g_σ² for BN. {LINES}. bn_released is left out, because the records of version 0.2.0 hold its values "
-        "multiplied by positions/tokens.",
+        f"g_σ² for BN. PN's mean counts padding, as its backward pass does. {LINES}. bn_released is left out, because "
+        "the records of version 0.2.0 hold its values multiplied by positions/tokens.",
     ),
     "backward-fluctuation-layers-relative": (
         "All encoder norms: backward pass, relative",
@@ -122,6 +125,7 @@ def paper_figures(results: Path) -> Iterator[Drawing]:
         span = f", updates {FROM} to {vision['update'].max():,}" if len(vision) else ""
         more = f" {vision_shown(results)}{span}.{_counts(table, vision)}" if name in FIRST_NORM else ""
         more += _medians(shown) if name in EVERY_NORM else f" {from_ln(shown)}" if name == "embedding" else ""
+        more += _gaps(table) if name == "discrepancy" else ""
         yield Drawing(name, title, f"{text} Runs: {runs_shown(shown)}.{more}", figure)
 
 
@@ -132,10 +136,18 @@ def _medians(shown: pd.DataFrame) -> str:
     return f" Medians over all norms from update {SETTLED:,} on: {values}." if values else ""
 
 
+def _gaps(table: pd.DataFrame) -> str:
+    """Return the mean gap of each cell over its seeds."""
+    gaps = pd.Series(loss_gaps(table)).groupby(level=0, sort=False).mean()
+    values = ", ".join(f"{cell} {gap:+.3f}" for cell, gap in gaps.items() if cell in CELLS and cell not in PN_CELLS)
+    return f" Mean gaps in bits: {values}."
+
+
 def _counts(table: pd.DataFrame, vision: pd.DataFrame) -> str:
     """Return how many positions the batch statistics of the two models cover, if both were measured."""
     first = table[(table["cell"] == "bn") & (table["layer"] == FIRST)]
-    tokens, positions = (each.loc[each["quantity"] == "tokens", "value"].median() for each in (first, vision))
+    both = (each[each["update"].between(FORGOTTEN, vision["update"].max())] for each in (first, vision))
+    tokens, positions = (each.loc[each["quantity"] == "tokens", "value"].median() for each in both)
     if not positions > 0:
         return ""
     return (

@@ -139,19 +139,20 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
         own = runs[pd.MultiIndex.from_frame(runs[["experiment", "variant"]]).isin(cells)]
         times = {**usual, **own.groupby("experiment")["wall_seconds"].median()}
         hours = sum(times.get(experiment, math.nan) for experiment in progress.left) / 3600
+        each = 60 * hours / len(progress.left) if progress.left else math.nan
         done = f"{progress.published} of {progress.planned}"
         rows.append({
             "plan": f"[{plan.name}](../configs/campaign/{plan.name}.yaml)",
             "what it decides": plan.decides,
             "published": f"{done}, {progress.diverged} diverged" if progress.diverged else done,
+            "minutes\na run": "" if math.isnan(each) else f"{each:.0f}",
             "run-hours\nleft": "unknown" if math.isnan(hours) else f"{hours:.0f}",
         })  # fmt: skip
-    minutes = ", ".join(f"{experiment} {seconds / 60:.0f}" for experiment, seconds in usual.items())
     notes = [
         "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
         "The run-hours are an estimate: the number of runs that are left, times the median training time of the "
-        f"plan's published runs, or else of their experiment's (in minutes: {minutes}), which includes pauses and "
-        "other work. Several runs at the same time take less. Without a published run, the hours are unknown.",
+        "plan's published runs, or else of their experiment's, which includes pauses and other work. Several runs at "
+        "the same time take less. Without a published run, the hours are unknown.",
         "A run that two plans list is counted in both.",
     ]
     return build_table("The plans", rows, texts=["plan", "what it decides"], notes=notes)

@@ -13,14 +13,14 @@ from matplotlib.ticker import MaxNLocator
 from normplugins.evaluation.significance import LEVEL, Resampled
 from normplugins.evaluation.student import student_quantile
 from normplugins.report import style
-from normplugins.report.cells import METRICS, baseline, group
+from normplugins.report.cells import METRICS, SPREAD_SEEDS, baseline, group
 from normplugins.report.contrasts import Contrast, ScoredCells
 from normplugins.report.figures import name_of
 
 HEADLINES = ("bleu", "bleu_compound", "ppl")
 LOG_FROM = 4
 """Where the highest score is so many times the lowest, the axis of the scores is logarithmic."""
-PAIRED = "right: minus LN of the same seeds and other settings; intervals over seeds and sentences"
+PAIRED = "right: minus LN with the same seeds and otherwise the same settings; intervals over seeds and sentences"
 
 
 def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | None:
@@ -68,6 +68,8 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
         ):
             color = style.color(first["norm"])
             style.dot(axes[0], row, float(np.mean(values)), interval, color, len(values) > 1)
+            if len(values) > 1:
+                axes[0].plot(values, [row] * len(values), "|", color=color, markersize=9)
             if found is not None:
                 style.dot(axes[1], row, found.mean, found.interval, color, len(found.seeds) > 1)
         logarithmic = max(map(max, scores)) > LOG_FROM * min(map(min, scores)) > 0
@@ -86,8 +88,13 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
 
 
 def _interval(scores: Sequence[float], run: Resampled | None) -> tuple[float, float] | None:
-    """Return the bounds of the 95 % interval over seeds or, for one seed with translations, over its sentences."""
+    """Return the bounds of the 95 % interval over seeds or, for one seed with translations, over its sentences.
+
+    Two seeds have none: it would be as wide as the figure.
+    """
     if len(scores) > 1:
+        if len(scores) < SPREAD_SEEDS:
+            return None
         mean, error = float(np.mean(scores)), float(np.std(scores, ddof=1)) / len(scores) ** 0.5
         reach = student_quantile(1 - LEVEL / 2, len(scores) - 1) * error
         return mean - reach, mean + reach
@@ -100,6 +107,8 @@ def _interval(scores: Sequence[float], run: Resampled | None) -> tuple[float, fl
 def _notes(scores: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float] | None]) -> list[str]:
     """Return what the intervals follow from."""
     single = [interval for values, interval in zip(scores, intervals, strict=True) if len(values) == 1]
-    notes = ["━●━ several seeds: 95 % intervals over seeds"] if len(single) < len(scores) else []
+    most = max(map(len, scores))
+    notes = ["| each seed, ● their mean"] if most > 1 else []
+    notes += [f"━●━ {SPREAD_SEEDS} seeds or more: 95 % intervals over seeds"] if most >= SPREAD_SEEDS else []
     notes += ["─○─ one seed: 95 % intervals over sentences only, not over seeds"] if any(single) else []
     return notes + (["○ without a bar: one seed without published translations"] if not all(single) else [])

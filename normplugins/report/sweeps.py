@@ -113,9 +113,9 @@ def small_batches(results: Path) -> tuple[str, str]:
     elif "worse" in small.verdict and small.interval and large.interval and small.interval[1] < large.interval[0]:
         verdict = HOLDS
     said = "; ".join(f"{size:,.0f} tokens: {figures(each)}" for size, each in found.items())
-    return so_far(verdict, all(each.complete for each in found.values())), (
+    return so_far(verdict, not Plan.named(BATCH_SIZE).progress(results).left), (
         f"BN as released - LN at {said}. The claim holds if BN is worse at the smallest size, with an interval below "
-        f"the one at the largest. {paired_runs(results, *found.values())}"
+        f"the one at the largest. Runs: {paired_runs(results, *found.values())}."
     )
 
 
@@ -132,8 +132,8 @@ def weight_decay(results: Path) -> tuple[str, str]:
         verdict = UNDECIDED  # weight decay has shown no effect that the control could explain
     return so_far(verdict, matched.complete and alone.complete), (
         f"Weight decay minus the control with a matched learning rate: {figures(matched)}. Weight decay minus the "
-        f"unchanged recipe: {figures(alone)}. The claim holds if the first two are equivalent and one of the second "
-        f"two is better. {paired_runs(results, matched, alone)}"
+        f"unchanged recipe: {figures(alone)}. The claim holds if weight decay and its control are equivalent, and "
+        f"weight decay differs from the unchanged recipe. Runs: {paired_runs(results, matched, alone)}."
     )
 
 
@@ -159,7 +159,8 @@ def learning_rates(results: Path) -> tuple[str, str]:
         verdict = UNDECIDED  # few seeds, other rates, or both work at the largest rate
     return so_far(verdict, not Plan.named(LEARNING_RATE).progress(results).left), (
         f"{'. '.join(said)}. These are norms of the encoder; the decoder has LN. A rate works if no run diverges and "
-        f"each reaches {WORKS:.0%} of the best score of its norm. {run_links(results, EXPERIMENT, *swept['cell'])}"
+        f"each reaches {WORKS:.0%} of the best score of its norm. "
+        f"Runs: {run_links(results, EXPERIMENT, *swept['cell'])}."
     )
 
 

@@ -197,12 +197,15 @@ def _table(
 
 
 def _seeds_note(cells: Sequence[Cell]) -> list[str]:
-    """Return a warning if cells are compared and some of them have one seed only."""
-    ones = sum(len(cell.runs) == 1 for cell in cells)
+    """Return warnings if cells are compared that have different numbers of seeds, or one seed only."""
+    counts = [len(cell.runs) for cell in cells]
+    differ = "Rows have different seeds, so their difference is not that of common seeds."
+    notes, ones = [differ] if len({*counts}) > 1 else [], counts.count(1)
     if len(cells) < 2 or not ones:
-        return []
+        return notes
     which = "Every row has" if ones == len(cells) else f"{ones} of {len(cells)} rows have"
-    return [f"{which} one seed only, and one seed gives no verdict: another seed can reverse the order of two rows."]
+    says = f"{which} one seed only, and one seed gives no verdict: another seed can reverse the order of two rows."
+    return [*notes, says]
 
 
 def _versions_note(cells: Sequence[Cell]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 
@@ -40,10 +40,10 @@ class Writer:
         for text in [*(f"{text}\n" for text in self.printed), *(f"written: {path}" for path in self.written)]:
             echo(text)
 
-    def table(self, table: Table, heading: str, text: str = "") -> None:
-        """Add a table under its heading, with a text between the two."""
+    def table(self, table: Table, heading: str, texts: Sequence[str] = ()) -> None:
+        """Add a table under its heading, with paragraphs between the two."""
         self.printed.append(terminal(table, self.width))
-        self.page += [f"{heading} {table.title}", *([fill(text, WIDTH)] if text else []), markdown(table)]
+        self.page += [f"{heading} {table.title}", *filter(None, texts), markdown(table)]
         self.write(f"tables/{table.slug}.tex", latex(table))
 
     def draw(self, name: str, runs: pd.DataFrame) -> None:

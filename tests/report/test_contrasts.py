@@ -8,7 +8,7 @@ import pytest
 
 from normplugins.report import answer
 from normplugins.report.contrasts import CELLS, CONTRASTS, find
-from normplugins.report.forest import forest, over_corpora
+from normplugins.report.forest import CONTRASTS_TITLE, forest, over_corpora
 from normplugins.report.records import read_results
 from tests.helpers.pictures import clipped, overlapping, written
 from tests.helpers.records import put_diverged, put_translated
@@ -108,13 +108,13 @@ def test_a_cell_whose_runs_all_diverged_is_not_run(results: Path) -> None:
 def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> None:
     by_name = found(results)
     assert answer.conclusion(by_name["PN - LN"]).startswith("PN is better than LN so far. PN - LN: +")
-    assert answer.conclusion(by_name["PN - LN"]).endswith("This agrees with the paper.")
+    assert answer.conclusion(by_name["PN - LN"]).endswith("The direction is the one that the paper reports.")
     assert answer.conclusion(by_name["BN - LN"]).startswith("BN is worse than LN")
     worse = replace(by_name["PN - LN"], verdict="worse", missing=0)
     assert answer.conclusion(worse).startswith("PN is worse than LN. PN - LN: ")
-    assert answer.conclusion(worse).endswith("This contradicts the paper.")
+    assert answer.conclusion(worse).endswith("The direction is the opposite of the one that the paper reports.")
     same = replace(by_name["PN - LN"], verdict="equivalent")
-    assert "contradicts the paper's claim of a difference" in answer.conclusion(same)
+    assert "The paper reports a difference of 0.4 BLEU or more" in answer.conclusion(same)
     undecided = replace(by_name["PN - LN"], verdict="undecided", p_adjusted=0.5, seeds_needed=20)
     assert answer.conclusion(undecided).startswith("Undecided so far. PN - LN: ")
     assert answer.conclusion(undecided).endswith("This neither confirms nor contradicts the paper.")
@@ -134,7 +134,7 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     assert "Running statistics, with PN's learnt shift, warmup and backward pass: undecided so far. PN - RMS" in text
     assert "Group scaling: not run." in text
     assert re.search(
-        r"In 1 of 1 pairs of runs that differ in group scaling alone \(PN\), the run with it scores higher; the "
+        r"in 1 of 1 pairs of runs that differ in group scaling alone \(PN\), the run with it scores higher; the "
         r"differences are (\+\S+) to \1 BLEU\.",
         text,
     )
@@ -145,7 +145,7 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
 
 def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> None:
     findings = list(found(results).values())
-    figure = forest(answer.TITLE, findings)
+    figure = forest(CONTRASTS_TITLE, findings)
     assert figure is not None
     assert clipped(figure) == []
     assert overlapping(figure) == []
@@ -162,7 +162,7 @@ def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> N
 def test_an_interval_that_is_far_wider_than_the_differences_ends_in_an_arrow(results: Path) -> None:
     each = found(results)["PN - LN"]
     wide = replace(each, difference=replace(each.difference, mean=0.5, low=-9.0, high=1.0))
-    figure = forest(answer.TITLE, [wide])
+    figure = forest(CONTRASTS_TITLE, [wide])
     assert figure is not None
     axis = figure.axes[0]
     assert axis.get_xlim() == (-3, 3)
@@ -171,7 +171,7 @@ def test_an_interval_that_is_far_wider_than_the_differences_ends_in_an_arrow(res
 
 
 def test_no_figure_without_a_pair(tmp_path: Path) -> None:
-    assert forest(answer.TITLE, find(tmp_path)) is None
+    assert forest(CONTRASTS_TITLE, find(tmp_path)) is None
 
 
 def test_a_record_without_translations_is_in_no_contrast(results: Path) -> None:

@@ -27,7 +27,7 @@ def test_one_seed_has_hollow_markers_and_intervals_over_sentences(tmp_path: Path
         put_translated(tmp_path, norm, 1, {3: wrong}, experiment="demo")
     figure, texts = drawn(tmp_path)
     assert "one seed: 95 % intervals over sentences only" in texts
-    assert "several seeds: 95 %" not in texts
+    assert "seeds or more" not in texts
     assert "pn group_scaling=false" in texts
     assert "BLEU, linear" in texts
     assert {line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"} == {"white"}
@@ -51,7 +51,7 @@ def test_differences_to_ln_are_those_of_the_contrasts(tmp_path: Path) -> None:
     assert bn.get_markerfacecolor() == style.color("bn")
     assert rms.get_markerfacecolor() == "white"
     assert bn_bar.get_linewidth() > rms_bar.get_linewidth()
-    assert "minus LN of the same seeds" in texts
+    assert "minus LN with the same seeds" in texts
     assert clipped(figure) == []
     assert overlapping(figure) == []
 
@@ -61,7 +61,7 @@ def test_several_seeds_have_intervals_over_seeds(tmp_path: Path) -> None:
         for seed, ppl in enumerate(ppls, 1):
             put(tmp_path, language_model("ptb", norm, seed, ppl))
     figure, texts = drawn(tmp_path)
-    assert "several seeds: 95 % intervals over seeds" in texts
+    assert "3 seeds or more: 95 % intervals over seeds" in texts
     assert "perplexity, log" in texts
     assert "lower is better" in texts
     assert clipped(figure) == []

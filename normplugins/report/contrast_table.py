@@ -1,0 +1,96 @@
+"""The contrasts of ``docs/protocol.md`` as a table and as CSV."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from normplugins.report.answer import Findings, interval, shown, verdict
+from normplugins.report.cells import SPREAD_SEEDS
+from normplugins.report.contrasts import CELLS, CHECKPOINTS, EXPERIMENT, MARGIN, UNDECIDED
+from normplugins.report.records import WHOLE
+from normplugins.report.table import Table, build_table
+
+POWER = "seeds for\n80 % power"
+TEXTS, DETAILS = ("contrast", "verdict"), ("p (Holm)", POWER, "diverged", "stopped\nearly")
+"""Columns of the table of contrasts."""
+
+
+def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
+    """Return the table of all contrasts; ``found`` holds the records, as ``read_results`` returns them."""
+    runs = found[_planned(found)].drop_duplicates(["variant", "seed"])
+    ended = runs[runs["diverged"] == ""]
+    rows = []
+    for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
+        needed = ""
+        if first.verdict == UNDECIDED and first.seeds >= SPREAD_SEEDS:
+            needed = "none" if first.seeds_needed is None else str(first.seeds_needed)
+        rows.append({
+            "contrast": first.contrast.name,
+            "averaged [95 %]": interval(first),
+            "p (Holm)": shown(first.p_adjusted) if first.seeds > 1 else "",
+            **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
+               for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
+            "seeds": f"{first.seeds} of {first.planned}",
+            "verdict": verdict(first),
+            POWER: needed,
+            "diverged": " and ".join(map(str, first.diverged)),
+            "stopped\nearly": str(first.stopped_early),
+        })  # fmt: skip
+    notes = [
+        "A difference is the test BLEU of the first norm minus that of the second, with the seeds that both have. "
+        f"*Equivalent*: the whole interval lies within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; "
+        "[contrasts.csv](contrasts.csv) also has the intervals of last and best checkpoints, and those of the "
+        "hierarchical bootstrap.",
+        "An averaged checkpoint has the averaged running statistics, too ([docs/averaging.md](../docs/averaging.md)).",
+        f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
+        "stopped early.",
+        *_last_checkpoint(found),
+    ]
+    if any(row[POWER] for row in rows):
+        notes.append(
+            f"Seeds for 80 % power: at a true difference of {MARGIN} BLEU, before the adjustment of p, given the "
+            f"measured variances; they are known from {SPREAD_SEEDS} seeds on."
+        )
+    if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
+        notes.append("With one seed, the interval is over sentences alone and leaves out the spread between seeds.")
+    table = build_table("Contrasts", rows, TEXTS, DETAILS, notes, slug="contrasts")
+    return table.folded(("", "0 and 0", "0"))
+
+
+def as_csv(findings: Findings) -> str:
+    """Return all findings as CSV, a row for each contrast and checkpoint."""
+    rows = []
+    for checkpoint, every in findings.items():
+        for each in every:
+            found = each.difference
+            numbers = [found.mean, found.low, found.high, found.p, *found.bootstrap] if found else [None] * 6
+            rows.append([
+                each.contrast.system, each.contrast.baseline, each.contrast.family, checkpoint, each.seeds,
+                each.planned, *numbers, each.p_adjusted, each.verdict if checkpoint == CHECKPOINTS[0] else "",
+                each.seeds_needed, *each.diverged,
+            ])  # fmt: skip
+    columns = ["system", "baseline", "family", "checkpoint", "seeds", "planned", "difference", "low", "high", "p",
+               "bootstrap_low", "bootstrap_high", "p_holm", "verdict", "seeds_needed", "diverged_system",
+               "diverged_baseline"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns).to_csv(index=False, float_format="%.6g")
+
+
+def _last_checkpoint(found: pd.DataFrame) -> list[str]:
+    """Return how often the last checkpoint is the best one too, and what averaging does to the length of the output."""
+    scores = found[_planned(found) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
+    runs = scores.pivot(index=["variant", "seed"], columns="checkpoint", values=["value", "brevity"])
+    if not {*CHECKPOINTS} <= {*scores["checkpoint"]}:
+        return []
+    runs = runs.dropna()
+    averaged, last = (runs["brevity", name].mean() for name in ("averaged", "last"))
+    curves = scores.drop_duplicates(["variant", "seed"]).set_index(["variant", "seed"]).loc[runs.index, "valid_curve"]
+    same = sum(bool(curve) and curve[-1][1] == min(loss for _, loss in curve) for curve in curves)
+    return [
+        f"In {same} of {len(runs)} runs, the last epoch has the lowest validation loss, so that *last* and *best* are "
+        f"one checkpoint. Averaging {'shortens' if averaged < last else 'does not shorten'} the output: the mean "
+        f"brevity penalty is {averaged:.3f} for averaged checkpoints and {last:.3f} for last ones."
+    ]
+
+
+def _planned(found: pd.DataFrame) -> pd.Series[bool]:
+    return (found["experiment"] == EXPERIMENT) & found["variant"].isin([*CELLS])
