@@ -94,7 +94,7 @@ if [ -n "${LEASE_REHEARSAL:-}" ]; then
     translation+=("model.${side}_layers=1" "model.${side}_embed_dim=16" "model.${side}_ffn_embed_dim=16" "model.${side}_attention_heads=2")
   done
   language_model=(hardware=cpu corpus.verify=false dataset.batch_size=60 model.layers=1 model.embed_dim=16 model.ffn_embed_dim=16)
-  updates=2 precision=float32 demo=(corpus.train_size=300 corpus.valid_size=20 corpus.test_size=20 corpus.subword_size=60)
+  norms=ln,pn updates=2 precision=float32 demo=(corpus.train_size=300 corpus.valid_size=20 corpus.test_size=20 corpus.subword_size=60)
   short=(optimization.max_update=2 common.log_interval=1) scoring=(evaluate.beam=1 evaluate.max_length_b=2) tests=(--collect-only -q)
   quick=(--quick --norms pn --repeats 1) repeats=(--repeats 1) counts=(--counts 1,2 --seconds 1)
 fi

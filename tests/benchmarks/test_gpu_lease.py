@@ -18,7 +18,7 @@ from tests.helpers.corpora import iwslt_members, tar
 from tests.helpers.runs import REPOSITORY
 
 # What an earlier lease had done, and brought back: a start of Python each, which takes longer than the work itself.
-BEFORE = ("triton_tests", "norms_with_kernels", "processes_ptb", "processes_iwslt14")
+BEFORE = ("gpu_tests", "triton_tests", "norms_with_kernels", "processes_ptb", "processes_iwslt14")
 SOURCE = ("benchmarks", "tests/norms", "tests/helpers", "tests/conftest.py", "tests/__init__.py", "pyproject.toml")
 
 

@@ -34,7 +34,7 @@ def test_a_language_model_of_own_text_after_a_refusal(normplugins, refused, made
     (tmp_path / "results").mkdir()
     assert normplugins("publish", "--force", path.parent)[0] == normplugins("report")[0] == 0
     page = (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
-    assert "### mine" in page
+    assert "## mine" in page
     run_page = next((tmp_path / "results" / "runs").rglob("seed1.md")).read_text(encoding="utf-8")
     assert "normplugins run custom_lm experiment=mine" in run_page
 

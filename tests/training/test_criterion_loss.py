@@ -78,6 +78,8 @@ def test_large_logits_give_finite_losses_and_gradients():
     assert_close(
         (loss.double(), x.grad.double()),
         (whole(x.double(), weight.double(), target, 0.1)[0], grad_of(x, weight, target)),
+        rtol=1.3e-6,  # those of float32, in which the loss is computed; processors round its sums differently
+        atol=1e-5,
     )
 
 
