@@ -19,6 +19,7 @@ from normplugins.report.contrasts import (
     find,
 )
 from normplugins.report.plans import Plan
+from normplugins.report.probe_table import losses_minus_ln, probe_table
 from normplugins.report.run_page import run_links
 
 Findings = Mapping[str, Sequence[Finding]]
@@ -72,6 +73,7 @@ def sentences(results: Path, findings: Findings) -> list[str]:
     better, worse = (f"**{question}** {conclusion(by_name[name])}" for name, question in QUESTIONS.items())
     (released,) = find(results, contrasts=[RELEASED])
     worse += f" {RELEASED.name}, which is no contrast of the protocol: {figures(released, p_value=False)}."
+    worse += _statistics_of_bn(results)
     others = [each for name, each in by_name.items() if name not in QUESTIONS and name not in PARTS]
     return [state(results, primary), better, _parts(by_name), worse, _others(others), _checkpoints(findings), RULE]
 
@@ -151,6 +153,18 @@ def agreement(found: Finding) -> str:
     if "equivalent" in parts:
         return f"The paper reports a difference of {MARGIN} BLEU or more on its corpora."
     return "This neither confirms nor contradicts the paper."
+
+
+def _statistics_of_bn(results: Path) -> str:
+    """Return how far BN's validation loss is from LN's, with either kind of statistics; "" without such runs."""
+    losses = losses_minus_ln(probe_table(results))
+    if "bn" not in losses.index:
+        return ""
+    running, batch = losses.loc["bn", ["loss", "train_mode_loss"]]
+    return (
+        f" BN's last validation loss minus LN's is {running:+.3f} bits with running statistics, and {batch:+.3f} with "
+        "those of each batch ([all cells](figures.md#train-inference-discrepancy-and-the-gap-in-validation-loss))."
+    )
 
 
 def _parts(by_name: Mapping[str, Finding]) -> str:

@@ -177,9 +177,9 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     judged = judge_claims(results, primary)
     writer.write("claims.md", claims_page(judged))
     page = [FIGURES]
-    for name, title, text, figure in paper_figures(results):
+    for name, title, text, figure, below in paper_figures(results):
         page += [f"## {title}", fill(text, WIDTH, break_on_hyphens=False), *links_of_figure(judged, name)]
-        page += writer.show(figure, name, title)
+        page += [*writer.show(figure, name, title), *filter(None, [below])]
     writer.write("figures.md", "\n\n".join(page) + "\n")
     return judged
 

@@ -14,13 +14,14 @@ from normplugins.report import style
 from normplugins.report.contrasts import CELLS
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import from_ln, spectrum
-from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, PN_CELLS, every_norm, first_norm, pn_backward
+from normplugins.report.measured import numbers_table
+from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
 from normplugins.report.probe_table import (
     FIRST,
     FORGOTTEN,
     FROM,
     SETTLED,
-    loss_gaps,
+    losses_minus_ln,
     probe_table,
     runs_shown,
     vision_shown,
@@ -80,7 +81,9 @@ TEXTS = {
         "standard deviations, or to ψ for PN-V and PN. The gap is the validation loss with running statistics, minus "
         f"the loss in training mode. Both are means from update {SETTLED:,} on. A point is a norm of the encoder; a "
         "line joins the norms of one run, which share its gap. PN uses running statistics in training mode too, so "
-        "its gap is 0 up to rounding: the lowest panel shows its discrepancy alone, a row for each cell.",
+        "its gap is 0 up to rounding: the lowest panel shows its discrepancy alone, a row for each cell. The table has "
+        "the last validation loss minus LN's with the same seeds, in bits: with running statistics, by which the model "
+        "is judged, and with the statistics of each batch. The difference of the two is the last gap.",
     ),
     "embedding": (
         "Singular values of the embedding",
@@ -92,13 +95,18 @@ TEXTS = {
 """The title and the caption of each figure by its name, in the order of the page."""
 
 
+LOSSES = {"loss": "running statistics", "train_mode_loss": "batch statistics"}
+"""The columns of the table of validation losses."""
+
+
 class Drawing(NamedTuple):
-    """A figure of the page; without the numbers that it needs, ``figure`` is None."""
+    """A figure of the page, and a table below it; without the numbers that it needs, ``figure`` is None."""
 
     name: str
     title: str
     text: str
     figure: Figure | None
+    table: str = ""
 
 
 def paper_figures(results: Path) -> Iterator[Drawing]:
@@ -125,8 +133,8 @@ def paper_figures(results: Path) -> Iterator[Drawing]:
         span = f", updates {FROM} to {vision['update'].max():,}" if len(vision) else ""
         more = f" {vision_shown(results)}{span}.{_counts(table, vision)}" if name in FIRST_NORM else ""
         more += _medians(shown) if name in EVERY_NORM else f" {from_ln(shown)}" if name == "embedding" else ""
-        more += _gaps(table) if name == "discrepancy" else ""
-        yield Drawing(name, title, f"{text} Runs: {runs_shown(shown)}.{more}", figure)
+        below = _losses(table) if name == "discrepancy" else ""
+        yield Drawing(name, title, f"{text} Runs: {runs_shown(shown)}.{more}", figure, below)
 
 
 def _medians(shown: pd.DataFrame) -> str:
@@ -136,11 +144,11 @@ def _medians(shown: pd.DataFrame) -> str:
     return f" Medians over all norms from update {SETTLED:,} on: {values}." if values else ""
 
 
-def _gaps(table: pd.DataFrame) -> str:
-    """Return the mean gap of each cell over its seeds."""
-    gaps = pd.Series(loss_gaps(table)).groupby(level=0, sort=False).mean()
-    values = ", ".join(f"{cell} {gap:+.3f}" for cell, gap in gaps.items() if cell in CELLS and cell not in PN_CELLS)
-    return f" Mean gaps in bits: {values}."
+def _losses(table: pd.DataFrame) -> str:
+    """Return the last validation losses minus LN's as a Markdown table; "" without any."""
+    losses = losses_minus_ln(table)
+    losses = losses.reindex([cell for cell in CELLS if cell in losses.index]).rename(columns=LOSSES)
+    return "" if losses.empty else numbers_table("cell", losses, "{:+.3f}")
 
 
 def _counts(table: pd.DataFrame, vision: pd.DataFrame) -> str:

@@ -103,6 +103,21 @@ def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
     return dict(gaps.groupby(level=["cell", "seed"]).mean())
 
 
+def losses_minus_ln(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the last validation loss of each cell minus LN's with the same seeds, in bits; empty without LN.
+
+    The columns are ``loss``, with running statistics, and ``train_mode_loss``, with the statistics of each batch.
+    """
+    columns = ["loss", "train_mode_loss"]
+    rows = table[(table["layer"] == VALIDATION) & table["quantity"].isin(columns)].sort_values("update")
+    losses = rows.groupby(["cell", "seed", "quantity"], sort=False)["value"].last().unstack().reindex(columns=columns)
+    if "ln" not in losses.index:
+        return losses.iloc[:0].droplevel("seed")
+    lns: Any = losses.loc["ln", "loss"]  # by seed
+    minus = losses.sub(lns, axis=0, level="seed").dropna(subset="loss").drop(index="ln")
+    return minus.groupby(level="cell", sort=False).mean()
+
+
 def runs_shown(table: pd.DataFrame) -> str:
     """Return the cells, the seeds and, if the table has them, the updates of a table, for captions."""
     seeds = table.groupby("cell", sort=False)["seed"].unique()

@@ -23,15 +23,17 @@ OF_CELLS: dict[str, dict[str, Any]] = {
     "pn": {"quadratic_mean_distance": 0.3, "psi_tid": 0.07, "nu": 0.01, "nu_distance": 0.02, "group_scale_mean": 1.0},
     "pn,norm.group_scaling=false": {"psi_tid": 0.2, "nu": 0.04, "nu_distance": None},
     "pn_alg2": {"psi_tid": 0.07, "nu": 0.04},
+    "ln": {},
 }
 
 
-def publish(results: Path, cell: str, seed: int = 1) -> None:
+def publish(results: Path, cell: str, seed: int = 1, loss: float = 4.5) -> None:
     """Write the parts of a record that the figures read."""
     layers = dict.fromkeys(LAYERS, OF_ALL | OF_CELLS[cell])
+    valid = [{"update": 1000, "loss": loss, "train_mode_loss": loss - 0.25}, {"update": 10, "loss": 9.0}]
     content = {
         "statistics_probe": [{"update": update, "layers": layers} for update in UPDATES],
-        "curves": {"valid": [{"update": 1000, "loss": 4.5, "train_mode_loss": 4.25}, {"update": 10, "loss": 9.0}]},
+        "curves": {"valid": valid},
         "config": {"model.encoder_embed_dim": 8, "model.decoder_embed_dim": 8},
     }
     path = results / "runs" / "multi30k" / cell / f"seed{seed}.json"
@@ -65,7 +67,7 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
         publish(tmp_path, cell)
     publish(tmp_path, "bn", 2)
     drawings = {drawing.name: drawing for drawing in paper_figures(tmp_path)}
-    for name, (_, title, text, figure) in drawings.items():
+    for name, (_, title, text, figure, _) in drawings.items():
         if name != "embedding":
             assert figure is not None
             assert figure.get_suptitle().replace("\n", " ") == title
@@ -86,6 +88,15 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
     assert beside.figure is not None
     assert "ResNet20" in written(beside.figure)
     assert [len(axis.lines) for axis in beside.figure.axes] == [2] * 4
+
+
+def test_losses_are_compared_with_those_of_ln_with_the_same_seed(tmp_path: Path) -> None:
+    for seed, loss in ((1, 4.0), (2, 5.0)):
+        publish(tmp_path, "ln", seed, loss)
+        publish(tmp_path, "bn", seed, loss + seed)
+    publish(tmp_path, "bn", 3, 99.0)  # LN has no such seed
+    table = next(drawing.table for drawing in paper_figures(tmp_path) if drawing.name == "discrepancy")
+    assert [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]] == ["bn", "+1.500", "+1.250"]
 
 
 def test_the_norms_of_pn_have_a_row_each_because_their_gap_is_0(tmp_path: Path) -> None:
