@@ -54,8 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
         if found.name.startswith("_"):
             continue
         module = importlib.import_module(f"normplugins.commands.{found.name}")
-        text = str(module.__doc__).partition("``: ")[2]
-        description = f"{text[0].upper()}{text[1:]}"
+        text = (module.__doc__ or "").partition("\n")[0].partition("``: ")[2]  # none with python -OO
+        description = f"{text[:1].upper()}{text[1:]}"
         command = subparsers.add_parser(
             found.name.replace("_", "-"), help=text.removesuffix("."), description=description
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 from normplugins.corpora.base import SPLITS, Echo, register
 from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
@@ -18,12 +18,14 @@ from normplugins.utils.settings import setting
 SIDES = ("source", "target")
 
 
+_DRAW = 2
+"""Increased when the same text and seed give other drawn splits. They then have a folder of their own."""
+
+
 @register
 @dataclass
 class Custom(ParallelCorpus):
     """Files are given as a prefix (``PREFIX.de`` and ``PREFIX.en``, each also as ``.gz``), or one by one."""
-
-    RECIPE: ClassVar = 5
 
     name: str = "custom"
     train: str | None = setting(None, "prefix of the training files")
@@ -65,6 +67,16 @@ class Custom(ParallelCorpus):
         names = (f"{split}{side}" for split in SPLITS for side in ("", "_source", "_target"))
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the prepared text depends on, except the input files: also how splits are drawn."""
+        return super().settings() | ({"draw": _DRAW} if self._drawn() else {})
+
+    def _drawn(self) -> dict[str, int]:
+        """Return the number of pairs of each split that is drawn from the training text."""
+        sizes = {"valid": None if self.valid_every else self.valid_size, "test": self.test_size}
+        given = {name.partition("_")[0] for name in self.files()}
+        return {split: size for split, size in sizes.items() if size and split not in given}
+
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
         """Return the files of each split that has files, as ``split.source`` and ``split.target``."""
         files = {}
@@ -92,9 +104,7 @@ class Custom(ParallelCorpus):
 
         train, notes, numbers = load("train"), list[str](), dict[str, list[int]]()
         pairs = {split: list(load(split)) for split in where if split != "train"}
-        sizes = {"valid": None if self.valid_every else self.valid_size, "test": self.test_size}
-        draw = {split: size for split, size in sizes.items() if size and split not in pairs}
-        if draw:
+        if draw := self._drawn():
             drawn, numbers = self._draw(list(train), pairs, draw, where["train"][0], notes)
             train, pairs = iter(drawn.pop("train")), pairs | drawn
         return Bitext(train, pairs["test"], where, pairs.get("valid"), self.valid_every, notes=notes, numbers=numbers)

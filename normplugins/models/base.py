@@ -131,7 +131,8 @@ def init_trainer(trainer: Trainer, cfg: Any, task: Any, model: Any, *arguments: 
     Raises:
         UserError: ``--fp16`` or ``--amp`` with a norm that keeps a statistic of scaled gradients.
     """
-    scaled = next((name for name in ("fp16", "amp") if getattr(cfg.common, name, False)), None)
+    common = getattr(cfg, "common", cfg)  # fairseq also takes a Namespace of the command line's arguments
+    scaled = next((name for name in ("fp16", "amp") if getattr(common, name, False)), None)
     if scaled and isinstance(model, NormModel):
         refuse_loss_scale(model.decoder.cfg, f"--{scaled}", instead="fairseq-hydra-train with common.bf16=true")
     _init_trainer(trainer, cfg, task, model, *arguments, **options)

@@ -18,7 +18,7 @@ from normplugins.models.norm_settings import (
     norm_config,
 )
 from normplugins.models.placement import PLACEMENTS, Placement, deepnorm
-from normplugins.norms import has_statistics, known_norms, sees_sentence, warms_up_apart
+from normplugins.norms import has_statistics, sees_sentence, warms_up_apart
 from normplugins.norms.registry import construct_norm
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
@@ -39,7 +39,7 @@ def _naming(key: str) -> Iterator[None]:
 
 @dataclass
 class ModelConfig(NormSettings):
-    """Base class of the models' settings; :func:`norm_config` says which norm takes which ``norm_<setting>``."""
+    """Base class of the models' settings; ``norm_<field>`` go to the norms of all stacks."""
 
     activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
     final_norm_warmup_updates: int = setting(
@@ -76,8 +76,6 @@ class ModelConfig(NormSettings):
 
     def check(self) -> None:
         """Raise UserError for settings that do not fit together."""
-        if self.norm_name and self.norm_name not in known_norms():
-            raise UserError(f"norm_name: unknown norm '{self.norm_name}'; known norms: {', '.join(known_norms())}")
         if self.qk_norm and (has_statistics(self.qk_norm) or sees_sentence(self.qk_norm)):
             raise UserError(
                 f"qk_norm={self.qk_norm}: attention has no padding mask for this norm; take a norm of tokens"
@@ -101,8 +99,9 @@ class ModelConfig(NormSettings):
     def build_norm(self, key: str, site: str = "attention", layer: int = 0) -> nn.Module:
         """Build the norm at a site of a layer, counted from 0, of the stack whose norm is the setting ``key``.
 
-        The site is one of ``SITES``; "final" is the end of the stack. The default number of channel groups is the
-        stack's number of heads. The final norm has its own warmup if it is PN and warms up at all.
+        The site is one of ``SITES``; "final" is the end of the stack. The stacks share the ``norm_<setting>`` values,
+        and each norm reads those that it has. The default number of channel groups is the stack's number of heads. The
+        final norm has its own warmup if it is PN and warms up at all.
 
         Raises:
             UserError: an unknown norm, or a value out of range.
@@ -124,7 +123,7 @@ class ModelConfig(NormSettings):
 
         def build() -> nn.Module:
             with _naming("qk_norm"):
-                return construct_norm(norm_config(self, self.qk_norm or "", of_heads=True), dim // heads)
+                return construct_norm(norm_config(self, self.qk_norm or ""), dim // heads)
 
         return build
 

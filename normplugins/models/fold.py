@@ -21,7 +21,7 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from normplugins.models.attention import CrossAttention, SelfAttention
 from normplugins.models.layers import FeedForward, Residual
-from normplugins.models.norm_settings import final_key, kept_settings, norm_names
+from normplugins.models.norm_settings import final_key, norm_names, unread_settings
 from normplugins.models.tensor_attention import TensorAttention
 from normplugins.models.transformer import NormTransformer
 from normplugins.norms import NormConfig, build_norm
@@ -125,7 +125,7 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
         _remove_weight_normalization(site.owner)
     for site, scale, shift, into in plans:
         site.fold(scale, shift, into)
-    settings |= kept_settings(cfg, replace(cfg, **settings))
+    settings |= unread_settings(replace(cfg, **settings))
     return {key: value for key, value in settings.items() if value != getattr(cfg, key)}, outcomes
 
 

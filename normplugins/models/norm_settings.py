@@ -1,33 +1,19 @@
-"""The names of a model's norms, and which of them takes which of the settings ``norm_<setting>``."""
+"""The names of a model's norms, and their settings ``norm_<setting>``, which all norms of the model share."""
 
-from dataclasses import fields, make_dataclass, replace
+from dataclasses import make_dataclass, replace
 from typing import Any, Optional
 
 from fairseq.dataclass import FairseqDataclass
 
-from normplugins.norms import (
-    EpsSettings,
-    KernelSettings,
-    NormConfig,
-    RunningSettings,
-    all_settings,
-    known_norms,
-    updates_in_backward,
-)
+from normplugins.norms import NormConfig, all_settings, updates_in_backward
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import setting
 
 NORM_KEYS = ("encoder_norm", "decoder_norm", "norm")
 """The settings that hold the norm of a stack: the first two in a translation model, the last in a language model."""
-SHARED = {each.name for base in (EpsSettings, KernelSettings, RunningSettings) for each in fields(base)}
-"""The settings that all norms of a model share, because they mean the same in each."""
-_NORM_NAME = setting(None, "the norm that takes the norm_ settings first; by default the first norm of the model")
 _NORM_FIELDS = [
-    ("norm_name", Optional[str], _NORM_NAME),  # noqa: UP045
-    *(
-        (f"norm_{name}", one.type if one.default is not None else Optional[one.type], setting(one.default, one.help))  # noqa: UP045
-        for name, one in all_settings().items()
-    ),
+    (f"norm_{name}", one.type if one.default is not None else Optional[one.type], setting(one.default, one.help))  # noqa: UP045
+    for name, one in all_settings().items()
 ]
 NormSettings: Any = make_dataclass("NormSettings", _NORM_FIELDS, bases=(FairseqDataclass,))
 """Base class of a model's settings: every setting of a norm as ``norm_<setting>``. None stands for its own default."""
@@ -96,49 +82,9 @@ def all_norm_names(cfg: Any) -> list[str]:
     return list(dict.fromkeys(name for names in norm_names(cfg).values() for name in names))
 
 
-def norms_in_order(cfg: Any) -> list[tuple[str, bool]]:
-    """Return the known norms of a model, each once, in the order in which they take settings: see :func:`norm_config`.
-
-    A norm of queries and keys comes last, as (name, True), and all others as (name, False).
-    """
-    places = {(name, key == "qk_norm"): None for key, names in norm_names(cfg).items() for name in names}
-    first = (getattr(cfg, "norm_name", None), False)
-    return sorted((place for place in places if place[0] in known_norms()), key=lambda place: place != first)
-
-
-def norm_config(cfg: Any, name: str, of_heads: bool = False) -> NormConfig:
-    """Return the NormConfig of a norm with those ``norm_<setting>`` values of a model that are meant for it.
-
-    All norms of a model take the settings in ``SHARED``. Every other setting is taken by one norm, the first that reads
-    it, and the others have their own default. First comes the norm ``norm_name``, then those of the encoder, those of
-    the decoder, and at last the norm of queries and keys (``of_heads``), even if a stack has the same one.
-
-    Raises:
-        ValueError: a value out of range, of this norm or of one before it.
-    """
-    given = {key: getattr(cfg, f"norm_{key}", None) for key in all_settings()}
-    for other in norms_in_order(cfg):
-        if other == (name, of_heads):
-            break
-        taken = {*NormConfig(other[0], **given).settings_read()} - SHARED
-        given = {key: value for key, value in given.items() if key not in taken}
-    return NormConfig(name, **given)
-
-
-def kept_settings(cfg: Any, changed: Any) -> dict[str, Any]:
-    """Return the ``norm_<setting>`` values for a model ``changed`` whose norms are to keep their settings in ``cfg``.
-
-    A setting that no norm of ``changed`` reads has its default.
-
-    Raises:
-        ValueError: a value out of range.
-    """
-    shared = all_settings()
-    kept = {key: one.default for key, one in shared.items()}
-    for place in reversed(norms_in_order(changed)):  # the first norm that reads a setting takes it
-        config = norm_config(cfg, *place)
-        kept |= {key: config.settings.get(key, shared[key].default) for key in config.settings_read()}
-    return {f"norm_{key}": value for key, value in kept.items()}
+def norm_config(cfg: Any, name: str) -> NormConfig:
+    """Return the NormConfig of a norm with a model's ``norm_<setting>`` values."""
+    return NormConfig(name, **{key: getattr(cfg, f"norm_{key}", None) for key in all_settings()})
 
 
 def unread_settings(cfg: Any) -> dict[str, Any]:
@@ -193,11 +139,11 @@ def refuse_loss_scale(cfg: Any, option: str, instead: str) -> None:
 
 def _settings_read(cfg: Any) -> dict[str, list[str]]:
     """Return norm -> the settings that it reads, for the norms of the model."""
-    read: dict[str, list[str]] = {}
+    read = {}
     for key, names in norm_names(cfg).items():
         for name in names:
             try:
-                read.setdefault(name, norm_config(cfg, name, of_heads=key == "qk_norm").settings_read())
+                read[name] = norm_config(cfg, name).settings_read()
             except ValueError as error:
                 raise UserError(f"{key}: {error}") from error
     return read

@@ -15,8 +15,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normplugins.models.norm_settings import SHARED, all_norm_names, norm_config, norm_names, norms_in_order
-from normplugins.norms import all_settings, has_statistics, known_norms
+from normplugins.models.norm_settings import all_norm_names, norm_names
+from normplugins.norms import NormConfig, all_settings, has_statistics, known_norms
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.training.distributed import world_size
 
@@ -127,11 +127,10 @@ def _same_in_any_number_of_processes(batches_per_update: int | None, sync: str |
 def _with_norm_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """Return a flat config with the norm's own default in the place of each norm setting that is null or missing.
 
-    The configs of older runs lack the settings of norms that were added since and ``model.norm_name``, and may spell
-    out a default that is null today. A default that depends on the number of attention heads stays null.
+    The configs of older runs lack the settings of norms that were added since, and may spell out a default that is null
+    today. A default that depends on the number of attention heads stays null.
     """
-    name = str(settings.get("norm.name"))
-    filled = {"model.norm_name": name, **settings}
+    name, filled = str(settings.get("norm.name")), dict(settings)
     for key, one in all_settings().items():
         if name not in one.per_head:
             for path in (f"norm.{key}", f"model.norm_{key}"):
@@ -198,17 +197,18 @@ def _value(config: DictConfig, key: str) -> Any:
 
 
 def _norm_default(config: DictConfig, field: str) -> Any:
-    """Return the default of a norm setting that is null, or None if the norms that take it have different defaults."""
-    model, defaults = config.model, set()
-    try:
-        places = [place for place in norms_in_order(model) if field in norm_config(model, *place).settings_read()]
-        for name, of_heads in places if field in SHARED else places[:1]:
-            for key in (key for key, names in norm_names(model).items() if name in names):
-                side = f"{key.partition('_')[0]}_attention_heads"
-                heads = model.get(side, model.get("attention_heads", 1))
-                defaults.add(getattr(norm_config(model, name, of_heads).resolve(heads), field))
-    except ValueError:  # later checks refuse a value out of range
-        return None
+    """Return the default of a norm setting that is null, or None if the norms that read it have different defaults."""
+    section: Any = OmegaConf.to_container(config.norm, resolve=True)
+    defaults = set()
+    for key, name in ((key, name) for key, names in norm_names(config.model).items() for name in names):
+        side = f"{key.partition('_')[0]}_attention_heads"
+        heads = config.model.get(side, config.model.get("attention_heads", 1))
+        try:
+            norm = NormConfig(**{**section, "name": name})
+            if field in norm.settings_read():
+                defaults.add(getattr(norm.resolve(heads), field))
+        except (TypeError, ValueError):  # later checks refuse an unknown key or a value out of range
+            return None
     return defaults.pop() if len(defaults) == 1 else None
 
 

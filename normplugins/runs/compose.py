@@ -58,8 +58,7 @@ def register_nodes(norms: tuple[str, ...], _corpora: tuple[str, ...]) -> None:
     for task, settings in OF_TASK.items():
         sections = {each.name: each.type if is_dataclass(each.type) else each.default for each in fields(settings)}
         store.store(name=f"_{task}_settings", node=sections)
-    options = {f"norm_{name}": f"${{norm.{name}}}" for name in ("name", *all_settings())}
-    store.store(name="_norm_options", node={"model": options})
+    store.store(name="_norm_options", node={"model": {f"norm_{name}": f"${{norm.{name}}}" for name in all_settings()}})
     store.store(name="_slurm", node={"hardware": SlurmHardwareSettings})
     for name in norms:
         store.store(group="norm", name=f"_{name}", node=norm_node(name))

@@ -199,7 +199,10 @@ def corpus_digest(manifest: dict[str, Any]) -> str:
 def wandb_id(directory: Path) -> str:
     """Return the run's id in wandb. It is created once, so that a resumed run continues the same run there."""
     path = directory / WANDB_ID
-    stored = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    try:
+        stored = path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        stored = ""
     if not re.fullmatch(r"[0-9a-f]{16}", stored):
         stored = secrets.token_hex(8)
         write_text(path, [stored])

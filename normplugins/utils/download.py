@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from normplugins import __version__
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import copy_file, disk_errors, sha256
+from normplugins.utils.files import copy_file, disk_errors, remove, sha256
 
 MIRROR = "NORMPLUGINS_MIRROR"
 _ATTEMPTS = 3
@@ -96,16 +96,21 @@ def _download(
         except _DownloadError as error:
             failures.append(str(error))
         else:
-            part.replace(path)
+            # checked under its own name, and not yet in its place, where an interrupted check would leave it
+            unchecked = path.parent / "unchecked" / path.name
+            unchecked.parent.mkdir(exist_ok=True)
+            part.replace(unchecked)
             try:
-                check(path)
+                check(unchecked)
+                unchecked.replace(path)
             except UserError as error:
-                path.unlink()
                 failures.append(f"{url} has another file ({error})")
             else:
                 for left_over in path.parent.glob(f"{path.name}.part*"):
                     left_over.unlink()
                 return
+            finally:
+                remove(unchecked.parent)
         if number < len(addresses):
             echo(f"{failures[-1]}; the next address is tried")
     by_hand = f"or put {path.name} into a folder and set {MIRROR} to that folder"

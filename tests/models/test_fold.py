@@ -156,17 +156,6 @@ def test_other_settings_go_when_nothing_reads_them_any_more():
     assert changed == {"encoder_norm": "none", "decoder_norm": "none", "norm_per_update": False}
 
 
-def test_a_norm_that_stays_keeps_its_settings():
-    """The switch of the encoder's PN does not become one of the decoder's, which scales groups by its own default."""
-    settings = {"encoder_norm": "pn", "decoder_norm": "bn_released", "norm_group_scaling": False, "norm_eps": 1e-3}
-    model, double = (randomise(make_model(**settings)) for _ in range(2))
-    changed, _ = fold(double.double())
-    assert changed == {"encoder_norm": "none", "norm_group_scaling": None}
-    folded = make_model(**(settings | changed)).eval()
-    folded.load_state_dict(double.state_dict())
-    assert_same_translation_model(model, folded)
-
-
 def test_a_norm_of_each_token_at_a_decoders_end_stays():
     model, folded, changed, outcomes = fold_copy(make_model, {"decoder_norm": "bn", "decoder_final_norm": "rms"})
     assert_same_translation_model(model, folded)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from normplugins.models.config import NormTransformerConfig
 from normplugins.models.fold import fold
-from normplugins.models.norm_settings import all_norm_names, refuse_unread_settings
+from normplugins.models.norm_settings import all_norm_names
 from normplugins.norms import NormConfig, build_norm
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep
@@ -63,40 +62,6 @@ def test_on_the_command_line_they_need_no_quotes_and_are_part_of_the_cells_name(
     assert config.variant == "pn,model.encoder_norm=_pn_pn_ln_,model.qk_norm=rms"
     jobs = expand_sweep(["seed=1,2", given[1]])
     assert [compose_config("multi30k", job).model.encoder_norm for job in jobs] == ["[pn,pn,ln]"] * 2
-
-
-@pytest.mark.parametrize(
-    ("settings", "groups"),
-    [
-        ({"encoder_norm": "pn", "qk_norm": "rms"}, [4, None, 1]),
-        ({"encoder_norm": "pn", "decoder_norm": "pn", "qk_norm": "rms"}, [4, 4, 1]),
-        ({"encoder_norm": "pn", "decoder_norm": "rms"}, [4, 1, None]),
-        ({"encoder_norm": "rms", "decoder_norm": "pn"}, [4, 2, None]),
-        ({"encoder_norm": "rms", "decoder_norm": "pn", "norm_name": "pn"}, [1, 4, None]),
-        ({"encoder_norm": "[rms,pn]", "norm_name": "pn"}, [1, None, None]),
-        ({"encoder_norm": "rms", "qk_norm": "rms"}, [4, None, 1]),  # the groups of a token are not those of a head
-        ({"encoder_norm": "ln", "qk_norm": "rms"}, [None, None, 4]),
-        ({"encoder_norm": "bn_released", "qk_norm": "rms"}, [1, None, 4]),  # always one group, which is no setting
-    ],
-)
-def test_a_setting_is_taken_by_the_first_norm_that_reads_it(settings: dict, groups: list[int | None]) -> None:
-    model = make_model(**settings, norm_groups=4, norm_eps=0.5)
-    refuse_unread_settings(model.encoder.cfg, "norm.")
-    attention = model.encoder.layers[0].self_attention
-    norms = [attention.norm, model.decoder.layers[0].self_attention.norm, attention.sublayer.q_norm]
-    assert [getattr(norm, "groups", None) for norm in norms] == groups
-    assert {norm.eps for norm in norms if norm is not None} == {0.5}, "all norms share eps"
-
-
-def test_a_run_gives_its_settings_to_its_norm_and_not_to_another_one() -> None:
-    given = ["norm=pn", "norm.groups=2", "norm.warmup_updates=7", "norm.sync=batch"]
-    places = ["model.encoder_norm=[rms,pn,pn]", "model.decoder_norm=pn_alg2", "model.qk_norm=rms"]
-    config = compose_config("multi30k", given + places)
-    check(config)
-    model = NormTransformerConfig.resolve(config.model)
-    rms, pn = (model.build_norm("encoder_norm", "ffn", layer) for layer in (0, 1))
-    assert (rms.groups, pn.groups, pn.warmup_updates, pn.sync) == (1, 2, 7, "batch")
-    assert model.build_norm("decoder_norm").settings == build_norm("pn_alg2", 128, sync="batch").settings
 
 
 def test_a_decoder_accepts_no_norm_of_whole_sentences_anywhere() -> None:

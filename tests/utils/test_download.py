@@ -242,6 +242,18 @@ def test_the_next_address_is_tried(server: Server, tmp_path: Path, fault: str) -
     assert REASONS[fault] in failure
 
 
+def test_an_interrupted_check_leaves_no_unchecked_file(server: Server, tmp_path: Path) -> None:
+    def interrupted(path: Path) -> None:
+        assert path.read_bytes() == CONTENT
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "corpus" / "raw"
+    with pytest.raises(KeyboardInterrupt):
+        fetch("file.bin", [server.url], folder, quiet, interrupted)
+    assert not {"file.bin", "unchecked"} & {*names(folder)}
+    assert fetch("file.bin", [server.url], folder, quiet, is_the_file).read_bytes() == CONTENT
+
+
 def test_an_address_that_has_moved_is_followed(server: Server, tmp_path: Path) -> None:
     moved = server.url.replace("file.bin", "moved")
     assert fetch("file.bin", [moved], tmp_path / "corpus" / "raw", quiet, is_the_file).read_bytes() == CONTENT
