@@ -18,6 +18,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 from omegaconf import OmegaConf
 
 from normplugins.runs.compose import compose_config
+from normplugins.runs.explain import sources_of
 from tests.helpers.models import make_batch, make_task
 from tests.helpers.runs import PATIENCE, REPOSITORY, MakesFolder, write_malicious
 
@@ -82,6 +83,7 @@ def test_a_checkpoint_with_a_namespace_loads_after_a_config_is_composed(tmp_path
     content = {"args": args, "model": {"w": torch.ones(2)}, "optimizer_history": history, "extra_state": extra}
     torch.save(content | {"last_optimizer_state": None}, path)
     compose_config("demo")
+    sources_of("demo", [])  # of `run demo --cfg`
     state = checkpoint_utils.load_checkpoint_to_cpu(str(path), {"lr": [0.2]})
     assert (state["cfg"].optimization.lr, state["model"]["w"].tolist()) == ([0.2], [1.0, 1.0])
 

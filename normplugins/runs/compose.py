@@ -3,7 +3,8 @@
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -136,17 +137,26 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
     return _compose_once(experiment, tuple(given), tuple(known_norms()))
 
 
-@lru_cache(maxsize=64)  # composing takes 0.2 s, and naming a cell composes the experiment's own config as well
-def _compose_once(experiment: str, given: tuple[str, ...], _norms: tuple[str, ...]) -> tuple[DictConfig, Choices]:
-    # Hydra would keep its version for the whole process, and from version 1.2 on it refuses the interface through which
-    # fairseq reads checkpoints of its older versions.
+@contextmanager
+def hydra() -> Iterator[None]:
+    """Use Hydra with the configs of this project in this block.
+
+    Hydra would keep its version for the whole process, and from version 1.2 on it refuses the interface through which
+    fairseq reads checkpoints of its older versions.
+    """
     base = VersionBase.instance()
     before = base.version_base
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose(experiment, overrides=list(given), return_hydra_config=True)
+            yield
     finally:
         base.version_base = before
+
+
+@lru_cache(maxsize=64)  # composing takes 0.2 s, and naming a cell composes the experiment's own config as well
+def _compose_once(experiment: str, given: tuple[str, ...], _norms: tuple[str, ...]) -> tuple[DictConfig, Choices]:
+    with hydra():
+        config = compose(experiment, overrides=list(given), return_hydra_config=True)
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]

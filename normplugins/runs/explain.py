@@ -8,7 +8,6 @@ from fairseq.dataclass.configs import FairseqConfig
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -16,7 +15,7 @@ from omegaconf import DictConfig
 from normplugins.corpora import CORPORA
 from normplugins.norms import all_settings
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, flatten
-from normplugins.runs.compose import CONFIG_DIR, as_hydra_reads, compose_config
+from normplugins.runs.compose import CONFIG_DIR, as_hydra_reads, compose_config, hydra
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS
 from normplugins.runs.settings import OF_TASK, declared
 from normplugins.utils.terminal import say
@@ -47,7 +46,7 @@ def sources_of(experiment: str, overrides: Sequence[str]) -> dict[str, str]:
     """Return where the value of each key is set: a file, ``default``, ``fairseq's default`` or ``command line``."""
     sources: dict[str, str] = {}
     overrides = as_hydra_reads(overrides)
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with hydra():
         loader: Any = GlobalHydra.instance().config_loader()
         parsed = loader.compute_defaults_list(experiment, list(overrides), RunMode.RUN)
         for default in parsed.defaults:
