@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from normplugins.evaluation import significance
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import (
@@ -19,7 +21,7 @@ from normplugins.report.contrasts import (
     find,
 )
 from normplugins.report.plans import Plan
-from normplugins.report.probe_table import losses_minus_ln, probe_table
+from normplugins.report.probe_table import losses_minus_ln
 from normplugins.report.run_page import run_links
 
 Findings = Mapping[str, Sequence[Finding]]
@@ -58,12 +60,13 @@ def read_findings(results: Path, resamples: int = significance.RESAMPLES) -> dic
     return {checkpoint: find(results, checkpoint, resamples=resamples) for checkpoint in CHECKPOINTS}
 
 
-def sentences(results: Path, findings: Findings) -> list[str]:
+def sentences(results: Path, findings: Findings, probe: pd.DataFrame) -> list[str]:
     """Return the answer in about ten plain sentences, as Markdown.
 
     Args:
         results: the folder of the records.
         findings: the findings of each checkpoint.
+        probe: what :func:`normplugins.report.probe_table.probe_table` returns.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
@@ -73,7 +76,7 @@ def sentences(results: Path, findings: Findings) -> list[str]:
     better, worse = (f"**{question}** {conclusion(by_name[name])}" for name, question in QUESTIONS.items())
     (released,) = find(results, contrasts=[RELEASED])
     worse += f" {RELEASED.name}, which is no contrast of the protocol: {figures(released, p_value=False)}."
-    worse += _statistics_of_bn(results)
+    worse += _statistics_of_bn(probe)
     others = [each for name, each in by_name.items() if name not in QUESTIONS and name not in PARTS]
     return [state(results, primary), better, _parts(by_name), worse, _others(others), _checkpoints(findings), RULE]
 
@@ -155,9 +158,9 @@ def agreement(found: Finding) -> str:
     return "This neither confirms nor contradicts the paper."
 
 
-def _statistics_of_bn(results: Path) -> str:
+def _statistics_of_bn(probe: pd.DataFrame) -> str:
     """Return how far BN's validation loss is from LN's, with either kind of statistics; "" without such runs."""
-    losses = losses_minus_ln(probe_table(results))
+    losses = losses_minus_ln(probe)
     if "bn" not in losses.index:
         return ""
     running, batch = losses.loc["bn", ["loss", "train_mode_loss"]]

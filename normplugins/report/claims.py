@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from normplugins.report import gradients_figure, probe_claims, sweeps
 from normplugins.report.answer import agreement, figures, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
@@ -129,17 +131,18 @@ Judged = tuple[Claim, str, str]
 """A claim, its verdict, and the evidence as Markdown."""
 
 
-def judge_claims(results: Path, findings: Sequence[Finding]) -> list[Judged]:
+def judge_claims(results: Path, findings: Sequence[Finding], probe: pd.DataFrame) -> list[Judged]:
     """Judge all claims.
 
     Args:
         results: the folder of the results.
         findings: what the records say about the contrasts of the protocol.
+        probe: what :func:`normplugins.report.probe_table.probe_table` returns.
 
     Raises:
         UserError: a record or a table is damaged.
     """
-    evidence = Evidence(results, {each.contrast.name: each for each in findings})
+    evidence = Evidence(results, {each.contrast.name: each for each in findings}, probe)
     return [(claim, *claim.judge(evidence)) for claim in CLAIMS]
 
 

@@ -16,6 +16,7 @@ from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
 from normplugins.report.forest import CONTRASTS_TITLE, CORPORA_TEXT, forest, over_corpora
 from normplugins.report.paper_figures import paper_figures
 from normplugins.report.plans import Plan, by_plan, plan_table
+from normplugins.report.probe_table import probe_table
 from normplugins.report.readings import NOT_KNOWN
 from normplugins.report.readme import readme_part, rewrite_readme
 from normplugins.report.records import LOCAL, read_results, summarize
@@ -155,10 +156,10 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
 
 def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     """Begin the page with what the records say about the contrasts; write the other pages, and return the claims."""
-    findings = answer.read_findings(results)
+    findings, probe = answer.read_findings(results), probe_table(results)
     primary = findings[CHECKPOINTS[0]]
     writer.page.append("## The answer")
-    for text in answer.sentences(results, findings):
+    for text in answer.sentences(results, findings, probe):
         writer.say(text)
     writer.page += writer.show(forest(CONTRASTS_TITLE, primary), "contrasts", "Contrasts with intervals")
     writer.table(contrast_table(findings, found), "###")
@@ -174,10 +175,10 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     readme = results.resolve().parent / "README.md"
     if rewrite_readme(readme, readme_part(results, primary, found)):
         writer.written.append(readme)
-    judged = judge_claims(results, primary)
+    judged = judge_claims(results, primary, probe)
     writer.write("claims.md", claims_page(judged))
     page = [FIGURES]
-    for name, title, text, figure, below in paper_figures(results):
+    for name, title, text, figure, below in paper_figures(results, probe):
         page += [f"## {title}", fill(text, WIDTH, break_on_hyphens=False), *links_of_figure(judged, name)]
         page += [*writer.show(figure, name, title), *filter(None, [below])]
     writer.write("figures.md", "\n\n".join(page) + "\n")

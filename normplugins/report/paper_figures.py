@@ -22,7 +22,6 @@ from normplugins.report.probe_table import (
     FROM,
     SETTLED,
     losses_minus_ln,
-    probe_table,
     runs_shown,
     vision_shown,
     vision_table,
@@ -109,16 +108,17 @@ class Drawing(NamedTuple):
     table: str = ""
 
 
-def paper_figures(results: Path) -> Iterator[Drawing]:
+def paper_figures(results: Path, table: pd.DataFrame) -> Iterator[Drawing]:
     """Yield the figures in the order of the page.
 
     Args:
         results: the folder of the results.
+        table: what :func:`normplugins.report.probe_table.probe_table` returns.
 
     Raises:
-        UserError: a record or a table is damaged.
+        UserError: a table is damaged.
     """
-    table, vision = probe_table(results), vision_table(results)
+    vision = vision_table(results)
     found = {name: first_norm(table, vision, name) for name in FIRST_NORM}
     found |= {name: every_norm(table, name) for name in EVERY_NORM}
     found |= {"pn-backward": pn_backward(table), "discrepancy": discrepancy(table), "embedding": spectrum(results)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +26,17 @@ NO_PROBE = NOT_RUN, "No record has the statistics probe."
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are judged by: the folder of the results, and the primary findings by the name of the contrast."""
+    """What claims are judged by.
+
+    Attributes:
+        results: the folder of the results.
+        findings: the primary findings by the name of the contrast.
+        probe: the numbers of the statistics probe in the runs of Multi30k.
+    """
 
     results: Path
     findings: dict[str, Finding]
+    probe: pd.DataFrame
 
     def links(self, *cells: str) -> str:
         """Return Markdown links to the pages of these cells' runs."""
@@ -43,11 +49,6 @@ class Evidence:
             sum(map(len, published_records(self.results, EXPERIMENT, cell))) >= len(plan.seeds(EXPERIMENT, cell))
             for cell in cells
         )
-
-    @cached_property
-    def probe(self) -> pd.DataFrame:
-        """The numbers of the statistics probe in the runs of Multi30k."""
-        return probe_table.probe_table(self.results)
 
     def probed(self, cell: str, number: str, begin: int = 0, end: float = math.inf) -> pd.Series[float]:
         """Return a number of the probe of all encoder norms at updates in this range, by seed; NaN if not finite."""

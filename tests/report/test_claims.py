@@ -8,6 +8,7 @@ import pytest
 
 from normplugins.report.claims import claims_page, judge_claims
 from normplugins.report.contrasts import find
+from normplugins.report.probe_table import probe_table
 from tests.helpers.records import put_diverged, put_translated
 
 
@@ -22,7 +23,7 @@ def probe(**numbers: float) -> list[dict]:
 
 @pytest.fixture
 def page(tmp_path: Path):
-    return lambda: claims_page(judge_claims(tmp_path, find(tmp_path, resamples=200)))
+    return lambda: claims_page(judge_claims(tmp_path, find(tmp_path, resamples=200), probe_table(tmp_path)))
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_each_number_of_the_probe_is_a_row(tmp_path: Path) -> None:
 
 
 def test_without_records_every_figure_is_not_run(tmp_path: Path) -> None:
-    drawings = list(paper_figures(tmp_path))
+    drawings = list(paper_figures(tmp_path, probe_table(tmp_path)))
     assert len({drawing.name for drawing in drawings}) == len(drawings) >= 6
     assert all(drawing.figure is None and "not run" in drawing.text for drawing in drawings)
 
@@ -66,7 +66,7 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
     for cell in OF_CELLS:
         publish(tmp_path, cell)
     publish(tmp_path, "bn", 2)
-    drawings = {drawing.name: drawing for drawing in paper_figures(tmp_path)}
+    drawings = {drawing.name: drawing for drawing in paper_figures(tmp_path, probe_table(tmp_path))}
     for name, (_, title, text, figure, _) in drawings.items():
         if name != "embedding":
             assert figure is not None
@@ -79,7 +79,7 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
     points = [{"update": update, "loss": 1.0, **OF_ALL, **MOMENTS, "tokens": 131072} for update in UPDATES]
     corpus = {"images": 10_000, "published": False}
     (tmp_path / VISION).write_text(json.dumps({"seed": 1, "updates": 1000, "points": points, "corpus": corpus}))
-    beside = next(paper_figures(tmp_path))
+    beside = next(paper_figures(tmp_path, probe_table(tmp_path)))
     assert (
         "10,000 images of CIFAR-10 (a part of them, not the published archive), seed 1, updates 10 to 1,000."
         in beside.text
@@ -95,7 +95,9 @@ def test_losses_are_compared_with_those_of_ln_with_the_same_seed(tmp_path: Path)
         publish(tmp_path, "ln", seed, loss)
         publish(tmp_path, "bn", seed, loss + seed)
     publish(tmp_path, "bn", 3, 99.0)  # LN has no such seed
-    table = next(drawing.table for drawing in paper_figures(tmp_path) if drawing.name == "discrepancy")
+    table = next(
+        drawing.table for drawing in paper_figures(tmp_path, probe_table(tmp_path)) if drawing.name == "discrepancy"
+    )
     assert [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]] == ["bn", "+1.500", "+1.250"]
 
 
@@ -114,7 +116,9 @@ def test_the_norms_of_pn_have_a_row_each_because_their_gap_is_0(tmp_path: Path) 
 def test_no_text_of_a_figure_is_cut_or_covers_another(tmp_path: Path) -> None:
     for cell in OF_CELLS:
         publish(tmp_path, cell)
-    figures = [drawing.figure for drawing in paper_figures(tmp_path) if drawing.figure is not None]
+    figures = [
+        drawing.figure for drawing in paper_figures(tmp_path, probe_table(tmp_path)) if drawing.figure is not None
+    ]
     assert len(figures) >= 6
     assert not any(clipped(figure) + overlapping(figure) for figure in figures)
 
