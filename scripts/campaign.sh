@@ -2,8 +2,8 @@
 # Run the campaign's plans in the background: scripts/campaign.sh [start|collect|show|pause|resume|stop] [PLAN ...]
 # start (the default) clones the release tag beside this checkout, sets the clone up once, and runs the plans there at
 # nice 19 unless they are running already, one run on each core. Every action copies finished records to this checkout.
-# The paths of PLANs are relative to the clone; the default is multi30k, ptb and batch_size. CAMPAIGN_TAG, CAMPAIGN_DIR and
-# CAMPAIGN_JOBS set the tag, the clone and the number of runs at a time.
+# The paths of PLANs are relative to the clone; the default is multi30k in the order of scripts/campaign_order.yaml, ptb
+# and batch_size. CAMPAIGN_TAG, CAMPAIGN_DIR and CAMPAIGN_JOBS set the tag, the clone and the number of runs at a time.
 set -euo pipefail
 cd "$(dirname -- "$0")/.."
 tag=${CAMPAIGN_TAG:-v0.2.0}
@@ -104,7 +104,7 @@ run() {
 action=${1:-start}
 [ $# -eq 0 ] || shift
 plans=("$@")
-[ ${#plans[@]} -gt 0 ] || plans=(configs/campaign/multi30k.yaml configs/campaign/ptb.yaml configs/campaign/batch_size.yaml)
+[ ${#plans[@]} -gt 0 ] || plans=("$PWD/scripts/campaign_order.yaml" configs/campaign/{ptb,batch_size}.yaml)
 case $action in
   start) start ;;
   run) run ;;

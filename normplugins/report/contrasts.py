@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -84,26 +84,26 @@ class Finding:
     Attributes:
         contrast: the contrast.
         difference: the difference of test BLEU; None if the two cells have no seed in common.
-        p_adjusted: the p-value adjusted by Holm's method within the family; NaN with fewer than two pairs.
-        verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
-        seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, with fewer than
-            ``SPREAD_SEEDS`` seeds, and for perplexities, which have no margin.
         planned: the number of planned pairs, if there is a plan.
         diverged: the number of runs that diverged, of the system and of the baseline. With a plan, only its seeds
             count here and in ``missing`` and ``stopped_early``.
         missing: the number of planned pairs without a difference, except those of which a run diverged.
         stopped_early: the number of runs that patience ended before their last epoch.
+        p_adjusted: the p-value adjusted by Holm's method within the family; NaN with fewer than two pairs.
+        verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
+        seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, with fewer than
+            ``SPREAD_SEEDS`` seeds, and for perplexities, which have no margin.
     """
 
     contrast: Contrast
     difference: Difference | None
-    p_adjusted: float
-    verdict: str
-    seeds_needed: int | None
     planned: int
     diverged: tuple[int, int] = (0, 0)
     missing: int = 0
     stopped_early: int = 0
+    p_adjusted: float = math.nan
+    verdict: str = NOT_RUN
+    seeds_needed: int | None = None
 
     @property
     def seeds(self) -> int:
@@ -206,21 +206,31 @@ def judge(
         perplexity: whether the scores are nats per word, of which less is better and which have no margin.
     """
     findings = []
-    p_values = pd.Series([math.nan if each is None else each.p for each in differences])
-    families = p_values.groupby([contrast.family for contrast in contrasts])
-    adjusted = families.transform(lambda family: pd.Series(significance.holm(list(family)), family.index))
-    for contrast, difference, p, seeds in zip(contrasts, differences, adjusted, planned, strict=True):
+    for contrast, difference, seeds in zip(contrasts, differences, planned, strict=True):
         sides = systems[contrast.system], systems[contrast.baseline]
         counted = seeds or {seed for side in sides for seed in (*side.runs, *side.diverged)}
         lost = [counted & {*side.diverged} for side in sides]
-        diverged = (len(lost[0]), len(lost[1]))
         missing = seeds - {*(difference.seeds if difference else ())} - lost[0] - lost[1]
-        verdict, needed = NOT_RUN, None
-        if difference is not None:
-            verdict = significance.verdict(difference, p, None if perplexity else MARGIN, perplexity, diverged)
-            if verdict == UNDECIDED and not perplexity and len(difference.seeds) >= SPREAD_SEEDS:
-                needed = significance.seeds_needed(difference, MARGIN)
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for seed, run in side.runs.items() if seed in counted)  # fmt: skip
-        findings.append(Finding(contrast, difference, p, verdict, needed, len(seeds), diverged, len(missing), early))
-    return findings
+        diverged = (len(lost[0]), len(lost[1]))
+        findings.append(Finding(contrast, difference, len(seeds), diverged, len(missing), early))
+    p_values = pd.Series([math.nan if each.difference is None else each.difference.p for each in findings])
+    complete = pd.Series([each.complete for each in findings], dtype=bool)
+    # For a complete contrast, an incomplete one counts as p = 1, so that later runs cannot make its p-value larger.
+    adjusted = _holm(p_values.where(complete), contrasts).where(complete, _holm(p_values, contrasts))
+    return [_with_verdict(each, p, perplexity) for each, p in zip(findings, adjusted, strict=True)]
+
+
+def _holm(p_values: pd.Series, contrasts: Sequence[Contrast]) -> pd.Series:
+    families = p_values.groupby([contrast.family for contrast in contrasts])
+    return families.transform(lambda family: pd.Series(significance.holm(list(family)), family.index))
+
+
+def _with_verdict(found: Finding, p: float, perplexity: bool) -> Finding:
+    verdict, needed, difference = NOT_RUN, None, found.difference
+    if difference is not None:
+        verdict = significance.verdict(difference, p, None if perplexity else MARGIN, perplexity, found.diverged)
+        if verdict == UNDECIDED and not perplexity and found.seeds >= SPREAD_SEEDS:
+            needed = significance.seeds_needed(difference, MARGIN)
+    return replace(found, p_adjusted=p, verdict=verdict, seeds_needed=needed)

@@ -72,6 +72,20 @@ def test_holm_counts_the_contrasts_that_are_not_run(results: Path) -> None:
     assert each.p_adjusted > 3 * each.difference.p
 
 
+def test_the_p_value_of_a_complete_contrast_cannot_become_larger(results: Path) -> None:
+    for seed in SEEDS:
+        put_translated(results, "pn,norm.group_scaling=false", seed, {2: 10 * seed})
+    before = found(results)["PN - PN without group scaling"]
+    for seed in (1, 2):  # an incomplete contrast of the same family, with a small p-value
+        put_translated(results, "bn_released", seed, {3: 10})
+    by_name = found(results)
+    after, other = by_name["PN - PN without group scaling"], by_name["BN as released - BN"]
+    assert after.complete
+    assert not other.complete
+    assert other.difference.p < after.difference.p
+    assert after.p_adjusted == before.p_adjusted == 6 * after.difference.p
+
+
 def test_a_side_that_diverged_more_often_is_not_better(results: Path) -> None:
     put_diverged(results, "multi30k", "pn", 4)
     each = found(results)["PN - LN"]

@@ -61,6 +61,12 @@ def test_every_plan_of_the_project_can_be_run(path):
     assert not of_older_code, "settings that were added since do not make a published run another one"
 
 
+def test_the_order_of_the_campaign_has_the_runs_of_its_plan():
+    ordered = read_plan(REPOSITORY / "scripts" / "campaign_order.yaml")
+    planned = read_plan(REPOSITORY / "configs" / "campaign" / "multi30k.yaml")
+    assert {run.published: run.settings for run in ordered} == {run.published: run.settings for run in planned}
+
+
 def test_each_seed_of_a_block_is_a_complete_comparison(tmp_path):
     first = {**BLOCK, "seeds": [1, 2]}
     plan = write_plan(tmp_path, first, {**BLOCK, "cells": ["norm=ln"], "seeds": [2, 3]})
