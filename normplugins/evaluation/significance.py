@@ -70,34 +70,6 @@ class Difference:
         return self.bootstrap if len(self.seeds) == 1 else (self.low, self.high)
 
 
-def difference(
-    system: Mapping[int, Array],
-    baseline: Mapping[int, Array],
-    score: Score,
-    sentences: bool = True,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
-) -> Difference:
-    """Return the difference of two systems, whose runs are paired by seed.
-
-    Args:
-        system, baseline: the statistics (N, C) of each run by its seed. All have the same N and C.
-        score: computes the score from sums of statistics.
-        sentences: whether the variance between sentences is part of the interval and the p-value; the protocol leaves
-            it out for language models.
-        resamples: the number of bootstrap resamples.
-        seed: the seed of the resampling. Equal arguments give equal results.
-
-    Raises:
-        ValueError: no seed is common to both sides, or the arrays differ in shape.
-    """
-    seeds = sorted(system.keys() & baseline.keys())
-    drawn = resample([side[key] for side in (system, baseline) for key in seeds], score, resamples, seed)
-    first = dict(zip(seeds, drawn, strict=False))
-    second = dict(zip(seeds, drawn[len(seeds) :], strict=True))
-    return paired_difference(first, second, sentences, seed)
-
-
 def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, seed: int = SEED) -> list[Resampled]:
     """Score each run on the same resamples of the sentences, which all runs share.
 
@@ -105,7 +77,7 @@ def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, se
         runs: the statistics (N, C) of each run, all of one shape.
         score: computes the score from sums of statistics.
         resamples: the number of bootstrap resamples.
-        seed: the seed of the resampling. Runs that are resampled apart with one seed share the resamples too.
+        seed: the seed of the resampling. Calls with the same seed and number of sentences use the same resamples.
 
     Raises:
         ValueError: the arrays differ in shape.
@@ -127,7 +99,13 @@ def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, se
 def paired_difference(
     system: Mapping[int, Resampled], baseline: Mapping[int, Resampled], sentences: bool = True, seed: int = SEED
 ) -> Difference:
-    """Return the difference of two systems from the scores of their runs on shared resamples; see :func:`difference`.
+    """Return the difference of two systems, whose runs are paired by seed.
+
+    Args:
+        system, baseline: the scores of each run by its seed, from one call of :func:`resample`.
+        sentences: whether the variance between sentences is part of the interval and the p-value; the protocol leaves
+            it out for language models.
+        seed: the seed of the hierarchical bootstrap.
 
     Raises:
         ValueError: no seed is common to both sides.

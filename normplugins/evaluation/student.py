@@ -1,6 +1,8 @@
-"""Student's t distribution for a whole number of degrees of freedom."""
+"""Student's t distribution for a whole number of degrees of freedom, and the intervals of means that follow from it."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 
 def student_cdf(t: float, freedom: int) -> float:
@@ -30,3 +32,10 @@ def student_quantile(probability: float, freedom: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if student_cdf(middle, freedom) < probability else (low, middle)
     return (low + high) / 2
+
+
+def interval_of_mean(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of the mean of two or more independent values."""
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    reach = student_quantile((1 + level) / 2, len(values) - 1) * error
+    return mean - reach, mean + reach

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from normplugins.report.contrasts import (
     find,
 )
 from normplugins.report.plans import Plan
-from normplugins.report.probe_table import losses_minus_ln
+from normplugins.report.probe_table import LAST_EPOCHS, losses_minus_ln, mean_and_range
 from normplugins.report.run_page import run_links
 
 Findings = Mapping[str, Sequence[Finding]]
@@ -32,7 +33,7 @@ QUESTIONS = {
 }
 """The question that a contrast answers alone."""
 PARTS = {
-    "PN - RMS in groups": "Running statistics, with PN's learnt shift, warmup and backward pass",
+    "PN - RMS in groups": "Running statistics, together with PN's learnt shift, warmup and backward pass",
     "PN-V with group scaling - PN-V": "Group scaling",
 }
 """The part of PN that a contrast isolates (amendment 15 of the protocol)."""
@@ -41,23 +42,14 @@ EFFECTS = {"better": "better with it", "worse": "worse with it", "equivalent": f
 RULE = (
     "The scores are tokenized BLEU on all four test sets together, of the mean of the last five epochs' checkpoints; "
     "the text is lower-cased before. The intervals are 95 % intervals over seeds and sentences, and not adjusted; p is "
-    "adjusted by Holm's method, separately for the six confirmatory and the six exploratory contrasts. Verdicts are "
-    "about this corpus and this small model. [docs/norms.md](../docs/norms.md) explains the norms, and the "
+    "adjusted by Holm's method, separately for the six confirmatory and the six exploratory contrasts; for a contrast "
+    "whose runs are all published, the others count as p = 1 until theirs are, too. Verdicts are about this corpus and "
+    "this small model. [docs/norms.md](../docs/norms.md) explains the norms, and the "
     "[protocol](../docs/protocol.md) says how a verdict is reached."
 )
-RELEASED = Contrast("bn_released", "ln", "")
+RELEASED = Contrast("bn_released", "ln")
 """A difference that the protocol does not judge: most likely, this BN is the one of the paper."""
-SCALING = "the scaling, under"
-"""The beginning of what a contrast isolates if it is the group scaling of a norm with statistics."""
-
-
-def read_findings(results: Path, resamples: int = significance.RESAMPLES) -> dict[str, list[Finding]]:
-    """Return the findings of each checkpoint.
-
-    Raises:
-        UserError: a record or its translations are damaged, or two cells cannot be compared.
-    """
-    return {checkpoint: find(results, checkpoint, resamples=resamples) for checkpoint in CHECKPOINTS}
+_SCALING = re.compile(r",norm\.group_scaling=\w+")
 
 
 def sentences(results: Path, findings: Findings, probe: pd.DataFrame) -> list[str]:
@@ -73,20 +65,28 @@ def sentences(results: Path, findings: Findings, probe: pd.DataFrame) -> list[st
     """
     primary = findings[CHECKPOINTS[0]]
     by_name = {each.contrast.name: each for each in primary}
-    better, worse = (f"**{question}** {conclusion(by_name[name])}" for name, question in QUESTIONS.items())
+    better, worse = (f"**{question}** {describe_verdict(by_name[name])}" for name, question in QUESTIONS.items())
     (released,) = find(results, contrasts=[RELEASED])
-    worse += f" {RELEASED.name}, which is no contrast of the protocol: {figures(released, p_value=False)}."
+    worse += f" {RELEASED.name}, which is no contrast of the protocol: {describe_difference(released, p_value=False)}."
     worse += _statistics_of_bn(probe)
     others = [each for name, each in by_name.items() if name not in QUESTIONS and name not in PARTS]
-    return [state(results, primary), better, _parts(by_name), worse, _others(others), _checkpoints(findings), RULE]
+    return [
+        describe_progress(results, primary),
+        better,
+        _parts(by_name),
+        worse,
+        _others(others),
+        _checkpoints(findings),
+        RULE,
+    ]
 
 
-def state(results: Path, primary: Sequence[Finding]) -> str:
+def describe_progress(results: Path, primary: Sequence[Finding]) -> str:
     """Return how many of the planned runs are published, and how many of the contrasts are decided."""
     progress = Plan.named(EXPERIMENT).progress(results)
     lost = f", and {progress.diverged} diverged" if progress.diverged else ""
     runs = f"{progress.published} of {progress.planned} planned runs of Multi30k are published{lost}"
-    decided = sum(each.decided and each.complete for each in primary)
+    decided = sum(each.decided and each.final for each in primary)
     verdicts = f"{decided} of {len(primary)} contrasts are decided."
     if not progress.left:
         return f"No planned run is left: {runs}. {verdicts}"
@@ -95,7 +95,7 @@ def state(results: Path, primary: Sequence[Finding]) -> str:
     return f"**The answer is incomplete:** {runs}. {verdicts}{seeds}"
 
 
-def conclusion(found: Finding) -> str:
+def describe_verdict(found: Finding) -> str:
     """Return what a contrast shows so far, in one or two sentences: verdict, figures, and what the paper says."""
     system, baseline = CELLS[found.contrast.system], CELLS[found.contrast.baseline]
     words = {
@@ -106,30 +106,30 @@ def conclusion(found: Finding) -> str:
     if found.difference is None:
         return "Not run: no seed has both runs."
     if found.seeds == 1:
-        return f"No verdict with one seed. {found.contrast.name}: {figures(found)}."
+        return f"No verdict with one seed. {found.contrast.name}: {describe_difference(found)}."
     parts = [words[part] for part in found.verdict.split(", ") if part in words]
     text = " and ".join(parts)[:1].upper() + " and ".join(parts)[1:] if parts else "Undecided"
-    text += "" if found.complete else " so far"
+    text += "" if found.final else " so far"
     if not parts and found.p_adjusted < significance.LEVEL:
         text += ", because the side that scored better has more runs that diverged"
-    return f"{text}. {found.contrast.name}: {figures(found)}. {agreement(found)}".strip()
+    return f"{text}. {found.contrast.name}: {describe_difference(found)}. {agreement(found)}".strip()
 
 
-def shown(p: float) -> str:
+def format_p(p: float) -> str:
     """Return a p-value with two digits, or three if two would show it on the other side of the level."""
     two = f"{p:.2g}"
     return two if (float(two) < significance.LEVEL) == (p < significance.LEVEL) else f"{p:.3g}"
 
 
-def figures(found: Finding, p_value: bool = True) -> str:
+def describe_difference(found: Finding, p_value: bool = True) -> str:
     """Return the difference with its interval and number of seeds, such as ``+0.38 BLEU [-0.01, +0.76], 9 seeds``."""
     if found.difference is None:
         return "not run"
     seeds = f"{found.seeds} seeds" if found.complete else f"{found.seeds} of {found.planned} seeds"
     seeds = "one seed, interval over sentences alone" if found.seeds == 1 else seeds
-    p = "" if found.seeds == 1 or not p_value else f", adjusted p = {shown(found.p_adjusted)}"
+    p = "" if found.seeds == 1 or not p_value else f", adjusted p = {format_p(found.p_adjusted)}"
     lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
-    return f"{interval(found, ' BLEU')}, {seeds}{p}{lost}"
+    return f"{format_interval(found, ' BLEU')}, {seeds}{p}{lost}"
 
 
 def paired_runs(results: Path, *findings: Finding) -> str:
@@ -163,10 +163,11 @@ def _statistics_of_bn(probe: pd.DataFrame) -> str:
     losses = losses_minus_ln(probe)
     if "bn" not in losses.index:
         return ""
-    running, batch = losses.loc["bn", ["loss", "train_mode_loss"]]
+    running, batch = (mean_and_range(losses.loc["bn"][column]) for column in ("loss", "train_mode_loss"))
     return (
-        f" BN's last validation loss minus LN's is {running:+.3f} bits with running statistics, and {batch:+.3f} with "
-        "those of each batch ([all cells](figures.md#train-inference-discrepancy-and-the-gap-in-validation-loss))."
+        f" BN's validation loss minus LN's, in bits and over the last {LAST_EPOCHS} epochs, is {running} with running "
+        f"statistics, and {batch} with those of each batch; parentheses have the lowest and the highest seed ([all "
+        "cells](figures.md#train-inference-discrepancy-and-the-gap-in-validation-loss))."
     )
 
 
@@ -176,19 +177,19 @@ def _parts(by_name: Mapping[str, Finding]) -> str:
     for name, part in PARTS.items():
         found = by_name[name]
         effect = " and ".join(EFFECTS[word] for word in found.verdict.split(", ") if word in EFFECTS)
-        marked = f"{effect} so far" if effect and not found.complete else effect or found.verdict_so_far
-        said.append(f"{part}: {marked}. {name}: {figures(found)}.")
+        marked = f"{effect} so far" if effect and not found.final else effect or found.verdict_so_far
+        said.append(f"{part}: {marked}. {name}: {describe_difference(found)}.")
     scaling = scaling_effect([*by_name.values()])
     return f"**Which part of PN matters, running statistics or group scaling?** {' '.join([*said, scaling]).strip()}"
 
 
 def _others(findings: Sequence[Finding]) -> str:
-    judged = [f"{each.contrast.name}: {figures(each)}, {verdict(each)}" for each in findings
+    judged = [f"{each.contrast.name}: {describe_difference(each)}, {verdict_label(each)}" for each in findings
               if each.decided or each.contrast.family == CONFIRMATORY]  # fmt: skip
     rest = len(findings) - len(judged)
     few = (
-        f" The other {rest} are undecided: three seeds hardly ever decide an exploratory contrast (amendment 4 of the "
-        "protocol), so read its estimate."
+        f" The other {rest}, all exploratory, are undecided. Even their three planned seeds will rarely decide one "
+        "(amendment 4 of the protocol), so read the estimates and intervals."
     )
     return f"**What do the other {len(findings)} contrasts show?** {'; '.join(judged)}.{few if rest else ''}"
 
@@ -209,7 +210,7 @@ def _checkpoints(findings: Findings) -> str:
 
 def scaling_effect(findings: Sequence[Finding]) -> str:
     """Return in how many pairs of runs the one with group scaling scores higher, and by how much; "" without any."""
-    scaling = [each for each in findings if each.difference and each.contrast.isolates.startswith(SCALING)]
+    scaling = [each for each in findings if each.difference and _differ_in_group_scaling(each.contrast)]
     gains = [gain for each in scaling if each.difference for gain in each.difference.by_seed]
     if not gains:
         return ""
@@ -222,13 +223,17 @@ def scaling_effect(findings: Sequence[Finding]) -> str:
     )
 
 
-def verdict(found: Finding) -> str:
+def _differ_in_group_scaling(contrast: Contrast) -> bool:
+    return _SCALING.sub("", contrast.system) == _SCALING.sub("", contrast.baseline)
+
+
+def verdict_label(found: Finding) -> str:
     """Return a finding's verdict as a table has it, marked if it is exploratory or its plan is incomplete."""
     mark = "exploratory: " if found.seeds > 1 and found.contrast.family == EXPLORATORY else ""
     return f"{mark}{found.verdict_so_far}"
 
 
-def interval(found: Finding, unit: str = "") -> str:
+def format_interval(found: Finding, unit: str = "") -> str:
     """Return a difference with its 95 % interval; an empty text without any."""
     if found.difference is None or found.interval is None:
         return ""

@@ -13,10 +13,11 @@ import numpy as np
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference
 from normplugins.report.cells import METRICS, SPREAD_SEEDS, mean_and_spread
-from normplugins.report.contrasts import MARGIN, UNDECIDED, Contrast, Finding, judge
+from normplugins.report.contrasts import MARGIN, UNDECIDED, Contrast, Finding, ScoredSystems, judge
 from normplugins.report.table import Column, Table, paragraph, terminal
 from normplugins.runs import scored_runs
 from normplugins.runs.scored_runs import System, read_test_text
+from normplugins.utils.errors import UserError
 from normplugins.utils.steps import progress
 
 
@@ -27,13 +28,17 @@ def compare(systems: Sequence[System]) -> list[Finding]:
         UserError: two of them cannot be compared, or have no seed in common.
     """
     baseline, *others = systems
-    for other in others:
-        scored_runs.check_comparable(other, baseline)
-    resampled = progress(others, "resampling", "comparisons", echo=None)
-    differences = [scored_runs.compare(other, baseline) for other in resampled]
-    contrasts = [Contrast(other.name, baseline.name, "") for other in others]
     by_name = {system.name: system for system in systems}
-    return judge(contrasts, by_name, differences, [set()] * len(others), baseline.first.metric == "ppl")
+    scored = ScoredSystems(by_name)
+    for other in others:
+        if not other.runs.keys() & baseline.runs.keys():
+            seeds = " and ".join(", ".join(map(str, sorted(each.runs))) for each in (other, baseline))
+            raise UserError(
+                f"{other.name} and {baseline.name} have no seed in common: seeds {seeds}. Pairs need one seed"
+            )
+    contrasts = [Contrast(other.name, baseline.name) for other in others]
+    differences = [scored.difference(each) for each in contrasts]
+    return judge(contrasts, by_name, differences, [set()] * len(others), scored.perplexity)
 
 
 def _tests(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from normplugins.report.answer import Findings, interval, shown, verdict
+from normplugins.report.answer import Findings, format_interval, format_p, verdict_label
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import CELLS, CHECKPOINTS, EXPERIMENT, MARGIN, UNDECIDED
 from normplugins.report.records import WHOLE
@@ -26,12 +26,12 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
             needed = "none" if first.seeds_needed is None else str(first.seeds_needed)
         rows.append({
             "contrast": first.contrast.name,
-            "averaged [95 %]": interval(first),
-            "p (Holm)": shown(first.p_adjusted) if first.seeds > 1 else "",
+            "averaged [95 %]": format_interval(first),
+            "p (Holm)": format_p(first.p_adjusted) if first.seeds > 1 else "",
             **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
                for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
             "seeds": f"{first.seeds} of {first.planned}",
-            "verdict": verdict(first),
+            "verdict": verdict_label(first),
             POWER: needed,
             "diverged": " and ".join(map(str, first.diverged)),
             "stopped\nearly": str(first.stopped_early),
@@ -48,8 +48,9 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
     ]
     if any(row[POWER] for row in rows):
         notes.append(
-            f"Seeds for 80 % power: at a true difference of {MARGIN} BLEU, before the adjustment of p, given the "
-            f"measured variances; they are known from {SPREAD_SEEDS} seeds on."
+            f"Seeds for 80 % power: at a true difference of {MARGIN} BLEU, before the adjustment of p, which needs "
+            f"more. A rough estimate from {SPREAD_SEEDS} seeds on: with {SPREAD_SEEDS}, the variance between seeds may "
+            "be several times larger or smaller than measured."
         )
     if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
         notes.append("With one seed, the interval is over sentences alone and leaves out the spread between seeds.")

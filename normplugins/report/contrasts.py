@@ -49,7 +49,7 @@ class Contrast:
 
     system: str
     baseline: str
-    isolates: str
+    isolates: str = ""
     family: str = CONFIRMATORY
     paper: str = ""
 
@@ -91,6 +91,7 @@ class Finding:
         stopped_early: the number of runs that patience ended before their last epoch.
         p_adjusted: the p-value adjusted by Holm's method within the family; NaN with fewer than two pairs.
         verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
+        final: whether no run that is still planned can change the verdict.
         seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, with fewer than
             ``SPREAD_SEEDS`` seeds, and for perplexities, which have no margin.
     """
@@ -103,6 +104,7 @@ class Finding:
     stopped_early: int = 0
     p_adjusted: float = math.nan
     verdict: str = NOT_RUN
+    final: bool = False
     seeds_needed: int | None = None
 
     @property
@@ -122,8 +124,8 @@ class Finding:
 
     @property
     def verdict_so_far(self) -> str:
-        """The verdict, marked if the plan is incomplete."""
-        return self.verdict if self.seeds < 2 or self.complete else f"{self.verdict} so far"
+        """The verdict, marked if planned runs can still change it."""
+        return self.verdict if self.seeds < 2 or self.final else f"{self.verdict} so far"
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -131,36 +133,44 @@ class Finding:
         return self.difference.interval if self.difference else None
 
 
-class ScoredCells:
-    """Cells of an experiment at one checkpoint, whose published runs are all scored on the same resampled test sets.
+class ScoredSystems:
+    """Systems whose runs are all scored on the same resamples of the test sentences.
 
     Args:
-        results: the folder whose ``runs`` holds the published records.
-        checkpoint: one of ``CHECKPOINTS``.
-        experiment: the experiment.
-        cells: the cells; one without a published run has no scores.
-        resamples: the number of bootstrap resamples of the test sentences.
+        systems: the systems by the names that contrasts have for them; one without a run has no scores.
+        resamples: the number of bootstrap resamples.
 
     Raises:
-        UserError: a record or its translations are damaged, or two cells cannot be compared.
+        UserError: two systems cannot be compared.
     """
 
-    def __init__(
-        self, results: Path, checkpoint: str, experiment: str, cells: Iterable[str], resamples: int = RESAMPLES
-    ) -> None:
-        self.systems = {cell: read_published(experiment, cell, results, checkpoint) for cell in dict.fromkeys(cells)}
-        scored = [system for system in self.systems.values() if system.runs]
+    def __init__(self, systems: Mapping[str, System], resamples: int = RESAMPLES) -> None:
+        scored = [system for system in systems.values() if system.runs]
         for system in scored[1:]:
             check_comparable(system, scored[0])
+        metric = scored[0].first.metric if scored else "bleu"
+        self.perplexity = metric == "ppl"
         statistics = [run.statistics for system in scored for run in system.runs.values()]
-        score = METRICS[scored[0].first.metric] if scored else significance.bleu
-        drawn = iter(significance.resample(statistics, score, resamples))
-        self.runs = {cell: {seed: next(drawn) for seed in system.runs} for cell, system in self.systems.items()}
+        drawn = iter(significance.resample(statistics, METRICS[metric], resamples))
+        self.runs = {name: {seed: next(drawn) for seed in system.runs} for name, system in systems.items()}
 
-    def difference(self, contrast: Contrast) -> Difference | None:
-        """Return the difference of two of the cells; None if they have no seed in common."""
-        ours, theirs = self.runs[contrast.system], self.runs[contrast.baseline]
-        return significance.paired_difference(ours, theirs) if ours.keys() & theirs.keys() else None
+    def difference(self, contrast: Contrast, planned: Set[int] = frozenset()) -> Difference | None:
+        """Return the difference over the planned seeds, or all if none is planned; None without a common seed."""
+        ours, theirs = (
+            {seed: run for seed, run in self.runs[name].items() if not planned or seed in planned}
+            for name in (contrast.system, contrast.baseline)
+        )
+        common = ours.keys() & theirs.keys()
+        return significance.paired_difference(ours, theirs, sentences=not self.perplexity) if common else None
+
+
+def read_cells(results: Path, checkpoint: str, experiment: str, cells: Iterable[str]) -> dict[str, System]:
+    """Read the published runs of cells of an experiment, with a system for each cell.
+
+    Raises:
+        UserError: a record or its translations are damaged.
+    """
+    return {cell: read_published(experiment, cell, results, checkpoint) for cell in dict.fromkeys(cells)}
 
 
 def find(
@@ -174,7 +184,10 @@ def find(
     """Return what the published records of an experiment say about each contrast.
 
     Args:
-        results, checkpoint, experiment, resamples: see :class:`ScoredCells`.
+        results: the folder whose ``runs`` holds the published records.
+        checkpoint: one of ``CHECKPOINTS``.
+        experiment: the experiment.
+        resamples: the number of bootstrap resamples of the test sentences.
         contrasts: the contrasts; p-values are adjusted within each family of them.
         plan: the plan that says how many pairs there will be; by default the one of the experiment.
 
@@ -183,10 +196,11 @@ def find(
     """
     plan = plan or plan_of(experiment)
     cells = [cell for contrast in contrasts for cell in (contrast.system, contrast.baseline)]
-    scored = ScoredCells(results, checkpoint, experiment, cells, resamples)
+    systems = read_cells(results, checkpoint, experiment, cells)
+    scored = ScoredSystems(systems, resamples)
     planned = [{*plan.seeds(experiment, each.system)} & {*plan.seeds(experiment, each.baseline)} for each in contrasts]
-    differences = [scored.difference(each) for each in contrasts]
-    return judge(contrasts, scored.systems, differences, planned)
+    differences = [scored.difference(each, seeds) for each, seeds in zip(contrasts, planned, strict=True)]
+    return judge(contrasts, systems, differences, planned)
 
 
 def judge(
@@ -218,8 +232,11 @@ def judge(
     p_values = pd.Series([math.nan if each.difference is None else each.difference.p for each in findings])
     complete = pd.Series([each.complete for each in findings], dtype=bool)
     # For a complete contrast, an incomplete one counts as p = 1, so that later runs cannot make its p-value larger.
-    adjusted = _holm(p_values.where(complete), contrasts).where(complete, _holm(p_values, contrasts))
-    return [_with_verdict(each, p, perplexity) for each, p in zip(findings, adjusted, strict=True)]
+    adjusted = _holm(p_values.where(complete, 1.0), contrasts).where(complete, _holm(p_values, contrasts))
+    lowest = _holm(p_values.where(complete, 0.0), contrasts)  # which the p-value of a complete contrast can become
+    final = complete & ((lowest < significance.LEVEL) == (adjusted < significance.LEVEL))
+    return [_with_verdict(replace(each, p_adjusted=p, final=is_final), perplexity)
+            for each, p, is_final in zip(findings, adjusted, final, strict=True)]  # fmt: skip
 
 
 def _holm(p_values: pd.Series, contrasts: Sequence[Contrast]) -> pd.Series:
@@ -227,10 +244,10 @@ def _holm(p_values: pd.Series, contrasts: Sequence[Contrast]) -> pd.Series:
     return families.transform(lambda family: pd.Series(significance.holm(list(family)), family.index))
 
 
-def _with_verdict(found: Finding, p: float, perplexity: bool) -> Finding:
-    verdict, needed, difference = NOT_RUN, None, found.difference
+def _with_verdict(found: Finding, perplexity: bool) -> Finding:
+    verdict, needed, p, difference = NOT_RUN, None, found.p_adjusted, found.difference
     if difference is not None:
         verdict = significance.verdict(difference, p, None if perplexity else MARGIN, perplexity, found.diverged)
         if verdict == UNDECIDED and not perplexity and found.seeds >= SPREAD_SEEDS:
             needed = significance.seeds_needed(difference, MARGIN)
-    return replace(found, p_adjusted=p, verdict=verdict, seeds_needed=needed)
+    return replace(found, verdict=verdict, seeds_needed=needed)

@@ -57,8 +57,8 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
         deviations.tick_params(labelleft=False)
         means.set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
         strip.set_title("PN, whose gap is 0: of $ψ$")
-        strip.set_yticks(range(len(rows)), [cell.split(",")[0] for cell in rows])
-        strip.set_ylim(len(rows) - 0.5, -0.5)
+        strip.set_yticks(range(len(rows)), [CELLS[cell].replace(" group", "\ngroup") for cell in rows])
+        strip.set_ylim(max(1, len(rows)) - 0.5, -0.5)
         norms = dict.fromkeys(cell.split(",")[0] for cell in shown["cell"] if cell not in rows)
         looks: dict[str, dict[str, Any]] = {norm: {"linewidth": 3, "color": style.color(norm)} for norm in norms}
         for name, fill in (("group scaling", "#333333"), ("no group scaling", "none")):

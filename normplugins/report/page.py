@@ -12,7 +12,7 @@ import pandas as pd
 from normplugins.report import answer, paper
 from normplugins.report.claims import Judged, claims_page, judge_claims, links_of_figure, links_of_plan
 from normplugins.report.contrast_table import as_csv, contrast_table
-from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT
+from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT, find
 from normplugins.report.forest import CONTRASTS_TITLE, CORPORA_TEXT, forest, over_corpora
 from normplugins.report.paper_figures import paper_figures
 from normplugins.report.plans import Plan, by_plan, plan_table
@@ -156,7 +156,7 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
 
 def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     """Begin the page with what the records say about the contrasts; write the other pages, and return the claims."""
-    findings, probe = answer.read_findings(results), probe_table(results)
+    findings, probe = {checkpoint: find(results, checkpoint) for checkpoint in CHECKPOINTS}, probe_table(results)
     primary = findings[CHECKPOINTS[0]]
     writer.page.append("## The answer")
     for text in answer.sentences(results, findings, probe):

@@ -14,18 +14,20 @@ from normplugins.report import style
 from normplugins.report.contrasts import CELLS
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import from_ln, spectrum
-from normplugins.report.measured import numbers_table
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
 from normplugins.report.probe_table import (
     FIRST,
     FORGOTTEN,
     FROM,
+    LAST_EPOCHS,
     SETTLED,
     losses_minus_ln,
+    mean_and_range,
     runs_shown,
     vision_shown,
     vision_table,
 )
+from normplugins.report.table import build_table, markdown
 
 LINES = "Lines are medians over seeds, and bands reach from the lowest to the highest seed"
 MOMENTUM = {norm: NormConfig(norm).resolve().momentum for norm in ("bn", "bn_released")}
@@ -81,8 +83,9 @@ TEXTS = {
         f"the loss in training mode. Both are means from update {SETTLED:,} on. A point is a norm of the encoder; a "
         "line joins the norms of one run, which share its gap. PN uses running statistics in training mode too, so "
         "its gap is 0 up to rounding: the lowest panel shows its discrepancy alone, a row for each cell. The table has "
-        "the last validation loss minus LN's with the same seeds, in bits: with running statistics, by which the model "
-        "is judged, and with the statistics of each batch. The difference of the two is the last gap.",
+        "the validation loss minus LN's with the same seeds, in bits: with running statistics, by which the model is "
+        f"judged, and with the statistics of each batch. It is the mean of the last {LAST_EPOCHS} epochs; parentheses "
+        "have the lowest and the highest seed.",
     ),
     "embedding": (
         "Singular values of the embedding",
@@ -145,10 +148,14 @@ def _medians(shown: pd.DataFrame) -> str:
 
 
 def _losses(table: pd.DataFrame) -> str:
-    """Return the last validation losses minus LN's as a Markdown table; "" without any."""
-    losses = losses_minus_ln(table)
-    losses = losses.reindex([cell for cell in CELLS if cell in losses.index]).rename(columns=LOSSES)
-    return "" if losses.empty else numbers_table("cell", losses, "{:+.3f}")
+    """Return the validation losses minus LN's as a Markdown table; "" without any."""
+    losses = losses_minus_ln(table).rename(columns=LOSSES)
+    rows = [
+        {"cell": cell, "seeds": str(len(losses.loc[cell])),
+         **{name: mean_and_range(losses.loc[cell][name]) for name in LOSSES.values()}}
+        for cell in CELLS if cell in losses.index
+    ]  # fmt: skip
+    return markdown(build_table("", rows, texts=["cell"])) if rows else ""
 
 
 def _counts(table: pd.DataFrame, vision: pd.DataFrame) -> str:
@@ -159,7 +166,7 @@ def _counts(table: pd.DataFrame, vision: pd.DataFrame) -> str:
     if not positions > 0:
         return ""
     return (
-        f" Its batch statistics cover {positions:,.0f} positions and the transformer's about {tokens:,.0f} tokens "
-        "(median). Statistics of fewer values fluctuate more, so the comparison of the two models is confounded by "
-        "the count."
+        f" The ResNet20's batch statistics cover {positions:,.0f} positions and the transformer's about {tokens:,.0f} "
+        "tokens (median). Statistics of fewer values fluctuate more, so the comparison of the two models is confounded "
+        "by the count."
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import probe_table
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Finding
@@ -17,7 +18,6 @@ from normplugins.report.plans import Plan
 from normplugins.report.probe_figures import PN_CELLS
 from normplugins.report.run_page import run_links
 from normplugins.report.sweeps import FAILS, HOLDS, so_far
-from normplugins.runs.inventory import published_records
 
 OPEN = "open"
 """The verdict on a claim that these measurements cannot decide."""
@@ -45,10 +45,8 @@ class Evidence:
     def complete(self, *cells: str) -> bool:
         """Whether no planned run of these cells is missing."""
         plan = Plan.named(EXPERIMENT)
-        return all(
-            sum(map(len, published_records(self.results, EXPERIMENT, cell))) >= len(plan.seeds(EXPERIMENT, cell))
-            for cell in cells
-        )
+        seeds = {key: seeds for key, seeds in plan.cells.items() if key in [(EXPERIMENT, cell) for cell in cells]}
+        return not replace(plan, cells=seeds).progress(self.results).left
 
     def probed(self, cell: str, number: str, begin: int = 0, end: float = math.inf) -> pd.Series[float]:
         """Return a number of the probe of all encoder norms at updates in this range, by seed; NaN if not finite."""
@@ -109,16 +107,23 @@ def averages(evidence: Evidence) -> tuple[str, str]:
             rows[f"{cell}, seed {seed}"] = {before: early[seed], after: late[seed], "loss gap in bits": gap}
     if not rows:
         return NO_PROBE
-    falls = {row[after] < row[before] for row in rows.values()}
-    few = min(sum(name.startswith(f"{cell},") for name in rows) for cell in ("bn", "pnv")) < SPREAD_SEEDS
-    verdict = FAILS if False in falls else UNDECIDED if few else HOLDS  # one run refutes it
-    return so_far(verdict, verdict == FAILS or evidence.complete("bn", "pnv")), (
-        "The claim holds if the distance of the batch's statistics from the running ones falls during training in "
-        f"every run, of {SPREAD_SEEDS} or more of each norm. The table has its mean, divided by the size of the "
-        f"running statistics. It begins at update {probe_table.FORGOTTEN}, because earlier running statistics still "
-        "contain their initial values. The statistics of a finite batch differ from those of all text, so the distance "
-        "cannot fall to 0. The loss gap is the validation loss with running statistics, minus the loss with the "
-        f"statistics of each validation batch: its mean from update {settled:,} on.\n\n"
+    changes = {
+        norm: [row[after] - row[before] for name, row in rows.items() if name.startswith(f"{norm},")]
+        for norm in ("bn", "pnv")
+    }
+    known = {norm: interval_of_mean(each) for norm, each in changes.items() if len(each) >= SPREAD_SEEDS}
+    rises, falls = ([norm for norm, ends in known.items() if sign * ends[0] > 0 < sign * ends[1]] for sign in (1, -1))
+    verdict = FAILS if rises else HOLDS if len(falls) == len(changes) else UNDECIDED
+    said = [f"{norm}: {low:+.3f} to {high:+.3f}" for norm, (low, high) in known.items()] or ["none with so few seeds"]
+    return so_far(verdict, evidence.complete("bn", "pnv")), (
+        "The claim holds if the distance of the batch's statistics from the running ones falls during training, and "
+        "does not hold if it rises: in the 95 % interval over the seeds of each norm, and of one norm. The distance is "
+        f"divided by the size of the running statistics. The table has its mean before and after update {settled:,}, "
+        f"where the learning rate's warmup ends; it begins at update {probe_table.FORGOTTEN}, because earlier running "
+        "statistics still contain their initial values. The statistics of a finite batch differ from those of all "
+        "text, so the distance cannot fall to 0. The loss gap is the validation loss with running statistics, minus "
+        f"the loss with the statistics of each validation batch: its mean from update {settled:,} on. Intervals of the "
+        f"change: {'; '.join(said)}.\n\n"
         f"{numbers_table('run', pd.DataFrame(rows).T, '{:.3f}')}\n\n"
         f"[Figure](figures/discrepancy.png). {evidence.links('bn', 'pnv')}"
     )

@@ -23,6 +23,8 @@ FROM = 10
 """The first update that figures show; before it, running statistics consist mostly of their initial values."""
 FORGOTTEN, SETTLED = 50, 1000
 """Updates after which running statistics have forgotten their initial values (0.9^50 < 0.01), and after PN's warmup."""
+LAST_EPOCHS = 5
+"""The number of epochs whose checkpoints are averaged for the score."""
 VISION = "vision_statistics.json"
 VISION_REMEDY = "restore it, or run python -m benchmarks.vision_statistics again"
 RESNET_CHANNELS = 16
@@ -104,18 +106,27 @@ def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
 
 
 def losses_minus_ln(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the last validation loss of each cell minus LN's with the same seeds, in bits; empty without LN.
+    """Return the validation loss of each run in its last epochs minus LN's with the same seed, in bits.
 
-    The columns are ``loss``, with running statistics, and ``train_mode_loss``, with the statistics of each batch.
+    The columns are ``loss``, with running statistics, and ``train_mode_loss``, with the statistics of each batch. Both
+    are means of ``LAST_EPOCHS`` epochs. The table is indexed by cell and seed, and empty without LN.
     """
     columns = ["loss", "train_mode_loss"]
     rows = table[(table["layer"] == VALIDATION) & table["quantity"].isin(columns)].sort_values("update")
-    losses = rows.groupby(["cell", "seed", "quantity"], sort=False)["value"].last().unstack().reindex(columns=columns)
+    last = rows.groupby(["cell", "seed", "quantity"], sort=False).tail(LAST_EPOCHS)
+    losses = last.groupby(["cell", "seed", "quantity"], sort=False)["value"].mean().unstack().reindex(columns=columns)
     if "ln" not in losses.index:
-        return losses.iloc[:0].droplevel("seed")
+        return losses.iloc[:0]
     lns: Any = losses.loc["ln", "loss"]  # by seed
-    minus = losses.sub(lns, axis=0, level="seed").dropna(subset="loss").drop(index="ln")
-    return minus.groupby(level="cell", sort=False).mean()
+    return losses.sub(lns, axis=0, level="seed").dropna(subset="loss").drop(index="ln")
+
+
+def mean_and_range(bits: pd.Series[Any]) -> str:
+    """Return the mean over seeds with the lowest and the highest seed, such as ``+0.027 (+0.007 to +0.052)``."""
+    if bits.isna().all():
+        return ""
+    seeds = f" ({bits.min():+.3f} to {bits.max():+.3f})" if len(bits) > 1 else ""
+    return f"{bits.mean():+.3f}{seeds}"
 
 
 def runs_shown(table: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from textwrap import fill
 
 import pandas as pd
 
-from normplugins.report.answer import figures, state, verdict
+from normplugins.report.answer import describe_difference, describe_progress, verdict_label
 from normplugins.report.cells import group
 from normplugins.report.contrasts import CELLS, EXPERIMENT, Finding
 from normplugins.utils.files import whole_file
@@ -32,10 +32,13 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
         if variant in cells
     ]
     by_name = {each.contrast.name: each for each in findings}
-    said = [f"{name}: {figures(by_name[name], p_value=False)}, {verdict(by_name[name])}." for name in SHOWN]
+    said = [
+        f"{name}: {describe_difference(by_name[name], p_value=False)}, {verdict_label(by_name[name])}."
+        for name in SHOWN
+    ]
     how = "A difference has the seeds of both norms, unlike the rows, and a 95 % interval over seeds and sentences."
     return "\n".join([
-        fill(state(results, findings), 120),
+        fill(describe_progress(results, findings), 120),
         "", "| norm | setting | BLEU | seeds |", "|---|---|---:|---:|", *rows,
         "", fill(" ".join([*said, how]), 120),
     ])  # fmt: skip

@@ -15,7 +15,7 @@ import pandas as pd
 from normplugins.norms import known_norms
 from normplugins.report.paper import CORPORA, NAMES
 from normplugins.report.readings import CHOICES, MODELS, model_of_variant, recorded_model
-from normplugins.runs.inventory import DIVERGED, split_diverged
+from normplugins.runs.inventory import split_diverged
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import read_json
 
@@ -54,9 +54,7 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
     """
     ended, diverged = split_diverged(sorted((results / "runs").glob("*/*/seed*.json")))
     rows = [row for path in ended for row in read_record(path)]
-    for path in diverged:
-        if path.with_name(path.name.replace(DIVERGED, ".json")) not in ended:  # a later run of the same seed
-            rows.append(_diverged(path, rows))
+    rows += [_diverged(path, rows) for path in diverged]
     rows += [row for path in local for row in read_record(path, local=True)]
     models = list(MODELS)
     rows.sort(

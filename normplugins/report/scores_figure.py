@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from normplugins.evaluation.significance import LEVEL, Resampled
-from normplugins.evaluation.student import student_quantile
+from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import style
 from normplugins.report.cells import METRICS, SPREAD_SEEDS, baseline, group
-from normplugins.report.contrasts import Contrast, ScoredCells
+from normplugins.report.contrasts import Contrast, ScoredSystems, read_cells
 from normplugins.report.figures import name_of
 
 HEADLINES = ("bleu", "bleu_compound", "ppl")
 LOG_FROM = 4
 """Where the highest score is so many times the lowest, the axis of the scores is logarithmic."""
-PAIRED = "right: minus LN with the same seeds and otherwise the same settings; intervals over seeds and sentences"
+PAIRED = "right: minus LN with the same seeds and otherwise the same settings; ━●━ intervals over seeds and sentences"
 
 
 def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | None:
@@ -43,7 +43,7 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     experiment, checkpoint = firsts[0]["experiment"], firsts[0]["scored_by"]
     lns = [baseline(cell, every) for cell in cells]
     names = [first["variant"] for first in [*firsts, *(ln.first for ln in lns if ln)]] if metric != "ppl" else []
-    scored = ScoredCells(folder, checkpoint, experiment, names)
+    scored = ScoredSystems(read_cells(folder, checkpoint, experiment, names))
     scores = [[float(value) for value in cell.values(metric)] for cell in cells]
     intervals = [
         _interval(values, scored.runs.get(first["variant"], {}).get(first["seed"]))
@@ -93,11 +93,7 @@ def _interval(scores: Sequence[float], run: Resampled | None) -> tuple[float, fl
     Two seeds have none: it would be as wide as the figure.
     """
     if len(scores) > 1:
-        if len(scores) < SPREAD_SEEDS:
-            return None
-        mean, error = float(np.mean(scores)), float(np.std(scores, ddof=1)) / len(scores) ** 0.5
-        reach = student_quantile(1 - LEVEL / 2, len(scores) - 1) * error
-        return mean - reach, mean + reach
+        return interval_of_mean(scores) if len(scores) >= SPREAD_SEEDS else None
     if run is None:
         return None
     low, high = np.quantile(run.resamples, [LEVEL / 2, 1 - LEVEL / 2])
@@ -109,6 +105,6 @@ def _notes(scores: Sequence[Sequence[float]], intervals: Sequence[tuple[float, f
     single = [interval for values, interval in zip(scores, intervals, strict=True) if len(values) == 1]
     most = max(map(len, scores))
     notes = ["| each seed, ● their mean"] if most > 1 else []
-    notes += [f"━●━ {SPREAD_SEEDS} seeds or more: 95 % intervals over seeds"] if most >= SPREAD_SEEDS else []
-    notes += ["─○─ one seed: 95 % intervals over sentences only, not over seeds"] if any(single) else []
+    notes += [f"━●━ left, from {SPREAD_SEEDS} seeds on: 95 % intervals over seeds"] if most >= SPREAD_SEEDS else []
+    notes += ["─○─ one seed: 95 % intervals over sentences only, no verdict"] if any(single) else []
     return notes + (["○ without a bar: one seed without published translations"] if not all(single) else [])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from normplugins.report import style
-from normplugins.report.answer import figures, paired_runs
+from normplugins.report.answer import describe_difference, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Contrast, Finding, find
 from normplugins.report.plans import Plan
@@ -105,17 +105,18 @@ def small_batches(results: Path) -> tuple[str, str]:
     judged = _find(results, BATCH_SIZE, pairs.itertuples(index=False, name=None))
     found = {size: each for size, each in zip(pairs.index, judged, strict=True) if each.difference is not None}
     if len(found) < 2:
-        return NOT_RUN, "No two batch sizes have runs of BN and LN with the same seed."
+        return NOT_RUN, "No two batch sizes have runs of BN as released and LN with the same seed."
     small, large = found[min(found)], found[max(found)]
     verdict = UNDECIDED
     if "equivalent" in small.verdict or "better" in small.verdict:
         verdict = FAILS
     elif "worse" in small.verdict and small.interval and large.interval and small.interval[1] < large.interval[0]:
         verdict = HOLDS
-    said = "; ".join(f"{size:,.0f} tokens: {figures(each)}" for size, each in found.items())
+    said = "; ".join(f"{size:,.0f} tokens: {describe_difference(each)}" for size, each in found.items())
     return so_far(verdict, not Plan.named(BATCH_SIZE).progress(results).left), (
         f"BN as released - LN at {said}. The claim holds if BN is worse at the smallest size, with an interval below "
-        f"the one at the largest. Runs: {paired_runs(results, *found.values())}."
+        "the one at the largest. Every size has the same learning rate and number of epochs, so smaller batches make "
+        f"more updates. Runs: {paired_runs(results, *found.values())}."
     )
 
 
@@ -130,10 +131,11 @@ def weight_decay(results: Path) -> tuple[str, str]:
     verdict = {"equivalent": HOLDS, "better": FAILS, "worse": FAILS}.get(matched.verdict.split(", ")[-1], UNDECIDED)
     if verdict == HOLDS and not {"better", "worse"} & {*alone.verdict.split(", ")}:
         verdict = UNDECIDED  # weight decay has shown no effect that the control could explain
-    return so_far(verdict, matched.complete and alone.complete), (
-        f"Weight decay minus the control with a matched learning rate: {figures(matched)}. Weight decay minus the "
-        f"unchanged recipe: {figures(alone)}. The claim holds if weight decay and its control are equivalent, and "
-        f"weight decay differs from the unchanged recipe. Runs: {paired_runs(results, matched, alone)}."
+    return so_far(verdict, matched.final and alone.final), (
+        f"Weight decay minus the control with a matched learning rate: {describe_difference(matched)}. Weight decay "
+        f"minus the unchanged recipe: {describe_difference(alone)}. The claim holds if weight decay and its control "
+        "are equivalent, and weight decay differs from the unchanged recipe. "
+        f"Runs: {paired_runs(results, matched, alone)}."
     )
 
 
@@ -173,16 +175,17 @@ def bfloat16(results: Path) -> tuple[str, str]:
     verdict = HOLDS if all("equivalent" in each for each in parts) else UNDECIDED
     if any({"better", "worse"} & {*each} and "equivalent" not in each for each in parts):
         verdict = FAILS
-    said = ". ".join(f"{each.contrast.name}: {figures(each)}, {each.verdict}" for each in found)
+    said = ". ".join(f"{each.contrast.name}: {describe_difference(each)}, {each.verdict}" for each in found)
     versions = {
         cell: ", ".join(sorted({(read_json(path, REMEDY) or {})["versions"]["normplugins"]
                                 for path in published_records(results, EXPERIMENT, cell)[0]}))
         for each in found for cell in (each.contrast.system, each.contrast.baseline)
     }  # fmt: skip
     code = "; ".join(f"{cell}: {version}" for cell, version in versions.items())
-    return so_far(verdict, all(each.complete for each in found)), (
-        f"{said}. The claim holds if both differences are equivalent within ±{MARGIN} BLEU. Versions of the "
-        f"code, whose kernels differ too: {code}. Runs: {paired_runs(results, *found)}."
+    return so_far(verdict, all(each.final for each in found)), (
+        f"{said}. The claim holds if both differences are equivalent within ±{MARGIN} BLEU. No protocol preceded "
+        f"these runs, and the two precisions were run with different versions of the code ({code}), so a difference "
+        "could come from either. Runs: {paired_runs(results, *found)}."
     )
 
 

@@ -75,12 +75,14 @@ def diverged_path(published: Path) -> Path:
 
 
 def split_diverged(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the published records of runs that ended well, and the files of the runs that diverged."""
-    ended: list[Path] = []
-    diverged: list[Path] = []
-    for path in paths:
-        (diverged if path.name.endswith(DIVERGED) else ended).append(path)
-    return ended, diverged
+    """Return the published records of runs that ended well, and the files of the runs that diverged.
+
+    The file of a run that diverged is left out if a later run of the same seed has a record.
+    """
+    paths = list(paths)
+    ended = [path for path in paths if not path.name.endswith(DIVERGED)]
+    replaced = {diverged_path(path) for path in ended}
+    return ended, [path for path in paths if path.name.endswith(DIVERGED) and path not in replaced]
 
 
 def published_records(results: Path, experiment: str, cell: str) -> tuple[list[Path], list[Path]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from normplugins.evaluation import significance
-from normplugins.evaluation.significance import Array, Difference
+from normplugins.evaluation.significance import Array
 from normplugins.runs.inventory import RECORD, published_records, split_diverged
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
@@ -64,11 +64,6 @@ class System:
         """The run of the smallest seed."""
         return self.runs[min(self.runs)]
 
-    @property
-    def statistics(self) -> dict[int, Array]:
-        """The statistics (N, C) by seed."""
-        return {seed: run.statistics for seed, run in self.runs.items()}
-
 
 def read_system(name: str, results: Path, checkpoint: str | None = None) -> System:
     """Read the runs that a name stands for.
@@ -97,7 +92,7 @@ def read_system(name: str, results: Path, checkpoint: str | None = None) -> Syst
         runs[run.record["seed"]] = run
     if not runs:
         raise UserError(f"every run in {name} diverged, so there is no score to compare")
-    return System(name.rstrip("/"), runs, _seeds(lost) - runs.keys())
+    return System(name.rstrip("/"), runs, _seeds(lost))
 
 
 def read_published(experiment: str, cell: str, results: Path, checkpoint: str) -> System:
@@ -110,7 +105,7 @@ def read_published(experiment: str, cell: str, results: Path, checkpoint: str) -
     records = {path: read_json(path, REMEDY) or {} for path in ended}
     scored = [path for path, record in records.items() if checkpoint in record.get("translations", {})]
     runs = {int(records[path]["seed"]): read_run(path, checkpoint, records[path]) for path in scored}
-    return System(f"{experiment}/{cell}", dict(sorted(runs.items())), _seeds(lost) - runs.keys())
+    return System(f"{experiment}/{cell}", dict(sorted(runs.items())), _seeds(lost))
 
 
 def _seeds(paths: Sequence[Path]) -> frozenset[int]:
@@ -224,21 +219,6 @@ def check_comparable(system: System, baseline: System) -> None:
                 f"{where}: {len(run.statistics):,} sentences or segments there, {len(first.statistics):,} here. "
                 "Language models need the same evaluate.segment, and both their log-probabilities or neither"
             )
-
-
-def compare(system: System, baseline: System) -> Difference:
-    """Return the score of ``system`` minus the one of ``baseline``, over seeds and sentences.
-
-    Raises:
-        UserError: they cannot be compared, or have no seed in common.
-    """
-    check_comparable(system, baseline)
-    if not system.runs.keys() & baseline.runs.keys():
-        seeds = " and ".join(", ".join(map(str, sorted(each.runs))) for each in (system, baseline))
-        raise UserError(f"{system.name} and {baseline.name} have no seed in common: seeds {seeds}. Pairs need one seed")
-    score: Callable[[Array], Array] = METRICS[baseline.first.metric]
-    sentences = baseline.first.metric != "ppl"
-    return significance.difference(system.statistics, baseline.statistics, score, sentences)
 
 
 def read_test_text(run: ScoredRun, data: Path, side: str) -> list[str] | None:

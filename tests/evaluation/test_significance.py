@@ -51,6 +51,13 @@ def pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return statistics(first, references), statistics(second, references)
 
 
+def difference(system, baseline, score, sentences=True, resamples=significance.RESAMPLES, seed=significance.SEED):
+    runs = [*system.values(), *baseline.values()]
+    drawn = iter(significance.resample(runs, score, resamples, seed))
+    first, second = (dict(zip(side, drawn, strict=False)) for side in (system, baseline))
+    return significance.paired_difference(first, second, sentences, seed)
+
+
 @pytest.fixture(scope="module")
 def sides() -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     pairs = {seed: pair(seed) for seed in (1, 2, 3)}
@@ -73,7 +80,7 @@ def test_bleu_of_an_empty_translation_is_zero() -> None:
 
 
 def test_the_mean_is_the_difference_of_corpus_scores(sides) -> None:
-    found = significance.difference(*sides, significance.bleu, resamples=200)
+    found = difference(*sides, significance.bleu, resamples=200)
     wanted = [
         significance.bleu(sides[0][s].sum(axis=0)) - significance.bleu(sides[1][s].sum(axis=0)) for s in (1, 2, 3)
     ]
@@ -83,7 +90,7 @@ def test_the_mean_is_the_difference_of_corpus_scores(sides) -> None:
 
 
 def test_swapped_sides_negate_everything(sides) -> None:
-    there, back = (significance.difference(*each, significance.bleu, resamples=200) for each in (sides, sides[::-1]))
+    there, back = (difference(*each, significance.bleu, resamples=200) for each in (sides, sides[::-1]))
     assert back.mean == -there.mean
     assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
     assert back.bootstrap == pytest.approx((-there.bootstrap[1], -there.bootstrap[0]))
@@ -91,19 +98,19 @@ def test_swapped_sides_negate_everything(sides) -> None:
 
 
 def test_a_system_does_not_differ_from_itself(sides) -> None:
-    found = significance.difference(sides[0], sides[0], significance.bleu, resamples=100)
+    found = difference(sides[0], sides[0], significance.bleu, resamples=100)
     assert (found.mean, found.low, found.high, *found.bootstrap, found.p) == (0, 0, 0, 0, 0, 1)
 
 
 def test_one_seed_gives_no_interval_over_seeds_and_no_verdict(sides) -> None:
-    found = significance.difference({1: sides[0][1], 4: sides[0][2]}, sides[1], significance.bleu, resamples=100)
+    found = difference({1: sides[0][1], 4: sides[0][2]}, sides[1], significance.bleu, resamples=100)
     assert found.seeds == (1,)
     assert all(map(math.isnan, (found.low, found.high, found.p)))
     assert significance.verdict(found, found.p, 0.4) == "one seed: no verdict"
     with pytest.raises(ValueError, match="one seed"):
         significance.seeds_needed(found, 0.4)
     with pytest.raises(ValueError, match="no seed"):
-        significance.difference({4: sides[0][1]}, sides[1], significance.bleu)
+        difference({4: sides[0][1]}, sides[1], significance.bleu)
 
 
 def test_the_interval_covers_the_truth() -> None:
@@ -117,7 +124,7 @@ def test_the_interval_covers_the_truth() -> None:
             for seed in range(4)
         }
         baseline = {seed: np.stack([zero, ones], axis=1) for seed in system}
-        found = significance.difference(system, baseline, significance.nats, resamples=200, seed=trial)
+        found = difference(system, baseline, significance.nats, resamples=200, seed=trial)
         held += found.low < truth < found.high
     assert held >= 0.93 * 150  # 1.2 standard deviations of the count below 95 %; the interval is conservative
 
@@ -197,10 +204,10 @@ def test_seeds_that_agree_by_chance_have_the_variance_of_their_own_sentences() -
     first, second = baseline.copy(), baseline.copy()
     first[:50, 0] -= 0.02
     second[50:, 0] -= 0.02
-    found = significance.difference({1: first, 2: second}, {1: baseline, 2: baseline}, significance.nats)
+    found = difference({1: first, 2: second}, {1: baseline, 2: baseline}, significance.nats)
     assert found.by_seed[0] == pytest.approx(found.by_seed[1])
     assert found.seed_variance > 0
     assert found.low < found.mean < found.high
-    assert significance.difference({1: first, 2: second}, {1: baseline, 2: baseline}, significance.nats, False).low == (
+    assert difference({1: first, 2: second}, {1: baseline, 2: baseline}, significance.nats, False).low == (
         pytest.approx(found.mean)
     )

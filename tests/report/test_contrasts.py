@@ -84,6 +84,16 @@ def test_the_p_value_of_a_complete_contrast_cannot_become_larger(results: Path) 
     assert not other.complete
     assert other.difference.p < after.difference.p
     assert after.p_adjusted == before.p_adjusted == 6 * after.difference.p
+    assert (after.final, after.verdict_so_far) == (True, "undecided"), "its own p-value is above the level"
+
+
+def test_a_verdict_is_final_when_no_later_run_can_change_it(results: Path) -> None:
+    for seed in SEEDS:
+        put_translated(results, "pn,norm.group_scaling=false", seed, {2: 30 + 3 * seed})
+    each = found(results)["PN - PN without group scaling"]
+    assert each.complete
+    assert each.difference.p < 0.05 < each.p_adjusted
+    assert (each.final, each.verdict_so_far) == (False, "undecided so far"), "Holm's method may still call it better"
 
 
 def test_a_side_that_diverged_more_often_is_not_better(results: Path) -> None:
@@ -91,7 +101,7 @@ def test_a_side_that_diverged_more_often_is_not_better(results: Path) -> None:
     each = found(results)["PN - LN"]
     assert each.diverged == (1, 0)
     assert each.verdict == "undecided"
-    assert "has more runs that diverged" in answer.conclusion(each)
+    assert "has more runs that diverged" in answer.describe_verdict(each)
 
 
 def test_only_the_planned_seeds_of_a_contrast_count(results: Path) -> None:
@@ -103,6 +113,9 @@ def test_only_the_planned_seeds_of_a_contrast_count(results: Path) -> None:
     assert (three.planned, three.diverged, three.missing, three.complete) == (3, (0, 0), 0, True)
     assert (nine.planned, nine.diverged, nine.missing) == (9, (1, 0), 5)
     assert three.stopped_early == 6
+    put_translated(results, "pn,norm.group_scaling=false", 4, {2: 50})
+    put_translated(results, "pn", 4, {})
+    assert found(results)["PN - PN without group scaling"].difference.seeds == SEEDS
 
 
 def test_a_pair_of_which_each_side_lost_another_seed_is_not_missing(results: Path) -> None:
@@ -121,17 +134,17 @@ def test_a_cell_whose_runs_all_diverged_is_not_run(results: Path) -> None:
 
 def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> None:
     by_name = found(results)
-    assert answer.conclusion(by_name["PN - LN"]).startswith("PN is better than LN so far. PN - LN: +")
-    assert answer.conclusion(by_name["PN - LN"]).endswith("The direction is the one that the paper reports.")
-    assert answer.conclusion(by_name["BN - LN"]).startswith("BN is worse than LN")
-    worse = replace(by_name["PN - LN"], verdict="worse", missing=0)
-    assert answer.conclusion(worse).startswith("PN is worse than LN. PN - LN: ")
-    assert answer.conclusion(worse).endswith("The direction is the opposite of the one that the paper reports.")
+    assert answer.describe_verdict(by_name["PN - LN"]).startswith("PN is better than LN so far. PN - LN: +")
+    assert answer.describe_verdict(by_name["PN - LN"]).endswith("The direction is the one that the paper reports.")
+    assert answer.describe_verdict(by_name["BN - LN"]).startswith("BN is worse than LN")
+    worse = replace(by_name["PN - LN"], verdict="worse", final=True)
+    assert answer.describe_verdict(worse).startswith("PN is worse than LN. PN - LN: ")
+    assert answer.describe_verdict(worse).endswith("The direction is the opposite of the one that the paper reports.")
     same = replace(by_name["PN - LN"], verdict="equivalent")
-    assert "The paper reports a difference of 0.4 BLEU or more" in answer.conclusion(same)
+    assert "The paper reports a difference of 0.4 BLEU or more" in answer.describe_verdict(same)
     undecided = replace(by_name["PN - LN"], verdict="undecided", p_adjusted=0.5, seeds_needed=20)
-    assert answer.conclusion(undecided).startswith("Undecided so far. PN - LN: ")
-    assert answer.conclusion(undecided).endswith("This neither confirms nor contradicts the paper.")
+    assert answer.describe_verdict(undecided).startswith("Undecided so far. PN - LN: ")
+    assert answer.describe_verdict(undecided).endswith("This neither confirms nor contradicts the paper.")
 
 
 def test_the_page_opens_with_the_answer(results: Path, page) -> None:
@@ -145,7 +158,10 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     assert rows["BN - LN"]["seeds"] == "3 of 9"
     assert "seeds for 80 % power none" in made.section("Contrasts")
     assert "before the adjustment of p" in text
-    assert "Running statistics, with PN's learnt shift, warmup and backward pass: undecided so far. PN - RMS" in text
+    assert (
+        "Running statistics, together with PN's learnt shift, warmup and backward pass: undecided so far. PN - RMS"
+        in text
+    )
     assert "Group scaling: not run." in text
     assert re.search(
         r"in 1 of 1 pairs of runs that differ in group scaling alone \(PN\), the run with it scores higher; the "

@@ -9,7 +9,7 @@ import pytest
 
 from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.paper_figures import paper_figures
-from normplugins.report.probe_table import COLUMNS, FIRST, VALIDATION, VISION, loss_gaps, probe_table
+from normplugins.report.probe_table import COLUMNS, FIRST, LAST_EPOCHS, VALIDATION, VISION, loss_gaps, probe_table
 from normplugins.utils.errors import UserError
 from tests.helpers.pictures import clipped, overlapping, written
 
@@ -30,7 +30,9 @@ OF_CELLS: dict[str, dict[str, Any]] = {
 def publish(results: Path, cell: str, seed: int = 1, loss: float = 4.5) -> None:
     """Write the parts of a record that the figures read."""
     layers = dict.fromkeys(LAYERS, OF_ALL | OF_CELLS[cell])
-    valid = [{"update": 1000, "loss": loss, "train_mode_loss": loss - 0.25}, {"update": 10, "loss": 9.0}]
+    epochs = range(UPDATES[-1], UPDATES[-1] + LAST_EPOCHS)
+    valid = [{"update": update, "loss": loss, "train_mode_loss": loss - 0.25} for update in epochs]
+    valid.append({"update": 10, "loss": 9.0})
     content = {
         "statistics_probe": [{"update": update, "layers": layers} for update in UPDATES],
         "curves": {"valid": valid},
@@ -98,7 +100,8 @@ def test_losses_are_compared_with_those_of_ln_with_the_same_seed(tmp_path: Path)
     table = next(
         drawing.table for drawing in paper_figures(tmp_path, probe_table(tmp_path)) if drawing.name == "discrepancy"
     )
-    assert [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]] == ["bn", "+1.500", "+1.250"]
+    row = [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]]
+    assert row == ["bn", "2", "+1.500 (+1.000 to +2.000)", "+1.250 (+0.750 to +1.750)"]
 
 
 def test_the_norms_of_pn_have_a_row_each_because_their_gap_is_0(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_several_seeds_have_intervals_over_seeds(tmp_path: Path) -> None:
         for seed, ppl in enumerate(ppls, 1):
             put(tmp_path, language_model("ptb", norm, seed, ppl))
     figure, texts = drawn(tmp_path)
-    assert "3 seeds or more: 95 % intervals over seeds" in texts
+    assert "left, from 3 seeds on: 95 % intervals over seeds" in texts
     assert "perplexity, log" in texts
     assert "lower is better" in texts
     assert clipped(figure) == []

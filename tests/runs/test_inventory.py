@@ -11,7 +11,7 @@ import pytest
 
 from normplugins.report.run_list import run_list
 from normplugins.runs import folder
-from normplugins.runs.inventory import find_runs, published_path
+from normplugins.runs.inventory import find_runs, published_path, published_records
 from normplugins.utils.json_file import write_json
 from tests.helpers.records import put_diverged, record
 
@@ -151,3 +151,11 @@ def test_fifty_runs_are_listed_in_a_second_without_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, "50 runs" in done.stdout) == (0, True), done.stderr
+
+
+def test_a_record_replaces_the_file_of_an_earlier_run_that_diverged(tmp_path):
+    for seed in (1, 2):
+        put_diverged(tmp_path, "multi30k", "pn", seed)
+    published_path(tmp_path, "multi30k", "pn", 1).write_text("{}", encoding="utf-8")
+    ended, diverged = published_records(tmp_path, "multi30k", "pn")
+    assert [path.name for path in (*ended, *diverged)] == ["seed1.json", "seed2.diverged.json"]
