@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from normplugins.norms.distributed import gather_over_processes, sum_gradients
+from normplugins.norms.group_scaling import refuse_group_scaling
 from normplugins.norms.settings import RunningSettings
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, zero_padding
 
@@ -26,25 +27,28 @@ class BatchMomentsNorm(RunningNorm):
         self.add_statistic("running_mean", 0.0)
         self.add_statistic("running_var", 1.0)
 
-    def moments_of(self, rows: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def moments_of(
+        self, rows: Tensor, real: Tensor | None, tokens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return tokens, count, mean (C,) and biased variance (C,) of a batch's rows (N, C), whose padding is zero.
 
-        With ``sync="batch"`` they are over all processes' tokens.
+        With ``sync="batch"`` they are over all processes' tokens. ``tokens`` is their number where rows (N, C) contain
+        filled padding, which ``real`` counts as real.
         """
-        count = tokens = count_tokens(rows, real)
+        count = count_tokens(rows, real)
         mean = mean_over(rows, count)
         var = mean_over(zero_padding(rows - mean, real).square(), count)
-        return self.synchronize(tokens, count, mean, var)
+        return self.synchronize(count if tokens is None else tokens, count, mean, var)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,), in float64, of the evaluation."""
+        """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
+        refuse_group_scaling(getattr(self, "group_scaling", False))
         scale = self.weight.double() * torch.rsqrt(self.running_var.double() + self.eps)
         return scale, self.bias.double() - scale * self.running_mean.double()
 
     def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
-        """Return the mean and the unbiased variance."""
-        count, mean, var = moments
-        return mean, var * count / (count - 1).clamp(min=1)
+        """Return the mean and the biased variance."""
+        return moments[1:]
 
     def synchronize(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the moments of all processes' tokens with ``sync="batch"``; otherwise unchanged.

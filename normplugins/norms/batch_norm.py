@@ -20,7 +20,7 @@ from torch import Tensor
 
 from normplugins.norms.backends.dispatch import Dispatched
 from normplugins.norms.batch_moments import BatchMomentsNorm
-from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
+from normplugins.norms.group_scaling import scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
 from normplugins.norms.statistics import count_tokens, mean_over, token_rows, zero_padding
@@ -72,20 +72,15 @@ class BatchNorm(Dispatched, BatchMomentsNorm):
         if self.padding_filled and real is not None:
             rows, counted = torch.where(real, rows, mean_over(rows, tokens)), None
         if self.training:
-            count = count_tokens(rows, counted)
-            mean = mean_over(rows, count)
-            centred = zero_padding(rows - mean, counted)
-            var = mean_over(centred.square(), count)
-            if self.synchronizes:
-                tokens, count, mean, var = self.synchronize(tokens, count, mean, var)
-                centred = zero_padding(rows - mean, real)  # padding, if it is filled, takes the synchronized mean
+            tokens, count, mean, var = self.moments_of(rows, counted, tokens)
+            centred = zero_padding(rows - mean, real)  # padding, if it is filled, takes the synchronized mean
             self.update_running_stats(tokens, count, mean, var)
         else:
             centred, var = rows - self.running_mean.to(rows.dtype), self.running_var
         y = zero_padding(self.affine(centred, torch.rsqrt(var + self.eps)), counted)
         return y.view(x.shape).to(x.dtype)
 
-    def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
-        refuse_group_scaling(self.group_scaling)
-        return super().fixed_affine()
+    def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Return the mean and the unbiased variance."""
+        count, mean, var = moments
+        return mean, var * count / (count - 1).clamp(min=1)

@@ -56,6 +56,8 @@ def _read(name: str, module: nn.Module, parent: nn.Module, attribute: str) -> Fo
     if len(shape) != 1:
         raise ValueError(f"it normalizes over {len(shape)} dimensions" if shape else "its channels are not known")
     eps = next((each for key in EPS if isinstance(each := getattr(module, key, None), float)), None)
+    if eps is None and isinstance(module, nn.RMSNorm):  # PyTorch's default
+        eps = torch.finfo(torch.float32 if weight is None else weight.dtype).eps
     norm = ForeignNorm(name, module, shape[0], weight, bias, eps, [(parent, attribute)])
     if type(module) not in (nn.LayerNorm, nn.RMSNorm):
         norm.weight = _tested_weight(norm)

@@ -23,6 +23,8 @@ def using_padding_mask(
 ) -> Iterator[None]:
     """Pass this mask to every norm of this package in ``model`` that is called with x alone in this context.
 
+    With activation checkpointing, run the backward pass inside this context too, because it calls the norms again.
+
     Args:
         model: the model, with norms from ``build_norm`` or ``swap_norms``.
         padding_mask: (B, T), boolean, True at padding.

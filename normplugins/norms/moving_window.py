@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from normplugins.norms.quadratic_mean import QuadraticMeanNorm
 from normplugins.norms.settings import EpsSettings, RunningSettings, setting
-from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
+from normplugins.norms.statistics import count_tokens, mean_over, recomputing, token_rows, zero_padding
 from normplugins.norms.torch_compile import opaque_copy
 
 LARGEST_RATIO = 5.0
@@ -83,7 +84,7 @@ class _WindowBackward(torch.autograd.Function):
         return grad_rows, grad_weight, dy.sum(0), *[None] * 6
 
 
-class WindowNorm(RunningNorm):
+class WindowNorm(QuadraticMeanNorm):
     """Base class: y = weight x / sqrt(phi + eps) + bias, with phi an average of the last batches' mean(x^2).
 
     Means are over real tokens, in the backward as well; the output at padding is 0. At evaluation phi is the running
@@ -93,10 +94,9 @@ class WindowNorm(RunningNorm):
     Under activation checkpointing the recomputation uses the scales of the module's latest forward.
     """
 
-    statistics: ClassVar[tuple[str, ...]] = ("running_phi", "window_phi", "window_gz")
+    statistics: ClassVar[tuple[str, ...]] = (*QuadraticMeanNorm.statistics, "window_phi", "window_gz")
     updates_in_backward: ClassVar[bool] = True
     ratio_in_forward: ClassVar[bool]
-    running_phi: Tensor
     window_phi: Tensor
     window_gz: Tensor
     num_updates: Tensor
@@ -106,7 +106,6 @@ class WindowNorm(RunningNorm):
 
     def __init__(self, dim: int, settings: WindowSettings) -> None:
         super().__init__(dim, settings)
-        self.add_statistic("running_phi", 1.0)
         for name in ("window_phi", "window_gz"):
             self.register_buffer(name, self.running_phi.new_zeros(settings.window, dim))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
@@ -137,10 +136,6 @@ class WindowNorm(RunningNorm):
         else:
             y = self.affine(rows, torch.rsqrt(self.running_phi + self.eps))
         return zero_padding(y, real).view(x.shape).to(x.dtype)
-
-    def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,), in float64, of the evaluation."""
-        return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()
 
     def _scales(self, count: Tensor, phi: Tensor) -> Scales:
         if recomputing() and self._latest is not None:

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.backends.dispatch import Dispatched
-from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
+from normplugins.norms.group_scaling import scale_groups
+from normplugins.norms.quadratic_mean import QuadraticMeanNorm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import (
     GROUP_SCALING,
@@ -28,7 +29,7 @@ from normplugins.norms.settings import (
     RunningSettings,
     setting,
 )
-from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, recomputing, token_rows, zero_padding
+from normplugins.norms.statistics import count_tokens, mean_over, recomputing, token_rows, zero_padding
 from normplugins.norms.torch_compile import opaque_copy
 
 
@@ -108,7 +109,7 @@ class _ApproximateBackward(torch.autograd.Function):
     padding_in_backward=False,
     unscaled_nu=False,
 )
-class PowerNorm(Dispatched, RunningNorm):
+class PowerNorm(Dispatched, QuadraticMeanNorm):
     """PN of each channel over the tokens of past batches.
 
     ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers ``running_phi`` (C,), which is psi^2, from 1; ``ema_gz``
@@ -124,10 +125,9 @@ class PowerNorm(Dispatched, RunningNorm):
             statistics immediately.
     """
 
-    statistics: ClassVar[tuple[str, ...]] = ("running_phi", "ema_gz")
+    statistics: ClassVar[tuple[str, ...]] = (*QuadraticMeanNorm.statistics, "ema_gz")
     updates_in_backward: ClassVar[bool] = True
     warms_up_apart: ClassVar[bool] = True
-    running_phi: Tensor
     ema_gz: Tensor
     num_updates: Tensor
     alpha_fwd: float
@@ -143,7 +143,6 @@ class PowerNorm(Dispatched, RunningNorm):
     def __init__(self, dim: int, settings: PowerNormSettings) -> None:
         needs = "needs this batch's statistics; set warmup_updates=0 and batch_backward=false, or use sync=batch"
         super().__init__(dim, settings, needs if settings.warmup_updates or settings.batch_backward else "")
-        self.add_statistic("running_phi", 1.0)
         self.add_statistic("ema_gz", 0.0)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self._scale: Tensor | None = None  # 1 / psi of the latest forward, for its recomputation
@@ -159,11 +158,6 @@ class PowerNorm(Dispatched, RunningNorm):
         if not self.padding_in_backward:
             y = zero_padding(y, real)
         return y.view(x.shape).to(x.dtype)
-
-    def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
-        refuse_group_scaling(self.group_scaling)
-        return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()
 
     def _train(self, rows: Tensor, real: Tensor | None) -> Tensor:
         with torch.no_grad():

@@ -11,16 +11,16 @@ Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/forwards.py``.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from normplugins.norms.backends.dispatch import Dispatched
-from normplugins.norms.group_scaling import refuse_group_scaling, scale_groups
+from normplugins.norms.group_scaling import scale_groups
+from normplugins.norms.quadratic_mean import QuadraticMeanNorm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
-from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
+from normplugins.norms.statistics import count_tokens, mean_over, token_rows, zero_padding
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PowerNormVSettings(GroupScalingSettings, KernelSettings, RunningSettings, 
 
 
 @register_norm("pnv", PowerNormVSettings)
-class PowerNormV(Dispatched, RunningNorm):
+class PowerNormV(Dispatched, QuadraticMeanNorm):
     """PN-V: the quadratic mean of each channel over the batch's real tokens, exact backward.
 
     ``weight`` and ``bias`` (C,) start at 1 and 0. Buffer ``running_phi`` (C,) is psi^2 and starts at 1. The output at
@@ -41,15 +41,9 @@ class PowerNormV(Dispatched, RunningNorm):
         ValueError: the groups of group scaling do not divide dim.
     """
 
-    statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
-    running_phi: Tensor
     alpha_fwd: float
     group_scaling: bool
     groups: int
-
-    def __init__(self, dim: int, settings: PowerNormVSettings) -> None:
-        super().__init__(dim, settings)
-        self.add_statistic("running_phi", 1.0)
 
     @property
     def momentum(self) -> float:  # type: ignore[override]
@@ -69,8 +63,3 @@ class PowerNormV(Dispatched, RunningNorm):
             self.update_running_stats(count, phi)
         y = zero_padding(self.affine(rows, torch.rsqrt(phi + self.eps)), real)
         return y.view(x.shape).to(x.dtype)
-
-    def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
-        refuse_group_scaling(self.group_scaling)
-        return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()

@@ -131,6 +131,8 @@ def register_norm(
             each.type = types[key]
             if key in others and others[key].type != each.type:
                 raise ValueError(f"norm {name!r}: another norm's setting {key!r} is of type {others[key].type}")
+            if key in others and others[key].changes_result != each.metadata["changes_result"]:
+                raise ValueError(f"norm {name!r}: another norm's setting {key!r} has another changes_result")
         own = {key: defaults.get(key, each.default) for key, each in offered.items()}
         line = summary or (module.__doc__ or "").strip().partition("\n")[0]
         accept_masks(module)
@@ -159,9 +161,9 @@ class SharedSetting:
 
     @property
     def default(self) -> Any:
-        """The default that all norms share; None if they have different ones."""
+        """The default that all norms share; None if they have different ones, or if it depends on the model."""
         different = {*self.defaults.values()}
-        return different.pop() if len(different) == 1 else None
+        return different.pop() if len(different) == 1 and not self.per_head else None
 
     @property
     def help(self) -> str:
@@ -201,7 +203,7 @@ def _flag(name: str, attribute: str) -> bool:
 
 def has_statistics(name: str) -> bool:
     """Whether this norm has running statistics; False for an unknown one."""
-    return name in _NORMS and "per_update" in _NORMS[name].declared
+    return _flag(name, "statistics")
 
 
 def updates_in_backward(name: str) -> bool:

@@ -67,7 +67,3 @@ class RegularizedBatchNorm(BatchMomentsNorm):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the loss of the latest batch, which belongs to its graph, when the module is copied."""
         return {**self.__dict__, "loss_term": None}
-
-    def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
-        """Return the mean and the biased variance."""
-        return moments[1:]

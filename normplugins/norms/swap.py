@@ -119,7 +119,7 @@ def swap_norms(
     if batch_first is None and (sources or sees_sentence(config.name)):
         raise ValueError("whether x is (B, T, C) or (T, B, C) is not known; pass batch_first=True or batch_first=False")
 
-    built = {old.name: _build(old, norm, config, batch_first, settings) for old in found}
+    built = {old.name: _build(old, config, batch_first, settings) for old in found}
     if hasattr(built[found[0].name][0], "wrap_linears"):
         notes.append(f"{config.name} reparametrizes linear maps too: call wrap_linears(sublayer) of each norm")
     for old in found:
@@ -143,12 +143,12 @@ def swap_norms(
 
 @torch.no_grad()
 def _build(
-    old: ForeignNorm, norm: NormConfig | str, config: NormConfig, batch_first: bool | None, settings: dict[str, Any]
+    old: ForeignNorm, config: NormConfig, batch_first: bool | None, settings: dict[str, Any]
 ) -> tuple[nn.Module, ReplacedNorm]:
     """Build the replacement of ``old``, with what fits of its weights, on its device and in its dtype."""
     keeps_eps = old.eps is not None and config.eps is None and "eps" in config.settings_read()
     given = settings | ({"eps": old.eps} if keeps_eps else {})
-    new = build_norm(norm, old.dim, batch_first=batch_first, **given)
+    new = build_norm(config, old.dim, batch_first=batch_first, **given)
     like = next((each for module in (old.module, old.places[0][0]) for each in module.parameters()), None)
     if like is not None:
         new.to(like.device, like.dtype)
@@ -163,6 +163,7 @@ def _build(
             state["dropped"] += [key] if theirs is not None else []
             state["new"] += [key] if ours is not None else []
     state["kept"] += ["eps"] if keeps_eps else []
+    state["new"] += ["eps"] if old.eps is None and "eps" in config.settings_read() else []
     return new, ReplacedNorm(old.name, type(old.module).__name__, **{key: tuple(each) for key, each in state.items()})
 
 

@@ -14,7 +14,8 @@ is an outlier if in some channel the window's arithmetic mean exceeds the geomet
 the variance of the previous window's square roots, taken over all its rows and channels. It is then normalized by its
 own statistics, m takes the place of nu, and running values enter the windows. The released script for translation
 leaves the filtration off. At evaluation phi is the running one, so that the norm folds into the next linear layer. The
-released backward also counts padding; this one does not.
+released backward also counts padding; this one does not. Re-estimated statistics (``reestimate``) are the arithmetic
+mean of x^2 over all tokens, which is at least the geometric mean of training.
 """
 
 from dataclasses import dataclass

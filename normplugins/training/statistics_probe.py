@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from normplugins.models.layers import NORM_ATTRIBUTES
+from normplugins.norms.batch_moments import BatchMomentsNorm
 from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.group_scaling import scale_groups
 from normplugins.norms.statistics import token_rows
@@ -185,7 +186,11 @@ def measure(
         "psi_over_sigma": (square / var).sqrt()[varies].mean(),
     }
     padding_filled = getattr(norm, "padding_filled", False)  # the norm counts padding in its variance
-    found |= _distances(mean, var * (count / max((positions if padding_filled else count) - 1, 1)), square, running)
+    updates_with = var
+    if isinstance(norm, BatchMomentsNorm):
+        counted = var.new_tensor(positions if padding_filled else count)
+        updates_with = norm.batch_statistics(found["tokens"], counted, mean, var * count / counted)[1]
+    found |= _distances(mean, updates_with, square, running)
     g = _tokens(grad_y, padding_mask)
     found["grad_output"] = torch.linalg.vector_norm(g)
     if grad_x is not None:
@@ -207,7 +212,7 @@ def measure(
 
 
 def _distances(mean: Tensor, var: Tensor, square: Tensor, running: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Compare the mean, unbiased variance and quadratic mean of a batch with the running ones that the norm has."""
+    """Compare a batch's mean, variance (as it updates the running one) and quadratic mean with the running ones."""
     found = {}
     running_mean, running_var, running_phi = (running.get(f"running_{name}") for name in ("mean", "var", "phi"))
     if running_mean is not None:

@@ -146,6 +146,10 @@ def test_one_module_serves_several_names_and_faulty_registrations_are_refused(mo
         momentum: int = setting(1, "of another type")
 
     @dataclass(frozen=True)
+    class Neutral:
+        momentum: float = setting(1.0, "said to change nothing", changes_result=False)
+
+    @dataclass(frozen=True)
     class NoDefault:
         gain: float
 
@@ -153,10 +157,30 @@ def test_one_module_serves_several_names_and_faulty_registrations_are_refused(mo
         ("shift", ShiftSettings, {}, ValueError, "'shift' is registered already"),
         ("third", ShiftSettings, {"groups": 2}, ValueError, "ShiftSettings has no setting groups"),
         ("third", OtherType, {}, ValueError, "another norm's setting 'momentum' is of type"),
+        ("third", Neutral, {}, ValueError, "'momentum' has another changes_result"),
         ("third", NoDefault, {}, TypeError, "NoDefault.gain has no default"),
     ):
         with pytest.raises(error, match=message):
             register_norm(name, settings, **more)(Shift)
+
+
+def test_a_norm_with_a_fixed_setting_still_has_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_NORMS", dict(registry._NORMS))
+    bn = registry._NORMS["bn"]
+    register_norm("bn_per_batch", bn.settings, fixed={"per_update": False})(bn.module)
+    assert registry.has_statistics("bn_per_batch")
+
+
+def test_the_default_that_is_the_number_of_heads_is_no_shared_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_NORMS", {})
+
+    @dataclass(frozen=True)
+    class BlockSettings:
+        blocks: int = setting(4, "one per head in a model", minimum=1, per_head=True)
+
+    register_norm("blocks", BlockSettings)(nn.Identity)
+    assert all_settings()["blocks"].default is None
+    assert NormConfig("blocks").resolve(8).blocks == 8
 
 
 def test_every_setting_is_documented_and_plain() -> None:

@@ -167,7 +167,7 @@ def pooled(name: str, batches: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str,
         x = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     mean, squares = x.mean(0), (x - x.mean(0)).square().sum(0)
     counted = sum(len(x) for x, _, _ in batches) if name == "bn_released" else len(x)  # padding, at the mean
-    counted -= name != "rbn"  # its variance is biased
+    counted -= name not in ("rbn", "renorm")  # their variance is biased
     return {"running_mean": mean, "running_var": squares / counted, "running_phi": x.square().mean(0)}
 
 

@@ -58,7 +58,9 @@ def scaled(x: Rows, groups: int) -> tuple[Rows, Rows]:
     return x * np.repeat(factors, DIM // groups, axis=1), factors
 
 
-@pytest.mark.parametrize("name", ["ln", "rms", "affine", "none", "bn", "bn_released", "pnv", "pn", "pn_alg2", "weight"])
+@pytest.mark.parametrize(
+    "name", ["ln", "rms", "affine", "none", "bn", "bn_released", "rbn", "renorm", "pnv", "pn", "pn_alg2", "weight"]
+)
 def test_every_number_equals_its_formula(name):
     norm = trained_norm(name)
     seen = one_pass(norm)
@@ -84,10 +86,10 @@ def test_every_number_equals_its_formula(name):
         "grad_mean": size(weight * g.mean(0)),
     }
     positions = TIME * SENTENCES if name == "bn_released" else 14  # its padding is filled with the mean and counted
-    kept = ((x - mean) ** 2).sum(0) / (positions - 1)
-    if name in ("bn", "bn_released", "weight"):
+    kept = ((x - mean) ** 2).sum(0) / (positions - (name in ("bn", "bn_released")))
+    if name in ("bn", "bn_released", "rbn", "renorm", "weight"):
         want["mean_distance"] = size(mean - running["running_mean"])
-    if name in ("bn", "bn_released"):
+    if name in ("bn", "bn_released", "rbn", "renorm"):
         sigma = np.sqrt(running["running_var"])
         want["variance_distance"] = size(kept - running["running_var"])
         want["mean_tid"] = relative(mean - running["running_mean"], sigma)
