@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
     """Measure translating; ``case`` replaces the usual one."""
     options = arguments(__doc__, argv)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
+    if options.run and options.overrides:
+        raise UserError(f"--run measures a run with its own settings: leave out {' '.join(options.overrides)}")
     if options.run is None:
         models, case = load(composed(OURS, options.overrides), options.lengths), case or Case()
     else:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     config = compose_config(options.experiment, options.overrides)
     check(config)
-    found = {}
+    where, found = machine(options.threads, on_cpu(config)), {}
     for count in map(int, options.counts.split(",")):
         threads = max(1, options.threads // count)
         found[count] = measure(options.experiment, options.overrides, count, threads, options.seconds)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = options.results / JSON
     known = read_json(path, "delete it and measure again") or {}
     entry = {"updates_per_s": {str(count): round(rate, 2) for count, rate in found.items()}, "jobs": jobs}
-    write_json(path, known | {options.experiment: entry | machine(options.threads, on_cpu(config))})
+    write_json(path, known | {options.experiment: entry | where})
 
 
 def measure(experiment: str, overrides: Sequence[str], count: int, threads: int, seconds: float) -> float:

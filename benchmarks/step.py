@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     configs = {}
     for job in expand_sweep(options.overrides):  # precision=float32,bf16 measures both in turns
         name_of = "{} bf16" if "precision=bf16" in job else "{}"
-        configs |= {name_of.format(name): composed(name, job) for name in norms}
+        made = {name_of.format(name): composed(name, job) for name in norms}
+        if made.keys() & configs.keys():
+            raise UserError(f"{' '.join(options.overrides)}: only precision can have several values, measured in turns")
+        configs |= made
     first = next(iter(configs.values()))
     cpu = on_cpu(first)
     repeats, where = options.repeats or (5 if cpu else 30), machine(options.threads, cpu)

@@ -52,6 +52,12 @@ class Custom(ParallelCorpus):
                 raise UserError(
                     f"corpus.{split}_{sides[0]} is set and the other side is not: set both, or corpus.{split}"
                 )
+            given = [each for each in (split, f"{split}_size", f"{split}_every") if getattr(self, each, None)]
+            if drawn and (sides or len(given) > 1):
+                of_files = [] if not sides or split in given else [f"{split}_source"]
+                raise UserError(
+                    f"corpus: {' and '.join([*of_files, *given])} are different ways to give the {split} set"
+                )
             if not sides and not drawn and split == "train":
                 raise UserError(
                     "custom needs corpus.train=PREFIX (of PREFIX.de and PREFIX.en), "

@@ -14,6 +14,7 @@ from normplugins.export.model_card import key_values, record_sections
 from normplugins.report.cells import METRICS, duration
 from normplugins.report.records import REMEDY, WHOLE, machine_names
 from normplugins.report.table import build_table, markdown
+from normplugins.runs.cell import is_shortened
 from normplugins.runs.experiments import experiments
 from normplugins.runs.inventory import published_path, published_records
 from normplugins.utils.json_file import read_json
@@ -108,7 +109,7 @@ def _page(record: dict[str, Any], rows: pd.DataFrame) -> str:
     training, first, config = record["training"], rows.iloc[0], record.get("config", {})
     others = f"`{'`, `'.join(items)}`" if items else "nothing else"
     differs = f"The norm is `{norm}`. The run differs from its experiment in {others}."
-    if any("=" not in item for item in items):
+    if is_shortened(record["variant"]):
         differs += " The name is cut, so a setting may be missing here and in the command."
     commit = str(record.get("git_commit"))
     if commit.endswith("+changes"):

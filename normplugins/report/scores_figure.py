@@ -38,20 +38,21 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     metric = next((metric for metric in HEADLINES if any(len(cell.values(metric)) for cell in every)), None)
     if metric is None:
         return None
-    cells = [cell for cell in every if len(cell.values(metric))]
+    scored_cells = [cell for cell in every if len(cell.values(metric))]
+    experiment, checkpoint = scored_cells[0].first["experiment"], scored_cells[0].first["scored_by"]
+    cells = [cell for cell in scored_cells if len(cell.values(metric, checkpoint))]
     firsts = [cell.first for cell in cells]
-    experiment, checkpoint = firsts[0]["experiment"], firsts[0]["scored_by"]
     lns = [baseline(cell, every) for cell in cells]
     names = [first["variant"] for first in [*firsts, *(ln.first for ln in lns if ln)]] if metric != "ppl" else []
     scored = ScoredSystems(read_cells(folder, checkpoint, experiment, names))
-    scores = [[float(value) for value in cell.values(metric)] for cell in cells]
+    scores = [[float(value) for value in cell.values(metric, checkpoint)] for cell in cells]
     intervals = [
         _interval(values, scored.runs.get(first["variant"], {}).get(first["seed"]))
         for values, first in zip(scores, firsts, strict=True)
     ]
     if not any(intervals):
         return None
-    contrasts = [Contrast(first["variant"], ln.first["variant"], "") if ln and names else None
+    contrasts = [Contrast(first["variant"], ln.first["variant"]) if ln and names else None
                  for first, ln in zip(firsts, lns, strict=True)]  # fmt: skip
     differences = [scored.difference(contrast) if contrast else None for contrast in contrasts]
     labels = [name_of(cell) for cell in cells]

@@ -99,7 +99,7 @@ def _carry_out(planned: Planned, results: Path, end: float, force: bool) -> None
             run(compose_config(cell["experiment"], [*planned.overrides, f"seed={cell['seed']}"]))
         except NotFinite as error:
             outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
-            write_json(planned.diverged, cell | outcome)
+            write_json(planned.diverged, cell | outcome | {"config": record.without_absolute_paths(planned.settings)})
             return
         publish(planned.run_dir, results, force, replace=True)  # what is published there has other settings
 

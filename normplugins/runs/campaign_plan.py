@@ -41,17 +41,19 @@ class Planned:
     def record(self) -> dict[str, Any] | None:
         """The published record, if it has the current format and the config of this run."""
         found = read_json(self.published, "restore it, or delete it to run that seed again") or {}
-        if found.get("format") != record.FORMAT:
-            return None
-        published, planned = (record.without_absolute_paths(each) for each in (found["config"], self.settings))
-        return None if changed_settings(published, planned) else found
+        return found if found.get("format") == record.FORMAT and self._has_settings(found["config"]) else None
+
+    def _has_settings(self, published: dict[str, Any]) -> bool:
+        before, planned = (record.without_absolute_paths(each) for each in (published, self.settings))
+        return not changed_settings(before, planned)
 
     @property
     def state(self) -> str:
         """``done``, ``diverged``, ``started`` or ``left``."""
         if self.record:
             return "done"
-        if self.diverged.exists():
+        lost = read_json(self.diverged, "restore it, or delete it to run that seed again")
+        if lost and ("config" not in lost or self._has_settings(lost["config"])):  # older files have no config
             return "diverged"
         return "started" if (self.run_dir / folder.CONFIG).exists() else "left"
 

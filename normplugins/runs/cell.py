@@ -100,6 +100,11 @@ def join_cell_name(norm: str, items: Iterable[str]) -> str:
     return f"{name.encode()[: _LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
+def is_shortened(name: str) -> bool:
+    """Whether :func:`join_cell_name` has cut a name, which then ends with a digest of the whole one."""
+    return len(name.encode()) > _LONGEST_NAME - 4 and bool(re.search(r"-[0-9a-f]{8}$", name))
+
+
 def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]:
     """Describe each setting that can change a result and differs between an old and a new flat config."""
     before, today = (

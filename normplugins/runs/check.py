@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import fields
 from math import inf, isfinite
 
 import torch
@@ -17,7 +18,7 @@ from normplugins.models.norm_settings import refuse_loss_scale
 from normplugins.norms import all_settings
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
-from normplugins.runs.settings import OF_TASK, declared
+from normplugins.runs.settings import OF_TASK, SlurmSettings, declared
 from normplugins.training import statistics_probe
 from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
 from normplugins.training.tracking import check_installed
@@ -126,6 +127,8 @@ def check_schedule(config: DictConfig) -> None:
     """Refuse a schedule of the learning rate that fairseq cannot build."""
     scheduler, rates, last = config.lr_scheduler, list(config.optimization.lr), config.optimization.max_update or 0
     name, warmup = scheduler._name, scheduler.get("warmup_updates", 0)
+    if name == "reduce_lr_on_plateau":
+        raise UserError(f"lr_scheduler={name}: its rate would not survive a resume. inverse_sqrt, cosine or fixed do")
     if name in ("inverse_sqrt", "cosine") and len(rates) > 1:
         raise UserError(f"optimization.lr={rates}: lr_scheduler={name} needs a single number")
     if name == "inverse_sqrt" and warmup < 1:
@@ -164,7 +167,9 @@ def check_values(config: DictConfig) -> None:
     for key, value in flatten(config):
         if any(isinstance(one, float) and not isfinite(one) for one in (value if isinstance(value, list) else [value])):
             raise UserError(f"{key} is {value}, and must be a finite number")
-    for key, each in declared(OF_TASK[config.task._name]):
+    slurm = [each for each in fields(SlurmSettings) if "help" in each.metadata and "slurm" in config.hardware]
+    of_slurm = [(f"hardware.slurm.{each.name}", each) for each in slurm]
+    for key, each in [*declared(OF_TASK[config.task._name]), *of_slurm]:
         value = OmegaConf.select(config, key)
         if value is not None and (message := invalid_value(each, value, key.removesuffix(each.name))):
             raise UserError(message)

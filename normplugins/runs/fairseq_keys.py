@@ -18,7 +18,7 @@ SUPPORTED = {
     "distributed_training": "distributed_world_size ddp_backend bucket_cap_mb find_unused_parameters",
     "dataset": "num_workers max_tokens batch_size required_batch_size_multiple required_seq_len_multiple "
     "data_buffer_size max_tokens_valid batch_size_valid curriculum grouped_shuffling",
-    "optimization": "max_epoch max_update clip_norm update_freq lr stop_min_lr skip_remainder_batch",
+    "optimization": "max_epoch max_update clip_norm update_freq lr stop_min_lr",
     "checkpoint": "patience",
     "translation": "left_pad_source max_source_positions max_target_positions",
     "language_modeling": "tokens_per_sample",
@@ -49,6 +49,7 @@ REASONS = {
     r"task\.(sample_break_mode|\w+_target|add_bos_token|max_target_positions)": (
         "perplexity is measured on tokens predicted from the text before, in segments of task.tokens_per_sample"
     ),
+    r"optimization\.skip_remainder_batch": "every batch is trained on; fairseq drops another one when an epoch resumes",
     r"optimization\.sentence_avg": (
         "losses are means over words: with a mean over sentences, losses and counts of words could not be compared"
     ),

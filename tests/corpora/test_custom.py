@@ -6,6 +6,7 @@ import gzip
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,19 @@ def test_a_relative_path_is_another_corpus_in_another_folder(tmp_path: Path, mon
         monkeypatch.chdir(tmp_path / place)
         variants.append(custom(Path()).variant())
     assert variants[0] != variants[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"valid": "dev"}, "valid and valid_size are different ways to give the valid set"),
+        ({"valid_every": 4}, "valid_size and valid_every are different ways to give the valid set"),
+        ({"test_source": "a", "test_target": "b"}, "test_source and test_size are different ways to give the test set"),
+    ],
+)
+def test_a_split_is_given_in_one_way(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        custom(tmp_path, **settings).check()
 
 
 def pack(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ from normplugins.report.claims import claims_page, judge_claims
 from normplugins.report.contrasts import find
 from normplugins.report.probe_table import probe_table
 from normplugins.report.run_page import command
+from normplugins.runs.cell import join_cell_name
 from tests.helpers.records import put, put_diverged, put_translated, record, scored
 
 CELL = "pn,norm.group_scaling=false,optimization.lr=0.01"
@@ -36,6 +37,13 @@ def test_the_claims_link_to_the_pages(tmp_path: Path) -> None:
         put_translated(tmp_path, norm, 1, {})
     claims = claims_page(judge_claims(tmp_path, find(tmp_path, resamples=100), probe_table(tmp_path)))
     assert "pn seed [1](<runs/multi30k/pn/seed1.md>)" in claims
+
+
+def test_a_cell_whose_name_is_cut_inside_a_value_is_marked(page, tmp_path: Path) -> None:
+    cell = join_cell_name("pn", [f"model.{'x' * 90}=1", "optimization.lr=0.0123456789123456"])
+    put(tmp_path, record("demo", cell))
+    page()
+    assert "The name is cut" in (tmp_path / f"runs/demo/{cell}/seed1.md").read_text()
 
 
 def test_a_long_training_has_a_short_table(page, tmp_path: Path) -> None:

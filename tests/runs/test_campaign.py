@@ -12,6 +12,7 @@ from normplugins.report.plans import Plan
 from normplugins.runs import folder
 from normplugins.runs.campaign_plan import read_plan
 from normplugins.runs.display_name import display_name
+from normplugins.utils.json_file import HASH
 from tests.helpers.runs import OTHER_CONFIG, REPOSITORY, TINY, Point, command, differences, files, outcome
 
 PLANS = sorted((REPOSITORY / "configs" / "campaign").glob("*.yaml"))
@@ -157,6 +158,11 @@ def test_a_loss_that_is_not_finite_is_published_as_a_result(tmp_path):
     assert (diverged["experiment"], diverged["seed"]) == ("demo", 1)
     assert "not finite" in diverged["diverged"]
     assert run_campaign(tmp_path)[0] == 0
+    lost, _ = read_plan(tmp_path / "plan.yaml", results=tmp_path / "results")
+    assert lost.state == "diverged"
+    diverged["config"]["model.dropout"] = 0.9
+    path.write_text(json.dumps({key: value for key, value in diverged.items() if key != HASH}), encoding="utf-8")
+    assert lost.state != "diverged", "a run with these settings has not been tried"
 
 
 @pytest.mark.slow

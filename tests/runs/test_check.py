@@ -96,6 +96,8 @@ def test_one_number_stands_for_a_list_of_one():
     [
         (["lr_scheduler.warmup_updates=0"], "lr_scheduler.warmup_updates=0: lr_scheduler=inverse_sqrt needs at least"),
         (["optimization.lr=[1e-3,2e-3]"], "lr_scheduler=inverse_sqrt needs a single number"),
+        (["lr_scheduler=reduce_lr_on_plateau"], "its rate would not survive a resume"),
+        (["hardware=slurm", "hardware.slurm.parallel=0"], "hardware.slurm.parallel is 0, and must be at least 1"),
         (["lr_scheduler=cosine"], "optimization.max_update=0: lr_scheduler=cosine needs more than"),
         (["common.fp16=true", "dry_run=true"], "common.fp16=true needs a GPU"),
         (["model.placement=deepnorm", "model.normalize_before=true"], "contradicts model.placement=deepnorm"),

@@ -32,7 +32,6 @@ TRAINER = [
     "optimization.update_freq=[2]",
     "optimization.lr=[0.01]",
     "optimization.stop_min_lr=1e-9",
-    "optimization.skip_remainder_batch=true",
     "checkpoint.patience=3",
 ]
 TRANSLATION = ["task.left_pad_source=false", "task.max_source_positions=512", "task.max_target_positions=512"]
