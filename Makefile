@@ -57,7 +57,8 @@ report: setup ## print the tables of all published runs and write results/README
 bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; ARGS=--quick: main cases only
 	for what in norm step decode prepare; do $(BIN)/python -m benchmarks.$$what $(ARGS); done
 
-PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
+# The models of the tests are so small that threads would only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 test-fast: setup ## run the tests that take seconds: no slow, GPU or Slurm ones
 	$(PYTEST) -m "not slow and not gpu and not slurm" $(ARGS)

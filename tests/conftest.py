@@ -28,6 +28,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Run all tests on one thread: on models this small, threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """``normplugins run demo norm=pn``, tiny, without interruption."""

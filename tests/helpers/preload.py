@@ -5,7 +5,14 @@ from importlib import import_module
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
 
-for module in ("normplugins.runs.run", "fairseq.sequence_scorer", "sacrebleu.metrics", "subword_nmt.apply_bpe"):
+# torch._dynamo: imported by DistributedDataParallel and by PyTorch's optimizers
+for module in (
+    "normplugins.runs.run",
+    "fairseq.sequence_scorer",
+    "sacrebleu.metrics",
+    "subword_nmt.apply_bpe",
+    "torch._dynamo",
+):
     import_module(module)
 for experiment in ("demo", "ptb"):
     for norm in ("ln", "bn", "pn"):

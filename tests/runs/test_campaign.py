@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from normplugins.report.plans import Plan
 from normplugins.runs import folder
 from normplugins.runs.campaign_plan import read_plan
 from normplugins.runs.display_name import display_name
+from normplugins.runs.plan_file import read_plan_file
 from normplugins.utils.json_file import HASH
 from tests.helpers.runs import OTHER_CONFIG, REPOSITORY, TINY, Point, command, differences, files, outcome
 
@@ -63,9 +65,15 @@ def test_every_plan_of_the_project_can_be_run(path):
 
 
 def test_the_order_of_the_campaign_has_the_runs_of_its_plan():
-    ordered = read_plan(REPOSITORY / "scripts" / "campaign_order.yaml")
-    planned = read_plan(REPOSITORY / "configs" / "campaign" / "multi30k.yaml")
-    assert {run.published: run.settings for run in ordered} == {run.published: run.settings for run in planned}
+    ordered, planned = (
+        read_plan_file(REPOSITORY / name) for name in ("scripts/campaign_order.yaml", "configs/campaign/multi30k.yaml")
+    )
+    runs, expected = (
+        Counter((block.experiment, cell, seed) for block in plan.blocks for cell in block.cells for seed in block.seeds)
+        for plan in (ordered, planned)
+    )
+    assert runs == expected
+    assert ordered.overrides == planned.overrides
 
 
 def test_each_seed_of_a_block_is_a_complete_comparison(tmp_path):

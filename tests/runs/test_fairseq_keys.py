@@ -8,7 +8,7 @@ from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_defaults
 from normplugins.runs.fairseq_keys import SUPPORTED, check_fairseq_keys
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import TINY, TINY_LM
+from tests.helpers.runs import TINY
 
 # One value, other than the default, of each supported key; common.fp16 and its keys need a GPU.
 TRAINER = [
@@ -69,25 +69,10 @@ def test_the_runs_below_try_every_supported_key():
 
 
 @pytest.mark.slow
-def test_all_supported_keys_together_train_and_score_a_translation_model(normplugins, tmp_path, monkeypatch):
+def test_all_supported_keys_together_train_and_score_a_model(normplugins, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, out, errors = normplugins("run", "demo", "norm=pn", "tracking=none", *TINY, *TRAINER, *TRANSLATION)
-    assert status == 0, errors
-    assert "trained 5 updates" in out
-
-
-@pytest.mark.slow
-def test_all_supported_keys_together_train_and_score_a_language_model(normplugins, tmp_path, at_home):
-    at_home(tmp_path)
     status, out, errors = normplugins(
-        "run",
-        "ptb",
-        "architecture=transformer",
-        "model.attention_heads=2",
-        "norm=ln",
-        "tracking=none",
-        *TINY_LM,
-        *TRAINER,
+        "run", "demo", "norm=pn", "tracking=none", f"data_dir={trained.data_dir}", *TINY, *TRAINER, *TRANSLATION
     )
     assert status == 0, errors
     assert "trained 5 updates" in out

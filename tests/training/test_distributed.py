@@ -14,6 +14,7 @@ import torch
 
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
+from normplugins.runs.run import description
 from normplugins.training.distributed import Member, launched
 from normplugins.training.history import saved_history
 from normplugins.utils.errors import UserError
@@ -217,9 +218,7 @@ def test_a_run_resumes_after_any_end_and_with_any_launcher(trained, uninterrupte
     ],
 )
 def test_a_rank_with_other_settings_ends_all_ranks_before_anything_is_written(trained, tmp_path, others, words):
-    begun = time.monotonic()
     status, texts = different(tiny(trained), tmp_path, *others)
-    assert time.monotonic() - begun < 30
     assert status == (1, 1)
     assert re.search(f"normplugins: {words}" if "refused" in words else words, texts[0])
     if "refused" not in words:
@@ -228,17 +227,19 @@ def test_a_rank_with_other_settings_ends_all_ranks_before_anything_is_written(tr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["output0", "output1"]
 
 
-@pytest.mark.slow
-def test_places_and_tracking_may_differ(trained, tmp_path):
-    others = ["hardware.threads=2", "tracking=wandb", "force=true"]
-    status, texts = different(tiny(trained, "optimization.max_update=2"), tmp_path, *others)
-    assert status == (0, 0), texts
+def test_places_and_tracking_may_differ():
+    one, other, seed = (
+        description(compose_config("demo", ["hardware=cpu", *overrides]))
+        for overrides in ([], ["hardware.threads=2", "tracking=wandb", "force=true", "data_dir=there"], ["seed=2"])
+    )
+    assert one == other != seed
 
 
 @pytest.mark.slow
 def test_delayed_ranks_save_at_the_same_updates(trained, tmp_path):
     """Rank 1 begins to train two seconds after rank zero, and the time for a checkpoint is half a second."""
-    soon = tiny(trained, "train.checkpoint_minutes=0.008", "hardware.timeout_seconds=20")
+    short = ["optimization.max_update=12", "evaluate.translate=false", "evaluate.average=null"]
+    soon = tiny(trained, "train.checkpoint_minutes=0.008", "hardware.timeout_seconds=20", *short)
     first, second = pair(soon, tmp_path, Point(r"open \S+dict\.\w+\.txt", 1, signal.SIGSTOP), of_rank=1)
     until(lambda: state_of(second.process.pid) == "T")
     time.sleep(2)
@@ -256,7 +257,10 @@ def listening(pid):
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes_if_updates_keep_their_size(trained, tmp_path):
-    """One process, killed at update 4, then two, killed at update 8, then one: as one process that is never killed."""
+    """One process, killed at update 4, then two, killed at update 8, then one: as one process that is never killed.
+
+    An epoch has 13 batches, so that one of the two processes has an empty batch in its last update.
+    """
     overrides = [*PLAIN, "train.batches_per_update=2", "evaluate.translate=false", "optimizer.adam_eps=1e-4"]
     overrides += ["dataset.max_tokens=null", "dataset.batch_size=24", "optimization.max_update=12"]
     arguments = tiny(trained, *overrides, norm="ln")
@@ -277,6 +281,9 @@ def test_a_run_goes_on_with_another_number_of_processes_if_updates_keep_their_si
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5)
     assert (history.updates, history.epoch, history.words) == (other.updates, other.epoch, other.words)
+    for curve in ("train", "valid"):
+        for here, there in zip(getattr(history, curve), getattr(other, curve), strict=True):
+            assert there["loss"] == pytest.approx(here["loss"], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -284,30 +291,6 @@ def test_the_other_rank_ends_if_rank_zero_is_killed_before_training(trained, tmp
     status, texts = both(tiny(trained), tmp_path, Point(r"os\.rename \S+provenance"))
     assert status == (-signal.SIGKILL, 1)
     assert texts[1].endswith("normplugins: rank 1 of 2: rank zero has ended\n")
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_that_accumulates_their_batches(trained, tmp_path):
-    """Two batches per update in each process, or four. In the last update of an epoch of 7 batches the second process
-    has one batch and an empty one."""
-    ends = []
-    for name, update_freq in (("one", 4), ("two", 2)):
-        folder = tmp_path / name
-        folder.mkdir()
-        overrides = [*PLAIN, f"optimization.update_freq={update_freq}", "evaluate.translate=false"]
-        overrides += ["dataset.max_tokens=null", "dataset.batch_size=48", "optimization.max_update=4"]
-        overrides += ["optimizer.adam_eps=1e-4"]  # Adam would divide the rounding errors of keys' biases by a small eps
-        arguments = tiny(trained, *overrides, norm="ln")
-        status, said = both(arguments, folder) if name == "two" else command(arguments, folder)
-        assert status in (0, (0, 0)), said
-        ends.append((load(folder / "run" / "checkpoint_last.pt")["model"], saved_history(folder / "run")))
-    (one, history), (two, other) = ends
-    for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5)
-    assert (history.updates, history.epoch, history.words) == (other.updates, other.epoch, other.words)
-    for curve in ("train", "valid"):
-        for here, there in zip(getattr(history, curve), getattr(other, curve), strict=True):
-            assert there["loss"] == pytest.approx(here["loss"], rel=1e-5)
 
 
 @pytest.mark.slow

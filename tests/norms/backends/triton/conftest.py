@@ -6,7 +6,6 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from tests.helpers.threads import one_thread  # noqa: F401  (a fixture)
 from tests.helpers.triton import skip_without_triton
 
 
