@@ -1,6 +1,7 @@
 """The keys of fairseq's trainer and tasks: those that a run supports, and the reason why each other one is refused."""
 
 import re
+from functools import cache
 from typing import Any
 
 from fairseq.dataclass.configs import FairseqConfig
@@ -81,25 +82,29 @@ def check_fairseq_keys(config: DictConfig) -> None:
         value, needed = OmegaConf.select(config, key), OmegaConf.select(config, source)
         if value is not None and value != needed:
             raise UserError(f"{key}={value}: it follows from {source}={needed}, which has to be set instead")
-    defaults = fairseq_defaults()
-    defaults.task = TASK_DATACLASS_REGISTRY[config.task._name]()
     task = str(config.task._name)
-    if task == "translation":
-        defaults.task.source_lang, defaults.task.target_lang = config.corpus.source, config.corpus.target
-    for section in defaults:  # a default may follow another key: common.seed for task.seed
-        for key in SUPPORTED.get(task if section == "task" else str(section), "").split():
-            defaults[section][key] = config[section][key]
-    expected, given = (_plain(OmegaConf.masked_copy(each, list(defaults))) for each in (defaults, config))
+    defaults = _plain_defaults(task)
+    given: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(defaults)), resolve=True, enum_to_str=True)
     if (backend := given["distributed_training"]["ddp_backend"]) not in DDP_BACKENDS:
         raise UserError(f"distributed_training.ddp_backend={backend}: known are {', '.join(DDP_BACKENDS)}")
-    for section, values in expected.items():
-        for key, value in values.items():
-            if not key.startswith("_") and (set_to := given[section].get(key, value)) != value:
+    for section, values in defaults.items():
+        supported = SUPPORTED.get(task if section == "task" else section, "").split()
+        for key, default in values.items():
+            if key.startswith("_") or key in supported or key not in given[section]:
+                continue
+            if key in ("source_lang", "target_lang"):
+                default = config.corpus[key.removesuffix("_lang")]
+            elif follows := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", str(default)):  # it follows another key
+                default = given[follows[1]][follows[2]]
+            if (set_to := given[section][key]) != default:
                 shown = str(set_to).lower() if isinstance(set_to, bool) else set_to
                 reason = next(text for pattern, text in REASONS.items() if re.fullmatch(pattern, f"{section}.{key}"))
                 raise UserError(f"{section}.{key}={shown}: {reason}")
 
 
-def _plain(config: DictConfig) -> dict[str, dict[str, Any]]:
-    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+@cache
+def _plain_defaults(task: str) -> dict[str, dict[str, Any]]:
+    """Return fairseq's defaults by section, with those of a task as ``task``; interpolations are not resolved."""
+    sections = {**fairseq_defaults(), "task": TASK_DATACLASS_REGISTRY[task]()}
+    plain: Any = OmegaConf.to_container(OmegaConf.create(sections), resolve=False, enum_to_str=True)
     return plain
