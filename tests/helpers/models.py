@@ -10,6 +10,8 @@ from normplugins.models.transformer import NormTransformer
 from normplugins.norms import sees_sentence
 from tests.helpers.norms import NORMS as NORMS
 
+KINDS_OF_NORMS = ("ln", "pn", "instance", "weight")
+"""Norms of a token, of the batch, of a sentence, and of linear maps too."""
 CAUSAL_NORMS = tuple(norm for norm in NORMS if not sees_sentence(norm))
 PAD = 1
 
