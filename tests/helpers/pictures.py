@@ -1,6 +1,7 @@
 """Measures the texts of a drawn figure."""
 
 from itertools import combinations
+from weakref import WeakKeyDictionary
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -9,9 +10,17 @@ from matplotlib.transforms import Bbox
 
 from normplugins.report import style
 
+_MEASURED: WeakKeyDictionary[Figure, list[tuple[str, Bbox]]] = WeakKeyDictionary()
+
 
 def boxes(figure: Figure) -> list[tuple[str, Bbox]]:
-    """Each text that is drawn, and the pixels that it covers."""
+    """Each text that is drawn, and the pixels that it covers; a figure is drawn once."""
+    if figure not in _MEASURED:
+        _MEASURED[figure] = _measure(figure)
+    return _MEASURED[figure]
+
+
+def _measure(figure: Figure) -> list[tuple[str, Bbox]]:
     with style.drawing():  # an annotation is measured without its leader
         canvas = FigureCanvasAgg(figure)
         canvas.draw()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,9 @@ def put_translated(
     kept = {}
     for checkpoint in ("averaged", "last", "best"):
         file = path.with_name(f"seed{seed}.{checkpoint}.tsv.gz")
-        write_translations(file, lines, lines, REFERENCES)
+        if kept:  # the same translations
+            shutil.copy(path.with_name(f"seed{seed}.averaged.tsv.gz"), file)
+        else:
+            write_translations(file, lines, lines, REFERENCES)
         kept[checkpoint] = {"file": file.name, "sha256": sha256(file)}
     return put(results, content | {"translations": kept} | changes)

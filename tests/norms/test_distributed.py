@@ -11,7 +11,7 @@ from tests.helpers.norms import buffers
 from tests.helpers.processes import Pair
 
 pytestmark = pytest.mark.slow
-STEPS = 10
+STEPS = len(CUTS)
 NORMS = {
     "bn": NormConfig("bn"),
     "bn_released": NormConfig("bn_released"),
@@ -21,7 +21,7 @@ NORMS = {
     "pn past its warmup": NormConfig("pn", groups=2, warmup_updates=4),
     "pn never warming up": NormConfig("pn", groups=2, warmup_updates=0, batch_backward=False),
     "pn_alg2": NormConfig("pn_alg2"),
-    **{f"{name} scaled": NormConfig(name, groups=2, group_scaling=True) for name in ("bn", "pnv", "pn_alg2")},
+    **{f"{name} scaled": NormConfig(name, groups=2, group_scaling=True) for name in ("pn_alg2",)},
 }
 DEFERRABLE = ("pn never warming up", "pn_alg2", "pn_alg2 scaled")
 

@@ -19,6 +19,7 @@ from tests.helpers.runs import OTHER_CONFIG, REPOSITORY, TINY, Point, command, d
 
 PLANS = sorted((REPOSITORY / "configs" / "campaign").glob("*.yaml"))
 SHORT = [*TINY, "tracking=none", "optimization.max_update=6", "train.checkpoint_minutes=0"]
+UNSCORED = [*SHORT, "evaluate.translate=false", "evaluate.average=null"]
 BLOCK = {"experiment": "demo", "cells": ["norm=ln", "norm=pn norm.group_scaling=false"], "seeds": [1]}
 
 
@@ -123,7 +124,7 @@ def test_campaigns_at_the_same_time_share_the_runs(unbroken, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_ends_training_when_the_update_is_saved(tmp_path):
-    write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]}, overrides=[*SHORT, "train.checkpoint_minutes=60"])
+    write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]}, overrides=[*UNSCORED, "train.checkpoint_minutes=60"])
     point = Point(r"open \S*train\.log", 2, signal.SIGTERM)
     status, said = run_campaign(tmp_path, at=point)
     assert status == -signal.SIGTERM, said
@@ -136,7 +137,7 @@ def test_sigterm_ends_training_when_the_update_is_saved(tmp_path):
 
 @pytest.mark.slow
 def test_a_campaign_stops_after_its_minutes_and_resumes(tmp_path):
-    write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]})
+    write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]}, overrides=UNSCORED)
     status, said = run_campaign(tmp_path, "--minutes", "0.001")
     assert (status, "the same command goes on from here" in said) == (75, True)
     assert "0 of 1 runs done" in run_campaign(tmp_path, "--show")[1]
@@ -147,7 +148,7 @@ def test_a_campaign_stops_after_its_minutes_and_resumes(tmp_path):
 
 @pytest.mark.slow
 def test_the_end_of_the_minutes_saves_the_current_update(tmp_path):
-    write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]}, overrides=[*SHORT, "train.checkpoint_minutes=60"])
+    write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]}, overrides=[*UNSCORED, "train.checkpoint_minutes=60"])
     point = Point(r"open \S*train\.log", 2, signal.SIGALRM)  # as the timer sends it, in training
     status, said = run_campaign(tmp_path, "--minutes", "60", at=point)
     assert (status, "60 minutes are up" in said) == (75, True), said
@@ -158,7 +159,7 @@ def test_the_end_of_the_minutes_saves_the_current_update(tmp_path):
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_published_as_a_result(tmp_path):
-    write_plan(tmp_path, {**BLOCK, "cells": ["norm=none optimization.lr=1e30", "norm=ln"]})
+    write_plan(tmp_path, {**BLOCK, "cells": ["norm=none optimization.lr=1e30", "norm=ln"]}, overrides=UNSCORED)
     status, said = run_campaign(tmp_path)
     assert (status, "2 of 2 runs done" in said) == (0, True), said
     (path,) = (tmp_path / "results").rglob("*.diverged.json")
@@ -175,7 +176,7 @@ def test_a_loss_that_is_not_finite_is_published_as_a_result(tmp_path):
 
 @pytest.mark.slow
 def test_another_failure_does_not_stop_the_runs_after_it(tmp_path):
-    plan = write_plan(tmp_path, BLOCK)
+    plan = write_plan(tmp_path, BLOCK, overrides=UNSCORED)
     taken = tmp_path / read_plan(plan)[0].run_dir
     taken.mkdir(parents=True)
     (taken / "config.yaml").write_text(OTHER_CONFIG, encoding="utf-8")

@@ -124,15 +124,14 @@ def test_a_run_with_older_adam_loss_and_kernels_continues_with_the_new_ones(
     assert differences(*models) != []
 
 
-@pytest.mark.slow
-def test_the_comparison_detects_another_seed(trained, normplugins, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    status, _, _ = normplugins(*tiny_run(trained, "seed=2"))
-    assert status == 0
-    different = differences(outcome(trained.folder, trained.directory), outcome(tmp_path, tmp_path / "run"))
-    assert any(place.startswith("/model/encoder") for place in different)
-    assert any(place.startswith("/optimizer") for place in different)
-    assert any(place.startswith("/averaged/0/0/encoder") for place in different)
+def test_the_comparison_detects_a_bit_of_one_tensor(trained):
+    one, other = (outcome(trained.folder, trained.directory) for _ in range(2))
+    assert differences(one, other) == []
+    for place in ("model", "averaged"):
+        tensors = other[place] if place == "model" else other[place][0][0]
+        name = next(name for name in tensors if name.endswith("norm.weight"))
+        tensors[name].view(torch.int32)[0] ^= 1
+        assert [each for each in differences(one, other) if each.startswith(f"/{place}/")]
 
 
 def test_a_complete_run_is_not_repeated(trained, normplugins, monkeypatch):
@@ -204,7 +203,7 @@ def test_other_settings_in_the_same_folder_are_refused(trained, refused, normplu
 @pytest.mark.slow
 def test_a_multirun_runs_every_combination_even_if_one_fails(trained, normplugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    short = [*TINY, "optimization.max_update=2", "evaluate.max_length_b=5", f"data_dir={trained.data_dir}"]
+    short = [*TINY, "optimization.max_update=2", "evaluate.translate=false", f"data_dir={trained.data_dir}"]
     name = "run_dir=runs/${norm.name}-${seed}"
     proof = tmp_path / "proof"
     write_malicious(tmp_path / "runs" / "ln-2" / "checkpoint_last.pt", proof)
@@ -307,16 +306,6 @@ def test_a_full_disk_leaves_no_partial_file(trained, refused, normplugins, tmp_p
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert line.startswith("normplugins: could not write the checkpoint run/checkpoint_last.pt: ")
     assert {path.name for path in (tmp_path / "run").iterdir()} == BEGUN
-    status, _, errors = normplugins(*tiny_run(trained))  # with space on the disk
+    short = ["optimization.max_update=2", "evaluate.translate=false"]
+    status, _, errors = normplugins(*tiny_run(trained, *short), "force=true")  # with space on the disk
     assert status == 0, errors
-    assert differences(outcome(trained.folder, trained.directory), outcome(tmp_path, tmp_path / "run")) == []
-
-
-def test_malicious_checkpoint_is_not_resumed_from(trained, refused, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    proof = tmp_path / "proof"
-    write_malicious(tmp_path / "run" / "checkpoint_last.pt", proof)
-    line = refused(*tiny_run(trained))
-    assert "run/checkpoint_last.pt was refused" in line
-    assert "mkdir" in line
-    assert not proof.exists()
