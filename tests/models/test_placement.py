@@ -11,7 +11,7 @@ from normplugins.models.layers import Residual
 from normplugins.models.placement import PLACEMENTS, deepnorm
 from normplugins.utils.errors import UserError
 from tests.helpers.language_models import make_language_model
-from tests.helpers.models import make_batch, make_model, make_settings
+from tests.helpers.models import make_batch, make_model
 
 NAMES = tuple(PLACEMENTS)
 
@@ -120,4 +120,3 @@ def test_a_folded_model_computes_the_same(name: str) -> None:
 def test_tensor_attention_refuses_deepnorms_initialization() -> None:
     with pytest.raises(UserError, match="softmax attention"):
         make_language_model("tensor", placement="deepnorm")
-    assert make_settings(placement="peri").placement == "peri"

@@ -47,16 +47,6 @@ def test_an_unknown_setting_lists_the_known_ones() -> None:
         NormConfig("pn", group=4)
 
 
-def test_defaults_match_the_released_code_and_the_paper() -> None:
-    pn, alg2 = NormConfig("pn").resolve(), NormConfig("pn_alg2").resolve()
-    switches = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
-    assert [getattr(pn, switch) for switch in switches] == [True] * 5
-    assert [getattr(alg2, switch) for switch in switches] == [False] * 5
-    assert (pn.groups, pn.warmup_updates, alg2.warmup_updates) == (4, 8000, 0)
-    assert NormConfig("bn").resolve().momentum == 0.1
-    assert NormConfig("bn_released").resolve().momentum == 0.05
-
-
 def test_given_values_override_defaults_and_unread_values_remain() -> None:
     resolved = NormConfig("pn_alg2", group_scaling=True, groups=2, momentum=0.3).resolve()
     assert (resolved.group_scaling, resolved.groups, resolved.momentum) == (True, 2, 0.3)

@@ -75,21 +75,6 @@ def test_unknown_settings_of_a_language_model(overrides, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_iwslt14_is_the_published_recipe():
-    config = compose_config("iwslt14", ["norm=pn", "seed=3"])
-    model = config.model
-    assert (model.encoder_layers, model.decoder_layers, model.encoder_embed_dim) == (6, 6, 512)
-    assert (model.encoder_ffn_embed_dim, model.encoder_attention_heads, model.normalize_before) == (1024, 4, True)
-    assert (model.dropout, model.attention_dropout, model.activation_dropout) == (0.3, 0.1, 0.1)
-    norm = NormTransformerConfig.resolve(model).build_norm("encoder_norm")
-    assert (norm.groups, norm.warmup_updates, norm.eps) == (4, 8000, 1e-5)
-    assert (list(config.optimization.lr), config.lr_scheduler.warmup_updates) == ([0.0015], 8000)
-    assert (config.dataset.max_tokens, config.optimization.clip_norm) == (4096, 0.0)
-    assert (config.optimizer.weight_decay, config.criterion.label_smoothing) == (1e-4, 0.1)
-    assert (config.checkpoint.patience, config.evaluate.average, config.evaluate.beam) == (6, 5, 5)
-    assert config.common.seed == 3
-
-
 @pytest.fixture(scope="module")
 def wmt14():
     return compose_config("wmt14", ["norm=pn"])
