@@ -17,6 +17,8 @@ PANELS = {
     "of deviations, or of $ψ$\n$‖σ_B-σ‖\\,/\\,‖σ‖$": ("deviation_tid", "psi_tid"),
 }
 
+SCALING = ",norm.group_scaling="
+
 
 def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
     """Return the figure and the rows that it shows; None if no run has these numbers.
@@ -33,6 +35,7 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
         return None
     scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
     rows = [cell for cell in PN_CELLS if (shown["cell"] == cell).any()]  # with group scaling first
+    labels = [cell.replace(f"{SCALING}true", ", scaled").replace(f"{SCALING}false", ", unscaled") for cell in rows]
     with style.drawing():
         figure = style.new_figure(4.2)
         axes = figure.subplot_mosaic([["means", "deviations"], ["strip", "strip"]], height_ratios=[3, 1])
@@ -57,7 +60,7 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
         deviations.tick_params(labelleft=False)
         means.set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
         strip.set_title("PN, whose gap is 0: of $ψ$")
-        strip.set_yticks(range(len(rows)), [CELLS[cell].replace(" group", "\ngroup") for cell in rows])
+        strip.set_yticks(range(len(rows)), labels)
         strip.set_ylim(max(1, len(rows)) - 0.5, -0.5)
         norms = dict.fromkeys(cell.split(",")[0] for cell in shown["cell"] if cell not in rows)
         looks: dict[str, dict[str, Any]] = {norm: {"linewidth": 3, "color": style.color(norm)} for norm in norms}

@@ -41,17 +41,18 @@ the same numbers, and [tables/](tables/) has the tables as LaTeX.
 
 A score is the mean over seeds; from three seeds on, ± gives the sample standard deviation. *Averaged*, *last* and
 *best* are checkpoints: the mean of the last epochs' checkpoints, the last one, and the one with the best validation
-loss. *BLEU* is computed on tokens, as in the paper; *sacreBLEU*, *chrF2* and *TER* (lower is better) on plain text. A
-norm's name is followed by the settings in which a run differs from its experiment."""
+loss. *BLEU* is computed on tokens, as in the paper; *sacreBLEU*, *chrF2* and *TER* (lower is better) on plain text.
+*best valid ppl* is the lowest perplexity per subword on the validation set. A norm's name is followed by the settings
+in which a run differs from its experiment."""
 
 MARKS = (
     "A letter after each of the paper's numbers says how it is known. "
     f"{', '.join(f'{mark}: {text}' for mark, text in paper.MARKS.items())}."
 )
 PAPER = (
-    f"{MARKS} Beside a number of the paper stand only runs of the published recipe, on the published corpus and to its "
-    'end. Runs with other settings, on another corpus or cut short have rows of their own below; "not in full" means '
-    "that there are only such runs."
+    f"{MARKS} Only complete runs of the published recipe on the published corpus are shown next to those of the paper. "
+    'Runs with other settings, on another corpus or cut short have rows of their own below; "not in full" means that '
+    "there are only such runs."
 )
 CAUSALITY = "causality.md"
 FIGURES = """\
@@ -63,7 +64,7 @@ What the runs of Multi30k recorded during training; the first two figures and th
 A click on a figure opens it as SVG."""
 PAGES = (
     "[claims.md](claims.md) gives a verdict on each claim of the paper, and on common claims about these norms. "
-    "[figures.md](figures.md) shows what the runs recorded during training, among it figures of the paper."
+    "[figures.md](figures.md) shows what the runs recorded during training, including figures like the paper's."
 )
 DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
 

@@ -36,7 +36,10 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
         f"{name}: {describe_difference(by_name[name], p_value=False)}, {verdict_label(by_name[name])}."
         for name in SHOWN
     ]
-    how = "A difference has the seeds of both norms, unlike the rows, and a 95 % interval over seeds and sentences."
+    how = (
+        "A difference uses the seeds that both norms have; brackets are 95 % intervals over seeds and sentences, and ± "
+        "is the sample standard deviation."
+    )
     return "\n".join([
         fill(describe_progress(results, findings), 120),
         "", "| norm | setting | BLEU | seeds |", "|---|---|---:|---:|", *rows,

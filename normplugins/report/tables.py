@@ -127,7 +127,7 @@ def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
         for cell in cells
     ]
     scored = " or ".join(dict.fromkeys(cell.first["scored_by"] for cell in cells))
-    notes = [f"Scores of the checkpoint by which the recipe is scored: {scored}.", *signatures(cells, also)]
+    notes = [f"Scores of the {scored} checkpoint.", *signatures(cells, also)]
     parts = " and ".join(filter(None, ["each test set" if test_sets else "", ", ".join(map(_name, also))]))
     details = ["seeds", *(map(_name, also) if test_sets else ())]
     return build_table(f"{name}: {parts}", rows, TEXTS, details, notes, f"{slug}-details")
@@ -199,7 +199,7 @@ def _table(
 def _seeds_note(cells: Sequence[Cell]) -> list[str]:
     """Return warnings if cells are compared that have different numbers of seeds, or one seed only."""
     counts = [len(cell.runs) for cell in cells]
-    differ = "Rows have different seeds, so their difference is not that of common seeds."
+    differ = "Rows are means over different seeds: do not subtract them. The contrasts use common seeds."
     notes, ones = [differ] if len({*counts}) > 1 else [], counts.count(1)
     if len(cells) < 2 or not ones:
         return notes
@@ -214,8 +214,8 @@ def _versions_note(cells: Sequence[Cell]) -> list[str]:
     for cell in cells:
         rows.setdefault(cell.each("version"), []).append(cell.label)
     first = max(rows, key=lambda version: len(rows[version]), default="")
-    said = [f"{version or 'unknown'}: {'; '.join(rows[version])}" for version in rows if version != first]
-    return [f"Version of the code: {first}, but {'. '.join(said)}."] if said else []
+    said = [f"{'; '.join(rows[version])} ({version or 'unknown'})" for version in rows if version != first]
+    return [f"Version of the code: {first}, except {'. '.join(said)}."] if said else []
 
 
 def _differs(cell: Cell) -> str:

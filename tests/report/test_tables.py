@@ -64,7 +64,7 @@ def test_updates_and_hardware_that_differ_between_seeds_are_all_said(page, tmp_p
 def test_rows_of_another_version_of_the_code_are_named(page, tmp_path) -> None:
     for variant, version in (("ln", "0.2.0"), ("bn", "0.2.0"), ("pn", "0.3.0")):
         put(tmp_path, record("demo", variant) | {"versions": {"normplugins": version}})
-    assert "- Version of the code: 0.2.0, but 0.3.0: pn." in page().section("demo")
+    assert "- Version of the code: 0.2.0, except pn (0.3.0)." in page().section("demo")
 
 
 def test_a_run_cut_short_is_not_put_beside_the_papers_number(page, tmp_path) -> None:
