@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig
 
 from benchmarks import page
-from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
+from benchmarks.measure import arguments, case_of, machine, rows, take_turns
 from benchmarks.step import BASELINE, composed
 from benchmarks.stock import SeparateProcess, from_stock, stock_model, to_stock
 from benchmarks.texts import MADE_UP, random_batches, text_task
@@ -26,7 +26,7 @@ from benchmarks.translators import Translate, engines, translator
 from normplugins.corpora import PreparedCorpus
 from normplugins.evaluation import bleu
 from normplugins.models.norm_settings import all_norm_names
-from normplugins.report.table import Column, Table, markdown
+from normplugins.report.table import markdown
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.trained import TrainedRun
@@ -34,6 +34,7 @@ from normplugins.runs.trained import load as load_run
 from normplugins.training.distributed import on_cpu
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, write_lines
+from normplugins.utils.terminal import Column, Table
 from normplugins.utils.threads import use_threads
 
 OURS = "ln"
@@ -141,7 +142,7 @@ def batches_of(models: Models, case: Case) -> list[dict[str, Any]]:
     return [data.collater([data[index] for index in ordered[start : start + case.batch]]) for start in starts]
 
 
-def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, Times], dict[str, Any]]:
+def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Time all in turns.
 
     Returns:

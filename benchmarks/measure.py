@@ -7,7 +7,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -68,22 +67,8 @@ def arguments(description: str | None, argv: Sequence[str] | None = None) -> arg
     return options
 
 
-@dataclass(frozen=True)
-class Times:
-    """Seconds of one call, a number for each turn."""
-
-    seconds: tuple[float, ...]
-
-    def ratio(self, baseline: Times) -> float:
-        """Return the median over the turns of this time divided by the baseline's time of the same turn.
-
-        Other work on the machine slows both sides of a turn, so the ratio varies less than the times.
-        """
-        return float(np.median(np.divide(self.seconds, baseline.seconds)))
-
-
-def take_turns(calls: Mapping[Any, Call], repeats: int, seconds: float = 0.0) -> dict[Any, Times]:
-    """Time each call ``repeats`` times; in every turn all calls are timed, in a new random order.
+def take_turns(calls: Mapping[Any, Call], repeats: int, seconds: float = 0.0) -> dict[Any, list[float]]:
+    """Return the seconds of each call in ``repeats`` turns; in every turn all calls are timed, in a new random order.
 
     A measurement is torch.utils.benchmark's ``blocked_autorange``: a warm-up, then blocks of calls for at least
     ``seconds``. It synchronizes the GPU and disables Python's garbage collection.
@@ -100,7 +85,7 @@ def take_turns(calls: Mapping[Any, Call], repeats: int, seconds: float = 0.0) ->
             print(f"about {(time.monotonic() - begun) * (repeats - 1):.0f} seconds left", flush=True)
         for name in random.sample(list(timers), len(timers)):
             found[name].append(timers[name].blocked_autorange(min_run_time=seconds).median)
-    return {name: Times(tuple(each)) for name, each in found.items()}
+    return found
 
 
 def case_of(**fields: object) -> str:
@@ -134,7 +119,7 @@ def machine(threads: int, cpu: bool) -> dict[str, Any]:
 def rows(
     benchmark: str,
     case: str,
-    found: Mapping[tuple[str, str], Times],
+    found: Mapping[tuple[str, str], Sequence[float]],
     baseline: str,
     where: Mapping[str, Any],
     **work: float,
@@ -144,20 +129,21 @@ def rows(
     Args:
         benchmark: its name.
         case: the text of ``case_of``.
-        found: the times by provider and direction ("" where there is only one direction).
+        found: the seconds of each turn by provider and direction ("" where there is only one direction).
         baseline: the provider with which the others are compared, direction by direction.
         where: the columns of ``machine``.
         work: what one call does, such as ``words=4096``; the column ``words_per_s`` is computed from it.
     """
     made = []
     for (provider, direction), times in found.items():
-        low, middle, high = np.percentile(times.seconds, (20, 50, 80))
+        low, middle, high = np.percentile(times, (20, 50, 80))
         numbers: dict[str, float] = {"median_ms": 1000 * middle, "p20_ms": 1000 * low, "p80_ms": 1000 * high}
         numbers |= {f"{name}_per_s": amount / middle for name, amount in work.items()}
         row: dict[str, Any] = {"benchmark": benchmark, "provider": provider, "case": case, "direction": direction}
         row |= {name: float(f"{value:.4g}") for name, value in numbers.items()}
-        ratio = round(times.ratio(found[baseline, direction]), 3)
-        made.append(row | {"repeats": len(times.seconds), "baseline": baseline, "ratio": ratio} | dict(where))
+        # the median over turns: other work on the machine slows both sides of a turn, so ratios vary less than times
+        ratio = round(float(np.median(np.divide(times, found[baseline, direction]))), 3)
+        made.append(row | {"repeats": len(times), "baseline": baseline, "ratio": ratio} | dict(where))
     return pd.DataFrame(made).reindex(columns=COLUMNS)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import page
-from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
+from benchmarks.measure import arguments, case_of, machine, rows, take_turns
 from benchmarks.released import ReleasedPowerNorm
 from normplugins.norms import NormConfig, all_settings, build_norm, known_norms
 
@@ -96,7 +96,7 @@ def measure(
     repeats: int,
     directions: Sequence[str] = DIRECTIONS,
     seconds: float = 0.02,
-) -> dict[tuple[str, str], Times]:
+) -> dict[tuple[str, str], list[float]]:
     """Time the providers of a case in turns; return the times by provider and direction. PN is past its warmup."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator().manual_seed(0)
@@ -134,7 +134,7 @@ def _calls(module: nn.Module, x: Tensor, g: Tensor, mask: Tensor | None) -> dict
     }
 
 
-def rows_of(case: Case, found: Mapping[tuple[str, str], Times], where: Mapping[str, Any]) -> pd.DataFrame:
+def rows_of(case: Case, found: Mapping[tuple[str, str], list[float]], where: Mapping[str, Any]) -> pd.DataFrame:
     """Return the rows of a case."""
     return rows("norm", str(case), found, BASELINE, where)
 

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from benchmarks.measure import CSV, append, case_of, fields_of, read
 from normplugins.norms import known_norms
 from normplugins.report import style
-from normplugins.report.table import Column, Table, markdown, terminal, terminal_width
+from normplugins.report.table import markdown
 from normplugins.utils.files import whole_file
+from normplugins.utils.terminal import Column, Table, terminal, terminal_width
 
 PAGE, FIGURE = "speed.md", Path("figures") / "speed.png"
 TITLES = {"norm": "One norm", "step": "A training update", "decode": "Beam search", "prepare": "Preparing a corpus"}

@@ -16,7 +16,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from benchmarks import page
-from benchmarks.measure import Times, arguments, case_of, machine, rows
+from benchmarks.measure import arguments, case_of, machine, rows
 from normplugins.corpora import corpus_config, prepare
 from normplugins.runs.compose import compose_config
 from normplugins.utils.download import find_in_mirror
@@ -57,7 +57,7 @@ def measure(config: DictConfig, providers: Mapping[str, int], repeats: int, wher
 
     keys = [(name, stage) for name in providers for stage in (*STAGES.values(), ALL)]
     case = case_of(corpus=config.corpus.name, pairs=pairs, subwords=config.corpus.subword_size)
-    return rows("prepare", case, {key: Times(tuple(seconds[key])) for key in keys}, BASELINE, where, sentences=pairs)
+    return rows("prepare", case, {key: seconds[key] for key in keys}, BASELINE, where, sentences=pairs)
 
 
 def prepared(config: DictConfig, workers: int) -> tuple[int, dict[str, float]]:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 import normplugins
 from benchmarks import page
-from benchmarks.measure import Times, arguments, case_of, machine, rows, take_turns
+from benchmarks.measure import arguments, case_of, machine, rows, take_turns
 from benchmarks.stock import SeparateProcess, stock_trainer
 from benchmarks.texts import MADE_UP, random_batches, text_task
 from normplugins.evaluation import reestimate
@@ -142,7 +142,7 @@ def updating(trainer: FairseqTrainer) -> Update:
     return update
 
 
-def measure(updates: Mapping[str, Update], batches: Sequence[Batch], repeats: int) -> dict[str, Times]:
+def measure(updates: Mapping[str, Update], batches: Sequence[Batch], repeats: int) -> dict[str, list[float]]:
     """Time an update of each in turns. In a turn, all take the same two batches, the first as a warm-up."""
 
     def taking(update: Update) -> Callable[[], None]:

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from normplugins.report import style
 from normplugins.report.readings import CHOICES, MODELS, language_model
 from normplugins.report.records import REMEDY, machine_names, norm_rank
-from normplugins.report.table import Column, Table, markdown
+from normplugins.report.table import markdown
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import whole_file
 from normplugins.utils.json_file import read_json
+from normplugins.utils.terminal import Column, Table
 
 PAGE, FIGURE = "causality.md", Path("figures") / "causality"
 FORMAT = 1  # of the records that normplugins.runs.causality_audit writes

@@ -66,14 +66,14 @@ class Cell:
         found = rows.loc[rows["checkpoint"] == (checkpoint or rows["scored_by"]), column].dropna()
         return found if len(found) == len(self.runs) else found.iloc[:0]
 
-    def score(self, metric: str, checkpoint: str = "", test_set: str = WHOLE, digits: int = 2) -> str:
+    def score(self, metric: str, checkpoint: str = "", test_set: str = WHOLE) -> str:
         """Return the mean over the seeds and, from ``SPREAD_SEEDS`` seeds on, the sample standard deviation."""
         if not len(self.runs):
             return ALL_DIVERGED
         found = self.values(metric, checkpoint, test_set)
         if found.empty:
             return NOT_SCORED
-        return mean_and_spread(found, digits)
+        return mean_and_spread(found)
 
     @property
     def seeds(self) -> str:
@@ -103,10 +103,10 @@ class Cell:
         return "; ".join(dict.fromkeys(self.runs[column]))
 
 
-def mean_and_spread(scores: Sequence[float] | pd.Series[Any], digits: int = 2) -> str:
+def mean_and_spread(scores: Sequence[float] | pd.Series[Any]) -> str:
     """Return the mean over seeds and, from ``SPREAD_SEEDS`` seeds on, the sample standard deviation."""
-    spread = f" ± {np.std(scores, ddof=1):.{digits}f}" if len(scores) >= SPREAD_SEEDS else ""
-    return f"{np.mean(scores):.{digits}f}{spread}"
+    spread = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) >= SPREAD_SEEDS else ""
+    return f"{np.mean(scores):.2f}{spread}"
 
 
 def group(results: pd.DataFrame) -> list[Cell]:

@@ -14,11 +14,11 @@ from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference
 from normplugins.report.cells import METRICS, SPREAD_SEEDS, mean_and_spread
 from normplugins.report.contrasts import MARGIN, UNDECIDED, Contrast, Finding, ScoredSystems, judge
-from normplugins.report.table import Column, Table, paragraph, terminal
 from normplugins.runs import scored_runs
 from normplugins.runs.scored_runs import System, read_test_text
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import progress
+from normplugins.utils.terminal import Column, Table, paragraph, terminal
 
 
 def compare(systems: Sequence[System]) -> list[Finding]:

@@ -8,7 +8,8 @@ from normplugins.report.answer import Findings, format_interval, format_p, verdi
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import CELLS, CHECKPOINTS, EXPERIMENT, MARGIN, UNDECIDED
 from normplugins.report.records import WHOLE
-from normplugins.report.table import Table, build_table
+from normplugins.report.table import build_table
+from normplugins.utils.terminal import Table
 
 POWER = "seeds for\n80 % power"
 TEXTS, DETAILS = ("contrast", "verdict"), ("p (Holm)", POWER, "diverged", "stopped\nearly")

@@ -12,11 +12,12 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
-from normplugins.report.table import Table, build_table
+from normplugins.report.table import build_table
 from normplugins.runs.cell import changes_result, join_cell_name
 from normplugins.runs.inventory import DIVERGED
 from normplugins.runs.plan_file import read_plan_file
 from normplugins.utils.paths import config_dir
+from normplugins.utils.terminal import Table
 
 _READINGS = {"reading=code": (), "reading=masked": ("model.causal=true",),
              "reading=paper": ("model.causal=true", "model.normalize_before=true")}  # fmt: skip

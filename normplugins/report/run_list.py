@@ -7,8 +7,9 @@ from itertools import groupby
 
 from rich.filesize import decimal
 
-from normplugins.report.table import Table, build_table, paragraph, terminal
+from normplugins.report.table import build_table
 from normplugins.runs.inventory import STATES, FoundRun
+from normplugins.utils.terminal import Table, paragraph, terminal
 
 NAMES = {"bleu": "BLEU", "ppl": "ppl"}
 

@@ -6,12 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from normplugins.utils.terminal import Column as Column  # re-exported, as the next four
-from normplugins.utils.terminal import Table as Table
-from normplugins.utils.terminal import format_table
-from normplugins.utils.terminal import paragraph as paragraph
-from normplugins.utils.terminal import terminal as terminal
-from normplugins.utils.terminal import terminal_width as terminal_width
+from normplugins.utils.terminal import Column, Table, format_table
 
 _EMPHASIS = re.compile(r"([|*`]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 

@@ -24,7 +24,8 @@ from normplugins.report.cells import (
 from normplugins.report.paper import NAMES, PaperCorpus
 from normplugins.report.readings import MODELS, NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
 from normplugins.report.records import OF_PROCESSES, WHOLE, norm_rank
-from normplugins.report.table import Table, build_table
+from normplugins.report.table import build_table
+from normplugins.utils.terminal import Table
 
 CHECKPOINTS = ("averaged", "last", "best")
 ON_PLAIN_TEXT = ("chrf2", "ter")

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from normplugins.report import style
 from normplugins.report.figures import curves
 from normplugins.report.scores_figure import final_scores
-from normplugins.report.table import Table, latex, markdown, paragraph, terminal
+from normplugins.report.table import latex, markdown
 from normplugins.utils.files import whole_file
+from normplugins.utils.terminal import Table, paragraph, terminal
 
 WIDTH = 120
 """The longest line of a page's paragraphs, in characters."""

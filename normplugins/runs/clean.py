@@ -32,8 +32,8 @@ def unneeded(directory: Path) -> list[Path]:
 
 def freed(paths: list[Path]) -> int:
     """Return the bytes that deleting these files of one folder frees; a file that keeps another name frees nothing."""
-    folders = {path.parent for path in paths}
-    return sum(disk_use(each.iterdir()) - disk_use(set(each.iterdir()) - set(paths)) for each in folders)
+    every = set(paths[0].parent.iterdir()) if paths else set()
+    return disk_use(every) - disk_use(every - set(paths))
 
 
 def clean(directory: Path) -> int:

@@ -6,9 +6,9 @@ import pytest
 
 from normplugins.report.paper import CORPORA
 from normplugins.report.records import read_results
-from normplugins.report.table import terminal
 from normplugins.report.tables import paper_table, shortened_table
 from normplugins.utils.errors import UserError
+from normplugins.utils.terminal import terminal
 from tests.helpers.records import language_model, put, scored
 
 CODE, MASKED, PAPER = READINGS = ("reading=code: sees the future", "reading=masked", "reading=paper")

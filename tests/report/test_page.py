@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from normplugins.report.page import report
-from normplugins.report.table import Column, Table, terminal
 from normplugins.utils.errors import UserError
+from normplugins.utils.terminal import Column, Table, terminal
 from tests.helpers.records import put, put_diverged, record
 
 
