@@ -3,8 +3,8 @@
 import argparse
 import importlib
 import logging
+import math
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -90,17 +90,12 @@ def average_checkpoints(arguments: Sequence[str]) -> None:
     paths = options.inputs
     if count:
         pattern = r"checkpoint(\d+)\.pt" if options.num_epoch_checkpoints else r"checkpoint_\d+_(\d+)\.pt"
-        paths = _newest(paths[0], pattern, count, options.checkpoint_upper_bound)
+        bound = math.inf if options.checkpoint_upper_bound is None else options.checkpoint_upper_bound
+        found = checkpoints.epoch_checkpoints(paths[0], pattern, bound)[-count:]
+        if len(found) < count:
+            raise UserError(f"{paths[0]} holds {len(found)} of the {count} checkpoints to average")
+        paths = found
     elif options.checkpoint_upper_bound is not None:
         parser.error("--checkpoint-upper-bound needs --num-epoch-checkpoints or --num-update-checkpoints")
     checkpoints.average(paths, options.output)
     print(f"the mean of {', '.join(str(path) for path in paths)} is in {options.output}")
-
-
-def _newest(folder: Path, pattern: str, count: int, bound: int | None) -> list[Path]:
-    matches = ((re.fullmatch(pattern, path.name), path) for path in folder.glob("*.pt"))
-    found = sorted((int(match[1]), path) for match, path in matches if match)
-    chosen = [path for number, path in found if bound is None or number <= bound][-count:]
-    if len(chosen) < count:
-        raise UserError(f"{folder} holds {len(chosen)} of the {count} checkpoints to average")
-    return chosen

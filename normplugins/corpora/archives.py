@@ -10,14 +10,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import refuse_stream, text_lines
 
 _SEGMENT_TAG = re.compile(r'<seg id="[0-9]*">\s*|\s*</seg>\s*')
 _BLOCK = 1 << 20  # bytes
-_Member = tuple[str, Callable[[], IO[bytes]]]
+_BUFFER = 1 << 16  # bytes; without it, lines of zip files are read slowly
+_Member = tuple[str, Callable[[], Any]]
 """A file's name without its folder, and a function that opens it."""
 
 
@@ -30,7 +31,7 @@ def read_members(path: Path, names: Collection[str], discard: bool = False) -> d
     with _members(path) as members:
         for name, open_member in members:
             if name in names:
-                with open_member() as file:
+                with io.BufferedReader(open_member(), _BUFFER) as file:
                     found[name] = [] if discard else list(text_lines(file, f"{path}:{name}"))
                     while file.read(_BLOCK):  # a zip file's checksum is compared at the end of the member
                         pass
@@ -44,7 +45,7 @@ def iter_member(path: Path, name: str) -> Iterator[bytes]:
     with _members(path) as members:
         for found, open_member in members:
             if found == name:
-                with open_member() as file:
+                with io.BufferedReader(open_member(), _BUFFER) as file:
                     yield from file
                 return
     raise UserError(f"{path} is not the published archive: it has no {name}")
@@ -74,26 +75,13 @@ def _zip_members(path: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if not member.is_dir():
-                yield member.filename.rpartition("/")[2], partial(_open_zip_member, archive, member)
-
-
-def _open_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
-    return io.BufferedReader(archive.open(member), _BLOCK)  # type: ignore[type-var]  # lines are read faster
+                yield member.filename.rpartition("/")[2], partial(archive.open, member)
 
 
 def _tgz_members(path: Path) -> Iterator[_Member]:
     with gzip.open(path) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
         for member in archive:
             if member.isfile():
-                yield (
-                    member.name.rpartition("/")[2],
-                    partial(_open_tar_member, archive, member),
-                )
+                yield member.name.rpartition("/")[2], partial(archive.extractfile, member)
         while packed.read(_BLOCK):  # the checksum is behind the last byte
             pass
-
-
-def _open_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    file = archive.extractfile(member)
-    assert file is not None  # only links and folders have no content
-    return file

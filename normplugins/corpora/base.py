@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,10 +12,10 @@ from typing import Any, ClassVar, TypeVar
 from normplugins.utils.download import fetch
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
+from normplugins.utils.steps import Echo
 
 SPLITS = ("train", "valid", "test")
 CORPORA: dict[str, type[Corpus]] = {}
-Echo = Callable[[str], None]
 
 
 @dataclass

@@ -8,12 +8,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from normplugins.corpora.base import SPLITS, Echo, register
+from normplugins.corpora.base import SPLITS, register
 from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.corpora.tokenizer import squeeze
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import existing_file, iter_lines
 from normplugins.utils.settings import setting
+from normplugins.utils.steps import Echo
 
 SIDES = ("source", "target")
 

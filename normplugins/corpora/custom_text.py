@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from normplugins.corpora import subwords
-from normplugins.corpora.base import SPLITS, Echo, register
+from normplugins.corpora.base import SPLITS, register
 from normplugins.corpora.running_text import RunningText
 from normplugins.corpora.symbols import UNKNOWN
 from normplugins.corpora.tokenizer import squeeze
@@ -15,6 +15,7 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.files import existing_file, iter_byte_lines, iter_lines
 from normplugins.utils.json_file import json_digest
 from normplugins.utils.settings import setting
+from normplugins.utils.steps import Echo
 from normplugins.utils.worker_processes import call_in_subprocess
 
 
@@ -71,12 +72,8 @@ class CustomText(RunningText):
         test = [line for line in map(squeeze, iter_lines(files["test"])) if line]
         seen = set(test).intersection(map(squeeze, iter_lines(files["train"])))
         if also := sum(line in seen for line in test):
-            found.append(f"{also:,} of {len(test):,} test lines also stand in the training text")
+            found.append(f"{also:,} of {len(test):,} test lines also occur in the training text")
         return found
-
-    def least_count(self) -> int:
-        """Return how often a word must occur in the training text; rarer ones are read as ``<unk>``."""
-        return self.min_count
 
     def settings(self) -> dict[str, Any]:
         """Return everything that the prepared text depends on, except the input files."""

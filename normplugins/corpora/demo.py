@@ -14,7 +14,6 @@ from normplugins.utils.settings import setting
 NOUNS, VERBS, ADJECTIVES, ADVERBS = 260, 120, 90, 40
 SHORTEST, LONGEST = 4, 30  # words in a source sentence
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
-_VERSION = "demo-1"
 
 
 @register
@@ -39,7 +38,7 @@ class Demo(ParallelCorpus):
                 if SHORTEST <= len(source) <= LONGEST and line not in seen:
                     seen.add(line)
                     pairs.append((line, " ".join(target)))
-        where = {split: (f"{_VERSION} {split} source", f"{_VERSION} {split} target") for split in splits}
+        where = {split: (f"demo {split} source", f"demo {split} target") for split in splits}
         return Bitext(splits["train"], splits["test"], where, splits["valid"])
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from normplugins.corpora.base import SPLITS, Corpus, Echo
+from normplugins.corpora.base import SPLITS, Corpus
 from normplugins.corpora.binarize import binarize
 from normplugins.corpora.languages import default_score_tokenizer, has_blanks, is_installed, score_words
 from normplugins.corpora.parallel import ParallelCorpus
@@ -20,7 +20,7 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
 from normplugins.utils.locks import hold_lock
 from normplugins.utils.paths import without_colon
-from normplugins.utils.steps import step
+from normplugins.utils.steps import Echo, step
 
 _MODELS = set(FILES.values())
 
@@ -40,7 +40,6 @@ class PreparedCorpus:
     target: str
     reference_tokens: Path
     reference_text: Path
-    source_text: Path
     manifest: dict[str, Any]
 
     @property
@@ -145,7 +144,6 @@ def _prepared(corpus: ParallelCorpus, folder: Path, manifest: dict[str, Any]) ->
         target=corpus.target,
         reference_tokens=folder / "tokenized" / f"reference.tokens.{corpus.target}",
         reference_text=folder / "tokenized" / f"reference.text.{corpus.target}",
-        source_text=folder / "tokenized" / f"source.text.{corpus.source}",
         manifest=manifest,
     )
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from normplugins.corpora import subwords
-from normplugins.corpora.base import SPLITS, Corpus, Echo, PublishedCorpus, verified
+from normplugins.corpora.base import SPLITS, Corpus, PublishedCorpus, verified
 from normplugins.corpora.binarize import binarize_text
 from normplugins.corpora.stages import Inputs, run_stage, write_manifest
 from normplugins.corpora.symbols import LINE_END, UNKNOWN, refuse_symbols
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import text_lines
+from normplugins.utils.steps import Echo
 
 Split = Callable[[str], list[str]]
 """Splits a line into words or subwords."""
@@ -42,10 +43,6 @@ class RunningText(Corpus):
     def notes(self, files: Mapping[str, Path], train: Counter[str], new: Mapping[str, int]) -> list[str]:  # noqa: ARG002
         """Return what the user should know about the text; ``new`` has the number of unknown tokens of each split."""
         return []
-
-    def least_count(self) -> int:
-        """Return how often a word must occur in the training text; rarer ones are read as ``<unk>``."""
-        return 1
 
     def open_split(self, files: Mapping[str, Path], split: str) -> tuple[str, Iterator[bytes]]:
         """Return the name of a split's text, for messages, and an iterator over its lines."""
@@ -183,7 +180,7 @@ def _count(corpus: RunningText, files: Mapping[str, Path], split: str, split_lin
     if not counts:
         raise UserError(f"{where} has no word")
     words = words or counts.total()
-    if split == "train" and (least := corpus.least_count()) > 1:
+    if split == "train" and (least := getattr(corpus, "min_count", 1)) > 1:
         rare = [word for word, count in counts.items() if count < least and word != UNKNOWN]
         if rare:  # a count of 0 would be a type
             counts[UNKNOWN] += sum(counts.pop(word) for word in rare)

@@ -6,9 +6,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from normplugins.corpora.base import SPLITS, Echo
+from normplugins.corpora.base import SPLITS
 from normplugins.corpora.parallel import Pair, ParallelCorpus
 from normplugins.utils.json_file import read_sound_json, write_json
+from normplugins.utils.steps import Echo
 from normplugins.utils.worker_processes import chunked, map_ordered
 
 PROGRESS = "progress.json"

@@ -7,13 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from normplugins.corpora.base import Corpus, Echo
+from normplugins.corpora.base import Corpus
 from normplugins.corpora.split_writer import PROGRESS
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from normplugins.utils.file_hashes import FileHashes
 from normplugins.utils.files import remove, sha256, whole_file, whole_folder
 from normplugins.utils.json_file import json_digest, read_sound_json, write_json
+from normplugins.utils.steps import Echo
 
 STAGE = "stage.json"
 MANIFEST = "corpus.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from normplugins.corpora import subwords
-from normplugins.corpora.base import SPLITS, Echo
+from normplugins.corpora.base import SPLITS
 from normplugins.corpora.languages import has_blanks
 from normplugins.corpora.parallel import Bitext, NumberedPair, Pair, ParallelCorpus
 from normplugins.corpora.split_writer import CHUNK, SplitWriter
@@ -15,6 +15,7 @@ from normplugins.corpora.symbols import refuse_symbols
 from normplugins.corpora.tokenizer import clean_punctuation, detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import iter_lines, whole_file, write_lines
+from normplugins.utils.steps import Echo
 from normplugins.utils.worker_processes import call_in_subprocess, chunked, map_ordered
 
 _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
@@ -78,7 +79,7 @@ def _overlap_notes(test: Sequence[Pair], train: Sequence[Path]) -> list[str]:
     if not seen_sources:
         return []
     both, alone = sum(pair in seen_pairs for pair in test), sum(pair[0] in seen_sources for pair in test)
-    return [f"{both:,} of {len(test):,} test pairs also stand in the training text, {alone:,} by their source side"]
+    return [f"{both:,} of {len(test):,} test pairs also occur in the training text, {alone:,} by their source side"]
 
 
 def _tokenize(

@@ -22,16 +22,13 @@ TYPES = 1004  # 1,000 words, and fairseq's own four symbols
 SENTENCES, LENGTH = 16, 24
 
 
-def measure_gradients(
-    norm: str, layers: Sequence[int], seeds: int, placements: Sequence[str] = tuple(PLACEMENTS), width: int = WIDTH
-) -> Iterator[dict[str, Any]]:
+def measure_gradients(norm: str, layers: Sequence[int], seeds: int, width: int = WIDTH) -> Iterator[dict[str, Any]]:
     """Yield the gradient norms of new transformers at a batch of random sentences.
 
     Args:
         norm: the norm of both stacks.
         layers: numbers of layers of each stack.
         seeds: how many initializations and batches the norms are averaged over.
-        placements: names of ``PLACEMENTS``.
         width: channels; feed-forward layers have twice as many.
 
     Yields:
@@ -43,7 +40,7 @@ def measure_gradients(
     Raises:
         UserError: the norm is unknown, or a decoder cannot have it.
     """
-    for placement in placements:
+    for placement in PLACEMENTS:
         for depth in layers:
             measured = torch.stack([_gradients(norm, placement, depth, width, seed) for seed in range(seeds)]).mean(0)
             for stack, gradients in zip(("encoder", "decoder"), measured.tolist(), strict=True):

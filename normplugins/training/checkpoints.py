@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill at any moment, and checkpoint averaging."""
 
 import contextlib
+import math
 import os
 import pickle
 import re
@@ -152,10 +153,10 @@ def write(state: dict[str, Any], path: Path, also: Sequence[str] = ()) -> None:
         raise UserError(f"could not write the checkpoint {path}: {error}. An earlier one is unchanged.") from error
 
 
-def epoch_checkpoints(directory: Path) -> list[Path]:
-    """Return the end-of-epoch checkpoints, oldest first."""
-    found = [(re.fullmatch(r"checkpoint(\d+)\.pt", path.name), path) for path in directory.glob("checkpoint*.pt")]
-    return [path for _, path in sorted((int(match.group(1)), path) for match, path in found if match)]
+def epoch_checkpoints(directory: Path, pattern: str = r"checkpoint(\d+)\.pt", bound: float = math.inf) -> list[Path]:
+    """Return the end-of-epoch checkpoints, or those of another pattern, up to a number, oldest first."""
+    found = [(re.fullmatch(pattern, path.name), path) for path in directory.glob("checkpoint*.pt")]
+    return [path for number, path in sorted((int(match[1]), path) for match, path in found if match) if number <= bound]
 
 
 def keep_newest(directory: Path, count: int) -> None:

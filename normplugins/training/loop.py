@@ -58,8 +58,7 @@ def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: 
     if config.train.compile:
         compile_layers(model)
     trainer = Trainer(fairseq_config, task, model, task.build_criterion(fairseq_config.criterion))
-    for subset in config.dataset.valid_subset.split(","):
-        task.load_dataset(subset)
+    task.load_dataset(config.dataset.valid_subset)
     _Run(config, trainer, run, title, tracker).train()
 
 
@@ -217,9 +216,8 @@ class _Run:
         self.save(epoch_end=history.stopped_by != "patience", best=better)
 
     def validate(self) -> dict[str, Any]:
-        """Return the loss, in bits as the criterion logs it, and the perplexity on the first validation set."""
-        subset = self.config.dataset.valid_subset.split(",")[0]
-        epoch_itr = self.trainer.get_valid_iterator(subset)
+        """Return the loss, in bits as the criterion logs it, and the perplexity on the validation set."""
+        epoch_itr = self.trainer.get_valid_iterator(self.config.dataset.valid_subset)
         with (
             metrics.aggregate(new_root=True) as aggregate,
             prefetched(epoch_itr, shuffle=False, set_dataset_epoch=False) as batches,

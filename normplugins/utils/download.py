@@ -24,7 +24,6 @@ def fetch(
     folder: Path,
     echo: Callable[[str], None],
     check: Callable[[Path], None] = lambda _: None,
-    timeout: tuple[float, float] = TIMEOUT,
 ) -> Path:
     """Return ``folder/name`` after taking it from the mirror or downloading it, if necessary.
 
@@ -33,9 +32,8 @@ def fetch(
         addresses: where the file can be downloaded; they are tried in turn.
         folder: where the file is kept; the parent of this folder has the name of the corpus.
         echo: called with one line for each step.
-        check: raises UserError for a file that is damaged or not the wanted one, before it is in ``folder``. Of a
-            download, the next address is tried then.
-        timeout: seconds to connect, and to wait for the next bytes.
+        check: raises UserError for a file that is damaged or not the wanted one. It is called before the file is moved
+            to ``folder``. If a downloaded file fails, the next address is tried.
 
     Raises:
         UserError: the file cannot be fetched, or ``check`` refuses that of the mirror.
@@ -50,7 +48,7 @@ def fetch(
             echo(f"{name}: taken from the mirror {mirrored.parent}")
     elif not path.exists():
         with disk_errors(path):
-            _download(addresses, path, echo, check, timeout)
+            _download(addresses, path, echo, check)
     return path
 
 
@@ -79,20 +77,14 @@ def find_in_mirror(name: str, corpus: str) -> Path | None:
     return found[0] if found else None
 
 
-def _download(
-    addresses: Sequence[str],
-    path: Path,
-    echo: Callable[[str], None],
-    check: Callable[[Path], None],
-    timeout: tuple[float, float],
-) -> None:
+def _download(addresses: Sequence[str], path: Path, echo: Callable[[str], None], check: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     failures = []
     for number, url in enumerate(addresses, 1):
         # each address has a partial file of its own: the addresses may have differently packed files
         part = path.with_name(f"{path.name}.part{number if number > 1 else ''}")
         try:
-            _download_from(url, part, echo, timeout)
+            _download_from(url, part, echo)
         except _DownloadError as error:
             failures.append(str(error))
         else:
@@ -121,12 +113,12 @@ class _DownloadError(Exception):
     """An address does not give the file; the message names the address and the reason."""
 
 
-def _download_from(url: str, part: Path, echo: Callable[[str], None], timeout: tuple[float, float]) -> None:
+def _download_from(url: str, part: Path, echo: Callable[[str], None]) -> None:
     """Download ``url`` to ``part``, and resume a few times where the connection is lost."""
     for _ in range(_ATTEMPTS):
         held = _size(part)
         try:
-            total = _transfer(url, part, echo, timeout)
+            total = _transfer(url, part, echo)
         except requests.RequestException as error:
             reason = str(error).split("(Caused by")[-1].strip("() ")[:150]
             failure = f"{url} cannot be downloaded ({reason})"
@@ -145,7 +137,7 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _transfer(url: str, part: Path, echo: Callable[[str], None], timeout: tuple[float, float]) -> int | None:
+def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
     """Append the missing bytes of ``url`` to ``part``; return the total size, None if the server does not send it."""
     held, version = _size(part), part.with_name(f"{part.name}.version")  # the server's: its ETag or a date
     # Servers often refuse the default user agent of a library.
@@ -154,7 +146,7 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None], timeout: tuple[
         headers["Range"] = f"bytes={held}-"
         if version.exists():  # otherwise a changed file would be appended to the start of the old one
             headers["If-Range"] = version.read_text()
-    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         content_range = response.headers.get("Content-Range", "")
         not_satisfiable = response.status_code == requests.codes.requested_range_not_satisfiable
         if not_satisfiable and content_range.rpartition("/")[2] == str(held):
@@ -162,7 +154,7 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None], timeout: tuple[
         resumed = response.status_code == requests.codes.partial_content
         if not_satisfiable or (resumed and not content_range.startswith(f"bytes {held}-")):
             part.unlink()
-            return _transfer(url, part, echo, timeout)
+            return _transfer(url, part, echo)
         if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
             raise _DownloadError(f"{url} answers {response.status_code} {response.reason}")
         if response.headers.get("Content-Type", "").startswith("text/html"):

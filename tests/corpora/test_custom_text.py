@@ -38,7 +38,7 @@ def test_words(tmp_path: Path) -> None:
     assert prepared.manifest["notes"] == [
         "2 test words that the training text does not have: read as <unk>",
         "the training text has no <unk>, so its probability is not learned: set corpus.min_count=2",
-        "1 of 3 test lines also stand in the training text",
+        "1 of 3 test lines also occur in the training text",
     ]
     rare = own(tmp_path, min_count=2)
     assert stored(rare, "train") == ["ab cd ab", "", "ab cd <unk>", "ab"]

@@ -23,7 +23,7 @@ def test_raw_test_lines_give_the_prepared_test_set(name, tmp_path):
     corpus = parallel(name, tmp_path)
     prepared = prepare(corpus, tmp_path, echo=lambda _: None, workers=1)
     pipeline = text_pipeline(corpus, prepared)
-    raw = prepared.source_text.read_text(encoding="utf-8").splitlines()
+    raw = (prepared.folder / "tokenized" / f"source.text.{corpus.source}").read_text(encoding="utf-8").splitlines()
     expected = (prepared.folder / "subword" / f"test.{corpus.source}").read_text(encoding="utf-8").splitlines()
     assert [" ".join(pipeline.encode(line, "raw", 1)) for line in raw] == expected
     plain = [pipeline.decode(line) for line in expected]

@@ -57,7 +57,10 @@ def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_fairseq_pub
     # the test set: its own apostrophes, made straight; in the reference text as written
     assert read_lines(tokens / "test.en")[0] == "en it &apos;s a well @-@ kept test &amp; no more than it &apos;s"
     assert read_lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
-    assert read_lines(prepared.source_text)[0] == "en it’s a well-kept test & no more than it’s"
+    assert (
+        read_lines(prepared.folder / "tokenized" / "source.text.en")[0]
+        == "en it’s a well-kept test & no more than it’s"
+    )
     # scored with hyphens whole, as released
     joined = [line.replace(" @-@ ", "-") for line in read_lines(tokens / "test.de")]
     assert read_lines(prepared.reference_tokens) == joined != read_lines(tokens / "test.de")

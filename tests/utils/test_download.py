@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from normplugins.utils import download
 from normplugins.utils.download import fetch, find_in_mirror
 from normplugins.utils.errors import UserError
 from tests.helpers.corpora import quiet
@@ -37,7 +38,6 @@ REASONS = {
     "page": "answers with a web page",
     **dict.fromkeys(("half", "other", "page-as-file", "empty"), "has another file"),
 }
-SHORT = (1, 0.1)  # seconds to connect and to wait
 
 
 class Server(ThreadingHTTPServer):
@@ -125,6 +125,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     running.shutdown()
     thread.join()
     running.server_close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", (1, 0.1))  # seconds to connect, and to wait for the next bytes
 
 
 def names(folder: Path) -> list[str]:
@@ -230,11 +235,12 @@ def is_the_file(path: Path) -> None:
         raise UserError(f"{path.name} is not the published file")
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", REASONS)
 def test_the_next_address_is_tried(server: Server, tmp_path: Path, fault: str) -> None:
     folder, said = tmp_path / "corpus" / "raw", list[str]()
     faulty = server.url.replace("file.bin", fault)
-    path = fetch("file.bin", [faulty, server.url], folder, said.append, is_the_file, SHORT)
+    path = fetch("file.bin", [faulty, server.url], folder, said.append, is_the_file)
     assert path.read_bytes() == CONTENT
     assert names(folder) == ["file.bin"]
     (failure,) = (line for line in said if line.endswith("the next address is tried"))
@@ -259,11 +265,12 @@ def test_an_address_that_has_moved_is_followed(server: Server, tmp_path: Path) -
     assert fetch("file.bin", [moved], tmp_path / "corpus" / "raw", quiet, is_the_file).read_bytes() == CONTENT
 
 
+@pytest.mark.usefixtures("impatient")
 def test_if_all_addresses_fail_one_line_names_them_and_the_way_out(server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "corpus" / "raw"
     faulty = [server.url.replace("file.bin", fault) for fault in REASONS]
     with pytest.raises(UserError) as raised:
-        fetch("file.bin", faulty, folder, quiet, is_the_file, SHORT)
+        fetch("file.bin", faulty, folder, quiet, is_the_file)
     message = str(raised.value)
     assert all(address in message for address in faulty)
     assert message.endswith("or put file.bin into a folder and set NORMPLUGINS_MIRROR to that folder")
