@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,20 +52,13 @@ class _Attention:
 
 
 class _Layer:
-    """A decoder layer with the key-value caches of its two attentions: the source's and the written tokens'."""
+    """The key-value caches of a decoder layer's two attentions: of the source and of the written tokens."""
 
     def __init__(self, layer: Any, memory: Tensor) -> None:
         source = torch.stack(layer.cross_attention.sublayer.project(memory))
-        self.layer = layer
         self.memory = _Attention(layer.cross_attention.sublayer, source)
         two, batch, heads, _, width = source.shape
         self.written = _Attention(layer.self_attention.sublayer, source.new_empty(two, batch, heads, 1, width))
-
-    def __call__(self, x: Tensor, mask: Tensor, memory_mask: Tensor) -> Tensor:
-        x = self.layer.self_attention.evaluate(x, self.written, mask)
-        x = self.layer.cross_attention.evaluate(x, self.memory, memory_mask)
-        evaluated: Tensor = self.layer.feed_forward.evaluate(x, self.layer.feed_forward.sublayer)
-        return evaluated
 
 
 class DecodingState:
@@ -115,16 +109,12 @@ class DecodingState:
         sees[:, :, self.used : self.used + count] = alone
         self.used += count
         self.length += 1
-        x = self.decoder.embed_at(tokens.flatten(), self.length)
-        if self.decoder.embedding_norm is not None:
-            x = self.decoder.embedding_norm(x, None)
         mask = sees[:, None, :, : self.used].expand(-1, self.heads, -1, -1).flatten(0, 1)
         memory_mask = self.memory_mask.flatten(0, 1)
-        for layer in self.layers:
-            x = layer(x, mask, memory_mask)
-        if self.decoder.final_norm is not None:
-            x = self.decoder.final_norm(x, None)
-        return self.decoder.output_layer(x)
+        attentions = [
+            (partial(layer.written, mask=mask), partial(layer.memory, mask=memory_mask)) for layer in self.layers
+        ]
+        return self.decoder.step(tokens.flatten(), self.length, attentions)
 
     def _compact(self, batch: int, sentences: Tensor | None, room: int) -> None:
         """Keep the slots that a hypothesis of these sentences sees; add ``room`` free slots, or half of the used."""

@@ -9,6 +9,7 @@ attention to the source. The decoder makes one step of B sentences with n hypoth
 
 import warnings
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,28 +151,24 @@ class _Decoder(nn.Module):
         stack: Any = self.decoder
         batch, count = tokens.shape
         past, present = past.index_select(2, origins), []
-        x = stack.embed_at(tokens.flatten(), position)
-        if stack.embedding_norm is not None:
-            x = stack.embedding_norm(x, None)
 
-        def written(x: Tensor, attention: Any, cached: Tensor) -> Tensor:
+        def written(attention: Any, cached: Tensor, x: Tensor) -> Tensor:
             q, k, v = attention.queries_keys_values(x).view(batch * count, 3, attention.heads, 1, -1).unbind(1)
             keys, values = torch.cat([cached[0], k], dim=2), torch.cat([cached[1], v], dim=2)
             present.append(torch.stack([keys, values]))
             return attention.out(_attend(q, keys, values, 0.0).reshape(batch * count, -1))
 
-        def source(x: Tensor, attention: Any, cached: Tensor) -> Tensor:
+        def source(attention: Any, cached: Tensor, x: Tensor) -> Tensor:
             q = attention.queries(x).view(batch, count, attention.heads, -1).transpose(1, 2)
             found = _attend(q, cached[0], cached[1], memory_mask)
             return attention.out(found.transpose(1, 2).reshape(batch * count, -1))
 
-        for layer, of_past, of_memory in zip(stack.layers, past.unbind(0), memory.unbind(0), strict=True):
-            x = layer.self_attention.evaluate(x, written, layer.self_attention.sublayer, of_past)
-            x = layer.cross_attention.evaluate(x, source, layer.cross_attention.sublayer, of_memory)
-            x = layer.feed_forward.evaluate(x, layer.feed_forward.sublayer)
-        if stack.final_norm is not None:
-            x = stack.final_norm(x, None)
-        return stack.output_layer(x), torch.stack(present)
+        attentions = [
+            (partial(written, layer.self_attention.sublayer, of_past),
+             partial(source, layer.cross_attention.sublayer, of_memory))
+            for layer, of_past, of_memory in zip(stack.layers, past.unbind(0), memory.unbind(0), strict=True)
+        ]  # fmt: skip
+        return stack.step(tokens.flatten(), position, attentions), torch.stack(present)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | float) -> Tensor:

@@ -136,11 +136,6 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
         args = [(mask, cache_of(incremental_state, str(index))) for index in range(len(self.layers))]
         return self._features(x, padding_mask[:, -1:] if step else padding_mask, args)
 
-    def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
-        """Follow the beam search: row i of every cache becomes row ``new_order[i]``."""
-        for cache in incremental_state.values():
-            cache.reorder(new_order)
-
     def max_positions(self) -> int:
         """Longest segment, in tokens."""
         return self.cfg.max_positions

@@ -48,7 +48,7 @@ class FeedForward(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(T, B, C) to (T, B, C), token by token."""
+        """Transform each token of x (T, B, C), and return (T, B, C)."""
         return self.fc2(self.activation(self.fc1(x), self.dropout, self.training))
 
 
@@ -86,12 +86,12 @@ class Residual(nn.Module):
         y = self.sublayer(x, *args)
         return normalize(self.norm, self._add(x if self.scale == 1 else self.scale * x, y), padding_mask)
 
-    def evaluate(self, x: Tensor, sublayer: Callable[..., Tensor], *args: Any) -> Tensor:
-        """Compute the connection at evaluation with a function of x and ``args`` in place of its sublayer.
+    def evaluate(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """Compute the connection at evaluation with this function of x instead of its sublayer.
 
         x (N, C) is unpadded. The function must return a new tensor, to which x is added in place.
         """
-        y = sublayer(self.norm(x, None) if self.pre else x, *args)
+        y = sublayer(self.norm(x, None) if self.pre else x)
         if self.output_norm is not None:
             y = self.output_norm(y, None)
         y.add_(x, alpha=self.scale)
@@ -201,6 +201,11 @@ class Stack(nn.Module):
         for layer, args in zip(self.layers, layer_args, strict=True):
             hidden = run_layer(layer, hidden, padding_mask, *args, recompute=self.cfg.checkpoint_activations)
         return materialize(hidden) if self.final_norm is None else normalize(self.final_norm, hidden, padding_mask)
+
+    def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
+        """Follow the beam search of fairseq: row i of every cache of a decoder becomes row ``new_order[i]``."""
+        for cache in incremental_state.values():
+            cache.reorder(new_order)
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor", fullgraph: bool = False) -> None:

@@ -5,6 +5,7 @@ Architectures for ``fairseq-train --arch``: transformer_{ln,bn,pnv,pn}_{iwslt_de
 
 import math
 from argparse import Namespace
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,7 @@ from normplugins.norms import has_statistics, sees_sentence
 from normplugins.utils.errors import UserError
 
 EncoderOut = dict[str, list[Tensor]]
+Attend = Callable[[Tensor], Tensor]
 
 
 class _Stack(Stack):
@@ -199,10 +201,24 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         """(B, T, C) to logits (B, T, V)."""
         return self.output_projection(features)
 
-    def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
-        """Follow the beam search: row i of every cache becomes row ``new_order[i]``."""
-        for cache in incremental_state.values():
-            cache.reorder(new_order)
+    def step(self, tokens: Tensor, position: int, attentions: Iterable[tuple[Attend, Attend]]) -> Tensor:
+        """Return the logits (N, V) of the tokens after tokens (N,), at evaluation.
+
+        Args:
+            tokens: the last token of each of N hypotheses.
+            position: their position in the target, from 1.
+            attentions: for each layer a function for its self-attention and one for its attention to the source, which
+                map x (N, C) to a new tensor (N, C).
+        """
+        x = self.embed_at(tokens, position)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x, None)
+        layers: Any = self.layers
+        for layer, (own, source) in zip(layers, attentions, strict=True):
+            x = layer.self_attention.evaluate(x, own)
+            x = layer.cross_attention.evaluate(x, source)
+            x = layer.feed_forward.evaluate(x, layer.feed_forward.sublayer)
+        return self.output_layer(x if self.final_norm is None else self.final_norm(x, None))
 
     def max_positions(self) -> int:
         """Longest target sentence, in tokens."""
