@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from normplugins.models.linear import Linear
 from normplugins.models.varlen import VarlenLayout, padded_layout, uses_varlen_attention, varlen_attention
 
-FEW = 16
+MAX_UNFUSED_QUERIES = 16
 """With at most this many queries per sentence, as in decoding, plain matrix products are 2 to 4 times as fast as fused
 attention on a CPU."""
 
@@ -89,7 +89,7 @@ class _Attention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(T, B, parts*C) to ``parts`` tensors (B, H, T, C/H)."""
+        """Split x (T, B, parts * C) into ``parts`` tensors (B, H, T, C/H)."""
         time, batch, width = x.shape
         return x.view(time, batch, parts, self.heads, width // (parts * self.heads)).permute(2, 1, 3, 0, 4).unbind(0)
 
@@ -107,7 +107,7 @@ class _Attention(nn.Module):
         return self.dropout if self.training else 0.0
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        if not self.training and mask is not None and q.is_cpu and q.size(2) <= FEW:
+        if not self.training and mask is not None and q.is_cpu and q.size(2) <= MAX_UNFUSED_QUERIES:
             x = F.softmax(q * q.size(3) ** -0.5 @ k.transpose(2, 3) + mask, dim=-1) @ v
         else:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self._p)
@@ -129,7 +129,7 @@ class SelfAttention(_Attention):
         _init_projections(self.qkv, 3)
 
     def queries_keys_values(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., 3 * C)."""
+        """Return queries, keys and values (..., 3 * C) of x (..., C)."""
         return self._normalize(self.qkv(x), self.q_norm, self.k_norm, None)
 
     def forward(
@@ -164,17 +164,17 @@ class CrossAttention(_Attention):
         _init_projections(self.kv, 2)
 
     def queries(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., C)."""
+        """Return the queries (..., C) of x (..., C)."""
         return self._normalize(self.q(x), self.q_norm)
 
     def keys_values(self, memory: Tensor) -> Tensor:
-        """(..., C') to (..., 2 * C)."""
+        """Return keys and values (..., 2 * C) of a memory (..., C')."""
         return self._normalize(self.kv(memory), self.k_norm, None)
 
     def forward(
         self,
         x: Tensor,
-        memory: Tensor | None,
+        memory: Tensor,
         mask: Tensor | None,
         cache: Cache | None = None,
         layout: VarlenLayout | None = None,
@@ -183,7 +183,7 @@ class CrossAttention(_Attention):
 
         With a cache, the projected memory is computed once and then reused.
         """
-        if cache is None and memory is not None and (layout or uses_varlen_attention(x, self._p, memory.size(0))):
+        if cache is None and (layout or uses_varlen_attention(x, self._p, memory.size(0))):
             targets, sources = layout or padded_layout(*x.shape[:2]), padded_layout(*memory.shape[:2])
             packed = self.queries(x).flatten(0, -2), self.keys_values(memory).flatten(0, 1)
             return self.out(varlen_attention(self.heads, mask, self._p, targets, sources, *packed).view(x.shape))
@@ -191,7 +191,6 @@ class CrossAttention(_Attention):
         if cache is not None and cache.k is not None and cache.v is not None:
             k, v = cache.k, cache.v
         else:
-            assert memory is not None
             k, v = self.project(memory)
             if cache is not None:
                 cache.extend(k, v)

@@ -1,12 +1,12 @@
-/* Dropout on a CPU whose mask is drawn where it is used, from a seed and an element's number alone. */
+/* Dropout on a CPU. The mask is computed from a seed and the element's index, and never stored. */
 
 #include <stddef.h>
 
 #include "../norms/backends/cpu/simd.h"
 
-#define BLOCK 1024 /* elements that are drawn for at once */
+#define BLOCK 1024 /* elements per call of draw */
 
-/* Four 16-bit numbers a place, by SplitMix64 (Steele, Lea and Flood 2014) counted from ``first``. */
+/* Write four random 16-bit numbers to each 64-bit entry, by SplitMix64 (Steele, Lea and Flood 2014) from ``first`` on. */
 CLONES static void draw(uint64_t *numbers, uint64_t first) {
     SIMD() for (int64_t i = 0; i < BLOCK / 4; i++) {
         uint64_t z = (first + i + 1) * 0x9e3779b97f4a7c15u;
@@ -18,8 +18,8 @@ CLONES static void draw(uint64_t *numbers, uint64_t first) {
 
 #define REAL float
 #define ELEMENT float
-#define LOAD AS_IT_IS
-#define STORE AS_IT_IS
+#define LOAD IDENTITY
+#define STORE IDENTITY
 #define NAME(name) name##_float
 #include "dropout.h"
 #undef ELEMENT
@@ -40,7 +40,7 @@ CLONES static void draw(uint64_t *numbers, uint64_t first) {
 
 #define REAL double
 #define ELEMENT double
-#define LOAD AS_IT_IS
-#define STORE AS_IT_IS
+#define LOAD IDENTITY
+#define STORE IDENTITY
 #define NAME(name) name##_double
 #include "dropout.h"

@@ -27,26 +27,26 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Apply dropout with probability p to x of any shape; return x itself if not training."""
     if not (training and p > 0):
         return x
-    return _Dropout.apply(None, x, p) if drawn_here(x, p) else F.dropout(x, p)
+    return _Dropout.apply(None, x, p) if has_kernel(x, p) else F.dropout(x, p)
 
 
 def add_dropout(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor:
     """Return residual + dropout(x) for two tensors of the same shape."""
     alike = residual.shape == x.shape and residual.dtype == x.dtype
-    if training and p > 0 and alike and drawn_here(x, p):
+    if training and p > 0 and alike and has_kernel(x, p):
         return _Dropout.apply(residual, x, p)
     return residual + F.dropout(x, p, training)
 
 
 def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Return dropout(relu(x)), saving only its output for the backward pass, as the next linear map does."""
-    if training and p > 0 and drawn_here(x, p):
+    if training and p > 0 and has_kernel(x, p):
         return _ReluDropout.apply(x, p)
     return F.dropout(F.relu(x), p, training)
 
 
-def drawn_here(x: Tensor, p: float) -> bool:
-    """Return whether :func:`dropped` draws the masks for x, and not PyTorch."""
+def has_kernel(x: Tensor, p: float) -> bool:
+    """Return whether :func:`run_kernel` draws the masks for x, and not PyTorch."""
     here = x.device.type == "cpu" and x.dtype in SUFFIX and 0 < _level(p) < LEVELS
     return here and not torch.compiler.is_compiling() and library("normplugins.models._dropout") is not None
 
@@ -56,14 +56,13 @@ def draw_seed() -> int:
     return int(torch.empty((), dtype=torch.int64).random_())
 
 
-def dropped(x: Tensor, p: float, seed: int, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+def run_kernel(x: Tensor, p: float, seed: int, residual: Tensor | None = None, relu: bool = False) -> Tensor:
     """Compute dropout(x) with the mask of this seed, or residual + dropout(x), or dropout(relu(x)); no gradient.
 
-    A dtype without a kernel, such as float16, is computed in float32.
+    A gradient of a dtype without a kernel, such as float16, is computed in float32.
     """
     if x.dtype not in SUFFIX:
-        wide = residual if residual is None else residual.float()
-        return dropped(x.float(), p, seed, wide, relu).to(x.dtype)
+        return run_kernel(x.float(), p, seed).to(x.dtype)
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     residual = residual if residual is None else residual.contiguous()
     numbers = (ctypes.c_int64(number) for number in (x.numel(), seed, _level(p), relu, threads_for(x)))
@@ -81,18 +80,18 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, residual: Tensor | None, x: Tensor, p: float) -> Tensor:
         ctx.p, ctx.seed, ctx.added = p, draw_seed(), residual is not None
-        return dropped(x, p, ctx.seed, residual)
+        return run_kernel(x, p, ctx.seed, residual)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient if ctx.added else None, dropped(gradient, ctx.p, ctx.seed), None
+        return gradient if ctx.added else None, run_kernel(gradient, ctx.p, ctx.seed), None
 
 
 class _ReluDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        y = dropped(x, p, draw_seed(), relu=True)
+        y = run_kernel(x, p, draw_seed(), relu=True)
         ctx.save_for_backward(y)
         ctx.scale = LEVELS / (LEVELS - _level(p))
         return y

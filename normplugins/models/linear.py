@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from normplugins.utils.processor import first_core
 
-FEWEST = 2**22
+MIN_MULTIPLICATIONS = 2**22
 """Multiplications from which on oneDNN is faster: it takes longer to start."""
-NARROWEST = 128
+MIN_WEIGHT_SIZE = 128
 """Rows and columns of a weight from which on oneDNN is faster: a model of 64 channels is slower with it."""
 
 
@@ -33,8 +33,8 @@ def by_onednn(x: Tensor, weight: Tensor) -> bool:
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() * len(weight) >= FEWEST
-        and min(weight.shape) >= NARROWEST
+        and x.numel() * len(weight) >= MIN_MULTIPLICATIONS
+        and min(weight.shape) >= MIN_WEIGHT_SIZE
         and onednn_is_faster()
         and not torch.is_autocast_enabled("cpu")
     )
@@ -50,7 +50,7 @@ class Linear(nn.Linear):
     """torch.nn.Linear with the faster products."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features)."""
+        """Return x weight^T + bias (..., out_features) of x (..., in_features)."""
         if not by_onednn(x, self.weight):
             return super().forward(x)
         if not torch.is_grad_enabled():

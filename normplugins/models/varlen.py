@@ -2,9 +2,9 @@
 
 It is what ``scaled_dot_product_attention`` computes, as one function of autograd, for two reasons. The masks of dropout
 are our own (``dropout.py``). And bringing projections (T, B, C) into the heads' order (B, H, T, C/H), whose matrices a
-CPU multiplies fast, takes one copy, as does the way back; left to PyTorch, a forward and a backward pass take eleven.
-Since rows are picked by their number anyway, padding need not be among them: a stack whose norms look at one token at
-a time does all its work on the real tokens alone (``VarlenLayout.from_padding_mask``).
+CPU multiplies fast, needs one copy in each direction; PyTorch's own operations make eleven in a forward and a backward
+pass. Rows are selected by index, so padding can be left out: a stack of per-token norms does all its work on the real
+tokens alone (``VarlenLayout.from_padding_mask``).
 """
 
 from functools import lru_cache, partial
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normplugins.models.dropout import draw_seed, drawn_here, dropped
+from normplugins.models.dropout import draw_seed, has_kernel, run_kernel
 
-MOST_KEYS = 512
-"""Beyond, and without dropout, PyTorch's attention is left to itself: it keeps no T x S weights."""
+MAX_KEYS = 512
+"""With more keys and no dropout, PyTorch's attention is used, because it does not store the T x S weights."""
 
 
 class VarlenLayout:
@@ -53,13 +53,13 @@ class VarlenLayout:
         return rows.view(self.time, self.batch, rows.size(1))
 
     def to_heads(self, rows: Tensor, heads: int, parts: int) -> Tensor:
-        """(N, parts * C) to (parts, B * H, T, C/H); positions without a row get a copy of the first row."""
+        """Return (parts, B * H, T, C/H) of rows (N, parts * C); positions without a row get a copy of the first row."""
         width = rows.size(1) // (parts * heads)
         index, _ = self._indices(heads, parts)
         return rows.reshape(-1, width).index_select(0, index).view(parts, self.batch * heads, self.time, width)
 
     def from_heads(self, x: Tensor, heads: int, parts: int) -> Tensor:
-        """(parts, B * H, T, C/H) to (N, parts * C): the way back."""
+        """Return (N, parts * C) of x (parts, B * H, T, C/H): the inverse of :meth:`to_heads`."""
         width = x.size(-1)
         _, index = self._indices(heads, parts)
         return x.reshape(-1, width).index_select(0, index).view(-1, parts * heads * width)
@@ -76,7 +76,7 @@ class VarlenLayout:
         return x
 
     def _indices(self, heads: int, parts: int) -> tuple[Tensor, Tensor]:
-        """The pieces of C/H numbers in rows (N, parts, H) that make (parts, B, H, T), and the other way round."""
+        """Return the indices, of vectors of C/H numbers, that :meth:`to_heads` and :meth:`from_heads` select."""
         if (heads, parts) in self._cached_indices:
             return self._cached_indices[heads, parts]
         time, batch = self.time, self.batch
@@ -101,7 +101,7 @@ def uses_varlen_attention(x: Tensor, p: float, keys: int) -> bool:
     """Whether :func:`varlen_attention` is used for this input, dropout probability and number of keys."""
     if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    return drawn_here(x, p) if p > 0 else keys <= MOST_KEYS
+    return has_kernel(x, p) if p > 0 else keys <= MAX_KEYS
 
 
 def varlen_attention(
@@ -144,7 +144,7 @@ class _Attend(torch.autograd.Function):
             scores.view(targets.batch, heads, targets.time, sources.time).add_(mask)
         weights = scores.softmax(-1)
         ctx.save_for_backward(q, k, v, weights)
-        ctx.drop = partial(dropped, p=p, seed=draw_seed()) if p > 0 else lambda x: x
+        ctx.drop = partial(run_kernel, p=p, seed=draw_seed()) if p > 0 else lambda x: x
         return targets.from_heads(torch.bmm(ctx.drop(weights), v), heads, 1)
 
     @staticmethod

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from normplugins.models.dropout import add_dropout, dropout, dropped, relu_dropout
+from normplugins.models.dropout import add_dropout, dropout, relu_dropout, run_kernel
 
 KINDS = pytest.mark.parametrize("kind", ["alone", "added", "after relu"])
 
@@ -103,8 +103,8 @@ def test_half_precision_stays_half_precision(kind, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_draws_the_mask_of_float32(dtype):
     x = torch.randn(5000)
-    half = dropped(x.to(dtype), 0.3, seed=7)
-    torch.testing.assert_close(half, dropped(x.to(dtype).float(), 0.3, seed=7).to(dtype), rtol=0, atol=0)
+    half = run_kernel(x.to(dtype), 0.3, seed=7)
+    torch.testing.assert_close(half, run_kernel(x.to(dtype).float(), 0.3, seed=7).to(dtype), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.3, False), (1e-7, True)])

@@ -6,7 +6,7 @@
 
 #include "simd.h"
 
-/* Sums run over so many rows in REAL before they are added up in double precision. */
+/* The number of rows that are summed in REAL before the sum is added to a total in double precision. */
 #define CHUNK 64
 
 #define REAL float

@@ -58,7 +58,7 @@ def run_pass(
         padding: (N,) bool, True = padding, which is not counted and has y = 0 and dx = 0; None: no padding.
         gather: sums over tokens: in a forward "squares" of z^2 and, without y, "sums" of z; in a backward "products"
             g z and "sums" of g. "padding_squares" are of z^2 over padding.
-        padding_as_tokens: treat padding as tokens, which are yet counted in no sum of a forward.
+        padding_as_tokens: normalize padding like tokens; the forward's sums still exclude it.
         eps: for r.
         tensors: y, g and dx (N, C), inverse (N, groups), the others (C,). Without y or dx only sums are computed.
     """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 """The end of a function's name, by dtype."""
-_SHARE = 1 << 15  # elements per thread for which waking it pays
+MIN_ELEMENTS_PER_THREAD = 1 << 15  # elements per thread for which waking it pays
 
 
 @cache
@@ -32,4 +32,4 @@ def library(module: str) -> ctypes.CDLL | None:
 
 def threads_for(x: Tensor) -> int:
     """Return the number of threads for a pass over x, at most PyTorch's."""
-    return max(1, min(torch.get_num_threads(), x.numel() // _SHARE))
+    return max(1, min(torch.get_num_threads(), x.numel() // MIN_ELEMENTS_PER_THREAD))

@@ -1,7 +1,7 @@
 /* One pass of a norm over its rows in the precision REAL: included by kernels.c for float and for double. */
 
-/* The forward: z is x, or x - centre, or x with each group of channels divided by its root mean square; of it
-   y = scale z + bias, and sums over rows. */
+/* The forward computes y = scale z + bias and sums over rows, where z is x, x - centre, or x with each group of channels
+   divided by its root mean square. */
 struct NAME(forward_pass) {
     const REAL *x;           /* (N, C) */
     const uint8_t *padding;  /* (N), not 0 where padding, or NULL */

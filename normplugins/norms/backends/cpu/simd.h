@@ -21,6 +21,6 @@ static inline uint16_t to_bfloat16(float x) { /* rounds to nearest even */
     return x != x ? (bits >> 16) | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-#define AS_IT_IS(x) (x)
+#define IDENTITY(x) (x)
 #define PRAGMA(text) _Pragma(#text)
 #define SIMD(clauses) PRAGMA(omp simd clauses)
