@@ -24,7 +24,7 @@ from benchmarks.measure import arguments, case_of, machine, rows, take_turns
 from benchmarks.stock import SeparateProcess, stock_trainer
 from benchmarks.texts import MADE_UP, random_batches, text_task
 from normplugins.evaluation import reestimate
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import run_task
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep, fairseq_config
 from normplugins.training.distributed import on_cpu
@@ -123,7 +123,7 @@ def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[s
 def stock_update(config: DictConfig, dictionary: Dictionary) -> Update:
     """Return the function that trains stock fairseq's model; ``config`` is fairseq's part of the experiment's."""
     normplugins.register()
-    return updating(stock_trainer(config, kind_of("translation").bare_task(config.task, dictionary)))
+    return updating(stock_trainer(config, run_task("translation").bare_task(config.task, dictionary)))
 
 
 def own_update(config: DictConfig, task: Any) -> Update:

@@ -14,7 +14,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import DictConfig, OmegaConf
 
 import normplugins
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import run_task
 from normplugins.export import ENGINES, QUANTIZATIONS
 from normplugins.export.engines import module_of
 from normplugins.runs.trained import Engine
@@ -27,7 +27,7 @@ Translate = Callable[..., list[list[int]]]
 def translator(model: Any, config: DictConfig, dictionary: Dictionary, bfloat16: bool = False) -> Translate:
     """Return the beam search of our model or stock fairseq's; ``bfloat16`` computes matrix products in bfloat16."""
     normplugins.register()
-    task = kind_of("translation").bare_task(config.task, dictionary)
+    task = run_task("translation").bare_task(config.task, dictionary)
 
     def translate(settings: dict[str, Any], batches: Sequence[dict[str, Any]]) -> list[list[int]]:
         generator = task.build_generator([model], GenerationConfig(**settings))

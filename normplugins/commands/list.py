@@ -1,4 +1,4 @@
-"""``normplugins list [PATTERN...]``: show the runs at hand: state, updates, score, disk use."""
+"""``normplugins list [PATTERN...]``: show the local runs: state, updates, score, disk use."""
 
 import argparse
 

@@ -7,14 +7,14 @@ from normplugins.commands._arguments import add_results, add_runs_folder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    text = "print the tables of the runs at hand, beside the published ones, and write nothing to results/"
+    text = "print the tables of the local runs, beside the published ones, and write nothing to results/"
     parser.add_argument("--local", action="store_true", help=text)
     add_runs_folder(parser)
     add_results(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Print the tables and write the page and the figures, or only print the tables of the runs at hand."""
+    """Print the tables and write the page and the figures, or only print the tables of the local runs."""
     from normplugins.report.page import report, report_local
 
     if options.local:

@@ -121,7 +121,7 @@ class Custom(ParallelCorpus):
     ) -> tuple[dict[str, list[Pair]], dict[str, list[int]]]:
         """Draw pairs at random without replacement, so that no two splits, drawn or given, share a pair.
 
-        Of the copies of a pair one is drawn at most, and the training text keeps no copy of a pair in another split.
+        At most one copy of a pair is drawn, and pairs in another split are removed from the training text.
         Returns the pairs of the drawn splits and of the training text, and their line numbers.
         """
         key = random.Random(self.seed).random  # the only method with the same values in every Python version

@@ -96,7 +96,7 @@ def prepare(
 def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText | None:
     """Return a corpus that has been prepared under ``root``, or None; its input files are not needed.
 
-    Of its files, the dictionaries and the subword model are compared with the manifest, since new text is read by them.
+    Only the dictionaries and the subword model are checked against the manifest, because new text needs no other file.
     Raises UserError for a ``root`` with a colon in its path.
     """
     folder = without_colon("data_dir", root) / corpus.name / corpus.variant()

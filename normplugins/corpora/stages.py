@@ -30,7 +30,7 @@ class Inputs:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """In this block, a message names the file of the mirror and not its copy, which the mirror's would replace.
+        """In this block, errors name the file in the mirror instead of its copy, which the next call would overwrite.
 
         No file is removed: a damaged one is never put into ``raw``, and another one may be read with other settings.
         """

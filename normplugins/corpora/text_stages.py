@@ -79,7 +79,8 @@ def _overlap_notes(test: Sequence[Pair], train: Sequence[Path]) -> list[str]:
     if not seen_sources:
         return []
     both, alone = sum(pair in seen_pairs for pair in test), sum(pair[0] in seen_sources for pair in test)
-    return [f"{both:,} of {len(test):,} test pairs also occur in the training text, {alone:,} by their source side"]
+    of_all = f"{both:,} of {len(test):,} test pairs also occur in the training text"
+    return [f"{of_all}, {alone:,} counting the source side only"]
 
 
 def _tokenize(

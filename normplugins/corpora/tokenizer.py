@@ -16,7 +16,7 @@ _NON_PRINTING = regex.compile(r"\p{C}")
 _NEEDS_NORMALIZING = re.compile(r"[^\w .,?!/-]|  ")  # no rule of the punctuation normalizer changes another line
 
 
-# sacremoses takes half a second to import, which only those who tokenize shall wait for.
+# Importing sacremoses takes half a second, so it is imported only to tokenize.
 @lru_cache
 def _tokenizer(language: str) -> Any:
     """Return a Moses tokenizer that always splits the full stop off the last word of a line.

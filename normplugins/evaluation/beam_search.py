@@ -37,7 +37,7 @@ class BeamSearch(SequenceGenerator):
     """
 
     begin: Callable[[Tensor], Any] | None = None
-    """If not None, maps source tokens (B, S) to a replacement of DecodingState, with its ``device`` and ``logits``."""
+    """If not None, a function from source tokens (B, S) to an object with DecodingState's ``device`` and ``logits``."""
 
     def __new__(cls, models: Iterable[nn.Module], *arguments: Any, **options: Any) -> SequenceGenerator:
         """Return fairseq's own generator for other models, whose users may compile it by ``torch.jit.script``."""

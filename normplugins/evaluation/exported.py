@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import normplugins
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import run_task
 from normplugins.utils.errors import UserError
 
 WEIGHTS = "model.safetensors"
@@ -56,5 +56,5 @@ def build(config: dict[str, Any], dictionaries: list[Path]) -> tuple[Any, Any]:
     normplugins.register()
     words = [Dictionary.load(str(path)) for path in dictionaries]
     settings = OmegaConf.create(config["task"])
-    task = kind_of(settings._name).bare_task(settings, *words)
+    task = run_task(settings._name).bare_task(settings, *words)
     return task.build_model(OmegaConf.create(config["model"]), from_checkpoint=True), task

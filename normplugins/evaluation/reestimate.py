@@ -107,7 +107,7 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
     seen = {"batches": 0, "tokens": 0}
     batches = islice(training_batches(config, task, model.max_positions()), batches_asked(config))
     with torch.no_grad(), reestimate(model):
-        for sample in progress(batches, "measuring running statistics", total=batches_asked(config)):
+        for sample in progress(batches, "re-estimating running statistics", total=batches_asked(config)):
             inputs = (sample if on_cpu(config) else utils.move_to_cuda(sample))["net_input"]
             model.extract_features(**inputs)
             seen["batches"] += 1

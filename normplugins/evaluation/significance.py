@@ -218,7 +218,7 @@ def sacrebleu_tests(system: Array, baseline: Array) -> dict[str, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted by Holm's method; a NaN stays one, and counts as 1."""
+    """Return the p-values adjusted by Holm's method; a NaN stays NaN and counts as p = 1."""
     order = sorted((1.0 if math.isnan(p) else p, index) for index, p in enumerate(p_values))
     adjusted, most = list(p_values), 0.0
     for rank, (p, index) in enumerate(order):

@@ -26,8 +26,8 @@ from normplugins.utils.steps import step
 Metrics = dict[str, dict[str, Any]]
 
 
-class _Kind:
-    """What the kinds of runs share.
+class _RunTask:
+    """What the tasks of runs share.
 
     Each has ``CORPUS``, the class of its corpora; ``RESCORABLE``, the config keys that ``normplugins evaluate`` may
     change; ``OUTPUT``, the suffix of the file that ``evaluate`` writes; ``OUTPUTS``, glob patterns of all files that
@@ -61,7 +61,7 @@ class _Kind:
         }
 
 
-class Translation(_Kind):
+class Translation(_RunTask):
     """Translation: the test set is translated and scored."""
 
     CORPUS = ParallelCorpus
@@ -150,7 +150,7 @@ class Translation(_Kind):
         return batch
 
 
-class LanguageModeling(_Kind):
+class LanguageModeling(_RunTask):
     """Language modeling: the perplexity of the test text is measured."""
 
     CORPUS = RunningText
@@ -207,7 +207,7 @@ class LanguageModeling(_Kind):
         return f"perplexity {metrics['ppl']['score']:.2f}"
 
     def label(self, settings: Mapping[str, Any]) -> str:
-        """Say that a model sees the future: then its perplexity is not a language model's."""
+        """Return a warning if the model sees future tokens, because its perplexity is then not a language model's."""
         return future_label(settings["model.norm"], settings.get("model.causal", True))
 
     def bare_task(self, settings: DictConfig, dictionary: Dictionary) -> LanguageModelingTask:
@@ -215,19 +215,19 @@ class LanguageModeling(_Kind):
         return LanguageModelingTask(settings, dictionary)
 
 
-Kind = Translation | LanguageModeling
-KINDS: dict[str, Kind] = {"translation": Translation(), "language_modeling": LanguageModeling()}
+RunTask = Translation | LanguageModeling
+RUN_TASKS: dict[str, RunTask] = {"translation": Translation(), "language_modeling": LanguageModeling()}
 
 
-def kind_of(task: str) -> Kind:
-    """Return the kind of a run by its config's ``task._name``.
+def run_task(task: str) -> RunTask:
+    """Return the task of a run by its config's ``task._name``.
 
     Raises:
         UserError: the task is unknown.
     """
-    if task not in KINDS:
-        raise UserError(f"unknown task '{task}': runs are of {' or '.join(KINDS)}")
-    return KINDS[task]
+    if task not in RUN_TASKS:
+        raise UserError(f"unknown task '{task}': runs are of {' or '.join(RUN_TASKS)}")
+    return RUN_TASKS[task]
 
 
 def windows(config: DictConfig) -> perplexity.Windows:

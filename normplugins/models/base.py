@@ -18,9 +18,9 @@ from normplugins.models.norm_settings import refuse_loss_scale, refuse_unread_se
 from normplugins.norms import end_update
 from normplugins.utils.errors import UserError
 
-ALIGNMENT = "this model computes no attention weights that a target's words could be aligned by"
+ALIGNMENT = "this model returns no attention weights, so words cannot be aligned"
 
-STEPS = "only a model that refines whole sentences has them"
+STEPS = "only models of iterative refinement have such steps"
 
 
 class NormModel(BaseFairseqModel):

@@ -176,7 +176,7 @@ class Vocabulary(nn.Module):
             self.size,
             cfg.embed_dim,
             cfg.cutoffs,
-            dropout=0.0,  # the stack's output comes with its dropout
+            dropout=0.0,  # the decoder has already applied dropout to its output
             factor=cfg.adaptive_softmax_factor,
             adaptive_inputs=self.adaptive_input if tied else None,
             tie_proj=tied,

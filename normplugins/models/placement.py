@@ -1,4 +1,4 @@
-"""Where a layer's norms stand around its sublayers, and what that placement needs besides: scales and initialization.
+"""Where a layer's norms stand around its sublayers, and the scales and initialization that each placement needs.
 
 With a sublayer f, norms N and dropout D, the layers' input x becomes
 

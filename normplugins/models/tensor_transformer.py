@@ -36,7 +36,7 @@ class TensorTransformerDecoder(LanguageModelDecoder):
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
                 weight = nn.init.normal_(module.weight.detach(), std=INIT_STD)
-                if is_parametrized(module):  # there ``weight`` was computed, and is taken apart again
+                if is_parametrized(module):  # it computes ``weight``, and its setter splits it again
                     module.weight = weight
         self.vocabulary.reset_embeddings(INIT_STD)
 

@@ -26,7 +26,7 @@ class WindowSettings(RunningSettings, EpsSettings):
 
 
 class Scales(NamedTuple):
-    """What a backward needs of its forward."""
+    """The values that a forward saves for its backward."""
 
     scale: Tensor
     """(C,): 1 / sqrt(the quadratic mean that the norm divides by + eps)"""
@@ -39,7 +39,7 @@ class Scales(NamedTuple):
 
 
 class Average(NamedTuple):
-    """What a batch's quadratic mean leads to."""
+    """The result of adding a batch to the window."""
 
     phi: Tensor
     """(C,): the quadratic mean to divide by"""

@@ -57,9 +57,9 @@ def recomputing() -> bool:
 class RunningNorm(Norm):
     """Base class of the norms with running statistics.
 
-    It has buffers in float32 and the steps of the running statistics. A subclass lists its floating-point buffers in
-    ``statistics``. ``.half()`` and ``.bfloat16()`` convert the parameters and leave these buffers in float32;
-    ``.double()`` converts both.
+    It keeps buffers in float32 and implements the updates of running statistics. A subclass lists its floating-point
+    buffers in ``statistics``. ``.half()`` and ``.bfloat16()`` convert the parameters and leave these buffers in
+    float32; ``.double()`` converts both.
 
     In training a subclass computes a batch's token count and moments, passes them through :meth:`synchronize`,
     normalizes with the result, and passes the result to :meth:`update_running_stats`. That is all it needs to do to

@@ -1,1 +1,1 @@
-"""From the records of runs to tables and figures. Reads nothing else."""
+"""Turns the records of runs and of analyses into tables, figures and pages."""

@@ -13,7 +13,7 @@ from normplugins.report.readings import MODELS, LanguageModel
 from normplugins.report.records import CELL, WHOLE
 
 SPREAD_SEEDS = 3
-"""Seeds from which on a standard deviation is stated: that of fewer is nearly unknown."""
+"""The smallest number of seeds for which a standard deviation is reported."""
 NOT_RUN, NOT_IN_FULL, NOT_SCORED, ALL_DIVERGED = "not run", "not in full", "not scored", "diverged"
 METRICS = {  # a short name for headings, and what follows it in notes
     "bleu": ("BLEU", " (tokenized)"),

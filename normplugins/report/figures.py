@@ -20,9 +20,9 @@ TITLES = {"train_curve": "training loss", "valid_curve": "validation loss"}
 KINDS = (("losses", "loss"), ("minus_ln", "minus ln"))
 """What the panels show, as the attribute of a line, and its name on the axis."""
 FEW = 4
-"""So many lines are told apart in one panel. Of more cells, each has a panel, with LN in grey beside it."""
+"""Up to this many lines share a panel. With more cells, each cell has its own panel, and LN is drawn in grey."""
 STEEP = 0.1
-"""The part of the training whose losses do not set the limits of an axis: they would flatten the rest."""
+"""The fraction at the start of training that the axis limits ignore, because its steep losses flatten the rest."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from normplugins.report.contrasts import CONFIRMATORY, CONTRASTS, EXPERIMENT, EX
 
 CONTRASTS_TITLE = "multi30k: contrasts of test BLEU over paired seeds"
 CLIP = 3.0
-"""The axis ends here (BLEU) if only intervals, and no difference, are near it: those of two seeds can be very wide."""
+"""The axis ends here (BLEU) if only intervals reach further: those over two seeds can be very wide."""
 COLOR = "#0072B2"
 CORPORA = "Contrasts of test BLEU over paired seeds, by corpus"
 CORPORA_TEXT = (

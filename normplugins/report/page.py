@@ -86,14 +86,14 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
     if not results.is_dir():
         raise UserError(
             f"there is no folder {results}, where a checkout has its published runs: name one with --results DIR, or "
-            "show the runs at hand with --local"
+            "show the local runs with --local"
         )
     with hold_lock(results / ".lock", lambda holder: echo(f"waiting for process {holder}, which writes {results}")):
         _report(results, echo)
 
 
 def report_local(runs: Path, results: Path) -> None:
-    """Print the tables of the experiments of the finished runs at hand, and draw their loss curves.
+    """Print the tables of the experiments of the finished local runs, and draw their loss curves.
 
     The figures are written to ``figures/`` in the folder of the runs, and nothing is written to ``results``.
 

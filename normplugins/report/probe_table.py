@@ -96,7 +96,7 @@ def along_training(table: pd.DataFrame, quantities: Iterable[str], begin: int = 
 
 
 def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
-    """Return the validation loss less that in training mode, in bits, by cell and seed; means of settled updates."""
+    """Return, by cell and seed, the mean of the validation loss minus that in training mode, in bits, when settled."""
     rows = table[(table["layer"] == VALIDATION) & (table["update"] >= SETTLED)]
     losses = rows.pivot(index=["cell", "seed", "update"], columns="quantity", values="value")
     if "train_mode_loss" not in losses:

@@ -19,7 +19,7 @@ from normplugins.report.figures import name_of
 
 HEADLINES = ("bleu", "bleu_compound", "ppl")
 LOG_FROM = 4
-"""Where the highest score is so many times the lowest, the axis of the scores is logarithmic."""
+"""The axis of scores is logarithmic if the highest score is more than this multiple of the lowest."""
 PAIRED = "right: minus LN with the same seeds and otherwise the same settings; ━●━ intervals over seeds and sentences"
 
 

@@ -32,7 +32,7 @@ LEFT = ("started", "left")
 
 
 class TimeIsUp(BaseException):
-    """The campaign has used its minutes. This is no Exception, because handlers of exceptions may retry what failed."""
+    """The campaign's time limit is reached. It is a BaseException, so that no handler of Exception retries the run."""
 
 
 def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, results: Path, force: bool) -> bool:
@@ -71,7 +71,7 @@ def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, resu
             if planned.state in LEFT:
                 raise UserError(f"it ended, and {planned.published} is not its record")
         except TimeIsUp:
-            print(f"{minutes:g} minutes are up: the same command goes on from here")
+            print(f"the limit of {minutes:g} minutes is reached: run the same command to continue")
             break
         except InUse as error:  # the other process publishes the record
             print(f"{planned} skipped: {error}")

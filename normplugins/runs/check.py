@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from normplugins.corpora import corpus_config
 from normplugins.evaluation import reestimate
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import run_task
 from normplugins.models.check import check_model
 from normplugins.models.norm_settings import refuse_loss_scale
 from normplugins.norms import all_settings
@@ -186,4 +186,4 @@ def check_values(config: DictConfig) -> None:
         raise UserError("evaluate.max_length_a and evaluate.max_length_b are 0: a translation needs at least 1 token")
     reestimate.check(config)
     statistics_probe.is_on(config)
-    kind_of(config.task._name).check(config)
+    run_task(config.task._name).check(config)

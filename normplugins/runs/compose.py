@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import normplugins
 from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import run_task
 from normplugins.models.norm_settings import norm_config, unread_settings
 from normplugins.norms import all_settings, has_statistics, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
@@ -167,11 +167,11 @@ def check_types(config: DictConfig) -> None:
     """Convert the values of our own sections to their types.
 
     Raises:
-        UserError: the corpus is of another kind than the task.
+        UserError: the corpus is of a different task.
         OmegaConfBaseException: a value has the wrong type; it names key and type.
     """
-    kind, corpus = kind_of(config.task._name), corpus_config(config.corpus)
-    if not isinstance(corpus, kind.CORPUS):
+    task, corpus = run_task(config.task._name), corpus_config(config.corpus)
+    if not isinstance(corpus, task.CORPUS):
         raise UserError(f"corpus={corpus.name} does not fit the experiment, whose task is {config.task._name}")
     config.corpus = vars(corpus)  # without the settings that only older configs have
     types: dict[str, Any] = {each.name: each.type for each in fields(OF_TASK[config.task._name])}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import normplugins
 from normplugins.corpora import ParallelCorpus, RunningText, corpus_config
-from normplugins.evaluation.tasks import Kind, kind_of
+from normplugins.evaluation.tasks import RunTask, run_task
 from normplugins.models.import_checkpoint import numbered_dictionary
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
@@ -79,7 +79,7 @@ def dry_run_rows(config: DictConfig) -> dict[str, str]:
     check(config)
     set_up_process(config)
     size, settings = corpus_size(config), fairseq_config(config)
-    task, batch = made_up(kind_of(config.task._name), settings, size.types)
+    task, batch = made_up(run_task(config.task._name), settings, size.types)
     full = batch_tokens(config, size)
     lengths = [min(length, full) for length in (size.length, size.longest)]
     with step("measuring a training step on this machine, with random tokens") as tell:
@@ -155,7 +155,7 @@ def corpus_size(config: DictConfig) -> CorpusSize:
     return CorpusSize(types, pairs, pairs * LENGTH if pairs else None, LENGTH, longest, source)
 
 
-def made_up(kind: Kind, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
+def made_up(task: RunTask, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
     """Return a task without a corpus and a function ``batch(sentences, length)`` that makes a random batch.
 
     Words are as frequent as in text, by Zipf's law, because an adaptive softmax takes longer for rare ones. ``types``
@@ -168,9 +168,9 @@ def made_up(kind: Kind, config: DictConfig, types: int) -> tuple[Any, Callable[[
         ranks = (len(dictionary) - dictionary.nspecial) ** torch.rand(sentences, length)
         tokens = ranks.long() - 1 + dictionary.nspecial
         tokens[:, -1] = dictionary.eos()
-        return kind.made_up_batch(tokens)
+        return task.made_up_batch(tokens)
 
-    return kind.bare_task(config.task, dictionary), batch
+    return task.bare_task(config.task, dictionary), batch
 
 
 def measure(

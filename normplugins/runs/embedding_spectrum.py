@@ -20,7 +20,7 @@ EMBEDDING = re.compile(rf".*embed_tokens\.weight|decoder\.vocabulary\.embeddings
 
 
 def measure_embeddings(directory: Path) -> Iterator[dict[str, Any]]:
-    """Yield the singular values of each embedding of a run, from the largest; one a row.
+    """Yield a row for each singular value of each embedding of a run, the largest first.
 
     An embedding that encoder and decoder share is measured once, under its first name. The values are those of the
     checkpoint that the recipe is scored by. Nothing is written to the folder.

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from normplugins.corpora import PreparedCorpus, PreparedText
-from normplugins.evaluation.tasks import KINDS
+from normplugins.evaluation.tasks import RUN_TASKS
 from normplugins.runs import inventory
 from normplugins.runs.cell import PLACES, changed_settings, flatten
 from normplugins.training.checkpoint_seal import Identity
@@ -71,7 +71,7 @@ def clear(directory: Path) -> None:
     present = {path.name for path in directory.iterdir()} - {"lock"}
     if present and CONFIG not in present:
         raise UserError(f"{directory} holds files but no run of ours ({CONFIG} is missing): force=true leaves it alone")
-    outputs = [name for kind in KINDS.values() for name in kind.OUTPUTS]
+    outputs = [name for task in RUN_TASKS.values() for name in task.OUTPUTS]
     for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, SCORES, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
         for path in directory.glob(pattern):  # the config last, because a folder without it cannot be cleared
             path.unlink()
@@ -95,7 +95,7 @@ def save_or_check_config(directory: Path, config: DictConfig) -> None:
         return
     stored = stored_config(directory)
     before, today = dict(flatten(stored)), dict(flatten(config))
-    scoring = {key for key in KINDS[config.task._name].RESCORABLE if before.get(key) != today.get(key)}
+    scoring = {key for key in RUN_TASKS[config.task._name].RESCORABLE if before.get(key) != today.get(key)}
     changed = changed_settings(before, today)
     only_scoring = {text.partition(":")[0] for text in changed} <= {*scoring, "variant"}
     if scoring and only_scoring and not (directory / RECORD).exists():
@@ -128,7 +128,7 @@ def stored_config(directory: Path) -> DictConfig:
         raise UserError(f"{directory} holds no run ({CONFIG} is needed)") from error
     except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError, AssertionError) as error:
         raise UserError(f"{path} cannot be read: {REMEDIES[CONFIG]}") from error
-    known = settings if str(settings.get("task._name")) in KINDS else settings.keys() - {"task._name"}
+    known = settings if str(settings.get("task._name")) in RUN_TASKS else settings.keys() - {"task._name"}
     wrong = next((key for key in _NEEDED.split() if key not in known), None)
     if not isinstance(stored, DictConfig) or wrong:
         raise UserError(f"{path} is no config of a run ({wrong} is missing or unknown): {REMEDIES[CONFIG]}")
@@ -142,7 +142,7 @@ def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity
         UserError: the folder holds no config, or a damaged one.
     """
     config = stored_config(directory)
-    scoring = (*KINDS[config.task._name].RESCORABLE, "variant")  # these may change when training has ended
+    scoring = (*RUN_TASKS[config.task._name].RESCORABLE, "variant")  # these may change when training has ended
     settings = {key: str(value) for key, value in flatten(config) if key not in (*PLACES, *scoring)}
     return {
         "cell": f"{config.experiment}/{config.norm.name}",  # the digest covers all other settings

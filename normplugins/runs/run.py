@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation import reestimate
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import run_task
 from normplugins.runs import folder, provenance, record
 from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
@@ -97,9 +97,9 @@ def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> d
 
 def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous | None = None) -> dict[str, Any]:
     """Carry out the steps that are left of a run whose folder is locked; return its record, written to the folder."""
-    kind = kind_of(config.task._name)
+    task = run_task(config.task._name)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
-    kind.check_corpus(config, corpus)
+    task.check_corpus(config, corpus)
     provenance.record_call_start(directory, config, corpus)
     config.task.data, config.checkpoint.save_dir = str(corpus.bin_dir), str(directory)
     run_identity = folder.identity(directory, corpus)
@@ -195,7 +195,7 @@ def run_title(config: DictConfig) -> str:
 
 def run_label(config: DictConfig) -> str:
     """Return what a reader of the run's figures must know, such as that its model sees the future; mostly empty."""
-    return kind_of(config.task._name).label(dict(flatten(config)))
+    return run_task(config.task._name).label(dict(flatten(config)))
 
 
 def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def summary(done: dict[str, Any]) -> str:
     others = {name: scores["test"] for name, scores in done.get("scores", {}).items() if name != done["scored_by"]}
     lines = [
         f"best validation loss: {done['training']['best_valid_loss']:.3f}",
-        *describe_scores(kind_of(done["config"]["task._name"]), done["metrics"], others, done["config"]),
+        *describe_scores(run_task(done["config"]["task._name"]), done["metrics"], others, done["config"]),
     ]
     if skipped := done["training"].get("skipped"):
         lines.append(f"  {skipped:,} training examples were skipped: longer than a batch or than the model takes")

@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
 from normplugins.evaluation.reestimate import checkpoint_to_score
-from normplugins.evaluation.tasks import Kind, kind_of
+from normplugins.evaluation.tasks import RunTask, run_task
 from normplugins.runs import folder, provenance
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
@@ -55,7 +55,7 @@ def score_checkpoints(
     Raises:
         UserError: a checkpoint is damaged or of another run, or an output cannot be written.
     """
-    kind, names = kind_of(config.task._name), checkpoints.scored_names(config.evaluate.average)
+    task, names = run_task(config.task._name), checkpoints.scored_names(config.evaluate.average)
     done = folder.read_state(directory, folder.SCORES) or {}  # by a checkpoint's sha256
     identity = folder.identity(directory, corpus)
     scores: dict[str, dict[str, dict[str, Any]]] = {}
@@ -66,9 +66,9 @@ def score_checkpoints(
         checkpoints.load(path, identity)
         path = checkpoint_to_score(config, path, corpus.bin_dir, directory)
         files[name] = _file_entry(path)
-        digest, output = files[name]["sha256"], directory / output_name(kind, name, config.evaluate.average)
+        digest, output = files[name]["sha256"], directory / output_name(task, name, config.evaluate.average)
         if digest not in done or not _unchanged(directory, done[digest]):
-            found, speed = kind.evaluate(config, path, corpus, output)
+            found, speed = task.evaluate(config, path, corpus, output)
             if not found:
                 continue
             written = {"output": output.name, "output_sha256": sha256(output)}
@@ -78,7 +78,7 @@ def score_checkpoints(
             copy_file(directory / done[digest]["output"], output)
         scores[name] = done[digest]["scores"]
         kept = directory / f"seed{config.seed}.{name}.tsv.gz"
-        if kind.keep_translations(config, corpus, output, kept):
+        if task.keep_translations(config, corpus, output, kept):
             translations[name] = _file_entry(kept)
     entries = {
         "scored_by": names[0],
@@ -96,18 +96,18 @@ def _unchanged(directory: Path, scored: Mapping[str, Any]) -> bool:
     return output.is_file() and scored.get("output_sha256") in (None, sha256(output))
 
 
-def output_name(kind: Kind, name: str, average: int | None) -> str:
+def output_name(task: RunTask, name: str, average: int | None) -> str:
     """Return the name of the file with the translations or log-probabilities of the checkpoint ``name``."""
-    return f"test.{kind.OUTPUT}" if name == checkpoints.scored_names(average)[0] else f"test.{name}.{kind.OUTPUT}"
+    return f"test.{task.OUTPUT}" if name == checkpoints.scored_names(average)[0] else f"test.{name}.{task.OUTPUT}"
 
 
 def describe_scores(
-    kind: Kind, metrics: Mapping[str, Any], others: Mapping[str, Any], settings: Mapping[str, Any]
+    task: RunTask, metrics: Mapping[str, Any], others: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[str]:
     """Return the lines to print: each metric with its signature, one line for each of the ``others``, and the label."""
-    lines = [f"{metric}: {kind.describe(value)}\n  {value['signature']}" for metric, value in metrics.items()]
-    lines += [f"{name}: {kind.brief(other)}" for name, other in others.items()]
-    label = kind.label(settings)
+    lines = [f"{metric}: {task.describe(value)}\n  {value['signature']}" for metric, value in metrics.items()]
+    lines += [f"{name}: {task.brief(other)}" for name, other in others.items()]
+    label = task.label(settings)
     return [*lines, f"  {label}"] if label else lines
 
 
@@ -130,33 +130,33 @@ def rescore(directory: Path, overrides: Sequence[str], save: Path | None) -> Non
             on, or an override cannot be used.
     """
     config = folder.stored_config(directory)
-    kind, average = kind_of(config.task._name), config.evaluate.average
-    name = change(config, overrides, kind) or checkpoints.scored_names(average)[0]
+    task, average = run_task(config.task._name), config.evaluate.average
+    name = change(config, overrides, task) or checkpoints.scored_names(average)[0]
     found = find_checkpoint(directory, name, average)
     if save:
         with disk_errors(save):
             save.mkdir(parents=True, exist_ok=True)
     set_up_process(config)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
-    kind.check_corpus(config, corpus)
+    task.check_corpus(config, corpus)
     if not provenance.check_corpus(directory, corpus):
         say(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
     with tempfile.TemporaryDirectory() as scratch:
         outputs = save or Path(scratch)
         checkpoint, scored = ready_checkpoint(directory, name, found, config, corpus, outputs)
-        scores, speed = kind.evaluate(config, scored, corpus, outputs / output_name(kind, name, average))
+        scores, speed = task.evaluate(config, scored, corpus, outputs / output_name(task, name, average))
     if not (directory / folder.RECORD).exists():
         say(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
     others = {test_set: metrics for test_set, metrics in scores.items() if test_set != "test"}
-    for line in describe_scores(kind, scores.get("test", {}), others, dict(flatten(config))):
+    for line in describe_scores(task, scores.get("test", {}), others, dict(flatten(config))):
         say(line)
     for unit, amount in speed.items():
         print(f"{unit.replace('_', ' ')}: {amount:,}")
 
 
-def change(config: DictConfig, overrides: Sequence[str], kind: Kind) -> str | None:
+def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str | None:
     """Apply overrides to the config of a trained run and check it; return ``evaluate.checkpoint`` if it is given."""
-    changeable = (*kind.RESCORABLE, *CHANGEABLE)
+    changeable = (*task.RESCORABLE, *CHANGEABLE)
     for override in overrides:
         if "=" not in override or override.partition("=")[0] not in changeable:
             raise UserError(

@@ -39,7 +39,7 @@ wait $!
 
 
 def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[DictConfig], wait: bool = False) -> None:
-    """Submit a job array with a task for each cell that is not complete, queued or running; print what becomes of each.
+    """Submit a job array with a task for each cell that is not complete, queued or running; print the state of each.
 
     ``cells`` are the overrides of each cell, and ``configs`` its composed and checked config. With ``wait``, return
     when all jobs have ended.

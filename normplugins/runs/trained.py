@@ -32,7 +32,7 @@ from normplugins.evaluation.beam_search import Hypothesis
 from normplugins.evaluation.generation import Sampling, continue_text
 from normplugins.evaluation.loading import load_model
 from normplugins.evaluation.reestimate import batches_asked
-from normplugins.evaluation.tasks import kind_of, windows
+from normplugins.evaluation.tasks import run_task, windows
 from normplugins.runs import folder, provenance
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.hub import hub_interface
@@ -255,7 +255,7 @@ def load(run: str | Path) -> TrainedRun:
     path = Path(run)
     directory = path.parent if path.is_file() else path
     config = folder.stored_config(directory)
-    kind_of(config.task._name)
+    run_task(config.task._name)
     average = config.evaluate.average
     scored, name = checkpoints.scored(directory, average, batches_asked(config)), checkpoints.scored_names(average)[0]
     scored = path if path.is_file() else scored

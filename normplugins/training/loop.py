@@ -33,8 +33,8 @@ def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: 
     """Train until the run ends, from the last checkpoint in ``checkpoint.save_dir`` if there is one.
 
     Each process of a run calls this function. It leaves ``checkpoint_last.pt``, ``checkpoint_best.pt`` and the
-    checkpoints of the last ``evaluate.average`` epochs. SIGTERM and SIGALRM take effect when the current update is made
-    and a checkpoint is saved; in a run of several processes, which must save together, they take effect at once.
+    checkpoints of the last ``evaluate.average`` epochs. On SIGTERM or SIGALRM a single process finishes the current
+    update and saves a checkpoint before it ends. Several processes, which can only save together, end at once.
 
     Args:
         config: the run's config.

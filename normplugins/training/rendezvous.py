@@ -1,4 +1,4 @@
-"""The meeting of a run's ranks before they train: they compare their settings, and rank zero tells when to start."""
+"""Rendezvous of a run's ranks before they train: they compare settings, and rank zero tells them when to start."""
 
 import json
 import os
@@ -33,7 +33,7 @@ _SHOWN = 5  # differing settings that an error lists
 class Rendezvous:
     """A store through which the ranks of a run agree on what to train, before they form a process group.
 
-    It is a context manager: a rank that leaves the block with an error tells it to the others, and they end too.
+    It is a context manager: a rank that leaves the block with an error reports it to the others, which then end too.
 
     Args:
         member: the place of this process in the run.
@@ -116,7 +116,7 @@ class Rendezvous:
         return joined
 
     def send(self, message: dict[str, Any]) -> None:
-        """Tell the other ranks what to train; an empty message means nothing.
+        """Tell the other ranks what to train; an empty message means that there is nothing to train.
 
         Args:
             message: ``files`` are the sizes of files that all ranks must see, as :func:`file_sizes` returns them.

@@ -32,7 +32,7 @@ def is_probed(update: int) -> bool:
 
 
 def is_on(config: DictConfig) -> bool:
-    """Whether ``train.probe`` of a run's config turns the probe on; null, as in older configs: unless it is impossible.
+    """Whether ``train.probe`` of a run's config turns the probe on; null does, unless hooks cannot work.
 
     Raises:
         UserError: it is turned on, but hooks do not see a training pass of layers that are compiled or run twice.

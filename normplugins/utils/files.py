@@ -174,7 +174,7 @@ def whole_folder(folder: Path, key: str = "", resumable: Callable[[Path], bool] 
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` when the block succeeds, and is removed otherwise.
 
-    Of a link, the file that it names is replaced. A FIFO or a device is itself yielded, and stays what it is.
+    If it is a symbolic link, its target is replaced. A FIFO or a device is yielded itself, and written directly.
     """
     with disk_errors(path):
         if path.is_dir():

@@ -13,7 +13,7 @@ HASH = "content_sha256"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` with the hash of it whole or not at all.
+    """Write ``content`` together with its hash, atomically.
 
     Raises:
         UserError: the disk is full, or the place cannot be written.

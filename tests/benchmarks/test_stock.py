@@ -9,11 +9,11 @@ from fairseq.trainer import Trainer
 
 import normplugins
 from benchmarks.stock import stock_model, stock_trainer
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import run_task
 from normplugins.runs.compose import compose_config, fairseq_config
 from tests.helpers.runs import TINY
 
-TRANSLATION = kind_of("translation")
+TRANSLATION = run_task("translation")
 COMMAND = """
     nowhere --task translation --source-lang de --target-lang en --arch transformer_iwslt_de_en --share-all-embeddings
     --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer adam --adam-betas (0.9,0.98)

@@ -30,7 +30,7 @@ def test_every_nth_clean_pair_is_validation_and_long_or_uneven_pairs_are_dropped
     assert prepared.manifest["notes"] == [
         "1 training pairs with an empty side dropped",
         "2 training pairs over length 20 or ratio 1.5 dropped",
-        "3 of 3 test pairs also occur in the training text, 3 by their source side",
+        "3 of 3 test pairs also occur in the training text, 3 counting the source side only",
     ]
 
 

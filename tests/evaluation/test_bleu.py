@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from normplugins.corpora import corpus_config, detokenize, prepare
 from normplugins.evaluation.bleu import TEST_SETS, bleu, score, split_compounds, translate, write_translations
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import run_task
 from normplugins.training import checkpoints
 from normplugins.utils.files import write_lines
 from tests.helpers.translations import corpus_bleu, read_translations
@@ -43,7 +43,7 @@ def test_case_and_tokens():
     assert bleu(["A b c d."], ["a B c d ."], lowercase=True)["score"] == pytest.approx(100)
     assert bleu(["A b c d ."], ["a B c d ."], tokenize="none")["score"] < 100
     assert "tok:13a" in bleu(["a"], ["a"])["signature"]
-    line = kind_of("translation").describe(bleu(["a b c d"], ["a b c d"]))
+    line = run_task("translation").describe(bleu(["a b c d"], ["a b c d"]))
     assert line == "BLEU = 100.00 100.0/100.0/100.0/100.0 (BP=1.000, syslen=4, reflen=4)"
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import run_task
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
 from normplugins.utils.errors import UserError
@@ -16,7 +16,7 @@ class _Corpus:
 
 
 def test_sentences_too_long_for_the_model():
-    check_corpus = kind_of("translation").check_corpus
+    check_corpus = run_task("translation").check_corpus
     config = compose_config("demo", ["model.max_target_positions=50", "dataset.max_tokens=100"])
     fits = {"source": 100, "target": 50}
     check_corpus(config, _Corpus(train={"source": 9999, "target": 9999}, valid=fits, test=fits))

@@ -1,4 +1,4 @@
-"""``normplugins report --local``: the runs at hand, marked, beside the published ones."""
+"""``normplugins report --local``: the local runs, marked, beside the published ones."""
 
 import json
 import re

@@ -139,7 +139,7 @@ def test_sigterm_ends_training_when_the_update_is_saved(tmp_path):
 def test_a_campaign_stops_after_its_minutes_and_resumes(tmp_path):
     write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]}, overrides=UNSCORED)
     status, said = run_campaign(tmp_path, "--minutes", "0.001")
-    assert (status, "the same command goes on from here" in said) == (75, True)
+    assert (status, "run the same command to continue" in said) == (75, True)
     assert "0 of 1 runs done" in run_campaign(tmp_path, "--show")[1]
     assert not list(tmp_path.rglob("seed1.json"))
     assert run_campaign(tmp_path)[0] == 0
@@ -151,7 +151,7 @@ def test_the_end_of_the_minutes_saves_the_current_update(tmp_path):
     write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"]}, overrides=[*UNSCORED, "train.checkpoint_minutes=60"])
     point = Point(r"open \S*train\.log", 2, signal.SIGALRM)  # as the timer sends it, in training
     status, said = run_campaign(tmp_path, "--minutes", "60", at=point)
-    assert (status, "60 minutes are up" in said) == (75, True), said
+    assert (status, "the limit of 60 minutes is reached" in said) == (75, True), said
     assert run_campaign(tmp_path)[0] == 0
     (log,) = tmp_path.glob("runs/demo/*/seed1/train.log")
     assert "resuming from update " in log.read_text(encoding="utf-8")

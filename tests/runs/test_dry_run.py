@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from normplugins.evaluation.tasks import kind_of
+from normplugins.evaluation.tasks import run_task
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.runs.dry_run import (
     CorpusSize,
@@ -134,7 +134,7 @@ def test_bytes_saved_by_autograd_equal_a_count_by_hand():
 def test_memory_of_a_full_batch(norm):
     """In float32 a number has 4 bytes, and Adam stores two numbers per parameter."""
     settings = fairseq_config(compose_config("demo", [f"norm={norm}", *TINY]))
-    task, batch = made_up(kind_of("translation"), settings, types=64)
+    task, batch = made_up(run_task("translation"), settings, types=64)
     steps = {full: measure(settings, task, batch, full, 10, 25) for full in (200, 2000)}
     for full, step in steps.items():
         model, criterion = task.build_model(settings.model), task.build_criterion(settings.criterion)

@@ -1,4 +1,4 @@
-"""``normplugins list``: each run at hand with its state, in a table that fits, without torch."""
+"""``normplugins list``: each local run with its state, in a table that fits, without torch."""
 
 import json
 import os

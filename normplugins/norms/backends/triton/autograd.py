@@ -7,8 +7,8 @@ PN-V, arXiv 2003.07845, has no shift) is
     dL/dz = (weight g - nu x^ - shift) / psi
 
 nu and shift depend on all tokens, so it takes two passes, one over g and x and one over g, x and dL/dx: 5 N C e bytes.
-With fixed statistics, or statistics of each token, both are 0 and one pass is enough: 3 N C e. So it is for PN's
-approximate backward, which takes nu from the step before.
+With fixed statistics, or statistics of each token, both are 0 and one pass is enough: 3 N C e. PN's approximate
+backward also needs one pass only, because it uses the nu of the previous step.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Statistics:
 
 
 class Backward(torch.autograd.Function):
-    """Return y, which ``source`` has been normalized to, and the sum if there is an update, with their backward."""
+    """Attach the backward to y, the normalized ``source``, and to the residual sum if there is one; return both."""
 
     @staticmethod
     def forward(

@@ -22,7 +22,7 @@ def forward(
 ) -> Tensor:
     """Normalize x (T, B, C) with padding_mask (B, T), or x (N, C) with padding_mask (N,); with RMSNorm x (..., C).
 
-    A DeferredResidual x is computed in a pass over x that the norm makes anyway. RMSNorm is to the kernels a group
+    A DeferredResidual x is computed in a pass over x that the norm makes anyway. For the kernels, RMSNorm is group
     scaling without psi, with a channel group in each tile; it moves 2 N C e bytes forward and 3 N C e backward, in 3
     launches. Groups of more than ``WIDEST`` channels, and the switches of BN, use plain code.
     """
