@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from normplugins.report import answer, paper
+from normplugins.report import answer, gradients_figure, paper
 from normplugins.report.claims import Judged, claims_page, judge_claims, links_of_figure, links_of_plan
 from normplugins.report.contrast_table import as_csv, contrast_table
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT, find
 from normplugins.report.forest import CONTRASTS_TITLE, CORPORA_TEXT, forest, over_corpora
+from normplugins.report.measured import read_measured
 from normplugins.report.paper_figures import paper_figures
 from normplugins.report.plans import Plan, by_plan, plan_table
 from normplugins.report.probe_table import probe_table
@@ -177,6 +178,9 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     readme = results.resolve().parent / "README.md"
     if rewrite_readme(readme, readme_part(results, primary, found)):
         writer.written.append(readme)
+    gradients = read_measured(results / gradients_figure.TABLE, gradients_figure.COLUMNS)
+    if len(gradients):  # a claim and a page of docs/ show it
+        writer.show(gradients_figure.draw(gradients), gradients_figure.FIGURE.name, "")
     judged = judge_claims(results, primary, probe)
     writer.write("claims.md", claims_page(judged))
     page = [FIGURES]

@@ -25,8 +25,8 @@ case "$1 $2" in
   "-m venv") mkdir -p env/bin && cp "$0" env/bin/python ;;
   "-m pip" | "-c import benchmarks"*) ;;
   "-c import sysconfig"*) echo env ;;  # where the script writes a file
-  "-m "*) shift; printf '%s\0' "$@" >{noted}/$$ ;;
-  *) exec {python} "$@" ;;
+  "-m "*) shift; printf '%s\0' "$@" >"{noted}/$$" ;;
+  *) exec "{python}" "$@" ;;
 esac
 """
 SOURCE = ("benchmarks", "tests/norms", "tests/helpers", "tests/conftest.py", "tests/__init__.py", "pyproject.toml")
@@ -117,7 +117,7 @@ def test_the_program_accepts_the_commands_of_all_pieces(tmp_path, rehearsal):
     }  # fmt: skip
     plans = [command[2] for command in commands if command[:2] == ["normplugins", "campaign"]]
     assert {*plans} == {"ptb.yaml", "iwslt14.yaml"}
-    for plan in plans:
+    for plan in {*plans} if rehearsal else ():  # otherwise they are the project's plans
         assert read_plan(tmp_path / "gpu_work" / plan)
     for module, *words in commands:
         if module == "normplugins":
