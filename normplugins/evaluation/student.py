@@ -34,8 +34,8 @@ def student_quantile(probability: float, freedom: int) -> float:
     return (low + high) / 2
 
 
-def interval_of_mean(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the confidence interval of the mean of two or more independent values."""
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the mean of two or more independent values."""
     mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
-    reach = student_quantile((1 + level) / 2, len(values) - 1) * error
+    reach = student_quantile(0.975, len(values) - 1) * error
     return mean - reach, mean + reach

@@ -62,6 +62,8 @@ def run_kernel(x: Tensor, p: float, seed: int, residual: Tensor | None = None, r
     A gradient of a dtype without a kernel, such as float16, is computed in float32.
     """
     if x.dtype not in SUFFIX:
+        assert residual is None  # has_kernel() is false for a forward
+        assert not relu
         return run_kernel(x.float(), p, seed).to(x.dtype)
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     residual = residual if residual is None else residual.contiguous()

@@ -17,6 +17,7 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import read_json
 
 _FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
+_REMEDY = "restore it, or delete it to run that seed again"
 _SEEDS = ("seed", "common.seed", "task.seed")  # the keys of a config that hold the seed of the run
 
 
@@ -40,7 +41,7 @@ class Planned:
     @property
     def record(self) -> dict[str, Any] | None:
         """The published record, if it has the current format and the config of this run."""
-        found = read_json(self.published, "restore it, or delete it to run that seed again") or {}
+        found = read_json(self.published, _REMEDY) or {}
         return found if found.get("format") == record.FORMAT and self._has_settings(found["config"]) else None
 
     def _has_settings(self, published: dict[str, Any]) -> bool:
@@ -52,7 +53,7 @@ class Planned:
         """``done``, ``diverged``, ``started`` or ``left``."""
         if self.record:
             return "done"
-        lost = read_json(self.diverged, "restore it, or delete it to run that seed again")
+        lost = read_json(self.diverged, _REMEDY)
         if lost and ("config" not in lost or self._has_settings(lost["config"])):  # older files have no config
             return "diverged"
         return "started" if (self.run_dir / folder.CONFIG).exists() else "left"

@@ -167,8 +167,8 @@ def check_values(config: DictConfig) -> None:
     for key, value in flatten(config):
         if any(isinstance(one, float) and not isfinite(one) for one in (value if isinstance(value, list) else [value])):
             raise UserError(f"{key} is {value}, and must be a finite number")
-    slurm = [each for each in fields(SlurmSettings) if "help" in each.metadata and "slurm" in config.hardware]
-    of_slurm = [(f"hardware.slurm.{each.name}", each) for each in slurm]
+    slurm = fields(SlurmSettings) if "slurm" in config.hardware else ()
+    of_slurm = [(f"hardware.slurm.{each.name}", each) for each in slurm if "help" in each.metadata]
     for key, each in [*declared(OF_TASK[config.task._name]), *of_slurm]:
         value = OmegaConf.select(config, key)
         if value is not None and (message := invalid_value(each, value, key.removesuffix(each.name))):
