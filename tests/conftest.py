@@ -13,6 +13,11 @@ from tests.helpers.runs import REPOSITORY, TINY, TINY_LM, Trained, command, writ
 LONGEST = ("test_gpu_lease", "test_distributed", "test_slurm", "test_run", "test_every_norm")
 
 
+def pytest_xdist_auto_num_workers():
+    """Return one more worker than there are cores, because many tests wait for processes that they started."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     """Move the tests of the longest files to the front, in the order of ``LONGEST``."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
 from typing import Any, TypeVar, cast, get_type_hints
 
 from torch import nn
@@ -171,10 +172,16 @@ class SharedSetting:
         return "; ".join(f"{', '.join(norms)}: {doc}" for doc, norms in self.docs.items())
 
 
-def all_settings() -> dict[str, SharedSetting]:
+def all_settings() -> Mapping[str, SharedSetting]:
     """Every setting that a registered norm has, by name."""
+    return _settings_of(tuple(_NORMS))
+
+
+@cache
+def _settings_of(norms: tuple[str, ...]) -> Mapping[str, SharedSetting]:
     shared: dict[str, SharedSetting] = {}
-    for name, entry in _NORMS.items():
+    for name in norms:
+        entry = _NORMS[name]
         for key, each in entry.declared.items():
             one = shared.setdefault(key, SharedSetting(each.type, changes_result=each.metadata["changes_result"]))
             one.defaults[name] = entry.defaults[key]

@@ -173,7 +173,8 @@ def _chosen_groups(choices: Choices, compose: Composer, own_norm: str) -> list[s
 
 def _differing(config: DictConfig, own: DictConfig) -> Iterator[tuple[str, Any]]:
     """Yield each key and value that differ from what the experiment's own file would give in this config."""
-    expressions, usual = dict(flatten(own, resolve=False)), config.copy()
+    expressions = dict(flatten(own, resolve=False))
+    usual: DictConfig | None = None
     for key, expression in flatten(config, resolve=False):
         of_files = config.corpus.name in ("custom", "custom_lm") and _FILES_OF_A_CUSTOM_CORPUS.fullmatch(key)
         if key in _COORDINATES or not changes_result(key) or key.startswith(f"{_GROUP_OF_VALUES}.") or of_files:
@@ -184,6 +185,7 @@ def _differing(config: DictConfig, own: DictConfig) -> Iterator[tuple[str, Any]]
         elif key not in expressions:
             yield key, _value(config, key)
         elif expressions[key] != expression:
+            usual = usual or config.copy()
             OmegaConf.update(usual, key, expressions[key], merge=False)
             if _value(config, key) != _value(usual, key):
                 yield key, _value(config, key)

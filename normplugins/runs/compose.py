@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from hydra.version import VersionBase
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
@@ -134,7 +136,22 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
     given = [ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides]
     if member := launched():
         given.append(f"distributed_training.distributed_world_size={member.size}")
-    return _compose_once(experiment, tuple(given), tuple(known_norms()))
+    parsed = OverridesParser.create().parse_overrides(given)
+    for each in parsed:
+        if each.is_sweep_override():
+            raise UserError(f"'{each.input_line}' has several values, but this is one run: a multirun (-m) takes them")
+    groups = tuple(str(each.input_line) for each in parsed if _chooses_option(each))
+    config, choices = _compose_groups(experiment, groups, tuple(known_norms()))
+    if len(groups) < len(parsed):
+        config = config.copy()
+        ConfigLoaderImpl._apply_overrides_to_config([each for each in parsed if not _chooses_option(each)], config)
+    return config, choices
+
+
+def _chooses_option(override: Override) -> bool:
+    """Whether an override chooses the option of a config group, and does not set a value."""
+    known = (CONFIG_DIR / override.key_or_group).is_dir() or override.key_or_group in ConfigStore.instance().repo
+    return known and not isinstance(override.value(), dict)
 
 
 @contextmanager
@@ -153,10 +170,10 @@ def hydra() -> Iterator[None]:
         base.version_base = before
 
 
-@lru_cache(maxsize=64)  # composing takes 0.2 s, and naming a cell composes the experiment's own config as well
-def _compose_once(experiment: str, given: tuple[str, ...], _norms: tuple[str, ...]) -> tuple[DictConfig, Choices]:
+@lru_cache(maxsize=64)  # composing takes 0.2 s, and most configs of a process differ in values alone
+def _compose_groups(experiment: str, groups: tuple[str, ...], _norms: tuple[str, ...]) -> tuple[DictConfig, Choices]:
     with hydra():
-        config = compose(experiment, overrides=list(given), return_hydra_config=True)
+        config = compose(experiment, overrides=list(groups), return_hydra_config=True)
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]

@@ -195,7 +195,8 @@ def test_hardware_does_not_change_the_cell():
         *((f"~{part}", [f"'~{part}'", "leave it out"]) for part in SECTIONS),
         ("variant=foo", ["'variant=foo'", "leave it out"]),
         ("=3", []),
-        ("seed=1,2", ["seed=1,2"]),
+        ("seed=1,2", ["'seed=1,2' has several values", "-m"]),
+        ("norm=ln,pn", ["'norm=ln,pn' has several values", "-m"]),
     ],
 )
 def test_unknown_names_and_values_of_the_wrong_type(override, words):
