@@ -54,6 +54,11 @@ def test_links_between_pages_resolve(page: Path) -> None:
             assert section in map(anchor, HEADING.findall(target.read_text(encoding="utf-8"))), link
 
 
+@pytest.mark.parametrize("page", [*(ROOT / "results").glob("*.md")], ids=lambda page: page.name)
+def test_generated_pages_hold_no_placeholder(page: Path) -> None:
+    assert re.findall(r"\{\w+[^}]*\}?", page.read_text(encoding="utf-8")) == []
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 

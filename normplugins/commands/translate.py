@@ -41,9 +41,9 @@ def execute(options: argparse.Namespace) -> None:
         from normplugins.export.engines import engine_of
 
         directory = options.run if options.run.is_dir() else options.run.parent
-        engine, said = engine_of(run, directory, options.engine, options.quantization or "float32")
-        if said:
-            print(f"{options.engine}: {said}", file=sys.stderr)
+        engine, comparison = engine_of(run, directory, options.engine, options.quantization or "float32")
+        if comparison:
+            print(f"{options.engine}: {comparison}", file=sys.stderr)
     lines, where = read_text(options.file)
     nbest = 1 if options.nbest is None else options.nbest
     found = run.translate_nbest(lines, nbest, options.beam, where, engine)

@@ -246,15 +246,15 @@ def verdict(
     """
     if len(found.seeds) < 2:
         return "one seed: no verdict"
-    said = []
+    parts = []
     if p_adjusted < LEVEL:
         better = (found.mean > 0) != lower_is_better
         winner, loser = diverged if better else diverged[::-1]
         if winner <= loser:
-            said.append("better" if better else "worse")
+            parts.append("better" if better else "worse")
     if margin is not None and -margin < found.low and found.high < margin:
-        said.append("equivalent")
-    return ", ".join(said) or "undecided"
+        parts.append("equivalent")
+    return ", ".join(parts) or "undecided"
 
 
 def seeds_needed(found: Difference, effect: float) -> int | None:

@@ -68,10 +68,10 @@ def engine_of(run: TrainedRun, directory: Path, engine: str, quantization: str) 
     require(engine)
     place = directory / folder.ENGINES / f"{engine}-{quantization}"
     about = read_sound_json(place / ABOUT)
-    said = ""
+    comparison = ""
     if about is None or about.get("weights_sha256") != digest(run.model.state_dict()):
-        said = _write(run, place, engine, quantization)
-    return module_of(engine).Engine(place, quantization, run.model, run.task), said
+        comparison = _write(run, place, engine, quantization)
+    return module_of(engine).Engine(place, quantization, run.model, run.task), comparison
 
 
 def require(engine: str) -> None:
@@ -133,9 +133,9 @@ def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -
             shutil.copyfile(file, temporary / file.name)
         translates = module.Engine(temporary, quantization, run.model, run.task)
         found = compare(run, translates)
-        said = describe(found)
+        comparison = describe(found)
         if quantization == "float32" and found["identical"] < ALIKE * found["sentences"]:
-            raise UserError(f"{destination} is not written, because {engine} translates otherwise: {said}")
+            raise UserError(f"{destination} is not written, because {engine} translates otherwise: {comparison}")
         content = {
             "engine": engine,
             "quantization": quantization,
@@ -147,7 +147,7 @@ def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -
             "preprocessing": preprocessing(run.corpus),
         }
         write_json(temporary / ABOUT, content)
-    return said
+    return comparison
 
 
 def module_of(engine: str) -> Any:

@@ -173,14 +173,14 @@ def _statistics_of_bn(probe: pd.DataFrame) -> str:
 
 def _parts(by_name: Mapping[str, Finding]) -> str:
     """Return what the contrasts of running statistics and of group scaling say (amendment 15 of the protocol)."""
-    said = []
+    effects = []
     for name, part in PARTS.items():
         found = by_name[name]
         effect = " and ".join(EFFECTS[word] for word in found.verdict.split(", ") if word in EFFECTS)
         marked = f"{effect} so far" if effect and not found.final else effect or found.verdict_so_far
-        said.append(f"{part}: {marked}. {name}: {describe_difference(found)}.")
+        effects.append(f"{part}: {marked}. {name}: {describe_difference(found)}.")
     scaling = scaling_effect([*by_name.values()])
-    return f"**Which part of PN matters, running statistics or group scaling?** {' '.join([*said, scaling]).strip()}"
+    return f"**Which part of PN matters, running statistics or group scaling?** {' '.join([*effects, scaling]).strip()}"
 
 
 def _others(findings: Sequence[Finding]) -> str:
@@ -199,13 +199,13 @@ def _checkpoints(findings: Findings) -> str:
     scored = {row[0].contrast.name: [each.difference.mean for each in row if each.difference] for row in every}
     scored = {name: means for name, means in scored.items() if len(means) == len(CHECKPOINTS)}
     turned = [name for name, means in scored.items() if min(means) < 0 < max(means)]
-    said = "the averaged, the last and the best checkpoint"
+    three = "the averaged, the last and the best checkpoint"
     if turned:
         which = f"disagree on the sign of the difference: {'; '.join(turned)}"
-        said = f"In {len(turned)} of {len(scored)} contrasts, {said} {which}."
+        sentence = f"In {len(turned)} of {len(scored)} contrasts, {three} {which}."
     else:
-        said = f"In all {len(scored)} contrasts, {said} agree on the sign of the difference."
-    return f"**Does the choice of the checkpoint matter?** {said}"
+        sentence = f"In all {len(scored)} contrasts, {three} agree on the sign of the difference."
+    return f"**Does the choice of the checkpoint matter?** {sentence}"
 
 
 def scaling_effect(findings: Sequence[Finding]) -> str:

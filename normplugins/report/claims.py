@@ -61,8 +61,8 @@ def _contrast(name: str, claimed: str) -> Judge:
             return NOT_RUN, f"{name}: {describe_difference(found)}."
         parts, opposite = found.verdict.split(", "), "worse" if claimed == "better" else "better"
         verdict = HOLDS if claimed in parts else FAILS if {opposite, "equivalent"} & {*parts} else UNDECIDED
-        said = f"{name}: {describe_difference(found)}. {agreement(found)}".strip()
-        return so_far(verdict, found.final), f"{said} Runs: {paired_runs(evidence.results, found)}."
+        difference = f"{name}: {describe_difference(found)}. {agreement(found)}".strip()
+        return so_far(verdict, found.final), f"{difference} Runs: {paired_runs(evidence.results, found)}."
 
     return judge
 
@@ -85,8 +85,8 @@ def _diverges(evidence: Evidence) -> tuple[str, str]:
     if not ended + lost:
         return NOT_RUN, "No run is published."
     verdict = UNDECIDED if ended + lost < SPREAD_SEEDS or (ended and lost) else FAILS if ended else HOLDS
-    said = f"Runs that diverged: {lost} of {ended + lost}. {evidence.links(cell) if ended else ''}".strip()
-    return so_far(verdict, evidence.complete(cell)), said
+    counted = f"Runs that diverged: {lost} of {ended + lost}. {evidence.links(cell) if ended else ''}".strip()
+    return so_far(verdict, evidence.complete(cell)), counted
 
 
 COMMON = "common claim"
@@ -149,14 +149,14 @@ def judge_claims(results: Path, findings: Sequence[Finding], probe: pd.DataFrame
 def claims_page(judged: Sequence[Judged]) -> str:
     """Return the page of all claims, as Markdown."""
     rows = [{"claim": claim.text, "source": claim.source, "verdict": verdict} for claim, verdict, _ in judged]
-    sections = [claim.section(verdict, said) for claim, verdict, said in judged]
+    sections = [claim.section(verdict, evidence) for claim, verdict, evidence in judged]
     table = markdown(build_table("", rows, texts=["claim", "source", "verdict"]))
     return "\n\n".join([HEAD, table, *sections]) + "\n"
 
 
 def links_of_figure(judged: Sequence[Judged], name: str) -> list[str]:
     """Return links to the claims whose evidence shows a figure, with their verdicts, as Markdown."""
-    return [_link(claim, verdict) for claim, verdict, said in judged if f"figures/{name}." in said]
+    return [_link(claim, verdict) for claim, verdict, evidence in judged if f"figures/{name}." in evidence]
 
 
 def links_of_plan(judged: Sequence[Judged], plan: str) -> list[str]:

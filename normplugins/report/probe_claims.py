@@ -114,7 +114,7 @@ def averages(evidence: Evidence) -> tuple[str, str]:
     known = {norm: interval_of_mean(each) for norm, each in changes.items() if len(each) >= SPREAD_SEEDS}
     rises, falls = ([norm for norm, ends in known.items() if sign * ends[0] > 0 < sign * ends[1]] for sign in (1, -1))
     verdict = FAILS if rises else HOLDS if len(falls) == len(changes) else UNDECIDED
-    said = [f"{norm}: {low:+.3f} to {high:+.3f}" for norm, (low, high) in known.items()] or ["none with so few seeds"]
+    intervals = "; ".join(f"{norm}: {low:+.3f} to {high:+.3f}" for norm, (low, high) in known.items())
     return so_far(verdict, evidence.complete("bn", "pnv")), (
         "The claim holds if the distance of the batch's statistics from the running ones falls during training, and "
         "does not hold if it rises: in the 95 % interval over the seeds of each norm, and of one norm. The distance is "
@@ -123,7 +123,7 @@ def averages(evidence: Evidence) -> tuple[str, str]:
         "statistics still contain their initial values. The statistics of a finite batch differ from those of all "
         "text, so the distance cannot fall to 0. The loss gap is the validation loss with running statistics, minus "
         f"the loss with the statistics of each validation batch: its mean from update {settled:,} on. Intervals of the "
-        f"change: {'; '.join(said)}.\n\n"
+        f"change: {intervals or 'none with so few seeds'}.\n\n"
         f"{numbers_table('run', pd.DataFrame(rows).T, '{:.3f}')}\n\n"
         f"[Figure](figures/discrepancy.png). {evidence.links('bn', 'pnv')}"
     )

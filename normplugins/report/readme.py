@@ -32,7 +32,7 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
         if variant in cells
     ]
     by_name = {each.contrast.name: each for each in findings}
-    said = [
+    differences = [
         f"{name}: {describe_difference(by_name[name], p_value=False)}, {verdict_label(by_name[name])}."
         for name in SHOWN
     ]
@@ -43,7 +43,7 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
     return "\n".join([
         fill(describe_progress(results, findings), 120),
         "", "| norm | setting | BLEU | seeds |", "|---|---|---:|---:|", *rows,
-        "", fill(" ".join([*said, how]), 120),
+        "", fill(" ".join([*differences, how]), 120),
     ])  # fmt: skip
 
 

@@ -112,11 +112,11 @@ def small_batches(results: Path) -> tuple[str, str]:
         verdict = FAILS
     elif "worse" in small.verdict and small.interval and large.interval and small.interval[1] < large.interval[0]:
         verdict = HOLDS
-    said = "; ".join(f"{size:,.0f} tokens: {describe_difference(each)}" for size, each in found.items())
+    differences = "; ".join(f"{size:,.0f} tokens: {describe_difference(each)}" for size, each in found.items())
     return so_far(verdict, not Plan.named(BATCH_SIZE).progress(results).left), (
-        f"BN as released - LN at {said}. The claim holds if BN is worse at the smallest size, with an interval below "
-        "the one at the largest. Every size has the same learning rate and number of epochs, so smaller batches make "
-        f"more updates. Runs: {paired_runs(results, *found.values())}."
+        f"BN as released - LN at {differences}. The claim holds if BN is worse at the smallest size, with an interval "
+        "below the one at the largest. Every size has the same learning rate and number of epochs, so smaller batches "
+        f"make more updates. Runs: {paired_runs(results, *found.values())}."
     )
 
 
@@ -147,21 +147,21 @@ def learning_rates(results: Path) -> tuple[str, str]:
     }
     if any(len(rates) < 2 for rates in tried.values()):
         return NOT_RUN, "LN and no norm need runs with at least two learning rates each."
-    largest, said = {}, []
+    largest, summaries = {}, []
     for norm, rates in tried.items():
         least = WORKS * swept.loc[swept["norm"] == norm, "bleu"].max()
         works = [rate for rate, runs in rates.items() if not runs["diverged"].any() and runs["bleu"].min() >= least]
         largest[norm] = max(works, default=0.0)
         outcomes = ", ".join(f"{rate:g} ({_outcome(runs)})" for rate, runs in rates.items())
-        said.append(f"{norm}: {outcomes}; largest rate that works: {largest[norm] or 'none'}")
+        summaries.append(f"{norm}: {outcomes}; largest rate that works: {largest[norm] or 'none'}")
     decided = tried["ln"].keys() == tried["none"].keys() and swept.groupby("cell").size().min() >= SPREAD_SEEDS
     if decided and min(largest.values()) < max(tried["ln"]):
         verdict = HOLDS if largest["ln"] > largest["none"] else FAILS
     else:
         verdict = UNDECIDED  # few seeds, other rates, or both work at the largest rate
     return so_far(verdict, not Plan.named(LEARNING_RATE).progress(results).left), (
-        f"{'. '.join(said)}. These are norms of the encoder; the decoder has LN. A rate works if no run diverges and "
-        f"each reaches {WORKS:.0%} of the best score of its norm. "
+        f"{'. '.join(summaries)}. These are norms of the encoder; the decoder has LN. A rate works if no run diverges "
+        f"and each reaches {WORKS:.0%} of the best score of its norm. "
         f"Runs: {run_links(results, EXPERIMENT, *swept['cell'])}."
     )
 
@@ -175,7 +175,7 @@ def bfloat16(results: Path) -> tuple[str, str]:
     verdict = HOLDS if all("equivalent" in each for each in parts) else UNDECIDED
     if any({"better", "worse"} & {*each} and "equivalent" not in each for each in parts):
         verdict = FAILS
-    said = ". ".join(f"{each.contrast.name}: {describe_difference(each)}, {each.verdict}" for each in found)
+    verdicts = ". ".join(f"{each.contrast.name}: {describe_difference(each)}, {each.verdict}" for each in found)
     versions = {
         cell: ", ".join(sorted({(read_json(path, REMEDY) or {})["versions"]["normplugins"]
                                 for path in published_records(results, EXPERIMENT, cell)[0]}))
@@ -183,9 +183,9 @@ def bfloat16(results: Path) -> tuple[str, str]:
     }  # fmt: skip
     code = "; ".join(f"{cell}: {version}" for cell, version in versions.items())
     return so_far(verdict, all(each.final for each in found)), (
-        f"{said}. The claim holds if both differences are equivalent within ±{MARGIN} BLEU. No protocol preceded "
+        f"{verdicts}. The claim holds if both differences are equivalent within ±{MARGIN} BLEU. No protocol preceded "
         f"these runs, and the two precisions were run with different versions of the code ({code}), so a difference "
-        "could come from either. Runs: {paired_runs(results, *found)}."
+        f"could come from either. Runs: {paired_runs(results, *found)}."
     )
 
 

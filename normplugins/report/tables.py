@@ -215,8 +215,8 @@ def _versions_note(cells: Sequence[Cell]) -> list[str]:
     for cell in cells:
         rows.setdefault(cell.each("version"), []).append(cell.label)
     first = max(rows, key=lambda version: len(rows[version]), default="")
-    said = [f"{'; '.join(rows[version])} ({version or 'unknown'})" for version in rows if version != first]
-    return [f"Version of the code: {first}, except {'. '.join(said)}."] if said else []
+    others = [f"{'; '.join(rows[version])} ({version or 'unknown'})" for version in rows if version != first]
+    return [f"Version of the code: {first}, except {'. '.join(others)}."] if others else []
 
 
 def _differs(cell: Cell) -> str:
