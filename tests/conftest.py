@@ -18,8 +18,12 @@ def pytest_xdist_auto_num_workers():
     return (os.cpu_count() or 1) + 1
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks choose the tests
 def pytest_collection_modifyitems(items):
-    """Move the tests of the longest files to the front, in the order of ``LONGEST``."""
+    """Mark the tests of trained runs as slow, and move the longest files to the front, in the order of ``LONGEST``."""
+    for item in items:
+        if {"trained", "train_language_model", "tensor_lm", "transformer_lm"} & {*item.fixturenames}:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
@@ -33,10 +37,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def one_thread():
-    """Run all tests on one thread: on models this small, threads only wait for each other."""
-    torch.set_num_threads(1)
+    """Begin each test with one thread: on models this small, threads only wait for each other."""
+    torch.set_num_threads(1)  # a run that an earlier test made in this process may have taken all cores
 
 
 @pytest.fixture(scope="session")

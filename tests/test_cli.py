@@ -130,6 +130,7 @@ def test_malicious_checkpoint_is_refused_by_every_command_that_reads_one(data, t
         assert not proof.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="the system has no device that is always full")
 @pytest.mark.parametrize("arguments", [["norms"], ["list", "--json"], ["completion", "bash"]])
 def test_output_that_cannot_be_written_is_one_line(arguments, tmp_path):

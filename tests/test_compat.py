@@ -74,6 +74,7 @@ def test_dataclasses_of_other_packages_are_as_strict_as_before():
     assert Options().names == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_a_namespace_loads_after_a_config_is_composed(tmp_path):
     """fairseq reads it through an interface that Hydra refuses in a process that keeps version 1.3 of its configs."""
     path = tmp_path / "checkpoint.pt"
@@ -142,6 +143,7 @@ def test_a_stock_post_norm_transformer_computes_the_same_in_evaluation_as_in_tra
     torch.testing.assert_close(loaded.eval()(*inputs)[0], trained(*inputs)[0])
 
 
+@pytest.mark.slow
 def test_a_user_dir_registers_the_plugin_though_it_was_imported_before_fairseq():
     done = python(
         "import argparse, normplugins\n"

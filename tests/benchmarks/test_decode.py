@@ -64,6 +64,7 @@ def test_sentences_have_the_lengths_of_a_file(tmp_path):
     assert fields_of(models.describe(Case(8, 4)))["lengths"] == "lengths.npz"
 
 
+@pytest.mark.slow
 def test_a_prepared_corpus_gives_the_sentences(tmp_path):
     config = composed("ln", [*SMALL, f"data_dir={tmp_path}", *CORPUS, "corpus=demo"])
     prepare(corpus_config(config.corpus), tmp_path, echo=lambda _: None)

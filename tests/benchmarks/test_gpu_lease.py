@@ -96,6 +96,7 @@ def test_a_piece_runs_once_and_leaves_small_files(lease):
     assert (status, "ptb: the time is up" in said) == (75, True), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rehearsal", ["", "1"])
 def test_the_program_accepts_the_commands_of_all_pieces(tmp_path, rehearsal):
     """A stand-in for Python notes every module that it is to run, and Python computes what the script asks for."""

@@ -27,6 +27,7 @@ def test_every_norm_is_measured_in_every_direction(padded):
         assert all(len(found[name, direction]) == 2 for direction in ("forward", "backward", "both"))
 
 
+@pytest.mark.slow
 def test_rows_are_written_and_shown(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(norm, "main_cases", lambda *_: [Case(64, 8)])
     norm.main(["--norms", "pn_alg2", "--repeats", "2", "--threads", "1", "--quick", "--results", str(tmp_path)])

@@ -33,6 +33,7 @@ def dictionary():
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_three_updates_are_those_of_the_command_line_bit_for_bit(dictionary, before):
     flags = ["--encoder-normalize-before", "--decoder-normalize-before"] if before else []

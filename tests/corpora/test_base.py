@@ -28,6 +28,7 @@ class Shouted(ParallelCorpus):
         return Bitext(pairs[:60], pairs[60:62], {"train": ("shouted.de", "shouted.en")}, pairs[62:64])
 
 
+@pytest.mark.slow
 def test_a_corpus_of_another_package_is_composed_checked_and_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

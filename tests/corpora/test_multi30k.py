@@ -27,6 +27,7 @@ def multi30k(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_fetched_files_that_are_bad_are_removed_and_the_users_own_files_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

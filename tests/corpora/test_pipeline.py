@@ -69,6 +69,7 @@ def test_fairseqs_own_preprocess_writes_the_same_files(tmp_path: Path) -> None:
     assert {name: data for name, data in tree(prepared.bin_dir).items() if name != "stage.json"} == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 def test_same_bytes_whatever_the_workers_and_the_split_has_no_leak(tmp_path: Path) -> None:
     settings = custom(stranger(tmp_path / "c", 300))
@@ -186,6 +187,7 @@ def test_killed_in_any_stage_the_same_command_goes_on_and_ends_the_same(tmp_path
         assert told in "\n".join(said), point
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 def test_what_a_killed_call_left_is_not_mixed_with_other_text(tmp_path: Path) -> None:
     folder, root, said = stranger(tmp_path / "c"), tmp_path / "data", list[str]()

@@ -64,6 +64,7 @@ PUBLISHED = {  # words, lines and types
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_text_gives_the_published_counts(
     tmp_path: Path, real_corpora: Callable[[str, str], Path], name: str
@@ -216,6 +217,7 @@ def test_killed_while_binarizing_the_same_command_ends_the_same(tmp_path: Path) 
     assert tree(small(tmp_path, "wikitext103").folder) == tree(small(tmp_path / "fresh", "wikitext103").folder)
 
 
+@pytest.mark.slow
 def test_the_text_is_never_held(tmp_path: Path) -> None:
     line = " ".join(f"{'x' * 90}{n}" for n in range(30)) + "\n"  # long words: many bytes, little work
     train = line.encode() * (25_000_000 // len(line))

@@ -58,6 +58,7 @@ def change(path: Path) -> None:
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_file_is_noticed_and_made_again(
     original: Path, prepared: PreparedCorpus, tmp_path: Path, name: str
@@ -140,6 +141,7 @@ def test_what_stands_in_the_place_of_a_prepared_file(
             again(original, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [*DAMAGE, "folder"])
 def test_a_killed_stage_with_damaged_progress_starts_over(
     original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str

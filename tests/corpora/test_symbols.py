@@ -33,6 +33,7 @@ def test_tokens_that_bpe_would_leave_a_symbol_are_refused(tmp_path: Path, split:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symbol", SYMBOLS)
 def test_raw_text_with_symbols_is_kept_as_text_by_moses(tmp_path: Path, symbol: str) -> None:
     for number, line in enumerate((f"Das {symbol} Haus", symbol, f"{symbol} Haus </s>")):

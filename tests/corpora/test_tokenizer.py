@@ -49,6 +49,7 @@ def test_detokenize_undoes_escapes_and_spacing() -> None:
     assert detokenize([], "de") == []
 
 
+@pytest.mark.slow
 def test_published_test_set_byte_for_byte(real_corpora: Callable[[str, str], Path]) -> None:
     archive = real_corpora(ARCHIVE, "iwslt14")
     test = config("iwslt14").read({ARCHIVE: archive}).test

@@ -53,6 +53,7 @@ def assert_same(ours: list, fairseqs: list) -> None:
                 torch.testing.assert_close(one[key], other[key], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25, phases=(Phase.generate, Phase.shrink))
 @given(
     seed=st.integers(0, 1),
@@ -79,6 +80,7 @@ def test_the_hypotheses_and_scores_of_fairseq(seed, size, lengths, beam, len_pen
     assert_same(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", CAUSAL_NORMS)
 def test_with_every_norm(norm):
     model = train(make_model(decoder_norm=norm, encoder_norm="ln")).eval()
@@ -87,6 +89,7 @@ def test_with_every_norm(norm):
     assert_same(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", CAUSAL_NORMS)
 def test_a_model_trains_on_after_a_search_on_what_it_found_too(norm):
     model = make_model(decoder_norm=norm, encoder_norm=norm).eval()
@@ -143,6 +146,7 @@ def test_fairseq_handles_everything_else(monkeypatch):
         assert_same(case(BeamSearch), fairseqs)
 
 
+@pytest.mark.slow
 def test_fairseqs_tasks_build_it_and_give_other_models_fairseqs_own():
     normplugins.register()
     task, sample = make_task(), sources(0, 20, [4, 6])

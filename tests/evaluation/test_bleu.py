@@ -126,6 +126,7 @@ def test_compounds_count_as_their_parts(tmp_path):
     assert "test:" not in found["sacrebleu"]["signature"]  # references of our own
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_sacrebleu_s_own_command(tmp_path):
     """Tokens split by sed and scored from files; plain text against the references as written."""
     reference = ["Ein Test-Satz mit Maß und Ziel .", "Der 2013-er Wein , sagt sie , sei gut .", "Es war einmal ."]

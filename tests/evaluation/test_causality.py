@@ -87,6 +87,7 @@ def test_a_model_that_reads_its_own_input_sees_no_future():
     assert is_zero(evaluated(Reader(0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["bn", "pn_alg2", "instance"])
 @pytest.mark.parametrize(("kind", "settings"), CAUSAL)
 def test_masked_models_see_nothing_in_evaluation_unless_their_norm_does(kind, settings, norm):
@@ -153,6 +154,7 @@ def test_attention_of_the_published_model_reaches_no_other_segment():
     assert figures["other_segment"]["identical"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "warming"),
     [*((norm, False) for norm in NORMS), *((norm, True) for norm in WARMING)],

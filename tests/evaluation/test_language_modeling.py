@@ -35,6 +35,7 @@ def test_a_run_killed_anywhere_ends_like_an_uninterrupted_one(tensor_lm, made_up
     assert set(outcome(tmp_path, tmp_path / "run")["outputs"]) == {"test.logprobs.npy", "test.last.logprobs.npy"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "causal"), [("tensor_lm", False), ("transformer_lm", True)])
 def test_record(name, causal, request):
     run = request.getfixturevalue(name)
@@ -83,6 +84,7 @@ def test_a_model_that_sees_the_future_is_labelled(tensor_lm, transformer_lm):
             assert metric["signature"] in run.output
 
 
+@pytest.mark.slow
 def test_tracked_runs_carry_the_label_too(tmp_path):
     config = compose_config("ptb", ["tracking=none"])
     assert SEES_THE_FUTURE in tracking(config, tmp_path)["tags"]

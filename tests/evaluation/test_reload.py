@@ -41,6 +41,7 @@ def assert_same_translations(first, second, tolerance=1e-5):
     assert [score for _, score in first] == pytest.approx([score for _, score in second], abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_reloaded_it_gives_the_same(norm, pre, tmp_path):

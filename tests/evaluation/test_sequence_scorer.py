@@ -58,6 +58,7 @@ def test_the_scores_of_fairseq(lengths, pre, size, rows):
         assert_same(scores(Scorer, [model], sample, size), scores(SequenceScorer, [model], sample, size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", CAUSAL_NORMS)
 def test_with_every_norm_and_the_model_trains_on(norm):
     model = train(make_model(decoder_norm=norm, encoder_norm=norm))

@@ -129,6 +129,7 @@ def test_the_interval_covers_the_truth() -> None:
     assert held >= 0.93 * 150  # 1.2 standard deviations of the count below 95 %; the interval is conservative
 
 
+@pytest.mark.slow
 def test_sacrebleus_tests_give_the_p_values_that_sacrebleu_gives_from_text() -> None:
     references, first, second = texts(1)
     rows = statistics(first, references), statistics(second, references)

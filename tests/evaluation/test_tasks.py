@@ -53,6 +53,7 @@ def test_values_that_cannot_work_are_refused(overrides, words, ptb):
         check(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -11,6 +11,7 @@ pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed")
 from normplugins.export.ctranslate2 import Engine, write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -25,6 +25,7 @@ MODELS = {norm: both_stacks(norm) for norm in NORMS if norm in ("bn", "pn", "wei
 FAST = ("pn", "post")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )

@@ -57,6 +57,7 @@ def test_the_command_line_overrides_the_architecture():
     assert model.decoder.layers[0].self_attention.dropout == 0.2
 
 
+@pytest.mark.slow
 def test_an_option_that_no_norm_reads_is_refused():
     normplugins.register()
     with pytest.raises(UserError, match=r"norm_momentum=0\.5 changes nothing about ln: ln reads eps"):

@@ -99,6 +99,7 @@ def train_kinds(kind, norm, shares, changes):
     return train(kind, norm, shares, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("adaptive", [False, True])

@@ -29,6 +29,7 @@ def test_each_element_is_dropped_with_probability_p_and_independently_of_its_nei
         assert abs(covariance) < 5 * p * (1 - p) / (n - distance) ** 0.5
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5, 2), (0, 4)])
 def test_survivors_are_scaled_so_that_the_mean_stays(kind, shape):

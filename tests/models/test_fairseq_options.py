@@ -74,6 +74,7 @@ def trainer(precision, *norm):
     return Trainer(config, task, models.build_model(config.model, task), torch.nn.Identity())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "amp"])
 @pytest.mark.parametrize(
     "norm", [("--encoder-norm", "pn"), ("--encoder-norm", "[ln,un]"), ("--decoder-final-norm", "mabn")], ids=" ".join
@@ -89,6 +90,7 @@ def test_other_half_precision_is_accepted(precision, norm):
     assert (next(model.parameters()).dtype == torch.float32) == (precision == "amp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -116,6 +118,7 @@ def generation(*arguments):
     return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, ["data", "--path", "x.pt", *arguments]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -49,6 +49,7 @@ def test_no_forward_or_backward_reads_a_value_back_from_the_device(kind, norm):
     model(make_segments().to("meta")[:, :SEGMENT])[0].sum().backward()  # tensors without values: reading one raises
 
 
+@pytest.mark.slow
 @EACH_MODEL
 @EACH_CAUSAL_NORM
 def test_a_causal_model_sees_no_later_token_at_evaluation_to_the_bit(kind, norm):
@@ -94,6 +95,7 @@ def test_a_causal_model_says_nothing_and_is_used_by_fairseqs_tools(kind, caplog)
     assert not caplog.text
 
 
+@pytest.mark.slow
 @EACH_MODEL
 @EACH_NORM
 @PLACEMENTS
@@ -119,6 +121,7 @@ def test_as_published_the_first_position_sees_the_last_token():
     assert (log_probs(model, tokens)[:, 0] != log_probs(model, changed)[:, 0]).any(dim=-1).all()
 
 
+@pytest.mark.slow
 @EACH_CAUSAL_NORM
 @PLACEMENTS
 def test_decoding_step_by_step_is_decoding_at_once(norm, pre):

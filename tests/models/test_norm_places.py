@@ -55,6 +55,7 @@ def test_norms_that_do_not_fit_the_stack_are_refused(norms: str, message: str) -
         make_model(encoder_layers=3, encoder_norm=norms)
 
 
+@pytest.mark.slow
 def test_on_the_command_line_they_need_no_quotes_and_are_part_of_the_cells_name() -> None:
     given = ["norm=pn", "model.encoder_norm=[pn,pn,ln]", "model.qk_norm=rms"]
     config = compose_config("multi30k", given)

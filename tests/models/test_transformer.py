@@ -60,6 +60,7 @@ def test_initial_weights_are_drawn_as_published(init, bound):
     assert embedding[2:].std().item() == pytest.approx(16**-0.5, rel=0.02)
 
 
+@pytest.mark.slow
 @PLACEMENTS
 @EACH_NORM
 def test_past_outputs_do_not_depend_on_future_tokens(norm, pre):
@@ -118,6 +119,7 @@ def test_activation_checkpointing_changes_nothing(norm):
         torch.testing.assert_close(runs[1][name], plain, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.slow
 @EACH_NORM
 @PLACEMENTS
 def test_two_updates_change_every_parameter_and_leave_numbers(norm, pre):
@@ -171,6 +173,7 @@ def test_it_tells_fairseq_how_long_sentences_may_be():
     assert model.max_positions() == (50, 60)
 
 
+@pytest.mark.slow
 @EACH_NORM
 def test_in_bfloat16_it_stays_close_to_float32(norm):
     model, batch = copy.deepcopy(trained(norm)), make_batch()

@@ -47,6 +47,7 @@ def test_it_is_scaled_dot_product_attention_forward_and_backward(kind, masked):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [0.0, pytest.param(0.4, marks=needs_libraries)])
 def test_without_the_rows_of_padding_the_tokens_get_the_same_and_the_gradient_is_that_of_the_forward(p):
     layout, mask = VarlenLayout.from_padding_mask(PADDING), causal_attention_mask(PADDING, torch.double)

@@ -26,6 +26,7 @@ def padding(lengths: list[int], extra: int = 0) -> Tensor:
     return torch.arange(max(lengths) + extra) >= torch.tensor(lengths).unsqueeze(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PADDING_FREE)
 @settings(deadline=None, max_examples=25)
 @given(

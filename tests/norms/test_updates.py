@@ -36,6 +36,7 @@ def tokens(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return 2 * x + 1, g, torch.rand(count, generator=generator) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BATCH_NORMS)
 @settings(deadline=None, max_examples=25)
 @given(

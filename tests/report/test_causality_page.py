@@ -108,6 +108,7 @@ def test_without_a_record_there_is_no_page(tmp_path):
     assert write_page(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_files(rows, tmp_path):
     rows(record(), record("bn", causal=False, evaluation=mode(2.0, replaced=9e9)))
     paths = write_page(tmp_path)

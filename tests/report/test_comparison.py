@@ -75,6 +75,7 @@ def test_json_holds_the_differences(results, normplugins) -> None:
     assert set(contrast["tests_of_first_seed"]) == {"paired_bootstrap", "approximate_randomization"}
 
 
+@pytest.mark.slow
 def test_one_common_seed_gives_no_verdict(results, normplugins) -> None:
     for seed in (2, 3):
         (results / f"runs/small/bn/seed{seed}.json").unlink()

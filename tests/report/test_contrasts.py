@@ -72,6 +72,7 @@ def test_holm_counts_the_contrasts_that_are_not_run(results: Path) -> None:
     assert each.p_adjusted > 3 * each.difference.p
 
 
+@pytest.mark.slow
 def test_the_p_value_of_a_complete_contrast_cannot_become_larger(results: Path) -> None:
     for seed in SEEDS:
         put_translated(results, "pn,norm.group_scaling=false", seed, {2: 10 * seed})
@@ -96,6 +97,7 @@ def test_a_verdict_is_final_when_no_later_run_can_change_it(results: Path) -> No
     assert (each.final, each.verdict_so_far) == (False, "undecided so far"), "Holm's method may still call it better"
 
 
+@pytest.mark.slow
 def test_a_side_that_diverged_more_often_is_not_better(results: Path) -> None:
     put_diverged(results, "multi30k", "pn", 4)
     each = found(results)["PN - LN"]
@@ -104,6 +106,7 @@ def test_a_side_that_diverged_more_often_is_not_better(results: Path) -> None:
     assert "has more runs that diverged" in answer.describe_verdict(each)
 
 
+@pytest.mark.slow
 def test_only_the_planned_seeds_of_a_contrast_count(results: Path) -> None:
     for seed in (2, 3):
         put_translated(results, "pn,norm.group_scaling=false", seed, {2: 10 * seed})
@@ -147,6 +150,7 @@ def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> Non
     assert answer.describe_verdict(undecided).endswith("This neither confirms nor contradicts the paper.")
 
 
+@pytest.mark.slow
 def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     put_diverged(results, "multi30k", "rms", 1)
     made = page()
@@ -173,6 +177,7 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     assert (results / "contrasts.csv").read_text(encoding="utf-8").count("\n") == 1 + 3 * len(CONTRASTS)
 
 
+@pytest.mark.slow
 def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> None:
     findings = list(found(results).values())
     figure = forest(CONTRASTS_TITLE, findings)
@@ -189,6 +194,7 @@ def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> N
     ]
 
 
+@pytest.mark.slow
 def test_an_interval_that_is_far_wider_than_the_differences_ends_in_an_arrow(results: Path) -> None:
     each = found(results)["PN - LN"]
     wide = replace(each, difference=replace(each.difference, mean=0.5, low=-9.0, high=1.0))
@@ -209,6 +215,7 @@ def test_a_record_without_translations_is_in_no_contrast(results: Path) -> None:
     assert found(results)["PN as written - PN without group scaling"].verdict == "not run"
 
 
+@pytest.mark.slow
 def test_the_contrasts_of_a_second_corpus_stand_beside_the_first(results: Path) -> None:
     primary = find(results, resamples=200)
     assert over_corpora(results, read_results(results), primary) is None

@@ -59,6 +59,7 @@ def test_many_cells_have_a_panel_each_and_every_norm_is_named(tmp_path: Path) ->
     assert overlapping(figure) == []
 
 
+@pytest.mark.slow
 def test_language_models_are_named_and_compared_with_their_own_ln(tmp_path: Path) -> None:
     for norm in ("ln", "pn", "bn"):
         for kind in ("", ",reading=masked", ",architecture=transformer"):

@@ -13,6 +13,7 @@ from normplugins.utils.errors import UserError
 from tests.helpers.pictures import clipped, overlapping, written
 
 
+@pytest.mark.slow
 def test_norms_are_added_to_the_table_and_replaced_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = [[norm, "post", 2, "decoder", 1, 7.0, 1, 8] for norm in ("ln", "pn")]
     pd.DataFrame(old, columns=COLUMNS).to_csv(tmp_path / TABLE, index=False)

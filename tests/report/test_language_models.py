@@ -88,6 +88,7 @@ def test_nothing_is_claimed_of_the_papers_own_model(page) -> None:
     assert "not known" in made.terminal
 
 
+@pytest.mark.slow
 def test_best_validation_perplexity_is_each_models_own(page, tmp_path) -> None:
     code = language_model("ptb", "ln", floor=5.0)
     masked = language_model("ptb", "ln,reading=masked", floor=6.0)
@@ -138,6 +139,7 @@ def test_the_difference_to_ln_is_taken_between_one_kind_of_model_only(page, tmp_
     assert rows["pn, causal transformer"]["ours - LN"] == "-5.00"
 
 
+@pytest.mark.slow
 def test_shortened_schedules_have_a_table_of_their_own(page, tmp_path) -> None:
     variants = ("ln,budget=cpu", "ln,budget=cpu,reading=masked", "ln,budget=cpu,reading=paper")
     contents = [
@@ -199,6 +201,7 @@ def test_a_corpus_of_running_text_has_tokens(page, tmp_path) -> None:
     assert "pairs" not in made.section("PTB")
 
 
+@pytest.mark.slow
 def test_another_experiment_shows_both_counts_with_their_signatures_and_plain_labels(page, tmp_path) -> None:
     put(tmp_path, language_model("wikitext2", "pn", 1, 60.0, floor=4.0))
     put(tmp_path, language_model("wikitext2", "pn,reading=masked", 1, 120.0))

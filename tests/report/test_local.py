@@ -27,6 +27,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_runs_at_hand_stand_beside_the_published_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs, results = tmp_path / "runs", tmp_path / "results"
     put(results, record("multi30k", "ln", metrics={"bleu": 34.0}, floor=4.0))

@@ -13,6 +13,7 @@ from normplugins.utils.terminal import Column, Table, terminal
 from tests.helpers.records import put, put_diverged, record
 
 
+@pytest.mark.slow
 def test_the_page_says_what_made_it_and_links_to_runs(page, tmp_path: Path) -> None:
     put(tmp_path, record("multi30k", "pn", floor=4.0))
     made = page()
@@ -22,6 +23,7 @@ def test_the_page_says_what_made_it_and_links_to_runs(page, tmp_path: Path) -> N
     assert (tmp_path / "figures" / "multi30k.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_runs_of_each_plan_have_a_table_and_figures_of_their_own(page, tmp_path: Path) -> None:
     for cell in ("ln", "pn", "pn,model.placement=post"):
         put(tmp_path, record("multi30k", cell, floor=4.0))
@@ -32,6 +34,7 @@ def test_the_runs_of_each_plan_have_a_table_and_figures_of_their_own(page, tmp_p
     assert (tmp_path / "tables" / "multi30k-placements.tex").is_file()
 
 
+@pytest.mark.slow
 def test_the_page_of_figures_names_the_claims_that_they_show(page, tmp_path: Path) -> None:
     put(tmp_path, record("multi30k", "pn", floor=4.0))
     page()
@@ -42,6 +45,7 @@ def test_the_page_of_figures_names_the_claims_that_they_show(page, tmp_path: Pat
     assert {*links} <= {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_is_listed_with_its_reason_until_it_has_been_run_again(page, tmp_path: Path) -> None:
     put_diverged(tmp_path, "multi30k", "pn", 2)
     assert "- multi30k pn seed 2: update 7: the loss is not finite" in page().section("Runs that diverged")
@@ -49,6 +53,7 @@ def test_a_run_that_diverged_is_listed_with_its_reason_until_it_has_been_run_aga
     assert "Runs that diverged" not in page().text
 
 
+@pytest.mark.slow
 def test_the_tables_are_written_as_csv_and_latex_too(page, tmp_path: Path) -> None:
     for seed, bleu in enumerate((35.0, 35.5, 36.0), 1):
         put(tmp_path, record("multi30k", "bn_released", seed, {"bleu": bleu}))
@@ -105,6 +110,7 @@ def test_settings_with_markup_characters_stay_in_their_cell(page, tmp_path: Path
     assert list(page().rows("demo")) == [r"pn, optimization.lr=\_0.001\_"]
 
 
+@pytest.mark.slow
 def test_prints_the_tables_and_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path, record("iwslt14", "pn", metrics={"bleu": 35.87, "sacrebleu": 34.0}, note="1 of 2 train pairs"))
     put(tmp_path, record("demo", "ln", metrics={"bleu": 12.34, "sacrebleu": 11.0}, floor=4.0))
@@ -160,6 +166,7 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
         report(tmp_path, echo=lambda _: None)
 
 
+@pytest.mark.slow
 def test_reports_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
     put(tmp_path, record("multi30k", "pn", floor=4.0))
     report(tmp_path, echo=lambda _: None)

@@ -64,6 +64,7 @@ def test_without_records_every_figure_is_not_run(tmp_path: Path) -> None:
     assert all(drawing.figure is None and "not run" in drawing.text for drawing in drawings)
 
 
+@pytest.mark.slow
 def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Path) -> None:
     for cell in OF_CELLS:
         publish(tmp_path, cell)
@@ -92,6 +93,7 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
     assert [len(axis.lines) for axis in beside.figure.axes] == [2] * 4
 
 
+@pytest.mark.slow
 def test_losses_are_compared_with_those_of_ln_with_the_same_seed(tmp_path: Path) -> None:
     for seed, loss in ((1, 4.0), (2, 5.0)):
         publish(tmp_path, "ln", seed, loss)

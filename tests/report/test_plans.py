@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from normplugins.report import plans
 from normplugins.report.records import read_results
 from normplugins.runs import campaign_plan
@@ -18,6 +20,7 @@ blocks:
 """
 
 
+@pytest.mark.slow
 def test_names_are_those_of_the_campaign(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "campaign" / "small.yaml"
     path.parent.mkdir()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from normplugins.report.claims import claims_page, judge_claims
 from normplugins.report.contrasts import find
 from normplugins.report.probe_table import probe_table
@@ -12,6 +14,7 @@ from tests.helpers.records import put, put_diverged, put_translated, record, sco
 CELL = "pn,norm.group_scaling=false,optimization.lr=0.01"
 
 
+@pytest.mark.slow
 def test_a_page_stands_beside_each_record(page, tmp_path: Path) -> None:
     corpus = {"corpus": "multi30k", "counts": {"train": {"pairs": 1234}}, "notes": ["3 pairs dropped"],
               "sha256": {"bin/train.bin": "f00d"}, "inputs": {"train.de.gz": "cafe"}}  # fmt: skip
@@ -46,6 +49,7 @@ def test_a_cell_whose_name_is_cut_inside_a_value_is_marked(page, tmp_path: Path)
     assert "The name is cut" in (tmp_path / f"runs/demo/{cell}/seed1.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_long_training_has_a_short_table(page, tmp_path: Path) -> None:
     put(tmp_path, record("demo", "ln", floor=4.0, epochs=400, updates=40_000))
     page()

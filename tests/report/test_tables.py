@@ -1,5 +1,7 @@
 """The numbers, labels and rows of the tables, read from the page."""
 
+import pytest
+
 from normplugins.norms import known_norms
 from normplugins.report.cells import duration
 from normplugins.report.paper import CORPORA
@@ -211,6 +213,7 @@ def test_runs_that_diverged_are_counted_in_their_row(page, tmp_path) -> None:
     assert made.rows("PTB")["BN (bn), reading=masked"]["ours, ppl"] == "diverged"
 
 
+@pytest.mark.slow
 def test_runs_of_other_recipes_are_not_averaged(page, tmp_path) -> None:
     changed = record("multi30k", "ln", 2, {"bleu": 20.0})
     changed["config"]["optimization.max_epoch"] = 10
@@ -242,6 +245,7 @@ def checkpoints(variant: str, seed: int, averaged: float, last: float, best: flo
     )
 
 
+@pytest.mark.slow
 def test_the_last_and_the_best_checkpoint_stand_beside_the_averaged(page, tmp_path) -> None:
     for seed, shift in enumerate((0.0, 1.0, 2.0), 1):
         for experiment in ("multi30k", "iwslt14"):
@@ -264,6 +268,7 @@ def test_the_brevity_penalty_is_the_mean_over_seeds(page, tmp_path) -> None:
     assert made.rows(IWSLT)["PN (pn)"]["brevity penalty"] == made.rows("demo")["pn"]["brevity penalty"] == "0.960"
 
 
+@pytest.mark.slow
 def test_each_test_set_and_the_other_metrics_have_a_table_of_their_own(page, tmp_path) -> None:
     sets = {"flickr2017": translated({"bleu": 33.0}), "mscoco2017": translated({"bleu": 29.0})}
     content = record("multi30k", "pn", 1, {"bleu": 35.0, "chrf2": 55.0, "ter": 45.0})
@@ -289,6 +294,7 @@ def test_a_detail_that_is_the_same_in_all_rows_is_said_once(page, tmp_path) -> N
     assert made.section("demo").count("stopped by max_epoch") == 1
 
 
+@pytest.mark.slow
 def test_one_seed_orders_nothing(page, tmp_path) -> None:
     for norm in ("ln", "pn"):
         put(tmp_path, record("demo", norm))

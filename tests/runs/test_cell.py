@@ -14,6 +14,7 @@ def name(experiment, *overrides):
     return compose_config(experiment, overrides).variant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ways", "expected"),
     [
@@ -50,6 +51,7 @@ def test_the_default_of_a_norm_is_not_named():
     assert name("demo", "norm=rms", "norm.groups=4") == "rms,norm.groups=4"
 
 
+@pytest.mark.slow
 def test_the_default_of_one_norm_is_named_if_another_norm_has_a_different_default():
     shared = ["norm=pnv", "model.decoder_norm=pn"]
     assert name("multi30k", *shared) != name("multi30k", *shared, "norm.group_scaling=false")
@@ -68,6 +70,7 @@ def test_a_value_that_follows_from_another_setting_is_not_named():
     )
 
 
+@pytest.mark.slow
 def test_an_option_of_a_group_stands_for_the_values_that_it_sets():
     assert name("ptb", "norm=pn", "budget=cpu", "optimization.max_update=400") == "pn,budget=cpu"
     assert name("ptb", "norm=pn", "architecture=transformer") == "pn,architecture=transformer"
@@ -75,6 +78,7 @@ def test_an_option_of_a_group_stands_for_the_values_that_it_sets():
     assert name("iwslt14", "corpus=multi30k") == "ln,corpus=multi30k"
 
 
+@pytest.mark.slow
 def test_a_reading_is_named_by_the_values_that_it_sets():
     assert name("ptb", "norm=pn", "reading=masked") == name("ptb", "norm=pn", "model.causal=true")
     by_hand = ["model.causal=true", "model.normalize_before=true"]
@@ -88,6 +92,7 @@ def test_files_of_a_custom_corpus_are_named_by_the_experiment():
     assert name("demo", "norm=pn", "corpus.source=cc") == "pn,corpus.source=cc"
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_is_named_if_each_adds_a_batch_or_has_statistics_of_its_own():
     processes = ["hardware=cpu", "hardware.processes=2"]
     assert name("demo", "norm=ln", *processes) == "ln,processes=2"

@@ -23,6 +23,7 @@ def test_a_value_below_its_minimum(experiment, key, value, least):
         check(compose_config(experiment, [f"{key}={value}"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -71,6 +72,7 @@ def test_a_setting_that_no_norm_reads(overrides, words):
         check(compose_config("demo", overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -91,6 +93,7 @@ def test_one_number_stands_for_a_list_of_one():
     assert (list(config.optimization.lr), list(config.optimization.update_freq)) == ([0.003], [2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

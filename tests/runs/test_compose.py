@@ -16,6 +16,7 @@ NORMS = known_norms()
 SECTIONS = ("common", "task", "criterion", "optimizer", "lr_scheduler")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("experiment", "architecture"), [("ptb", "transformer"), ("wikitext103", "tensor")])
 def test_a_language_model_is_chosen_by_architecture_and_its_schedule_by_budget(experiment, architecture):
     for budget in ("full", "cpu"):
@@ -31,6 +32,7 @@ def test_a_language_model_is_chosen_by_architecture_and_its_schedule_by_budget(e
         assert config.norm.warmup_updates == (tenth if budget == "full" else learning_rate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["ptb", "wikitext103", "wikitext2"])
 @pytest.mark.parametrize(
     ("reading", "pre_norm", "causal"), [("code", False, False), ("masked", False, True), ("paper", True, True)]
@@ -123,6 +125,7 @@ def test_the_last_norm_warms_up_for_an_eighth_of_the_learning_rates_warmup(
     assert config.model.final_norm_warmup_updates == last_norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "override", "message"),
     [
@@ -151,6 +154,7 @@ def test_every_key_of_the_trainer_can_be_overridden():
     assert (list(passed.optimization.update_freq), passed.common.fp16, passed.dataset.curriculum) == ([2], True, 1)
 
 
+@pytest.mark.slow
 def test_hardware_does_not_change_the_cell():
     automatic, cpu, gpu = (
         compose_config("demo", overrides)

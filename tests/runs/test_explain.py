@@ -1,5 +1,7 @@
 """``run --cfg``: every key of the config with its value, its source and its documentation."""
 
+import pytest
+
 from normplugins.runs.cell import flatten
 from normplugins.runs.compose import compose_config
 from normplugins.runs.experiments import experiments, summary
@@ -7,6 +9,7 @@ from normplugins.runs.experiments import experiments, summary
 OVERRIDES = ["norm=pn", "seed=3", "model.dropout=0.25", "budget=cpu"]
 
 
+@pytest.mark.slow
 def test_every_key_has_its_value_source_and_meaning(normplugins):
     status, said, _ = normplugins("run", "ptb", "--cfg", *OVERRIDES)
     assert status == 0

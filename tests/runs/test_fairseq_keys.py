@@ -44,6 +44,7 @@ def dotted(sections):
     return {f"{section}.{key}" for section, keys in sections.items() for key in keys.split()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["demo", "ptb"])
 def test_every_key_that_is_not_supported_is_refused(experiment):
     config = OmegaConf.create(OmegaConf.to_container(compose_config(experiment, ["hardware=cpu"]), enum_to_str=True))
@@ -78,6 +79,7 @@ def test_all_supported_keys_together_train_and_score_a_model(normplugins, traine
     assert "trained 5 updates" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "override", "reason"),
     [

@@ -52,6 +52,7 @@ def test_a_run_is_not_resumed_with_another_corpus(trained, refused, tmp_path, mo
 FIVE = "experiment: demo\nvariant: ln\nseed: 1\ntask: {_name: translation}\nnorm: {name: ln}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

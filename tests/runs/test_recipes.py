@@ -8,6 +8,7 @@ from normplugins.runs.compose import compose_config
 from normplugins.utils.errors import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["ln", "pn", "un", "rbn"])
 def test_every_norm_can_be_trained_with_every_recipe(norm):
     for recipe in ("powernorm", "un", "rbn"):

@@ -1,5 +1,7 @@
 """What a record holds of the machine that wrote it."""
 
+import pytest
+
 from tests.helpers.corpora import stranger
 from tests.helpers.runs import MODEL
 
@@ -15,6 +17,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.slow
 def test_a_record_holds_no_absolute_path(normplugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = stranger(tmp_path / "text")

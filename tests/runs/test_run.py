@@ -228,6 +228,7 @@ def test_unwritable_folder_is_one_line(refused, tmp_path, monkeypatch):
     assert "file/run" in refused("run", "demo", "run_dir=file/run", *TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

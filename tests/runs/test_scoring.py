@@ -50,6 +50,7 @@ def slices():
     return {"test": slice(None)} | {name: slice(*ends) for name, ends in zip(TEST_PARTS, pairwise(ends), strict=True)}
 
 
+@pytest.mark.slow
 def test_every_checkpoint_is_scored_on_each_test_set_and_on_all(scored):
     record = scored.record
     assert (record["format"], record["scored_by"]) == (2, "averaged")
@@ -141,6 +142,7 @@ def test_a_run_killed_between_two_checkpoints_resumes_with_the_second(scored, mi
     assert differences(outcome(scored.folder, scored.directory), outcome(tmp_path, tmp_path / "run")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["averaged", "last", "best"])
 def test_evaluate_gives_each_checkpoint_the_score_of_the_record(name, scored, mirror):
     before = files(scored.directory)

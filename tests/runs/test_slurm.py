@@ -59,6 +59,7 @@ def cluster(tmp_path, monkeypatch):
     return cluster
 
 
+@pytest.mark.slow
 def test_cells_are_tasks_of_one_array(cluster, normplugins):
     status, said, _ = normplugins("run", "demo", "-m", "norm=ln,pn", "seed=1,2", *SLURM)
     cells = [(norm, seed) for norm in ("ln", "pn") for seed in (1, 2)]
@@ -94,6 +95,7 @@ def test_settings_reach_slurm_and_do_not_change_the_cell(cluster, normplugins):
     assert compose_config("demo", overrides).variant == "pn"
 
 
+@pytest.mark.slow
 def test_a_process_has_a_gpu_or_an_equal_share_of_the_cpus(cluster, normplugins):
     assert normplugins("run", "demo", "norm=pn", "hardware.processes=8", *SLURM)[0] == 0
     assert cluster.asked()["gpus-per-node"] == "8"
@@ -103,6 +105,7 @@ def test_a_process_has_a_gpu_or_an_equal_share_of_the_cpus(cluster, normplugins)
     assert cluster.task(0)[1:3] == ["hardware=cpu", "hardware.threads=4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -152,6 +155,7 @@ def test_a_complete_cell_is_shown_and_not_submitted(trained, cluster, normplugin
     assert not (cluster.folder / "script").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_queued_or_running_is_not_submitted_again(cluster, normplugins, refused):
     assert normplugins("run", "demo", "-m", "norm=ln,bn", *SLURM)[0] == 0
     (cluster.folder / "queue").write_text("3\n7_1\n")  # the job of norm=ln has ended

@@ -227,6 +227,7 @@ def test_a_rank_with_other_settings_ends_all_ranks_before_anything_is_written(tr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["output0", "output1"]
 
 
+@pytest.mark.slow
 def test_places_and_tracking_may_differ():
     one, other, seed = (
         description(compose_config("demo", ["hardware=cpu", *overrides]))
@@ -340,6 +341,7 @@ def test_impossible_settings_are_refused(overrides, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
+@pytest.mark.slow
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
@@ -350,6 +352,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     assert (config.hardware.processes, config.variant) == (3, "bn,processes=3")
 
 
+@pytest.mark.slow
 def test_a_task_of_srun_may_see_its_own_gpu_only(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -372,6 +375,7 @@ def test_a_task_of_srun_may_see_its_own_gpu_only(monkeypatch):
         check(compose_config("demo"))
 
 
+@pytest.mark.slow
 def test_the_launcher_determines_the_number_of_processes(monkeypatch):
     for name, value in {"MASTER_ADDR": "node1", "MASTER_PORT": "29500", "RANK": "5", "WORLD_SIZE": "16"}.items():
         monkeypatch.setenv(name, value)

@@ -25,6 +25,7 @@ def losses(precision, norm, updates=12):
     return [float(trainer.train_step([sample])["loss"]) for _ in range(updates)], trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["ln", "pn", "bn", "rms"])
 def test_the_loss_follows_that_of_float32_and_all_state_is_in_float32(norm):
     (exact, _), (half, trainer) = losses("float32", norm), losses("bf16", norm)

@@ -60,6 +60,7 @@ def refuse(joined):
     raise UserError("evaluate.beam is 0")
 
 
+@pytest.mark.slow
 def test_ranks_that_are_alike_receive_rank_zeros_message(tmp_path):
     (tmp_path / "train.bin").write_bytes(b"12")
     message = {"data": str(tmp_path), "files": file_sizes(tmp_path, tmp_path / "missing")}
@@ -67,6 +68,7 @@ def test_ranks_that_are_alike_receive_rank_zeros_message(tmp_path):
     assert meet(first(message), other(), other(delay=0.5)) == [None, message, message]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["optimization.lr", "torch", "git_commit", "new"])
 def test_every_rank_says_which_keys_differ(key):
     found = meet(first({}), other(), other({**SAME, key: "x"}, delay=0.3))
@@ -89,6 +91,7 @@ def test_the_refusal_of_a_rank_reaches_all():
     ]
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_come_is_named():
     missing = "rank 2 of 3 has not joined within 1 seconds (hardware.timeout_seconds)"
     assert meet(first({}), other(), None, seconds=1) == [missing, f"rank 1 of 3 has nothing to do: {missing}"]
@@ -96,6 +99,7 @@ def test_a_rank_that_does_not_come_is_named():
     assert said.startswith("rank 1 of 2 does not reach 127.0.0.1:")
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_see_rank_zeros_files_is_refused(tmp_path):
     message = {"files": {str(tmp_path / "checkpoint_last.pt"): 5}}
     reason = (

@@ -105,6 +105,7 @@ def test_hooks_are_removed_if_an_update_fails():
     assert model.norm._forward_pre_hooks == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pn", "pnv", "bn", "rms"])
 @pytest.mark.parametrize("used_again", [True, False])
 def test_a_deferred_residual_is_computed_in_the_norms_own_pass(name, used_again):

@@ -151,6 +151,7 @@ class Server:
         self.server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [401, 500, "page", "refused", None])
 def test_without_a_server_a_run_is_tracked_offline(user, tmp_path, capsys, answer):
     server = Server(answer)

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from normplugins.utils.steps import progress, step
 
 SCRIPT = """
@@ -38,6 +40,7 @@ def test_a_long_step_tells_how_much_is_left(capsys, monkeypatch):
     assert "scoring: 2 of 3 batches, about 1 minutes left\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_whole_numbers_and_the_output_has_only_results(tmp_path):
     for columns in (40, 60):
         master, slave = pty.openpty()

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ def tables(draw):
     return Table("title", columns, draw(st.lists(row, min_size=1, max_size=4)))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(tables(), st.integers(8, 140))
 def test_every_number_that_is_shown_is_whole_and_has_its_name(table, width):

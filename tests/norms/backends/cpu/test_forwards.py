@@ -37,6 +37,7 @@ def same_steps(fast: nn.Module, plain: nn.Module, mask: Tensor | None, shape: tu
         assert_close(buffers(fast), buffers(plain), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @settings(deadline=None, max_examples=25)
 @given(

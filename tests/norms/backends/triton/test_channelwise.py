@@ -19,6 +19,7 @@ def at(name: str, groups: int, warmup: int) -> dict[str, object]:
     return {"groups": groups, "warmup_updates": warmup} if name == "pn" else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("name", NORMS)
 def test_errors_are_within_twice_those_of_pytorch(name: str, dtype: torch.dtype) -> None:
@@ -106,6 +107,7 @@ def test_channel_groups_of_the_other_norms(
     assert_same(ours.eval(), reference.eval(), x, mask, g)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("name", ["pnv", "pn_alg2", "rms"])
 def test_with_channel_groups_errors_are_within_twice_those_of_pytorch(name: str, dtype: torch.dtype) -> None:
@@ -127,6 +129,7 @@ def test_batch_statistics_and_their_exact_backward(name: str, shape: tuple[int, 
     assert_same(ours.eval(), reference.eval(), x, mask if padded else None, g)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", [False, True])
 @pytest.mark.parametrize("name", ["pn_alg2", "pnv", "bn"])
 @pytest.mark.parametrize("junk", [float("nan"), float("inf")])
