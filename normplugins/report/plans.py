@@ -46,19 +46,13 @@ class Plan:
     cells: dict[tuple[str, str], tuple[int, ...]]
     decides: str = ""
 
-    @classmethod
-    def named(cls, name: str) -> Plan:
-        """Read ``configs/campaign/NAME.yaml`` without composing its runs, which would take seconds.
+    @staticmethod
+    def named(name: str) -> Plan:
+        """Return the plan ``configs/campaign/NAME.yaml``. Its runs are not composed, which would take seconds.
 
         ``runs.campaign_plan.read_plan`` composes the runs and gives the same names.
         """
-        content = read_plan_file(config_dir() / "campaign" / f"{name}.yaml")
-        cells: dict[tuple[str, str], tuple[int, ...]] = {}
-        for block in content.blocks:
-            for text in block.cells:
-                key = (block.experiment, _cell_name([*content.overrides, *text.split()]))
-                cells[key] = tuple(dict.fromkeys([*cells.get(key, ()), *block.seeds]))
-        return cls(name, cells, content.decides)
+        return _read(config_dir() / "campaign" / f"{name}.yaml")
 
     def seeds(self, experiment: str, cell: str) -> tuple[int, ...]:
         """Return the planned seeds of a cell, none for a cell that is not in the plan."""
@@ -79,6 +73,17 @@ class Plan:
                 else:
                     left.append(experiment)
         return Progress(published, diverged, tuple(left))
+
+
+@cache  # a report asks for the plans dozens of times
+def _read(path: Path) -> Plan:
+    content = read_plan_file(path)
+    cells: dict[tuple[str, str], tuple[int, ...]] = {}
+    for block in content.blocks:
+        for text in block.cells:
+            key = (block.experiment, _cell_name([*content.overrides, *text.split()]))
+            cells[key] = tuple(dict.fromkeys([*cells.get(key, ()), *block.seeds]))
+    return Plan(path.stem, cells, content.decides)
 
 
 @cache
