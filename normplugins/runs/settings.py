@@ -94,8 +94,8 @@ class TranslationEvaluateSettings:
     length_penalty: float = setting(1.0, "exponent of the length in a hypothesis's score")
     max_length_a: float = setting(
         0.0,
-        "a translation has at most max_length_a * length + max_length_b tokens; the length is that of the longest source "
-        "sentence of its batch, as in fairseq",
+        "a translation has at most max_length_a * length + max_length_b tokens; the length is that of the batch's "
+        "longest source sentence, as in fairseq",
     )
     max_length_b: int = setting(200, "see max_length_a", minimum=0)
     max_tokens: int = neutral(8192, "source tokens in a batch of translation", minimum=1)
