@@ -10,7 +10,7 @@ from tests.helpers.processes import pair  # noqa: F401  (a fixture)
 from tests.helpers.runs import REPOSITORY, TINY, TINY_LM, Trained, command, write_text
 
 # These files take longest, so they begin first, and no worker waits for one of them at the end.
-LONGEST = ("test_gpu_lease", "test_distributed", "test_slurm", "test_run", "test_every_norm")
+LONGEST = ("test_distributed", "test_campaign", "test_gpu_lease", "test_run", "test_every_norm", "test_torch_compile")
 
 
 def pytest_xdist_auto_num_workers():
