@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from normplugins.utils.worker_processes import available_cores
 from tests.helpers.processes import pair  # noqa: F401  (a fixture)
 from tests.helpers.runs import REPOSITORY, TINY, TINY_LM, Trained, command, write_text
 
@@ -13,9 +14,10 @@ from tests.helpers.runs import REPOSITORY, TINY, TINY_LM, Trained, command, writ
 LONGEST = ("test_distributed", "test_campaign", "test_gpu_lease", "test_run", "test_every_norm", "test_torch_compile")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """Return one more worker than there are cores, because many tests wait for processes that they started."""
-    return (os.cpu_count() or 1) + 1
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or available_cores() + 1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks choose the tests

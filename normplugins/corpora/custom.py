@@ -57,7 +57,7 @@ class Custom(ParallelCorpus):
             if drawn and (sides or len(given) > 1):
                 of_files = [] if not sides or split in given else [f"{split}_source"]
                 raise UserError(
-                    f"corpus: {' and '.join([*of_files, *given])} are different ways to give the {split} set"
+                    f"corpus: {' and '.join([*of_files, *given])} are different ways to give the {split} set: keep one"
                 )
             if not sides and not drawn and split == "train":
                 raise UserError(

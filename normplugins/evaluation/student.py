@@ -1,8 +1,9 @@
 """Student's t distribution for a whole number of degrees of freedom, and the intervals of means that follow from it."""
 
 import math
-import statistics
 from collections.abc import Sequence
+
+import numpy as np
 
 
 def student_cdf(t: float, freedom: int) -> float:
@@ -36,6 +37,6 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % confidence interval of the mean of two or more independent values."""
-    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
     reach = student_quantile(0.975, len(values) - 1) * error
     return mean - reach, mean + reach

@@ -59,10 +59,10 @@ def draw_seed() -> int:
 def run_kernel(x: Tensor, p: float, seed: int, residual: Tensor | None = None, relu: bool = False) -> Tensor:
     """Compute dropout(x) with the mask of this seed, or residual + dropout(x), or dropout(relu(x)); no gradient.
 
-    A gradient of a dtype without a kernel, such as float16, is computed in float32.
+    A tensor of a dtype without a kernel, such as a gradient in float16, is computed in float32.
     """
     if x.dtype not in SUFFIX:
-        assert residual is None  # has_kernel() is false for a forward
+        assert residual is None  # has_kernel() is false for these forwards
         assert not relu
         return run_kernel(x.float(), p, seed).to(x.dtype)
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)

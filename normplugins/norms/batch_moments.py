@@ -27,18 +27,23 @@ class BatchMomentsNorm(RunningNorm):
         self.add_statistic("running_mean", 0.0)
         self.add_statistic("running_var", 1.0)
 
-    def moments_of(
-        self, rows: Tensor, real: Tensor | None, tokens: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return tokens, count, mean (C,) and biased variance (C,) of a batch's rows (N, C), whose padding is zero.
+    def centre(
+        self, rows: Tensor, real: Tensor | None, filled: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return the rows (N, C) minus their mean, and tokens, count, mean (C,) and biased variance (C,) of a batch.
 
-        With ``sync="batch"`` they are over all processes' tokens. ``tokens`` is their number where rows (N, C) contain
-        filled padding, which ``real`` counts as real.
+        With ``sync="batch"`` the moments are over all processes' tokens. Padding is zero in the rows, or ``filled``
+        with their mean and then counted; in the result it is zero, up to rounding if it was filled.
         """
-        count = count_tokens(rows, real)
+        tokens, counted = count_tokens(rows, real), None if filled else real
+        count = count_tokens(rows, counted)
         mean = mean_over(rows, count)
-        var = mean_over(zero_padding(rows - mean, real).square(), count)
-        return self.synchronize(count if tokens is None else tokens, count, mean, var)
+        centred = zero_padding(rows - mean, counted)
+        var = mean_over(centred.square(), count)
+        if self.synchronizes:
+            tokens, count, mean, var = self.synchronize(tokens, count, mean, var)
+            centred = zero_padding(rows - mean, real)
+        return centred, tokens, count, mean, var
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
         """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""

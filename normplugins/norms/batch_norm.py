@@ -68,16 +68,15 @@ class BatchNorm(Dispatched, BatchMomentsNorm):
         rows = zero_padding(rows, real)
         if self.group_scaling:
             rows = scale_groups(rows, self.groups, self.eps)
-        counted, tokens = real, count_tokens(rows, real)
         if self.padding_filled and real is not None:
-            rows, counted = torch.where(real, rows, mean_over(rows, tokens)), None
+            rows = torch.where(real, rows, mean_over(rows, count_tokens(rows, real)))
         if self.training:
-            tokens, count, mean, var = self.moments_of(rows, counted, tokens)
-            centred = zero_padding(rows - mean, real)  # padding, if it is filled, takes the synchronized mean
+            centred, tokens, count, mean, var = self.centre(rows, real, self.padding_filled)
             self.update_running_stats(tokens, count, mean, var)
         else:
             centred, var = rows - self.running_mean.to(rows.dtype), self.running_var
-        y = zero_padding(self.affine(centred, torch.rsqrt(var + self.eps)), counted)
+        y = self.affine(centred, torch.rsqrt(var + self.eps))
+        y = y if self.padding_filled else zero_padding(y, real)
         return y.view(x.shape).to(x.dtype)
 
     def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002

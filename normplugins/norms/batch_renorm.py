@@ -59,10 +59,10 @@ class BatchRenorm(BatchMomentsNorm):
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
         if self.training:
-            tokens, count, mean, var = self.moments_of(rows, real)
+            centred, tokens, count, mean, var = self.centre(rows, real)
             r, d = self._corrections(mean.detach(), var.detach())
             self.update_running_stats(tokens, count, mean, var)
-            z = (rows - mean) * (torch.rsqrt(var + self.eps) * r) + d
+            z = centred * (torch.rsqrt(var + self.eps) * r) + d
         else:
             z = (rows - self.running_mean) * torch.rsqrt(self.running_var + self.eps)
         y = zero_padding(torch.addcmul(self.bias.to(rows.dtype), z.to(rows.dtype), self.weight.to(rows.dtype)), real)

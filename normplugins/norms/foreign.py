@@ -56,8 +56,9 @@ def _read(name: str, module: nn.Module, parent: nn.Module, attribute: str) -> Fo
     if len(shape) != 1:
         raise ValueError(f"it normalizes over {len(shape)} dimensions" if shape else "its channels are not known")
     eps = next((each for key in EPS if isinstance(each := getattr(module, key, None), float)), None)
-    if eps is None and isinstance(module, nn.RMSNorm):  # PyTorch's default
-        eps = torch.finfo(torch.float32 if weight is None else weight.dtype).eps
+    if eps is None and isinstance(module, nn.RMSNorm):  # PyTorch's default; it computes half precision in float32
+        double = weight is not None and weight.dtype == torch.float64
+        eps = torch.finfo(torch.float64 if double else torch.float32).eps
     norm = ForeignNorm(name, module, shape[0], weight, bias, eps, [(parent, attribute)])
     if type(module) not in (nn.LayerNorm, nn.RMSNorm):
         norm.weight = _tested_weight(norm)

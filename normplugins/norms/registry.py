@@ -112,7 +112,7 @@ def register_norm(
 
     Raises:
         ValueError: the name is registered already, the dataclass lacks a setting named here, or a setting has another
-            type in another norm.
+            type or another ``changes_result`` in another norm.
         TypeError: a setting has no default.
     """
     always = fixed or {}

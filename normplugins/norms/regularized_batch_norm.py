@@ -52,7 +52,7 @@ class RegularizedBatchNorm(BatchMomentsNorm):
         rows, real = token_rows(x, padding_mask, self.dim)
         rows = zero_padding(rows, real)
         if self.training:
-            tokens, count, mean, var = self.moments_of(rows, real)
+            centred, tokens, count, mean, var = self.centre(rows, real)
             self.update_running_stats(tokens, count, mean, var)
             running_mean, running_var = self.running_mean.clone(), self.running_var.clone()
             distance = self.penalty_mean * (running_mean - mean).square().sum()
@@ -60,8 +60,8 @@ class RegularizedBatchNorm(BatchMomentsNorm):
             # with shared statistics each process has the whole distance, and the sum over processes must count it once
             self.loss_term = (count > 0) * distance / (process_count() if self.synchronizes else 1)
         else:
-            mean, var = self.running_mean.to(rows.dtype), self.running_var
-        y = zero_padding(self.affine(rows - mean, torch.rsqrt(var + self.eps)), real)
+            centred, var = rows - self.running_mean.to(rows.dtype), self.running_var
+        y = zero_padding(self.affine(centred, torch.rsqrt(var + self.eps)), real)
         return y.view(x.shape).to(x.dtype)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class ReplacedNorm:
     kept: tuple[str, ...]
     """weights and settings that the new norm has from the old one"""
     new: tuple[str, ...]
-    """weights that the old norm does not have; they start at their initial values"""
+    """weights and settings that the old norm does not have; they have their initial values or defaults"""
     dropped: tuple[str, ...]
     """weights that the new norm does not have, or has in another shape"""
 
@@ -163,7 +163,7 @@ def _build(
             state["dropped"] += [key] if theirs is not None else []
             state["new"] += [key] if ours is not None else []
     state["kept"] += ["eps"] if keeps_eps else []
-    state["new"] += ["eps"] if old.eps is None and "eps" in config.settings_read() else []
+    state["new"] += ["eps"] if old.eps is None and config.eps is None and "eps" in config.settings_read() else []
     return new, ReplacedNorm(old.name, type(old.module).__name__, **{key: tuple(each) for key, each in state.items()})
 
 

@@ -228,7 +228,7 @@ def _differ_in_group_scaling(contrast: Contrast) -> bool:
 
 
 def verdict_label(found: Finding) -> str:
-    """Return a finding's verdict as a table has it, marked if it is exploratory or its plan is incomplete."""
+    """Return a finding's verdict as a table has it, marked if it is exploratory or later runs can change it."""
     mark = "exploratory: " if found.seeds > 1 and found.contrast.family == EXPLORATORY else ""
     return f"{mark}{found.verdict_so_far}"
 

@@ -28,14 +28,14 @@ def compare(systems: Sequence[System]) -> list[Finding]:
         UserError: two of them cannot be compared, or have no seed in common.
     """
     baseline, *others = systems
-    by_name = {system.name: system for system in systems}
-    scored = ScoredSystems(by_name)
     for other in others:
         if not other.runs.keys() & baseline.runs.keys():
             seeds = " and ".join(", ".join(map(str, sorted(each.runs))) for each in (other, baseline))
             raise UserError(
                 f"{other.name} and {baseline.name} have no seed in common: seeds {seeds}. Pairs need one seed"
             )
+    by_name = {system.name: system for system in systems}
+    scored = ScoredSystems(by_name)
     contrasts = [Contrast(other.name, baseline.name) for other in others]
     differences = [scored.difference(each) for each in contrasts]
     return judge(contrasts, by_name, differences, [set()] * len(others), scored.perplexity)

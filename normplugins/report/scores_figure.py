@@ -57,7 +57,8 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     differences = [scored.difference(contrast) if contrast else None for contrast in contrasts]
     labels = [name_of(cell) for cell in cells]
     short, long = ("perplexity", "perplexity") if metric == "ppl" else (METRICS[metric][0], "".join(METRICS[metric]))
-    notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *_notes(scores, intervals)]
+    where = "left, " if any(differences) else ""
+    notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *_notes(scores, intervals, where)]
     notes += [PAIRED] if any(differences) else []
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
     with style.drawing():
@@ -101,11 +102,11 @@ def _interval(scores: Sequence[float], run: Resampled | None) -> tuple[float, fl
     return float(low), float(high)
 
 
-def _notes(scores: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float] | None]) -> list[str]:
-    """Return what the intervals follow from."""
+def _notes(scores: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float] | None], where: str) -> list[str]:
+    """Return what the intervals follow from; ``where`` names the panel, if there are two."""
     single = [interval for values, interval in zip(scores, intervals, strict=True) if len(values) == 1]
     most = max(map(len, scores))
     notes = ["| each seed, ● their mean"] if most > 1 else []
-    notes += [f"━●━ left, from {SPREAD_SEEDS} seeds on: 95 % intervals over seeds"] if most >= SPREAD_SEEDS else []
+    notes += [f"━●━ {where}from {SPREAD_SEEDS} seeds on: 95 % intervals over seeds"] if most >= SPREAD_SEEDS else []
     notes += ["─○─ one seed: 95 % intervals over sentences only, no verdict"] if any(single) else []
     return notes + (["○ without a bar: one seed without published translations"] if not all(single) else [])

@@ -93,9 +93,9 @@ def batch_sizes(results: Path) -> Figure | None:
     return figure
 
 
-def so_far(verdict: str, complete: bool) -> str:
-    """Mark a verdict if its plan is not complete."""
-    return verdict if complete else f"{verdict} so far"
+def so_far(verdict: str, final: bool) -> str:
+    """Mark a verdict that planned runs can still change."""
+    return verdict if final else f"{verdict} so far"
 
 
 def small_batches(results: Path) -> tuple[str, str]:

@@ -200,7 +200,7 @@ def _table(
 def _seeds_note(cells: Sequence[Cell]) -> list[str]:
     """Return warnings if cells are compared that have different numbers of seeds, or one seed only."""
     counts = [len(cell.runs) for cell in cells]
-    differ = "Rows are means over different seeds: do not subtract them. The contrasts use common seeds."
+    differ = "Rows are means over different seeds: do not subtract them."
     notes, ones = [differ] if len({*counts}) > 1 else [], counts.count(1)
     if len(cells) < 2 or not ones:
         return notes

@@ -100,6 +100,9 @@ def _carry_out(planned: Planned, results: Path, end: float, force: bool) -> None
         except NotFinite as error:
             outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
             write_json(planned.diverged, cell | outcome | {"config": record.without_absolute_paths(planned.settings)})
+            for old in planned.published.parent.glob(f"seed{cell['seed']}.*"):
+                if old != planned.diverged:  # the record of a run with other settings, and its translations
+                    old.unlink()
             return
         publish(planned.run_dir, results, force, replace=True)  # what is published there has other settings
 

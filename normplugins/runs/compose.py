@@ -25,7 +25,7 @@ import normplugins
 from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import run_task
 from normplugins.models.norm_settings import norm_config, unread_settings
-from normplugins.norms import all_settings, has_statistics, known_norms
+from normplugins.norms import all_settings, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
 from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
@@ -81,7 +81,7 @@ def norm_node(name: str) -> type:
     """
     own: list[Any] = [("name", str, field(default=name))]
     for key, one in all_settings().items():
-        per_update = key == "per_update" and has_statistics(name)
+        per_update = key == "per_update" and name in one.defaults
         default = "${oc.select:statistics_per_update,false}" if per_update else one.default
         own.append((key, one.type if default is not None else one.type | None, field(default=default)))
     return make_dataclass("NormNode", own)

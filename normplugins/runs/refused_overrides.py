@@ -11,8 +11,10 @@ from normplugins.utils.errors import UserError
 
 
 def refuse_keys(overrides: Sequence[str]) -> None:
-    """Raise UserError for an override that deletes a key, or that sets the name of the cell."""
+    """Raise UserError for an override that deletes a key, sets the name of the cell, or is one of Hydra's own."""
     for item in overrides:
+        if item.startswith(("hydra.", "hydra/")):
+            raise UserError(f"'{item}' is a setting of Hydra itself, which a run does not take: leave it out")
         if item.startswith(("~", "variant=")):
             raise UserError(f"'{item}': no key can be deleted, and variant follows from the other keys: leave it out")
 

@@ -172,6 +172,9 @@ def test_a_loss_that_is_not_finite_is_published_as_a_result(tmp_path):
     diverged["config"]["model.dropout"] = 0.9
     path.write_text(json.dumps({key: value for key, value in diverged.items() if key != HASH}), encoding="utf-8")
     assert lost.state != "diverged", "a run with these settings has not been tried"
+    lost.published.write_text("{}", encoding="utf-8")  # as the record of a run with other settings
+    assert run_campaign(tmp_path)[0] == 0
+    assert (lost.state, lost.published.exists()) == ("diverged", False)
 
 
 @pytest.mark.slow
