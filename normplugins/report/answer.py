@@ -42,10 +42,11 @@ EFFECTS = {"better": "better with it", "worse": "worse with it", "equivalent": f
 RULE = (
     "The scores are tokenized BLEU on all four test sets together, of the mean of the last five epochs' checkpoints; "
     "the text is lower-cased before. The intervals are 95 % intervals over seeds and sentences, and not adjusted; p is "
-    "adjusted by Holm's method, separately for the six confirmatory and the six exploratory contrasts; for a contrast "
-    "whose runs are all published, the others count as p = 1 until theirs are, too. Verdicts are about this corpus and "
-    "this small model. [docs/norms.md](../docs/norms.md) explains the norms, and the "
-    "[protocol](../docs/protocol.md) says how a verdict is reached."
+    "adjusted by Holm's method, separately for the six confirmatory and the six exploratory contrasts; a complete "
+    "contrast is adjusted as if every incomplete one had p = 1. Verdicts are about this corpus and this small model. "
+    "[docs/norms.md](../docs/norms.md) explains the norms, and the [protocol](../docs/protocol.md) says how a verdict "
+    "is reached. Its amendments 12 to 16 (wider intervals, the rule for the second question, the order of the runs) "
+    "were made when 27 runs were known."
 )
 RELEASED = Contrast("bn_released", "ln")
 """A difference that the protocol does not judge: most likely, this BN is the one of the paper."""
@@ -117,7 +118,7 @@ def describe_verdict(found: Finding) -> str:
 
 def format_p(p: float) -> str:
     """Return a p-value with two digits, or three if two would show it on the other side of the level."""
-    two = f"{p:.2g}"
+    two = f"{p:.2f}" if p > 0.095 else f"{p:.2g}"
     return two if (float(two) < significance.LEVEL) == (p < significance.LEVEL) else f"{p:.3g}"
 
 
@@ -165,9 +166,9 @@ def _statistics_of_bn(probe: pd.DataFrame) -> str:
         return ""
     running, batch = (mean_and_range(losses.loc["bn"][column]) for column in ("loss", "train_mode_loss"))
     return (
-        f" BN's validation loss minus LN's, in bits and over the last {LAST_EPOCHS} epochs, is {running} with running "
-        f"statistics, and {batch} with those of each batch; parentheses have the lowest and the highest seed ([all "
-        "cells](figures.md#train-inference-discrepancy-and-the-gap-in-validation-loss))."
+        f" BN's validation loss (label-smoothed) minus LN's, in bits and over the last {LAST_EPOCHS} epochs, is "
+        f"{running} with running statistics, and {batch} with those of each batch; parentheses have the lowest and the "
+        "highest seed ([all cells](figures.md#train-inference-discrepancy-and-the-gap-in-validation-loss))."
     )
 
 

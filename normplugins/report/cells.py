@@ -123,6 +123,19 @@ def baseline(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
     return None
 
 
+def references(cells: Sequence[Cell]) -> tuple[str, list[Cell | None]]:
+    """Return a name for what each cell is compared with in figures, and the cell, or None for a cell without one.
+
+    It is LN with otherwise the same settings. Where each norm also has cells with a setting that is not the norm's, as
+    in the plan of precisions, it is the same norm without such settings.
+    """
+    usual = {_without_others(cell): cell for cell in cells if not _others(cell)}
+    varied = [usual.get(_without_others(cell)) if _others(cell) else None for cell in cells]
+    if {cell.first["norm"] for cell in varied if cell} == {cell.first["norm"] for cell in cells}:
+        return "the usual setting", varied
+    return "ln", [baseline(cell, cells) for cell in cells]
+
+
 def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str = "") -> str:
     """Return the difference to the LN cell that differs only in the norm and its settings, or an empty text."""
     other = baseline(cell, cells)
@@ -160,3 +173,13 @@ def signatures(cells: Sequence[Cell], metrics: Iterable[str]) -> list[str]:
 def _without_norm(cell: Cell) -> tuple[str, ...]:
     settings = [item for item in cell.first["settings"].split(", ") if not item.startswith("norm.")]
     return (*(cell.first[key] for key in CELL if key not in ("norm", "settings")), *filter(None, settings))
+
+
+def _others(cell: Cell) -> list[str]:
+    """Return the settings of a cell that are not the norm's."""
+    return [item for item in cell.first["settings"].split(", ") if "=" in item and not item.startswith("norm.")]
+
+
+def _without_others(cell: Cell) -> tuple[str, ...]:
+    settings = [item for item in cell.first["settings"].split(", ") if item not in _others(cell)]
+    return (*(cell.first[key] for key in CELL if key != "settings"), *filter(None, settings))

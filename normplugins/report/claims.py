@@ -24,12 +24,12 @@ HEAD = """\
 # Claims
 
 This page judges claims of the paper, and claims that are often made about these norms elsewhere ("common claim"; no
-single source stands for them). The verdicts are *holds*, *does not hold*, *undecided* (there are too few runs, or they
-disagree), *open* (these measurements cannot decide it) and *not run* (the command runs it). *So far* marks a verdict
-for which planned runs are still missing. Every verdict is about the models and corpora of the published runs, and does
-not extend to others. Claims about scores follow the rule of the [protocol](../docs/protocol.md); the others need three
-seeds, unless one value refutes the claim. [docs/probe.md](../docs/probe.md) defines the measured numbers. Issues are
-those of the [released code](https://github.com/sIncerass/powernorm)."""
+single source stands for them). The verdicts are *holds*, *does not hold*, *undecided* (there are too few runs, or the
+intervals allow both), *open* (these measurements cannot decide it) and *not run* (the command runs it). *So far* marks
+a verdict for which planned runs are still missing. Every verdict is about the models and corpora of the published runs,
+and does not extend to others. Claims about scores follow the rule of the [protocol](../docs/protocol.md); the others
+need three seeds, unless one value refutes the claim. [docs/probe.md](../docs/probe.md) defines the measured numbers.
+Issues are those of the [released code](https://github.com/sIncerass/powernorm)."""
 
 
 Judge = Callable[[Evidence], tuple[str, str]]
@@ -101,10 +101,10 @@ CLAIMS = (
     Claim("PN-V's gradient is smaller than BN's at every input", "paper, theory", probe_claims.smaller_gradient),
     Claim("The approximate backward pass keeps gradients bounded", "paper, theory", probe_claims.bounded),
     Claim("Moving averages approach the batch's statistics", COMMON, probe_claims.averages),
-    Claim("Pre-norm has smoother gradients by depth than post-norm, in decoders", COMMON,
+    Claim("Pre-norm has smoother gradients by depth than post-norm, in decoders at initialization", COMMON,
           lambda evidence: gradients_figure.pre_norm(evidence.results, "decoder"),
           "normplugins analyze gradients"),
-    Claim("Pre-norm has smoother gradients by depth than post-norm, in encoders", COMMON,
+    Claim("Pre-norm has smoother gradients by depth than post-norm, in encoders at initialization", COMMON,
           lambda evidence: gradients_figure.pre_norm(evidence.results, "encoder"),
           "normplugins analyze gradients"),
     Claim("Batch statistics fluctuate more in NLP than in vision", "paper, Figure 2", probe_claims.fluctuation,

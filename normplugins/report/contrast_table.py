@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from normplugins.report.answer import Findings, format_interval, format_p, verdict_label
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import CELLS, CHECKPOINTS, EXPERIMENT, MARGIN, UNDECIDED
+from normplugins.report.contrasts import CELLS, CHECKPOINTS, EXPERIMENT, MARGIN, UNDECIDED, Finding
 from normplugins.report.records import WHOLE
 from normplugins.report.table import build_table
 from normplugins.utils.terminal import Table
 
-POWER = "seeds for\n80 % power"
-TEXTS, DETAILS = ("contrast", "verdict"), ("p (Holm)", POWER, "diverged", "stopped\nearly")
+POWER, NO_PENALTY = "seeds for\n80 % power", "without\npenalty"
+TEXTS, DETAILS = ("contrast", "verdict"), ("p (Holm)", NO_PENALTY, POWER, "diverged", "stopped\nearly")
 """Columns of the table of contrasts."""
 
 
@@ -31,6 +33,7 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
             "p (Holm)": format_p(first.p_adjusted) if first.seeds > 1 else "",
             **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
                for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
+            NO_PENALTY: _without_penalty(first, found),
             "seeds": f"{first.seeds} of {first.planned}",
             "verdict": verdict_label(first),
             POWER: needed,
@@ -42,6 +45,8 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         f"*Equivalent*: the whole interval lies within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; "
         "[contrasts.csv](contrasts.csv) also has the intervals of last and best checkpoints, and those of the "
         "hierarchical bootstrap.",
+        "*Without penalty*: the mean difference of the scores divided by their brevity penalties. It leaves out that "
+        "one norm's translations may be shorter than the other's.",
         "An averaged checkpoint has the averaged running statistics, too ([docs/averaging.md](../docs/averaging.md)).",
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",
@@ -77,6 +82,17 @@ def as_csv(findings: Findings) -> str:
     return pd.DataFrame(rows, columns=columns).to_csv(index=False, float_format="%.6g")
 
 
+def _without_penalty(finding: Finding, found: pd.DataFrame) -> str:
+    """Return the mean difference of BLEU divided by the brevity penalty; "" without it."""
+    if finding.difference is None:
+        return ""
+    scores = found[_planned(found) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
+    scores = scores[(scores["checkpoint"] == CHECKPOINTS[0]) & scores["seed"].isin(finding.difference.seeds)]
+    means = (scores["value"] / scores["brevity"]).groupby(scores["variant"]).mean()
+    difference = means.get(finding.contrast.system, math.nan) - means.get(finding.contrast.baseline, math.nan)
+    return "" if math.isnan(difference) else f"{difference:+.2f}"
+
+
 def _last_checkpoint(found: pd.DataFrame) -> list[str]:
     """Return how often the last checkpoint is the best one too, and what averaging does to the length of the output."""
     scores = found[_planned(found) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
@@ -84,13 +100,14 @@ def _last_checkpoint(found: pd.DataFrame) -> list[str]:
     if not {*CHECKPOINTS} <= {*scores["checkpoint"]}:
         return []
     runs = runs.dropna()
-    averaged, last = (runs["brevity", name].mean() for name in ("averaged", "last"))
+    averaged, last = (runs["brevity", name] for name in ("averaged", "last"))
     curves = scores.drop_duplicates(["variant", "seed"]).set_index(["variant", "seed"]).loc[runs.index, "valid_curve"]
     same = sum(bool(curve) and curve[-1][1] == min(loss for _, loss in curve) for curve in curves)
     return [
         f"In {same} of {len(runs)} runs, the last epoch has the lowest validation loss, so that *last* and *best* are "
-        f"one checkpoint. Averaging {'shortens' if averaged < last else 'does not shorten'} the output: the mean "
-        f"brevity penalty is {averaged:.3f} for averaged checkpoints and {last:.3f} for last ones."
+        "one checkpoint. Such a model was still improving, and a longer training could change the differences.",
+        f"Averaging shortens the output in {(averaged < last).sum()} of {len(runs)} runs: the mean brevity penalty is "
+        f"{averaged.mean():.3f} for averaged checkpoints and {last.mean():.3f} for last ones.",
     ]
 
 

@@ -56,7 +56,13 @@ class Contrast:
     @property
     def name(self) -> str:
         """The difference in words, such as ``PN - LN``."""
-        return f"{CELLS.get(self.system, self.system)} - {CELLS.get(self.baseline, self.baseline)}"
+        return f"{_cell_title(self.system)} - {_cell_title(self.baseline)}"
+
+
+def _cell_title(cell: str) -> str:
+    """Return the name of a cell in texts; that of a cell without one is its norm's, with its settings."""
+    norm, _, settings = cell.partition(",")
+    return CELLS.get(cell) or ", ".join(filter(None, [CELLS.get(norm, norm), settings.replace(",", ", ")]))
 
 
 CONTRASTS = (

@@ -1,4 +1,4 @@
-"""Draws the loss curves of an experiment, and below them the difference of each norm to LN."""
+"""Draws the loss curves of an experiment, and below them the difference of each cell to LN or to its usual setting."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normplugins.report import style
-from normplugins.report.cells import Cell, baseline, group
+from normplugins.report.cells import Cell, group, references
 
 TITLES = {"train_curve": "training loss", "valid_curve": "validation loss"}
-KINDS = (("losses", "loss"), ("minus_ln", "minus ln"))
-"""What the panels show, as the attribute of a line, and its name on the axis."""
+KINDS = ("losses", "differences")
+"""What the panels show, as the attribute of a line."""
 FEW = 4
 """Up to this many lines share a panel. With more cells, each cell has its own panel, and LN is drawn in grey."""
 STEEP = 0.1
@@ -29,14 +29,14 @@ STEEP = 0.1
 class Line:
     """The curve of a cell: the loss of each seed (a column each), indexed by updates.
 
-    ``minus_ln`` is the same of the differences to ``ln``, the LN cell that differs only in the norm, run by run of the
+    ``differences`` is the same of the differences to the cell ``reference`` (``cells.references``), run by run of the
     same seed, and empty without such runs. ``dashes`` tells the line from others of the same norm in one panel.
     """
 
     cell: Cell
-    ln: Cell | None
+    reference: Cell | None
     losses: pd.DataFrame
-    minus_ln: pd.DataFrame
+    differences: pd.DataFrame
     dashes: Any
 
     @property
@@ -59,19 +59,20 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
     cells = [cell for cell in group(results) if len(cell.runs) and any(cell.runs[column])]
     longest = max(cell.runs["updates"].max() for cell in cells)
     shown = [cell for cell in cells if cell.runs["updates"].max() >= longest / 10]
-    lines = _lines(shown, column)
-    in_grey = {id(line.ln) for line in lines}
+    name_of_reference, lines = _lines(shown, column)
+    in_grey = {id(line.reference) for line in lines}
     panels = [lines] if len(lines) <= FEW else [[line] for line in lines if id(line.cell) not in in_grey]
-    single = len(panels) == 1
-    columns, kinds = (1 if single else 3), (KINDS if any(line.ln for line in lines) else KINDS[:1])
+    single, compared = len(panels) == 1, any(line.reference for line in lines)
+    columns, kinds = (1 if single else 3), (KINDS if compared else KINDS[:1])
     rows = -(-len(panels) // columns)
-    notes = _notes(cells, shown)
+    notes = _notes(cells, shown, name_of_reference if compared else "")
     with style.drawing():
         figure = style.new_figure((2.2 if single else 1.25) * len(kinds) * rows + 0.5 + 0.17 * len(notes))
         ratios = {"height_ratios": [1.3, 1][: len(kinds)] * rows}
         grid = figure.subplots(len(kinds) * rows, columns, sharex=True, squeeze=False, gridspec_kw=ratios)
         style.heading(figure, f"{name}: {TITLES[column]}", notes)
-        for number, (kind, quantity) in enumerate(kinds):
+        for number, kind in enumerate(kinds):
+            quantity = f"minus {name_of_reference}" if number else "loss"
             axes = list(grid[number :: len(kinds)].flat)
             for axis in axes[len(panels) :]:  # the last row is not full
                 axis.remove()
@@ -85,7 +86,7 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
                 if number == 0 and not single:
                     axis.set_title(name_of(members[0].cell), color=members[0].color, fontsize=8.5, fontweight="bold")
         if single:  # after all else, because labels are placed where there is room
-            for axis, (kind, _) in zip(grid.flat, kinds, strict=True):
+            for axis, kind in zip(grid.flat, kinds, strict=True):
                 means = [(line, getattr(line, kind).mean(axis=1)) for line in lines]
                 ends = [(line, float(mean.iloc[-1])) for line, mean in means if len(mean)]
                 style.label_lines(axis, [style.Label(end, name_of(line.cell), line.color) for line, end in ends])
@@ -102,27 +103,27 @@ def name_of(cell: Cell) -> str:
                      if "\n" in part and "=" in part else part for part in parts)  # fmt: skip
 
 
-def _lines(cells: Sequence[Cell], column: str) -> list[Line]:
+def _lines(cells: Sequence[Cell], column: str) -> tuple[str, list[Line]]:
     losses = {id(cell): _seeds(cell, column) for cell in cells}
-    lns = [baseline(cell, cells) for cell in cells]
+    name, compared_with = references(cells)
     counts: Counter[str] = Counter()
     lines = []
-    for cell, ln in zip(cells, lns, strict=True):
-        own, compared = losses[id(cell)], ln or (cell if cell in lns else None)  # LN has a line at 0
-        minus = _paired(own, losses[id(compared)]) if compared else own.iloc[:0]
+    for cell, reference in zip(cells, compared_with, strict=True):
+        own, other = losses[id(cell)], reference or (cell if cell in compared_with else None)  # it has a line at 0
+        differences = _paired(own, losses[id(other)]) if other else own.iloc[:0]
         norm = cell.first["norm"]
-        lines.append(Line(cell, ln, own, minus, style.DASHES[counts[norm] % len(style.DASHES)]))
+        lines.append(Line(cell, reference, own, differences, style.DASHES[counts[norm] % len(style.DASHES)]))
         counts[norm] += 1
-    return lines
+    return name, lines
 
 
-def _paired(seeds: pd.DataFrame, lns: pd.DataFrame) -> pd.DataFrame:
-    """Return the losses minus those of LN with the same seed, whose runs have seen the same batches."""
-    common = seeds.columns.intersection(lns.columns)
-    if lns.empty or common.empty:
+def _paired(seeds: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """Return the losses minus the others with the same seed, whose runs have seen the same batches."""
+    common = seeds.columns.intersection(others.columns)
+    if others.empty or common.empty:
         return seeds.iloc[:0]
-    minus = seeds.loc[(seeds.index >= lns.index[0]) & (seeds.index <= lns.index[-1]), common]
-    return minus.apply(lambda losses: losses - np.interp(losses.index, lns.index, lns[losses.name]))
+    minus = seeds.loc[(seeds.index >= others.index[0]) & (seeds.index <= others.index[-1]), common]
+    return minus.apply(lambda losses: losses - np.interp(losses.index, others.index, others[losses.name]))
 
 
 def _seeds(cell: Cell, column: str) -> pd.DataFrame:
@@ -132,16 +133,19 @@ def _seeds(cell: Cell, column: str) -> pd.DataFrame:
 
 
 def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]) -> None:
-    """Draw lines with their bands, and beneath them LN if it has no line of its own in this panel."""
-    behind = [line for line in lines if any(line.cell is member.ln for member in members) and line not in members]
+    """Draw lines with their bands, and beneath them their reference if it has no line of its own in this panel."""
+    behind = [
+        line for line in lines if any(line.cell is member.reference for member in members) and line not in members
+    ]
     for line in [*behind, *members]:
         table = getattr(line, kind)
         dashes = line.dashes if len(members) > 1 else "-"
         look: dict[str, Any] = {"linestyle": dashes, "marker": "o" if len(table) == 1 else ""}
-        axis.plot(table.mean(axis=1), color=line.color, linewidth=1 if line in behind else 1.5, **look)
+        color, width = (style.GREY, 1) if line in behind else (line.color, 1.5)
+        axis.plot(table.mean(axis=1), color=color, linewidth=width, **look)
         if table.shape[1] > 1:
             band = (table.min(axis=1), table.max(axis=1))
-            axis.fill_between(table.index, *band, color=line.color, alpha=0.25, linewidth=0)
+            axis.fill_between(table.index, *band, color=color, alpha=0.25, linewidth=0)
     style.count_updates(axis)
 
 
@@ -154,18 +158,19 @@ def _limit(axes: Sequence[Axes], tables: Sequence[pd.DataFrame], longest: float)
             axis.set_ylim(later.min() - margin, later.max() + margin)
 
 
-def _notes(cells: Sequence[Cell], shown: Sequence[Cell]) -> list[str]:
-    """Return what a reader has to know beside the axes, one line for each fact."""
+def _notes(cells: Sequence[Cell], shown: Sequence[Cell], reference: str) -> list[str]:
+    """Return what a reader has to know beside the axes, one line for each fact; ``reference`` may be empty."""
     runs = pd.concat([cell.runs for cell in cells])
     counts = sorted({len(cell.runs) for cell in shown})
     seeds = "one seed: each line is one run"
     if counts[-1] > 1:
         seeds = f"lines: mean over seeds ({' to '.join(map(str, sorted({counts[0], counts[-1]})))})"
         seeds += "; bands: lowest to highest seed"
-    has_grey = len(shown) > FEW and any(cell.first["norm"] == "ln" for cell in shown)
-    grey = "grey: ln with the same other settings; " if has_grey else ""
+    has_grey = reference and len(shown) > FEW
+    of_reference = {"ln": "ln with the same other settings", "": ""}.get(reference, "the norm's usual setting")
+    grey = f"grey: {of_reference}; " if has_grey else ""
     smoothed = "; loss is label-smoothed" if (runs["label_smoothing"] > 0).any() else ""
-    paired = "; minus ln: of the same seed and other settings" if any(baseline(cell, cells) for cell in shown) else ""
+    paired = f"; minus {reference}: of the same seed" if reference else ""
     notes = [f"{grey}{seeds}{paired}{smoothed}", "losses of the first tenth of the training may lie outside the axes"]
     sizes = zip(runs["train_size"], runs["note"], strict=True)
     texts = dict.fromkeys(size + (f" ({note})" if note else "") for size, note in sizes)

@@ -66,7 +66,8 @@ What the runs of Multi30k recorded during training; the first two figures and th
 A click on a figure opens it as SVG."""
 PAGES = (
     "[claims.md](claims.md) gives a verdict on each claim of the paper, and on common claims about these norms. "
-    "[figures.md](figures.md) shows what the runs recorded during training, including figures like the paper's."
+    "[figures.md](figures.md) shows what the runs recorded during training, including figures like the paper's. "
+    "[docs/speed.md](../docs/speed.md) has the measurements of speed."
 )
 DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
 
@@ -229,6 +230,9 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
     of_plans = by_plan(experiment, every) if plans else [(Plan(experiment, {}), every)]
     for plan, cells in of_plans:
         members = runs[runs["variant"].isin(cells)]
+        if plan.name not in (experiment, "other"):  # the runs that the plan compares, and not others of the same cells
+            planned = pd.MultiIndex.from_tuples((cell, seed) for cell in cells for seed in plan.seeds(experiment, cell))
+            members = members[pd.MultiIndex.from_frame(members[["variant", "seed"]]).isin(planned)]
         names = [experiment] if len(of_plans) == 1 or plan.name == experiment else [experiment, plan.name]
         title, slug = ", ".join(names), "-".join(names)
         details = detail_table(title, slug, members)

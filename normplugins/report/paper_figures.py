@@ -85,7 +85,7 @@ TEXTS = {
         "its gap is 0 up to rounding: the lowest panel shows its discrepancy alone, a row for each cell. The table has "
         "the validation loss minus LN's with the same seeds, in bits: with running statistics, by which the model is "
         f"judged, and with the statistics of each batch. It is the mean of the last {LAST_EPOCHS} epochs; parentheses "
-        "have the lowest and the highest seed.",
+        "have the lowest and the highest seed. All losses are label-smoothed.",
     ),
     "embedding": (
         "Singular values of the embedding",

@@ -86,7 +86,7 @@ def vision_shown(results: Path) -> str:
     record = read_json(results / VISION, VISION_REMEDY)
     if not record:
         return "ResNet20 on CIFAR-10: not run"
-    part = "" if record["corpus"]["published"] else " (a part of them, not the published archive)"
+    part = "" if record["corpus"]["published"] else " (a subset, not from the official archive)"
     return f"ResNet20 on {record['corpus']['images']:,} images of CIFAR-10{part}, seed {record['seed']}"
 
 

@@ -37,8 +37,8 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
         for name in SHOWN
     ]
     how = (
-        "A difference uses the seeds that both norms have; brackets are 95 % intervals over seeds and sentences, and ± "
-        "is the sample standard deviation."
+        "A difference uses the seeds that both norms have, so do not subtract rows; brackets are 95 % intervals over "
+        "seeds and sentences, and ± is the sample standard deviation."
     )
     return "\n".join([
         fill(describe_progress(results, findings), 120),

@@ -1,4 +1,4 @@
-"""Draws the final scores of an experiment with their 95 % intervals, and beside them the differences to LN."""
+"""Draws the final scores of an experiment with their 95 % intervals, and beside them differences of cells."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from matplotlib.ticker import MaxNLocator
 from normplugins.evaluation.significance import LEVEL, Resampled
 from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import style
-from normplugins.report.cells import METRICS, SPREAD_SEEDS, baseline, group
+from normplugins.report.cells import METRICS, SPREAD_SEEDS, group, references
 from normplugins.report.contrasts import Contrast, ScoredSystems, read_cells
 from normplugins.report.figures import name_of
 
 HEADLINES = ("bleu", "bleu_compound", "ppl")
 LOG_FROM = 4
 """The axis of scores is logarithmic if the highest score is more than this multiple of the lowest."""
-PAIRED = "right: minus LN with the same seeds and otherwise the same settings; ━●━ intervals over seeds and sentences"
+PAIRED = "with the same seeds; ━●━ intervals over seeds and sentences, not adjusted"
 
 
 def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | None:
@@ -42,8 +42,9 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     experiment, checkpoint = scored_cells[0].first["experiment"], scored_cells[0].first["scored_by"]
     cells = [cell for cell in scored_cells if len(cell.values(metric, checkpoint))]
     firsts = [cell.first for cell in cells]
-    lns = [baseline(cell, every) for cell in cells]
-    names = [first["variant"] for first in [*firsts, *(ln.first for ln in lns if ln)]] if metric != "ppl" else []
+    reference, compared_with = references(cells)
+    others = [other.first["variant"] for other in compared_with if other]
+    names = [*(first["variant"] for first in firsts), *others] if metric != "ppl" else []
     scored = ScoredSystems(read_cells(folder, checkpoint, experiment, names))
     scores = [[float(value) for value in cell.values(metric, checkpoint)] for cell in cells]
     intervals = [
@@ -52,14 +53,15 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     ]
     if not any(intervals):
         return None
-    contrasts = [Contrast(first["variant"], ln.first["variant"]) if ln and names else None
-                 for first, ln in zip(firsts, lns, strict=True)]  # fmt: skip
+    contrasts = [Contrast(first["variant"], other.first["variant"]) if other and names else None
+                 for first, other in zip(firsts, compared_with, strict=True)]  # fmt: skip
     differences = [scored.difference(contrast) if contrast else None for contrast in contrasts]
     labels = [name_of(cell) for cell in cells]
     short, long = ("perplexity", "perplexity") if metric == "ppl" else (METRICS[metric][0], "".join(METRICS[metric]))
     where = "left, " if any(differences) else ""
     notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *_notes(scores, intervals, where)]
-    notes += [PAIRED] if any(differences) else []
+    of_ln = " with otherwise the same settings" if reference == "ln" else " of the norm"
+    notes += [f"right: minus {reference}{of_ln}, {PAIRED}"] if any(differences) else []
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
     with style.drawing():
         figure = style.new_figure(0.17 * (lines + len(notes) + 2) + 1)
@@ -84,7 +86,7 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
             axes[0].set_xscale("log")
         if len(axes) > 1:
             axes[1].axvline(0, color=style.GREY, linewidth=1)
-            axes[1].set_xlabel(f"{short} minus LN, linear")
+            axes[1].set_xlabel(f"{short} minus {reference}, linear")
             axes[1].tick_params(left=False)
     return figure
 

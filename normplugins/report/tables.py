@@ -216,7 +216,8 @@ def _versions_note(cells: Sequence[Cell]) -> list[str]:
         rows.setdefault(cell.each("version"), []).append(cell.label)
     first = max(rows, key=lambda version: len(rows[version]), default="")
     others = [f"{'; '.join(rows[version])} ({version or 'unknown'})" for version in rows if version != first]
-    return [f"Version of the code: {first}, except {'. '.join(others)}."] if others else []
+    caveat = "A difference between two versions may come from the code or from the hardware, too."
+    return [f"Version of the code: {first}, except {'. '.join(others)}. {caveat}"] if others else []
 
 
 def _differs(cell: Cell) -> str:

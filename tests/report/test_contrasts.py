@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from normplugins.report import answer
-from normplugins.report.contrasts import CELLS, CONTRASTS, find
+from normplugins.report.contrast_table import contrast_table
+from normplugins.report.contrasts import CELLS, CHECKPOINTS, CONTRASTS, find
 from normplugins.report.forest import CONTRASTS_TITLE, forest, over_corpora
 from normplugins.report.records import read_results
 from tests.helpers.pictures import clipped, overlapping, written
@@ -150,6 +151,16 @@ def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> Non
     assert answer.describe_verdict(undecided).endswith("This neither confirms nor contradicts the paper.")
 
 
+def test_the_table_has_the_differences_without_the_brevity_penalty(results: Path) -> None:
+    records = read_results(results)
+    records.loc[records["norm"] == "bn", "brevity"] = 0.5
+    table = contrast_table({name: find(results, name, resamples=200) for name in CHECKPOINTS}, records)
+    column = [each.name for each in table.columns].index("without\npenalty")
+    row = next(row for row in table.rows if row[0] == "BN - LN")
+    whole = records[(records["metric"] == "bleu") & (records["checkpoint"] == "averaged")].groupby("norm")["value"]
+    assert row[column] == f"{2 * whole.mean()['bn'] - whole.mean()['ln']:+.2f}"
+
+
 @pytest.mark.slow
 def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     put_diverged(results, "multi30k", "rms", 1)
@@ -201,8 +212,8 @@ def test_an_interval_that_is_far_wider_than_the_differences_ends_in_an_arrow(res
     figure = forest(CONTRASTS_TITLE, [wide])
     assert figure is not None
     axis = figure.axes[0]
-    assert axis.get_xlim() == (-3, 3)
-    assert [(*line.get_xdata(), line.get_marker()) for line in axis.lines if line.get_marker() in "<>"] == [(-3, "<")]
+    assert axis.get_xlim() == (-4, 4)
+    assert [(*line.get_xdata(), line.get_marker()) for line in axis.lines if line.get_marker() in "<>"] == [(-4, "<")]
     assert "reaches beyond the axis" in written(figure)
 
 

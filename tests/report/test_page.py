@@ -27,9 +27,12 @@ def test_the_page_says_what_made_it_and_links_to_runs(page, tmp_path: Path) -> N
 def test_the_runs_of_each_plan_have_a_table_and_figures_of_their_own(page, tmp_path: Path) -> None:
     for cell in ("ln", "pn", "pn,model.placement=post"):
         put(tmp_path, record("multi30k", cell, floor=4.0))
+    put(tmp_path, record("multi30k", "ln", 2, floor=4.0))
     made = page()
-    assert list(made.rows("multi30k")) == ["ln", "pn"]
-    assert list(made.rows("multi30k, placements")) == ["ln", "pn", "pn, model.placement=post"]
+    assert {norm: row["seeds"] for norm, row in made.rows("multi30k").items()} == {"ln": "2", "pn": "1"}
+    placements = made.rows("multi30k, placements")
+    assert list(placements) == ["ln", "pn", "pn, model.placement=post"]
+    assert placements["ln"]["seeds"] == "1", "the plan of placements has one seed"
     assert "](figures/multi30k-placements.png)" in made.section("multi30k, placements")
     assert (tmp_path / "tables" / "multi30k-placements.tex").is_file()
 

@@ -84,7 +84,7 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
     (tmp_path / VISION).write_text(json.dumps({"seed": 1, "updates": 1000, "points": points, "corpus": corpus}))
     beside = next(paper_figures(tmp_path, probe_table(tmp_path)))
     assert (
-        "10,000 images of CIFAR-10 (a part of them, not the published archive), seed 1, updates 10 to 1,000."
+        "10,000 images of CIFAR-10 (a subset, not from the official archive), seed 1, updates 10 to 1,000."
         in beside.text
     )
     assert "cover 131,072 positions and the transformer's about 400 tokens" in beside.text

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from normplugins.report import style
-from normplugins.report.contrasts import find
+from normplugins.report.contrasts import Contrast, find
 from normplugins.report.records import read_results
 from normplugins.report.scores_figure import final_scores
 from normplugins.utils.errors import UserError
@@ -51,9 +51,21 @@ def test_differences_to_ln_are_those_of_the_contrasts(tmp_path: Path) -> None:
     assert bn.get_markerfacecolor() == style.color("bn")
     assert rms.get_markerfacecolor() == "white"
     assert bn_bar.get_linewidth() > rms_bar.get_linewidth()
-    assert "minus LN with the same seeds" in texts
+    assert "minus ln with otherwise the same settings, with the same seeds" in texts
     assert clipped(figure) == []
     assert overlapping(figure) == []
+
+
+def test_a_plan_that_varies_another_setting_compares_each_norm_with_itself(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        for cell, wrong in (("ln", 9), ("ln,precision=bf16", 12), ("pn", 3), ("pn,precision=bf16", 5)):
+            put_translated(tmp_path, cell, seed, {3: wrong * seed})
+    figure, texts = drawn(tmp_path)
+    assert "minus the usual setting of the norm, with the same seeds" in texts
+    pairs = [Contrast(f"{norm},precision=bf16", norm) for norm in ("ln", "pn")]
+    expected = [each.difference.mean for each in find(tmp_path, contrasts=pairs)]
+    dots = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
+    assert [float(dot.get_xdata()[0]) for dot in dots] == pytest.approx(expected)
 
 
 def test_several_seeds_have_intervals_over_seeds(tmp_path: Path) -> None:
@@ -61,7 +73,7 @@ def test_several_seeds_have_intervals_over_seeds(tmp_path: Path) -> None:
         for seed, ppl in enumerate(ppls, 1):
             put(tmp_path, language_model("ptb", norm, seed, ppl))
     figure, texts = drawn(tmp_path)
-    assert "left, from 3 seeds on: 95 % intervals over seeds" in texts
+    assert "━●━ from 3 seeds on: 95 % intervals over seeds" in texts
     assert "perplexity, log" in texts
     assert "lower is better" in texts
     assert clipped(figure) == []
