@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Run the campaign's plans in the background: scripts/campaign.sh [start|collect|show|pause|resume|stop] [PLAN ...]
 # start (the default) clones the release tag beside this checkout, sets the clone up once, and runs the plans there at
-# nice 19 unless they are running already, one run on each core. Every action copies finished records to this checkout.
+# nice 19 unless they are running already, one run on each core. It skips runs whose records this checkout has, which it
+# copies to the clone first. Every action copies finished records to this checkout.
 # The paths of PLANs are relative to the clone; the default is multi30k in the order of scripts/campaign_order.yaml, ptb
 # and batch_size. CAMPAIGN_TAG, CAMPAIGN_DIR and CAMPAIGN_JOBS set the tag, the clone and the number of runs at a time.
 set -euo pipefail
@@ -35,11 +36,11 @@ stop() {
   while running; do sleep 0.1; done
 }
 
-collect() { # copy each file atomically, and translations before their record
-  local from=$clone/results/runs path target
+copy_records() { # copy_records FROM TO: copy each file atomically, and translations before their record
+  local from=$1/runs path target
   [ -d "$from" ] || return 0
   while IFS= read -r path; do
-    target=results/runs/${path#"$from"/}
+    target=$2/runs/${path#"$from"/}
     cmp -s "$path" "$target" && continue
     [ ! -e "$target" ] || { echo "$target is published and differs from $path: not replaced" >&2; continue; }
     mkdir -p "$(dirname -- "$target")"
@@ -67,6 +68,7 @@ start() {
     echo "the campaign is running in $clone"
     return
   fi
+  copy_records results "$clone/results"
   # Waiting threads must not spin, because they would take time from other processes.
   OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 setsid nohup nice -n 19 \
     bash scripts/campaign.sh run "${plans[@]}" >>"$log" 2>&1 </dev/null &
@@ -113,6 +115,6 @@ case $action in
   pause) signal STOP ;;
   resume) signal CONT ;;
   stop) stop ;;
-  *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,7s/^# //p' "$0" >&2; exit 2 ;;
 esac
-collect
+copy_records "$clone/results" results

@@ -73,11 +73,15 @@ def call(project: Path, *arguments: str, tag: str = "v0.2.0", jobs: int = 1) -> 
 def test_it_runs_once_in_a_clone_and_copies_its_records(checkout: Path) -> None:
     clone = checkout.parent / "normplugins-campaign-v0.2.0"
     record = checkout / "results" / "runs" / "demo" / "ln" / "seed.json"
+    before = checkout / "results" / "runs" / "demo" / "bn" / "seed1.json"
+    before.parent.mkdir(parents=True)
+    before.write_text("published before the clone was made")
     try:
         status, said = call(checkout, "start", "configs/campaign/mine.yaml")
         assert (status, "runs in" in said) == (0, True), said
         assert (checkout.parent / "ready").read_text() == "ready\n"  # waits for the program in the background
         assert (clone / "campaign").read_text() == "frozen\n"
+        assert (clone / before.relative_to(checkout)).read_text() == before.read_text(), "so that it is not run again"
         status, said = call(checkout)
         assert (status, "is running in" in said) == (0, True), said
         assert record.read_text() == "campaign configs/campaign/mine.yaml\n"

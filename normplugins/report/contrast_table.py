@@ -51,6 +51,7 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",
         *_last_checkpoint(found),
+        *_mixed_processors(findings, ended),
     ]
     if any(row[POWER] for row in rows):
         notes.append(
@@ -91,6 +92,18 @@ def _without_penalty(finding: Finding, found: pd.DataFrame) -> str:
     means = (scores["value"] / scores["brevity"]).groupby(scores["variant"]).mean()
     difference = means.get(finding.contrast.system, math.nan) - means.get(finding.contrast.baseline, math.nan)
     return "" if math.isnan(difference) else f"{difference:+.2f}"
+
+
+def _mixed_processors(findings: Findings, ended: pd.DataFrame) -> list[str]:
+    """Return in how many pairs the two runs come from different hardware, if there are any."""
+    hardware = dict(zip(zip(ended["variant"], ended["seed"], strict=True), ended["hardware"], strict=True))
+    pairs = [(each.contrast, seed) for each in findings[CHECKPOINTS[0]] if each.difference
+             for seed in each.difference.seeds]  # fmt: skip
+    mixed = sum(hardware[one.system, seed] != hardware[one.baseline, seed] for one, seed in pairs)
+    return [
+        f"In {mixed} of {len(pairs)} pairs, the runs come from different processors, which adds to the spread between "
+        "seeds (amendment 18 of the protocol)."
+    ] if mixed else []  # fmt: skip
 
 
 def _last_checkpoint(found: pd.DataFrame) -> list[str]:

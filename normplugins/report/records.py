@@ -109,11 +109,12 @@ def read_record(path: Path, local: bool = False) -> list[dict[str, Any]]:
 
 
 def machine_names(hardware: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a short name (``CPU, 2 threads``) and the full name of a record's ``hardware``."""
+    """Return a short name (``CPU (AMD EPYC)``) and the full name of a record's ``hardware``."""
     device = str(hardware["device"])
     threads = f"{hardware['threads']} thread{'s' if hardware['threads'] != 1 else ''}"
     host = f"{hardware['cpu']}, {threads}, {hardware['memory_gb']} GB"
-    return (f"CPU, {threads}", host) if device == "CPU" else (device, f"{device}; host {host}")
+    processor = re.sub(r"^\d+ x |\((R|TM|family.*?)\)| Processor\b", "", str(hardware["cpu"])).strip()
+    return (f"CPU ({processor})", host) if device == "CPU" else (device, f"{device}; host {host}")
 
 
 def _run(record: dict[str, Any]) -> dict[str, Any]:

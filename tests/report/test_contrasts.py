@@ -151,13 +151,15 @@ def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> Non
     assert answer.describe_verdict(undecided).endswith("This neither confirms nor contradicts the paper.")
 
 
-def test_the_table_has_the_differences_without_the_brevity_penalty(results: Path) -> None:
+def test_the_table_has_the_differences_without_the_brevity_penalty_and_counts_mixed_pairs(results: Path) -> None:
     records = read_results(results)
     records.loc[records["norm"] == "bn", "brevity"] = 0.5
+    records.loc[records["norm"] == "ln", "hardware"] = "another"
     table = contrast_table({name: find(results, name, resamples=200) for name in CHECKPOINTS}, records)
     column = [each.name for each in table.columns].index("without\npenalty")
     row = next(row for row in table.rows if row[0] == "BN - LN")
     whole = records[(records["metric"] == "bleu") & (records["checkpoint"] == "averaged")].groupby("norm")["value"]
+    assert any("In 9 of 13 pairs, the runs come from different processors" in note for note in table.notes)
     assert row[column] == f"{2 * whole.mean()['bn'] - whole.mean()['ln']:+.2f}"
 
 
