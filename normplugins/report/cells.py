@@ -132,7 +132,7 @@ def references(cells: Sequence[Cell]) -> tuple[str, list[Cell | None]]:
     usual = {_without_others(cell): cell for cell in cells if not _others(cell)}
     varied = [usual.get(_without_others(cell)) if _others(cell) else None for cell in cells]
     if {cell.first["norm"] for cell in varied if cell} == {cell.first["norm"] for cell in cells}:
-        return "the usual setting", varied
+        return "usual", varied
     return "ln", [baseline(cell, cells) for cell in cells]
 
 

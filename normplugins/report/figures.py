@@ -170,7 +170,8 @@ def _notes(cells: Sequence[Cell], shown: Sequence[Cell], reference: str) -> list
     of_reference = {"ln": "ln with the same other settings", "": ""}.get(reference, "the norm's usual setting")
     grey = f"grey: {of_reference}; " if has_grey else ""
     smoothed = "; loss is label-smoothed" if (runs["label_smoothing"] > 0).any() else ""
-    paired = f"; minus {reference}: of the same seed" if reference else ""
+    of_norm = ", the same norm with the usual setting" if reference == "usual" else ""
+    paired = f"; minus {reference}: of the same seed{of_norm}" if reference else ""
     notes = [f"{grey}{seeds}{paired}{smoothed}", "losses of the first tenth of the training may lie outside the axes"]
     sizes = zip(runs["train_size"], runs["note"], strict=True)
     texts = dict.fromkeys(size + (f" ({note})" if note else "") for size, note in sizes)

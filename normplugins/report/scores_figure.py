@@ -57,16 +57,16 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
                  for first, other in zip(firsts, compared_with, strict=True)]  # fmt: skip
     differences = [scored.difference(contrast) if contrast else None for contrast in contrasts]
     labels = [name_of(cell) for cell in cells]
-    short, long = ("perplexity", "perplexity") if metric == "ppl" else (METRICS[metric][0], "".join(METRICS[metric]))
+    short = "perplexity" if metric == "ppl" else METRICS[metric][0]
     where = "left, " if any(differences) else ""
     notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *_notes(scores, intervals, where)]
-    of_ln = " with otherwise the same settings" if reference == "ln" else " of the norm"
-    notes += [f"right: minus {reference}{of_ln}, {PAIRED}"] if any(differences) else []
+    of_ln = "ln with otherwise the same settings" if reference == "ln" else "the same norm with the usual setting"
+    notes += [f"right: minus {of_ln}, {PAIRED}"] if any(differences) else []
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
     with style.drawing():
         figure = style.new_figure(0.17 * (lines + len(notes) + 2) + 1)
         axes = figure.subplots(1, 2 if any(differences) else 1, sharey=True, squeeze=False)[0]
-        style.heading(figure, f"{name}: test {long}, {checkpoint} checkpoint", notes)
+        style.heading(figure, f"{name}: test {short}, {checkpoint} checkpoint", notes)
         for row, (first, values, interval, found) in enumerate(
             zip(firsts, scores, intervals, differences, strict=True)
         ):

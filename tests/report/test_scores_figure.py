@@ -61,7 +61,7 @@ def test_a_plan_that_varies_another_setting_compares_each_norm_with_itself(tmp_p
         for cell, wrong in (("ln", 9), ("ln,precision=bf16", 12), ("pn", 3), ("pn,precision=bf16", 5)):
             put_translated(tmp_path, cell, seed, {3: wrong * seed})
     figure, texts = drawn(tmp_path)
-    assert "minus the usual setting of the norm, with the same seeds" in texts
+    assert "minus the same norm with the usual setting, with the same seeds" in texts
     pairs = [Contrast(f"{norm},precision=bf16", norm) for norm in ("ln", "pn")]
     expected = [each.difference.mean for each in find(tmp_path, contrasts=pairs)]
     dots = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
