@@ -146,8 +146,8 @@ def _build(
     old: ForeignNorm, config: NormConfig, batch_first: bool | None, settings: dict[str, Any]
 ) -> tuple[nn.Module, ReplacedNorm]:
     """Build the replacement of ``old``, with what fits of its weights, on its device and in its dtype."""
-    keeps_eps = old.eps is not None and config.eps is None and "eps" in config.settings_read()
-    given = settings | ({"eps": old.eps} if keeps_eps else {})
+    needs_eps = config.eps is None and "eps" in config.settings_read()
+    given = settings | ({"eps": old.eps} if needs_eps and old.eps is not None else {})
     new = build_norm(config, old.dim, batch_first=batch_first, **given)
     like = next((each for module in (old.module, old.places[0][0]) for each in module.parameters()), None)
     if like is not None:
@@ -162,8 +162,8 @@ def _build(
         else:
             state["dropped"] += [key] if theirs is not None else []
             state["new"] += [key] if ours is not None else []
-    state["kept"] += ["eps"] if keeps_eps else []
-    state["new"] += ["eps"] if old.eps is None and config.eps is None and "eps" in config.settings_read() else []
+    if needs_eps:
+        state["new" if old.eps is None else "kept"].append("eps")
     return new, ReplacedNorm(old.name, type(old.module).__name__, **{key: tuple(each) for key, each in state.items()})
 
 

@@ -118,7 +118,7 @@ def baseline(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
     """Return the LN cell that differs from ``cell`` only in the norm and its settings, if there is one."""
     for other in cells:
         plain = other.first["norm"] == "ln" and "norm." not in other.first["settings"]
-        if plain and other is not cell and _without_norm(other) == _without_norm(cell):
+        if plain and other is not cell and _identity(other, norm=False) == _identity(cell, norm=False):
             return other
     return None
 
@@ -129,8 +129,9 @@ def references(cells: Sequence[Cell]) -> tuple[str, list[Cell | None]]:
     It is LN with otherwise the same settings. Where each norm also has cells with a setting that is not the norm's, as
     in the plan of precisions, it is the same norm without such settings.
     """
-    usual = {_without_others(cell): cell for cell in cells if not _others(cell)}
-    varied = [usual.get(_without_others(cell)) if _others(cell) else None for cell in cells]
+    plain = [_identity(cell, others=False) for cell in cells]
+    usual = {each: cell for each, cell in zip(plain, cells, strict=True) if each == _identity(cell)}
+    varied = [None if each == _identity(cell) else usual.get(each) for each, cell in zip(plain, cells, strict=True)]
     if {cell.first["norm"] for cell in varied if cell} == {cell.first["norm"] for cell in cells}:
         return "usual", varied
     return "ln", [baseline(cell, cells) for cell in cells]
@@ -170,16 +171,8 @@ def signatures(cells: Sequence[Cell], metrics: Iterable[str]) -> list[str]:
     return lines
 
 
-def _without_norm(cell: Cell) -> tuple[str, ...]:
-    settings = [item for item in cell.first["settings"].split(", ") if not item.startswith("norm.")]
-    return (*(cell.first[key] for key in CELL if key not in ("norm", "settings")), *filter(None, settings))
-
-
-def _others(cell: Cell) -> list[str]:
-    """Return the settings of a cell that are not the norm's."""
-    return [item for item in cell.first["settings"].split(", ") if "=" in item and not item.startswith("norm.")]
-
-
-def _without_others(cell: Cell) -> tuple[str, ...]:
-    settings = [item for item in cell.first["settings"].split(", ") if item not in _others(cell)]
-    return (*(cell.first[key] for key in CELL if key != "settings"), *filter(None, settings))
+def _identity(cell: Cell, norm: bool = True, others: bool = True) -> tuple[str, ...]:
+    """Return what a cell is: without the norm and its settings, or without its other settings, if so asked."""
+    given = filter(None, cell.first["settings"].split(", "))
+    settings = [item for item in given if (norm if item.startswith("norm.") else others or "=" not in item)]
+    return (*(cell.first[key] for key in CELL if key != "settings" and (norm or key != "norm")), *settings)

@@ -22,6 +22,7 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
     """Return the table of all contrasts; ``found`` holds the records, as ``read_results`` returns them."""
     runs = found[_planned(found)].drop_duplicates(["variant", "seed"])
     ended = runs[runs["diverged"] == ""]
+    scores = found[_planned(found) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
     rows = []
     for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
         needed = ""
@@ -33,7 +34,7 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
             "p (Holm)": format_p(first.p_adjusted) if first.seeds > 1 else "",
             **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
                for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
-            NO_PENALTY: _without_penalty(first, found),
+            NO_PENALTY: _without_penalty(first, scores),
             "seeds": f"{first.seeds} of {first.planned}",
             "verdict": verdict_label(first),
             POWER: needed,
@@ -50,7 +51,7 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         "An averaged checkpoint has the averaged running statistics, too ([docs/averaging.md](../docs/averaging.md)).",
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",
-        *_last_checkpoint(found),
+        *_last_checkpoint(scores),
         *_mixed_processors(findings, ended),
     ]
     if any(row[POWER] for row in rows):
@@ -83,11 +84,10 @@ def as_csv(findings: Findings) -> str:
     return pd.DataFrame(rows, columns=columns).to_csv(index=False, float_format="%.6g")
 
 
-def _without_penalty(finding: Finding, found: pd.DataFrame) -> str:
+def _without_penalty(finding: Finding, scores: pd.DataFrame) -> str:
     """Return the mean difference of BLEU divided by the brevity penalty; "" without it."""
     if finding.difference is None:
         return ""
-    scores = found[_planned(found) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
     scores = scores[(scores["checkpoint"] == CHECKPOINTS[0]) & scores["seed"].isin(finding.difference.seeds)]
     means = (scores["value"] / scores["brevity"]).groupby(scores["variant"]).mean()
     difference = means.get(finding.contrast.system, math.nan) - means.get(finding.contrast.baseline, math.nan)
@@ -106,9 +106,8 @@ def _mixed_processors(findings: Findings, ended: pd.DataFrame) -> list[str]:
     ] if mixed else []  # fmt: skip
 
 
-def _last_checkpoint(found: pd.DataFrame) -> list[str]:
+def _last_checkpoint(scores: pd.DataFrame) -> list[str]:
     """Return how often the last checkpoint is the best one too, and what averaging does to the length of the output."""
-    scores = found[_planned(found) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
     runs = scores.pivot(index=["variant", "seed"], columns="checkpoint", values=["value", "brevity"])
     if not {*CHECKPOINTS} <= {*scores["checkpoint"]}:
         return []

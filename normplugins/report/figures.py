@@ -167,7 +167,7 @@ def _notes(cells: Sequence[Cell], shown: Sequence[Cell], reference: str) -> list
         seeds = f"lines: mean over seeds ({' to '.join(map(str, sorted({counts[0], counts[-1]})))})"
         seeds += "; bands: lowest to highest seed"
     has_grey = reference and len(shown) > FEW
-    of_reference = {"ln": "ln with the same other settings", "": ""}.get(reference, "the norm's usual setting")
+    of_reference = "ln with the same other settings" if reference == "ln" else "the norm's usual setting"
     grey = f"grey: {of_reference}; " if has_grey else ""
     smoothed = "; loss is label-smoothed" if (runs["label_smoothing"] > 0).any() else ""
     of_norm = ", the same norm with the usual setting" if reference == "usual" else ""

@@ -140,11 +140,12 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
     for each in parsed:
         if each.is_sweep_override():
             raise UserError(f"'{each.input_line}' has several values, but this is one run: a multirun (-m) takes them")
-    groups = tuple(str(each.input_line) for each in parsed if _chooses_option(each))
+    chosen = [each for each in parsed if _chooses_option(each)]
+    groups = tuple(str(each.input_line) for each in chosen)
     config, choices = _compose_groups(experiment, groups, tuple(known_norms()))
-    if len(groups) < len(parsed):
+    if values := [each for each in parsed if each not in chosen]:
         config = config.copy()
-        ConfigLoaderImpl._apply_overrides_to_config([each for each in parsed if not _chooses_option(each)], config)
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config, choices
 
 
