@@ -57,14 +57,7 @@ def draw_seed() -> int:
 
 
 def run_kernel(x: Tensor, p: float, seed: int, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-    """Compute dropout(x) with the mask of this seed, or residual + dropout(x), or dropout(relu(x)); no gradient.
-
-    A tensor of a dtype without a kernel, such as a gradient in float16, is computed in float32.
-    """
-    if x.dtype not in SUFFIX:
-        assert residual is None  # has_kernel() is false for these forwards
-        assert not relu
-        return run_kernel(x.float(), p, seed).to(x.dtype)
+    """Compute dropout(x) with the mask of this seed, or residual + dropout(x), or dropout(relu(x)); no gradient."""
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     residual = residual if residual is None else residual.contiguous()
     numbers = (ctypes.c_int64(number) for number in (x.numel(), seed, _level(p), relu, threads_for(x)))

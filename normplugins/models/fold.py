@@ -32,7 +32,7 @@ FIRST = {SelfAttention: "qkv", CrossAttention: "q", FeedForward: "fc1", TensorAt
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for the ``count`` norms of a stack: ``into`` names what they were folded into, or ``stays`` why not.
+    """The result for the ``count`` norms of a stack: ``into``, what absorbed them, or ``stays``, why they remain.
 
     ``norm`` is the norm's name, ``key`` the setting of the stack; ``end`` is true for the stack's final norm.
     """
@@ -116,9 +116,11 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
                 into, result = name, {"stays": str(error)}
             outcomes.append(Outcome(key, end, name, len(sites), **result))
             became.append(into)
-        settings[key] = became[0]
+        settings[key], last = became[0], became[-1]
         if hasattr(cfg, final_key(key)):
-            settings[final_key(key)] = became[-1] if became[-1] != became[0] else None
+            settings[final_key(key)] = last if last != became[0] else None
+        elif last != became[0]:  # an encoder, whose final norm has no setting of its own
+            settings[key] = f"{{attention:{became[0]},ffn:{became[0]},final:{last}}}"
     if not plans:
         raise ValueError("; ".join(dict.fromkeys(f"{outcome.norm}: {outcome.stays}" for outcome in outcomes)))
     for site, *_ in plans:

@@ -27,8 +27,8 @@ class Derf(Norm):
 
     def __init__(self, dim: int, settings: DerfSettings) -> None:
         super().__init__(dim, settings)
-        self.alpha = nn.Parameter(torch.full((1,), settings.alpha_init))
-        self.shift = nn.Parameter(torch.full((1,), settings.shift_init))
+        self.alpha = nn.Parameter(torch.full((1,), float(settings.alpha_init)))
+        self.shift = nn.Parameter(torch.full((1,), float(settings.shift_init)))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Apply the function to x (..., C). Tokens are independent, so the padding mask is not read."""

@@ -26,7 +26,7 @@ class DynamicTanh(Norm):
 
     def __init__(self, dim: int, settings: DynamicTanhSettings) -> None:
         super().__init__(dim, settings)
-        self.alpha = nn.Parameter(torch.full((1,), settings.alpha_init))
+        self.alpha = nn.Parameter(torch.full((1,), float(settings.alpha_init)))
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Apply the function to x (..., C). Tokens are independent, so the padding mask is not read."""

@@ -35,10 +35,10 @@ def accept_masks(norm_class: Any) -> None:
             padding_mask = to_padding_mask(padding_mask, attention_mask)
         if padding_mask is not None:
             _check_mask(norm, x.shape, padding_mask)
-        if norm.batch_first:
-            return _batch_first(forward, norm, materialize(x), padding_mask)
         if isinstance(x, Tensor) and x.is_nested:
             return _each_sentence(forward, norm, x)
+        if norm.batch_first:
+            return _batch_first(forward, norm, materialize(x), padding_mask)
         return forward(norm, x, padding_mask)
 
     update_wrapper(accepting, forward, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
@@ -91,8 +91,6 @@ def _batch_first(forward: Forward, norm: Any, x: Tensor, padding_mask: Tensor | 
 
     Only ``instance`` needs to know which tokens form a sentence, so all other norms get flat rows.
     """
-    if x.is_nested:
-        return _each_sentence(forward, norm, x)
     if x.dim() != 3:
         return forward(norm, x, padding_mask)
     if getattr(norm, "sees_sentence", False):

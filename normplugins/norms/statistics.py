@@ -122,11 +122,12 @@ class RunningNorm(Norm):
     def update_after_backward(self, count: Tensor, mean: Tensor) -> None:
         """Update the backward's statistics with a batch's mean (C,), now or at the end of the update.
 
-        A mean that is not finite, such as after an overflow of the loss scale, counts as a batch without tokens.
+        A mean that is not finite, such as after an overflow of the loss scale, counts as 0; where all are, the batch
+        counts as one without tokens.
         """
         if not self._estimating:
-            finite = mean.isfinite().all()
-            self._apply_step("step_backward", torch.where(finite, count, 0), torch.where(finite, mean, 0))
+            finite = mean.isfinite()
+            self._apply_step("step_backward", torch.where(finite.any(), count, 0), torch.where(finite, mean, 0))
 
     def step(self, count: Tensor, *moments: Tensor) -> None:
         """Update the running statistics with a batch's moments, if the batch has a token."""

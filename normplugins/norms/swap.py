@@ -193,7 +193,10 @@ def _notes(model: nn.Module, config: NormConfig, names: list[str]) -> list[str]:
 def _causal_parts(model: nn.Module) -> Iterator[str]:
     """Yield prefixes of the names of modules that are inside a decoder, as far as the model shows it."""
     for path, module in model.named_modules():
-        if isinstance(module, nn.TransformerDecoderLayer) or getattr(module, "is_decoder", False) is True:
+        if (
+            isinstance(module, nn.TransformerDecoderLayer | nn.TransformerDecoder)
+            or getattr(module, "is_decoder", False) is True
+        ):
             yield f"{path}." if path else ""
         if getattr(module, "is_causal", False) is True:  # an attention of Hugging Face's models
             parent, dot, _ = path.rpartition(".")

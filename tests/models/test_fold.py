@@ -95,6 +95,15 @@ def test_post_norm_translation(norm):
     assert [(outcome.count, outcome.into) for outcome in outcomes] == [(4, "affine"), (6, "affine")]
 
 
+@pytest.mark.parametrize("placement", ["sandwich", "peri", "deepnorm"])
+def test_other_placements(placement):
+    settings = {"encoder_norm": "bn", "decoder_norm": "pnv", "placement": placement}
+    model, folded, changed, _ = fold_copy(make_model, settings)
+    assert_same_translation_model(model, folded)
+    ends = {} if placement == "deepnorm" else {"encoder_norm": "{attention:affine,ffn:affine,final:none}"}
+    assert changed == {"encoder_norm": "affine", "decoder_norm": "affine"} | ends
+
+
 @PLACEMENTS
 @pytest.mark.parametrize("share", ["share_all_embeddings", "share_decoder_input_output_embed", ""])
 def test_one_stack_of_two_and_any_sharing(share, pre):

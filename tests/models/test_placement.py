@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from normplugins.models.fold import fold
 from normplugins.models.layers import Residual
 from normplugins.models.placement import PLACEMENTS, deepnorm
 from normplugins.utils.errors import UserError
@@ -103,18 +102,6 @@ def test_decoding_step_by_step_gives_the_features_of_the_whole(name: str) -> Non
         step = model.decoder.extract_features(tokens, encoder_out, state)
         real = tokens[:, -1] != model.decoder.dictionary.pad()
         torch.testing.assert_close(step[real, 0], whole[real, position - 1])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_folded_model_computes_the_same(name: str) -> None:
-    model = make_model(placement=name, encoder_norm="bn", decoder_norm="bn").double()
-    model.train()
-    for seed in range(2):
-        forward(model, seed)
-    model.eval()
-    before = forward(model, 3)
-    fold(model)
-    torch.testing.assert_close(forward(model, 3), before)
 
 
 def test_tensor_attention_refuses_deepnorms_initialization() -> None:

@@ -24,6 +24,12 @@ def test_the_released_code_is_reproduced(name: str, file: str, scalars: list[str
         )
 
 
+@pytest.mark.parametrize(("name", "setting"), [("dyt", "alpha_init"), ("derf", "alpha_init"), ("derf", "shift_init")])
+def test_a_whole_number_is_an_initial_value(name: str, setting: str) -> None:
+    norm = build_norm(NormConfig(name, **{setting: 1}), 4)
+    assert norm.get_parameter(setting.removesuffix("_init")).tolist() == [1.0]
+
+
 @pytest.mark.parametrize("name", ["dyt", "derf"])
 def test_it_is_the_function_with_an_exact_gradient(name: str) -> None:
     norm = random_affine(build_norm(NormConfig(name), 4).double())

@@ -155,6 +155,22 @@ def test_gradients_that_are_not_finite_leave_the_backwards_statistics(name: str,
     assert_close({key: buffers(norm)[key] for key in kept}, kept, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+def test_an_infinite_gradient_in_one_channel_leaves_nu_of_that_channel(kernels: str) -> None:
+    norm, other, x, g = (
+        small("pn", kernels=kernels),
+        small("pn", kernels=kernels),
+        torch.randn(4, 3, 8),
+        torch.ones(4, 3, 8),
+    )
+    step(other, x, None, g)
+    g[0, 0, 5] = torch.inf
+    step(norm, x, None, g)
+    want = other.nu
+    want[5] = 0
+    assert_close(norm.nu, want)
+
+
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
     [("bn", "momentum", 1.0), ("pnv", "alpha_fwd", 0.0), ("pn_alg2", "alpha_fwd", 0.0), ("un", "alpha_fwd", 0.0)],

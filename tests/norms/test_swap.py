@@ -253,6 +253,8 @@ def test_a_norm_that_sees_its_sentence_is_refused_in_decoders_and_warns_elsewher
         assert isinstance(next(m for n, m in decoder.named_modules() if n.endswith("norm1")), nn.LayerNorm)
         torch.testing.assert_close(decoder.state_dict(), before)
     both = nn.Transformer(DIM, 2, 1, 1, 32)
+    with pytest.raises(ValueError, match=r"decoder\.norm is in a decoder"):
+        swap_norms(both, "instance", only=lambda name: name == "decoder.norm")
     with pytest.warns(UserWarning, match="not for a model that predicts the next token"):
         report = swap_norms(both, "instance", only=lambda name: name.startswith("encoder."))
     assert "sees its whole sentence" in str(report)

@@ -219,3 +219,7 @@ def test_an_infinite_gradient_leaves_nu(name: str) -> None:
     assert kept.any()
     norm(x).backward(torch.full_like(x, torch.inf))
     assert torch.equal(norm.ema_gz, kept)
+    g = torch.ones_like(x)
+    g[0, 0, 5] = torch.inf
+    norm(x).backward(g)
+    assert torch.equal(norm.ema_gz == kept, torch.arange(8, device=DEVICE) == 5)
