@@ -27,13 +27,12 @@ def load(run: "str | Path") -> "TrainedRun":
 
 
 def register() -> None:
-    """Register all models, architectures, criterions and optimizers with fairseq, beam search and scorer too."""
-    from normplugins.evaluation import beam_search, sequence_scorer
+    """Register all models, architectures, criterions and optimizers with fairseq, and the beam search."""
+    from normplugins.evaluation import beam_search
     from normplugins.models import base
     from normplugins.training import criterion, loss_terms, optimizer  # noqa: F401
 
     beam_search.use_everywhere()
-    sequence_scorer.use_everywhere()
     base.check_everywhere()
     loss_terms.add_everywhere()
 

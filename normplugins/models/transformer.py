@@ -158,17 +158,11 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
         prev_output_tokens: Tensor,
         encoder_out: EncoderOut,
         incremental_state: dict[str, Cache] | None = None,
-        layout: VarlenLayout | None = None,
     ) -> Tensor:
-        """Decoder states before the output projection, (B, T, C); arguments as in ``forward``.
-
-        With ``layout``, which holds the positions of all real tokens, the states are unpadded: (N, C). CPU only.
-        """
+        """Decoder states before the output projection, (B, T, C); arguments as in ``forward``."""
         step = incremental_state is not None
         padding_mask = prev_output_tokens.eq(self.positions.padding_idx)
-        given = layout
-        if self.training and not step and given is None:
-            layout = self._varlen_layout(padding_mask)
+        layout = self._varlen_layout(padding_mask) if self.training and not step else None
         x = self._embed(prev_output_tokens, newest_only=step, layout=layout)
         if step:
             attention_mask, padding_mask = padding_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
@@ -182,8 +176,6 @@ class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
             own, cross = (cache_of(incremental_state, f"{index}.{kind}") for kind in ("self", "cross"))
             layer_args.append(((attention_mask, own, layout), (memory, memory_mask, cross, layout)))
         x = self._run_layers(x, mask, layer_args)
-        if given is not None:
-            return x
         return (x if layout is None else layout.pad(x)).transpose(0, 1)
 
     def _varlen_layout(self, padding_mask: Tensor) -> VarlenLayout | None:

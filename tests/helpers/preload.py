@@ -8,7 +8,6 @@ from normplugins.runs.compose import compose_config
 # torch._dynamo: imported by DistributedDataParallel and by PyTorch's optimizers
 for module in (
     "normplugins.runs.run",
-    "fairseq.sequence_scorer",
     "sacrebleu.metrics",
     "subword_nmt.apply_bpe",
     "torch._dynamo",
