@@ -56,11 +56,6 @@ def segments(lines: Iterable[str]) -> list[str]:
     return [_SEGMENT_TAG.sub("", line) for line in lines if "<seg id" in line]
 
 
-def straighten_apostrophes(line: str) -> str:
-    """Replace typographic apostrophes, as fairseq's published recipes do in test sets."""
-    return line.replace("’", "'")
-
-
 @contextmanager
 def _members(path: Path) -> Iterator[Iterator[_Member]]:
     """Yield the files of an archive; the format follows from its content, because mirrors repack files."""

@@ -139,7 +139,7 @@ class Custom(ParallelCorpus):
             found = sum(map(len, numbers.values()))
             raise UserError(
                 f"{where} has {found:,} different pairs with two sides{' that no other split has' if given else ''}: "
-                f"too few to draw {sum(sizes.values()):,} of them for {list(sizes)}"
+                f"too few to draw {sum(sizes.values()):,} for {' and '.join(sizes)} and to keep one to train on"
             )
         drawn = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
         notes.append(f"{drawn} pairs drawn with seed {self.seed}")

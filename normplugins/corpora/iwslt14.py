@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from normplugins.corpora.archives import read_members, segments, straighten_apostrophes
+from normplugins.corpora.archives import read_members, segments
 from normplugins.corpora.base import PublishedCorpus, archived, register, verify_digest
 from normplugins.corpora.parallel import Bitext, Pair, ParallelCorpus, zip_lines
 from normplugins.utils.settings import setting
@@ -52,18 +52,17 @@ class Iwslt14(PublishedCorpus, ParallelCorpus):
             where = f"{path}:{source}", f"{path}:{target}"
             return list(zip_lines(text(members[source]), text(members[target]), where))
 
-        raw = [pair for name in TESTS for pair in pairs(name, segments)]
-        test = [(self.adapt_test_line(source), self.adapt_test_line(target)) for source, target in raw]
+        test = [pair for name in TESTS for pair in pairs(name, segments)]
         source, target = (TRAIN.format(side) for side in sides)
         where = {
             "train": (f"{path}:{source}", f"{path}:{target}"),
             "test": (f"{path}: test set, {self.source}", f"{path}: test set, {self.target}"),
         }
-        return Bitext(pairs(TRAIN, _training_lines), test, where, valid_every=self.valid_every, raw_test=raw)
+        return Bitext(pairs(TRAIN, _training_lines), test, where, valid_every=self.valid_every)
 
     def adapt_test_line(self, line: str) -> str:
         """Replace typographic apostrophes, which the training text does not have."""
-        return straighten_apostrophes(line)
+        return line.replace("’", "'")
 
     def check_file(self, path: Path) -> None:
         """Raise UserError for a downloaded archive that is damaged or lacks a file."""

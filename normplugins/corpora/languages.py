@@ -28,22 +28,15 @@ def default_score_tokenizer(language: str) -> str:
 
 def check_score_tokenizer(name: str) -> None:
     """Raise UserError if a tokenizer of sacreBLEU cannot be used here, so that a run fails before it trains."""
-    if not is_installed(name):
+    if not name.endswith("-mecab"):  # only MeCab needs packages and a dictionary
+        return
+    try:
+        score_words([""], name)
+    except (ImportError, RuntimeError, AssertionError) as error:  # of sacreBLEU, also if MeCab has another dictionary
         raise UserError(
             f"corpus.score_tokenizer={name} needs packages that are not installed: "
             f"pip install 'sacrebleu[{name[:2]}]', or set corpus.score_tokenizer=char"
-        )
-
-
-def is_installed(name: str) -> bool:
-    """Whether the packages and the dictionary of a tokenizer of sacreBLEU are installed; only MeCab's need any."""
-    if not name.endswith("-mecab"):
-        return True
-    try:
-        score_words([""], name)
-    except (ImportError, RuntimeError, AssertionError):  # of sacreBLEU, also if MeCab has no or another dictionary
-        return False
-    return True
+        ) from error
 
 
 def score_words(lines: Sequence[str], tokenizer: str) -> list[str]:

@@ -45,7 +45,6 @@ class Bitext:
         train, valid, test: the pairs of each split; the training pairs are read once, and may be streamed from disk.
         where: names of the source and target file of each split, for messages.
         valid_every: without ``valid``, every n-th clean training pair becomes the validation set.
-        raw_test: the test set as published, if ``test`` is already changed.
         test_sets: number of pairs of each test set in ``test``, in order; empty for a single test set.
         notes: what the user should know about how the corpus was read.
         numbers: the line numbers of a split's pairs in its file, where they are not consecutive.
@@ -56,7 +55,6 @@ class Bitext:
     where: Mapping[str, tuple[str, str]]
     valid: list[Pair] | None = None
     valid_every: int | None = None
-    raw_test: list[Pair] | None = None
     test_sets: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     numbers: Mapping[str, Iterable[int]] = field(default_factory=dict)
@@ -94,7 +92,9 @@ class ParallelCorpus(Corpus):
     subword: str = setting("bpe", "joint subword model", choices=("bpe", "sentencepiece"))
     subword_size: int = setting(10_000, "merges (bpe) or pieces (sentencepiece)", minimum=1)
     subword_min_count: int = setting(
-        1, "learn BPE from words that occur this often in the training text, which bounds its memory", minimum=1
+        1,
+        "learn BPE from words that occur at least this often in the training text, which bounds its memory",
+        minimum=1,
     )
     codes: str | None = setting(None, "file of BPE codes with subword_size merges, used instead of learning them")
     lowercase: bool = setting(True, "lower-case all text")
@@ -165,7 +165,7 @@ class ParallelCorpus(Corpus):
             raise UserError("corpus.valid_every counts pairs that are clean by their words: set corpus.length_in=words")
 
     def adapt_test_line(self, line: str) -> str:
-        """Return a published test line as ``read`` gives it, before tokenization."""
+        """Return a published test line as it is tokenized."""
         return line
 
     def verify_test(self, test: Sequence[Pair], where: tuple[str, str]) -> None:

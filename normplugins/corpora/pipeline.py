@@ -1,6 +1,5 @@
 """Preparation of a corpus from its input files to fairseq's data-bin; complete stages are skipped."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +8,7 @@ from typing import Any
 
 from normplugins.corpora.base import SPLITS, Corpus
 from normplugins.corpora.binarize import binarize
-from normplugins.corpora.languages import default_score_tokenizer, has_blanks, is_installed, score_words
+from normplugins.corpora.languages import has_blanks, score_words
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.running_text import PreparedText, RunningText, prepare_running_text
 from normplugins.corpora.stages import MANIFEST, Inputs, run_stage, write_manifest
@@ -18,6 +17,7 @@ from normplugins.corpora.text_stages import write_subwords, write_tokens
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
+from normplugins.utils.json_file import read_sound_json
 from normplugins.utils.locks import hold_lock
 from normplugins.utils.paths import without_colon
 from normplugins.utils.steps import Echo, step
@@ -44,9 +44,8 @@ class PreparedCorpus:
 
     @property
     def score_tokenizer(self) -> str:
-        """sacreBLEU's tokenizer for plain text; ``char`` if the manifest names none and the usual is not installed."""
-        name = default_score_tokenizer(self.target)
-        return str(self.manifest.get("score_tokenizer") or (name if is_installed(name) else "char"))
+        """sacreBLEU's tokenizer for plain text."""
+        return str(self.manifest.get("score_tokenizer", "13a"))
 
     def to_tokens(self, lines: Iterable[str]) -> list[str]:
         """Turn output lines (subwords already joined) into the tokens that ``reference_tokens`` is scored in."""
@@ -101,13 +100,13 @@ def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText |
     """
     folder = without_colon("data_dir", root) / corpus.name / corpus.variant()
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_sound_json(folder / MANIFEST) or {}
         used = [
             name for name in manifest["sha256"] if Path(name).name.startswith("dict.") or Path(name).name in _MODELS
         ]
         if any(sha256(folder / name) != manifest["sha256"][name] for name in used):
             return None
-    except (OSError, ValueError, KeyError, UserError):
+    except (KeyError, TypeError, UserError):
         return None
     if isinstance(corpus, RunningText):
         return PreparedText(folder=folder, bin_dir=folder / "bin", manifest=manifest)
@@ -163,7 +162,7 @@ def _manifest(corpus: ParallelCorpus, key: dict[str, Any], records: dict[str, di
         "notes": [*tokens["notes"], *subwords["notes"]],
         "lowercase": corpus.lowercase,
         "tokenizer": corpus.tokenizer_of(corpus.target),
-        **({"score_tokenizer": name} if name != default_score_tokenizer(corpus.target) or name != "13a" else {}),
+        **({"score_tokenizer": name} if name != "13a" else {}),
         "subword": {"kind": corpus.subword, "size": corpus.subword_size, **subwords["subword"]},
         "longest": subwords["longest"],
         "dictionary_types": binary["dictionary_types"],

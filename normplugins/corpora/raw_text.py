@@ -59,11 +59,8 @@ def text_pipeline(corpus: ParallelCorpus | RunningText, prepared: PreparedCorpus
     if isinstance(corpus, RunningText):
         return TextPipeline(corpus.level, str, line_splitter(corpus.level, prepared.folder), list)
     assert isinstance(prepared, PreparedCorpus)
-
-    def tokenize(line: str) -> str:
-        return tokenize_line(corpus, corpus.source, "test", corpus.adapt_test_line(line))
-
     split = subwords.splitter(corpus.subword, prepared.folder / "subword" / subwords.FILES[corpus.subword])
     # Files of given tokens stay tokens in both directions.
     to_text = list if corpus.resolved_tokenizer == "given" else partial(PreparedCorpus.to_text, prepared)
+    tokenize = partial(tokenize_line, corpus, corpus.source, "test")
     return TextPipeline(corpus.subword, tokenize, lambda line: split(line).split(), to_text)

@@ -108,7 +108,9 @@ def _tokenize(
 
 def tokenize_line(corpus: ParallelCorpus, language: str, split: str, line: str) -> str:
     """Return a line of a split in the tokens, and the case, that the subword model reads."""
-    if split != "test" and corpus.clean_punctuation and has_blanks(language):
+    if split == "test":
+        line = corpus.adapt_test_line(line)
+    elif corpus.clean_punctuation and has_blanks(language):
         line = clean_punctuation(line, language)
     moses = corpus.tokenizer_of(language) == "moses"
     tokens = tokenize(line, language, corpus.split_hyphens) if moses else squeeze(line)
@@ -116,16 +118,16 @@ def tokenize_line(corpus: ParallelCorpus, language: str, split: str, line: str) 
 
 
 def _write_references(corpus: ParallelCorpus, bitext: Bitext, test: list[Pair], to: Path) -> None:
-    raw, tokens = bitext.raw_test or bitext.test, [target for _, target in test]
+    tokens = [target for _, target in test]
     # References are Moses tokens with whole hyphens, also if the text is left raw or hyphens are split. A language
     # without blanks is left raw, and split into words when it is scored.
     if corpus.resolved_tokenizer == "none" or corpus.split_hyphens:
         scored = replace(corpus, tokenizer="moses", split_hyphens=False)
         tokens = [tokenize_line(scored, corpus.target, "test", target) for _, target in bitext.test]
-    text = [target for _, target in raw]
+    text = [target for _, target in bitext.test]
     if corpus.resolved_tokenizer == "given":
         text = detokenize(text, corpus.target)
-    write_lines(to / f"source.text.{corpus.source}", (squeeze(source) for source, _ in raw))
+    write_lines(to / f"source.text.{corpus.source}", (squeeze(source) for source, _ in bitext.test))
     write_lines(to / f"reference.text.{corpus.target}", map(squeeze, text))
     write_lines(to / f"reference.tokens.{corpus.target}", tokens)
 

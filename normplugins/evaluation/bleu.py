@@ -123,19 +123,24 @@ def bleu(
         fields: additional fields of the signature, such as sacreBLEU's own ``test`` and ``lang``.
         options: options of ``sacrebleu.metrics.BLEU``.
     """
-    metric = sacrebleu.metrics.BLEU(**options)
-    result = metric.corpus_score(list(hypotheses), [list(references)])
-    signature = metric.get_signature()
-    for name, value in (fields or {}).items():
-        signature.update(name, value)
+    result, measured = _measure(sacrebleu.metrics.BLEU(**options), hypotheses, references, fields or {})
     return {
-        "score": result.score,
-        "signature": str(signature),
+        **measured,
         "precisions": [round(precision, 2) for precision in result.precisions],
         "brevity_penalty": round(result.bp, 4),
         "system_length": result.sys_len,
         "reference_length": result.ref_len,
     }
+
+
+def _measure(
+    metric: Any, hypotheses: Sequence[str], references: Sequence[str], fields: Mapping[str, str]
+) -> tuple[Any, Metric]:
+    """Return sacreBLEU's result, and the score with its signature."""
+    result, signature = metric.corpus_score(list(hypotheses), [list(references)]), metric.get_signature()
+    for name, value in fields.items():
+        signature.update(name, value)
+    return result, {"score": result.score, "signature": str(signature)}
 
 
 def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False) -> dict[str, dict[str, Metric]]:
@@ -172,16 +177,10 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
             name: bleu(tokens[part], reference_tokens[part], fields, tokenize="none", force=True),
             "sacrebleu": bleu(plain, references, known, lowercase=lower, tokenize=corpus.score_tokenizer),
         }
+        _, scores[test_set]["chrf2"] = _measure(sacrebleu.metrics.CHRF(lowercase=lower), plain, references, {})
         words = corpus.score_words(plain), corpus.score_words(references)  # TER counts words
-        for other, metric, (hypothesis, reference) in (
-            ("chrf2", sacrebleu.metrics.CHRF(lowercase=lower), (plain, references)),
-            ("ter", sacrebleu.metrics.TER(case_sensitive=not lower), words),
-        ):
-            result = metric.corpus_score(hypothesis, [reference])
-            signature = metric.get_signature()
-            if other == "ter" and not has_blanks(corpus.target):
-                signature.update("words", corpus.score_tokenizer)
-            scores[test_set][other] = {"score": result.score, "signature": str(signature)}
+        split = {} if has_blanks(corpus.target) else {"words": corpus.score_tokenizer}
+        _, scores[test_set]["ter"] = _measure(sacrebleu.metrics.TER(case_sensitive=not lower), *words, split)
     return scores
 
 

@@ -1,9 +1,8 @@
 """Measures how much the predictions of a language model depend on future tokens.
 
 The inputs of a segment are x_1 .. x_T. At position t, the model predicts the target x_(t+1). The inputs from position
-c > t on are replaced, and the log-probability of the true target is compared with that before the replacement. With
-c = t + 1, the first replaced input is the target itself. ``distance`` is c - t. A causal model returns bitwise the same
-numbers.
+t + 1 on, the first of which is the target itself, are replaced, and the log-probability of the true target is compared
+with that before the replacement. A causal model returns bitwise the same numbers, at all positions up to t.
 
 Bits can be compared because both passes have the same shapes: a row of a matrix product is then computed in the same
 way, whatever the other rows contain.
@@ -25,49 +24,44 @@ MOST_LOGPROBS = 2**26  # log-probabilities held at once: 256 MB
 
 
 class Change:
-    """|Δ log p| in nats at each of ``distances`` distances, and whether features stayed bitwise the same there."""
+    """|Δ log p| in nats, and whether the features stayed bitwise the same."""
 
-    def __init__(self, distances: int) -> None:
-        self.identical = torch.ones(distances, dtype=torch.bool)
-        self.tokens = torch.zeros(distances, dtype=torch.long)
-        self.total = torch.zeros(distances, dtype=torch.double)
-        self.max = torch.zeros(distances, dtype=torch.double)
+    def __init__(self) -> None:
+        self.identical, self.tokens, self.total, self.max = True, 0, 0.0, 0.0
 
-    def add(self, delta: Tensor, same: Tensor) -> None:
-        """Add differences of log-probabilities (B, n) at the first n distances; ``same`` (n,) is about the features.
+    def add(self, delta: Tensor, same: bool) -> None:
+        """Add differences of log-probabilities; ``same`` is about the features.
 
         Raises:
             UserError: a difference is not finite.
         """
-        size, count = delta.double().abs().cpu(), delta.size(1)
+        size = delta.double().abs()
         if not bool(size.isfinite().all()):
             raise UserError("the model's log-probabilities are not finite: nothing can be measured")
-        self.identical[:count] &= same.cpu()
-        self.tokens[:count] += len(size)
-        self.total[:count] += size.sum(0)
-        self.max[:count] = torch.maximum(self.max[:count], size.amax(0))
+        self.identical &= same
+        self.tokens += size.numel()
+        self.total += float(size.sum())
+        self.max = max(self.max, float(size.max()))
 
-    def figures(self) -> list[dict[str, Any]]:
-        """Return the change at each measured distance as it is stored in a record."""
-        columns = (self.total / self.tokens, self.max, self.identical, self.tokens)
-        return [
-            {"mean": mean, "max": most, "identical": identical, "tokens": tokens}
-            for mean, most, identical, tokens in zip(*(column.tolist() for column in columns), strict=True)
-            if tokens
-        ]
+    def figures(self) -> dict[str, Any]:
+        """Return the change as it is stored in a record."""
+        return {
+            "mean": self.total / self.tokens, "max": self.max, "identical": self.identical, "tokens": self.tokens
+        }  # fmt: skip
 
 
 class Measured:
-    """The measurement of one model in one mode, on segments of ``length`` tokens."""
+    """The measurement of one model in one mode."""
 
-    def __init__(self, length: int) -> None:
-        self.by_distance = Change(length - 1)
-        self.other = Change(1)
+    def __init__(self) -> None:
+        self.next = Change()
+        """changes of the prediction of the first replaced word"""
+        self.other = Change()
         """changes in another segment of the batch, in which no token was replaced"""
         self.repeatable = True
         """whether the same input gives bitwise the same features twice; if not, a change means nothing"""
         self.true = self.replaced = 0.0
-        """sums of the log-probabilities at distance 1 with the true inputs and with the replaced ones"""
+        """sums of the log-probabilities of the first replaced words, with the true inputs and with the replaced ones"""
 
     def compare(
         self, cut: int, features: Tensor, changed: Tensor, before: Tensor, score: Callable[[Tensor], Tensor]
@@ -81,22 +75,19 @@ class Measured:
             before: log-probabilities (B, T) of the targets with the true inputs.
             score: computes log-probabilities (B, T) from ``changed``; called only if the features differ.
         """
-        same = (features[:, :cut] == changed[:, :cut]).all(2).all(0)
-        after = before if bool(same.all()) else score(changed)
-        self.by_distance.add((after - before)[:, :cut].flip(1), same.flip(0))
-        self.true += float(before[:, cut - 1].double().sum())
-        self.replaced += float(after[:, cut - 1].double().sum())
+        same = torch.equal(features[:, :cut], changed[:, :cut])
+        true, replaced = (each[:, cut - 1] for each in (before, before if same else score(changed)))
+        self.next.add(replaced - true, same)
+        self.true += float(true.double().sum())
+        self.replaced += float(replaced.double().sum())
 
     def figures(self) -> dict[str, Any]:
-        """Return the measurement as it is stored in a record: at distance 1, and by distance."""
-        by_distance = self.by_distance.figures()
+        """Return the measurement as it is stored in a record."""
         return {
-            **by_distance[0],
-            "identical": bool(self.by_distance.identical.all()),
-            "ppl_true": _perplexity(self.true, by_distance[0]["tokens"]),
-            "ppl_replaced": _perplexity(self.replaced, by_distance[0]["tokens"]),
-            "by_distance": [{"distance": distance, **change} for distance, change in enumerate(by_distance, 1)],
-            "other_segment": next(iter(self.other.figures()), None),
+            **self.next.figures(),
+            "ppl_true": _perplexity(self.true, self.next.tokens),
+            "ppl_replaced": _perplexity(self.replaced, self.next.tokens),
+            "other_segment": self.other.figures() if self.other.tokens else None,
             "repeatable": self.repeatable,
         }
 
@@ -130,7 +121,7 @@ def measure_evaluation(
         size: segments in a batch; it does not affect the numbers.
     """
     model.eval()
-    measured = Measured(inputs.size(1))
+    measured = Measured()
     with _adaptive_embeddings_as_table(model):
         for part, wanted in zip(inputs.split(size), targets.split(size), strict=True):
             score = partial(_log_probabilities, model, wanted)
@@ -165,7 +156,7 @@ def measure_training(
         in_warmup: set PN's ``num_updates`` to 0, so that its forward divides by the batch's own statistic.
     """
     batch, length = inputs.shape
-    measured = Measured(length)
+    measured = Measured()
     rounds = math.ceil(trials / (length - 1))
     cuts = torch.cat([torch.randperm(length - 1, generator=generator) for _ in range(rounds)]) + 1
     with _adaptive_embeddings_as_table(model), _norms_in_training_mode(model, in_warmup) as run:
@@ -183,7 +174,7 @@ def measure_training(
                 other = (index + batch // 2) % batch
                 true, new = features[other, None], changed[other, None]
                 score = partial(_log_probabilities, model, targets[other, None])
-                measured.other.add((score(new) - score(true)).t(), (new == true).all().view(1))
+                measured.other.add(score(new) - score(true), torch.equal(new, true))
     return measured
 
 

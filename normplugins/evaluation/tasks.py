@@ -18,7 +18,7 @@ from torch import Tensor
 from normplugins.corpora import ParallelCorpus, RunningText
 from normplugins.corpora.languages import has_blanks
 from normplugins.evaluation import bleu, perplexity
-from normplugins.models.language_model_config import future_label, is_causal
+from normplugins.models.language_model_config import future_label
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, whole_file, write_lines
 from normplugins.utils.steps import step
@@ -189,7 +189,7 @@ class LanguageModeling(_RunTask):
         seconds = time.perf_counter() - begun
         with whole_file(output) as temporary, temporary.open("wb") as file:
             np.save(file, logprobs)
-        causal = is_causal(config.model.norm, config.model.get("causal", True))
+        causal = not future_label(config.model.norm, config.model.get("causal", True))
         subwords = corpus.manifest.get("subword", {}).get("kind", "")
         words = test["words"] + test["lines"] if subwords else None
         metrics = {"ppl": perplexity.perplexity(logprobs, how, causal, "counted", subwords, words)}

@@ -66,8 +66,8 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
 class Engine:
     """Translates with a model that :func:`write` has written.
 
-    The scores of a sentence are higher than in our search by a constant divided by length^penalty: CTranslate2 spreads
-    the probability of an empty translation, which neither search allows, over the others.
+    CTranslate2 excludes empty translations by renormalizing the probabilities, so its scores are higher than those of
+    our search by a constant divided by length^penalty.
 
     Args:
         folder: the folder.

@@ -114,8 +114,3 @@ def future_label(norm: str, masked: bool) -> str:
     if not masked:
         return SEES_THE_FUTURE
     return NORM_SEES_THE_FUTURE if any(map(sees_sentence, names_in(norm))) else ""
-
-
-def is_causal(norm: str, masked: bool) -> bool:
-    """Whether no position of a language model sees a later token at evaluation, through attention or its norm."""
-    return not future_label(norm, masked)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from normplugins.evaluation.causality import Measured, measure_evaluation, measure_training, warmups
 from normplugins.evaluation.perplexity import load_test_text
-from normplugins.models.language_model_config import is_causal
+from normplugins.models.language_model_config import future_label
 from normplugins.runs import folder, record
 from normplugins.runs.trained import load
 from normplugins.utils.errors import UserError
@@ -83,7 +83,7 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
         "norm": config.norm.name,
         "model": {
             "name": config.model._name,
-            "causal": is_causal(config.model.norm, masked),
+            "causal": not future_label(config.model.norm, masked),
             "masked": masked,
             "normalize_before": config.model.normalize_before,
         },

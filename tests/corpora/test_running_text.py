@@ -16,7 +16,6 @@ import pytest
 from fairseq.data import Dictionary, data_utils
 
 from normplugins.corpora import PreparedText, prepare
-from normplugins.corpora.ptb import PennTreebank
 from normplugins.corpora.running_text import unigram_perplexity
 from normplugins.utils.errors import UserError
 from tests.helpers.corpora import config, kill_at, quiet, text, tree
@@ -197,18 +196,6 @@ def test_a_bad_archive_is_one_clear_line_and_a_damaged_one_is_not_taken(
     kept = {path.name: path.read_bytes()} if name in ("utf-8", "empty", "reserved") else {}
     assert tree(raw) == kept
     assert {file.name for file in raw.parent.rglob("*")} <= {"raw", ".lock", ".hashes.json", "word", *kept}
-
-
-def test_counts_are_verified_with_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ptb_files(tmp_path / "ptb" / "raw")
-    digests = {split: f"sha1:{hashlib.sha1(data).hexdigest()}" for split, data in TEXTS.items()}
-    monkeypatch.setattr(PennTreebank, "DIGESTS", digests)  # the published text is not ours to commit
-    published = {"train tokens": 14, "train lines": 5, "valid tokens": 4, "test lines": 2, "types": 7}
-    monkeypatch.setattr(PennTreebank, "PUBLISHED", published)
-    with pytest.raises(UserError, match=r"^ptb has 6 of 7 types; get the original file"):
-        prepare(config("ptb"), tmp_path, quiet)
-    monkeypatch.setattr(PennTreebank, "PUBLISHED", published | {"types": 6})
-    assert prepare(config("ptb"), tmp_path, quiet).manifest["note"] == ""
 
 
 def test_killed_while_binarizing_the_same_command_ends_the_same(tmp_path: Path) -> None:

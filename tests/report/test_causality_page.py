@@ -19,7 +19,6 @@ def mode(mean=0.0, ppl=100.0, replaced=None, other=None, identical=None, repeata
         **change(mean, identical),
         "ppl_true": ppl,
         "ppl_replaced": replaced or ppl,
-        "by_distance": [{"distance": 1, **change(mean)}, {"distance": 2, **change(mean / 2)}],
         "other_segment": other,
         "repeatable": repeatable,
     }
