@@ -56,7 +56,7 @@ def execute(options: argparse.Namespace) -> None:
     values = {name: groups[name] for name in chosen}
     values |= {"norm": list(known_norms())}
     settings = {key: each.type for key, each in declared(RunSettings)}
-    values |= {key: ["true", "false"] for key, type_ in settings.items() if type_ in (bool, "bool")}
+    values |= {key: ["true", "false"] for key, type_ in settings.items() if type_ is bool}
     keys = [f"{key}=" for key in (*values, *settings, *(f"norm.{name}" for name in all_settings()))]
     words = {name: _options(parser) for name, parser in _commands(options.parser).items()}
     for name in ("run", "prepare"):

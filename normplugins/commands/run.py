@@ -46,17 +46,12 @@ def execute(options: argparse.Namespace) -> int:
         from normplugins.runs.dry_run import show_dry_run
         from normplugins.runs.run import run, run_title
         from normplugins.training.distributed import launched
-        from normplugins.training.rendezvous import refuse
 
     if options.multirun and launched():
         raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
     # All configs are composed first, so that a typing error in the last one is reported before the first run starts.
     jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
-    try:
-        configs = [compose_config(options.experiment, job) for job in jobs]
-    except UserError as error:
-        refuse(error)
-        raise
+    configs = [compose_config(options.experiment, job) for job in jobs]
     if any(config.hardware.name == "slurm" and not config.dry_run for config in configs):
         from normplugins.runs.slurm import submit
 
@@ -64,6 +59,8 @@ def execute(options: argparse.Namespace) -> int:
             check(config)
         submit(options.experiment, jobs, configs, options.wait)
         return 0
+    if options.wait:
+        raise UserError("--wait waits for Slurm's jobs: it needs hardware=slurm")
 
     def run_one(job: tuple[int, DictConfig]) -> None:
         number, config = job

@@ -54,7 +54,7 @@ class Planned:
         if self.record:
             return "done"
         lost = read_json(self.diverged, _REMEDY)
-        if lost and ("config" not in lost or self._has_settings(lost["config"])):  # older files have no config
+        if lost and self._has_settings(lost["config"]):
             return "diverged"
         return "started" if (self.run_dir / folder.CONFIG).exists() else "left"
 

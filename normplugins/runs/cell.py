@@ -22,8 +22,8 @@ from normplugins.training.distributed import world_size
 
 FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 """Config groups whose options are components of fairseq, or components of this plugin that replace them."""
-PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
-"""Paths on one machine, which a record does not hold. Configs of older versions have a ``results_dir``."""
+PLACES = ("data_dir", "run_dir", "task.data", "checkpoint.save_dir")
+"""Paths on one machine, which a record does not hold."""
 # Besides settings declared with changes_result=False: the device, how often fairseq prints, how it loads batches, and
 # keys of corpora, hardware and tracking in older runs.
 _CHANGES_NO_RESULT = re.compile(
@@ -36,15 +36,9 @@ _FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_ta
 _GROUP_OF_VALUES = "reading"
 _LONGEST_NAME = 120  # a file system allows 255 bytes, and wandb and the record add to the name
 
-# Settings whose default has changed, with the old and the new value. Both give the same result up to rounding and the
-# same state in checkpoints, so a run that began with the old value resumes with the new one. None: the setting did not
-# exist yet.
+# Settings whose default has changed, with the old and the new value, which give the same result: a run that began with
+# the old value resumes with the new one. None: the setting did not exist yet.
 EQUIVALENT_VALUES = {
-    "optimizer._name": ("adam", "fused_adam"),
-    "criterion._name": ("label_smoothed_cross_entropy", "label_smoothed_nll"),
-    "norm.kernels": (None, "auto"),
-    "model.norm_kernels": (None, "auto"),
-    "train.bucket_by_length": (None, False),
     "precision": (None, "float32"),
     "corpus.seed": (1, None),
     "corpus.verify": (True, None),

@@ -21,6 +21,7 @@ from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import OF_TASK, SlurmSettings, declared
 from normplugins.training import statistics_probe
 from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
+from normplugins.training.optimizer import read_betas
 from normplugins.training.tracking import check_installed
 from normplugins.utils.errors import UserError
 from normplugins.utils.paths import without_colon
@@ -34,7 +35,7 @@ RANGES = {
     (0, inf): "common.seed dataset.num_workers optimization.max_epoch optimization.max_update optimization.lr "
     "optimization.clip_norm optimizer.adam_eps optimizer.weight_decay criterion.ignore_prefix_size "
     "evaluate.max_length_a lr_scheduler.warmup_updates",
-    (0, 1): "optimizer.adam_betas criterion.label_smoothing",
+    (0, 1): "criterion.label_smoothing",
     (1, inf): "common.log_interval dataset.max_tokens dataset.batch_size dataset.max_tokens_valid "
     "dataset.batch_size_valid dataset.required_batch_size_multiple dataset.required_seq_len_multiple "
     "optimization.update_freq task.tokens_per_sample task.max_source_positions task.max_target_positions",
@@ -96,7 +97,7 @@ def check_bfloat16(cpu: bool) -> None:
         missing = f"{torch.cuda.get_device_name()} has no bfloat16 arithmetic"
     else:
         return
-    raise UserError(f"precision=bf16: {missing}, and would be slower than with precision=float32")
+    raise UserError(f"precision=bf16: {missing}: it would be slower here than precision=float32")
 
 
 def check_processes(config: DictConfig) -> None:
@@ -182,6 +183,8 @@ def check_values(config: DictConfig) -> None:
                 raise UserError(f"{key} is {value}, and must be at least {least}")
             if max(numbers) > most:
                 raise UserError(f"{key} is {value}, and must be at most {most}")
+    if "adam_betas" in config.optimizer:
+        read_betas(config.optimizer.adam_betas)
     if "max_length_a" in config.evaluate and config.evaluate.max_length_a == config.evaluate.max_length_b == 0:
         raise UserError("evaluate.max_length_a and evaluate.max_length_b are 0: a translation needs at least 1 token")
     reestimate.check(config)

@@ -1,4 +1,4 @@
-"""``dry_run=true``: prints the size of a run and measures one training step, and does nothing else."""
+"""``dry_run=true``: prints the size of a run, measures the second of two training steps, and does nothing else."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity
         UserError: the folder holds no config, or a damaged one.
     """
     config = stored_config(directory)
-    scoring = (*RUN_TASKS[config.task._name].RESCORABLE, "variant")  # these may change when training has ended
+    scoring = (*RUN_TASKS[config.task._name].RESCORABLE, "variant")  # these may change until the run has a record
     settings = {key: str(value) for key, value in flatten(config) if key not in (*PLACES, *scoring)}
     return {
         "cell": f"{config.experiment}/{config.norm.name}",  # the digest covers all other settings

@@ -2,7 +2,9 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from filecmp import cmp
@@ -19,7 +21,7 @@ from normplugins.utils.locks import is_held
 CONFIG = "config.yaml"
 RECORD = "record.json"
 DIVERGED = ".diverged.json"
-"""The end of the name of the file that is published of a run that diverged."""
+"""The suffix of the file that is published for a run that diverged."""
 STATES = ("running", "stopped", "finished", "published", "diverged", "damaged")
 _UPDATE = re.compile(r"update +(\d+)(?:/(\d+))?")
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -150,8 +152,13 @@ def progress(folder: Path) -> tuple[int, int | None]:
 
 def disk_use(paths: Iterable[Path]) -> int:
     """Return the size of files in bytes. A file counts once for all its names, as in a folder with hard links."""
-    stats = [path.stat() for path in paths if path.is_file() and not path.is_symlink()]
-    return sum({stat.st_ino: stat.st_size for stat in stats}.values())
+    sizes = {}
+    for path in paths:
+        with suppress(FileNotFoundError):  # a run renames and deletes files meanwhile
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode):
+                sizes[found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def _read(folder: Path) -> FoundRun | None:

@@ -18,7 +18,7 @@ from normplugins.utils.paths import checkout
 from normplugins.utils.processor import processor_name
 
 FORMAT = 2
-"""The format of written records; the report also reads older ones."""
+"""The format of records."""
 CODE = ("normplugins", "configs", ":(exclude)configs/campaign", "setup.py", "pyproject.toml", "requirements.txt")
 """The files of a checkout on which a score can depend, as git's pathspecs."""
 PACKAGES = ("torch", "fairseq", "hydra-core", "omegaconf", "sacrebleu", "sentencepiece", "subword-nmt", "sacremoses")

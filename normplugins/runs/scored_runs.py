@@ -129,7 +129,7 @@ def read_run(path: Path, checkpoint: str | None = None, record: Mapping[str, Any
     """
     record = record or read_json(path, REMEDY)
     if record is None or "scores" not in record:
-        raise UserError(f"{path} holds no scores by checkpoint, as a record of format 1: run that seed again")
+        raise UserError(f"{path} holds no scores by checkpoint: {REMEDY}")
     try:
         checkpoint = checkpoint or str(record["scored_by"])
         if checkpoint not in record["scores"]:
@@ -213,7 +213,8 @@ def check_comparable(system: System, baseline: System) -> None:
             raise UserError(f"{where}: the signatures differ ({signatures[0]} and {signatures[1]})")
         types = [each.record.get("corpus", {}).get("dictionary_types") for each in (run, first)]
         if run.metric == "ppl" and types[0] != types[1] and "level:word|tokens" in signatures[0]:
-            raise UserError(f"{where}: their vocabularies have {types[0]} and {types[1]} words; others count as <unk>")
+            sizes = " and ".join(map(str, types))
+            raise UserError(f"{where}: their vocabularies have {sizes} words, and all other words count as <unk>")
         if run.statistics.shape != first.statistics.shape:
             raise UserError(
                 f"{where}: {len(run.statistics):,} sentences or segments there, {len(first.statistics):,} here. "

@@ -164,13 +164,14 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
             )
     try:
         config.merge_with_dotlist(list(overrides))
-    except YAMLError as error:
-        raise UserError(f"{' '.join(overrides)} cannot be read: {' '.join(str(error).split())}") from error
-    name: str | None = config.evaluate.pop("checkpoint", None)
-    try:
+        OmegaConf.resolve(config)
+        name: str | None = config.evaluate.pop("checkpoint", None)
         check_types(config)
-    except OmegaConfBaseException as error:
-        raise UserError(wrong_type(error) or str(error)) from error
+    except (YAMLError, OmegaConfBaseException) as error:
+        text = " ".join(str(error).split())
+        raise UserError(wrong_type(error) or f"{' '.join(overrides)} cannot be read: {text}") from error
+    if not isinstance(config.common.cpu, bool):
+        raise UserError(f"common.cpu={config.common.cpu}: true or false is needed")
     OmegaConf.set_struct(config, True)  # only now, because the config of an older run lacks newer keys
     check_values(config)
     return name
@@ -216,5 +217,5 @@ def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Pat
         if epochs := checkpoints.epoch_checkpoints(directory):
             return epochs[-average:]
     if not path.exists():
-        raise UserError(f"{directory} holds no finished run, or a cleaned one ({path.name} is needed)")
+        raise UserError(f"{path.name} is missing in {directory}: its run has not finished, or it was cleaned")
     return [path]

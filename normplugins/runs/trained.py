@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from fairseq.dataclass.configs import FairseqConfig
 from fairseq.hub_utils import GeneratorHubInterface
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -32,10 +34,9 @@ from normplugins.evaluation.beam_search import Hypothesis
 from normplugins.evaluation.generation import Sampling, continue_text
 from normplugins.evaluation.loading import load_model
 from normplugins.evaluation.reestimate import batches_asked
-from normplugins.evaluation.tasks import run_task, windows
+from normplugins.evaluation.tasks import windows
 from normplugins.runs import folder, provenance
 from normplugins.runs.check import check_bfloat16
-from normplugins.runs.hub import hub_interface
 from normplugins.runs.run import run_label
 from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_up_process
 from normplugins.training import checkpoints
@@ -218,7 +219,16 @@ class TrainedRun:
 
     def hub_interface(self) -> GeneratorHubInterface:
         """Return fairseq's interface for PyTorch Hub, which prepares text as the run's corpus was prepared."""
-        return hub_interface(self)
+        config, search, text = OmegaConf.structured(FairseqConfig), self.config.evaluate, self.pipeline
+        OmegaConf.set_struct(config, False)
+        config.task, config.dataset.max_tokens = self.task.cfg, search.get("max_tokens", self.config.dataset.max_tokens)
+        if self.translates:
+            config.generation.lenpen = search.length_penalty
+            config.generation.max_len_a, config.generation.max_len_b = search.max_length_a, search.max_length_b
+        hub = GeneratorHubInterface(config, self.task, [self.model])
+        hub.tokenizer = SimpleNamespace(encode=text.tokenize, decode=lambda line: text.to_text([line])[0])
+        hub.bpe = SimpleNamespace(encode=lambda line: " ".join(text.split(line)), decode=text.join)
+        return hub.to(next(self.model.parameters()).device)
 
     def _require_language_model(self, what: str) -> None:
         if self.translates:
@@ -255,10 +265,9 @@ def load(run: str | Path) -> TrainedRun:
     path = Path(run)
     directory = path.parent if path.is_file() else path
     config = folder.stored_config(directory)
-    run_task(config.task._name)
     average = config.evaluate.average
-    scored, name = checkpoints.scored(directory, average, batches_asked(config)), checkpoints.scored_names(average)[0]
-    scored = path if path.is_file() else scored
+    scored = path if path.is_file() else checkpoints.scored(directory, average, batches_asked(config))
+    name = checkpoints.scored_names(average)[0]
     found = [scored] if scored.exists() else find_checkpoint(directory, name, average)  # before the corpus is prepared
     set_up_process(config)
     settings, root = corpus_config(config.corpus), Path(config.data_dir)

@@ -90,7 +90,7 @@ def test_what_cannot_be_analyzed(refused, tensor_lm, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tensor_lm.directory, run)
     (run / "checkpoint_best.pt").unlink()
-    assert "holds no finished run, or a cleaned one (checkpoint_best.pt is needed)" in line(run)
+    assert "checkpoint_best.pt is missing in" in line(run)
     config = (run / "config.yaml").read_text(encoding="utf-8")
     (run / "config.yaml").write_text(config.replace("_name: language_modeling", "_name: translation"), encoding="utf-8")
     assert "is of task translation; language_modeling is needed" in line(run)

@@ -93,6 +93,10 @@ def test_one_number_stands_for_a_list_of_one():
     assert (list(config.optimization.lr), list(config.optimization.update_freq)) == ([0.003], [2])
 
 
+def test_betas_may_be_a_text_as_in_fairseq():
+    check(compose_config("demo", ["hardware=cpu", "optimizer.adam_betas='(0.9, 0.98)'"]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
@@ -104,6 +108,8 @@ def test_one_number_stands_for_a_list_of_one():
         (["lr_scheduler=cosine"], "optimization.max_update=0: lr_scheduler=cosine needs more than"),
         (["common.fp16=true", "dry_run=true"], "common.fp16=true needs a GPU"),
         (["model.placement=deepnorm", "model.normalize_before=true"], "contradicts model.placement=deepnorm"),
+        (["optimizer.adam_betas='(0.9, 1.0)'"], "two numbers from 0 to below 1 are needed"),
+        (["optimizer.adam_betas=[0.9,0.98,0.99]"], "two numbers from 0 to below 1 are needed"),
         (["criterion.ignore_prefix_size=-3"], "criterion.ignore_prefix_size is -3, and must be at least 0"),
         (["checkpoint.patience=-5"], "checkpoint.patience is -5, and must be at least -1"),
         (["evaluate.max_length_a=-3"], "evaluate.max_length_a is -3.0, and must be at least 0"),

@@ -45,6 +45,9 @@ def test_a_run_without_newer_settings_is_scored(trained, normplugins, monkeypatc
         (["evaluate.beems=2"], ["evaluate.beems", "beam", "length_penalty"]),
         (["evaluate.beam"], ["evaluate.beam"]),
         (["evaluate.beam=many"], ["evaluate.beam", "many"]),
+        (["evaluate.beam=${"], ["evaluate.beam=${ cannot be read"]),
+        (["evaluate.beam=${x}"], ["evaluate.beam=${x} cannot be read"]),
+        (["common.cpu=fals"], ["common.cpu=fals: true or false is needed"]),
         (["evaluate.checkpoint=newest"], ["evaluate.checkpoint=newest", "averaged, last, best"]),
     ],
 )
@@ -81,7 +84,7 @@ def test_a_missing_mean_is_computed_and_the_run_stays_unchanged(trained, normplu
         path.unlink()
     (run / "checkpoint_last.pt").unlink()
     for name in ("averaged", "last"):
-        assert f"(checkpoint_{name}.pt is needed)" in refused("evaluate", run, f"evaluate.checkpoint={name}")
+        assert f"checkpoint_{name}.pt is missing in" in refused("evaluate", run, f"evaluate.checkpoint={name}")
 
 
 def test_the_checkpoint_is_a_setting_of_evaluate_only(trained, refused, tmp_path, monkeypatch):

@@ -24,7 +24,6 @@ from tests.helpers.runs import (
     load,
     outcome,
     tiny_run,
-    unseal,
     whole_and_broken,
     write_malicious,
 )
@@ -95,33 +94,6 @@ def test_the_last_epoch_of_a_run_ended_by_patience_is_not_averaged(trained, norm
     assert (history["stopped_by"], history["epoch"], history["epochs_without_progress"]) == ("patience", 4, 3)
     assert extra_state["averaged_from"] == ["checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt"]
     assert not list(tmp_path.rglob("checkpoint4.pt"))
-
-
-@pytest.mark.slow
-def test_a_run_with_older_adam_loss_and_kernels_continues_with_the_new_ones(
-    trained, normplugins, tmp_path, monkeypatch
-):
-    """A run that began with the former defaults has the same result up to rounding."""
-    monkeypatch.chdir(tmp_path)
-    arguments = tiny_run(trained, "optimization.max_update=9", "evaluate.translate=false")
-    assert normplugins(*arguments, "run_dir=new")[0] == 0
-    former = ["optimizer=adam", "criterion=label_smoothed_cross_entropy"]
-    status, text = command([*arguments, *former], tmp_path, Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 6))
-    assert status == -signal.SIGKILL, text
-    settings = OmegaConf.load("run/config.yaml")
-    assert (settings.optimizer._name, settings.criterion._name) == ("adam", "label_smoothed_cross_entropy")
-    settings.variant = OmegaConf.load("new/config.yaml").variant  # no override in its name
-    for section, name in (("norm", "kernels"), ("model", "norm_kernels"), ("train", "bucket_by_length")):
-        del settings[section][name]
-    OmegaConf.save(settings, "run/config.yaml")
-    unseal(tmp_path / "run" / "checkpoint_last.pt")
-    status, said, errors = normplugins(*arguments)
-    assert (status, "resuming from update 5" in said) == (0, True), errors
-    new, old = (load(tmp_path / name / "checkpoint_last.pt") for name in ("new", "run"))
-    # The gradient of a key's bias is only rounding, which Adam scales to steps of full size.
-    models = [{name: value for name, value in state["model"].items() if "kv.bias" not in name} for state in (new, old)]
-    torch.testing.assert_close(*models, rtol=1e-3, atol=1e-4)
-    assert differences(*models) != []
 
 
 def test_the_comparison_detects_a_bit_of_one_tensor(trained):

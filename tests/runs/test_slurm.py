@@ -140,6 +140,10 @@ def test_wait_names_jobs_that_ended_before_their_runs(cluster, refused, monkeypa
     )
 
 
+def test_wait_is_refused_without_slurm(refused):
+    assert "--wait waits for Slurm's jobs" in refused("run", "demo", "--wait", "hardware=cpu")
+
+
 def test_wait_includes_jobs_of_earlier_calls(cluster, normplugins, refused, monkeypatch):
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
     assert normplugins("run", "demo", "norm=ln", *SLURM)[0] == 0

@@ -74,19 +74,19 @@ def test_every_rank_says_which_keys_differ(key):
     found = meet(first({}), other(), other({**SAME, key: "x"}, delay=0.3))
     reason = f"the ranks differ: {key} is {SAME.get(key)} in rank 0 and x in rank 2. Start all ranks with the same "
     assert found[0].startswith(reason)
-    assert found[1].startswith(f"rank 1 of 3 has nothing to do: {reason}")
-    assert found[2].startswith(f"rank 2 of 3 has nothing to do: {reason}")
+    assert found[1].startswith(f"rank 1 of 3 ends: {reason}")
+    assert found[2].startswith(f"rank 2 of 3 ends: {reason}")
 
 
 def test_the_refusal_of_a_rank_reaches_all():
     assert meet(first({}), other(), refuse) == [
         "rank 2 refused: evaluate.beam is 0",
-        "rank 1 of 3 has nothing to do: rank 2 refused: evaluate.beam is 0",
+        "rank 1 of 3 ends: rank 2 refused: evaluate.beam is 0",
         "evaluate.beam is 0",
     ]
     assert meet(refuse, other(), refuse) == [
         "evaluate.beam is 0",
-        "rank 1 of 3 has nothing to do: evaluate.beam is 0",
+        "rank 1 of 3 ends: evaluate.beam is 0",
         "evaluate.beam is 0",
     ]
 
@@ -94,7 +94,7 @@ def test_the_refusal_of_a_rank_reaches_all():
 @pytest.mark.slow
 def test_a_rank_that_does_not_come_is_named():
     missing = "rank 2 of 3 has not joined within 1 seconds (hardware.timeout_seconds)"
-    assert meet(first({}), other(), None, seconds=1) == [missing, f"rank 1 of 3 has nothing to do: {missing}"]
+    assert meet(first({}), other(), None, seconds=1) == [missing, f"rank 1 of 3 ends: {missing}"]
     (said,) = meet(None, other(), seconds=1)
     assert said.startswith("rank 1 of 2 does not reach 127.0.0.1:")
 

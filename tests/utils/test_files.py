@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import whole_file, whole_folder, write_text
+from normplugins.utils.files import iter_lines, whole_file, whole_folder, write_text
 
 
 def names(folder):
@@ -36,6 +36,13 @@ def test_a_fifo_stays_a_fifo_and_carries_the_text(tmp_path):
     write_text(fifo, ["one", "two"])
     reader.join(10)
     assert (received, fifo.is_fifo(), names(tmp_path)) == (["one\ntwo\n"], True, ["fifo"])
+
+
+def test_a_fifo_can_be_read(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    threading.Thread(target=lambda: fifo.write_text("one\ntwo\n"), daemon=True).start()
+    assert list(iter_lines(fifo)) == ["one", "two"]
 
 
 @pytest.mark.parametrize("exists", [True, False])
