@@ -20,6 +20,7 @@ from normplugins.report.contrasts import (
     Contrast,
     Finding,
     find,
+    so_far,
 )
 from normplugins.report.plans import Plan
 from normplugins.report.probe_table import LAST_EPOCHS, losses_minus_ln, mean_and_range
@@ -49,7 +50,7 @@ RULE = (
     "were made when 27 runs were known."
 )
 RELEASED = Contrast("bn_released", "ln")
-"""A difference that the protocol does not judge: most likely, this BN is the one of the paper."""
+"""BN as released is most likely the BN of the paper; the protocol has no contrast of it with LN."""
 _SCALING = re.compile(r",norm\.group_scaling=\w+")
 
 
@@ -108,9 +109,9 @@ def describe_verdict(found: Finding) -> str:
         return "Not run: no seed has both runs."
     if found.seeds == 1:
         return f"No verdict with one seed. {found.contrast.name}: {describe_difference(found)}."
-    parts = [words[part] for part in found.verdict.split(", ") if part in words]
+    parts = [words[part] for part in found.parts if part in words]
     text = " and ".join(parts)[:1].upper() + " and ".join(parts)[1:] if parts else "Undecided"
-    text += "" if found.final else " so far"
+    text = so_far(text, found.final)
     if not parts and found.p_adjusted < significance.LEVEL:
         text += ", because the side that scored better has more runs that diverged"
     return f"{text}. {found.contrast.name}: {describe_difference(found)}. {agreement(found)}".strip()
@@ -144,7 +145,7 @@ def paired_runs(results: Path, *findings: Finding) -> str:
 
 def agreement(found: Finding) -> str:
     """Return whether a verdict is what the paper claims; an empty text if the paper claims nothing."""
-    claimed, parts = found.contrast.paper, found.verdict.split(", ")
+    claimed, parts = found.contrast.paper, found.parts
     if not claimed or found.seeds < 2:
         return ""
     opposite = "worse" if claimed == "better" else "better"
@@ -177,8 +178,8 @@ def _parts(by_name: Mapping[str, Finding]) -> str:
     effects = []
     for name, part in PARTS.items():
         found = by_name[name]
-        effect = " and ".join(EFFECTS[word] for word in found.verdict.split(", ") if word in EFFECTS)
-        marked = f"{effect} so far" if effect and not found.final else effect or found.verdict_so_far
+        effect = " and ".join(EFFECTS[word] for word in found.parts if word in EFFECTS)
+        marked = so_far(effect, found.final) if effect else found.verdict_so_far
         effects.append(f"{part}: {marked}. {name}: {describe_difference(found)}.")
     scaling = scaling_effect([*by_name.values()])
     return f"**Which part of PN matters, running statistics or group scaling?** {' '.join([*effects, scaling]).strip()}"
@@ -199,6 +200,8 @@ def _checkpoints(findings: Findings) -> str:
     every = zip(*(findings[name] for name in CHECKPOINTS), strict=True)
     scored = {row[0].contrast.name: [each.difference.mean for each in row if each.difference] for row in every}
     scored = {name: means for name, means in scored.items() if len(means) == len(CHECKPOINTS)}
+    if not scored:
+        return "**Does the choice of the checkpoint matter?** Not run."
     turned = [name for name, means in scored.items() if min(means) < 0 < max(means)]
     three = "the averaged, the last and the best checkpoint"
     if turned:
@@ -236,6 +239,7 @@ def verdict_label(found: Finding) -> str:
 
 def format_interval(found: Finding, unit: str = "") -> str:
     """Return a difference with its 95 % interval; an empty text without any."""
-    if found.difference is None or found.interval is None:
+    if found.difference is None:
         return ""
-    return f"{found.difference.mean:+.2f}{unit} [{found.interval[0]:+.2f}, {found.interval[1]:+.2f}]"
+    low, high = found.difference.interval
+    return f"{found.difference.mean:+.2f}{unit} [{low:+.2f}, {high:+.2f}]"

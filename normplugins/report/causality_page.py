@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from normplugins.report import style
 from normplugins.report.readings import CHOICES, MODELS, language_model
 from normplugins.report.records import REMEDY, machine_names, norm_rank
-from normplugins.report.table import markdown
+from normplugins.report.table import build_table, markdown
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import whole_file
 from normplugins.utils.json_file import read_json
-from normplugins.utils.terminal import Column, Table
+from normplugins.utils.terminal import Table
 
 PAGE, FIGURE = "causality.md", Path("figures") / "causality"
 FORMAT = 1  # of the records that normplugins.runs.causality_audit writes
@@ -87,12 +87,11 @@ def causality_table(found: pd.DataFrame) -> Table:
             "whole text:\nppl at last\npositions": _ppl(seeds["last"].mean(skipna=False)),
             "whole text:\nppl elsewhere": _ppl(seeds["others"].mean(skipna=False)),
         })  # fmt: skip
-    columns = [Column(name, right=index >= 4) for index, name in enumerate(rows[0])]
     unsure = (
         "[1] Reading the same input twice did not give the same bits on this device, so small changes mean nothing."
     )
     notes = [] if found["repeatable"].all() else [unsure]
-    return Table("", columns, [list(row.values()) for row in rows], notes)
+    return build_table("", rows, ("mode", "run", "model", "norm"), notes=notes)
 
 
 def draw(found: pd.DataFrame) -> Figure:
@@ -127,7 +126,7 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     pre_norm, masked = bool(model.get("normalize_before")), bool(model.get("masked", causal))
     common = {
         "run": ", ".join([record["experiment"], *short, *settings]),
-        "model": language_model(model["name"], pre_norm, masked, causal).name,
+        "model": language_model(model["name"], pre_norm, masked, causal),
         "norm": str(record["norm"]),
         "seed": int(record["seed"]),
         "warming": bool(record["warming"]),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from normplugins.report.readings import MODELS, LanguageModel
 from normplugins.report.records import CELL, WHOLE
 
 SPREAD_SEEDS = 3
 """The smallest number of seeds for which a standard deviation is reported."""
-NOT_RUN, NOT_IN_FULL, NOT_SCORED, ALL_DIVERGED = "not run", "not in full", "not scored", "diverged"
+NOT_IN_FULL, NOT_SCORED, ALL_DIVERGED = "not in full", "not scored", "diverged"
 METRICS = {  # a short name for headings, and what follows it in notes
     "bleu": ("BLEU", " (tokenized)"),
     "bleu_compound": ("BLEU, compounds split", " (tokenized)"),
@@ -27,6 +25,15 @@ METRICS = {  # a short name for headings, and what follows it in notes
 """The metrics in the order of their columns."""
 
 
+def metric_name(metric: str) -> str:
+    """Return the short name of a metric; an unknown one is its own name."""
+    return METRICS.get(metric, (metric,))[0]
+
+
+COMPARED_WITH = {"ln": "ln with the same other settings", "usual": "the same norm with the usual setting"}
+"""What the cells of a figure are compared with, by its short name."""
+
+
 class Cell:
     """Runs that differ in nothing but the seed and the machine.
 
@@ -37,14 +44,9 @@ class Cell:
     def __init__(self, rows: pd.DataFrame) -> None:
         self.rows = rows
         every = rows.drop_duplicates("seed")
-        self.first: Any = every.iloc[0]
-        self.diverged = int((every["diverged"] != "").sum())
         self.runs = every[every["diverged"] == ""]
-
-    @cached_property
-    def model(self) -> LanguageModel | None:
-        """The language model; None for a translation model."""
-        return MODELS.get(self.first["model"])
+        self.diverged = len(every) - len(self.runs)
+        self.first: Any = (self.runs if len(self.runs) else every).iloc[0]
 
     @property
     def label(self) -> str:
@@ -126,8 +128,8 @@ def baseline(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
 def references(cells: Sequence[Cell]) -> tuple[str, list[Cell | None]]:
     """Return a name for what each cell is compared with in figures, and the cell, or None for a cell without one.
 
-    It is LN with otherwise the same settings. Where each norm also has cells with a setting that is not the norm's, as
-    in the plan of precisions, it is the same norm without such settings.
+    The name is a key of ``COMPARED_WITH``: "usual" where each norm also has cells with a setting that is not the
+    norm's, as in the plan of precisions, and otherwise "ln".
     """
     plain = [_identity(cell, others=False) for cell in cells]
     usual = {each: cell for each, cell in zip(plain, cells, strict=True) if each == _identity(cell)}

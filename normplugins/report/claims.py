@@ -12,10 +12,10 @@ import pandas as pd
 from normplugins.report import gradients_figure, probe_claims, sweeps
 from normplugins.report.answer import agreement, describe_difference, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding
+from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding, so_far
 from normplugins.report.plans import Plan
 from normplugins.report.probe_claims import Evidence
-from normplugins.report.sweeps import FAILS, HOLDS, so_far
+from normplugins.report.sweeps import FAILS, HOLDS
 from normplugins.report.table import build_table, markdown
 from normplugins.runs.inventory import published_records
 
@@ -59,8 +59,8 @@ def _contrast(name: str, claimed: str) -> Judge:
         found = evidence.findings[name]
         if found.difference is None:
             return NOT_RUN, f"{name}: {describe_difference(found)}."
-        parts, opposite = found.verdict.split(", "), "worse" if claimed == "better" else "better"
-        verdict = HOLDS if claimed in parts else FAILS if {opposite, "equivalent"} & {*parts} else UNDECIDED
+        opposite = "worse" if claimed == "better" else "better"
+        verdict = HOLDS if claimed in found.parts else FAILS if {opposite, "equivalent"} & {*found.parts} else UNDECIDED
         difference = f"{name}: {describe_difference(found)}. {agreement(found)}".strip()
         return so_far(verdict, found.final), f"{difference} Runs: {paired_runs(evidence.results, found)}."
 
@@ -99,7 +99,8 @@ CLAIMS = (
     Claim("Group scaling improves PN", "released code, issue 9", _contrast("PN - PN without group scaling", "better")),
     Claim("PN without group scaling diverges (here: Multi30k)", "released code, issue 15", _diverges),
     Claim("PN-V's gradient is smaller than BN's at every input", "paper, theory", probe_claims.smaller_gradient),
-    Claim("The approximate backward pass keeps gradients bounded", "paper, theory", probe_claims.bounded),
+    Claim("The approximate backward pass keeps gradients bounded", "paper, theory", probe_claims.bounded,
+          plan=probe_claims.NU_BOUND),
     Claim("Moving averages approach the batch's statistics", COMMON, probe_claims.averages),
     Claim("Pre-norm has smoother gradients by depth than post-norm, in decoders at initialization", COMMON,
           lambda evidence: gradients_figure.pre_norm(evidence.results, "decoder"),

@@ -12,8 +12,8 @@ import numpy as np
 
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference
-from normplugins.report.cells import METRICS, SPREAD_SEEDS, mean_and_spread
-from normplugins.report.contrasts import MARGIN, UNDECIDED, Contrast, Finding, ScoredSystems, judge
+from normplugins.report.cells import SPREAD_SEEDS, mean_and_spread, metric_name
+from normplugins.report.contrasts import MARGIN, UNDECIDED, Contrast, Finding, judge
 from normplugins.runs import scored_runs
 from normplugins.runs.scored_runs import System, read_test_text
 from normplugins.utils.errors import UserError
@@ -34,11 +34,8 @@ def compare(systems: Sequence[System]) -> list[Finding]:
             raise UserError(
                 f"{other.name} and {baseline.name} have no seed in common: seeds {seeds}. Pairs need one seed"
             )
-    by_name = {system.name: system for system in systems}
-    scored = ScoredSystems(by_name)
     contrasts = [Contrast(other.name, baseline.name) for other in others]
-    differences = [scored.difference(each) for each in contrasts]
-    return judge(contrasts, by_name, differences, [set()] * len(others), scored.perplexity)
+    return judge(contrasts, {system.name: system for system in systems}, [set()] * len(others))
 
 
 def _tests(
@@ -98,7 +95,7 @@ def _scores(systems: Sequence[System]) -> Table:
     first = systems[0].first
     columns = [
         Column("run", right=False),
-        *(Column(_name(metric), detail=metric != first.metric) for metric in first.metrics),
+        *(Column(metric_name(metric), detail=metric != first.metric) for metric in first.metrics),
         Column("seeds"),
     ]
     rows = []
@@ -109,7 +106,7 @@ def _scores(systems: Sequence[System]) -> Table:
             cells.append(mean_and_spread(scores) if scores else "")
         diverged = f" ({len(system.diverged)} diverged)" if system.diverged else ""
         rows.append([system.name, *cells, f"{len(system.runs)}{diverged}"])
-    notes = [f"{_name(first.metric)}: {first.metrics[first.metric]['signature']}"]
+    notes = [f"{metric_name(first.metric)}: {first.metrics[first.metric]['signature']}"]
     if any(len(each.runs) >= SPREAD_SEEDS for each in systems):
         notes.append("a ± b: mean and sample standard deviation over the seeds.")
     return Table(f"Test scores of the checkpoint '{first.checkpoint}'", columns, rows, notes)
@@ -118,7 +115,7 @@ def _scores(systems: Sequence[System]) -> Table:
 def _lines(finding: Finding, difference: Difference, tests: dict[str, float], metric: str) -> list[str]:
     """Return what is found of a system, a fact a line."""
     perplexity, pairs = metric == "ppl", len(difference.seeds)
-    unit, digits = ("nats per word", 4) if perplexity else (_name(metric), 2)
+    unit, digits = ("nats per word", 4) if perplexity else (metric_name(metric), 2)
     low, high, *bootstrap = (
         f"{bound:+.{digits}f}" for bound in (difference.low, difference.high, *difference.bootstrap)
     )
@@ -151,10 +148,6 @@ def _advice(finding: Finding, perplexity: bool) -> str:
     if finding.seeds_needed is None:
         return f"; no number of seeds would show {MARGIN} BLEU, because the variance between sentences is too large"
     return f"; about {finding.seeds_needed} seeds would show a true difference of {MARGIN} BLEU with a power of 80 %"
-
-
-def _name(metric: str) -> str:
-    return METRICS.get(metric, (metric,))[0]
 
 
 def sentences(system: System, baseline: System, count: int, data: Path, width: int | None) -> str:

@@ -46,8 +46,8 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         f"*Equivalent*: the whole interval lies within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; "
         "[contrasts.csv](contrasts.csv) also has the intervals of last and best checkpoints, and those of the "
         "hierarchical bootstrap.",
-        "*Without penalty*: the mean difference of the scores divided by their brevity penalties. It leaves out that "
-        "one norm's translations may be shorter than the other's.",
+        "*Without penalty*: the mean difference of the scores divided by their brevity penalties, so that translations "
+        "which are too short are not penalized.",
         "An averaged checkpoint has the averaged running statistics, too ([docs/averaging.md](../docs/averaging.md)).",
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",

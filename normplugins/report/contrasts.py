@@ -42,14 +42,13 @@ CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two cells that are compared, and what the difference isolates.
+    """Two cells that are compared; ``docs/protocol.md`` says what each difference isolates.
 
     ``paper`` is ``better`` or ``worse`` where the paper claims it of the system, and empty where it claims nothing.
     """
 
     system: str
     baseline: str
-    isolates: str = ""
     family: str = CONFIRMATORY
     paper: str = ""
 
@@ -66,20 +65,19 @@ def _cell_title(cell: str) -> str:
 
 
 CONTRASTS = (
-    Contrast("pn", "ln", "the paper's claim", paper="better"),
-    Contrast("pn", "rms,norm.groups=4", "what running statistics add to the scaling of each token"),
-    Contrast("pn", "pnv,norm.group_scaling=true", "running against batch statistics, both with the scaling"),
-    Contrast("pnv,norm.group_scaling=true", "pnv", "the scaling, under batch statistics"),
-    Contrast("rms,norm.groups=4", "ln", "the scaling alone against LayerNorm"),
-    Contrast("bn", "ln", "the paper's premise", paper="worse"),
-    Contrast("pn", "pn,norm.group_scaling=false", "the scaling, under PN as released", EXPLORATORY),
-    Contrast("pn_alg2,norm.group_scaling=true", "pn_alg2", "the scaling, under PN as written", EXPLORATORY),
-    Contrast("bn,norm.group_scaling=true", "bn", "the scaling, under BatchNorm", EXPLORATORY),
-    Contrast("rms,norm.groups=4", "rms", "four groups against one", EXPLORATORY),
-    Contrast("bn_released", "bn", "the released BN baseline against BatchNorm", EXPLORATORY),
-    Contrast("pn_alg2", "pn,norm.group_scaling=false",
-             "the other differences between PN as written and as released", EXPLORATORY),
-)  # fmt: skip
+    Contrast("pn", "ln", paper="better"),
+    Contrast("pn", "rms,norm.groups=4"),
+    Contrast("pn", "pnv,norm.group_scaling=true"),
+    Contrast("pnv,norm.group_scaling=true", "pnv"),
+    Contrast("rms,norm.groups=4", "ln"),
+    Contrast("bn", "ln", paper="worse"),
+    Contrast("pn", "pn,norm.group_scaling=false", EXPLORATORY),
+    Contrast("pn_alg2,norm.group_scaling=true", "pn_alg2", EXPLORATORY),
+    Contrast("bn,norm.group_scaling=true", "bn", EXPLORATORY),
+    Contrast("rms,norm.groups=4", "rms", EXPLORATORY),
+    Contrast("bn_released", "bn", EXPLORATORY),
+    Contrast("pn_alg2", "pn,norm.group_scaling=false", EXPLORATORY),
+)
 """The contrasts in the order of the protocol. A test compares them with ``docs/protocol.md``."""
 
 
@@ -129,14 +127,19 @@ class Finding:
         return not self.missing
 
     @property
-    def verdict_so_far(self) -> str:
-        """The verdict, marked if planned runs can still change it."""
-        return self.verdict if self.seeds < 2 or self.final else f"{self.verdict} so far"
+    def parts(self) -> list[str]:
+        """The words of the verdict, such as ``worse`` and ``equivalent``."""
+        return self.verdict.split(", ")
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the difference."""
-        return self.difference.interval if self.difference else None
+    def verdict_so_far(self) -> str:
+        """The verdict, marked if planned runs can still change it."""
+        return so_far(self.verdict, self.seeds < 2 or self.final)
+
+
+def so_far(verdict: str, final: bool) -> str:
+    """Mark a verdict that planned runs can still change."""
+    return verdict if final else f"{verdict} so far"
 
 
 class ScoredSystems:
@@ -203,30 +206,31 @@ def find(
     plan = plan or plan_of(experiment)
     cells = [cell for contrast in contrasts for cell in (contrast.system, contrast.baseline)]
     systems = read_cells(results, checkpoint, experiment, cells)
-    scored = ScoredSystems(systems, resamples)
     planned = [{*plan.seeds(experiment, each.system)} & {*plan.seeds(experiment, each.baseline)} for each in contrasts]
-    differences = [scored.difference(each, seeds) for each, seeds in zip(contrasts, planned, strict=True)]
-    return judge(contrasts, systems, differences, planned)
+    return judge(contrasts, systems, planned, resamples)
 
 
 def judge(
     contrasts: Sequence[Contrast],
     systems: Mapping[str, System],
-    differences: Sequence[Difference | None],
     planned: Sequence[Set[int]],
-    perplexity: bool = False,
+    resamples: int = RESAMPLES,
 ) -> list[Finding]:
     """Return a finding for each contrast, by the rule of the protocol.
 
     Args:
         contrasts: the contrasts; p-values are adjusted within each family of them.
         systems: the systems by the names that the contrasts have for them.
-        differences: the difference of each contrast; None if its systems have no seed in common.
         planned: the seeds of the planned pairs of each contrast; empty without a plan.
-        perplexity: whether the scores are nats per word, of which less is better and which have no margin.
+        resamples: the number of bootstrap resamples of the test sentences.
+
+    Raises:
+        UserError: two systems cannot be compared.
     """
+    scored = ScoredSystems(systems, resamples)
     findings = []
-    for contrast, difference, seeds in zip(contrasts, differences, planned, strict=True):
+    for contrast, seeds in zip(contrasts, planned, strict=True):
+        difference = scored.difference(contrast, seeds)
         sides = systems[contrast.system], systems[contrast.baseline]
         counted = seeds or {seed for side in sides for seed in (*side.runs, *side.diverged)}
         lost = [counted & {*side.diverged} for side in sides]
@@ -241,7 +245,7 @@ def judge(
     adjusted = _holm(p_values.where(complete, 1.0), contrasts).where(complete, _holm(p_values, contrasts))
     lowest = _holm(p_values.where(complete, 0.0), contrasts)  # which the p-value of a complete contrast can become
     final = complete & ((lowest < significance.LEVEL) == (adjusted < significance.LEVEL))
-    return [_with_verdict(replace(each, p_adjusted=p, final=is_final), perplexity)
+    return [_with_verdict(replace(each, p_adjusted=p, final=is_final), scored.perplexity)
             for each, p, is_final in zip(findings, adjusted, final, strict=True)]  # fmt: skip
 
 

@@ -30,8 +30,7 @@ def spectrum(results: Path) -> tuple[Figure, pd.DataFrame] | None:
     table = table[table["embedding"] == "encoder.embed_tokens"]
     if table.empty:
         return None
-    values = table.pivot(index="index", columns=["cell", "seed"], values="singular_value")
-    values = (values / values.max())[table[["cell", "seed"]].drop_duplicates().itertuples(index=False, name=None)]
+    values = _relative(table)[table[["cell", "seed"]].drop_duplicates().itertuples(index=False, name=None)]
     means = values.T.groupby(level="cell", sort=False).mean().T
     cells = [str(cell) for cell in means]
     norms = list(dict.fromkeys(cell.split(",")[0] for cell in cells if cell != "ln")) if "ln" in cells else []
@@ -71,8 +70,7 @@ def from_ln(table: pd.DataFrame) -> str:
 
     ``table`` holds the rows of the figure.
     """
-    values = table.pivot(index="index", columns=["cell", "seed"], values="singular_value")
-    values /= values.max()
+    values = _relative(table)
     if "ln" not in values or values["ln"].shape[1] < 2:
         return ""
     lns: Any = values["ln"]
@@ -87,6 +85,12 @@ def from_ln(table: pd.DataFrame) -> str:
         "Mean distance of a run from the mean of LN, over all values: "
         f"{texts}; of a seed of LN from the mean of its other seeds, {distances['ln']:.1f} %."
     )
+
+
+def _relative(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the singular values divided by the largest one of their run, by index; a column for each run."""
+    values = table.pivot(index="index", columns=["cell", "seed"], values="singular_value")
+    return values / values.max()
 
 
 def _in_groups(cell: str) -> bool:

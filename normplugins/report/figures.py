@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normplugins.report import style
-from normplugins.report.cells import Cell, group, references
+from normplugins.report.cells import COMPARED_WITH, Cell, group, references
+from normplugins.report.readings import MODELS
 
 TITLES = {"train_curve": "training loss", "valid_curve": "validation loss"}
 KINDS = ("losses", "differences")
@@ -167,10 +168,9 @@ def _notes(cells: Sequence[Cell], shown: Sequence[Cell], reference: str) -> list
         seeds = f"lines: mean over seeds ({' to '.join(map(str, sorted({counts[0], counts[-1]})))})"
         seeds += "; bands: lowest to highest seed"
     has_grey = reference and len(shown) > FEW
-    of_reference = "ln with the same other settings" if reference == "ln" else "the norm's usual setting"
-    grey = f"grey: {of_reference}; " if has_grey else ""
+    grey = f"grey: {COMPARED_WITH[reference]}; " if has_grey else ""
     smoothed = "; loss is label-smoothed" if (runs["label_smoothing"] > 0).any() else ""
-    of_norm = ", the same norm with the usual setting" if reference == "usual" else ""
+    of_norm = f", {COMPARED_WITH[reference]}" if reference == "usual" else ""
     paired = f"; minus {reference}: of the same seed{of_norm}" if reference else ""
     notes = [f"{grey}{seeds}{paired}{smoothed}", "losses of the first tenth of the training may lie outside the axes"]
     sizes = zip(runs["train_size"], runs["note"], strict=True)
@@ -179,7 +179,7 @@ def _notes(cells: Sequence[Cell], shown: Sequence[Cell], reference: str) -> list
     if budget := runs["budget"].iloc[0]:
         span = dict.fromkeys(f"{updates:,.0f}" for updates in (runs["updates"].min(), runs["updates"].max()))
         notes.append(f"shortened to {' to '.join(span)} updates (budget={budget})")
-    if any(cell.model and cell.model.sees_by for cell in cells):
+    if any(MODELS.get(cell.first["model"]) for cell in cells):
         notes.append('"sees the future": the model reads the tokens it has to predict; not a language model\'s loss')
     if short := [cell.label for cell in cells if cell not in shown]:
         notes.append(f"too short to draw: {'; '.join(short)}")

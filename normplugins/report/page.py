@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import NamedTuple
 
 import pandas as pd
@@ -25,7 +24,7 @@ from normplugins.report.run_page import run_pages
 from normplugins.report.sweeps import batch_sizes
 from normplugins.report.table import markdown
 from normplugins.report.tables import detail_table, experiment_table, paper_table, shortened_table
-from normplugins.report.writer import WIDTH, Writer
+from normplugins.report.writer import Writer, wrapped
 from normplugins.runs.inventory import RECORD, find_runs
 from normplugins.utils.errors import UserError
 from normplugins.utils.locks import hold_lock
@@ -110,7 +109,7 @@ def report_local(runs: Path, results: Path) -> None:
     if not done:
         raise UserError(f"no run in {runs} is finished: normplugins list --runs {runs} shows their states")
     found = read_results(results, [run.folder / RECORD for run in done if run.state == "finished"])
-    writer = Writer(runs, terminal_width())
+    writer = Writer(runs, terminal_width(), results)
     for experiment in dict.fromkeys(run.experiment for run in done):
         if experiment in paper.CORPORA:
             writer.say(MARKS)
@@ -123,7 +122,7 @@ def report_local(runs: Path, results: Path) -> None:
 
 def _report(results: Path, echo: Callable[[str], None]) -> None:
     found = read_results(results)
-    writer = Writer(results, terminal_width())
+    writer = Writer(results, terminal_width(), results)
     writer.page.append(TITLE)
     multi30k = any((results / "runs" / EXPERIMENT).glob("*/seed*.json"))
     judged = _answer(results, found, writer) if multi30k else []
@@ -170,12 +169,12 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     writer.write("contrasts.csv", as_csv(findings))
     for figure, name, caption, *heads in (
         (over_corpora(results, found, primary), "contrasts-corpora", "Contrasts by corpus",
-         "### The contrasts on every corpus", fill(CORPORA_TEXT, WIDTH)),
+         "### The contrasts on every corpus", wrapped(CORPORA_TEXT)),
         (batch_sizes(results), "batch-size", "Test BLEU against tokens a batch", "### Scores against tokens a batch"),
     ):  # fmt: skip
         shown = writer.show(figure, name, caption)
         writer.page += [*heads, *shown] if shown else []
-    writer.page.append(fill(PAGES, WIDTH))
+    writer.page.append(wrapped(PAGES))
     readme = results.resolve().parent / "README.md"
     if rewrite_readme(readme, readme_part(results, primary, found)):
         writer.written.append(readme)
@@ -186,7 +185,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     writer.write("claims.md", claims_page(judged))
     page = [FIGURES]
     for name, title, text, figure, below in paper_figures(results, probe):
-        page += [f"## {title}", fill(text, WIDTH, break_on_hyphens=False), *links_of_figure(judged, name)]
+        page += [f"## {title}", wrapped(text), *links_of_figure(judged, name)]
         page += [*writer.show(figure, name, title), *filter(None, [below])]
     writer.write("figures.md", "\n\n".join(page) + "\n")
     return judged
@@ -195,14 +194,14 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
 def _add(writer: Writer, experiment: str, found: pd.DataFrame, heading: str, judged: Sequence[Judged] = ()) -> None:
     """Add the tables of an experiment with the details under them, the figures, and links to claims and runs' pages."""
     for part in parts_of(experiment, found):
-        texts = [fill(part.plan.decides, WIDTH), *links_of_plan(judged, part.plan.name)] if part.plan else []
+        texts = [wrapped(part.plan.decides), *links_of_plan(judged, part.plan.name)] if part.plan else []
         for number, table in enumerate(part.tables):
             writer.table(table, f"{heading}{'#' * number}", texts if number == 0 else ())
         writer.draw(part.tables[0].slug, part.runs)
         if len(part.runs):
             folder = f"runs/{experiment}/"
             text = f"Each run has a page in [{folder}]({folder}), with the command that repeats it."
-            writer.page.append(fill(text, WIDTH, break_long_words=False, break_on_hyphens=False))
+            writer.page.append(wrapped(text))
 
 
 class Part(NamedTuple):

@@ -16,7 +16,6 @@ from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import from_ln, spectrum
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
 from normplugins.report.probe_table import (
-    FIRST,
     FORGOTTEN,
     FROM,
     LAST_EPOCHS,
@@ -45,7 +44,7 @@ TEXTS = {
         "are g_μ = mean(γ g) and g_σ² = mean(γ g x̂). The paper divides their Euclidean norm by the number d of "
         "channels. The relative form divides it by the root mean square over tokens of the norm of g. If the "
         "gradients of the tokens are independent and γ is 1, the relative form is about 1/√B: 0.022 for 2,000 tokens. "
-        f"{LINES}.",
+        f"Statistics of fewer values fluctuate more, so the two models differ in their counts, too. {LINES}.",
     ),
     "fluctuation-layers": (
         "All encoder norms: batch statistics against running ones",
@@ -64,7 +63,7 @@ TEXTS = {
         "All encoder norms: backward pass through statistics",
         "‖Λ_B‖, divided by the number of channels, at every norm of the encoder, with Λ_B = mean(γ g x̂), which is "
         f"g_σ² for BN. PN's mean counts padding, as its backward pass does. {LINES}. bn_released is left out, because "
-        "the records of version 0.2.0 hold its values multiplied by positions/tokens.",
+        "version 0.2.0 recorded this number of bn_released on another scale (times positions / tokens).",
     ),
     "backward-fluctuation-layers-relative": (
         "All encoder norms: backward pass, relative",
@@ -134,7 +133,7 @@ def paper_figures(results: Path, table: pd.DataFrame) -> Iterator[Drawing]:
         with style.drawing():
             style.heading(figure, title)
         span = f", updates {FROM} to {vision['update'].max():,}" if len(vision) else ""
-        more = f" {vision_shown(results)}{span}.{_counts(table, vision)}" if name in FIRST_NORM else ""
+        more = f" {vision_shown(results)}{span}." if name in FIRST_NORM else ""
         more += _medians(shown) if name in EVERY_NORM else f" {from_ln(shown)}" if name == "embedding" else ""
         below = _losses(table) if name == "discrepancy" else ""
         yield Drawing(name, title, f"{text} Runs: {runs_shown(shown)}.{more}", figure, below)
@@ -156,17 +155,3 @@ def _losses(table: pd.DataFrame) -> str:
         for cell in CELLS if cell in losses.index
     ]  # fmt: skip
     return markdown(build_table("", rows, texts=["cell"])) if rows else ""
-
-
-def _counts(table: pd.DataFrame, vision: pd.DataFrame) -> str:
-    """Return how many positions the batch statistics of the two models cover, if both were measured."""
-    first = table[(table["cell"] == "bn") & (table["layer"] == FIRST)]
-    both = (each[each["update"].between(FORGOTTEN, vision["update"].max())] for each in (first, vision))
-    tokens, positions = (each.loc[each["quantity"] == "tokens", "value"].median() for each in both)
-    if not positions > 0:
-        return ""
-    return (
-        f" The ResNet20's batch statistics cover {positions:,.0f} positions and the transformer's about {tokens:,.0f} "
-        "tokens (median). Statistics of fewer values fluctuate more, so the comparison of the two models is confounded "
-        "by the count."
-    )

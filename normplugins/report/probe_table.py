@@ -18,7 +18,8 @@ COLUMNS = ["experiment", "cell", "seed", "update", "layer", "quantity", "value"]
 FIRST = "encoder.layers.0.self_attention.norm"
 """The first norm of the transformer."""
 VALIDATION = "validation"
-"""The layer of the numbers that are of the whole model: the validation losses ``loss`` and ``train_mode_loss``."""
+"""The layer of the numbers that are of the whole model, which are ``OF_MODEL``."""
+OF_MODEL = ("loss", "train_mode_loss", "largest_nu")
 FROM = 10
 """The first update that figures show; before it, running statistics consist mostly of their initial values."""
 FORGOTTEN, SETTLED = 50, 1000
@@ -58,7 +59,7 @@ def probe_table(results: Path) -> pd.DataFrame:
                 width = config.get(f"model.{layer.split('.')[0]}_embed_dim")
                 rows += _rows((*run, point["update"], layer), numbers, width)
         for point in record.get("curves", {}).get("valid", []):
-            losses = {name: point[name] for name in ("loss", "train_mode_loss") if name in point}
+            losses = {name: point[name] for name in OF_MODEL if name in point}
             rows += _rows((*run, point["update"], VALIDATION), losses)
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from normplugins.norms import sees_sentence
@@ -29,40 +28,28 @@ CHOICES = re.compile(r"(model\.(causal|normalize_before|_name)|(architecture|rea
 """Settings in a cell's name that the language model, or the name of the schedule, already says."""
 
 
-@dataclass(frozen=True)
-class LanguageModel:
-    """A language model, described by what its positions see and where its norms stand.
-
-    Args:
-        name: its full description.
-        sees_by: what lets a position see the tokens after it: "attention", "norm" or, in a causal model, nothing.
-    """
-
-    name: str
-    sees_by: str = ""
-
-
-CODE = LanguageModel("reading=code: sees the future", "attention")
-MASKED = LanguageModel("reading=masked")
-PAPER = LanguageModel("reading=paper")
-TRANSFORMER = LanguageModel("causal transformer")
-PRE_NORM_TRANSFORMER = LanguageModel("causal transformer, pre-norm")
-UNMASKED_PRE_NORM = LanguageModel("pre-norm, unmasked: sees the future", "attention")
-
-
-def _not_causal(model: LanguageModel) -> LanguageModel:
-    return LanguageModel(f"{model.name.replace('causal', 'masked')}, but its norm sees the future", "norm")
-
-
-READINGS = (CODE, MASKED, PAPER)
+READINGS = CODE, MASKED, PAPER = "reading=code: sees the future", "reading=masked", "reading=paper"
 """The readings of the paper's Table 2."""
+TRANSFORMER, PRE_NORM_TRANSFORMER = "causal transformer", "causal transformer, pre-norm"
+UNMASKED_PRE_NORM = "pre-norm, unmasked: sees the future"
 _CAUSAL = (MASKED, PAPER, TRANSFORMER, PRE_NORM_TRANSFORMER)
-MODELS = {model.name: model for model in (CODE, *_CAUSAL, UNMASKED_PRE_NORM, *map(_not_causal, _CAUSAL))}
-"""Every language model by its name, in the order of the rows."""
 
 
-def language_model(name: str, pre_norm: bool, masked: bool, causal: bool) -> LanguageModel:
-    """Return the language model of these settings.
+def _not_causal(model: str) -> str:
+    return f"{model.replace('causal', 'masked')}, but its norm sees the future"
+
+
+MODELS = {
+    CODE: "attention",
+    **dict.fromkeys(_CAUSAL, ""),
+    UNMASKED_PRE_NORM: "attention",
+    **dict.fromkeys(map(_not_causal, _CAUSAL), "norm"),
+}
+"""The language models in the order of the rows, with what lets a position see the tokens after it, if anything does."""
+
+
+def language_model(name: str, pre_norm: bool, masked: bool, causal: bool) -> str:
+    """Return the language model of these settings, a key of ``MODELS``.
 
     Args:
         name: the model's registered name, such as ``tensor_transformer_lm``; others raise a ValueError.
@@ -81,8 +68,8 @@ def language_model(name: str, pre_norm: bool, masked: bool, causal: bool) -> Lan
     return model if causal else _not_causal(model)
 
 
-def recorded_model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, label: str) -> LanguageModel | None:
-    """Return the language model of a run's record, or None for a translation model.
+def recorded_model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, label: str) -> str:
+    """Return the language model of a run's record, or "" for a translation model.
 
     The recorded settings decide, not the cell's name. They say whether attention is masked; the signature of the
     perplexity, or without a score the record's label, says whether the norm leaves the model causal.
@@ -92,14 +79,14 @@ def recorded_model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, lab
         ValueError: there is no language model of the recorded name.
     """
     if ppl is None and config.get("task._name") != "language_modeling":
-        return None
+        return ""
     name = str(config["model._name"])
     masked = name != "tensor_transformer_lm" or bool(config["model.causal"])
     seen = "causal:no" in str(ppl.get("signature")).split("|") if ppl else label.startswith("not causal")
     return language_model(name, bool(config.get("model.normalize_before")), masked, not seen)
 
 
-def model_of_variant(variant: str) -> tuple[LanguageModel, str]:
+def model_of_variant(variant: str) -> tuple[str, str]:
     """Return the language model and the budget that a cell's name stands for, for a run without a recorded config."""
     norm, *items = variant.split(",")
     given = dict(item.partition("=")[::2] for item in items)

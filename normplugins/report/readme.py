@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from textwrap import fill
 
 import pandas as pd
 
 from normplugins.report.answer import describe_difference, describe_progress, verdict_label
 from normplugins.report.cells import group
 from normplugins.report.contrasts import CELLS, EXPERIMENT, Finding
+from normplugins.report.writer import wrapped
 from normplugins.utils.files import whole_file
 
 SHOWN = ("PN - LN", "PN-V with group scaling - PN-V")
@@ -41,9 +41,9 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
         "seeds and sentences, and ± is the sample standard deviation."
     )
     return "\n".join([
-        fill(describe_progress(results, findings), 120),
+        wrapped(describe_progress(results, findings)),
         "", "| norm | setting | BLEU | seeds |", "|---|---|---:|---:|", *rows,
-        "", fill(" ".join([*differences, how]), 120),
+        "", wrapped(" ".join([*differences, how])),
     ])  # fmt: skip
 
 

@@ -16,10 +16,10 @@ from normplugins.norms import known_norms
 from normplugins.report.paper import CORPORA, NAMES
 from normplugins.report.readings import CHOICES, MODELS, model_of_variant, recorded_model
 from normplugins.runs.inventory import split_diverged
+from normplugins.runs.record import FORMAT
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import read_json
 
-FORMATS = (1, 2)
 REMEDY = "remove it, or run that seed again"
 LOCAL = "local"
 """The mark of a run that is not published, among its settings."""
@@ -90,9 +90,9 @@ def norm_rank(norm: str) -> tuple[int, str]:
 def read_record(path: Path, local: bool = False) -> list[dict[str, Any]]:
     """Return the rows of one record, which ``local`` marks as such; raises UserError that names the file."""
     record = read_json(path, REMEDY)
-    if not isinstance(record, dict) or record.get("format") not in FORMATS:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else None
-        raise UserError(f"{path}: format {found!r}, but this version reads formats {FORMATS[0]} and {FORMATS[1]}")
+        raise UserError(f"{path}: format {found!r}, but this version reads format {FORMAT}")
     try:
         run, scores = _run(record), _scores(record)
     except KeyError as error:
@@ -121,7 +121,7 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     norm, variant, experiment = str(record["norm"]), str(record["variant"]), str(record["experiment"])
     if variant.split(",")[0] != norm:
         raise ValueError(f"variant {variant!r} does not begin with norm {norm!r}")
-    training, corpus, config = record["training"], record["corpus"], record.get("config", {})
+    training, corpus, config = record["training"], record["corpus"], record["config"]
     hardware, machine = machine_names(record["hardware"])
     ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
     model = recorded_model(config, record["metrics"].get("ppl"), str(record.get("label") or ""))
@@ -134,7 +134,7 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     budget, updates, stopped_by = config.get("budget.name"), int(training["updates"]), str(training["stopped_by"])
     paper = CORPORA.get(experiment) if budget in (None, "full") else None
     in_full = paper is None or (stopped_by == paper.ends_by and updates >= paper.ends_at)
-    cell = _settings(variant, model.name if model else "")
+    cell = _settings(variant, model)
     if config.get("train.batches_per_update"):  # the processes share the batches; only the norm's statistics differ
         cell["settings"] = re.sub(r"\bprocesses=", OF_PROCESSES, cell["settings"])
     return {
@@ -164,11 +164,6 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
 
 def _scores(record: dict[str, Any]) -> list[dict[str, Any]]:
     metrics = dict(record["metrics"])  # empty for a run with evaluate.translate=false
-    if record["format"] == 1:
-        scored_by = "averaged" if record.get("config", {}).get("evaluate.average") else "best"
-        scores = {scored_by: {WHOLE: metrics}}
-    else:
-        scored_by, scores = str(record["scored_by"]), record["scores"]
     rows = [
         {
             "checkpoint": checkpoint,
@@ -178,11 +173,11 @@ def _scores(record: dict[str, Any]) -> list[dict[str, Any]]:
             "brevity": float(score.get("brevity_penalty", math.nan)),
             "signature": str(metrics.get(metric, {}).get("signature") or ""),
         }
-        for checkpoint, test_sets in scores.items()
+        for checkpoint, test_sets in record["scores"].items()
         for test_set, measured in test_sets.items()
         for metric, score in measured.items()
     ]
-    return [{"scored_by": scored_by, **row} for row in rows or [NO_SCORE]]
+    return [{"scored_by": str(record["scored_by"]), **row} for row in rows or [NO_SCORE]]
 
 
 def _settings(variant: str, model: str) -> dict[str, str]:
@@ -205,9 +200,9 @@ def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     if alike is None:
         paper = CORPORA.get(experiment)
         language_model = (paper and paper.metric == "ppl") or any(row["model"] for row in known)
-        model, budget = model_of_variant(variant) if language_model else (None, "")
-        alike = NO_RUN | _settings(variant, model.name if model else "") | {"budget": budget}
-    own = {"experiment": experiment, "seed": int(seed), "diverged": str(reason), "scored_by": "averaged"}
+        model, budget = model_of_variant(variant) if language_model else ("", "")
+        alike = NO_RUN | _settings(variant, model) | {"budget": budget}
+    own = {"experiment": experiment, "seed": int(seed), "diverged": str(reason), "scored_by": ""}
     return {**alike, **NO_SCORE, **own, "train_curve": (), "valid_curve": ()}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from normplugins.export.model_card import key_values, record_sections
-from normplugins.report.cells import METRICS, duration
+from normplugins.report.cells import duration, metric_name
 from normplugins.report.records import REMEDY, WHOLE, machine_names
 from normplugins.report.table import build_table, markdown
 from normplugins.runs.cell import is_shortened
@@ -71,7 +71,7 @@ def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:
 
 def command(record: dict[str, Any]) -> str:
     """Return the lines that give a run again: its commit, and ``normplugins run`` with its settings and CPU threads."""
-    config, experiment = record.get("config", {}), record["experiment"]
+    config, experiment = record["config"], record["experiment"]
     norm, *items = record["variant"].split(",")
     words = [f"norm={norm}", *(_override(item, config) for item in items if "=" in item), f"seed={record['seed']}"]
     if experiment not in experiments():
@@ -83,14 +83,8 @@ def command(record: dict[str, Any]) -> str:
     if record["hardware"]["device"] == "CPU":  # sums in another number of threads are rounded differently
         words.append(f"hardware.threads={record['hardware']['threads']}")
     commit = str(record.get("git_commit") or "").partition("+")[0]
-    lines, text = [f"git checkout {commit}", "make setup"] if commit else [], f"normplugins run {experiment}"
-    for word in map(shlex.quote, words):
-        if len(text) + len(word) > 76:
-            lines.append(f"{text} \\")
-            text = f"    {word}"
-        else:
-            text = f"{text} {word}"
-    return "\n".join([*lines, text])
+    lines = [f"git checkout {commit}", "make setup"] if commit else []
+    return "\n".join([*lines, " \\\n    ".join([f"normplugins run {experiment}", *map(shlex.quote, words)])])
 
 
 def _override(item: str, config: dict[str, Any]) -> str:
@@ -106,7 +100,7 @@ def _override(item: str, config: dict[str, Any]) -> str:
 
 def _page(record: dict[str, Any], rows: pd.DataFrame) -> str:
     norm, *items = record["variant"].split(",")
-    training, first, config = record["training"], rows.iloc[0], record.get("config", {})
+    training, first, config = record["training"], rows.iloc[0], record["config"]
     others = f"`{'`, `'.join(items)}`" if items else "nothing else"
     differs = f"The norm is `{norm}`. The run differs from its experiment in {others}."
     if is_shortened(record["variant"]):
@@ -143,7 +137,7 @@ def _scores(rows: pd.DataFrame, scored_by: str) -> str:
     first, checkpoints = scored["metric"].iloc[0], list(dict.fromkeys([scored_by, *scored["checkpoint"]]))
     shown = scored[(scored["test_set"] == WHOLE) | (scored["metric"] == first)]
     shown = shown.sort_values("test_set", key=lambda names: names != WHOLE, kind="stable")
-    names = [_name(metric) if test_set == WHOLE else f"{_name(metric)}, {test_set}"
+    names = [metric_name(metric) if test_set == WHOLE else f"{metric_name(metric)}, {test_set}"
              for metric, test_set in zip(shown["metric"], shown["test_set"], strict=True)]  # fmt: skip
     scores = shown.assign(name=names).pivot(index="name", columns="checkpoint", values="value")
     texts = scores.reindex(index=dict.fromkeys(names), columns=checkpoints).map("{:.2f}".format, na_action="ignore")
@@ -152,7 +146,7 @@ def _scores(rows: pd.DataFrame, scored_by: str) -> str:
         texts.loc["brevity penalty"] = brevity.map("{:.3f}".format, na_action="ignore")
     body: list[Any] = [{"": name, **row} for name, row in texts.fillna("").to_dict("index").items()]
     signatures = dict(zip(scored["metric"], scored["signature"], strict=True))
-    notes = [f"{_name(metric)}: `{text}`" for metric, text in signatures.items() if text]
+    notes = [f"{metric_name(metric)}: `{text}`" for metric, text in signatures.items() if text]
     return markdown(build_table("", body, [""], notes=[f"The recipe is scored by the {scored_by} checkpoint.", *notes]))
 
 
@@ -170,7 +164,3 @@ def _curve(curves: dict[str, list[dict[str, Any]]]) -> str:
     ]
     note = "Losses are in bits per token, with label smoothing where the recipe has it; ppl is without it."
     return markdown(build_table("", rows, (), notes=[note]))
-
-
-def _name(metric: str) -> str:
-    return METRICS.get(metric, (metric,))[0]

@@ -13,11 +13,12 @@ from matplotlib.ticker import MaxNLocator
 from normplugins.evaluation.significance import LEVEL, Resampled
 from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import style
-from normplugins.report.cells import METRICS, SPREAD_SEEDS, group, references
+from normplugins.report.cells import COMPARED_WITH, SPREAD_SEEDS, group, metric_name, references
 from normplugins.report.contrasts import Contrast, ScoredSystems, read_cells
 from normplugins.report.figures import name_of
+from normplugins.report.records import LOCAL
+from normplugins.runs import scored_runs
 
-HEADLINES = ("bleu", "bleu_compound", "ppl")
 LOG_FROM = 4
 """The axis of scores is logarithmic if the highest score is more than this multiple of the lowest."""
 PAIRED = "with the same seeds; ━●━ intervals over seeds and sentences, not adjusted"
@@ -29,48 +30,48 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     Args:
         results: the rows of one experiment and budget.
         name: what the title calls them.
-        folder: the folder of the results, with the published translations.
+        folder: the folder of the results, with the published translations; local runs have none there.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
     """
     every = [cell for cell in group(results) if len(cell.runs)]
-    metric = next((metric for metric in HEADLINES if any(len(cell.values(metric)) for cell in every)), None)
+    metric = next((metric for metric in scored_runs.METRICS if any(len(cell.values(metric)) for cell in every)), None)
     if metric is None:
         return None
     scored_cells = [cell for cell in every if len(cell.values(metric))]
     experiment, checkpoint = scored_cells[0].first["experiment"], scored_cells[0].first["scored_by"]
     cells = [cell for cell in scored_cells if len(cell.values(metric, checkpoint))]
-    firsts = [cell.first for cell in cells]
     reference, compared_with = references(cells)
-    others = [other.first["variant"] for other in compared_with if other]
-    names = [*(first["variant"] for first in firsts), *others] if metric != "ppl" else []
-    scored = ScoredSystems(read_cells(folder, checkpoint, experiment, names))
+    names = {
+        cell: cell.first["variant"] for cell in (*cells, *filter(None, compared_with))
+        if metric != "ppl" and LOCAL not in cell.first["settings"].split(", ")
+    }  # fmt: skip
+    scored = ScoredSystems(read_cells(folder, checkpoint, experiment, names.values()))
     scores = [[float(value) for value in cell.values(metric, checkpoint)] for cell in cells]
     intervals = [
-        _interval(values, scored.runs.get(first["variant"], {}).get(first["seed"]))
-        for values, first in zip(scores, firsts, strict=True)
+        _interval(values, scored.runs.get(names.get(cell, ""), {}).get(cell.first["seed"]))
+        for values, cell in zip(scores, cells, strict=True)
     ]
     if not any(intervals):
         return None
-    contrasts = [Contrast(first["variant"], other.first["variant"]) if other and names else None
-                 for first, other in zip(firsts, compared_with, strict=True)]  # fmt: skip
-    differences = [scored.difference(contrast) if contrast else None for contrast in contrasts]
+    pairs = zip(cells, compared_with, strict=True)
+    differences = [
+        scored.difference(Contrast(names[cell], names[other])) if cell in names and other in names else None
+        for cell, other in pairs
+    ]
     labels = [name_of(cell) for cell in cells]
-    short = "perplexity" if metric == "ppl" else METRICS[metric][0]
+    short = "perplexity" if metric == "ppl" else metric_name(metric)
     where = "left, " if any(differences) else ""
     notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *_notes(scores, intervals, where)]
-    of_ln = "ln with otherwise the same settings" if reference == "ln" else "the same norm with the usual setting"
-    notes += [f"right: minus {of_ln}, {PAIRED}"] if any(differences) else []
+    notes += [f"right: minus {COMPARED_WITH[reference]}, {PAIRED}"] if any(differences) else []
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
     with style.drawing():
         figure = style.new_figure(0.17 * (lines + len(notes) + 2) + 1)
         axes = figure.subplots(1, 2 if any(differences) else 1, sharey=True, squeeze=False)[0]
         style.heading(figure, f"{name}: test {short}, {checkpoint} checkpoint", notes)
-        for row, (first, values, interval, found) in enumerate(
-            zip(firsts, scores, intervals, differences, strict=True)
-        ):
-            color = style.color(first["norm"])
+        for row, (cell, values, interval, found) in enumerate(zip(cells, scores, intervals, differences, strict=True)):
+            color = style.color(cell.first["norm"])
             style.dot(axes[0], row, float(np.mean(values)), interval, color, len(values) > 1)
             if len(values) > 1:
                 axes[0].plot(values, [row] * len(values), "|", color=color, markersize=9)

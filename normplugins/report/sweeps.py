@@ -7,19 +7,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from omegaconf import OmegaConf
 
 from normplugins.report import style
 from normplugins.report.answer import describe_difference, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Contrast, Finding, find
+from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Contrast, Finding, find, so_far
 from normplugins.report.plans import Plan
 from normplugins.report.run_page import run_links
-from normplugins.runs.inventory import published_records
+from normplugins.runs.inventory import diverged_path, published_path, published_records
 from normplugins.runs.scored_runs import REMEDY
 from normplugins.utils.json_file import read_json
+from normplugins.utils.paths import config_dir
 
 HOLDS, FAILS = "holds", "does not hold"
 """The verdicts on a claim, besides ``UNDECIDED`` and ``NOT_RUN``."""
@@ -36,26 +39,23 @@ def read_sweep(results: Path, plan: str, key: str) -> pd.DataFrame:
     Args:
         results: the folder of the records.
         plan: the name of the plan.
-        key: the setting. Its value in a cell that does not name it is the one of the experiment, from a record.
+        key: the setting; a cell that does not name it has the experiment's value.
 
     Returns:
         A row for each run: its ``cell``, ``norm``, ``value`` of the setting, ``bleu``, and whether it ``diverged``.
     """
     rows: list[tuple[Any, ...]] = []
-    usual = math.nan
-    for _, cell in Plan.named(plan).cells:
+    usual = np.ravel(OmegaConf.select(OmegaConf.load(config_dir() / f"{EXPERIMENT}.yaml"), key))[0]
+    for (_, cell), seeds in Plan.named(plan).cells.items():
         norm, *settings = cell.split(",")
-        value = dict(item.partition("=")[::2] for item in settings).get(key, math.nan)
-        ended, lost = published_records(results, EXPERIMENT, cell)
-        for path in ended:
-            record = read_json(path, REMEDY) or {}
-            bleu = record["metrics"].get("bleu", {}).get("score", math.nan)
-            rows.append((cell, norm, float(value), bleu, False))
-            if key not in cell and (of_run := record["config"].get(key)) is not None:
-                usual = float(of_run[0] if isinstance(of_run, list) else of_run)
-        rows += [(cell, norm, float(value), math.nan, True) for _ in lost]
+        value = float(dict(item.partition("=")[::2] for item in settings).get(key, usual))
+        for path in (published_path(results, EXPERIMENT, cell, seed) for seed in seeds):
+            if record := read_json(path, REMEDY):
+                rows.append((cell, norm, value, record["metrics"].get("bleu", {}).get("score", math.nan), False))
+            elif diverged_path(path).exists():
+                rows.append((cell, norm, value, math.nan, True))
     swept = pd.DataFrame(rows, columns=["cell", "norm", "value", "bleu", "diverged"])
-    return swept.fillna({"value": usual}).dropna(subset="value").sort_values("value", kind="stable")
+    return swept.sort_values("value", kind="stable")
 
 
 def batch_sizes(results: Path) -> Figure | None:
@@ -93,25 +93,21 @@ def batch_sizes(results: Path) -> Figure | None:
     return figure
 
 
-def so_far(verdict: str, final: bool) -> str:
-    """Mark a verdict that planned runs can still change."""
-    return verdict if final else f"{verdict} so far"
-
-
 def small_batches(results: Path) -> tuple[str, str]:
     """Judge whether BN (as released) falls behind LN at small batches: verdict and evidence."""
     cells = read_sweep(results, BATCH_SIZE, TOKENS).drop_duplicates("cell")
     pairs = cells.pivot(index="value", columns="norm", values="cell").reindex(columns=["bn_released", "ln"]).dropna()
     judged = _find(results, BATCH_SIZE, pairs.itertuples(index=False, name=None))
-    found = {size: each for size, each in zip(pairs.index, judged, strict=True) if each.difference is not None}
+    found = {size: each for size, each in zip(pairs.index, judged, strict=True) if each.difference}
     if len(found) < 2:
         return NOT_RUN, "No two batch sizes have runs of BN as released and LN with the same seed."
     small, large = found[min(found)], found[max(found)]
     verdict = UNDECIDED
-    if "equivalent" in small.verdict or "better" in small.verdict:
+    if {"equivalent", "better"} & {*small.parts}:
         verdict = FAILS
-    elif "worse" in small.verdict and small.interval and large.interval and small.interval[1] < large.interval[0]:
-        verdict = HOLDS
+    elif "worse" in small.parts:
+        (_, high), (low, _) = (each.difference.interval for each in (small, large) if each.difference)
+        verdict = HOLDS if high < low else UNDECIDED
     differences = "; ".join(f"{size:,.0f} tokens: {describe_difference(each)}" for size, each in found.items())
     return so_far(verdict, not Plan.named(BATCH_SIZE).progress(results).left), (
         f"BN as released - LN at {differences}. The claim holds if BN is worse at the smallest size, with an interval "
@@ -128,8 +124,8 @@ def weight_decay(results: Path) -> tuple[str, str]:
     matched, alone = _find(results, WEIGHT_DECAY, [(decayed, control), (decayed, plain)])
     if matched.difference is None:
         return NOT_RUN, "No seed has both the run with weight decay and its control with a matched learning rate."
-    verdict = {"equivalent": HOLDS, "better": FAILS, "worse": FAILS}.get(matched.verdict.split(", ")[-1], UNDECIDED)
-    if verdict == HOLDS and not {"better", "worse"} & {*alone.verdict.split(", ")}:
+    verdict = {"equivalent": HOLDS, "better": FAILS, "worse": FAILS}.get(matched.parts[-1], UNDECIDED)
+    if verdict == HOLDS and not {"better", "worse"} & {*alone.parts}:
         verdict = UNDECIDED  # weight decay has shown no effect that the control could explain
     return so_far(verdict, matched.final and alone.final), (
         f"Weight decay minus the control with a matched learning rate: {describe_difference(matched)}. Weight decay "
@@ -171,7 +167,7 @@ def bfloat16(results: Path) -> tuple[str, str]:
     found = _find(results, PRECISION, [(f"{norm},precision=bf16", norm) for norm in ("ln", "pn")])
     if any(each.difference is None for each in found):
         return NOT_RUN, "LN and PN need a seed each that was trained in both precisions."
-    parts = [each.verdict.split(", ") for each in found]
+    parts = [each.parts for each in found]
     verdict = HOLDS if all("equivalent" in each for each in parts) else UNDECIDED
     if any({"better", "worse"} & {*each} and "equivalent" not in each for each in parts):
         verdict = FAILS
@@ -196,5 +192,5 @@ def _outcome(runs: pd.DataFrame) -> str:
 
 
 def _find(results: Path, plan: str, pairs: Iterable[tuple[str, str]]) -> list[Finding]:
-    contrasts = [Contrast(system, baseline, plan) for system, baseline in pairs]
+    contrasts = [Contrast(system, baseline) for system, baseline in pairs]
     return find(results, contrasts=contrasts, plan=Plan.named(plan))

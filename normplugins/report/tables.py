@@ -13,21 +13,20 @@ import pandas as pd
 from normplugins.report.cells import (
     METRICS,
     NOT_IN_FULL,
-    NOT_RUN,
     NOT_SCORED,
-    SPREAD_SEEDS,
     Cell,
     difference,
     group,
+    metric_name,
     signatures,
 )
+from normplugins.report.contrasts import CHECKPOINTS, NOT_RUN
 from normplugins.report.paper import NAMES, PaperCorpus
 from normplugins.report.readings import MODELS, NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
 from normplugins.report.records import OF_PROCESSES, WHOLE, norm_rank
 from normplugins.report.table import build_table
 from normplugins.utils.terminal import Table
 
-CHECKPOINTS = ("averaged", "last", "best")
 ON_PLAIN_TEXT = ("chrf2", "ter")
 """Metrics that only the second table of an experiment shows."""
 OTHER_CORPUS = "another corpus"
@@ -36,11 +35,6 @@ COUNTED = (
     "last, partial segment."
 )
 BEST = "The checkpoint with the best validation loss is scored; *last*: the last checkpoint."
-AVERAGED = (
-    "*averaged*: the mean of the last epochs' checkpoints, by which the recipe is scored; *last*, *best*: the same "
-    "metric of the last checkpoint and of the one with the best validation loss."
-)
-DEVIATION = f"a ± b: mean and sample standard deviation over {SPREAD_SEEDS} seeds or more."
 TEXTS = ("norm", "stopped by", "hardware")
 """The columns of texts."""
 
@@ -70,7 +64,7 @@ def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
     norms = sorted({*NAMES, *(cell.first["norm"] for cell in cells)}, key=norm_rank)
     models, readings = [""], [""]
     if corpus.metric == "ppl" and every:
-        models, readings = list(MODELS), [model.name for model in READINGS]
+        models, readings = list(MODELS), list(READINGS)
     elif corpus.metric == "ppl":
         models = readings = ["each reading"]
     begun = {(cell.first["norm"], cell.first["model"]) for cell in every}
@@ -186,7 +180,7 @@ def _table(
     below = [
         *(f"[{number}] {text}" for number, text in enumerate(footnotes, 1)),
         *notes,
-        *([f"{BEST if perplexity else AVERAGED} {DEVIATION}"] if corpus and cells else []),
+        *([BEST] if perplexity and cells else []),
         *_language_model_notes(cells),
         *_seeds_note(cells),
         *_versions_note(cells),
@@ -198,10 +192,10 @@ def _table(
 
 
 def _seeds_note(cells: Sequence[Cell]) -> list[str]:
-    """Return warnings if cells are compared that have different numbers of seeds, or one seed only."""
-    counts = [len(cell.runs) for cell in cells]
+    """Return warnings if cells are compared that have different seeds, or one seed only."""
+    seeds = [frozenset(cell.runs["seed"]) for cell in cells]
     differ = "Rows are means over different seeds: do not subtract them."
-    notes, ones = [differ] if len({*counts}) > 1 else [], counts.count(1)
+    notes, ones = [differ] if len({*filter(None, seeds)}) > 1 else [], [*map(len, seeds)].count(1)
     if len(cells) < 2 or not ones:
         return notes
     which = "Every row has" if ones == len(cells) else f"{ones} of {len(cells)} rows have"
@@ -213,7 +207,8 @@ def _versions_note(cells: Sequence[Cell]) -> list[str]:
     """Return which version of the code made which rows, if the rows come from several versions."""
     rows: dict[str, list[str]] = {}
     for cell in cells:
-        rows.setdefault(cell.each("version"), []).append(cell.label)
+        if len(cell.runs):
+            rows.setdefault(cell.each("version"), []).append(cell.label)
     first = max(rows, key=lambda version: len(rows[version]), default="")
     others = [f"{'; '.join(rows[version])} ({version or 'unknown'})" for version in rows if version != first]
     caveat = "A difference between two versions may come from the code or from the hardware, too."
@@ -239,19 +234,19 @@ def _metrics(cells: Sequence[Cell], first: str = "") -> list[str]:
     """Return the metrics of a main table in the order of their columns, beginning with ``first``."""
     found = {metric for cell in cells for metric in cell.rows["metric"]} - {"", *ON_PLAIN_TEXT}
     ordered = [*(metric for metric in METRICS if metric in found), *sorted(found - METRICS.keys())]
-    default = "ppl" if any(cell.model for cell in cells) else "bleu"
+    default = "ppl" if any(cell.first["model"] for cell in cells) else "bleu"
     first = first or next(iter(ordered), default)
     return [first, *(metric for metric in ordered if metric != first)]
 
 
 def _name(metric: str) -> str:
-    return METRICS.get(metric, (metric, ""))[0].replace(", ", ",\n")
+    return metric_name(metric).replace(", ", ",\n")
 
 
 def _language_model_notes(cells: Sequence[Cell]) -> list[str]:
     """Return the notes on perplexities: what the models see, what is counted, the corpus, a unigram model."""
-    models = [cell for cell in cells if cell.model]
-    ways = {cell.model.sees_by for cell in models if cell.model}
+    models = [cell for cell in cells if cell.first["model"]]
+    ways = {MODELS[cell.first["model"]] for cell in models}
     notes = [SEES_THE_FUTURE] if "attention" in ways else []
     notes += [NORM_SEES_THE_FUTURE] if "norm" in ways else []
     notes += [COUNTED] if models else []

@@ -22,18 +22,25 @@ CURVES = {"valid_curve": ("", "Validation loss"), "train_curve": ("-training", "
 """The end of a figure's file name and its caption, for each curve of a record."""
 
 
+def wrapped(text: str) -> str:
+    """Return a paragraph in lines; none begins with a minus, which Markdown would read as an item of a list."""
+    joined = text.replace(" - ", "\0- ")
+    return fill(joined, WIDTH, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
+
+
 class Writer:
     """Collects the parts of the page and of the terminal's text, and writes the files of each table."""
 
-    def __init__(self, results: Path, width: int | None) -> None:
-        self.results, self.width = results, width
+    def __init__(self, folder: Path, width: int | None, results: Path) -> None:
+        """Write into ``folder``; ``results`` has the published records and their translations."""
+        self.folder, self.width, self.results = folder, width, results
         self.page: list[str] = []
         self.printed: list[str] = []
         self.written: list[Path] = []
 
     def say(self, text: str) -> None:
         """Add a paragraph to the page and to the terminal's text."""
-        self.page.append(fill(text, WIDTH, break_on_hyphens=False))
+        self.page.append(wrapped(text))
         self.printed.append(paragraph(text, self.width))
 
     def tell(self, echo: Callable[[str], None]) -> None:
@@ -64,21 +71,21 @@ class Writer:
 
     def write(self, name: str, text: str) -> None:
         """Write a text file of the results."""
-        with whole_file(self.results / name) as temporary:
+        with whole_file(self.folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        self.written.append(self.results / name)
+        self.written.append(self.folder / name)
 
     def write_each(self, pattern: str, texts: Mapping[str, str]) -> None:
         """Write text files that match a pattern, and remove other files that match it, whose records are gone."""
-        for path in set(self.results.glob(pattern)) - {self.results / name for name in texts}:
+        for path in set(self.folder.glob(pattern)) - {self.folder / name for name in texts}:
             path.unlink()
         for name, text in texts.items():
             self.write(name, text)
-        self.written[len(self.written) - len(texts) :] = [self.results / pattern]
+        self.written[len(self.written) - len(texts) :] = [self.folder / pattern]
 
     def show(self, figure: Figure | None, name: str, caption: str) -> list[str]:
         """Write a figure as PNG and as SVG, and return the Markdown that shows it; nothing without a figure."""
         if figure is None:
             return []
-        self.written += style.write(figure, self.results / "figures" / name)
+        self.written += style.write(figure, self.folder / "figures" / name)
         return [f"[![{caption}](figures/{name}.png)](figures/{name}.svg)"]

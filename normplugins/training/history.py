@@ -21,6 +21,8 @@ class History:
         wall_seconds: time including validation and checkpoints.
         skipped: training examples that fairseq leaves out of all batches because they are too long.
         probe: points of the :class:`~normplugins.training.statistics_probe.StatisticsProbe`.
+        largest_nu: the largest ‖ν‖/d of all norms after any update of this epoch so far; None without ν, NaN if one
+            was not finite.
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
@@ -36,6 +38,7 @@ class History:
     parameters: int = 0
     skipped: int = 0
     probe: list[dict[str, Any]] = field(default_factory=list)
+    largest_nu: float | None = None
 
     @property
     def curves(self) -> dict[str, list[dict[str, Any]]]:

@@ -161,6 +161,8 @@ class _Run:
         history.updates = self.trainer.get_num_updates()
         self.trainer.get_model().set_num_updates(history.updates)  # updates the norms' running statistics
         history.probe += probed
+        sizes = [size for size in (history.largest_nu, self.probe.largest_nu()) if size is not None]
+        history.largest_nu = float(np.max(sizes)) if sizes else None  # unlike max(), it returns NaN if one is NaN
         history.words += int(figures["sample_size"])
         history.seconds += time.perf_counter() - begun
         history.wall_seconds = time.perf_counter() - self.started
@@ -194,6 +196,8 @@ class _Run:
             if self.probed and running_statistics(model):
                 with using_batch_statistics(model):
                     figures["train_mode_loss"] = _finite(self.validate()["loss"])
+        if history.largest_nu is not None:
+            figures["largest_nu"], history.largest_nu = _finite(history.largest_nu), None
         figures |= drift
         loss = figures["loss"]
         if not math.isfinite(loss):

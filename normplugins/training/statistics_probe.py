@@ -76,6 +76,11 @@ class StatisticsProbe:
         if layers:
             points.append({"update": update, "layers": layers})
 
+    def largest_nu(self) -> float | None:
+        """Return the largest ‖ν‖/d of the norms now, NaN if one is not finite; None without ν or if it is not on."""
+        sizes = [_size(norm.nu) for norm in self._norms.values() if hasattr(norm, "nu")]
+        return float(torch.stack(sizes).max()) if sizes else None
+
 
 def _watch_first_pass(name: str, norm: nn.Module, found: dict[str, dict[str, Tensor]]) -> list[Any]:
     """Register hooks that measure the next forward and backward pass of ``norm`` into ``found[name]``.

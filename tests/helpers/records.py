@@ -1,4 +1,4 @@
-"""Makes records of runs as ``normplugins run`` writes them, and of format 1 as it wrote them."""
+"""Makes records of runs as ``normplugins run`` writes them."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from normplugins.evaluation.bleu import bleu, write_translations
+from normplugins.runs.record import FORMAT
 from normplugins.utils.files import sha256
 
 SIGNATURES = {
@@ -38,7 +39,10 @@ def record(
     wall_seconds: float = 900.0,
     brevity: float = 0.98,
 ) -> dict[str, Any]:
-    """A record of format 1; losses fall towards ``floor``. Without one there are no curves, and no figure to draw."""
+    """A record without scores by checkpoint, which ``scored`` or ``put`` adds; losses fall towards ``floor``.
+
+    Without a floor there are no curves, and no figure to draw.
+    """
     metrics = {"bleu": 35.0, "sacrebleu": 34.0} if metrics is None else metrics
 
     def loss(update: float) -> float:
@@ -53,7 +57,7 @@ def record(
         for e, u in enumerate(ends)
     ]
     return {
-        "format": 1,
+        "format": FORMAT,
         "experiment": experiment,
         "variant": variant,
         "norm": variant.split(",")[0],
@@ -91,16 +95,16 @@ def translated(metrics: dict[str, float], brevity: float = 0.98) -> dict[str, di
 
 
 def scored(content: dict[str, Any], others: dict[str, dict[str, dict[str, Any]]], **test_sets: Any) -> dict[str, Any]:
-    """The record in format 2.
+    """The record with its scores by checkpoint.
 
     Args:
-        content: a record of format 1; its metrics become those of the checkpoint that its recipe is scored by.
+        content: a record; its metrics become those of the checkpoint that its recipe is scored by.
         others: metrics of other checkpoints, by checkpoint and test set.
         test_sets: metrics of the checkpoint that the recipe is scored by, of single test sets.
     """
     by = "averaged" if content["config"].get("evaluate.average") else "best"
     scores = {by: {"test": content["metrics"], **test_sets}, **others}
-    return content | {"format": 2, "scored_by": by, "scores": scores}
+    return content | {"scored_by": by, "scores": scores}
 
 
 def language_model(
@@ -149,6 +153,7 @@ def put(results: Path, content: dict[str, Any]) -> Path:
     """Write a record where ``normplugins run`` puts it."""
     path = results / "runs" / content["experiment"] / content["variant"] / f"seed{content['seed']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = content if "scores" in content else scored(content, {})
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
 

@@ -38,15 +38,15 @@ def test_the_contrasts_are_those_of_the_protocol() -> None:
     text = (REPOSITORY / "docs/protocol.md").read_text(encoding="utf-8")
     section = re.search(r"^## Contrasts\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     assert section
-    rows = re.findall(r"^\| (`.*?) \| (.*?) \|$", section[1], re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \| .*? \|$", section[1], re.MULTILINE)
     names = {f"`{cell}`": name for cell, name in CELLS.items()}
 
     def plain(text: str) -> str:
         return re.sub(r"`\w+`", lambda match: names[match[0]], text)
 
-    assert [(each.name, each.isolates) for each in CONTRASTS] == [(plain(name), what) for name, what in rows]
+    assert [each.name for each in CONTRASTS] == [plain(name) for name in rows]
     confirmatory, _, _ = section[1].partition("*Exploratory*")
-    assert [each.family == "confirmatory" for each in CONTRASTS] == [name in confirmatory for name, _ in rows]
+    assert [each.family == "confirmatory" for each in CONTRASTS] == [name in confirmatory for name in rows]
 
 
 def test_verdicts(results: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from normplugins.report.page import report_local
 from normplugins.utils.errors import UserError
-from tests.helpers.records import put, record
+from tests.helpers.records import put, record, scored
 
 CONFIG = "{experiment: EXPERIMENT, variant: VARIANT, seed: 1, norm: {name: ln}, task: {_name: translation}}"
 
@@ -19,7 +19,7 @@ def add(runs: Path, content: dict) -> Path:
     run = runs / content["experiment"] / content["variant"] / f"seed{content['seed']}"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(CONFIG)
-    (run / "record.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (run / "record.json").write_text(json.dumps(scored(content, {}), indent=1) + "\n", encoding="utf-8")
     return run
 
 

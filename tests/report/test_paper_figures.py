@@ -87,7 +87,6 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
         "10,000 images of CIFAR-10 (a subset, not from the official archive), seed 1, updates 10 to 1,000."
         in beside.text
     )
-    assert "cover 131,072 positions and the transformer's about 400 tokens" in beside.text
     assert beside.figure is not None
     assert "ResNet20" in written(beside.figure)
     assert [len(axis.lines) for axis in beside.figure.axes] == [2] * 4

@@ -111,9 +111,10 @@ def test_seeds_stand_in_numerical_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["scores", "scored_by"])
-def test_format_2_without_its_scores_is_refused(tmp_path: Path, key: str) -> None:
+def test_a_record_without_its_scores_is_refused(tmp_path: Path, key: str) -> None:
     content = scored(record(), {})
-    del content[key]
     path = put(tmp_path, content)
+    del content[key]
+    path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{key}"):
         report(tmp_path, echo=silent)

@@ -47,11 +47,11 @@ def test_differences_to_ln_are_those_of_the_contrasts(tmp_path: Path) -> None:
     for bar, dot, name in ((bn_bar, bn, "BN - LN"), (rms_bar, rms, "RMS in groups - LN")):
         found = contrasts[name]
         assert list(dot.get_xdata()) == [pytest.approx(found.difference.mean)]
-        assert tuple(bar.get_xdata()) == pytest.approx(found.interval)
+        assert tuple(bar.get_xdata()) == pytest.approx(found.difference.interval)
     assert bn.get_markerfacecolor() == style.color("bn")
     assert rms.get_markerfacecolor() == "white"
     assert bn_bar.get_linewidth() > rms_bar.get_linewidth()
-    assert "minus ln with otherwise the same settings, with the same seeds" in texts
+    assert "minus ln with the same other settings, with the same seeds" in texts
     assert clipped(figure) == []
     assert overlapping(figure) == []
 

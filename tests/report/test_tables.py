@@ -281,7 +281,7 @@ def test_each_test_set_and_the_other_metrics_have_a_table_of_their_own(page, tmp
     assert (details["pn"]["chrF2"], details["pn"]["TER"]) == ("55.00", "45.00")
     assert details["ln"]["BLEU, flickr2017"] == "not scored"
     assert "flickr2017" not in "".join(made.rows("multi30k")["pn"])
-    assert "demo:" not in made.text, "format 1 has nothing more than the first table shows"
+    assert "demo:" not in made.text, "the first table shows all that there is"
 
 
 def test_a_detail_that_is_the_same_in_all_rows_is_said_once(page, tmp_path) -> None:

@@ -1,5 +1,6 @@
 """The statistics probe: what it measures, and runs with it, which train bitwise as without it."""
 
+import math
 import os
 from itertools import pairwise
 
@@ -183,6 +184,27 @@ def test_a_record_contains_the_points(trained):
     assert {"nu", "nu_distance", "psi_tid", "quadratic_mean_distance", "group_scale_mean"} <= encoder.keys()
     assert not {"nu", "psi_tid", "mean_tid", "mean_distance", "group_scale_mean"} & decoder.keys()
     assert all(0 < point["train_mode_loss"] < 10 for point in trained.record["curves"]["valid"])
+
+
+def test_a_record_contains_the_largest_nu_of_every_epoch(trained):
+    largest = [point["largest_nu"] for point in trained.record["curves"]["valid"]]
+    points = [layer["nu"] for point in trained.record["statistics_probe"] for layer in point["layers"].values()
+              if "nu" in layer]  # fmt: skip
+    assert min(largest) > 0
+    assert max(largest) >= max(points)
+
+
+def test_the_largest_nu_is_that_of_now():
+    model = nn.ModuleList([Block("pn"), Block("pn_alg2"), Block("ln")])
+    probe = StatisticsProbe(model, on=True)
+    assert probe.largest_nu() == 0
+    model[0].norm.ema_gz[:] = 3 / (1 - model[0].norm.alpha_bkw)
+    model[1].norm.ema_gz[:] = 2
+    assert probe.largest_nu() == pytest.approx(3 / 8**0.5)
+    model[1].norm.ema_gz[0] = torch.nan
+    assert math.isnan(probe.largest_nu())
+    assert StatisticsProbe(model, on=False).largest_nu() is None
+    assert StatisticsProbe(Block("ln"), on=True).largest_nu() is None
 
 
 def test_the_setting_does_not_change_the_cell_and_older_configs_lack_it():
