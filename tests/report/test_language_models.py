@@ -245,9 +245,8 @@ def test_the_command_of_a_run_names_what_chooses_its_column(page, tmp_path) -> N
     put(tmp_path, language_model("ptb", "ln,budget=cpu,model.causal=true", updates=100))
     page()
     text = (tmp_path / "runs/ptb/ln,budget=cpu,model.causal=true/seed1.md").read_text()
-    assert "normplugins run ptb norm=ln budget=cpu model.causal=true seed=1" in " ".join(
-        text.replace("\\\n", "").split()
-    )
+    command = " ".join(text.replace("\\\n", "").split())
+    assert "normplugins run ptb norm=ln budget=cpu model.causal=true seed=1" in command
     assert "| ppl " in text
 
 
