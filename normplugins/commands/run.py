@@ -46,12 +46,17 @@ def execute(options: argparse.Namespace) -> int:
         from normplugins.runs.dry_run import show_dry_run
         from normplugins.runs.run import run, run_title
         from normplugins.training.distributed import launched
+        from normplugins.training.rendezvous import refuse
 
     if options.multirun and launched():
         raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
     # All configs are composed first, so that a typing error in the last one is reported before the first run starts.
     jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
-    configs = [compose_config(options.experiment, job) for job in jobs]
+    try:
+        configs = [compose_config(options.experiment, job) for job in jobs]
+    except UserError as error:
+        refuse(error)
+        raise
     if any(config.hardware.name == "slurm" and not config.dry_run for config in configs):
         from normplugins.runs.slurm import submit
 
@@ -59,7 +64,7 @@ def execute(options: argparse.Namespace) -> int:
             check(config)
         submit(options.experiment, jobs, configs, options.wait)
         return 0
-    if options.wait:
+    if options.wait and not any(config.hardware.name == "slurm" for config in configs):
         raise UserError("--wait waits for Slurm's jobs: it needs hardware=slurm")
 
     def run_one(job: tuple[int, DictConfig]) -> None:

@@ -89,9 +89,14 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
         return members | {VALID: VALID_FILES, TEST: TEST_FILES}
 
     def read(self, files: Mapping[str, Path]) -> Bitext:
-        """Read validation and test set; the training pairs are streamed from one archive after the other."""
+        """Read validation and test set; the training pairs are streamed from one archive after the other.
+
+        Each archive is unpacked once without keeping its text, so that a damaged one is found before an hour of work.
+        """
         *train, valid, test = ((files[archive], names) for archive, names in self._members().items())
         where = {"train": _where(*train), "valid": _where(valid), "test": _where(test)}
+        for path, names in train:
+            read_members(path, names, discard=True)
 
         def train_pairs() -> Iterator[Pair]:
             for path, names in train:  # opened twice: the archive has one side after the other

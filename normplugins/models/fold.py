@@ -32,7 +32,7 @@ FIRST = {SelfAttention: "qkv", CrossAttention: "q", FeedForward: "fc1", TensorAt
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for the ``count`` norms of a stack: ``into``, what absorbed them, or ``stays``, why they remain.
+    """The result for the ``count`` norms of a stack: ``into``, what they were folded into, or ``stays``, why not.
 
     ``norm`` is the norm's name, ``key`` the setting of the stack; ``end`` is true for the stack's final norm.
     """

@@ -161,7 +161,8 @@ class WindowNorm(QuadraticMeanNorm):
         """Average a batch's mean(g z) (C,) over ``count`` tokens, and update the backward's statistics."""
         count, projection = self.synchronize(count, projection)
         average, _ = self.average_projection(projection.to(self.window_gz.dtype), smooth, skipped)
-        self.update_after_backward(count, projection)
+        # a window takes whole batches: one with a gradient that is not finite counts as a batch without tokens
+        self.update_after_backward(torch.where(projection.isfinite().all(), count, 0), projection)
         return average
 
     def step_backward(self, count: Tensor, *moments: Tensor) -> None:

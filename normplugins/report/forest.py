@@ -45,8 +45,7 @@ def forest(title: str, findings: Sequence[Finding], names: Sequence[str] = ()) -
         labels = [style.fit(name, 1.6, 8.5) for _, name, _, _ in rows]
         verdicts = [style.fit(_said(each), 1.05, 8) for each in shown]
         confirmatory = sum(each.contrast.family != EXPLORATORY for each in shown)
-        both = 0 < confirmatory < len(shown)
-        notes = _notes(findings, shown, furthest > reach, both)
+        notes = _notes(findings, shown, furthest > reach)
         figure = style.new_figure(0.38 * len(shown) + 0.17 * len(notes) + 1.25)
         axis = figure.subplots()
         style.heading(figure, title, notes)
@@ -59,7 +58,7 @@ def forest(title: str, findings: Sequence[Finding], names: Sequence[str] = ()) -
                 if abs(bound) > reach:
                     axis.plot(math.copysign(reach, bound), row, arrow, color=COLOR, clip_on=False)
         axis.set_xlim(-reach, reach)
-        if both:
+        if 0 < confirmatory < len(shown):
             axis.axhline(confirmatory - 0.5, color=style.GREY, linewidth=0.8, linestyle=(0, (1, 2)))
         axis.set_yticks(range(len(shown)), labels)
         axis.set_ylim(len(shown) - 0.5, -0.5)
@@ -107,7 +106,7 @@ def _said(found: Finding) -> str:
     return f"{found.verdict_so_far}, {found.seeds} seeds"
 
 
-def _notes(every: Sequence[Finding], shown: Sequence[Finding], clipped: bool, both: bool) -> list[str]:
+def _notes(every: Sequence[Finding], shown: Sequence[Finding], clipped: bool) -> list[str]:
     notes = [f"right of 0: the first of the two is better; grey: ±{MARGIN} BLEU"]
     if any(each.seeds > 1 for each in shown):
         notes.append("━●━ several seeds: 95 % intervals over seeds and sentences, not adjusted")
@@ -115,8 +114,9 @@ def _notes(every: Sequence[Finding], shown: Sequence[Finding], clipped: bool, bo
         notes.append("─○─ one seed: 95 % intervals over sentences only, not over seeds")
     if clipped:
         notes.append("◀ ▶ the interval reaches beyond the axis")
-    if both:
-        notes.append("below the dotted line: exploratory contrasts")
+    exploratory = sum(each.contrast.family == EXPLORATORY for each in shown)
+    if exploratory:
+        notes.append(f"{'below the dotted line: ' if exploratory < len(shown) else ''}exploratory contrasts")
     if missing := len(every) - len(shown):
         notes.append(f"not run: {missing} of {len(every)} contrasts")
     return notes

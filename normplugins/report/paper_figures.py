@@ -29,6 +29,10 @@ from normplugins.report.probe_table import (
 from normplugins.report.table import build_table, markdown
 
 LINES = "Lines are medians over seeds, and bands reach from the lowest to the highest seed"
+CONFOUNDED = (
+    "The statistics of a transformer and of a ResNet20 cover different numbers of values, and those of fewer values "
+    "fluctuate more."
+)
 MOMENTUM = {norm: NormConfig(norm).resolve().momentum for norm in ("bn", "bn_released")}
 TEXTS = {
     "fluctuation": (
@@ -36,7 +40,8 @@ TEXTS = {
         "The statistics of a batch, with the subscript B, are compared with the running statistics before that batch. "
         "The paper divides the Euclidean norm of their difference by the number d of channels. The relative form "
         "divides it by the norm of the running standard deviations; it is the train-inference discrepancy. Before "
-        f"update {FORGOTTEN}, the running statistics still contain a part of their initial values. {LINES}.",
+        f"update {FORGOTTEN}, the running statistics still contain a part of their initial values. {CONFOUNDED} "
+        f"{LINES}.",
     ),
     "backward-fluctuation": (
         "First BatchNorm: backward pass through statistics",
@@ -44,7 +49,7 @@ TEXTS = {
         "are g_μ = mean(γ g) and g_σ² = mean(γ g x̂). The paper divides their Euclidean norm by the number d of "
         "channels. The relative form divides it by the root mean square over tokens of the norm of g. If the "
         "gradients of the tokens are independent and γ is 1, the relative form is about 1/√B: 0.022 for 2,000 tokens. "
-        f"Statistics of fewer values fluctuate more, so the two models differ in their counts, too. {LINES}.",
+        f"{CONFOUNDED} {LINES}.",
     ),
     "fluctuation-layers": (
         "All encoder norms: batch statistics against running ones",

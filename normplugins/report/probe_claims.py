@@ -99,7 +99,9 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
             below.append(len(of_every) >= SPREAD_SEEDS and bool((of_every <= 1).all()))
     if not rows:
         return NO_PROBE
-    verdict = so_far(HOLDS if all(below) else UNDECIDED, len(below) == len(planned)) if below else OPEN
+    holds = all(below) and len(below) == len(planned)
+    final = not Plan.named(NU_BOUND).progress(evidence.results).left
+    verdict = so_far(HOLDS if holds else UNDECIDED, final) if below else OPEN
     return (verdict if finite else FAILS), (
         f"ν is an average of Λ_B over batches. ν and the gradients are {'finite' if finite else 'not finite'} at all "
         "measured updates. The claim holds if at every update of three seeds, ‖ν‖ is not larger than the largest ‖Λ_B‖ "

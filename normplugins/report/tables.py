@@ -140,7 +140,7 @@ def _table(
     """Put together any table but the details; columns that say nothing new are left out."""
     metric, *others = metrics
     perplexity = corpus is not None and corpus.metric == "ppl"
-    scored, *also = ["", "last"] if perplexity else CHECKPOINTS if corpus else _checkpoints(cells)
+    scored, *also = ["", "last"] if perplexity else CHECKPOINTS if corpus else _checkpoints(cells) or [""]
     numbers = {"": "", **corpus.numbers} if corpus else {}  # "" stands for a row that is not in the paper
     footnotes = list(dict.fromkeys(corpus.footnotes.values())) if corpus else []
     main = ",\n".join(filter(None, ["ours" if corpus else "", _name(metric), scored]))

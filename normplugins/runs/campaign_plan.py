@@ -54,7 +54,7 @@ class Planned:
         if self.record:
             return "done"
         lost = read_json(self.diverged, _REMEDY)
-        if lost and self._has_settings(lost["config"]):
+        if lost and ("config" not in lost or self._has_settings(lost["config"])):  # files of 0.3.0 have no config
             return "diverged"
         return "started" if (self.run_dir / folder.CONFIG).exists() else "left"
 

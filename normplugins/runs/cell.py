@@ -22,8 +22,8 @@ from normplugins.training.distributed import world_size
 
 FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 """Config groups whose options are components of fairseq, or components of this plugin that replace them."""
-PLACES = ("data_dir", "run_dir", "task.data", "checkpoint.save_dir")
-"""Paths on one machine, which a record does not hold."""
+PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
+"""Paths on one machine, which a record does not hold. Configs of 0.2.0 have a ``results_dir``."""
 # Besides settings declared with changes_result=False: the device, how often fairseq prints, how it loads batches, and
 # keys of corpora, hardware and tracking in older runs.
 _CHANGES_NO_RESULT = re.compile(

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from normplugins.training.distributed import RESUMES, Member, RankLost, on_cpu, threads_per_process
+from normplugins.training.distributed import RESUMES, Member, RankLost, launched, on_cpu, threads_per_process
 from normplugins.utils.errors import UserError
 from normplugins.utils.threads import use_threads
 
@@ -185,6 +185,13 @@ class Rendezvous:
             raise _lost(f"{self.member} has lost the other ranks: {why}. {RESUMES}") from error
         distributed.destroy_process_group()
         del distributed_utils.get_global_group._global_group
+
+
+def refuse(error: UserError) -> None:
+    """Tell the other ranks of a launched run that this one cannot start, for example because of its overrides."""
+    if member := launched():
+        with suppress(UserError), Rendezvous(member, RECEIVE_SECONDS):
+            raise error
 
 
 def file_sizes(*paths: Path) -> dict[str, int]:

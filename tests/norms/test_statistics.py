@@ -155,8 +155,18 @@ def test_gradients_that_are_not_finite_leave_the_backwards_statistics(name: str,
     assert_close({key: buffers(norm)[key] for key in kept}, kept, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", [name for name in BATCH_NORMS if updates_in_backward(name)])
+def test_an_infinite_gradient_leaves_the_backwards_statistics_of_its_channel(name: str) -> None:
+    norm, x, g = small(name), torch.randn(4, 3, 8), torch.randn(4, 3, 8)
+    step(norm, x, None, g)
+    kept = {key: value.clone() for key, value in buffers(norm).items() if key.endswith("gz")}
+    g[0, 0, 5] = torch.inf
+    step(norm, x, None, g)
+    assert_close({key: buffers(norm)[key][..., 5] for key in kept}, {key: value[..., 5] for key, value in kept.items()})
+
+
 @pytest.mark.parametrize("kernels", ["auto", "plain"])
-def test_an_infinite_gradient_in_one_channel_leaves_nu_of_that_channel(kernels: str) -> None:
+def test_only_the_channel_with_an_infinite_gradient_leaves_nu_of_pn(kernels: str) -> None:
     norm, other, x, g = (
         small("pn", kernels=kernels),
         small("pn", kernels=kernels),

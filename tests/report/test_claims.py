@@ -72,7 +72,7 @@ def test_the_probe_decides(tmp_path: Path, verdicts) -> None:
 
 @pytest.mark.parametrize(
     ("seeds", "largest", "verdict"),
-    [(3, 1.5, "holds"), (2, 1.5, "undecided"), (3, 2.5, "undecided"), (3, None, "does not hold")],
+    [(3, 1.5, "holds"), (2, 1.5, "undecided so far"), (3, 2.5, "undecided"), (3, None, "does not hold")],
 )
 def test_nu_is_judged_by_its_size_at_every_update(tmp_path: Path, verdicts, seeds, largest, verdict) -> None:
     for _, cell in Plan.named(NU_BOUND).cells:

@@ -9,7 +9,7 @@ from normplugins.report.records import read_results
 from normplugins.report.tables import paper_table, shortened_table
 from normplugins.utils.errors import UserError
 from normplugins.utils.terminal import terminal
-from tests.helpers.records import language_model, put, scored
+from tests.helpers.records import language_model, put, put_diverged, scored
 
 CODE, MASKED, PAPER = READINGS = ("reading=code: sees the future", "reading=masked", "reading=paper")
 OURS = "ours, ppl"
@@ -239,6 +239,14 @@ def test_the_page_on_causality_is_linked_where_it_is(page, tmp_path) -> None:
     assert "causality.md" not in page().text
     (tmp_path / "causality.md").write_text("# Causality\n")
     assert "(causality.md)" in page().section("Table 2")
+
+
+def test_a_run_that_diverged_does_not_hide_the_scores_of_the_others(page, tmp_path) -> None:
+    put(tmp_path, language_model("wikitext2", "ln", 1, 60.0))
+    put_diverged(tmp_path, "wikitext2", "pn", 1)
+    rows = page().rows("wikitext2")
+    assert "60.00" in rows[f"ln, {CODE}"].values()
+    assert "diverged" in rows[f"pn, {CODE}"].values()
 
 
 def test_the_command_of_a_run_names_what_chooses_its_column(page, tmp_path) -> None:

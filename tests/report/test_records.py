@@ -18,7 +18,7 @@ def silent(_: str) -> None:
 
 def edited(tmp_path: Path, *keys: str, **changes: object) -> Path:
     """A record with one field (a path of keys) changed, or removed when nothing is given."""
-    content = record()
+    content = scored(record(), {})
     parent = content
     for key in keys[:-1]:
         parent = parent[key]

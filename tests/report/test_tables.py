@@ -238,7 +238,7 @@ def test_a_run_that_was_not_translated_says_so(tmp_path, page) -> None:
 
 
 def checkpoints(variant: str, seed: int, averaged: float, last: float, best: float, experiment="multi30k", **changes):
-    """A record of format 2 with the BLEU of three checkpoints."""
+    """A record with the BLEU of three checkpoints."""
     content = record(experiment, variant, seed, {"bleu": averaged, "chrf2": 55.0, "ter": 45.0}, **changes)
     return scored(
         content, {name: {"test": translated({"bleu": bleu})} for name, bleu in (("last", last), ("best", best))}
@@ -317,7 +317,7 @@ def test_bn_as_released_and_the_usual_one_stand_beside_the_same_number(page) -> 
         assert "`bn_released`" in note
 
 
-def test_a_record_of_format_2_is_scored_by_what_it_says(page, tmp_path) -> None:
+def test_a_record_is_scored_by_the_checkpoint_that_it_names(page, tmp_path) -> None:
     content = checkpoints("ln,evaluate.average=null", 1, 35.0, 36.0, 37.0)
     content["scores"]["best"] = content["scores"].pop("averaged")
     put(tmp_path, content | {"scored_by": "best"})
