@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from normplugins.corpora import detokenize
 from normplugins.corpora.iwslt14 import ARCHIVE, TEST_SHA256
+from normplugins.corpora.text_stages import tokenize_line
 from normplugins.corpora.tokenizer import squeeze, tokenize
 from tests.helpers.corpora import config
 
@@ -52,10 +53,10 @@ def test_detokenize_undoes_escapes_and_spacing() -> None:
 @pytest.mark.slow
 def test_published_test_set_byte_for_byte(real_corpora: Callable[[str, str], Path]) -> None:
     archive = real_corpora(ARCHIVE, "iwslt14")
-    test = config("iwslt14").read({ARCHIVE: archive}).test
+    corpus = config("iwslt14")
     words = {}
-    for language, lines in zip(("de", "en"), zip(*test, strict=True), strict=True):
-        tokens = [tokenize(line, language).lower() for line in lines]
+    for language, lines in zip(("de", "en"), zip(*corpus.read({ARCHIVE: archive}).test, strict=True), strict=True):
+        tokens = [tokenize_line(corpus, language, "test", line) for line in lines]
         words[language] = sum(len(line.split()) for line in tokens)
         assert hashlib.sha256("".join(f"{line}\n" for line in tokens).encode()).hexdigest() == TEST_SHA256[language]
     assert words == {"de": 125754, "en": 131156}  # published

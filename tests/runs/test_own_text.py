@@ -36,7 +36,7 @@ def test_a_language_model_of_own_text_after_a_refusal(normplugins, refused, made
     page = (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
     assert "## mine" in page
     run_page = next((tmp_path / "results" / "runs").rglob("seed1.md")).read_text(encoding="utf-8")
-    assert "normplugins run custom_lm experiment=mine" in run_page
+    assert "normplugins run custom_lm \\\n    experiment=mine" in run_page
 
 
 @pytest.mark.slow
