@@ -57,6 +57,9 @@ def execute(options: argparse.Namespace) -> int:
     except UserError as error:
         refuse(error)
         raise
+    if options.multirun:
+        for config in configs:  # a run whose settings cannot work must not be refused after the runs before it
+            check(config)
     if any(config.hardware.name == "slurm" and not config.dry_run for config in configs):
         from normplugins.runs.slurm import submit
 

@@ -93,7 +93,7 @@ class Translation(_RunTask):
             if most and longest > most and (split == "valid" or config.evaluate.translate):
                 raise UserError(
                     f"a sentence of the {split} set has {longest:,} subwords, more than a batch of that set may hold: "
-                    f"set {key}={most} to at least {longest}"
+                    f"set {key} to at least {longest} (it is {most})"
                 )
 
     def evaluate(

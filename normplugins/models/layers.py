@@ -186,7 +186,7 @@ class Stack(nn.Module):
         for layer in range(cfg.stack_depths(key)[0]):
             sublayers = attention(), cross_attention and cross_attention(), feed_forward()
             self.layers.append(Layer(*sublayers, partial(norm, layer=layer), cfg, placement))
-        self.embedding_norm = norm() if placement.embeddings else None
+        self.embedding_norm = norm("attention") if placement.embeddings else None  # that of the first attention
         self.final_norm = norm("final") if placement.before else None
 
     def _run_layers(self, x: Tensor, padding_mask: Tensor | None, layer_args: Sequence[tuple[Any, ...]]) -> Tensor:

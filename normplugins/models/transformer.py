@@ -44,8 +44,8 @@ EncoderOut = dict[str, list[Tensor]]
 Attend = Callable[[Tensor], Tensor]
 
 
-class _Stack(Stack):
-    """What encoder and decoder share, mixed into fairseq's classes: embedding, layers and norms."""
+class TranslationStack(Stack):
+    """What encoder and decoder of a translation model share beside their layers, such as the embeddings."""
 
     dictionary: Dictionary
 
@@ -84,7 +84,7 @@ class _Stack(Stack):
         return self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + at
 
 
-class NormTransformerEncoder(_Stack, FairseqEncoder):
+class NormTransformerEncoder(TranslationStack, FairseqEncoder):
     """Token and position embeddings, encoder layers and, pre-norm, a final norm."""
 
     def __init__(self, cfg: NormTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding) -> None:
@@ -121,7 +121,7 @@ class NormTransformerEncoder(_Stack, FairseqEncoder):
         return self.cfg.max_source_positions
 
 
-class NormTransformerDecoder(_Stack, FairseqIncrementalDecoder):
+class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
     """Embeddings, decoder layers, pre-norm a final norm, and the output projection."""
 
     def __init__(self, cfg: NormTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding) -> None:

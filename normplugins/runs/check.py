@@ -32,9 +32,9 @@ COMPILES_FROM = "2.13"
 # The least and the most that fairseq's keys, or each number in their lists, may be; null is always allowed here.
 RANGES = {
     (-1, inf): "checkpoint.patience",
-    (0, inf): "common.seed dataset.num_workers optimization.max_epoch optimization.max_update optimization.lr "
+    (0, inf): "dataset.num_workers optimization.max_epoch optimization.max_update optimization.lr "
     "optimization.clip_norm optimizer.adam_eps optimizer.weight_decay criterion.ignore_prefix_size "
-    "evaluate.max_length_a lr_scheduler.warmup_updates",
+    "lr_scheduler.warmup_updates",
     (0, 1): "criterion.label_smoothing",
     (1, inf): "common.log_interval dataset.max_tokens dataset.batch_size dataset.max_tokens_valid "
     "dataset.batch_size_valid dataset.required_batch_size_multiple dataset.required_seq_len_multiple "
@@ -55,8 +55,6 @@ def check(config: DictConfig) -> None:
     check_values(config)
     check_schedule(config)
     check_installed(config.tracking.name)
-    if config.seed >= 2**32:
-        raise UserError(f"seed={config.seed}: below 2**32 is needed")
     if not re.fullmatch(r"\w[\w.-]*", config.experiment):
         raise UserError(f"experiment={config.experiment} names a folder: letters, digits, '.', '_' and '-' only")
     if not config.run_dir:
@@ -188,5 +186,5 @@ def check_values(config: DictConfig) -> None:
     if "max_length_a" in config.evaluate and config.evaluate.max_length_a == config.evaluate.max_length_b == 0:
         raise UserError("evaluate.max_length_a and evaluate.max_length_b are 0: a translation needs at least 1 token")
     reestimate.check(config)
-    statistics_probe.is_on(config)
+    statistics_probe.check(config)
     run_task(config.task._name).check(config)

@@ -105,20 +105,21 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     overrides = as_hydra_reads(overrides)
     try:
         config, choices = _compose(experiment, overrides)
+        # `norm=ln,pn pn_warmup_updates=100` compares norms of which only one warms up, so these keys are not refused
         given = [item for item in overrides if not WARMUP.match(item)]
         if given != overrides and "norm_warmup_updates" in unread_settings(config.model):
             overrides = given
             config, choices = _compose(experiment, overrides)
         config = config.copy()
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
-            raise ValueError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
+            raise UserError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
         refuse_unread_warmup(config, overrides)
         refuse_contradicting_placement(config, overrides)
         config.variant = cell_name(config, choices, partial(_compose, experiment))
-        check_types(config)
+        convert_types(config)
         share_batches(config, overrides)
         OmegaConf.resolve(config)
-        show_norm_defaults(config)
+        fill_norm_defaults(config)
     except TypeError as error:  # Hydra raises it, for example, if a group is set to a list of numbers
         raise UserError(f"an override has a value of the wrong kind ({error}): {' '.join(overrides)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -181,7 +182,7 @@ def _compose_groups(experiment: str, groups: tuple[str, ...], _norms: tuple[str,
     return config, choices
 
 
-def check_types(config: DictConfig) -> None:
+def convert_types(config: DictConfig) -> None:
     """Convert the values of our own sections to their types.
 
     Raises:
@@ -202,7 +203,7 @@ def check_types(config: DictConfig) -> None:
     config.update(typed)
 
 
-def show_norm_defaults(config: DictConfig) -> None:
+def fill_norm_defaults(config: DictConfig) -> None:
     """Replace each null in the resolved section ``norm`` by the norm's own default, for the record.
 
     The model's settings ``norm_*`` keep null, because the model may have other norms with other defaults, and so does a

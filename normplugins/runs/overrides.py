@@ -28,7 +28,8 @@ def _quote(override: str, sweep: bool) -> str:
     if not equals or key.lstrip("+") not in text_settings():
         return override
     interpolated = re.search(r"\$\\?\{", value)  # Hydra's sweeper escapes the brace
-    if value in ("", "null") or value[0] in "'\"" or interpolated or (sweep and "," in value and value[0] not in "[{"):
+    several = sweep and "," in re.sub(r"\[[^]]*\]|\{[^}]*\}", "", value)  # a comma within brackets separates no runs
+    if value in ("", "null") or value[0] in "'\"" or interpolated or several:
         return override
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"{key}='{escaped}'"

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,10 @@ from normplugins.runs.cell import PLACES, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.display_name import display_name
-from normplugins.runs.scoring import describe_scores, score_checkpoints, set_up_process
+from normplugins.runs.scoring import Files, describe_scores, score_checkpoints, set_up_process
 from normplugins.training import checkpoints, distributed
 from normplugins.training.checkpoint_seal import Identity
-from normplugins.training.history import saved_history
+from normplugins.training.history import History, saved_history
 from normplugins.training.loop import train
 from normplugins.training.rendezvous import Rendezvous, file_sizes
 from normplugins.training.tracking import Tracker, tracked
@@ -128,40 +129,67 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
         statistics = reestimate.provenance(config, directory / files[scored["scored_by"]]["file"], averaged)
         provenance.verify_corpus(directory, corpus)
         provenance.record_call_end(directory)
-        work_done = provenance.of_run(directory)
-        done = {
-            "format": record.FORMAT,
-            "experiment": config.experiment,
-            "variant": config.variant,
-            "norm": config.norm.name,
-            "seed": config.seed,
-            "label": run_label(config),
-            **scored,
-            "training": {
-                "updates": history.updates,
-                "epochs": history.epoch,
-                "stopped_by": history.stopped_by,
-                "best_valid_loss": history.best_loss,
-                "words_per_second": round(history.words_per_second, 1),
-                "wall_seconds": round(history.wall_seconds, 1),
-                "parameters": history.parameters,
-                "skipped": history.skipped,
-                "averaged": averaged,
-                "statistics": statistics,
-            },
-            "corpus": corpus.manifest,
-            "files": {"checkpoints": files, "kernels": work_done.pop("kernels", None)},
-            **work_done,
-            "finished_at": record.now(),
-            "curves": history.curves,
-            **({"statistics_probe": history.probe} if history.probe else {}),
-            "config": {key: value for key, value in flatten(config) if key not in PLACES},
-        }
-        done = record.without_absolute_paths(done)
+        trained = {**training_of(history), "averaged": averaged, "statistics": statistics}
+        done = make_record(config, corpus.manifest, history, trained, scored, files, provenance.of_run(directory))
         write_json(directory / folder.RECORD, done)
         tracker.summarize({f"test/{metric}": value["score"] for metric, value in scored["metrics"].items()})
         tracker.summarize({"signature": {metric: value["signature"] for metric, value in scored["metrics"].items()}})
     return done
+
+
+def training_of(history: History) -> dict[str, Any]:
+    """Return what a record says about the training alone."""
+    return {
+        "updates": history.updates,
+        "epochs": history.epoch,
+        "stopped_by": history.stopped_by,
+        "best_valid_loss": history.best_loss,
+        "words_per_second": round(history.words_per_second, 1),
+        "wall_seconds": round(history.wall_seconds, 1),
+        "parameters": history.parameters,
+        "skipped": history.skipped,
+    }
+
+
+def make_record(
+    config: DictConfig,
+    manifest: Mapping[str, Any],
+    history: History,
+    training: Mapping[str, Any],
+    scored: Mapping[str, Any],
+    files: Files,
+    work: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the record of a run, without absolute paths.
+
+    Args:
+        config: the run's config.
+        manifest: what the prepared corpus says about itself.
+        history: the curves, and the points of the statistics probe.
+        training: the entry ``training``.
+        scored: the entries that :func:`score_checkpoints` returned, with the scores.
+        files: the scored checkpoints, as it returned them.
+        work: code, versions and hardware of the run's calls, and the kernels that they used.
+    """
+    done = {
+        "format": record.FORMAT,
+        "experiment": config.experiment,
+        "variant": config.variant,
+        "norm": config.norm.name,
+        "seed": config.seed,
+        "label": run_label(config),
+        **scored,
+        "training": training,
+        "corpus": manifest,
+        "files": {"checkpoints": files, "kernels": work.get("kernels")},
+        **{key: value for key, value in work.items() if key != "kernels"},
+        "finished_at": record.now(),
+        "curves": history.curves,
+        **({"statistics_probe": history.probe} if history.probe else {}),
+        "config": {key: value for key, value in flatten(config) if key not in PLACES},
+    }
+    found: dict[str, Any] = record.without_absolute_paths(done)
+    return found
 
 
 def average_epochs(directory: Path, count: int | None, run_identity: Identity) -> list[str]:

@@ -20,7 +20,7 @@ from normplugins.evaluation.tasks import RunTask, run_task
 from normplugins.runs import folder, provenance
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
-from normplugins.runs.compose import check_types, wrong_type
+from normplugins.runs.compose import convert_types, wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import copy_file, disk_errors, sha256
@@ -166,7 +166,7 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
         config.merge_with_dotlist(list(overrides))
         OmegaConf.resolve(config)
         name: str | None = config.evaluate.pop("checkpoint", None)
-        check_types(config)
+        convert_types(config)
     except (YAMLError, OmegaConfBaseException) as error:
         text = " ".join(str(error).split())
         raise UserError(wrong_type(error) or f"{' '.join(overrides)} cannot be read: {text}") from error

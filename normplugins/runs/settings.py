@@ -96,9 +96,10 @@ class TranslationEvaluateSettings:
         0.0,
         "a translation has at most max_length_a * length + max_length_b tokens; the length is that of the batch's "
         "longest source sentence, as in fairseq",
+        minimum=0,
     )
     max_length_b: int = setting(200, "see max_length_a", minimum=0)
-    max_tokens: int = neutral(8192, "source tokens in a batch of translation", minimum=1)
+    max_tokens: int = neutral(8192, "tokens of the longer side in a batch of translation", minimum=1)
 
 
 @dataclass
@@ -119,7 +120,7 @@ class RunSettings:
     """The settings that every experiment has."""
 
     experiment: str = setting(MISSING, "name of the experiment, the first part of a run's folder")
-    seed: int = setting(1, "seed of every random generator")
+    seed: int = setting(1, "seed of every random generator", minimum=0, below=2**32)
     variant: str = setting(MISSING, "name of the cell; it is derived from the norm and the overrides")
     data_dir: str = neutral("data", "folder of the corpora")
     run_dir: str | None = neutral("runs/${experiment}/${variant}/seed${seed}", "folder of the run")

@@ -59,14 +59,14 @@ def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: 
         compile_layers(model)
     trainer = Trainer(fairseq_config, task, model, task.build_criterion(fairseq_config.criterion))
     task.load_dataset(config.dataset.valid_subset)
-    _Run(config, trainer, run, title, tracker).train()
+    _Training(config, trainer, run, title, tracker).train()
 
 
-class _Run:
+class _Training:
     """The training of one process."""
 
     def __init__(self, config: DictConfig, trainer: Trainer, run: Identity, title: str, tracker: Tracker) -> None:
-        self.config, self.trainer, self.run, self.tracker = config, trainer, run, tracker
+        self.config, self.trainer, self.identity, self.tracker = config, trainer, run, tracker
         self.directory = Path(config.checkpoint.save_dir)
         extra_state, self.epoch_itr = checkpoint_utils.load_checkpoint(trainer.cfg.checkpoint, trainer)
         if extra_state:  # fairseq does not restore its running means at the end of an epoch, but the curves need them
@@ -247,7 +247,7 @@ class _Run:
             "train_iterator": self.epoch_itr.state_dict(),
             "history": asdict(history),
             "processes": self.trainer.data_parallel_world_size,
-            "seal": {"run": dict(self.run)},
+            "seal": {"run": dict(self.identity)},
         }
         if states := statistics_drift.gather(model):
             extra_state["statistics"] = states
@@ -269,7 +269,7 @@ class _Run:
     def not_finite(self, what: str) -> NotFinite:
         """Return the error, with the last good checkpoint and with settings that may help."""
         try:
-            saved = saved_history(self.directory, self.run)
+            saved = saved_history(self.directory, self.identity)
             last = f"The last good checkpoint is {self.directory / checkpoints.LAST}"
             left = f"{last} (update {saved.updates})." if saved else "There is no checkpoint yet."
         except UserError as error:  # a last checkpoint that has been damaged since

@@ -32,16 +32,21 @@ def is_probed(update: int) -> bool:
 
 
 def is_on(config: DictConfig) -> bool:
-    """Whether ``train.probe`` of a run's config turns the probe on; null does, unless hooks cannot work.
-
-    Raises:
-        UserError: it is turned on, but hooks do not see a training pass of layers that are compiled or run twice.
-    """
+    """Whether ``train.probe`` of a run's config turns the probe on; null does, unless hooks cannot work."""
     asked: bool | None = OmegaConf.select(config, "train.probe")
-    hidden = [key for key in ("train.compile", "model.checkpoint_activations") if OmegaConf.select(config, key)]
-    if asked and hidden:
-        raise UserError(f"train.probe=true: it sees nothing with {hidden[0]}=true. Leave one of the two out")
-    return not hidden if asked is None else asked
+    return not _hidden_by(config) if asked is None else asked
+
+
+def check(config: DictConfig) -> None:
+    """Raise UserError if the probe is turned on and its hooks would see no training pass."""
+    if OmegaConf.select(config, "train.probe") and (hidden := _hidden_by(config)):
+        raise UserError(f"train.probe=true: it sees nothing with {hidden}=true. Leave one of the two out")
+
+
+def _hidden_by(config: DictConfig) -> str | None:
+    """Return the setting, if any, with which layers are compiled or run twice, so that hooks see no training pass."""
+    keys = ("train.compile", "model.checkpoint_activations")
+    return next((key for key in keys if OmegaConf.select(config, key)), None)
 
 
 class StatisticsProbe:

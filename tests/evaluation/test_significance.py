@@ -10,23 +10,7 @@ from sacrebleu.significance import PairedTest
 from normplugins.evaluation import significance
 from normplugins.evaluation.student import student_cdf, student_quantile
 
-WORDS = [
-    "a",
-    "the",
-    "dog",
-    "cat",
-    "runs",
-    "sleeps",
-    "on",
-    "in",
-    "under",
-    "green",
-    "red",
-    "house",
-    "street",
-    "very",
-    "fast",
-]
+WORDS = list("abcdefghijklmno")
 
 
 def texts(seed: int, count: int = 60) -> tuple[list[str], list[str], list[str]]:

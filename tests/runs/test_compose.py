@@ -218,6 +218,10 @@ def test_sweep_expands_to_every_combination():
     assert expand_sweep(["norm=ln,pn", "seed=1,2", "optimization.lr=[0.1,0.2]"]) == [
         [f"norm={norm}", f"seed={seed}", "optimization.lr=[0.1,0.2]"] for norm in ("ln", "pn") for seed in (1, 2)
     ]
+    assert expand_sweep(["model.encoder_norm=[pn,ln],ln"]) == [
+        ["model.encoder_norm=[pn,ln]"],
+        ["model.encoder_norm=ln"],
+    ]
     assert expand_sweep(["seed=range(1,4)"]) == [["seed=1"], ["seed=2"], ["seed=3"]]
     with pytest.raises(UserError, match="KEY=VALUE"):
         expand_sweep(["norm"])

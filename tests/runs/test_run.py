@@ -194,6 +194,14 @@ def test_a_multirun_runs_every_combination_even_if_one_fails(trained, normplugin
     ]
 
 
+def test_a_multirun_with_impossible_settings_runs_nothing(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "norm.group_scaling=true" in refused(
+        "run", "demo", "-m", "norm=pn,ln", "norm.group_scaling=true", "tracking=none"
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_unwritable_folder_is_one_line(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
