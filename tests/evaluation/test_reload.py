@@ -42,8 +42,9 @@ def assert_same_translations(first, second, tolerance=1e-5):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("norm", "pre"), [*((norm, True) for norm in NORMS), *((norm, False) for norm in KINDS_OF_NORMS)]
+)
 def test_reloaded_it_gives_the_same(norm, pre, tmp_path):
     task = make_task()
     settings = vars(make_settings(**both_stacks(norm), normalize_before=pre))

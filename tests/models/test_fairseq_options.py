@@ -75,9 +75,13 @@ def trainer(precision, *norm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "amp"])
 @pytest.mark.parametrize(
-    "norm", [("--encoder-norm", "pn"), ("--encoder-norm", "[ln,un]"), ("--decoder-final-norm", "mabn")], ids=" ".join
+    ("precision", "norm"),
+    [
+        ("fp16", ("--encoder-norm", "pn")),
+        ("amp", ("--encoder-norm", "[ln,un]")),
+        ("fp16", ("--decoder-final-norm", "mabn")),
+    ],
 )
 def test_a_scaled_loss_is_refused_with_a_statistic_of_gradients(precision, norm):
     with pytest.raises(UserError, match=rf"--{precision} changes the scale of the loss, and (pn|un|mabn) keeps"):
@@ -96,8 +100,6 @@ def test_other_half_precision_is_accepted(precision, norm):
     [
         [*TRANSLATION, "--load-alignments"],
         [*LANGUAGE_MODELING, "--add-bos-token"],
-        [*LANGUAGE_MODELING, "--self-target"],
-        [*LANGUAGE_MODELING, "--past-target"],
         [*LANGUAGE_MODELING, "--max-target-positions", "8"],
     ],
     ids=lambda arguments: arguments[-1],
@@ -122,12 +124,8 @@ def generation(*arguments):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--print-alignment"],
         ["--print-alignment", "soft"],
         ["--replace-unk"],
-        ["--retain-dropout"],
-        ["--print-step"],
-        ["--retain-iter-history"],
         ["--task", "language_modeling", "--add-bos-token"],
     ],
     ids=" ".join,

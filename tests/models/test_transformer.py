@@ -21,6 +21,9 @@ from tests.helpers.models import (
 )
 
 PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
+EACH_NORM_PLACED = pytest.mark.parametrize(
+    ("norm", "pre"), [*((norm, True) for norm in NORMS), *((norm, False) for norm in KINDS_OF_NORMS)]
+)  # a layer does not ask for its norm
 EACH_KIND_OF_NORM = pytest.mark.parametrize("norm", KINDS_OF_NORMS)
 EACH_NORM = pytest.mark.parametrize("norm", NORMS)
 
@@ -61,8 +64,7 @@ def test_initial_weights_are_drawn_as_published(init, bound):
 
 
 @pytest.mark.slow
-@PLACEMENTS
-@EACH_NORM
+@EACH_NORM_PLACED
 def test_past_outputs_do_not_depend_on_future_tokens(norm, pre):
     model = trained(norm, pre)
     batch = make_batch()
@@ -74,8 +76,7 @@ def test_past_outputs_do_not_depend_on_future_tokens(norm, pre):
     assert not torch.allclose(before[:, 3:], after[:, 3:])
 
 
-@PLACEMENTS
-@EACH_NORM
+@EACH_NORM_PLACED
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 def test_padding_the_source_changes_no_output(norm, pre, left):
     # bn_released fills padding with the batch's channel means at evaluation too, which no real token sees
@@ -120,8 +121,7 @@ def test_activation_checkpointing_changes_nothing(norm):
 
 
 @pytest.mark.slow
-@EACH_NORM
-@PLACEMENTS
+@EACH_NORM_PLACED
 def test_two_updates_change_every_parameter_and_leave_numbers(norm, pre):
     before = make_model(**both_stacks(norm), normalize_before=pre)
     after = train(make_model(**both_stacks(norm), normalize_before=pre), updates=2).state_dict()

@@ -61,8 +61,7 @@ def test_a_norm_that_stands_in_several_places_is_replaced_in_all() -> None:
     assert not any(isinstance(module, nn.LayerNorm) for module in model.modules())
 
 
-@pytest.mark.parametrize("norm_first", [True, False])
-@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(("batch_first", "norm_first"), [(True, False), (False, True)])
 @pytest.mark.parametrize("name", NORMS)
 def test_pytorchs_encoder_computes_the_new_norm_in_evaluation(name: str, batch_first: bool, norm_first: bool) -> None:
     model = encoder(batch_first, norm_first)

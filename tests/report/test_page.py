@@ -174,7 +174,7 @@ def test_reports_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> N
     put(tmp_path, record("multi30k", "pn", floor=4.0))
     report(tmp_path, echo=lambda _: None)
     page = (tmp_path / "README.md").read_bytes()
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: report(tmp_path, echo=lambda _: None), range(4)))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: report(tmp_path, echo=lambda _: None), range(2)))
     assert (tmp_path / "README.md").read_bytes() == page
     assert not list(tmp_path.rglob("*.tmp"))

@@ -65,7 +65,7 @@ def test_without_records_every_figure_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Path) -> None:
+def test_every_figure_of_the_probe_is_drawn_says_what_it_shows_and_cuts_no_text(tmp_path: Path) -> None:
     for cell in OF_CELLS:
         publish(tmp_path, cell)
     publish(tmp_path, "bn", 2)
@@ -75,6 +75,7 @@ def test_every_figure_of_the_probe_is_drawn_and_says_what_it_shows(tmp_path: Pat
             assert figure is not None
             assert figure.get_suptitle().replace("\n", " ") == title
             assert "(seed 1" in text
+            assert clipped(figure) + overlapping(figure) == []
     assert "bn (seed 1, 2); updates 10 to 1,000. ResNet20 on CIFAR-10: not run" in drawings["fluctuation"].text
     pn = drawings["pn-backward"].figure
     assert pn is not None
@@ -114,17 +115,6 @@ def test_the_norms_of_pn_have_a_row_each_because_their_gap_is_0(tmp_path: Path) 
     runs = [line for line in strip.lines if line.get_marker() == "o"]
     assert sorted(line.get_ydata()[0] for line in runs) == [0, 1, 2]
     assert [label.get_text() for label in strip.get_yticklabels()] == ["pn", "pn, unscaled", "pn_alg2"]
-
-
-@pytest.mark.slow
-def test_no_text_of_a_figure_is_cut_or_covers_another(tmp_path: Path) -> None:
-    for cell in OF_CELLS:
-        publish(tmp_path, cell)
-    figures = [
-        drawing.figure for drawing in paper_figures(tmp_path, probe_table(tmp_path)) if drawing.figure is not None
-    ]
-    assert len(figures) >= 6
-    assert not any(clipped(figure) + overlapping(figure) for figure in figures)
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

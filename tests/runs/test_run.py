@@ -213,11 +213,7 @@ def test_unwritable_folder_is_one_line(refused, tmp_path, monkeypatch):
     ("overrides", "words"),
     [
         (["norm=pn", "norm.groups=3"], ["norm", "groups"]),
-        (["norm=bn", "norm.alpha_fwd=2"], ["alpha_fwd"]),
-        (["norm.name=xyz"], ["xyz", "ln", "bn", "pn_alg2"]),
         (["optimization.max_epoch=0", "checkpoint.patience=0"], ["nothing ends this run"]),
-        (["corpus.subword=words"], ["words", "bpe", "sentencepiece"]),
-        (["model.encoder_norm=xyz"], ["xyz", "ln", "bn", "pn_alg2"]),
     ],
 )
 def test_settings_that_cannot_work_are_refused_first(overrides, words, refused, tmp_path, monkeypatch):

@@ -154,7 +154,7 @@ def test_a_residual_computed_before_the_norm_has_no_gradient_of_the_norm_alone()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["ln", "bn", "pn"])
+@pytest.mark.parametrize("norm", ["ln", "pn"])
 def test_a_run_ends_bitwise_equal_with_and_without_the_probe(trained, normplugins, tmp_path, monkeypatch, norm):
     ends = []
     for on in ("true", "false"):

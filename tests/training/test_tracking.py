@@ -152,17 +152,14 @@ class Server:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("answer", [401, 500, "page", "refused", None])
+@pytest.mark.parametrize("answer", [401, None])
 def test_without_a_server_a_run_is_tracked_offline(user, tmp_path, capsys, answer):
     server = Server(answer)
-    if answer == "refused":
-        server.stop()
     user.setenv("WANDB_API_KEY", KEY)
     user.setenv("WANDB_BASE_URL", server.url)
     user.setattr(tracking, "CONNECT_SECONDS", 2)
     (run,) = track(tmp_path)
-    if answer != "refused":
-        server.stop()
+    server.stop()
     said = capsys.readouterr().out
     assert said.startswith("wandb: ")
     assert said.endswith("; tracking offline\n")
@@ -181,9 +178,7 @@ def test_a_run_is_tracked_offline_if_nobody_is_logged_in(user, tmp_path, capsys)
     ("chosen", "runs"),
     [
         ({"WANDB_MODE": "offline"}, 1),
-        ({"WANDB_MODE": "disabled"}, 0),
         ({"WANDB_DISABLED": "true"}, 0),
-        ("offline", 1),
         ("disabled", 0),
     ],
 )
