@@ -36,14 +36,17 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
         f"{name}: {describe_difference(by_name[name], p_value=False)}, {verdict_label(by_name[name])}."
         for name in SHOWN
     ]
+    versions = {version for name in CELLS if name in cells for version in cells[name].runs["version"]} - {""}
     how = (
-        "A difference uses the seeds that both norms have, so do not subtract rows; brackets are 95 % intervals over "
-        "seeds and sentences, and ± is the sample standard deviation."
+        "A difference uses the seeds that both norms have; rows have other seeds and processors, so do not subtract "
+        "them. Brackets are 95 % intervals over seeds and sentences, not adjusted; verdicts use Holm's method. ± is "
+        "the sample standard deviation."
     )
+    code = [f"Version of the code: {', '.join(sorted(versions))}."] if versions else []
     return "\n".join([
         wrapped(describe_progress(results, findings)),
         "", "| norm | setting | BLEU | seeds |", "|---|---|---:|---:|", *rows,
-        "", wrapped(" ".join([*differences, how])),
+        "", wrapped(" ".join([*differences, how, *code])),
     ])  # fmt: skip
 
 

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 from normplugins.report.contrasts import find
+from normplugins.report.plans import Plan
 from normplugins.report.readme import BEGIN, END, readme_part, rewrite_readme
 from normplugins.report.records import read_results
 from tests.helpers.records import put_translated
+from tests.helpers.runs import REPOSITORY
 
 
 def test_the_part_between_the_marks_follows_from_the_records(tmp_path: Path) -> None:
@@ -28,6 +30,14 @@ def test_the_part_between_the_marks_follows_from_the_records(tmp_path: Path) -> 
     assert re.search(r"^PN - LN: \+.* BLEU \[.*\], 2 of 9 seeds, undecided so far\. PN-V", text, re.MULTILINE)
     assert rewrite_readme(readme, part)
     assert readme.read_text() == text
+
+
+def test_the_readme_of_the_project_counts_its_records() -> None:
+    progress = Plan.named("multi30k").progress(REPOSITORY / "results")
+    text = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    assert f"{progress.published} of {progress.planned} planned runs" in text, (
+        "run normplugins report, and commit it too"
+    )
 
 
 def test_a_readme_without_marks_stays(tmp_path: Path) -> None:
