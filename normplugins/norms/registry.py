@@ -48,8 +48,7 @@ class NormConfig:
     def settings_read(self) -> list[str]:
         """Names of the settings that the norm reads with these values. Raises ValueError as :func:`build_norm` does."""
         values = _values(self)
-        switches = {key: each.metadata.get("switch") for key, each in _NORMS[self.name].declared.items()}
-        return [key for key, switch in switches.items() if values.get(switch or "", True)]
+        return [key for key, each in _NORMS[self.name].declared.items() if _has_effect(each, values)]
 
     def __getattr__(self, key: str) -> Any:
         if key.startswith("_") or key not in all_settings():
@@ -264,6 +263,11 @@ def construct_norm(config: NormConfig, dim: int) -> nn.Module:
     return entry.module(dim, entry.settings(**values, **entry.fixed))
 
 
+def _has_effect(setting: Field[Any], values: Mapping[str, Any]) -> bool:
+    """Whether the switch that a setting names is on; a setting without a switch always has an effect."""
+    return bool(values.get(setting.metadata.get("switch") or "", True))
+
+
 def _values(config: NormConfig, heads: int | None = None) -> dict[str, Any]:
     """The value of each setting of ``config.name``, its own defaults filled in. Raises ValueError on a wrong value."""
     if config.name not in _NORMS:
@@ -273,8 +277,8 @@ def _values(config: NormConfig, heads: int | None = None) -> dict[str, Any]:
     for key, each in entry.declared.items():
         if message := invalid_value(each, values[key]):
             raise ValueError(f"norm {config.name!r}: {message}")
-        if heads and each.metadata.get("per_head") and key not in config.settings:
-            values[key] = heads if values.get(each.metadata.get("switch") or "", True) else values[key]
+        if heads and each.metadata.get("per_head") and key not in config.settings and _has_effect(each, values):
+            values[key] = heads
     if values.get("sync") == "deferred":
         values["per_update"] = True
     return values

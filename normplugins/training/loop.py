@@ -141,7 +141,7 @@ class _Training:
         self.finish_epoch()
 
     def update(self, samples: list[dict[str, Any]]) -> None:
-        """Make one update, and log it every ``common.log_interval`` updates."""
+        """Make one update; after every ``common.log_interval`` of them, add a point to the curve."""
         history, number, begun = self.history, self.trainer.get_num_updates() + 1, time.perf_counter()
         try:
             with metrics.aggregate("train_inner"), self.probe.watch(number) as probed:
@@ -168,18 +168,22 @@ class _Training:
         history.wall_seconds = time.perf_counter() - self.started
         self.progress.step(history, figures["loss"])
         if history.updates % self.config.common.log_interval == 0:
-            mean = metrics.get_smoothed_values("train_inner")
-            metrics.reset_meters("train_inner")
-            point = {
-                "loss": float(mean["loss"]),
-                "ppl": _finite(mean.get("ppl", math.nan)),
-                "lr": self.trainer.get_lr(),
-                "gnorm": float(mean["gnorm"]),
-                "words_per_second": round(history.words_per_second, 1),
-            }
-            history.train.append({"update": history.updates, "epoch": history.epoch, **point})
-            self.tracker.log("train", point, history.updates)
-            self.progress.point(history)
+            self.add_point()
+
+    def add_point(self) -> None:
+        """Add a point to the training curve: the means since the point before."""
+        history, mean = self.history, metrics.get_smoothed_values("train_inner")
+        metrics.reset_meters("train_inner")
+        point = {
+            "loss": float(mean["loss"]),
+            "ppl": _finite(mean.get("ppl", math.nan)),
+            "lr": self.trainer.get_lr(),
+            "gnorm": float(mean["gnorm"]),
+            "words_per_second": round(history.words_per_second, 1),
+        }
+        history.train.append({"update": history.updates, "epoch": history.epoch, **point})
+        self.tracker.log("train", point, history.updates)
+        self.progress.point(history)
 
     def finish_epoch(self) -> None:
         """Validate, decide whether the run ends, and save the epoch's checkpoint.

@@ -27,9 +27,12 @@ Done = tuple[Tensor, Callable[..., Gradients], tuple[Tensor | None, ...]]
 
 
 def forward(
-    norm: PowerNorm | PowerNormV | BatchNorm | RMSNorm, x: Tensor, padding_mask: Tensor | None = None
+    compute: Callable[..., Done],
+    norm: PowerNorm | PowerNormV | BatchNorm | RMSNorm,
+    x: Tensor,
+    padding_mask: Tensor | None = None,
 ) -> Tensor:
-    """Normalize x (T, B, C) or (N, C) in training; padding_mask (B, T) or (N,). RMSNorm takes x (..., C).
+    """Normalize x (T, B, C) or (N, C) in training by ``compute``; padding_mask (B, T) or (N,). RMSNorm: x (..., C).
 
     PN-V and BN with synchronized statistics, and BN with group scaling or filled padding, use plain code.
     """
@@ -44,23 +47,23 @@ def forward(
     padding = None if real is None else ~real.view(-1)
     tokens = len(rows) - (0 if padding is None else int(padding.sum()))  # on a CPU this needs no wait
     bias = None if isinstance(norm, RMSNorm) else norm.bias.to(rows.dtype)
-    y: Tensor = _Function.apply(rows.contiguous(), norm.weight.to(rows.dtype), bias, padding, tokens, norm)  # type: ignore[no-untyped-call]
+    y: Tensor = _Function.apply(  # type: ignore[no-untyped-call]
+        compute, rows.contiguous(), norm.weight.to(rows.dtype), bias, padding, tokens, norm
+    )
     return y.view(x.shape).to(x.dtype)
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Tensor | None, tokens: int, norm: Any
-    ) -> Tensor:
-        y, ctx.gradients, tensors = _FUNCTIONS[type(norm)](x, weight, bias, padding, tokens, norm)
+    def forward(ctx: Any, compute: Callable[..., Done], *arguments: Any) -> Tensor:
+        y, ctx.gradients, tensors = compute(*arguments)
         ctx.save_for_backward(*tensors)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return *ctx.gradients(g.contiguous(), *ctx.saved_tensors), None, None, None
+        return None, *ctx.gradients(g.contiguous(), *ctx.saved_tensors), None, None, None
 
 
 def _power_norm(x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: PowerNorm) -> Done:
@@ -156,10 +159,9 @@ def _rms_norm(x: Tensor, weight: Tensor, _bias: None, _padding: None, _tokens: i
     return y, gradients, (x, weight, inverse)
 
 
-_FUNCTIONS: dict[type, Callable[..., Done]] = {
-    PowerNorm: _power_norm,
-    PowerNormV: _power_norm_v,
-    BatchNorm: _batch_norm,
-    RMSNorm: _rms_norm,
+FORWARDS = {
+    PowerNorm: partial(forward, _power_norm),
+    PowerNormV: partial(forward, _power_norm_v),
+    BatchNorm: partial(forward, _batch_norm),
+    RMSNorm: partial(forward, _rms_norm),
 }
-FORWARDS = dict.fromkeys(_FUNCTIONS, forward)
