@@ -60,7 +60,7 @@ bench: setup ## speed beside the baselines: norms, a training update, translatin
 # The models of the tests are so small that threads would only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
-test-fast: setup ## run the tests that take seconds: no slow, GPU or Slurm ones
+test-fast: setup ## run the tests that take less than a second each
 	$(PYTEST) -m "not slow and not gpu and not slurm" $(ARGS)
 
 test: setup ## run all tests

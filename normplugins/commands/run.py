@@ -57,14 +57,13 @@ def execute(options: argparse.Namespace) -> int:
     except UserError as error:
         refuse(error)
         raise
-    if options.multirun:
+    slurm = any(config.hardware.name == "slurm" and not config.dry_run for config in configs)
+    if options.multirun or slurm:
         for config in configs:  # a run whose settings cannot work must not be refused after the runs before it
             check(config)
-    if any(config.hardware.name == "slurm" and not config.dry_run for config in configs):
+    if slurm:
         from normplugins.runs.slurm import submit
 
-        for config in configs:
-            check(config)
         submit(options.experiment, jobs, configs, options.wait)
         return 0
     if options.wait and not any(config.hardware.name == "slurm" for config in configs):

@@ -101,8 +101,8 @@ def _mixed_processors(findings: Findings, ended: pd.DataFrame) -> list[str]:
              for seed in each.difference.seeds]  # fmt: skip
     mixed = sum(hardware[one.system, seed] != hardware[one.baseline, seed] for one, seed in pairs)
     return [
-        f"In {mixed} of {len(pairs)} pairs, the runs come from different processors, which can shift a difference "
-        "(amendment 18 of the protocol)."
+        f"In {mixed} of {len(pairs)} pairs, the runs come from different processors, which adds to the spread between "
+        "seeds and can shift a difference (amendment 18 of the protocol)."
     ] if mixed else []  # fmt: skip
 
 

@@ -60,6 +60,7 @@ def test_invalid_settings_are_refused(override, words):
     ("overrides", "words"),
     [
         (["norm=ln", "norm.momentum=0.5"], "norm.momentum=0.5 changes nothing about ln: ln reads eps"),
+        (["norm=pnv", "norm.warmup_updates=10"], "norm.warmup_updates=10 changes nothing about pnv"),
         (
             ["norm=pnv", "norm.groups=4"],
             "norm.groups=4 .* while norm.group_scaling is off: set norm",

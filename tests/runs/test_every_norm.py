@@ -1,4 +1,4 @@
-"""Every experiment composed with every norm by its name alone, and tiny models of each norm trained for two updates."""
+"""Every experiment composed with a norm by its name alone, and tiny models of each norm trained for two updates."""
 
 import pytest
 import torch

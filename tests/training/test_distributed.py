@@ -215,6 +215,7 @@ def test_a_run_resumes_after_any_end_and_with_any_launcher(trained, uninterrupte
     [
         (["seed=2"], r"the ranks differ: common.seed is 1 in rank 0 and 2 in rank 1; .*seed is 1"),
         (["evaluate.beam=0"], r"rank 1 refused: evaluate.beam is 0"),
+        (["optimization.lrr=1"], r"rank 1 refused: unknown key"),
     ],
 )
 def test_a_rank_with_other_settings_ends_all_ranks_before_anything_is_written(trained, tmp_path, others, words):

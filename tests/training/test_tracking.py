@@ -121,7 +121,7 @@ def track(folder):
 
 
 class Server:
-    """A server at WANDB_BASE_URL that gives one answer: a status, a page, or None after a minute."""
+    """A server at WANDB_BASE_URL that gives one answer: a status, or None after a minute."""
 
     def __init__(self, answer):
         stopped = self.stopped = threading.Event()
@@ -131,7 +131,7 @@ class Server:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if answer is None:
                     stopped.wait(60)
-                self.send_response(answer if isinstance(answer, int) else 200)
+                self.send_response(answer or 200)
                 self.end_headers()
                 self.wfile.write(b"<html>")
 
