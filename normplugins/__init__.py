@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from normplugins.runs.trained import TrainedRun
 
-__version__ = "0.4.0"
+__version__ = "0.5.0.dev0"
 
 
 def load(run: "str | Path") -> "TrainedRun":

@@ -13,6 +13,7 @@ commit=$(git rev-parse --verify --quiet "$tag^{commit}") || {  # a checkout with
   case $tag in
     v0.2.0) commit=27b379122f059b07a6697e862c4bf8e1f1cbcda4 ;;
     v0.3.0) commit=3f4473e156ce3894a28c553633d57e5cba31972d ;;
+    v0.4.0) commit=21e0c5d5ec9db2c63910116da682a45a8ebb1887 ;;
     *) echo "this checkout has no tag $tag: git fetch --tags" >&2; exit 1 ;;
   esac
 }

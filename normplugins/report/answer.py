@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from normplugins.report.contrasts import (
 )
 from normplugins.report.plans import Plan
 from normplugins.report.probe_table import LAST_EPOCHS, losses_minus_ln, mean_and_range
+from normplugins.report.records import WHOLE
 from normplugins.report.run_page import run_links
 
 Findings = Mapping[str, Sequence[Finding]]
@@ -54,12 +56,13 @@ RELEASED = Contrast("bn_released", "ln")
 _SCALING = re.compile(r",norm\.group_scaling=\w+")
 
 
-def sentences(results: Path, findings: Findings, probe: pd.DataFrame) -> list[str]:
+def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.DataFrame) -> list[str]:
     """Return the answer in about ten plain sentences, as Markdown.
 
     Args:
         results: the folder of the records.
         findings: the findings of each checkpoint.
+        found: the records, as :func:`normplugins.report.records.read_results` returns them.
         probe: what :func:`normplugins.report.probe_table.probe_table` returns.
 
     Raises:
@@ -67,7 +70,10 @@ def sentences(results: Path, findings: Findings, probe: pd.DataFrame) -> list[st
     """
     primary = findings[CHECKPOINTS[0]]
     by_name = {each.contrast.name: each for each in primary}
-    better, worse = (f"**{question}** {describe_verdict(by_name[name])}" for name, question in QUESTIONS.items())
+    better, worse = (
+        f"**{question}** {describe_verdict(by_name[name])}{_of_length(by_name[name], found)}"
+        for name, question in QUESTIONS.items()
+    )
     (released,) = find(results, contrasts=[RELEASED])
     worse += f" {RELEASED.name}, which is no contrast of the protocol: {describe_difference(released, p_value=False)}."
     worse += _statistics_of_bn(probe)
@@ -81,6 +87,22 @@ def sentences(results: Path, findings: Findings, probe: pd.DataFrame) -> list[st
         _checkpoints(findings),
         RULE,
     ]
+
+
+def without_penalty(finding: Finding, found: pd.DataFrame) -> str:
+    """Return the mean difference of BLEU divided by its brevity penalty, averaged checkpoint; "" without it."""
+    if finding.difference is None:
+        return ""
+    of_test = (found["experiment"] == EXPERIMENT) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)
+    scores = found[of_test & (found["checkpoint"] == CHECKPOINTS[0]) & found["seed"].isin(finding.difference.seeds)]
+    means = (scores["value"] / scores["brevity"]).groupby(scores["variant"]).mean()
+    difference = means.get(finding.contrast.system, math.nan) - means.get(finding.contrast.baseline, math.nan)
+    return "" if math.isnan(difference) else f"{difference:+.2f}"
+
+
+def _of_length(finding: Finding, found: pd.DataFrame) -> str:
+    difference = without_penalty(finding, found)
+    return f" Without BLEU's penalty for short translations, the difference is {difference}." if difference else ""
 
 
 def describe_progress(results: Path, primary: Sequence[Finding]) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
-from normplugins.report.answer import Findings, format_interval, format_p, verdict_label
+from normplugins.report.answer import Findings, format_interval, format_p, verdict_label, without_penalty
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import CELLS, CHECKPOINTS, EXPERIMENT, MARGIN, UNDECIDED, Finding
+from normplugins.report.contrasts import CELLS, CHECKPOINTS, EXPERIMENT, MARGIN, UNDECIDED
 from normplugins.report.records import WHOLE
 from normplugins.report.table import build_table
 from normplugins.utils.terminal import Table
@@ -34,7 +32,7 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
             "p (Holm)": format_p(first.p_adjusted) if first.seeds > 1 else "",
             **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
                for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
-            NO_PENALTY: _without_penalty(first, scores),
+            NO_PENALTY: without_penalty(first, found),
             "seeds": f"{first.seeds} of {first.planned}",
             "verdict": verdict_label(first),
             POWER: needed,
@@ -82,16 +80,6 @@ def as_csv(findings: Findings) -> str:
                "bootstrap_low", "bootstrap_high", "p_holm", "verdict", "seeds_needed", "diverged_system",
                "diverged_baseline"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns).to_csv(index=False, float_format="%.6g")
-
-
-def _without_penalty(finding: Finding, scores: pd.DataFrame) -> str:
-    """Return the mean difference of BLEU divided by the brevity penalty; "" without it."""
-    if finding.difference is None:
-        return ""
-    scores = scores[(scores["checkpoint"] == CHECKPOINTS[0]) & scores["seed"].isin(finding.difference.seeds)]
-    means = (scores["value"] / scores["brevity"]).groupby(scores["variant"]).mean()
-    difference = means.get(finding.contrast.system, math.nan) - means.get(finding.contrast.baseline, math.nan)
-    return "" if math.isnan(difference) else f"{difference:+.2f}"
 
 
 def _mixed_processors(findings: Findings, ended: pd.DataFrame) -> list[str]:

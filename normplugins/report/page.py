@@ -162,7 +162,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     findings, probe = {checkpoint: find(results, checkpoint) for checkpoint in CHECKPOINTS}, probe_table(results)
     primary = findings[CHECKPOINTS[0]]
     writer.page.append("## The answer")
-    for text in answer.sentences(results, findings, probe):
+    for text in answer.sentences(results, findings, found, probe):
         writer.say(text)
     writer.page += writer.show(forest(CONTRASTS_TITLE, primary), "contrasts", "Contrasts with intervals")
     writer.table(contrast_table(findings, found), "###")

@@ -182,6 +182,7 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
         in text
     )
     assert "Group scaling: not run." in text
+    assert f"translations, the difference is {rows['PN - LN']['without penalty']}." in text
     assert re.search(
         r"in 1 of 1 pairs of runs that differ in group scaling alone \(PN\), the run with it scores higher; the "
         r"differences are (\+\S+) to \1 BLEU\.",
