@@ -70,8 +70,9 @@ def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.
     """
     primary = findings[CHECKPOINTS[0]]
     by_name = {each.contrast.name: each for each in primary}
+    scores = scores_on_test(found)
     better, worse = (
-        f"**{question}** {describe_verdict(by_name[name])}{_of_length(by_name[name], found)}"
+        f"**{question}** {describe_verdict(by_name[name])}{_of_length(by_name[name], scores)}"
         for name, question in QUESTIONS.items()
     )
     (released,) = find(results, contrasts=[RELEASED])
@@ -89,19 +90,32 @@ def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.
     ]
 
 
-def without_penalty(finding: Finding, found: pd.DataFrame) -> str:
-    """Return the mean difference of BLEU divided by its brevity penalty, averaged checkpoint; "" without it."""
+def planned_cells(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the cells of Multi30k that the protocol compares."""
+    return found[(found["experiment"] == EXPERIMENT) & found["variant"].isin([*CELLS])]
+
+
+def scores_on_test(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of these cells that hold the BLEU on the whole test set."""
+    found = planned_cells(found)
+    return found[(found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
+
+
+def without_penalty(finding: Finding, scores: pd.DataFrame) -> str:
+    """Return the mean difference of BLEU divided by its brevity penalty, averaged checkpoint; "" without it.
+
+    ``scores`` is what :func:`scores_on_test` returns.
+    """
     if finding.difference is None:
         return ""
-    of_test = (found["experiment"] == EXPERIMENT) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)
-    scores = found[of_test & (found["checkpoint"] == CHECKPOINTS[0]) & found["seed"].isin(finding.difference.seeds)]
+    scores = scores[(scores["checkpoint"] == CHECKPOINTS[0]) & scores["seed"].isin(finding.difference.seeds)]
     means = (scores["value"] / scores["brevity"]).groupby(scores["variant"]).mean()
     difference = means.get(finding.contrast.system, math.nan) - means.get(finding.contrast.baseline, math.nan)
     return "" if math.isnan(difference) else f"{difference:+.2f}"
 
 
-def _of_length(finding: Finding, found: pd.DataFrame) -> str:
-    difference = without_penalty(finding, found)
+def _of_length(finding: Finding, scores: pd.DataFrame) -> str:
+    difference = without_penalty(finding, scores)
     return f" Without BLEU's penalty for short translations, the difference is {difference}." if difference else ""
 
 

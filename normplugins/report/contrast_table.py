@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pandas as pd
 
-from normplugins.report.answer import Findings, format_interval, format_p, verdict_label, without_penalty
+from normplugins.report.answer import (
+    Findings,
+    format_interval,
+    format_p,
+    planned_cells,
+    scores_on_test,
+    verdict_label,
+    without_penalty,
+)
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import CELLS, CHECKPOINTS, EXPERIMENT, MARGIN, UNDECIDED
-from normplugins.report.records import WHOLE
+from normplugins.report.contrasts import CHECKPOINTS, MARGIN, UNDECIDED
 from normplugins.report.table import build_table
 from normplugins.utils.terminal import Table
 
@@ -18,9 +25,9 @@ TEXTS, DETAILS = ("contrast", "verdict"), ("p (Holm)", NO_PENALTY, POWER, "diver
 
 def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
     """Return the table of all contrasts; ``found`` holds the records, as ``read_results`` returns them."""
-    runs = found[_planned(found)].drop_duplicates(["variant", "seed"])
+    runs = planned_cells(found).drop_duplicates(["variant", "seed"])
     ended = runs[runs["diverged"] == ""]
-    scores = found[_planned(found) & (found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
+    scores = scores_on_test(found)
     rows = []
     for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
         needed = ""
@@ -32,7 +39,7 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
             "p (Holm)": format_p(first.p_adjusted) if first.seeds > 1 else "",
             **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
                for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
-            NO_PENALTY: without_penalty(first, found),
+            NO_PENALTY: without_penalty(first, scores),
             "seeds": f"{first.seeds} of {first.planned}",
             "verdict": verdict_label(first),
             POWER: needed,
@@ -109,7 +116,3 @@ def _last_checkpoint(scores: pd.DataFrame) -> list[str]:
         f"Averaging shortens the output in {(averaged < last).sum()} of {len(runs)} runs: the mean brevity penalty is "
         f"{averaged.mean():.3f} for averaged checkpoints and {last.mean():.3f} for last ones.",
     ]
-
-
-def _planned(found: pd.DataFrame) -> pd.Series[bool]:
-    return (found["experiment"] == EXPERIMENT) & found["variant"].isin([*CELLS])

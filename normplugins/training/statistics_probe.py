@@ -55,6 +55,7 @@ class StatisticsProbe:
     def __init__(self, model: nn.Module, on: bool) -> None:
         modules = model.named_modules() if on else ()
         self._norms = {name: module for name, module in modules if name.rpartition(".")[2] in NORM_ATTRIBUTES}
+        self._with_nu: list[Any] = [norm for norm in self._norms.values() if hasattr(norm, "nu")]
 
     @contextmanager
     def watch(self, update: int) -> Iterator[list[dict[str, Any]]]:
@@ -83,7 +84,7 @@ class StatisticsProbe:
 
     def largest_nu(self) -> float | None:
         """Return the largest ‖ν‖/d of the norms now, NaN if one is not finite; None without ν or if it is not on."""
-        sizes = [_size(norm.nu) for norm in self._norms.values() if hasattr(norm, "nu")]
+        sizes = [_size(norm.nu) for norm in self._with_nu]
         return float(torch.stack(sizes).max()) if sizes else None
 
 
