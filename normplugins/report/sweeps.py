@@ -27,7 +27,9 @@ from normplugins.utils.paths import config_dir
 HOLDS, FAILS = "holds", "does not hold"
 """The verdicts on a claim, besides ``UNDECIDED`` and ``NOT_RUN``."""
 TOKENS, DECAY, RATE = "dataset.max_tokens", "optimizer.weight_decay", "optimization.lr"
-BATCH_SIZE, WEIGHT_DECAY, LEARNING_RATE, PRECISION = "batch_size", "weight_decay", "learning_rate", "precision"
+BATCH_SIZE, ONE_SENTENCE, WEIGHT_DECAY, LEARNING_RATE, PRECISION = (
+    "batch_size", "one_sentence", "weight_decay", "learning_rate", "precision"
+)  # fmt: skip
 """The plans in ``configs/campaign/``."""
 WORKS = 0.5
 """A learning rate works if no run diverges and each reaches this part of the best score of its norm."""
@@ -113,6 +115,26 @@ def small_batches(results: Path) -> tuple[str, str]:
         f"BN as released - LN at {differences}. The claim holds if BN is worse at the smallest size, with an interval "
         "below the one at the largest. Every size has the same learning rate and number of epochs, so smaller batches "
         f"make more updates. Runs: {paired_runs(results, *found.values())}."
+    )
+
+
+def one_sentence(results: Path) -> tuple[str, str]:
+    """Judge whether BN falls behind LN when a batch has one sentence: verdict and evidence."""
+    cells = {cell.partition(",")[0]: cell for _, cell in Plan.named(ONE_SENTENCE).cells}
+    others = [norm for norm in cells if norm != "ln"]
+    judged = _find(results, ONE_SENTENCE, [(cells[norm], cells["ln"]) for norm in others])
+    found = dict(zip(others, judged, strict=True))
+    forms = [each for norm, each in found.items() if norm.startswith("bn")]
+    if not all(each.difference for each in forms):
+        return NOT_RUN, "LN and both forms of BN need a seed each."
+    if any({"equivalent", "better"} & {*each.parts} for each in forms):
+        verdict = FAILS
+    else:
+        verdict = HOLDS if all("worse" in each.parts for each in forms) else UNDECIDED
+    differences = "; ".join(f"{norm} - ln: {describe_difference(each)}" for norm, each in found.items())
+    return so_far(verdict, not Plan.named(ONE_SENTENCE).progress(results).left), (
+        f"{differences}. The claim holds if both forms of BN are worse than LN. "
+        f"Runs: {paired_runs(results, *found.values())}."
     )
 
 

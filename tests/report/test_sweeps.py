@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from normplugins.report.sweeps import batch_sizes, learning_rates, small_batches, weight_decay
+from normplugins.report.plans import Plan
+from normplugins.report.sweeps import batch_sizes, learning_rates, one_sentence, small_batches, weight_decay
 from tests.helpers.pictures import clipped, overlapping, written
 from tests.helpers.records import put, put_diverged, put_translated, record, scored
 
@@ -55,6 +56,22 @@ def test_the_figure_of_batch_sizes_needs_two_sizes_of_a_norm(tmp_path: Path) -> 
     assert overlapping(figure) == []
 
 
+def test_bn_fails_at_one_sentence_if_both_forms_of_it_are_worse(tmp_path: Path) -> None:
+    cells = {cell.partition(",")[0]: cell for _, cell in Plan.named("one_sentence").cells}
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, cells["ln"], seed, {1: seed}, **BASE)
+        put_translated(tmp_path, cells["bn"], seed, {1: 40 + seed}, **BASE)
+    assert one_sentence(tmp_path)[0] == "not run"
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, cells["bn_released"], seed, {1: 30 + seed}, **BASE)
+    verdict, said = one_sentence(tmp_path)
+    assert verdict == "holds so far", "the plan has other norms"
+    assert "pn - ln: not run" in said
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, cells["bn_released"], seed, {1: seed}, **BASE)
+    assert one_sentence(tmp_path)[0] == "does not hold so far"
+
+
 def test_weight_decay_is_compared_with_a_control_of_a_matched_rate(tmp_path: Path) -> None:
     assert weight_decay(tmp_path)[0] == "not run"
     for seed in (1, 2, 3):
@@ -76,7 +93,7 @@ def test_weight_decay_is_compared_with_a_control_of_a_matched_rate(tmp_path: Pat
 
 def put_rates(results: Path, norm: str, scores: dict[str, float | None], seeds: int = 3) -> None:
     for rate, bleu in scores.items():
-        cell = f"{norm},optimization.lr={rate}" if rate != "0.005" else norm
+        cell = norm + (f",optimization.lr={rate}" if rate != "0.005" else "") + ",optimization.max_epoch=8"
         for seed in range(1, seeds + 1):
             if bleu is None:
                 put_diverged(results, "multi30k", cell, seed)
@@ -91,7 +108,7 @@ def test_a_norm_allows_a_larger_rate_if_its_largest_one_is_larger(tmp_path: Path
     assert learning_rates(tmp_path)[0] == "not run"
     put_rates(tmp_path, "none", {"0.005": 33.0, "0.01": None, "0.02": None})
     verdict, said = learning_rates(tmp_path)
-    assert verdict == "holds so far", "the plan has smaller rates, too"
+    assert verdict == "holds so far", "the plan has a larger rate, too"
     assert "none: 0.005 (BLEU 33.00), 0.01 (3 diverged)" in said
     assert "largest rate that works: 0.01. none" in said
 
@@ -107,5 +124,5 @@ def test_rates_that_both_work_or_single_seeds_decide_nothing(tmp_path: Path) -> 
 
 def test_without_a_norm_the_rate_can_be_as_large(tmp_path: Path) -> None:
     for norm in ("ln", "none"):
-        put_rates(tmp_path, norm, {"0.00125": 30.0, "0.0025": 33.0, "0.005": 35.0, "0.01": 34.0, "0.02": 1.0})
+        put_rates(tmp_path, norm, {"0.005": 35.0, "0.01": 34.0, "0.02": 30.0, "0.04": 1.0})
     assert learning_rates(tmp_path)[0] == "does not hold"
