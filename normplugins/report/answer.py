@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from normplugins.report.contrasts import (
     find,
     so_far,
 )
+from normplugins.report.group_scaling import scaled_tokens, scaling_effect
 from normplugins.report.plans import Plan
 from normplugins.report.probe_table import LAST_EPOCHS, losses_minus_ln, mean_and_range
 from normplugins.report.records import WHOLE
@@ -48,12 +48,10 @@ RULE = (
     "adjusted by Holm's method, separately for the six confirmatory and the six exploratory contrasts; a complete "
     "contrast is adjusted as if every incomplete one had p = 1. Verdicts are about this corpus and this small model. "
     "[docs/norms.md](../docs/norms.md) explains the norms, and the [protocol](../docs/protocol.md) says how a verdict "
-    "is reached. Its amendments 12 to 16 (wider intervals, the rule for the second question, the order of the runs) "
-    "were made when 27 runs were known."
+    "is reached, and which of its rules were made with scores known."
 )
 RELEASED = Contrast("bn_released", "ln")
 """BN as released is most likely the BN of the paper; the protocol has no contrast of it with LN."""
-_SCALING = re.compile(r",norm\.group_scaling=\w+")
 
 
 def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.DataFrame) -> list[str]:
@@ -76,13 +74,16 @@ def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.
         for name, question in QUESTIONS.items()
     )
     (released,) = find(results, contrasts=[RELEASED])
-    worse += f" {RELEASED.name}, which is no contrast of the protocol: {describe_difference(released, p_value=False)}."
+    worse += (
+        " That is textbook BN. The BN of the released code, most likely the paper's, scales each token first: "
+        f"{RELEASED.name} {describe_difference(released, p_value=False)}, which is no contrast of the protocol."
+    )
     worse += _statistics_of_bn(probe)
     others = [each for name, each in by_name.items() if name not in QUESTIONS and name not in PARTS]
     return [
         describe_progress(results, primary),
         better,
-        _parts(by_name),
+        " ".join(filter(None, [_parts(by_name), scaled_tokens(scores)])),
         worse,
         _others(others),
         _checkpoints(findings),
@@ -124,8 +125,9 @@ def describe_progress(results: Path, primary: Sequence[Finding]) -> str:
     progress = Plan.named(EXPERIMENT).progress(results)
     lost = f", and {progress.diverged} diverged" if progress.diverged else ""
     runs = f"{progress.published} of {progress.planned} planned runs of Multi30k are published{lost}"
+    complete = sum(each.complete for each in primary if each.difference)
     decided = sum(each.decided and each.final for each in primary)
-    verdicts = f"{decided} of {len(primary)} contrasts are decided."
+    verdicts = f"{complete} of {len(primary)} contrasts have all their pairs, and {decided} are decided."
     if not progress.left:
         return f"No planned run is left: {runs}. {verdicts}"
     most = max(each.seeds for each in primary)
@@ -165,7 +167,8 @@ def describe_difference(found: Finding, p_value: bool = True) -> str:
         return "not run"
     seeds = f"{found.seeds} seeds" if found.complete else f"{found.seeds} of {found.planned} seeds"
     seeds = "one seed, interval over sentences alone" if found.seeds == 1 else seeds
-    p = "" if found.seeds == 1 or not p_value else f", adjusted p = {format_p(found.p_adjusted)}"
+    p = "" if found.seeds == 1 or not p_value else f", p = {format_p(found.difference.p)}"
+    p += f", adjusted {format_p(found.p_adjusted)}" if p else ""
     lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
     return f"{format_interval(found, ' BLEU')}, {seeds}{p}{lost}"
 
@@ -193,7 +196,9 @@ def agreement(found: Finding) -> str:
         return "The direction is the opposite of the one that the paper reports."
     if "equivalent" in parts:
         return f"The paper reports a difference of {MARGIN} BLEU or more on its corpora."
-    return "This neither confirms nor contradicts the paper."
+    low, high = found.difference.interval if found.difference else (0.0, 0.0)
+    both = f": the interval contains both 0 and the paper's +{MARGIN}" if claimed == "better" else ""
+    return f"This neither confirms nor contradicts the paper{both if low < 0 < MARGIN < high else ''}."
 
 
 def _statistics_of_bn(probe: pd.DataFrame) -> str:
@@ -233,38 +238,16 @@ def _others(findings: Sequence[Finding]) -> str:
 
 
 def _checkpoints(findings: Findings) -> str:
-    every = zip(*(findings[name] for name in CHECKPOINTS), strict=True)
-    scored = {row[0].contrast.name: [each.difference.mean for each in row if each.difference] for row in every}
-    scored = {name: means for name, means in scored.items() if len(means) == len(CHECKPOINTS)}
-    if not scored:
-        return "**Does the choice of the checkpoint matter?** Not run."
-    turned = [name for name, means in scored.items() if min(means) < 0 < max(means)]
-    three = "the averaged, the last and the best checkpoint"
-    if turned:
-        which = f"disagree on the sign of the difference: {'; '.join(turned)}"
-        sentence = f"In {len(turned)} of {len(scored)} contrasts, {three} {which}."
-    else:
-        sentence = f"In all {len(scored)} contrasts, {three} agree on the sign of the difference."
+    """Return the differences of each checkpoint in the contrasts that have all their pairs."""
+    every = [row for row in zip(*(findings[name] for name in CHECKPOINTS), strict=True) if row[0].complete]
+    shown = [
+        f"{row[0].contrast.name}: " + ", ".join(
+            f"{format_interval(each)} with the {name} checkpoint" for name, each in zip(CHECKPOINTS, row, strict=True)
+        )
+        for row in every if row[0].difference
+    ]  # fmt: skip
+    sentence = f"{'; '.join(shown)}." if shown else "No contrast has all its pairs yet."
     return f"**Does the choice of the checkpoint matter?** {sentence}"
-
-
-def scaling_effect(findings: Sequence[Finding]) -> str:
-    """Return in how many pairs of runs the one with group scaling scores higher, and by how much; "" without any."""
-    scaling = [each for each in findings if each.difference and _differ_in_group_scaling(each.contrast)]
-    gains = [gain for each in scaling if each.difference for gain in each.difference.by_seed]
-    if not gains:
-        return ""
-    norms = [CELLS[each.contrast.baseline].removesuffix(" without group scaling") for each in scaling]
-    higher = sum(gain > 0 for gain in gains)
-    return (
-        f"Not a test, because pairs of one seed are not independent: in {higher} of {len(gains)} pairs of runs that "
-        f"differ in group scaling alone ({', '.join(norms)}), the run with it scores higher; the differences are "
-        f"{min(gains):+.2f} to {max(gains):+.2f} BLEU."
-    )
-
-
-def _differ_in_group_scaling(contrast: Contrast) -> bool:
-    return _SCALING.sub("", contrast.system) == _SCALING.sub("", contrast.baseline)
 
 
 def verdict_label(found: Finding) -> str:

@@ -30,7 +30,7 @@ def metric_name(metric: str) -> str:
     return METRICS.get(metric, (metric,))[0]
 
 
-COMPARED_WITH = {"ln": "ln with the same other settings", "usual": "the same norm with the usual setting"}
+COMPARED_WITH = {"ln": "ln with the same other settings", "usual setting": "the same norm with the usual setting"}
 """What the cells of a figure are compared with, by its short name."""
 
 
@@ -128,14 +128,14 @@ def baseline(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
 def references(cells: Sequence[Cell]) -> tuple[str, list[Cell | None]]:
     """Return a name for what each cell is compared with in figures, and the cell, or None for a cell without one.
 
-    The name is a key of ``COMPARED_WITH``: "usual" where each norm also has cells with a setting that is not the
-    norm's, as in the plan of precisions, and otherwise "ln".
+    The name is a key of ``COMPARED_WITH``: "usual setting" where each norm also has cells with a setting that is not
+    the norm's, as in the plan of precisions, and otherwise "ln".
     """
     plain = [_identity(cell, others=False) for cell in cells]
     usual = {each: cell for each, cell in zip(plain, cells, strict=True) if each == _identity(cell)}
     varied = [None if each == _identity(cell) else usual.get(each) for each, cell in zip(plain, cells, strict=True)]
     if {cell.first["norm"] for cell in varied if cell} == {cell.first["norm"] for cell in cells}:
-        return "usual", varied
+        return "usual setting", varied
     return "ln", [baseline(cell, cells) for cell in cells]
 
 

@@ -18,8 +18,9 @@ from normplugins.report.contrasts import CHECKPOINTS, MARGIN, UNDECIDED
 from normplugins.report.table import build_table
 from normplugins.utils.terminal import Table
 
-POWER, NO_PENALTY = "seeds for\n80 % power", "without\npenalty"
-TEXTS, DETAILS = ("contrast", "verdict"), ("p (Holm)", NO_PENALTY, POWER, "diverged", "stopped\nearly")
+POWER, NO_PENALTY = f"seeds to\nfind {MARGIN}", "without\npenalty"
+P = "p (Holm)"
+TEXTS, DETAILS = ("contrast", "verdict"), (P, NO_PENALTY, POWER, "diverged", "stopped\nearly")
 """Columns of the table of contrasts."""
 
 
@@ -36,7 +37,8 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         rows.append({
             "contrast": first.contrast.name,
             "averaged [95 %]": format_interval(first),
-            "p (Holm)": format_p(first.p_adjusted) if first.seeds > 1 else "",
+            P: f"{format_p(first.difference.p)} ({format_p(first.p_adjusted)})"
+            if first.difference and first.seeds > 1 else "",
             **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
                for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
             NO_PENALTY: without_penalty(first, scores),
@@ -57,13 +59,14 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",
         *_last_checkpoint(scores),
-        *_mixed_processors(findings, ended),
+        _mixed_hardware(findings, ended),
     ]
     if any(row[POWER] for row in rows):
         notes.append(
-            f"Seeds for 80 % power: at a true difference of {MARGIN} BLEU, before the adjustment of p, which needs "
-            f"more. A rough estimate from {SPREAD_SEEDS} seeds on: with {SPREAD_SEEDS}, the variance between seeds may "
-            "be several times larger or smaller than measured."
+            f"Seeds to find {MARGIN}: with so many, an unadjusted test finds a true difference of {MARGIN} BLEU with a "
+            "power of 80 %; an adjusted one needs more. It does not say when the measured difference will be decided. "
+            f"A rough estimate from {SPREAD_SEEDS} seeds on: with {SPREAD_SEEDS}, the variance between seeds may be "
+            "several times larger or smaller than measured."
         )
     if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
         notes.append("With one seed, the interval is over sentences alone and leaves out the spread between seeds.")
@@ -89,16 +92,20 @@ def as_csv(findings: Findings) -> str:
     return pd.DataFrame(rows, columns=columns).to_csv(index=False, float_format="%.6g")
 
 
-def _mixed_processors(findings: Findings, ended: pd.DataFrame) -> list[str]:
-    """Return in how many pairs the two runs come from different hardware, if there are any."""
-    hardware = dict(zip(zip(ended["variant"], ended["seed"], strict=True), ended["hardware"], strict=True))
+def _mixed_hardware(findings: Findings, ended: pd.DataFrame) -> str:
+    """Return in how many pairs the two runs come from different processors or numbers of threads."""
+    runs = ended.set_index(["variant", "seed"])
     pairs = [(each.contrast, seed) for each in findings[CHECKPOINTS[0]] if each.difference
              for seed in each.difference.seeds]  # fmt: skip
-    mixed = sum(hardware[one.system, seed] != hardware[one.baseline, seed] for one, seed in pairs)
-    return [
-        f"In {mixed} of {len(pairs)} pairs, the runs come from different processors, which adds to the spread between "
-        "seeds and can shift a difference (amendment 18 of the protocol)."
-    ] if mixed else []  # fmt: skip
+    processors, threads = (
+        sum(runs.at[(one.system, seed), column] != runs.at[(one.baseline, seed), column] for one, seed in pairs)
+        for column in ("hardware", "threads")
+    )
+    return (
+        f"In {processors} of {len(pairs)} pairs the processors of the two runs differ, and in {threads} the numbers of "
+        "threads. Either changes the rounding, and so gives another model from the same seed (amendments 11 and 18 of "
+        "the protocol)."
+    )
 
 
 def _last_checkpoint(scores: pd.DataFrame) -> list[str]:

@@ -35,7 +35,7 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
         return None
     scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
     rows = [cell for cell in PN_CELLS if (shown["cell"] == cell).any()]  # with group scaling first
-    labels = [cell.replace(f"{SCALING}true", ", scaled").replace(f"{SCALING}false", ", unscaled") for cell in rows]
+    labels = [cell.replace(f"{SCALING}true", ", scaling").replace(f"{SCALING}false", ", no scaling") for cell in rows]
     with style.drawing():
         figure = style.new_figure(4.2)
         axes = figure.subplot_mosaic([["means", "deviations"], ["strip", "strip"]], height_ratios=[3, 1])

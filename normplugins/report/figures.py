@@ -143,6 +143,7 @@ def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]
         dashes = line.dashes if len(members) > 1 else "-"
         look: dict[str, Any] = {"linestyle": dashes, "marker": "o" if len(table) == 1 else ""}
         color, width = (style.GREY, 1) if line in behind else (line.color, 1.5)
+        look |= {"linestyle": ":"} if line in behind else {}
         axis.plot(table.mean(axis=1), color=color, linewidth=width, **look)
         if table.shape[1] > 1:
             band = (table.min(axis=1), table.max(axis=1))
@@ -168,9 +169,9 @@ def _notes(cells: Sequence[Cell], shown: Sequence[Cell], reference: str) -> list
         seeds = f"lines: mean over seeds ({' to '.join(map(str, sorted({counts[0], counts[-1]})))})"
         seeds += "; bands: lowest to highest seed"
     has_grey = reference and len(shown) > FEW
-    grey = f"grey: {COMPARED_WITH[reference]}; " if has_grey else ""
+    grey = f"grey, dotted: {COMPARED_WITH[reference]}; " if has_grey else ""
     smoothed = "; loss is label-smoothed" if (runs["label_smoothing"] > 0).any() else ""
-    of_norm = f", {COMPARED_WITH[reference]}" if reference == "usual" else ""
+    of_norm = f", {COMPARED_WITH[reference]}" if reference == "usual setting" else ""
     paired = f"; minus {reference}: of the same seed{of_norm}" if reference else ""
     notes = [f"{grey}{seeds}{paired}{smoothed}", "losses of the first tenth of the training may lie outside the axes"]
     sizes = zip(runs["train_size"], runs["note"], strict=True)

@@ -54,6 +54,9 @@ def forest(title: str, findings: Sequence[Finding], names: Sequence[str] = ()) -
         for row, (each, _, mean, interval) in enumerate(rows):
             low, high = np.clip(interval, -reach, reach)
             style.dot(axis, row, mean, (low, high), COLOR, each.seeds > 1)
+            if each.difference and each.seeds > 1:
+                by_seed = np.clip(each.difference.by_seed, -reach, reach)
+                axis.plot(by_seed, [row] * len(by_seed), "|", color="#000000", markersize=7)
             for bound, arrow in zip(interval, "<>", strict=True):
                 if abs(bound) > reach:
                     axis.plot(math.copysign(reach, bound), row, arrow, color=COLOR, clip_on=False)
@@ -109,7 +112,7 @@ def _said(found: Finding) -> str:
 def _notes(every: Sequence[Finding], shown: Sequence[Finding], clipped: bool) -> list[str]:
     notes = [f"right of 0: the first of the two is better; grey: ±{MARGIN} BLEU"]
     if any(each.seeds > 1 for each in shown):
-        notes.append("━●━ several seeds: 95 % intervals over seeds and sentences, not adjusted")
+        notes.append("━●━ several seeds: 95 % intervals over seeds and sentences, not adjusted; | each seed")
     if any(each.seeds == 1 for each in shown):
         notes.append("─○─ one seed: 95 % intervals over sentences only, not over seeds")
     if clipped:

@@ -47,10 +47,10 @@ PN_CELLS = {
     "pn_alg2": "without group scaling",
 }
 PN_QUANTITIES = {
-    "nu": "running product\n$‖ν‖\\,/\\,d$",
-    "nu_distance": "batch against it\n$‖Λ_B-ν‖\\,/\\,d$",
-    "grad_output": "gradient after\n$‖∂L/∂y‖$",
-    "grad_input": "gradient before\n$‖∂L/∂x‖$",
+    "nu": "running ν\n$‖ν‖\\,/\\,d$",
+    "nu_distance": "batch minus ν\n$‖Λ_B-ν‖\\,/\\,d$",
+    "grad_output": "at the output\n$‖∂L/∂y‖$",
+    "grad_input": "at the input\n$‖∂L/∂x‖$",
 }
 TRANSFORMER, RESNET = "transformer, Multi30k", "ResNet20, CIFAR-10"
 Shown = tuple[Figure, pd.DataFrame]
@@ -83,7 +83,7 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
     # records of version 0.2.0 hold the products of bn_released multiplied by positions/tokens
     norms = {*NORMS} - ({"bn_released"} if name.startswith("backward") else set())
     shown = table[table["cell"].isin(norms) & table["layer"].str.startswith("encoder.")]
-    shown = along_training(shown, EVERY_NORM[name])
+    shown = _of_common_seeds(along_training(shown, EVERY_NORM[name]))
     if shown.empty:
         return None
     place = shown["layer"].str.extract(r"layers\.(?P<layer>\d+)\.(?P<site>\w+)")
@@ -103,7 +103,7 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
 def pn_backward(table: pd.DataFrame) -> Shown | None:
     """Draw nu and the gradients at the norms of PN with and without group scaling; None if there is no such run."""
     shown = table[table["cell"].isin([*PN_CELLS]) & table["layer"].str.startswith("encoder.")]
-    shown = along_training(shown, PN_QUANTITIES, begin=1)
+    shown = _of_common_seeds(along_training(shown, PN_QUANTITIES, begin=1))
     norm = shown["cell"].str.split(",").str[0]
     shown = shown.assign(
         row=shown["quantity"].map([*PN_QUANTITIES].index),
@@ -114,6 +114,13 @@ def pn_backward(table: pd.DataFrame) -> Shown | None:
     )
     looks = {"with group scaling": ("#0072B2", "-"), "without group scaling": ("#D55E00", style.DASHES[1])}
     return None if shown.empty else (_draw(shown, looks, 6.6), shown)
+
+
+def _of_common_seeds(shown: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the seeds that all cells have, if there are any: a range over more seeds is wider."""
+    seeds = [{*each} for _, each in shown.groupby("cell")["seed"]]
+    common = set.intersection(*seeds) if seeds else set()
+    return shown[shown["seed"].isin(common)] if common else shown
 
 
 def _draw(shown: pd.DataFrame, looks: Mapping[str, tuple[str, Any]], height: float, share: bool = True) -> Figure:

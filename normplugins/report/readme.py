@@ -9,6 +9,7 @@ import pandas as pd
 from normplugins.report.answer import describe_difference, describe_progress, verdict_label
 from normplugins.report.cells import group
 from normplugins.report.contrasts import CELLS, EXPERIMENT, Finding
+from normplugins.report.records import WHOLE
 from normplugins.report.writer import wrapped
 from normplugins.utils.files import whole_file
 
@@ -26,8 +27,13 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
         found: the records, as :func:`normplugins.report.records.read_results` returns them.
     """
     cells = {cell.first["variant"]: cell for cell in group(found[found["experiment"] == EXPERIMENT])}
+    runs = found[(found["experiment"] == EXPERIMENT) & (found["checkpoint"] == found["scored_by"])]
+    runs = runs[(runs["metric"] == "bleu") & (runs["test_set"] == WHOLE)]
+    by_seed = runs.pivot_table(index="seed", columns="variant", values="value")
+    gains = by_seed.sub(by_seed["ln"], axis=0).mean() if "ln" in by_seed else pd.Series(dtype=float)
     rows = [
-        f"| {name} | `norm={variant.replace(',', ' ')}` | {cells[variant].score('bleu')} | {cells[variant].seeds} |"
+        f"| {name} | `norm={variant.replace(',', ' ')}` | {cells[variant].score('bleu')} | {cells[variant].seeds} | "
+        f"{format(gains[variant], '+.2f') if variant != 'ln' and gains.notna().get(variant) else ''} |"
         for variant, name in CELLS.items()
         if variant in cells
     ]
@@ -38,14 +44,14 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
     ]
     versions = {version for name in CELLS if name in cells for version in cells[name].runs["version"]} - {""}
     how = (
-        "A difference uses the seeds that both norms have; rows have other seeds and processors, so do not subtract "
-        "them. Brackets are 95 % intervals over seeds and sentences, not adjusted; verdicts use Holm's method. ± is "
+        "Rows are means over different seeds: differences, such as the last column, use the seeds that both norms "
+        "have. Brackets are 95 % intervals over seeds and sentences, not adjusted; verdicts use Holm's method. ± is "
         "the sample standard deviation."
     )
     code = [f"Version of the code: {', '.join(sorted(versions))}."] if versions else []
     return "\n".join([
         wrapped(describe_progress(results, findings)),
-        "", "| norm | setting | BLEU | seeds |", "|---|---|---:|---:|", *rows,
+        "", "| norm | setting | BLEU | seeds | minus LN |", "|---|---|---:|---:|---:|", *rows,
         "", wrapped(" ".join([*differences, how, *code])),
     ])  # fmt: skip
 

@@ -154,6 +154,7 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
         "subwords": str(corpus.get("subword", {}).get("kind", "")),
         "hardware": hardware,
         "machine": machine,
+        "threads": int(record["hardware"]["threads"]),
         "version": str(record.get("versions", {}).get("normplugins", "")),
         "label_smoothing": float(config.get("criterion.label_smoothing") or 0),
         "train_curve": _curve(record["curves"]["train"]),

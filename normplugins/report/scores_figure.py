@@ -57,9 +57,10 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
         return None
     pairs = zip(cells, compared_with, strict=True)
     differences = [
-        scored.difference(Contrast(names[cell], names[other])) if cell in names and other in names else None
+        scored.difference(Contrast(names[cell], names[other]), {*cell.runs["seed"]} & {*other.runs["seed"]})
+        if cell in names and other in names and {*cell.runs["seed"]} & {*other.runs["seed"]} else None
         for cell, other in pairs
-    ]
+    ]  # fmt: skip
     labels = [name_of(cell) for cell in cells]
     short = "perplexity" if metric == "ppl" else metric_name(metric)
     where = "left, " if any(differences) else ""

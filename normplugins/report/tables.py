@@ -211,7 +211,10 @@ def _versions_note(cells: Sequence[Cell]) -> list[str]:
             rows.setdefault(cell.each("version"), []).append(cell.label)
     first = max(rows, key=lambda version: len(rows[version]), default="")
     others = [f"{'; '.join(rows[version])} ({version or 'unknown'})" for version in rows if version != first]
-    caveat = "A difference between two versions may come from the code or from the hardware, too."
+    caveat = (
+        "A difference between two versions may also come from the code or the processor; the "
+        "[repeated runs](repeats/README.md) show what a processor changes."
+    )
     return [f"Version of the code: {first}, except {'. '.join(others)}. {caveat}"] if others else []
 
 

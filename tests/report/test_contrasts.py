@@ -161,7 +161,7 @@ def test_the_table_has_the_differences_without_the_brevity_penalty_and_counts_mi
     column = [each.name for each in table.columns].index("without\npenalty")
     row = next(row for row in table.rows if row[0] == "BN - LN")
     whole = records[(records["metric"] == "bleu") & (records["checkpoint"] == "averaged")].groupby("norm")["value"]
-    assert any("In 9 of 13 pairs, the runs come from different processors" in note for note in table.notes)
+    assert any("In 9 of 13 pairs the processors of the two runs differ, and in 0 the" in note for note in table.notes)
     assert row[column] == f"{2 * whole.mean()['bn'] - whole.mean()['ln']:+.2f}"
 
 
@@ -175,8 +175,7 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     assert rows["PN - LN"]["verdict"] == "better so far"
     assert rows["PN - PN without group scaling"]["verdict"] == "one seed: no verdict"
     assert rows["BN - LN"]["seeds"] == "3 of 9"
-    assert "seeds for 80 % power none" in made.section("Contrasts")
-    assert "before the adjustment of p" in text
+    assert "seeds to find 0.4 none" in made.section("Contrasts")
     assert (
         "Running statistics, together with PN's learnt shift, warmup and backward pass: undecided so far. PN - RMS"
         in text
@@ -203,6 +202,8 @@ def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> N
     texts = written(figure)
     assert "better so far, 3 seeds" in texts
     assert "no verdict, 1 seed" in texts
+    seeds = next(line for line in figure.axes[0].lines if line.get_marker() == "|")
+    assert list(seeds.get_xdata()) == list(findings[0].difference.by_seed)
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [line.get_xdata()[0] for line in dots] == [each.difference.mean for each in findings if each.difference]
     assert [line.get_markerfacecolor() == "white" for line in dots] == [

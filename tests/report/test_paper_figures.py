@@ -114,7 +114,7 @@ def test_the_norms_of_pn_have_a_row_each_because_their_gap_is_0(tmp_path: Path) 
     *_, strip = drawn[0].axes
     runs = [line for line in strip.lines if line.get_marker() == "o"]
     assert sorted(line.get_ydata()[0] for line in runs) == [0, 1, 2]
-    assert [label.get_text() for label in strip.get_yticklabels()] == ["pn", "pn, unscaled", "pn_alg2"]
+    assert [label.get_text() for label in strip.get_yticklabels()] == ["pn", "pn, no scaling", "pn_alg2"]
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_differences_to_ln_are_those_of_the_contrasts(tmp_path: Path) -> None:
     assert overlapping(figure) == []
 
 
+def test_a_difference_uses_the_seeds_of_its_rows(tmp_path: Path) -> None:
+    for seed, wrong in ((1, 10), (2, 12), (3, 14), (4, 60)):
+        put_translated(tmp_path, "ln", seed, {3: 5 + seed})
+        put_translated(tmp_path, "pn", seed, {3: wrong})
+    rows = read_results(tmp_path)
+    figure = final_scores(rows[rows["seed"] < 4], "runs", tmp_path)
+    assert figure is not None
+    (dot,) = (line for line in figure.axes[1].lines if line.get_marker() == "o")
+    (found,) = find(tmp_path, contrasts=[Contrast("pn", "ln")])
+    assert list(dot.get_xdata()) == [pytest.approx(np.mean(found.difference.by_seed[:3]))]
+
+
 def test_a_plan_that_varies_another_setting_compares_each_norm_with_itself(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         for cell, wrong in (("ln", 9), ("ln,precision=bf16", 12), ("pn", 3), ("pn,precision=bf16", 5)):
