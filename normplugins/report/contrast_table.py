@@ -90,7 +90,7 @@ def as_csv(findings: Findings) -> str:
 
 
 def _mixed_processors(findings: Findings, ended: pd.DataFrame) -> list[str]:
-    """Return in how many pairs the two runs come from different hardware, if there are any."""
+    """Return a note on the pairs whose two runs come from different hardware, if there are any."""
     hardware = dict(zip(zip(ended["variant"], ended["seed"], strict=True), ended["hardware"], strict=True))
     pairs = [(each.contrast, seed) for each in findings[CHECKPOINTS[0]] if each.difference
              for seed in each.difference.seeds]  # fmt: skip
@@ -102,7 +102,7 @@ def _mixed_processors(findings: Findings, ended: pd.DataFrame) -> list[str]:
 
 
 def _last_checkpoint(scores: pd.DataFrame) -> list[str]:
-    """Return how often the last checkpoint is the best one too, and what averaging does to the length of the output."""
+    """Return notes: how often the last checkpoint is also the best, and how averaging changes the output's length."""
     runs = scores.pivot(index=["variant", "seed"], columns="checkpoint", values=["value", "brevity"])
     if not {*CHECKPOINTS} <= {*scores["checkpoint"]}:
         return []
