@@ -1,7 +1,7 @@
-"""The subcommands of ``normplugins``: one module for each, which the command line finds by itself.
+"""The subcommands of ``normplugins``, one module each; the command line discovers them.
 
 A module has ``add_arguments(parser)`` and ``execute(options)``, which returns an exit status or None. The first line of
-its documentation, after the usage, is the command's help. A command that takes settings KEY=VALUE has the argument
+its docstring, after the usage, is the command's help text. A command that takes settings KEY=VALUE has the argument
 ``overrides``. ``RESUMABLE`` is set if the same command resumes after Ctrl-C. A module imports what is slow to import,
 such as torch and fairseq, in ``execute``, so that ``--help`` is fast.
 """

@@ -1,4 +1,4 @@
-"""Arguments that several commands have."""
+"""Arguments that several commands share."""
 
 import argparse
 import sys
@@ -42,7 +42,7 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
 
 
 def add_trained(parser: argparse.ArgumentParser, example: str) -> None:
-    """Add a run whose model is used, and the options of the text that it reads and writes."""
+    """Add the arguments of a command that applies a trained model to text: the run, the input and the output file."""
     text = f"the folder of a run, such as {example}, or a checkpoint file in it, such as {example}/checkpoint_last.pt"
     parser.add_argument("run", type=Path, metavar="RUN", help=text)
     text = "a text file in UTF-8, plain or .gz, one sentence per line (default: stdin)"

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Examine the models and write the page or the figure of all that were examined."""
+    """Run the chosen analysis and print the path of each file that it has written."""
     analyze = {"causality": _causality, "gradients": _gradients, "embedding": _embedding}[options.analysis]
     for written in analyze(options):
         print(f"written: {written}")

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Return 0 if all cells are done, and EX_TEMPFAIL if the time ended before."""
+    """Run the plans; return 0 if no run is left or with ``--show``, and EX_TEMPFAIL otherwise."""
     with loading():
         from normplugins.runs.campaign import campaign
 

@@ -6,7 +6,7 @@ from normplugins import fairseq_tools
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command; the rest, ``--help`` included, is the tool's."""
+    """Add the arguments of the command; everything after TOOL, including ``--help``, is passed to the tool."""
     parser.usage = "normplugins fairseq TOOL ..."
     parser.epilog = "`normplugins fairseq TOOL --help` shows the options of a tool."
     parser.add_argument("tool", choices=fairseq_tools.TOOLS, help="the tool fairseq-TOOL")

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Publish each run, also after one that is refused."""
+    """Publish each run, even after another one was refused."""
     from normplugins.runs.publish import publish
 
     if not options.results.is_dir():

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> None:
-    """Print the tables and write the page and the figures, or only print the tables of the local runs."""
+    """Print the tables and write pages and figures; with ``--local``, do so for local runs, without the pages."""
     from normplugins.report.page import report, report_local
 
     if options.local:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Run one after another, or submit a Slurm job for each run with ``hardware=slurm``."""
+    """Carry out the runs one after another, or with ``hardware=slurm`` submit a Slurm job for each."""
     if options.experiment is None:
         show_experiments()
         return 0
@@ -50,7 +50,7 @@ def execute(options: argparse.Namespace) -> int:
 
     if options.multirun and launched():
         raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
-    # All configs are composed first, so that a typing error in the last one is reported before the first run starts.
+    # All configs are composed first, so that a typo in the last one is reported before the first run starts.
     jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
     try:
         configs = [compose_config(options.experiment, job) for job in jobs]
@@ -59,7 +59,7 @@ def execute(options: argparse.Namespace) -> int:
         raise
     slurm = any(config.hardware.name == "slurm" and not config.dry_run for config in configs)
     if options.multirun or slurm:
-        for config in configs:  # a run whose settings cannot work must not be refused after the runs before it
+        for config in configs:  # so that an invalid config is refused before the first run
             check(config)
     if slurm:
         from normplugins.runs.slurm import submit
@@ -81,7 +81,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def show_experiments() -> None:
-    """Print every experiment with the first sentence of its config file, and how to go on."""
+    """Print every experiment with the first sentence of its config file, and what to try next."""
     say("normplugins run EXPERIMENT [KEY=VALUE ...] trains, scores and records one of:\n")
     print(definitions({name: summary(name) for name in experiments()}, terminal_width()))
     say("\n--cfg shows all settings of an experiment, dry_run=true its size, and `normplugins norms` the norms.")

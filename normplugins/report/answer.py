@@ -1,4 +1,4 @@
-"""The answer of the records to the question of ``docs/protocol.md``: sentences, a table and a figure."""
+"""States in sentences what the records say about the questions of ``docs/protocol.md``."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ QUESTIONS = {
     "PN - LN": "Does PN as released translate better than LN?",
     "BN - LN": "Is BN worse than LN, as the paper presupposes?",
 }
-"""The question that a contrast answers alone."""
+"""The question that each of these contrasts answers by itself."""
 PARTS = {
     "PN - RMS in groups": "Running statistics, together with PN's learnt shift, warmup and backward pass",
     "PN-V with group scaling - PN-V": "Group scaling",
 }
-"""The part of PN that a contrast isolates (amendment 15 of the protocol)."""
+"""The part of PN that each of these contrasts isolates (amendment 15 of the protocol)."""
 EFFECTS = {"better": "better with it", "worse": "worse with it", "equivalent": f"a change of less than {MARGIN} BLEU"}
-"""What a verdict on such a contrast says."""
+"""What a verdict says about the part of PN that its contrast isolates."""
 RULE = (
     "The scores are tokenized BLEU on all four test sets together, of the mean of the last five epochs' checkpoints; "
     "the text is lower-cased before. The intervals are 95 % intervals over seeds and sentences, and not adjusted; p is "
@@ -97,13 +97,13 @@ def planned_cells(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def scores_on_test(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of these cells that hold the BLEU on the whole test set."""
+    """Return the rows of the planned cells that hold the BLEU on the whole test set."""
     found = planned_cells(found)
     return found[(found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
 
 
 def without_penalty(finding: Finding, scores: pd.DataFrame) -> str:
-    """Return the mean difference of BLEU divided by its brevity penalty, averaged checkpoint; "" without it.
+    """Return the mean difference of BLEU / brevity penalty for the averaged checkpoint; "" if there is none.
 
     ``scores`` is what :func:`scores_on_test` returns.
     """
@@ -156,7 +156,7 @@ def describe_verdict(found: Finding) -> str:
 
 
 def format_p(p: float) -> str:
-    """Return a p-value with two digits, or three if two would show it on the other side of the level."""
+    """Return a p-value with two digits, or three if two would show it on the other side of the significance level."""
     two = f"{p:.2f}" if p > 0.095 else f"{p:.2g}"
     return two if (float(two) < significance.LEVEL) == (p < significance.LEVEL) else f"{p:.3g}"
 
@@ -174,7 +174,7 @@ def describe_difference(found: Finding, p_value: bool = True) -> str:
 
 
 def paired_runs(results: Path, *findings: Finding) -> str:
-    """Return Markdown links to the pages of the runs that these findings compare: those of the seeds of both sides."""
+    """Return Markdown links to the pages of the runs that these findings compare: the seeds that both sides have."""
     used: dict[str, set[int]] = {}
     for found in findings:
         for cell in (found.contrast.system, found.contrast.baseline):
@@ -183,7 +183,7 @@ def paired_runs(results: Path, *findings: Finding) -> str:
 
 
 def agreement(found: Finding) -> str:
-    """Return whether a verdict is what the paper claims; an empty text if the paper claims nothing."""
+    """Return whether a finding agrees with the paper (a sentence); "" if the paper claims nothing or with one seed."""
     claimed, parts = found.contrast.paper, found.parts
     if not claimed or found.seeds < 2:
         return ""
@@ -251,13 +251,13 @@ def _checkpoints(findings: Findings) -> str:
 
 
 def verdict_label(found: Finding) -> str:
-    """Return a finding's verdict as a table has it, marked if it is exploratory or later runs can change it."""
+    """Return a finding's verdict as tables show it, marked if it is exploratory or if later runs can change it."""
     mark = "exploratory: " if found.seeds > 1 and found.contrast.family == EXPLORATORY else ""
     return f"{mark}{found.verdict_so_far}"
 
 
 def format_interval(found: Finding, unit: str = "") -> str:
-    """Return a difference with its 95 % interval; an empty text without any."""
+    """Return a difference with its 95 % interval; "" if there is no difference."""
     if found.difference is None:
         return ""
     low, high = found.difference.interval

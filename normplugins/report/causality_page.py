@@ -155,7 +155,7 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _change(value: float, identical: bool) -> str:
-    """Return |Δ log p|; only a change of no bit at all is called 0."""
+    """Return |Δ log p| as text. "0 (bitwise)" means that no bit changed; "0 (rounded)", that the rounded value is 0."""
     if identical:
         return "0 (bitwise)"
     return "" if pd.isna(value) else f"{value:.2g}" if value else "0 (rounded)"

@@ -1,4 +1,4 @@
-"""Cells: runs that differ in nothing but the seed, and how their numbers are written in a table."""
+"""Groups runs that differ only in the seed into cells, and formats the numbers of cells for tables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COMPARED_WITH = {"ln": "ln with the same other settings", "usual setting": "the 
 
 
 class Cell:
-    """Runs that differ in nothing but the seed and the machine.
+    """Runs that differ only in the seed and the machine.
 
     Args:
         rows: their rows in the table of results.
@@ -84,7 +84,7 @@ class Cell:
         return count + (f" ({self.diverged} of {len(self.runs) + self.diverged} diverged)" if self.diverged else "")
 
     def brevity(self, metric: str) -> str:
-        """Return the mean brevity penalty over the seeds, or an empty text for a metric without one."""
+        """Return the mean brevity penalty over the seeds, or an empty string for a metric without one."""
         found = self.values(metric, column="brevity")
         return "" if found.empty else f"{found.mean():.3f}"
 
@@ -96,7 +96,7 @@ class Cell:
 
     @property
     def updates(self) -> str:
-        """The updates of the runs, or the lowest and the highest number of them."""
+        """The number of updates of the runs, or the lowest and the highest number if the runs differ."""
         counts = self.runs["updates"]
         return "–".join(f"{count:,.0f}" for count in dict.fromkeys((counts.min(), counts.max()))) if len(counts) else ""
 
@@ -126,10 +126,10 @@ def baseline(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
 
 
 def references(cells: Sequence[Cell]) -> tuple[str, list[Cell | None]]:
-    """Return a name for what each cell is compared with in figures, and the cell, or None for a cell without one.
+    """Return what figures compare the cells with: a key of ``COMPARED_WITH``, and the reference of each cell or None.
 
-    The name is a key of ``COMPARED_WITH``: "usual setting" where each norm also has cells with a setting that is not
-    the norm's, as in the plan of precisions, and otherwise "ln".
+    The key is "usual setting" if every norm has both a cell with its usual settings and one with another setting that is
+    not the norm's, as in the plan of precisions. Otherwise it is "ln".
     """
     plain = [_identity(cell, others=False) for cell in cells]
     usual = {each: cell for each, cell in zip(plain, cells, strict=True) if each == _identity(cell)}
@@ -140,7 +140,7 @@ def references(cells: Sequence[Cell]) -> tuple[str, list[Cell | None]]:
 
 
 def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str = "") -> str:
-    """Return the difference to the LN cell that differs only in the norm and its settings, or an empty text."""
+    """Return the difference from the LN cell that differs only in the norm and its settings; "" if there is none."""
     other = baseline(cell, cells)
     if other is None:
         return ""
@@ -149,7 +149,7 @@ def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str =
 
 
 def duration(seconds: float) -> str:
-    """Return a time for readers: ``48 s``, ``14 min``, ``3 h 05 min``."""
+    """Format a duration in seconds: ``48 s``, ``14 min``, ``3 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -157,9 +157,9 @@ def duration(seconds: float) -> str:
 
 
 def signatures(cells: Sequence[Cell], metrics: Iterable[str]) -> list[str]:
-    """Return a line for each metric and signature, naming its rows where a metric has several signatures.
+    """Return a line for each metric and signature; it names the rows if the metric has several signatures.
 
-    A language model stands for its rows where all of them have the same signature.
+    Rows of a language model are named by the model if they all have the same signature.
     """
     rows = pd.concat([cell.rows.assign(label=cell.label) for cell in cells]) if cells else pd.DataFrame()
     lines = []
@@ -174,7 +174,7 @@ def signatures(cells: Sequence[Cell], metrics: Iterable[str]) -> list[str]:
 
 
 def _identity(cell: Cell, norm: bool = True, others: bool = True) -> tuple[str, ...]:
-    """Return what a cell is: without the norm and its settings, or without its other settings, if so asked."""
+    """Return what identifies a cell. ``norm`` includes the norm and its settings; ``others``, all other settings."""
     given = filter(None, cell.first["settings"].split(", "))
     settings = [item for item in given if (norm if item.startswith("norm.") else others or "=" not in item)]
     return (*(cell.first[key] for key in CELL if key != "settings" and (norm or key != "norm")), *settings)

@@ -38,7 +38,7 @@ Judge = Callable[[Evidence], tuple[str, str]]
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, where it is made, what judges it, and the command that gives the evidence or the name of its plan."""
+    """A claim: its text, its source, its judge, and the command or the plan that produces the evidence."""
 
     text: str
     source: str
@@ -53,7 +53,7 @@ class Claim:
 
 
 def _contrast(name: str, claimed: str, elsewhere: str = "") -> Judge:
-    """Judge by a contrast of the protocol: ``claimed`` is ``better`` or ``worse``.
+    """Return a judge that looks at a contrast of the protocol; ``claimed`` is ``better`` or ``worse``.
 
     ``elsewhere`` says what others have reported, in whole sentences.
     """
@@ -72,7 +72,7 @@ def _contrast(name: str, claimed: str, elsewhere: str = "") -> Judge:
 
 
 def _not_run(why: str, plan: str, experiments: Collection[str]) -> Judge:
-    """Return "not run" until a run of these experiments of a plan is published; no rule judges such runs yet."""
+    """Return a judge that says "not run", or "undecided" once such a run is published, because no rule exists yet."""
 
     def judge(evidence: Evidence) -> tuple[str, str]:
         cells = [(name, cell) for name, cell in Plan.named(plan).cells if name in experiments]

@@ -41,7 +41,7 @@ def compare(systems: Sequence[System]) -> list[Finding]:
 def _tests(
     systems: Sequence[System], findings: Sequence[Finding]
 ) -> Iterator[tuple[Finding, Difference, dict[str, float]]]:
-    """Yield each finding with the p-values of other tests, by their names, of the first common seed alone."""
+    """Yield each finding with its difference and, by name, the p-values of other tests on the first common seed."""
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     baseline, *others = systems
     pairs = list(zip(others, findings, strict=True))
@@ -59,7 +59,7 @@ def _tests(
 
 
 def as_json(systems: Sequence[System], findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return a comparison as JSON's types; a number that does not exist is null."""
+    """Return a comparison as values that JSON can hold; NaN becomes null."""
     first = systems[0].first
     contrasts = [
         {"system": finding.contrast.system, **asdict(difference), "p_adjusted": finding.p_adjusted,
@@ -82,7 +82,7 @@ def as_json(systems: Sequence[System], findings: Sequence[Finding]) -> dict[str,
 
 
 def as_text(systems: Sequence[System], findings: Sequence[Finding], width: int | None) -> str:
-    """Return the scores and the contrasts as text of at most ``width`` columns (None: a file)."""
+    """Return the scores and the contrasts as text of at most ``width`` columns (None: no limit)."""
     blocks = [terminal(_scores(systems), width)]
     for finding, difference, tests in _tests(systems, findings):
         title = paragraph(f"{finding.contrast.system} - {finding.contrast.baseline}", width)
@@ -113,7 +113,7 @@ def _scores(systems: Sequence[System]) -> Table:
 
 
 def _lines(finding: Finding, difference: Difference, tests: dict[str, float], metric: str) -> list[str]:
-    """Return what is found of a system, a fact a line."""
+    """Return the facts of a finding, one per line."""
     perplexity, pairs = metric == "ppl", len(difference.seeds)
     unit, digits = ("nats per word", 4) if perplexity else (metric_name(metric), 2)
     low, high, *bootstrap = (
@@ -153,7 +153,7 @@ def _advice(finding: Finding, perplexity: bool) -> str:
 def sentences(system: System, baseline: System, count: int, data: Path, width: int | None) -> str:
     """Return the sentences whose BLEU differs most, with source and reference if the prepared corpus is under ``data``.
 
-    The difference is the mean over the common seeds, and the translations are of the first of them.
+    The difference is the mean over the common seeds; the translations are from the first of these seeds.
     """
     seeds = sorted(system.runs.keys() & baseline.runs.keys())
     ours, theirs = (

@@ -109,7 +109,7 @@ def _mixed_hardware(findings: Findings, ended: pd.DataFrame) -> str:
 
 
 def _last_checkpoint(scores: pd.DataFrame) -> list[str]:
-    """Return how often the last checkpoint is the best one too, and what averaging does to the length of the output."""
+    """Return notes: how often the last checkpoint is also the best, and how averaging changes the output's length."""
     runs = scores.pivot(index=["variant", "seed"], columns="checkpoint", values=["value", "brevity"])
     if not {*CHECKPOINTS} <= {*scores["checkpoint"]}:
         return []

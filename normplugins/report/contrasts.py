@@ -17,7 +17,7 @@ from normplugins.runs.scored_runs import METRICS, System, check_comparable, read
 
 EXPERIMENT = "multi30k"
 MARGIN = 0.4
-"""BLEU, within which two systems are equivalent: the gain that the paper claims for PN on IWSLT14."""
+"""Systems are equivalent if their interval lies within ± this (BLEU): the paper's gain for PN over LN on IWSLT14."""
 CHECKPOINTS = ("averaged", "last", "best")
 """The checkpoint of the primary endpoint, then those of the secondary ones, which have no verdict of their own."""
 CELLS = {
@@ -44,7 +44,7 @@ CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"
 class Contrast:
     """Two cells that are compared; ``docs/protocol.md`` says what each difference isolates.
 
-    ``paper`` is ``better`` or ``worse`` where the paper claims it of the system, and empty where it claims nothing.
+    ``paper`` is what the paper claims about the system, ``better`` or ``worse``; empty if it claims nothing.
     """
 
     system: str
@@ -59,7 +59,7 @@ class Contrast:
 
 
 def _cell_title(cell: str) -> str:
-    """Return the name of a cell in texts; that of a cell without one is its norm's, with its settings."""
+    """Return the name of a cell in texts: its entry in ``CELLS``, or else the name of its norm with its settings."""
     norm, _, settings = cell.partition(",")
     return CELLS.get(cell) or ", ".join(filter(None, [CELLS.get(norm, norm), settings.replace(",", ", ")]))
 
@@ -91,13 +91,13 @@ class Finding:
         planned: the number of planned pairs, if there is a plan.
         diverged: the number of runs that diverged, of the system and of the baseline. With a plan, only its seeds
             count here and in ``missing`` and ``stopped_early``.
-        missing: the number of planned pairs without a difference, except those of which a run diverged.
-        stopped_early: the number of runs that patience ended before their last epoch.
+        missing: the number of planned pairs without a difference, not counting pairs with a run that diverged.
+        stopped_early: the number of runs that ended by early stopping (patience).
         p_adjusted: the p-value adjusted by Holm's method within the family; NaN with fewer than two pairs.
         verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
-        final: whether no run that is still planned can change the verdict.
-        seeds_needed: the number of seeds that would decide an undecided contrast; None if none would, with fewer than
-            ``SPREAD_SEEDS`` seeds, and for perplexities, which have no margin.
+        final: True if the runs that are still planned cannot change the verdict.
+        seeds_needed: the number of seeds that would decide an undecided contrast; None if no number would, if there are
+            fewer than ``SPREAD_SEEDS`` seeds, or for perplexities, which have no margin.
     """
 
     contrast: Contrast
@@ -123,7 +123,7 @@ class Finding:
 
     @property
     def complete(self) -> bool:
-        """Whether no pair of the plan is missing, except those of which a run diverged."""
+        """Whether every planned pair has a difference or a run that diverged."""
         return not self.missing
 
     @property
@@ -146,7 +146,7 @@ class ScoredSystems:
     """Systems whose runs are all scored on the same resamples of the test sentences.
 
     Args:
-        systems: the systems by the names that contrasts have for them; one without a run has no scores.
+        systems: the systems by the names that contrasts use for them; a system without runs has no scores.
         resamples: the number of bootstrap resamples.
 
     Raises:
@@ -164,7 +164,7 @@ class ScoredSystems:
         self.runs = {name: {seed: next(drawn) for seed in system.runs} for name, system in systems.items()}
 
     def difference(self, contrast: Contrast, planned: Set[int] = frozenset()) -> Difference | None:
-        """Return the difference over the planned seeds, or all if none is planned; None without a common seed."""
+        """Return the difference over the planned seeds, or over all if none is planned; None without a common seed."""
         ours, theirs = (
             {seed: run for seed, run in self.runs[name].items() if not planned or seed in planned}
             for name in (contrast.system, contrast.baseline)
@@ -198,7 +198,7 @@ def find(
         experiment: the experiment.
         resamples: the number of bootstrap resamples of the test sentences.
         contrasts: the contrasts; p-values are adjusted within each family of them.
-        plan: the plan that says how many pairs there will be; by default the one of the experiment.
+        plan: the plan that says how many pairs there will be; by default the experiment's plan.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
@@ -220,7 +220,7 @@ def judge(
 
     Args:
         contrasts: the contrasts; p-values are adjusted within each family of them.
-        systems: the systems by the names that the contrasts have for them.
+        systems: the systems by the names that the contrasts use for them.
         planned: the seeds of the planned pairs of each contrast; empty without a plan.
         resamples: the number of bootstrap resamples of the test sentences.
 
@@ -241,9 +241,10 @@ def judge(
         findings.append(Finding(contrast, difference, len(seeds), diverged, len(missing), early))
     p_values = pd.Series([math.nan if each.difference is None else each.difference.p for each in findings])
     complete = pd.Series([each.complete for each in findings], dtype=bool)
-    # For a complete contrast, an incomplete one counts as p = 1, so that later runs cannot make its p-value larger.
+    # Complete contrasts are adjusted as if incomplete ones had p = 1, so that later runs cannot increase their
+    # p-values.
     adjusted = _holm(p_values.where(complete, 1.0), contrasts).where(complete, _holm(p_values, contrasts))
-    lowest = _holm(p_values.where(complete, 0.0), contrasts)  # which the p-value of a complete contrast can become
+    lowest = _holm(p_values.where(complete, 0.0), contrasts)  # what later runs can reduce p-values to
     final = complete & ((lowest < significance.LEVEL) == (adjusted < significance.LEVEL))
     return [_with_verdict(replace(each, p_adjusted=p, final=is_final), scored.perplexity)
             for each, p, is_final in zip(findings, adjusted, final, strict=True)]  # fmt: skip

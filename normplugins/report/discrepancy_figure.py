@@ -24,8 +24,8 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
     """Return the figure and the rows that it shows; None if no run has these numbers.
 
     A point is a norm of a run: its mean discrepancy from ``SETTLED`` on, and the gap in loss of the whole run. PN has
-    no gap, because it uses running statistics in training mode too, and so a panel of its own.
-    ``table`` is what :func:`normplugins.report.probe_table.probe_table` returns.
+    no gap, because it uses running statistics in training mode too; its runs have a panel of their own. ``table`` is
+    what :func:`normplugins.report.probe_table.probe_table` returns.
     """
     table = table[table["cell"].isin([*CELLS])]
     gaps = loss_gaps(table)
@@ -47,7 +47,7 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
                 color = style.color(str(cell).split(",")[0])
                 look: dict[str, Any] = {"color": color, "mfc": color if cell in scaled else "none"}
                 place, height = axis, gaps[cell, seed]
-                if cell in rows:  # a line for each run, within its row
+                if cell in rows:  # each run has its own height within the row of its cell
                     seeds = sorted({*shown.loc[shown["cell"] == cell, "seed"]})
                     place, height = strip, rows.index(cell) + 0.5 * (seeds.index(seed) + 1) / (len(seeds) + 1) - 0.25
                 place.plot(norm_means, [height] * len(norm_means), "o-", markersize=4.5, linewidth=0.6, **look)

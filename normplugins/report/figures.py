@@ -1,4 +1,4 @@
-"""Draws the loss curves of an experiment, and below them the difference of each cell to LN or to its usual setting."""
+"""Draws the loss curves of an experiment, and below them how each cell differs from LN or from its usual setting."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from normplugins.report.readings import MODELS
 
 TITLES = {"train_curve": "training loss", "valid_curve": "validation loss"}
 KINDS = ("losses", "differences")
-"""What the panels show, as the attribute of a line."""
+"""What the panels show: names of attributes of :class:`Line`."""
 FEW = 4
 """Up to this many lines share a panel. With more cells, each cell has its own panel, and LN is drawn in grey."""
 STEEP = 0.1
-"""The fraction at the start of training that the axis limits ignore, because its steep losses flatten the rest."""
+"""The axis limits ignore this fraction of training at its start, where steep losses would flatten the rest."""
 
 
 @dataclass(frozen=True)
 class Line:
     """The curve of a cell: the loss of each seed (a column each), indexed by updates.
 
-    ``differences`` is the same of the differences to the cell ``reference`` (``cells.references``), run by run of the
-    same seed, and empty without such runs. ``dashes`` tells the line from others of the same norm in one panel.
+    ``differences`` holds, in the same form, the losses minus those of the cell ``reference`` (see ``cells.references``)
+    with the same seed; it is empty if no seed is common. ``dashes`` distinguishes lines of the same norm in one panel.
     """
 
     cell: Cell
@@ -86,7 +86,7 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
                     axis.set_xlabel("updates, linear")
                 if number == 0 and not single:
                     axis.set_title(name_of(members[0].cell), color=members[0].color, fontsize=8.5, fontweight="bold")
-        if single:  # after all else, because labels are placed where there is room
+        if single:  # last, because labels are placed where there is room
             for axis, kind in zip(grid.flat, kinds, strict=True):
                 means = [(line, getattr(line, kind).mean(axis=1)) for line in lines]
                 ends = [(line, float(mean.iloc[-1])) for line, mean in means if len(mean)]
@@ -95,7 +95,7 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
 
 
 def name_of(cell: Cell) -> str:
-    """Return a cell's name in lines that fit into a panel: the norm, then the last words of its settings' names."""
+    """Return a cell's name in lines that fit into a panel; settings are named by the last part of their keys."""
     first = cell.first
     settings = re.sub(r"\w+\.(?=[\w.]+=)", "", first["settings"]).split(", ")
     parts = [style.fit(part, 1.55, 8.5, "bold") for part in filter(None, [first["norm"], first["model"], *settings])]
@@ -110,7 +110,7 @@ def _lines(cells: Sequence[Cell], column: str) -> tuple[str, list[Line]]:
     counts: Counter[str] = Counter()
     lines = []
     for cell, reference in zip(cells, compared_with, strict=True):
-        own, other = losses[id(cell)], reference or (cell if cell in compared_with else None)  # it has a line at 0
+        own, other = losses[id(cell)], reference or (cell if cell in compared_with else None)  # a reference lies at 0
         differences = _paired(own, losses[id(other)]) if other else own.iloc[:0]
         norm = cell.first["norm"]
         lines.append(Line(cell, reference, own, differences, style.DASHES[counts[norm] % len(style.DASHES)]))
@@ -119,7 +119,7 @@ def _lines(cells: Sequence[Cell], column: str) -> tuple[str, list[Line]]:
 
 
 def _paired(seeds: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
-    """Return the losses minus the others with the same seed, whose runs have seen the same batches."""
+    """Return the losses minus the losses with the same seed in ``others``; both runs have seen the same batches."""
     common = seeds.columns.intersection(others.columns)
     if others.empty or common.empty:
         return seeds.iloc[:0]
@@ -134,7 +134,7 @@ def _seeds(cell: Cell, column: str) -> pd.DataFrame:
 
 
 def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]) -> None:
-    """Draw lines with their bands, and beneath them their reference if it has no line of its own in this panel."""
+    """Draw lines with their bands, and behind them their reference if it has no line of its own in this panel."""
     behind = [
         line for line in lines if any(line.cell is member.reference for member in members) and line not in members
     ]
@@ -152,7 +152,7 @@ def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]
 
 
 def _limit(axes: Sequence[Axes], tables: Sequence[pd.DataFrame], longest: float) -> None:
-    """Give all panels the limits of the losses after the steep start."""
+    """Set the y limits of all panels to the range of the losses after the steep start."""
     later = np.concatenate([table[table.index >= STEEP * longest].to_numpy().ravel() for table in tables])
     if later.size and later.min() < later.max():
         margin = 0.05 * (later.max() - later.min())
@@ -161,7 +161,7 @@ def _limit(axes: Sequence[Axes], tables: Sequence[pd.DataFrame], longest: float)
 
 
 def _notes(cells: Sequence[Cell], shown: Sequence[Cell], reference: str) -> list[str]:
-    """Return what a reader has to know beside the axes, one line for each fact; ``reference`` may be empty."""
+    """Return the notes under the figure, one fact each; ``reference`` may be empty."""
     runs = pd.concat([cell.runs for cell in cells])
     counts = sorted({len(cell.runs) for cell in shown})
     seeds = "one seed: each line is one run"

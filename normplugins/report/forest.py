@@ -16,7 +16,7 @@ from normplugins.report.contrasts import CONFIRMATORY, CONTRASTS, EXPERIMENT, EX
 
 CONTRASTS_TITLE = "multi30k: contrasts of test BLEU over paired seeds"
 CLIP = 4.0
-"""The axis ends here (BLEU) if only intervals reach further: those over two seeds can be very wide."""
+"""The axis ends here (BLEU) if only intervals reach further; intervals over two seeds can be very wide."""
 COLOR = "#0072B2"
 CORPORA = "Contrasts of test BLEU over paired seeds, by corpus"
 CORPORA_TEXT = (
@@ -29,7 +29,7 @@ def forest(title: str, findings: Sequence[Finding], names: Sequence[str] = ()) -
     """Return a forest plot of the averaged checkpoint; None if no contrast has a difference.
 
     Args:
-        title: what stands above it.
+        title: the title above the plot.
         findings: one finding a row.
         names: the names of the rows; the contrasts' own by default.
     """

@@ -24,7 +24,7 @@ COLORS = dict(zip(PLACEMENTS, (style.GREY, "#D55E00", "#0072B2", "#44AA99", "#CC
 
 
 def write_gradients(results: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
-    """Add a norm's rows to the table, in the place of its older ones, and draw the figure of all norms.
+    """Add a norm's rows to the table, in place of its older rows, and draw the figure of all norms.
 
     Args:
         results: the folder of the results.
@@ -58,7 +58,7 @@ def draw(found: pd.DataFrame) -> Figure:
             for axis, depth in zip(row, depths, strict=True):
                 for name, line in rows[rows["layers"] == depth].groupby("placement", sort=False):
                     look: dict[str, Any] = {"color": COLORS[str(name)], "marker": "o", "markersize": 2.5}
-                    dashes = (0, (3, 1.5)) if name == "peri" else "-"  # it often lies on sandwich
+                    dashes = (0, (3, 1.5)) if name == "peri" else "-"  # its line often covers the line of sandwich
                     axis.plot(line["layer"], line["gradient"], linestyle=dashes, **look)
                 axis.set_title(f"{norm}, {stack}, {depth} layers" if axis is row[0] else f"{depth} layers")
                 axis.set_yscale("log")
@@ -67,7 +67,7 @@ def draw(found: pd.DataFrame) -> Figure:
             style.few_log_labels(row[0].yaxis)
         for axis in axes[-1]:
             axis.set_xlabel("layer")
-        for row, (_, rows) in zip(axes, panels, strict=True):  # after all else: labels are placed where there is room
+        for row, (_, rows) in zip(axes, panels, strict=True):  # last: labels are placed where there is room
             deepest = rows["layers"].max()
             ends = rows[rows["layers"] == deepest].groupby("placement", sort=False)["gradient"].last()
             labels = [style.Label(y, str(name), COLORS[str(name)]) for name, y in ends.items()]
@@ -76,7 +76,7 @@ def draw(found: pd.DataFrame) -> Figure:
 
 
 def pre_norm(results: Path, stack: str) -> tuple[str, str]:
-    """Judge whether pre-norm has smoother gradients by depth than post-norm: verdict and evidence.
+    """Judge whether pre-norm has smoother gradients by depth than post-norm; return the verdict and the evidence.
 
     Args:
         results: the folder of the results.

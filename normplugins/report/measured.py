@@ -30,12 +30,13 @@ def read_measured(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 def add_measured(
     path: Path, columns: Sequence[str], keys: Sequence[str], rows: Iterable[dict[str, Any]]
 ) -> pd.DataFrame:
-    """Add rows to a table, in the place of older rows with the same keys, and write and return it.
+    """Add rows to a table, in place of older rows with the same keys; write the table and return it.
 
     Args:
         path: the file of the table.
         columns: its columns.
-        keys: the columns that say what was measured; ``norm`` and ``cell`` are sorted in the order of the norms.
+        keys: the columns that identify a measurement, by which the rows are sorted; ``norm`` and ``cell`` are in the
+            order of the norms.
         rows: the new rows.
 
     Raises:

@@ -82,7 +82,7 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
         echo: called with each table, as plain text, and with the name of each file written.
 
     Raises:
-        UserError: there is no such folder, a record is broken (it is named), or a file cannot be written.
+        UserError: there is no such folder, a record is broken (the message names it), or a file cannot be written.
     """
     if not results.is_dir():
         raise UserError(
@@ -213,7 +213,7 @@ class Part(NamedTuple):
 
 
 def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iterator[Part]:
-    """Yield the parts of an experiment: of the paper, each schedule; of another one, the runs of each plan.
+    """Yield the parts of an experiment: one for each schedule if it is in the paper, otherwise one for each plan.
 
     Without ``plans``, the runs of an experiment that is not in the paper are one part.
     """
@@ -229,7 +229,7 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
     of_plans = by_plan(experiment, every) if plans else [(Plan(experiment, {}), every)]
     for plan, cells in of_plans:
         members = runs[runs["variant"].isin(cells)]
-        if plan.name not in (experiment, "other"):  # the runs that the plan compares, and not others of the same cells
+        if plan.name not in (experiment, "other"):  # only the seeds that the plan compares
             planned = pd.MultiIndex.from_tuples((cell, seed) for cell in cells for seed in plan.seeds(experiment, cell))
             members = members[pd.MultiIndex.from_frame(members[["variant", "seed"]]).isin(planned)]
         names = [experiment] if len(of_plans) == 1 or plan.name == experiment else [experiment, plan.name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 MARKS = {"S": "seen in a source", "D": "derived from numbers that were seen", "M": "recalled and not confirmed"}
 NAMES = {"ln": "LN", "bn": "BN", "bn_released": "BN", "pnv": "PN-V", "pn": "PN"}
-"""The paper's name of each norm that it reports, in the order of its tables; both kinds of BN are its BN."""
+"""The paper's name of each norm that it reports, in the order of its tables; both of our BNs stand for its BN."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class PaperCorpus:
     Args:
         experiment: our experiment that reproduces it.
         title: the corpus as the paper names it.
-        metric: the key of the records' ``metrics`` that the paper's numbers are comparable with.
-        ends_by: the reason for which the published training ends; a run that ended otherwise was cut short.
+        metric: the key of the records' ``metrics`` with which the paper's numbers can be compared.
+        ends_by: what ends the published training (``stopped_by`` in records); a run that ended otherwise was cut short.
         numbers: the paper's numbers, each with its key of ``MARKS``, by the paper's name of the norm.
-        differences: the paper's differences to its LN row, likewise.
-        footnotes: notes on single numbers, likewise.
-        note: what to say under the table.
+        differences: the paper's differences from its LN row, in the same form.
+        footnotes: notes on single numbers, by the paper's name of the norm.
+        note: a note under the table.
         ends_at: the number of updates of the published training, if patience does not end it.
     """
 

@@ -106,7 +106,7 @@ LOSSES = {"loss": "running statistics", "train_mode_loss": "batch statistics"}
 
 
 class Drawing(NamedTuple):
-    """A figure of the page, and a table below it; without the numbers that it needs, ``figure`` is None."""
+    """A figure of the page, and a table below it; ``figure`` is None if no record has the numbers that it needs."""
 
     name: str
     title: str
@@ -145,7 +145,7 @@ def paper_figures(results: Path, table: pd.DataFrame) -> Iterator[Drawing]:
 
 
 def _medians(shown: pd.DataFrame) -> str:
-    """Return the median of each cell over norms, seeds and settled updates."""
+    """Return the median of each cell over norms, seeds, and updates from ``SETTLED`` on."""
     settled = shown[shown["update"] >= SETTLED].groupby("cell", sort=False)["value"].median()
     values = ", ".join(f"{cell} {value:.2g}" for cell, value in settled.items())
     return f" Medians over all norms from update {SETTLED:,} on: {values}." if values else ""

@@ -21,7 +21,7 @@ from normplugins.utils.terminal import Table
 
 _READINGS = {"reading=code": (), "reading=masked": ("model.causal=true",),
              "reading=paper": ("model.causal=true", "model.normalize_before=true")}  # fmt: skip
-"""The settings by which the name of a cell shows a reading."""
+"""The settings that stand for a reading in the name of a cell."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan: the seeds of each cell, which is an experiment and the folder name of its runs, in the plan's order."""
+    """A plan: the seeds of each cell, in the plan's order. A cell is an experiment and the folder name of its runs."""
 
     name: str
     cells: dict[tuple[str, str], tuple[int, ...]]
@@ -48,18 +48,18 @@ class Plan:
 
     @staticmethod
     def named(name: str) -> Plan:
-        """Return the plan ``configs/campaign/NAME.yaml``. Its runs are not composed, which would take seconds.
+        """Return the plan ``configs/campaign/NAME.yaml``. Its runs are not composed, because that would take seconds.
 
         ``runs.campaign_plan.read_plan`` composes the runs and gives the same names.
         """
         return _read(config_dir() / "campaign" / f"{name}.yaml")
 
     def seeds(self, experiment: str, cell: str) -> tuple[int, ...]:
-        """Return the planned seeds of a cell, none for a cell that is not in the plan."""
+        """Return the planned seeds of a cell; a cell that is not in the plan has none."""
         return self.cells.get((experiment, cell), ())
 
     def progress(self, results: Path) -> Progress:
-        """Return what the records under ``results`` say about the runs."""
+        """Return how many runs are published, diverged or left, according to the records under ``results``."""
         published, diverged, left = 0, 0, []
         for (experiment, cell), seeds in self.cells.items():
             # where processes share the batches of an update, a run with any number of them is a run of the plan
@@ -100,7 +100,7 @@ def all_plans(first: str = "") -> Iterator[Plan]:
 
 
 def plan_of(experiment: str) -> Plan:
-    """Return the plan named like an experiment, or else the first one with runs of it; an empty plan without any."""
+    """Return the plan named like an experiment, or else the first with runs of it, or else an empty plan."""
     return next(
         (plan for plan in all_plans(experiment) if any(name == experiment for name, _ in plan.cells)),
         Plan(experiment, {}),
@@ -115,8 +115,8 @@ def by_plan(experiment: str, cells: Sequence[str]) -> list[tuple[Plan, list[str]
         cells: the folder names of its runs.
 
     Returns:
-        Each plan with its cells, beginning with the plan of the experiment. A cell belongs to every plan that lists it,
-        and a plan without a cell that earlier ones lack is left out. Cells of no plan are those of the plan ``other``.
+        Each plan with its cells, beginning with the plan of the experiment. A cell belongs to every plan that lists it.
+        A plan is left out if earlier plans have all of its cells. Cells that no plan lists form the plan ``other``.
     """
     parts: list[tuple[Plan, list[str]]] = []
     seen: set[str] = set()

@@ -30,7 +30,7 @@ NO_PROBE = NOT_RUN, "No record has the statistics probe."
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are judged by.
+    """The evidence by which claims are judged.
 
     Attributes:
         results: the folder of the results.
@@ -47,15 +47,15 @@ class Evidence:
         return f"Runs: {run_links(self.results, EXPERIMENT, *cells)}."
 
     def complete(self, *cells: str) -> bool:
-        """Whether no planned run of these cells is missing."""
+        """Whether every planned run of these cells is published or has diverged."""
         plan = Plan.named(EXPERIMENT)
         seeds = {key: seeds for key, seeds in plan.cells.items() if key in [(EXPERIMENT, cell) for cell in cells]}
         return not replace(plan, cells=seeds).progress(self.results).left
 
     def probed(self, cell: str, number: str, begin: int = 0, end: float = math.inf) -> pd.Series[float]:
-        """Return a number of the encoder norms or of the model, at updates in this range; NaN stands for not finite.
+        """Return a quantity of the encoder norms or the model, at updates in this range (NaN: not finite).
 
-        It is indexed by seed and layer.
+        The result is indexed by seed and layer.
         """
         found = self.probe[(self.probe["cell"] == cell) & (self.probe["quantity"] == number)]
         measured = found["layer"].str.startswith("encoder.") | (found["layer"] == probe_table.VALIDATION)
@@ -64,7 +64,7 @@ class Evidence:
 
 
 def smaller_gradient(evidence: Evidence) -> tuple[str, str]:
-    """Judge whether PN-V's gradient is smaller than BN's in every channel: verdict and evidence."""
+    """Judge whether PN-V's gradient is smaller than BN's in every channel; return the verdict and the evidence."""
     cells = ("pnv", "bn")
     shares = pd.concat({cell: 100 * evidence.probed(cell, "pnv_bound_smaller") for cell in cells}, names=["cell"])
     if shares.empty:
@@ -84,7 +84,10 @@ def smaller_gradient(evidence: Evidence) -> tuple[str, str]:
 
 
 def bounded(evidence: Evidence) -> tuple[str, str]:
-    """Judge whether nu stays below the products that feed it, and gradients stay finite: verdict and evidence."""
+    """Judge whether nu stays below the products that feed it, and gradients stay finite.
+
+    Returns the verdict and the evidence.
+    """
     planned = [cell for _, cell in Plan.named(NU_BOUND).cells]
     rows: dict[str, dict[str, float]] = {}
     finite, below = True, []
@@ -122,7 +125,7 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
 
 
 def averages(evidence: Evidence) -> tuple[str, str]:
-    """Judge whether running statistics come closer to those of batches during training: verdict and evidence."""
+    """Judge whether running statistics approach those of batches in training; return the verdict and the evidence."""
     rows: dict[str, dict[str, float]] = {}
     settled = probe_table.SETTLED
     before, after = f"before update {settled:,}", f"from update {settled:,} on"
@@ -159,7 +162,7 @@ def averages(evidence: Evidence) -> tuple[str, str]:
 
 
 def fluctuation(evidence: Evidence) -> tuple[str, str]:
-    """Compare the fluctuation of batch statistics in a transformer and in a ResNet: verdict and evidence."""
+    """Compare batch statistics' fluctuation in a transformer and a ResNet; return the verdict and the evidence."""
     texts, images = evidence.probe, probe_table.vision_table(evidence.results)
     texts = texts[(texts["cell"] == "bn") & (texts["layer"] == probe_table.FIRST)]
     if texts[texts["quantity"] == "mean_tid"].empty or images.empty:

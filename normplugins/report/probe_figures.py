@@ -38,7 +38,7 @@ EVERY_NORM = {
 }
 """The quantities of the figures of all norms, by the name of the figure."""
 NORMS = {"bn": "-", "bn_released": style.DASHES[1], "pnv": style.DASHES[2], "pn": "-", "pn_alg2": style.DASHES[3]}
-"""The norms of these figures with their dashes: two lines that are equally bright in grey print differ in them."""
+"""The norms of these figures with their dashes, which distinguish lines that are equally bright in grey print."""
 SITES = {"self_attention": "self-attention", "feed_forward": "feed-forward"}
 PN_CELLS = {
     "pn": "with group scaling",
@@ -58,7 +58,7 @@ Shown = tuple[Figure, pd.DataFrame]
 
 
 def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str) -> Shown | None:
-    """Draw the first norm of the runs with ``bn``, and beside it that of a ResNet20; None if there is no such run.
+    """Draw statistics of the first norm of runs with ``bn`` and of a ResNet20; None if there is no run with ``bn``.
 
     Args:
         table: the numbers of the transformers.
@@ -87,7 +87,7 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
     if shown.empty:
         return None
     place = shown["layer"].str.extract(r"layers\.(?P<layer>\d+)\.(?P<site>\w+)")
-    last, site = place["layer"].isna(), place["site"].fillna("self_attention")  # the column of the last norm
+    last, site = place["layer"].isna(), place["site"].fillna("self_attention")  # the last norm's column
     layer = place["layer"].astype(float)
     shown = shown.assign(
         row=layer.fillna(layer.max() + 1).astype(int),
@@ -140,7 +140,7 @@ def _draw(shown: pd.DataFrame, looks: Mapping[str, tuple[str, Any]], height: flo
         for each in axes.flat:
             each.set_visible(False)
         bottom = shown.groupby("column")["row"].max()
-        numbers: Any  # of rows and columns, which pandas types as any scalar
+        numbers: Any  # (row, column); pandas types it as any scalar
         for numbers, panel in shown.groupby(["row", "column"]):
             axis: Axes = axes[numbers]
             axis.set_visible(True)

@@ -18,12 +18,12 @@ COLUMNS = ["experiment", "cell", "seed", "update", "layer", "quantity", "value"]
 FIRST = "encoder.layers.0.self_attention.norm"
 """The first norm of the transformer."""
 VALIDATION = "validation"
-"""The layer of the numbers that are of the whole model, which are ``OF_MODEL``."""
+"""The ``layer`` of numbers about the whole model, which ``OF_MODEL`` lists."""
 OF_MODEL = ("loss", "train_mode_loss", "largest_nu")
 FROM = 10
 """The first update that figures show; before it, running statistics consist mostly of their initial values."""
 FORGOTTEN, SETTLED = 50, 1000
-"""Updates after which running statistics have forgotten their initial values (0.9^50 < 0.01), and after PN's warmup."""
+"""The updates at which running statistics have forgotten their initial values (0.9^50 < 0.01) and PN's warmup ends."""
 LAST_EPOCHS = 5
 """The number of epochs whose checkpoints are averaged for the score."""
 VISION = "vision_statistics.json"
@@ -65,7 +65,7 @@ def probe_table(results: Path) -> pd.DataFrame:
 
 
 def vision_table(results: Path) -> pd.DataFrame:
-    """Return the same table of the first norm of a ResNet20; it is empty if ``VISION`` does not exist.
+    """Return the same kind of table for the first norm of a ResNet20; it is empty if ``VISION`` does not exist.
 
     Raises:
         UserError: the file is damaged.
@@ -79,7 +79,7 @@ def vision_table(results: Path) -> pd.DataFrame:
 
 
 def vision_shown(results: Path) -> str:
-    """Return which run of a ResNet20 figures show, for captions.
+    """Return which run of a ResNet20 the figures show, as text for captions.
 
     Raises:
         UserError: the file of the run is damaged.
@@ -97,7 +97,7 @@ def along_training(table: pd.DataFrame, quantities: Iterable[str], begin: int = 
 
 
 def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
-    """Return, by cell and seed, the mean of the validation loss minus that in training mode, in bits, when settled."""
+    """Return the mean validation loss minus that in training mode (bits) from ``SETTLED`` on, by cell and seed."""
     rows = table[(table["layer"] == VALIDATION) & (table["update"] >= SETTLED)]
     losses = rows.pivot(index=["cell", "seed", "update"], columns="quantity", values="value")
     if "train_mode_loss" not in losses:
@@ -131,7 +131,7 @@ def mean_and_range(bits: pd.Series[Any]) -> str:
 
 
 def runs_shown(table: pd.DataFrame) -> str:
-    """Return the cells, the seeds and, if the table has them, the updates of a table, for captions."""
+    """Return the cells, the seeds and, if there are any, the updates of a table, as text for captions."""
     seeds = table.groupby("cell", sort=False)["seed"].unique()
     runs = "; ".join(f"{cell} (seed {', '.join(map(str, sorted(found)))})" for cell, found in seeds.items())
     return f"{runs}; updates {table['update'].min():,} to {table['update'].max():,}" if "update" in table else runs

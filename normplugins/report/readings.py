@@ -25,7 +25,7 @@ NORM_SEES_THE_FUTURE = (
     "evaluation too, and so reads the tokens to predict. That is no language model's perplexity either."
 )
 CHOICES = re.compile(r"(model\.(causal|normalize_before|_name)|(architecture|reading|budget)(\.\w+)?)=.*")
-"""Settings in a cell's name that the language model, or the name of the schedule, already says."""
+"""Settings in a cell's name that repeat what the language model's or the schedule's name says."""
 
 
 READINGS = CODE, MASKED, PAPER = "reading=code: sees the future", "reading=masked", "reading=paper"
@@ -71,12 +71,12 @@ def language_model(name: str, pre_norm: bool, masked: bool, causal: bool) -> str
 def recorded_model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, label: str) -> str:
     """Return the language model of a run's record, or "" for a translation model.
 
-    The recorded settings decide, not the cell's name. They say whether attention is masked; the signature of the
-    perplexity, or without a score the record's label, says whether the norm leaves the model causal.
+    The recorded settings decide, not the cell's name. They say whether attention is masked. Whether the norm leaves the
+    model causal is read from the signature of the perplexity or, without a score, from the record's label.
 
     Raises:
         KeyError: the settings do not say whether a language model sees the future.
-        ValueError: there is no language model of the recorded name.
+        ValueError: there is no language model with the recorded name.
     """
     if ppl is None and config.get("task._name") != "language_modeling":
         return ""

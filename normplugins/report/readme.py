@@ -1,4 +1,4 @@
-"""Rewrites the part of README.md that follows from the records: the state of the campaign and the scores."""
+"""Rewrites the part of README.md that is generated from the records: the state of the campaign and the scores."""
 
 from __future__ import annotations
 

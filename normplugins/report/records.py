@@ -22,13 +22,13 @@ from normplugins.utils.json_file import read_json
 
 REMEDY = "remove it, or run that seed again"
 LOCAL = "local"
-"""The mark of a run that is not published, among its settings."""
+"""The mark, among a run's settings, that the run is not published."""
 WHOLE = "test"
-"""The name of the whole test set. A corpus that consists of several has one more name for each."""
+"""The name of the whole test set. A corpus with several test sets has a further name for each of them."""
 CELL = ["experiment", "norm", "model", "budget", "settings", "cut", "note", "train_size", "recipe"]
 """Columns that runs must have in common to be averaged."""
 OF_PROCESSES = "norm.processes="
-"""Setting of a norm with statistics of its own in each of several processes, which share the batches of an update."""
+"""Setting of a norm with per-replica statistics, in runs whose processes share the batches of an update."""
 SCORE = ["checkpoint", "test_set", "metric"]
 NO_SCORE = {**dict.fromkeys([*SCORE, "signature"], ""), "value": math.nan, "brevity": math.nan}
 NO_RUN = {
@@ -38,16 +38,16 @@ NO_RUN = {
     **dict.fromkeys(["updates", "wall_seconds", "valid_ppl"], math.nan),
     **{"unigram": (), "label_smoothing": 0.0},
 }
-"""What is known of a run that diverged, if no run of its cell ended well."""
+"""What is known of a run that diverged if its cell has no completed run."""
 Curve = tuple[tuple[float, float], ...]
 
 
 def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
     """Read every ``runs/<experiment>/<variant>/seed<k>.json`` under ``results``, and the ``local`` records of runs.
 
-    A run without scores has one row whose metric is empty. So has a run that diverged (``seed<k>.diverged.json``); its
-    column ``diverged`` holds the reason. Rows are in the order in which tables show them. Local runs are cells of their
-    own, with ``LOCAL`` as the last of their settings.
+    A run without scores has one row with an empty metric. So does a run that diverged (``seed<k>.diverged.json``); its
+    column ``diverged`` holds the reason. Rows are in the order in which tables show them. Local runs form separate
+    cells, with ``LOCAL`` as the last of their settings.
 
     Raises:
         UserError: a record is broken, has an unknown format, lacks a field, or contradicts its path.
@@ -88,7 +88,7 @@ def norm_rank(norm: str) -> tuple[int, str]:
 
 
 def read_record(path: Path, local: bool = False) -> list[dict[str, Any]]:
-    """Return the rows of one record, which ``local`` marks as such; raises UserError that names the file."""
+    """Return the rows of one record (``local``: of an unpublished run). Raises a UserError that names the file."""
     record = read_json(path, REMEDY)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else None
@@ -126,9 +126,9 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
     model = recorded_model(config, record["metrics"].get("ppl"), str(record.get("label") or ""))
     unigram, size = corpus.get("unigram_ppl"), corpus["counts"].get("train", {})
-    known = bool(unigram) and None not in unigram.values()  # None: a word that a unigram model of train cannot have
+    known = bool(unigram) and None not in unigram.values()  # None: the unigram model gives a word no probability
     units = [unit for unit in ("pairs", "tokens") if size.get(unit) is not None]  # of parallel and of running text
-    # settings of an experiment's own recipe that have changed between versions: its end, and its test set
+    # parts of experiments' recipes that have changed between versions: the end of training, and the test set
     ends = ("optimization.max_epoch", "optimization.max_update", "checkpoint.patience")
     recipe = [*map(config.get, ends), corpus["counts"].get("test")]
     budget, updates, stopped_by = config.get("budget.name"), int(training["updates"]), str(training["stopped_by"])
@@ -182,14 +182,14 @@ def _scores(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _settings(variant: str, model: str) -> dict[str, str]:
-    """Split a cell's name into the norm and the settings that neither the model nor the schedule already says."""
+    """Split a cell's name into the norm and the settings that the model and the schedule do not already imply."""
     norm, *given = variant.split(",")
     settings = ", ".join(item for item in given if not (model and CHOICES.fullmatch(item)))
     return {"variant": variant, "norm": norm, "model": model, "settings": settings}
 
 
 def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of a run that diverged, in the cell of the runs with its name that ended well, if any did."""
+    """Return the row of a run that diverged; it joins the cell of the completed runs of its name, if there are any."""
     try:
         experiment, variant, seed, reason = (
             (read_json(path, REMEDY) or {})[key] for key in ("experiment", "variant", "seed", "diverged")

@@ -62,6 +62,6 @@ def _table(experiment: str, runs: Sequence[FoundRun], now: datetime) -> Table:
 
 
 def _name(run: FoundRun) -> str:
-    """Return the cell, and the folder unless it is the one that a run has by default."""
+    """Return the cell, followed by the folder if that is not the run's default folder."""
     usual = run.folder.parts[-3:] == (run.experiment, run.cell, f"seed{run.seed}")
     return run.cell.replace(",", ", ") + ("" if usual else f" in {run.folder}") if run.cell else str(run.folder)

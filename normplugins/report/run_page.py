@@ -20,7 +20,7 @@ from normplugins.runs.inventory import published_path, published_records
 from normplugins.utils.json_file import read_json
 
 MOST_POINTS = 25
-"""The rows of the table of a long training, evenly spaced; the record has every point."""
+"""The maximum number of rows in the table of a training, evenly spaced; the record has every point."""
 CURVES = {
     "epoch": ("epoch", "{:.0f}"),
     "update": ("update", "{:,.0f}"),
@@ -39,7 +39,7 @@ CUSTOM = ("corpus.source", "corpus.target", *(f"corpus.{split}{end}" for split i
 
 
 def run_links(results: Path, experiment: str, *cells: str, seeds: Collection[int] | None = None) -> str:
-    """Return Markdown links to the pages of these cells' runs (of these seeds) that ended well."""
+    """Return Markdown links to the pages of the completed runs of these cells (and of these seeds)."""
     texts = []
     for cell in dict.fromkeys(cells):
         ended = {int(path.stem.removeprefix("seed")): path for path in published_records(results, experiment, cell)[0]}
@@ -70,7 +70,7 @@ def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:
 
 
 def command(record: dict[str, Any]) -> str:
-    """Return the lines that give a run again: its commit, and ``normplugins run`` with its settings and CPU threads."""
+    """Return the commands that repeat a run: a checkout of its commit, and ``normplugins run`` with its overrides."""
     config, experiment = record["config"], record["experiment"]
     norm, *items = record["variant"].split(",")
     words = [f"norm={norm}", *(_override(item, config) for item in items if "=" in item), f"seed={record['seed']}"]
@@ -80,7 +80,7 @@ def command(record: dict[str, Any]) -> str:
         experiment = record["corpus"]["corpus"]
     if (hardware := config.get("hardware.name")) not in (None, "auto", "slurm"):
         words.append(f"hardware={hardware}")
-    if record["hardware"]["device"] == "CPU":  # sums in another number of threads are rounded differently
+    if record["hardware"]["device"] == "CPU":  # another number of threads rounds sums differently
         words.append(f"hardware.threads={record['hardware']['threads']}")
     commit = str(record.get("git_commit") or "").partition("+")[0]
     lines = [f"git checkout {commit}", "make setup"] if commit else []
@@ -88,7 +88,7 @@ def command(record: dict[str, Any]) -> str:
 
 
 def _override(item: str, config: dict[str, Any]) -> str:
-    """Return an item of a cell's name as it is typed, with its value from the config."""
+    """Return an item of a cell's name as an override, with its value from the config."""
     key, _, value = item.partition("=")
     if key == "processes":
         return f"hardware.{item}"

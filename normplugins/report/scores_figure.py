@@ -1,4 +1,4 @@
-"""Draws the final scores of an experiment with their 95 % intervals, and beside them differences of cells."""
+"""Draws the final scores of an experiment with their 95 % intervals, and beside them differences between cells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAIRED = "with the same seeds; ━●━ intervals over seeds and sentences, not
 
 
 def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | None:
-    """Return a dot plot of the test scores of runs of one experiment; None where no score has an interval.
+    """Return a dot plot of the test scores of runs of one experiment; None if no score has an interval.
 
     Args:
         results: the rows of one experiment and budget.
@@ -107,7 +107,7 @@ def _interval(scores: Sequence[float], run: Resampled | None) -> tuple[float, fl
 
 
 def _notes(scores: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float] | None], where: str) -> list[str]:
-    """Return what the intervals follow from; ``where`` names the panel, if there are two."""
+    """Return notes that explain the intervals; ``where`` names the panel, if there are two."""
     single = [interval for values, interval in zip(scores, intervals, strict=True) if len(values) == 1]
     most = max(map(len, scores))
     notes = ["| each seed, ● their mean"] if most > 1 else []

@@ -23,7 +23,7 @@ from normplugins.report.records import norm_rank
 from normplugins.utils.files import whole_file
 
 WIDTH = 5.6
-"""Inches: a column of text in print. On a phone, 360 pixels wide, a letter of 9 points is 8 pixels high."""
+"""Width of figures in inches: a column of text in print. On a phone 360 pixels wide, 9-point text is 8 pixels high."""
 DPI = 200
 GREY = "#767676"
 # Grey for the baseline LN, then the colors of Okabe and Ito and of Tol's muted set, which color-blind readers tell
@@ -60,7 +60,7 @@ RC: dict[str, Any] = {
 
 
 class Label(NamedTuple):
-    """A text that belongs to the height ``y`` of an axis."""
+    """A text that labels the height ``y`` of an axis."""
 
     y: float
     text: str
@@ -69,7 +69,7 @@ class Label(NamedTuple):
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw with this look, whatever the user's own matplotlib settings are; they are restored afterwards."""
+    """Use this module's matplotlib settings in the block, and restore the user's own settings afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(RC)  # type: ignore[arg-type]  # the stubs list every key
@@ -99,14 +99,14 @@ def write(figure: Figure, stem: Path) -> list[Path]:
 
 
 def color(norm: str) -> str:
-    """Return the norm's color, which is the same in every figure, also for a norm that is not installed."""
+    """Return the norm's color, which is the same in every figure, even for a norm that is not installed."""
     rank, name = norm_rank(norm)
     known = rank < norm_rank("")[0]
     return COLORS[(rank if known else zlib.crc32(name.encode())) % len(COLORS)]
 
 
 def fit(text: str, inches: float, size: float, weight: str = "normal") -> str:
-    """Break a text into lines that are at most so many inches long at this font size in points."""
+    """Break a text into lines that are at most ``inches`` long at this font ``size`` in points."""
     font = get_font(findfont(FontProperties(family=RC["font.family"], weight=weight)))
     font.set_size(size, 72)
 
@@ -126,34 +126,34 @@ def heading(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
     inches = figure.get_size_inches()[0] - 0.35
     figure.suptitle(fit(title, inches, 10, "bold"), fontsize=10, fontweight="bold")
     if notes:
-        # the label of the x axis that all panels share is the place that the layout keeps free at the lower edge
+        # the notes are set as the shared x label, because the layout keeps room for it at the lower edge
         text = "\n".join(fit(note, inches, 8.5) for note in notes)
         figure.supxlabel(text, fontsize=8.5, x=0.02, ha="left", color="#333333")
 
 
 def legend(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int) -> None:
-    """Name lines below the axes: ``looks`` holds what :class:`matplotlib.lines.Line2D` takes, by the name."""
+    """Add a legend below the axes; ``looks`` maps names to arguments of :class:`matplotlib.lines.Line2D`."""
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
 
 
 def dot(axis: Axes, row: int, value: float, interval: tuple[float, float] | None, color: str, several: bool) -> None:
-    """Draw a value with its interval, if any: filled, with a bold bar, if it is of several seeds."""
+    """Draw a value with its interval, if any; a value over ``several`` seeds is filled and has a bold bar."""
     if interval is not None:
         axis.plot(interval, [row, row], color=color, linewidth=2.8 if several else 1, solid_capstyle="butt")
     axis.plot(value, row, "o", color=color, markersize=6, mfc=color if several else "white")
 
 
 def count_updates(axis: Axes) -> None:
-    """Write an x axis of updates with few, whole numbers that fit into narrow panels."""
+    """Label an x axis of updates with a few whole numbers, which fit into narrow panels."""
     axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def log_axes(axis: Axes) -> None:
-    """Make both axes logarithmic, with few labels that fit into narrow panels. Call it when the lines are drawn.
+    """Make both axes logarithmic, with few labels that fit into narrow panels. Call it after drawing the lines.
 
-    The x axis is one of updates.
+    The x axis counts updates.
     """
     axis.set_xscale("log")
     axis.set_yscale("log")
@@ -164,7 +164,7 @@ def log_axes(axis: Axes) -> None:
 
 
 def few_log_labels(axis: Axis) -> None:
-    """Label a logarithmic axis at few values, also if it spans less than a power of ten."""
+    """Label a logarithmic axis at a few values, even if it spans less than a power of ten."""
     low, high = axis.get_view_interval()
     few = (1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,)
     subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high < 3 * low else few
@@ -197,7 +197,7 @@ def spread(positions: Sequence[float], gap: float) -> np.ndarray:
 def label_lines(axis: Axes, labels: Sequence[Label]) -> None:
     """Write labels beside the right edge of an axis at the heights of their lines, moved apart where they overlap.
 
-    Call it when the axis has its limits; the room that the labels need is taken from its width.
+    Call it after setting the limits of the axis; the axis becomes narrower to make room for the labels.
     """
     figure = axis.get_figure(root=True)
     assert figure is not None

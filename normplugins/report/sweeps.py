@@ -32,7 +32,7 @@ BATCH_SIZE, ONE_SENTENCE, WEIGHT_DECAY, LEARNING_RATE, PRECISION = (
 )  # fmt: skip
 """The plans in ``configs/campaign/``."""
 WORKS = 0.5
-"""A learning rate works if no run diverges and each reaches this part of the best score of its norm."""
+"""A learning rate works if no run diverges and each reaches this fraction of the best score of its norm."""
 
 
 def read_sweep(results: Path, plan: str, key: str) -> pd.DataFrame:
@@ -61,7 +61,7 @@ def read_sweep(results: Path, plan: str, key: str) -> pd.DataFrame:
 
 
 def batch_sizes(results: Path) -> Figure | None:
-    """Return a figure of the scores against the tokens a batch; None unless a norm has runs with two sizes."""
+    """Return a figure of the scores against the tokens per batch; None unless a norm has runs with two sizes."""
     swept = read_sweep(results, BATCH_SIZE, TOKENS)
     cells = swept.dropna(subset="bleu").groupby(["norm", "value"], sort=False)["bleu"]
     points = cells.agg(["mean", "min", "max", "count"]).reset_index()
@@ -96,7 +96,7 @@ def batch_sizes(results: Path) -> Figure | None:
 
 
 def small_batches(results: Path) -> tuple[str, str]:
-    """Judge whether BN (as released) falls behind LN at small batches: verdict and evidence."""
+    """Judge whether BN (as released) falls behind LN at small batches; return the verdict and the evidence."""
     cells = read_sweep(results, BATCH_SIZE, TOKENS).drop_duplicates("cell")
     pairs = cells.pivot(index="value", columns="norm", values="cell").reindex(columns=["bn_released", "ln"]).dropna()
     judged = _find(results, BATCH_SIZE, pairs.itertuples(index=False, name=None))
@@ -119,7 +119,7 @@ def small_batches(results: Path) -> tuple[str, str]:
 
 
 def one_sentence(results: Path) -> tuple[str, str]:
-    """Judge whether BN falls behind LN when a batch has one sentence: verdict and evidence."""
+    """Judge whether BN falls behind LN when a batch has one sentence; return the verdict and the evidence."""
     cells = {cell.partition(",")[0]: cell for _, cell in Plan.named(ONE_SENTENCE).cells}
     others = [norm for norm in cells if norm != "ln"]
     judged = _find(results, ONE_SENTENCE, [(cells[norm], cells["ln"]) for norm in others])
@@ -139,7 +139,7 @@ def one_sentence(results: Path) -> tuple[str, str]:
 
 
 def weight_decay(results: Path) -> tuple[str, str]:
-    """Judge whether weight decay and a control with a matched learning rate are equivalent: verdict and evidence."""
+    """Judge whether weight decay equals a control with a matched learning rate; return the verdict and the evidence."""
     cells = [cell for _, cell in Plan.named(WEIGHT_DECAY).cells]
     decayed, control = (next(cell for cell in cells if key in cell) for key in (DECAY, RATE))
     plain = next(cell for cell in cells if "," not in cell)
@@ -158,7 +158,7 @@ def weight_decay(results: Path) -> tuple[str, str]:
 
 
 def learning_rates(results: Path) -> tuple[str, str]:
-    """Judge whether LN trains at a larger learning rate than no norm does: verdict and evidence."""
+    """Judge whether LN trains at a larger learning rate than no norm; return the verdict and the evidence."""
     swept = read_sweep(results, LEARNING_RATE, RATE)
     tried: dict[str, dict[Any, pd.DataFrame]] = {
         norm: dict(iter(swept[swept["norm"] == norm].groupby("value"))) for norm in ("ln", "none")
@@ -176,7 +176,7 @@ def learning_rates(results: Path) -> tuple[str, str]:
     if decided and min(largest.values()) < max(tried["ln"]):
         verdict = HOLDS if largest["ln"] > largest["none"] else FAILS
     else:
-        verdict = UNDECIDED  # few seeds, other rates, or both work at the largest rate
+        verdict = UNDECIDED  # too few seeds, different rates, or both work at the largest rate
     return so_far(verdict, not Plan.named(LEARNING_RATE).progress(results).left), (
         f"{'. '.join(summaries)}. These are norms of the encoder; the decoder has LN. A rate works if no run diverges "
         f"and each reaches {WORKS:.0%} of the best score of its norm. "
@@ -185,7 +185,7 @@ def learning_rates(results: Path) -> tuple[str, str]:
 
 
 def bfloat16(results: Path) -> tuple[str, str]:
-    """Judge whether training in bfloat16 changes the BLEU of LN and PN: verdict and evidence."""
+    """Judge whether training in bfloat16 changes the BLEU of LN and PN; return the verdict and the evidence."""
     found = _find(results, PRECISION, [(f"{norm},precision=bf16", norm) for norm in ("ln", "pn")])
     if any(each.difference is None for each in found):
         return NOT_RUN, "LN and PN need a seed each that was trained in both precisions."

@@ -19,12 +19,12 @@ def build_table(
     notes: Sequence[str] = (),
     slug: str = "",
 ) -> Table:
-    """Return the table of rows that hold the text of each column by its heading.
+    """Build a table from rows that map each heading to the text of its cell.
 
     Args:
         title: the title.
         rows: the rows, all with the same headings in the same order.
-        texts: the headings of columns of texts; the others hold numbers.
+        texts: the headings of columns that hold text; the others hold numbers.
         details: the headings of columns that may be left out.
         notes: the notes under the table.
         slug: the name of its LaTeX file.

@@ -36,12 +36,12 @@ COUNTED = (
 )
 BEST = "The checkpoint with the best validation loss is scored; *last*: the last checkpoint."
 TEXTS = ("norm", "stopped by", "hardware")
-"""The columns of texts."""
+"""The columns that hold text rather than numbers."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: its cell, or without one the text that stands in place of a score.
+    """A row of a table: its cell or, without one, the text in place of a score.
 
     ``paper`` is the paper's name of the norm, if the row shows its number.
     """
@@ -55,9 +55,10 @@ class Row:
 def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
     """Return the paper's numbers on a corpus beside ours.
 
-    The row of a norm of the paper, one for each reading of a language model, holds the runs of the published recipe, on
-    the published corpus, to its end. Without any run, a norm has one row for all readings. All other runs follow in
-    rows without a number of the paper; shortened schedules have a table of their own.
+    Each norm of the paper has a row (for a language model, one for each reading) of the runs that followed the
+    published recipe to its end on the published corpus. If the experiment has no run, each norm has one row for all
+    readings. All other runs follow in rows without a number of the paper; shortened schedules have a table of their
+    own.
     """
     every = group(results)
     cells = [cell for cell in every if not cell.first["budget"]]
@@ -72,7 +73,7 @@ def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
     for model, norm in product(models, norms):
         others = [cell for cell in cells if (cell.first["norm"], cell.first["model"]) == (norm, model)]
         if norm in NAMES and model in readings:
-            # the published WMT14 run had statistics of its own in each of 128 processes; any number stands beside it
+            # the published WMT14 run had per-replica statistics in 128 processes; any number stands beside it
             ours = next((cell for cell in others if re.fullmatch(rf"({OF_PROCESSES}\d+)?", _differs(cell))), None)
             others = [cell for cell in others if cell is not ours]
             name = ", ".join(filter(None, [f"{NAMES[norm]} ({norm})", model]))
@@ -103,7 +104,7 @@ def experiment_table(title: str, slug: str, results: pd.DataFrame) -> Table:
 
 
 def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
-    """Return the scores on each test set, chrF2 and TER, or None where no record holds any of them."""
+    """Return the scores on each test set, chrF2 and TER, or None if no record holds any of them."""
     cells = [cell for cell in group(results) if (cell.rows["metric"] != "").any()]
     if not cells:
         return None
@@ -137,7 +138,7 @@ def _table(
     notes: Sequence[str],
     corpus: PaperCorpus | None = None,
 ) -> Table:
-    """Put together any table but the details; columns that say nothing new are left out."""
+    """Build any table except that of details; optional columns that are empty or the same in all rows are left out."""
     metric, *others = metrics
     perplexity = corpus is not None and corpus.metric == "ppl"
     scored, *also = ["", "last"] if perplexity else CHECKPOINTS if corpus else _checkpoints(cells) or [""]
@@ -192,7 +193,7 @@ def _table(
 
 
 def _seeds_note(cells: Sequence[Cell]) -> list[str]:
-    """Return warnings if cells are compared that have different seeds, or one seed only."""
+    """Return warnings if the cells of a table have different seeds, or only one seed."""
     seeds = [frozenset(cell.runs["seed"]) for cell in cells]
     differ = "Rows are means over different seeds: do not subtract them."
     notes, ones = [differ] if len({*filter(None, seeds)}) > 1 else [], [*map(len, seeds)].count(1)

@@ -19,11 +19,11 @@ from normplugins.utils.terminal import Table, paragraph, terminal
 WIDTH = 120
 """The longest line of a page's paragraphs, in characters."""
 CURVES = {"valid_curve": ("", "Validation loss"), "train_curve": ("-training", "Training loss")}
-"""The end of a figure's file name and its caption, for each curve of a record."""
+"""The suffix of a figure's file name and its caption, for each curve of a record."""
 
 
 def wrapped(text: str) -> str:
-    """Return a paragraph in lines; none begins with a minus, which Markdown would read as an item of a list."""
+    """Wrap a paragraph into lines, none of which begins with a minus, which Markdown would read as a list item."""
     joined = text.replace(" - ", "\0- ")
     return fill(joined, WIDTH, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
@@ -44,7 +44,7 @@ class Writer:
         self.printed.append(paragraph(text, self.width))
 
     def tell(self, echo: Callable[[str], None]) -> None:
-        """Pass on the terminal's text and the name of each file written."""
+        """Pass the terminal's text and the name of each file written to ``echo``."""
         for text in [*(f"{text}\n" for text in self.printed), *(f"written: {path}" for path in self.written)]:
             echo(text)
 
@@ -84,7 +84,7 @@ class Writer:
         self.written[len(self.written) - len(texts) :] = [self.folder / pattern]
 
     def show(self, figure: Figure | None, name: str, caption: str) -> list[str]:
-        """Write a figure as PNG and as SVG, and return the Markdown that shows it; nothing without a figure."""
+        """Write a figure as PNG and as SVG, and return the Markdown that shows it; an empty list without a figure."""
         if figure is None:
             return []
         self.written += style.write(figure, self.folder / "figures" / name)

@@ -1,9 +1,9 @@
 """Runs the cells of a plan one after another until all are published, and shows the progress of each.
 
-A plan lists cells in blocks; a cell is a list of overrides of an experiment. Within a block, all cells run with one
-seed before the next seed begins, so that each seed gives a complete comparison. A run that was started is resumed
-first, and a published one is not repeated. A campaign that is stopped at any moment continues with the same command.
-Several campaigns may share a folder, and train different runs of one plan at the same time.
+A plan lists cells in blocks; a cell is a list of overrides of an experiment. Within a block, every cell runs with one
+seed before any cell runs with the next, so that each seed gives a complete comparison. Interrupted runs are resumed
+first, and published runs are skipped. A campaign can be stopped at any time; the same command continues it. Several
+campaigns may share a folder and train different runs of one plan at the same time.
 """
 
 import math
@@ -28,30 +28,30 @@ from normplugins.utils.json_file import write_json
 from normplugins.utils.terminal import Column, Table, paragraph, terminal, terminal_width
 
 LEFT = ("started", "left")
-"""The states of a planned run that a campaign carries out."""
+"""The states in which a campaign carries out a planned run."""
 
 
 class TimeIsUp(BaseException):
-    """The campaign's time limit is reached. It is a BaseException, so that no handler of Exception retries the run."""
+    """Raised at the campaign's time limit. It is a BaseException, so that ``except Exception`` does not catch it."""
 
 
 def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, results: Path, force: bool) -> bool:
-    """Run what is left of the plans, in their order, and publish each finished record.
+    """Complete the unfinished runs of the plans in order, started ones first, and publish each record.
 
-    Runs in the folder of which another process works are skipped.
+    A run is skipped if another process is working in its folder.
 
     Args:
         plans: YAML files, such as ``configs/campaign/multi30k.yaml``.
         minutes: stop after this time, even within a run; None: run to the end.
         show_only: print the table and run nothing.
         results: the folder in which the records are published.
-        force: run and publish even if the code is in no commit.
+        force: run and publish even if the code is not committed.
 
     Returns:
-        Whether nothing is left.
+        True if no run is left.
 
     Raises:
-        UserError: a plan cannot work, the code is in no commit, or a run failed for another reason than a loss that is
+        UserError: a plan is invalid, the code is not committed, or a run failed for a reason other than a loss that is
             not finite.
     """
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
@@ -62,8 +62,8 @@ def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, resu
     if not force and (reason := record.uncommitted(record.git_commit())):
         raise UserError(f"the records would come from {reason}: commit it, or run the campaign with --force")
     failures: dict[Planned, str] = {}
-    for planned in sorted(_left(runs), key=lambda each: each.state != "started"):  # otherwise in the plan's order
-        if planned.state not in LEFT:  # another campaign has published it meanwhile
+    for planned in sorted(_left(runs), key=lambda each: each.state != "started"):  # stable: then the plan's order
+        if planned.state not in LEFT:  # another campaign has published it in the meantime
             continue
         print(overview(runs, [planned]), flush=True)
         try:
@@ -92,7 +92,7 @@ def _left(runs: Sequence[Planned]) -> list[Planned]:
 
 
 def _carry_out(planned: Planned, results: Path, end: float, force: bool) -> None:
-    """Complete one run and publish it. A loss that is not finite is a result, and is published as one."""
+    """Complete one run and publish its record, or publish that its loss was not finite."""
     cell = {key: planned.settings[key] for key in ("experiment", "variant", "seed")}
     with _until(end):
         try:
@@ -101,17 +101,17 @@ def _carry_out(planned: Planned, results: Path, end: float, force: bool) -> None
             outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
             write_json(planned.diverged, cell | outcome | {"config": record.without_absolute_paths(planned.settings)})
             for old in planned.published.parent.glob(f"seed{cell['seed']}.*"):
-                if old != planned.diverged:  # the record of a run with other settings, and its translations
+                if old != planned.diverged:  # record and translations of a run with other settings
                     old.unlink()
             return
-        publish(planned.run_dir, results, force, replace=True)  # what is published there has other settings
+        publish(planned.run_dir, results, force, replace=True)  # any record there is of a run with other settings
 
 
 def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
-    """Return a table with the seeds of each cell by their state, and a line with the hours left, one run at a time."""
+    """Return a table of each cell's seeds by state, and a line that estimates the hours left with one run at a time."""
     cells: dict[tuple[str, str], dict[str, list[str]]] = {}
-    took: dict[str, list[float]] = defaultdict(list)  # of the runs that are done, by experiment
-    to_go: dict[str, float] = defaultdict(float)  # runs that are left; of a started run, the part that is left
+    took: dict[str, list[float]] = defaultdict(list)  # seconds of each finished run, by experiment
+    to_go: dict[str, float] = defaultdict(float)  # number of runs left, started ones in part, by experiment
     for planned in runs:
         experiment, variant, seed = (str(planned.settings[key]) for key in ("experiment", "variant", "seed"))
         row = cells.setdefault((experiment, variant), {"done": [], "running": [], "left": []})
@@ -160,7 +160,7 @@ def _until(end: float) -> Iterator[None]:
     if (seconds := end - time.monotonic()) <= 0:
         raise TimeIsUp
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)  # repeated, because a destructor may swallow it
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)  # repeats, because a destructor may swallow the exception
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A campaign's plan: the runs that it lists, and what of each is done."""
+"""Reads the runs of a campaign's plans, and the state of each run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Planned:
 
     @property
     def diverged(self) -> Path:
-        """The file that is published instead of a record when the loss was not finite."""
+        """The path of the file that is published instead of a record if the loss was not finite."""
         return inventory.diverged_path(self.published)
 
     @property
@@ -60,18 +60,18 @@ class Planned:
 
     @property
     def progress(self) -> float:
-        """The share of the updates that a started run has made, from its log."""
+        """The fraction of its updates that a started run has made, according to its log."""
         updates, of = inventory.progress(self.run_dir)
         return updates / of if of else 0.0
 
 
 def read_plan(*paths: Path, results: Path = Path("results")) -> list[Planned]:
-    """Read the runs of one or more plans in their order, each run once even if several blocks list it.
+    """Read the runs of one or more plans in order; a run that several blocks list is read once.
 
-    Their records are published in the folder ``results``.
+    ``results`` is the folder in which their records are published.
 
     Raises:
-        UserError: a plan cannot be read, has an unknown key, or one of its cells cannot work.
+        UserError: a plan cannot be read or has an unknown key, or the config of one of its cells is invalid.
     """
     # Two plans may write the same cell differently, so runs are compared by the record they publish.
     return list({planned.published: planned for path in paths for planned in _read(path, results)}.values())

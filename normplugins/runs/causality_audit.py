@@ -31,12 +31,12 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
     Args:
         directory: the run's folder.
         results: folder in which ``causality/<experiment>/<variant>/seed<k>.json`` is written.
-        draws: replacements of each future in evaluation mode.
-        segments: segments of the test text that are scored in evaluation mode, and trials in training mode.
+        draws: number of random replacements of each future in evaluation mode.
+        segments: number of segments of the test text in evaluation mode, and of trials in training mode.
 
     Raises:
         UserError: the run is not a finished run of a language model, its checkpoint or its corpus has changed, its text
-            is shorter than a segment, or a number is below 1.
+            is shorter than a segment, or ``draws`` or ``segments`` is below 1.
     """
     for name, value in (("--draws", draws), ("--segments", segments)):
         if value < 1:
@@ -119,7 +119,7 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
 
 
 def _figures(title: str, measure: Callable[[torch.Generator], Measured]) -> dict[str, Any]:
-    """Measure one mode, print a summary and return the figures of the record."""
+    """Measure one mode, print a summary and return the numbers for the record."""
     with step(f"measuring the model in {title}"):
         figures = measure(torch.Generator().manual_seed(SEED)).figures()
     size = f"mean {figures['mean']:.3g}, max {figures['max']:.3g} nats"
@@ -133,8 +133,8 @@ def _figures(title: str, measure: Callable[[torch.Generator], Measured]) -> dict
 def _perplexity_by_position(directory: Path, config: DictConfig, tokens: int) -> dict[str, float] | None:
     """Return the run's own perplexity at the last position of its segments, and at the other positions.
 
-    At the last position, no model has a future token to see. Returns None if the run's log-probabilities are gone, or
-    if they belong to other windows than its training segments.
+    The last position has no future that a model could see. Returns None if the run's log-probabilities are missing, or
+    if they were computed in windows that differ from its training segments.
     """
     path, segment = directory / "test.logprobs.npy", config.task.tokens_per_sample
     if not path.exists() or config.evaluate.context or config.evaluate.segment not in (None, segment):

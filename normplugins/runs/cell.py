@@ -1,7 +1,7 @@
-"""Names the table cell of a config: the norm, and every value that differs from the experiment's own.
+"""Names the table cell of a config by its norm and by every value that differs from the experiment's own.
 
-The name is derived from the composed config and not from the overrides as typed: ``optimization.lr=[5e-3]`` and
-``optimization.lr=0.005`` give one name, and a value that the experiment has anyway is left out.
+The name is derived from the composed config, not from the overrides as typed: ``optimization.lr=[5e-3]`` and
+``optimization.lr=0.005`` give the same name, and overrides that repeat the experiment's own value are left out.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from normplugins.training.distributed import world_size
 FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 """Config groups whose options are components of fairseq, or components of this plugin that replace them."""
 PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
-"""Paths on one machine, which a record does not hold. Configs of 0.2.0 have a ``results_dir``."""
-# Besides settings declared with changes_result=False: the device, how often fairseq prints, how it loads batches, and
-# keys of corpora, hardware and tracking in older runs.
+"""Paths on one machine, which records leave out. ``results_dir`` occurs in configs of version 0.2.0."""
+# Settings that cannot change a result, in addition to those declared with changes_result=False: the device, fairseq's
+# logging interval and batch loading, and keys of corpora, hardware and tracking in the configs of older runs.
 _CHANGES_NO_RESULT = re.compile(
     r"common\.(cpu|log_interval)|dataset\.(num_workers|data_buffer_size)|corpus\.(url|expected_\w+)"
     r"|hardware\..*|tracking\..*"
@@ -36,8 +36,8 @@ _FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_ta
 _GROUP_OF_VALUES = "reading"
 _LONGEST_NAME = 120  # a file system allows 255 bytes, and wandb and the record add to the name
 
-# Settings whose default has changed, with the old and the new value, which give the same result: a run that began with
-# the old value resumes with the new one. None: the setting did not exist yet.
+# Settings whose default has changed, each with the old and the new value. Both give the same result, so a run that
+# began with the old value may resume with the new one. None: the setting is absent.
 EQUIVALENT_VALUES = {
     "precision": (None, "float32"),
     "corpus.seed": (1, None),
@@ -66,9 +66,9 @@ def _own_settings_without_effect(_norms: tuple[str, ...]) -> set[str]:
 def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
     """Return the folder name of a run's cell, such as ``pn,norm.group_scaling=false,optimization.lr=0.005``.
 
-    The number of processes is part of the name if an update depends on it: each process adds its batch, or has running
-    statistics of its own batches. A name that is too long for a file system is cut, and a digest of the whole name is
-    appended.
+    The number of processes is part of the name if updates depend on it, because each process adds its own batches to an
+    update or keeps running statistics of its own batches. A name that is too long for a file system is cut and ends
+    with a digest of the full name.
 
     Args:
         config: the composed config before interpolations are resolved.
@@ -95,7 +95,7 @@ def join_cell_name(norm: str, items: Iterable[str]) -> str:
 
 
 def is_shortened(name: str) -> bool:
-    """Whether :func:`join_cell_name` has cut a name, which then ends with a digest of the whole one."""
+    """Whether :func:`join_cell_name` has cut this name, so that it ends with a digest of the full one."""
     return len(name.encode()) > _LONGEST_NAME - 4 and bool(re.search(r"-[0-9a-f]{8}$", name))
 
 
@@ -118,16 +118,16 @@ def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]
 
 
 def _same_in_any_number_of_processes(batches_per_update: int | None, sync: str | None, model: Any) -> bool:
-    """Whether an update is the same however many processes share its batches, for a model with these norms."""
+    """Whether the updates of a model are the same for any number of processes."""
     shared_statistics = sync == "deferred" or not any(map(has_statistics, all_norm_names(model)))
     return batches_per_update is not None and shared_statistics
 
 
 def _with_norm_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a flat config with the norm's own default in the place of each norm setting that is null or missing.
+    """Return a flat config in which the norm's own default replaces each norm setting that is null or missing.
 
-    The configs of older runs lack the settings of norms that were added since, and may spell out a default that is null
-    today. A default that depends on the number of attention heads stays null.
+    The configs of older runs lack norm settings that were added later, and may state a default that is null today. A
+    default that depends on the number of attention heads stays null.
     """
     name, filled = str(settings.get("norm.name")), dict(settings)
     for key, one in all_settings().items():
@@ -151,7 +151,7 @@ def flatten(config: DictConfig, resolve: bool = True) -> Iterator[tuple[str, Any
 
 
 def _chosen_groups(choices: Choices, compose: Composer, own_norm: str) -> list[str]:
-    """Return ``group=option`` for each group with another option than the experiment's, unless another implies it."""
+    """Return ``group=option`` for each group whose option differs from the experiment's, unless another implies it."""
     chosen: list[str] = []
     for of_fairseq in (False, True):  # the project's own groups first: an architecture selects fairseq's model
         _, own = compose([own_norm, *chosen])
@@ -166,7 +166,7 @@ def _chosen_groups(choices: Choices, compose: Composer, own_norm: str) -> list[s
 
 
 def _differing(config: DictConfig, own: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Yield each key and value that differ from what the experiment's own file would give in this config."""
+    """Yield each key with its value if the experiment's own expression would give another value in this config."""
     expressions = dict(flatten(own, resolve=False))
     usual: DictConfig | None = None
     for key, expression in flatten(config, resolve=False):
@@ -187,7 +187,7 @@ def _differing(config: DictConfig, own: DictConfig) -> Iterator[tuple[str, Any]]
 
 
 def _value(config: DictConfig, key: str) -> Any:
-    """Return the resolved value of ``key``, with a norm's default in the place of null."""
+    """Return the resolved value of ``key``; a norm setting that is null has the norm's default."""
     try:
         found = OmegaConf.select(config, key)
     except OmegaConfBaseException:  # its expression refers to a key that this config lacks
@@ -214,7 +214,7 @@ def _norm_default(config: DictConfig, field: str) -> Any:
 
 
 def _written(key: str, value: Any) -> str:
-    """Return a value as it is written in a name."""
+    """Return a value as it appears in the name of a cell."""
     if isinstance(value, list):
         return "_".join(_written(key, each) for each in value)
     if value is None or isinstance(value, bool):

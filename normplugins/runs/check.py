@@ -29,7 +29,7 @@ from normplugins.utils.settings import invalid_value
 
 # PyTorch 2.6 and 2.10 cannot trace the backward of PN, and the versions in between have not been tried.
 COMPILES_FROM = "2.13"
-# The least and the most that fairseq's keys, or each number in their lists, may be; null is always allowed here.
+# Ranges (minimum, maximum) of fairseq's keys, or of each number in their lists; null is always allowed here.
 RANGES = {
     (-1, inf): "checkpoint.patience",
     (0, inf): "dataset.num_workers optimization.max_epoch optimization.max_update optimization.lr "
@@ -69,7 +69,7 @@ def check(config: DictConfig) -> None:
     check_fairseq_keys(config)
     if config.precision == "bf16" and (config.common.bf16 or config.common.fp16):
         raise UserError("precision=bf16 keeps the weights in float32: leave out common.bf16 and common.fp16")
-    if not config.dry_run:  # a plan may be for another machine
+    if not config.dry_run:  # a dry run may be for another machine
         check_processes(config)
         if config.precision == "bf16":
             check_bfloat16(on_cpu(config))
@@ -79,7 +79,7 @@ def check(config: DictConfig) -> None:
 
 
 def check_float16(config: DictConfig) -> None:
-    """Refuse ``common.fp16`` on a CPU, and with norms whose backward keeps a statistic in units of the loss scale."""
+    """Refuse ``common.fp16`` on a CPU, and with norms that keep a statistic of gradients (which are scaled)."""
     if not config.common.fp16:
         return
     if on_cpu(config):
@@ -123,7 +123,7 @@ def check_processes(config: DictConfig) -> None:
 
 
 def check_schedule(config: DictConfig) -> None:
-    """Refuse a schedule of the learning rate that fairseq cannot build."""
+    """Refuse a learning-rate schedule that fairseq cannot build."""
     scheduler, rates, last = config.lr_scheduler, list(config.optimization.lr), config.optimization.max_update or 0
     name, warmup = scheduler._name, scheduler.get("warmup_updates", 0)
     if name == "reduce_lr_on_plateau":
@@ -162,7 +162,7 @@ def check_compiling(config: DictConfig) -> None:
 
 
 def check_values(config: DictConfig) -> None:
-    """Refuse values out of range, and values that do not fit each other or the model; raises as :func:`check` does."""
+    """Refuse values that are out of range or contradict each other or the model; raises as :func:`check` does."""
     for key, value in flatten(config):
         if any(isinstance(one, float) and not isfinite(one) for one in (value if isinstance(value, list) else [value])):
             raise UserError(f"{key} is {value}, and must be a finite number")

@@ -1,4 +1,4 @@
-"""Deletes the checkpoints that a finished run does not need any more."""
+"""Deletes the checkpoints that a finished run no longer needs."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from normplugins.utils.files import sha256
 
 
 def unneeded(directory: Path) -> list[Path]:
-    """Return the files that a finished run does not need: checkpoints to resume from, and what a kill left.
+    """Return the files that a finished run no longer needs: checkpoints to resume from, and files of a killed process.
 
-    The averaged and the best checkpoint stay. Both are loaded first; if one of them is damaged, nothing is deleted.
+    The averaged and the best checkpoint are kept. Both are loaded first, so that nothing is deleted if one is damaged.
 
     Raises:
-        UserError: the folder holds no finished run, or a checkpoint that stays is missing or damaged.
+        UserError: the folder holds no finished run, or a checkpoint to keep is missing or damaged.
     """
     config, done = folder.finished_run(directory)
     scored = done.get("files", {}).get("checkpoints", {})  # records of older versions do not name them
@@ -31,7 +31,7 @@ def unneeded(directory: Path) -> list[Path]:
 
 
 def freed(paths: list[Path]) -> int:
-    """Return the bytes that deleting these files of one folder frees; a file that keeps another name frees nothing."""
+    """Return the bytes freed by deleting these files of one folder; a file with another hard link in it frees none."""
     every = set(paths[0].parent.iterdir()) if paths else set()
     return disk_use(every) - disk_use(every - set(paths))
 

@@ -1,4 +1,4 @@
-"""Composes the Hydra config of a run, and names the known alternatives when an override does not fit."""
+"""Composes the Hydra config of a run, and lists the known names when an override has an unknown one."""
 
 import difflib
 import math
@@ -40,7 +40,7 @@ from normplugins.utils.paths import config_dir
 CONFIG_DIR = config_dir()
 # These keys take a list with a number for each epoch; a single number stands for a list of one.
 ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
-# The warmups of norms, which a recipe or a comparison of norms may set for all: norms without warmup ignore them.
+# Warmups, which a recipe or a comparison may set for all norms: norms without a warmup ignore them.
 WARMUP = re.compile(r"(pn_warmup_updates|model\.final_norm_warmup_updates)=\d+$")
 _WRONG_TYPE = re.compile(r"Value '(.*?)' (?:of type '\w+' )?(?:could not be converted to|is not a valid) (\w+)")
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "bool": "true or false"}
@@ -50,9 +50,9 @@ ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
 
 @cache
 def register_nodes(norms: tuple[str, ...], _corpora: tuple[str, ...]) -> None:
-    """Give Hydra the nodes that are made from dataclasses: fairseq's, our own settings, all ``norms`` and all corpora.
+    """Register Hydra's config nodes, made from dataclasses: fairseq's, our own settings, all ``norms`` and all corpora.
 
-    With these, every key can be overridden on the command line and is checked for its type.
+    They let every key be overridden on the command line, with a check of its type.
     """
     normplugins.register()
     store = ConfigStore.instance()
@@ -128,12 +128,12 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
 
 
 def as_hydra_reads(overrides: Sequence[str]) -> list[str]:
-    """Return overrides as Hydra takes them: special characters of texts quoted, and nothing to be added to a config."""
-    return quote_texts([item.lstrip("+") for item in overrides])  # every known key exists
+    """Return overrides in the form that Hydra reads: with text values quoted, and without a leading ``+``."""
+    return quote_texts([item.lstrip("+") for item in overrides])  # all known keys exist, so none has to be added
 
 
 def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Choices]:
-    """Return the config as Hydra composes it, not to be changed, and the option that it chose in each group."""
+    """Return the config as Hydra composes it, which callers must not change, and the chosen option of each group."""
     given = [ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides]
     if member := launched():
         given.append(f"distributed_training.distributed_world_size={member.size}")
@@ -151,16 +151,16 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
 
 
 def _chooses_option(override: Override) -> bool:
-    """Whether an override chooses the option of a config group, and does not set a value."""
+    """Whether an override chooses the option of a config group rather than setting a value."""
     known = (CONFIG_DIR / override.key_or_group).is_dir() or override.key_or_group in ConfigStore.instance().repo
     return known and not isinstance(override.value(), dict)
 
 
 @contextmanager
 def hydra() -> Iterator[None]:
-    """Use Hydra with the configs of this project in this block.
+    """Initialize Hydra with this project's configs for the block, and restore its version base afterwards.
 
-    Hydra would keep its version for the whole process, and from version 1.2 on it refuses the interface through which
+    Hydra's version base is global to the process. If it is 1.2 or newer, Hydra refuses the interface through which
     fairseq reads checkpoints of its older versions.
     """
     base = VersionBase.instance()
@@ -206,8 +206,8 @@ def convert_types(config: DictConfig) -> None:
 def fill_norm_defaults(config: DictConfig) -> None:
     """Replace each null in the resolved section ``norm`` by the norm's own default, for the record.
 
-    The model's settings ``norm_*`` keep null, because the model may have other norms with other defaults, and so does a
-    setting whose default is the number of attention heads.
+    A setting whose default is the number of attention heads stays null, and so do the model's settings ``norm_*``,
+    because the model may have other norms with other defaults.
     """
     try:
         resolved = norm_config(config.model, config.norm.name).resolve()
@@ -233,7 +233,7 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def fairseq_config(config: DictConfig) -> DictConfig:
-    """Return the part of a run's config that the trainer takes: fairseq's own FairseqConfig, and ``precision``."""
+    """Return the part of a run's config that the trainer reads: fairseq's own FairseqConfig, and ``precision``."""
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     keys = *FAIRSEQ_SECTIONS, *FAIRSEQ_COMPONENTS, "precision"
     chosen = {key: plain[key] for key in keys if key in plain}  # the configs of older runs have no precision
@@ -280,7 +280,7 @@ def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
 
 
 def _with_leaf(config: DictConfig, leaf: str) -> list[str]:
-    """Return the keys of a config whose last part is ``leaf``, or the model's keys for one of its stacks."""
+    """Return the keys of a config whose last part is ``leaf`` or, if there is none, the model's keys for one stack."""
     values = dict(flatten(config, resolve=False))
     exact = [key for key in values if key.rpartition(".")[2] == leaf]
     found = exact or [key for key in values if re.fullmatch(rf"model\.(encoder|decoder)_{re.escape(leaf)}", key)]
@@ -288,7 +288,7 @@ def _with_leaf(config: DictConfig, leaf: str) -> list[str]:
 
 
 def wrong_type(error: BaseException) -> str | None:
-    """Return one line for a value of the wrong type, ``KEY=VALUE`` as the user typed it, or None for another error."""
+    """Return a message for a value of the wrong type, with ``KEY=VALUE`` as typed; None for other errors."""
     found = _WRONG_TYPE.search(str(error.__cause__ or error))
     if not found:
         return None

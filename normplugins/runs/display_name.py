@@ -1,21 +1,22 @@
-"""The short name of a run for people: what differs from its experiment, such as ``pn-nogs-s1``."""
+"""Short display names of runs, which show what differs from the experiment, such as ``pn-nogs-s1``."""
 
 import hashlib
 import re
 
 LONGEST = 40
-"""The characters of a name, without the seed."""
+"""The maximum number of characters of a name without the seed."""
 _VALUE_SAYS_IT = re.compile(r"[A-Za-z_]+")
 
 
 def display_name(variant: str, seed: int) -> str:
     """Return a short name of a run within its experiment.
 
-    The parts of the cell's name stand in their order: a switch as the initials of its key, with ``no`` before one that
-    is off; a choice of a config group as its option, with ``-recipe`` after a recipe; any other setting as the initials
-    of its key and its value. A key of one word is not shortened. ``pn,norm.group_scaling=false,optimization.lr=0.005``
-    with seed 1 is ``pn-nogs-lr0.005-s1``. A name of many settings is cut, and ends with a digest of the whole one. The
-    record holds the whole name, which is ``variant``, and every setting.
+    The name has the parts of the cell's name in the same order. A switch is written as the initials of its key, after
+    ``no`` if it is off; the choice of a config group as its option, with ``-recipe`` after a recipe; any other setting
+    as the initials of its key, followed by its value. A key of one word is not shortened.
+    ``pn,norm.group_scaling=false,optimization.lr=0.005`` with seed 1 is ``pn-nogs-lr0.005-s1``. A name that is too long
+    is cut and ends with a digest of the cell's name. The record holds the cell's name as ``variant``, and every
+    setting.
     """
     norm, *items = variant.split(",")
     name = "-".join([norm, *map(_short, items)])
@@ -28,7 +29,7 @@ def _short(item: str) -> str:
     key, equals, value = item.partition("=")
     words = key.rpartition(".")[2].split("_")
     name = words[0] if len(words) == 1 else "".join(word[:1] for word in words)
-    if not equals:  # the rest of a name that was too long
+    if not equals:  # the rest of a cell's name that was cut
         return item
     if value in ("true", "false"):
         return name if value == "true" else f"no{name}"

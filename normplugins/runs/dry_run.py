@@ -28,12 +28,12 @@ from normplugins.utils.json_file import read_json
 from normplugins.utils.steps import Echo, step
 from normplugins.utils.terminal import definitions, terminal_width
 
-# Sentences and tokens of training texts that neither a config nor a paper gives: the side with more tokens, including
-# subwords and the end of each sentence. IWSLT14: fairseq's recipe. WMT14: fairseq's log of the same three corpora with
-# a joint BPE of 32,000 (WMT16 en-de): 4,500,966 pairs, 132,886,171 en, 137,628,246 de.
+# Sentences and tokens of training texts for which neither a config nor a paper gives them. Tokens are subwords, with
+# the end of each sentence, on the side that has more. IWSLT14: fairseq's recipe. WMT14: fairseq's log of the same three
+# corpora with a joint BPE of 32,000 (WMT16 en-de): 4,500,966 pairs, 132,886,171 en, 137,628,246 de.
 COUNTED = {"iwslt14": (160_239, 4_035_591 + 160_239), "wmt14": (4_500_966, 137_628_246)}
-LENGTH, LONGEST = 30, 100  # tokens in a sentence of an unknown corpus
-CPU_TOKENS = 250  # largest batch that is measured on a CPU: a plan should take seconds
+LENGTH, LONGEST = 30, 100  # tokens in a typical and in the longest sentence of an unknown corpus
+CPU_TOKENS = 250  # tokens in the largest batch measured on a CPU: a dry run should take seconds
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CorpusSize:
     tokens: int | None  # in an epoch on the side with more tokens, including the end of each sentence
     length: int  # tokens in a typical sentence
     longest: int  # tokens in the longest sentence
-    source: str  # how these numbers are known
+    source: str  # where these numbers come from
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def corpus_size(config: DictConfig) -> CorpusSize:
 def made_up(task: RunTask, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
     """Return a task without a corpus and a function ``batch(sentences, length)`` that makes a random batch.
 
-    Words are as frequent as in text, by Zipf's law, because an adaptive softmax takes longer for rare ones. ``types``
-    counts the symbols of the dictionary, including fairseq's own.
+    Token frequencies follow Zipf's law, as in real text, because an adaptive softmax takes longer for rare tokens.
+    ``types`` counts the symbols of the dictionary, including fairseq's own.
     """
     normplugins.register()
     dictionary = numbered_dictionary(types)
@@ -189,7 +189,7 @@ def measure(
         batch: makes a batch from a number of sentences and their length in tokens.
         full: tokens in a full batch.
         lengths: tokens in a typical sentence, then in other sentences whose activations may take more memory.
-        tell: called with what is done, before it is done.
+        tell: called with a description of each step before it begins.
     """
     config.distributed_training.distributed_world_size = 1
     tell("building the model")
@@ -200,8 +200,8 @@ def measure(
         sample, _ = trainer._prepare_sample(batch(sentences, length))
         return saved_bytes(model, lambda: trainer.criterion(model, sample))
 
-    # The bytes are linear in the number of sentences, except that one alone needs fewer copies. The bytes that do not
-    # depend on that number are measured with typical sentences only, because long ones take seconds.
+    # The number of bytes is linear in the number of sentences, except that a single sentence needs fewer copies. The
+    # constant part is measured with typical sentences only, because long ones take seconds.
     tell(f"measuring the memory of sentences of {lengths[0]} tokens")
     two, three = activations(2, lengths[0]), activations(3, lengths[0])
     fixed, per_sentence = 3 * two - 2 * three, {lengths[0]: three - two}
@@ -251,7 +251,7 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        graph = forward()  # it keeps the saved tensors alive, so that no address is used twice
+        graph = forward()  # the graph keeps the saved tensors alive, so no address is used twice
     del graph
     return sum(found.values())
 

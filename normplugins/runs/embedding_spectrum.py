@@ -16,14 +16,14 @@ from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 
 EMBEDDING = re.compile(rf".*embed_tokens\.weight|decoder\.vocabulary\.embeddings|{BANDS}")
-"""The names of the embeddings in a checkpoint of a translation model, a transformer, and the tensorized transformer."""
+"""The names of embeddings in checkpoints of translation models and language models, as a regular expression."""
 
 
 def measure_embeddings(directory: Path) -> Iterator[dict[str, Any]]:
     """Yield a row for each singular value of each embedding of a run, the largest first.
 
-    An embedding that encoder and decoder share is measured once, under its first name. The values are those of the
-    checkpoint that the recipe is scored by. Nothing is written to the folder.
+    An embedding that encoder and decoder share is measured once, under its first name. The checkpoint is the one that
+    the recipe is scored by. Nothing is written to the folder.
 
     Raises:
         UserError: the folder holds no finished run, its checkpoint is missing or damaged, or has no embedding.

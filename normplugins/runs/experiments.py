@@ -1,4 +1,4 @@
-"""The experiments, each of which is a primary file in configs/."""
+"""Lists the experiments; each is a primary config file in configs/."""
 
 from normplugins.utils.paths import config_dir
 

@@ -1,4 +1,4 @@
-"""The keys of fairseq's trainer and tasks: those that a run supports, and the reason why each other one is refused."""
+"""The keys of fairseq's trainer and tasks that a run supports, and the reasons why it refuses all others."""
 
 import re
 from functools import cache
@@ -24,7 +24,7 @@ SUPPORTED = {
     "translation": "left_pad_source max_source_positions max_target_positions",
     "language_modeling": "tokens_per_sample",
 }
-"""The keys that may be set, by section; the keys of a task stand under the task's name."""
+"""The keys that may be set, by section; the keys of a task are listed under the task's name."""
 REASONS = {
     r"task\.(data|seed|batch_size\w*|data_buffer_size|(source|target)_lang|train_subset|dataset_impl"
     r"|required_seq_len_multiple)|checkpoint\.save_dir|bmuf\.distributed_world_size"
@@ -56,7 +56,7 @@ REASONS = {
     ),
     r".*": "it has no effect here: only fairseq's own command line reads it",
 }
-"""The reason why a run refuses a key that it does not support; the first pattern that fits the key counts."""
+"""The reasons why a run refuses unsupported keys, by pattern; the first pattern that matches the key applies."""
 FOLLOWS = {
     "common.seed": "seed",
     "optimizer.lr": "optimization.lr",
@@ -73,7 +73,7 @@ def fairseq_defaults() -> DictConfig:
 
 
 def check_fairseq_keys(config: DictConfig) -> None:
-    """Refuse a key of fairseq's trainer or task that a run does not support and that is not at its default.
+    """Refuse any key of fairseq's trainer or task that a run does not support, unless the key has its default value.
 
     Raises:
         UserError: the message names the key, its value and the reason.
@@ -94,7 +94,7 @@ def check_fairseq_keys(config: DictConfig) -> None:
                 continue
             if key in ("source_lang", "target_lang"):
                 default = config.corpus[key.removesuffix("_lang")]
-            elif follows := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", str(default)):  # it follows another key
+            elif follows := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", str(default)):  # the default is another key's value
                 default = given[follows[1]][follows[2]]
             if (set_to := given[section][key]) != default:
                 shown = str(set_to).lower() if isinstance(set_to, bool) else set_to
@@ -104,7 +104,7 @@ def check_fairseq_keys(config: DictConfig) -> None:
 
 @cache
 def _plain_defaults(task: str) -> dict[str, dict[str, Any]]:
-    """Return fairseq's defaults by section, with those of a task as ``task``; interpolations are not resolved."""
+    """Return fairseq's defaults by section, with a task's defaults as ``task``; interpolations are not resolved."""
     sections = {**fairseq_defaults(), "task": TASK_DATACLASS_REGISTRY[task]()}
     plain: Any = OmegaConf.to_container(OmegaConf.create(sections), resolve=False, enum_to_str=True)
     return plain

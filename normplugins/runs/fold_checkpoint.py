@@ -20,7 +20,7 @@ from normplugins.utils.files import sha256
 
 
 def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
-    """Fold all norms of a checkpoint that can be folded, write the result and print the outcome for each norm.
+    """Fold every norm of a checkpoint that can be folded, write the result and print what became of all norms.
 
     The weights are computed in float64 and stored in the checkpoint's dtypes. The optimizer state is dropped;
     ``extra_state["folded_from"]`` records the source.
@@ -108,5 +108,5 @@ def _as_stored(folded: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> di
 
 
 def _count(model: nn.Module) -> int:
-    """Count the numbers in the model's checkpoint, with tied weights once."""
+    """Return the number of values in the model's state dict; tied weights count once."""
     return sum({value.data_ptr(): value.numel() for value in model.state_dict().values()}.values())

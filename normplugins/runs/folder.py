@@ -80,11 +80,11 @@ def clear(directory: Path) -> None:
 
 
 def save_or_check_config(directory: Path, config: DictConfig) -> None:
-    """Write the resolved config beside the checkpoints, or check that it is the one they were made with.
+    """Write the resolved config beside the checkpoints, or check that they were made with the same settings.
 
-    A run that was refused before it had a checkpoint leaves only its config, which the next call replaces. Until a run
-    has a record, the settings that only say how its checkpoints are scored may change: the stored config then gets the
-    new ones, and scores with the old ones are deleted.
+    A run that was refused before it had a checkpoint leaves only its config, which this function replaces. Until a run
+    has a record, settings that only affect how its checkpoints are scored may change: the new values are stored, and
+    scores computed with the old ones are deleted.
 
     Raises:
         UserError: the folder holds a run with other settings.
@@ -136,7 +136,7 @@ def stored_config(directory: Path) -> DictConfig:
 
 
 def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity:
-    """Return what tells the run in a folder from all others; its checkpoints name it.
+    """Return what distinguishes the run in a folder from all others; each of its checkpoints stores this identity.
 
     Raises:
         UserError: the folder holds no config, or a damaged one.
@@ -161,7 +161,7 @@ def read_record(directory: Path, config: DictConfig) -> dict[str, Any] | None:
     """Return the record of the run in a folder, or None if there is none yet.
 
     Raises:
-        UserError: the record is damaged, has been edited, or is of another run.
+        UserError: the record is damaged, has been edited, or belongs to another run.
     """
     done = read_state(directory, RECORD)
     if done is None:
@@ -177,7 +177,7 @@ def finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any]]:
     """Return the config and the record of the finished run in a folder.
 
     Raises:
-        UserError: there is no run, its record is damaged, or it is not finished.
+        UserError: there is no run, its record is damaged, or the run is not finished.
     """
     config = stored_config(directory)
     done = read_record(directory, config)
@@ -197,7 +197,7 @@ def corpus_digest(manifest: dict[str, Any]) -> str:
 
 
 def wandb_id(directory: Path) -> str:
-    """Return the run's id in wandb. It is created once, so that a resumed run continues the same run there."""
+    """Return the run's id in wandb. It is created once, so that a resumed run continues the same wandb run."""
     path = directory / WANDB_ID
     try:
         stored = path.read_text(encoding="utf-8", errors="replace").strip()

@@ -37,14 +37,15 @@ class FoundRun:
         cell: the norm and the settings that differ from the experiment's.
         norm: the norm's name.
         seed: the seed.
-        state: one of ``STATES``. *running*: a process holds the lock; *stopped*: there is no record; *finished*: there
-            is one; *published*: it is published too; *diverged*: a campaign published that the loss was not finite;
-            *damaged*: the config or the record cannot be read, or the record was edited.
-        when: time of the record, or of the last sign of life without one.
-        bytes: size of the files in the folder; a file with several names counts once.
-        updates: updates that were made.
-        of: updates after which training ends at the latest; None if only patience ends it, or after the run.
-        metric: name of the score; empty without one.
+        state: one of ``STATES``. *running*: a process holds the lock; *stopped*: the run has no record; *finished*: it
+            has a record; *published*: the record is published too; *diverged*: there is no record, and a campaign
+            published that the loss was not finite; *damaged*: the config or the record cannot be read, or the record
+            was edited.
+        when: time of the record or, without one, of the last change of the config or the log.
+        bytes: size of the files in the folder; a file with several hard links counts once.
+        updates: number of updates made.
+        of: maximum number of updates; None if only patience ends training, or if the run has a record.
+        metric: name of the score's metric; empty if there is no score.
         score: the score of the checkpoint that the recipe is scored by, on the whole test set.
     """
 
@@ -62,7 +63,7 @@ class FoundRun:
     score: float | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
+        """Return the fields as values that JSON can hold."""
         return asdict(self) | {"folder": str(self.folder), "when": self.when.isoformat(timespec="seconds")}
 
 
@@ -72,14 +73,14 @@ def published_path(results: Path, experiment: str, cell: str, seed: int) -> Path
 
 
 def diverged_path(published: Path) -> Path:
-    """Return the path of the file that is published instead of a record when the loss was not finite."""
+    """Return the path of the file that is published instead of a record if the loss was not finite."""
     return published.with_suffix(DIVERGED)
 
 
 def split_diverged(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the published records of runs that ended well, and the files of the runs that diverged.
+    """Split published files into the records of completed runs and the files of runs that diverged.
 
-    The file of a run that diverged is left out if a later run of the same seed has a record.
+    The file of a run that diverged is left out if the same cell and seed also has a record.
     """
     paths = list(paths)
     ended = [path for path in paths if not path.name.endswith(DIVERGED)]
@@ -88,7 +89,7 @@ def split_diverged(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def published_records(results: Path, experiment: str, cell: str) -> tuple[list[Path], list[Path]]:
-    """Return what is published of a cell, as :func:`split_diverged`."""
+    """Return the published files of a cell, as :func:`split_diverged` returns them."""
     return split_diverged(sorted((results / "runs" / experiment / cell).glob("seed*.json")))
 
 
@@ -119,16 +120,16 @@ def _run_folders(root: Path) -> Iterator[Path]:
         raise UserError(f"there is no folder {root}: normplugins run makes runs, and --runs DIR names their folder")
     for folder, folders, files in os.walk(root):
         if CONFIG in files:
-            folders.clear()  # what a run keeps, such as wandb's files, holds no run
+            folders.clear()  # the subfolders of a run, such as wandb's, hold no runs
             yield Path(folder)
 
 
 def read_run(folder: Path, results: Path) -> FoundRun | None:
-    """Return the run in a folder, or None if its config is of something else."""
+    """Return the run in a folder, or None if the config there is not the config of a run."""
     try:
         run = _read(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError, UserError):
-        match = re.search(r"([^/]+)/([^/]+)/seed(\d+)$", folder.resolve().as_posix())  # its place is all that is known
+        match = re.search(r"([^/]+)/([^/]+)/seed(\d+)$", folder.resolve().as_posix())  # only its path is known
         experiment, cell, seed = match.groups() if match else ("", "", "0")
         run = FoundRun(folder, experiment, cell, cell.partition(",")[0], int(seed), "damaged", _last_change(folder))
     if run is None:
@@ -144,17 +145,17 @@ def read_run(folder: Path, results: Path) -> FoundRun | None:
 
 
 def progress(folder: Path) -> tuple[int, int | None]:
-    """Return the updates that the log of a run tells, and after how many training ends at the latest."""
+    """Return how many updates a run has made according to its log, and the maximum number, if there is one."""
     log = folder / LOG
     found = _UPDATE.findall(log.read_text(encoding="utf-8")) if log.exists() else []
     return (int(found[-1][0]), int(found[-1][1]) if found[-1][1] else None) if found else (0, None)
 
 
 def disk_use(paths: Iterable[Path]) -> int:
-    """Return the size of files in bytes. A file counts once for all its names, as in a folder with hard links."""
+    """Return the size of files in bytes. A file with several hard links counts once."""
     sizes = {}
     for path in paths:
-        with suppress(FileNotFoundError):  # a run renames and deletes files meanwhile
+        with suppress(FileNotFoundError):  # a run may rename or delete files at the same time
             found = path.lstat()
             if stat.S_ISREG(found.st_mode):
                 sizes[found.st_ino] = found.st_size

@@ -1,4 +1,4 @@
-"""Reads the values of text settings as text, where Hydra's grammar would read a number or refuse a character."""
+"""Quotes the values of text settings, which Hydra's grammar might otherwise read as numbers or refuse."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from normplugins.runs.settings import OF_TASK, declared
 
 
 def quote_texts(overrides: Sequence[str], sweep: bool = False) -> list[str]:
-    """Quote the values that are given for settings whose type is ``str``: ``experiment=2026``, ``data_dir=/a=b (2)``.
+    """Quote the values of settings of type ``str``, as in ``experiment=2026`` and ``data_dir=/a=b (2)``.
 
     Values that are quoted already, ``null`` and values with an interpolation ``${...}`` do not change.
 
@@ -28,7 +28,7 @@ def _quote(override: str, sweep: bool) -> str:
     if not equals or key.lstrip("+") not in text_settings():
         return override
     interpolated = re.search(r"\$\\?\{", value)  # Hydra's sweeper escapes the brace
-    several = sweep and "," in re.sub(r"\[[^]]*\]|\{[^}]*\}", "", value)  # a comma within brackets separates no runs
+    several = sweep and "," in re.sub(r"\[[^]]*\]|\{[^}]*\}", "", value)  # a comma in brackets does not separate runs
     if value in ("", "null") or value[0] in "'\"" or interpolated or several:
         return override
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
@@ -37,7 +37,7 @@ def _quote(override: str, sweep: bool) -> str:
 
 @cache
 def text_settings() -> frozenset[str]:
-    """Return the keys of all settings of the project whose value is text."""
+    """Return the keys of all settings of the project that may hold text."""
     return frozenset(key for key, type_ in _typed_settings() if type_ is str or str in get_args(type_))
 
 

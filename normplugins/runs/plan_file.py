@@ -1,4 +1,4 @@
-"""The file of a plan of the campaign: blocks of cells, each with its seeds."""
+"""Reads the file of a campaign's plan: blocks of cells, each block with its seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from normplugins.utils.errors import UserError
 
 @dataclass
 class Block:
-    """Cells of an experiment, each a text of overrides, that run with the same seeds."""
+    """Cells of one experiment that run with the same seeds; a cell is a string of overrides."""
 
     experiment: str
     cells: list[str]
@@ -24,7 +24,7 @@ class Block:
 
 @dataclass
 class PlanFile:
-    """The content of a plan's file: its blocks, overrides of every cell, and the question that its runs decide."""
+    """The content of a plan's file: its blocks, the overrides of all cells, and the question that its runs decide."""
 
     blocks: list[Block]
     overrides: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a run's folder says about the calls that worked on it, and about the corpus that they used.
+"""Records which calls worked on a run and which corpus they used, and checks that corpus.
 
 A call is one execution of the command; a run that was interrupted has several.
 """
@@ -18,7 +18,9 @@ from normplugins.utils.json_file import write_json
 
 
 def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool:
-    """Return whether the folder tells which corpus its run was trained on: in its provenance, or in its record.
+    """Check that the run in a folder was trained on this corpus; return False if the folder does not name a corpus.
+
+    A run names its corpus in its provenance or in its record.
 
     Raises:
         UserError: the run in the folder began with another corpus, so its checkpoints do not fit this one.
@@ -40,8 +42,8 @@ def verify_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> Non
     """Compare the content of all prepared files with the manifest before a result is recorded.
 
     Raises:
-        UserError: a file has changed while the run was at work. If training may have read it, the run is refused until
-            it is started again; otherwise the same command scores the checkpoints again.
+        UserError: a file has changed during the run. If training may have read it, the run is refused until it is
+            started again; otherwise the same command scores the checkpoints again.
     """
     changed = changed_files(corpus.folder, corpus.manifest)
     if not changed:
@@ -94,9 +96,10 @@ def record_call_end(directory: Path) -> None:
 
 
 def of_run(directory: Path) -> dict[str, Any]:
-    """Return the commit, kernels, hardware and versions of the first call, and those of different calls in ``later``.
+    """Return the commit, kernels, hardware and versions of the first call; ``later`` lists calls that differ from it.
 
-    ``hardware`` contains the machine's ``load`` at each call's ``start`` and, unless it was killed, at its ``end``.
+    ``hardware`` contains the machine's ``load`` at the ``start`` of each call and, unless the call was killed, at its
+    ``end``.
     """
     notes = _notes(directory)
     first, *later = notes["calls"]

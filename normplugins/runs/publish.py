@@ -13,21 +13,21 @@ _AGAIN = "start the run again with force=true"
 
 
 def publish(directory: Path, results: Path, force: bool = False, replace: bool = False) -> Path:
-    """Copy the record of a run and its translations into ``results``. Files that are there already stay as they are.
+    """Copy the record of a run and its translations into ``results``. Identical files are not written again.
 
     Args:
         directory: the run's folder.
         results: the folder of the published results.
-        force: publish a record of code that is in no commit, and replace another record of this cell and seed; a line
-            is printed that names what was done.
-        replace: replace another record, without a line.
+        force: publish a record even if its code is not committed, and replace another record of this cell and seed; a
+            printed line names each of these.
+        replace: replace another record without printing a line.
 
     Returns:
         The path of the published record.
 
     Raises:
-        UserError: the run is not finished, its record or its translations are damaged or edited or, without ``force``,
-            its code was not committed or another record of this cell and seed is published.
+        UserError: the run is not finished, its record has an older format, or its record or translations are damaged or
+            edited. Without ``force``: its code was not committed, or another record of this cell and seed is published.
     """
     _, done = folder.finished_run(directory)
     source = directory / folder.RECORD
@@ -50,7 +50,7 @@ def publish(directory: Path, results: Path, force: bool = False, replace: bool =
 
 
 def _doubts(done: dict[str, Any], source: Path, target: Path, replace: bool) -> list[tuple[str, str]]:
-    """Return why a record should not be published, each reason with what to do about it."""
+    """Return the reasons why a record should not be published, each with its remedy."""
     doubts = []
     commits = [call["git_commit"] for call in (done, *done.get("later", []))]
     if reason := next(filter(None, map(uncommitted, commits)), ""):

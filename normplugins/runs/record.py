@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
     for package in (*PACKAGES, *sorted(others)):
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # then it was not used
+        except PackageNotFoundError:  # not installed, so not used
             continue
     return found
 
@@ -63,7 +63,7 @@ def load() -> list[float]:
 
 @cache
 def git_commit(*more: str) -> str | None:
-    """Return the commit of the running code, with ``+changes`` if ``CODE`` or ``more`` of the checkout differ from it.
+    """Return the commit of the running code, with ``+changes`` if files of ``CODE`` or ``more`` differ from it.
 
     For an installed wheel it is the version, such as ``v0.2.0``; None if the checkout is no git repository, or git
     refuses to read it. The answer is cached, because a process continues with the code that it started with.
@@ -71,7 +71,7 @@ def git_commit(*more: str) -> str | None:
     root = checkout()
     if root is None:
         return f"v{normplugins.__version__}"
-    # A new file counts too: norms and configs are found by themselves.
+    # Untracked files count too, because norms and configs are discovered without being listed.
     status = ["status", "--porcelain", "--untracked-files=all", "--", *CODE, *more]
     try:
         commit, changed = (
@@ -86,7 +86,7 @@ def git_commit(*more: str) -> str | None:
 
 
 def uncommitted(commit: object) -> str:
-    """Return why a record with this ``git_commit`` is not published: its code is in no commit; "" if it is in one."""
+    """Return why a record with this ``git_commit`` should not be published; "" if its code is committed."""
     if commit is None:
         return "code that is in no git repository, or in one that git refuses to read (safe.directory)"
     text = str(commit)

@@ -1,4 +1,4 @@
-"""Refuses overrides that delete a key, follow from other keys, contradict another setting or have no effect."""
+"""Refuses overrides that delete a key, set a derived key, contradict another setting or have no effect."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ def refuse_contradicting_placement(config: DictConfig, overrides: Sequence[str])
 
 
 def refuse_unread_warmup(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Raise UserError for an override of the warmup of the last norm if the model has no such norm, or no warmup.
+    """Raise UserError for an override of the warmup of the stack's final norm if it would have no effect.
 
     The recipes always set this key, so it is refused only if an override sets it.
     """

@@ -29,7 +29,7 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
 from normplugins.utils.terminal import say
 
-# Settings that may differ between the ranks of a run: places on their machines, and what only rank zero reads.
+# Settings that may differ between the ranks of a run: paths on their machines, and settings only rank zero reads.
 MAY_DIFFER = re.compile(
     rf"{'|'.join(map(re.escape, PLACES))}|variant|force|tracking\..*|hardware\.(?!timeout_seconds).*"
 )
@@ -38,11 +38,12 @@ MAY_DIFFER = re.compile(
 def run(config: DictConfig) -> dict[str, Any] | None:
     """Complete one run: prepare the corpus, train, average checkpoints, score, record.
 
-    In a run of several processes each of them calls this function. Rank zero does everything, and the other ranks only
-    train with it. If no launcher such as torchrun started this process, it launches the processes of the run itself.
+    In a run of several processes, each process calls this function. Rank zero carries out every step, and the other
+    ranks only take part in training. If no launcher such as torchrun started this process, it launches the processes of
+    the run itself.
 
     Returns:
-        The record, as written to ``record.json`` in the run's folder; None in the other ranks.
+        The record, as written to ``record.json`` in the run's folder; None on all other ranks.
 
     Raises:
         UserError: anything that the user can correct, such as another process that works in the run's folder, a folder
@@ -68,7 +69,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
 
 
 def description(config: DictConfig) -> dict[str, Any]:
-    """Return what must be the same in all ranks of a run: the settings, the versions of packages, and the commit."""
+    """Return what must be the same on all ranks of a run: the settings, the versions of packages, and the commit."""
     settings = {key: value for key, value in flatten(config) if not MAY_DIFFER.fullmatch(key)}
     return {**settings, **record.versions(), "git_commit": record.git_commit()}
 
@@ -83,7 +84,7 @@ def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> d
     set_up_process(config)
     directory = Path(config.run_dir)
     with folder.locked(directory):
-        if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued job resumes
+        if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued Slurm job resumes
             folder.clear(directory)
         folder.save_or_check_config(directory, config)
         done = folder.read_record(directory, config)
@@ -97,7 +98,7 @@ def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> d
 
 
 def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous | None = None) -> dict[str, Any]:
-    """Carry out the steps that are left of a run whose folder is locked; return its record, written to the folder."""
+    """Carry out the remaining steps of a run whose folder is locked; write its record to the folder and return it."""
     task = run_task(config.task._name)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
     task.check_corpus(config, corpus)
@@ -164,11 +165,11 @@ def make_record(
 
     Args:
         config: the run's config.
-        manifest: what the prepared corpus says about itself.
+        manifest: the manifest of the prepared corpus.
         history: the curves, and the points of the statistics probe.
         training: the entry ``training``.
         scored: the entries that :func:`score_checkpoints` returned, with the scores.
-        files: the scored checkpoints, as it returned them.
+        files: the scored checkpoints, as :func:`score_checkpoints` returned them.
         work: code, versions and hardware of the run's calls, and the kernels that they used.
     """
     done = {
@@ -193,13 +194,13 @@ def make_record(
 
 
 def average_epochs(directory: Path, count: int | None, run_identity: Identity) -> list[str]:
-    """Average the last ``count`` epochs' checkpoints unless that is done, and return the names of the averaged files.
+    """Average the last ``count`` epochs' checkpoints unless they already are; return the names of the averaged files.
 
-    If ``count`` is None, nothing is averaged, and the name is that of the checkpoint with the best validation loss. A
-    damaged average is made again.
+    If ``count`` is None, nothing is averaged, and the only name is that of the checkpoint with the best validation
+    loss. A damaged average is computed again.
 
     Raises:
-        UserError: a checkpoint is refused: it is damaged, or not the run's own checkpoint of that epoch.
+        UserError: a checkpoint is damaged, or is not the run's own checkpoint of that epoch.
     """
     scored = checkpoints.scored(directory, count)
     if count is None:
@@ -222,12 +223,12 @@ def run_title(config: DictConfig) -> str:
 
 
 def run_label(config: DictConfig) -> str:
-    """Return what a reader of the run's figures must know, such as that its model sees the future; mostly empty."""
+    """Return a warning that belongs to the run's scores, such as that its model sees the future; usually empty."""
     return run_task(config.task._name).label(dict(flatten(config)))
 
 
 def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
-    """Return the arguments of ``wandb.init``: the group is the experiment, the name says what differs and the seed."""
+    """Return the arguments of ``wandb.init``; the group is the experiment, and the name is the run's display name."""
     label = run_label(config)
     return {
         "project": config.tracking.project,

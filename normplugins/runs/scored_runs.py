@@ -1,4 +1,4 @@
-"""Reads recorded runs with the statistics of each test sentence, to compare them."""
+"""Reads recorded runs for comparisons, with the sufficient statistics of each test sentence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from normplugins.utils.json_file import read_json
 
 REMEDY = "restore it, or run that seed again"
 METRICS = {"bleu": significance.bleu, "bleu_compound": significance.bleu, "ppl": significance.nats}
-"""The metrics that are compared, and the function from statistics to a score (nats per word for a perplexity)."""
+"""The metrics that can be compared, each with its function from statistics to a score (perplexity: nats per word)."""
 _OF_TEST_SET = ("tokenized/reference", "tokenized/source.text", "text/test")
 
 
@@ -28,7 +28,8 @@ _OF_TEST_SET = ("tokenized/reference", "tokenized/source.text", "text/test")
 class ScoredRun:
     """A run: its record, and the statistics (N, C) of its test sentences or segments.
 
-    ``lines`` are the translations (N). A language model without its log-probabilities has statistics of one row.
+    ``lines`` are the translations (N), empty for a language model. Without the log-probabilities of a language model,
+    its statistics have one row.
     """
 
     path: Path
@@ -40,7 +41,7 @@ class ScoredRun:
 
     @property
     def test_set(self) -> dict[str, str]:
-        """The hashes of the test set's source and reference by file, as the record names them."""
+        """The hashes of the test set's source and reference files, by the names that the record gives them."""
         hashes = self.record["corpus"]["sha256"]
         return {name: digest for name, digest in hashes.items() if name.startswith(_OF_TEST_SET)}
 
@@ -61,7 +62,7 @@ class System:
 
     @property
     def first(self) -> ScoredRun:
-        """The run of the smallest seed."""
+        """The run with the smallest seed."""
         return self.runs[min(self.runs)]
 
 
@@ -72,10 +73,11 @@ def read_system(name: str, results: Path, checkpoint: str | None = None) -> Syst
         name: the folder of a run, a folder of such folders or of published records, the file of a record, or a
             published cell such as ``multi30k/ln``.
         results: the folder whose ``runs`` holds the published records.
-        checkpoint: ``averaged``, ``last`` or ``best``; None is the one that the recipe is scored by.
+        checkpoint: ``averaged``, ``last`` or ``best``; None: the one that the recipe is scored by.
 
     Raises:
-        UserError: there is no such run, or a file of it is missing, damaged or was not scored.
+        UserError: there is no such run, it was not scored, one of its files is missing or damaged, two runs have the
+            same seed, or every run diverged.
     """
     paths = _records(Path(name)) or _records(results / "runs" / name)
     if not paths:
@@ -109,7 +111,7 @@ def read_published(experiment: str, cell: str, results: Path, checkpoint: str) -
 
 
 def _seeds(paths: Sequence[Path]) -> frozenset[int]:
-    """Return the seeds that published files are named after."""
+    """Return the seeds in the names of published files."""
     return frozenset(int(path.name.partition(".")[0].removeprefix("seed")) for path in paths)
 
 
@@ -122,7 +124,7 @@ def _records(folder: Path) -> list[Path]:
 
 
 def read_run(path: Path, checkpoint: str | None = None, record: Mapping[str, Any] | None = None) -> ScoredRun:
-    """Read a record, unless it is given, with its translations or log-probabilities that lie beside it.
+    """Read a run: its record, unless that is given, and the translations or log-probabilities beside it.
 
     Raises:
         UserError: see :func:`read_system`.
@@ -181,7 +183,7 @@ def _segments(
 ) -> tuple[Array, tuple[str, ...]]:
     name = "test.logprobs.npy" if checkpoint == record["scored_by"] else f"test.{checkpoint}.logprobs.npy"
     file = path.parent / name
-    if not file.exists():  # a published record has the perplexity alone
+    if not file.exists():  # log-probabilities are not published
         return np.array([[score["nats"] * score["tokens"], score["tokens"]]], dtype=np.float64), ()
     config = record["config"]
     length = config.get("evaluate.segment") or config["task.tokens_per_sample"]
@@ -225,7 +227,8 @@ def check_comparable(system: System, baseline: System) -> None:
 def read_test_text(run: ScoredRun, data: Path, side: str) -> list[str] | None:
     """Return the lines of the test set's ``reference`` or ``source`` (plain text), or None if they are not on disk.
 
-    Published records do not hold them, so they are looked for by their hash in the prepared corpora under ``data``.
+    Published records do not hold these lines, so the file is looked up by its hash in the prepared corpora under
+    ``data``.
     """
     for name, digest in run.test_set.items():
         if name.startswith(f"tokenized/{side}.text"):

@@ -1,7 +1,7 @@
 """Scores the checkpoints of a run for its record, and again with other settings for ``normplugins evaluate``.
 
-A run is scored with the checkpoint of its recipe, the last one and the best one. With ``evaluate.recalibrate``, the
-statistics of each of them are re-estimated, so their scores differ only because of the checkpoint.
+A run is scored with the averaged checkpoint, if its recipe averages, and with the last and the best one. With
+``evaluate.recalibrate``, running statistics are re-estimated for all of them, so their scores can be compared.
 """
 
 import logging
@@ -30,7 +30,7 @@ from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
 
 Files = dict[str, dict[str, str]]
-CHECKPOINT = "evaluate.checkpoint"  # only of this command: neither a run's config nor the name of a cell has this key
+CHECKPOINT = "evaluate.checkpoint"  # a key of this command alone, in neither a run's config nor a cell's name
 CHANGEABLE = (CHECKPOINT, "hardware.threads", "common.cpu", "data_dir")
 
 
@@ -48,9 +48,10 @@ def score_checkpoints(
     Scores that exist are not computed again, and checkpoints with the same content are scored once.
 
     Returns:
-        The entries of the run's record: the name of the checkpoint that the recipe is scored by, its ``metrics`` on the
-        whole test set (empty if nothing is scored), the ``scores`` by checkpoint, test set and metric, the files with
-        the ``translations``, and the time of the first scoring; and the file and sha256 of each scored checkpoint.
+        The entries of the run's record, and the file and sha256 of each scored checkpoint. The entries are
+        ``scored_by``, the name of the checkpoint that the recipe is scored by; its ``metrics`` on the whole test set
+        (empty if nothing is scored); the ``scores`` by checkpoint, test set and metric; the files with the
+        ``translations``; and ``decoding``, the time and speed of that checkpoint's decoding.
 
     Raises:
         UserError: a checkpoint is damaged or of another run, or an output cannot be written.
@@ -91,7 +92,7 @@ def score_checkpoints(
 
 
 def _unchanged(directory: Path, scored: Mapping[str, Any]) -> bool:
-    """Whether the output file of a scored checkpoint is the one that was scored."""
+    """Whether the output file of a scored checkpoint exists and has not changed since it was scored."""
     output = directory / scored["output"]
     return output.is_file() and scored.get("output_sha256") in (None, sha256(output))
 
@@ -185,10 +186,10 @@ def ready_checkpoint(
     corpus: PreparedCorpus | PreparedText,
     outputs: Path,
 ) -> tuple[Path, Path]:
-    """Check a checkpoint of a run, or average the epochs' checkpoints, and re-estimate its statistics if asked.
+    """Check a checkpoint of a run, or average the epochs' checkpoints; re-estimate its statistics if so configured.
 
-    ``found`` is what :func:`find_checkpoint` returned for ``name``; checkpoints that are made are written to
-    ``outputs``. Returns the checkpoint, and the one to score, which is another with ``evaluate.recalibrate``.
+    ``found`` is what :func:`find_checkpoint` returned for ``name``; new checkpoints are written to ``outputs``. Returns
+    the checkpoint and the one to score, which differ if ``evaluate.recalibrate`` is set.
 
     Raises:
         UserError: a checkpoint is damaged or of another run.

@@ -15,7 +15,7 @@ from omegaconf import II, MISSING
 from normplugins.utils.settings import setting
 
 neutral = partial(setting, changes_result=False)
-"""A setting that cannot change the result of a run."""
+"""Declares a setting that cannot change the result of a run."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class HardwareSettings:
 
 @dataclass
 class SlurmSettings:
-    """The section ``hardware.slurm``: what ``sbatch`` is asked for; null leaves the choice to Slurm."""
+    """The section ``hardware.slurm``: the options of ``sbatch``; null leaves the choice to Slurm."""
 
     partition: str | None = neutral(None, "partition of the jobs")
     account: str | None = neutral(None, "account that is charged")
@@ -161,7 +161,7 @@ OF_TASK: dict[str, type[RunSettings]] = {
 
 
 def declared(settings: type) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the dataclass field of every setting, sections flattened."""
+    """Yield the dotted key and the dataclass field of every setting, including the settings in sections."""
     for each in fields(settings):
         if "help" in each.metadata:
             yield each.name, each

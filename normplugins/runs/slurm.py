@@ -39,7 +39,7 @@ wait $!
 
 
 def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[DictConfig], wait: bool = False) -> None:
-    """Submit a job array with a task for each cell that is not complete, queued or running; print the state of each.
+    """Submit a job array with a task for each cell that is not complete and not in the queue; print each cell's state.
 
     ``cells`` are the overrides of each cell, and ``configs`` its composed and checked config. With ``wait``, return
     when all jobs have ended.
@@ -55,7 +55,7 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
         raise UserError(f"hardware.slurm.gpus={settings.gpus}: hardware.processes={settings.gpus} uses that many GPUs")
     if shutil.which("sbatch") is None:
         raise UserError("hardware=slurm: there is no sbatch command here. Call this on a login node of the cluster")
-    jobs, left = [], []  # jobs: of earlier calls
+    jobs, left = [], []  # ids of jobs to wait for; cells to submit
     with hold_lock(LOGS / "lock", lambda holder: print(f"waiting for process {holder}, which submits jobs")):
         queued = queued_runs()
         for overrides, config in zip(cells, configs, strict=True):
@@ -79,7 +79,7 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
 
 
 def _submit(name: str, left: Sequence[tuple[str, Sequence[str], DictConfig]], settings: DictConfig) -> str:
-    """Submit a job array with a task for each title, arguments and config of ``left``; return its job id."""
+    """Submit a job array with a task for each (title, arguments, config) in ``left``; return its job id."""
     text = script(name, [arguments for _, arguments, _ in left], settings)
     done = subprocess.run(["sbatch", "--parsable"], input=text, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -94,10 +94,10 @@ def _submit(name: str, left: Sequence[tuple[str, Sequence[str], DictConfig]], se
 
 
 def queued_runs() -> dict[str, str]:
-    """Return the job of each run's folder for which a job that this module submitted is waiting or running.
+    """Return the waiting and running jobs that this module has submitted, by the folder of their run.
 
     Raises:
-        UserError: Slurm does not tell which jobs are in the queue.
+        UserError: ``squeue`` fails.
     """
     submitted: dict[str, str] = {}
     for path in sorted(LOGS.glob("*.json")):
@@ -113,7 +113,7 @@ def queued_runs() -> dict[str, str]:
 
 
 def in_job(overrides: Sequence[str], config: DictConfig) -> list[str]:
-    """Return the overrides of a cell in its job, with the requested hardware in place of ``hardware=slurm``."""
+    """Return the overrides of a cell for its job, with the requested hardware in place of ``hardware=slurm``."""
     own = [item for item in overrides if not _NOT_FOR_THE_JOB.match(item)]
     slurm, processes = config.hardware.slurm, config.hardware.processes
     if slurm.gpus:
@@ -122,7 +122,7 @@ def in_job(overrides: Sequence[str], config: DictConfig) -> list[str]:
 
 
 def script(name: str, cells: Sequence[Sequence[str]], settings: DictConfig) -> str:
-    """Return the batch script of a job array, whose tasks each select one of the ``cells``, the arguments of a run."""
+    """Return the batch script of a job array; each task runs one of the ``cells``, which are arguments of a run."""
     options = [
         f"--job-name={name}",
         f"--array=0-{len(cells) - 1}" + (f"%{settings.parallel}" if settings.parallel else ""),
@@ -142,7 +142,7 @@ def script(name: str, cells: Sequence[Sequence[str]], settings: DictConfig) -> s
 
 
 def _wait_for(jobs: str) -> None:
-    """Wait until none of these jobs (ids with commas) is in the queue, whether waiting, running or requeued."""
+    """Wait until all of these jobs (comma-separated ids) have left the queue; a requeued job is still in it."""
     while True:
         queue = subprocess.run(["squeue", "--noheader", "--jobs", jobs], capture_output=True, text=True, check=False)
         forgotten = "Invalid job id" in queue.stderr  # the only job ended long ago

@@ -1,4 +1,4 @@
-"""A trained run to use: translate or score new text, or continue it. ``normplugins.load`` returns one."""
+"""Loads a trained run, which translates, scores or continues new text. ``normplugins.load`` is the entry point."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Translation:
 
 @dataclass(frozen=True)
 class LineScore:
-    """The natural log-probability of a line with its end, and its number of tokens (subwords, with the line's end)."""
+    """The natural log-probability of a line, and its token (subword) and word counts; all include the line's end."""
 
     logprob: float
     tokens: int
@@ -75,9 +75,9 @@ class TrainedRun:
         checkpoint: the checkpoint's name.
         corpus: the prepared corpus of the run.
         pipeline: prepares text as the run's corpus was prepared.
-        translates: whether it is a run of translation, and not of a language model.
-        label: how a language model sees the future, so that its perplexity is not a language model's; mostly empty.
-        unknown: words of the last call that the vocabulary cannot spell, in the order of the text.
+        translates: True for a translation model, False for a language model.
+        label: how a model sees the future, in which case its perplexity is not a language model's; usually empty.
+        unknown: words in the text of the last call that the vocabulary cannot spell, in the order of the text.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class TrainedRun:
             engine: what searches for the translations; None: this package's beam search.
 
         Raises:
-            UserError: the run is one of a language model, a line is too long for the model or holds a symbol of the
-                dictionary, the beam is less than 1, or ``nbest`` is more than the beam.
+            UserError: the run is of a language model, a line is too long for the model or contains a symbol of the
+                dictionary such as ``<pad>``, the beam is less than 1, or ``nbest`` is not between 1 and the beam.
         """
         if not self.translates:
             raise UserError("this is a run of a language model, which does not translate: use score or generate")
@@ -145,7 +145,7 @@ class TrainedRun:
         return translations
 
     def search(self, sentences: list[Tensor], search: DictConfig, precision: str = "float32") -> list[list[Hypothesis]]:
-        """Translate sentences by our beam search, as :data:`Engine` says.
+        """Translate sentences with this package's beam search, as an :data:`Engine`.
 
         With ``precision=bf16``, matrix products and activations are computed in bfloat16.
 
@@ -168,7 +168,8 @@ class TrainedRun:
             where: the name of the text, for messages.
 
         Raises:
-            UserError: the run is one of translation, or a line holds a symbol of the dictionary.
+            UserError: the run is of a translation model, or a line contains a symbol of the dictionary such as
+                ``<pad>``.
         """
         self._require_language_model("scores no text")
         lines_tokens = self._encode(lines, where)
@@ -194,13 +195,13 @@ class TrainedRun:
         """Continue each prompt up to the end of its line; the results begin with the prompts as the model reads them.
 
         Args:
-            prompts: the beginnings of lines; an empty one lets the model begin.
+            prompts: the beginnings of lines; an empty prompt lets the model begin the line.
             sampling: how tokens are chosen; None: sampled from the model's distribution.
             longest: tokens after which a line is cut off.
             where: the name of the prompts, for messages.
 
         Raises:
-            UserError: the run is one of translation, its model sees later tokens, or ``longest`` is less than 1.
+            UserError: the run is of a translation model, the model sees later tokens, or ``longest`` is less than 1.
         """
         self._require_language_model("continues no text")
         if longest < 1:
@@ -235,7 +236,7 @@ class TrainedRun:
             raise UserError(f"this is a run of translation, which {what}: use translate")
 
     def _encode(self, lines: Sequence[str], where: str, most: float = math.inf, key: str = "") -> list[Tensor]:
-        """Return the tokens of each line (T,), each ended by ``</s>``; updates ``unknown``."""
+        """Return the tokens of each line (T,), each ended by ``</s>``; update ``unknown``."""
         dictionary, encoded = self.task.source_dictionary, []
         self.unknown = []
         for number, line in enumerate(lines, 1):
