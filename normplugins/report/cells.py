@@ -128,8 +128,8 @@ def baseline(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
 def references(cells: Sequence[Cell]) -> tuple[str, list[Cell | None]]:
     """Return what figures compare the cells with: a key of ``COMPARED_WITH``, and the reference of each cell or None.
 
-    The key is "usual setting" if every norm has both a cell with its usual settings and one with another setting that is
-    not the norm's, as in the plan of precisions. Otherwise it is "ln".
+    The key is "usual setting" if every norm has both a cell with its usual settings and one with another setting that
+    is not the norm's, as in the plan of precisions. Otherwise it is "ln".
     """
     plain = [_identity(cell, others=False) for cell in cells]
     usual = {each: cell for each, cell in zip(plain, cells, strict=True) if each == _identity(cell)}
