@@ -18,7 +18,7 @@ import normplugins
 from normplugins.corpora import corpus_config
 from normplugins.evaluation.tasks import run_task
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.dry_run import batch_tokens, corpus_size, made_up
+from normplugins.runs.dry_run import batch_tokens, corpus_size, synthetic_task
 from normplugins.utils.errors import UserError
 
 MADE_UP = "made-up"
@@ -43,7 +43,7 @@ def random_batches(config: DictConfig) -> tuple[Any, Callable[[int], dict[str, A
     The sentences have the mean length of the corpus in the config, or that of a segment.
     """
     size = corpus_size(config)
-    task, batch = made_up(run_task(config.task._name), fairseq_config(config), size.types)
+    task, batch = synthetic_task(run_task(config.task._name), fairseq_config(config), size.types)
     return task, lambda sentences: batch(sentences, size.length), max(1, batch_tokens(config, size) // size.length)
 
 
@@ -66,7 +66,7 @@ def text_task(config: DictConfig, lengths: Path | None) -> tuple[Any, str]:
     if lengths is None and bin_dir.is_dir():
         settings.task.data = str(bin_dir)
         return tasks.setup_task(settings.task), corpus.name
-    task, batch = made_up(run_task(config.task._name), settings, corpus_size(config).types)
+    task, batch = synthetic_task(run_task(config.task._name), settings, corpus_size(config).types)
     if lengths is None:
         return task, MADE_UP
     try:

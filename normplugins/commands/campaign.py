@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "stop after N minutes; the same command resumes where it stopped"
     parser.add_argument("--minutes", type=float, metavar="N", help=text)
     add_results(parser)
-    parser.add_argument("--force", action="store_true", help="run even if the code is in no commit")
+    parser.add_argument("--force", action="store_true", help="run even if the code has uncommitted changes")
     parser.add_argument("--show", action="store_true", help="print which cells are done, and run nothing")
 
 

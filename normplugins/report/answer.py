@@ -25,7 +25,7 @@ from normplugins.report.contrasts import (
 from normplugins.report.group_scaling import scaled_tokens, scaling_effect
 from normplugins.report.plans import Plan
 from normplugins.report.probe_table import LAST_EPOCHS, losses_minus_ln, mean_and_range
-from normplugins.report.records import WHOLE
+from normplugins.report.records import WHOLE_TEST_SET
 from normplugins.report.run_page import run_links
 
 Findings = Mapping[str, Sequence[Finding]]
@@ -99,7 +99,7 @@ def planned_cells(found: pd.DataFrame) -> pd.DataFrame:
 def scores_on_test(found: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the planned cells that hold the BLEU on the whole test set."""
     found = planned_cells(found)
-    return found[(found["metric"] == "bleu") & (found["test_set"] == WHOLE)]
+    return found[(found["metric"] == "bleu") & (found["test_set"] == WHOLE_TEST_SET)]
 
 
 def without_penalty(finding: Finding, scores: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normplugins.report.records import CELL, WHOLE
+from normplugins.report.records import CELL, WHOLE_TEST_SET
 
 SPREAD_SEEDS = 3
 """The smallest number of seeds for which a standard deviation is reported."""
@@ -55,7 +55,9 @@ class Cell:
         short = f", shortened to {self.updates} updates" if self.first["budget"] else ""
         return name + (short if len(self.runs) else "")
 
-    def values(self, metric: str, checkpoint: str = "", test_set: str = WHOLE, column: str = "value") -> pd.Series[Any]:
+    def values(
+        self, metric: str, checkpoint: str = "", test_set: str = WHOLE_TEST_SET, column: str = "value"
+    ) -> pd.Series[Any]:
         """Return a score of every run, or an empty series if a run lacks it.
 
         Args:
@@ -68,7 +70,7 @@ class Cell:
         found = rows.loc[rows["checkpoint"] == (checkpoint or rows["scored_by"]), column].dropna()
         return found if len(found) == len(self.runs) else found.iloc[:0]
 
-    def score(self, metric: str, checkpoint: str = "", test_set: str = WHOLE) -> str:
+    def score(self, metric: str, checkpoint: str = "", test_set: str = WHOLE_TEST_SET) -> str:
         """Return the mean over the seeds and, from ``SPREAD_SEEDS`` seeds on, the sample standard deviation."""
         if not len(self.runs):
             return ALL_DIVERGED

@@ -32,7 +32,7 @@ def compare(systems: Sequence[System]) -> list[Finding]:
         if not other.runs.keys() & baseline.runs.keys():
             seeds = " and ".join(", ".join(map(str, sorted(each.runs))) for each in (other, baseline))
             raise UserError(
-                f"{other.name} and {baseline.name} have no seed in common: seeds {seeds}. Pairs need one seed"
+                f"{other.name} and {baseline.name} have no seed in common: seeds {seeds}. Runs are paired by seed"
             )
     contrasts = [Contrast(other.name, baseline.name) for other in others]
     return judge(contrasts, {system.name: system for system in systems}, [set()] * len(others))

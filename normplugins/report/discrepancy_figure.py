@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from normplugins.report import style
 from normplugins.report.contrasts import CELLS
 from normplugins.report.probe_figures import PN_CELLS
-from normplugins.report.probe_table import SETTLED, along_training, loss_gaps
+from normplugins.report.probe_table import WARMUP, along_training, loss_gaps
 
 PANELS = {
     "of means\n$‖μ_B-μ‖\\,/\\,‖σ‖$": ("mean_tid",),
@@ -23,13 +23,13 @@ SCALING = ",norm.group_scaling="
 def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
     """Return the figure and the rows that it shows; None if no run has these numbers.
 
-    A point is a norm of a run: its mean discrepancy from ``SETTLED`` on, and the gap in loss of the whole run. PN has
+    A point is a norm of a run: its mean discrepancy from ``WARMUP`` on, and the gap in loss of the whole run. PN has
     no gap, because it uses running statistics in training mode too; its runs have a panel of their own. ``table`` is
     what :func:`normplugins.report.probe_table.probe_table` returns.
     """
     table = table[table["cell"].isin([*CELLS])]
     gaps = loss_gaps(table)
-    shown = along_training(table, [name for names in PANELS.values() for name in names], begin=SETTLED)
+    shown = along_training(table, [name for names in PANELS.values() for name in names], begin=WARMUP)
     shown = shown[[key in gaps for key in zip(shown["cell"], shown["seed"], strict=True)]]
     if shown.empty:
         return None

@@ -65,7 +65,7 @@ def spectrum(results: Path) -> tuple[Figure, pd.DataFrame] | None:
     return figure, table
 
 
-def from_ln(table: pd.DataFrame) -> str:
+def distance_from_ln(table: pd.DataFrame) -> str:
     """Return how far the relative singular values of each cell's runs are from LN's, in one sentence; "" without LN.
 
     ``table`` holds the rows of the figure.

@@ -13,13 +13,13 @@ from normplugins.norms import NormConfig
 from normplugins.report import style
 from normplugins.report.contrasts import CELLS
 from normplugins.report.discrepancy_figure import discrepancy
-from normplugins.report.embedding_figure import from_ln, spectrum
+from normplugins.report.embedding_figure import distance_from_ln, spectrum
 from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
 from normplugins.report.probe_table import (
-    FORGOTTEN,
-    FROM,
+    EARLY,
+    FIRST_SHOWN,
     LAST_EPOCHS,
-    SETTLED,
+    WARMUP,
     losses_minus_ln,
     mean_and_range,
     runs_shown,
@@ -40,7 +40,7 @@ TEXTS = {
         "The statistics of a batch, with the subscript B, are compared with the running statistics before that batch. "
         "The paper divides the Euclidean norm of their difference by the number d of channels. The relative form "
         "divides it by the norm of the running standard deviations; it is the train-inference discrepancy. Before "
-        f"update {FORGOTTEN}, the running statistics still contain a part of their initial values. {CONFOUNDED} "
+        f"update {EARLY}, the running statistics still contain a part of their initial values. {CONFOUNDED} "
         f"{LINES}.",
     ),
     "backward-fluctuation": (
@@ -84,7 +84,7 @@ TEXTS = {
         "Train-inference discrepancy and the gap in validation loss",
         "The discrepancy is the distance of a batch's statistics from the running ones, relative to the running "
         "standard deviations, or to ψ for PN-V and PN. The gap is the validation loss with running statistics, minus "
-        f"the loss in training mode. Both are means from update {SETTLED:,} on. A point is a norm of the encoder; a "
+        f"the loss in training mode. Both are means from update {WARMUP:,} on. A point is a norm of the encoder; a "
         "line joins the norms of one run, which share its gap. PN uses running statistics in training mode too, so "
         "its gap is 0 up to rounding: the lowest panel shows its discrepancy alone, a row for each cell. The table has "
         "the validation loss minus LN's with the same seeds, in bits: with running statistics, by which the model is "
@@ -137,18 +137,18 @@ def paper_figures(results: Path, table: pd.DataFrame) -> Iterator[Drawing]:
         figure, shown = drawn
         with style.drawing():
             style.heading(figure, title)
-        span = f", updates {FROM} to {vision['update'].max():,}" if len(vision) else ""
+        span = f", updates {FIRST_SHOWN} to {vision['update'].max():,}" if len(vision) else ""
         more = f" {vision_shown(results)}{span}." if name in FIRST_NORM else ""
-        more += _medians(shown) if name in EVERY_NORM else f" {from_ln(shown)}" if name == "embedding" else ""
+        more += _medians(shown) if name in EVERY_NORM else f" {distance_from_ln(shown)}" if name == "embedding" else ""
         below = _losses(table) if name == "discrepancy" else ""
         yield Drawing(name, title, f"{text} Runs: {runs_shown(shown)}.{more}", figure, below)
 
 
 def _medians(shown: pd.DataFrame) -> str:
-    """Return the median of each cell over norms, seeds, and updates from ``SETTLED`` on."""
-    settled = shown[shown["update"] >= SETTLED].groupby("cell", sort=False)["value"].median()
+    """Return the median of each cell over norms, seeds, and updates from ``WARMUP`` on."""
+    settled = shown[shown["update"] >= WARMUP].groupby("cell", sort=False)["value"].median()
     values = ", ".join(f"{cell} {value:.2g}" for cell, value in settled.items())
-    return f" Medians over all norms from update {SETTLED:,} on: {values}." if values else ""
+    return f" Medians over all norms from update {WARMUP:,} on: {values}." if values else ""
 
 
 def _losses(table: pd.DataFrame) -> str:

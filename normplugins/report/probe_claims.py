@@ -102,7 +102,7 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
         rows[cell] = {
             "each norm, probed updates": of_each.max(),
             "all norms, every update": of_every.max(),
-            "‖∂L/∂x‖": evidence.probed(cell, "grad_input", probe_table.FORGOTTEN).max(),
+            "‖∂L/∂x‖": evidence.probed(cell, "grad_input", probe_table.EARLY).max(),
         }
         if cell in planned:
             below.append(len(of_every.dropna()) >= SPREAD_SEEDS and bool((of_every <= 1).all()))
@@ -117,7 +117,7 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
         f"{NU_BOUND}, the largest ‖ν‖ of all norms and updates is not larger than the largest ‖Λ_B‖ of the probed "
         "updates, which are eight per decade. The table has the highest quotients of ‖ν‖ and ‖Λ_B‖ over the seeds: "
         "the largest values of the same norm at probed updates, and those of all norms, with ‖ν‖ at every update. The "
-        f"last column has the largest gradient from update {probe_table.FORGOTTEN} on, with other norms for "
+        f"last column has the largest gradient from update {probe_table.EARLY} on, with other norms for "
         "comparison. This is a bound for these runs; a bound for every input would need a proof.\n\n"
         f"{numbers_table('cell', pd.DataFrame(rows).T, '{:#.3g}')}\n\n"
         f"[Figure](figures/pn-backward.png). {evidence.links(*(cell for cell in rows if cell not in WITHOUT_NU))}"
@@ -127,11 +127,11 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
 def averages(evidence: Evidence) -> tuple[str, str]:
     """Judge whether running statistics approach those of batches in training; return the verdict and the evidence."""
     rows: dict[str, dict[str, float]] = {}
-    settled = probe_table.SETTLED
+    settled = probe_table.WARMUP
     before, after = f"before update {settled:,}", f"from update {settled:,} on"
     gaps = probe_table.loss_gaps(evidence.probe)
     for cell, number in (("bn", "deviation_tid"), ("pnv", "psi_tid")):
-        early = evidence.probed(cell, number, probe_table.FORGOTTEN, settled - 1).groupby("seed").mean()
+        early = evidence.probed(cell, number, probe_table.EARLY, settled - 1).groupby("seed").mean()
         late = evidence.probed(cell, number, settled).groupby("seed").mean()
         for seed in early.index.intersection(late.index):
             gap = gaps.get((cell, int(seed)), math.nan)
@@ -151,7 +151,7 @@ def averages(evidence: Evidence) -> tuple[str, str]:
         "interval of the change of this distance during training, over seeds, is below 0 for both norms, and does not "
         f"hold if it is above 0 for one of them, from {SPREAD_SEEDS} seeds on. The distance is divided by the size of "
         f"the running statistics. The table has its mean before and after update {settled:,}, "
-        f"where the learning rate's warmup ends; it begins at update {probe_table.FORGOTTEN}, because earlier running "
+        f"where the learning rate's warmup ends; it begins at update {probe_table.EARLY}, because earlier running "
         "statistics still contain their initial values. The statistics of a finite batch differ from those of all "
         "text, so the distance cannot fall to 0. The loss gap is the validation loss with running statistics, minus "
         f"the loss with the statistics of each validation batch: its mean from update {settled:,} on. Intervals of the "
@@ -175,7 +175,7 @@ def fluctuation(evidence: Evidence) -> tuple[str, str]:
         "deviation_tid": "deviations, relative",
     }
     medians = pd.DataFrame({
-        model: probe_table.along_training(each[each["update"] <= last], [*names, "tokens"], probe_table.FORGOTTEN)
+        model: probe_table.along_training(each[each["update"] <= last], [*names, "tokens"], probe_table.EARLY)
         .groupby("quantity")["value"].median()
         for model, each in (("transformer", texts), ("ResNet20", images))
     })  # fmt: skip
@@ -184,7 +184,7 @@ def fluctuation(evidence: Evidence) -> tuple[str, str]:
     more = int((measured["transformer"] > measured["ResNet20"]).sum())
     return OPEN, (
         "The table has the median distance of the batch's statistics from the running ones in the first norm, at "
-        f"updates {probe_table.FORGOTTEN} to {last:,}. The relative measures divide it by the norm of the running "
+        f"updates {probe_table.EARLY} to {last:,}. The relative measures divide it by the norm of the running "
         f"deviations. The transformer has the larger distance by {more} of {len(measured)} measures. The comparison "
         f"is confounded: a statistic of the transformer covers about {tokens:,.0f} tokens of a batch, one of the "
         f"ResNet20 {positions:,.0f} positions, and a statistic of fewer values fluctuates more. The paper's measure "

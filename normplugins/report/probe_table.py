@@ -20,9 +20,9 @@ FIRST = "encoder.layers.0.self_attention.norm"
 VALIDATION = "validation"
 """The ``layer`` of numbers about the whole model, which ``OF_MODEL`` lists."""
 OF_MODEL = ("loss", "train_mode_loss", "largest_nu")
-FROM = 10
+FIRST_SHOWN = 10
 """The first update that figures show; before it, running statistics consist mostly of their initial values."""
-FORGOTTEN, SETTLED = 50, 1000
+EARLY, WARMUP = 50, 1000
 """The updates at which running statistics have forgotten their initial values (0.9^50 < 0.01) and PN's warmup ends."""
 LAST_EPOCHS = 5
 """The number of epochs whose checkpoints are averaged for the score."""
@@ -91,14 +91,14 @@ def vision_shown(results: Path) -> str:
     return f"ResNet20 on {record['corpus']['images']:,} images of CIFAR-10{part}, seed {record['seed']}"
 
 
-def along_training(table: pd.DataFrame, quantities: Iterable[str], begin: int = FROM) -> pd.DataFrame:
+def along_training(table: pd.DataFrame, quantities: Iterable[str], begin: int = FIRST_SHOWN) -> pd.DataFrame:
     """Return the rows of these quantities from an update on, without numbers that a logarithmic axis cannot show."""
     return table[table["quantity"].isin([*quantities]) & (table["update"] >= begin) & (table["value"] > 0)]
 
 
 def loss_gaps(table: pd.DataFrame) -> dict[Any, float]:
-    """Return the mean validation loss minus that in training mode (bits) from ``SETTLED`` on, by cell and seed."""
-    rows = table[(table["layer"] == VALIDATION) & (table["update"] >= SETTLED)]
+    """Return the mean validation loss minus that in training mode (bits) from ``WARMUP`` on, by cell and seed."""
+    rows = table[(table["layer"] == VALIDATION) & (table["update"] >= WARMUP)]
     losses = rows.pivot(index=["cell", "seed", "update"], columns="quantity", values="value")
     if "train_mode_loss" not in losses:
         return {}

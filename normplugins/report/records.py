@@ -23,11 +23,11 @@ from normplugins.utils.json_file import read_json
 REMEDY = "remove it, or run that seed again"
 LOCAL = "local"
 """The mark, among a run's settings, that the run is not published."""
-WHOLE = "test"
+WHOLE_TEST_SET = "test"
 """The name of the whole test set. A corpus with several test sets has a further name for each of them."""
 CELL = ["experiment", "norm", "model", "budget", "settings", "cut", "note", "train_size", "recipe"]
 """Columns that runs must have in common to be averaged."""
-OF_PROCESSES = "norm.processes="
+PER_REPLICA = "norm.processes="
 """Setting of a norm with per-replica statistics, in runs whose processes share the batches of an update."""
 SCORE = ["checkpoint", "test_set", "metric"]
 NO_SCORE = {**dict.fromkeys([*SCORE, "signature"], ""), "value": math.nan, "brevity": math.nan}
@@ -136,7 +136,7 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     in_full = paper is None or (stopped_by == paper.ends_by and updates >= paper.ends_at)
     cell = _settings(variant, model)
     if config.get("train.batches_per_update"):  # the processes share the batches; only the norm's statistics differ
-        cell["settings"] = re.sub(r"\bprocesses=", OF_PROCESSES, cell["settings"])
+        cell["settings"] = re.sub(r"\bprocesses=", PER_REPLICA, cell["settings"])
     return {
         **cell,
         "experiment": experiment,

@@ -12,7 +12,7 @@ import pandas as pd
 
 from normplugins.export.model_card import key_values, record_sections
 from normplugins.report.cells import duration, metric_name
-from normplugins.report.records import REMEDY, WHOLE, machine_names
+from normplugins.report.records import REMEDY, WHOLE_TEST_SET, machine_names
 from normplugins.report.table import build_table, markdown
 from normplugins.runs.cell import is_shortened
 from normplugins.runs.experiments import experiments
@@ -107,7 +107,7 @@ def _page(record: dict[str, Any], rows: pd.DataFrame) -> str:
         differs += " The name is cut, so a setting may be missing here and in the command."
     commit = str(record.get("git_commit"))
     if commit.endswith("+changes"):
-        differs += " The code had changes that are in no commit."
+        differs += " The code had changes that were not committed."
     name = f"seed{record['seed']}.json"
     _, machine = machine_names(record["hardware"])
     took = f"{duration(training['wall_seconds'])} on {machine}"
@@ -135,13 +135,15 @@ def _scores(rows: pd.DataFrame, scored_by: str) -> str:
     if scored.empty:
         return "This run was not scored."
     first, checkpoints = scored["metric"].iloc[0], list(dict.fromkeys([scored_by, *scored["checkpoint"]]))
-    shown = scored[(scored["test_set"] == WHOLE) | (scored["metric"] == first)]
-    shown = shown.sort_values("test_set", key=lambda names: names != WHOLE, kind="stable")
-    names = [metric_name(metric) if test_set == WHOLE else f"{metric_name(metric)}, {test_set}"
+    shown = scored[(scored["test_set"] == WHOLE_TEST_SET) | (scored["metric"] == first)]
+    shown = shown.sort_values("test_set", key=lambda names: names != WHOLE_TEST_SET, kind="stable")
+    names = [metric_name(metric) if test_set == WHOLE_TEST_SET else f"{metric_name(metric)}, {test_set}"
              for metric, test_set in zip(shown["metric"], shown["test_set"], strict=True)]  # fmt: skip
     scores = shown.assign(name=names).pivot(index="name", columns="checkpoint", values="value")
     texts = scores.reindex(index=dict.fromkeys(names), columns=checkpoints).map("{:.2f}".format, na_action="ignore")
-    brevity = shown[shown["test_set"] == WHOLE].drop_duplicates("checkpoint").set_index("checkpoint")["brevity"]
+    brevity = (
+        shown[shown["test_set"] == WHOLE_TEST_SET].drop_duplicates("checkpoint").set_index("checkpoint")["brevity"]
+    )
     if brevity.notna().any():
         texts.loc["brevity penalty"] = brevity.map("{:.3f}".format, na_action="ignore")
     body: list[Any] = [{"": name, **row} for name, row in texts.fillna("").to_dict("index").items()]

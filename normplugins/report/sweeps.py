@@ -31,7 +31,7 @@ BATCH_SIZE, ONE_SENTENCE, WEIGHT_DECAY, LEARNING_RATE, PRECISION = (
     "batch_size", "one_sentence", "weight_decay", "learning_rate", "precision"
 )  # fmt: skip
 """The plans in ``configs/campaign/``."""
-WORKS = 0.5
+MIN_SCORE_FRACTION = 0.5
 """A learning rate works if no run diverges and each reaches this fraction of the best score of its norm."""
 
 
@@ -167,7 +167,7 @@ def learning_rates(results: Path) -> tuple[str, str]:
         return NOT_RUN, "LN and no norm need runs with at least two learning rates each."
     largest, summaries = {}, []
     for norm, rates in tried.items():
-        least = WORKS * swept.loc[swept["norm"] == norm, "bleu"].max()
+        least = MIN_SCORE_FRACTION * swept.loc[swept["norm"] == norm, "bleu"].max()
         works = [rate for rate, runs in rates.items() if not runs["diverged"].any() and runs["bleu"].min() >= least]
         largest[norm] = max(works, default=0.0)
         outcomes = ", ".join(f"{rate:g} ({_outcome(runs)})" for rate, runs in rates.items())
@@ -179,7 +179,7 @@ def learning_rates(results: Path) -> tuple[str, str]:
         verdict = UNDECIDED  # too few seeds, different rates, or both work at the largest rate
     return so_far(verdict, not Plan.named(LEARNING_RATE).progress(results).left), (
         f"{'. '.join(summaries)}. These are norms of the encoder; the decoder has LN. A rate works if no run diverges "
-        f"and each reaches {WORKS:.0%} of the best score of its norm. "
+        f"and each reaches {MIN_SCORE_FRACTION:.0%} of the best score of its norm. "
         f"Runs: {run_links(results, EXPERIMENT, *swept['cell'])}."
     )
 

@@ -23,7 +23,7 @@ from normplugins.report.cells import (
 from normplugins.report.contrasts import CHECKPOINTS, NOT_RUN
 from normplugins.report.paper import NAMES, PaperCorpus
 from normplugins.report.readings import MODELS, NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
-from normplugins.report.records import OF_PROCESSES, WHOLE, norm_rank
+from normplugins.report.records import PER_REPLICA, WHOLE_TEST_SET, norm_rank
 from normplugins.report.table import build_table
 from normplugins.utils.terminal import Table
 
@@ -74,7 +74,7 @@ def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
         others = [cell for cell in cells if (cell.first["norm"], cell.first["model"]) == (norm, model)]
         if norm in NAMES and model in readings:
             # the published WMT14 run had per-replica statistics in 128 processes; any number stands beside it
-            ours = next((cell for cell in others if re.fullmatch(rf"({OF_PROCESSES}\d+)?", _differs(cell))), None)
+            ours = next((cell for cell in others if re.fullmatch(rf"({PER_REPLICA}\d+)?", _differs(cell))), None)
             others = [cell for cell in others if cell is not ours]
             name = ", ".join(filter(None, [f"{NAMES[norm]} ({norm})", model]))
             rows.append(Row(name, ours, NOT_IN_FULL if (norm, model) in begun else NOT_RUN, NAMES[norm]))
@@ -109,7 +109,7 @@ def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
     if not cells:
         return None
     metric = _metrics(cells)[0]
-    test_sets = sorted(set(results.loc[results["metric"] == metric, "test_set"]) - {WHOLE})
+    test_sets = sorted(set(results.loc[results["metric"] == metric, "test_set"]) - {WHOLE_TEST_SET})
     also = [other for other in ON_PLAIN_TEXT if (results["metric"] == other).any()]
     if not test_sets and not also:
         return None

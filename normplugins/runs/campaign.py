@@ -27,7 +27,7 @@ from normplugins.utils.errors import InUse, NotFinite, UserError
 from normplugins.utils.json_file import write_json
 from normplugins.utils.terminal import Column, Table, paragraph, terminal, terminal_width
 
-LEFT = ("started", "left")
+UNFINISHED = ("started", "left")
 """The states in which a campaign carries out a planned run."""
 
 
@@ -63,13 +63,13 @@ def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, resu
         raise UserError(f"the records would come from {reason}: commit it, or run the campaign with --force")
     failures: dict[Planned, str] = {}
     for planned in sorted(_left(runs), key=lambda each: each.state != "started"):  # stable: then the plan's order
-        if planned.state not in LEFT:  # another campaign has published it in the meantime
+        if planned.state not in UNFINISHED:  # another campaign has published it in the meantime
             continue
         print(overview(runs, [planned]), flush=True)
         try:
-            _carry_out(planned, results, end, force)
-            if planned.state in LEFT:
-                raise UserError(f"it ended, and {planned.published} is not its record")
+            _run_and_publish(planned, results, end, force)
+            if planned.state in UNFINISHED:
+                raise UserError(f"the run ended, but {planned.published} does not hold its record")
         except TimeIsUp:
             print(f"the limit of {minutes:g} minutes is reached: run the same command to continue")
             break
@@ -88,10 +88,10 @@ def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, resu
 
 
 def _left(runs: Sequence[Planned]) -> list[Planned]:
-    return [planned for planned in runs if planned.state in LEFT]
+    return [planned for planned in runs if planned.state in UNFINISHED]
 
 
-def _carry_out(planned: Planned, results: Path, end: float, force: bool) -> None:
+def _run_and_publish(planned: Planned, results: Path, end: float, force: bool) -> None:
     """Complete one run and publish its record, or publish that its loss was not finite."""
     cell = {key: planned.settings[key] for key in ("experiment", "variant", "seed")}
     with _until(end):

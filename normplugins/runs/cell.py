@@ -17,12 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from normplugins.models.norm_settings import all_norm_names, norm_names
 from normplugins.norms import NormConfig, all_settings, has_statistics, known_norms
-from normplugins.runs.settings import OF_TASK, declared
+from normplugins.runs.settings import SETTINGS_BY_TASK, declared
 from normplugins.training.distributed import world_size
 
 FAIRSEQ_COMPONENTS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 """Config groups whose options are components of fairseq, or components of this plugin that replace them."""
-PLACES = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
+PATH_KEYS = ("data_dir", "results_dir", "run_dir", "task.data", "checkpoint.save_dir")
 """Paths on one machine, which records leave out. ``results_dir`` occurs in configs of version 0.2.0."""
 # Settings that cannot change a result, in addition to those declared with changes_result=False: the device, fairseq's
 # logging interval and batch loading, and keys of corpora, hardware and tracking in the configs of older runs.
@@ -51,14 +51,19 @@ Composer = Callable[[list[str]], tuple[DictConfig, Choices]]
 def changes_result(key: str) -> bool:
     """Whether a setting can change the result of a run. Paths, hardware, logging, kernels and the like cannot."""
     own = _own_settings_without_effect(tuple(known_norms()))
-    return not (key in PLACES or key in own or _CHANGES_NO_RESULT.fullmatch(key))
+    return not (key in PATH_KEYS or key in own or _CHANGES_NO_RESULT.fullmatch(key))
 
 
 @cache
 def _own_settings_without_effect(_norms: tuple[str, ...]) -> set[str]:
     norms = [name for name, one in all_settings().items() if not one.changes_result]
     return {
-        *(key for task in OF_TASK.values() for key, each in declared(task) if not each.metadata["changes_result"]),
+        *(
+            key
+            for task in SETTINGS_BY_TASK.values()
+            for key, each in declared(task)
+            if not each.metadata["changes_result"]
+        ),
         *(f"{prefix}{name}" for prefix in ("norm.", "model.norm_") for name in norms),
     }
 

@@ -18,7 +18,7 @@ from normplugins.models.norm_settings import refuse_loss_scale
 from normplugins.norms import all_settings
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
-from normplugins.runs.settings import OF_TASK, SlurmSettings, declared
+from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmSettings, declared
 from normplugins.training import statistics_probe
 from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
 from normplugins.training.optimizer import read_betas
@@ -152,7 +152,7 @@ def check_compiling(config: DictConfig) -> None:
         f"there is no C++ compiler '{compiler}' here (CXX names another)": (
             on_cpu(config) and not config.dry_run and shutil.which(compiler) is None
         ),
-        f"PyTorch passes its own folder to the compiler unquoted, and its name has a blank: {torch.__file__}": (
+        f"PyTorch passes its own folder to the compiler unquoted, and its name contains a blank: {torch.__file__}": (
             on_cpu(config) and " " in torch.__file__
         ),
     }
@@ -168,7 +168,7 @@ def check_values(config: DictConfig) -> None:
             raise UserError(f"{key} is {value}, and must be a finite number")
     slurm = fields(SlurmSettings) if "slurm" in config.hardware else ()
     of_slurm = [(f"hardware.slurm.{each.name}", each) for each in slurm if "help" in each.metadata]
-    for key, each in [*declared(OF_TASK[config.task._name]), *of_slurm]:
+    for key, each in [*declared(SETTINGS_BY_TASK[config.task._name]), *of_slurm]:
         value = OmegaConf.select(config, key)
         if value is not None and (message := invalid_value(each, value, key.removesuffix(each.name))):
             raise UserError(message)

@@ -31,7 +31,7 @@ from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
 from normplugins.runs.overrides import quote_texts
 from normplugins.runs.refused_overrides import refuse_contradicting_placement, refuse_keys, refuse_unread_warmup
-from normplugins.runs.settings import OF_TASK, SlurmHardwareSettings
+from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
 from normplugins.utils.download import own_file
 from normplugins.utils.errors import UserError
@@ -58,7 +58,7 @@ def register_nodes(norms: tuple[str, ...], _corpora: tuple[str, ...]) -> None:
     store = ConfigStore.instance()
     store.store(name="_fairseq", node=fairseq_defaults())
     register_corpus_nodes(store, {path.stem for path in (CONFIG_DIR / "corpus").glob("*.yaml")})
-    for task, settings in OF_TASK.items():
+    for task, settings in SETTINGS_BY_TASK.items():
         sections = {each.name: each.type if is_dataclass(each.type) else each.default for each in fields(settings)}
         store.store(name=f"_{task}_settings", node=sections)
     store.store(name="_norm_options", node={"model": {f"norm_{name}": f"${{norm.{name}}}" for name in all_settings()}})
@@ -102,7 +102,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()), tuple(CORPORA))
     refuse_keys([item.lstrip("+") for item in overrides])
-    overrides = as_hydra_reads(overrides)
+    overrides = hydra_overrides(overrides)
     try:
         config, choices = _compose(experiment, overrides)
         # `norm=ln,pn pn_warmup_updates=100` compares norms of which only one warms up, so these keys are not refused
@@ -127,7 +127,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     return config
 
 
-def as_hydra_reads(overrides: Sequence[str]) -> list[str]:
+def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     """Return overrides in the form that Hydra reads: with text values quoted, and without a leading ``+``."""
     return quote_texts([item.lstrip("+") for item in overrides])  # all known keys exist, so none has to be added
 
@@ -193,7 +193,7 @@ def convert_types(config: DictConfig) -> None:
     if not isinstance(corpus, task.CORPUS):
         raise UserError(f"corpus={corpus.name} does not fit the experiment, whose task is {config.task._name}")
     config.corpus = vars(corpus)  # without the settings that only older configs have
-    types: dict[str, Any] = {each.name: each.type for each in fields(OF_TASK[config.task._name])}
+    types: dict[str, Any] = {each.name: each.type for each in fields(SETTINGS_BY_TASK[config.task._name])}
     types["corpus"] = type(corpus)
     if "slurm" in config.hardware:
         types["hardware"] = SlurmHardwareSettings
@@ -248,7 +248,7 @@ def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str
     if isinstance(error, OverrideParseException):
         given, equals, value = error.override.partition("=")
         if not equals:
-            return f"'{given}' is no override: KEY=VALUE is needed"
+            return f"'{given}' is not an override: KEY=VALUE is needed"
         return f"'{error.override}' cannot be read: quote a value with special characters, as in \"{given}='{value}'\""
     if group := re.search(r"Could not find '([^']+)'", text):
         folder, _, name = group[1].rpartition("/")

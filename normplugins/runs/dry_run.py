@@ -66,7 +66,7 @@ def show_dry_run(config: DictConfig) -> None:
         UserError: the run would be refused.
     """
     rows = dry_run_rows(config)
-    print(f"{run_title(config)}: a plan. Nothing is downloaded, trained or written.\n")
+    print(f"{run_title(config)}: dry run. Nothing is downloaded, trained or written.\n")
     print(definitions(rows, terminal_width()))
 
 
@@ -79,7 +79,7 @@ def dry_run_rows(config: DictConfig) -> dict[str, str]:
     check(config)
     set_up_process(config)
     size, settings = corpus_size(config), fairseq_config(config)
-    task, batch = made_up(run_task(config.task._name), settings, size.types)
+    task, batch = synthetic_task(run_task(config.task._name), settings, size.types)
     full = batch_tokens(config, size)
     lengths = [min(length, full) for length in (size.length, size.longest)]
     with step("measuring a training step on this machine, with random tokens") as tell:
@@ -155,7 +155,7 @@ def corpus_size(config: DictConfig) -> CorpusSize:
     return CorpusSize(types, pairs, pairs * LENGTH if pairs else None, LENGTH, longest, source)
 
 
-def made_up(task: RunTask, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
+def synthetic_task(task: RunTask, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
     """Return a task without a corpus and a function ``batch(sentences, length)`` that makes a random batch.
 
     Token frequencies follow Zipf's law, as in real text, because an adaptive softmax takes longer for rare tokens.

@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 from normplugins.corpora import CORPORA
 from normplugins.norms import all_settings
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, flatten
-from normplugins.runs.compose import CONFIG_DIR, as_hydra_reads, compose_config, hydra
+from normplugins.runs.compose import CONFIG_DIR, compose_config, hydra, hydra_overrides
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS
-from normplugins.runs.settings import OF_TASK, declared
+from normplugins.runs.settings import SETTINGS_BY_TASK, declared
 from normplugins.utils.terminal import say
 
 
@@ -45,7 +45,7 @@ def _source(key: str, sources: dict[str, str]) -> str:
 def sources_of(experiment: str, overrides: Sequence[str]) -> dict[str, str]:
     """Return where the value of each key is set: a file, ``default``, ``fairseq's default`` or ``command line``."""
     sources: dict[str, str] = {}
-    overrides = as_hydra_reads(overrides)
+    overrides = hydra_overrides(overrides)
     with hydra():
         loader: Any = GlobalHydra.instance().config_loader()
         parsed = loader.compute_defaults_list(experiment, list(overrides), RunMode.RUN)
@@ -80,4 +80,4 @@ def docs(config: DictConfig) -> Iterator[tuple[str, str]]:
     for name, one in all_settings().items():
         yield f"norm.{name}", next((doc for doc, norms in one.docs.items() if config.norm.name in norms), one.help)
         yield f"model.norm_{name}", f"norm.{name} of the model"
-    yield from ((key, each.metadata["help"]) for key, each in declared(OF_TASK[config.task._name]))
+    yield from ((key, each.metadata["help"]) for key, each in declared(SETTINGS_BY_TASK[config.task._name]))

@@ -15,7 +15,7 @@ from yaml import YAMLError
 from normplugins.corpora import PreparedCorpus, PreparedText
 from normplugins.evaluation.tasks import RUN_TASKS
 from normplugins.runs import inventory
-from normplugins.runs.cell import PLACES, changed_settings, flatten
+from normplugins.runs.cell import PATH_KEYS, changed_settings, flatten
 from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.progress import LOG
 from normplugins.training.tracking import EVENTS
@@ -143,7 +143,7 @@ def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity
     """
     config = stored_config(directory)
     scoring = (*RUN_TASKS[config.task._name].RESCORABLE, "variant")  # these may change until the run has a record
-    settings = {key: str(value) for key, value in flatten(config) if key not in (*PLACES, *scoring)}
+    settings = {key: str(value) for key, value in flatten(config) if key not in (*PATH_KEYS, *scoring)}
     return {
         "cell": f"{config.experiment}/{config.norm.name}",  # the digest covers all other settings
         "seed": config.seed,

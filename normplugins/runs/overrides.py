@@ -8,7 +8,7 @@ from typing import get_args, get_type_hints
 
 from normplugins.corpora import CORPORA
 from normplugins.models.check import MODELS
-from normplugins.runs.settings import OF_TASK, declared
+from normplugins.runs.settings import SETTINGS_BY_TASK, declared
 
 
 def quote_texts(overrides: Sequence[str], sweep: bool = False) -> list[str]:
@@ -42,7 +42,7 @@ def text_settings() -> frozenset[str]:
 
 
 def _typed_settings() -> Iterator[tuple[str, object]]:
-    for settings in OF_TASK.values():
+    for settings in SETTINGS_BY_TASK.values():
         yield from ((key, each.type) for key, each in declared(settings))
     for model in MODELS.values():
         yield from ((f"model.{each.name}", each.type) for each in fields(model))

@@ -95,7 +95,7 @@ def record_call_end(directory: Path) -> None:
     write_json(directory / PROVENANCE, notes)
 
 
-def of_run(directory: Path) -> dict[str, Any]:
+def call_history(directory: Path) -> dict[str, Any]:
     """Return the commit, kernels, hardware and versions of the first call; ``later`` lists calls that differ from it.
 
     ``hardware`` contains the machine's ``load`` at the ``start`` of each call and, unless the call was killed, at its

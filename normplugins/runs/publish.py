@@ -41,7 +41,7 @@ def publish(directory: Path, results: Path, force: bool = False, replace: bool =
     for reason, remedy in _doubts(done, source, target, replace):
         if not force:
             raise UserError(f"{reason}: {remedy}, or publish it with --force")
-        print(f"published nevertheless: {reason}")
+        print(f"published anyway: {reason}")
     for path in (*copies, source):  # the record last, so that it never names a file that is missing
         destination = target if path == source else target.with_name(path.name)
         if not _same(path, destination):

@@ -90,7 +90,7 @@ def uncommitted(commit: object) -> str:
     if commit is None:
         return "code that is in no git repository, or in one that git refuses to read (safe.directory)"
     text = str(commit)
-    return f"code that is in no commit ({text[:7]} with changes)" if text.endswith("+changes") else ""
+    return f"code that is not committed ({text[:7]} with changes)" if text.endswith("+changes") else ""
 
 
 def without_absolute_paths(value: Any) -> Any:

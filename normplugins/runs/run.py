@@ -14,7 +14,7 @@ from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import run_task
 from normplugins.runs import folder, provenance, record
-from normplugins.runs.cell import PLACES, flatten
+from normplugins.runs.cell import PATH_KEYS, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
 from normplugins.runs.display_name import display_name
@@ -31,7 +31,7 @@ from normplugins.utils.terminal import say
 
 # Settings that may differ between the ranks of a run: paths on their machines, and settings only rank zero reads.
 MAY_DIFFER = re.compile(
-    rf"{'|'.join(map(re.escape, PLACES))}|variant|force|tracking\..*|hardware\.(?!timeout_seconds).*"
+    rf"{'|'.join(map(re.escape, PATH_KEYS))}|variant|force|tracking\..*|hardware\.(?!timeout_seconds).*"
 )
 
 
@@ -131,7 +131,7 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
         provenance.verify_corpus(directory, corpus)
         provenance.record_call_end(directory)
         trained = {**training_of(history), "averaged": averaged, "statistics": statistics}
-        done = make_record(config, corpus.manifest, history, trained, scored, files, provenance.of_run(directory))
+        done = make_record(config, corpus.manifest, history, trained, scored, files, provenance.call_history(directory))
         write_json(directory / folder.RECORD, done)
         tracker.summarize({f"test/{metric}": value["score"] for metric, value in scored["metrics"].items()})
         tracker.summarize({"signature": {metric: value["signature"] for metric, value in scored["metrics"].items()}})
@@ -187,7 +187,7 @@ def make_record(
         "finished_at": record.now(),
         "curves": history.curves,
         **({"statistics_probe": history.probe} if history.probe else {}),
-        "config": {key: value for key, value in flatten(config) if key not in PLACES},
+        "config": {key: value for key, value in flatten(config) if key not in PATH_KEYS},
     }
     found: dict[str, Any] = record.without_absolute_paths(done)
     return found

@@ -153,7 +153,7 @@ class LanguageModelingSettings(RunSettings):
     )
 
 
-OF_TASK: dict[str, type[RunSettings]] = {
+SETTINGS_BY_TASK: dict[str, type[RunSettings]] = {
     "translation": TranslationSettings,
     "language_modeling": LanguageModelingSettings,
 }

@@ -52,7 +52,7 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
     if any(config.hardware.get("slurm") != settings or config.hardware.name != "slurm" for config in configs):
         raise UserError("hardware=slurm and hardware.slurm.* must be the same for all cells: make several calls")
     if settings.gpus not in (0, configs[0].hardware.processes):
-        raise UserError(f"hardware.slurm.gpus={settings.gpus}: hardware.processes={settings.gpus} uses that many GPUs")
+        raise UserError(f"hardware.slurm.gpus={settings.gpus}: to use {settings.gpus} GPUs, set hardware.processes")
     if shutil.which("sbatch") is None:
         raise UserError("hardware=slurm: there is no sbatch command here. Call this on a login node of the cluster")
     jobs, left = [], []  # ids of jobs to wait for; cells to submit
@@ -66,7 +66,7 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
                 print(f"{title}: already queued or running, as job {found} (scancel {found} ends it)")
                 jobs.append(found)
             else:
-                left.append((title, [experiment, *in_job(overrides, config)], config))
+                left.append((title, [experiment, *job_overrides(overrides, config)], config))
         if left:
             jobs.append(_submit(experiment, left, settings))
     if wait and jobs:
@@ -112,7 +112,7 @@ def queued_runs() -> dict[str, str]:
     return {submitted[job]: job for job in queue.stdout.split() if job in submitted}
 
 
-def in_job(overrides: Sequence[str], config: DictConfig) -> list[str]:
+def job_overrides(overrides: Sequence[str], config: DictConfig) -> list[str]:
     """Return the overrides of a cell for its job, with the requested hardware in place of ``hardware=slurm``."""
     own = [item for item in overrides if not _NOT_FOR_THE_JOB.match(item)]
     slurm, processes = config.hardware.slurm, config.hardware.processes

@@ -233,7 +233,7 @@ class TrainedRun:
 
     def _require_language_model(self, what: str) -> None:
         if self.translates:
-            raise UserError(f"this is a run of translation, which {what}: use translate")
+            raise UserError(f"this is a translation run, which {what}: use translate")
 
     def _encode(self, lines: Sequence[str], where: str, most: float = math.inf, key: str = "") -> list[Tensor]:
         """Return the tokens of each line (T,), each ended by ``</s>``; update ``unknown``."""

@@ -208,10 +208,10 @@ def test_a_record_with_other_settings_does_not_count(tmp_path, monkeypatch):
             "{blocks: [{experiment: demo, cells: [norm=ln], seeds: 3}]}",
             "is not a ListConfig",
         ),
-        ("{blocks: [{experiment: demo, cells: [++force=true], seeds: [1]}]}", "is not for a plan to set"),
+        ("{blocks: [{experiment: demo, cells: [++force=true], seeds: [1]}]}", "cannot be set in a plan"),
         ("{blocks: [{experiment: nope, cells: [norm=ln], seeds: [1]}]}", "unknown experiment 'nope'"),
         ("{blocks: [{experiment: demo, cells: [norm=nope], seeds: [1]}]}", "unknown norm 'nope'"),
-        ("{blocks: [{experiment: demo, cells: [seed=3], seeds: [1]}]}", "'seed=3' is not for a plan to set"),
+        ("{blocks: [{experiment: demo, cells: [seed=3], seeds: [1]}]}", "'seed=3' cannot be set in a plan"),
         ("{blocks: [{experiment: demo, cells: [evaluate.beam=0], seeds: [1]}]}", "evaluate.beam is 0"),
     ],
 )

@@ -191,7 +191,7 @@ def test_hardware_does_not_change_the_cell():
         ("corpus.train_size=many", ["corpus.train_size=many: ", "a whole number"]),
         ("hardware.threads=many", ["hardware.threads=many: ", "a whole number"]),
         ("force=perhaps", ["force=perhaps: ", "true or false"]),
-        ("norm", ["'norm' is no override", "KEY=VALUE"]),
+        ("norm", ["'norm' is not an override", "KEY=VALUE"]),
         ("+foo=1", ["unknown key 'foo'"]),
         ("+foo.bar=1", ["unknown key 'foo.bar'"]),
         *((f"+{part}.foo=1", [f"unknown key '{part}.foo'", f"Known in {part}"]) for part in SECTIONS),

@@ -15,9 +15,9 @@ from normplugins.runs.dry_run import (
     corpus_size,
     describe,
     dry_run_rows,
-    made_up,
     measure,
     saved_bytes,
+    synthetic_task,
 )
 from normplugins.utils.errors import UserError
 from tests.helpers.runs import TINY, TINY_LM, files
@@ -134,7 +134,7 @@ def test_bytes_saved_by_autograd_equal_a_count_by_hand():
 def test_memory_of_a_full_batch(norm):
     """In float32 a number has 4 bytes, and Adam stores two numbers per parameter."""
     settings = fairseq_config(compose_config("demo", [f"norm={norm}", *TINY]))
-    task, batch = made_up(run_task("translation"), settings, types=64)
+    task, batch = synthetic_task(run_task("translation"), settings, types=64)
     steps = {full: measure(settings, task, batch, full, 10, 25) for full in (200, 2000)}
     for full, step in steps.items():
         model, criterion = task.build_model(settings.model), task.build_criterion(settings.criterion)

@@ -16,7 +16,7 @@ def test_code_of_later_calls_is_recorded_beside_the_first(trained, tmp_path):
     notes = json.loads(path.read_text(encoding="utf-8"))
     (first,) = notes["calls"]
     change_json(path, calls=[first, {**first, "git_commit": "another"}])
-    found = provenance.of_run(tmp_path)
+    found = provenance.call_history(tmp_path)
     (load,) = found["hardware"].pop("load")
     assert [len(load[moment]) for moment in ("start", "end")] == [3, 3]
     assert found == {**first, "later": [{**first, "git_commit": "another"}]}
@@ -34,4 +34,4 @@ def test_a_call_without_a_checkpoint_is_not_recorded(trained, tmp_path):
         if checkpoint:
             (tmp_path / "checkpoint_last.pt").touch()
         provenance.record_call_start(tmp_path, config, corpus)
-        assert len(provenance.of_run(tmp_path).get("later", [])) == earlier
+        assert len(provenance.call_history(tmp_path).get("later", [])) == earlier

@@ -62,14 +62,14 @@ def test_another_record_is_replaced_only_with_force(run, published, refused, nor
     assert "is another record of this cell and seed" in refused("publish", "run")
     assert published.read_bytes() == before
     status, said, _ = normplugins("publish", "run", "--force")
-    assert (status, "published nevertheless: results/runs" in said) == (0, True)
+    assert (status, "published anyway: results/runs" in said) == (0, True)
     assert published.read_bytes() == (run / "record.json").read_bytes() != before
 
 
 @pytest.mark.parametrize("changes", [{"git_commit": f"{COMMIT}+changes"}, {"later": [{"git_commit": "1+changes"}]}])
 def test_code_that_was_not_committed_is_published_only_with_force(changes, run, refused, normplugins):
     rewrite(run, **changes)
-    assert "comes from code that is in no commit" in refused("publish", "run")
+    assert "comes from code that is not committed" in refused("publish", "run")
     assert not list((run.parent / "results").iterdir())
     assert normplugins("publish", "run", "--force")[0] == 0
 

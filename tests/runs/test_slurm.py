@@ -116,7 +116,7 @@ def test_a_process_has_a_gpu_or_an_equal_share_of_the_cpus(cluster, normplugins)
         (["hardware.slurm.partitio=x"], ["did you mean hardware.slurm.partition", "time"]),
         (["hardware.slurm.cpus=many"], ["hardware.slurm.cpus=many: a whole number"]),
         (["hardware=cpu", "hardware.slurm.partition=x"], ["hardware.slurm.partition", "hardware=slurm"]),
-        (["hardware.slurm.gpus=8"], ["hardware.processes=8"]),
+        (["hardware.slurm.gpus=8"], ["to use 8 GPUs, set hardware.processes"]),
     ],
 )
 def test_all_cells_are_checked_before_anything_is_submitted(cluster, refused, overrides, words):

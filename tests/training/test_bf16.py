@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from normplugins.evaluation.tasks import run_task
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.dry_run import made_up
+from normplugins.runs.dry_run import synthetic_task
 from normplugins.training.trainer import Trainer
 from tests.helpers.runs import TINY, differences, load, whole_and_broken
 
@@ -46,7 +46,7 @@ def test_statistics_optimizer_and_loss_stay_in_float32(norm):
         settings = fairseq_config(
             compose_config("demo", [f"norm={norm}", *TINY, f"common.bf16={bf16}", "model.dropout=0"])
         )
-        task, batch = made_up(run_task("translation"), settings, 50)
+        task, batch = synthetic_task(run_task("translation"), settings, 50)
         torch.manual_seed(1)
         trainer = Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
         sample, model = batch(5, 9), trainer.get_model()

@@ -5,7 +5,7 @@ import torch
 
 from normplugins.evaluation.tasks import run_task
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.dry_run import made_up
+from normplugins.runs.dry_run import synthetic_task
 from normplugins.training.nonfinite import first_nonfinite_state, locate
 from normplugins.training.trainer import Trainer
 from tests.helpers.runs import TINY
@@ -15,7 +15,7 @@ from tests.helpers.runs import TINY
 def step():
     """A trainer and the batches of one update."""
     settings = fairseq_config(compose_config("demo", ["norm=pn", *TINY]))
-    task, batch = made_up(run_task("translation"), settings, 50)
+    task, batch = synthetic_task(run_task("translation"), settings, 50)
     torch.manual_seed(1)
     trainer = Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
     return trainer, [batch(5, 9)]

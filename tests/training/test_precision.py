@@ -6,7 +6,7 @@ import torch
 from normplugins.evaluation.tasks import run_task
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
-from normplugins.runs.dry_run import made_up
+from normplugins.runs.dry_run import synthetic_task
 from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import UserError
 from tests.helpers.runs import TINY, differences, load, whole_and_broken
@@ -19,7 +19,7 @@ def losses(precision, norm, updates=12):
     overrides = [f"norm={norm}", *TINY, f"precision={precision}", "common.cpu=true", "lr_scheduler.warmup_updates=4"]
     settings = fairseq_config(compose_config("demo", overrides))
     torch.manual_seed(1)
-    task, batch = made_up(run_task("translation"), settings, 50)
+    task, batch = synthetic_task(run_task("translation"), settings, 50)
     trainer = Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
     sample = batch(5, 9)
     return [float(trainer.train_step([sample])["loss"]) for _ in range(updates)], trainer
@@ -43,7 +43,7 @@ def test_activations_are_in_bfloat16():
     for module in trainer.get_model().modules():
         if type(module).__name__ == "Layer":
             module.register_forward_hook(lambda _module, _inputs, y: seen.add(y.dtype))
-    _, batch = made_up(run_task("translation"), trainer.cfg, 50)
+    _, batch = synthetic_task(run_task("translation"), trainer.cfg, 50)
     trainer.valid_step(batch(2, 5))
     assert seen == {torch.bfloat16}
 
