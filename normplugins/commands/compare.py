@@ -8,7 +8,7 @@ from normplugins.commands._arguments import add_results
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    text = "a run's folder, a folder of runs of one cell, or a published cell such as multi30k/pn; the first is the baseline"
+    text = "a run's folder, a folder of one cell's runs, or a published cell such as multi30k/pn (first: baseline)"
     parser.add_argument("runs", nargs="+", metavar="RUN", help=text)
     text = "averaged, last or best (default: the one that the recipe is scored by)"
     parser.add_argument("--checkpoint", metavar="NAME", help=text)

@@ -50,7 +50,7 @@ REASONS = {
     r"task\.(sample_break_mode|\w+_target|add_bos_token|max_target_positions)": (
         "perplexity is measured on tokens predicted from the text before, in segments of task.tokens_per_sample"
     ),
-    r"optimization\.skip_remainder_batch": "every batch is trained on; with it, fairseq drops a different batch after a resume",
+    r"optimization\.skip_remainder_batch": "every batch is trained on; fairseq drops a different batch after a resume",
     r"optimization\.sentence_avg": (
         "losses are means over words: with a mean over sentences, losses and counts of words could not be compared"
     ),

@@ -106,7 +106,7 @@ def test_a_plan_on_the_command_line_leaves_nothing_behind(normplugins, refused, 
     monkeypatch.chdir(tmp_path)
     status, out, _ = normplugins("run", "demo", "-m", "norm=ln,pn", "dry_run=true", *TINY)
     assert status == 0
-    assert len(re.findall(r"^demo (ln|pn)\S*-s1: a plan\. Nothing is downloaded", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^demo (ln|pn)\S*-s1: dry run\. Nothing is downloaded", out, re.MULTILINE)) == 2
     assert len(re.findall(r"^  parameters +[\d,]+ *$", out, re.MULTILINE)) == 2
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="at least 1"):

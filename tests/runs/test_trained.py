@@ -87,7 +87,7 @@ def test_what_cannot_be_translated(trained, refused, monkeypatch, tmp_path, stdi
         assert f"run/{name} cannot be read as a checkpoint: it is no checkpoint" in line
         assert "cp " not in line
     assert "holds no run" in refused("translate", tmp_path, text)
-    assert "this is a run of translation" in refused("score", "run", text)
+    assert "this is a translation run" in refused("score", "run", text)
     assert "cannot read" in refused("translate", "run", tmp_path / "nothing")
 
 
