@@ -14,9 +14,10 @@ __version__ = "0.5.0.dev0"
 
 
 def load(run: "str | Path") -> "TrainedRun":
-    """Load the model of a run: a run's folder, or a checkpoint file in one.
+    """Load the model of a run from the run's folder or from a checkpoint file in it.
 
-    The result has ``translate``, ``score`` and ``generate``, and ``model``, ``config`` and ``record``.
+    The result has the methods ``translate``, ``score`` and ``generate``, and the attributes ``model``, ``config`` and
+    ``record``.
 
     Raises:
         UserError: the folder holds no such run, its checkpoint is damaged, or its corpus has changed.
@@ -27,7 +28,7 @@ def load(run: "str | Path") -> "TrainedRun":
 
 
 def register() -> None:
-    """Register all models, architectures, criterions and optimizers with fairseq, and the beam search."""
+    """Register all models, architectures, criterions and optimizers with fairseq; patch its beam search and losses."""
     from normplugins.evaluation import beam_search
     from normplugins.models import base
     from normplugins.training import criterion, loss_terms, optimizer  # noqa: F401
@@ -38,7 +39,7 @@ def register() -> None:
 
 
 compat.install()
-# ``normplugins.norms`` is plain PyTorch: importing it must not pull fairseq in. Under ``--user-dir`` fairseq is
-# already there, and importing this package is all it does to find the plugin.
+# ``normplugins.norms`` is plain PyTorch: importing it must not import fairseq. With ``--user-dir``, fairseq is imported
+# already, and it only imports this package and expects it to register its classes.
 if "fairseq" in sys.modules:
     register()

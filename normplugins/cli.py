@@ -19,7 +19,7 @@ from normplugins.utils.files import NO_SPACE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     options = parse(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a log file shows each line at once, in the order of stderr's lines
+    if isinstance(sys.stdout, io.TextIOWrapper):  # flush each line, so that a log file keeps the order with stderr
         sys.stdout.reconfigure(line_buffering=True)
     return call(lambda: options.execute(options), options.resumable)
 
@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def fairseq_tool() -> int:
-    """Run the tool that a console script ``fairseq-TOOL`` is named after, as fairseq's documentation describes it."""
+    """Entry point of the console scripts ``fairseq-TOOL``: run the fairseq tool that the script is named after."""
     tool = Path(sys.argv[0]).stem.removeprefix("fairseq-")
     return call(lambda: fairseq_tools.run_tool(tool, sys.argv[1:]))
 
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         if found.name.startswith("_"):
             continue
         module = importlib.import_module(f"normplugins.commands.{found.name}")
-        text = (module.__doc__ or "").partition("\n")[0].partition("``: ")[2]  # none with python -OO
+        text = (module.__doc__ or "").partition("\n")[0].partition("``: ")[2]  # empty with python -OO
         description = f"{text[:1].upper()}{text[1:]}"
         command = subparsers.add_parser(
             found.name.replace("_", "-"), help=text.removesuffix("."), description=description
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
-    """Carry out a command and return its exit status; an error that the user can correct is one line."""
+    """Run a command and return its exit status; print a one-line message for an error that the user can correct."""
     try:
         status = execute() or 0
         print(end="", flush=True)
@@ -94,5 +94,5 @@ def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
 
 
 def _discard_output() -> None:
-    """Let what is still to be written to stdout vanish, so that the end of the process does not fail."""
+    """Redirect stdout to the null device, so that flushing it at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

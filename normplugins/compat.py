@@ -58,14 +58,14 @@ def install() -> None:
 
 class _LazyModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # read by Python itself, from all modules
+        if name.startswith("__"):  # Python itself reads such names of every module
             raise AttributeError(name)
         return getattr(importlib.import_module(self.__name__), name)
 
 
 @contextlib.contextmanager
 def lazy_wandb() -> Iterator[None]:
-    """Inside the ``with`` block, ``import wandb`` gives a module that imports wandb when an attribute is read later.
+    """Make ``import wandb`` inside the ``with`` block lazy: wandb is imported when an attribute is first read.
 
     fairseq imports wandb whether it is used or not, which takes half a second.
     """
@@ -81,10 +81,10 @@ def lazy_wandb() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hashable_dataclasses() -> Iterator[None]:
-    """Make instances of the dataclasses that are defined inside the ``with`` block in fairseq's modules hashable.
+    """Make the dataclasses that fairseq's modules define inside the ``with`` block hashable.
 
-    fairseq writes ``common: CommonConfig = CommonConfig()``. Since Python 3.11, dataclasses reject a default whose
-    class has no hash as mutable; ``unsafe_hash`` adds one. Nothing else about the class changes.
+    fairseq writes ``common: CommonConfig = CommonConfig()``. Since Python 3.11, dataclasses reject an unhashable
+    default as mutable; ``unsafe_hash`` adds a hash. Nothing else about the class changes.
     """
     original: Callable[..., Any] = dataclasses.dataclass
 
@@ -104,7 +104,7 @@ def hashable_dataclasses() -> Iterator[None]:
 
 
 def patch_fairseq() -> None:
-    """Patch what fairseq 0.12.2 does that fails with newer libraries."""
+    """Apply the patches below to fairseq 0.12.2."""
     _hash_plugins_dataclasses()
     _allow_checkpoint_classes()
     _replace_removed_names()
@@ -116,7 +116,7 @@ def patch_fairseq() -> None:
 
 
 def _hash_plugins_dataclasses() -> None:
-    """Give every later subclass of FairseqDataclass a hash too, so that plugins can nest theirs as fairseq does."""
+    """Make later subclasses of FairseqDataclass hashable too, so that plugins can nest them as fairseq does."""
     base: Any = importlib.import_module("fairseq.dataclass").FairseqDataclass
 
     def add_hash(cls: type, /, **options: Any) -> None:
@@ -138,7 +138,7 @@ def _allow_checkpoint_classes() -> None:
 
 
 def _replace_removed_names() -> None:
-    """Give fairseq the names of NumPy 1 and bitarray 2 that newer versions lack."""
+    """Restore the names of NumPy 1 and bitarray 2 that fairseq uses and newer versions have removed."""
     bits: Any = importlib.import_module("bitarray.util")
     if not hasattr(bits, "rindex"):
         bits.rindex = lambda array, value: array.find(value, right=True)
@@ -154,9 +154,9 @@ def _replace_removed_names() -> None:
 
 
 def _disable_encoder_fast_path() -> None:
-    """Keep fairseq's own encoders from PyTorch's fused layer, which today needs an argument that fairseq lacks.
+    """Disable PyTorch's fused layer in fairseq's own encoders: it now needs an argument that fairseq does not pass.
 
-    At evaluation a post-norm ``--arch transformer`` would end with "Mask Type should be defined".
+    At evaluation a post-norm ``--arch transformer`` would fail with the error "Mask Type should be defined".
     """
     layer: Any = importlib.import_module("fairseq.modules.transformer_layer").TransformerEncoderLayerBase
     original = layer.__init__
@@ -196,9 +196,9 @@ def _allow_data_parallel_on_cpu() -> None:
 
 
 def _register_with_user_dir() -> None:
-    """Let ``--user-dir normplugins`` name this package from any folder, even if it was imported before fairseq was.
+    """Make ``--user-dir normplugins`` work in any folder, even if this package was imported before fairseq.
 
-    fairseq takes a path, imports the folder, and does nothing if a package of its name has been imported already.
+    fairseq expects a path, imports that folder, and does nothing if a package of the folder's name is already imported.
     """
     utils: Any = importlib.import_module("fairseq.utils")
     original = utils.import_user_module
@@ -216,7 +216,7 @@ def _register_with_user_dir() -> None:
 def _register_for_checkpoints() -> None:
     """Register our models when a checkpoint of one is loaded without ``--user-dir``.
 
-    fairseq's message about an unknown model would end with a KeyError.
+    For an unknown model, fairseq fails to format its own error message and raises a KeyError.
     """
     models: Any = importlib.import_module("fairseq.models")
     original = models.build_model
@@ -234,7 +234,7 @@ def _register_for_checkpoints() -> None:
 
 
 def _silence_deprecation_warnings() -> None:
-    """Hide warnings about fairseq's use of old interfaces, which users cannot change, and one missing package."""
+    """Hide warnings that users cannot act on: fairseq's use of deprecated interfaces, and one missing package."""
     for start in (
         r"hydra\.experimental\.",
         r"In 'config': Usage of deprecated keyword in package header",
@@ -247,4 +247,4 @@ def _silence_deprecation_warnings() -> None:
         r"'pin_memory' argument is set as true but no accelerator",
     ):
         warnings.filterwarnings("ignore", message=start)
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it misses tensorboardX
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # it warns that tensorboardX is missing

@@ -1,4 +1,4 @@
-"""fairseq's command-line tools on today's Python, stock or with our models, and its averaging of checkpoints."""
+"""Runs fairseq's command-line tools on current Python versions, with or without our models; averages checkpoints."""
 
 import argparse
 import importlib
@@ -49,18 +49,18 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
     try:
         module.cli_main()
     except Exception as error:
-        # fairseq reports mistakes of its users as these classes; all others keep their traceback.
+        # fairseq raises these classes for mistakes of the user; every other error keeps its traceback.
         if (not isinstance(error, (OSError, AssertionError)) and type(error) is not Exception) or not str(error):
             raise
         raise UserError(f"fairseq-{tool}: {type(error).__name__}: {error}") from error
 
 
 def refusing_nothing_scored(eval_lm: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Wrap fairseq's ``eval_lm``, which gives a perplexity of 1 if it has skipped all segments as too long."""
+    """Wrap ``eval_lm`` to raise UserError if all segments are too long, where fairseq reports a perplexity of 1."""
 
     def checked(models: Sequence[Any], *arguments: Any, **options: Any) -> dict[str, Any]:
         results = eval_lm(models, *arguments, **options)
-        if isinstance(results["loss"], int):  # a tensor if there are tokens
+        if isinstance(results["loss"], int):  # it is a tensor if any token was scored
             longest = min(model.max_positions() for model in models)
             raise UserError(f"no token was scored; the model takes segments of --tokens-per-sample {longest} at most")
         return results
@@ -69,7 +69,7 @@ def refusing_nothing_scored(eval_lm: Callable[..., dict[str, Any]]) -> Callable[
 
 
 def average_checkpoints(arguments: Sequence[str]) -> None:
-    """Do what fairseq's ``scripts/average_checkpoints.py`` does, with the same options.
+    """Average checkpoints, with the options of fairseq's ``scripts/average_checkpoints.py``.
 
     Raises:
         UserError: there are fewer checkpoints than asked for, or one cannot be read.

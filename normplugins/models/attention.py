@@ -20,7 +20,7 @@ attention on a CPU."""
 
 
 class Cache:
-    """Key-value cache of incremental decoding: (B, H, T, C/H) each."""
+    """Key-value cache of incremental decoding; keys and values are (B, H, T, C/H)."""
 
     k: Tensor | None = None
     v: Tensor | None = None
@@ -48,18 +48,19 @@ def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def padding_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Hide padding keys: (B, S) bool, True = padding, to an additive (B, 1, 1, S).
+    """Return an additive mask (B, 1, 1, S) that hides padding keys, from a bool mask (B, S), True = padding.
 
-    A sentence that is all padding attends to all of it, so that its output is finite; nothing reads that output.
+    A sentence that is all padding attends to all its positions, which keeps its output finite; nothing reads that
+    output.
     """
     keep = ~padding_mask | padding_mask.all(dim=1, keepdim=True)
     return _additive(keep[:, None, None, :], dtype)
 
 
 def causal_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Hide the future and padding keys: (B, T) bool to an additive (B, 1, T, T).
+    """Return an additive mask (B, 1, T, T) that hides later keys and padding keys, from a bool mask (B, T).
 
-    Row t equals ``padding_attention_mask`` of the first t tokens, as decoding token by token needs.
+    Row t equals ``padding_attention_mask`` of the first t tokens, as token-by-token decoding needs.
     """
     length = padding_mask.size(1)
     past = torch.ones(length, length, dtype=torch.bool, device=padding_mask.device).tril()
@@ -75,7 +76,7 @@ class _Attention(nn.Module):
         dim: C.
         heads: H.
         dropout: probability of dropout on attention weights.
-        qk_norm: called for a norm of C/H channels, one for the queries and one for the keys of all heads; None for
+        qk_norm: builds a norm of C/H channels; called once for the queries and once for the keys of all heads. None:
             attention without such norms.
     """
 
@@ -94,7 +95,7 @@ class _Attention(nn.Module):
         return x.view(time, batch, parts, self.heads, width // (parts * self.heads)).permute(2, 1, 3, 0, 4).unbind(0)
 
     def _normalize(self, packed: Tensor, *norms: nn.Module | None) -> Tensor:
-        """Apply a norm or None to each part of (..., parts * C), over the C/H channels of each head."""
+        """Normalize each part of (..., parts * C) by its norm, over the C/H channels of each head; None: unchanged."""
         if all(norm is None for norm in norms):
             return packed
         parts = []
@@ -115,7 +116,7 @@ class _Attention(nn.Module):
 
 
 def _init_projections(linear: nn.Linear, parts: int) -> None:
-    """Initialize each projection of a packed one Xavier-uniformly with gain 1/sqrt(2); keep nn.Linear's biases."""
+    """Initialize each of the packed projections Xavier-uniformly with gain 1/sqrt(2); keep nn.Linear's biases."""
     for weight in linear.weight.detach().chunk(parts):
         nn.init.xavier_uniform_(weight, gain=1 / math.sqrt(2))
 
@@ -135,7 +136,7 @@ class SelfAttention(_Attention):
     def forward(
         self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, layout: VarlenLayout | None = None
     ) -> Tensor:
-        """Return a tensor of x's shape: (T, B, C), or (N, C) at the positions of ``layout``.
+        """Return the attention output in x's shape: (T, B, C), or (N, C) at the positions of ``layout``.
 
         With a cache, x holds the last tokens, which also attend to the cached ones.
         """
@@ -179,7 +180,7 @@ class CrossAttention(_Attention):
         cache: Cache | None = None,
         layout: VarlenLayout | None = None,
     ) -> Tensor:
-        """Return a tensor of x's shape: (T, B, C), or (N, C) at the positions of ``layout``.
+        """Return the attention output in x's shape: (T, B, C), or (N, C) at the positions of ``layout``.
 
         With a cache, the projected memory is computed once and then reused.
         """

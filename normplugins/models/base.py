@@ -1,4 +1,4 @@
-"""Base class of the models: their command-line arguments, the end of an update, the check of a new model's norms."""
+"""Base class of the models: command-line arguments, updates of the norms' statistics, and checks of settings."""
 
 import argparse
 import typing
@@ -24,11 +24,11 @@ STEPS = "only models of iterative refinement have such steps"
 
 
 class NormModel(BaseFairseqModel):
-    """Base class of the models: a new number of updates ends the update for the norms' running statistics.
+    """Base class of the models; a new number of updates applies the pending updates of the norms' statistics.
 
-    fairseq's tasks pass the number of updates before each batch. With its own trainer, pending statistics
-    (``per_update``, ``sync=deferred``) are therefore applied when the next update begins. A trainer that passes the
-    number right after an update has them applied before validation and checkpoints.
+    fairseq's tasks call :meth:`set_num_updates` before each batch. With fairseq's own trainer, pending statistics
+    (``per_update``, ``sync=deferred``) are therefore applied when the next update begins. A trainer that calls this
+    method right after an update applies them before validation and checkpoints.
     """
 
     REFUSED: ClassVar[dict[str, str]] = {
@@ -62,13 +62,13 @@ class NormModel(BaseFairseqModel):
     ) -> Any:
         """Load a model as fairseq does, and return its interface for PyTorch Hub.
 
-        For the folder of a run without ``data_name_or_path``, the default checkpoint is the one that the run was scored
-        by, and text is prepared as the run's corpus was.
+        For the folder of a run and no ``data_name_or_path``, the default checkpoint is the one with which the run was
+        scored, and text is prepared in the same way as the run's corpus.
 
         Args:
             model_name_or_path: the folder with the checkpoint.
             checkpoint_file: the checkpoint's name in it.
-            data_name_or_path: the folder with the dictionaries, if it is not the folder of a run.
+            data_name_or_path: the folder with the dictionaries; not needed for the folder of a run.
             options: fairseq's, which override the checkpoint's settings.
 
         Raises:
@@ -126,7 +126,7 @@ def check_everywhere() -> None:
 
 
 def init_trainer(trainer: Trainer, cfg: Any, task: Any, model: Any, *arguments: Any, **options: Any) -> None:
-    """Initialize fairseq's trainer, unless it would scale the loss of a model to which the scale matters.
+    """Initialize fairseq's trainer; refuse to scale the loss of a model whose norms depend on the scale.
 
     Raises:
         UserError: ``--fp16`` or ``--amp`` with a norm that keeps a statistic of scaled gradients.
@@ -139,7 +139,7 @@ def init_trainer(trainer: Trainer, cfg: Any, task: Any, model: Any, *arguments: 
 
 
 def set_trainer(quantizer: Any, trainer: Any) -> None:
-    """Prepare ``--quantization-config-path`` as fairseq does, and check that the config is about this model's layers.
+    """Set up quantization (``--quantization-config-path``) as fairseq does; check that its config fits the model.
 
     Raises:
         UserError: a pattern of ``layers_to_quantize`` matches no layer; fairseq would train without quantization.

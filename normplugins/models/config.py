@@ -1,4 +1,4 @@
-"""Settings of the models: sizes, dropouts, which norm where."""
+"""Settings of the models: sizes, dropout probabilities, and which norm stands where."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ def _naming(key: str) -> Iterator[None]:
 
 @dataclass
 class ModelConfig(NormSettings):
-    """Base class of the models' settings; ``norm_<field>`` go to the norms of all stacks."""
+    """Base class of the models' settings; the norms of all stacks share the ``norm_<setting>`` values."""
 
     activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
     final_norm_warmup_updates: int = setting(
@@ -90,18 +90,18 @@ class ModelConfig(NormSettings):
                 )
 
     def placement_of(self, key: str) -> Placement:
-        """Return the placement of the norms in the stack whose norm is the setting ``key``."""
+        """Return the placement of the norms in the stack whose norm setting is ``key``."""
         if self.placement != "deepnorm":
             return PLACEMENTS[self.placement or ("pre" if self.normalize_before else "post")]
         layers, other = self.stack_depths(key)
         return deepnorm(layers, other, encoder=key == "encoder_norm")
 
     def build_norm(self, key: str, site: str = "attention", layer: int = 0) -> nn.Module:
-        """Build the norm at a site of a layer, counted from 0, of the stack whose norm is the setting ``key``.
+        """Build the norm at a site of a layer (counted from 0) in the stack whose norm setting is ``key``.
 
         The site is one of ``SITES``; "final" is the end of the stack. The stacks share the ``norm_<setting>`` values,
-        and each norm reads those that it has. The default number of channel groups is the stack's number of heads. The
-        final norm has its own warmup if it is PN and warms up at all.
+        and each norm reads those that it has. The default number of channel groups is the stack's number of heads. If
+        the final norm is PN and has a warmup, the warmup is ``final_norm_warmup_updates``.
 
         Raises:
             UserError: an unknown norm, or a value out of range.
@@ -116,7 +116,7 @@ class ModelConfig(NormSettings):
             return construct_norm(config, dim)
 
     def build_qk_norm(self, key: str) -> Callable[[], nn.Module] | None:
-        """Return what builds a norm of the queries or keys of one head in a stack; None without such norms."""
+        """Return a function that builds a norm for the queries or keys of one head in a stack; None without qk_norm."""
         if not self.qk_norm:
             return None
         dim, heads = self.stack_size(key)
@@ -183,7 +183,7 @@ class NormTransformerConfig(ModelConfig):
             )
 
     def stack_depths(self, key: str) -> tuple[int, int | None]:
-        """Return the number of layers of a stack and of the other one."""
+        """Return the number of layers of a stack and of the other stack."""
         depths = self.encoder_layers, self.decoder_layers
         return depths if key == "encoder_norm" else depths[::-1]
 

@@ -6,7 +6,7 @@
 
 #define BLOCK 1024 /* elements per call of draw */
 
-/* Write four random 16-bit numbers to each 64-bit entry, by SplitMix64 (Steele, Lea and Flood 2014) from ``first`` on. */
+/* Write four random 16-bit numbers to each 64-bit entry, by SplitMix64 (Steele, Lea, Flood 2014) from ``first`` on. */
 CLONES static void draw(uint64_t *numbers, uint64_t first) {
     SIMD() for (int64_t i = 0; i < BLOCK / 4; i++) {
         uint64_t z = (first + i + 1) * 0x9e3779b97f4a7c15u;

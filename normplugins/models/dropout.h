@@ -20,8 +20,8 @@ CLONES static void NAME(drop_block)(const ELEMENT *x, const ELEMENT *residual, E
     }
 }
 
-/* y = dropout(x), or residual + dropout(x), or dropout(relu(x)): of n numbers, each dropped with a probability of
-   ``dropped`` / 65536 and the others multiplied by the inverse of what is left. ``residual``: NULL for none. */
+/* Compute y = dropout(x), residual + dropout(x) or dropout(relu(x)) for n numbers. Each is dropped with probability
+   ``dropped`` / 65536, and the others are divided by the probability of being kept. ``residual``: NULL for none. */
 void NAME(dropout)(const ELEMENT *x, const ELEMENT *residual, ELEMENT *y, int64_t n, uint64_t seed, int64_t dropped,
                    int64_t relu, int64_t threads) {
     const REAL scale = (REAL)65536 / (65536 - dropped);

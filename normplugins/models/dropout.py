@@ -1,11 +1,11 @@
 """Dropout on a CPU that draws its mask inside the kernel, alone or fused with a neighbouring operation.
 
 ``torch.nn.functional.dropout`` draws a CPU's masks number by number on one core: 13 % of a translation model's training
-step. Here a hash of the element's index and a seed decides whether it is kept (dropout.c, compiled at setup). This uses
-all cores and no memory, and the backward pass computes the mask again. PyTorch's generator draws the seed of each mask,
-so that seeding, checkpoints and activation checkpointing work as usual; the masks differ from PyTorch's for the same
-seed. An element is dropped with probability p rounded to 1/65536, and the others are scaled by the inverse of exactly
-that probability of survival, so that the mean does not change.
+step. Here a hash of an element's index and a seed decides whether the element is kept (dropout.c, compiled at setup).
+This uses all cores and stores no mask; the backward pass computes the mask again. PyTorch's generator draws the seed of
+each mask, so seeding, checkpoints and activation checkpointing work as usual; the masks differ from PyTorch's for the
+same seed. An element is dropped with probability p rounded to a multiple of 1/65536, and the others are divided by the
+exact probability of being kept, so the mean does not change.
 
 On other devices, in half precision and in compiled models, these functions use PyTorch's operations. On a GPU, the
 kernels of the norm that follows compute the residual sum and its dropout (``layers.Residual``).
@@ -39,14 +39,14 @@ def add_dropout(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor
 
 
 def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Return dropout(relu(x)), saving only its output for the backward pass, as the next linear map does."""
+    """Return dropout(relu(x)); save only this output for the backward pass, which the next linear map saves anyway."""
     if training and p > 0 and has_kernel(x, p):
         return _ReluDropout.apply(x, p)
     return F.dropout(F.relu(x), p, training)
 
 
 def has_kernel(x: Tensor, p: float) -> bool:
-    """Return whether :func:`run_kernel` draws the masks for x, and not PyTorch."""
+    """Return whether :func:`run_kernel`, rather than PyTorch, computes dropout of x."""
     here = x.device.type == "cpu" and x.dtype in SUFFIX and 0 < _level(p) < LEVELS
     return here and not torch.compiler.is_compiling() and library("normplugins.models._dropout") is not None
 

@@ -18,14 +18,14 @@ BANDS = r"decoder\.vocabulary\.adaptive_input\.embeddings\.\d+\.0\.weight"
 
 
 def to_autocast_dtype(x: Tensor) -> Tensor:
-    """Convert x to the dtype of ``torch.autocast``, which leaves embeddings as they are; outside of it, return x."""
+    """Convert x to the dtype of ``torch.autocast``, which does not convert embeddings; outside autocast, return x."""
     device = x.device.type
     enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return x.to(torch.get_autocast_dtype(device)) if enabled else x
 
 
 class SinusoidalPositions(nn.Module):
-    """sin and cos of the position at dim/2 wavelengths from 2 pi to 10,000 x 2 pi (tensor2tensor's arrangement).
+    """Sinusoidal position embeddings: dim/2 wavelengths from 2 pi to 10,000 x 2 pi, arranged as in tensor2tensor.
 
     The n-th real token of a sentence gets row ``padding_idx + n``, n = 1, 2, ...; padding gets the zero row.
 
@@ -43,7 +43,7 @@ class SinusoidalPositions(nn.Module):
         self.table: Tensor
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the position embeddings (B, T, dim) of token indices (B, T); raises as :meth:`numbers`."""
+        """Return the position embeddings (B, T, dim) of token indices (B, T); raises as :meth:`numbers` does."""
         return F.embedding(self.numbers(tokens), self.table)
 
     def numbers(self, tokens: Tensor) -> Tensor:
@@ -73,8 +73,9 @@ def positions_from_the_end(length: int, dim: int) -> Tensor:
 class _AdaptiveSoftmax(AdaptiveSoftmax):
     """fairseq's adaptive softmax, corrected so that every word is trained.
 
-    fairseq's ``adaptive_loss`` ignores the padding index in each cluster. In the first cluster this is padding, but the
-    later clusters number their words from 0, so that the index belongs to a word. Their indices are shifted past it.
+    fairseq's ``adaptive_loss`` ignores the padding index in each cluster. In the first cluster this index is padding,
+    but later clusters number their words from 0, so there it belongs to a word. The word indices of later clusters are
+    therefore shifted past it.
 
     A cluster without a word in the batch gets one row of padding, and so does an empty batch: every parameter then has
     a gradient in every process, as DistributedDataParallel requires.
@@ -102,7 +103,7 @@ class _AdaptiveInput(AdaptiveInput):
     """fairseq's adaptive input; the parameters of a cluster without a word in the batch get a zero gradient."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Words (B, T) to embeddings (B, T, C)."""
+        """Return the embeddings (B, T, C) of words (B, T)."""
         *starts, _ = self.cutoff
         present = torch.bucketize(input.contiguous(), input.new_tensor(starts), right=True).unique().tolist()
         absent = [band for index, band in enumerate(self.embeddings) if index not in present]
@@ -110,11 +111,11 @@ class _AdaptiveInput(AdaptiveInput):
 
 
 class Vocabulary(nn.Module):
-    """Embeddings scaled by sqrt(C) on the way in; logits on the way out, unless there is an adaptive softmax.
+    """Input embeddings, scaled by sqrt(C), and the projection to logits unless there is an adaptive softmax.
 
     fairseq puts ``<s>`` and ``<pad>`` before the words of every dictionary, but running text contains neither. With a
-    full softmax they have no embedding and no probability, so that the vocabulary has the published size (PTB: 10,000).
-    fairseq's adaptive modules, which have no biases, include both rows.
+    full softmax they have no embedding and no probability, so the vocabulary has the published size (PTB: 10,000).
+    fairseq's adaptive modules, which have no biases, include both symbols.
 
     Raises UserError when a cluster would begin beyond the dictionary's end.
     """
@@ -155,19 +156,19 @@ class Vocabulary(nn.Module):
         self.adaptive_input.embeddings[0][0].weight[self.padding_idx] = 0
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Word indices (B, T) to embeddings (B, T, C) times sqrt(C); padding's is zero."""
+        """Return the embeddings (B, T, C) of word indices (B, T), times sqrt(C); zero at padding."""
         if self.adaptive_input is not None:
             return self.adaptive_input(tokens) * self.scale
         embedded = F.embedding((tokens - self.unused).clamp(min=0), self.embeddings) * self.scale
         return embedded.masked_fill(tokens.eq(self.padding_idx)[..., None], 0)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Features (B, T, C) to logits (B, T, V), minus infinity where a symbol is unused; full softmax only."""
+        """Return the logits (B, T, V) of features (B, T, C), minus infinity for unused symbols; full softmax only."""
         rows = F.pad(self.output, (0, 0, self.unused, 0))
         return F.linear(x, rows, F.pad(self.output_bias, (self.unused, 0), value=-math.inf))
 
     def build_adaptive_softmax(self, cfg: LanguageModelConfig) -> AdaptiveSoftmax | None:
-        """Build the adaptive softmax, which the criterion ``adaptive_loss`` looks for in a decoder; None if full."""
+        """Build the adaptive softmax, which the criterion ``adaptive_loss`` looks for in a decoder; or None."""
         if not cfg.cutoffs:
             return None
         tied = cfg.adaptive_input and cfg.tie_embeddings

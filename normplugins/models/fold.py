@@ -1,4 +1,4 @@
-"""Folding of norms that are a fixed affine map at evaluation into the linear maps that read their output.
+"""Folds norms that are fixed affine maps at evaluation into the linear maps that read their output.
 
 Since W (a x + b) + c = (W a) x + (W b + c), the norm of a pre-norm sublayer folds into the sublayer's first linear map,
 and the final norm of an encoder into the key and value projections of every decoder layer. A norm whose output has
@@ -7,7 +7,7 @@ another reader, or a reader without a bias, becomes ``affine``, y = a x + b, wit
 - post-norm, and the norm of the embeddings: the output is also the residual;
 - a norm of a sublayer's output: the residual is added to it;
 - at a decoder's end: the output projection shares the embeddings, or has no bias;
-- pre-norm tensor attention: no biases, and so all norms of the layers.
+- pre-norm tensor attention: its linear maps have no biases; all norms of its layers become ``affine``.
 
 Weight-normalized linear maps (``weight``) become plain ones. A norm with statistics sets padding to zero; a folded one
 does not, which changes nothing because attention masks padding.
@@ -32,9 +32,10 @@ FIRST = {SelfAttention: "qkv", CrossAttention: "q", FeedForward: "fc1", TensorAt
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for the ``count`` norms of a stack: ``into``, what they were folded into, or ``stays``, why not.
+    """What happened to ``count`` norms of a stack: what they were folded ``into``, or the reason why they stay.
 
-    ``norm`` is the norm's name, ``key`` the setting of the stack; ``end`` is true for the stack's final norm.
+    ``norm`` is their name, ``key`` the norm setting of the stack; ``end`` is true for the stack's final norm. One of
+    ``into`` and ``stays`` is empty.
     """
 
     key: str
@@ -47,9 +48,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Site:
-    """The norm ``owner.attribute`` and the linear maps that read its output; none if one of them cannot absorb it.
+    """The norm ``owner.attribute`` and its ``readers``, the linear maps that read its output.
 
-    A linear map is a module and the names of its weight and its bias.
+    A reader is a module with the names of its weight and bias. There are none if one of the maps cannot absorb the
+    norm.
     """
 
     owner: nn.Module
@@ -67,7 +69,7 @@ class _Site:
         return scale.detach(), shift.detach()
 
     def fold(self, scale: Tensor, shift: Tensor, into: str) -> None:
-        """Replace the norm by ``into``, which is none or affine."""
+        """Replace the norm by ``affine`` with this scale and shift, or fold these into the readers and put ``none``."""
         norm = build_norm(NormConfig(name=into), len(scale)).to(scale)
         if into == "affine":
             norm.load_state_dict({"weight": scale, "bias": shift})
@@ -75,7 +77,7 @@ class _Site:
             for module, weight, bias in self.readers:
                 old = getattr(module, weight).detach()
                 getattr(module, bias).detach().add_(old @ shift)
-                if is_parametrized(module, weight):  # the setter decomposes the weight
+                if is_parametrized(module, weight):  # the setter splits the weight into g and v
                     setattr(module, weight, old * scale)
                 else:
                     old.mul_(scale)

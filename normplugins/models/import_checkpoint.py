@@ -21,7 +21,7 @@ from normplugins.utils.errors import UserError
 State = dict[str, Tensor]
 
 NORM_NAMES = {"power": "pn", "layer": "ln", "batch": "bn_released"}
-"""The released code's ``--encoder-norm-self`` and so on, in our names."""
+"""A value of the released code's ``--encoder-norm-self`` and similar options -> our name of the norm."""
 SAME_NAME = (
     *(f"{side}_{size}" for side in ("encoder", "decoder") for size in ("layers", "embed_dim", "ffn_embed_dim")),
     *("encoder_attention_heads", "decoder_attention_heads", "dropout", "attention_dropout", "activation_fn"),
@@ -33,7 +33,7 @@ UNSUPPORTED = (  # features that norm_transformer does not have: they must be of
     *("encoder_spec_norm", "no_decoder_final_norm", "encoder_layers_to_keep", "decoder_layers_to_keep"),
     *("adaptive_softmax_cutoff", "adaptive_input", "base_layers"),
 )
-STOCK_NAMES = (  # parts of the names of our parameters, and of fairseq's
+STOCK_NAMES = (  # part of our parameter names -> the same part of fairseq's
     ("self_attention.sublayer.", "self_attn."),
     ("cross_attention.sublayer.", "encoder_attn."),
     ("feed_forward.sublayer.", ""),
@@ -44,7 +44,7 @@ STOCK_NAMES = (  # parts of the names of our parameters, and of fairseq's
     (".out.", ".out_proj."),
     ("num_updates", "iters"),  # only in the released PowerNorm code
 )
-# Bookkeeping, and the weights that an encoder layer of fairseq 0.12 stores twice and trains once.
+# Bookkeeping, and the second copies of weights that an encoder layer of fairseq 0.12 stores but does not train.
 _UNREAD = re.compile(
     r".*\.(version|_float_tensor|num_batches_tracked)|encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)"
 )
@@ -56,7 +56,8 @@ _METERS: list[Any] = [  # a checkpoint's training meters are read as empty objec
 def import_checkpoint(source: Path, destination: Path) -> None:
     """Write ``source`` as a norm_transformer checkpoint that stock fairseq tools load.
 
-    The folder of the dictionaries is that of ``source`` if they are there, otherwise the one that ``source`` names.
+    The new checkpoint refers to the dictionaries beside ``source`` if they are there, and otherwise to the data folder
+    that ``source`` names.
 
     Args:
         source: checkpoint of the released code or of stock fairseq's transformer, detected from its settings. Only
@@ -64,7 +65,7 @@ def import_checkpoint(source: Path, destination: Path) -> None:
         destination: file to write; its folder is created.
 
     Raises:
-        UserError: ``source`` cannot be read, contains code, is not such a checkpoint, or needs a setting that
+        UserError: ``source`` cannot be read, names code to run, is not such a checkpoint, or needs a setting that
             norm_transformer does not have; or ``destination`` cannot be written.
     """
     state = _read(source)

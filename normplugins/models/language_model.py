@@ -1,9 +1,9 @@
 """``norm_transformer_lm``: a causal transformer language model; any norm, pre- or post-norm.
 
-Attention is masked, so at evaluation no position sees a token after it, unless the norm is one of whole sentences
+Attention is masked, so at evaluation no position sees a token after it, unless the norm sees whole sentences
 (``instance``): ``normplugins evaluate`` labels the perplexity of such a model, and fairseq's tools refuse it. In
 training, a norm that divides by statistics of the batch makes a position's output depend, weakly, on later tokens and
-on other segments; ``normplugins analyze causality`` measures it (docs/causality.md).
+on other segments; ``normplugins analyze causality`` measures this effect (docs/causality.md).
 """
 
 import logging
@@ -25,13 +25,13 @@ from normplugins.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 Features = tuple[Tensor, dict[str, list[None]]]
-"""Features (B, T, C), and what fairseq's beam search expects beside them."""
+"""Features (B, T, C), and the dict that fairseq's beam search expects beside them."""
 
 
 class LanguageModelDecoder(Stack, FairseqDecoder):
     """Base class of the decoders: layers between embeddings and a full or an adaptive softmax over ``vocabulary``.
 
-    fairseq's ``forward`` is ``extract_features`` and then ``output_layer``.
+    fairseq's ``forward`` calls ``extract_features`` and then ``output_layer``.
     """
 
     def __init__(self, cfg: LanguageModelConfig, dictionary: Dictionary) -> None:
@@ -50,7 +50,7 @@ class LanguageModelDecoder(Stack, FairseqDecoder):
         self._build_layers("norm", attention, partial(FeedForward, *sizes, cfg.dropout, "xavier"))
 
     def _features(self, x: Tensor, padding_mask: Tensor, attention_args: Sequence[tuple[Any, ...]]) -> Features:
-        """Apply the layers, each attention with further arguments, and dropout: (B, T, C) to (B, T, C)."""
+        """Apply the layers and dropout to x (B, T, C); ``attention_args`` holds each attention's further arguments."""
         x = self._run_layers(x.transpose(0, 1).contiguous(), padding_mask, [(args,) for args in attention_args])
         return self._dropout(x).transpose(0, 1), {"attn": [None]}
 
@@ -58,7 +58,7 @@ class LanguageModelDecoder(Stack, FairseqDecoder):
         return dropout(to_autocast_dtype(x), self.cfg.dropout, self.training)
 
     def output_layer(self, features: Tensor, **_unused: Any) -> Tensor:
-        """(B, T, C) to logits (B, T, V); an adaptive softmax takes the features as they are."""
+        """Return the logits (B, T, V) of features (B, T, C), or the features themselves for an adaptive softmax."""
         return features if self.adaptive_softmax else self.vocabulary.logits(features)
 
 
@@ -95,14 +95,14 @@ class LanguageModel(NormModel, FairseqLanguageModel):
         """Prepare for generation or scoring by fairseq's tools.
 
         Raises:
-            UserError: every position sees later tokens, or a setting that the model would ignore.
+            UserError: every position sees later tokens, or the model would ignore a setting.
         """
         self.decoder.cfg.require_causal()
         super().prepare_for_inference_(cfg)
 
 
 class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
-    """Embeddings and sinusoidal positions, layers of causal self-attention and feed-forward, pre-norm a final norm."""
+    """Embeddings, sinusoidal positions, layers of causal self-attention and feed-forward; in pre-norm a final norm."""
 
     def __init__(self, cfg: NormTransformerLMConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg, dictionary)
@@ -110,20 +110,21 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
         sizes = cfg.embed_dim, cfg.attention_heads, cfg.attention_dropout
         self._build(lambda: SelfAttention(*sizes, cfg.build_qk_norm("norm")))
 
-    forward = FairseqDecoder.forward  # FairseqIncrementalDecoder has one that is not implemented
+    forward = FairseqDecoder.forward  # FairseqIncrementalDecoder's raises NotImplementedError
 
     def extract_features(
         self, prev_output_tokens: Tensor, incremental_state: dict[str, Cache] | None = None, **_unused: Any
     ) -> Features:
-        """States before the output projection, (B, T, C); T = 1 with an ``incremental_state``.
+        """Return the states (B, T, C) before the output projection; T = 1 with an ``incremental_state``.
 
         Args:
-            prev_output_tokens: each the token before the one to predict, (B, T): all, with an incremental_state too.
+            prev_output_tokens: (B, T), at each position the token before the one to predict; all tokens so far, also
+                with an ``incremental_state``.
             incremental_state: attention caches by name, changed in place.
             _unused: ``src_lengths``, ``encoder_out`` and the like, which fairseq passes.
 
         Raises:
-            UserError: asked for one position, of a model whose norm sees the whole segment.
+            UserError: there is an ``incremental_state``, but the model's norm sees the whole segment.
         """
         step = incremental_state is not None
         tokens, positions = prev_output_tokens, self.positions(prev_output_tokens)
@@ -143,6 +144,6 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
 
 @register_model("norm_transformer_lm", dataclass=NormTransformerLMConfig)
 class NormTransformerLM(LanguageModel):
-    """Causal transformer language model built from this package's layers; its settings: NormTransformerLMConfig."""
+    """Causal transformer language model made of this package's layers; see NormTransformerLMConfig for its settings."""
 
     decoder_class = NormTransformerLMDecoder

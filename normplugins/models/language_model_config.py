@@ -17,7 +17,7 @@ NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens a
 
 @dataclass
 class LanguageModelConfig(ModelConfig):
-    """Settings of both language models: a stack with one norm, post-norm as in the tensorized transformer's code."""
+    """Settings of both language models: one stack, by default post-norm as in the tensorized transformer's code."""
 
     layers: int = size(3, "layers")
     embed_dim: int = setting(256, "width", minimum=4)
@@ -61,7 +61,7 @@ class LanguageModelConfig(ModelConfig):
         return future_label(self.norm, getattr(self, "causal", True))
 
     def require_causal(self) -> None:
-        """Raise UserError if a position sees later tokens: fairseq's tools have no place to say so."""
+        """Raise UserError if a position sees later tokens, because fairseq's tools could not report it."""
         if self.future_label:
             raise UserError(
                 f"this model is {self.future_label}, so that it cannot generate text, and its perplexity is not that "
@@ -110,7 +110,7 @@ class TensorTransformerLMConfig(LanguageModelConfig):
 
 
 def future_label(norm: str, masked: bool) -> str:
-    """Return how a position of a language model sees later tokens at evaluation, or nothing if it does not."""
+    """Return how a position of a language model sees later tokens at evaluation; empty if it does not."""
     if not masked:
         return SEES_THE_FUTURE
     return NORM_SEES_THE_FUTURE if any(map(sees_sentence, names_in(norm))) else ""

@@ -28,14 +28,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor, float, bool], Tensor]] = {
     "gelu": lambda x, p, training: dropout(F.gelu(x), p, training),
     "swish": lambda x, p, training: dropout(F.silu(x), p, training),
 }
-"""Activation and dropout, by the activation's name; called with x, the dropout's probability, whether in training."""
+"""Name of an activation -> function of x, dropout probability and training that applies it and then dropout."""
 
 
 class FeedForward(nn.Module):
     """Two linear maps, dim -> inner -> dim, with an activation and dropout between them.
 
-    ``init`` "xavier" is the released code's (Xavier-uniform weights, zero biases); "linear" keeps torch.nn.Linear's
-    own initialization, as fairseq has done since 0.10.
+    ``init="xavier"`` initializes as the released code does (Xavier-uniform weights, zero biases); ``init="linear"``
+    keeps torch.nn.Linear's own initialization, as fairseq has done since 0.10.
     """
 
     def __init__(self, dim: int, inner: int, activation: str, dropout: float, init: str) -> None:
@@ -55,8 +55,9 @@ class FeedForward(nn.Module):
 class Residual(nn.Module):
     """A sublayer with its residual connection, dropout and one or two norms, as placement.py describes.
 
-    The norm that follows may compute the sum inside its own kernel: in post-norm it is this norm, in pre-norm the norm
-    of the next residual connection or the stack's final norm. The result is then a ``DeferredResidual``. GPUs only.
+    On a GPU, the norm after the sum may compute the sum inside its own kernel: in post-norm this connection's norm, in
+    pre-norm the norm of the next connection or the stack's final norm. In pre-norm, the result is then a
+    ``DeferredResidual``.
     """
 
     def __init__(
@@ -73,9 +74,9 @@ class Residual(nn.Module):
     def forward(
         self, x: Tensor | DeferredResidual, padding_mask: Tensor | None, *args: Tensor | Cache | VarlenLayout | None
     ) -> Tensor | DeferredResidual:
-        """x (T, B, C), padding_mask (B, T) True = padding; ``args`` go to the sublayer. Returns (T, B, C).
+        """Apply the sublayer to x (T, B, C), with padding_mask (B, T), True = padding; ``args`` go to the sublayer.
 
-        Or x (N, C), unpadded, without a mask; returns (N, C). In pre-norm, x and the result may be deferred sums.
+        An unpadded x is (N, C) and has no mask. The result has the shape of x. In pre-norm, both may be deferred sums.
         """
         if self.pre:
             y = self.sublayer(normalize(self.norm, x, padding_mask), *args)
@@ -87,7 +88,7 @@ class Residual(nn.Module):
         return normalize(self.norm, self._add(x if self.scale == 1 else self.scale * x, y), padding_mask)
 
     def evaluate(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """Compute the connection at evaluation with this function of x instead of its sublayer.
+        """Compute the connection at evaluation, with the function ``sublayer`` instead of the module's own sublayer.
 
         x (N, C) is unpadded. The function must return a new tensor, to which x is added in place.
         """
@@ -104,20 +105,20 @@ class Residual(nn.Module):
 
 
 def normalize(norm: nn.Module, x: Tensor | DeferredResidual, padding_mask: Tensor | None) -> Tensor:
-    """Return ``norm(x, padding_mask)``. A deferred sum x has its value afterwards, whether or not the norm fused it."""
+    """Return ``norm(x, padding_mask)``; a deferred sum x then has its value, whether or not the norm fused it."""
     if isinstance(x, DeferredResidual) and not fuses_residual(norm, x.residual):
         x = x.value
     return norm(x, padding_mask)
 
 
 class Layer(nn.Module):
-    """Self-attention of any kind, attention to an encoder's output in a decoder, and a feed-forward part.
+    """A layer of self-attention of any kind, cross-attention in a decoder with an encoder, and feed-forward.
 
     Args:
         attention: self-attention.
         cross_attention: attention to the encoder's output; None without an encoder.
-        feed_forward: the feed-forward part.
-        norm: called with "attention" or "ffn" for each norm of the layer.
+        feed_forward: the feed-forward sublayer.
+        norm: builds a norm for the site "attention" or "ffn".
         cfg: the model's settings.
         placement: where the norms stand.
     """
@@ -144,7 +145,7 @@ class Layer(nn.Module):
         args: tuple[Any, ...],
         cross_args: tuple[Any, ...] = (),
     ) -> Tensor | DeferredResidual:
-        """x (T, B, C) or (N, C) and padding_mask as in :class:`Residual`, with further arguments of both attentions."""
+        """Apply the layer; x and padding_mask are as in :class:`Residual`, the rest goes to the two attentions."""
         x = self.self_attention(x, padding_mask, *args)
         if self.cross_attention is not None:
             x = self.cross_attention(x, padding_mask, *cross_args)
@@ -162,7 +163,7 @@ def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor | Deferre
 
 
 class Stack(nn.Module):
-    """What an encoder and a decoder have in common, mixed into fairseq's classes: layers and the norms around them."""
+    """Mixin for fairseq's encoder and decoder classes: the layers, and the norms before and after them."""
 
     cfg: Any
     layers: nn.ModuleList
@@ -176,9 +177,9 @@ class Stack(nn.Module):
         feed_forward: Callable[[], nn.Module],
         cross_attention: Callable[[], nn.Module] | None = None,
     ) -> None:
-        """Build the layers and norms of the stack whose norm is the setting ``key``.
+        """Build the layers and norms of the stack whose norm setting is ``key``.
 
-        The functions build the parts of a layer; ``cross_attention`` is None without an encoder.
+        Each function builds one sublayer; ``cross_attention`` is None without an encoder.
         """
         cfg = self.cfg
         norm, placement = partial(cfg.build_norm, key), cfg.placement_of(key)
@@ -186,7 +187,7 @@ class Stack(nn.Module):
         for layer in range(cfg.stack_depths(key)[0]):
             sublayers = attention(), cross_attention and cross_attention(), feed_forward()
             self.layers.append(Layer(*sublayers, partial(norm, layer=layer), cfg, placement))
-        self.embedding_norm = norm("attention") if placement.embeddings else None  # that of the first attention
+        self.embedding_norm = norm("attention") if placement.embeddings else None  # as at attentions
         self.final_norm = norm("final") if placement.before else None
 
     def _run_layers(self, x: Tensor, padding_mask: Tensor | None, layer_args: Sequence[tuple[Any, ...]]) -> Tensor:
@@ -203,7 +204,7 @@ class Stack(nn.Module):
         return materialize(hidden) if self.final_norm is None else normalize(self.final_norm, hidden, padding_mask)
 
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
-        """Follow the beam search of fairseq: row i of every cache of a decoder becomes row ``new_order[i]``."""
+        """Reorder a decoder's caches for fairseq's beam search: row i of each becomes row ``new_order[i]``."""
         for cache in incremental_state.values():
             cache.reorder(new_order)
 
@@ -233,7 +234,7 @@ def is_compiled(layers: nn.ModuleList) -> bool:
 @contextmanager
 def not_compiled() -> Iterator[None]:
     """Run compiled layers eagerly inside this context, so that hooks on their modules are called."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and it takes seconds to import
+    if "torch._dynamo" not in sys.modules:  # then nothing is compiled, and the import takes seconds
         yield
         return
     with torch.compiler.set_stance("force_eager"):

@@ -1,6 +1,6 @@
 """Linear maps whose float32 products oneDNN computes on processors where it is faster than PyTorch's BLAS library.
 
-MKL uses vectors of 256 bits on AMD's processors, and oneDNN those of 512 bits, which Zen 5 computes at once.
+On AMD processors MKL uses 256-bit vectors and oneDNN 512-bit vectors, which Zen 5 executes at full width.
 """
 
 from functools import cache
@@ -13,21 +13,21 @@ from torch.autograd.function import once_differentiable
 from normplugins.utils.processor import first_core
 
 MIN_MULTIPLICATIONS = 2**22
-"""Multiplications from which on oneDNN is faster: it takes longer to start."""
+"""oneDNN is faster from this number of multiplications on; for fewer, it takes too long to start."""
 MIN_WEIGHT_SIZE = 128
-"""Rows and columns of a weight from which on oneDNN is faster: a model of 64 channels is slower with it."""
+"""oneDNN is faster from this number of rows and columns of a weight on; 64 channels are slower with it."""
 
 
 @cache
 def onednn_is_faster() -> bool:
-    """Whether oneDNN's float32 products have been measured to be faster on processors like this one: AMD's Zen 5."""
+    """Whether this is a processor on which oneDNN's float32 products were measured to be faster: AMD's Zen 5."""
     about = first_core()
     zen_5 = about.get("vendor_id") == "AuthenticAMD" and int(about.get("cpu family", 0)) >= 26
     return zen_5 and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`product` is for these tensors: on a CPU, of float32, large enough, and outside of autocast."""
+    """Whether to use :func:`product` for these tensors: float32 on a CPU, large enough, and outside autocast."""
     return (
         not torch.compiler.is_compiling()  # first, so that the compiler does not trace the other conditions
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]
@@ -47,7 +47,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """torch.nn.Linear with the faster products."""
+    """torch.nn.Linear that uses :func:`product` where it is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x weight^T + bias (..., out_features) of x (..., in_features)."""

@@ -16,7 +16,7 @@ _NORM_FIELDS = [
     for name, one in all_settings().items()
 ]
 NormSettings: Any = make_dataclass("NormSettings", _NORM_FIELDS, bases=(FairseqDataclass,))
-"""Base class of a model's settings: every setting of a norm as ``norm_<setting>``. None stands for its own default."""
+"""Base class of a model's settings: every setting of a norm as ``norm_<setting>``. None: the norm's own default."""
 
 
 def final_key(key: str) -> str:
@@ -29,7 +29,7 @@ SITES = ("attention", "ffn", "final")
 
 
 def parse_norms(text: str) -> str | list[str] | dict[str, str]:
-    """Return what a stack's norm setting says: one norm, one for each layer, or one for each site.
+    """Parse a stack's norm setting: one norm, one for each layer, or one for each site.
 
     ``pn`` is one norm, ``[pn,pn,ln]`` one for each layer, ``{attention:pn,ffn:ln,final:ln}`` one for each site.
 
@@ -48,9 +48,9 @@ def parse_norms(text: str) -> str | list[str] | dict[str, str]:
 
 
 def norm_at(text: str, site: str, layer: int, layers: int) -> str:
-    """Return the norm at a site, one of ``SITES``, of a layer, counted from 0, in a stack of ``layers``.
+    """Return the norm at a site (one of ``SITES``) of a layer (counted from 0) in a stack of ``layers`` layers.
 
-    With a norm for each layer, the last one's is also at the stack's end.
+    If the setting names a norm for each layer, the last layer's norm is also the final norm of the stack.
 
     Raises:
         UserError: as :func:`parse_norms`, or the number of norms is not the number of layers.
@@ -64,7 +64,7 @@ def norm_at(text: str, site: str, layer: int, layers: int) -> str:
 
 
 def names_in(text: str) -> list[str]:
-    """Return the different norms that a stack's norm setting names. Raises UserError as :func:`parse_norms`."""
+    """Return the distinct norms that a stack's norm setting names; raises UserError as :func:`parse_norms` does."""
     norms = parse_norms(text)
     if isinstance(norms, str):
         return [norms]
@@ -72,7 +72,7 @@ def names_in(text: str) -> list[str]:
 
 
 def norm_names(cfg: Any) -> dict[str, list[str]]:
-    """Return setting -> its norms for the stacks of a model, their ends that have another norm, and ``qk_norm``."""
+    """Return setting -> its norms, for each norm setting of a model: its stacks, other final norms, and ``qk_norm``."""
     keys = [*(name for key in NORM_KEYS for name in (key, final_key(key))), "qk_norm"]
     return {key: names_in(text) for key in keys if (text := getattr(cfg, key, None))}
 
@@ -104,10 +104,10 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
 
     Args:
         cfg: the model's settings.
-        prefix: the prefix of a setting where the user sets it: ``norm_`` or ``norm.``.
+        prefix: the prefix under which the user sets these settings: ``norm_`` or ``norm.``.
 
     Raises:
-        UserError: the first such setting, its value, the norms and what they read; or as :func:`unread_settings`.
+        UserError: there is such a setting, or as :func:`unread_settings` does. The message says what the norms read.
     """
     key = next((key for key, default in unread_settings(cfg).items() if getattr(cfg, key) != default), None)
     if key is None:

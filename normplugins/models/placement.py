@@ -20,9 +20,9 @@ class Placement:
     """A placement of norms in a stack.
 
     Attributes:
-        before: the input of each sublayer is normalized, and the end of the stack.
-        inside: a second norm is applied to the output of each sublayer, before the residual is added. Without
-            ``before``, the sum itself is normalized (post-norm).
+        before: the input of each sublayer and the output of the stack are normalized. If false, the sum of a sublayer's
+            output and the residual is normalized (post-norm).
+        inside: a second norm is applied to the output of each sublayer, before the residual is added.
         embeddings: the embeddings are normalized.
         scale: alpha, the factor of the residual.
         gain: beta, the factor of the initial weights of values, outputs and feed-forward layers; None leaves a
@@ -64,7 +64,7 @@ def deepnorm(layers: int, other: int | None, encoder: bool = False) -> Placement
 
 
 def initialize(sublayer: nn.Module, placement: Placement) -> None:
-    """Initialize a sublayer's weights as DeepNorm does, Xavier-normally with gain beta, and queries and keys with 1."""
+    """Initialize a sublayer's weights as DeepNorm does: Xavier-normal with gain beta, for queries and keys gain 1."""
     if placement.gain is None:
         return
     for name, linear in sublayer.named_modules():

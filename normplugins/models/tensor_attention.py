@@ -5,15 +5,15 @@ For a query i and tokens j, k of a segment of L, channels h, position keys r, bi
     t_ijk = Σ_h c_h (q_i + u)_h k_jh v_kh + Σ_h c_h (q_i + w)_h r_jh v_kh        out_i = W vec(t_i)
 
 W is C × L²; with several cores, c is their mean. In the published code j and k run over the whole segment for every i,
-so that every position sees the tokens after it; with ``causal`` they run up to i. A segment shorter than L has zero
-keys and values at the missing tokens; their position keys remain.
+so every position sees the tokens after it; with ``causal`` they run up to i. A segment shorter than L has zero keys and
+values at the missing tokens; their position keys remain.
 
 :func:`contract` computes this sum in another order:
 
-- not causal, i comes last: G_dh = Σ_jk W_djk k_jh v_kh is the same for all i, and out_id = Σ_h c_h (q_i + u)_h G_dh. So
-  too with r, where Σ_j W_djk r_jh is the same for the whole batch. Less work where L exceeds d_head; a little more at
-  PTB's 32 and 40.
-- causal, queries go block by block, each block with the tokens up to its own end: half the products.
+- Not causal: G_dh = Σ_jk W_djk k_jh v_kh, which is the same for all i, is computed first, and then
+  out_id = Σ_h c_h (q_i + u)_h G_dh. The sum with r is computed in the same way; its Σ_j W_djk r_jh is the same for the
+  whole batch. This is less work if L exceeds d_head, and a little more for PTB, where L = 32 and d_head = 40.
+- Causal: queries are processed in blocks, each with the tokens up to the block's end, which halves the products.
 
 The backward pass recomputes the products of each block, so that only one block of the L × L × d_head and L × L × L
 numbers per sentence is in memory at a time.
@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from normplugins.models.linear import Linear
 
-BLOCK = 8  # positions; of 8, 16 and 32 the fastest (rows tensor_attention of results/benchmarks.csv)
+BLOCK = 8  # positions; the fastest of 8, 16 and 32 (rows tensor_attention of results/benchmarks.csv)
 
 
 def contract(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor, causal: bool) -> Tensor:
@@ -61,7 +61,7 @@ def contract(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tens
 
 
 def _causal_block(a: Tensor, b: Tensor, k: Tensor, r: Tensor, v: Tensor, weight: Tensor) -> Tensor:
-    """The last ``a.size(1)`` of ``k.size(1)`` positions as queries: (B, I, H) to (B, I, C)."""
+    """Return the output (B, I, C) of the queries (B, I, H) at the last I of ``k.size(1)`` positions."""
     queries, tokens = a.size(1), k.size(1)
     position = torch.arange(tokens, device=a.device)
     later = position > position[tokens - queries :, None]
@@ -89,7 +89,7 @@ class TensorAttention(nn.Module):
         dim: width C.
         head_dim: channels of query, key, value and position key.
         segment: L.
-        cores: core tensors; one has the diagonal c.
+        cores: number of core tensors, each given by its diagonal; c is their mean.
         causal: hide the tokens after each position; False as in the published code.
     """
 

@@ -1,8 +1,8 @@
 """``tensor_transformer_lm``: the tensorized transformer (arXiv 1906.09777), as in its published code or causal.
 
 In that code (``causal`` off) every position sees the tokens after it: what is measured then is not the perplexity of a
-language model. Positions are counted back from the segment's end, as in Transformer-XL (arXiv 1901.02860), whose
-layout, initialization and dropout the published model has; u and w are shared by all layers.
+language model. Positions are counted back from the segment's end, as in Transformer-XL (arXiv 1901.02860), which the
+published model follows in layout, initialization and dropout; u and w are shared by all layers.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ INIT_STD = 0.02
 
 
 class TensorTransformerDecoder(LanguageModelDecoder):
-    """Embeddings, layers of tensor attention and feed-forward, pre-norm a final norm, output projection."""
+    """Embeddings, layers of tensor attention and feed-forward, in pre-norm a final norm, and the output projection."""
 
     def __init__(self, cfg: TensorTransformerLMConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg, dictionary)
@@ -36,15 +36,16 @@ class TensorTransformerDecoder(LanguageModelDecoder):
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
                 weight = nn.init.normal_(module.weight.detach(), std=INIT_STD)
-                if is_parametrized(module):  # it computes ``weight``, and its setter splits it again
+                if is_parametrized(module):  # ``weight`` is computed from g and v; its setter splits it again
                     module.weight = weight
         self.vocabulary.reset_embeddings(INIT_STD)
 
     def extract_features(self, prev_output_tokens: Tensor, **_unused: Any) -> Features:
-        """States before the output projection, (B, T, C).
+        """Return the states (B, T, C) before the output projection.
 
         Args:
-            prev_output_tokens: each the token before the one to predict, (B, T), T at most ``tokens_per_sample``.
+            prev_output_tokens: (B, T), at each position the token before the one to predict; T is at most
+                ``tokens_per_sample``.
             _unused: ``src_lengths``, ``encoder_out`` and the like, which fairseq passes.
 
         Raises:

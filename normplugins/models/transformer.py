@@ -45,7 +45,7 @@ Attend = Callable[[Tensor], Tensor]
 
 
 class TranslationStack(Stack):
-    """What encoder and decoder of a translation model share beside their layers, such as the embeddings."""
+    """Base class of a translation model's encoder and decoder: a stack of layers with embeddings."""
 
     dictionary: Dictionary
 
@@ -64,9 +64,9 @@ class TranslationStack(Stack):
         )
 
     def _embed(self, tokens: Tensor, newest_only: bool = False, layout: VarlenLayout | None = None) -> Tensor:
-        """(B, T) to (T, B, C): scaled token embeddings plus positions; of the last token alone if ``newest_only``.
+        """Embed tokens (B, T) as (T, B, C), scaled token plus position embeddings; only the last if ``newest_only``.
 
-        With ``layout``, only these positions, unpadded: (N, C).
+        With ``layout``, embed only its positions, unpadded: (N, C).
         """
         numbers = self.positions.numbers(tokens)
         if newest_only:
@@ -79,20 +79,20 @@ class TranslationStack(Stack):
         return dropout(to_autocast_dtype(x), self.cfg.dropout, self.training)
 
     def embed_at(self, tokens: Tensor, position: int) -> Tensor:
-        """Embed tokens (...) that are each the ``position``-th of their sentence, counted from 1: (..., C)."""
+        """Return the embeddings (..., C) of tokens (...) at this position of their sentences, counted from 1."""
         at = self.positions.table[self.positions.padding_idx + position]
         return self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + at
 
 
 class NormTransformerEncoder(TranslationStack, FairseqEncoder):
-    """Token and position embeddings, encoder layers and, pre-norm, a final norm."""
+    """Token and position embeddings, encoder layers and, in pre-norm, a final norm."""
 
     def __init__(self, cfg: NormTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding) -> None:
         super().__init__(dictionary)
         self._build(cfg, "encoder", embed_tokens, cfg.max_source_positions)
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None, **_unused: Any) -> EncoderOut:  # noqa: ARG002
-        """Encode.
+        """Encode source sentences.
 
         Args:
             src_tokens: token indices (B, S), padded on either side.
@@ -109,7 +109,7 @@ class NormTransformerEncoder(TranslationStack, FairseqEncoder):
         return {"encoder_out": [x], "encoder_padding_mask": [padding_mask]}
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
-        """Pick sentences: ``new_order`` (B',) indices into the batch."""
+        """Select sentences by ``new_order`` (B',), indices into the batch."""
         (x,), (padding_mask,) = encoder_out["encoder_out"], encoder_out["encoder_padding_mask"]
         return {
             "encoder_out": [x.index_select(1, new_order)],
@@ -122,7 +122,7 @@ class NormTransformerEncoder(TranslationStack, FairseqEncoder):
 
 
 class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
-    """Embeddings, decoder layers, pre-norm a final norm, and the output projection."""
+    """Embeddings, decoder layers, in pre-norm a final norm, and the output projection."""
 
     def __init__(self, cfg: NormTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding) -> None:
         super().__init__(dictionary)
@@ -141,12 +141,12 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
         features_only: bool = False,
         **_unused: Any,
     ) -> tuple[Tensor, dict[str, list[None]]]:
-        """Logits (B, T, V), or features (B, T, C) if ``features_only``; T = 1 with an ``incremental_state``.
+        """Return logits (B, T, V), or features (B, T, C) if ``features_only``; T = 1 with an ``incremental_state``.
 
         Args:
-            prev_output_tokens: the target shifted right, (B, T): all of it, with an ``incremental_state`` too.
-            encoder_out: what the encoder returned.
-            incremental_state: attention caches by name, changed in place; None is teacher forcing.
+            prev_output_tokens: (B, T), the target shifted right; all tokens so far, also with an ``incremental_state``.
+            encoder_out: the encoder's result.
+            incremental_state: attention caches by name, changed in place; None: teacher forcing.
             features_only: leave the output projection to the caller.
             _unused: ``src_lengths`` and the like, which fairseq passes.
         """
@@ -159,7 +159,7 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
         encoder_out: EncoderOut,
         incremental_state: dict[str, Cache] | None = None,
     ) -> Tensor:
-        """Decoder states before the output projection, (B, T, C); arguments as in ``forward``."""
+        """Return the decoder states (B, T, C) before the output projection; arguments as in ``forward``."""
         step = incremental_state is not None
         padding_mask = prev_output_tokens.eq(self.positions.padding_idx)
         layout = self._varlen_layout(padding_mask) if self.training and not step else None
@@ -179,7 +179,7 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
         return (x if layout is None else layout.pad(x)).transpose(0, 1)
 
     def _varlen_layout(self, padding_mask: Tensor) -> VarlenLayout | None:
-        """The layout of the real tokens if the layers can leave padding out: on a CPU, with per-token norms only."""
+        """Return the layout of the real tokens if the layers can skip padding: on a CPU, with per-token norms only."""
         norms = [*names_in(self.cfg.decoder_norm), *names_in(self.cfg.decoder_final_norm or self.cfg.decoder_norm)]
         if any(has_statistics(name) or sees_sentence(name) for name in norms):
             return None
@@ -190,7 +190,7 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
         return None if layout.tokens is None else layout
 
     def output_layer(self, features: Tensor) -> Tensor:
-        """(B, T, C) to logits (B, T, V)."""
+        """Return the logits (B, T, V) of features (B, T, C)."""
         return self.output_projection(features)
 
     def step(self, tokens: Tensor, position: int, attentions: Iterable[tuple[Attend, Attend]]) -> Tensor:
@@ -250,7 +250,7 @@ SIZES = {  # width, feed-forward width, heads, dropout
 
 
 def _register_architecture(norm: str, size: str) -> None:
-    """Register the norm in the encoder, LN in the decoder and a size, as defaults of the settings."""
+    """Register an architecture, which sets defaults: sizes, ``norm`` in the encoder, and LN in the decoder."""
     dim, inner, heads, dropout = SIZES[size]
     settings = {"dropout": dropout, "encoder_norm": norm}
     for side in ("encoder", "decoder"):

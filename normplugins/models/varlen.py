@@ -1,10 +1,10 @@
 """Variable-length (unpadded) attention for training on a CPU.
 
-It is what ``scaled_dot_product_attention`` computes, as one function of autograd, for two reasons. The masks of dropout
-are our own (``dropout.py``). And bringing projections (T, B, C) into the heads' order (B, H, T, C/H), whose matrices a
-CPU multiplies fast, needs one copy in each direction; PyTorch's own operations make eleven in a forward and a backward
-pass. Rows are selected by index, so padding can be left out: a stack of per-token norms does all its work on the real
-tokens alone (``VarlenLayout.from_padding_mask``).
+It computes the same as ``scaled_dot_product_attention``, in one autograd function, for two reasons. First, it draws our
+own dropout masks (``dropout.py``). Second, it brings projections (T, B, C) into the order (B, H, T, C/H), in which a
+CPU multiplies the heads' matrices fast, with one copy in each direction; PyTorch's own operations make eleven copies in
+a forward and a backward pass. Rows are selected by index, so padding can be left out: a stack of per-token norms does
+all its work on the real tokens alone (``VarlenLayout.from_padding_mask``).
 """
 
 from functools import lru_cache, partial
@@ -26,7 +26,7 @@ class VarlenLayout:
     Args:
         time: T.
         batch: B.
-        tokens: (N,), the positions t * B + b that have a row, rising; None: all have one, N = T * B.
+        tokens: (N,), the positions t * B + b that have a row, in ascending order; None: all have one, N = T * B.
     """
 
     def __init__(self, time: int, batch: int, tokens: Tensor | None = None) -> None:
@@ -65,7 +65,7 @@ class VarlenLayout:
         return x.reshape(-1, width).index_select(0, index).view(-1, parts * heads * width)
 
     def zero_padding(self, x: Tensor, heads: int) -> Tensor:
-        """Write zeros into (B * H, T, C/H) at positions without a row; returns it."""
+        """Set x (B * H, T, C/H) to zero in place at positions without a row, and return it."""
         if self.tokens is None:
             return x
         if heads not in self._missing:
@@ -76,7 +76,7 @@ class VarlenLayout:
         return x
 
     def _indices(self, heads: int, parts: int) -> tuple[Tensor, Tensor]:
-        """Return the indices, of vectors of C/H numbers, that :meth:`to_heads` and :meth:`from_heads` select."""
+        """Return the indices by which :meth:`to_heads` and :meth:`from_heads` select vectors of C/H numbers."""
         if (heads, parts) in self._cached_indices:
             return self._cached_indices[heads, parts]
         time, batch = self.time, self.batch
@@ -115,7 +115,7 @@ def varlen_attention(
         p: probability of dropping an attention weight; 0 at evaluation.
         targets: layout of the T queries.
         sources: layout of the S keys and values.
-        packed: queries, keys and values as their projections leave them: (N, 3 C), or (N, C) and (M, 2 C).
+        packed: the projected queries, keys and values, (N, 3 C); or queries (N, C), and keys and values (M, 2 C).
 
     Returns:
         (N, C).

@@ -5,9 +5,9 @@
     y = norm(x, padding_mask)  # x (T, B, C) or (N, C); padding_mask (B, T) or (N,), True = padding, or None
 
 To add a norm, put a file here with a settings dataclass and a module decorated by :func:`register_norm`; the registry
-finds it, and its settings become options on every command line. A norm of another package registers itself in the same
-way. If that package names its module as an entry point of the group ``normplugins.norms``, importing this package
-imports the module.
+finds it, and its settings become options on every command line. A norm in another package registers itself in the same
+way. If that package names the norm's module as an entry point of the group ``normplugins.norms``, importing
+``normplugins.norms`` also imports that module.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""``python -m normplugins.norms [--markdown]``: print every norm, or the table of their settings for docs/norms.md."""
+"""``python -m normplugins.norms [--markdown]``: print all norms, or the table of their settings for docs/norms.md."""
 
 import sys
 

@@ -11,7 +11,7 @@ from normplugins.norms.registry import register_norm
 class Affine(Norm):
     """A learnt scale and shift of each channel, without statistics.
 
-    ``normplugins fold`` replaces a norm with fixed statistics by it where no linear map can absorb the norm.
+    ``normplugins fold`` puts it in place of a norm with fixed statistics that no linear map can absorb.
     """
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002

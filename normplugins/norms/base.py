@@ -19,7 +19,7 @@ def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
 
     Raises:
         ValueError: x has another shape.
-        TypeError: x has no floating-point numbers.
+        TypeError: x is not a floating-point tensor.
     """
     if x.size(-1) != dim or (flat and x.dim() not in (2, 3)):
         raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
@@ -27,10 +27,10 @@ def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
 
 
 def in_wider_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
-    """Return x and parameters in the wider of their dtypes, so that no float32 weight is rounded to bfloat16 inputs.
+    """Convert x and the parameters to the wider of their dtypes; bfloat16 inputs then do not round float32 weights.
 
     Raises:
-        TypeError: x has no floating-point numbers.
+        TypeError: x is not a floating-point tensor.
     """
     _refuse_whole_numbers(x)
     dtype = torch.promote_types(x.dtype, parameters[0].dtype)
@@ -45,8 +45,8 @@ def _refuse_whole_numbers(x: Tensor) -> None:
 class Norm(nn.Module):
     """Base class of norms with ``weight`` and ``bias`` (C,), which start at 1 and 0.
 
-    Each setting is an attribute too, as in PyTorch's own norms. Numbers such as eps, momentum, decays and warmups may
-    be changed; sizes (groups, window), ``sync`` and ``per_update`` are fixed when the norm is built.
+    Each setting is also an attribute, as in PyTorch's own norms. Numbers such as eps, momentum, decays and warmups may
+    be changed later; sizes (groups, window), ``sync`` and ``per_update`` are fixed when the norm is built.
 
     Raises:
         ValueError: with ``group_scaling``, the groups do not divide dim.
@@ -56,7 +56,7 @@ class Norm(nn.Module):
     bias: nn.Parameter
     eps: float
     batch_first: bool | None
-    """x is (B, T, C) rather than (T, B, C); None: not known, so that no mask is accepted"""
+    """whether x is (B, T, C) rather than (T, B, C); None: not known, and masks of a 3-D x are refused"""
 
     def __init__(self, dim: int, settings: Any) -> None:
         super().__init__()

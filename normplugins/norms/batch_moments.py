@@ -1,4 +1,4 @@
-"""Running mean and variance of each channel, and how the batches of several processes and micro-batches are pooled."""
+"""Running mean and variance of each channel, pooled over processes and micro-batches."""
 
 from typing import ClassVar
 
@@ -14,8 +14,8 @@ from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, z
 class BatchMomentsNorm(RunningNorm):
     """Base class of the norms with ``running_mean`` and ``running_var`` (C,), which start at 0 and 1.
 
-    A batch's moments are (tokens, count, mean (C,), var (C,)). The mean is over the tokens, the biased variance over
-    ``count`` positions: the tokens and the padding that was filled with the mean, if a norm fills it.
+    A batch's moments are (tokens, count, mean (C,), var (C,)). The mean is over the real tokens. The biased variance is
+    over ``count`` positions: the real tokens and, in a norm that fills padding with the mean, the padding.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_mean", "running_var")
@@ -30,10 +30,11 @@ class BatchMomentsNorm(RunningNorm):
     def centre(
         self, rows: Tensor, real: Tensor | None, filled: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return the rows (N, C) minus their mean, and tokens, count, mean (C,) and biased variance (C,) of a batch.
+        """Subtract the mean from the rows (N, C); return them, tokens, count, mean (C,) and biased variance (C,).
 
-        With ``sync="batch"`` the moments are over all processes' tokens. Padding is zero in the rows, or ``filled``
-        with their mean and then counted; in the result it is zero, up to rounding if it was filled.
+        With ``sync="batch"`` the moments are over the tokens of all processes. Padding must be zero in the rows or, if
+        ``filled``, equal to the mean of the tokens, and is counted only if ``filled``. In the returned rows it is zero,
+        up to rounding if it was filled.
         """
         tokens, counted = count_tokens(rows, real), None if filled else real
         count = count_tokens(rows, counted)
@@ -46,7 +47,7 @@ class BatchMomentsNorm(RunningNorm):
         return centred, tokens, count, mean, var
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
+        """Return the scale and shift (C,) applied at evaluation, in float64; raise ValueError with group scaling."""
         refuse_group_scaling(getattr(self, "group_scaling", False))
         scale = self.weight.double() * torch.rsqrt(self.running_var.double() + self.eps)
         return scale, self.bias.double() - scale * self.running_mean.double()
@@ -56,9 +57,9 @@ class BatchMomentsNorm(RunningNorm):
         return moments[1:]
 
     def synchronize(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the moments of all processes' tokens with ``sync="batch"``; otherwise unchanged.
+        """With ``sync="batch"``, pool the moments over all processes' tokens; otherwise return them unchanged.
 
-        It pools means and variances, because a sum of squares would lose digits of the variance.
+        It pools means and variances: a variance computed from a sum of squares would lose digits.
         """
         count, mean, var = moments
         if not self.synchronizes:

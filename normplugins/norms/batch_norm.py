@@ -4,12 +4,12 @@ In training mu and sigma^2 are the mean and the biased variance of the batch's t
 
     running <- (1 - momentum) running + momentum batch,    with the unbiased variance n / (n - 1) sigma^2.
 
-``bn`` counts real tokens only. ``bn_released`` is the BN baseline of the released PowerNorm code (arXiv 2003.07845): it
-first divides each token by its root mean square over all channels, then fills padding, also at evaluation, with the
-channel means of the real tokens and counts it. This leaves mu unchanged and shrinks sigma^2. Both are switches of
-``bn``: ``group_scaling``, with ``groups`` channel groups instead of one, and ``padding_filled``.
+``bn`` counts real tokens only. ``bn_released`` is the BN baseline of the released PowerNorm code (arXiv 2003.07845). It
+first divides each token by its root mean square over all channels. Then, also at evaluation, it fills padding with the
+channel means of the real tokens and counts padding as tokens, which leaves mu unchanged and shrinks sigma^2. Both steps
+are switches of ``bn``: ``group_scaling``, with ``groups`` channel groups instead of one, and ``padding_filled``.
 
-A batch of one token has variance 0, so its output is the bias; it enters the running variance as 0.
+A batch of one token has variance 0: its output is the bias, and 0 enters the running variance.
 Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/forwards.py``.
 """
 
@@ -48,7 +48,7 @@ class BatchNorm(Dispatched, BatchMomentsNorm):
     """BatchNorm of each channel over the batch's real tokens.
 
     ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers ``running_mean`` and ``running_var`` (C,) start at 0 and 1.
-    The output at padding is 0 unless it is filled.
+    The output at padding is 0 unless padding is filled.
 
     Raises:
         ValueError: the groups of group scaling do not divide dim.

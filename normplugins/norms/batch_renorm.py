@@ -1,13 +1,13 @@
-"""Batch Renormalization (arXiv 1702.03275): the batch's statistics, corrected to the running ones within bounds.
+"""Batch Renormalization (arXiv 1702.03275): BatchNorm, corrected towards the running statistics within bounds.
 
 With mu_B and sigma_B = sqrt(var_B + eps) of the batch's tokens, and the running mu and sigma,
 
     r = clip(sigma_B / sigma, 1/r_max, r_max)        d = clip((mu_B - mu) / sigma, -d_max, d_max)
     y = weight ((x - mu_B) / sigma_B r + d) + bias
 
-in training, with no gradient through r and d. While neither bound is reached the output is that of the running
-statistics, which are used at evaluation. After the forward, mu and sigma move by ``momentum`` towards mu_B and sigma_B.
-In the first ``warmup_updates`` updates r = 1 and d = 0, as in BatchNorm; the bounds then grow linearly.
+in training, with no gradient through r and d. While neither bound is reached, the output is the same as with the
+running statistics, which are used at evaluation. After the forward, mu and sigma move by ``momentum`` towards mu_B and
+sigma_B. In the first ``warmup_updates`` updates r = 1 and d = 0, as in BatchNorm; the bounds then grow linearly.
 """
 
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ class BatchRenormSettings(RunningSettings, EpsSettings):
 class BatchRenorm(BatchMomentsNorm):
     """Batch Renormalization of each channel over the batch's real tokens.
 
-    ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers ``running_mean`` and ``running_var`` (C,), which is
-    sigma^2 - eps, from 0 and 1; and ``num_updates``. The output at padding is 0.
+    ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers ``running_mean`` and ``running_var`` (C,), which is sigma^2 -
+    eps, start at 0 and 1; ``num_updates`` counts their updates. The output at padding is 0.
     """
 
     num_updates: Tensor
@@ -81,13 +81,13 @@ class BatchRenorm(BatchMomentsNorm):
         return self._correction
 
     def _progress(self, end: int) -> Tensor:
-        """Return how far a bound is between the end of the warmup, 0, and the update ``end``, 1; a scalar tensor."""
+        """Return a bound's progress, a scalar tensor: linear from 0 at the end of the warmup to 1 at update ``end``."""
         begin = self.warmup_updates
         done = (self.num_updates - begin).to(self.running_var.dtype) / max(end - begin, 1)
         return torch.where(self.num_updates < begin, 0, done if end > begin else torch.ones_like(done)).clamp(0, 1)
 
     def step(self, count: Tensor, *moments: Tensor) -> None:
-        """Update mu, sigma and the number of updates with a batch's moments, if it has a token."""
+        """Update mu, sigma and the number of updates with a batch's moments, if the batch has a token."""
         _, mean, var = moments
         dtype = self.running_var.dtype
         sigma = torch.sqrt(self.running_var + self.eps).lerp(torch.sqrt(var + self.eps).to(dtype), self.momentum)

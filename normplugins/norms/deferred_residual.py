@@ -1,4 +1,4 @@
-"""The sum of a residual connection, deferred to the norm after it, which may compute it in its own pass."""
+"""The sum of a residual connection, deferred to the following norm, which may compute it in its own pass."""
 
 from torch import Size, Tensor
 from torch.nn import functional as F
@@ -8,10 +8,11 @@ LEVELS = 1 << 16
 
 
 class DeferredResidual:
-    """residual + dropout(update, p) in training, for two tensors of one shape and dtype, computed when it is needed.
+    """The sum residual + dropout(update, p) in training, computed when it is needed.
 
-    Norms with fast code take it in place of a tensor, and ``value`` is known afterwards. Whether a norm computes the
-    sum within a pass of its own depends on the device; see ``backends.dispatch.fuses_residual``.
+    Both tensors have the same shape and dtype. Norms with fast code take a deferred sum in place of a tensor; after
+    their forward, ``value`` is known. Whether a norm computes the sum within a pass of its own depends on the device;
+    see ``backends.dispatch.fuses_residual``.
     """
 
     def __init__(self, residual: Tensor, update: Tensor, p: float) -> None:

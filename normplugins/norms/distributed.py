@@ -1,8 +1,8 @@
-"""Differentiable sums over the processes of a training, in the default process group of ``torch.distributed``.
+"""Differentiable sums over the processes of a training run, in the default process group of ``torch.distributed``.
 
 Each process has its own loss, and the sum of all losses is minimized. A statistic over all processes' tokens therefore
-passes the gradients of *every* loss to the tokens of each process: a sum in the forward is a sum of gradients in the
-backward. Every process must make the same calls in the same order, with or without tokens.
+passes the gradients of *every* loss to the tokens of each process: the backward of a sum over processes sums the
+gradients over processes. Every process must make the same calls in the same order, with or without tokens.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def gather_over_processes(x: Tensor) -> Tensor:
-    """Return all processes' x (K,) as the rows of a (W, K). Only this process's row has a gradient, that of x.
+    """Gather x (K,) of all W processes as a tensor (W, K). Only this process's row has a gradient, which flows to x.
 
     Every process must pass what it computes from the rows through :func:`sum_gradients`, so that its own row receives
     the gradients of all losses.
@@ -55,7 +55,7 @@ def gather_over_processes(x: Tensor) -> Tensor:
 
 
 def sum_gradients(x: Tensor) -> Tensor:
-    """Return x, the same on every process, with its gradient summed over all processes: one all-reduce."""
+    """Return x, which must be equal on all processes; one all-reduce sums its gradient over them in the backward."""
     if x.requires_grad:
         x.register_hook(sum_over_processes)  # type: ignore[no-untyped-call]
     return x

@@ -1,4 +1,4 @@
-"""Finds the LayerNorms and RMSNorms of a model that is not ours, and what each of them computes."""
+"""Finds the LayerNorms and RMSNorms in models of other packages, and tests what they compute."""
 
 import copy
 from collections.abc import Callable
@@ -9,12 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPS = ("eps", "variance_epsilon", "epsilon")
-"""names of this attribute in PyTorch's and Hugging Face's norms"""
+"""names of the attribute that holds eps in PyTorch's and Hugging Face's norms"""
 
 
 @dataclass
 class ForeignNorm:
-    """A norm that computes weight z + bias, with z normalized with eps; ``places`` are (parent, attribute)."""
+    """A norm of another package, which computes weight z + bias, where z is x normalized with eps.
+
+    ``places`` lists (parent module, attribute) of each place where the model holds the norm.
+    """
 
     name: str
     module: nn.Module
@@ -26,11 +29,11 @@ class ForeignNorm:
 
 
 def find_norms(model: nn.Module, only: Callable[[str], bool] | None) -> tuple[list[ForeignNorm], dict[str, str]]:
-    """Return the norms to replace, and those that cannot be replaced with the reasons."""
+    """Return the norms to replace and, for each norm that cannot be replaced, its name and the reason."""
     found: dict[int, ForeignNorm] = {}
     left: dict[str, str] = {}
     for path, parent in model.named_modules():
-        for attribute, module in parent._modules.items():  # named_children() omits a module that a parent has twice
+        for attribute, module in parent._modules.items():  # named_children() would list a module only once
             name = f"{path}.{attribute}" if path else attribute
             if module is None or not _named_as_norm(module) or (only and not only(name)):
                 continue
@@ -50,13 +53,13 @@ def _named_as_norm(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _read(name: str, module: nn.Module, parent: nn.Module, attribute: str) -> ForeignNorm:
-    """Describe a norm after a test of what it computes; raise ValueError if it is no norm of a token's channels."""
+    """Test what a norm computes and describe it; raise ValueError unless it normalizes over a token's channels."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     shape: tuple[int, ...] = tuple(getattr(module, "normalized_shape", ()) or getattr(weight, "shape", ()))
     if len(shape) != 1:
         raise ValueError(f"it normalizes over {len(shape)} dimensions" if shape else "its channels are not known")
     eps = next((each for key in EPS if isinstance(each := getattr(module, key, None), float)), None)
-    if eps is None and isinstance(module, nn.RMSNorm):  # PyTorch's default; it computes half precision in float32
+    if eps is None and isinstance(module, nn.RMSNorm):  # PyTorch's default; it normalizes half precision in float32
         double = weight is not None and weight.dtype == torch.float64
         eps = torch.finfo(torch.float64 if double else torch.float32).eps
     norm = ForeignNorm(name, module, shape[0], weight, bias, eps, [(parent, attribute)])
@@ -66,7 +69,7 @@ def _read(name: str, module: nn.Module, parent: nn.Module, attribute: str) -> Fo
 
 
 def _tested_weight(norm: ForeignNorm) -> Tensor | None:
-    """Return the weight w with which the norm computes w z + bias, where z is LayerNorm's or RMSNorm's of x.
+    """Return the weight w for which the norm computes w z + bias, where z is x after a plain LayerNorm or RMSNorm.
 
     Some classes store w - 1. Raises ValueError if the norm computes something else.
     """

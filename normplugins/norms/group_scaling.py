@@ -1,9 +1,9 @@
-"""Group scaling: z = x / sqrt(mean over the group's channels of x^2 + eps), for each token and channel group.
+"""Group scaling: z = x / sqrt(mean(x^2) + eps), with the mean over the channels of each token's channel group.
 
 The released PN does this before its own normalization, with one group per attention head; the body of the paper does
-not mention it. With one group it is the per-token root mean square at the start of the released BN. It is a switch of
-``pn_alg2``, ``pnv`` and ``bn``, and ``rms`` with several ``groups`` is group scaling alone. These controls separate its
-effect in ``pn`` from the effect of the running statistics.
+not mention it. With one group it is the division by each token's root mean square with which the released BN starts. It
+is a switch of ``pn_alg2``, ``pnv`` and ``bn``, and ``rms`` with several ``groups`` is group scaling alone. These
+controls separate the effect of group scaling in ``pn`` from the effect of the running statistics.
 """
 
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ def check_groups(dim: int, groups: int) -> None:
 
 
 def refuse_group_scaling(on: bool) -> None:
-    """Raise ValueError if group scaling is on, in which case evaluation is not one affine map for every token."""
+    """Raise ValueError if group scaling is on: the norm is then not the same affine map for every token."""
     if on:
         raise ValueError("its group scaling divides each token by the token's own root mean square")
 

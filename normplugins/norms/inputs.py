@@ -1,4 +1,4 @@
-"""How norms are called: the layout of x, padding and attention masks, and PyTorch's own encoder around a norm."""
+"""How norms are called: layouts of x, padding and attention masks, and norms inside PyTorch's own encoder."""
 
 from collections.abc import Callable
 from functools import update_wrapper
@@ -13,10 +13,10 @@ Forward = Callable[..., Tensor]
 
 
 def accept_masks(norm_class: Any) -> None:
-    """Let the ``forward(self, x, padding_mask=None)`` of a norm's class take what :func:`build_norm` documents.
+    """Extend a norm class's ``forward(self, x, padding_mask=None)`` to all inputs that :func:`build_norm` documents.
 
-    It then takes ``attention_mask`` too, refuses masks of a wrong dtype or shape, and takes x (B, T, C) if the norm's
-    ``batch_first`` is true. The checks read dtypes and shapes only, so that the host never waits for a GPU.
+    It then also takes ``attention_mask``, refuses masks of a wrong dtype or shape, and takes x (B, T, C) if the norm's
+    ``batch_first`` is true. The checks read only dtypes and shapes, so the host never waits for a GPU.
     """
     forward: Forward = norm_class.forward
     if getattr(forward, "accepts_masks", False):
@@ -29,7 +29,7 @@ def accept_masks(norm_class: Any) -> None:
         *,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        if type(norm).forward is not accepting:  # a subclass, which has done the following, calls super().forward
+        if type(norm).forward is not accepting:  # a subclass has done the rest and calls super().forward
             return forward(norm, x, padding_mask)
         if attention_mask is not None:
             padding_mask = to_padding_mask(padding_mask, attention_mask)
@@ -48,7 +48,7 @@ def accept_masks(norm_class: Any) -> None:
 
 
 def to_padding_mask(padding_mask: Tensor | None, attention_mask: Any) -> Tensor | None:
-    """Return the padding mask, True at padding, from it or from an attention mask, which is not 0 at tokens.
+    """Return ``padding_mask``, True at padding, or convert ``attention_mask``, 0 at padding, to a padding mask.
 
     Raises:
         ValueError: both masks are given.
@@ -65,7 +65,7 @@ def to_padding_mask(padding_mask: Tensor | None, attention_mask: Any) -> Tensor 
 
 
 def _check_mask(norm: Any, shape: torch.Size, mask: Tensor) -> None:
-    """Raise TypeError unless the mask is boolean, and ValueError unless its shape is that of the tokens of x."""
+    """Raise TypeError unless the mask is boolean, and ValueError unless its shape fits x."""
     if not isinstance(mask, Tensor):
         raise TypeError(f"padding_mask must be a tensor, not {type(mask).__name__}")
     if mask.dtype != torch.bool:
@@ -89,7 +89,7 @@ def _check_mask(norm: Any, shape: torch.Size, mask: Tensor) -> None:
 def _batch_first(forward: Forward, norm: Any, x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """Normalize x (B, T, C), with padding_mask (B, T).
 
-    Only ``instance`` needs to know which tokens form a sentence, so all other norms get flat rows.
+    Only norms that see whole sentences need to know which tokens form one; all other norms get flat rows.
     """
     if x.dim() != 3:
         return forward(norm, x, padding_mask)
@@ -100,7 +100,7 @@ def _batch_first(forward: Forward, norm: Any, x: Tensor, padding_mask: Tensor | 
 
 
 def _each_sentence(forward: Forward, norm: Any, x: Tensor) -> Tensor:
-    """Normalize a nested tensor, which ``nn.TransformerEncoder`` may make of padded sentences at evaluation."""
+    """Normalize a nested tensor, to which ``nn.TransformerEncoder`` may convert padded sentences at evaluation."""
     if norm.training:
         raise ValueError("a norm takes nested tensors at evaluation only; train with padded sentences and a mask")
     sentences = [forward(norm, sentence.unsqueeze(1), None).squeeze(1) for sentence in x.unbind()]
@@ -110,9 +110,9 @@ def _each_sentence(forward: Forward, norm: Any, x: Tensor) -> Tensor:
 def prevent_fusion(norm: nn.Module) -> None:
     """Keep ``nn.TransformerEncoderLayer`` from computing LayerNorm in place of this norm.
 
-    At evaluation that layer reads weight, bias and eps of its norms and computes all of itself in one call, without
-    calling the norms. It does not if any module inside it has a forward hook, so the norm gets one that does nothing.
-    Attributes that the layer reads first, and the norm does not have, become None.
+    At evaluation that layer reads the weight, bias and eps of its norms and runs as one fused call, without calling the
+    norms. It does not fuse if any module inside it has a forward hook, so the norm gets a hook that does nothing. Some
+    of these attributes are read before hooks are looked for, so those that the norm lacks are set to None.
     """
     for name in ("eps", "weight", "bias"):
         if not hasattr(norm, name):

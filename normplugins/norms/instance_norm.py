@@ -6,7 +6,7 @@ sentence, later tokens included, also at evaluation** (``sees_sentence``). The n
 uses it is not a causal language model, whatever its attention mask hides.
 
 A sentence of one token has variance 0: the output is the bias, whatever the token, and the gradient is 0. For a
-sentence that is all padding the count is taken as 1.
+sentence that is all padding, the number of tokens is taken as 1.
 """
 
 from typing import ClassVar

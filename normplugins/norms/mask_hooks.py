@@ -1,4 +1,4 @@
-"""How padding masks reach norms inside models that call them with x alone."""
+"""Passes padding masks to norms inside models that call their norms with x alone."""
 
 import inspect
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from normplugins.norms.registry import is_norm
 from normplugins.norms.statistics import recomputing
 
 PADDING_MASKS = ("src_key_padding_mask", "tgt_key_padding_mask", "key_padding_mask", "padding_mask")
-"""arguments of a model's forward that are boolean, True at padding"""
+"""names of arguments of a model's forward: boolean masks, True at padding"""
 ATTENTION_MASKS = ("attention_mask", "decoder_attention_mask")
-"""arguments of a model's forward that are 1 at tokens and 0 at padding"""
+"""names of arguments of a model's forward: masks that are 1 at tokens and 0 at padding"""
 
 
 @contextmanager
 def using_padding_mask(
     model: nn.Module, padding_mask: Tensor | None = None, *, attention_mask: Tensor | None = None
 ) -> Iterator[None]:
-    """Pass this mask to every norm of this package in ``model`` that is called with x alone in this context.
+    """Inside this context, pass the mask to every norm of this package in ``model`` that is called with x alone.
 
     With activation checkpointing, run the backward pass inside this context too, because it calls the norms again.
 
@@ -45,10 +45,10 @@ def using_padding_mask(
 
 
 class MaskFromCall:
-    """Passes the mask among the arguments of a module's forward to norms inside the module.
+    """Takes the mask from the arguments of a module's forward and passes it to the norms inside the module.
 
-    At evaluation only a norm that sees its sentence gets it. All others compute each token alone then, and a model that
-    generates text calls them with the newest token and a mask of the whole text.
+    At evaluation only norms that see whole sentences get the mask. All other norms then treat each token alone, and a
+    model that generates text calls them with only the newest token but a mask of the whole text.
     """
 
     def __init__(self, module: nn.Module, argument: str, norms: list[nn.Module]) -> None:
@@ -79,17 +79,17 @@ class MaskFromCall:
 
 
 def _with_mask(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor | None) -> Any:
-    """Return the arguments with the mask, or None if they hold one or there is none."""
+    """Return the arguments with the mask added, or None if there is no mask or they already contain one."""
     if mask is None or len(args) > 1 or kwargs.keys() & {"padding_mask", "attention_mask"}:
         return None
     return args, {**kwargs, "padding_mask": mask}
 
 
 def modules_with_mask(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield (path, module, argument) of the outermost modules whose forward takes one mask of its own tokens.
+    """Yield (path, module, argument) for each outermost module whose forward takes exactly one mask.
 
-    A forward with masks of two sequences, source and target, does not say which norm sees which sequence; the modules
-    inside it do.
+    A forward with masks of two sequences, source and target, does not tell which norm sees which sequence, so the
+    modules inside it are searched.
     """
     names = [name for name in inspect.signature(module.forward).parameters if name in PADDING_MASKS + ATTENTION_MASKS]
     if len(names) == 1:

@@ -4,14 +4,14 @@
     r = clip(sqrt(phi + eps) / sqrt(running phi + eps), 1/5, 5)        y = weight r z + bias
     running phi <- (1 - momentum) running phi + momentum phi
 
-The backward of z projects with the window's average m of the batches' mean(g z) instead of the batch's own:
+The backward of z uses m, the average of mean(g z) over the window, in place of the batch's own mean(g z):
 
     g = weight r dL/dy      dL/dx = (g - m z) / sqrt(phi + eps)
 
-Before update ``warmup_updates``, and in the first ``window`` updates, phi and m are the batch's own. In the first
-``warmup_updates`` updates, and at least the first ``ratio_from``, r = 1. At evaluation phi is the running one. The
-paper also centres the weights of the convolution in front of the norm. This is left out: in a pre- or post-norm
-transformer no linear map stands directly in front of a norm (with ``sandwich`` and ``peri`` one does).
+Before update ``warmup_updates``, and in the first ``window`` updates, phi and m are the batch's own mean(x^2) and
+mean(g z). In the first max(``warmup_updates``, ``ratio_from``, ``window``) updates, r = 1. At evaluation phi is the
+running phi. The paper also centres the weights of the convolution in front of the norm. This is left out: in a pre- or
+post-norm transformer no linear map stands directly in front of a norm (with ``sandwich`` and ``peri`` one does).
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class MovingAverageBatchNorm(WindowNorm):
     settings: MovingAverageSettings
 
     def average(self, phi: Tensor) -> Average:
-        """Return the mean of the window with this batch, or the batch's own quadratic mean in the warmup."""
+        """Return the mean of the window including this batch, or in the warmup the batch's own quadratic mean."""
         smooth = self.averages()
         mean = self.with_row(self.window_phi, phi).mean(0)
         return Average(torch.where(smooth, mean, phi), phi, smooth, torch.zeros_like(smooth))

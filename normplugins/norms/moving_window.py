@@ -1,4 +1,4 @@
-"""What ``un`` and ``mabn`` share: averages of quadratic means, and of a backward quantity, over the last batches."""
+"""Base of ``un`` and ``mabn``: averages of mean(x^2), and of mean(g z) in the backward, over the last batches."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -33,7 +33,7 @@ class Scales(NamedTuple):
     ratio: Tensor
     """(C,): the root of that quadratic mean divided by the root of the running one, within bounds"""
     smooth: Tensor
-    """scalar: whether the windows are averaged, rather than the batch's own values taken"""
+    """scalar: whether averages over the windows are used rather than the batch's own values"""
     skipped: Tensor
     """scalar: whether the batch is an outlier that must not enter the windows"""
 
@@ -50,11 +50,11 @@ class Average(NamedTuple):
 
 
 class _WindowBackward(torch.autograd.Function):
-    """y = weight z + bias with z = x scale, and the backward of a norm with windows.
+    """y = weight z + bias with z = x scale (in ``mabn`` x scale ratio), with the backward of a norm with windows.
 
         g = weight ratio dL/dy        dL/dx = scale (g - z average)        dL/dweight = sum(dL/dy z) ratio
 
-    where the norm makes the average (C,) from the last batches' mean(g z).
+    where the norm computes ``average`` (C,) from mean(g z) of the last batches.
     """
 
     @staticmethod
@@ -88,8 +88,9 @@ class WindowNorm(QuadraticMeanNorm):
     """Base class: y = weight x / sqrt(phi + eps) + bias, with phi an average of the last batches' mean(x^2).
 
     Means are over real tokens, in the backward as well; the output at padding is 0. At evaluation phi is the running
-    quadratic mean. Buffers: ``running_phi`` (C,), from 1; ``window_phi`` and ``window_gz`` (window, C), the newest row
-    last, with the batches' mean(x^2) and mean(g z); ``num_updates``.
+    quadratic mean. Buffers: ``running_phi`` (C,) starts at 1; ``window_phi`` and ``window_gz`` (window, C) hold
+    mean(x^2) and mean(g z) of the last batches, the newest in the last row; ``num_updates`` counts the batches (with
+    ``per_update``: updates).
 
     Under activation checkpointing the recomputation uses the scales of the module's latest forward.
     """
@@ -112,11 +113,11 @@ class WindowNorm(QuadraticMeanNorm):
         self._latest: Scales | None = None  # of the latest forward, for its recomputation
 
     def average(self, phi: Tensor) -> Average:
-        """Return what a batch's quadratic mean phi (C,) leads to, without changing a statistic."""
+        """Return the result of adding a batch's quadratic mean phi (C,) to the window; no statistic is changed."""
         raise NotImplementedError
 
     def average_projection(self, own: Tensor, smooth: Tensor, skipped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what the backward of a batch subtracts along z (C,), and the new values of statistics by name.
+        """Return the coefficient (C,) of z that the backward subtracts, and the new values of statistics by name.
 
         ``own`` is the batch's mean(g z) (C,). No statistic is changed.
         """
@@ -158,16 +159,16 @@ class WindowNorm(QuadraticMeanNorm):
         self.num_updates.add_(counts)
 
     def smooth_projection(self, count: Tensor, projection: Tensor, smooth: Tensor, skipped: Tensor) -> Tensor:
-        """Average a batch's mean(g z) (C,) over ``count`` tokens, and update the backward's statistics."""
+        """Return the average for a batch's mean(g z) (C,) over ``count`` tokens; update the backward's statistics."""
         count, projection = self.synchronize(count, projection)
         average, _ = self.average_projection(projection.to(self.window_gz.dtype), smooth, skipped)
-        # a window takes whole batches: one with a gradient that is not finite counts as a batch without tokens
+        # a window holds whole batches: a batch with any gradient that is not finite counts as a batch without tokens
         self.update_after_backward(torch.where(projection.isfinite().all(), count, 0), projection)
         return average
 
     def step_backward(self, count: Tensor, *moments: Tensor) -> None:
         """Update the backward's statistics with a batch's mean(g z), if the batch has a token."""
-        if self._latest is None:  # no batch in training yet
+        if self._latest is None:  # no training batch yet
             return
         own = moments[0].to(self.window_gz.dtype)
         for name, new in self.average_projection(own, self._latest.smooth, self._latest.skipped)[1].items():
@@ -175,9 +176,9 @@ class WindowNorm(QuadraticMeanNorm):
             buffer.copy_(torch.where(count > 0, new, buffer))
 
     def with_row(self, window: Tensor, row: Tensor) -> Tensor:
-        """Return the window (window, C) without its oldest row and with this one (C,)."""
+        """Return the window (window, C) without its oldest row and with ``row`` (C,) appended."""
         return torch.cat([window[1:], row.to(window.dtype).unsqueeze(0)])
 
     def averages(self) -> Tensor:
-        """Whether the next batch, of update t, is averaged with others: t > window, and the warmup has ended."""
+        """Whether the next batch, of update t, uses averages over the window: t > window and t >= warmup_updates."""
         return (self.num_updates >= self.window) & (self.num_updates + 1 >= self.warmup_updates)

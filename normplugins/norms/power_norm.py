@@ -81,7 +81,7 @@ class _ApproximateBackward(torch.autograd.Function):
         norm: "PowerNorm",
     ) -> Tensor:
         ctx.save_for_backward(z, weight, scale, scale_backward, positions)
-        ctx.norm = norm  # not its nu: if a norm is called twice, the first backward changes the nu of the second
+        ctx.norm = norm  # not its nu: if a norm is called twice, one backward changes the nu of the other
         return torch.addcmul(bias, z, weight * scale)
 
     @staticmethod
@@ -112,10 +112,10 @@ class _ApproximateBackward(torch.autograd.Function):
 class PowerNorm(Dispatched, QuadraticMeanNorm):
     """PN of each channel over the tokens of past batches.
 
-    ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers ``running_phi`` (C,), which is psi^2, from 1; ``ema_gz``
-    (C,), from 0; ``num_updates``, the number of batches (with ``per_update``: of updates) in psi^2. The mean in psi is
-    over real tokens. The output at padding is 0, except with ``padding_in_backward``. At evaluation the gradient is
-    that of a fixed psi.
+    ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers: ``running_phi`` (C,) is psi^2 and starts at 1; ``ema_gz``
+    (C,) stores nu and starts at 0; ``num_updates`` is the number of batches (with ``per_update``: of updates) that have
+    entered psi^2. psi^2 is a mean over real tokens only. The output at padding is 0, except with
+    ``padding_in_backward``. At evaluation the gradient is the exact one for a fixed psi.
 
     Under activation checkpointing the recomputation uses the psi of the module's latest forward, so each forward must
     be followed by its backward before the next forward.
@@ -200,7 +200,7 @@ class PowerNorm(Dispatched, QuadraticMeanNorm):
         return None if self._may_warm_up() else torch.rsqrt(self.running_phi + self.eps)
 
     def _may_warm_up(self) -> bool:
-        """Whether the warmup may still be going on; it is known on a CPU only, as the host must not wait for a GPU."""
+        """Whether the norm may still be in its warmup; exact only on a CPU, as the host must not wait for a GPU."""
         if not self.warmup_updates or not self.num_updates.is_cpu or torch.compiler.is_compiling():
             return bool(self.warmup_updates)
         return int(self.num_updates) < self.warmup_updates

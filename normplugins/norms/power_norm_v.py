@@ -1,4 +1,4 @@
-"""PN-V (arXiv 2003.07845, Section 4): BatchNorm without the mean, and with the quadratic mean as the variance.
+"""PN-V (arXiv 2003.07845, Section 4): BatchNorm without centring, and with the quadratic mean as the variance.
 
     psi_B^2 = mean over the batch's tokens of x^2,    y = weight x / sqrt(psi_B^2 + eps) + bias
 

@@ -1,4 +1,4 @@
-"""Running quadratic mean of each channel, by which a family of norms divides at evaluation."""
+"""The running quadratic mean of each channel; several norms divide by its root at evaluation."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from normplugins.norms.statistics import RunningNorm
 
 
 class QuadraticMeanNorm(RunningNorm):
-    """Base class: at evaluation divides by sqrt(running_phi + eps), whose ``running_phi`` (C,) starts at 1."""
+    """Base class of norms that divide by sqrt(running_phi + eps) at evaluation; ``running_phi`` (C,) starts at 1."""
 
     statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
     running_phi: Tensor
@@ -21,6 +21,6 @@ class QuadraticMeanNorm(RunningNorm):
         self.add_statistic("running_phi", 1.0)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,), in float64, of the evaluation; raise ValueError with group scaling."""
+        """Return the scale and shift (C,) applied at evaluation, in float64; raise ValueError with group scaling."""
         refuse_group_scaling(getattr(self, "group_scaling", False))
         return self.weight.double() * torch.rsqrt(self.running_phi.double() + self.eps), self.bias.double()

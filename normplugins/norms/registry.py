@@ -1,4 +1,4 @@
-"""The registry of norms: from a name and settings to a module."""
+"""The registry of norms, which builds a module from a name and settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -13,11 +13,11 @@ from normplugins.utils.settings import invalid_value
 
 @dataclass(frozen=True, init=False)
 class NormConfig:
-    """A norm's name and the settings that are given for it; a setting that is None or omitted has the norm's default.
+    """A norm's name and its settings; a setting that is None or omitted takes the norm's default.
 
-    ``NormConfig("pn", groups=4)`` may hold settings that its norm does not read, so that one set of settings serves an
-    encoder's PN and its decoder's LN; :meth:`settings_read` lists those that the norm reads. Each setting is an
-    attribute, which is None if it is not given.
+    A config may hold settings that its norm does not read, so that an encoder's PN and a decoder's LN can share one set
+    of settings; :meth:`settings_read` lists the settings that the norm reads. Each setting is an attribute, which is
+    None if the setting is not given.
 
     Raises:
         ValueError: a setting that no registered norm has.
@@ -46,7 +46,7 @@ class NormConfig:
         return self.replace(**_values(self, heads))
 
     def settings_read(self) -> list[str]:
-        """Names of the settings that the norm reads with these values. Raises ValueError as :func:`build_norm` does."""
+        """Return the settings that the norm reads with these values; raises ValueError as :func:`build_norm` does."""
         values = _values(self)
         return [key for key, each in _NORMS[self.name].declared.items() if _has_effect(each, values)]
 
@@ -58,7 +58,7 @@ class NormConfig:
 
 @dataclass(frozen=True)
 class NoSettings:
-    """Settings of a norm without any."""
+    """Settings of a norm that has none."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def register_norm(
     fixed: Mapping[str, Any] | None = None,
     **defaults: Any,
 ) -> Callable[[_M], _M]:
-    """Class decorator: ``NormConfig(name=name)`` builds this module.
+    """Register a norm's module class under a name; a class decorator. ``build_norm(name, dim)`` then builds the norm.
 
     The module's constructor takes ``(dim, settings)``, where ``settings`` is an instance of the given dataclass, and
     its ``forward`` takes ``(x, padding_mask=None)`` with x (T, B, C) or (N, C). The decorator checks the mask and lets
@@ -92,26 +92,26 @@ def register_norm(
     A norm with running statistics is a subclass of ``RunningNorm`` (statistics.py), and its settings are a subclass of
     ``RunningSettings``. A module may also have:
 
-    - ``sees_sentence = True``: at evaluation a position sees its whole sentence, so that no decoder accepts the norm
-      and no language model with it counts as causal;
-    - ``warms_up_apart = True``: the norm at the end of a stack has another warmup, ``final_norm_warmup_updates``;
+    - ``sees_sentence = True``: at evaluation a position sees its whole sentence. Decoders refuse such a norm, and a
+      language model with it does not count as causal;
+    - ``warms_up_apart = True``: the norm at the end of a stack has its own warmup, ``final_norm_warmup_updates``;
     - an attribute ``loss_term``, a scalar tensor set by each forward in training, which is added to the batch's loss;
-      with several processes, gradients are summed, as fairseq does;
+      with several processes, gradients must be summed over processes, as in fairseq;
     - a method ``wrap_linears(sublayer)``, which is called once with the sublayer that the norm belongs to and may
       change its linear maps;
-    - a method ``fixed_affine()``, which returns scale and shift (C,) in float64 if evaluation is y = scale x + shift
-      for every token, so that ``normplugins fold`` can fold it; it raises ValueError with the reason if it is not.
+    - a method ``fixed_affine()``, which ``normplugins fold`` calls. It returns scale and shift (C,) in float64 if the
+      norm is y = scale x + shift for every token at evaluation, and otherwise raises ValueError with the reason.
 
     Args:
         name: the norm's name; must be new.
         settings: frozen dataclass of the norm's settings, with fields made by ``normplugins.norms.setting``.
-        summary: what the norm is, in a line; by default the first line of the class's documentation.
-        fixed: values of settings that this name does not offer as settings.
+        summary: one line that says what the norm is; by default the first line of the class's docstring.
+        fixed: values of settings that are fixed under this name and cannot be set.
         defaults: defaults of this name that differ from the defaults of the dataclass.
 
     Raises:
-        ValueError: the name is registered already, the dataclass lacks a setting named here, or a setting has another
-            type or another ``changes_result`` in another norm.
+        ValueError: the name is registered already, the dataclass lacks a setting named here, or a setting differs in
+            type or ``changes_result`` from the setting of the same name in another norm.
         TypeError: a setting has no default.
     """
     always = fixed or {}
@@ -143,13 +143,13 @@ def register_norm(
 
 
 def known_norms() -> dict[str, str]:
-    """The registered norms, sorted by name: name -> what it is, in a line."""
+    """Return name -> one-line summary for all registered norms, sorted by name."""
     return {name: _NORMS[name].summary for name in sorted(_NORMS)}
 
 
 @dataclass(frozen=True)
 class SharedSetting:
-    """A setting of one norm or of several: its type, and by norm its defaults and documentation."""
+    """A setting that one or several norms have: its type, and its default and documentation in each norm."""
 
     type: Any
     changes_result: bool
@@ -157,7 +157,7 @@ class SharedSetting:
     docs: dict[str, list[str]] = field(default_factory=dict)
     switches: list[str] = field(default_factory=list)
     per_head: list[str] = field(default_factory=list)
-    """the norms in which the default in a model is the number of attention heads"""
+    """the norms whose default inside a model is the number of attention heads"""
 
     @property
     def default(self) -> Any:
@@ -167,7 +167,7 @@ class SharedSetting:
 
     @property
     def help(self) -> str:
-        """What the setting means, in which norms."""
+        """The documentation of the setting: each text after the names of the norms that it applies to."""
         return "; ".join(f"{', '.join(norms)}: {doc}" for doc, norms in self.docs.items())
 
 
@@ -193,12 +193,12 @@ def _settings_of(norms: tuple[str, ...]) -> Mapping[str, SharedSetting]:
 
 
 def sees_sentence(name: str) -> bool:
-    """Whether a position sees its whole sentence at evaluation, with this norm; False for an unknown one."""
+    """Whether a position sees its whole sentence at evaluation with this norm; False for an unknown norm."""
     return _flag(name, "sees_sentence")
 
 
 def warms_up_apart(name: str) -> bool:
-    """Whether this norm has a warmup of its own at the end of a stack; False for an unknown one."""
+    """Whether this norm has its own warmup at the end of a stack; False for an unknown norm."""
     return _flag(name, "warms_up_apart")
 
 
@@ -226,18 +226,18 @@ def build_norm(config: NormConfig | str, dim: int, *, batch_first: bool | None =
     """Build a norm for ``dim`` channels: ``build_norm("pn", 512, groups=8)`` or ``build_norm(NormConfig("pn"), 512)``.
 
     Its ``forward(x, padding_mask=None, *, attention_mask=None)`` returns a tensor of x's shape and dtype. x is
-    (T, B, C), or (B, T, C) with ``batch_first``; a mask is (B, T) in both cases. Or x is (N, C), with a mask (N,).
-    ``padding_mask`` is boolean, True at padding. ``attention_mask``, as in Hugging Face's models, is 1 at tokens and 0
-    at padding. Without a mask every position counts as a token.
+    (T, B, C), or (B, T, C) with ``batch_first``; a mask is (B, T) in both cases. Alternatively, x is (N, C), with a
+    mask (N,). ``padding_mask`` is boolean, True at padding. ``attention_mask``, as in Hugging Face's models, is 1 at
+    tokens and 0 at padding. Without a mask every position counts as a token.
 
-    Inside ``nn.TransformerEncoderLayer`` the norm is computed at evaluation too, see
+    Inside ``nn.TransformerEncoderLayer`` the norm is called at evaluation too, see
     :func:`~normplugins.norms.inputs.prevent_fusion`.
 
     Args:
         config: the norm's name, or its config.
         dim: the number of channels C.
-        batch_first: x is (B, T, C) rather than (T, B, C); None: not known, so that masks are refused with a 3-D x.
-        settings: settings of the norm; beside a config, they override its settings.
+        batch_first: whether x is (B, T, C) rather than (T, B, C); None: not known, and masks of a 3-D x are refused.
+        settings: settings of the norm, which override the settings of a NormConfig.
 
     Raises:
         ValueError: an unknown name (the message lists the known ones), a setting that the norm does not read, a value
@@ -254,9 +254,9 @@ def build_norm(config: NormConfig | str, dim: int, *, batch_first: bool | None =
 
 
 def construct_norm(config: NormConfig, dim: int) -> nn.Module:
-    """Build a norm as :func:`build_norm` does, for layers that always call their norms.
+    """Build a norm as :func:`build_norm` does, for layers that always call their norms and never fuse them.
 
-    It saves the time of :func:`~normplugins.norms.inputs.prevent_fusion`, about 1.5 microseconds per call.
+    Without the hook of :func:`~normplugins.norms.inputs.prevent_fusion`, a call takes about 1.5 microseconds less.
     """
     values = _values(config)
     entry = _NORMS[config.name]
@@ -264,12 +264,12 @@ def construct_norm(config: NormConfig, dim: int) -> nn.Module:
 
 
 def _has_effect(setting: Field[Any], values: Mapping[str, Any]) -> bool:
-    """Whether the switch that a setting names is on; a setting without a switch always has an effect."""
+    """Whether a setting has an effect: it names no switch, or its switch is on."""
     return bool(values.get(setting.metadata.get("switch") or "", True))
 
 
 def _values(config: NormConfig, heads: int | None = None) -> dict[str, Any]:
-    """The value of each setting of ``config.name``, its own defaults filled in. Raises ValueError on a wrong value."""
+    """Return the value of every setting of the norm, defaults filled in; raise ValueError for an invalid value."""
     if config.name not in _NORMS:
         raise ValueError(f"unknown norm {config.name!r}; known norms: {', '.join(known_norms())}")
     entry = _NORMS[config.name]

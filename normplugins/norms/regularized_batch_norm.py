@@ -1,13 +1,13 @@
-"""RegularizedBN (arXiv 2210.05153): BatchNorm, and a loss for the distance of batch and running statistics.
+"""RegularizedBN (arXiv 2210.05153): BatchNorm with a loss term, the distance between batch and running statistics.
 
     loss += penalty_mean sum_c (mu - mu_B)^2 + penalty_var sum_c |sigma^2 - sigma_B^2|
 
-over the channels, with gradients through the batch's mu_B and sigma_B^2 only. As in the released code, the running
-statistics already contain this batch (with ``per_update`` they do not), and the terms of all norms are added once to
-the loss of each batch, which is a *sum* over its tokens. With several batches in an update, or processes without
-``sync=batch``, each batch has its own term. The defaults are the recipe of its pre-norm transformers,
-``batch_diff_0.1_0.01``. Two details of the released code differ: it divides by sqrt(max(sigma^2, eps)) and not by
-sqrt(sigma^2 + eps), and it normalizes padding too, where the output here is 0.
+The sums are over channels, and gradients pass only through the batch's mu_B and sigma_B^2. As in the released code, the
+running statistics already contain this batch (with ``per_update`` they do not), and the terms of all norms are added
+once to the loss of each batch, which is a *sum* over its tokens. With several batches in an update, or several
+processes without ``sync=batch``, each batch has its own term. The defaults are the released recipe for pre-norm
+transformers, ``batch_diff_0.1_0.01``. The released code differs in two details: it divides by sqrt(max(sigma^2, eps))
+rather than sqrt(sigma^2 + eps), and it also normalizes padding, where the output here is 0.
 """
 
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class RegularizedBatchNorm(BatchMomentsNorm):
             running_mean, running_var = self.running_mean.clone(), self.running_var.clone()
             distance = self.penalty_mean * (running_mean - mean).square().sum()
             distance = distance + self.penalty_var * (running_var - var).abs().sum()
-            # with shared statistics each process has the whole distance, and the sum over processes must count it once
+            # synchronized: every process has the whole distance, and the sum over processes must count it once
             self.loss_term = (count > 0) * distance / (process_count() if self.synchronizes else 1)
         else:
             centred, var = rows - self.running_mean.to(rows.dtype), self.running_var
@@ -65,5 +65,5 @@ class RegularizedBatchNorm(BatchMomentsNorm):
         return y.view(x.shape).to(x.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the loss of the latest batch, which belongs to its graph, when the module is copied."""
+        """Drop ``loss_term``, which holds the latest batch's graph, when the module is copied or pickled."""
         return {**self.__dict__, "loss_term": None}

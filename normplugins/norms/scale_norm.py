@@ -1,6 +1,6 @@
 """ScaleNorm (arXiv 1910.05895): y = g x / ‖x‖, which projects each token onto a sphere of learnt radius g.
 
-‖x‖ is sqrt(C (mean(x^2) + eps)) over a token's C channels, so that ``eps`` has the same meaning as in the other norms.
+‖x‖ is sqrt(C (mean(x^2) + eps)) over a token's C channels, so ``eps`` means the same as in the other norms.
 """
 
 import math
@@ -18,7 +18,7 @@ from normplugins.norms.settings import EpsSettings
 class ScaleNorm(Norm):
     """ScaleNorm over each token's channels.
 
-    ``weight`` (1,) is g. It starts at sqrt(dim), which makes the norm RMSNorm.
+    ``weight`` (1,) is g. It starts at sqrt(dim), where the norm equals RMSNorm.
     """
 
     def __init__(self, dim: int, settings: EpsSettings) -> None:

@@ -1,8 +1,8 @@
 """Statistics of tokens: rows without padding, means over real tokens, and running statistics.
 
-Nothing here makes the host wait for the device: token counts stay tensors, and padding is removed with ``torch.where``
-rather than by multiplication, so that inf or nan at a padded position has no effect on a mean. PN as released counts
-padding in its backward pass, so that there it has one.
+Nothing here makes the host wait for the device: token counts stay tensors. Padding is removed with ``torch.where``
+rather than by multiplication, so inf or nan at a padded position does not affect a mean. The exception is the backward
+pass of PN as released, which counts padding.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ from normplugins.norms.torch_compile import opaque_copy
 def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor, Tensor | None]:
     """Flatten x (T, B, C) or (N, C) to rows (N, C), in at least float32, and the mask to real (N, 1), True = token.
 
-    ``padding_mask`` is (B, T) for x (T, B, C), (N,) for x (N, C), True where padding; None gives None. The norm has
-    checked it (inputs.py).
+    ``padding_mask`` is (B, T) for x (T, B, C), (N,) for x (N, C), True where padding; None gives None. inputs.py has
+    already checked it.
 
     Raises:
         ValueError: x has another shape.
@@ -68,7 +68,7 @@ class RunningNorm(Norm):
 
     statistics: ClassVar[tuple[str, ...]] = ()
     updates_in_backward: ClassVar[bool] = False
-    """whether the backward pass has a step of its own, ``step_backward``, which takes a count and a mean (C,)"""
+    """whether the backward pass updates statistics too, by ``step_backward``, which takes a count and a mean (C,)"""
     momentum: float
     """weight of the batch in the running statistics"""
     sync: str
@@ -83,7 +83,7 @@ class RunningNorm(Norm):
         if settings.sync == "deferred" and not_deferrable:
             raise ValueError(f"sync=deferred is too late for {type(self).__name__}, which {not_deferrable}")
         self.per_update = settings.per_update or settings.sync == "deferred"
-        self._pending = self._nothing_pending()  # sums in float64, by the name of the step that takes them
+        self._pending = self._nothing_pending()  # sums in float64, by the name of the method that takes them
         self._estimating = False
         self._always_training = False
 
@@ -98,7 +98,7 @@ class RunningNorm(Norm):
         self.register_buffer(name, torch.full((self.dim,), value, dtype=dtype))
 
     def synchronize(self, count: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
-        """Return count and means (C,) over all processes' tokens with ``sync="batch"``; otherwise unchanged."""
+        """With ``sync="batch"``, pool count and means (C,) over all processes; otherwise return them unchanged."""
         if not self.synchronizes:
             return count, *moments
         return self._moments(sum_over_processes(self._sums(count, *moments)))
@@ -122,8 +122,8 @@ class RunningNorm(Norm):
     def update_after_backward(self, count: Tensor, mean: Tensor) -> None:
         """Update the backward's statistics with a batch's mean (C,), now or at the end of the update.
 
-        A mean that is not finite, such as after an overflow of the loss scale, counts as 0; where all are, the batch
-        counts as one without tokens.
+        Channels whose mean is not finite, for example after an overflow of the loss scale, count as 0. If no channel is
+        finite, the batch counts as one without tokens.
         """
         if not self._estimating:
             finite = mean.isfinite()
@@ -148,7 +148,7 @@ class RunningNorm(Norm):
         if self.per_update or self._estimating:
             sums = self._sums(count.double(), *(moment.double() for moment in moments))
             if step in self._pending:
-                self._pending[step].add_(sums)  # in place: a compiled backward can change tensors but no dict
+                self._pending[step].add_(sums)  # in place: a compiled backward cannot change a dict
             else:
                 self._pending[step] = sums
         else:
@@ -170,7 +170,7 @@ class RunningNorm(Norm):
     def _nothing_pending(self) -> dict[str, Tensor]:
         if not (self.per_update and self.updates_in_backward):
             return {}
-        # It must exist before the backward adds to it, because a compiled backward can change tensors but no dict.
+        # This entry must exist before the backward, because a compiled backward can change tensors but not a dict.
         return {"step_backward": self.bias.new_zeros(1 + self.dim, dtype=torch.float64)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RunningNorm":
@@ -193,7 +193,7 @@ def _running_norms(model: nn.Module) -> list[RunningNorm]:
 
 
 def _pooled(norms: list[RunningNorm]) -> list[tuple[RunningNorm, str, tuple[Tensor, ...]]]:
-    """Return (norm, step, moments) of all that is pending, after one all-reduce if a norm is deferred."""
+    """Take all pending sums and return (norm, step, moments) of each; one all-reduce pools the deferred norms."""
     taken = [(norm, step, sums) for norm in norms for step, sums in norm._take_pending().items()]
     deferred = [sums for norm, _, sums in taken if norm.sync == "deferred"]
     if deferred and several_processes():
@@ -204,7 +204,7 @@ def _pooled(norms: list[RunningNorm]) -> list[tuple[RunningNorm, str, tuple[Tens
 
 @torch.no_grad()
 def end_update(model: nn.Module) -> None:
-    """Update the running statistics with what is pending at the end of an update (``per_update``, ``sync="deferred"``).
+    """Apply the pending updates of running statistics at the end of an update (``per_update``, ``sync="deferred"``).
 
     Every process of the default group must call it after the last backward of the update. One all-reduce of one flat
     tensor serves all deferred norms of the model. Without pending statistics nothing happens.
@@ -217,10 +217,10 @@ def end_update(model: nn.Module) -> None:
 def reestimate(model: nn.Module) -> Iterator[None]:
     """Re-estimate the running statistics from the batches that run through ``model`` in this context (precise BN).
 
-    Forwards in training mode collect statistics and change none. On exit the running mean, variance and psi^2 become
-    the pooled statistics of all collected tokens (with ``sync``: over all processes). They stay for a norm that saw no
-    token, and ``ema_gz`` and ``num_updates`` always stay. An error in the context leaves everything unchanged. The
-    caller sets training mode, and disables dropout and gradients if needed.
+    Forwards in training mode collect statistics without changing any. On exit the running mean, variance and psi^2
+    become the pooled statistics of all collected tokens (with ``sync``: over all processes). A norm that saw no token
+    keeps its statistics; ``ema_gz`` and ``num_updates`` never change. If the context ends with an error, nothing
+    changes. The caller sets training mode, and disables dropout and gradients if needed.
 
     Raises:
         ValueError: no norm with running statistics was called in training mode.
@@ -239,10 +239,10 @@ def reestimate(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def using_batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Let the norms with running statistics run as in training in this context, without changing any statistic.
+    """Run the norms with running statistics in training mode inside this context, without changing any statistic.
 
-    The rest of the model follows its mode, so that dropout is off in evaluation mode. On exit every norm has its former
-    mode again. Gradients must be disabled.
+    The rest of the model keeps its mode, so dropout is off in evaluation mode. On exit every norm returns to its
+    previous mode. Gradients must be disabled.
     """
     with _collecting(model) as norms:
         modes = [norm.training for norm in norms]

@@ -1,4 +1,4 @@
-"""Puts another norm in the place of every LayerNorm and RMSNorm of a model."""
+"""Replaces every LayerNorm and RMSNorm of a model by another norm."""
 
 import re
 import warnings
@@ -21,7 +21,7 @@ class ReplacedNorm:
     name: str
     was: str
     kept: tuple[str, ...]
-    """weights and settings that the new norm has from the old one"""
+    """weights and settings that the new norm takes over from the old one"""
     new: tuple[str, ...]
     """weights and settings that the old norm does not have; they have their initial values or defaults"""
     dropped: tuple[str, ...]
@@ -40,7 +40,7 @@ class SwapReport:
     norm: str
     replaced: tuple[ReplacedNorm, ...]
     left: dict[str, str]
-    """norms that stay: name -> the reason"""
+    """norms that were not replaced: name -> the reason"""
     masks: dict[str, str]
     """where padding masks come from: name of a module inside the model, "" for the model -> argument of its forward"""
     counts_padding: tuple[str, ...]
@@ -78,29 +78,30 @@ def swap_norms(
 ) -> SwapReport:
     """Replace every LayerNorm and RMSNorm inside ``model``: ``print(swap_norms(model, "pn", groups=8))``.
 
-    Replaced are ``nn.LayerNorm``, ``nn.RMSNorm`` and classes named ``*LayerNorm`` or ``*RMSNorm``, as in Hugging Face's
-    models, if they compute what they are named after. Weight, bias and eps are kept where the new norm has them. The
-    new parameters are other objects, so create the optimizer afterwards.
+    It replaces ``nn.LayerNorm``, ``nn.RMSNorm`` and classes named ``*LayerNorm`` or ``*RMSNorm``, as in Hugging Face's
+    models, if they compute what their names say. Weight, bias and eps are kept where the new norm has them. The
+    parameters are new objects, so create the optimizer afterwards.
 
-    Norms with running statistics need to know what is padding. The mask is taken from the call of the model, or of the
-    modules inside it, if its forward has an argument named in ``PADDING_MASKS``, such as ``src_key_padding_mask`` (True
-    at padding), or in ``ATTENTION_MASKS``, such as ``attention_mask`` (1 at tokens); see mask_hooks.py. Otherwise use
-    :func:`using_padding_mask`. PyTorch's fused encoder and its nested tensors are not used with the new norms.
+    Norms with running statistics need to know which positions are padding. The mask is taken from the call of the
+    model, or of the modules inside it, if its forward has an argument named in ``PADDING_MASKS``, such as
+    ``src_key_padding_mask`` (True at padding), or in ``ATTENTION_MASKS``, such as ``attention_mask`` (1 at tokens); see
+    mask_hooks.py. Otherwise use :func:`using_padding_mask`. PyTorch's fused encoder and its nested tensors are not used
+    with the new norms.
 
     Args:
         model: any module with norms inside; it is changed in place.
         norm: the name of the new norm, or its config.
-        batch_first: x is (B, T, C) rather than (T, B, C). By default as PyTorch's attention inside the model has it,
-            and True for Hugging Face's models.
-        only: a function of a norm's name in the model, such as ``layers.0.norm1``; where it is False the norm stays.
+        batch_first: whether x is (B, T, C) rather than (T, B, C). By default, as in the model's PyTorch attention or
+            recurrent modules, and True for Hugging Face's models.
+        only: a function of a norm's name in the model, such as ``layers.0.norm1``; if it returns False, the norm stays.
         settings: settings of the new norm.
 
     Returns:
         What was replaced and what was left, which weights were kept, and where padding masks come from.
 
     Raises:
-        ValueError: nothing to replace, a wrong setting, a layout that is not known although it matters, or a norm that
-            sees whole sentences in a model with a decoder. The model is unchanged.
+        ValueError: there is nothing to replace, a setting is invalid, the layout of x matters but is not known, or a
+            norm that sees whole sentences would be in a decoder. The model is unchanged.
     """
     config = NormConfig(norm, **settings) if isinstance(norm, str) else norm.replace(**settings)
     found, left = find_norms(model, only)
@@ -145,7 +146,7 @@ def swap_norms(
 def _build(
     old: ForeignNorm, config: NormConfig, batch_first: bool | None, settings: dict[str, Any]
 ) -> tuple[nn.Module, ReplacedNorm]:
-    """Build the replacement of ``old``, with what fits of its weights, on its device and in its dtype."""
+    """Build the replacement of ``old`` on its device and in its dtype, and copy the weights that fit."""
     needs_eps = config.eps is None and "eps" in config.settings_read()
     given = settings | ({"eps": old.eps} if needs_eps and old.eps is not None else {})
     new = build_norm(config, old.dim, batch_first=batch_first, **given)
@@ -176,7 +177,7 @@ def _layout(model: nn.Module) -> bool | None:
 
 
 def _notes(model: nn.Module, config: NormConfig, names: list[str]) -> list[str]:
-    """Return what a user must know about this norm in this model. Raises ValueError if the norm must not be there."""
+    """Return what a user must know about this norm in this model; raise ValueError if the model must not have it."""
     in_decoder = [name for name in names if any(name.startswith(part) for part in _causal_parts(model))]
     notes = []
     if sees_sentence(config.name):
@@ -191,7 +192,7 @@ def _notes(model: nn.Module, config: NormConfig, names: list[str]) -> list[str]:
 
 
 def _causal_parts(model: nn.Module) -> Iterator[str]:
-    """Yield prefixes of the names of modules that are inside a decoder, as far as the model shows it."""
+    """Yield name prefixes of the modules inside a decoder, as far as attributes of the model tell."""
     for path, module in model.named_modules():
         if (
             isinstance(module, nn.TransformerDecoderLayer | nn.TransformerDecoder)

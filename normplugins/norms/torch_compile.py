@@ -1,7 +1,7 @@
 """A workaround for running statistics under ``torch.compile``.
 
 A compiled backward recomputes what it can from the forward's inputs. PyTorch 2.6 to 2.13 does not notice that the
-forward has changed those inputs that are buffers: 1 / psi would be recomputed from the psi *after* the update. Opaque
+forward has updated the inputs that are buffers: 1 / psi would be recomputed from the psi *after* the update. Opaque
 operators are never recomputed, so the values of running statistics that a backward needs pass through one.
 """
 
@@ -25,7 +25,7 @@ def _(x: Tensor) -> Tensor:
 
 
 def opaque_copy(x: Tensor) -> Tensor:
-    """Return x, or in a compiled graph a copy that its backward keeps; no gradient passes.
+    """Return x or, in a compiled graph, a copy without gradient that is saved for the backward.
 
     Raises:
         RuntimeError: activation checkpointing runs the compiled graph a second time, or makes its backward recompute x.

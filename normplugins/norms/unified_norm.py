@@ -3,19 +3,20 @@
     phi = exp(mean over the window of log mean(x^2))        y = weight x / sqrt(phi + eps) + bias
     running phi <- alpha_fwd running phi + (1 - alpha_fwd) phi
 
-The backward of z = x / sqrt(phi + eps) projects with a smoothed quantity instead of the batch's own:
+The backward of z = x / sqrt(phi + eps) uses nu, a smoothed mean(g z), in place of the batch's own mean(g z):
 
     g = weight dL/dy sqrt(phi + eps) / sqrt(running phi + eps)        nu <- alpha_bkw nu + (1 - alpha_bkw) m
     dL/dx = (g - nu z) / sqrt(phi + eps)        m = mean over the window of the batches' mean(g z)
 
-Before update ``warmup_updates``, and in the first ``window`` updates, phi and m are the batch's own. In the first
-``warmup_updates`` updates, and at least the first ``ratio_from``, g has no ratio. With ``outlier_filtration`` a batch
-is an outlier if in some channel the window's arithmetic mean exceeds the geometric mean by more than ``window`` times
-the variance of the previous window's square roots, taken over all its rows and channels. It is then normalized by its
-own statistics, m takes the place of nu, and running values enter the windows. The released script for translation
-leaves the filtration off. At evaluation phi is the running one, so that the norm folds into the next linear layer. The
-released backward also counts padding; this one does not. Re-estimated statistics (``reestimate``) are the arithmetic
-mean of x^2 over all tokens, which is at least the geometric mean of training.
+Before update ``warmup_updates``, and in the first ``window`` updates, phi and m are the batch's own mean(x^2) and
+mean(g z). In the first max(``warmup_updates``, ``ratio_from``, ``window``) updates, g = weight dL/dy. With
+``outlier_filtration`` a batch is an outlier if in some channel the window's arithmetic mean exceeds the geometric mean
+by more than ``window`` times the variance of the previous window's square roots, taken over all its rows and channels.
+An outlier is normalized by its own statistics, its backward uses its own mean(g z) in place of nu, and the running
+values enter the windows in place of its own. The released script for translation leaves the filtration off. At
+evaluation phi is the running phi, so the norm can be folded into the next linear layer. The released backward also
+counts padding; this one does not. Re-estimated statistics (``reestimate``) are the arithmetic mean of x^2 over all
+tokens, which is at least the geometric mean of training.
 """
 
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class UnifiedNorm(WindowNorm):
         """Return the window's geometric mean, or the batch's own mean square in the warmup or for an outlier."""
         window = self.with_row(self.window_phi, phi)
         geometric = window.log().mean(0).exp()
-        skipped = torch.full_like(self.num_updates, self.window == 1, dtype=torch.bool)  # as released: never averaged
+        skipped = torch.full_like(self.num_updates, self.window == 1, dtype=torch.bool)  # as released: no averages
         if self.outlier_filtration:
             spread = self.window_phi.sqrt().var() * self.window
             outlier = ((window.mean(0) - geometric) > spread).any()

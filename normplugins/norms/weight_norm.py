@@ -6,7 +6,7 @@ mu is the mean over the batch's real tokens in training, and at evaluation its r
 
     running <- (1 - momentum) running + momentum batch.
 
-The paper subtracts the mean of w x. Pre-norm, x is centred just before the map, which is the same:
+The paper subtracts the mean of w x. Here, in pre-norm, x is centred just before the map, which is equivalent:
 W (x - mean(x)) = W x - mean(W x). The norm does not change the scale of x; g must learn it.
 
 A batch of one token is its own mean, so its output is the bias.
@@ -65,6 +65,6 @@ class MeanOnlyBatchNorm(RunningNorm):
         return y.view(x.shape).to(x.dtype)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale, which is 1, and shift (C,), in float64, of the evaluation."""
+        """Return the scale, which is 1, and the shift (C,) applied at evaluation, in float64."""
         shift = self.bias.double() - self.running_mean.double()
         return shift.new_ones(self.dim), shift

@@ -1,1 +1,1 @@
-"""Training: the loop, checkpoints, optimizers, the criterion and what several processes share."""
+"""Training: the loop, checkpoints, optimizers, the criterion, and training in several processes."""

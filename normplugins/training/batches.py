@@ -1,4 +1,4 @@
-"""Translation batches with little padding, and the end of the thread in which fairseq prepares batches."""
+"""Translation batches with little padding, and a clean end of the thread in which fairseq prepares batches."""
 
 import contextlib
 import queue
@@ -15,10 +15,10 @@ def sort_by_both_lengths(sources: Lengths, targets: Lengths) -> NDArray[np.int64
     """Return an order in which neighbouring sentences have similar source lengths and similar target lengths.
 
     A batch may hold ``max_tokens`` positions on its longer side, so sentences are sorted by the longer of their two
-    lengths. Sentences that are equal in it are sorted by target minus source length, upwards if the longer length is
-    even and downwards if it is odd, so that neighbours are similar where one longer length ends and the next begins.
-    fairseq sorts by source length and then by target length, which leaves more padding on the target side. The order
-    forms other batches than the published recipes, and fewer.
+    lengths. Ties are sorted by target minus source length, ascending if the longer length is even and descending if it
+    is odd: neighbours are then also similar where one longer length ends and the next begins. fairseq sorts by source
+    length and then by target length, which leaves more padding on the target side. This order makes other batches
+    than the published recipes, and fewer.
     """
     longer = np.maximum(sources, targets)
     difference = (targets.astype(np.int64) - sources) * np.where(longer % 2, -1, 1)
@@ -45,7 +45,7 @@ def bucket_by_length(task: Any, subset: str) -> None:
 
 @contextlib.contextmanager
 def prefetched(epoch_itr: Any, **options: bool) -> Iterator[Any]:
-    """Return an iterator over an epoch's batches, and on exit end the thread in which fairseq prepares them.
+    """Yield an iterator over an epoch's batches, and on exit end the thread in which fairseq prepares them.
 
     If the thread is inside PyTorch when Python exits, the process aborts with the status of SIGABRT.
 
@@ -58,7 +58,7 @@ def prefetched(epoch_itr: Any, **options: bool) -> Iterator[Any]:
         yield batches
     finally:
         if thread := getattr(batches._itr, "_consumer", None):
-            thread._max_len = 0  # it ends after the batch that it prepares
+            thread._max_len = 0  # the thread ends after its current batch
             while thread.is_alive():
                 with contextlib.suppress(queue.Empty):
                     thread._queue.get(timeout=0.1)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 NOT_NEGATIVE = ("running_var", "running_phi")
-"""Ends of the names of running mean squares."""
+"""Suffixes of the names of running statistics that cannot be negative."""
 
 Identity = Mapping[str, str | int]
-"""What tells runs apart: the cell, the seed, and the digests of the settings and of the corpus."""
+"""What identifies a run: the cell, the seed, and the digests of the settings and of the corpus."""
 
 
 def seal(state: dict[str, Any]) -> None:
@@ -25,7 +25,7 @@ def identity_of(state: Mapping[str, Any]) -> Identity:
 
 
 def digest(state: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of all values in a checkpoint, with place, type and shape, except the seal's own."""
+    """Return the SHA-256 of all values in a checkpoint, with their places, types and shapes, except the seal's hash."""
     result = hashlib.sha256()
     for place, value in _leaves(state, ""):
         if place == "/extra_state/seal/sha256":
@@ -42,7 +42,7 @@ def find_damage(state: Mapping[str, Any]) -> str | None:
     """Return what is wrong with the content of a checkpoint, as the end of a sentence, or None.
 
     Without a seal only the values are checked: weights, statistics and the optimizer's state must be finite, and
-    running mean squares must not be negative.
+    running variances and mean squares must not be negative.
     """
     if (found := (state.get("extra_state") or {}).get("seal")) and found.get("sha256") != digest(state):
         return "its content has changed since it was written"
@@ -58,7 +58,7 @@ def find_damage(state: Mapping[str, Any]) -> str | None:
 
 
 def find_difference(state: Mapping[str, Any], identity: Identity) -> str | None:
-    """Return in what a sealed checkpoint's run differs from this one, as the end of a sentence, or None."""
+    """Return how the run of a sealed checkpoint differs from ``identity``, as the end of a sentence, or None."""
     theirs = identity_of(state)
     if not theirs:
         return None

@@ -27,12 +27,12 @@ FILES = {"averaged": AVERAGED, "last": LAST, "best": BEST}
 
 
 def scored_names(average: int | None) -> list[str]:
-    """Return the checkpoints that a run is scored by, as keys of ``FILES``; the recipe is scored by the first."""
+    """Return the checkpoints of a run that are scored, as keys of ``FILES``; the recipe's score is the first's."""
     return ["averaged", "last", "best"] if average else ["best", "last"]
 
 
 def scored(directory: Path, average: int | None, recalibrate: int | None = None) -> Path:
-    """Return the path of the checkpoint that the recipe is scored by.
+    """Return the path of the checkpoint with which the recipe is scored.
 
     It is the mean of the last ``average`` epochs, or the best checkpoint if that is None. With ``recalibrate``, it is
     the copy of that checkpoint with re-estimated running statistics.
@@ -45,12 +45,13 @@ def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
 
     Args:
         path: the file.
-        run: the run that the checkpoint must belong to. A checkpoint of an older version does not name its run.
+        run: the run that the checkpoint must belong to. Checkpoints of older versions do not name their run and are
+            accepted.
 
     Raises:
         UserError: the file names code to run, cannot be read, has changed since it was written, has values that are
-            not finite or negative mean squares, or is of another run. The message about a last checkpoint names one to
-            go on from.
+            not finite or negative mean squares, or belongs to another run. For the last checkpoint, the message says
+            from which checkpoint to resume.
     """
     try:
         return _load(path, run)
@@ -114,7 +115,8 @@ def why_refused(error: pickle.UnpicklingError) -> str:
 def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequence[str] = ()) -> None:
     """Write the training state with :func:`write`; every rank must call it.
 
-    ``LAST`` belongs in ``also``: a kill before it is linked leaves the old one, and the run resumes from there.
+    At the end of an epoch, ``also`` should contain ``LAST``: if the process is killed before ``LAST`` is linked, the
+    old ``LAST`` remains, and the run resumes from there.
     """
     trainer.consolidate_optimizer()  # the state of a sharded optimizer cannot be saved otherwise
     state = trainer.state_dict()
@@ -130,7 +132,7 @@ def write(state: dict[str, Any], path: Path, also: Sequence[str] = ()) -> None:
     change to its content.
 
     Raises:
-        UserError: the disk is full or cannot be written; the file before stays.
+        UserError: the disk is full or cannot be written; an earlier file of this name is unchanged.
     """
     seal(state)
     temporary = path.with_name(path.name + ".tmp")
@@ -154,7 +156,7 @@ def write(state: dict[str, Any], path: Path, also: Sequence[str] = ()) -> None:
 
 
 def epoch_checkpoints(directory: Path, pattern: str = r"checkpoint(\d+)\.pt", bound: float = math.inf) -> list[Path]:
-    """Return the end-of-epoch checkpoints, or those of another pattern, up to a number, oldest first."""
+    """Return the checkpoints that match ``pattern``, by default all ends of epochs, up to ``bound``, oldest first."""
     found = [(re.fullmatch(pattern, path.name), path) for path in directory.glob("checkpoint*.pt")]
     return [path for number, path in sorted((int(match[1]), path) for match, path in found if match) if number <= bound]
 
@@ -168,9 +170,10 @@ def keep_newest(directory: Path, count: int) -> None:
 def average(paths: Sequence[Path], destination: Path, run: Identity | None = None) -> None:
     """Write the mean of several checkpoints of one model, without optimizer state.
 
-    Parameters and running statistics are averaged in float64; integer buffers are those of the last checkpoint. The
-    mean of running statistics is an estimate from more tokens, but not exactly what the averaged weights would measure:
-    see :mod:`normplugins.evaluation.reestimate`. PN's ``ema_gz`` belongs to the backward pass, so its mean is not used.
+    Parameters and running statistics are averaged in float64; integer buffers are those of the last checkpoint.
+    Averaged running statistics come from more tokens, but they are not exactly the statistics that the averaged weights
+    would produce: see :mod:`normplugins.evaluation.reestimate`. PN's ``ema_gz`` is used only in the backward pass, so
+    its mean has no effect.
 
     Raises:
         UserError: there is no checkpoint, one of them is refused or of another ``run``, they are of different models,

@@ -21,7 +21,7 @@ from normplugins.models.linear import by_onednn, product
 from normplugins.models.transformer import NormTransformer
 
 WITH_FEATURES = (NormTransformer, TransformerModel)
-"""Models whose logits are one linear map without a bias of the features that ``features_only=True`` returns."""
+"""Models that map the features of ``features_only=True`` to logits by one linear map without a bias."""
 
 CHUNK = 1024
 """Tokens per chunk on a CPU: the fastest of 256 to 2048 for 512 channels."""
@@ -102,9 +102,9 @@ def smoothed_loss(
         weight: (V, C), of the same dtype, or float32 for a bfloat16 ``x``.
         target: (N,).
         epsilon: label smoothing.
-        ignored: the target of tokens that are not counted.
+        ignored: the target index of tokens that are not counted.
         chunk: tokens whose logits are in memory at once; None: the fastest number on the device.
-        leave_out: compute no logits for ignored tokens, which synchronizes with the device; None: only on a CPU.
+        leave_out: skip the logits of ignored tokens, which makes the host wait for the device; None: only on a CPU.
 
     Returns:
         The loss and the negative log-likelihood, which has no gradient: float32, or float64 if ``x`` is.

@@ -75,7 +75,7 @@ def sees_own_gpu() -> bool:
 
 def world_size(config: DictConfig) -> int:
     """Return the number of processes that train together, each on its own batches."""
-    return max(1, int(config.distributed_training.distributed_world_size))  # hardware=gpus has none without a GPU
+    return max(1, int(config.distributed_training.distributed_world_size))  # hardware=gpus sets 0 without a GPU
 
 
 def on_cpu(config: DictConfig) -> bool:
@@ -121,7 +121,7 @@ def share_batches(config: DictConfig, overrides: Sequence[str]) -> None:
 def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
     """Call ``work(argument)``, both pickled, in several processes of this machine, and return rank zero's result.
 
-    All processes are ended when one of them fails, and Linux ends them when this process is killed. They are reached
+    All processes are ended when one of them fails, and Linux ends them when this process is killed. They communicate
     through the loopback interface only.
 
     Raises:
@@ -200,5 +200,5 @@ def all_gather(value: T) -> list[T]:
 
 
 def first_not_none(value: T | None) -> T | None:
-    """Return the ``value`` of the first rank where it is not None; the same in every rank."""
+    """Return the ``value`` of the first rank where it is not None; all ranks get the same result."""
     return next((found for found in all_gather(value) if found is not None), None)

@@ -45,7 +45,7 @@ def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: 
 
     Raises:
         NotFinite: the loss or a gradient is not finite; the message names the layer and the update.
-        UserError: a checkpoint cannot be written, or the memory of the GPU is full.
+        UserError: a checkpoint cannot be written, or the GPU runs out of memory.
     """
     normplugins.register()
     np.random.seed(config.common.seed)
@@ -63,7 +63,7 @@ def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: 
 
 
 class _Training:
-    """The training of one process."""
+    """The training loop of one process."""
 
     def __init__(self, config: DictConfig, trainer: Trainer, run: Identity, title: str, tracker: Tracker) -> None:
         self.config, self.trainer, self.identity, self.tracker = config, trainer, run, tracker
@@ -75,7 +75,7 @@ class _Training:
         if len(set(distributed.all_gather(self.history.updates))) > 1:
             raise UserError(f"{self.directory} is not on a file system that all processes of the run share")
         states = extra_state.get("statistics", []) if extra_state else []
-        if len(states) == trainer.data_parallel_world_size:  # otherwise every rank begins with those of rank zero
+        if len(states) == trainer.data_parallel_world_size:  # otherwise every rank begins with rank zero's
             statistics_drift.load_state(trainer.get_model(), states[trainer.data_parallel_rank])
         self.history.parameters = sum(parameter.numel() for parameter in trainer.get_model().parameters())
         examples = len(trainer.task.dataset(config.dataset.train_subset))
@@ -141,7 +141,7 @@ class _Training:
         self.finish_epoch()
 
     def update(self, samples: list[dict[str, Any]]) -> None:
-        """Make one update; after every ``common.log_interval`` of them, add a point to the curve."""
+        """Make one update; after every ``common.log_interval`` updates, add a point to the training curve."""
         history, number, begun = self.history, self.trainer.get_num_updates() + 1, time.perf_counter()
         try:
             with metrics.aggregate("train_inner"), self.probe.watch(number) as probed:
@@ -171,7 +171,7 @@ class _Training:
             self.add_point()
 
     def add_point(self) -> None:
-        """Add a point to the training curve: the means since the point before."""
+        """Add a point to the training curve: the means since the previous point."""
         history, mean = self.history, metrics.get_smoothed_values("train_inner")
         metrics.reset_meters("train_inner")
         point = {
@@ -189,7 +189,7 @@ class _Training:
         """Validate, decide whether the run ends, and save the epoch's checkpoint.
 
         If ``checkpoint.patience`` ends the run, its last epoch is saved as the last checkpoint but not as an epoch's
-        checkpoint, as in the released loop and unlike in fairseq's. The average is then over the epochs before it.
+        checkpoint, as in the released loop but not in fairseq's. The averaged checkpoint then leaves that epoch out.
         """
         history, model = self.history, self.trainer.get_model()
         states = statistics_drift.gather(model)
@@ -271,12 +271,12 @@ class _Training:
         raise self.not_finite(f"update {self.trainer.get_num_updates() + 1}: {what}")
 
     def not_finite(self, what: str) -> NotFinite:
-        """Return the error, with the last good checkpoint and with settings that may help."""
+        """Return a NotFinite error that names the last good checkpoint and settings that may help."""
         try:
             saved = saved_history(self.directory, self.identity)
             last = f"The last good checkpoint is {self.directory / checkpoints.LAST}"
             left = f"{last} (update {saved.updates})." if saved else "There is no checkpoint yet."
-        except UserError as error:  # a last checkpoint that has been damaged since
+        except UserError as error:  # the last checkpoint has been damaged since
             left = f"{error}."
         return NotFinite(f"{what}. {left} A lower optimization.lr or more lr_scheduler.warmup_updates may help.")
 
@@ -290,5 +290,5 @@ def _device(trainer: Trainer) -> str:
 
 
 def _finite(value: float) -> float | None:
-    """Return a number as JSON holds it: None if it is not finite."""
+    """Return a number that JSON can represent: None if ``value`` is not finite."""
     return float(value) if math.isfinite(value) else None

@@ -18,7 +18,7 @@ FUSED_DTYPES = (torch.float32, torch.float64)  # parameters of other dtypes are 
 
 
 class FusedAdam(torch.optim.Optimizer):
-    """Adam with decoupled weight decay, equal to fairseq 0.12.2's within rounding (arXiv 1412.6980, 1711.05101).
+    """Adam with decoupled weight decay, equal to fairseq 0.12.2's up to rounding (arXiv 1412.6980, 1711.05101).
 
     With m and v the running means of a gradient g and of g², both in float32 (float64 for float64 parameters), t = 1,
     2, ... the number of updates in which the parameter had a gradient, and c1 = 1 - beta1^t, c2 = 1 - beta2^t:
@@ -78,7 +78,7 @@ class FusedAdam(torch.optim.Optimizer):
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if any(gradient.is_sparse for gradient in gradients):
             raise ValueError("fused_adam takes no sparse gradients")
-        # The kernel needs contiguous tensors of one dtype: other parameters are updated as a copy.
+        # The kernel needs contiguous tensors of one dtype: other parameters are copied, updated and copied back.
         updated, gradients = (
             [tensor.to(mean.dtype).contiguous() for tensor, mean in zip(tensors, means, strict=True)]
             for tensors in (parameters, gradients)
@@ -104,8 +104,8 @@ class FusedAdam(torch.optim.Optimizer):
                 parameter.copy_(copy)
 
 
-# On its first call each of these methods would import torch._dynamo, which takes a second, only to ask torch.compile to
-# leave it alone.
+# The first call of each of these methods would import torch._dynamo, which takes a second, only to tell torch.compile
+# to skip the method.
 for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
     setattr(FusedAdam, _name, inspect.unwrap(getattr(torch.optim.Optimizer, _name)))
 

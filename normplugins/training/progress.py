@@ -24,7 +24,7 @@ class Progress:
     Args:
         title: what is running, such as ``iwslt14 pn seed 1``.
         total: number of updates after which the run ends at the latest, or None if only patience ends it.
-        done: number of updates before this call of a resumed run.
+        done: number of updates that a resumed run made before; 0 for a new run.
         log: a file that gets every line, including the lines that a bar replaces; None: show and write nothing.
     """
 

@@ -27,7 +27,7 @@ UNSEEN_SECONDS = 10  # how long a network file system may take to show a new fil
 LOOPBACK = "127.0.0.1"
 # torch.distributed has no exception class for a lost peer; its messages contain one of these words.
 _LOST_PEER = re.compile(r"gloo|NCCL|TCPStore|ProcessGroup|[Cc]onnection|[Tt]imed? ?out")
-_SHOWN = 5  # differing settings that an error lists
+_SHOWN = 5  # the most differing settings that an error lists
 
 
 class Rendezvous:
@@ -73,10 +73,10 @@ class Rendezvous:
                 self.store.add("received", 1)
 
     def compare(self, description: dict[str, Any]) -> None:
-        """Check in rank zero that all ranks have the same ``description``: their settings and versions.
+        """Check on rank zero that all ranks have the same ``description``: their settings and versions.
 
         Raises:
-            UserError: a rank has another one, or has refused to start.
+            UserError: a rank has a different description, or has refused to start.
             RankLost: a rank has not joined in time.
         """
         if self.member.rank:
@@ -126,11 +126,11 @@ class Rendezvous:
         """
         self.sent = True
         self.store.set("message", json.dumps(message))
-        deadline = time.monotonic() + RECEIVE_SECONDS  # the store ends with rank zero, which may have nothing to train
+        deadline = time.monotonic() + RECEIVE_SECONDS  # rank zero may exit soon, and its store with it
         while self.store.add("received", 0) < self.member.size - 1 - self.absent and time.monotonic() < deadline:
             time.sleep(0.05)
         if message.get("files"):
-            self._joined()  # raises the refusal of a rank that does not see them
+            self._joined()  # raises UserError if a rank does not see them
 
     def receive(self) -> dict[str, Any]:
         """Wait for rank zero's message, without a time limit because preparing a corpus may take hours.

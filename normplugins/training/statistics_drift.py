@@ -34,8 +34,8 @@ def measure(model: nn.Module, states: list[dict[str, Tensor]]) -> tuple[dict[str
     """Measure how far the statistics that :func:`gather` returned differ from rank zero's.
 
     The distance of a buffer is ||its values - rank zero's|| / ||rank zero's||, over channels. If the divisor is below
-    its mean over the buffers of the same kind (such as ``running_mean``), that mean replaces it: the relative distance
-    of values near zero means nothing.
+    its mean over the buffers of the same kind (such as ``running_mean``), that mean replaces it, because a relative
+    distance from values near zero is meaningless.
 
     Returns:
         The mean distance of each kind and the largest distance, for the curves, and a line that describes them; both

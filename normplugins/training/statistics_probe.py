@@ -1,7 +1,7 @@
 """Measures a model's norms at a few updates of training: statistics of the batch, running statistics and gradients.
 
-docs/probe.md defines each number. The updates are evenly spaced on a logarithmic scale and depend on nothing else, so
-that a resumed run measures the same updates. No hook is registered at other updates.
+docs/probe.md defines each number. The updates are evenly spaced on a logarithmic scale and depend on nothing else, so a
+resumed run measures the same updates. No hook is registered at other updates.
 """
 
 import math
@@ -23,7 +23,7 @@ from normplugins.norms.statistics import token_rows
 from normplugins.utils.errors import UserError
 
 PER_DECADE = 8
-"""Probed updates between an update and ten times it."""
+"""The number of probed updates between an update and ten times that update."""
 
 
 def is_probed(update: int) -> bool:
@@ -32,7 +32,7 @@ def is_probed(update: int) -> bool:
 
 
 def is_on(config: DictConfig) -> bool:
-    """Whether ``train.probe`` of a run's config turns the probe on; null does, unless hooks cannot work."""
+    """Whether ``train.probe`` of a run's config is true or, if it is null, whether the probe's hooks can work."""
     asked: bool | None = OmegaConf.select(config, "train.probe")
     return not _hidden_by(config) if asked is None else asked
 
@@ -44,7 +44,7 @@ def check(config: DictConfig) -> None:
 
 
 def _hidden_by(config: DictConfig) -> str | None:
-    """Return the setting, if any, with which layers are compiled or run twice, so that hooks see no training pass."""
+    """Return the setting, if any, that compiles layers or runs them twice, which hides training passes from hooks."""
     keys = ("train.compile", "model.checkpoint_activations")
     return next((key for key in keys if OmegaConf.select(config, key)), None)
 
@@ -83,7 +83,7 @@ class StatisticsProbe:
             points.append({"update": update, "layers": layers})
 
     def largest_nu(self) -> float | None:
-        """Return the largest ‖ν‖/d of the norms now, NaN if one is not finite; None without ν or if it is not on."""
+        """Return the largest ‖ν‖/d of the norms now, NaN if one is not finite; None without ν or if off."""
         sizes = [_size(norm.nu) for norm in self._with_nu]
         return float(torch.stack(sizes).max()) if sizes else None
 
@@ -91,9 +91,9 @@ class StatisticsProbe:
 def _watch_first_pass(name: str, norm: nn.Module, found: dict[str, dict[str, Tensor]]) -> list[Any]:
     """Register hooks that measure the next forward and backward pass of ``norm`` into ``found[name]``.
 
-    The norm gets a view of its input. The view's gradient is the norm's part alone, without that of a residual
-    connection that uses the input too. If the norm computes a :class:`DeferredResidual` in its own pass, the view is of
-    the residual, whose gradient has both parts, and the part of the sum's other uses is subtracted.
+    The norm gets a view of its input. The view's gradient comes from the norm alone, without the gradient of a residual
+    connection that also uses the input. If the norm computes a :class:`DeferredResidual` in its own pass, the view is
+    of the residual. Its gradient has both parts, and the part from other uses of the sum is subtracted.
     """
     running: dict[str, Tensor] = {}
     entered: list[Tensor] = []
@@ -133,7 +133,7 @@ def _watch_first_pass(name: str, norm: nn.Module, found: dict[str, dict[str, Ten
             grad_x: Tensor | None = gradient
             if fused and grad_value is not None:
                 grad_x = gradient - grad_value
-            elif deferred and not fused:  # the sum is computed before the norm, whose part is in no gradient alone
+            elif deferred and not fused:  # the sum is computed before the norm, and no gradient is the norm's alone
                 grad_x = None
             found[name] = measure(norm, value, mask, output, grad_y, grad_x, running)
             gradients.clear()
@@ -248,7 +248,7 @@ def _tokens(x: Tensor, padding_mask: Tensor | None) -> Tensor:
 
 
 def _per_channel(norm: nn.Module, name: str, default: Tensor) -> Tensor:
-    """Return the norm's weight or bias (C,) in float64, or ``default`` (C,) if it has none for each channel."""
+    """Return the norm's weight or bias (C,) in float64, or ``default`` (C,) if it has none per channel."""
     value = getattr(norm, name, None)
     return value.double() if isinstance(value, Tensor) and value.shape == default.shape else default
 

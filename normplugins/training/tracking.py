@@ -1,4 +1,4 @@
-"""Tracking: one interface that feeds wandb, in the mode that the user has chosen there, or TensorBoard."""
+"""One interface to track runs with wandb, in the mode that the user has chosen there, or with TensorBoard."""
 
 import json
 import math
@@ -48,8 +48,8 @@ class TensorBoardTracker(Tracker):
     Args:
         folder: the folder of the event files.
         config: the run's config, which is written as text when the run begins.
-        update: the number of updates that the run resumes from, or 0. TensorBoard drops all later points of an earlier
-            call, because they are computed again.
+        update: the number of updates that the run resumes from, or 0. TensorBoard drops later points that an
+            interrupted run has written, because they are computed again.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], update: int) -> None:
@@ -114,7 +114,7 @@ def tracked(
 
 @contextmanager
 def _wandb_run(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> Iterator[Tracker]:
-    """Open a wandb run, and close it at the end of the block. wandb asks no question and never stops a training run.
+    """Open a wandb run, and close it at the end of the block. wandb never prompts and never stops a training run.
 
     Args:
         options: arguments of ``wandb.init``; a ``project`` of None turns tracking off.
@@ -132,7 +132,7 @@ def _wandb_run(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]])
         run = wandb.init(mode=mode, resume=None if mode == "offline" else "allow", settings=settings, **options)
     except Exception as error:  # such as a server that does not answer, or that refuses the API key
         print(f"wandb: {str(error).splitlines()[0] if str(error) else type(error).__name__}; tracking offline")
-        wandb.teardown()  # otherwise the run's id is in use
+        wandb.teardown()  # otherwise the run's id stays in use
         mode, run = "offline", wandb.init(mode="offline", settings=settings, **options)
     tracker = WandbTracker(run)
     if mode == "offline":
@@ -150,7 +150,7 @@ def _wandb_run(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]])
 def chosen_mode() -> str:
     """Return the mode that the user has chosen in wandb's environment variables and settings files.
 
-    If it is online, which is wandb's default, and nobody is logged in, it is offline.
+    If that mode is online, which is wandb's default, but nobody is logged in, return offline.
     """
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):  # wandb itself no longer reads it
         return "disabled"

@@ -9,13 +9,14 @@ from torch import Tensor
 
 
 class Trainer(trainer.Trainer):
-    """fairseq's trainer with an empty batch for a process that has no batch left, and with :class:`FP16Optimizer`.
+    """fairseq's trainer with :class:`FP16Optimizer`, and with empty batches for a process that has no batch left.
 
     With ``precision=bf16`` in the config, autocast computes matrix products and activations in bfloat16.
 
-    At the end of an uneven epoch, fairseq lets such a process repeat its first batch with the loss times zero: the
-    tokens would enter running statistics a second time, and the other batches that the process has in that update would
-    not count. Here it gets 0 sentences, which do not count, and takes part in all communication.
+    At the end of an uneven epoch, fairseq lets a process that has no batch left repeat its first batch with the loss
+    multiplied by zero. The tokens would enter the running statistics a second time, and the other batches of that
+    process in the same update would not count. Here the process gets a batch of 0 sentences, which does not count, and
+    takes part in all communication.
     """
 
     def __init__(self, cfg: DictConfig, *arguments: Any) -> None:
@@ -32,7 +33,8 @@ class Trainer(trainer.Trainer):
         """Load the training state of a checkpoint and return its ``extra_state``, or None without a checkpoint.
 
         Raises:
-            Exception: the error that fairseq reports as a model of another architecture, such as that of a lost rank.
+            Exception: the original error, such as a lost rank, which fairseq would report as another model
+                architecture.
         """
         try:
             extra_state: dict[str, Any] | None = super().load_checkpoint(*arguments, **options)
@@ -41,16 +43,16 @@ class Trainer(trainer.Trainer):
                 raise error.__context__ from None
             raise
         if extra_state and "processes" in extra_state:
-            # With train.batches_per_update, another number of processes shares the same updates.
+            # With train.batches_per_update, any number of processes makes the same updates: convert the position.
             position, batches = extra_state["train_iterator"], extra_state["processes"]
             batches *= position["iterations_in_epoch"]
             position["iterations_in_epoch"] = batches // self.data_parallel_world_size
         return extra_state
 
     def cumulative_training_time(self) -> float:
-        """Return the seconds of training, as the mean over the ranks: all decide by it when to save a checkpoint.
+        """Return the training time in seconds, averaged over ranks, so that all ranks save checkpoints together.
 
-        Before the first update, fairseq returns the time of each rank's own clock.
+        Before the first update, fairseq would return each rank's own time.
         """
         if self.data_parallel_world_size > 1 and self._cumulative_training_time is None:
             return float(self._previous_training_time)
@@ -69,13 +71,13 @@ class Trainer(trainer.Trainer):
 
 
 def empty(batch: dict[str, Any]) -> dict[str, Any]:
-    """Return a batch of 0 sentences with tensors (0, T), and otherwise in the form of ``batch``."""
+    """Return a copy of ``batch`` with 0 sentences, in which tensors (B, T) become (0, T)."""
     none: dict[str, Any] = utils.apply_to_sample(lambda tensor: tensor[:0], batch)
     return {**none, "nsentences": 0, "ntokens": 0}
 
 
 class FP16Optimizer(optim.FP16Optimizer):
-    """The model is in bfloat16 or float16, and the optimizer updates float32 copies of its parameters.
+    """Optimizer for a model in bfloat16 or float16, which updates float32 copies of the model's parameters.
 
     fairseq's class copies gradients and parameters one at a time, and does not save the copies: a resumed run starts
     from their half-precision values. This class saves them in the checkpoint. It has the same name as fairseq's,
@@ -87,7 +89,7 @@ class FP16Optimizer(optim.FP16Optimizer):
         return {**super().state_dict(), "fp32_params": [parameter.detach() for parameter in self._copies()]}
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
-        """Load a state; one saved by fairseq's class leaves the float32 parameters equal to the model's."""
+        """Load a state; a state saved by fairseq's class leaves the float32 parameters equal to the model's."""
         for copy, saved in zip(self._copies(), state_dict.get("fp32_params", ()), strict=False):
             copy.data.copy_(saved)
         super().load_state_dict(state_dict, optimizer_overrides)

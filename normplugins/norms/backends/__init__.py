@@ -1,1 +1,1 @@
-"""Fast implementations of the norms for CPUs and GPUs. The equations in ``norms/`` are their reference."""
+"""Fast implementations of the norms for CPUs and GPUs. Their reference is the plain code in ``norms/``."""

@@ -2,8 +2,8 @@
 
 The setting ``kernels`` of a norm selects:
 
-``auto``    in training on a CPU the compiled kernels of cpu/, on a GPU the kernels of triton/, and the plain code where
-            these are not installed
+``auto``    in training on a CPU the compiled kernels of cpu/, on a GPU the kernels of triton/, and in all other cases,
+            or if the kernels are not installed, the plain code
 ``plain``   the plain code, which is the reference
 ``triton``  the kernels of triton/; on a CPU they run in Triton's interpreter, for tests
 """
@@ -22,13 +22,13 @@ from normplugins.norms.deferred_residual import DeferredResidual, materialize
 
 
 class Dispatched(nn.Module):
-    """Base class of norms with fast code: ``FORWARDS`` in the modules ``forwards`` of cpu/ and triton/ lists them."""
+    """Base class of norms with fast code, which ``FORWARDS`` in cpu/forwards.py and triton/forwards.py lists."""
 
     kernels: str
     accepts_residual_sum = True
 
     def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x by the code that the setting ``kernels`` selects; raises as :func:`backend_for`."""
+        """Normalize x with the code that the setting ``kernels`` selects; raises as :func:`backend_for` does."""
         if backend := backend_for(self.kernels, x, self.training):
             forwards: dict[type, Callable[..., Tensor]] = import_module(f"{__package__}.{backend}.forwards").FORWARDS
             if fast := forwards.get(type(self)):
@@ -41,7 +41,7 @@ class Dispatched(nn.Module):
 
 
 def fuses_residual(norm: nn.Module, x: Tensor) -> bool:
-    """Whether ``norm``, in training, computes the sum of a :class:`DeferredResidual` like x within its own pass."""
+    """Whether ``norm`` is in training and would compute a :class:`DeferredResidual` sum like x within its own pass."""
     if not (norm.training and isinstance(norm, Dispatched) and norm.accepts_residual_sum):
         return False
     return backend_for(norm.kernels, x, training=True) == "triton"
@@ -51,8 +51,8 @@ def backend_for(kernels: str, x: Tensor | DeferredResidual, training: bool) -> s
     """Return ``cpu`` or ``triton``, or None for the plain code.
 
     The plain code runs while a compiler traces, because the compiler fuses the operations itself. On a CPU it also
-    handles a batch without tokens. On a GPU the kernels must do that, because with ``sync=batch`` their backward sends
-    other messages than the plain code.
+    handles a batch without tokens. On a GPU the kernels must handle it too: with ``sync=batch`` their backward
+    communicates differently from the plain code, and all processes must communicate alike.
 
     Raises:
         ValueError: ``kernels=triton``, and Triton is not installed or x is not on a GPU.

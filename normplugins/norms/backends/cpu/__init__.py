@@ -1,1 +1,1 @@
-"""Norms in training on a CPU by compiled kernels, in as few passes over memory as each norm needs."""
+"""Compiled CPU kernels for norms in training, with as few passes over memory as each norm needs."""

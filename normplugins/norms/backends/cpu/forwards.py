@@ -32,9 +32,9 @@ def forward(
     x: Tensor,
     padding_mask: Tensor | None = None,
 ) -> Tensor:
-    """Normalize x (T, B, C) or (N, C) in training by ``compute``; padding_mask (B, T) or (N,). RMSNorm: x (..., C).
+    """Normalize x (T, B, C) or (N, C) in training with ``compute``; padding_mask (B, T) or (N,). RMSNorm: x (..., C).
 
-    PN-V and BN with synchronized statistics, and BN with group scaling or filled padding, use plain code.
+    PN-V and BN with synchronized statistics, and BN with group scaling or filled padding, fall back to the plain code.
     """
     if isinstance(norm, PowerNormV | BatchNorm) and norm.synchronizes:
         return norm.plain(x, padding_mask)
@@ -45,7 +45,7 @@ def forward(
     else:
         rows, real = token_rows(x, padding_mask, norm.dim)
     padding = None if real is None else ~real.view(-1)
-    tokens = len(rows) - (0 if padding is None else int(padding.sum()))  # on a CPU this needs no wait
+    tokens = len(rows) - (0 if padding is None else int(padding.sum()))  # int() does not wait on a CPU
     bias = None if isinstance(norm, RMSNorm) else norm.bias.to(rows.dtype)
     y: Tensor = _Function.apply(  # type: ignore[no-untyped-call]
         compute, rows.contiguous(), norm.weight.to(rows.dtype), bias, padding, tokens, norm
@@ -124,7 +124,7 @@ def _power_norm_v(
 def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: BatchNorm) -> Done:
     """The equations of batch_norm.py; dL/dx = weight (g - mean(g) - z mean(g z) / sigma^2) / sigma, z = x - mu."""
     run, y, count = partial(run_pass, "forward", x, padding), torch.empty_like(x), x.new_full((), tokens)
-    # sums of differences from one of the tokens: in sums of x itself a large mean would cost digits of the variance
+    # sum the differences from one of the tokens: with a large mean, sums of x itself would lose digits of the variance
     origin = x[0 if padding is None else int((~padding).byte().argmax())]
     offset, squares = run(("sums", "squares"), centre=origin) / max(tokens, 1)
     mean = origin + offset if tokens else torch.zeros_like(bias)

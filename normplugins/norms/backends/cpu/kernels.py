@@ -9,7 +9,7 @@ from torch import Tensor
 from normplugins.norms.backends.cpu.library import SUFFIX, library, threads_for
 
 WIDEST = 8192
-"""The most channels of a row, because a thread holds the sums of some rows on its stack."""
+"""The largest supported number of channels: each thread holds sums over a chunk of rows on its stack."""
 
 
 def _structure(tensors: str, numbers: str) -> type[ctypes.Structure]:
@@ -56,10 +56,10 @@ def run_pass(
         kernel: ``forward`` or ``backward``.
         x: float32 or float64, the dtype of every tensor except ``padding``.
         padding: (N,) bool, True = padding, which is not counted and has y = 0 and dx = 0; None: no padding.
-        gather: sums over tokens: in a forward "squares" of z^2 and, without y, "sums" of z; in a backward "products"
-            g z and "sums" of g. "padding_squares" are of z^2 over padding.
+        gather: names of the sums over tokens to compute. In a forward: "squares" of z^2, "padding_squares" of z^2 over
+            padding and, only without y, "sums" of z. In a backward: "products" of g z and "sums" of g.
         padding_as_tokens: normalize padding like tokens; the forward's sums still exclude it.
-        eps: for r.
+        eps: added under the root in r.
         tensors: y, g and dx (N, C), inverse (N, groups), the others (C,). Without y or dx only sums are computed.
     """
     inverse = tensors.get("inverse")

@@ -1,4 +1,4 @@
-"""Loads compiled C functions, and what their callers share."""
+"""Loads compiled C functions, and chooses their number of threads."""
 
 import ctypes
 import warnings
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
-"""The end of a function's name, by dtype."""
-MIN_ELEMENTS_PER_THREAD = 1 << 15  # elements per thread for which waking it pays
+"""The suffix of a C function's name, by dtype."""
+MIN_ELEMENTS_PER_THREAD = 1 << 15  # with fewer, waking another thread does not pay
 
 
 @cache

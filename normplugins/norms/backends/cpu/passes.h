@@ -1,6 +1,6 @@
 /* One pass of a norm over its rows in the precision REAL: included by kernels.c for float and for double. */
 
-/* The forward computes y = scale z + bias and sums over rows, where z is x, x - centre, or x with each group of channels
+/* The forward computes y = scale z + bias and sums over rows, where z is x, x - centre, or x with each channel group
    divided by its root mean square. */
 struct NAME(forward_pass) {
     const REAL *x;           /* (N, C) */
@@ -8,18 +8,18 @@ struct NAME(forward_pass) {
     const REAL *centre;      /* (C) or NULL */
     const REAL *scale;       /* (C) */
     const REAL *bias;        /* (C) or NULL */
-    REAL *y;                 /* (N, C), or NULL: compute sums only; 0 in padding unless it is normalized */
-    REAL *inverse;           /* (N, groups): takes 1 / root mean square of each group */
-    REAL *sums;              /* (C) takes the sums of z over tokens, or NULL */
-    REAL *squares;           /* (C) takes the sums of z^2 over tokens, or NULL */
-    REAL *padding_squares;   /* (C) takes the sums of z^2 over padding, or NULL */
+    REAL *y;                 /* (N, C), or NULL: compute sums only; 0 at padding unless padding is normalized */
+    REAL *inverse;           /* (N, groups) receives 1 / root mean square of each group */
+    REAL *sums;              /* (C) receives the sums of z over tokens, or NULL */
+    REAL *squares;           /* (C) receives the sums of z^2 over tokens, or NULL */
+    REAL *padding_squares;   /* (C) receives the sums of z^2 over padding, or NULL */
     double eps;
     int64_t rows, channels, groups; /* groups: 0 for none */
     int64_t padding_as_tokens;      /* padding is normalized like tokens */
     int64_t threads;
 };
 
-/* The backward: dL/dz = of_g g + of_z z + constant, and from it dL/dx, and the sums; z as in the forward. */
+/* The backward computes dL/dz = of_g g + of_z z + constant, from it dL/dx, and sums over rows; z as in the forward. */
 struct NAME(backward_pass) {
     const REAL *g, *x;       /* (N, C) */
     const uint8_t *padding;  /* (N) or NULL */
@@ -28,9 +28,9 @@ struct NAME(backward_pass) {
     const REAL *of_g;        /* (C) */
     const REAL *of_z;        /* (C) or NULL */
     const REAL *constant;    /* (C) or NULL */
-    REAL *dx;                /* (N, C), or NULL: compute sums only; 0 in padding unless it is normalized */
-    REAL *products;          /* (C) takes the sums of g z, or NULL */
-    REAL *sums;              /* (C) takes the sums of g, or NULL */
+    REAL *dx;                /* (N, C), or NULL: compute sums only; 0 at padding unless padding is normalized */
+    REAL *products;          /* (C) receives the sums of g z, or NULL */
+    REAL *sums;              /* (C) receives the sums of g, or NULL */
     int64_t rows, channels, groups, padding_as_tokens, threads;
 };
 
@@ -120,7 +120,7 @@ CLONES static void NAME(collect)(REAL *chunk, double *total, int64_t n) {
     }
 }
 
-/* Call a pass's function on its chunks of rows, a contiguous part of them on each thread, and add up the sums. */
+/* Call a pass's function on chunks of rows, contiguous chunks on each thread, and add up the sums. */
 static void NAME(over_chunks)(void (*function)(const void *, int64_t, int64_t, REAL *, REAL *), const void *pass,
                               int64_t rows, int64_t C, int64_t threads, int64_t kinds, REAL *const *sums) {
     const int64_t chunks = (rows + CHUNK - 1) / CHUNK, columns = kinds * C;

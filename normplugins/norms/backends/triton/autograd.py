@@ -1,14 +1,14 @@
 """The backward of the norms on a GPU, as an autograd function around a forward that has already run.
 
-With x^ = z / psi, of N tokens of all processes, the exact backward through the batch's statistics (arXiv 1502.03167;
-PN-V, arXiv 2003.07845, has no shift) is
+Let x^ = z / psi, for the N tokens of all processes. The exact backward through the batch's statistics (arXiv
+1502.03167; PN-V, arXiv 2003.07845, has no shift) is
 
     dL/dweight = sum g x^      dL/dbias = sum g      nu = mean(weight g x^)      shift = mean(weight g)
     dL/dz = (weight g - nu x^ - shift) / psi
 
-nu and shift depend on all tokens, so it takes two passes, one over g and x and one over g, x and dL/dx: 5 N C e bytes.
-With fixed statistics, or statistics of each token, both are 0 and one pass is enough: 3 N C e. PN's approximate
-backward also needs one pass only, because it uses the nu of the previous step.
+nu and shift depend on all tokens, so the backward makes two passes, one over g and x and one over g, x and dL/dx: 5 N C
+e bytes for elements of e bytes. With fixed statistics, or statistics of each token, both are 0 and one pass is enough:
+3 N C e. PN's approximate backward also needs one pass only, because it uses the nu of the previous step.
 """
 
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ from normplugins.norms.power_norm import PowerNorm
 
 @dataclass(frozen=True)
 class Statistics:
-    """What y was computed with: y = weight z / sqrt(psi2 + eps) + bias, z = x - mean if there is a mean.
+    """The statistics in y = weight z / sqrt(psi2 + eps) + bias, where z = x - mean if there is a mean.
 
-    ``count`` is the number of tokens (scalar) in psi2 and the mean, or None if they are fixed; with ``synchronizes``
-    these are the tokens of all processes. With ``approximate``, the backward is that of this PN: dL/dz is divided by
-    ``psi2_backward``, and count only serves nu.
+    ``count`` (scalar) is the number of tokens in psi2 and the mean, or None if these are fixed; with ``synchronizes``
+    it counts the tokens of all processes. ``approximate`` is the PN whose approximate backward is used: dL/dz is then
+    divided by sqrt(psi2_backward + eps), and ``count`` serves only to update nu.
     """
 
     mean: Tensor | None = None
@@ -58,12 +58,12 @@ class Backward(torch.autograd.Function):
         y, layout, source, used = done
         mean, psi2 = used.mean, used.psi2
         if used.count is None and used.approximate is None and any(ctx.needs_input_grad):
-            # the backward needs the values before later updates
+            # the backward needs these values, which later updates change
             mean, psi2 = (None if each is None else each.clone() for each in (mean, psi2))
         ctx.save_for_backward(source.value, source.seed, weight, bias, mean, psi2, used.psi2_backward, used.count)
         ctx.layout, ctx.dropped = layout, source.dropped
         ctx.norm, ctx.synchronizes = used.approximate, used.synchronizes
-        ctx.set_materialize_grads(False)  # post-norm the sum has no other gradient
+        ctx.set_materialize_grads(False)  # in post-norm, the sum has no other gradient
         return y, None if update is None else source.value
 
     @staticmethod

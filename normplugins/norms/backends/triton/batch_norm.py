@@ -1,7 +1,8 @@
 """BN on a GPU; ``norms/batch_norm.py`` has the equations and the plain-PyTorch reference.
 
-Both directions need the batch's statistics first. The forward takes a pass for mean and variance and one for y, 3 N C e
-bytes; the backward (``autograd.py``) 5 N C e; at evaluation 2 and 3. A training step is 6 launches.
+In training, both directions need statistics of the whole batch first. The forward makes one pass for mean and variance
+and one for y, 3 N C e bytes for elements of e bytes; the backward (``autograd.py``) moves 5 N C e. At evaluation they
+move 2 N C e and 3 N C e. A training step launches 6 kernels.
 
 The variance is never a difference of large sums. Each row of a tile holds a running mean and a sum of squared
 deviations (Welford), which are merged by their counts, first within a program, then over the programs (Chan).
@@ -20,7 +21,7 @@ from normplugins.norms.statistics import recomputing
 
 @torch.no_grad()
 def update_batch_norm(norm: BatchNorm, source: Source, layout: Layout) -> Statistics:
-    """Update the running statistics; return those of the batch's real tokens."""
+    """Update the running statistics; return the statistics of the batch's real tokens."""
     local = norm.updates_immediately and not recomputing()
     parts = layout.table(2, source.threads)
     counts, programs = layout.empty(parts.size(1)), parts.size(1)
@@ -41,8 +42,8 @@ def update_batch_norm(norm: BatchNorm, source: Source, layout: Layout) -> Statis
 @triton.jit(do_not_specialize=COUNTS)
 def _moments(
     x,  # (N, C)
-    parts,  # (2, P, C) takes the means and the sums of squared deviations from them
-    counts,  # (P,) takes the number of real tokens
+    parts,  # (2, P, C) receives the means and the sums of squared deviations from them
+    counts,  # (P,) receives the number of real tokens
     tokens, padding, sentences, padding_sentence, padding_time,
     T: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
     update=None,  # (N, C), total and seed: as in channelwise.forward
@@ -50,7 +51,7 @@ def _moments(
     seed=None,
     DROPPED: tl.constexpr = 0,
 ):  # fmt: skip
-    """Mean and squared deviations of each program's real tokens, channel by channel, in one pass."""
+    """Compute mean and squared deviations of each program's real tokens, channel by channel, in one pass."""
     block, program = tl.program_id(0), tl.program_id(1)
     channels, inside = block_channels(C, WIDTH, COLUMNS)
     seen = tl.zeros((ROWS,), T)
@@ -84,9 +85,9 @@ def _moments(
 def _end_statistics(
     parts,  # (2, P, C)
     counts,  # (P,)
-    count,  # scalar: takes the number of real tokens
-    mean,  # (C,) takes the batch's
-    var,  # (C,) takes the batch's, biased
+    count,  # scalar: receives the number of real tokens
+    mean,  # (C,) receives the batch's
+    var,  # (C,) receives the batch's, biased
     running_mean,
     running_var,
     tokens,
@@ -94,7 +95,7 @@ def _end_statistics(
     MOMENTUM: tl.constexpr, STEP: tl.constexpr,
     T: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Mean and variance of all programs' tokens and, with STEP, the running ones' step if there is a token."""
+    """Merge all programs' means and variances and, with STEP, update the running ones if there is a token."""
     channels, inside = block_channels(C, COLUMNS, COLUMNS)
     real = count_up(counts, tokens, programs, ROWS, T)
     total = tl.zeros((ROWS, COLUMNS), T)

@@ -1,14 +1,15 @@
 """The forward and backward kernels of ``pn``, ``pn_alg2``, ``pnv``, ``bn`` and ``rms``.
 
-For the tokens x of one channel they compute, with every vector (C,) and sum in float32,
+For the tokens x of one channel they compute, with all vectors (C,) and sums in float32 (float64 for x in float64),
 
     z = x,  or x - mean (bn),  or x divided by the root mean square of its channel group (rms; a switch of pn and pnv)
     y = weight z / psi + bias                              and in the same pass  sum z^2
     dL/dz = (weight g - nu z / psi - shift) / psi'         and in the same pass  sum g z, sum g, sum z^2
 
-where g = dL/dy. The norms differ in their arguments. PN passes the psi and nu of the step before, and psi' is the
-batch's. PN-V and BN pass the batch's psi = psi', and nu = mean(weight g z / psi) and shift = mean(weight g), which make
-the backward exact. RMSNorm has no psi, nu or shift. The plain-PyTorch references are in the norms' own files.
+where g = dL/dy. The norms differ in their arguments. PN passes the psi and nu of the previous step, and as psi' the
+batch's psi (``pn_alg2``: psi again). PN-V and BN pass the batch's psi = psi', and nu = mean(weight g z / psi) and shift
+= mean(weight g), which make the backward exact. RMSNorm has no psi, nu or shift. The plain-PyTorch references are in
+the norms' own files.
 
 HBM traffic, for N tokens of C channels of e bytes: a pass of the forward reads x, N C e, and writes y, N C e, unless it
 only computes sums; a pass of the backward reads g and x, and writes dL/dx unless it only computes sums. If x is
@@ -47,23 +48,23 @@ def forward(
     bias=None,  # (C,)
     mean=None,  # (C,), or None: not centred
     psi2=None,  # (C,), or None: psi is 1
-    squares=None,  # (P, C) takes the sums of z^2 over real tokens, or None: write y only
-    counts=None,  # (P,) takes the number of real tokens
+    squares=None,  # (P, C) receives the sums of z^2 over real tokens, or None: write y only
+    counts=None,  # (P,) receives the number of real tokens
     updates=None,  # PN's update count, or None: no warmup
-    updates_before=None,  # scalar: this count before the step. Written in the pass with sums, read in the one without
+    updates_before=None,  # scalar: the count before the step; the pass with sums writes it, the one without reads it
     warmup_updates=0,
     update=None,  # (N, C): its sum with x, after dropout, stands for x
-    total=None,  # (N, C) takes this sum
+    total=None,  # (N, C) receives this sum
     seed=None,  # scalar, or None: nothing is dropped
     DROPPED: tl.constexpr = 0,
 ):  # fmt: skip
-    """y = weight z / sqrt(psi2 + EPS) + bias, and the sums of z^2. Padding is not counted, its y is 0.
+    """Compute y = weight z / sqrt(psi2 + EPS) + bias and the sums of z^2. Padding is not counted, and its y is 0.
 
-    With PADDING_AS_TOKENS its y is computed as of a token, but it does not count. It is read only for this, or for
-    x + dropout(update).
+    With PADDING_AS_TOKENS, padding is normalized like tokens but still not counted. Only then, or to compute x +
+    dropout(update), is x read at padding.
 
-    Only the device knows whether PN warms up. If so, the pass with sums writes no y, and the pass without sums, which
-    otherwise ends immediately, writes it with the batch's psi2.
+    Only the device knows whether PN is in its warmup. If it is, the pass with sums writes no y, and the pass without
+    sums writes y with the batch's psi2. Otherwise the pass without sums ends immediately.
     """
     block, program = tl.program_id(0), tl.program_id(1)
     channels, inside = block_channels(C, WIDTH, COLUMNS)
@@ -129,18 +130,18 @@ def backward(
     psi2_backward=None,  # (C,) as dL/dz divides by
     nu=None,  # (C,), or None: a fixed psi
     shift=None,  # (C,)
-    sums=None,  # (2 or 3, P, C) takes the sums of g z, g and, with nu, z^2; or None: write dx only
+    sums=None,  # (2 or 3, P, C) receives the sums of g z, g and, with nu, z^2; or None: write dx only
     arriving=None,  # (N, C): another gradient of x, to be added to dx
-    dupdate=None,  # (N, C) takes the gradient of the update in x
+    dupdate=None,  # (N, C) receives the gradient of the update in x
     seed=None,  # scalar, or None: nothing was dropped
     DROPPED: tl.constexpr = 0,
     NU_SCALE: tl.constexpr = 1.0,
 ):  # fmt: skip
-    """dL/dz = (weight g - NU_SCALE nu z / sqrt(psi2 + EPS) - shift) / sqrt(psi2_backward + EPS), and the sums.
+    """Compute dL/dz = (weight g - NU_SCALE nu z / sqrt(psi2 + EPS) - shift) / sqrt(psi2_backward + EPS) and the sums.
 
-    Through the group scaling z = r x it goes on as dL/dx = r (dL/dz - z mean(z dL/dz)), means over the group. Padding
-    is neither read nor counted, and its dL/dx is 0; with PADDING_AS_TOKENS it is a token. Other gradients of x are then
-    added, and through the dropout in x it goes on as that of the update.
+    With group scaling, z = r x, dL/dx = r (dL/dz - z mean(z dL/dz)) with the mean over the group. Padding is neither
+    read nor counted, and its dL/dx is 0; with PADDING_AS_TOKENS it is treated like tokens. The other gradient of x,
+    ``arriving``, is then added, and dropout of the result is the gradient of the update.
     """
     program = tl.program_id(1)
     channels, inside = block_channels(C, WIDTH, COLUMNS)
@@ -207,11 +208,11 @@ def end_backward(
     grad_bias,  # (C,) or None
     weight,
     psi2,  # (C,) or None
-    count,  # scalar: tokens in the means, or None: all
+    count,  # scalar: tokens in the means, or None: all positions
     tokens,
     programs,
-    means,  # (1 or 2, C) takes mean(x~ x^) and, with CENTRED, mean(weight g); or None
-    nu,  # (C,) of PN, as ``ema_gz`` holds it: it takes its step if ``means`` is None; or None: x~ = weight g
+    means,  # (1 or 2, C) receives mean(x~ x^) and, with CENTRED, mean(weight g); or None
+    nu,  # (C,) PN's ``ema_gz``, which is updated if ``means`` is None; or None: x~ = weight g
     NU_SCALE: tl.constexpr, NEW_WEIGHT: tl.constexpr, CENTRED: tl.constexpr, EPS: tl.constexpr,
     T: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip

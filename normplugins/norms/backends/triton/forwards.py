@@ -22,9 +22,10 @@ def forward(
 ) -> Tensor:
     """Normalize x (T, B, C) with padding_mask (B, T), or x (N, C) with padding_mask (N,); with RMSNorm x (..., C).
 
-    A DeferredResidual x is computed in a pass over x that the norm makes anyway. For the kernels, RMSNorm is group
-    scaling without psi, with a channel group in each tile; it moves 2 N C e bytes forward and 3 N C e backward, in 3
-    launches. Groups of more than ``WIDEST`` channels, and the switches of BN, use plain code.
+    If x is a DeferredResidual, the sum is computed in a pass over x that the norm makes anyway. The kernels treat
+    RMSNorm as group scaling without psi, with one channel group per tile; for elements of e bytes it moves 2 N C e
+    bytes forward and 3 N C e backward, in 3 launches. Groups of more than ``WIDEST`` channels, and BN with a switch on,
+    fall back to the plain code.
     """
     alone, groups = isinstance(norm, RMSNorm), norm.groups
     if not alone and not norm.group_scaling:
@@ -56,7 +57,7 @@ def forward(
 
 
 def _statistics(norm: PowerNorm | PowerNormV | BatchNorm | RMSNorm, source: Source, layout: Layout) -> Statistics:
-    """Return the statistics that y is computed with, after updating the running statistics in training."""
+    """Return the statistics that y is computed with; in training, update the running statistics first."""
     if isinstance(norm, BatchNorm):
         fixed = Statistics(norm.running_mean, norm.running_var)
         return update_batch_norm(norm, source, layout) if norm.training else fixed

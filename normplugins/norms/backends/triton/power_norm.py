@@ -1,11 +1,12 @@
 """PN and PN-V on a GPU; the norms' own files have the equations and the plain-PyTorch references.
 
-After the warmup PN's forward is one pass over x and its backward one over g and x, 2 N C e and 3 N C e bytes for
-elements of e bytes; in the warmup the forward takes one more, 3 N C e. A second, small kernel reduces the sums and
-updates the running statistics. A training step of a PN is 5 launches, without warmup 4, and the host waits for none.
+After the warmup, PN's forward makes one pass over x and its backward one over g and x: 2 N C e and 3 N C e bytes, for
+elements of e bytes. During the warmup the forward makes one more pass, 3 N C e bytes in all. A second, small kernel
+reduces the sums and updates the running statistics. A training step of PN launches 5 kernels, or 4 with
+``warmup_updates`` 0, and the host waits for none of them.
 
-PN-V needs the batch's quadratic mean first: 3 N C e forward, 5 N C e backward (``autograd.py``), 2 and 3 at evaluation.
-A training step is 6 launches.
+In training, PN-V needs the batch's quadratic mean first: it moves 3 N C e bytes forward and 5 N C e backward
+(``autograd.py``), and 2 N C e and 3 N C e at evaluation. A training step launches 6 kernels.
 """
 
 from typing import Any
@@ -25,7 +26,7 @@ from normplugins.norms.statistics import recomputing
 
 
 def update_power_norm(norm: PowerNorm, source: Source, layout: Layout, y: Tensor) -> Statistics:
-    """Update psi^2 of PN, and write y."""
+    """Update psi^2 of PN, write y, and return the statistics that the backward needs."""
     given = _psi2(norm._scale, norm) if recomputing() and norm._scale is not None else None
     squares, counts = _sums(source, layout)
     warmup: dict[str, Any] = {}
@@ -82,7 +83,7 @@ def _end(
     new_weight: float,
     **step: Any,
 ) -> tuple[bool, Tensor, Tensor]:
-    """Return whether psi^2 took its step already, the number of real tokens, and their quadratic mean (C,)."""
+    """Return whether psi^2 has been updated already, the number of real tokens, and their quadratic mean (C,)."""
     local = norm.updates_immediately and not recomputing()
     count, batch = layout.empty(), layout.empty(norm.dim)
     layout.over_channels(
@@ -93,7 +94,7 @@ def _end(
 
 
 def _psi2(scale: Tensor, norm: PowerNorm) -> Tensor:
-    """Return the psi^2 (C,) of the kernels from the 1 / sqrt(psi^2 + eps) of the plain code."""
+    """Convert the plain code's 1 / sqrt(psi^2 + eps) (C,) to the psi^2 that the kernels take."""
     return scale.pow(-2) - norm.eps
 
 
@@ -101,21 +102,21 @@ def _psi2(scale: Tensor, norm: PowerNorm) -> Tensor:
 def _end_forward(
     squares,  # (P, C)
     counts,  # (P,) or None
-    count,  # scalar: takes the number of real tokens
-    batch,  # (C,) takes the batch's psi^2, or the running one where the batch has no token
+    count,  # scalar: receives the number of real tokens
+    batch,  # (C,) receives the batch's psi^2 or, with STEP and without a token, the running one
     running,  # (C,) psi^2
     tokens,
     programs,
     NEW_WEIGHT: tl.constexpr, EPS: tl.constexpr, T: tl.constexpr, C: tl.constexpr, STEP: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    psi2=None,  # (C,) takes that of the forward, with STEP; None in PN-V
-    scale=None,  # (C,) takes 1 / sqrt(psi2 + EPS), with STEP; None in PN-V
+    psi2=None,  # (C,) receives, with STEP, the psi^2 that the forward divides by; None in PN-V
+    scale=None,  # (C,) receives, with STEP, 1 / sqrt(psi2 + EPS); None in PN-V
     updates=None,  # the update count, or None in PN-V
     updates_before=None,  # scalar or None: no warmup
     warmup_updates=0,
     DOUBLE_UPDATE: tl.constexpr = False,
 ):  # fmt: skip
-    """The batch's psi^2 from the sums of squares and, with STEP, the norm's ``step``."""
+    """Compute the batch's psi^2 from the sums of squares and, with STEP, do what the norm's ``step`` does."""
     channels, inside = block_channels(C, COLUMNS, COLUMNS)
     real = count_up(counts, tokens, programs, ROWS, T)
     old = load_vector(running, channels, inside, T)

@@ -5,13 +5,14 @@ adds the gradient of s through the norm to its other gradient, and writes the su
 dropout, as dL/dupdate. Padding is summed like tokens.
 
 The dropout mask is not stored. Both directions draw it with ten rounds of Philox (Salmon et al., 2011) from a seed and
-a tile's position in x, independent of the number of programs. PyTorch's generator of the device draws the seed, a
-tensor that the host never reads. Masks are seeded, saved in checkpoints and redrawn under activation checkpointing as
-PyTorch's are. As on a CPU (``models/dropout.py``) an element is dropped with probability p rounded to 1/65536, and kept
-elements are scaled by the inverse of exactly this keep probability.
+a tile's position in x, independent of the number of programs. PyTorch's generator for the device draws the seed, a
+tensor that the host never reads, so seeding, checkpoints and activation checkpointing work as they do for PyTorch's own
+masks. As on a CPU (``models/dropout.py``), an element is dropped with probability p rounded to a multiple of 1/65536,
+and kept elements are divided by the exact probability of being kept.
 
-For elements of e bytes, the separate operations move 5 N C e bytes and N C of the mask in each direction, and the fused
-ones 2 N C e, post-norm N C e in the backward: docs/speed.md has the sums. None of this has been measured on a GPU.
+For elements of e bytes, the separate operations move 5 N C e bytes and N C bytes of mask in each direction, and the
+fused ones 2 N C e, or N C e in the backward of post-norm; docs/speed.md has the calculation. None of this has been
+measured on a GPU.
 """
 
 from dataclasses import dataclass
@@ -27,10 +28,10 @@ from normplugins.norms.deferred_residual import LEVELS, DeferredResidual
 
 @dataclass(frozen=True)
 class Source:
-    """The input of a pass of a forward: x, or with an update the residual x, whose sum is written to ``total``.
+    """The input of a forward pass: x or, if there is an ``update``, the residual x; the sum is written to ``total``.
 
-    The dropout mask of the update is given by its seed (scalar, int64; None: no dropout) and the number ``dropped`` of
-    ``LEVELS`` levels.
+    The update is dropped with probability ``dropped`` / ``LEVELS``; ``seed`` (scalar, int64) determines the mask, and
+    None means no dropout.
     """
 
     x: Tensor
@@ -41,7 +42,7 @@ class Source:
 
     @classmethod
     def of(cls, x: Tensor | DeferredResidual) -> "Source":
-        """Return the source for x, or for a sum that may be computed already; draw the seed of a mask."""
+        """Return the source for x or for a deferred sum, which may be computed already; draw the seed of its mask."""
         if not isinstance(x, DeferredResidual):
             return cls(x.detach().contiguous())
         residual, dropped = x.residual.detach().contiguous(), round(x.p * LEVELS)
@@ -75,8 +76,8 @@ class Source:
 def draw_kept(seed, start, DROPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Return which elements (ROWS, COLUMNS) of the tile from token ``start`` on are kept.
 
-    A call of Philox gives 128 bits, 16 for each of eight elements. With one call, of 17 wide multiplications, for each
-    element the computation would take as long as moving the 8 bytes of a bfloat16 forward.
+    A call of Philox gives 128 bits, 16 for each of eight elements. One call per element, of 17 wide multiplications,
+    would take as long as moving the element's 8 bytes in a bfloat16 forward.
     """
     CALLS: tl.constexpr = ROWS * COLUMNS // 8
     tile = tl.num_programs(0).to(tl.int64) * (start // ROWS) + tl.program_id(0)

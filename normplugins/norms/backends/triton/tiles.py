@@ -1,12 +1,12 @@
 """How a kernel iterates over tokens: tiles of tokens × channels, persistent programs, and sums over programs.
 
-x is taken as N tokens of C contiguous channels, token n = t * B + b for x (T, B, C). A kernel's grid is (blocks of
+x is read as N tokens of C contiguous channels, token n = t * B + b for x (T, B, C). A kernel's grid is (blocks of
 channels, programs); program p computes the tiles p, p + P, p + 2 P, ... of its channels and writes, for each sum over
-tokens, one row of a (P, C) table. A second, small kernel sums these rows and does the remaining work per channel, so
-that no torch operation runs between two passes.
+tokens, one row of a (P, C) table. A second, small kernel sums these rows and does the remaining work per channel, and
+no torch operation runs between two passes.
 
-Computation is in float32, or float64 for x in float64. Sizes depend on C only and not on the number of tokens, so that
-no kernel is recompiled for another batch.
+Computation is in float32, or float64 for x in float64. Tile sizes depend on C but not on the number of tokens, so no
+kernel is recompiled for another batch.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +23,7 @@ WIDEST = 8192  # the most channels of a tile, which must hold all channels of a 
 TILE = 2048  # elements, 16 per thread: a pass then has some 32 KB per multiprocessor in flight
 ADDING = {"ROWS": 128, "COLUMNS": 16}  # tile of a sum over programs
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
-COUNTS = ["tokens", "sentences", "padding_sentence", "padding_time", "programs", "warmup_updates"]  # no constants
+COUNTS = ["tokens", "sentences", "padding_sentence", "padding_time", "programs", "warmup_updates"]  # not specialized
 # Threads per multiprocessor: they leave 96 and 128 registers per thread, as many as the compiler uses for pn without
 # spilling. A forward that computes a residual sum uses 94 to 125.
 FORWARD_THREADS, SUM_THREADS, BACKWARD_THREADS = 640, 512, 512
@@ -51,10 +51,9 @@ def inverse_root(psi2, channels, inside, EPS: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def tile_tokens(start, tokens, padding, sentences, padding_sentence, padding_time, ROWS: tl.constexpr):
-    """Return the indices (ROWS,) of the tokens from ``start`` on, which of them exist, and which of these are not
-    padding.
+    """Return the indices (ROWS,) of the tokens from ``start`` on, which of them exist, and which of them are real.
 
-    ``padding`` (B, T) of uint8 with strides ``padding_sentence`` and ``padding_time``, or None.
+    ``padding`` is (B, T), uint8, with strides ``padding_sentence`` and ``padding_time``, or None.
     """
     token = start + tl.arange(0, ROWS)
     exists = token < tokens
@@ -101,7 +100,7 @@ class Tiles(NamedTuple):
 
 @cache
 def cut_tiles(channels: int, groups: int) -> Tiles:
-    """Cut into tiles of a channel group, or for 0 groups of 64 channels, a cache line of 16-bit numbers."""
+    """Return tiles one channel group wide or, with 0 groups, at most 64 channels, a cache line of 16-bit numbers."""
     width = channels // groups if groups else min(triton.next_power_of_2(channels), 64)
     columns = triton.next_power_of_2(width)
     elements = max(TILE, columns)
@@ -118,7 +117,8 @@ def _multiprocessors(device: torch.device) -> int:
 class Layout:
     """The tokens and channels of one x (T, B, C) with padding_mask (B, T), or (N, C) with (N,), on its device.
 
-    ``groups`` of group scaling, 0 for none; ``padding_as_tokens``: padding is normalized like tokens.
+    ``groups`` is the number of groups of group scaling, 0 without it; with ``padding_as_tokens``, padding is normalized
+    like tokens.
     """
 
     shape: torch.Size
