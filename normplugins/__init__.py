@@ -33,9 +33,9 @@ def register() -> None:
     from normplugins.models import base
     from normplugins.training import criterion, loss_terms, optimizer  # noqa: F401
 
-    beam_search.use_everywhere()
-    base.check_everywhere()
-    loss_terms.add_everywhere()
+    beam_search.patch_fairseq()
+    base.patch_fairseq()
+    loss_terms.patch_fairseq()
 
 
 compat.install()

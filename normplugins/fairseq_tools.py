@@ -42,7 +42,7 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
     keep_memory()
     module: Any = importlib.import_module(f"fairseq_cli.{tool.replace('-', '_')}")
     if tool == "eval-lm":
-        module.eval_lm = refusing_nothing_scored(module.eval_lm)
+        module.eval_lm = check_tokens_scored(module.eval_lm)
     logging.getLogger("fairseq").setLevel(logging.NOTSET)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints errors itself, with part of a traceback
     sys.argv = [f"fairseq-{tool}", *arguments]
@@ -55,7 +55,7 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
         raise UserError(f"fairseq-{tool}: {type(error).__name__}: {error}") from error
 
 
-def refusing_nothing_scored(eval_lm: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def check_tokens_scored(eval_lm: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Wrap ``eval_lm`` to raise UserError if all segments are too long, where fairseq reports a perplexity of 1."""
 
     def checked(models: Sequence[Any], *arguments: Any, **options: Any) -> dict[str, Any]:

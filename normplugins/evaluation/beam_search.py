@@ -24,7 +24,7 @@ KEPT = 7 / 8
 """Finished sentences are dropped when at most this part of a batch is left, because dropping copies the cache."""
 
 
-def use_everywhere() -> None:
+def patch_fairseq() -> None:
     """Replace fairseq's SequenceGenerator, also in its command-line tools and in validation by BLEU."""
     sequence_generator.SequenceGenerator = BeamSearch
 

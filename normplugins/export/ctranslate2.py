@@ -45,11 +45,11 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
     sides: list[Any] = []
     for side, kind in (("encoder", TransformerEncoderSpec), ("decoder", TransformerDecoderSpec)):
         placement = cfg.placement_of(f"{side}_norm")
-        if placement.inside or placement.embeddings or placement.scale != 1 or cfg.qk_norm:
+        if placement.output_norm or placement.embeddings or placement.scale != 1 or cfg.qk_norm:
             what = f"qk_norm={cfg.qk_norm}" if cfg.qk_norm else f"placement={cfg.placement}"
             raise UserError(f"CTranslate2 has no {what}: {OTHERWISE}")
         layers, heads = len(getattr(model, side).layers), getattr(cfg, f"{side}_attention_heads")
-        sides.append(kind(layers, heads, pre_norm=placement.before, activation=activation))
+        sides.append(kind(layers, heads, pre_norm=placement.pre_norm, activation=activation))
     spec = TransformerSpec(*sides)
     _set_stack(spec.encoder, model.encoder, spec.encoder.embeddings[0])
     _set_stack(spec.decoder, model.decoder, spec.decoder.embeddings)

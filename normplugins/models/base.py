@@ -118,7 +118,7 @@ _set_trainer = Quantizer.set_trainer
 _init_trainer = Trainer.__init__
 
 
-def check_everywhere() -> None:
+def patch_fairseq() -> None:
     """Make fairseq's tasks and trainer, and thereby its command lines, check each new model of this package."""
     models.build_model = build_model
     Quantizer.set_trainer = set_trainer

@@ -18,7 +18,7 @@ from normplugins.models.norm_settings import (
     norm_config,
 )
 from normplugins.models.placement import PLACEMENTS, Placement, deepnorm
-from normplugins.norms import has_statistics, sees_sentence, warms_up_apart
+from normplugins.norms import has_final_warmup, has_statistics, sees_sentence
 from normplugins.norms.registry import construct_norm
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
@@ -69,7 +69,7 @@ class ModelConfig(NormSettings):
             if values[f.name] is not None and (message := invalid_value(f, values[f.name])):
                 raise UserError(message)
         if values["placement"]:
-            values["normalize_before"] = PLACEMENTS[values["placement"]].before
+            values["normalize_before"] = PLACEMENTS[values["placement"]].pre_norm
         resolved = cls(**values)
         resolved.check()
         return resolved
@@ -111,7 +111,7 @@ class ModelConfig(NormSettings):
             key = final_key(key)
         with _naming(key):
             config = norm_config(self, norm_at(getattr(self, key), site, layer, layers)).resolve(heads)
-            if final and config.warmup_updates and warms_up_apart(config.name):
+            if final and config.warmup_updates and has_final_warmup(config.name):
                 config = config.replace(warmup_updates=self.final_norm_warmup_updates)
             return construct_norm(config, dim)
 

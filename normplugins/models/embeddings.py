@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from normplugins.models.language_model_config import LanguageModelConfig
 from normplugins.utils.errors import UserError
 
-BANDS = r"decoder\.vocabulary\.adaptive_input\.embeddings\.\d+\.0\.weight"
+CLUSTER_WEIGHTS = r"decoder\.vocabulary\.adaptive_input\.embeddings\.\d+\.0\.weight"
 """The names of the embeddings of an adaptive input in a checkpoint, as a regular expression."""
 
 
@@ -83,19 +83,19 @@ class _AdaptiveSoftmax(AdaptiveSoftmax):
 
     def __init__(self, padding_idx: int, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.moved = padding_idx + 1
+        self.index_offset = padding_idx + 1
 
     def forward(self, input: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the logits and targets of each cluster for features (B, T, C) and words (B, T)."""
-        padding = target.new_full((1,), self.moved - 1)
+        padding = target.new_full((1,), self.index_offset - 1)
         if not target.numel():
             input, target = input.flatten(0, -2).sum(0, keepdim=True), padding
         logits, targets = super().forward(input, target)
         for index, tail in enumerate(self.tail, start=1):
             empty = targets[index] is None
             rows = tail(input.new_zeros(1, input.size(-1))) if empty else logits[index]
-            logits[index] = F.pad(rows, (self.moved, 0), value=-math.inf)
-            targets[index] = padding if empty else targets[index] + self.moved
+            logits[index] = F.pad(rows, (self.index_offset, 0), value=-math.inf)
+            targets[index] = padding if empty else targets[index] + self.index_offset
         return logits, targets
 
 
@@ -123,7 +123,7 @@ class Vocabulary(nn.Module):
     def __init__(self, cfg: LanguageModelConfig, dictionary: Dictionary) -> None:
         super().__init__()
         self.scale, self.padding_idx = math.sqrt(cfg.embed_dim), dictionary.pad()
-        self.unused = min(dictionary.eos(), dictionary.unk())
+        self.num_unused = min(dictionary.eos(), dictionary.unk())
         self.size = size = len(dictionary)
         cutoffs = cfg.cutoffs
         if cutoffs and cutoffs[-1] >= size:
@@ -136,10 +136,10 @@ class Vocabulary(nn.Module):
             factor = cfg.adaptive_softmax_factor
             self.adaptive_input = _AdaptiveInput(size, self.padding_idx, cfg.embed_dim, factor, cfg.embed_dim, cutoffs)
         else:
-            self.embeddings = self._table(size - self.unused, cfg.embed_dim)
+            self.embeddings = self._table(size - self.num_unused, cfg.embed_dim)
         if not cutoffs:
-            self.output = self.embeddings if cfg.tie_embeddings else self._table(size - self.unused, cfg.embed_dim)
-            self.output_bias = nn.Parameter(torch.zeros(size - self.unused))
+            self.output = self.embeddings if cfg.tie_embeddings else self._table(size - self.num_unused, cfg.embed_dim)
+            self.output_bias = nn.Parameter(torch.zeros(size - self.num_unused))
 
     @staticmethod
     def _table(words: int, dim: int) -> nn.Parameter:
@@ -159,13 +159,13 @@ class Vocabulary(nn.Module):
         """Return the embeddings (B, T, C) of word indices (B, T), times sqrt(C); zero at padding."""
         if self.adaptive_input is not None:
             return self.adaptive_input(tokens) * self.scale
-        embedded = F.embedding((tokens - self.unused).clamp(min=0), self.embeddings) * self.scale
+        embedded = F.embedding((tokens - self.num_unused).clamp(min=0), self.embeddings) * self.scale
         return embedded.masked_fill(tokens.eq(self.padding_idx)[..., None], 0)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits (B, T, V) of features (B, T, C), minus infinity for unused symbols; full softmax only."""
-        rows = F.pad(self.output, (0, 0, self.unused, 0))
-        return F.linear(x, rows, F.pad(self.output_bias, (self.unused, 0), value=-math.inf))
+        rows = F.pad(self.output, (0, 0, self.num_unused, 0))
+        return F.linear(x, rows, F.pad(self.output_bias, (self.num_unused, 0), value=-math.inf))
 
     def build_adaptive_softmax(self, cfg: LanguageModelConfig) -> AdaptiveSoftmax | None:
         """Build the adaptive softmax, which the criterion ``adaptive_loss`` looks for in a decoder; or None."""

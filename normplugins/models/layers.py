@@ -66,10 +66,10 @@ class Residual(nn.Module):
         super().__init__()
         initialize(sublayer, placement)
         self.sublayer, self.norm = sublayer, norm()
-        self.output_norm = norm() if placement.inside else None
+        self.output_norm = norm() if placement.output_norm else None
         if wrap_linears := getattr(self.norm, "wrap_linears", None):
             wrap_linears(sublayer)
-        self.pre, self.scale, self.dropout = placement.before, placement.scale, cfg.dropout
+        self.pre, self.scale, self.dropout = placement.pre_norm, placement.scale, cfg.dropout
 
     def forward(
         self, x: Tensor | DeferredResidual, padding_mask: Tensor | None, *args: Tensor | Cache | VarlenLayout | None
@@ -188,7 +188,7 @@ class Stack(nn.Module):
             sublayers = attention(), cross_attention and cross_attention(), feed_forward()
             self.layers.append(Layer(*sublayers, partial(norm, layer=layer), cfg, placement))
         self.embedding_norm = norm("attention") if placement.embeddings else None  # as at attentions
-        self.final_norm = norm("final") if placement.before else None
+        self.final_norm = norm("final") if placement.pre_norm else None
 
     def _run_layers(self, x: Tensor, padding_mask: Tensor | None, layer_args: Sequence[tuple[Any, ...]]) -> Tensor:
         """Apply the norm of the embeddings, if there is one, the layers and, in pre-norm, the final norm.

@@ -20,28 +20,28 @@ class Placement:
     """A placement of norms in a stack.
 
     Attributes:
-        before: the input of each sublayer and the output of the stack are normalized. If false, the sum of a sublayer's
-            output and the residual is normalized (post-norm).
-        inside: a second norm is applied to the output of each sublayer, before the residual is added.
+        pre_norm: the input of each sublayer and the output of the stack are normalized. If false, the sum of a
+            sublayer's output and the residual is normalized (post-norm).
+        output_norm: a second norm is applied to the output of each sublayer, before the residual is added.
         embeddings: the embeddings are normalized.
         scale: alpha, the factor of the residual.
         gain: beta, the factor of the initial weights of values, outputs and feed-forward layers; None leaves a
             sublayer's own initialization.
     """
 
-    before: bool
-    inside: bool = False
+    pre_norm: bool
+    output_norm: bool = False
     embeddings: bool = False
     scale: float = 1.0
     gain: float | None = None
 
 
 PLACEMENTS = {
-    "pre": Placement(before=True),
-    "post": Placement(before=False),
-    "sandwich": Placement(before=True, inside=True),
-    "peri": Placement(before=True, inside=True, embeddings=True),
-    "deepnorm": Placement(before=False),
+    "pre": Placement(pre_norm=True),
+    "post": Placement(pre_norm=False),
+    "sandwich": Placement(pre_norm=True, output_norm=True),
+    "peri": Placement(pre_norm=True, output_norm=True, embeddings=True),
+    "deepnorm": Placement(pre_norm=False),
 }
 
 
@@ -60,7 +60,7 @@ def deepnorm(layers: int, other: int | None, encoder: bool = False) -> Placement
         scale, gain = 0.81 * depth, 0.87 / depth
     else:
         scale, gain = (3 * layers) ** 0.25, (12 * layers) ** -0.25
-    return Placement(before=False, scale=scale, gain=gain)
+    return Placement(pre_norm=False, scale=scale, gain=gain)
 
 
 def initialize(sublayer: nn.Module, placement: Placement) -> None:

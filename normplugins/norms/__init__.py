@@ -19,12 +19,12 @@ from normplugins.norms.registry import (
     NormConfig,
     all_settings,
     build_norm,
+    has_final_warmup,
     has_statistics,
     known_norms,
     register_norm,
     sees_sentence,
     updates_in_backward,
-    warms_up_apart,
 )
 from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
 from normplugins.norms.statistics import (
@@ -53,6 +53,7 @@ __all__ = [
     "all_settings",
     "build_norm",
     "end_update",
+    "has_final_warmup",
     "has_statistics",
     "known_norms",
     "reestimate",
@@ -64,5 +65,4 @@ __all__ = [
     "updates_in_backward",
     "using_batch_statistics",
     "using_padding_mask",
-    "warms_up_apart",
 ]

@@ -45,7 +45,7 @@ class MovingAverageBatchNorm(WindowNorm):
 
     def average(self, phi: Tensor) -> Average:
         """Return the mean of the window including this batch, or in the warmup the batch's own quadratic mean."""
-        smooth = self.averages()
+        smooth = self.uses_window()
         mean = self.with_row(self.window_phi, phi).mean(0)
         return Average(torch.where(smooth, mean, phi), phi, smooth, torch.zeros_like(smooth))
 

@@ -179,6 +179,6 @@ class WindowNorm(QuadraticMeanNorm):
         """Return the window (window, C) without its oldest row and with ``row`` (C,) appended."""
         return torch.cat([window[1:], row.to(window.dtype).unsqueeze(0)])
 
-    def averages(self) -> Tensor:
+    def uses_window(self) -> Tensor:
         """Whether the next batch, of update t, uses averages over the window: t > window and t >= warmup_updates."""
         return (self.num_updates >= self.window) & (self.num_updates + 1 >= self.warmup_updates)

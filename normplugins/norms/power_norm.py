@@ -127,7 +127,7 @@ class PowerNorm(Dispatched, QuadraticMeanNorm):
 
     statistics: ClassVar[tuple[str, ...]] = (*QuadraticMeanNorm.statistics, "ema_gz")
     updates_in_backward: ClassVar[bool] = True
-    warms_up_apart: ClassVar[bool] = True
+    has_final_warmup: ClassVar[bool] = True
     ema_gz: Tensor
     num_updates: Tensor
     alpha_fwd: float
@@ -177,13 +177,13 @@ class PowerNorm(Dispatched, QuadraticMeanNorm):
     ) -> tuple[Tensor, Tensor]:
         """Update psi^2 with a batch's quadratic mean (C,); return 1 / psi (C,) of the forward and of dL/dx.
 
-        ``scale`` is the result of :meth:`known_scale`, if the caller has already called it.
+        ``scale`` is the result of :meth:`scale_without_batch`, if the caller has already called it.
         """
         count, batch_phi = self.synchronize(count, batch_phi)
         if self.warmup_updates or self.batch_backward:
             batch_phi = opaque_copy(torch.where(count > 0, batch_phi, self.running_phi.to(batch_phi.dtype)))
         if scale is None:
-            scale = self.known_scale()
+            scale = self.scale_without_batch()
         if scale is None:
             phi = torch.where(self.num_updates < self.warmup_updates, batch_phi, self.running_phi)
             scale = torch.rsqrt(phi + self.eps)
@@ -193,7 +193,7 @@ class PowerNorm(Dispatched, QuadraticMeanNorm):
         scale = self._scale.to(batch_phi.dtype)
         return scale, torch.rsqrt(batch_phi + self.eps) if self.batch_backward else scale
 
-    def known_scale(self) -> Tensor | None:
+    def scale_without_batch(self) -> Tensor | None:
         """Return 1 / psi (C,) of this forward, or None if it may depend on the batch."""
         if recomputing() and self._scale is not None:
             return self._scale

@@ -94,7 +94,7 @@ def register_norm(
 
     - ``sees_sentence = True``: at evaluation a position sees its whole sentence. Decoders refuse such a norm, and a
       language model with it does not count as causal;
-    - ``warms_up_apart = True``: the norm at the end of a stack has its own warmup, ``final_norm_warmup_updates``;
+    - ``has_final_warmup = True``: the norm at the end of a stack has its own warmup, ``final_norm_warmup_updates``;
     - an attribute ``loss_term``, a scalar tensor set by each forward in training, which is added to the batch's loss;
       with several processes, gradients must be summed over processes, as in fairseq;
     - a method ``wrap_linears(sublayer)``, which is called once with the sublayer that the norm belongs to and may
@@ -197,9 +197,9 @@ def sees_sentence(name: str) -> bool:
     return _flag(name, "sees_sentence")
 
 
-def warms_up_apart(name: str) -> bool:
+def has_final_warmup(name: str) -> bool:
     """Whether this norm has its own warmup at the end of a stack; False for an unknown norm."""
-    return _flag(name, "warms_up_apart")
+    return _flag(name, "has_final_warmup")
 
 
 def _flag(name: str, attribute: str) -> bool:

@@ -192,7 +192,7 @@ def _running_norms(model: nn.Module) -> list[RunningNorm]:
     return [module for module in model.modules() if isinstance(module, RunningNorm)]
 
 
-def _pooled(norms: list[RunningNorm]) -> list[tuple[RunningNorm, str, tuple[Tensor, ...]]]:
+def _take_pooled(norms: list[RunningNorm]) -> list[tuple[RunningNorm, str, tuple[Tensor, ...]]]:
     """Take all pending sums and return (norm, step, moments) of each; one all-reduce pools the deferred norms."""
     taken = [(norm, step, sums) for norm in norms for step, sums in norm._take_pending().items()]
     deferred = [sums for norm, _, sums in taken if norm.sync == "deferred"]
@@ -209,7 +209,7 @@ def end_update(model: nn.Module) -> None:
     Every process of the default group must call it after the last backward of the update. One all-reduce of one flat
     tensor serves all deferred norms of the model. Without pending statistics nothing happens.
     """
-    for norm, step, moments in _pooled(_running_norms(model)):
+    for norm, step, moments in _take_pooled(_running_norms(model)):
         getattr(norm, step)(*moments)
 
 
@@ -228,7 +228,7 @@ def reestimate(model: nn.Module) -> Iterator[None]:
     with _collecting(model) as norms:
         yield
         with torch.no_grad():
-            collected = [(norm, moments) for norm, step, moments in _pooled(norms) if step == "step"]
+            collected = [(norm, moments) for norm, step, moments in _take_pooled(norms) if step == "step"]
             if norms and not collected:
                 raise ValueError(
                     "no batch in training mode: call model.train() and run the model inside reestimate(model)"

@@ -71,7 +71,7 @@ class UnifiedNorm(WindowNorm):
             spread = self.window_phi.sqrt().var() * self.window
             outlier = ((window.mean(0) - geometric) > spread).any()
             skipped = skipped | (outlier & (self.num_updates + 1 >= self.warmup_updates))
-        smooth = self.averages() & ~skipped
+        smooth = self.uses_window() & ~skipped
         row = torch.where(skipped, self.running_phi, phi) if self.outlier_filtration else phi
         return Average(torch.where(smooth, geometric, phi), row, smooth, skipped)
 

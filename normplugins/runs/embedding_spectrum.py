@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normplugins.models.embeddings import BANDS
+from normplugins.models.embeddings import CLUSTER_WEIGHTS
 from normplugins.runs.folder import finished_run
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 
-EMBEDDING = re.compile(rf".*embed_tokens\.weight|decoder\.vocabulary\.embeddings|{BANDS}")
+EMBEDDING = re.compile(rf".*embed_tokens\.weight|decoder\.vocabulary\.embeddings|{CLUSTER_WEIGHTS}")
 """The names of embeddings in checkpoints of translation models and language models, as a regular expression."""
 
 

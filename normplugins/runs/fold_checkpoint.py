@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import normplugins
 from normplugins.models.check import MODELS
-from normplugins.models.embeddings import BANDS
+from normplugins.models.embeddings import CLUSTER_WEIGHTS
 from normplugins.models.fold import fold
 from normplugins.models.import_checkpoint import numbered_dictionary
 from normplugins.training import checkpoints
@@ -98,7 +98,7 @@ def _words(weights: Mapping[str, Tensor], stack: str) -> int:
         return len(weights[f"{stack}.embed_tokens.weight"])
     if "decoder.vocabulary.embeddings" in weights:
         return len(weights["decoder.vocabulary.embeddings"]) + 2  # <s> and <pad> have no embedding
-    return sum(len(weight) for name, weight in weights.items() if re.fullmatch(BANDS, name))
+    return sum(len(weight) for name, weight in weights.items() if re.fullmatch(CLUSTER_WEIGHTS, name))
 
 
 def _as_stored(folded: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:

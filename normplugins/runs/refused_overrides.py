@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from normplugins.models.norm_settings import all_norm_names
 from normplugins.models.placement import PLACEMENTS
-from normplugins.norms import warms_up_apart
+from normplugins.norms import has_final_warmup
 from normplugins.utils.errors import UserError
 
 
@@ -25,7 +25,7 @@ def refuse_contradicting_placement(config: DictConfig, overrides: Sequence[str])
     The recipes always set this key, so it is refused only if an override sets it.
     """
     placement, before = config.model.get("placement"), config.model.get("normalize_before")
-    contradicts = placement in PLACEMENTS and PLACEMENTS[placement].before != before
+    contradicts = placement in PLACEMENTS and PLACEMENTS[placement].pre_norm != before
     if contradicts and _sets(overrides, "model.normalize_before"):
         shown = f"model.normalize_before={str(before).lower()}"
         raise UserError(f"{shown} contradicts model.placement={placement}: leave one of them out")
@@ -45,7 +45,7 @@ def refuse_unread_warmup(config: DictConfig, overrides: Sequence[str]) -> None:
             "leave it out, or set model.normalize_before=true"
         )
     names = all_norm_names(config.model)
-    if not any(map(warms_up_apart, names)):
+    if not any(map(has_final_warmup, names)):
         raise UserError(f"{key} changes nothing about {' and '.join(names)}: it is the warmup of PN")
     if config.model.norm_warmup_updates == 0:
         raise UserError(f"{key} changes nothing while norm.warmup_updates is 0: set norm.warmup_updates to use it")

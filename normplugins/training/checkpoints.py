@@ -56,7 +56,7 @@ def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
     try:
         return _load(path, run)
     except UserError as error:
-        raise UserError(f"{error}. {_way_out(path, run)}") from error.__cause__
+        raise UserError(f"{error}. {_resume_hint(path, run)}") from error.__cause__
 
 
 def _load(path: Path, run: Identity | None) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _begins_as_checkpoint(path: Path) -> bool:
         return True
 
 
-def _way_out(path: Path, run: Identity | None) -> str:
+def _resume_hint(path: Path, run: Identity | None) -> str:
     """Return a sentence that names the newest sound checkpoint of an epoch, from which a run can go on."""
     if path.name != LAST:
         return "Use another checkpoint"

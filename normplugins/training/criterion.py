@@ -86,7 +86,7 @@ def smoothed_loss(
     epsilon: float,
     ignored: int,
     chunk: int | None = None,
-    leave_out: bool | None = None,
+    skip_ignored: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the label-smoothed cross-entropy of the logits ``x @ weight.T``, summed over the tokens.
 
@@ -104,14 +104,14 @@ def smoothed_loss(
         epsilon: label smoothing.
         ignored: the target index of tokens that are not counted.
         chunk: tokens whose logits are in memory at once; None: the fastest number on the device.
-        leave_out: skip the logits of ignored tokens, which makes the host wait for the device; None: only on a CPU.
+        skip_ignored: skip the logits of ignored tokens, which makes the host wait for the device; None: only on a CPU.
 
     Returns:
         The loss and the negative log-likelihood, which has no gradient: float32, or float64 if ``x`` is.
     """
     chunk = chunk or (CHUNK if x.is_cpu else max(CHUNK, ELEMENTS // len(weight)))
-    leave_out = x.is_cpu if leave_out is None else leave_out
-    return _SmoothedLoss.apply(x, weight, target, epsilon, ignored, chunk, leave_out, torch.is_grad_enabled())
+    skip_ignored = x.is_cpu if skip_ignored is None else skip_ignored
+    return _SmoothedLoss.apply(x, weight, target, epsilon, ignored, chunk, skip_ignored, torch.is_grad_enabled())
 
 
 class _SmoothedLoss(torch.autograd.Function):
@@ -124,14 +124,14 @@ class _SmoothedLoss(torch.autograd.Function):
         epsilon: float,
         ignored: int,
         chunk: int,
-        leave_out: bool,
+        skip_ignored: bool,
         with_gradients: bool,
     ) -> tuple[Tensor, Tensor]:
         dtype, vocabulary = torch.promote_types(x.dtype, torch.float32), len(weight)
         smooth = epsilon / (vocabulary - 1)
         on_target = 1.0 - epsilon - smooth
         counted, features = target.ne(ignored), x
-        if leave_out:
+        if skip_ignored:
             kept = counted.nonzero().squeeze(1)
             features, target, counted = x[kept], target[kept], counted[kept]
         counts = counted.to(dtype).unsqueeze(1)
@@ -170,7 +170,7 @@ class _SmoothedLoss(torch.autograd.Function):
                     grad_weight += grad_z.t() @ (some * scale).to(x.dtype)
         if with_gradients:
             grad_weight -= smooth * sum_x
-            grad_x = torch.zeros_like(x).index_copy_(0, kept, grad_features) if leave_out else grad_features
+            grad_x = torch.zeros_like(x).index_copy_(0, kept, grad_features) if skip_ignored else grad_features
             ctx.save_for_backward(grad_x, grad_weight.to(weight_dtype))
         sum_nll, sum_of_targets = (nll * counts).sum(), (of_targets * counts).sum()
         ctx.mark_non_differentiable(sum_nll)

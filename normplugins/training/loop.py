@@ -86,7 +86,7 @@ class _Training:
         self.probed = is_on(config)
         self.probe = StatisticsProbe(trainer.get_model(), self.probed and master)
         log = self.directory / LOG if master else None
-        self.progress = Progress(f"{title} on {_device(trainer)}", self.most_updates(), self.history.updates, log)
+        self.progress = Progress(f"{title} on {_device(trainer)}", self.max_updates(), self.history.updates, log)
         self.stopping: list[int] = []  # the signals that end this process
 
     def update_freq(self, epoch: int) -> int:
@@ -94,7 +94,7 @@ class _Training:
         per_epoch = self.config.optimization.update_freq
         return int(per_epoch[min(epoch, len(per_epoch)) - 1])
 
-    def most_updates(self) -> int | None:
+    def max_updates(self) -> int | None:
         """Return the update after which training ends at the latest, or None if only patience can end it."""
         optimization, batches = self.config.optimization, len(self.epoch_itr)
         epochs = range(1, (optimization.max_epoch or 0) + 1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 _build_criterion = criterions.build_criterion
 
 
-def add_everywhere() -> None:
+def patch_fairseq() -> None:
     """Make fairseq's tasks, and thereby its command lines, add the terms to the loss of each training batch."""
     criterions.build_criterion = build_criterion
 

@@ -77,10 +77,10 @@ def test_deepnorm_scales_the_initial_weights_of_values_and_outputs_only() -> Non
 def test_norms_stand_where_the_placement_says(name: str) -> None:
     model, placement = make_model(placement=name), PLACEMENTS[name]
     for stack in (model.encoder, model.decoder):
-        assert (stack.final_norm is not None) == placement.before
+        assert (stack.final_norm is not None) == placement.pre_norm
         assert (stack.embedding_norm is not None) == placement.embeddings
-        assert all((layer.feed_forward.output_norm is not None) == placement.inside for layer in stack.layers)
-    assert make_language_model("transformer", placement=name).decoder.cfg.normalize_before == placement.before
+        assert all((layer.feed_forward.output_norm is not None) == placement.output_norm for layer in stack.layers)
+    assert make_language_model("transformer", placement=name).decoder.cfg.normalize_before == placement.pre_norm
 
 
 def test_without_a_placement_normalize_before_decides() -> None:

@@ -37,15 +37,15 @@ def whole(x: Tensor, weight: Tensor, target: Tensor, epsilon: float) -> tuple[Te
     padding=st.sampled_from([0.0, 0.5, 1.0]),
     epsilon=st.sampled_from([0.0, 0.1, 0.6]),
     chunk=st.integers(1, 10),
-    leave_out=st.booleans(),
+    skip_ignored=st.booleans(),
     spread=st.sampled_from([0.0, 1.0, 100.0]),
     scale=st.sampled_from([1.0, 0.0, -3.0]),
     seed=st.integers(0, 2**16),
 )
-def test_loss_and_gradients_equal_fairseqs(count, vocabulary, padding, epsilon, chunk, leave_out, spread, scale, seed):
+def test_loss_equals_fairseqs(count, vocabulary, padding, epsilon, chunk, skip_ignored, spread, scale, seed):
     tensors = drawn(count, vocabulary, padding, seed, spread)
     wanted = whole(*tensors, epsilon)
-    got = smoothed_loss(*tensors, epsilon, PAD, chunk=chunk, leave_out=leave_out)
+    got = smoothed_loss(*tensors, epsilon, PAD, chunk=chunk, skip_ignored=skip_ignored)
     assert_close(got, wanted, rtol=1e-10, atol=1e-10)
     assert not got[1].requires_grad
     gradients = [torch.autograd.grad(scale * loss, tensors[:2]) for loss in (got[0], wanted[0])]
@@ -57,13 +57,13 @@ def test_gradients_are_correct_numerically():
     assert torch.autograd.gradcheck(lambda *of: smoothed_loss(*of, target, 0.1, PAD, chunk=3)[0], (x, weight))
 
 
-@pytest.mark.parametrize("leave_out", [True, False])
-def test_features_of_ignored_tokens_have_no_effect(leave_out):
+@pytest.mark.parametrize("skip_ignored", [True, False])
+def test_features_of_ignored_tokens_have_no_effect(skip_ignored):
     """Their gradient is zero, and the other gradients do not depend on them."""
     x, weight, target = drawn(8, 5, 0.5, 1)
     other = torch.where(target.eq(PAD)[:, None], x.detach() + 100, x.detach()).requires_grad_()
     for of in (x, other):
-        smoothed_loss(of, weight, target, 0.1, PAD, leave_out=leave_out)[0].backward()
+        smoothed_loss(of, weight, target, 0.1, PAD, skip_ignored=skip_ignored)[0].backward()
     assert_close(other.grad, x.grad)
     assert not x.grad[target.eq(PAD)].any()
     assert x.grad[target.ne(PAD)].any()

@@ -75,7 +75,7 @@ def _power_norm(x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None,
     )
     counts_padding = as_tokens and tokens < len(x)
     gather = ("squares", "padding_squares") if counts_padding else ("squares",)
-    y, known = torch.empty_like(x), norm.known_scale()
+    y, known = torch.empty_like(x), norm.scale_without_batch()
     sums = run(gather) if known is None else run(gather, y=y, scale=weight * known.to(x.dtype))
     scale, scale_backward = norm.update_quadratic_mean(x.new_full((), tokens), sums[0] / max(tokens, 1), known)
     if known is None:

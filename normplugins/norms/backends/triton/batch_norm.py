@@ -14,7 +14,14 @@ import triton.language as tl
 
 from normplugins.norms.backends.triton.autograd import Statistics
 from normplugins.norms.backends.triton.residual import Source, load_sum
-from normplugins.norms.backends.triton.tiles import COUNTS, Layout, block_channels, count_up, load_vector, tile_tokens
+from normplugins.norms.backends.triton.tiles import (
+    UNSPECIALIZED,
+    Layout,
+    block_channels,
+    count_up,
+    load_vector,
+    tile_tokens,
+)
 from normplugins.norms.batch_norm import BatchNorm
 from normplugins.norms.statistics import recomputing
 
@@ -39,7 +46,7 @@ def update_batch_norm(norm: BatchNorm, source: Source, layout: Layout) -> Statis
     return Statistics(mean, var, count, norm.synchronizes)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def _moments(
     x,  # (N, C)
     parts,  # (2, P, C) receives the means and the sums of squared deviations from them
@@ -81,7 +88,7 @@ def _moments(
     tl.store(counts + program, number, mask=block == 0)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def _end_statistics(
     parts,  # (2, P, C)
     counts,  # (P,)

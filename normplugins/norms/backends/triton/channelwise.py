@@ -22,7 +22,7 @@ import triton.language as tl
 
 from normplugins.norms.backends.triton.residual import dropout, load_sum
 from normplugins.norms.backends.triton.tiles import (
-    COUNTS,
+    UNSPECIALIZED,
     add_up,
     block_channels,
     inverse_root,
@@ -32,12 +32,12 @@ from normplugins.norms.backends.triton.tiles import (
 
 
 @triton.jit
-def group_rms(x, EPS: tl.constexpr, WIDTH: tl.constexpr):
+def inverse_group_rms(x, EPS: tl.constexpr, WIDTH: tl.constexpr):
     """1 / sqrt(mean x^2 + EPS) (ROWS, 1) of a tile (ROWS, COLUMNS) that is one channel group of WIDTH channels."""
     return tl.rsqrt(tl.sum(x * x, axis=1) / WIDTH + EPS)[:, None]
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def forward(
     x,  # (N, C)
     weight,  # (C,)
@@ -99,7 +99,7 @@ def forward(
         if mean is not None:
             z -= centre[None, :]
         if GROUP_SCALING:
-            z *= group_rms(z, EPS, WIDTH)
+            z *= inverse_group_rms(z, EPS, WIDTH)
         if squares is not None:
             sum_squares += tl.where(real[:, None], z * z, 0.0)
             real_tokens += real.to(T)
@@ -116,7 +116,7 @@ def forward(
             tl.store(counts + program, tl.sum(real_tokens, axis=0), mask=block == 0)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def backward(
     g,  # (N, C)
     x,  # (N, C)
@@ -170,7 +170,7 @@ def backward(
         if mean is not None:
             z = tl.where(there, z - centre[None, :], 0.0)
         if GROUP_SCALING:
-            rms = group_rms(z, EPS, WIDTH)
+            rms = inverse_group_rms(z, EPS, WIDTH)
             z *= rms
         if sums is not None:
             sum_gz += dy * z
@@ -201,7 +201,7 @@ def backward(
             tl.store(row + 2 * table, tl.sum(sum_zz, axis=0), mask=inside)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def end_backward(
     sums,  # (2 or 3, P, C): of g z, g and, with nu, z^2
     grad_weight,  # (C,)

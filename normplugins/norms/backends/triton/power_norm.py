@@ -19,7 +19,7 @@ from torch import Tensor
 from normplugins.norms.backends.triton.autograd import Statistics
 from normplugins.norms.backends.triton.channelwise import forward
 from normplugins.norms.backends.triton.residual import Source
-from normplugins.norms.backends.triton.tiles import COUNTS, Layout, add_up, block_channels, count_up, load_vector
+from normplugins.norms.backends.triton.tiles import UNSPECIALIZED, Layout, add_up, block_channels, count_up, load_vector
 from normplugins.norms.power_norm import PowerNorm
 from normplugins.norms.power_norm_v import PowerNormV
 from normplugins.norms.statistics import recomputing
@@ -98,7 +98,7 @@ def _psi2(scale: Tensor, norm: PowerNorm) -> Tensor:
     return scale.pow(-2) - norm.eps
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def _end_forward(
     squares,  # (P, C)
     counts,  # (P,) or None

@@ -21,9 +21,16 @@ from torch import Tensor
 
 WIDEST = 8192  # the most channels of a tile, which must hold all channels of a mean over channels
 TILE = 2048  # elements, 16 per thread: a pass then has some 32 KB per multiprocessor in flight
-ADDING = {"ROWS": 128, "COLUMNS": 16}  # tile of a sum over programs
+SUM_TILE = {"ROWS": 128, "COLUMNS": 16}  # tile of a sum over programs
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
-COUNTS = ["tokens", "sentences", "padding_sentence", "padding_time", "programs", "warmup_updates"]  # not specialized
+UNSPECIALIZED = [
+    "tokens",
+    "sentences",
+    "padding_sentence",
+    "padding_time",
+    "programs",
+    "warmup_updates",
+]  # not specialized
 # Threads per multiprocessor: they leave 96 and 128 registers per thread, as many as the compiler uses for pn without
 # spilling. A forward that computes a residual sum uses 94 to 125.
 FORWARD_THREADS, SUM_THREADS, BACKWARD_THREADS = 640, 512, 512
@@ -181,8 +188,8 @@ class Layout:
     def over_channels(self, kernel: Any, **arguments: object) -> None:
         """Launch a kernel that sums a table over programs."""
         with self._current_device():
-            grid = (triton.cdiv(self.dim, ADDING["COLUMNS"]),)
-            kernel[grid](**arguments, tokens=self.tokens, T=self._type, C=self.dim, **ADDING)
+            grid = (triton.cdiv(self.dim, SUM_TILE["COLUMNS"]),)
+            kernel[grid](**arguments, tokens=self.tokens, T=self._type, C=self.dim, **SUM_TILE)
 
     @property
     def _type(self) -> tl.dtype:

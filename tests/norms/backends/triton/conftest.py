@@ -23,7 +23,7 @@ def interpreter():
     import triton.language as tl
     from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
-    from normplugins.norms.backends.triton.tiles import ADDING
+    from normplugins.norms.backends.triton.tiles import SUM_TILE
 
     cut_off, prepare = InterpreterBuilder.cast_impl, InterpretedFunction.__call__
 
@@ -40,6 +40,6 @@ def interpreter():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InterpreterBuilder, "cast_impl", cast)
         patch.setattr(InterpretedFunction, "__call__", call)
-        patch.setitem(ADDING, "COLUMNS", 512)
-        patch.setitem(ADDING, "ROWS", 16)
+        patch.setitem(SUM_TILE, "COLUMNS", 512)
+        patch.setitem(SUM_TILE, "ROWS", 16)
         yield
