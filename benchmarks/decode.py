@@ -1,4 +1,4 @@
-"""Beam search with the same weights in our model, in stock fairseq's and, on a CPU, in the other decoding engines.
+"""Beam search with the same weights in our model, in stock fairseq's and, on a CPU, in other decoding engines.
 
 python -m benchmarks.decode [--repeats 3] [--run FOLDER] [--lengths FILE.npz] [hardware=cpu ...]
 """
@@ -62,7 +62,7 @@ class Models:
     run: TrainedRun | None = None
 
     def describe(self, case: Case) -> str:
-        """Return the text of the case."""
+        """Return the case as text, with the sizes of the models."""
         cfg = self.both[OURS].decoder.cfg
         return case_of(
             layers=f"{cfg.encoder_layers}+{cfg.decoder_layers}",
@@ -75,7 +75,7 @@ class Models:
 
 
 def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
-    """Measure translating; ``case`` replaces the usual one."""
+    """Measure the speed of translation; ``case`` replaces the default case."""
     options = arguments(__doc__, argv)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     if options.run and options.overrides:
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
 
 
 def load(config: DictConfig, lengths: Path | None = None) -> Models:
-    """Return stock fairseq's model and a copy of it as ours, for the prepared corpus or else for random sentences."""
+    """Return stock fairseq's model and ours with the same weights, for the prepared corpus or else random sentences."""
     task, text = text_task(config, lengths)
     if text != MADE_UP:
         task.load_dataset("test")
@@ -112,7 +112,7 @@ def load(config: DictConfig, lengths: Path | None = None) -> Models:
 
 
 def load_trained(folder: Path) -> Models:
-    """Return the model of a run and a copy of it as stock fairseq's, for the run's test set.
+    """Return the model of a run, and stock fairseq's with the same weights, for the run's test set.
 
     Raises:
         UserError: the folder holds no translation run, or its model has another norm than LayerNorm.
@@ -127,7 +127,7 @@ def load_trained(folder: Path) -> Models:
 
 
 def batches_of(models: Models, case: Case) -> list[dict[str, Any]]:
-    """Return batches of the test set, evenly spread over its sentences in order of length, or random ones."""
+    """Return batches that are spread evenly over the test set in order of length, or batches of random sentences."""
     count = case.sentences // case.batch
     torch.manual_seed(0)
     if models.text == MADE_UP:
@@ -143,15 +143,15 @@ def batches_of(models: Models, case: Case) -> list[dict[str, Any]]:
 
 
 def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Time all in turns.
+    """Time all models and engines in turns.
 
     Returns:
-        The times, and the tokens of the best translation of each sentence in the order of :func:`batches_of`, by name.
+        By name, the times, and the tokens of the best translation of each sentence in the order of :func:`batches_of`.
     """
     batches = batches_of(models, case)
     search = models.config.evaluate
     settings = {"beam": case.beam, "lenpen": search.length_penalty}
-    # Untrained weights end no sentence: a translation is as long as its source.
+    # An untrained model never ends a sentence, so each translation is as long as its source.
     settings["max_len_a"] = search.max_length_a if models.run else 1.0
     settings["max_len_b"] = search.max_length_b if models.run else 0
     found: dict[str, list[list[int]]] = {}
@@ -176,7 +176,7 @@ def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, list[fl
 
 
 def comparison_table(models: Models, case: Case, made: pd.DataFrame, found: Mapping[str, list[list[int]]]) -> Table:
-    """Return the table of the measured rows and of what was ``found``, as :func:`measure` returns it."""
+    """Return the table of the measured rows ``made`` and of the translations ``found`` by :func:`measure`."""
     expected = found[BASELINE]
     if run := models.run:
         ids = [number for batch in batches_of(models, case) for number in batch["id"].tolist()]

@@ -34,7 +34,7 @@ Call = Callable[[], object]
 
 
 def shared_options(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of the options that every script of this folder has, with the first line of its docstring."""
+    """Return a parser with the options that all scripts share; the first line of ``description`` describes it."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: every core")
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -89,12 +89,12 @@ def take_turns(calls: Mapping[Any, Call], repeats: int, seconds: float = 0.0) ->
 
 
 def case_of(**fields: object) -> str:
-    """Return the text of a case: ``tokens=4096 channels=512``."""
+    """Return a case as text, such as ``tokens=4096 channels=512``."""
     return " ".join(f"{name}={value}" for name, value in fields.items())
 
 
 def fields_of(case: str) -> dict[str, str]:
-    """Return the fields of such a text, or nothing for a case in other words (of older rows)."""
+    """Return the fields of such a text; none for a case in free text, as in older rows."""
     parts = [part.partition("=") for part in case.split(" ")]
     return {name: value for name, _, value in parts} if all(middle for _, middle, _ in parts) else {}
 
@@ -127,7 +127,7 @@ def rows(
     """Return the rows of a case.
 
     Args:
-        benchmark: its name.
+        benchmark: the name of the benchmark.
         case: the text of ``case_of``.
         found: the seconds of each turn by provider and direction ("" where there is only one direction).
         baseline: the provider with which the others are compared, direction by direction.
@@ -163,7 +163,7 @@ def append(path: Path, new: pd.DataFrame) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Return all rows of a file of measurements; empty texts for what a row does not have."""
+    """Return all rows of a file of measurements; text that a row does not have is empty."""
     text = ("benchmark", "provider", "case", "direction", "hardware", "torch", "triton", "fairseq", "commit", "date")
     table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
     return table.fillna(dict.fromkeys(text, ""))

@@ -1,4 +1,4 @@
-"""Forward, backward and both of every norm beside torch.nn.LayerNorm.
+"""Times of the forward pass, the backward pass and both, for every norm and for torch.nn.LayerNorm.
 
 python -m benchmarks.norm [--quick] [--norms pn,pn_alg2,bn] [--repeats 30]
 """
@@ -26,7 +26,7 @@ GROWING = ("pn", "pn_alg2")
 
 @dataclass(frozen=True)
 class Case:
-    """The input: ``tokens`` positions of ``channels``, in sentences of 32, with padding or without."""
+    """The input: ``tokens`` positions with ``channels`` channels each, in sentences of 32, with or without padding."""
 
     tokens: int
     channels: int
@@ -38,7 +38,7 @@ class Case:
         return case_of(tokens=self.tokens, channels=self.channels, dtype=str(self.dtype)[6:], padding=padding)
 
     def mask(self) -> Tensor:
-        """Return the padding (B, T), True where padding: sentences have three quarters of the length to all of it."""
+        """Return the padding mask (B, T), True at padding; the lengths of sentences range from 3/4 T to T."""
         lengths = torch.linspace(0.75 * SENTENCE, SENTENCE, self.tokens // SENTENCE).round()
         return torch.arange(SENTENCE) >= lengths[:, None]
 
@@ -70,7 +70,7 @@ def main_cases(cuda: bool, quick: bool) -> list[Case]:
 
 
 def growing(cuda: bool) -> dict[str, list[Case]]:
-    """Return cases that grow, by the field that grows."""
+    """Return series of growing cases, by the field that grows."""
     factor = 16 if cuda else 1
     return {
         "tokens": [Case(factor * tokens, 512) for tokens in (1024, 2048, 4096, 8192, 16384)],
@@ -79,7 +79,7 @@ def growing(cuda: bool) -> dict[str, list[Case]]:
 
 
 def providers(names: Sequence[str], channels: int) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the baselines, and each norm with its kernels, in plain PyTorch where it has kernels."""
+    """Yield the baselines and each norm; a norm with kernels is yielded in plain PyTorch, too."""
     yield BASELINE, nn.LayerNorm(channels)
     if "pn" in names:
         yield RELEASED, ReleasedPowerNorm(channels, warmup_updates=0)

@@ -34,7 +34,7 @@ turns, with the 20th and 80th percentile; × is the median of the times of one t
 
 @contextmanager
 def regenerated(results: Path) -> Iterator[None]:
-    """Write the page when the block ends, after an interrupt too."""
+    """Write the page when the block ends, even after an interrupt."""
     try:
         yield
     finally:
@@ -57,7 +57,7 @@ def write(results: Path) -> Path:
             if len(of_it):
                 parts += [f"### {title}", measured_with(of_it)]
             series = list(series_of(of_it))
-            grown = {case for _, group in series for case in group["case"]}  # stands in the table of the series
+            grown = {case for _, group in series for case in group["case"]}  # is in the table of the series
             for case, members in of_it.groupby("case", sort=False):
                 if case not in grown or members["direction"].nunique() > 1:
                     parts.append(_titled(case_table(members)))
@@ -68,13 +68,13 @@ def write(results: Path) -> Path:
 
 
 def newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the last row of each provider, case, direction and machine, of the benchmarks here."""
+    """Return the last row of each provider, case, direction and machine, without benchmarks that were removed."""
     known = rows[rows["benchmark"].isin(list(TITLES)) & rows["case"].map(lambda case: bool(fields_of(case)))]
     return known.drop_duplicates(["benchmark", "provider", "case", "direction", "hardware"], keep="last")
 
 
 def add(results: Path, rows: pd.DataFrame, table: Table | None = None) -> None:
-    """Append rows to the file of measurements and print a table; None: that of one case."""
+    """Append rows to the file of measurements and print ``table``; None: the table of their case."""
     append(results / CSV, rows)
     print(f"{terminal(table or case_table(rows), terminal_width())}\n", flush=True)
 
@@ -113,7 +113,7 @@ def growth_table(what: str, rows: pd.DataFrame) -> Table:
 
 
 def series_of(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield what grows and the rows, for each series of at least three cases that differ in one field."""
+    """Yield the growing field and the rows of each series of at least three cases that differ only in that field."""
     whole = rows[rows["direction"].isin(["both", "", "all"])]
     fields = [fields_of(case) for case in whole["case"]]
     for what in GROWING:
@@ -125,7 +125,7 @@ def series_of(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def measured_with(rows: pd.DataFrame) -> str:
-    """Return the versions, commits and days of these rows."""
+    """Return the versions, commits, dates and machine loads of these rows."""
 
     def each(column: str, length: int | None = None) -> str:
         return ", ".join(dict.fromkeys(str(value)[:length] for value in rows[column] if value))

@@ -1,4 +1,4 @@
-"""Sentence pairs per second of each stage of preparing a corpus, with one process and with one a core.
+"""Sentence pairs per second in each stage of preparing a corpus, with one process and with one per core.
 
 python -m benchmarks.prepare [--quick] [--repeats 3]
 """
@@ -21,13 +21,13 @@ from normplugins.corpora import corpus_config, prepare
 from normplugins.runs.compose import compose_config
 from normplugins.utils.download import find_in_mirror
 
-# A stage begins where the corpus prints its line. Learning subwords is one process's work in any case.
+# A stage begins when the preparation prints its line. Learning subwords always takes one process.
 STAGES = {"tokenizing": "tokenize", "learning": "learn", "splitting": "split", "binarizing": "binarize"}
 ALL, BASELINE = "all", "1 process"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure the generated corpus, and without ``--quick`` Multi30k too, where its files need no download."""
+    """Measure the generated corpus and, without ``--quick``, Multi30k if its files need no download."""
     options = arguments(__doc__, argv)
     providers = {BASELINE: 1} | ({f"{options.threads} processes": options.threads} if options.threads > 1 else {})
     where = machine(options.threads, cpu=True)
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def at_hand(config: DictConfig) -> bool:
-    """Return whether Multi30k's files are there: a benchmark does not wait for the network."""
+    """Return whether Multi30k's files are on this machine; a benchmark does not wait for the network."""
     raw = Path(config.data_dir) / config.corpus.name / "raw" / "train.de.gz"
     return raw.is_file() or find_in_mirror(raw.name, config.corpus.name) is not None
 

@@ -1,8 +1,8 @@
-"""PN with the passes of the released code, as a baseline of speed. It computes the same numbers as our ``pn``.
+"""PN with the passes of the released code, as a speed baseline. It computes the same numbers as our ``pn``.
 
-Group scaling is left to autograd, a per-token mean at a time. The real tokens are then selected into a tensor of their
-own for the statistics, and the batch is copied into (B, C, T), where the normalization, the affine map and each part of
-the backward are element-wise passes over all of it.
+Autograd differentiates the group scaling operation by operation. The real tokens are then selected into a tensor of
+their own for the statistics, and the batch is copied to (B, C, T). There the normalization, the affine map and each
+part of the backward are element-wise passes over the whole batch.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-DIMS = (0, 2)  # of (B, C, T): what a channel's mean runs over
+DIMS = (0, 2)  # axes of (B, C, T) over which the mean of a channel is taken
 
 
 def _each(channels: Tensor) -> Tensor:
-    """(C,) so that it broadcasts over (B, C, T)."""
+    """Reshape (C,) to broadcast over (B, C, T)."""
     return channels.view(1, -1, 1)
 
 
@@ -46,7 +46,7 @@ class _Function(torch.autograd.Function):
 
 
 class ReleasedPowerNorm(nn.Module):
-    """Released PN of ``dim`` channels over x (T, B, C), in training; buffers as in ``normplugins.norms``' ``pn``."""
+    """Released PN for x (T, B, C) with ``dim`` channels; its statistics have the same names as in our ``pn``."""
 
     running_phi: Tensor
     ema_gz: Tensor
@@ -70,7 +70,7 @@ class ReleasedPowerNorm(nn.Module):
         self.num_updates = 0
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C); padding_mask (B, T), True where padding. At evaluation, divide by the running psi."""
+        """Normalize x (T, B, C); padding_mask (B, T) is True at padding. At evaluation, divide by the running psi."""
         grouped = x.view(*x.shape[:2], self.groups, -1)
         scaled = (grouped / torch.sqrt((grouped * grouped).mean(-1, keepdim=True) + self.eps)).view(x.shape)
         if not self.training:

@@ -1,4 +1,4 @@
-"""Training updates a second, summed over 1, 2, 4 and 8 processes that train at the same time on one GPU.
+"""Total training updates per second of 1, 2, 4 and 8 processes that train at the same time on one GPU.
 
 python -m benchmarks.side_by_side [--experiment ptb] [--counts 1,2,4,8] [--seconds 15] [norm=pn ...]
 """
@@ -23,7 +23,7 @@ from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.threads import use_threads
 
 JSON = "side_by_side.json"
-ENOUGH = 0.95  # of the highest updates a second, summed over the processes
+ENOUGH = 0.95  # as a fraction of the highest total updates per second
 WARM_UP = 5  # updates, in which kernels are compiled and PyTorch allocates its memory
 PATIENCE = 300.0  # seconds that processes wait for each other
 
@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(experiment: str, overrides: Sequence[str], count: int, threads: int, seconds: float) -> float:
-    """Return the updates a second, summed over ``count`` processes that train during the same ``seconds``.
+    """Return the total updates per second of ``count`` processes that train at the same time, for ``seconds``.
 
-    Each process has this many ``threads``.
+    Each process uses ``threads`` threads.
     """
     context = get_context("spawn")  # each process may use the GPU
     with context.Manager() as manager, ProcessPoolExecutor(count, context) as pool:
@@ -64,7 +64,7 @@ def measure(experiment: str, overrides: Sequence[str], count: int, threads: int,
 
 
 def updates_per_second(experiment: str, overrides: Sequence[str], threads: int, seconds: float, start: Any) -> float:
-    """Train on a full batch of random words for some time, from the moment at which all processes are ready."""
+    """Return the updates per second on a full batch of random words, from the moment when all processes are ready."""
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     use_threads(threads)
     config = compose_config(experiment, overrides)
@@ -76,13 +76,13 @@ def updates_per_second(experiment: str, overrides: Sequence[str], threads: int, 
     start.wait()
     count, begun = 0, time.perf_counter()
     while (taken := time.perf_counter() - begun) < seconds:
-        update(full)  # reads the loss, so that the GPU has ended its work
+        update(full)  # reads the loss, and so waits for the GPU
         count += 1
     return count / taken
 
 
 def enough_processes(found: Mapping[int, float]) -> int:
-    """Return the smallest number of processes that reach ``ENOUGH`` of the highest measured updates a second."""
+    """Return the smallest number of processes that reaches ``ENOUGH`` of the highest measured total."""
     return min(count for count, rate in found.items() if rate >= ENOUGH * max(found.values()))
 
 

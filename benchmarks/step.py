@@ -38,7 +38,7 @@ Update = Callable[[Batch], None]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure an update with each norm beside stock fairseq's."""
+    """Measure an update with each norm, and one of stock fairseq."""
     options = arguments(__doc__, argv)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     norms = dict.fromkeys(("ln", *(options.norms or NORMS)))
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def composed(norm: str, overrides: Sequence[str]) -> DictConfig:
-    """Return the experiment's config with a norm in its encoder; raises UserError where it is refused."""
+    """Return the experiment's config with a norm in its encoder. Raises UserError if it is refused."""
     if chosen := [override for override in overrides if override.startswith("norm=")]:
         raise UserError(f"{chosen[0]}: norms are chosen by --norms {chosen[0].partition('=')[2]}")
     config = compose_config(EXPERIMENT, [*overrides, f"norm={norm}"])
@@ -72,7 +72,8 @@ def composed(norm: str, overrides: Sequence[str]) -> DictConfig:
 def training_batches(config: DictConfig, count: int, lengths: Path | None = None) -> tuple[str, Any, list[Batch]]:
     """Return the case, the task, and the first batches of training.
 
-    They hold the prepared corpus, or random words: in pairs with the file's ``lengths``, or with the published mean.
+    The text is random words in pairs with the lengths in the file ``lengths``; without a file, the prepared corpus;
+    without either, random words in sentences of the published mean length.
     """
     task, text = text_task(config, lengths)
     case = described(config, len(task.target_dictionary), text)
@@ -100,7 +101,7 @@ def described(config: DictConfig, types: int, text: str) -> str:
 
 @contextmanager
 def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[str, Update]]:
-    """Yield the functions that train stock fairseq's model and ours with each norm on a batch.
+    """Yield functions that make one update on a batch: of stock fairseq's model, and of ours with each norm.
 
     On a CPU stock fairseq runs in a separate process; on a GPU in bfloat16 it is measured in float16 too.
     """
@@ -121,18 +122,18 @@ def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[s
 
 
 def stock_update(config: DictConfig, dictionary: Dictionary) -> Update:
-    """Return the function that trains stock fairseq's model; ``config`` is fairseq's part of the experiment's."""
+    """Return a function that updates stock fairseq's model; ``config`` is fairseq's part of an experiment's config."""
     normplugins.register()
     return updating(stock_trainer(config, run_task("translation").bare_task(config.task, dictionary)))
 
 
 def own_update(config: DictConfig, task: Any) -> Update:
-    """Return the function that trains our model; ``config`` is fairseq's part of the experiment's."""
+    """Return a function that updates our model; ``config`` is fairseq's part of an experiment's config."""
     return updating(Trainer(config, task, task.build_model(config.model), task.build_criterion(config.criterion)))
 
 
 def updating(trainer: FairseqTrainer) -> Update:
-    """Return the function that makes one update with a batch."""
+    """Return a function that makes one update with a batch."""
 
     def update(batch: Batch) -> None:
         figures = trainer.train_step([batch], raise_oom=True)
@@ -143,7 +144,7 @@ def updating(trainer: FairseqTrainer) -> Update:
 
 
 def measure(updates: Mapping[str, Update], batches: Sequence[Batch], repeats: int) -> dict[str, list[float]]:
-    """Time an update of each in turns. In a turn, all take the same two batches, the first as a warm-up."""
+    """Time an update of each model in turns. In a turn, all take the same two batches, the first as a warm-up."""
 
     def taking(update: Update) -> Callable[[], None]:
         left = cycle(batches)

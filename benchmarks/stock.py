@@ -39,8 +39,8 @@ class SeparateProcess:
     in a process that has never applied the setting.
 
     Args:
-        build: returns the function, in that process; it and its arguments are pickled.
-        arguments: of ``build``.
+        build: returns the function; it is called in that process, and is pickled together with its arguments.
+        arguments: the arguments of ``build``.
 
     Raises:
         UserError: ``build`` or the function has raised an error, or the process has ended.
@@ -90,7 +90,7 @@ def _call(given: bytes) -> Any:
 
 
 def stock_model(config: DictConfig, task: Any) -> BaseFairseqModel:
-    """Return stock fairseq's transformer with LayerNorm in the sizes of an experiment."""
+    """Return stock fairseq's transformer with LayerNorm and the sizes of an experiment."""
     return task.build_model(_model_arguments(config.model))
 
 
@@ -119,7 +119,7 @@ def to_stock(model: NormTransformer, stock: BaseFairseqModel) -> BaseFairseqMode
 
 
 def stock_trainer(config: DictConfig, task: Any) -> Trainer:
-    """Return fairseq's own trainer with its own model, Adam and label-smoothed cross-entropy, and all else the same.
+    """Return fairseq's own trainer with its own model, Adam and label-smoothed cross-entropy; all else is the same.
 
     Args:
         config: fairseq's part of a translation experiment's config; ``model.normalize_before`` chooses pre-norm.
@@ -137,7 +137,7 @@ def stock_trainer(config: DictConfig, task: Any) -> Trainer:
 
 
 def _model_arguments(model: DictConfig) -> Namespace:
-    """Return what fairseq's command line would give its model: the experiment's settings, the architecture's else."""
+    """Return the arguments of fairseq's model: the experiment's settings, with the architecture's as defaults."""
     given = {name: model[name] for name in SAME if model.get(name) is not None}
     before = {f"{side}_normalize_before": model.normalize_before for side in ("encoder", "decoder")}
     arguments = Namespace(arch=ARCHITECTURE, **given, **before)

@@ -1,4 +1,4 @@
-"""The text of a benchmark: a prepared corpus, or random words in pairs that may have the lengths of real ones."""
+"""The text of a benchmark: a prepared corpus, or random words in pairs whose lengths may be real ones."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class _RandomSentences:
 
 
 def random_batches(config: DictConfig) -> tuple[Any, Callable[[int], dict[str, Any]], int]:
-    """Return a task without a corpus, a function that makes a batch of so many random sentences, and how many fill one.
+    """Return a task without a corpus, a function from a number of sentences to a random batch, and how many fill one.
 
-    The sentences have the mean length of the corpus in the config, or that of a segment.
+    The sentences have the mean length of the config's corpus or, for a language model, the length of a segment.
     """
     size = corpus_size(config)
     task, batch = synthetic_task(run_task(config.task._name), fairseq_config(config), size.types)
@@ -50,12 +50,12 @@ def random_batches(config: DictConfig) -> tuple[Any, Callable[[int], dict[str, A
 def text_task(config: DictConfig, lengths: Path | None) -> tuple[Any, str]:
     """Return a translation task with its datasets, and the name of their text in a case.
 
-    The text is random words in pairs with the lengths in a file, or else the prepared corpus. Without both it is
-    ``MADE_UP``, and the task has no datasets.
+    The text is random words in pairs with the lengths in a file; without a file, the prepared corpus. Without either,
+    its name is ``MADE_UP``, and the task has no datasets.
 
     Args:
         config: the config of a translation experiment.
-        lengths: an ``.npz`` file with an array of lengths for each language, named by it; ``</s>`` counts.
+        lengths: an ``.npz`` file with an array of lengths for each language, under its code; lengths include ``</s>``.
 
     Raises:
         UserError: the file cannot be read or lacks a language.

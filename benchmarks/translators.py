@@ -1,4 +1,4 @@
-"""What the benchmark of decoding measures: a model with its beam search, and other engines with the same weights."""
+"""The translators of the decoding benchmark: a model with its beam search, and other engines with the same weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from normplugins.runs.trained import Engine
 from normplugins.training.distributed import on_cpu
 
 Translate = Callable[..., list[list[int]]]
-"""Maps settings, fields of fairseq's ``generation``, and batches to the best hypothesis' tokens of each sentence."""
+"""Maps settings (fields of fairseq's ``generation``) and batches to the tokens of each sentence's best hypothesis."""
 
 
 def translator(model: Any, config: DictConfig, dictionary: Dictionary, bfloat16: bool = False) -> Translate:

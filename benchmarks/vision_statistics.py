@@ -3,8 +3,8 @@
 python -m benchmarks.vision_statistics [--archive cifar-10-binary.tar.gz] [--updates 1000] [--results results]
 
 The paper's Figure 2 says that batch statistics fluctuate more in a transformer than in a ResNet20 on CIFAR-10. This
-script trains the ResNet20 of arXiv 1512.03385 (batch 128, SGD) and measures its first norm at the updates, and with the
-code, of the statistics probe of our own runs (docs/probe.md). It writes ``vision_statistics.json`` to the results.
+script trains the ResNet20 of arXiv 1512.03385 (batch 128, SGD) and measures its first norm with the statistics probe of
+our own runs, at the same updates (docs/probe.md). It writes ``vision_statistics.json`` to the results.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from normplugins.utils.threads import use_threads
 NAME = "cifar-10-binary.tar.gz"
 ADDRESSES = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-"""Of the published archive. Another archive of the same layout is used too, and its own hash is recorded."""
+"""The hash of the published archive. Another archive with the same layout is accepted, and its own hash recorded."""
 SIZE, IMAGE = 32, 3 * 32 * 32
 BATCH, RATE, WEIGHT_DECAY = 128, 0.1, 1e-4
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-"""Of the pixels of CIFAR-10's training images, by color."""
+"""The mean and standard deviation of the pixels of CIFAR-10's training images, by color."""
 
 
 class PixelNorm(nn.Module):
@@ -86,10 +86,10 @@ class ResNet20(nn.Module):
 
 
 def read_images(archive: Path) -> tuple[Tensor, Tensor]:
-    """Return the training images (N, 3, 32, 32), of uint8, and their classes (N,).
+    """Return the training images (N, 3, 32, 32) in uint8, and their classes (N,).
 
     Raises:
-        UserError: the file is no archive of CIFAR-10 in the binary version.
+        UserError: the file is not an archive of CIFAR-10's binary version.
     """
     records = []
     try:
@@ -106,7 +106,7 @@ def read_images(archive: Path) -> tuple[Tensor, Tensor]:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pad by 4 pixels, crop at random and flip at random; uint8 (N, 3, 32, 32) to normalized floats."""
+    """Pad by 4 pixels, crop and flip at random, and normalize: uint8 (N, 3, 32, 32) to floats of the same shape."""
     padded = F.pad(images, (4, 4, 4, 4))
     corners = torch.randint(0, 9, (2, len(images)), generator=generator).tolist()
     crops = [one[:, y : y + SIZE, x : x + SIZE] for one, y, x in zip(padded, *corners, strict=True)]
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
-    commit = git_commit("benchmarks")  # of the code that runs, not of the tree afterwards
+    commit = git_commit("benchmarks")  # before the training: the checkout may change meanwhile
     use_threads(options.threads)
     archive = options.archive or fetch(NAME, ADDRESSES, Path("data/cifar10/raw"), print)
     images, classes = read_images(archive)

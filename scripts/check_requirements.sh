@@ -2,8 +2,8 @@
 # Check that requirements.txt can be installed on each supported Python and pins everything that pyproject.toml needs:
 #     scripts/check_requirements.sh            # fails with the reason or the difference
 #     scripts/check_requirements.sh --write    # rewrites requirements.txt; versions that still fit are kept
-# Only the package registry is asked: packages, caches, wheel folders and settings of this machine are ignored, and nothing
-# is installed. Without a network the check is skipped with a message; if CI is set, that is an error.
+# Only the package registry is used: packages, caches, wheel folders and settings of this machine are ignored, and
+# nothing is installed. Without a network the check is skipped with a message; if CI is set, that is an error.
 set -euo pipefail
 cd "$(dirname -- "$0")/.."
 for setting in "${!UV_@}"; do
@@ -37,7 +37,7 @@ resolve "the dependencies in pyproject.toml do not resolve" pyproject.toml --all
 {
   echo "# Exact versions of everything that pyproject.toml needs. Written by \`make requirements\`; do not edit by hand."
   echo "# fairseq==0.12.2 is installed after these with --no-deps, because it pins old versions that it does not need."
-  # torch pins its CUDA libraries itself. If they were named here, they would be installed beside a CPU build of torch too.
+  # torch pins its CUDA libraries itself. If they were named here, they would be installed with a CPU build of torch too.
   sed -E '/^(nvidia|cuda)-/d' "$folder/output"
 } >"$folder/requirements.txt"
 if [ "${1:-}" = --write ]; then

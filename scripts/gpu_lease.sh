@@ -20,7 +20,7 @@ prepare() {
   [ -e .ready ] && return
   rm -rf env
   "$python" -m venv --without-pip --system-site-packages env
-  # The machine's Python may itself be in an environment, which another environment does not see.
+  # The machine's Python may itself be in a virtual environment, whose packages the new one does not see.
   site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   echo "import site; site.addsitedir('$site')" >"$("$ours" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
   wheels=$(find "$pack/wheels" -name '*.whl')
@@ -35,7 +35,7 @@ prepare() {
   touch .ready
 }
 
-once() { # once NAME COMMAND...: run a command, unless it has succeeded before, for as long as this call may take
+once() { # once NAME COMMAND...: run a command unless it has succeeded before, for at most the time that this call has left
   local name=$1 code=0
   shift
   if [ -e "done/$name" ]; then echo "$name: done"; return; fi
@@ -50,7 +50,7 @@ once() { # once NAME COMMAND...: run a command, unless it has succeeded before, 
   esac
 }
 
-at_once() { # at_once JOBS NAME MINUTES: campaigns that share the plan's runs; succeed if one of them sees all runs done
+at_once() { # at_once JOBS NAME MINUTES: start JOBS campaigns that share the plan's runs; succeeds if one of them finds all runs done
   local job pids=() code=75
   trap 'kill "${pids[@]}" 2>/dev/null; wait; exit 75' INT TERM # background jobs ignore SIGINT; SIGTERM saves the update
   for ((job = 0; job < $1; job++)); do
@@ -64,7 +64,7 @@ at_once() { # at_once JOBS NAME MINUTES: campaigns that share the plan's runs; s
   return $code
 }
 
-campaign() { # campaign EXPERIMENT [KEY=VALUE...]: train its plan's cells, as many at the same time as piece 3 found to be enough
+campaign() { # campaign EXPERIMENT [KEY=VALUE...]: train the cells of its plan, as many at a time as piece 3 found to be enough
   local jobs more=""
   jobs=$("$ours" -c 'import json, sys; print(json.load(open("results/side_by_side.json"))[sys.argv[1]]["jobs"])' "$1" 2>/dev/null) || jobs=4
   [ $# -lt 2 ] || more=$(printf '%s, ' "${@:2}")

@@ -1,4 +1,4 @@
-"""Text in .tgz and .zip archives, and in the SGML files that the test sets of IWSLT and WMT are published as."""
+"""Reads text from .tgz and .zip archives, and from the SGML files in which IWSLT and WMT publish their test sets."""
 
 import gzip
 import io
@@ -17,15 +17,15 @@ from normplugins.utils.files import refuse_stream, text_lines
 
 _SEGMENT_TAG = re.compile(r'<seg id="[0-9]*">\s*|\s*</seg>\s*')
 _BLOCK = 1 << 20  # bytes
-_BUFFER = 1 << 16  # bytes; without it, lines of zip files are read slowly
+_BUFFER = 1 << 16  # bytes; reading lines from zip files is slow without a buffer
 _Member = tuple[str, Callable[[], Any]]
 """A file's name without its folder, and a function that opens it."""
 
 
 def read_members(path: Path, names: Collection[str], discard: bool = False) -> dict[str, list[str]]:
-    """Return the lines of these files of an archive. Raises UserError if the archive is damaged or lacks one.
+    """Return the lines of the named files in an archive. Raises UserError if the archive is damaged or lacks a file.
 
-    With ``discard`` the archive is checked as well, but the lines are not kept.
+    With ``discard``, the files are only unpacked, as a check of the archive, and their lists stay empty.
     """
     found: dict[str, list[str]] = {}
     with _members(path) as members:
@@ -41,7 +41,7 @@ def read_members(path: Path, names: Collection[str], discard: bool = False) -> d
 
 
 def iter_member(path: Path, name: str) -> Iterator[bytes]:
-    """Yield the lines of one file of an archive, with their line ends, while it is unpacked."""
+    """Yield the lines of one file in an archive, with their line endings, as it is unpacked."""
     with _members(path) as members:
         for found, open_member in members:
             if found == name:
@@ -58,7 +58,7 @@ def segments(lines: Iterable[str]) -> list[str]:
 
 @contextmanager
 def _members(path: Path) -> Iterator[Iterator[_Member]]:
-    """Yield the files of an archive; the format follows from its content, because mirrors repack files."""
+    """Yield the files of an archive. Its format is detected from its content, because mirrors repack files."""
     try:
         refuse_stream(path)
         yield _zip_members(path) if zipfile.is_zipfile(path) else _tgz_members(path)
@@ -78,5 +78,5 @@ def _tgz_members(path: Path) -> Iterator[_Member]:
         for member in archive:
             if member.isfile():
                 yield member.name.rpartition("/")[2], partial(archive.extractfile, member)
-        while packed.read(_BLOCK):  # the checksum is behind the last byte
+        while packed.read(_BLOCK):  # gzip verifies the checksum at the end of the stream
             pass

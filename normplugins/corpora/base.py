@@ -20,17 +20,18 @@ CORPORA: dict[str, type[Corpus]] = {}
 
 @dataclass
 class Corpus:
-    """One corpus: its fields are what a recipe can choose, its class attributes are facts about the published text.
+    """A corpus: its fields are the settings of a recipe, its class attributes are facts about the published text.
 
-    A subclass is one corpus. It sets ``name``, adds the settings that it uses, and implements the method of its kind
-    that reads the input files. ``configs/corpus/<name>.yaml`` holds the values of a recipe.
+    Each corpus is a subclass. It sets ``name``, adds the settings that it uses, and implements the method that reads
+    its input files: ``read`` for parallel text, ``open_split`` for running text. ``configs/corpus/<name>.yaml`` holds
+    the values of a recipe.
     """
 
     PUBLISHED: ClassVar[Mapping[str, int]] = {}
-    """Published counts; other counts are reported and recorded with every result."""
+    """The published counts. Counts that differ from them are reported, and recorded with every result."""
 
     RECIPE: ClassVar[int] = 1
-    """Increased when the same files and settings give other text, or other facts about it."""
+    """Version of the preparation: increased when the same files and settings give different text or facts."""
 
     name: str = ""
 
@@ -45,7 +46,7 @@ class Corpus:
         return self.PUBLISHED
 
     def differing(self, found: Mapping[str, int], unit: str = "") -> list[str]:
-        """Describe each count that is not the published one."""
+        """Describe each count that differs from the published one."""
         published = self.published().items()
         return [f"{found[name]:,} of {count:,} {name}{unit}" for name, count in published if count != found[name]]
 
@@ -58,7 +59,7 @@ class Corpus:
         raise NotImplementedError
 
     def variant(self) -> str:
-        """Return the folder name of these settings."""
+        """Return the folder name for these settings."""
         raise NotImplementedError
 
 
@@ -67,13 +68,13 @@ class PublishedCorpus(Corpus):
     """A corpus that is downloaded, and verified against the published text."""
 
     FILES: ClassVar[Mapping[str, Sequence[str]]]
-    """The addresses of each file, which are tried in turn, by its name."""
+    """Maps each file name to its download addresses, which are tried in order."""
 
     verify: bool = setting(True, "refuse text that differs from the published text")
     url: str | None = setting(None, "another address of the file, or of a folder with all files", changes_result=False)
 
     def addresses(self) -> Mapping[str, Sequence[str]]:
-        """Return the addresses of each file that these settings need, by its name."""
+        """Return the addresses of each file that these settings need, by file name."""
         return self.FILES
 
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:
@@ -90,14 +91,14 @@ class PublishedCorpus(Corpus):
 
 
 def archived(address: str) -> str:
-    """Return the address of the Internet Archive's copy of a file whose host may have died, from about 2020."""
+    """Return the address of the Internet Archive's copy, from about 2020, of a file whose host may be gone."""
     return f"https://web.archive.org/web/2020id_/{address}"
 
 
 def verified(where: str, name: str, lines: Iterable[bytes], wanted: str) -> Iterator[bytes]:
-    """Yield the lines. Raises UserError at the end unless their digest is that of the published text ``name``.
+    """Yield the lines. Raises UserError at the end if their digest differs from that of the published text ``name``.
 
-    ``wanted`` is a SHA-256, or has another algorithm before it: ``sha1:...``.
+    ``wanted`` is a SHA-256, or a digest preceded by its algorithm: ``sha1:...``. ``where`` names the text in the error.
     """
     algorithm, _, wanted = wanted.rpartition(":")
     digest = hashlib.new(algorithm or "sha256")
@@ -112,7 +113,7 @@ def verified(where: str, name: str, lines: Iterable[bytes], wanted: str) -> Iter
 
 
 def verify_digest(where: str, name: str, lines: Iterable[bytes], wanted: str) -> None:
-    """Raise UserError as :func:`verified` does."""
+    """Raise UserError if the digest of the lines is not ``wanted``, as :func:`verified` does."""
     deque(verified(where, name, lines, wanted), maxlen=0)
 
 
@@ -120,15 +121,15 @@ AnyCorpus = TypeVar("AnyCorpus", bound=Corpus)
 
 
 def register(corpus: type[AnyCorpus]) -> type[AnyCorpus]:
-    """Class decorator that makes a corpus known by its ``name``."""
+    """Class decorator that registers a corpus under its ``name``."""
     CORPORA[corpus.name] = corpus
     return corpus
 
 
 def corpus_config(mapping: Mapping[str, Any]) -> Corpus:
-    """Build the corpus that ``mapping["name"]`` names from a composed Hydra node or the config of an older run.
+    """Build the corpus ``mapping["name"]`` from a composed Hydra node or from the config of an older run.
 
-    Raises UserError for an unknown name or setting, and for a setting of another corpus unless it has its default.
+    Raises UserError for an unknown name or setting, and for a setting of another corpus that is not at its default.
     """
     name = mapping.get("name")
     if name not in CORPORA:
@@ -149,7 +150,8 @@ def register_corpus_nodes(store: Any, with_yaml: Collection[str]) -> None:
     """Store the defaults of each corpus in Hydra's ConfigStore.
 
     A corpus whose name is in ``with_yaml`` has its defaults under ``corpus/_<name>``, for the defaults list of
-    ``configs/corpus/<name>.yaml``. A corpus without a file, as in another package, has them under ``corpus/<name>``.
+    ``configs/corpus/<name>.yaml``. A corpus without such a file, for example one of another package, has them under
+    ``corpus/<name>``.
     """
     for name, corpus in CORPORA.items():
         store.store(group="corpus", name=f"_{name}" if name in with_yaml else name, node=asdict(corpus()))

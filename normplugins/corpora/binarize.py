@@ -1,4 +1,4 @@
-"""Text to fairseq's data-bin folder with fairseq's own dictionary and dataset builder."""
+"""Writes text to fairseq's data-bin folder, with fairseq's own dictionary and dataset builder."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,8 +34,8 @@ def binarize_text(
 ) -> int:
     """Write the dictionary of the counted words and each split's ``.bin`` and ``.idx``; return the dictionary's size.
 
-    ``splits`` has the words of each line without ``</s>``, which is appended to every line. fairseq-preprocess writes
-    the same files about eight times slower, because it handles one word at a time.
+    ``splits`` yields the words of each line; ``</s>`` is appended to every line. fairseq-preprocess writes the same
+    files, but takes about eight times as long, because it handles one word at a time.
     """
     import torch
     from fairseq.data import Dictionary, indexed_dataset

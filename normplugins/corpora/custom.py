@@ -20,13 +20,13 @@ SIDES = ("source", "target")
 
 
 _DRAW = 2
-"""Increased when the same text and seed give other drawn splits. They then have a folder of their own."""
+"""Version of the drawing: increased when the same text and seed give different splits, which then get a new folder."""
 
 
 @register
 @dataclass
 class Custom(ParallelCorpus):
-    """Files are given as a prefix (``PREFIX.de`` and ``PREFIX.en``, each also as ``.gz``), or one by one."""
+    """The user's parallel text, given by a prefix (``PREFIX.de`` and ``PREFIX.en``, also as ``.gz``) or by file."""
 
     name: str = "custom"
     train: str | None = setting(None, "prefix of the training files")
@@ -75,17 +75,17 @@ class Custom(ParallelCorpus):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def settings(self) -> dict[str, Any]:
-        """Return everything that the prepared text depends on, except the input files: also how splits are drawn."""
+        """Return all that the prepared text depends on, including how splits are drawn, except the input files."""
         return super().settings() | ({"draw": _DRAW} if self._drawn() else {})
 
     def _drawn(self) -> dict[str, int]:
-        """Return the number of pairs of each split that is drawn from the training text."""
+        """Return the size, in pairs, of each split that is drawn from the training text."""
         sizes = {"valid": None if self.valid_every else self.valid_size, "test": self.test_size}
         given = {name.partition("_")[0] for name in self.files()}
         return {split: size for split, size in sizes.items() if size and split not in given}
 
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
-        """Return the files of each split that has files, as ``split.source`` and ``split.target``."""
+        """Return the files of each split that has files, by the names ``<split>.source`` and ``<split>.target``."""
         files = {}
         for split, side in product(SPLITS, SIDES):
             if given := getattr(self, f"{split}_{side}"):
@@ -119,10 +119,10 @@ class Custom(ParallelCorpus):
     def _draw(
         self, train: list[Pair], given: Mapping[str, list[Pair]], sizes: Mapping[str, int], where: str, notes: list[str]
     ) -> tuple[dict[str, list[Pair]], dict[str, list[int]]]:
-        """Draw pairs at random without replacement, so that no two splits, drawn or given, share a pair.
+        """Draw pairs at random without replacement; no drawn pair occurs in another split.
 
-        At most one copy of a pair is drawn, and pairs in another split are removed from the training text.
-        Returns the pairs of the drawn splits and of the training text, and their line numbers.
+        At most one copy of a pair is drawn, and pairs of other splits, drawn or given, are removed from the training
+        text. Returns the pairs of the drawn splits and of the training text, and their line numbers.
         """
         key = random.Random(self.seed).random  # the only method with the same values in every Python version
         order = sorted((key(), number) for number, pair in enumerate(train, 1) if all(map(str.strip, pair)))
@@ -144,13 +144,13 @@ class Custom(ParallelCorpus):
         drawn = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
         notes.append(f"{drawn} pairs drawn with seed {self.seed}")
         numbers = {split: sorted(chosen) for split, chosen in numbers.items()}
-        # cleaning drops and counts those with an empty side
+        # pairs with an empty side stay: cleaning drops and counts them
         numbers["train"] = [n for n, pair in enumerate(train, 1) if self._as_compared(pair) not in held_out]
         if copies := len(train) - sum(map(len, numbers.values())):
             notes.append(f"{copies:,} training pairs dropped: copies of pairs in {' or '.join({**given, **sizes})}")
         return {split: [train[n - 1] for n in kept] for split, kept in numbers.items()}, numbers
 
     def _as_compared(self, pair: Pair) -> str:
-        """Return a pair without differences in white space, and in case if the text is lower-cased."""
+        """Return a pair in the form that is compared: whitespace squeezed, and lower-cased if the corpus is."""
         line = "\n".join(map(squeeze, pair))
         return line.lower() if self.lowercase else line

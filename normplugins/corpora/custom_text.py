@@ -22,7 +22,7 @@ from normplugins.utils.worker_processes import call_in_subprocess
 @register
 @dataclass
 class CustomText(RunningText):
-    """Text at word level, with words separated by blanks, or split into subwords."""
+    """The user's text at word level, with words separated by spaces, or split into subwords."""
 
     name: str = "custom_lm"
     train: str | None = setting(None, "file of the training text")
@@ -63,7 +63,7 @@ class CustomText(RunningText):
         call_in_subprocess(lambda: subwords.learn(self.subword, self.subword_size, 1, [files["train"]], model))
 
     def notes(self, files: Mapping[str, Path], train: Counter[str], new: Mapping[str, int]) -> list[str]:
-        """Report test lines that the training text also has, and unknown words that no model can learn to predict."""
+        """Report test lines that occur in the training text, and unknown words if that text has no ``<unk>``."""
         found = []
         if self.level == "word" and any(new.values()) and UNKNOWN not in train:
             found.append(

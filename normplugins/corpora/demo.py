@@ -1,4 +1,4 @@
-"""A generated pair of languages: skewed vocabulary, varying lengths, local reordering. Learned in minutes on a CPU."""
+"""A generated pair of languages with Zipf's word frequencies, varying lengths and local reordering, for CPU runs."""
 
 import random
 from bisect import bisect

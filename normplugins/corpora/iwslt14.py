@@ -28,7 +28,7 @@ _TITLE_TAG = re.compile(r"</?(?:title|description)>")
 @register
 @dataclass
 class Iwslt14(PublishedCorpus, ParallelCorpus):
-    """The training text has no validation set: every 23rd clean pair becomes one."""
+    """The archive has no validation set, so every 23rd clean training pair goes into one."""
 
     FILES: ClassVar = {
         ARCHIVE: [
@@ -69,7 +69,10 @@ class Iwslt14(PublishedCorpus, ParallelCorpus):
         read_members(path, MEMBERS, discard=True)
 
     def verify_test(self, test: Sequence[Pair], where: tuple[str, str]) -> None:
-        """Raise UserError unless the tokenized test set is the published one; other settings than the recipe's pass."""
+        """Raise UserError if the tokenized test set is not the published one.
+
+        With settings that tokenize differently from the recipe, only the number of pairs is compared.
+        """
         super().verify_test(test, where)
         if self.verify and self.lowercase and self.resolved_tokenizer == "moses" and not self.split_hyphens:
             for side, language in enumerate((self.source, self.target)):

@@ -1,4 +1,4 @@
-"""Languages written without blanks between words, and sacreBLEU's tokenizers, by which they are scored."""
+"""Languages written without spaces between words, and the sacreBLEU tokenizers with which they are scored."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,27 +12,27 @@ _WITHOUT_BLANKS = {
     **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
     **dict.fromkeys(("th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo", "bod"), "char"),
 }
-# A blank between tokens stays only between two tokens in ASCII, such as "New York" in Japanese text.
+# When tokens are joined, a space stays only between two ASCII characters, as in "New York" in Japanese text.
 _BLANK_TO_DROP = re.compile(r"(?<![!-~]) | (?![!-~])")
 
 
 def has_blanks(language: str) -> bool:
-    """Whether a language, by its code such as ``ja`` or ``zh_CN``, separates words by blanks."""
+    """Whether a language, given by a code such as ``ja`` or ``zh_CN``, separates words by spaces."""
     return language.partition("_")[0].lower() not in _WITHOUT_BLANKS
 
 
 def default_score_tokenizer(language: str) -> str:
-    """Return the name of sacreBLEU's tokenizer for a language: 13a if words are separated by blanks."""
+    """Return the name of the sacreBLEU tokenizer for a language: ``13a`` if it separates words by spaces."""
     return _WITHOUT_BLANKS.get(language.partition("_")[0].lower(), "13a")
 
 
 def check_score_tokenizer(name: str) -> None:
-    """Raise UserError if a tokenizer of sacreBLEU cannot be used here, so that a run fails before it trains."""
+    """Raise UserError if a sacreBLEU tokenizer does not work on this machine, before a run trains in vain."""
     if not name.endswith("-mecab"):  # only MeCab needs packages and a dictionary
         return
     try:
         score_words([""], name)
-    except (ImportError, RuntimeError, AssertionError) as error:  # of sacreBLEU, also if MeCab has another dictionary
+    except (ImportError, RuntimeError, AssertionError) as error:  # from sacreBLEU, also for a wrong MeCab dictionary
         raise UserError(
             f"corpus.score_tokenizer={name} needs packages that are not installed: "
             f"pip install 'sacrebleu[{name[:2]}]', or set corpus.score_tokenizer=char"
@@ -40,7 +40,7 @@ def check_score_tokenizer(name: str) -> None:
 
 
 def score_words(lines: Sequence[str], tokenizer: str) -> list[str]:
-    """Return lines of plain text split into words by a tokenizer of sacreBLEU."""
+    """Return lines of plain text, split into words by a sacreBLEU tokenizer."""
     from sacrebleu.metrics import BLEU
 
     split: Callable[[str], str] = BLEU(tokenize=tokenizer).tokenizer
@@ -48,5 +48,5 @@ def score_words(lines: Sequence[str], tokenizer: str) -> list[str]:
 
 
 def join_tokens(line: str) -> str:
-    """Return a line of tokens as text of a language without blanks."""
+    """Join a line of tokens into text of a language without spaces."""
     return _BLANK_TO_DROP.sub("", line)

@@ -1,4 +1,4 @@
-"""Multi30k German-English: 30,000 image captions, the small real corpus for runs on a CPU."""
+"""Multi30k German-English: 30,000 image captions, a small real corpus for runs on a CPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ TEXT_SHA256 = {
 @register
 @dataclass
 class Multi30k(PublishedCorpus, ParallelCorpus):
-    """The test split is all four test sets, one after the other."""
+    """The test split is the concatenation of all four test sets."""
 
     FILES: ClassVar = {f"{text}.gz": [f"{URL}/{text}.gz", archived(f"{URL}/{text}.gz")] for text in TEXT_SHA256}
     LANGUAGE_PAIRS: ClassVar = (("de", "en"), ("en", "de"))
@@ -46,7 +46,7 @@ class Multi30k(PublishedCorpus, ParallelCorpus):
     name: str = "multi30k"
 
     def read(self, files: Mapping[str, Path]) -> Bitext:
-        """Read all splits. Raises UserError for text that is not the published one, unless ``verify`` is off."""
+        """Read all splits. Raises UserError if the text differs from the published text, unless ``verify`` is off."""
 
         def side(text: str) -> list[str]:
             path = files[f"{text}.gz"]

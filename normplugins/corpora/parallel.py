@@ -14,16 +14,16 @@ from normplugins.utils.files import existing_file, sha256
 from normplugins.utils.json_file import json_digest
 from normplugins.utils.settings import setting
 
-_NOT_IN_VARIANT = {"name", "url", "verify", "score_tokenizer"}  # they do not change what is made of the input files
-# Every variant's digest holds these settings, with null where a corpus does not have them; corpora that were prepared
-# before keep their folders.
+_NOT_IN_VARIANT = {"name", "url", "verify", "score_tokenizer"}  # they do not change the prepared text
+# The digest of every variant includes these settings, as null if a corpus does not have them, so that corpora prepared
+# by older versions keep their folders.
 _ALWAYS_IN_VARIANT: dict[str, Any] = {
     **dict.fromkeys(
         ("valid_every", *(f"{split}{end}" for end in ("", "_source", "_target", "_size") for split in SPLITS))
     ),
     "seed": 1,
 }
-# These settings were added later. At their original default they are not in the digest, for the same reason.
+# These settings were added later. For the same reason, the digest omits them at their original default.
 _ADDED_LATER: dict[str, Any] = {
     "subword_min_count": 1,
     "codes": None,
@@ -60,12 +60,12 @@ class Bitext:
     numbers: Mapping[str, Iterable[int]] = field(default_factory=dict)
 
     def numbered(self, split: str, pairs: Iterable[Pair]) -> Iterator[NumberedPair]:
-        """Yield each pair of a split after its line number."""
+        """Yield (line number, pair) for each pair of a split."""
         return zip(self.numbers.get(split, count(1)), pairs, strict=False)
 
 
 def zip_lines(source: Iterable[str], target: Iterable[str], where: tuple[str, str]) -> Iterator[Pair]:
-    """Yield line n of both sides. Raises UserError at the end if one side has more lines."""
+    """Yield the pairs of lines with the same number. Raises UserError at the end if one side has more lines."""
     read = [0, 0]
     for pair in zip_longest(source, target):
         for side, line in enumerate(pair):
@@ -85,7 +85,7 @@ class ParallelCorpus(Corpus):
 
     RECIPE: ClassVar = 4
     LANGUAGE_PAIRS: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Source and target languages that the corpus has; empty for any."""
+    """The pairs of source and target language that the corpus has; empty if it accepts any."""
 
     source: str = setting("de", "language code of the source side")
     target: str = setting("en", "language code of the target side")
@@ -165,7 +165,7 @@ class ParallelCorpus(Corpus):
             raise UserError("corpus.valid_every counts pairs that are clean by their words: set corpus.length_in=words")
 
     def adapt_test_line(self, line: str) -> str:
-        """Return a published test line as it is tokenized."""
+        """Return the form of a published test line that is tokenized, by default the line itself."""
         return line
 
     def verify_test(self, test: Sequence[Pair], where: tuple[str, str]) -> None:
@@ -179,7 +179,7 @@ class ParallelCorpus(Corpus):
 
     @property
     def resolved_tokenizer(self) -> str:
-        """``moses``, ``none`` or ``given``: the value of ``tokenizer`` that ``auto`` stands for."""
+        """``moses``, ``none`` or ``given``: the value of ``tokenizer``, with ``auto`` resolved."""
         if self.tokenizer != "auto":
             return self.tokenizer
         return "moses" if self.subword == "bpe" else "none"
@@ -190,15 +190,15 @@ class ParallelCorpus(Corpus):
         return self.score_tokenizer or default_score_tokenizer(self.target)
 
     def is_left_whole(self, language: str) -> bool:
-        """Whether lines of a language go to the subword model without tokens, because it is written without blanks."""
+        """Whether lines of a language go to the subword model untokenized, because it is written without spaces."""
         return not has_blanks(language) and self.resolved_tokenizer != "given"
 
     def tokenizer_of(self, language: str) -> str:
-        """Return ``moses``, ``none`` or ``given`` for one language: Moses has no rules for those without blanks."""
+        """Return ``moses``, ``none`` or ``given`` for one language: Moses has no rules for languages without spaces."""
         return "none" if self.is_left_whole(language) else self.resolved_tokenizer
 
     def language_notes(self) -> list[str]:
-        """Describe what is done in another way for languages that are written without blanks."""
+        """Describe what is done differently for languages that are written without spaces."""
         notes = []
         for language in (self.source, self.target):
             if has_blanks(language):
@@ -231,7 +231,7 @@ class ParallelCorpus(Corpus):
         values = _ALWAYS_IN_VARIANT | {
             key: value for key, value in own.items() if key not in _ADDED_LATER or value != _ADDED_LATER[key]
         }
-        for name, path in self.files().items():  # a relative path is another file in another working directory
+        for name, path in self.files().items():  # a relative path depends on the working directory
             values[name] = str(Path(path).expanduser().absolute())
         if self.codes is not None:  # identified by content; nothing is learned, so subword_min_count has no effect
             values["codes"] = sha256(self._codes_file())

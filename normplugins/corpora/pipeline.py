@@ -1,4 +1,4 @@
-"""Preparation of a corpus from its input files to fairseq's data-bin; complete stages are skipped."""
+"""Prepares a corpus, from its input files to fairseq's data-bin; complete stages are skipped."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ _MODELS = set(FILES.values())
 class PreparedCorpus:
     """A corpus ready for fairseq's translation task, and the references for scoring its translations.
 
-    ``bin_dir`` has one joined dictionary under the names of both languages. ``reference_tokens`` is the target side of
-    the test set in tokens, one line per pair, with the case of the training text. ``reference_text`` is the same side
-    as published, cased.
+    ``bin_dir`` has one joined dictionary, stored under the names of both languages. ``reference_tokens`` is the
+    tokenized target side of the test set, one line per pair, with the case of the training text. ``reference_text`` is
+    the same side as published, with its original case.
     """
 
     folder: Path
@@ -48,16 +48,16 @@ class PreparedCorpus:
         return str(self.manifest.get("score_tokenizer", "13a"))
 
     def to_tokens(self, lines: Iterable[str]) -> list[str]:
-        """Turn output lines (subwords already joined) into the tokens that ``reference_tokens`` is scored in."""
+        """Turn output lines (subwords already joined) into tokens, to score against ``reference_tokens``."""
         if self.manifest["tokenizer"] != "none":
             if not self.manifest["settings"].get("split_hyphens", False):
                 return list(lines)
-            lines = detokenize(lines, self.target)  # then tokenized with whole hyphens, as released for WMT14
+            lines = detokenize(lines, self.target)  # tokenized below with hyphens unsplit, as released for WMT14
         tokens = [tokenize(line, self.target) if has_blanks(self.target) else squeeze(line) for line in lines]
         return [line.lower() for line in tokens] if self.manifest["lowercase"] else tokens
 
     def score_words(self, lines: Sequence[str]) -> list[str]:
-        """Return lines of plain text, split into words by :attr:`score_tokenizer` if they have no blanks."""
+        """Return lines of plain text, split into words by :attr:`score_tokenizer` if the language has no spaces."""
         return list(lines) if has_blanks(self.target) else score_words(lines, self.score_tokenizer)
 
     def to_text(self, lines: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""New raw text, prepared as the text of a corpus was and turned back into plain text."""
+"""Prepares new raw text in the same way as a corpus, and turns the output of a model back into plain text."""
 
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ _MARK = "\0"
 
 @dataclass(frozen=True)
 class TextPipeline:
-    """The stages of a corpus for single lines, as its test text went through them.
+    """The preparation of a corpus for single lines, as it was applied to the test text.
 
     Attributes:
         level: ``word``, or the kind of subwords.
-        tokenize: returns a raw line in the tokens and the case of the corpus.
-        split: returns the words or subwords of a tokenized line.
-        to_text: returns lines of tokens as plain text; the case stays that of the corpus.
+        tokenize: tokenizes a raw line, and lower-cases it if the corpus is lower-cased.
+        split: splits a tokenized line into words or subwords.
+        to_text: turns lines of tokens into plain text, in the case of the corpus.
     """
 
     level: str
@@ -35,16 +35,16 @@ class TextPipeline:
         """Return the words or subwords of a raw line.
 
         Raises:
-            UserError: the line has a symbol of the dictionary; ``where`` and ``number`` say where it stands.
+            UserError: a word would be read as a symbol; the message gives its file ``where`` and its line ``number``.
         """
         return self.split(refuse_symbols(self.tokenize(line), self.level, where, number))
 
     def join(self, pieces: str) -> str:
-        """Join subwords, separated by blanks, back into words."""
+        """Join subwords, separated by spaces, back into words."""
         return pieces if self.level == "word" else remove_subwords(pieces, self.level)
 
     def decode(self, pieces: str) -> str:
-        """Return words or subwords, separated by blanks, as plain text."""
+        """Return words or subwords, separated by spaces, as plain text."""
         return self.to_text([self.join(pieces)])[0]
 
     def unknown_words(self, pieces: Iterable[str], vocabulary: Container[str]) -> list[str]:
@@ -55,12 +55,12 @@ class TextPipeline:
 
 
 def text_pipeline(corpus: ParallelCorpus | RunningText, prepared: PreparedCorpus | PreparedText) -> TextPipeline:
-    """Return the pipeline of a prepared corpus: its source side in, its target side out."""
+    """Return the pipeline of a prepared corpus: it encodes the source language, and decodes the target language."""
     if isinstance(corpus, RunningText):
         return TextPipeline(corpus.level, str, line_splitter(corpus.level, prepared.folder), list)
     assert isinstance(prepared, PreparedCorpus)
     split = subwords.splitter(corpus.subword, prepared.folder / "subword" / subwords.FILES[corpus.subword])
-    # Files of given tokens stay tokens in both directions.
+    # A corpus of given tokens takes tokens and returns tokens.
     to_text = list if corpus.resolved_tokenizer == "given" else partial(PreparedCorpus.to_text, prepared)
     tokenize = partial(tokenize_line, corpus, corpus.source, "test")
     return TextPipeline(corpus.subword, tokenize, lambda line: split(line).split(), to_text)

@@ -23,9 +23,9 @@ Split = Callable[[str], list[str]]
 
 @dataclass
 class RunningText(Corpus):
-    """A corpus of running text: the words or subwords of its files, each line ended by one symbol.
+    """A corpus of running text: the words or subwords of its files, with a symbol at the end of each line.
 
-    A token is a word, or a subword, or the end of a line; ``types`` are the different tokens of the training text.
+    A token is a word, a subword or the end of a line. ``types`` are the distinct tokens of the training text.
     """
 
     DIGESTS: ClassVar[Mapping[str, str]] = {}
@@ -53,7 +53,7 @@ class RunningText(Corpus):
         return {"level": self.level}
 
     def variant(self) -> str:
-        """Return the folder name of these settings."""
+        """Return the folder name for these settings."""
         return self.level
 
 
@@ -84,7 +84,7 @@ class PreparedText:
 
 @dataclass
 class _Text:
-    """The counts of the tokens of a split, its number of words, and the digest of its text."""
+    """A split's token counts, its number of words, and the digest of its text."""
 
     counts: Counter[str]
     words: int
@@ -92,7 +92,7 @@ class _Text:
 
 
 def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> PreparedText:
-    """Prepare under ``home/<variant>``; the caller holds the lock of ``home``. Raises UserError for bad input."""
+    """Prepare a corpus under ``home/<variant>``; the caller locks ``home``. Raises UserError for bad input."""
     folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
     tools = ["fairseq"] if corpus.level == "word" else ["fairseq", subwords.PACKAGES[corpus.level]]
     key = inputs.stage_key(tools)
@@ -132,7 +132,7 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
 
 
 def line_splitter(level: str, folder: Path) -> Split:
-    """Return the function that splits a line of a text that is prepared in ``folder`` into words or subwords."""
+    """Return a function that splits a line into words, or into subwords by the model of the text in ``folder``."""
     if level == "word":
         return str.split  # at any Unicode white space, as in the published counts
     split_words = subwords.splitter(level, folder / "subword" / subwords.FILES[level])
@@ -140,9 +140,10 @@ def line_splitter(level: str, folder: Path) -> Split:
 
 
 def unigram_perplexity(train: Counter[str], split: Counter[str]) -> float | None:
-    """Perplexity of a maximum-likelihood unigram model of the training text on a split, over words and line ends.
+    """Return the perplexity of a split, over words and line ends, under the unigram frequencies of the training text.
 
-    Words that the training text does not have are ``<unk>``. Returns None if it does not have ``<unk>`` either.
+    Words that do not occur in the training text count as ``<unk>``. Returns None if there are such words and ``<unk>``
+    does not occur in it either.
     """
     known = Counter({word: count for word, count in split.items() if word in train})
     known[UNKNOWN] += split.total() - known.total()
@@ -179,7 +180,7 @@ def _count(corpus: RunningText, files: Mapping[str, Path], split: str, split_lin
     words = words or counts.total()
     if split == "train" and (least := getattr(corpus, "min_count", 1)) > 1:
         rare = [word for word, count in counts.items() if count < least and word != UNKNOWN]
-        if rare:  # a count of 0 would be a type
+        if rare:  # otherwise <unk> would become a type with a count of 0
             counts[UNKNOWN] += sum(counts.pop(word) for word in rare)
     counts[LINE_END] = lines
     return _Text(counts, words, digest.hexdigest())
@@ -196,7 +197,7 @@ def _facts(corpus: RunningText, files: Mapping[str, Path], texts: dict[str, _Tex
             for split, text in texts.items()
         },
         "types": len(train),  # as in the published counts: the line end is a type, <s> and <pad> are not
-        # that of subwords is not a perplexity by words
+        # over subwords it would not be a perplexity per word
         "unigram_ppl": {split: unigram_perplexity(train, words) for split, words in held_out.items()}
         if unit == "words"
         else None,

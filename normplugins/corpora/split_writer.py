@@ -24,9 +24,9 @@ _Counted = tuple[Pair, tuple[int, int]]  # with the number of words of both side
 class SplitWriter:
     """Writes the pairs of each split to ``folder/{split}.{language}``.
 
-    ``counts[split]`` has the number of pairs read and written, of pairs dropped by reason, and for both sides the
-    number of words and the length of the longest line. If the folder holds the progress of a killed call, the files
-    are truncated to their length at its last complete chunk, and ``counts`` has its counts.
+    ``counts[split]`` holds the number of pairs read, written, and dropped by reason, and for each side the number of
+    words and the length of the longest line in words. If the folder holds the progress of a killed call, the files are
+    truncated after its last complete chunk, and ``counts`` continues from there.
     """
 
     def __init__(self, folder: Path, corpus: ParallelCorpus, echo: Echo) -> None:
@@ -48,7 +48,7 @@ class SplitWriter:
     def write(
         self, split: str, pairs: Iterable[Any], work: Work, workers: int | None, valid_every: int | None = None
     ) -> None:
-        """Write ``work(chunk)`` of all pairs behind those already read; every n-th resulting pair goes to ``valid``."""
+        """Write ``work(chunk)`` for all pairs not yet read; every ``valid_every``-th result goes to ``valid``."""
         counts, valid = self.counts[split], self.counts["valid"]
         if counts["read"] and split == "train":
             self._echo(f"{self._name}: going on after {counts['read']:,} pairs")

@@ -1,4 +1,4 @@
-"""Preparation in stages: input files, folders that are skipped when complete, and the manifest."""
+"""The stages of a preparation: input files, folders that are skipped when complete, and the manifest."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from normplugins.utils.steps import Echo
 
 STAGE = "stage.json"
 MANIFEST = "corpus.json"
-HASHES = ".hashes.json"  # of all files of a corpus, beside its variants
+HASHES = ".hashes.json"  # hashes of all files of a corpus, next to the folders of its variants
 
 
 class Inputs:
@@ -30,9 +30,9 @@ class Inputs:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """In this block, errors name the file in the mirror instead of its copy, which the next call would overwrite.
+        """Make UserErrors in this block name the mirror's file instead of its copy, which the next call overwrites.
 
-        No file is removed: a damaged one is never put into ``raw``, and another one may be read with other settings.
+        No file is removed: a damaged file never gets into ``raw``, and other settings may accept one that fails here.
         """
         try:
             yield
@@ -60,10 +60,10 @@ class Inputs:
 def run_stage(
     folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, Any]], echo: Echo = print
 ) -> dict[str, Any]:
-    """Return the record of a stage. ``build`` fills the folder unless it is complete and was built with the same key.
+    """Return the record of a stage. ``build`` fills the folder unless it is already complete and has the same key.
 
-    A folder is complete if its files are what they were when the stage ended. If ``build`` records its progress, a
-    killed call leaves its files for the next one to resume.
+    A folder is complete if its files have not changed since the stage ended. If ``build`` records its progress, a
+    killed call leaves its files, and the next call resumes there.
     """
     fingerprint = json_digest(key)
     hashes = FileHashes(folder.parents[1] / HASHES)
@@ -82,7 +82,7 @@ def run_stage(
         }
         record = {"fingerprint": fingerprint, "facts": facts, "files": files}
         write_json(temporary / STAGE, record)
-    remove(folder / PROGRESS)  # not earlier: a killed call can then still be resumed
+    remove(folder / PROGRESS)  # only now, so that a call killed before this could be resumed
     for name, file in files.items():
         hashes.remember(folder / name, file["sha256"])
     hashes.save()
@@ -90,9 +90,9 @@ def run_stage(
 
 
 def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """Return the prepared files that are not what the manifest says; their whole content is read.
+    """Return the prepared files that differ from the manifest; their whole content is read.
 
-    The digests ``text/...`` in the manifest are of text inside an input file.
+    The manifest's digests ``text/...`` are skipped: they belong to text inside an input file.
     """
     changed = [
         name
@@ -105,7 +105,7 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
-    """Write ``corpus.json`` if it differs, and print the notes in it."""
+    """Write ``corpus.json`` if its content has changed, and print its notes."""
     path, content = folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     if not path.is_file() or path.read_bytes() != content.encode():
         with whole_file(path) as temporary:

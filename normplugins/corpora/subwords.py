@@ -13,9 +13,9 @@ from normplugins.utils.files import iter_lines, read_lines, whole_file
 PACKAGES = {"bpe": "subword-nmt", "sentencepiece": "sentencepiece"}
 FILES = {"bpe": "codes", "sentencepiece": "sentencepiece.model"}
 
-# SentencePiece sums parts of its training per thread. With a fixed number, the model does not depend on the machine.
+# SentencePiece adds up its training counts per thread. A fixed number of threads gives every machine the same model.
 _SENTENCEPIECE_THREADS = 2
-_LONGEST_LINE = 2**30  # bytes, the most that SentencePiece accepts; by default it leaves out lines above 4,192
+_LONGEST_LINE = 2**30  # bytes, the maximum of SentencePiece; by default it skips lines longer than 4,192
 _CODES_VERSION = "#version: 0.2"
 _CACHED_WORDS = 100_000  # about 40 MB per process
 
@@ -23,8 +23,8 @@ _CACHED_WORDS = 100_000  # about 40 MB per process
 def learn(kind: str, size: int, min_count: int, texts: Sequence[Path], model: Path) -> None:
     """Learn a joint model on the lines of these files and write it. Raises UserError for too little text.
 
-    BPE is learned from the counts of words that occur at least ``min_count`` times, and only these are in memory;
-    SentencePiece loads all text.
+    BPE learns from the counts of words that occur at least ``min_count`` times, and keeps only these in memory while it
+    learns; SentencePiece loads all text.
     """
     lines = chain.from_iterable(map(iter_lines, texts))
     with whole_file(model) as temporary:
@@ -39,7 +39,7 @@ def _learn_bpe(merges: int, min_count: int, lines: Iterable[str], path: Path) ->
 
     every = Counter(word for line in lines for word in line.split())
     counts = {word: count for word, count in every.items() if count >= min_count}
-    del every  # most words occur once
+    del every  # frees memory: most words occur once
     if not any(len(word) > 1 for word in counts):
         raise UserError("the training text has no word of two letters: there is nothing for BPE to merge")
     vocabulary = (f"{word} {count}" for word, count in counts.items())
@@ -62,14 +62,14 @@ def _learn_sentencepiece(pieces: int, lines: Iterable[str], path: Path) -> None:
             num_threads=_SENTENCEPIECE_THREADS,
             minloglevel=2,
         )
-    except RuntimeError as error:  # usually more pieces than the text has
+    except RuntimeError as error:  # usually: the text has fewer pieces
         reason = str(error).rpartition("] ")[2].strip() or str(error)
         raise UserError(f"SentencePiece cannot learn {pieces} pieces: {reason} (corpus.subword_size)") from None
     path.write_bytes(model.getvalue())
 
 
 def splitter(kind: str, model: Path) -> Callable[[str], str]:
-    """Return the function that splits one line into subwords joined by blanks."""
+    """Return a function that splits a line into subwords, separated by spaces."""
     if kind == "bpe":
         from subword_nmt.apply_bpe import BPE
 

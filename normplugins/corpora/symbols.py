@@ -1,4 +1,4 @@
-"""Words in a text that would be read as symbols of fairseq's dictionary or of the subword model."""
+"""Refuses words in a text that would be read as symbols of fairseq's dictionary or of the subword model."""
 
 import re
 
@@ -6,28 +6,28 @@ from normplugins.utils.errors import UserError
 
 UNKNOWN, LINE_END = "<unk>", "</s>"  # as in fairseq's dictionary, which also has <s> and <pad>
 _SYMBOLS = {
-    "word": ("<s>", "<pad>", LINE_END),  # published text at word level holds <unk>
+    "word": ("<s>", "<pad>", LINE_END),  # not <unk>, which published text at word level contains
     "bpe": ("<s>", "<pad>", LINE_END, UNKNOWN, "@@"),
-    "sentencepiece": ("<pad>", "▁"),  # it splits its own symbols <s>, </s> and <unk> into pieces, as any other text
+    "sentencepiece": ("<pad>", "▁"),  # it splits its own symbols <s>, </s> and <unk> like other text
 }
 _FOUND = {
     "word": re.compile(rf"(?<!\S)(?:{'|'.join(_SYMBOLS['word'])})(?!\S)"),
-    # A BPE piece may be as long as the rest of its word, and only a piece that does not end the word is marked with @@.
+    # A BPE piece may span the rest of its word, and only a piece that does not end the word is marked with @@.
     "bpe": re.compile(rf"(?:{'|'.join(_SYMBOLS['bpe'])})(?!\S)"),
     "sentencepiece": re.compile("|".join(_SYMBOLS["sentencepiece"])),
 }
 
 
 def has_symbol(line: str) -> bool:
-    """Whether a line of words that is split by BPE has a word that would be read as a symbol."""
+    """Whether a word of this line would be read as a symbol after BPE."""
     return bool(_FOUND["bpe"].search(line))
 
 
 def refuse_symbols(line: str, level: str, where: str, number: int) -> str:
-    """Return the line. Raises UserError if a word of it would be read as a symbol.
+    """Return the line unchanged. Raises UserError if one of its words would be read as a symbol.
 
-    ``level`` is ``word`` or the kind of subwords that the line is split into; ``where`` and ``number`` are the name of
-    its file and its number there.
+    ``level`` is ``word`` or the kind of subwords that the line is split into; ``where`` and ``number`` are its file and
+    its line number.
     """
     if any(symbol in line for symbol in _SYMBOLS[level]) and (found := _FOUND[level].search(line)):
         kind, remedy = "fairseq's dictionary", "remove it from the file"

@@ -24,10 +24,10 @@ _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 def write_tokens(
     corpus: ParallelCorpus, files: Mapping[str, Path], echo: Echo, workers: int | None, to: Path
 ) -> dict[str, Any]:
-    """Write the three splits as the subword model sees them, and the references for scoring; return the facts.
+    """Write the three splits as the subword model reads them, and the references for scoring; return the stage's facts.
 
     ``reference.tokens`` is the target side of the test set in Moses (or given) tokens. ``reference.text`` is the same
-    as published, cased (detokenized if the files hold tokens).
+    side as published, with its original case (detokenized if the files hold tokens).
     """
     echo(f"{corpus.name}: tokenizing")
     bitext = corpus.read(files)
@@ -35,7 +35,7 @@ def write_tokens(
     work = {split: partial(_tokenize, corpus, split, where[split]) for split in SPLITS}
     chunks = map_ordered(work["test"], chunked(bitext.numbered("test", bitext.test), CHUNK), workers)
     test = [pair for tokens, _ in chunks for pair in tokens]
-    corpus.verify_test(test, where["test"])  # before the training text, which takes long
+    corpus.verify_test(test, where["test"])  # before the training text, which takes much longer
     for side, file in enumerate(where["test"]):
         for number, pair in bitext.numbered("test", test):
             if not pair[side]:
@@ -68,7 +68,7 @@ def write_tokens(
 
 
 def _overlap_notes(test: Sequence[Pair], train: Sequence[Path]) -> list[str]:
-    """Count the test pairs that the training text also has, on both sides or on the source side."""
+    """Report how many test pairs occur in the training text, as pairs and on the source side."""
     pairs, sources = set(test), {source for source, _ in test}
     seen_pairs, seen_sources = set[Pair](), set[str]()
     for pair in zip(*map(iter_lines, train), strict=True):
@@ -107,7 +107,7 @@ def _tokenize(
 
 
 def tokenize_line(corpus: ParallelCorpus, language: str, split: str, line: str) -> str:
-    """Return a line of a split in the tokens, and the case, that the subword model reads."""
+    """Tokenize a line of a split, and set its case, as the subword model reads it."""
     if split == "test":
         line = corpus.adapt_test_line(line)
     elif corpus.clean_punctuation and has_blanks(language):
@@ -119,8 +119,8 @@ def tokenize_line(corpus: ParallelCorpus, language: str, split: str, line: str) 
 
 def _write_references(corpus: ParallelCorpus, bitext: Bitext, test: list[Pair], to: Path) -> None:
     tokens = [target for _, target in test]
-    # References are Moses tokens with whole hyphens, also if the text is left raw or hyphens are split. A language
-    # without blanks is left raw, and split into words when it is scored.
+    # References are Moses tokens with hyphens unsplit, even if the text itself stays raw or has its hyphens split. A
+    # language without spaces stays raw, and is split into words when it is scored.
     if corpus.resolved_tokenizer == "none" or corpus.split_hyphens:
         scored = replace(corpus, tokenizer="moses", split_hyphens=False)
         tokens = [tokenize_line(scored, corpus.target, "test", target) for _, target in bitext.test]
@@ -133,7 +133,7 @@ def _write_references(corpus: ParallelCorpus, bitext: Bitext, test: list[Pair], 
 
 
 def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: int | None, to: Path) -> dict[str, Any]:
-    """Write the model and every split of the folder ``tokens`` in subwords; return the facts.
+    """Write the subword model, and every split of the folder ``tokens`` in subwords; return the stage's facts.
 
     With ``length_in=subwords`` the training pairs are cleaned here.
     """
@@ -168,7 +168,7 @@ def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: in
                 for language, count in zip((corpus.source, corpus.target), counts[split]["words"], strict=True)
             },
         },
-        # with the end of the sentence, as the model counts it
+        # + 1 for the end of the sentence, which the model counts
         "longest": {
             split: {"source": counts[split]["longest"][0] + 1, "target": counts[split]["longest"][1] + 1}
             for split in SPLITS

@@ -1,4 +1,4 @@
-"""Moses tokenization and punctuation by sacremoses, corrected where sacremoses differs from Moses."""
+"""Moses tokenization and punctuation normalization by sacremoses, corrected where sacremoses differs from Moses."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from normplugins.corpora.symbols import has_symbol
 _FINAL_STOP = re.compile(r"(?<=\S)\.$")
 _TAG_LINE = re.compile(r"<.+>")
 _NON_PRINTING = regex.compile(r"\p{C}")
-_NEEDS_NORMALIZING = re.compile(r"[^\w .,?!/-]|  ")  # no rule of the punctuation normalizer changes another line
+_NEEDS_NORMALIZING = re.compile(r"[^\w .,?!/-]|  ")  # the punctuation normalizer changes no other line
 
 
 # Importing sacremoses takes half a second, so it is imported only to tokenize.
@@ -52,13 +52,13 @@ def clean_punctuation(line: str, language: str) -> str:
     if _NEEDS_NORMALIZING.search(line):
         for pattern, by in _punctuation_rules(language):
             line = pattern.sub(by, line)
-    return str(_NON_PRINTING.sub(" ", line))  # as in Moses; sacremoses joins the two sides
+    return str(_NON_PRINTING.sub(" ", line))  # a space, as in Moses; sacremoses only deletes the character
 
 
 def tokenize(line: str, language: str, split_hyphens: bool = False) -> str:
     """Return one line as Moses tokens, with special characters escaped; a line of markup is not changed.
 
-    ``split_hyphens``: ``well-kept`` becomes ``well @-@ kept`` (tokenizer.perl's ``-a``).
+    With ``split_hyphens``, ``well-kept`` becomes ``well @-@ kept`` (tokenizer.perl's ``-a``).
     """
     line = squeeze(line)
     if not line or (_TAG_LINE.fullmatch(line) and not has_symbol(line.lower())):  # as in Moses
@@ -67,7 +67,7 @@ def tokenize(line: str, language: str, split_hyphens: bool = False) -> str:
 
 
 def detokenize(lines: Iterable[str], language: str) -> list[str]:
-    """Return lines of Moses tokens as plain text, unescaped; in a language without blanks, the tokens are joined."""
+    """Return lines of Moses tokens as plain text, unescaped; in a language without spaces, the tokens are joined."""
     if not has_blanks(language):
         return [_detokenizer("en").unescape_xml(join_tokens(line)) for line in lines]
     detokenizer = _detokenizer(language)
@@ -75,5 +75,5 @@ def detokenize(lines: Iterable[str], language: str) -> list[str]:
 
 
 def squeeze(line: str) -> str:
-    """Replace each run of white space, including Unicode line separators, with one blank; strip both ends."""
+    """Replace each run of whitespace, including Unicode line separators, with one space; strip both ends."""
     return " ".join(line.split())

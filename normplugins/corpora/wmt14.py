@@ -49,7 +49,7 @@ TEST_SHA256 = {
 }
 
 _Part = tuple[Path, tuple[str, str]]
-"""An archive, and the names of its English and German file."""
+"""An archive, and the names of its English and German files."""
 
 
 @register
@@ -64,7 +64,7 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
     news_commentary: str = setting("v12", "version of News Commentary", choices=tuple(NEWS_COMMENTARY))
 
     def published(self) -> Mapping[str, int]:
-        """Return the published counts. With v9, train is that of wmt16_en_de_bpe32k, which has News Commentary v11."""
+        """Return the published counts; for v9, train is that of wmt16_en_de_bpe32k, which has News Commentary v11."""
         return self.PUBLISHED if self.news_commentary == "v12" else {"train": 4_500_966, **self.PUBLISHED}
 
     def addresses(self) -> Mapping[str, Sequence[str]]:
@@ -79,7 +79,7 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
             read_members(path, self._members()[path.name], discard=True)
 
     def _members(self) -> dict[str, tuple[str, str]]:
-        """Return the names of the English and German file in each archive, the training text first."""
+        """Return the names of the English and German files in each archive, the training text first."""
         train = {
             EUROPARL: "europarl-v7.de-en",
             COMMON_CRAWL: "commoncrawl.de-en",
@@ -89,9 +89,9 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
         return members | {VALID: VALID_FILES, TEST: TEST_FILES}
 
     def read(self, files: Mapping[str, Path]) -> Bitext:
-        """Read validation and test set; the training pairs are streamed from one archive after the other.
+        """Read the validation and test sets; the training pairs are streamed from one archive after another.
 
-        Each archive is unpacked once without keeping its text, so that a damaged one is found before an hour of work.
+        Each training archive is first unpacked without keeping its text, to find a damaged one before an hour of work.
         """
         *train, valid, test = ((files[archive], names) for archive, names in self._members().items())
         where = {"train": _where(*train), "valid": _where(valid), "test": _where(test)}
@@ -99,7 +99,7 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
             read_members(path, names, discard=True)
 
         def train_pairs() -> Iterator[Pair]:
-            for path, names in train:  # opened twice: the archive has one side after the other
+            for path, names in train:  # opened twice, because the archive holds one side after the other
                 english, german = (text_lines(iter_member(path, name), f"{path}:{name}") for name in names)
                 yield from zip_lines(english, german, _where((path, names)))
 
@@ -115,7 +115,7 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
         return pairs
 
     def adapt_test_line(self, line: str) -> str:
-        """Replace typographic apostrophes if punctuation is normalized: then the training text does not have them."""
+        """Replace typographic apostrophes if punctuation is normalized, because the training text then has none."""
         return line.replace("’", "'") if self.clean_punctuation else line
 
 

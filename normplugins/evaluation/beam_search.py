@@ -1,4 +1,4 @@
-"""A faster beam search with the results of fairseq's: the same hypotheses, order and scores."""
+"""A faster beam search that returns the same hypotheses as fairseq's, in the same order and with the same scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Hypothesis = dict[str, Tensor]
 BLOCK = 32
 """Log-probabilities per block in the search for the largest ones."""
 KEPT = 7 / 8
-"""Finished sentences are dropped when at most this part of a batch is left, because dropping copies the cache."""
+"""Finished sentences are dropped once at most this fraction of a batch is unfinished: dropping copies the cache."""
 
 
 def patch_fairseq() -> None:
@@ -40,7 +40,7 @@ class BeamSearch(SequenceGenerator):
     """If not None, a function from source tokens (B, S) to an object with DecodingState's ``device`` and ``logits``."""
 
     def __new__(cls, models: Iterable[nn.Module], *arguments: Any, **options: Any) -> SequenceGenerator:
-        """Return fairseq's own generator for other models, whose users may compile it by ``torch.jit.script``."""
+        """Return fairseq's own generator for other models, because it can be compiled by ``torch.jit.script``."""
         if isinstance(models, EnsembleModel):
             models = models.models
         if any(isinstance(model, NormTransformer) for model in models):
@@ -67,7 +67,7 @@ class BeamSearch(SequenceGenerator):
         if self.min_len > max_len:
             raise UserError(f"the longest translation, {max_len} tokens, is shorter than the shortest, {self.min_len}")
         first = self.eos if bos_token is None else bos_token
-        with torch.inference_mode(), parametrize.cached():  # weights that a norm computes are computed once
+        with torch.inference_mode(), parametrize.cached():  # weight-normalized weights are computed only once
             if self.begin is not None:
                 state = self.begin(inputs["src_tokens"])
             else:
@@ -118,12 +118,12 @@ class BeamSearch(SequenceGenerator):
         Args:
             logits: (B, n, V), overwritten.
             totals: scores of the hypotheses so far (B, n).
-            step: tokens written before this one.
-            last: the hypotheses must end here.
+            step: number of tokens generated before this one.
+            last: whether the hypotheses must end here.
 
         Returns:
-            Scores, best first, words, and the index of the continued hypothesis among those of all sentences:
-            (B, candidates) each.
+            The scores, best first, the tokens, and the indices of the continued hypotheses among the hypotheses of all
+            sentences. Each is (B, candidates).
         """
         if self.temperature != 1:
             logits.div_(self.temperature)
@@ -161,7 +161,7 @@ class _Found:
         eos: int,
         divisor: float,
     ) -> None:
-        """Add the candidates ``which`` (B, beam) that end their hypotheses, up to ``beam`` per sentence."""
+        """Add the candidates that end their hypotheses, marked in ``which`` (B, beam), up to ``beam`` per sentence."""
         rank = self.count[places, None] + which.cumsum(dim=1) - 1
         row, column = (which & (rank < self.lengths.size(1))).nonzero(as_tuple=True)
         sentence, place = places[row], rank[row, column]
@@ -196,11 +196,11 @@ class _Found:
 def _best(logprobs: Tensor, totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the ``count`` largest sums of logprobs (B, n, V) and totals (B, n) for each of the B sentences.
 
-    ``topk`` is slow on long rows. The largest values lie in the blocks with the largest maxima, so that it first
-    selects blocks and then searches only these.
+    ``topk`` is slow on long rows. The largest values lie in the blocks with the largest maxima, so this function first
+    selects blocks, and then searches only these.
 
     Returns:
-        Sums, best first, places in V, and places in B * n: (B, count).
+        The sums, best first, and their indices in V and in B * n. Each is (B, count).
     """
     sentences, hypotheses, size = logprobs.shape
     blocks, rest = divmod(size, BLOCK)

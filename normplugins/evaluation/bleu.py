@@ -24,7 +24,7 @@ from normplugins.utils.steps import Echo, progress
 SEARCH = ("beam", "length_penalty", "max_length_a", "max_length_b", "max_tokens")
 """Keys of the config's ``evaluate`` section that change a translation."""
 TEST_SETS = dict.fromkeys(wmt14.TEST_SHA256.values(), "wmt14/full")
-"""sacreBLEU's names of test sets, by the sha256 of their references, each line ended by LF."""
+"""sacreBLEU's names of test sets, by the SHA-256 of their references, in which each line ends in LF."""
 Metric = dict[str, Any]
 """A metric as it is stored in a record: ``score``, the ``signature`` that says how it was computed, and details."""
 _HYPHEN_IN_WORD = re.compile(r"(\S)-(\S)")
@@ -36,7 +36,7 @@ def translate(checkpoint: Path, corpus: PreparedCorpus, search: DictConfig, cpu:
     Args:
         checkpoint: the model.
         corpus: the corpus of the test set.
-        search: the config's section ``evaluate``, of which ``SEARCH`` is read.
+        search: the config's section ``evaluate``; only its keys ``SEARCH`` are read.
         cpu: use the CPU even if there is a GPU.
 
     Returns:
@@ -66,10 +66,10 @@ def search_dataset(
         model: a translation model in evaluation mode.
         task: its fairseq task.
         dataset: the sentences.
-        search: the config's section ``evaluate``, of which ``SEARCH`` is read.
-        title: what the progress says.
+        search: the config's section ``evaluate``; only its keys ``SEARCH`` are read.
+        title: the title of the progress display.
         echo: prints the progress, as for :func:`normplugins.utils.steps.progress`.
-        begin: computes in place of the model, as :attr:`normplugins.evaluation.beam_search.BeamSearch.begin` says.
+        begin: replaces the model's computation; see :attr:`normplugins.evaluation.beam_search.BeamSearch.begin`.
 
     Returns:
         The hypotheses of each sentence, best first, in the order of the dataset.
@@ -96,13 +96,13 @@ def search_sentences(
     search: DictConfig,
     begin: Callable[[Tensor], Any] | None = None,
 ) -> list[list[Hypothesis]]:
-    """Translate sentences (T,), each ended by ``</s>``, as :func:`search_dataset`; nothing is printed to stdout."""
+    """Translate sentences (T,) that end in ``</s>`` as :func:`search_dataset` does, but print nothing to stdout."""
     dataset = task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
     return search_dataset(model, task, dataset, search, "translating", echo=None, begin=begin)
 
 
 def batches(model: Any, task: Any, dataset: FairseqDataset, search: DictConfig) -> Any:
-    """Return the batches, an iterator with a length, in which :func:`search_dataset` translates a dataset."""
+    """Return the batches in which :func:`search_dataset` translates a dataset, as an iterator with a length."""
     return task.get_batch_iterator(
         dataset=dataset,
         max_tokens=search.max_tokens,
@@ -156,7 +156,7 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
         ``bleu`` is computed on Moses tokens with the case of the training text, as published. With ``compounds`` it is
         called ``bleu_compound``, since the two cannot be compared. ``sacrebleu``, ``chrf2`` and ``ter`` are computed on
         plain text with the original references, and ignore case if the training text is lower-cased. A language without
-        blanks is split into words by ``corpus.score_tokenizer``, which the signatures name. The signature of
+        spaces is split into words by ``corpus.score_tokenizer``, which the signatures name. The signature of
         ``sacrebleu`` names the test set if the references are byte for byte one of sacreBLEU's.
     """
     tokens, reference_tokens = scored_tokens(translations, corpus, compounds)
@@ -193,7 +193,7 @@ def scored_tokens(translations: Sequence[str], corpus: PreparedCorpus, compounds
 
 
 def _without_blanks(corpus: PreparedCorpus) -> bool:
-    """Whether the target side has neither blanks nor given tokens, so that it is split into words for BLEU."""
+    """Whether the target text has neither spaces nor given tokens, and is therefore split into words for BLEU."""
     return corpus.manifest.get("tokenizer") != "given" and not has_blanks(corpus.target)
 
 
@@ -222,7 +222,7 @@ def write_translations(path: Path, lines: Sequence[str], hypotheses: Sequence[st
         references: the tokenized lines (N) of the references.
 
     Raises:
-        UserError: the disk is full or cannot be written.
+        UserError: the disk is full, or the file cannot be written.
     """
     # effective_order avoids a warning about sentence scores and does not change the statistics.
     metric = sacrebleu.metrics.BLEU(tokenize="none", force=True, effective_order=True)

@@ -1,8 +1,8 @@
 """Measures how much the predictions of a language model depend on future tokens.
 
-The inputs of a segment are x_1 .. x_T. At position t, the model predicts the target x_(t+1). The inputs from position
-t + 1 on, the first of which is the target itself, are replaced, and the log-probability of the true target is compared
-with that before the replacement. A causal model returns bitwise the same numbers, at all positions up to t.
+The inputs of a segment are x_1 .. x_T. At position t, the model predicts the target x_(t+1). The inputs after position
+t are replaced; the first of them is the target itself. The log-probability of the true target is then compared with its
+value before the replacement. A causal model returns bitwise the same numbers at all positions up to t.
 
 Bits can be compared because both passes have the same shapes: a row of a matrix product is then computed in the same
 way, whatever the other rows contain.
@@ -30,7 +30,7 @@ class Change:
         self.identical, self.tokens, self.total, self.max = True, 0, 0.0, 0.0
 
     def add(self, delta: Tensor, same: bool) -> None:
-        """Add differences of log-probabilities; ``same`` is about the features.
+        """Add differences of log-probabilities; ``same`` says whether the features stayed bitwise the same.
 
         Raises:
             UserError: a difference is not finite.
@@ -66,7 +66,7 @@ class Measured:
     def compare(
         self, cut: int, features: Tensor, changed: Tensor, before: Tensor, score: Callable[[Tensor], Tensor]
     ) -> None:
-        """Compare the positions before ``cut``, counted from 0, from which on the inputs were replaced.
+        """Compare both passes at the positions before ``cut``, where the replacement begins. Positions count from 0.
 
         Args:
             cut: the first replaced position.
@@ -109,7 +109,7 @@ def draw_replacements(tokens: Tensor, text: Tensor, generator: torch.Generator) 
 def measure_evaluation(
     model: Any, inputs: Tensor, targets: Tensor, text: Tensor, draws: int, generator: torch.Generator, size: int
 ) -> Measured:
-    """Measure a language model in evaluation mode: each cut of each segment, ``draws`` times.
+    """Measure a language model in evaluation mode, with ``draws`` replacements for each cut of each segment.
 
     Args:
         model: the model; it is left in evaluation mode.
@@ -152,7 +152,7 @@ def measure_training(
     norms' buffers are restored before each pass and at the end.
 
     Args as in :func:`measure_evaluation`, and:
-        trials: number of trials; they take the segments of the batch and the cuts in turn.
+        trials: number of trials, which cycle through the segments of the batch and the shuffled cuts.
         in_warmup: set PN's ``num_updates`` to 0, so that its forward divides by the batch's own statistic.
     """
     batch, length = inputs.shape
@@ -179,7 +179,7 @@ def measure_training(
 
 
 def warmups(model: nn.Module) -> list[tuple[int, int]]:
-    """Return the updates so far and the warmup updates of each norm with a warmup (PN)."""
+    """Return (updates so far, warmup updates) for each norm with a warmup (PN)."""
     return [(int(norm.get_buffer("num_updates")), int(norm.warmup_updates)) for norm in _norms_with_warmup(model)]
 
 
@@ -193,7 +193,7 @@ def _norms_with_warmup(model: nn.Module) -> list[Any]:
 
 
 def _features(model: Any, inputs: Tensor) -> Tensor:
-    """Return the features (B, T, C) before the output layer, which is most of the work for a large vocabulary."""
+    """Return the features (B, T, C), without the output layer, which is most of the work for a large vocabulary."""
     features: Tensor = model.extract_features(inputs)[0]
     return features
 
@@ -214,8 +214,8 @@ def _log_probabilities(model: Any, targets: Tensor, features: Tensor) -> Tensor:
 def _adaptive_embeddings_as_table(model: Any) -> Iterator[None]:
     """Replace adaptive embeddings by a lookup table inside the context.
 
-    fairseq computes the embeddings of a cluster's words of a batch together. Their number changes the last bits of
-    all of them, which would look like a dependence on the future.
+    fairseq computes the embeddings of all words of a batch that belong to one cluster together. The number of these
+    words changes the last bits of their embeddings, which would look like a dependence on the future.
     """
     vocabulary = model.decoder.vocabulary
     adaptive = vocabulary.adaptive_input

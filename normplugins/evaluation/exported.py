@@ -1,4 +1,4 @@
-"""Loads a model that ``normplugins export`` has written. No file of it is unpickled."""
+"""Loads a model that ``normplugins export`` has written, without unpickling any file."""
 
 import json
 from pathlib import Path
@@ -47,11 +47,11 @@ def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def build(config: dict[str, Any], dictionaries: list[Path]) -> tuple[Any, Any]:
-    """Build the model and the fairseq task of a ``config.json``, with new weights.
+    """Build the model and the fairseq task of a ``config.json``, with newly initialized weights.
 
     Args:
         config: ``task`` and ``model`` hold fairseq's sections of these names.
-        dictionaries: the source's and the target's dictionary, or the one of a language model.
+        dictionaries: the source and target dictionaries, or the only dictionary of a language model.
     """
     normplugins.register()
     words = [Dictionary.load(str(path)) for path in dictionaries]

@@ -14,7 +14,7 @@ class Sampling:
     """How the next token is chosen.
 
     Attributes:
-        temperature: divides the log-probabilities before they are sampled from; 0 takes the most probable token.
+        temperature: divides the log-probabilities before sampling; 0 takes the most probable token.
         top_k: sample only from the most probable tokens; None: from all.
         seed: seed of the random numbers.
     """
@@ -31,11 +31,11 @@ class Sampling:
             raise UserError(f"top-k of {self.top_k}: at least 1 is needed")
 
     def choose(self, logprobs: Tensor, generator: torch.Generator) -> int:
-        """Return a token by its natural log-probabilities (V,); the generator is on the CPU."""
+        """Return the next token, given natural log-probabilities (V,) of all tokens; the generator is on the CPU."""
         if self.temperature == 0:
             return int(logprobs.argmax())
         values, tokens = logprobs.topk(min(self.top_k or len(logprobs), len(logprobs)))
-        # The largest value is subtracted first, since a small temperature would make all of them overflow.
+        # The largest value is subtracted first: with a small temperature, all weights would otherwise underflow to 0.
         weights = ((values - values[0]).double() / self.temperature).exp()
         return int(tokens[torch.multinomial(weights, 1, generator=generator)])
 
@@ -52,8 +52,8 @@ def continue_text(
         model: a causal language model in evaluation mode.
         tokens: the text (N,), beginning with ``</s>``.
         sampling: how the next token is chosen.
-        longest: the number of tokens after which to stop if the line has not ended.
-        context: the number of tokens that the model reads at most; the older ones are dropped.
+        longest: the largest number of tokens to return.
+        context: the largest number of tokens that the model reads; older tokens are dropped.
         generator: random numbers, on the CPU.
     """
     dictionary, device = model.decoder.dictionary, next(model.parameters()).device
@@ -63,7 +63,7 @@ def continue_text(
         features, extra = model(inputs, src_lengths=torch.tensor([inputs.size(1)], device=device))
         logprobs = model.get_normalized_probs((features[:, -1:], extra), log_probs=True, sample=None)[0, -1]
         logprobs = logprobs.float().cpu()
-        logprobs[[dictionary.pad(), dictionary.bos()]] = -torch.inf  # no text has them
+        logprobs[[dictionary.pad(), dictionary.bos()]] = -torch.inf  # they occur in no text
         text.append(sampling.choose(logprobs, generator))
         if text[-1] == dictionary.eos():
             return text[len(tokens) : -1]

@@ -23,7 +23,7 @@ SENTENCES, LENGTH = 16, 24
 
 
 def measure_gradients(norm: str, layers: Sequence[int], seeds: int, width: int = WIDTH) -> Iterator[dict[str, Any]]:
-    """Yield the gradient norms of new transformers at a batch of random sentences.
+    """Yield the gradient norms of newly initialized transformers on a batch of random sentences.
 
     Args:
         norm: the norm of both stacks.
@@ -32,10 +32,10 @@ def measure_gradients(norm: str, layers: Sequence[int], seeds: int, width: int =
         width: channels; feed-forward layers have twice as many.
 
     Yields:
-        For each placement, number of layers, stack and layer a row with the keys ``norm``, ``placement``, ``layers``,
+        A row for each placement, number of layers, stack and layer, with the keys ``norm``, ``placement``, ``layers``,
         ``stack``, ``layer`` (from 1), ``gradient``, ``seeds`` and ``width``. The gradient is the Frobenius norm of
-        dL/dW of the layer's second feed-forward weight, where L is the mean negative log-likelihood of a token in
-        nats, averaged over the seeds.
+        dL/dW of the layer's second feed-forward weight, where L is the mean negative log-likelihood of a token in nats,
+        averaged over the seeds.
 
     Raises:
         UserError: the norm is unknown, or a decoder cannot have it.

@@ -14,11 +14,11 @@ from normplugins.models.attention import CrossAttention, SelfAttention, padding_
 from normplugins.models.transformer import EncoderOut, NormTransformerDecoder
 
 SPARE = 8
-"""Number of steps for which a compaction of the cache makes room."""
+"""Number of steps for which compacting the cache makes room."""
 
 
 class _Attention:
-    """One attention of a layer with its key-value cache.
+    """An attention module of a layer, with its key-value cache.
 
     Args:
         module: the layer's attention.
@@ -36,9 +36,10 @@ class _Attention:
         self.k, self.v = keys_and_values.flatten(1, 2).unbind()
 
     def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attend from x (N, C) to the slots that the additive mask (B * H, n or 1, slots) shows; returns (N, C).
+        """Attend from x (N, C) to the slots that the additive mask (B * H, n or 1, slots) leaves visible.
 
-        Self-attention first writes the keys and values of x into the last slots of the mask.
+        Self-attention first writes the keys and values of x into the last slots that the mask covers. Returns
+        (N, C).
         """
         batch, width, used = self.kv.size(1), self.kv.size(4), mask.size(2)
         count = len(x) // batch
@@ -52,7 +53,7 @@ class _Attention:
 
 
 class _Layer:
-    """The key-value caches of a decoder layer's two attentions: of the source and of the written tokens."""
+    """The key-value caches of a decoder layer: one for the source, and one for the generated tokens."""
 
     def __init__(self, layer: Any, memory: Tensor) -> None:
         source = torch.stack(layer.cross_attention.sublayer.project(memory))
@@ -65,11 +66,11 @@ class DecodingState:
     """A decoder and its key-value cache for B sentences with n hypotheses each, all of one length.
 
     The hypotheses of a sentence share its cache slots, and a mask says which slots each one sees. A hypothesis that
-    continues another one sees the other's slots, so that reordering hypotheses copies nothing. When the cache is full,
+    continues another one sees the slots of that one, so reordering hypotheses copies nothing. When the cache is full,
     slots that no hypothesis sees are dropped.
 
     Args:
-        decoder: in evaluation mode.
+        decoder: the decoder, in evaluation mode.
         encoder_out: the encoder's output for the B sentences.
     """
 
@@ -88,12 +89,12 @@ class DecodingState:
 
         Args:
             tokens: the last token of each hypothesis, (B, n).
-            origins: index of the previous step's hypothesis that each one continues, (B * n,), among those of all
-                sentences of that step; None at the first step.
+            origins: for each hypothesis, the index of the previous step's hypothesis that it continues, (B * n,),
+                counted over all sentences of that step; None at the first step.
             sentences: indices of the previous step's sentences that continue, ascending, (B,); None: all.
 
         Returns:
-            The logits of the tokens after these, (B * n, V).
+            The logits of the next tokens, (B * n, V).
         """
         batch, count = tokens.shape
         if origins is not None:
@@ -117,7 +118,10 @@ class DecodingState:
         return self.decoder.step(tokens.flatten(), self.length, attentions)
 
     def _compact(self, batch: int, sentences: Tensor | None, room: int) -> None:
-        """Keep the slots that a hypothesis of these sentences sees; add ``room`` free slots, or half of the used."""
+        """Keep only the slots that a hypothesis of these sentences sees, and add free ones.
+
+        The number of free slots is ``room``, or half the number of the kept slots if that is larger.
+        """
         sees = self.sees[:, : self.used].view(batch, -1, self.used)
         seen = sees.eq(0).any(dim=1)
         used = int(seen.sum(dim=1).max())

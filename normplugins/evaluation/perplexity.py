@@ -37,10 +37,10 @@ class Windows:
     batch_size: int = 32
 
     def check(self, most: int) -> None:
-        """Refuse windows that score no token, or that are longer than the ``most`` tokens that a model reads.
+        """Refuse windows that score no token, or that have more than the ``most`` tokens that a model reads.
 
         Raises:
-            UserError: the message names the key.
+            UserError: the windows are refused; the message names the config key.
         """
         if self.segment > most:
             raise UserError(f"evaluate.segment={self.segment}: the model takes at most {most} tokens")
@@ -77,13 +77,14 @@ def perplexity(
     """Return the perplexity of tokens (N,) as it is stored in a record; sums are in float64.
 
     ``nats`` is the mean negative log-probability of ``tokens`` tokens, and ``score`` its exponential. Tokens are words
-    and line ends, also if the model reads subwords: the probability of a word is the product of its subwords'.
+    and line ends, even if the model reads subwords: the probability of a word is the product of the probabilities of
+    its subwords.
 
     Args:
         logprobs: the natural log-probability of each token that the model reads.
         windows: how the text was split.
         causal: whether no position sees the tokens after it.
-        partial: what becomes of the tokens of a shorter last window: ``counted`` or ``dropped``.
+        partial: whether the tokens of a shorter last window were ``counted`` or ``dropped``.
         subwords: the kind of subwords that the text is split into, if any.
         words: the number of words and line ends of a text in subwords.
 
@@ -105,7 +106,8 @@ def load_test_text(task: Any, bin_dir: Path) -> tuple[Tensor, Tensor]:
     """Return the test text of a language model's task.
 
     Returns:
-        Inputs (N,), the token before each token of the text and ``</s>`` at the first one, and the tokens (N,).
+        The inputs (N,), which hold the token before each token of the text, with ``</s>`` before the first one, and the
+        tokens (N,).
     """
     lines = data_utils.load_indexed_dataset(str(bin_dir / "test"), task.source_dictionary)
     targets = torch.cat([lines[index] for index in range(len(lines))]).long()

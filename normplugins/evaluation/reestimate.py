@@ -1,11 +1,12 @@
 """Re-estimates the running statistics of a checkpoint on training batches before it is scored (precise BN).
 
-Checkpoint averaging averages the running statistics with the weights. The result is not exactly what the averaged
-weights would measure. With ``evaluate.recalibrate=N``, the model of the checkpoint reads the first N batches of the
+Checkpoint averaging also averages the running statistics. The averages are not exactly the statistics of a model with
+the averaged weights. With ``evaluate.recalibrate=N``, the model of the checkpoint reads the first N batches of the
 run's first epoch, and the pooled statistics of all their tokens replace the averaged ones. No weight changes.
 
 Dropout is off, as in ``torch.optim.swa_utils.update_bn`` but unlike in training. The statistics must fit the inputs of
-the norms at evaluation, and dropout increases the square of an activation by up to 1 / (1 - p): arXiv 1801.05134.
+the norms at evaluation, and dropout increases the square of an activation by a factor of up to 1 / (1 - p), see
+arXiv 1801.05134.
 
 A norm that divides by its batch's statistics in training (``bn``, ``pnv``) does so here too. After its warmup, PN
 divides by the running psi of the checkpoint, so the norms above it measure inputs that depend on the old psi.
@@ -62,7 +63,7 @@ def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, dir
         checkpoint: a checkpoint of the run.
         bin_dir: the folder of the binarized corpus.
         directory: the folder for the copy. Its name is ``checkpoint_recalibrated.pt`` for the checkpoint that the
-            recipe is scored by, and ``checkpoint_last_recalibrated.pt`` or the like for the others.
+            recipe scores, and ``checkpoint_last_recalibrated.pt`` or the like for the others.
 
     Raises:
         UserError: the checkpoint cannot be read, or the copy cannot be written.
@@ -94,11 +95,11 @@ def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, dir
 
 
 def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-    """Measure the statistics of a checkpoint's model on ``evaluate.recalibrate`` batches, or one epoch if shorter.
+    """Measure the statistics of a checkpoint's model on up to ``evaluate.recalibrate`` batches of one epoch.
 
     Returns:
-        The statistics by their full names, on the CPU; and ``batches`` and ``tokens``, the number of source tokens (of
-        a language model: tokens of the text) without padding.
+        The statistics by full name, on the CPU, and the numbers of ``batches`` and of ``tokens``. These are source
+        tokens (of a language model: tokens of the text) without padding.
     """
     model, task = load_model(checkpoint, bin_dir, config.common.cpu)
     for name in running_statistics(model):
@@ -116,7 +117,7 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
 
 
 def training_batches(config: DictConfig, task: Any, longest: Any) -> Iterator[dict[str, Any]]:
-    """Return the batches that the run's first epoch has on one process, in the same order.
+    """Return the batches of the run's first epoch on one process, in the same order.
 
     With a curriculum, that epoch is not shuffled, but these batches are.
 
@@ -143,7 +144,7 @@ def training_batches(config: DictConfig, task: Any, longest: Any) -> Iterator[di
 
 
 def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> dict[str, Any] | None:
-    """Return how the scored running statistics were obtained, as in a record; None for a model without statistics.
+    """Return the record's entry on how the running statistics were obtained; None for a model without any.
 
     Args:
         config: the run's config.

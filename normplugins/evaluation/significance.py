@@ -1,7 +1,8 @@
 """Differences between two systems over seeds and sentences, by the rule in ``docs/protocol.md`` ("Analysis").
 
-A run is given by the sufficient statistics of its test set: an array (N, C) with a row for each sentence or segment.
-The score of any set of sentences is a function of the sum of their rows, so that a resample costs one matrix product.
+A run is represented by the sufficient statistics of its test set: an array (N, C) with a row for each sentence or
+segment. The score of any set of sentences is a function of the sum of their rows, so scoring resamples takes one matrix
+product.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ class Difference:
 
     Attributes:
         mean: the mean of ``by_seed``.
-        low, high: the 95 % interval by Student's distribution; NaN with one seed.
-        p: the two-sided p-value of the same ratio, not adjusted; NaN with one seed.
+        low, high: the 95 % interval by Student's t distribution; NaN with one seed.
+        p: the two-sided p-value by the same distribution, not adjusted; NaN with one seed.
         seeds: the seeds that both sides have.
         by_seed: the difference of the two corpus scores of each seed.
         sentences: the number of sentences or segments that were resampled.
-        seed_variance: s² / n, NaN with one seed. s² is the variance between seeds, or if that is less, the variance
-            between sentences that is not common to all seeds: s² contains it, and few seeds can hide it by chance.
-        sentence_variance: the part of the variance that is common to all seeds, NaN with one seed.
+        seed_variance: s² / n, NaN with one seed. s² is the variance between seeds. It includes the variance between
+            sentences that belongs to a single seed, and is never taken as less than that, because few seeds can agree
+            by chance.
+        sentence_variance: the part of the variance between sentences that is common to all seeds, NaN with one seed.
         bootstrap: the 95 % percentile interval of the hierarchical bootstrap. With few seeds it is too narrow, and no
             verdict rests on it. With one seed it is the interval over sentences alone.
     """
@@ -66,12 +68,12 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval over seeds and sentences; with one seed the one over sentences alone."""
+        """The 95 % interval over seeds and sentences; with one seed, over sentences alone."""
         return self.bootstrap if len(self.seeds) == 1 else (self.low, self.high)
 
 
 def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, seed: int = SEED) -> list[Resampled]:
-    """Score each run on the same resamples of the sentences, which all runs share.
+    """Score each run on resamples of the sentences; all runs share the same resamples.
 
     Args:
         runs: the statistics (N, C) of each run, all of one shape.
@@ -136,10 +138,10 @@ def paired_difference(
 
 
 def _variances(resampled: Array) -> tuple[float, float]:
-    """Return the parts of the variance between sentences that are common to all seeds, and a seed's own.
+    """Split the variance between sentences into a part that is common to all seeds and a part of a single seed.
 
     The first is the mean covariance over the pairs of different seeds, or 0 if it is negative. The second is the mean
-    variance of a seed without it.
+    variance of a seed minus the first, or 0 if that is negative.
     """
     covariance = np.cov(resampled, rowvar=False)
     n, each = len(covariance), float(np.trace(covariance))
@@ -183,7 +185,7 @@ def segments(logprobs: NDArray[np.float32], length: int, words: int) -> Array:
 
 
 def randomization(system: Array, baseline: Array, score: Score, trials: int = RESAMPLES, seed: int = SEED) -> float:
-    """Return the two-sided p-value of approximate randomization: each segment (N, C) swaps sides by chance."""
+    """Return the two-sided p-value of approximate randomization: each row of (N, C) swaps sides at random."""
     rng, pairs = np.random.default_rng(seed), np.stack([system, baseline])
     observed, extreme, both = abs(float(np.diff(score(pairs.sum(axis=1)))[0])), 0, pairs.sum(axis=(0, 1))
     for begin in range(0, trials, _CHUNK):
@@ -203,7 +205,7 @@ class _StoredBLEU(BLEU):
 def sacrebleu_tests(system: Array, baseline: Array) -> dict[str, float]:
     """Return the p-values of sacreBLEU's paired bootstrap and approximate randomization for BLEU statistics (N, 10).
 
-    Equal systems have p = 1, where sacreBLEU, which counts only larger differences, would give the smallest p-value.
+    Equal systems have p = 1. sacreBLEU, which counts only larger differences, would give them its smallest p-value.
     """
     if np.array_equal(system, baseline):
         return {"paired_bootstrap": 1.0, "approximate_randomization": 1.0}
@@ -234,13 +236,13 @@ def verdict(
     lower_is_better: bool = False,
     diverged: tuple[int, int] = (0, 0),
 ) -> str:
-    """Return what the protocol says of a difference, such as ``better``, ``worse, equivalent`` or ``undecided``.
+    """Return the protocol's verdict on a difference, such as ``better``, ``worse, equivalent`` or ``undecided``.
 
     Args:
         found: the difference.
         p_adjusted: its p-value, adjusted by Holm's method.
         margin: the systems are equivalent if the 95 % interval lies within ± this; None if there is no margin.
-        lower_is_better: whether the score is one of which less is better.
+        lower_is_better: whether a lower score is better.
         diverged: the number of runs that diverged, of the system and of the baseline. The side with more of them is
             never called better.
     """
@@ -258,12 +260,13 @@ def verdict(
 
 
 def seeds_needed(found: Difference, effect: float) -> int | None:
-    """Return the number of seeds at which a true difference of ``effect`` is found with a power of 80 % at 5 %.
+    """Return the number of seeds that detects a true difference of ``effect`` with a power of 80 % at the 5 % level.
 
-    Returns None if no number would do (or more than 1,000), because the variance between sentences is too large.
+    Returns None if more than 1,000 seeds are needed, or if no number suffices because the variance between sentences is
+    too large.
 
     Raises:
-        ValueError: the difference has one seed, which does not show a variance.
+        ValueError: the difference has only one seed, which shows no variance between seeds.
     """
     if len(found.seeds) < 2:
         raise ValueError("one seed does not show the variance between seeds")

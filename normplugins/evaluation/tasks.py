@@ -27,9 +27,9 @@ Metrics = dict[str, dict[str, Any]]
 
 
 class _RunTask:
-    """What the tasks of runs share.
+    """Base class for the tasks of runs.
 
-    Each has ``CORPUS``, the class of its corpora; ``RESCORABLE``, the config keys that ``normplugins evaluate`` may
+    A task has ``CORPUS``, the class of its corpora; ``RESCORABLE``, the config keys that ``normplugins evaluate`` may
     change; ``OUTPUT``, the suffix of the file that ``evaluate`` writes; ``OUTPUTS``, glob patterns of all files that
     scoring writes; and the methods ``evaluate``, ``describe`` and ``brief``, which score a checkpoint and describe
     metrics, and ``bare_task``, which makes a fairseq task without a corpus.
@@ -42,15 +42,15 @@ class _RunTask:
         """Raise UserError for a corpus that the model cannot read."""
 
     def keep_translations(self, config: DictConfig, corpus: Any, output: Path, kept: Path) -> bool:  # noqa: ARG002
-        """Write the file ``kept`` that is published beside the record; return whether there is one."""
+        """Write the file ``kept`` that is published with the record, if the task has one; return whether it has."""
         return False
 
     def label(self, settings: Mapping[str, Any]) -> str:  # noqa: ARG002
-        """Return a warning that belongs to each number of a run with these flat settings, or an empty string."""
+        """Return the warning to print beside each number of a run with these flat settings, or an empty string."""
         return ""
 
     def made_up_batch(self, tokens: Tensor) -> dict[str, Any]:
-        """Return a batch as fairseq's datasets make it, with targets (B, T); each sentence ends in ``</s>``."""
+        """Return a batch in the format of fairseq's datasets, with targets ``tokens`` (B, T) that end in ``</s>``."""
         inputs = {"src_tokens": tokens.roll(1, dims=1), "src_lengths": torch.full((len(tokens),), tokens.shape[1])}
         return {
             "id": torch.arange(len(tokens)),
@@ -78,7 +78,7 @@ class Translation(_RunTask):
             )
 
     def check_corpus(self, config: DictConfig, corpus: Any) -> None:
-        """Refuse validation and test sentences that are too long for the model before training, not after it."""
+        """Refuse validation and test sentences that are too long for the model, before it is trained."""
         batches = {"valid": "dataset.max_tokens_valid", "test": "evaluate.max_tokens"}
         for split, key in batches.items():
             lengths = corpus.manifest["longest"][split]
@@ -140,7 +140,7 @@ class Translation(_RunTask):
         return f"{title} {metrics[name]['score']:.2f}  sacreBLEU {plain['score']:.2f} {penalty}"
 
     def bare_task(self, settings: DictConfig, source: Dictionary, target: Dictionary | None = None) -> TranslationTask:
-        """Return a fairseq task without a corpus; without ``target`` both languages have one dictionary."""
+        """Return a fairseq task without a corpus; if ``target`` is None, both languages share ``source``."""
         return TranslationTask(settings, source, target or source)
 
     def made_up_batch(self, tokens: Tensor) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """CTranslate2: writes a translation model in its format and translates with it.
 
-CTranslate2 has LayerNorm and RMSNorm. Its layers have no residual connection where they have no norm, so that
-models whose norms were folded cannot be expressed.
+CTranslate2 has LayerNorm and RMSNorm. Its sublayers without a norm have no residual connection either, so it cannot
+express models with folded norms.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
     """Write a model to an existing folder.
 
     Args:
-        model: on a CPU, in evaluation mode; it does not change.
+        model: the model, on a CPU and in evaluation mode; it is not changed.
         task: its fairseq task, which has the dictionaries.
         folder: the folder.
         quantization: one of ``QUANTIZATIONS["ctranslate2"]``, the type of the stored weights.
@@ -66,14 +66,14 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
 class Engine:
     """Translates with a model that :func:`write` has written.
 
-    CTranslate2 excludes empty translations by renormalizing the probabilities, so its scores are higher than those of
-    our search by a constant divided by length^penalty.
+    CTranslate2 excludes empty translations by renormalizing the probabilities, so its scores exceed ours by a constant
+    divided by length^penalty.
 
     Args:
         folder: the folder.
-        quantization: the type to compute in; float32 where CTranslate2 does not support it on this processor.
+        quantization: the type to compute in; float32 is used if CTranslate2 does not support it on this processor.
             ``computes_in`` names the type that is used.
-        model: the model that was written; only its longest sentences are read.
+        model: the model that was written; only its maximum lengths are read.
         task: its fairseq task.
 
     Raises:
@@ -96,7 +96,7 @@ class Engine:
         self.model, self.task = model, task
 
     def __call__(self, sentences: list[Tensor], search: DictConfig) -> list[list[Hypothesis]]:
-        """Translate sentences (T,), each ended by ``</s>``, with the settings of the config's section ``evaluate``."""
+        """Translate sentences (T,) that end in ``</s>``, with the settings of the config's section ``evaluate``."""
         source, target = self.task.source_dictionary, self.task.target_dictionary
         found: list[list[Hypothesis]] = [[] for _ in sentences]
         dataset = self.task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])

@@ -21,9 +21,9 @@ from normplugins.utils.json_file import read_sound_json, write_json
 
 ABOUT = "normplugins.json"
 CHECKED = 200
-"""Sentences of the test set whose translations are compared."""
+"""Number of test sentences whose translations are compared."""
 ALIKE = 0.98
-"""The smallest share of identical translations of a float32 model: rounding decides between equally good ones."""
+"""The required share of identical translations in float32, where rounding decides between almost equal hypotheses."""
 
 
 def export(directory: Path, destination: Path, engine: str, quantization: str, name: str | None = None) -> str:
@@ -34,14 +34,14 @@ def export(directory: Path, destination: Path, engine: str, quantization: str, n
         destination: the folder to write; it may exist if it is empty.
         engine: one of ``ENGINES``.
         quantization: the type of the stored weights.
-        name: ``averaged``, ``last``, ``best`` or a checkpoint file; None: the one that the recipe is scored by.
+        name: ``averaged``, ``last``, ``best`` or a checkpoint file; None: the one that the recipe scores.
 
     Returns:
         The result of the comparison in words.
 
     Raises:
-        UserError: as :func:`normplugins.export.safetensors.export`; a package is missing; the engine cannot express the
-            model or translates otherwise than our beam search.
+        UserError: as for :func:`normplugins.export.safetensors.export`; or a package is missing, or the engine cannot
+            express the model or translates differently from our beam search.
     """
     require(engine)
     refuse_full(destination)
@@ -51,7 +51,7 @@ def export(directory: Path, destination: Path, engine: str, quantization: str, n
 
 
 def engine_of(run: TrainedRun, directory: Path, engine: str, quantization: str) -> tuple[Engine, str]:
-    """Return an engine for a run's model, exported to the folder ``engines`` of the run unless it has been already.
+    """Return an engine for a run's model, which is exported to the run's folder ``engines`` first if necessary.
 
     Args:
         run: the run.
@@ -60,10 +60,10 @@ def engine_of(run: TrainedRun, directory: Path, engine: str, quantization: str) 
         quantization: the type of the stored weights.
 
     Returns:
-        The engine, and what the export has found if it was done now.
+        The engine, and the result of the export's comparison in words, empty if nothing was exported now.
 
     Raises:
-        UserError: as :func:`export`.
+        UserError: as for :func:`export`.
     """
     require(engine)
     place = directory / folder.ENGINES / f"{engine}-{quantization}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-HUB_METRICS = {"chrf2": "chrf", "ppl": "perplexity"}  # a model hub's names of metrics that differ from a record's
+HUB_METRICS = {"chrf2": "chrf", "ppl": "perplexity"}  # metrics whose names on model hubs differ from a record's
 
 
 def model_card(record: dict[str, Any], checkpoint: str) -> str:
@@ -95,7 +95,7 @@ def _index(title: str, task: str, corpus: str, metrics: dict[str, Any]) -> dict[
 
 
 def key_values(rows: dict[str, Any]) -> str:
-    """Return a Markdown table without a head, a row for each key; numbers have separators of thousands."""
+    """Return a Markdown table without a header, with a row for each key; numbers have thousands separators."""
     texts = {key: f"{value:,}" if isinstance(value, int | float) else value for key, value in rows.items()}
     lines = [f"| {key if '.' in key else key.replace('_', ' ')} | {value} |" for key, value in texts.items()]
     return "\n".join(["| | |", "|:--|:--|", *lines])

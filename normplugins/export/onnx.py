@@ -1,10 +1,14 @@
-"""ONNX: writes a translation model as two graphs, and translates with them by onnxruntime and our beam search.
+"""ONNX: writes a translation model as two graphs, and translates with them in onnxruntime and our beam search.
 
 The encoder maps ``tokens`` (B, S) to ``memory`` (L, 2, B, H, S, W), the keys and values of each decoder layer's
-attention to the source. The decoder makes one step of B sentences with n hypotheses each, N = B * n. It maps ``tokens``
-(B, n), the ``position`` of these tokens counted from 1, ``origins`` (N,), the hypotheses that they continue, ``past``
-(L, 2, N', H, T, W), ``memory`` and ``memory_mask`` (B, 1, 1, S), 0 or minus infinity, to ``logits`` (N, V) and
-``present`` (L, 2, N, H, T + 1, W).
+attention to the source. The decoder makes one step for B sentences with n hypotheses each, N = B * n. Its inputs are
+
+- ``tokens`` (B, n), the last token of each hypothesis, and their ``position``, counted from 1;
+- ``origins`` (N,), the index of the hypothesis of the previous step that each hypothesis continues;
+- ``past`` (L, 2, N', H, T, W), the keys and values of the N' hypotheses of the previous step;
+- ``memory``, and ``memory_mask`` (B, 1, 1, S), which is 0 at tokens and minus infinity at padding.
+
+Its outputs are ``logits`` (N, V), and ``present`` (L, 2, N, H, T + 1, W), the ``past`` of the next step.
 """
 
 import warnings
@@ -32,7 +36,7 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
     """Write ``encoder.onnx``, ``decoder.onnx`` and the dictionaries to an existing folder; fold norms if possible.
 
     Args:
-        model: in evaluation mode; it does not change.
+        model: the model, in evaluation mode; it is not changed.
         task: its fairseq task, which has the dictionaries.
         folder: the folder.
         quantization: one of ``QUANTIZATIONS["onnx"]``.
@@ -68,7 +72,7 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
 
 
 class Engine:
-    """Translates by our beam search with graphs that :func:`write` has written.
+    """Translates with our beam search and the graphs that :func:`write` has written.
 
     Args:
         folder: the folder.
@@ -96,7 +100,7 @@ class Engine:
         self.computes_in, self.model, self.task = quantization, model, task
 
     def __call__(self, sentences: list[Tensor], search: DictConfig) -> list[list[Hypothesis]]:
-        """Translate sentences (T,), each ended by ``</s>``, with the settings of the config's section ``evaluate``."""
+        """Translate sentences (T,) that end in ``</s>``, with the settings of the config's section ``evaluate``."""
         pad = self.task.source_dictionary.pad()
 
         def begin(tokens: Tensor) -> _State:
@@ -118,7 +122,7 @@ class _State:
         self.past = self.memory.new_zeros(layers, two, batch, heads, 0, width)
 
     def logits(self, tokens: Tensor, origins: Tensor | None = None, sentences: Tensor | None = None) -> Tensor:
-        """As :meth:`normplugins.evaluation.incremental_decoding.DecodingState.logits`."""
+        """See :meth:`normplugins.evaluation.incremental_decoding.DecodingState.logits`."""
         if sentences is not None:
             self.memory, self.memory_mask = self.memory[:, :, sentences], self.memory_mask[sentences]
         origins = torch.arange(tokens.numel()) if origins is None else origins
@@ -177,7 +181,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | float) -> Tensor:
 
 
 def _rms_norm(graph: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:  # noqa: ARG001
-    """torch.nn.functional.rms_norm over the last axis, which ONNX lacks before its version 23."""
+    """Express ``torch.nn.functional.rms_norm`` over the last axis, which ONNX lacks before opset 23."""
     mean = graph.op("ReduceMean", graph.op("Mul", x, x), axes_i=[-1])
     root = graph.op("Sqrt", graph.op("Add", mean, eps))
     normalized = graph.op("Div", x, root)
@@ -196,7 +200,7 @@ def _export(
     torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # it warns of each condition that tracing fixes
+            warnings.simplefilter("ignore")  # it warns about each condition that tracing fixes
             torch.onnx.export(
                 module.eval(),
                 example,

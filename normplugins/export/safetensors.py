@@ -1,4 +1,4 @@
-"""``normplugins export --format safetensors``: a folder that can be put on a model hub as it is."""
+"""``normplugins export --format safetensors``: a folder that can be uploaded to a model hub unchanged."""
 
 import json
 import shutil
@@ -27,13 +27,14 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         directory: the folder of the run.
         destination: the folder to write; it may exist if it is empty.
         checkpoint: ``averaged``, ``last``, ``best``, or the name of a checkpoint file in the run's folder, such as a
-            folded one; None: the checkpoint that the recipe is scored by.
+            folded one; None: the checkpoint that the recipe scores.
 
     Returns:
         The path of the exported checkpoint.
 
     Raises:
-        UserError: the run has not ended, a file of it is damaged, or the destination is not empty or cannot be written.
+        UserError: the run has not ended, one of its files is damaged, or the destination is not empty or cannot be
+            written.
     """
     refuse_full(destination)
     config, record = folder.finished_run(directory)
@@ -60,7 +61,7 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
     with whole_folder(destination) as temporary:
         weights = {name: value.contiguous() for name, value in state["model"].items() if name not in ties}
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
-        (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it readable for the owner alone
+        (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it readable only for its owner
         for file in (*dictionaries, *subword_model(corpus)):
             shutil.copyfile(file, temporary / file.name)
         text = json.dumps(settings, indent=1, ensure_ascii=False, default=str)
@@ -79,7 +80,7 @@ def refuse_full(destination: Path) -> None:
 
 
 def tied_weights(model: nn.Module) -> dict[str, str]:
-    """Return the name of the stored tensor for each further name of it, such as that of a shared embedding."""
+    """Map each further name of a stored tensor, such as a shared embedding, to the name under which it is stored."""
     first: dict[tuple[Any, ...], str] = {}
     ties: dict[str, str] = {}
     value: Tensor
@@ -94,7 +95,7 @@ def tied_weights(model: nn.Module) -> dict[str, str]:
 
 
 def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
-    """Return the path of a checkpoint; one that the record names must be the file that was scored."""
+    """Return the path of a checkpoint; if the record names it, it must be the file that was scored."""
     scored = record.get("files", {}).get("checkpoints", {}).get(name, {})
     path = directory / scored.get("file", checkpoints.FILES.get(name, name))
     if Path(name).name != name or not path.is_file():

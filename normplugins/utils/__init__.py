@@ -1,1 +1,1 @@
-"""What every package needs: files, locks, downloads, worker processes and errors. Imports nothing of this project."""
+"""Files, locks, downloads, worker processes and errors for every package. Imports no other subpackage."""

@@ -1,4 +1,4 @@
-"""Files from a mirror folder, or from the first of several addresses that has them; downloads are resumed."""
+"""Fetches files from a mirror folder, or from the first of several addresses that has them; resumes downloads."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -29,14 +29,14 @@ def fetch(
 
     Args:
         name: the name of the file. A file in the mirror replaces a different one in ``folder`` if ``check`` accepts it.
-        addresses: where the file can be downloaded; they are tried in turn.
+        addresses: where the file can be downloaded; they are tried in order.
         folder: where the file is kept; the parent of this folder has the name of the corpus.
         echo: called with one line for each step.
         check: raises UserError for a file that is damaged or not the wanted one. It is called before the file is moved
             to ``folder``. If a downloaded file fails, the next address is tried.
 
     Raises:
-        UserError: the file cannot be fetched, or ``check`` refuses that of the mirror.
+        UserError: the file cannot be fetched, or ``check`` refuses the mirror's file.
     """
     path = folder / name
     mirrored = find_in_mirror(name, folder.parent.name)
@@ -53,12 +53,12 @@ def fetch(
 
 
 def own_file(path: str) -> Path:
-    """Return the absolute path of a file of the user: in ``$NORMPLUGINS_MIRROR``, or in ``data/`` if that is unset."""
+    """Return the absolute path of a user's file in ``$NORMPLUGINS_MIRROR``, or in ``data/`` if that is unset."""
     return Path(os.environ.get(MIRROR) or "data").expanduser().absolute() / path
 
 
 def find_in_mirror(name: str, corpus: str) -> Path | None:
-    """Return ``name`` under ``$NORMPLUGINS_MIRROR``: in the folder of the corpus, at the top, or in any one folder."""
+    """Return ``name`` under ``$NORMPLUGINS_MIRROR``: in the corpus's folder, at the top, or in one other folder."""
     mirror = os.environ.get(MIRROR)
     if not mirror:
         return None
@@ -81,14 +81,14 @@ def _download(addresses: Sequence[str], path: Path, echo: Callable[[str], None],
     path.parent.mkdir(parents=True, exist_ok=True)
     failures = []
     for number, url in enumerate(addresses, 1):
-        # each address has a partial file of its own: the addresses may have differently packed files
+        # each address has its own partial file, because the addresses may pack the file differently
         part = path.with_name(f"{path.name}.part{number if number > 1 else ''}")
         try:
             _download_from(url, part, echo)
         except _DownloadError as error:
             failures.append(str(error))
         else:
-            # checked under its own name, and not yet in its place, where an interrupted check would leave it
+            # checked under its name in another folder, so that an interrupted check leaves no unchecked file in place
             unchecked = path.parent / "unchecked" / path.name
             unchecked.parent.mkdir(exist_ok=True)
             part.replace(unchecked)
@@ -110,11 +110,11 @@ def _download(addresses: Sequence[str], path: Path, echo: Callable[[str], None],
 
 
 class _DownloadError(Exception):
-    """An address does not give the file; the message names the address and the reason."""
+    """An address does not provide the file; the message names the address and the reason."""
 
 
 def _download_from(url: str, part: Path, echo: Callable[[str], None]) -> None:
-    """Download ``url`` to ``part``, and resume a few times where the connection is lost."""
+    """Download ``url`` to ``part``, and resume a few times if the connection is lost."""
     for _ in range(_ATTEMPTS):
         held = _size(part)
         try:
@@ -138,8 +138,8 @@ def _size(part: Path) -> int:
 
 
 def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
-    """Append the missing bytes of ``url`` to ``part``; return the total size, None if the server does not send it."""
-    held, version = _size(part), part.with_name(f"{part.name}.version")  # the server's: its ETag or a date
+    """Append the missing bytes of ``url`` to ``part``; return the total size, or None if the server omits it."""
+    held, version = _size(part), part.with_name(f"{part.name}.version")  # holds the server's ETag or date
     # Servers often refuse the default user agent of a library.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"normplugins/{__version__}"}
     if held:

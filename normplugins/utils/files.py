@@ -1,4 +1,4 @@
-"""Reading text as strict UTF-8 and writing files that appear complete or not at all."""
+"""Reads text as strict UTF-8, and writes files atomically: a file appears complete or not at all."""
 
 import errno
 import gzip
@@ -21,7 +21,7 @@ _BLOCK = 1 << 20  # bytes
 
 
 def text_lines(raw: Iterable[bytes], where: str) -> Iterator[str]:
-    """Decode lines of UTF-8 that end in LF or CR LF and drop a byte order mark.
+    """Decode UTF-8 lines that end in LF or CR LF, and drop a byte order mark.
 
     ``where`` names the file in the UserError for a line that is not UTF-8.
     """
@@ -63,7 +63,7 @@ def existing_file(path: Path, setting: str) -> Path:
 
 
 def iter_byte_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, plain or ``.gz``, with their line ends.
+    """Yield the lines of a file, plain or ``.gz``, with their line endings.
 
     Raises UserError if the file cannot be read or is truncated.
     """
@@ -72,12 +72,12 @@ def iter_byte_lines(path: Path) -> Iterator[bytes]:
 
 
 def iter_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text file, plain or ``.gz``. Raises UserError if that fails."""
+    """Yield the lines of a text file, plain or ``.gz``. Raises UserError if it cannot be read or is not UTF-8."""
     return text_lines(iter_byte_lines(path), str(path))
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of ``iter_lines`` as a list."""
+    """Return the lines of :func:`iter_lines` as a list."""
     return list(iter_lines(path))
 
 
@@ -88,7 +88,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def read_text(path: Path | None) -> tuple[list[str], str]:
-    """Return the lines of a file, plain or ``.gz``, or of stdin without one, and the name of the text for messages.
+    """Return the lines of a file, plain or ``.gz``, and its name for messages; None or ``-`` reads stdin.
 
     Raises UserError if the text cannot be read.
     """
@@ -98,7 +98,7 @@ def read_text(path: Path | None) -> tuple[list[str], str]:
 
 
 def write_text(path: Path | None, lines: Iterable[str]) -> None:
-    """Write lines to a file, which appears complete or not at all, or to stdout without one."""
+    """Write lines to a file atomically, or to stdout if ``path`` is None."""
     if path is None:
         sys.stdout.writelines(f"{line}\n" for line in lines)
         return
@@ -123,7 +123,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Turn the OSError of a full disk or an impossible path into a UserError that names ``place``, which is written."""
+    """Turn the OSError of a full disk or an impossible path into a UserError that names the path ``place``."""
     try:
         yield
     except OSError as error:
@@ -138,7 +138,7 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder with all that is in it, if there is one."""
+    """Delete a file, or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -173,7 +173,8 @@ def whole_folder(folder: Path, key: str = "", resumable: Callable[[Path], bool] 
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` when the block succeeds, and is removed otherwise.
 
-    If it is a symbolic link, its target is replaced. A FIFO or a device is yielded itself, and written directly.
+    If ``path`` is a symbolic link, the file it points to is replaced. A FIFO or a device is yielded itself, and written
+    directly.
     """
     with disk_errors(path):
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""JSON files that hold the state of a run or corpus: written whole, with a hash of their content, checked when read."""
+"""JSON files that hold the state of a run or corpus: written atomically with a content hash, checked when read."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` together with its hash, atomically.
 
     Raises:
-        UserError: the disk is full, or the place cannot be written.
+        UserError: the disk is full, or the file cannot be written.
     """
     sealed = {**content, HASH: _digest(content)}
     with whole_file(path) as temporary:
@@ -25,13 +25,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
-    """Return the content of a file of :func:`write_json`, or None if the file does not exist.
+    """Return the content of a file written by :func:`write_json`, or None if the file does not exist.
 
-    A file without a hash, as older versions wrote it, is accepted. ``remedy`` is what the user can do about a damaged
-    file, the end of the error's message.
+    A file without a hash, as older versions wrote it, is accepted. ``remedy`` ends the error message: what the user can
+    do about a damaged file.
 
     Raises:
-        UserError: the file cannot be read, is no JSON object, or has been edited.
+        UserError: the file cannot be read, is not a JSON object, or has been edited.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
 
 
 def read_sound_json(path: Path) -> dict[str, Any] | None:
-    """Return the content of a file that can be made again, or None if it is missing or damaged."""
+    """Return the content of a file that can be regenerated, or None if it is missing or damaged."""
     try:
         return read_json(path, "")
     except UserError:

@@ -48,7 +48,7 @@ def hold_lock(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process on this machine, or on one that shares its locks, holds the lock of :func:`hold_lock`."""
+    """Whether a process on this machine, or on one that shares its file locks, holds the lock of :func:`hold_lock`."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

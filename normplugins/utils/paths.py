@@ -21,10 +21,10 @@ def config_dir() -> Path:
 
 
 def without_colon(setting: str, folder: str | Path) -> Path:
-    """Return the absolute path of a folder that fairseq is given.
+    """Return the absolute path of a folder that is passed to fairseq.
 
     Raises:
-        UserError: the path has a colon, where fairseq would split it; the message names the ``setting``.
+        UserError: the path has a colon, at which fairseq would split it; the message names the ``setting``.
     """
     path = Path(folder).absolute()
     if ":" in str(path):

@@ -1,4 +1,4 @@
-"""What Linux says about the processor of this machine."""
+"""Reads what Linux reports about this machine's processor."""
 
 import platform
 from functools import cache
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @cache
 def first_core() -> dict[str, str]:
-    """Return the lines of ``/proc/cpuinfo`` about the first core by name, such as ``cpu family``; empty elsewhere."""
+    """Return the fields of ``/proc/cpuinfo`` for the first core, such as ``cpu family``; empty if not on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     except OSError:
@@ -16,7 +16,7 @@ def first_core() -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """Return the processor's name, with the family and model that tell one generation of it from another."""
+    """Return the processor's name, with the family and model that distinguish its generations."""
     about = first_core()
     if "model name" not in about:
         return platform.processor()

@@ -33,16 +33,16 @@ def setting(
 
     ``minimum`` and ``maximum`` are inclusive bounds, ``above`` and ``below`` exclusive ones. None is valid only for
     a setting whose type allows it. ``changes_result`` is False for a setting that cannot change a result, such as a
-    logging interval. Further keywords become metadata as they are.
+    logging interval. Further keyword arguments are added to the metadata unchanged.
     """
     limits = {"minimum": minimum, "maximum": maximum, "below": below, "above": above, "choices": choices}
     return field(default=default, metadata={"help": doc, "changes_result": changes_result, **limits, **metadata})
 
 
 def invalid_value(declared: Field[Any], value: Any, prefix: str = "") -> str | None:
-    """Return a message if ``value`` has not the type or range of a field made by :func:`setting`, None if it is valid.
+    """Return a message if ``value`` has the wrong type or range for a field of :func:`setting`, None if it is valid.
 
-    A whole number is a valid float, but True is no number. Types given as text are not checked.
+    A whole number is a valid float, but True is not a number. Types given as strings are not checked.
     """
     limits, name = declared.metadata, f"{prefix}{declared.name}"
     if (choices := limits.get("choices")) is not None and value not in choices:

@@ -13,7 +13,7 @@ def deferred_signals(*numbers: int) -> Iterator[list[int]]:
     Only the main thread can handle signals; in other threads nothing is deferred.
 
     Yields:
-        The numbers of the signals that have arrived so far.
+        A list to which the number of each signal is added when it arrives.
     """
     arrived: list[int] = []
     if threading.current_thread() is not threading.main_thread():

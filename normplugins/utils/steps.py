@@ -1,4 +1,4 @@
-"""Shows what a command is doing while it takes time: live on a terminal, plain lines in a file."""
+"""Shows the progress of long steps: live on a terminal, as plain lines in a file."""
 
 import sys
 import time
@@ -39,7 +39,7 @@ def step(title: str, echo: Echo | None = print) -> Iterator[Echo]:
 
 
 def loading() -> AbstractContextManager[Echo]:
-    """Show on a terminal that packages are imported, which takes seconds."""
+    """Show on a terminal that packages are being imported, which takes seconds."""
     return step("loading PyTorch and fairseq", echo=None)
 
 
@@ -72,7 +72,7 @@ def progress(
 
 
 class _Figures(columns.ProgressColumn):
-    """How far a step is, in words: a narrow terminal wraps them, so that no number is cut."""
+    """The progress of a step in words, which a narrow terminal wraps without cutting a number."""
 
     def render(self, task: columns.Task) -> Text:
         """Return the title, the number of items that are done, and the time that is left."""
@@ -83,7 +83,7 @@ class _Figures(columns.ProgressColumn):
 
 def _live(*shown: columns.ProgressColumn) -> columns.Progress:
     console = Console(stderr=True)
-    redirected = sys.stdout.isatty()  # to print above the display; data in a file stays where it is
+    redirected = sys.stdout.isatty()  # prints appear above the display; output to a file is left alone
     return columns.Progress(
         *shown, console=console, transient=True, redirect_stdout=redirected, disable=not console.is_terminal
     )

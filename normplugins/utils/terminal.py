@@ -1,4 +1,4 @@
-"""Tables and texts for a terminal of any width: no number is cut, and each number that is shown has its name."""
+"""Formats tables and text for a terminal of any width: no number is cut, and each number keeps its heading."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import tabulate
 
 tabulate.MIN_PADDING = 0  # else every heading is two characters wider than its column needs
 GAP = 2
-"""Blanks between two columns."""
+"""Spaces between two columns."""
 NARROWEST = 14
-"""A column of texts is not wrapped to fewer characters than this."""
+"""The smallest width, in characters, to which a column of text is wrapped."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Column:
 
     Args:
         name: the heading.
-        right: whether the cells are aligned right, as numbers are. Other cells are texts, which may be wrapped.
-        detail: whether the column may be left out: where no row has a value, where all rows have the same (a line
-            above the table then gives it), and where a terminal is too narrow.
+        right: whether the cells are right-aligned, as numbers are. Other cells are text, which may be wrapped.
+        detail: whether the column may be left out: if no row has a value, if all rows have the same value (a line above
+            the table then gives it), or if the terminal is too narrow.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of text, with what all rows share above it and notes under it.
+    """A titled table of text, with the values that all rows share above it, and notes below it.
 
     ``slug`` is the name of its LaTeX file.
     """
@@ -54,12 +54,12 @@ class Table:
     shared: str = ""
 
     def only(self, indices: Sequence[int]) -> Table:
-        """Return the table with these columns alone."""
+        """Return the table with only these columns."""
         rows = [[row[index] for index in indices] for row in self.rows]
         return replace(self, columns=[self.columns[index] for index in indices], rows=rows)
 
     def folded(self, empty: Sequence[str] = ("",)) -> Table:
-        """Return the table without details that are empty or the same in all rows; ``shared`` gives shared values."""
+        """Return the table without details that are empty or the same in all rows; ``shared`` lists the latter."""
         shared, kept = [], []
         for index, column in enumerate(self.columns):
             values = [row[index] for row in self.rows if row[index] not in empty]
@@ -72,40 +72,40 @@ class Table:
 
 
 class _CellWrapper(textwrap.TextWrapper):
-    """Breaks lines at blanks, in the names of settings after a comma, a dot or "=", and in paths; not in a number."""
+    """Breaks lines at spaces, and in setting names and paths after a comma, a dot, "=" or "/"; never in a number."""
 
     wordsep_simple_re = re.compile(r"(\s+|(?<=[,.=/])(?=[^\W\d]))")
 
 
 def terminal_width() -> int | None:
-    """Return the width of the terminal that standard output is, or None when it is a file or a pipe."""
+    """Return the width of the terminal, or None if standard output is a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def paragraph(text: str, width: int | None, indent: str = "") -> str:
-    """Return Markdown prose as plain text in lines of ``width`` (None: one line), indented from the second on."""
+    """Return Markdown prose as plain text in lines of ``width`` (None: one line), indented from the second line on."""
     plain = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", re.sub("[`*]", "", text))
     return plain if width is None else wrap(plain, width, indent)
 
 
 def wrap(text: str, width: int, indent: str = "", kind: type[textwrap.TextWrapper] = textwrap.TextWrapper) -> str:
-    """Break a text into lines of ``width`` characters, indented from the second on; a longer word stays whole."""
+    """Break a text into lines of ``width`` characters, indented from the second line on; a longer word stays whole."""
     wrapper = kind(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return "\n".join("\n".join(wrapper.wrap(line)) for line in text.splitlines())
 
 
 def say(text: str) -> None:
-    """Print lines; those that are longer than the terminal is wide are wrapped and indented from the second on."""
+    """Print lines. A line wider than the terminal is wrapped, and indented from its second line on."""
     width = terminal_width()
     print(text if width is None else "\n".join(wrap(line, width, "    ") for line in text.splitlines()))
 
 
 def terminal(table: Table, width: int | None) -> str:
-    """Return the table as plain text of at most ``width`` columns, or as wide as it needs for None (a file).
+    """Return the table as plain text of at most ``width`` characters, or of any width if it is None (for a file).
 
-    Where there is too little room, texts are wrapped first, then details are left out from the right, with a note that
-    names them. If the other columns do not fit either, each row becomes a block with a line for each of its values.
-    Only a word that is longer than ``width`` makes a line longer.
+    If the table is too wide, text is wrapped first, then details are left out from the right, with a note that names
+    them. If the other columns still do not fit, each row becomes a block with a line for each of its values. A line is
+    longer than ``width`` only if a single word is.
     """
     notes, shown = list(table.notes), list(range(len(table.columns)))
     rooms = _rooms(table, width)
@@ -125,7 +125,7 @@ def terminal(table: Table, width: int | None) -> str:
 
 
 def definitions(rows: Mapping[str, str], width: int | None) -> str:
-    """Return names with a text each: in two columns, or with the text under its name on a narrow terminal."""
+    """Return names with their descriptions, in two columns or, on a narrow terminal, one below the other."""
     names = max((len(name) for name in rows), default=0) + GAP
     if width is None:
         margin = " " * (names + 2)
@@ -144,7 +144,7 @@ def _block(text: str, width: int, indent: int) -> str:
 
 
 def format_table(table: Table, rooms: Sequence[int] = (), style: str = "simple") -> str:
-    """Return the columns of a table in one of tabulate's formats, its texts wrapped to ``rooms`` characters, if any."""
+    """Return a table in one of tabulate's formats, with text wrapped to the column widths ``rooms``, if given."""
 
     def fitted(cell: str, column: Column, room: int | None) -> str:
         if column.right or room is None or len(cell) <= room:
@@ -162,7 +162,7 @@ def format_table(table: Table, rooms: Sequence[int] = (), style: str = "simple")
 
 
 def _rooms(table: Table, width: int | None) -> list[int]:
-    """Return the characters for each column such that the table fits, or an empty list if it cannot."""
+    """Return the width of each column at which the table fits, or an empty list if it cannot fit."""
     headings = [_longest(column.name.splitlines()) for column in table.columns]
     cells = [[line for row in table.rows for line in row[index].splitlines()] for index in range(len(headings))]
     rooms = [max(heading, _longest(lines)) for heading, lines in zip(headings, cells, strict=True)]

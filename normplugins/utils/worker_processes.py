@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_MAX_WORKERS = 32  # one process cannot feed more, and each of them takes about 60 MB
+_MAX_WORKERS = 32  # one process cannot feed more, and each takes about 60 MB
 
 
 def available_cores() -> int:

@@ -12,7 +12,7 @@ HAS_COMPILER = shutil.which("c++") is not None
 LIBRARIES = ("normplugins.norms.backends.cpu._kernels", "normplugins.models._dropout")
 
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="there is no C++ compiler (Debian: apt install g++)")
-# With a compiler, a missing library is an error of the setup.
+# With a compiler, a missing library is a setup error, and the tests fail.
 needs_libraries = pytest.mark.skipif(
     not (HAS_COMPILER or all(map(find_spec, LIBRARIES))),
     reason="the C code is not compiled, and there is no C++ compiler (Debian: apt install g++)",

@@ -1,4 +1,4 @@
-"""Small corpora of the real ones' layout, and their settings, for the tests of this folder."""
+"""Small corpora with the layout of the real ones, and their settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WMT14_PAIRS = 40  # of each of the three parts of the training text
 
 
 def config(name: str, **overrides: Any) -> Any:
-    """The committed settings of a corpus with some of them changed."""
+    """A corpus with its committed settings, some of which are overridden."""
     values = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
     assert isinstance(values, dict)
     corpus = values.pop("defaults")[0].removeprefix("_")
@@ -45,7 +45,7 @@ def custom(folder: Path, **overrides: Any) -> Any:
 
 
 def sentences(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Pairs of raw sentences of equal length, case and punctuation included."""
+    """Raw sentence pairs of equal length, with case and punctuation."""
     words = {
         "de": ["Haus", "Tür", "groß", "und", "läuft", "schön", "Straße"],
         "en": ["house", "door", "big", "and", "runs", "nice", "street"],
@@ -80,7 +80,7 @@ def iwslt_members(pairs: int = 60) -> dict[str, bytes]:
 
 
 def wmt14_members(news_commentary: str = "v12") -> dict[str, dict[str, bytes]]:
-    """The files of each archive of WMT14: other languages' beside ours, as upstream."""
+    """The files of each WMT14 archive, with files of another language pair beside ours, as upstream."""
     made: dict[str, dict[str, bytes]] = {}
     for seed, names in enumerate(_WMT14_ARCHIVES.items()):
         archive, name = (part.replace("v12", news_commentary) for part in names)
@@ -100,14 +100,14 @@ def wmt14_members(news_commentary: str = "v12") -> dict[str, dict[str, bytes]]:
 
 
 def write_wmt14(root: Path, files: dict[str, dict[str, bytes]]) -> Path:
-    """Write archives where a corpus under ``root`` has fetched them to."""
+    """Write archives to the folder where a corpus under ``root`` keeps its downloads."""
     for name, content in files.items():
         tar(root / "wmt14" / "raw" / name, content)
     return root
 
 
 def tar(path: Path, members: dict[str, bytes]) -> Path:
-    """Write a .tgz whose bytes depend on its members only."""
+    """Write a .tgz whose bytes depend only on its members."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name, data in members.items():
@@ -125,7 +125,7 @@ def text(lines: Iterable[str], end: str = "\n") -> bytes:
 
 
 def stranger(folder: Path, count: int = 120, **splits: int) -> Path:
-    """Write a parallel corpus: train.de and train.en, and other splits with their sizes."""
+    """Write a user's parallel corpus: train.de and train.en with ``count`` pairs, and the other splits."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (split, size) in enumerate({"train": count, **splits}.items()):
         for language, lines in zip(("de", "en"), sentences(size, seed), strict=True):
@@ -139,7 +139,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def kill_at(pattern: str, count: int, work: Callable[[], object]) -> None:
-    """Do ``work`` in a process that is killed before the ``count``-th opening or renaming of a file that matches."""
+    """Do ``work`` in a process that is killed just before its ``count``-th open or rename that matches ``pattern``."""
 
     def child() -> None:
         left, child_itself = [None] * count, os.getpid()
@@ -148,7 +148,7 @@ def kill_at(pattern: str, count: int, work: Callable[[], object]) -> None:
             if event in ("os.rename", "open") and re.search(pattern, " ".join([event, *map(str, arguments[:2])])):
                 left.pop()
                 if not left:
-                    os.kill(child_itself, signal.SIGKILL)  # also where this is a worker of its, which has the hook too
+                    os.kill(child_itself, signal.SIGKILL)  # even from one of its workers, which inherit the hook
 
         sys.addaudithook(hook)
         work()
@@ -160,4 +160,4 @@ def kill_at(pattern: str, count: int, work: Callable[[], object]) -> None:
 
 
 def quiet(line: str) -> None:
-    """An echo that says nothing."""
+    """An echo that prints nothing."""

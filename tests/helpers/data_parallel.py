@@ -1,4 +1,4 @@
-"""Training on batches that are cut into parts, for several processes or one after the other, and on them as a whole."""
+"""Training on batches that are cut into parts, for several processes or one after another, and on the whole batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from normplugins.norms import NormConfig, build_norm, end_update
 from tests.helpers.norms import buffers, random_affine
 
 DIM = 6
-# Lengths of the sentences that each of two processes has: T is the longest, or 3 where all is padding.
+# Sentence lengths in each of two processes. T is the longest length, or 3 if all positions are padding.
 CUTS = {
     "halves": ([4, 2, 3], [1, 4, 2]),
     "uneven": ([5, 2, 4, 1], [2]),
@@ -38,7 +38,7 @@ class Part:
 
 
 def part(lengths: list[int], generator: torch.Generator) -> Part:
-    """Random tokens, about a mean that is not 0; padding holds junk, and its dL/dy is not 0."""
+    """Random tokens with a nonzero mean; padding holds junk with a nonzero dL/dy."""
     shape = (max(lengths, default=0) or 3, len(lengths), DIM)
     x, g = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     mask = torch.arange(shape[0]) >= torch.tensor(lengths, dtype=torch.int64).unsqueeze(1)
@@ -46,7 +46,7 @@ def part(lengths: list[int], generator: torch.Generator) -> Part:
 
 
 def cut(step: int) -> list[Part]:
-    """What each of two processes has in this step; over the steps, every cut comes."""
+    """The parts of two processes in this step; the steps cycle through all cuts."""
     generator = torch.Generator().manual_seed(step)
     return [part(lengths, generator) for lengths in list(CUTS.values())[step % len(CUTS)]]
 
@@ -62,7 +62,7 @@ def joined(parts: list[Part]) -> Part:
 
 
 class Block(nn.Module):
-    """Two norms and a linear map between: what the second sees depends on what the first did."""
+    """Two norms with a linear map between them, so the input of the second norm depends on the first."""
 
     def __init__(self, config: NormConfig) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Update:
 
 
 def train(config: NormConfig, updates: list[list[Part]], recompute: bool = False) -> list[Update]:
-    """SGD on the sum of all processes' losses, each of whose updates goes over a list of micro-batches."""
+    """SGD on the sum of the losses of all processes; each update accumulates a list of micro-batches."""
     model = random_affine(Block(config).double())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     return [_update(model, optimizer, micro_batches, recompute) for micro_batches in updates]

@@ -28,7 +28,7 @@ def make_language_model(kind: str, seed: int = 0, size: int = 20, **changes) -> 
 
 
 def make_segments(seed: int = 0, batch: int = 4, size: int = 20) -> torch.Tensor:
-    """Segments (B, T); each is read up to its last token but one and predicts from its second on."""
+    """Segments (B, T + 1): the inputs are all tokens but the last, the targets all but the first."""
     return torch.randint(2, size, (batch, SEGMENT + 1), generator=torch.Generator().manual_seed(seed))
 
 
@@ -37,7 +37,7 @@ def log_probs(model: FairseqLanguageModel, tokens: torch.Tensor) -> torch.Tensor
 
 
 def lm_loss(model: FairseqLanguageModel, segments: torch.Tensor) -> torch.Tensor:
-    """fairseq's criterion for the model, per token: each token given those before it; padding is not predicted."""
+    """The loss per token by fairseq's criterion for the model; padding is not predicted."""
     source, target = segments[:, :-1], segments[:, 1:].contiguous()
     criterion = AdaptiveLoss if model.decoder.adaptive_softmax else CrossEntropyCriterion
     sample = {"net_input": {"src_tokens": source}, "target": target, "ntokens": int(target.ne(PAD).sum())}

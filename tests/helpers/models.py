@@ -11,7 +11,7 @@ from normplugins.norms import sees_sentence
 from tests.helpers.norms import NORMS as NORMS
 
 KINDS_OF_NORMS = ("ln", "pn", "instance", "weight")
-"""Norms of a token, of the batch, of a sentence, and of linear maps too."""
+"""One norm of each kind: over a token, the batch, a sentence, and one that also normalizes weights."""
 CAUSAL_NORMS = tuple(norm for norm in NORMS if not sees_sentence(norm))
 PAD = 1
 
@@ -35,7 +35,7 @@ def make_settings(**changes) -> Namespace:
 
 
 def both_stacks(norm: str) -> dict[str, str]:
-    """The norm in the encoder, and in the decoder where one can have it."""
+    """Settings with the norm in the encoder, and in the decoder if it can be there."""
     return {"encoder_norm": norm, "decoder_norm": norm if norm in CAUSAL_NORMS else "ln"}
 
 
@@ -45,7 +45,7 @@ def make_model(seed: int = 0, task: TranslationTask | None = None, **changes) ->
 
 
 def make_batch(seed: int = 0, size: int = 20) -> dict[str, torch.Tensor]:
-    """Four pairs of 7 + 6 tokens at most, source padded on the left, target on the right, as fairseq does."""
+    """Four pairs of at most 7 and 6 tokens, padded as in fairseq: the source on the left, the target on the right."""
     generator = torch.Generator().manual_seed(seed)
     source = torch.randint(4, size, (4, 7), generator=generator)
     target = torch.randint(4, size, (4, 6), generator=generator)

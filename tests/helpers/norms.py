@@ -1,4 +1,4 @@
-"""Steps of a norm in training, and what they leave behind."""
+"""Training steps of a norm, with their outputs, gradients and buffers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 NORMS = tuple(known_norms())
 BATCH_NORMS = tuple(name for name in NORMS if has_statistics(name))
 TOKEN_NORMS = tuple(name for name in NORMS if not (has_statistics(name) or sees_sentence(name)))
-PADDING_FREE = tuple(name for name in BATCH_NORMS if name not in ("bn_released", "pn"))  # these count padding
+PADDING_FREE = tuple(name for name in BATCH_NORMS if name not in ("bn_released", "pn"))  # those two count padding
 
 
 @dataclass
@@ -44,7 +44,7 @@ def set_affine(norm: nn.Module, weight: Tensor, bias: Tensor) -> None:
 
 
 def random_affine(norm: nn.Module, seed: int = 7) -> nn.Module:
-    """Give the norm weights and biases away from 1 and 0; norms without any stay as they are."""
+    """Give the norm random weights and biases in [0.5, 1.5); a norm without parameters is unchanged."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in norm.parameters():
@@ -57,7 +57,7 @@ def buffers(norm: nn.Module) -> dict[str, Tensor]:
 
 
 def replay(norm: nn.Module, vectors: "np.lib.npyio.NpzFile", names: tuple[str, ...]) -> None:
-    """Train through recorded steps; assert outputs, gradients and the buffers ``names`` after each, and evaluation."""
+    """Repeat recorded training steps; check outputs, gradients and the buffers ``names``, and then evaluation."""
 
     def close(got: Tensor, want: "np.ndarray", what: str) -> None:
         torch.testing.assert_close(

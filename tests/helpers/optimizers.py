@@ -1,4 +1,4 @@
-"""Parameters with gradients that are the same for every optimizer, and what optimizers are built from."""
+"""Parameters with the same gradients for every optimizer, and the config that optimizers are built from."""
 
 import io
 from typing import Any
@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SHAPES = [(7,), (5, 3), (2, 4, 3), (1,), (33, 9)]
-# Where eps stands in the equation shows in the result only if it is not small beside sqrt(v).
+# The position of eps in the equation affects the result only if eps is not small compared with sqrt(v).
 OPTIONS = {"lr": 0.01, "betas": (0.9, 0.98), "eps": 1e-2, "weight_decay": 0.1}
 
 
@@ -19,7 +19,7 @@ def parameters(dtype: torch.dtype, seed: int = 0) -> list[nn.Parameter]:
 
 
 def give_gradients(params: list[nn.Parameter], update: int, without: tuple[int, ...] = ()) -> None:
-    """The same for every optimizer: of very different sizes, and none for the parameters ``without``."""
+    """Set gradients of very different sizes, the same for every optimizer, and none for the parameters ``without``."""
     generator = torch.Generator().manual_seed(1000 + update)
     for index, parameter in enumerate(params):
         drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 10.0 ** (index - 3)
@@ -33,7 +33,7 @@ def run(optimizer: Any, params: list[nn.Parameter], updates: range) -> None:
 
 
 def state_of(optimizer: Any) -> dict[str, Any]:
-    """What a checkpoint holds, as it comes back from a file."""
+    """The state that a checkpoint holds, after it was saved to a file and loaded."""
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)

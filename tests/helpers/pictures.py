@@ -38,7 +38,7 @@ def _measure(figure: Figure) -> list[tuple[str, Bbox]]:
 
 
 def clipped(figure: Figure) -> list[str]:
-    """The texts that do not lie on the canvas as a whole."""
+    """The texts that do not lie entirely on the canvas."""
     found = boxes(figure)
     width, height = figure.get_size_inches() * figure.dpi
     inside = Bbox([[0, 0], [width, height]])
@@ -51,11 +51,11 @@ def clipped(figure: Figure) -> list[str]:
 
 
 def overlapping(figure: Figure) -> list[tuple[str, str]]:
-    """The pairs of texts that cover each other."""
+    """The pairs of texts that overlap."""
     both = combinations(boxes(figure), 2)
     return [(one, other) for (one, first), (other, second) in both if first.padded(-1).overlaps(second.padded(-1))]
 
 
 def written(figure: Figure) -> str:
-    """All texts of the figure, with their line breaks as blanks."""
+    """All texts of the figure, with spaces in place of their line breaks."""
     return "\n".join(text.replace("\n", " ") for text, _ in boxes(figure))

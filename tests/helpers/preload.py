@@ -1,4 +1,4 @@
-"""What the fork server does once for all processes that it forks: imports, and reading the configs of both tasks."""
+"""Work that the fork server does once for all its processes: imports, and reading the configs of both tasks."""
 
 from importlib import import_module
 

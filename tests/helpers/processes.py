@@ -1,4 +1,4 @@
-"""Two processes that train together, as a fixture: one pair, started once, for as many cases as there are."""
+"""A fixture of two processes that train together. The pair is started once, and serves all tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = timedelta(seconds=120)  # how long a process waits for the other
 
 
 class Pair:
-    """Two gloo processes. ``call`` runs a module's function in both at once: its results, by rank."""
+    """Two gloo processes. ``call`` runs a module-level function in both at once, and returns its results by rank."""
 
     def __init__(self, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -31,7 +31,7 @@ class Pair:
             end.close()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """``function(*arguments)`` in each process; raises AssertionError with the traceback of one that failed."""
+        """Run ``function(*arguments)`` in each process. Raises AssertionError with the traceback if one fails."""
         for pipe in self.pipes:
             pipe.send((function, arguments))
         answers = [pipe.recv() for pipe in self.pipes]
@@ -48,7 +48,7 @@ class Pair:
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory):
-    """Two processes for every test of the session that wants them."""
+    """Two processes that all tests of the session share."""
     pair = Pair(tmp_path_factory.mktemp("pair"))
     yield pair
     pair.close()

@@ -85,7 +85,7 @@ def record(
 
 
 def translated(metrics: dict[str, float], brevity: float = 0.98) -> dict[str, dict[str, Any]]:
-    """Scores of a translation with what a record says beside each."""
+    """The metrics of a translation, as a record stores them."""
     lengths = {"brevity_penalty": brevity, "system_length": 1000, "reference_length": 1020}
     bleu = {"precisions": [60.0, 40.0, 25.0, 18.0], **lengths}
     return {
@@ -98,9 +98,9 @@ def scored(content: dict[str, Any], others: dict[str, dict[str, dict[str, Any]]]
     """The record with its scores by checkpoint.
 
     Args:
-        content: a record; its metrics become those of the checkpoint that its recipe is scored by.
+        content: a record; its metrics become those of the checkpoint that its recipe scores.
         others: metrics of other checkpoints, by checkpoint and test set.
-        test_sets: metrics of the checkpoint that the recipe is scored by, of single test sets.
+        test_sets: metrics of that checkpoint on individual test sets.
     """
     by = "averaged" if content["config"].get("evaluate.average") else "best"
     scores = {by: {"test": content["metrics"], **test_sets}, **others}
@@ -116,7 +116,7 @@ def language_model(
     stopped_by: str = "max_update",
     **changes: Any,
 ) -> dict[str, Any]:
-    """A record of a language model; the variant's settings say which (``ln,budget=cpu,reading=masked``)."""
+    """A record of a language model, as described by the settings of ``variant`` (``ln,budget=cpu,reading=masked``)."""
     extras = dict(item.split("=", 1) for item in variant.split(",")[1:])
     transformer = extras.get("architecture") == "transformer"
     reading = extras.get("reading", "code")
@@ -172,13 +172,14 @@ REFERENCES = [f"sentence number {n} of a test set with a few words" for n in ran
 def put_translated(
     results: Path, variant: str, seed: int, damaged: Mapping[int, int], experiment: str = "multi30k", **changes: Any
 ) -> Path:
-    """Write a record with its translations, of all three checkpoints.
+    """Write a record with the translations of all three checkpoints.
 
     Args:
         results: the folder of the results.
         variant: the cell.
         seed: the seed.
-        damaged: how many of the 60 sentences have so many wrong words at their end, by the number of words.
+        damaged: maps a number of wrong words at the end of a sentence to the number of sentences, of 60, that have
+            them.
         experiment: the experiment.
         changes: entries of the record that differ.
     """

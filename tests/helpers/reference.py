@@ -1,6 +1,6 @@
-"""The norms once more, as plain loops over tokens in float64: what the tests hold the modules to.
+"""The norms as plain loops over tokens in float64: the reference that the tests compare the modules with.
 
-Each takes x as a list of real tokens, an (n, C) array: padding does not exist here.
+Each norm takes x as an (n, C) array of real tokens, without padding.
 """
 
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ def scale_groups_backward(x: Array, dz: Array, groups: int, eps: float) -> Array
 
 
 def scale_norm(x: Array, g: float, eps: float) -> Array:
-    """With eps a mean square, so that dim * eps is added to the squared length."""
+    """ScaleNorm; eps is added to the mean square, that is, dim * eps to the squared length."""
     return np.array([g * token / np.sqrt(sum(v * v for v in token) + len(token) * eps) for token in x])
 
 
@@ -59,7 +59,7 @@ def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float) ->
 
 
 def instance_norm(sentence: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """Of one sentence, (T, C), without padding."""
+    """InstanceNorm of one sentence (T, C) without padding."""
     out = np.empty_like(sentence)
     for c in range(sentence.shape[1]):
         channel = sentence[:, c]
@@ -148,7 +148,7 @@ class PowerNormAlgorithm2:
         self.phi, self.nu = np.ones(self.dim), np.zeros(self.dim)
 
     def train(self, x: Array, weight: Array, bias: Array, g: Array) -> tuple[Array, Array, Array, Array]:
-        """Output, dL/dx, dL/dweight, dL/dbias of one forward and backward; psi^2 and nu move on."""
+        """Return output, dL/dx, dL/dweight and dL/dbias of one forward and backward; psi^2 and nu are updated."""
         n, psi = len(x), np.sqrt(self.phi + self.eps)
         x_hat = x / psi
         for c in range(self.dim):

@@ -28,7 +28,7 @@ MODEL = [
     for side in ("encoder", "decoder")
     for name in ("layers=1", "embed_dim=16", "ffn_embed_dim=16", "attention_heads=2")
 ]
-# Some 10 updates an epoch; PN's warmup, which follows the learning rate's, ends within the first.
+# About 10 updates per epoch; PN's warmup, as long as the learning rate's, ends within the first epoch.
 TINY = [
     *CORPUS,
     *MODEL,
@@ -44,7 +44,7 @@ TINY = [
     "evaluate.max_length_b=20",
 ]
 
-# A language model on a made-up text: 9 updates an epoch, and a last segment that is shorter than the others.
+# A language model on a made-up text, with 9 updates per epoch and a last segment that is shorter than the others.
 TINY_LM = [
     "corpus.verify=false",
     "hardware=cpu",
@@ -68,7 +68,7 @@ OTHER_CONFIG = (
 )
 LINES = {"train": 70, "valid": 15, "test": 17}
 
-# A server that has imported everything and forks: each process starts as a fresh command would, seconds earlier.
+# A fork server that has imported everything: each process starts like a fresh command, but without seconds of imports.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.helpers.preload"])
 
@@ -83,7 +83,7 @@ class Point:
 
 
 class Command:
-    """``normplugins ARGUMENTS`` as a process of its own, in ``folder``, with its output in a file and no stdin."""
+    """``normplugins ARGUMENTS`` in a separate process, in ``folder``, with its output in a file and no stdin."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Command:
         self.process.start()
 
     def wait(self) -> int:
-        """The exit status; minus the signal's number when one ended it."""
+        """The exit status, or minus the number of the signal that ended the process."""
         self.process.join(PATIENCE)
         if self.process.exitcode is None:
             self.process.kill()
@@ -116,14 +116,14 @@ def without_gloo(text: str) -> str:
 
 
 def command(arguments: list[str], folder: Path, at: Point | None = None, **env: str) -> tuple[int, str]:
-    """Run a command to its end: its exit status and all it printed."""
+    """Run a command to its end; return its exit status and everything that it printed."""
     output = folder / f"output{len(list(folder.glob('output*')))}"
     started = Command(arguments, folder, output, at, env)
     return started.wait(), started.text
 
 
 def eval_lm(checkpoint: Path, bin_dir: Path, folder: Path) -> float:
-    """Mean loss of a tiny language model's test text in bits, with the four decimals that fairseq's eval-lm prints."""
+    """The mean loss in bits of a tiny language model on the test text, with the four decimals of fairseq's eval-lm."""
     cut = ["--sample-break-mode", "none", "--tokens-per-sample", "8", "--batch-size", "3", "--num-workers", "0"]
     status, said = command(["fairseq", "eval-lm", str(bin_dir), "--path", str(checkpoint), "--cpu", *cut], folder)
     assert status == 0, said
@@ -133,9 +133,9 @@ def eval_lm(checkpoint: Path, bin_dir: Path, folder: Path) -> float:
 
 def _execute(arguments: list[str], folder: str, output: str, at: Point | None, env: dict[str, str]) -> None:
     multiprocessing.set_start_method("fork", force=True)  # as in a process that no server forked
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job would ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
     os.chdir(folder)
-    for name, value in env.items():  # an empty value takes the variable away
+    for name, value in env.items():  # an empty value removes the variable
         os.environ.pop(name, None) if value == "" else os.environ.update({name: value})
     nothing, file = os.open(os.devnull, os.O_RDONLY), os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for source, number in ((nothing, 0), (file, 1), (file, 2)):
@@ -162,7 +162,7 @@ def _signal_at(point: Point) -> Any:
 
 
 def write_text(folder: Path) -> None:
-    """Three small files for ``corpus=ptb``: words that mostly follow from the one before, and a blank line."""
+    """Write three small files for ``corpus=ptb``: each word mostly follows from the one before; one line is blank."""
     draw = random.Random(7)
     for split, count in LINES.items():
         lines = []
@@ -177,7 +177,7 @@ def write_text(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: ``folder`` is where the command was given, ``directory`` the run's, ``output`` what it said."""
+    """A finished run: the command ran in ``folder`` and printed ``output``; the run's own folder is ``directory``."""
 
     folder: Path
     directory: Path
@@ -212,7 +212,7 @@ def tiny_run(trained: Trained, *overrides: str, norm: str = "pn") -> list[str]:
 
 
 def whole_and_broken(arguments: list[str], folder: Path, normplugins: Any, monkeypatch: Any) -> list[dict[str, Any]]:
-    """Outcomes in folder/whole and in folder/broken, where it is killed at its fourth checkpoint and called again."""
+    """Outcomes of a run in folder/whole and, killed at its fourth checkpoint and resumed, in folder/broken."""
     folders = [folder / "whole", folder / "broken"]
     for each in folders:
         each.mkdir()
@@ -226,7 +226,7 @@ def whole_and_broken(arguments: list[str], folder: Path, normplugins: Any, monke
 
 
 def outcome(folder: Path, directory: Path, result: Path | None = None) -> dict[str, Any]:
-    """Everything that a run produced and that must not depend on how often it was broken off.
+    """Everything that a run produced and that must not depend on how often it was interrupted.
 
     ``result``: its published record; None: the record in its own folder.
     """
@@ -259,21 +259,21 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def unseal(path: Path) -> None:
-    """Rewrite a checkpoint as older versions did, which did not seal theirs."""
+    """Rewrite a checkpoint without its seal, as older versions wrote it."""
     state = load(path)
     del state["extra_state"]["seal"]
     torch.save(state, path)
 
 
 def change_json(path: Path, **changes: Any) -> None:
-    """Change entries of a JSON file and remove its hash, which files of older versions do not have."""
+    """Change entries of a JSON file and remove its hash, as in files of older versions."""
     content = json.loads(path.read_text(encoding="utf-8"))
     content.pop(HASH, None)
     path.write_text(json.dumps(content | changes), encoding="utf-8")
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """The places in which two nested results are not the same, bit for bit."""
+    """The places where two nested results differ in any bit."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return [found for key in one for found in differences(one[key], other[key], f"{where}/{key}")]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
@@ -295,7 +295,7 @@ def _without_clock(value: Any) -> Any:
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Each file with its inode and time of change: neither stays when a file is written again."""
+    """Each file with its inode and modification time, which show whether it was rewritten."""
     found = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
     return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 

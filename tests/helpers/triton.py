@@ -1,4 +1,4 @@
-"""Norms on the kernels beside the same norms in plain PyTorch."""
+"""Norms on Triton kernels, compared with the same norms in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def skip_without_triton() -> None:
 
 
 def kernels(name: str, dim: int, **settings: object) -> nn.Module:
-    """The norm on Triton kernels, with weight and bias away from 1 and 0."""
+    """The norm on Triton kernels, with random weight and bias."""
     return plain(name, dim, kernels="triton", **settings)
 
 
@@ -36,7 +36,7 @@ def plain(name: str, dim: int, **settings: object) -> nn.Module:
 def batch(
     times: int, sentences: int, dim: int, dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x and dL/dy (T, B, C) about a mean that is not 0, and a padding mask (B, T) of one in three."""
+    """x (T, B, C) with a nonzero mean, dL/dy (T, B, C), and a padding mask (B, T) with 30 % padding."""
     generator = torch.Generator().manual_seed(seed)
     x, g = (torch.randn(times, sentences, dim, generator=generator, dtype=torch.float64) for _ in range(2))
     mask = torch.rand(sentences, times, generator=generator) < 0.3
@@ -44,7 +44,7 @@ def batch(
 
 
 def results(done: Step, norm: nn.Module) -> dict[str, Tensor]:
-    """What a step gave, and the buffers after it, by name."""
+    """The results of a step, and the buffers after it, by name."""
     outcomes = {"y": done.y, "dL/dx": done.gx, "dL/dweight": done.gw, "dL/dbias": done.gb}
     return {name: value for name, value in outcomes.items() if value is not None} | buffers(norm)
 
