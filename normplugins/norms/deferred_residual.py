@@ -15,9 +15,9 @@ class DeferredResidual:
     see ``backends.dispatch.fuses_residual``.
     """
 
-    def __init__(self, residual: Tensor, branch: Tensor, p: float) -> None:
+    def __init__(self, residual: Tensor, update: Tensor, p: float) -> None:
         self.residual, self.p = residual, p
-        self.branch: Tensor | None = branch
+        self.update: Tensor | None = update
 
     @property
     def shape(self) -> Size:
@@ -27,13 +27,13 @@ class DeferredResidual:
     @property
     def value(self) -> Tensor:
         """The sum. Unless a norm has set it already, PyTorch operations compute it here."""
-        if self.branch is not None:
-            self.set_value(self.residual + F.dropout(self.branch, self.p))
+        if self.update is not None:
+            self.set_value(self.residual + F.dropout(self.update, self.p))
         return self.residual
 
     def set_value(self, value: Tensor) -> None:
-        """Store the computed sum and release the branch."""
-        self.residual, self.branch = value, None
+        """Store the computed sum and release the update."""
+        self.residual, self.update = value, None
 
 
 def materialize(x: Tensor | DeferredResidual) -> Tensor:

@@ -20,7 +20,7 @@ def test_the_sum_is_computed_once_and_the_update_is_released() -> None:
     total = DeferredResidual(residual, update, P)
     assert torch.equal(total.value, want)
     assert total.value is materialize(total)
-    assert total.branch is None
+    assert total.update is None
     assert materialize(residual) is residual
 
 

@@ -49,7 +49,7 @@ def forward(
             channelwise.forward, layout.programs(first.threads), **first.arguments(), **layout.scaling(),
             y=y, weight=norm.weight, bias=getattr(norm, "bias", None), mean=used.mean, psi2=used.psi2,
         )  # fmt: skip
-    inputs = (x.residual, x.branch) if isinstance(x, DeferredResidual) else (x, None)
+    inputs = (x.residual, x.update) if isinstance(x, DeferredResidual) else (x, None)
     y, value = Backward.apply(*inputs, norm.weight, getattr(norm, "bias", None), (y, layout, source, used))
     if isinstance(x, DeferredResidual) and value is not None:
         x.set_value(value)

@@ -46,10 +46,10 @@ class Source:
         if not isinstance(x, DeferredResidual):
             return cls(x.detach().contiguous())
         residual, dropped = x.residual.detach().contiguous(), round(x.p * LEVELS)
-        if x.branch is None:
+        if x.update is None:
             return cls(residual)
         seed = torch.empty((), dtype=torch.int64, device=residual.device).random_() if dropped else None
-        return cls(residual, x.branch.detach().contiguous(), torch.empty_like(residual), seed, dropped)
+        return cls(residual, x.update.detach().contiguous(), torch.empty_like(residual), seed, dropped)
 
     @property
     def value(self) -> Tensor:

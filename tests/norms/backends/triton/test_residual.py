@@ -51,7 +51,7 @@ def fused(norm: nn.Module, residual: Tensor, update: Tensor, p: float, mask: Ten
     leaves = [each.clone().requires_grad_() for each in (residual, update)]
     total = DeferredResidual(leaves[0], leaves[1], p)
     y = norm(total, mask)
-    assert total.branch is None  # the sum has been computed
+    assert total.update is None  # the sum has been computed
     return outcome(norm, total.value, y, leaves, gradients)
 
 
