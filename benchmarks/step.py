@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     repeats, where = options.repeats or (5 if cpu else 30), machine(options.threads, cpu)
     with page.regenerated(options.results):
         case, task, batches = training_batches(first, 2 * repeats, options.lengths)
-        with contestants(configs, task) as updates:
+        with update_functions(configs, task) as updates:
             found = {(name, ""): times for name, times in measure(updates, batches, repeats).items()}
         words = float(np.mean([batch["ntokens"] for batch in batches]))
         page.add(options.results, rows("step", case, found, BASELINE, where, words=words))
@@ -100,7 +100,7 @@ def described(config: DictConfig, types: int, text: str) -> str:
 
 
 @contextmanager
-def contestants(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[str, Update]]:
+def update_functions(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[str, Update]]:
     """Yield functions that make one update on a batch: of stock fairseq's model, and of ours with each norm.
 
     On a CPU stock fairseq runs in a separate process; on a GPU in bfloat16 it is measured in float16 too.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import normplugins
 from normplugins import commands, compat, fairseq_tools
-from normplugins.utils.errors import UserError, complain
+from normplugins.utils.errors import UserError, print_error
 from normplugins.utils.files import NO_SPACE
 
 
@@ -71,17 +71,17 @@ def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
         print(end="", flush=True)
         return status
     except UserError as error:
-        return complain(str(error))
+        return print_error(str(error))
     except pickle.UnpicklingError as error:
         from normplugins.training.checkpoints import why_refused
 
-        return complain(f"a checkpoint was refused: {why_refused(error)}")
+        return print_error(f"a checkpoint was refused: {why_refused(error)}")
     except ModuleNotFoundError as error:
         if error.name not in ("fairseq", "fairseq_cli"):
             raise
-        return complain(compat.NOT_INSTALLED)
+        return print_error(compat.NOT_INSTALLED)
     except KeyboardInterrupt:
-        complain("interrupted; the same command resumes where it stopped" if resumable else "interrupted")
+        print_error("interrupted; the same command resumes where it stopped" if resumable else "interrupted")
         return 130
     except BrokenPipeError:  # the reader of the output has ended, as in `normplugins report | head`
         _discard_output()
@@ -90,7 +90,7 @@ def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
         if error.errno not in NO_SPACE or error.filename:
             raise
         _discard_output()
-        return complain("no space left to write the output: free some, then give the same command again")
+        return print_error("no space left to write the output: free some, then give the same command again")
 
 
 def _discard_output() -> None:

@@ -33,7 +33,7 @@ def execute(options: argparse.Namespace) -> None:
             plan[run] = paths
             print(f"{run}: {decimal(freed(paths))} in {', '.join(path.name for path in paths)}")
 
-    refused = run_each(options.run or finished_folders(options.runs), look_at, alone=len(options.run) == 1)
+    refused = run_each(options.run or finished_folders(options.runs), look_at, raise_first=len(options.run) == 1)
     if plan:
         total = f"{sum(map(len, plan.values()))} files, {decimal(sum(map(freed, plan.values())))}"
         if not options.yes and not _confirmed(total):

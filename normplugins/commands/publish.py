@@ -25,5 +25,5 @@ def execute(options: argparse.Namespace) -> None:
     def publish_one(run: Path) -> None:
         print(f"{run}: published as {publish(run, options.results, options.force)}")
 
-    if refused := run_each(options.run, publish_one, alone=len(options.run) == 1):
+    if refused := run_each(options.run, publish_one, raise_first=len(options.run) == 1):
         raise UserError(f"{refused} of {len(options.run)} runs were not published")

@@ -75,7 +75,7 @@ def execute(options: argparse.Namespace) -> int:
             print(f"== {number} of {len(configs)}: {run_title(config)}")
         show_dry_run(config) if config.dry_run else run(config)
 
-    if failed := run_each(enumerate(configs, 1), run_one, alone=not options.multirun):
+    if failed := run_each(enumerate(configs, 1), run_one, raise_first=not options.multirun):
         raise UserError(f"{failed} of {len(configs)} runs failed")
     return 0
 

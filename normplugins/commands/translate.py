@@ -38,10 +38,10 @@ def execute(options: argparse.Namespace) -> None:
     run = load(options.run)
     engine: Engine = partial(run.search, precision=options.precision)
     if options.engine != "own" and run.translates:
-        from normplugins.export.engines import engine_of
+        from normplugins.export.engines import open_engine
 
         directory = options.run if options.run.is_dir() else options.run.parent
-        engine, comparison = engine_of(run, directory, options.engine, options.quantization or "float32")
+        engine, comparison = open_engine(run, directory, options.engine, options.quantization or "float32")
         if comparison:
             print(f"{options.engine}: {comparison}", file=sys.stderr)
     lines, where = read_text(options.file)

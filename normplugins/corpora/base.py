@@ -45,7 +45,7 @@ class Corpus:
         """Return the published counts for these settings."""
         return self.PUBLISHED
 
-    def differing(self, found: Mapping[str, int], unit: str = "") -> list[str]:
+    def count_differences(self, found: Mapping[str, int], unit: str = "") -> list[str]:
         """Describe each count that differs from the published one."""
         published = self.published().items()
         return [f"{found[name]:,} of {count:,} {name}{unit}" for name, count in published if count != found[name]]

@@ -16,7 +16,7 @@ _WITHOUT_BLANKS = {
 _BLANK_TO_DROP = re.compile(r"(?<![!-~]) | (?![!-~])")
 
 
-def has_blanks(language: str) -> bool:
+def has_spaces(language: str) -> bool:
     """Whether a language, given by a code such as ``ja`` or ``zh_CN``, separates words by spaces."""
     return language.partition("_")[0].lower() not in _WITHOUT_BLANKS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from normplugins.corpora.base import SPLITS, Corpus
-from normplugins.corpora.languages import SCORE_TOKENIZERS, check_score_tokenizer, default_score_tokenizer, has_blanks
+from normplugins.corpora.languages import SCORE_TOKENIZERS, check_score_tokenizer, default_score_tokenizer, has_spaces
 from normplugins.corpora.subwords import count_merges
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import existing_file, sha256
@@ -150,7 +150,7 @@ class ParallelCorpus(Corpus):
             if getattr(self, key) and self.resolved_tokenizer == "given":
                 raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")
         check_score_tokenizer(self.resolved_score_tokenizer)
-        whole = [language for language in (self.source, self.target) if self.is_left_whole(language)]
+        whole = [language for language in (self.source, self.target) if self.is_untokenized(language)]
         if whole and self.max_ratio and self.length_in == "words":
             raise UserError(
                 f"corpus.max_ratio compares numbers of words, and a line of {whole[0]} is left as one word: "
@@ -189,26 +189,26 @@ class ParallelCorpus(Corpus):
         """sacreBLEU's tokenizer for scores on plain text."""
         return self.score_tokenizer or default_score_tokenizer(self.target)
 
-    def is_left_whole(self, language: str) -> bool:
+    def is_untokenized(self, language: str) -> bool:
         """Whether lines of a language go to the subword model untokenized, because it is written without spaces."""
-        return not has_blanks(language) and self.resolved_tokenizer != "given"
+        return not has_spaces(language) and self.resolved_tokenizer != "given"
 
     def tokenizer_of(self, language: str) -> str:
         """Return ``moses``, ``none`` or ``given`` for one language: Moses has no rules for languages without spaces."""
-        return "none" if self.is_left_whole(language) else self.resolved_tokenizer
+        return "none" if self.is_untokenized(language) else self.resolved_tokenizer
 
     def language_notes(self) -> list[str]:
         """Describe what is done differently for languages that are written without spaces."""
         notes = []
         for language in (self.source, self.target):
-            if has_blanks(language):
+            if has_spaces(language):
                 continue
             done = ["lower-cased in its Latin letters too"] if self.lowercase else []
             if self.resolved_tokenizer == "moses":
                 done.append("not tokenized by Moses")
             if self.clean_punctuation:
                 done.append("its punctuation is not normalized")
-            if self.is_left_whole(language) and self.max_length and self.length_in == "words":
+            if self.is_untokenized(language) and self.max_length and self.length_in == "words":
                 done.append("a line counts as one word in corpus.max_length")
             if language == self.target:
                 name = self.resolved_score_tokenizer
@@ -236,7 +236,7 @@ class ParallelCorpus(Corpus):
         if self.codes is not None:  # identified by content; nothing is learned, so subword_min_count has no effect
             values["codes"] = sha256(self._codes_file())
             values.pop("subword_min_count", None)
-        special = [language for language in (self.source, self.target) if not has_blanks(language)]
+        special = [language for language in (self.source, self.target) if not has_spaces(language)]
         return values | {"tokenizer": self.resolved_tokenizer} | ({"without_blanks": special} if special else {})
 
     def variant(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from normplugins.corpora.base import SPLITS, Corpus
 from normplugins.corpora.binarize import binarize
-from normplugins.corpora.languages import has_blanks, score_words
+from normplugins.corpora.languages import has_spaces, score_words
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.running_text import PreparedText, RunningText, prepare_running_text
 from normplugins.corpora.stages import MANIFEST, Inputs, run_stage, write_manifest
@@ -17,7 +17,7 @@ from normplugins.corpora.text_stages import write_subwords, write_tokens
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
-from normplugins.utils.json_file import read_sound_json
+from normplugins.utils.json_file import read_json_or_none
 from normplugins.utils.locks import hold_lock
 from normplugins.utils.paths import without_colon
 from normplugins.utils.steps import Echo, step
@@ -53,12 +53,12 @@ class PreparedCorpus:
             if not self.manifest["settings"].get("split_hyphens", False):
                 return list(lines)
             lines = detokenize(lines, self.target)  # tokenized below with hyphens unsplit, as released for WMT14
-        tokens = [tokenize(line, self.target) if has_blanks(self.target) else squeeze(line) for line in lines]
+        tokens = [tokenize(line, self.target) if has_spaces(self.target) else squeeze(line) for line in lines]
         return [line.lower() for line in tokens] if self.manifest["lowercase"] else tokens
 
     def score_words(self, lines: Sequence[str]) -> list[str]:
         """Return lines of plain text, split into words by :attr:`score_tokenizer` if the language has no spaces."""
-        return list(lines) if has_blanks(self.target) else score_words(lines, self.score_tokenizer)
+        return list(lines) if has_spaces(self.target) else score_words(lines, self.score_tokenizer)
 
     def to_text(self, lines: Iterable[str]) -> list[str]:
         """Turn output lines (subwords already joined) into plain text, to score against ``reference_text``."""
@@ -100,7 +100,7 @@ def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText |
     """
     folder = without_colon("data_dir", root) / corpus.name / corpus.variant()
     try:
-        manifest = read_sound_json(folder / MANIFEST) or {}
+        manifest = read_json_or_none(folder / MANIFEST) or {}
         used = [
             name for name in manifest["sha256"] if Path(name).name.startswith("dict.") or Path(name).name in _MODELS
         ]
@@ -158,7 +158,7 @@ def _manifest(corpus: ParallelCorpus, key: dict[str, Any], records: dict[str, di
         "counts": {split: count | {"pairs": pairs[split]} for split, count in tokens["counts"].items()},
         **({"test_sets": sets} if (sets := tokens.get("test_sets")) else {}),  # only if there are several
         "expected": {split: corpus.published().get(split) for split in SPLITS},
-        "note": ", ".join(corpus.differing(pairs, " pairs")),
+        "note": ", ".join(corpus.count_differences(pairs, " pairs")),
         "notes": [*tokens["notes"], *subwords["notes"]],
         "lowercase": corpus.lowercase,
         "tokenizer": corpus.tokenizer_of(corpus.target),

@@ -213,4 +213,4 @@ def _facts(corpus: RunningText, files: Mapping[str, Path], texts: dict[str, _Tex
 
 def _differing(corpus: RunningText, facts: dict[str, Any]) -> list[str]:
     found = {f"{split} {unit}": count for split, counts in facts["counts"].items() for unit, count in counts.items()}
-    return corpus.differing({**found, "types": facts["types"]})
+    return corpus.count_differences({**found, "types": facts["types"]})

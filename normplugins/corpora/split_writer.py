@@ -8,7 +8,7 @@ from typing import Any
 
 from normplugins.corpora.base import SPLITS
 from normplugins.corpora.parallel import Pair, ParallelCorpus
-from normplugins.utils.json_file import read_sound_json, write_json
+from normplugins.utils.json_file import read_json_or_none, write_json
 from normplugins.utils.steps import Echo
 from normplugins.utils.worker_processes import chunked, map_ordered
 
@@ -37,7 +37,7 @@ class SplitWriter:
         }
         sizes = {f"{split}.{language}": 0 for split in SPLITS for language in self._languages}
         self._paths = [folder / name for name in sizes]
-        saved = read_sound_json(folder / PROGRESS)  # without it the stage starts over
+        saved = read_json_or_none(folder / PROGRESS)  # without it the stage starts over
         if saved and all(path.is_file() and path.stat().st_size >= saved["sizes"][path.name] for path in self._paths):
             self.counts, sizes = saved["counts"], saved["sizes"]
         for path in self._paths:

@@ -13,7 +13,7 @@ from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from normplugins.utils.file_hashes import FileHashes
 from normplugins.utils.files import remove, sha256, whole_file, whole_folder
-from normplugins.utils.json_file import json_digest, read_sound_json, write_json
+from normplugins.utils.json_file import json_digest, read_json_or_none, write_json
 from normplugins.utils.steps import Echo
 
 STAGE = "stage.json"
@@ -67,7 +67,7 @@ def run_stage(
     """
     fingerprint = json_digest(key)
     hashes = FileHashes(folder.parents[1] / HASHES)
-    record = read_sound_json(folder / STAGE)
+    record = read_json_or_none(folder / STAGE)
     if record and record.get("fingerprint") == fingerprint:
         changed = _changed(folder, record["files"], hashes)
         hashes.save()

@@ -8,7 +8,7 @@ from typing import Any
 
 from normplugins.corpora import subwords
 from normplugins.corpora.base import SPLITS
-from normplugins.corpora.languages import has_blanks
+from normplugins.corpora.languages import has_spaces
 from normplugins.corpora.parallel import Bitext, NumberedPair, Pair, ParallelCorpus
 from normplugins.corpora.split_writer import CHUNK, SplitWriter
 from normplugins.corpora.symbols import refuse_symbols
@@ -110,7 +110,7 @@ def tokenize_line(corpus: ParallelCorpus, language: str, split: str, line: str) 
     """Tokenize a line of a split, and set its case, as the subword model reads it."""
     if split == "test":
         line = corpus.adapt_test_line(line)
-    elif corpus.clean_punctuation and has_blanks(language):
+    elif corpus.clean_punctuation and has_spaces(language):
         line = clean_punctuation(line, language)
     moses = corpus.tokenizer_of(language) == "moses"
     tokens = tokenize(line, language, corpus.split_hyphens) if moses else squeeze(line)

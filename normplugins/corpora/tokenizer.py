@@ -7,7 +7,7 @@ from typing import Any
 
 import regex
 
-from normplugins.corpora.languages import has_blanks, join_tokens
+from normplugins.corpora.languages import has_spaces, join_tokens
 from normplugins.corpora.symbols import has_symbol
 
 _FINAL_STOP = re.compile(r"(?<=\S)\.$")
@@ -68,7 +68,7 @@ def tokenize(line: str, language: str, split_hyphens: bool = False) -> str:
 
 def detokenize(lines: Iterable[str], language: str) -> list[str]:
     """Return lines of Moses tokens as plain text, unescaped; in a language without spaces, the tokens are joined."""
-    if not has_blanks(language):
+    if not has_spaces(language):
         return [_detokenizer("en").unescape_xml(join_tokens(line)) for line in lines]
     detokenizer = _detokenizer(language)
     return [str(detokenizer.detokenize(line.split())) for line in lines]

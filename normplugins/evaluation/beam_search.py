@@ -20,7 +20,7 @@ Hypothesis = dict[str, Tensor]
 
 BLOCK = 32
 """Log-probabilities per block in the search for the largest ones."""
-KEPT = 7 / 8
+COMPACT_BELOW = 7 / 8
 """Finished sentences are dropped once at most this fraction of a batch is unfinished: dropping copies the cache."""
 
 
@@ -100,7 +100,7 @@ class BeamSearch(SequenceGenerator):
                 if not left:
                     break
                 order = ends.byte().argsort(dim=1, stable=True)[:, :beam]
-                if left <= len(places) * KEPT:
+                if left <= len(places) * COMPACT_BELOW:
                     sentences = going.nonzero().squeeze(1)
                     places, order = places[sentences], order[sentences]
                     values, words, origins = (x[sentences] for x in (values, words, origins))

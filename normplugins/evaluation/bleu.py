@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
-from normplugins.corpora.languages import has_blanks
+from normplugins.corpora.languages import has_spaces
 from normplugins.evaluation.beam_search import BeamSearch, Hypothesis
 from normplugins.evaluation.loading import load_model
 from normplugins.utils.files import read_lines, whole_file
@@ -179,7 +179,7 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
         }
         _, scores[test_set]["chrf2"] = _measure(sacrebleu.metrics.CHRF(lowercase=lower), plain, references, {})
         words = corpus.score_words(plain), corpus.score_words(references)  # TER counts words
-        split = {} if has_blanks(corpus.target) else {"words": corpus.score_tokenizer}
+        split = {} if has_spaces(corpus.target) else {"words": corpus.score_tokenizer}
         _, scores[test_set]["ter"] = _measure(sacrebleu.metrics.TER(case_sensitive=not lower), *words, split)
     return scores
 
@@ -194,7 +194,7 @@ def scored_tokens(translations: Sequence[str], corpus: PreparedCorpus, compounds
 
 def _without_blanks(corpus: PreparedCorpus) -> bool:
     """Whether the target text has neither spaces nor given tokens, and is therefore split into words for BLEU."""
-    return corpus.manifest.get("tokenizer") != "given" and not has_blanks(corpus.target)
+    return corpus.manifest.get("tokenizer") != "given" and not has_spaces(corpus.target)
 
 
 def split_compounds(lines: Sequence[str]) -> list[str]:

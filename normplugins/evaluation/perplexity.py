@@ -54,7 +54,7 @@ class Windows:
         """Return the first position of each window of a text."""
         return range(0, max(tokens - self.context, min(tokens, 1)), self.segment - self.context)
 
-    def in_full(self, tokens: int) -> int:
+    def tokens_in_full_windows(self, tokens: int) -> int:
         """Return the number of tokens that windows of full length score. The published code counts only these."""
         return tokens - (tokens - self.segment) % (self.segment - self.context) if tokens >= self.segment else 0
 

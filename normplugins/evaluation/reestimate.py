@@ -33,7 +33,7 @@ from normplugins.utils.files import sha256
 from normplugins.utils.steps import progress
 
 
-def batches_asked(config: DictConfig) -> int:
+def recalibration_batches(config: DictConfig) -> int:
     """Return ``evaluate.recalibrate``, with 0 for null and for older configs, which do not have the key."""
     return OmegaConf.select(config, "evaluate.recalibrate") or 0
 
@@ -45,10 +45,10 @@ def check(config: DictConfig) -> None:
         UserError: no norm of the model has running statistics.
     """
     norms = all_norm_names(config.model)
-    if batches_asked(config) and not any(map(has_statistics, norms)):
+    if recalibration_batches(config) and not any(map(has_statistics, norms)):
         raise UserError(
-            f"evaluate.recalibrate={batches_asked(config)}: no norm of this model ({', '.join(norms)}) keeps running "
-            "statistics, so that nothing would change: leave it out"
+            f"evaluate.recalibrate={recalibration_batches(config)}: no norm of this model ({', '.join(norms)}) keeps "
+            "running statistics, so it would have no effect: leave it out"
         )
 
 
@@ -68,7 +68,7 @@ def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, dir
     Raises:
         UserError: the checkpoint cannot be read, or the copy cannot be written.
     """
-    if not batches_asked(config):
+    if not recalibration_batches(config):
         return checkpoint
     headline = checkpoint.name == checkpoints.scored(directory, config.evaluate.average).name
     destination = directory / (checkpoints.RECALIBRATED if headline else f"{checkpoint.stem}_recalibrated.pt")
@@ -76,7 +76,7 @@ def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, dir
     source = {
         "from": checkpoint.name,
         "updates": state["optimizer_history"][-1]["num_updates"],
-        "asked": batches_asked(config),
+        "asked": recalibration_batches(config),
         "sha256": sha256(checkpoint),
     }
     with suppress(UserError, KeyError):  # missing or damaged
@@ -106,9 +106,9 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
         model.get_submodule(name.rpartition(".")[0]).train()
     utils.set_torch_seed(config.common.seed)
     seen = {"batches": 0, "tokens": 0}
-    batches = islice(training_batches(config, task, model.max_positions()), batches_asked(config))
+    batches = islice(training_batches(config, task, model.max_positions()), recalibration_batches(config))
     with torch.no_grad(), reestimate(model):
-        for sample in progress(batches, "re-estimating running statistics", total=batches_asked(config)):
+        for sample in progress(batches, "re-estimating running statistics", total=recalibration_batches(config)):
             inputs = (sample if on_cpu(config) else utils.move_to_cuda(sample))["net_input"]
             model.extract_features(**inputs)
             seen["batches"] += 1
@@ -155,7 +155,7 @@ def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> di
     if not norms:
         return None
     found = {"norms": norms, "from": made_from, "obtained": "averaged" if config.evaluate.average else "as trained"}
-    if batches_asked(config):
+    if recalibration_batches(config):
         source = checkpoints.load(checkpoint)["extra_state"]["recalibrated"]
         found |= {"obtained": "measured", "batches": source["batches"], "tokens": source["tokens"]}
     return found

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def student_cdf(t: float, freedom: int) -> float:
+def student_cdf(t: float, degrees: int) -> float:
     """Return the distribution function of Student's t for a whole number of degrees of freedom.
 
     This is the finite series in Abramowitz and Stegun, 26.7.3 and 26.7.4.
     """
-    angle = math.atan(abs(t) / math.sqrt(freedom))
-    odd = freedom % 2
+    angle = math.atan(abs(t) / math.sqrt(degrees))
+    odd = degrees % 2
     term = math.cos(angle) if odd else 1.0
     total = 0.0
-    for order in range(2 + odd, freedom + 1, 2):
+    for order in range(2 + odd, degrees + 1, 2):
         total += term
         term *= math.cos(angle) ** 2 * (order - 1) / order
     inside = math.sin(angle) * total
@@ -24,14 +24,14 @@ def student_cdf(t: float, freedom: int) -> float:
     return 0.5 + math.copysign(inside / 2, t)
 
 
-def student_quantile(probability: float, freedom: int) -> float:
+def student_quantile(probability: float, degrees: int) -> float:
     """Return the quantile of Student's t for a probability of at least 1/2, by bisection."""
     low, high = 0.0, 1.0
-    while student_cdf(high, freedom) < probability:
+    while student_cdf(high, degrees) < probability:
         high *= 2
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if student_cdf(middle, freedom) < probability else (low, middle)
+        low, high = (middle, high) if student_cdf(middle, degrees) < probability else (low, middle)
     return (low + high) / 2
 
 

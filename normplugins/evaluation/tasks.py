@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from normplugins.corpora import ParallelCorpus, RunningText
-from normplugins.corpora.languages import has_blanks
+from normplugins.corpora.languages import has_spaces
 from normplugins.evaluation import bleu, perplexity
 from normplugins.models.language_model_config import future_label
 from normplugins.utils.errors import UserError
@@ -31,7 +31,7 @@ class _RunTask:
 
     A task has ``CORPUS``, the class of its corpora; ``RESCORABLE``, the config keys that ``normplugins evaluate`` may
     change; ``OUTPUT``, the suffix of the file that ``evaluate`` writes; ``OUTPUTS``, glob patterns of all files that
-    scoring writes; and the methods ``evaluate``, ``describe`` and ``brief``, which score a checkpoint and describe
+    scoring writes; and the methods ``evaluate``, ``describe`` and ``summary``, which score a checkpoint and describe
     metrics, and ``bare_task``, which makes a fairseq task without a corpus.
     """
 
@@ -49,7 +49,7 @@ class _RunTask:
         """Return the warning to print beside each number of a run with these flat settings, or an empty string."""
         return ""
 
-    def made_up_batch(self, tokens: Tensor) -> dict[str, Any]:
+    def dummy_batch(self, tokens: Tensor) -> dict[str, Any]:
         """Return a batch in the format of fairseq's datasets, with targets ``tokens`` (B, T) that end in ``</s>``."""
         inputs = {"src_tokens": tokens.roll(1, dims=1), "src_lengths": torch.full((len(tokens),), tokens.shape[1])}
         return {
@@ -71,7 +71,7 @@ class Translation(_RunTask):
 
     def check(self, config: DictConfig) -> None:
         """Raise UserError for settings that cannot work."""
-        if config.evaluate.split_compounds and not has_blanks(config.corpus.target):
+        if config.evaluate.split_compounds and not has_spaces(config.corpus.target):
             raise UserError(
                 f"evaluate.split_compounds=true splits hyphenated words, and {config.corpus.target} is written without "
                 "blanks: set it to false"
@@ -132,7 +132,7 @@ class Translation(_RunTask):
             f"syslen={metric['system_length']}, reflen={metric['reference_length']})"
         )
 
-    def brief(self, metrics: Metrics) -> str:
+    def summary(self, metrics: Metrics) -> str:
         """Return the BLEU scores of one test set."""
         name, title = ("bleu", "BLEU") if "bleu" in metrics else ("bleu_compound", "BLEU, compounds split,")
         plain = metrics["sacrebleu"]
@@ -143,9 +143,9 @@ class Translation(_RunTask):
         """Return a fairseq task without a corpus; if ``target`` is None, both languages share ``source``."""
         return TranslationTask(settings, source, target or source)
 
-    def made_up_batch(self, tokens: Tensor) -> dict[str, Any]:
+    def dummy_batch(self, tokens: Tensor) -> dict[str, Any]:
         """Return a batch of sentences that are their own translation, with targets (B, T)."""
-        batch = super().made_up_batch(tokens)
+        batch = super().dummy_batch(tokens)
         batch["net_input"] |= {"src_tokens": tokens, "prev_output_tokens": tokens.roll(1, dims=1)}
         return batch
 
@@ -193,7 +193,7 @@ class LanguageModeling(_RunTask):
         subwords = corpus.manifest.get("subword", {}).get("kind", "")
         words = test["words"] + test["lines"] if subwords else None
         metrics = {"ppl": perplexity.perplexity(logprobs, how, causal, "counted", subwords, words)}
-        if (full := how.in_full(len(logprobs))) and not subwords:
+        if (full := how.tokens_in_full_windows(len(logprobs))) and not subwords:
             metrics["ppl_full_segments"] = perplexity.perplexity(logprobs[:full], how, causal, "dropped")
         speed = {"seconds": round(seconds, 1), "tokens_per_second": round(len(logprobs) / seconds, 1)}
         return {"test": metrics}, speed
@@ -202,7 +202,7 @@ class LanguageModeling(_RunTask):
         """Return a metric of a record as one line."""
         return f"perplexity = {metric['score']:.2f} ({metric['nats']:.4f} nats, {metric['tokens']:,} tokens)"
 
-    def brief(self, metrics: Metrics) -> str:
+    def summary(self, metrics: Metrics) -> str:
         """Return the perplexity."""
         return f"perplexity {metrics['ppl']['score']:.2f}"
 

@@ -11,18 +11,18 @@ from omegaconf import OmegaConf
 from normplugins.corpora import PreparedCorpus
 from normplugins.evaluation import bleu
 from normplugins.export import ENGINES, QUANTIZATIONS
-from normplugins.export.safetensors import checkpoint_path, preprocessing, refuse_full, subword_model
+from normplugins.export.safetensors import checkpoint_path, preprocessing, require_empty, subword_model
 from normplugins.runs import folder
 from normplugins.runs.trained import Engine, TrainedRun, load
 from normplugins.training.checkpoint_seal import digest
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, whole_folder
-from normplugins.utils.json_file import read_sound_json, write_json
+from normplugins.utils.json_file import read_json_or_none, write_json
 
 ABOUT = "normplugins.json"
-CHECKED = 200
+COMPARED_SENTENCES = 200
 """Number of test sentences whose translations are compared."""
-ALIKE = 0.98
+MIN_IDENTICAL = 0.98
 """The required share of identical translations in float32, where rounding decides between almost equal hypotheses."""
 
 
@@ -44,13 +44,13 @@ def export(directory: Path, destination: Path, engine: str, quantization: str, n
             express the model or translates differently from our beam search.
     """
     require(engine)
-    refuse_full(destination)
+    require_empty(destination)
     _, record = folder.finished_run(directory)
     run = load(checkpoint_path(directory, record, name or record["scored_by"]))
     return _write(run, destination, engine, quantization)
 
 
-def engine_of(run: TrainedRun, directory: Path, engine: str, quantization: str) -> tuple[Engine, str]:
+def open_engine(run: TrainedRun, directory: Path, engine: str, quantization: str) -> tuple[Engine, str]:
     """Return an engine for a run's model, which is exported to the run's folder ``engines`` first if necessary.
 
     Args:
@@ -67,7 +67,7 @@ def engine_of(run: TrainedRun, directory: Path, engine: str, quantization: str) 
     """
     require(engine)
     place = directory / folder.ENGINES / f"{engine}-{quantization}"
-    about = read_sound_json(place / ABOUT)
+    about = read_json_or_none(place / ABOUT)
     comparison = ""
     if about is None or about.get("weights_sha256") != digest(run.model.state_dict()):
         comparison = _write(run, place, engine, quantization)
@@ -98,7 +98,7 @@ def compare(run: TrainedRun, engine: Engine) -> dict[str, Any]:
     run.task.load_dataset("test")
     source, corpus = run.task.dataset("test").src, run.corpus
     assert isinstance(corpus, PreparedCorpus)
-    sentences = [source[number].long() for number in range(min(CHECKED, len(source)))]
+    sentences = [source[number].long() for number in range(min(COMPARED_SENTENCES, len(source)))]
     search = run.config.evaluate.copy()
     OmegaConf.set_struct(search, False)
     search.max_tokens = max([search.max_tokens, *map(len, sentences)])
@@ -134,7 +134,7 @@ def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -
         translates = module.Engine(temporary, quantization, run.model, run.task)
         found = compare(run, translates)
         comparison = describe(found)
-        if quantization == "float32" and found["identical"] < ALIKE * found["sentences"]:
+        if quantization == "float32" and found["identical"] < MIN_IDENTICAL * found["sentences"]:
             raise UserError(f"{destination} is not written, because {engine} translates otherwise: {comparison}")
         content = {
             "engine": engine,

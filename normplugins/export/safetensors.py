@@ -36,7 +36,7 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         UserError: the run has not ended, one of its files is damaged, or the destination is not empty or cannot be
             written.
     """
-    refuse_full(destination)
+    require_empty(destination)
     config, record = folder.finished_run(directory)
     path = checkpoint_path(directory, record, checkpoint or record["scored_by"])
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
@@ -73,7 +73,7 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
     return path
 
 
-def refuse_full(destination: Path) -> None:
+def require_empty(destination: Path) -> None:
     """Raise UserError if a folder to write exists and is not empty."""
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UserError(f"{destination} exists and is not empty: name another folder to write")

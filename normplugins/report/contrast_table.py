@@ -94,13 +94,13 @@ def as_csv(findings: Findings) -> str:
 
 def _mixed_hardware(findings: Findings, ended: pd.DataFrame) -> str:
     """Return in how many pairs the two runs come from different processors or numbers of threads."""
-    runs = ended.set_index(["variant", "seed"])
     pairs = [(each.contrast, seed) for each in findings[CHECKPOINTS[0]] if each.difference
              for seed in each.difference.seeds]  # fmt: skip
-    processors, threads = (
-        sum(runs.at[(one.system, seed), column] != runs.at[(one.baseline, seed), column] for one, seed in pairs)
-        for column in ("hardware", "threads")
-    )
+    counts = []
+    for column in ("hardware", "threads"):
+        runs = dict(zip(zip(ended["variant"], ended["seed"], strict=True), ended[column], strict=True))
+        counts.append(sum(runs[one.system, seed] != runs[one.baseline, seed] for one, seed in pairs))
+    processors, threads = counts
     return (
         f"In {processors} of {len(pairs)} pairs the processors of the two runs differ, and in {threads} the numbers of "
         "threads. Either changes the rounding, and so gives another model from the same seed (amendments 11 and 18 of "

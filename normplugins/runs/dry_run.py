@@ -168,7 +168,7 @@ def synthetic_task(task: RunTask, config: DictConfig, types: int) -> tuple[Any, 
         ranks = (len(dictionary) - dictionary.nspecial) ** torch.rand(sentences, length)
         tokens = ranks.long() - 1 + dictionary.nspecial
         tokens[:, -1] = dictionary.eos()
-        return task.made_up_batch(tokens)
+        return task.dummy_batch(tokens)
 
     return task.bare_task(config.task, dictionary), batch
 

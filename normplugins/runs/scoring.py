@@ -107,7 +107,7 @@ def describe_scores(
 ) -> list[str]:
     """Return the lines to print: each metric with its signature, one line for each of the ``others``, and the label."""
     lines = [f"{metric}: {task.describe(value)}\n  {value['signature']}" for metric, value in metrics.items()]
-    lines += [f"{name}: {task.brief(other)}" for name, other in others.items()]
+    lines += [f"{name}: {task.summary(other)}" for name, other in others.items()]
     label = task.label(settings)
     return [*lines, f"  {label}"] if label else lines
 

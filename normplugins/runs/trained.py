@@ -33,7 +33,7 @@ from normplugins.evaluation import bleu, perplexity
 from normplugins.evaluation.beam_search import Hypothesis
 from normplugins.evaluation.generation import Sampling, continue_text
 from normplugins.evaluation.loading import load_model
-from normplugins.evaluation.reestimate import batches_asked
+from normplugins.evaluation.reestimate import recalibration_batches
 from normplugins.evaluation.tasks import windows
 from normplugins.runs import folder, provenance
 from normplugins.runs.check import check_bfloat16
@@ -267,7 +267,7 @@ def load(run: str | Path) -> TrainedRun:
     directory = path.parent if path.is_file() else path
     config = folder.stored_config(directory)
     average = config.evaluate.average
-    scored = path if path.is_file() else checkpoints.scored(directory, average, batches_asked(config))
+    scored = path if path.is_file() else checkpoints.scored(directory, average, recalibration_batches(config))
     name = checkpoints.scored_names(average)[0]
     found = [scored] if scored.exists() else find_checkpoint(directory, name, average)  # before the corpus is prepared
     set_up_process(config)

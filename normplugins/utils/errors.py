@@ -22,20 +22,20 @@ class NotFinite(UserError):
     """A loss, gradient, parameter or statistic became infinite or NaN during training."""
 
 
-def complain(message: str) -> int:
+def print_error(message: str) -> int:
     """Print one line on stderr and return the exit status 1."""
     print(f"normplugins: {' '.join(message.split())}", file=sys.stderr)
     return 1
 
 
-def run_each(items: Iterable[T], work: Callable[[T], object], alone: bool) -> int:
-    """Call ``work`` with each item, print the UserErrors, and return their number; if ``alone``, raise the first."""
+def run_each(items: Iterable[T], work: Callable[[T], object], raise_first: bool) -> int:
+    """Call ``work`` with each item, print the UserErrors, and return their number; ``raise_first`` raises the first."""
     refused = 0
     for item in items:
         try:
             work(item)
         except UserError as error:
-            if alone:
+            if raise_first:
                 raise
-            refused += complain(str(error))
+            refused += print_error(str(error))
     return refused

@@ -6,7 +6,7 @@ from typing import Any
 
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
-from normplugins.utils.json_file import read_sound_json, write_json
+from normplugins.utils.json_file import read_json_or_none, write_json
 
 
 class FileHashes:
@@ -17,7 +17,7 @@ class FileHashes:
 
     def __init__(self, store: Path) -> None:
         self._store, self._changed = store, False
-        self._known: dict[str, list[Any]] = read_sound_json(store) or {}
+        self._known: dict[str, list[Any]] = read_json_or_none(store) or {}
 
     def sha256(self, path: Path) -> str:
         """Return the digest of a file. Raises UserError if the file cannot be read."""

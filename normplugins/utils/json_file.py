@@ -48,7 +48,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
     return content
 
 
-def read_sound_json(path: Path) -> dict[str, Any] | None:
+def read_json_or_none(path: Path) -> dict[str, Any] | None:
     """Return the content of a file that can be regenerated, or None if it is missing or damaged."""
     try:
         return read_json(path, "")

@@ -108,10 +108,10 @@ def terminal(table: Table, width: int | None) -> str:
     longer than ``width`` only if a single word is.
     """
     notes, shown = list(table.notes), list(range(len(table.columns)))
-    rooms = _rooms(table, width)
+    rooms = _column_widths(table, width)
     while not rooms and (details := [index for index in shown if table.columns[index].detail]):
         shown.remove(details[-1])
-        rooms = _rooms(table.only(shown), width)
+        rooms = _column_widths(table.only(shown), width)
     if rooms:
         text = format_table(table.only(shown), rooms)
         left_out = [column.title for index, column in enumerate(table.columns) if index not in shown]
@@ -161,7 +161,7 @@ def format_table(table: Table, rooms: Sequence[int] = (), style: str = "simple")
     )
 
 
-def _rooms(table: Table, width: int | None) -> list[int]:
+def _column_widths(table: Table, width: int | None) -> list[int]:
     """Return the width of each column at which the table fits, or an empty list if it cannot fit."""
     headings = [_longest(column.name.splitlines()) for column in table.columns]
     cells = [[line for row in table.rows for line in row[index].splitlines()] for index in range(len(headings))]

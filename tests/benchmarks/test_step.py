@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import step
 from benchmarks.measure import fields_of, read
-from benchmarks.step import composed, contestants, measure, training_batches
+from benchmarks.step import composed, measure, training_batches, update_functions
 from benchmarks.stock import SeparateProcess
 from normplugins.corpora import corpus_config, prepare
 from normplugins.utils.errors import UserError
@@ -40,7 +40,7 @@ def test_a_prepared_corpus_gives_the_batches_and_all_train_on_the_same_ones(tmp_
         seen[name] = []
         return lambda batch: (seen[name].append(batch["id"].tolist()), update(batch))
 
-    with contestants({"ln": composed("ln", overrides), "pn": config}, task) as updates:
+    with update_functions({"ln": composed("ln", overrides), "pn": config}, task) as updates:
         measure({name: watched(name, update) for name, update in updates.items()}, batches, repeats=2)
     assert list(seen) == ["stock ln", "ln", "pn"]
     assert all(ids == [batch["id"].tolist() for batch in batches] for ids in seen.values())

@@ -51,7 +51,7 @@ def test_three_updates_are_those_of_the_command_line_bit_for_bit(dictionary, bef
             trainer = stock_trainer(config, task)
         torch.manual_seed(2)
         for _ in range(3):
-            trainer.train_step([TRANSLATION.made_up_batch(torch.randint(4, 44, (5, 7)))])
+            trainer.train_step([TRANSLATION.dummy_batch(torch.randint(4, 44, (5, 7)))])
         trained.append(dict(trainer.model.named_parameters()))
     assert trained[0].keys() == trained[1].keys()
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])

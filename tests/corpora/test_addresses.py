@@ -16,7 +16,17 @@ import pytest
 from normplugins.corpora import CORPORA, prepare
 from normplugins.corpora.multi30k import TEST_PARTS
 from normplugins.utils.errors import UserError
-from tests.helpers.corpora import config, iwslt_members, quiet, stranger, tar, text, tree, wmt14_members, write_wmt14
+from tests.helpers.corpora import (
+    config,
+    iwslt_members,
+    quiet,
+    tar,
+    text,
+    tree,
+    wmt14_members,
+    write_user_corpus,
+    write_wmt14,
+)
 
 TEXTS = {"train": text(["a b a", "b c"]), "valid": text(["a"]), "test": text(["b a", ""])}
 OTHER = text(["other text"])
@@ -42,7 +52,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def write_multi30k(folder: Path) -> None:
-    made = stranger(folder / "made", 60, val=11, **dict.fromkeys(TEST_PARTS.values(), 3))
+    made = write_user_corpus(folder / "made", 60, val=11, **dict.fromkeys(TEST_PARTS.values(), 3))
     for path in made.iterdir():
         (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
 

@@ -13,7 +13,7 @@ import pytest
 from normplugins.corpora import prepare
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines
-from tests.helpers.corpora import custom, quiet, stranger, text, tree
+from tests.helpers.corpora import custom, quiet, text, tree, write_user_corpus
 
 
 def test_every_nth_clean_pair_is_validation_and_long_or_uneven_pairs_are_dropped(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_every_nth_clean_pair_is_validation_and_long_or_uneven_pairs_are_dropped
 
 
 def test_given_tokens_are_kept_and_gz_crlf_and_bom_are_read(tmp_path: Path) -> None:
-    folder = stranger(tmp_path / "c", valid=9, test=8)
+    folder = write_user_corpus(tmp_path / "c", valid=9, test=8)
     (folder / "test.de").write_bytes(b"\xef\xbb\xbf" + text(["Ein Haus ."] * 8, "\r\n"))
     (folder / "test.en").write_bytes(text(["It &apos;s A. House ."] * 7) + b"No final line end")
     for plain in (folder / f"{split}.{language}" for split in ("train", "valid") for language in ("de", "en")):
@@ -56,7 +56,7 @@ def read_pairs(prefix: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("given", [None, "valid", "test"])
 def test_drawn_splits_share_no_pair_with_another_split(tmp_path: Path, given: str | None) -> None:
-    folder = stranger(tmp_path / "c", 60, **({given: 9} if given else {}))
+    folder = write_user_corpus(tmp_path / "c", 60, **({given: 9} if given else {}))
     pairs, known = read_pairs(folder / "train"), read_pairs(folder / given) if given else []
     alike = [(source.lower(), f" {target.replace(' ', '  ')}") for source, target in pairs]
     for side, language in enumerate(("de", "en")):
@@ -78,7 +78,7 @@ def test_drawn_splits_share_no_pair_with_another_split(tmp_path: Path, given: st
 def test_a_relative_path_is_another_corpus_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     variants = []
     for place in ("a", "b"):
-        stranger(tmp_path / place)
+        write_user_corpus(tmp_path / place)
         monkeypatch.chdir(tmp_path / place)
         variants.append(custom(Path()).variant())
     assert variants[0] != variants[1]
@@ -119,7 +119,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_text_is_one_clear_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     spoil, message = BAD[name]
-    folder, root = stranger(tmp_path / "c"), tmp_path / "data"
+    folder, root = write_user_corpus(tmp_path / "c"), tmp_path / "data"
     spoil(folder / "train.en")
     with pytest.raises(UserError, match=message) as raised:
         prepare(custom(folder), root, quiet)
@@ -128,7 +128,7 @@ def test_bad_text_is_one_clear_line_and_leaves_nothing(tmp_path: Path, name: str
 
 
 def test_an_empty_test_line_is_refused_and_the_same_command_works_once_it_is_filled(tmp_path: Path) -> None:
-    folder = stranger(tmp_path / "c", test=5)
+    folder = write_user_corpus(tmp_path / "c", test=5)
     good = (folder / "test.en").read_bytes()
     (folder / "test.en").write_bytes(b"a\nb\n \nc\nd\n")
     settings = custom(folder, test=str(folder / "test"), test_size=None)

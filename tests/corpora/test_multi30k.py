@@ -13,14 +13,16 @@ from normplugins.corpora import prepare
 from normplugins.corpora.multi30k import TEST_PARTS, TEXT_SHA256
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines
-from tests.helpers.corpora import config, quiet, stranger, tree
+from tests.helpers.corpora import config, quiet, tree, write_user_corpus
 
 SMALL = {"subword_size": 40, "verify": False}
 
 
 def multi30k(folder: Path) -> Path:
     """Write files of Multi30k's names, with other text."""
-    made = stranger(folder.parent / "made", 120, val=11, **dict(zip(TEST_PARTS.values(), (5, 4, 2, 3), strict=True)))
+    made = write_user_corpus(
+        folder.parent / "made", 120, val=11, **dict(zip(TEST_PARTS.values(), (5, 4, 2, 3), strict=True))
+    )
     folder.mkdir(parents=True)
     for path in made.iterdir():
         (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))

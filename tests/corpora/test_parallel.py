@@ -8,7 +8,7 @@ import pytest
 
 from normplugins.corpora import corpus_config, prepare
 from normplugins.utils.errors import UserError
-from tests.helpers.corpora import config, custom, quiet, stranger
+from tests.helpers.corpora import config, custom, quiet, write_user_corpus
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_settings_that_the_text_does_not_allow_are_refused(
     tmp_path: Path, settings: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        prepare(custom(stranger(tmp_path / "c"), **settings), tmp_path / "data", quiet)
+        prepare(custom(write_user_corpus(tmp_path / "c"), **settings), tmp_path / "data", quiet)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines
 from normplugins.utils.locks import hold_lock
 from normplugins.utils.worker_processes import call_in_subprocess
-from tests.helpers.corpora import config, custom, kill_at, quiet, stranger, text, tree
+from tests.helpers.corpora import config, custom, kill_at, quiet, text, tree, write_user_corpus
 
 
 @pytest.fixture
@@ -28,7 +28,9 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
 def test_custom_gives_what_fairseq_translates_and_scores(tmp_path: Path, kind: str) -> None:
-    prepared = prepare(custom(stranger(tmp_path / "c"), subword=kind, subword_size=45), tmp_path / "data", quiet)
+    prepared = prepare(
+        custom(write_user_corpus(tmp_path / "c"), subword=kind, subword_size=45), tmp_path / "data", quiet
+    )
     folder, manifest = prepared.folder, prepared.manifest
     assert {path.name for path in prepared.bin_dir.iterdir()} >= {
         f"{split}.de-en.{language}.{end}"
@@ -58,7 +60,7 @@ def test_custom_gives_what_fairseq_translates_and_scores(tmp_path: Path, kind: s
 
 
 def test_fairseqs_own_preprocess_writes_the_same_files(tmp_path: Path) -> None:
-    prepared = prepare(custom(stranger(tmp_path / "c")), tmp_path / "data", quiet)
+    prepared = prepare(custom(write_user_corpus(tmp_path / "c")), tmp_path / "data", quiet)
     languages = ["--source-lang", "de", "--target-lang", "en"]
     arguments = [*languages, "--joined-dictionary", "--destdir", str(tmp_path / "bin")]
     for split in ("train", "valid", "test"):
@@ -72,7 +74,7 @@ def test_fairseqs_own_preprocess_writes_the_same_files(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 def test_same_bytes_whatever_the_workers_and_the_split_has_no_leak(tmp_path: Path) -> None:
-    settings = custom(stranger(tmp_path / "c", 300))
+    settings = custom(write_user_corpus(tmp_path / "c", 300))
     alone = prepare(settings, tmp_path / "one", quiet, workers=1)
     shared = prepare(settings, tmp_path / "three", quiet, workers=3)
     assert tree(alone.folder) == tree(shared.folder)
@@ -120,7 +122,7 @@ DEMO_TRAIN_BB = "2967ec3d817e87f4e11d8449f403ccb90df3888e62e7fbc7c2cabf3ae5338fb
 
 
 def test_finished_stages_are_kept_and_changes_redo_them(tmp_path: Path) -> None:
-    folder, root, said = stranger(tmp_path / "c"), tmp_path / "data", []
+    folder, root, said = write_user_corpus(tmp_path / "c"), tmp_path / "data", []
     first = prepare(custom(folder), root, quiet)
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
     again = prepare(custom(folder), root, said.append)
@@ -147,7 +149,7 @@ def test_finished_stages_are_kept_and_changes_redo_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [700, 3000, 4300])  # bytes: less than a file of bin, tokenized and subword
 def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(tmp_path: Path, limit: int) -> None:
-    folder, root = stranger(tmp_path / "c"), tmp_path / "data"
+    folder, root = write_user_corpus(tmp_path / "c"), tmp_path / "data"
     whole = tree(prepare(custom(folder), tmp_path / "fresh", quiet).folder)
     if limit == 700:
         shutil.rmtree(prepare(custom(folder), root, quiet).bin_dir)
@@ -177,7 +179,7 @@ POINTS = {
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.slow
 def test_killed_in_any_stage_the_same_command_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    settings = custom(stranger(tmp_path / "c"))
+    settings = custom(write_user_corpus(tmp_path / "c"))
     whole = tree(prepare(settings, tmp_path / "fresh", quiet).folder)
     for point, (event, count, told) in POINTS.items():
         root, said = tmp_path / point.replace(" ", "-"), list[str]()
@@ -190,7 +192,7 @@ def test_killed_in_any_stage_the_same_command_goes_on_and_ends_the_same(tmp_path
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 def test_what_a_killed_call_left_is_not_mixed_with_other_text(tmp_path: Path) -> None:
-    folder, root, said = stranger(tmp_path / "c"), tmp_path / "data", list[str]()
+    folder, root, said = write_user_corpus(tmp_path / "c"), tmp_path / "data", list[str]()
     kill_at(*POINTS["the third chunk of tokens"][:2], lambda: prepare(custom(folder), root, quiet))
     (folder / "train.de").write_bytes((folder / "train.de").read_bytes().replace(b"Haus", b"Heim"))
     prepared = prepare(custom(folder), root, said.append)
@@ -199,7 +201,7 @@ def test_what_a_killed_call_left_is_not_mixed_with_other_text(tmp_path: Path) ->
 
 
 def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
-    folder, root, said = stranger(tmp_path / "c"), tmp_path / "data", list[str]()
+    folder, root, said = write_user_corpus(tmp_path / "c"), tmp_path / "data", list[str]()
     context = multiprocessing.get_context("fork")
     held, let_go = context.Event(), context.Event()
 

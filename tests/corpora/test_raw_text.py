@@ -4,7 +4,7 @@ import pytest
 
 from normplugins.corpora import prepare
 from normplugins.corpora.raw_text import text_pipeline
-from tests.helpers.corpora import config, custom, iwslt_members, stranger, tar, wmt14_members, write_wmt14
+from tests.helpers.corpora import config, custom, iwslt_members, tar, wmt14_members, write_user_corpus, write_wmt14
 
 
 def parallel(name, folder):
@@ -14,7 +14,7 @@ def parallel(name, folder):
     if name == "wmt14":
         write_wmt14(folder, wmt14_members())
         return config("wmt14", verify=False, subword_size=60)
-    stranger(folder, 60)
+    write_user_corpus(folder, 60)
     return custom(folder, subword=name)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from normplugins.corpora import PreparedCorpus, changed_files, prepare
 from normplugins.utils.errors import UserError
-from tests.helpers.corpora import custom, kill_at, quiet, stranger, tree
+from tests.helpers.corpora import custom, kill_at, quiet, tree, write_user_corpus
 
 FILES = [
     "tokenized/train.de",
@@ -33,7 +33,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("original")
-    prepare(custom(stranger(folder / "c")), folder / "data", quiet)
+    prepare(custom(write_user_corpus(folder / "c")), folder / "data", quiet)
     return folder
 
 
@@ -155,7 +155,7 @@ def test_a_killed_stage_with_damaged_progress_starts_over(
 
 @pytest.mark.parametrize("stream", ["fifo", "/dev/zero", "link loop", "folder"])
 def test_what_is_no_regular_file_is_not_read(tmp_path: Path, stream: str) -> None:
-    folder = stranger(tmp_path / "c")
+    folder = write_user_corpus(tmp_path / "c")
     path = folder / "train.de"
     path.unlink()
     if stream == "fifo":

@@ -15,7 +15,7 @@ from normplugins.corpora.subwords import learn, splitter
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, sha256
-from tests.helpers.corpora import config, quiet, stranger, tree
+from tests.helpers.corpora import config, quiet, tree, write_user_corpus
 
 CODES = "#version: 0.2\nH a\nHa u\nHau s</w>\n"
 
@@ -23,7 +23,7 @@ CODES = "#version: 0.2\nH a\nHa u\nHau s</w>\n"
 @pytest.fixture
 def custom(tmp_path: Path) -> ParallelCorpus:
     """A custom corpus with three BPE merges in a file beside it."""
-    folder = stranger(tmp_path / "text", valid=10, test=10)
+    folder = write_user_corpus(tmp_path / "text", valid=10, test=10)
     (tmp_path / "three.codes").write_text(CODES, encoding="utf-8")
     prefixes = {split: str(folder / split) for split in ("train", "valid", "test")}
     return config("custom", **prefixes, codes=str(tmp_path / "three.codes"), subword_size=3, lowercase=False)

@@ -9,14 +9,14 @@ import pytest
 from normplugins.corpora import prepare, remove_subwords
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines
-from tests.helpers.corpora import custom, quiet, stranger
+from tests.helpers.corpora import custom, quiet, write_user_corpus
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "@@", "▁"]
 
 
 def with_line(folder: Path, split: str, line: str, settings: dict[str, object]) -> object:
     """A corpus of files whose third source line is ``line``."""
-    stranger(folder, valid=9, test=8)
+    write_user_corpus(folder, valid=9, test=8)
     lines = read_lines(folder / f"{split}.de")
     lines[2] = line
     (folder / f"{split}.de").write_text("\n".join(lines) + "\n", encoding="utf-8")

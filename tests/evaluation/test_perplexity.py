@@ -30,7 +30,7 @@ def test_windows_score_every_token_once_with_the_context_they_promise(sizes):
         seen[first:end] += 1
         full += end - first if end - start == segment else 0
     assert (seen == 1).all()
-    assert windows.in_full(tokens) == full
+    assert windows.tokens_in_full_windows(tokens) == full
 
 
 def test_perplexity_worked_out_by_hand():

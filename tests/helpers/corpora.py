@@ -39,7 +39,7 @@ def config(name: str, **overrides: Any) -> Any:
 
 
 def custom(folder: Path, **overrides: Any) -> Any:
-    """The corpus that ``stranger`` wrote to this folder, with drawn validation and test pairs."""
+    """The corpus that ``write_user_corpus`` wrote to this folder, with drawn validation and test pairs."""
     settings = {"train": str(folder / "train"), "valid_size": 10, "test_size": 12, "subword_size": 40}
     return config("custom", **settings | overrides)
 
@@ -124,7 +124,7 @@ def text(lines: Iterable[str], end: str = "\n") -> bytes:
     return "".join(line + end for line in lines).encode()
 
 
-def stranger(folder: Path, count: int = 120, **splits: int) -> Path:
+def write_user_corpus(folder: Path, count: int = 120, **splits: int) -> Path:
     """Write a user's parallel corpus: train.de and train.en with ``count`` pairs, and the other splits."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (split, size) in enumerate({"train": count, **splits}.items()):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.helpers.corpora import stranger
+from tests.helpers.corpora import write_user_corpus
 from tests.helpers.runs import MODEL, TINY_LM
 
 LM = [item for item in TINY_LM if not item.startswith("corpus.")] + ["tracking=none", "optimization.max_update=6"]
@@ -42,7 +42,7 @@ def test_a_language_model_of_own_text_after_a_refusal(normplugins, refused, made
 @pytest.mark.slow
 def test_training_pairs_longer_than_a_batch_are_counted(normplugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    stranger(tmp_path, 60, valid=9, test=8)
+    write_user_corpus(tmp_path, 60, valid=9, test=8)
     for language in ("de", "en"):
         path = tmp_path / f"train.{language}"
         lines = path.read_text(encoding="utf-8").splitlines()

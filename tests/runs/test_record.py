@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.corpora import stranger
+from tests.helpers.corpora import write_user_corpus
 from tests.helpers.runs import MODEL
 
 SHORT = [
@@ -20,7 +20,7 @@ SHORT = [
 @pytest.mark.slow
 def test_a_record_holds_no_absolute_path(normplugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = stranger(tmp_path / "text")
+    text = write_user_corpus(tmp_path / "text")
     corpus = [f"corpus.train={text / 'train'}", "corpus.valid_size=10", "corpus.test_size=12", "corpus.subword_size=40"]
     places = [f"data_dir={tmp_path / 'data'}"]
     run = ["run", "custom", "experiment=mine", "norm=ln", *SHORT, *MODEL, *places, *corpus]

@@ -12,7 +12,7 @@ from normplugins.corpora import detokenize
 from normplugins.corpora.multi30k import TEST_PARTS
 from normplugins.utils.files import read_lines, sha256
 from normplugins.utils.json_file import HASH
-from tests.helpers.corpora import stranger
+from tests.helpers.corpora import write_user_corpus
 from tests.helpers.runs import MODEL, Point, Trained, command, differences, files, outcome
 from tests.helpers.translations import corpus_bleu, read_translations
 
@@ -30,7 +30,7 @@ def mirror(tmp_path_factory):
     """Files of Multi30k's names, with other text."""
     folder = tmp_path_factory.mktemp("mirror") / "multi30k"
     folder.mkdir()
-    for path in stranger(
+    for path in write_user_corpus(
         folder.parent / "made", 120, val=11, **dict(zip(TEST_PARTS.values(), SIZES, strict=True))
     ).iterdir():
         (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
