@@ -95,8 +95,9 @@ def prepare(
 def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText | None:
     """Return a corpus that has been prepared under ``root``, or None; its input files are not needed.
 
-    Only the dictionaries and the subword model are checked against the manifest, because new text needs no other file.
-    Raises UserError for a ``root`` with a colon in its path.
+    An exception is the file ``corpus.codes``, whose content is a part of the folder's name. Only the dictionaries and
+    the subword model are checked against the manifest, because new text needs no other file. Raises UserError for a
+    ``root`` with a colon in its path.
     """
     folder = without_colon("data_dir", root) / corpus.name / corpus.variant()
     try:

@@ -83,7 +83,7 @@ class Translation(_RunTask):
         for split, key in batches.items():
             lengths = corpus.manifest["longest"][split]
             for side, length in lengths.items():
-                most = config.model[f"max_{side}_positions"]
+                most = min(config[section][f"max_{side}_positions"] for section in ("model", "task"))
                 if length > most:
                     raise UserError(
                         f"the longest {side} sentence of the {split} set has {length:,} subwords, and the model takes "

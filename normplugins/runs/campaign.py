@@ -18,7 +18,7 @@ from statistics import mean
 from types import FrameType
 from typing import NoReturn
 
-from normplugins.runs import record
+from normplugins.runs import folder, record
 from normplugins.runs.campaign_plan import Planned, read_plan
 from normplugins.runs.compose import compose_config
 from normplugins.runs.publish import publish
@@ -63,10 +63,10 @@ def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, resu
         raise UserError(f"the records would come from {reason}: commit it, or run the campaign with --force")
     failures: dict[Planned, str] = {}
     for planned in sorted(_left(runs), key=lambda each: each.state != "started"):  # stable: then the plan's order
-        if planned.state not in UNFINISHED:  # another campaign has published it in the meantime
-            continue
-        print(overview(runs, [planned]), flush=True)
         try:
+            if planned.state not in UNFINISHED:  # another campaign has published it in the meantime
+                continue
+            print(_overview_or_error(runs, planned), flush=True)
             _run_and_publish(planned, results, end, force)
             if planned.state in UNFINISHED:
                 raise UserError(f"the run ended, but {planned.published} does not hold its record")
@@ -104,7 +104,8 @@ def _run_and_publish(planned: Planned, results: Path, end: float, force: bool) -
                 if old != planned.diverged:  # record and translations of a run with other settings
                     old.unlink()
             return
-        publish(planned.run_dir, results, force, replace=True)  # any record there is of a run with other settings
+        with folder.locked(planned.run_dir):  # another campaign that finds the run complete publishes it too
+            publish(planned.run_dir, results, force, replace=True)  # any record there is of a run with other settings
 
 
 def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
@@ -145,6 +146,14 @@ def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
         each = ", ".join(f"{seconds / 60:.1f} minutes a run of {experiment}" for experiment, seconds in usual.items())
         caption += f", about {hours:.1f} hours to go at {each}, one at a time"
     return f"{table}\n\n{paragraph(caption, terminal_width())}"
+
+
+def _overview_or_error(runs: Sequence[Planned], running: Planned) -> str:
+    """Return the table, or why it cannot be made: a damaged record of another run must not stop this one."""
+    try:
+        return overview(runs, [running])
+    except UserError as error:
+        return str(error)
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def check_schedule(config: DictConfig) -> None:
     scheduler, rates, last = config.lr_scheduler, list(config.optimization.lr), config.optimization.max_update or 0
     name, warmup = scheduler._name, scheduler.get("warmup_updates", 0)
     if name == "reduce_lr_on_plateau":
-        raise UserError(f"lr_scheduler={name}: its rate would not survive a resume. inverse_sqrt, cosine or fixed do")
+        raise UserError(f"lr_scheduler={name}: its rate would not survive a resume: choose another schedule")
     if name in ("inverse_sqrt", "cosine") and len(rates) > 1:
         raise UserError(f"optimization.lr={rates}: lr_scheduler={name} needs a single number")
     if name == "inverse_sqrt" and warmup < 1:

@@ -1,6 +1,5 @@
-"""Composes the Hydra config of a run, and lists the known names when an override has an unknown one."""
+"""Composes the Hydra config of a run."""
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -26,9 +25,10 @@ from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import run_task
 from normplugins.models.norm_settings import norm_config, unread_settings
 from normplugins.norms import all_settings, known_norms
-from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
+from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
+from normplugins.runs.override_errors import explain
 from normplugins.runs.overrides import quote_texts
 from normplugins.runs.refused_overrides import refuse_contradicting_placement, refuse_keys, refuse_unread_warmup
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmHardwareSettings
@@ -42,8 +42,6 @@ CONFIG_DIR = config_dir()
 ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
 # Warmups, which a recipe or a comparison may set for all norms: norms without a warmup ignore them.
 WARMUP = re.compile(r"(pn_warmup_updates|model\.final_norm_warmup_updates)=\d+$")
-_WRONG_TYPE = re.compile(r"Value '(.*?)' (?:of type '\w+' )?(?:could not be converted to|is not a valid) (\w+)")
-_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "bool": "true or false"}
 # Hydra copies the whole store, with all nodes of fairseq, whenever it composes a config, but only reads the copy.
 ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
 
@@ -67,7 +65,7 @@ def register_nodes(norms: tuple[str, ...], _corpora: tuple[str, ...]) -> None:
         store.store(group="norm", name=f"_{name}", node=norm_node(name))
         if not (CONFIG_DIR / "norm" / f"{name}.yaml").exists():
             store.store(group="norm", name=name, node=norm_node(name))
-    OmegaConf.register_new_resolver("visible_gpus", lambda: torch.cuda.device_count(), replace=True)
+    OmegaConf.register_new_resolver("visible_gpus", lambda: max(1, torch.cuda.device_count()), replace=True)
     OmegaConf.register_new_resolver("own_file", lambda path: str(own_file(path)), replace=True)
     OmegaConf.register_new_resolver("an_eighth", lambda count: math.ceil(count / 8), replace=True)
     OmegaConf.register_new_resolver("times", lambda factor, count: count and factor * count, replace=True)
@@ -123,7 +121,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     except TypeError as error:  # Hydra raises it, for example, if a group is set to a list of numbers
         raise UserError(f"an override has a value of the wrong kind ({error}): {' '.join(overrides)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(_explain(error, experiment, overrides)) from error
+        raise UserError(explain(error, experiment, overrides, _compose)) from error
     return config
 
 
@@ -228,7 +226,7 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
         parsed = OverridesParser.create().parse_overrides(quote_texts(overrides, sweep=True))
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
-        raise UserError(_explain(error, "", overrides)) from error
+        raise UserError(explain(error, "", overrides, _compose)) from error
     return [list(job) for job in jobs]
 
 
@@ -238,62 +236,3 @@ def fairseq_config(config: DictConfig) -> DictConfig:
     keys = *FAIRSEQ_SECTIONS, *FAIRSEQ_COMPONENTS, "precision"
     chosen = {key: plain[key] for key in keys if key in plain}  # the configs of older runs have no precision
     return OmegaConf.create(chosen, flags={"allow_objects": True, "struct": True})
-
-
-def _explain(error: Exception, experiment: str, overrides: Sequence[str]) -> str:
-    """Turn an error of Hydra into one line that names what is wrong and lists the known names."""
-    text = str(error)
-    if message := wrong_type(error):
-        return message
-    if isinstance(error, OverrideParseException):
-        given, equals, value = error.override.partition("=")
-        if not equals:
-            return f"'{given}' is not an override: KEY=VALUE is needed"
-        return f"'{error.override}' cannot be read: quote a value with special characters, as in \"{given}='{value}'\""
-    if group := re.search(r"Could not find '([^']+)'", text):
-        folder, _, name = group[1].rpartition("/")
-        known = {path.stem for path in (CONFIG_DIR / folder).glob("*.yaml")}
-        known |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
-        return f"unknown {folder} '{name}'. Known: {', '.join(sorted(key for key in known if key[0] != '_'))}"
-    key = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text)
-    if key and isinstance(error, ConfigCompositionException):
-        return _unknown_key(key.group(1) or key.group(2), experiment, overrides)
-    return " ".join(map(str.strip, text.splitlines()[:3]))
-
-
-def _unknown_key(key: str, experiment: str, overrides: Sequence[str]) -> str:
-    if (CONFIG_DIR / key).is_dir():
-        return f"the experiment {experiment} has no choice of {key}: leave {key}=NAME out"
-    config, _ = _compose(experiment, [item for item in overrides if (CONFIG_DIR / item.partition("=")[0]).is_dir()])
-    parent, _, leaf = key.rpartition(".")
-    while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
-        parent, _, leaf = parent.rpartition(".")
-    section = OmegaConf.select(config, parent) if parent else config
-    known = [str(name) for name in section]
-    if key.startswith("hardware.slurm") and parent == "hardware":
-        return f"'{key}' needs hardware=slurm"
-    close = [f"{parent}.{name}" if parent else name for name in difflib.get_close_matches(leaf, known, n=3)]
-    if not parent and (meant := _with_leaf(config, key.rpartition(".")[2])):
-        return f"unknown key '{key}': did you mean {' or '.join(meant)}?"
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"unknown key '{key}': {hint}Known {'in ' + parent if parent else 'at the top'}: {', '.join(sorted(known))}"
-
-
-def _with_leaf(config: DictConfig, leaf: str) -> list[str]:
-    """Return the keys of a config whose last part is ``leaf`` or, if there is none, the model's keys for one stack."""
-    values = dict(flatten(config, resolve=False))
-    exact = [key for key in values if key.rpartition(".")[2] == leaf]
-    found = exact or [key for key in values if re.fullmatch(rf"model\.(encoder|decoder)_{re.escape(leaf)}", key)]
-    return [key for key in found if values[key] not in [f"${{{other}}}" for other in found]]
-
-
-def wrong_type(error: BaseException) -> str | None:
-    """Return a message for a value of the wrong type, with ``KEY=VALUE`` as typed; None for other errors."""
-    found = _WRONG_TYPE.search(str(error.__cause__ or error))
-    if not found:
-        return None
-    full_key = re.search(r"full_key: (\S+)", str(error))
-    override = re.search(r"Error merging override (\S+?)=", str(error))
-    key = override[1] if override else full_key[1] if full_key else ""
-    needed = _TYPES.get(found[2], f"a value of type {found[2]}")
-    return f"{key}={found[1]}: {needed} is needed" if key else f"'{found[1]}': {needed} is needed"

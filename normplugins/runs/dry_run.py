@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from normplugins.runs.compose import fairseq_config
 from normplugins.runs.run import run_title
 from normplugins.runs.scoring import set_up_process
 from normplugins.training.distributed import on_cpu, world_size
+from normplugins.training.trainer import Trainer
 from normplugins.utils.json_file import read_json
 from normplugins.utils.steps import Echo, step
 from normplugins.utils.terminal import definitions, terminal_width

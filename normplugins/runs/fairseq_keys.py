@@ -18,7 +18,7 @@ SUPPORTED = {
     "threshold_loss_scale fp16_no_flatten_grads empty_cache_freq all_gather_list_size",
     "distributed_training": "distributed_world_size ddp_backend bucket_cap_mb find_unused_parameters",
     "dataset": "num_workers max_tokens batch_size required_batch_size_multiple required_seq_len_multiple "
-    "data_buffer_size max_tokens_valid batch_size_valid curriculum grouped_shuffling",
+    "data_buffer_size max_tokens_valid batch_size_valid curriculum",
     "optimization": "max_epoch max_update clip_norm update_freq lr stop_min_lr",
     "checkpoint": "patience",
     "translation": "left_pad_source max_source_positions max_target_positions",
@@ -41,6 +41,9 @@ REASONS = {
     r"dataset\.((train|valid|combine_valid)_subsets?|dataset_impl|skip_invalid\w+|update_ordered\w+)"
     r"|task\.(load_alignments|left_pad_target|truncate_source|output_dictionary_size|shorten_\w+)": (
         "a run trains on all of the prepared training set, validates on the validation set, and skips no line of it"
+    ),
+    r"dataset\.grouped_shuffling": (
+        "its order depends on the number of processes, and it leaves out the longest batches of an epoch"
     ),
     r"checkpoint\.(reset|optimizer|no_save_optimizer|checkpoint_suffix|load|write)\w*": (
         "a run resumes exactly from its own checkpoints"

@@ -1,5 +1,6 @@
 """A run's folder: its lock, its config, its identity and its record."""
 
+import os
 import re
 import secrets
 import shutil
@@ -28,6 +29,8 @@ CONFIG, RECORD = inventory.CONFIG, inventory.RECORD
 PROVENANCE = "provenance.json"
 WANDB_ID = "wandb_id"
 ENGINES = "engines"
+CLEARED_BY = "cleared_by"
+"""A file with the id of the Slurm job that cleared the folder."""
 SCORES = "scores.json"
 _NEEDED = (
     "experiment variant seed task._name norm.name data_dir corpus.name model._name evaluate.average common.cpu "
@@ -65,18 +68,25 @@ def completed(config: DictConfig) -> bool:
 def clear(directory: Path) -> None:
     """Delete the files of a run from its folder, and nothing else.
 
+    If Slurm has requeued this job, a folder that the job cleared before is left as it is, so that its run resumes.
+
     Raises:
         UserError: the folder holds files, but no run.
     """
-    present = {path.name for path in directory.iterdir()} - {"lock"}
+    job, cleared_by = os.environ.get("SLURM_JOB_ID", ""), directory / CLEARED_BY
+    if job and "SLURM_RESTART_COUNT" in os.environ and cleared_by.exists() and cleared_by.read_text().strip() == job:
+        return
+    present = {path.name for path in directory.iterdir() if not path.name.endswith(".tmp")} - {"lock", CLEARED_BY}
     if present and CONFIG not in present:
         raise UserError(f"{directory} holds files but no run of ours ({CONFIG} is missing): force=true leaves it alone")
+    for name in ("wandb", EVENTS, ENGINES):
+        shutil.rmtree(directory / name, ignore_errors=True)
     outputs = [name for task in RUN_TASKS.values() for name in task.OUTPUTS]
     for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, SCORES, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
         for path in directory.glob(pattern):  # the config last, because a folder without it cannot be cleared
             path.unlink()
-    for name in ("wandb", EVENTS, ENGINES):
-        shutil.rmtree(directory / name, ignore_errors=True)
+    if job:
+        write_text(cleared_by, [job])
 
 
 def save_or_check_config(directory: Path, config: DictConfig) -> None:

@@ -147,8 +147,9 @@ def read_run(folder: Path, results: Path) -> FoundRun | None:
 def progress(folder: Path) -> tuple[int, int | None]:
     """Return how many updates a run has made according to its log, and the maximum number, if there is one."""
     log = folder / LOG
-    found = _UPDATE.findall(log.read_text(encoding="utf-8")) if log.exists() else []
-    return (int(found[-1][0]), int(found[-1][1]) if found[-1][1] else None) if found else (0, None)
+    found = _UPDATE.findall(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else []
+    totals = [int(total) for _, total in found if total]  # lines about stopping and resuming have no total
+    return (int(found[-1][0]) if found else 0, totals[-1] if totals else None)
 
 
 def disk_use(paths: Iterable[Path]) -> int:

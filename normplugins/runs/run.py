@@ -1,6 +1,5 @@
 """Runs one cell of a table from its config to its record, skipping every step whose output already exists."""
 
-import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -84,7 +83,7 @@ def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> d
     set_up_process(config)
     directory = Path(config.run_dir)
     with folder.locked(directory):
-        if config.force and "SLURM_RESTART_COUNT" not in os.environ:  # a requeued Slurm job resumes
+        if config.force:
             folder.clear(directory)
         folder.save_or_check_config(directory, config)
         done = folder.read_record(directory, config)
@@ -109,6 +108,7 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
     curves, updates = (history.curves, history.updates) if history else ({}, 0)
     with tracked(tracking(config, directory), curves, config.tracking.name, updates) as tracker:
         if history is None or history.stopped_by is None:
+            (directory / checkpoints.AVERAGED).unlink(missing_ok=True)  # it can only be of an earlier training
             work = partial(train, config, fairseq_config(config), run_identity, run_title(config), tracker)
             if rendezvous:
                 seen = file_sizes(corpus.bin_dir, directory / checkpoints.LAST)

@@ -87,7 +87,7 @@ class TranslationEvaluateSettings:
     """The section ``evaluate`` of a translation experiment."""
 
     average: int | None = setting(5, "score the mean of the last N epochs' checkpoints; null: the best one", minimum=1)
-    recalibrate: int | None = setting(None, "re-estimate running statistics on N batches (precise BN)", minimum=0)
+    recalibrate: int | None = setting(None, "re-estimate running statistics on N batches (precise BN)", minimum=1)
     translate: bool = setting(True, "translate the test set; false: only the validation loss, no BLEU")
     split_compounds: bool = setting(False, "report BLEU with hyphenated words split, under its own name")
     beam: int = setting(5, "beam size", minimum=1)
@@ -109,7 +109,7 @@ class LanguageModelEvaluateSettings:
     average: int | None = setting(
         None, "score the mean of the last N epochs' checkpoints; null: the best one", minimum=1
     )
-    recalibrate: int | None = setting(None, "re-estimate running statistics on N batches (precise BN)", minimum=0)
+    recalibrate: int | None = setting(None, "re-estimate running statistics on N batches (precise BN)", minimum=1)
     segment: int | None = setting(None, "tokens in a window; null: as in training", minimum=1)
     context: int = setting(0, "the first N tokens of a window are context only, scored in the window before", minimum=0)
     batch_size: int = neutral(32, "windows in a batch", minimum=1)
@@ -120,7 +120,7 @@ class RunSettings:
     """The settings that every experiment has."""
 
     experiment: str = setting(MISSING, "name of the experiment, the first part of a run's folder")
-    seed: int = setting(1, "seed of every random generator", minimum=0, below=2**32)
+    seed: int = setting(1, "seed of every random generator", minimum=0, below=2**31)
     variant: str = setting(MISSING, "name of the cell; it is derived from the norm and the overrides")
     data_dir: str = neutral("data", "folder of the corpora")
     run_dir: str | None = neutral("runs/${experiment}/${variant}/seed${seed}", "folder of the run")

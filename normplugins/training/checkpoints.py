@@ -94,7 +94,7 @@ def _begins_as_checkpoint(path: Path) -> bool:
 def _resume_hint(path: Path, run: Identity | None) -> str:
     """Return a sentence that names the newest sound checkpoint of an epoch, from which a run can go on."""
     if path.name != LAST:
-        return "Use another checkpoint"
+        return "Use another checkpoint, or start the run again with force=true"
     for other in reversed(epoch_checkpoints(path.parent)):
         try:
             _load(other, run)

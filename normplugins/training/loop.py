@@ -113,12 +113,8 @@ class _Training:
                     f"{skipped:,} training examples will be skipped: longer than {limit} or the model takes"
                 )
             while self.history.stopped_by is None and not self.stopping:
-                if self.trainer.get_lr() <= self.config.optimization.stop_min_lr and self.history.updates:
-                    self.history.stopped_by = "stop_min_lr"
-                    self.save()
-                else:
-                    self.train_epoch()
-                    self.epoch_itr = self.trainer.get_train_iterator(self.epoch_itr.next_epoch_idx, load_dataset=False)
+                self.train_epoch()
+                self.epoch_itr = self.trainer.get_train_iterator(self.epoch_itr.next_epoch_idx, load_dataset=False)
 
     def train_epoch(self) -> None:
         """Train to the end of the epoch or to ``max_update``, validate and save."""
@@ -221,6 +217,8 @@ class _Training:
                 history.stopped_by = "patience"
             elif self.epoch_itr.next_epoch_idx > (self.config.optimization.max_epoch or math.inf):
                 history.stopped_by = "max_epoch"
+            elif self.trainer.get_lr() <= self.config.optimization.stop_min_lr:
+                history.stopped_by = "stop_min_lr"
         self.save(epoch_end=history.stopped_by != "patience", best=better)
 
     def validate(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def hold_lock(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.2)  # is_held takes a lock for a moment
     except Timeout:
         on_busy(path.read_text(encoding="utf-8", errors="replace").strip() or "unknown")
         lock.acquire()

@@ -176,7 +176,7 @@ def test_a_run_of_a_language_model_is_scored_and_recorded_so(train_language_mode
     ],
 )
 def test_refused_for_norms_without_statistics(experiment, overrides, norms):
-    config = compose_config(experiment, [*overrides, "evaluate.recalibrate=0"])
+    config = compose_config(experiment, overrides)
     check(config)
     config.evaluate.recalibrate = 10
     with pytest.raises(UserError, match=rf"^evaluate.recalibrate=10: no norm of this model \({norms}\) keeps"):

@@ -31,7 +31,7 @@ def test_a_value_below_its_minimum(experiment, key, value, least):
         ("checkpoint.finetune_from_model=x.pt", "no effect"),
         ("optimization.lr=[]", "optimization.lr"),
         ("optimization.update_freq=[0]", "at least 1"),
-        ("seed=4294967296", "seed is 4294967296, and must be below"),
+        ("seed=2147483648", "seed is 2147483648, and must be below"),
         ("seed=-1", "seed is -1, and must be at least 0"),
         ("experiment=../elsewhere", "names a folder"),
         ("experiment=a/b", "names a folder"),
