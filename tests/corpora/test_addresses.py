@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import threading
 import zipfile
@@ -14,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from normplugins.corpora import CORPORA, prepare
-from normplugins.corpora.multi30k import TEST_PARTS
 from normplugins.utils.errors import UserError
+from tests.corpora.test_running_text import ARCHIVES, TEXTS, archive, ptb_files
 from tests.helpers.corpora import (
     config,
     iwslt_members,
@@ -24,11 +23,10 @@ from tests.helpers.corpora import (
     text,
     tree,
     wmt14_members,
-    write_user_corpus,
+    write_multi30k,
     write_wmt14,
 )
 
-TEXTS = {"train": text(["a b a", "b c"]), "valid": text(["a"]), "test": text(["b a", ""])}
 OTHER = text(["other text"])
 
 
@@ -51,23 +49,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     running.server_close()
 
 
-def write_multi30k(folder: Path) -> None:
-    made = write_user_corpus(folder / "made", 60, val=11, **dict.fromkeys(TEST_PARTS.values(), 3))
-    for path in made.iterdir():
-        (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-
-
-def write_wikitext(folder: Path) -> None:
-    with zipfile.ZipFile(folder / "wikitext-2-v1.zip", "w") as archive:
-        for split, content in TEXTS.items():
-            archive.writestr(f"wikitext-2/wiki.{split}.tokens", content)
-
-
-def write_ptb(folder: Path) -> None:
-    for split, content in TEXTS.items():
-        (folder / f"ptb.{split}.txt").write_bytes(content)
-
-
 def write_iwslt14(folder: Path) -> None:
     tar(folder / "de-en.tgz", iwslt_members())
 
@@ -79,8 +60,8 @@ def write_wmt14_files(folder: Path) -> None:
 
 WRITE = {
     "multi30k": write_multi30k,
-    "wikitext2": write_wikitext,
-    "ptb": write_ptb,
+    "wikitext2": lambda folder: archive(folder / ARCHIVES["wikitext2"]),
+    "ptb": ptb_files,
     "iwslt14": write_iwslt14,
     "wmt14": write_wmt14_files,
 }
@@ -131,9 +112,7 @@ def test_only_a_damaged_file_of_a_mirror_is_not_taken(tmp_path: Path, monkeypatc
 
 def test_a_bad_line_costs_no_download(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, raw, said = tmp_path / "files", tmp_path / "data" / "ptb" / "raw", list[str]()
-    folder.mkdir()
-    write_ptb(folder)
-    (folder / "ptb.valid.txt").write_bytes(text(["a", "a </s> b"]))
+    ptb_files(folder, valid=text(["a", "a </s> b"]))
     corpus = config("ptb", verify=False, url=f"{server}/files")
     for _ in range(2):
         with pytest.raises(UserError, match=rf"^{raw}/ptb\.valid\.txt, line 2: </s> would be read as a symbol"):
@@ -146,11 +125,11 @@ def test_a_mirror_may_pack_the_files_as_zip(tmp_path: Path) -> None:
     members = wmt14_members()
     for root in ("tgz", "zip"):
         write_wmt14(tmp_path / root, members)
-    for archive, files in members.items():
-        with zipfile.ZipFile(tmp_path / "zip" / "wmt14" / "raw" / archive, "w", zipfile.ZIP_DEFLATED) as packed:
+    for name, files in members.items():
+        with zipfile.ZipFile(tmp_path / "zip" / "wmt14" / "raw" / name, "w", zipfile.ZIP_DEFLATED) as packed:
             for member, content in files.items():
                 packed.writestr(member, content)
     corpus = config("wmt14", verify=False, subword_size=40, subword_min_count=1)
     one, other = (prepare(corpus, tmp_path / root, quiet) for root in ("tgz", "zip"))
-    files = {name: data for name, data in tree(one.folder).items() if not name.endswith(".json")}
-    assert files.items() <= tree(other.folder).items()
+    texts = {name: data for name, data in tree(one.folder).items() if not name.endswith(".json")}
+    assert texts.items() <= tree(other.folder).items()

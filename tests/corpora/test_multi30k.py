@@ -13,27 +13,16 @@ from normplugins.corpora import prepare
 from normplugins.corpora.multi30k import TEST_PARTS, TEXT_SHA256
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines
-from tests.helpers.corpora import config, quiet, tree, write_user_corpus
+from tests.helpers.corpora import config, quiet, tree, write_multi30k
 
 SMALL = {"subword_size": 40, "verify": False}
-
-
-def multi30k(folder: Path) -> Path:
-    """Write files of Multi30k's names, with other text."""
-    made = write_user_corpus(
-        folder.parent / "made", 120, val=11, **dict(zip(TEST_PARTS.values(), (5, 4, 2, 3), strict=True))
-    )
-    folder.mkdir(parents=True)
-    for path in made.iterdir():
-        (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-    return folder
 
 
 @pytest.mark.slow
 def test_fetched_files_that_are_bad_are_removed_and_the_users_own_files_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror, raw = multi30k(tmp_path / "mirror" / "multi30k"), tmp_path / "multi30k" / "raw"
+    mirror, raw = write_multi30k(tmp_path / "mirror" / "multi30k"), tmp_path / "multi30k" / "raw"
     raw.mkdir(parents=True)
     shutil.copy(mirror / "val.de.gz", raw)  # by hand
     monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
@@ -52,7 +41,7 @@ def test_fetched_files_that_are_bad_are_removed_and_the_users_own_files_are_kept
 def test_the_text_is_verified_not_the_compressed_file_and_on_each_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw = multi30k(tmp_path / "multi30k" / "raw")
+    raw = write_multi30k(tmp_path / "multi30k" / "raw")
     unverified = prepare(config("multi30k", **SMALL), tmp_path, quiet)
     with pytest.raises(UserError, match="not the published Multi30k text"):
         prepare(config("multi30k", subword_size=40), tmp_path, quiet)
@@ -67,7 +56,7 @@ def test_the_text_is_verified_not_the_compressed_file_and_on_each_call(
 
 
 def test_the_test_split_is_all_test_sets_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror = multi30k(tmp_path / "mirror" / "multi30k")
+    mirror = write_multi30k(tmp_path / "mirror" / "multi30k")
     monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror.parent))
     prepared = prepare(config("multi30k", **SMALL), tmp_path / "data", quiet)
     sets = {"flickr2016": 5, "flickr2017": 4, "mscoco2017": 2, "flickr2018": 3}

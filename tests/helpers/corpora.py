@@ -5,13 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import multiprocessing
-import os
 import random
-import re
 import signal
 import sys
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,8 @@ from omegaconf import OmegaConf
 
 from normplugins.corpora import corpus_config
 from normplugins.corpora.iwslt14 import TEST_PARTS
+from normplugins.corpora.multi30k import TEST_PARTS as MULTI30K_TESTS
+from tests.helpers.runs import Point, signal_at
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "corpus"
 _WMT14_ARCHIVES = {
@@ -133,6 +133,16 @@ def write_user_corpus(folder: Path, count: int = 120, **splits: int) -> Path:
     return folder
 
 
+def write_multi30k(folder: Path, test_sizes: Sequence[int] = (5, 4, 2, 3)) -> Path:
+    """Write files of Multi30k's names, with other text: 120 training pairs, 11 for validation, and four test sets."""
+    sizes = dict(zip(MULTI30K_TESTS.values(), test_sizes, strict=True))
+    made = write_user_corpus(folder.parent / "made", val=11, **sizes)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in made.iterdir():
+        (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    return folder
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file under a folder with its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -142,15 +152,7 @@ def kill_at(pattern: str, count: int, work: Callable[[], object]) -> None:
     """Do ``work`` in a process that is killed just before its ``count``-th open or rename that matches ``pattern``."""
 
     def child() -> None:
-        left, child_itself = [None] * count, os.getpid()
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            if event in ("os.rename", "open") and re.search(pattern, " ".join([event, *map(str, arguments[:2])])):
-                left.pop()
-                if not left:
-                    os.kill(child_itself, signal.SIGKILL)  # even from one of its workers, which inherit the hook
-
-        sys.addaudithook(hook)
+        sys.addaudithook(signal_at(Point(pattern, count)))
         work()
 
     process = multiprocessing.get_context("fork").Process(target=child)

@@ -56,6 +56,11 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
     return [(one, other) for (one, first), (other, second) in both if first.padded(-1).overlaps(second.padded(-1))]
 
 
+def assert_legible(figure: Figure) -> None:
+    assert not (texts := clipped(figure)), texts
+    assert not (pairs := overlapping(figure)), pairs
+
+
 def written(figure: Figure) -> str:
     """All texts of the figure, with spaces in place of their line breaks."""
     return "\n".join(text.replace("\n", " ") for text, _ in boxes(figure))

@@ -158,6 +158,19 @@ def put(results: Path, content: dict[str, Any]) -> Path:
     return path
 
 
+def put_run(runs: Path, content: dict[str, Any], finished: bool = True, log: str = "") -> Path:
+    """Write what a run with this record leaves in its own folder; an unfinished one leaves no record."""
+    run = runs / content["experiment"] / content["variant"] / f"seed{content['seed']}"
+    run.mkdir(parents=True)
+    config = {key: content[key] for key in ("experiment", "variant", "seed")}
+    config |= {"norm": {"name": content["norm"]}, "task": {"_name": "translation"}}
+    (run / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
+    (run / "train.log").write_text(log, encoding="utf-8")
+    if finished:
+        (run / "record.json").write_text(json.dumps(scored(content, {}), indent=1) + "\n", encoding="utf-8")
+    return run
+
+
 def put_diverged(results: Path, experiment: str, variant: str, seed: int) -> None:
     """Write what ``normplugins campaign`` publishes of a run whose loss was not finite."""
     path = results / "runs" / experiment / variant / f"seed{seed}.diverged.json"

@@ -142,12 +142,13 @@ def _execute(arguments: list[str], folder: str, output: str, at: Point | None, e
         os.dup2(source, number)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     if at:
-        sys.addaudithook(_signal_at(at))
+        sys.addaudithook(signal_at(at))
     sys.exit(main(arguments))
 
 
-def _signal_at(point: Point) -> Any:
-    seen = 0
+def signal_at(point: Point) -> Any:
+    """Return an audit hook that sends this process the signal, even from a worker, which inherits the hook."""
+    seen, pid = 0, os.getpid()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
@@ -156,7 +157,7 @@ def _signal_at(point: Point) -> Any:
         ):
             seen += 1
             if seen == point.count:
-                os.kill(os.getpid(), point.send)
+                os.kill(pid, point.send)
 
     return hook
 
@@ -199,16 +200,8 @@ class Trained:
 
 def tiny_run(trained: Trained, *overrides: str, norm: str = "pn") -> list[str]:
     """Return the arguments of a tiny run on the corpus that is already prepared."""
-    return [
-        "run",
-        "demo",
-        f"norm={norm}",
-        "tracking=none",
-        "run_dir=run",
-        *TINY,
-        f"data_dir={trained.data_dir}",
-        *overrides,
-    ]
+    where = ["tracking=none", "run_dir=run", f"data_dir={trained.data_dir}"]
+    return ["run", "demo", f"norm={norm}", *where, *TINY, *overrides]
 
 
 def whole_and_broken(arguments: list[str], folder: Path, normplugins: Any, monkeypatch: Any) -> list[dict[str, Any]]:

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from normplugins.models.layers import Residual
 from normplugins.models.placement import PLACEMENTS
 from normplugins.models.tensor_attention import BLOCK, TensorAttention, contract
 from normplugins.norms import build_norm
+from tests.helpers.memory import Largest
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CAUSAL = pytest.mark.parametrize("causal", [False, True], ids=["as published", "causal"])
@@ -84,21 +84,6 @@ def test_every_order_of_summation_gives_the_same_output_and_gradients(causal, le
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the most numbers that any tensor made inside it holds."""
-
-    def __init__(self):
-        super().__init__()
-        self.numbers = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes():
-                self.numbers = max(self.numbers, tensor.untyped_storage().nbytes() // tensor.element_size())
-        return result
 
 
 @CAUSAL

@@ -13,7 +13,7 @@ from normplugins.report.contrast_table import contrast_table
 from normplugins.report.contrasts import CELLS, CHECKPOINTS, CONTRASTS, find
 from normplugins.report.forest import CONTRASTS_TITLE, forest, over_corpora
 from normplugins.report.records import read_results
-from tests.helpers.pictures import clipped, overlapping, written
+from tests.helpers.pictures import assert_legible, written
 from tests.helpers.records import put_diverged, put_translated
 from tests.helpers.runs import REPOSITORY
 
@@ -197,8 +197,7 @@ def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> N
     findings = list(found(results).values())
     figure = forest(CONTRASTS_TITLE, findings)
     assert figure is not None
-    assert clipped(figure) == []
-    assert overlapping(figure) == []
+    assert_legible(figure)
     texts = written(figure)
     assert "better so far, 3 seeds" in texts
     assert "no verdict, 1 seed" in texts
@@ -243,8 +242,7 @@ def test_the_contrasts_of_a_second_corpus_stand_beside_the_first(results: Path) 
         put_translated(results, "ln", seed, {1: 60}, experiment="jaen")
     figure = over_corpora(results, read_results(results), primary)
     assert figure is not None
-    assert clipped(figure) == []
-    assert overlapping(figure) == []
+    assert_legible(figure)
     texts = written(figure)
     assert "PN - LN, multi30k" in texts
     assert "PN - LN, jaen" in texts

@@ -13,7 +13,7 @@ from normplugins.report.probe_table import runs_shown
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
-from tests.helpers.pictures import clipped, overlapping, written
+from tests.helpers.pictures import assert_legible, written
 from tests.helpers.runs import OTHER_CONFIG
 
 
@@ -53,8 +53,7 @@ def test_runs_are_added_to_the_table_and_replaced_in_it(tmp_path: Path, capsys: 
     ratios = figure.axes[1].lines
     assert [line.get_linestyle() for line in ratios] == ["-", "-", "--", "-"]
     assert list(ratios[2].get_ydata()) == pytest.approx([1.0, (1 / 5) / (2 / 6)])
-    assert clipped(figure) == []
-    assert overlapping(figure) == []
+    assert_legible(figure)
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from normplugins.norms import known_norms
 from normplugins.report import style
 from normplugins.report.figures import curves
 from normplugins.report.records import read_results
-from tests.helpers.pictures import clipped, overlapping, written
+from tests.helpers.pictures import assert_legible, written
 from tests.helpers.records import language_model, put, record
 
 
@@ -43,8 +43,7 @@ def test_few_lines_share_a_panel_and_have_labels(tmp_path: Path) -> None:
     figure = curves(results_of(tmp_path, "ln", "pn", "pn,norm.group_scaling=false", "bn"), "demo")
     assert len(figure.axes) == 2
     assert written(figure).count("pn group_scaling=false") == 2
-    assert clipped(figure) == []
-    assert overlapping(figure) == []
+    assert_legible(figure)
 
 
 @pytest.mark.slow
@@ -55,8 +54,7 @@ def test_many_cells_have_a_panel_each_and_every_norm_is_named(tmp_path: Path) ->
     texts = written(figure)
     assert [norm for norm in norms if norm not in texts] == []
     assert "grey, dotted: ln" in texts
-    assert clipped(figure) == []
-    assert overlapping(figure) == []
+    assert_legible(figure)
 
 
 @pytest.mark.slow
@@ -69,8 +67,7 @@ def test_language_models_are_named_and_compared_with_their_own_ln(tmp_path: Path
     assert texts.count("pn reading=masked") == 1
     assert '"sees the future": the model reads' in texts
     assert len(figure.axes) == 2 * 6
-    assert clipped(figure) == []
-    assert overlapping(figure) == []
+    assert_legible(figure)
 
 
 def test_the_lower_panel_is_the_difference_to_ln_of_the_same_seed(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """``normplugins report --local``: the local runs, marked, beside the published ones."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -9,22 +8,8 @@ import pytest
 
 from normplugins.report.page import report_local
 from normplugins.utils.errors import UserError
-from tests.helpers.records import put, record, scored
-
-CONFIG = "{experiment: EXPERIMENT, variant: VARIANT, seed: 1, norm: {name: ln}, task: {_name: translation}}"
-
-
-def add(runs: Path, content: dict) -> Path:
-    """Add a finished run with this record."""
-    run = runs / content["experiment"] / content["variant"] / f"seed{content['seed']}"
-    run.mkdir(parents=True)
-    (run / "config.yaml").write_text(CONFIG)
-    (run / "record.json").write_text(json.dumps(scored(content, {}), indent=1) + "\n", encoding="utf-8")
-    return run
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from tests.helpers.corpora import tree
+from tests.helpers.records import put, put_run, record
 
 
 @pytest.mark.slow
@@ -33,10 +18,10 @@ def test_runs_at_hand_stand_beside_the_published_ones(tmp_path: Path, capsys: py
     put(results, record("multi30k", "ln", metrics={"bleu": 34.0}, floor=4.0))
     put(results, record("iwslt14", "ln", metrics={"bleu": 35.0}))
     for seed, bleu in ((1, 36.0), (2, 37.0)):
-        add(runs, record("multi30k", "ln", seed, metrics={"bleu": bleu}, floor=4.0))
-    run = add(runs, record("multi30k", "pn", metrics={"bleu": 38.0}, floor=4.0))
+        put_run(runs, record("multi30k", "ln", seed, metrics={"bleu": bleu}, floor=4.0))
+    run = put_run(runs, record("multi30k", "pn", metrics={"bleu": 38.0}, floor=4.0))
     shutil.move(run, runs / "a trial")  # a run may have any folder
-    before = files(results)
+    before = tree(results)
     report_local(runs, results)
     said = capsys.readouterr().out
     rows = [re.split(r"\s{2,}", line.strip())[:2] for line in said.splitlines()]
@@ -48,13 +33,13 @@ def test_runs_at_hand_stand_beside_the_published_ones(tmp_path: Path, capsys: py
     assert "iwslt14" not in said
     assert f"written: {runs / 'figures' / 'multi30k.png'}" in said
     assert (runs / "figures" / "multi30k.png").is_file()
-    assert files(results) == before
+    assert tree(results) == before
 
 
 def test_a_published_run_is_not_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = record("demo", "ln", metrics={"bleu": 34.0})
     put(tmp_path / "results", content)
-    add(tmp_path / "runs", content)
+    put_run(tmp_path / "runs", content)
     report_local(tmp_path / "runs", tmp_path / "results")
     said = capsys.readouterr().out
     assert "34.00" in said
@@ -62,7 +47,7 @@ def test_a_published_run_is_not_marked(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_local_run_is_not_in_a_row_of_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    add(tmp_path / "runs", record("iwslt14", "pn", metrics={"bleu": 35.5}, updates=50_000, stopped_by="max_epoch"))
+    put_run(tmp_path / "runs", record("iwslt14", "pn", metrics={"bleu": 35.5}, updates=50_000, stopped_by="max_epoch"))
     report_local(tmp_path / "runs", tmp_path / "nowhere")
     rows = [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
     (row,) = [row for row in rows if "35.50" in row]

@@ -10,6 +10,7 @@ import pytest
 from normplugins.report.page import report
 from normplugins.utils.errors import UserError
 from normplugins.utils.terminal import Column, Table, terminal
+from tests.helpers.corpora import quiet, tree
 from tests.helpers.records import put, put_diverged, record
 
 
@@ -75,14 +76,10 @@ def test_the_tables_are_written_as_csv_and_latex_too(page, tmp_path: Path) -> No
 def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
     put(tmp_path, record("iwslt14", "ln", floor=4.0))
     put(tmp_path, record("demo", "pn", floor=4.0))
-
-    def files() -> dict[str, bytes]:
-        return {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-    report(tmp_path, echo=lambda _: None)
-    first = files()
-    report(tmp_path, echo=lambda _: None)
-    assert files() == first
+    report(tmp_path, echo=quiet)
+    first = tree(tmp_path)
+    report(tmp_path, echo=quiet)
+    assert tree(tmp_path) == first
     curves = ("demo", "demo-training", "iwslt14", "iwslt14-training")
     assert set(first) == {
         ".lock",
@@ -158,7 +155,7 @@ def test_a_narrow_terminal_breaks_long_names_before_it_leaves_out_a_number() -> 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no folder .*results.* --results DIR, or .* --local"):
-        report(tmp_path / "results", echo=lambda _: None)
+        report(tmp_path / "results", echo=quiet)
     assert not list(tmp_path.iterdir())
 
 
@@ -166,15 +163,15 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     put(tmp_path, record("demo", "pn", floor=4.0))
     (tmp_path / "tables").write_text("a file, not a folder")
     with pytest.raises(UserError, match=r"cannot write .*tables"):
-        report(tmp_path, echo=lambda _: None)
+        report(tmp_path, echo=quiet)
 
 
 @pytest.mark.slow
 def test_reports_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
     put(tmp_path, record("multi30k", "pn", floor=4.0))
-    report(tmp_path, echo=lambda _: None)
+    report(tmp_path, echo=quiet)
     page = (tmp_path / "README.md").read_bytes()
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: report(tmp_path, echo=lambda _: None), range(2)))
+        list(pool.map(lambda _: report(tmp_path, echo=quiet), range(2)))
     assert (tmp_path / "README.md").read_bytes() == page
     assert not list(tmp_path.rglob("*.tmp"))

@@ -11,7 +11,7 @@ from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.paper_figures import paper_figures
 from normplugins.report.probe_table import COLUMNS, FIRST, LAST_EPOCHS, VALIDATION, VISION, loss_gaps, probe_table
 from normplugins.utils.errors import UserError
-from tests.helpers.pictures import clipped, overlapping, written
+from tests.helpers.pictures import assert_legible, written
 
 UPDATES = (1, 10, 100, 1000)
 LAYERS = (FIRST, "encoder.layers.0.feed_forward.norm", "encoder.final_norm", "decoder.final_norm")
@@ -75,7 +75,7 @@ def test_every_figure_of_the_probe_is_drawn_says_what_it_shows_and_cuts_no_text(
             assert figure is not None
             assert figure.get_suptitle().replace("\n", " ") == title
             assert "(seed 1" in text
-            assert clipped(figure) + overlapping(figure) == []
+            assert_legible(figure)
     assert "bn (seed 1, 2); updates 10 to 1,000. ResNet20 on CIFAR-10: not run" in drawings["fluctuation"].text
     pn = drawings["pn-backward"].figure
     assert pn is not None

@@ -9,11 +9,8 @@ import pytest
 from normplugins.report.page import report
 from normplugins.report.records import read_results
 from normplugins.utils.errors import UserError
+from tests.helpers.corpora import quiet
 from tests.helpers.records import put, record, scored
-
-
-def silent(_: str) -> None:
-    pass
 
 
 def edited(tmp_path: Path, *keys: str, **changes: object) -> Path:
@@ -35,7 +32,7 @@ def test_broken_json_is_named(tmp_path: Path, text: str) -> None:
     path = put(tmp_path, record())
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=re.escape(str(path))):
-        report(tmp_path, echo=silent)
+        report(tmp_path, echo=quiet)
     assert not (tmp_path / "README.md").exists()
 
 
@@ -59,14 +56,14 @@ def test_broken_json_is_named(tmp_path: Path, text: str) -> None:
 def test_a_missing_field_is_named_with_its_file(tmp_path: Path, keys: tuple[str, ...]) -> None:
     path = edited(tmp_path, *keys)
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{keys[-1]}"):
-        report(tmp_path, echo=silent)
+        report(tmp_path, echo=quiet)
 
 
 @pytest.mark.parametrize("version", [3, "1", None])
 def test_an_unknown_format_is_refused(tmp_path: Path, version: object) -> None:
     path = edited(tmp_path, "format", to=version)
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*format {re.escape(repr(version))}"):
-        report(tmp_path, echo=silent)
+        report(tmp_path, echo=quiet)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +84,7 @@ def test_an_unknown_format_is_refused(tmp_path: Path, version: object) -> None:
 def test_a_field_of_the_wrong_kind_is_refused(tmp_path: Path, keys: tuple[str, ...], value: object) -> None:
     path = edited(tmp_path, *keys, to=value)
     with pytest.raises(UserError, match=re.escape(str(path))):
-        report(tmp_path, echo=silent)
+        report(tmp_path, echo=quiet)
 
 
 def test_a_copied_record_does_not_count_twice(tmp_path: Path) -> None:
@@ -95,7 +92,7 @@ def test_a_copied_record_does_not_count_twice(tmp_path: Path) -> None:
     copy = path.with_name("seed2.json")
     copy.write_bytes(path.read_bytes())
     with pytest.raises(UserError, match=re.escape(str(copy))):
-        report(tmp_path, echo=silent)
+        report(tmp_path, echo=quiet)
 
 
 def test_unfinished_files_are_not_read(tmp_path: Path) -> None:
@@ -117,4 +114,4 @@ def test_a_record_without_its_scores_is_refused(tmp_path: Path, key: str) -> Non
     del content[key]
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{key}"):
-        report(tmp_path, echo=silent)
+        report(tmp_path, echo=quiet)

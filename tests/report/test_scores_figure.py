@@ -11,7 +11,7 @@ from normplugins.report.contrasts import Contrast, find
 from normplugins.report.records import read_results
 from normplugins.report.scores_figure import final_scores
 from normplugins.utils.errors import UserError
-from tests.helpers.pictures import clipped, overlapping, written
+from tests.helpers.pictures import assert_legible, clipped, written
 from tests.helpers.records import language_model, put, put_translated, record
 
 
@@ -31,8 +31,7 @@ def test_one_seed_has_hollow_markers_and_intervals_over_sentences(tmp_path: Path
     assert "pn group_scaling=false" in texts
     assert "BLEU, linear" in texts
     assert {line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"} == {"white"}
-    assert clipped(figure) == []
-    assert overlapping(figure) == []
+    assert_legible(figure)
 
 
 def test_differences_to_ln_are_those_of_the_contrasts(tmp_path: Path) -> None:
@@ -52,8 +51,7 @@ def test_differences_to_ln_are_those_of_the_contrasts(tmp_path: Path) -> None:
     assert rms.get_markerfacecolor() == "white"
     assert bn_bar.get_linewidth() > rms_bar.get_linewidth()
     assert "minus ln with the same other settings, with the same seeds" in texts
-    assert clipped(figure) == []
-    assert overlapping(figure) == []
+    assert_legible(figure)
 
 
 def test_a_difference_uses_the_seeds_of_its_rows(tmp_path: Path) -> None:

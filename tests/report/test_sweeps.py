@@ -4,7 +4,7 @@ from pathlib import Path
 
 from normplugins.report.plans import Plan
 from normplugins.report.sweeps import batch_sizes, learning_rates, one_sentence, small_batches, weight_decay
-from tests.helpers.pictures import clipped, overlapping, written
+from tests.helpers.pictures import assert_legible, written
 from tests.helpers.records import put, put_diverged, put_translated, record, scored
 
 SMALL = "dataset.max_tokens=512,lr_scheduler.warmup_updates=4000"
@@ -52,8 +52,7 @@ def test_the_figure_of_batch_sizes_needs_two_sizes_of_a_norm(tmp_path: Path) -> 
     texts = written(figure)
     for text in ("512", "2,048", "ln", "bn_released", "runs that diverged and are not shown: 1"):
         assert text in texts
-    assert clipped(figure) == []
-    assert overlapping(figure) == []
+    assert_legible(figure)
 
 
 def test_bn_fails_at_one_sentence_if_both_forms_of_it_are_worse(tmp_path: Path) -> None:

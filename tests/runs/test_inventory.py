@@ -13,27 +13,12 @@ from normplugins.report.run_list import run_list
 from normplugins.runs import folder
 from normplugins.runs.inventory import find_runs, published_path, published_records
 from normplugins.utils.json_file import write_json
-from tests.helpers.records import put_diverged, record
-
-CONFIG = """\
-experiment: {experiment}
-variant: {cell}
-seed: {seed}
-norm: {{name: {norm}}}
-task: {{_name: translation}}
-"""
+from tests.helpers.records import put_diverged, put_run, record
 
 
-def add(root, cell, seed=1, score=None, log="", experiment="multi30k"):
+def add(root, cell, seed=1, score=None, log=""):
     """Add a run to the folder ``root``; one with a score has a record."""
-    run = root / experiment / cell / f"seed{seed}"
-    run.mkdir(parents=True)
-    text = CONFIG.format(experiment=experiment, cell=cell, seed=seed, norm=cell.partition(",")[0])
-    (run / "config.yaml").write_text(text, encoding="utf-8")
-    (run / "train.log").write_text(log, encoding="utf-8")
-    if score is not None:
-        (run / "record.json").write_text(json.dumps(record(experiment, cell, seed, {"bleu": score})), encoding="utf-8")
-    return run
+    return put_run(root, record("multi30k", cell, seed, {"bleu": score}), finished=score is not None, log=log)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Three checkpoints on four test sets: the scores of a record, its translations, and a kill between checkpoints."""
 
-import gzip
 import json
 import signal
 from itertools import accumulate, pairwise
@@ -12,7 +11,7 @@ from normplugins.corpora import detokenize
 from normplugins.corpora.multi30k import TEST_PARTS
 from normplugins.utils.files import read_lines, sha256
 from normplugins.utils.json_file import HASH
-from tests.helpers.corpora import write_user_corpus
+from tests.helpers.corpora import write_multi30k
 from tests.helpers.runs import MODEL, Point, Trained, command, differences, files, outcome
 from tests.helpers.translations import corpus_bleu, read_translations
 
@@ -28,13 +27,7 @@ COMMAND = ["run", "multi30k", *TINY]
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory):
     """Files of Multi30k's names, with other text."""
-    folder = tmp_path_factory.mktemp("mirror") / "multi30k"
-    folder.mkdir()
-    for path in write_user_corpus(
-        folder.parent / "made", 120, val=11, **dict(zip(TEST_PARTS.values(), SIZES, strict=True))
-    ).iterdir():
-        (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-    return str(folder.parent)
+    return str(write_multi30k(tmp_path_factory.mktemp("mirror") / "multi30k", SIZES).parent)
 
 
 @pytest.fixture(scope="module")

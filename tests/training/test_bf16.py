@@ -8,7 +8,7 @@ from normplugins.evaluation.tasks import run_task
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.runs.dry_run import synthetic_task
 from normplugins.training.trainer import Trainer
-from tests.helpers.runs import TINY, differences, load, whole_and_broken
+from tests.helpers.runs import TINY, differences, load, tiny_run, whole_and_broken
 
 SHORT = ["common.bf16=true", "optimization.max_update=9", "evaluate.max_length_b=5"]
 
@@ -16,17 +16,7 @@ SHORT = ["common.bf16=true", "optimization.max_update=9", "evaluate.max_length_b
 @pytest.mark.slow
 def test_a_killed_and_resumed_run_ends_bitwise_as_an_uninterrupted_one(trained, normplugins, tmp_path, monkeypatch):
     """The checkpoint contains the float32 parameters of the optimizer."""
-    arguments = [
-        "run",
-        "demo",
-        "norm=pn",
-        "tracking=none",
-        "run_dir=run",
-        *TINY,
-        *SHORT,
-        f"data_dir={trained.data_dir}",
-    ]
-    whole, broken = whole_and_broken(arguments, tmp_path, normplugins, monkeypatch)
+    whole, broken = whole_and_broken(tiny_run(trained, *SHORT), tmp_path, normplugins, monkeypatch)
     assert differences(whole, broken) == []
     curve = whole["curves"]["train"]
     assert curve[-1]["loss"] < curve[0]["loss"]

@@ -1,7 +1,5 @@
 """Comparison of the loss and its gradients with fairseq's equations on all logits, in float64."""
 
-from typing import Any
-
 import pytest
 import torch
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
@@ -9,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from normplugins.training.criterion import smoothed_loss
+from tests.helpers.memory import Largest
 
 PAD = 1
 
@@ -107,23 +105,11 @@ def test_bfloat16_is_computed_in_float32(chunk):
         assert error <= 2 * allowed
 
 
-class _Largest(TorchDispatchMode):
-    """Records the number of elements of the largest result of an operator."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            self.elements = max(self.elements, result.numel())
-        return result
-
-
 def test_only_a_chunk_of_the_logits_is_in_memory():
     x, weight, target = drawn(40, 30, 0.2, 4)
-    with _Largest() as largest:
+    with Largest() as largest:
         smoothed_loss(x, weight, target, 0.1, PAD, chunk=8)[0].backward()
-    assert 8 * 30 <= largest.elements < 40 * 30 / 3
+    assert 8 * 30 <= largest.numbers < 40 * 30 / 3
 
 
 @pytest.mark.parametrize("chunk", [None, 16])
@@ -138,8 +124,8 @@ def test_the_host_never_waits_for_the_device(chunk):
 
 def test_evaluation_computes_no_gradients():
     x, weight, target = drawn(40, 30, 0.2, 6)
-    with torch.no_grad(), _Largest() as largest:
+    with torch.no_grad(), Largest() as largest:
         loss, _ = smoothed_loss(x, weight, target, 0.1, PAD, chunk=2)
-    assert largest.elements < weight.numel() + x.numel()
+    assert largest.numbers < weight.numel() + x.numel()
     assert not loss.requires_grad
     assert_close(loss, whole(x, weight, target, 0.1)[0].detach())

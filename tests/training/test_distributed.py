@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ from normplugins.utils.errors import UserError
 from tests.helpers.runs import (
     PATIENCE,
     REPOSITORY,
-    TINY,
     TINY_LM,
     Command,
     Point,
@@ -29,17 +29,13 @@ from tests.helpers.runs import (
     differences,
     load,
     outcome,
+    tiny_run,
     without_gloo,
 )
 
 TWO = "hardware.processes=2"
 PLAIN = ["model.dropout=0", "model.attention_dropout=0", "model.activation_dropout=0"]
-
-
-def tiny(trained, *overrides, norm="bn"):
-    """Return the arguments of a tiny run on a corpus that is already prepared."""
-    paths = ["tracking=none", "run_dir=run", f"data_dir={trained.data_dir}"]
-    return ["run", "demo", f"norm={norm}", *paths, *TINY, *overrides]
+tiny = partial(tiny_run, norm="bn")
 
 
 def free_port():
@@ -62,15 +58,9 @@ def pair(arguments, folder, at=None, of_rank=0, second=None, **env):
     return started
 
 
-def different(arguments, folder, *others, **env):
-    """Return the exit statuses and outputs of two processes, of which rank 1 has other arguments too."""
-    started = pair(arguments, folder, second=[*arguments, *others], **env)
-    return tuple(each.wait() for each in started), tuple(each.text for each in started)
-
-
-def both(arguments, folder, at=None, **env):
-    """Return the exit statuses and outputs of two processes."""
-    started = pair(arguments, folder, at, **env)
+def both(*arguments, **options):
+    """Return the exit statuses and outputs of the two processes of ``pair``."""
+    started = pair(*arguments, **options)
     return tuple(each.wait() for each in started), tuple(each.text for each in started)
 
 
@@ -219,7 +209,7 @@ def test_a_run_resumes_after_any_end_and_with_any_launcher(trained, uninterrupte
     ],
 )
 def test_a_rank_with_other_settings_ends_all_ranks_before_anything_is_written(trained, tmp_path, others, words):
-    status, texts = different(tiny(trained), tmp_path, *others)
+    status, texts = both(tiny(trained), tmp_path, second=tiny(trained, *others))
     assert status == (1, 1)
     assert re.search(f"normplugins: {words}" if "refused" in words else words, texts[0])
     if "refused" not in words:

@@ -9,7 +9,7 @@ from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.runs.dry_run import synthetic_task
 from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import TINY, differences, load, whole_and_broken
+from tests.helpers.runs import TINY, differences, load, tiny_run, whole_and_broken
 
 SHORT = ["precision=bf16", "optimization.max_update=9", "evaluate.max_length_b=5"]
 
@@ -62,9 +62,7 @@ def test_a_processor_without_bfloat16_and_a_second_half_precision_are_refused(mo
 @pytest.mark.slow
 def test_a_killed_and_resumed_run_ends_bitwise_as_an_uninterrupted_one(trained, normplugins, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    data = f"data_dir={trained.data_dir}"
-    arguments = ["run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY, *SHORT, data]
-    whole, broken = whole_and_broken(arguments, tmp_path, normplugins, monkeypatch)
+    whole, broken = whole_and_broken(tiny_run(trained, *SHORT), tmp_path, normplugins, monkeypatch)
     assert differences(whole, broken) == []
     state = load(tmp_path / "whole" / "run" / "checkpoint_last.pt")
     assert {tensor.dtype for tensor in state["model"].values() if tensor.is_floating_point()} == {torch.float32}
