@@ -77,8 +77,6 @@ def refuse_unread(**changes):
             "norm.alpha_fwd=0.5 changes nothing about bn and ln: bn reads eps, sync, per_update, kernels, "
             "group_scaling, momentum, padding_filled; ln reads eps",
         ),
-        ({"encoder_norm": "pnv", "norm_warmup_updates": 10}, "norm.warmup_updates=10 changes nothing about pnv and ln"),
-        ({"encoder_norm": "bn", "norm_double_update": True}, "norm.double_update=true changes nothing about bn and"),
         ({"encoder_norm": "bn", "norm_double_update": False}, "norm.double_update=false changes nothing about bn and"),
         ({"encoder_norm": "rms", "norm_sync": "batch"}, "norm.sync=batch changes nothing about rms and ln"),
         (
@@ -86,7 +84,6 @@ def refuse_unread(**changes):
             "norm.double_update=true changes nothing about pn and ln while norm.warmup_updates is 0: set "
             "norm.warmup_updates to use it",
         ),
-        ({"norm_kernels": "plain"}, "norm.kernels=plain changes nothing about ln"),
         (
             {"encoder_norm": "none", "decoder_norm": "none", "norm_eps": 0.1},
             "norm.eps=0.1 changes nothing about none: none reads no setting",
@@ -99,10 +96,6 @@ def refuse_unread(**changes):
         (
             {"encoder_norm": "bn_released", "norm_groups": 4},
             "norm.groups=4 changes nothing about bn_released and ln: bn_released reads eps, sync,",
-        ),
-        (
-            {"encoder_norm": "pn", "norm_groups": 4, "norm_group_scaling": False},
-            "norm.groups=4 changes nothing about pn and ln while norm.group_scaling is off",
         ),
     ],
 )

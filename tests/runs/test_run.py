@@ -208,18 +208,9 @@ def test_unwritable_folder_is_one_line(refused, tmp_path, monkeypatch):
     assert "file/run" in refused("run", "demo", "run_dir=file/run", *TINY)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["norm=pn", "norm.groups=3"], ["norm", "groups"]),
-        (["optimization.max_epoch=0", "checkpoint.patience=0"], ["nothing ends this run"]),
-    ],
-)
-def test_settings_that_cannot_work_are_refused_first(overrides, words, refused, tmp_path, monkeypatch):
+def test_settings_that_cannot_work_are_refused_first(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = refused("run", "demo", "tracking=none", *overrides)
-    assert all(word in line for word in words), line
+    assert re.search("norm.*groups", refused("run", "demo", "tracking=none", "norm=pn", "norm.groups=3"))
     assert not list(tmp_path.iterdir())
 
 

@@ -318,20 +318,6 @@ def test_the_error_of_a_launched_process_is_one_line(trained, tmp_path):
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["hardware=cpu", "hardware.processes=0"], ["hardware.processes is 0", "at least 1"]),
-        (["hardware=cpu", "hardware.timeout_seconds=0"], ["hardware.timeout_seconds is 0", "at least 1"]),
-        (["hardware=cpu", "distributed_training.distributed_world_size=2"], ["hardware.processes"]),
-    ],
-)
-def test_impossible_settings_are_refused(overrides, words):
-    with pytest.raises(UserError) as error:
-        check(compose_config("demo", overrides))
-    assert all(word in str(error.value) for word in words), error.value
-
-
 @pytest.mark.slow
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
