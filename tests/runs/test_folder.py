@@ -1,12 +1,9 @@
-"""A run's folder: the files that ``force`` deletes, its config, and checks of its corpus and record."""
-
-import shutil
+"""A run's folder: the files that ``force`` deletes, and its config."""
 
 import pytest
 
 from normplugins.runs import folder
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import TINY, change_json
 
 
 def test_clear_deletes_only_files_of_the_run(tmp_path):
@@ -30,23 +27,6 @@ def test_a_run_has_one_wandb_id(tmp_path):
     (tmp_path / folder.CONFIG).touch()
     folder.clear(tmp_path)
     assert folder.wandb_id(tmp_path) != first
-
-
-def _copy(trained, tmp_path):
-    shutil.copytree(trained.folder, tmp_path / "copy", symlinks=True)
-    return tmp_path / "copy"
-
-
-def _command(trained):
-    return ["run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY]
-
-
-def test_a_run_is_not_resumed_with_another_corpus(trained, refused, tmp_path, monkeypatch):
-    copy = _copy(trained, tmp_path)
-    monkeypatch.chdir(copy)
-    (copy / "run" / folder.RECORD).unlink()
-    change_json(copy / "run" / folder.PROVENANCE, corpus="0" * 64)
-    assert "has changed since the run" in refused(*_command(trained))
 
 
 FIVE = "experiment: demo\nvariant: ln\nseed: 1\ntask: {_name: translation}\nnorm: {name: ln}\n"

@@ -56,23 +56,6 @@ def test_average_of_a_run_is_the_mean_of_its_epochs(trained):
     assert any(name.endswith("num_updates") for name in epochs[0])
 
 
-def test_running_statistics_are_averaged_with_the_weights_and_counts_are_not(tmp_path):
-    statistics = {
-        "running_mean": (1.0, 3.0),
-        "running_var": (2.0, 8.0),
-        "running_phi": (3.0, 73.0),
-        "ema_gz": (0.0, -4.0),
-    }
-    for index in (0, 1):
-        model = {f"norm.{name}": torch.tensor([values[index]]) for name, values in statistics.items()}
-        state = {"model": model | {"norm.num_updates": torch.tensor(10 * (index + 1))}}
-        torch.save(state, tmp_path / f"checkpoint{index}.pt")
-    checkpoints.average([tmp_path / "checkpoint0.pt", tmp_path / "checkpoint1.pt"], tmp_path / "mean.pt")
-    mean = {name.removeprefix("norm."): value.item() for name, value in load(tmp_path / "mean.pt")["model"].items()}
-    # each statistic is averaged alone: the variance does not include the distance between the two means
-    assert mean == {"running_mean": 2, "running_var": 5, "running_phi": 38, "ema_gz": -2, "num_updates": 20}
-
-
 def test_averaging_nothing_or_different_models_is_refused(tmp_path):
     with pytest.raises(UserError, match="not finished an epoch"):
         checkpoints.average([], tmp_path / "mean.pt")

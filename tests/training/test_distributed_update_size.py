@@ -16,14 +16,6 @@ def share(processes, batches, *overrides):
     return list(config.optimization.update_freq)
 
 
-@pytest.mark.parametrize(("hardware", "processes"), [("auto", 1), ("gpu8", 8)])
-def test_an_update_of_wmt14_has_the_same_tokens_on_any_number_of_gpus(hardware, processes):
-    config = compose_config("wmt14", [f"hardware={hardware}"])
-    assert config.distributed_training.distributed_world_size == processes
-    assert config.dataset.max_tokens * config.optimization.update_freq[0] * processes == 524_288
-    assert config.variant == "ln"
-
-
 @pytest.mark.parametrize(("processes", "each"), [(1, 128), (8, 16), (32, 4), (128, 1)])
 def test_each_process_gets_an_equal_share(processes, each):
     assert share(processes, 128) == [each]
