@@ -7,7 +7,8 @@ from normplugins.utils.errors import UserError
 
 
 def test_clear_deletes_only_files_of_the_run(tmp_path):
-    for name in (folder.CONFIG, folder.RECORD, "checkpoint3.pt", "checkpoint_last.pt", "train.log", "thesis.tex"):
+    made = ("checkpoint3.pt", "checkpoint_last.pt", "test.logprobs.npy", "train.log")
+    for name in (folder.CONFIG, folder.RECORD, *made, "thesis.tex"):
         (tmp_path / name).touch()
     (tmp_path / "wandb").mkdir()
     folder.clear(tmp_path)

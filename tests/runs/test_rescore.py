@@ -32,9 +32,15 @@ def test_a_run_without_newer_settings_is_scored(trained, normplugins, monkeypatc
         del config.evaluate[key]
     OmegaConf.save(config, old / "config.yaml")
     unseal(old / "checkpoint_averaged.pt")
+    before = files(old)
     status, said, _ = normplugins("evaluate", old)
     assert status == 0
     assert next(line for line in said.splitlines() if line.startswith("bleu: ")) in trained.output.splitlines()
+    status, said, errors = normplugins("evaluate", old, "evaluate.recalibrate=3")
+    assert status == 0, errors
+    assert re.search(r"re-estimated the running statistics on 3 batches \([\d,]+ tokens\)", said)
+    assert "bleu: BLEU = " in said
+    assert files(old) == before
 
 
 @pytest.mark.parametrize(

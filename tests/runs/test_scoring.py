@@ -1,7 +1,6 @@
-"""Three checkpoints on four test sets: the scores of a record, its translations, and a kill between checkpoints."""
+"""Three checkpoints on four test sets: the scores of a record, and its translations."""
 
 import json
-import signal
 from itertools import accumulate, pairwise
 
 import pytest
@@ -12,7 +11,7 @@ from normplugins.corpora.multi30k import TEST_PARTS
 from normplugins.utils.files import read_lines, sha256
 from normplugins.utils.json_file import HASH
 from tests.helpers.corpora import write_multi30k
-from tests.helpers.runs import MODEL, Point, Trained, command, differences, files, outcome
+from tests.helpers.runs import MODEL, Trained, command, files
 from tests.helpers.translations import corpus_bleu, read_translations
 
 SIZES = (9, 8, 5, 7)  # of the four test sets
@@ -117,22 +116,6 @@ def test_a_line_for_each_further_checkpoint_is_printed(scored):
             f"\n{name}: BLEU {found['bleu']['score']:.2f}  sacreBLEU {found['sacrebleu']['score']:.2f} "
             f"(BP {found['sacrebleu']['brevity_penalty']:.3f})\n"
         ) in scored.output
-
-
-@pytest.mark.slow
-def test_a_run_killed_between_two_checkpoints_resumes_with_the_second(scored, mirror, tmp_path):
-    for point in (
-        Point(r"open \S*test\.last\.hypotheses"),
-        Point(r"os\.rename \S+seed1\.last\.tsv\.gz\.tmp"),
-    ):
-        status, text = command(COMMAND, tmp_path, point, NORMPLUGINS_MIRROR=mirror)
-        assert status == -signal.SIGKILL, text
-        assert not (tmp_path / "run" / "record.json").exists()
-    first = files(tmp_path / "run")["test.hypotheses"]
-    status, text = command(COMMAND, tmp_path, NORMPLUGINS_MIRROR=mirror)
-    assert status == 0, text
-    assert files(tmp_path / "run")["test.hypotheses"] == first
-    assert differences(outcome(scored.folder, scored.directory), outcome(tmp_path, tmp_path / "run")) == []
 
 
 @pytest.mark.slow
