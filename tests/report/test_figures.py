@@ -86,14 +86,10 @@ def test_the_lower_panel_is_the_difference_to_ln_of_the_same_seed(tmp_path: Path
     )
 
 
-def test_one_seed_is_a_line_and_the_figure_says_so(tmp_path: Path) -> None:
+def test_one_seed_is_a_line_and_axes_name_quantity_unit_and_scale(tmp_path: Path) -> None:
     figure = curves(results_of(tmp_path, "ln", "pn"), "demo")
     assert not any(axes.collections for axes in figure.axes)
     assert "one seed: each line is one run" in written(figure)
-
-
-def test_axes_name_quantity_unit_and_scale(tmp_path: Path) -> None:
-    figure = curves(results_of(tmp_path, "ln", "pn"), "demo")
     labels = [text.replace("\n", " ") for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())]
     assert labels == ["", "loss, linear (bits/token)", "updates, linear", "minus ln, linear (bits/token)"]
 

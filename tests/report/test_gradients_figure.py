@@ -8,8 +8,6 @@ import pytest
 from normplugins.cli import main
 from normplugins.evaluation.gradients_by_depth import measure_gradients
 from normplugins.report.gradients_figure import COLUMNS, TABLE, draw
-from normplugins.report.measured import read_measured
-from normplugins.utils.errors import UserError
 from tests.helpers.pictures import assert_legible, written
 
 
@@ -37,9 +35,3 @@ def test_in_a_post_norm_decoder_the_last_layers_have_the_largest_gradients() -> 
     found = rows.query("stack == 'decoder'").set_index(["placement", "layer"])["gradient"]
     assert found["post", 6] > 1.5 * found["post", 1]
     assert found["pre", 6] < found["pre", 1]
-
-
-def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / TABLE).write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"gradients_by_depth\.csv cannot be read .*: remove it"):
-        read_measured(tmp_path / TABLE, COLUMNS)

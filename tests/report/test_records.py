@@ -51,6 +51,8 @@ def test_broken_json_is_named(tmp_path: Path, text: str) -> None:
         ("hardware", "device"),
         ("curves",),
         ("curves", "valid"),
+        ("scores",),
+        ("scored_by",),
     ],
 )
 def test_a_missing_field_is_named_with_its_file(tmp_path: Path, keys: tuple[str, ...]) -> None:
@@ -105,13 +107,3 @@ def test_seeds_stand_in_numerical_order(tmp_path: Path) -> None:
     for seed in (10, 2, 1):
         put(tmp_path, record(seed=seed))
     assert list(read_results(tmp_path)["seed"].unique()) == [1, 2, 10]
-
-
-@pytest.mark.parametrize("key", ["scores", "scored_by"])
-def test_a_record_without_its_scores_is_refused(tmp_path: Path, key: str) -> None:
-    content = scored(record(), {})
-    path = put(tmp_path, content)
-    del content[key]
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{key}"):
-        report(tmp_path, echo=quiet)

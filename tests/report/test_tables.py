@@ -69,20 +69,16 @@ def test_rows_of_another_version_of_the_code_are_named(page, tmp_path) -> None:
     assert "- Version of the code: 0.2.0, except pn (0.3.0)." in page().section("demo")
 
 
-def test_a_run_cut_short_is_not_put_beside_the_papers_number(page, tmp_path) -> None:
+def test_a_run_cut_short_is_neither_put_beside_the_papers_number_nor_averaged_with_a_whole_run(page, tmp_path) -> None:
     put(tmp_path, iwslt("pn,optimization.max_update=150", 3.4, updates=150, stopped_by="max_update", epochs=1))
+    put(tmp_path, iwslt("ln", 35.0, 1))
+    put(tmp_path, iwslt("ln", 20.0, 2, updates=4_000, stopped_by="max_epoch"))
     rows = page().rows(IWSLT)
     assert rows["PN (pn)"][OURS] == "not in full"
     cut = rows["pn, optimization.max_update=150, cut at 150 updates"]
     assert cut["paper"] == cut["paper - LN"] == ""
     assert cut[OURS] == "3.40"
     assert cut["stopped by"] == "max_update"
-
-
-def test_cut_short_by_epochs_counts_too_and_is_not_averaged_with_a_whole_run(page, tmp_path) -> None:
-    put(tmp_path, iwslt("ln", 35.0, 1))
-    put(tmp_path, iwslt("ln", 20.0, 2, updates=4_000, stopped_by="max_epoch"))
-    rows = page().rows(IWSLT)
     assert rows["LN (ln)"][OURS] == "35.00"
     assert rows["ln, cut at 4,000 updates"][OURS] == "20.00"
     assert "ours - LN" not in rows["LN (ln)"], "no two cells that may be compared"
