@@ -95,21 +95,6 @@ def test_the_second_address_is_taken(server: str, tmp_path: Path, monkeypatch: p
     assert sum(line.endswith("the next address is tried") for line in said) == len(names)
 
 
-def test_only_a_damaged_file_of_a_mirror_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror, raw = tmp_path / "mirror", tmp_path / "multi30k" / "raw"
-    write_multi30k(mirror / "multi30k")
-    monkeypatch.setenv("NORMPLUGINS_MIRROR", str(mirror))
-    *before, last = config("multi30k").addresses()
-    path, corpus = mirror / "multi30k" / last, config("multi30k", verify=False, subword_size=40)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-7])
-    with pytest.raises(UserError, match=rf"{path} is truncated or no gzip file"):
-        prepare(corpus, tmp_path, quiet)
-    assert sorted(tree(raw)) == sorted(before)
-    path.write_bytes(whole)
-    prepare(corpus, tmp_path, quiet)
-
-
 def test_a_bad_line_costs_no_download(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, raw, said = tmp_path / "files", tmp_path / "data" / "ptb" / "raw", list[str]()
     ptb_files(folder, valid=text(["a", "a </s> b"]))

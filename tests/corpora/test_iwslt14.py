@@ -54,11 +54,6 @@ def test_a_damaged_archive_is_not_taken_and_other_text_is_kept(tmp_path: Path, m
         left = {name: data for name, data in tree(root).items() if not name.endswith((".lock", ".hashes.json"))}
         assert left == ({f"iwslt14/raw/{ARCHIVE}": archive.read_bytes()} if kept else {})
 
-    tar(archive, members)
-    archive.write_bytes(archive.read_bytes()[:-300])
-    refused("truncated or no .tgz or .zip archive", kept=False)
-    archive.write_bytes(b"<html>not found</html>")
-    refused("truncated or no .tgz or .zip archive", kept=False)
     tar(archive, {name: data for name, data in members.items() if "tst2011" not in name})
     names = r"IWSLT14\.TED\.tst2011\.de-en\.de\.xml, IWSLT14\.TED\.tst2011\.de-en\.en"
     refused(f"not the published archive: it has no {names}", kept=False)
