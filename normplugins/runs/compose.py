@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -101,6 +101,8 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     register_nodes(tuple(known_norms()), tuple(CORPORA))
     refuse_keys([item.lstrip("+") for item in overrides])
     overrides = hydra_overrides(overrides)
+    where = [item for item in overrides if item.startswith(("hardware=", "tracking="))]
+    overrides = [*where, *(item for item in overrides if item not in where)]
     try:
         config, choices = _compose(experiment, overrides)
         # `norm=ln,pn pn_warmup_updates=100` compares norms of which only one warms up, so these keys are not refused
@@ -113,7 +115,8 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
             raise UserError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
         refuse_unread_warmup(config, overrides)
         refuse_contradicting_placement(config, overrides)
-        config.variant = cell_name(config, choices, partial(_compose, experiment))
+        # the name depends on neither hardware nor tracking; with the same ones, the experiment's own config is cached
+        config.variant = cell_name(config, choices, lambda others: _compose(experiment, [*where, *others]))
         convert_types(config)
         share_batches(config, overrides)
         OmegaConf.resolve(config)

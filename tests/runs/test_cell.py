@@ -6,8 +6,11 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from normplugins.runs.cell import changes_result, flatten
 from normplugins.runs.compose import compose_config
+from tests.helpers.runs import REPOSITORY
 
 
 def name(experiment, *overrides):
@@ -35,6 +38,12 @@ def name(experiment, *overrides):
 )
 def test_equivalent_overrides_give_one_name(ways, expected):
     assert {name("demo", "norm=pn", way) for way in ways} == {expected}
+
+
+def test_no_hardware_sets_what_changes_a_result():
+    for path in (REPOSITORY / "configs" / "hardware").glob("*.yaml"):
+        settings = dict(flatten(OmegaConf.load(path), resolve=False))
+        assert [key for key in settings if key != "defaults" and changes_result(key)] == []
 
 
 def test_each_norm_of_a_model_has_its_own_defaults():
