@@ -25,7 +25,9 @@ case "$1 $2" in
   "-m venv") mkdir -p env/bin && cp "$0" env/bin/python ;;
   "-m pip" | "-c import benchmarks"*) ;;
   "-c import sysconfig"*) echo env ;;  # where the script writes a file
-  "-m "*) shift; printf '%s\0' "$@" >"{noted}/$$" ;;
+  "-c from normplugins"*) echo ln,pn ;;  # the norms
+  "-m "*) shift; printf '%s\0' "$@" >"{noted}/$$"
+    [ "$2" != campaign ] || mkdir "{noted}.$3" 2>/dev/null || exit 75 ;;  # as if the other process had its runs
   *) exec "{python}" "$@" ;;
 esac
 """
@@ -62,13 +64,13 @@ def lease(tmp_path_factory, made_up_text):
     path = root / "configs" / "campaign" / "lease_ptb.yaml"
     plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     (block,) = plan["blocks"]
-    plan["blocks"] = [{**block, "cells": block["cells"][:2]}]  # two runs at the same time
+    plan["blocks"] = [{**block, "cells": block["cells"][:1]}]
     plan["overrides"] = [each.replace("hardware.threads=2", "hardware.threads=1") for each in plan["overrides"]]
     path.write_text(yaml.safe_dump(plan, default_flow_style=None, width=1000), encoding="utf-8")
     (root / "gpu_pack" / "wheels").mkdir(parents=True)
     for name in SOURCE:
         copy(name, root / "gpu_pack" / "source")
-    jobs = json.dumps({"ptb": {"jobs": 2}}).encode()
+    jobs = json.dumps({"ptb": {"jobs": 1}}).encode()
     tar(root / "gpu_pack" / "records.tar.gz", {"results/side_by_side.json": jobs})
     settings = {"PYTHON": sys.executable, "LEASE_REHEARSAL": "1", "LEASE_MINUTES": "30"}
 
@@ -88,7 +90,7 @@ def test_a_piece_runs_once_and_leaves_small_files(lease):
     with tarfile.open(out / "records.tar.gz") as archive:
         names = archive.getnames()
     records = [name for name in names if name.startswith("results/runs/ptb/") and name.endswith("seed1.json")]
-    assert len(records) == 2
+    assert len(records) == 1
     assert "logs/machine.log" in names
     assert sum(path.stat().st_size for path in out.iterdir()) < 2**20
     assert call("4") == (0, "ptb: done\n")
