@@ -46,9 +46,6 @@ def test_invalid_command_lines(arguments, capsys):
     ("arguments", "words"),
     [
         (["run", "nope"], ["'nope'", "demo", "iwslt14"]),
-        (["run", "demo", "norm=nope"], ["'nope'", "pn_alg2"]),
-        (["run", "demo", "model.nope=1"], ["'model.nope'", "dropout"]),
-        (["run", "demo", "-m", "norm=ln,nope"], ["'nope'", "pn_alg2"]),
         (["prepare", "nope"], ["'nope'", "multi30k"]),
         (["prepare", "demo", "corpus.train_size=many"], ["corpus.train_size", "many"]),
         (["prepare", "demo", "data_dir=/proc/x"], ["cannot write /proc/x/", "No such file or directory"]),

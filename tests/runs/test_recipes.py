@@ -17,10 +17,6 @@ def test_every_norm_can_be_trained_with_every_recipe(norm):
         assert config.variant == (norm if recipe == "powernorm" else f"{norm},recipe={recipe}")
 
 
-def test_the_default_recipe_is_powernorms():
-    assert compose_config("iwslt14", ["norm=pn"]) == compose_config("iwslt14", ["norm=pn", "recipe=powernorm"])
-
-
 def test_norms_and_warmups_are_where_each_paper_has_them():
     """UN's in both stacks with one warmup, RegularizedBN's in the encoder's layers, with LN at its end."""
     un = NormTransformerConfig.resolve(compose_config("iwslt14", ["norm=un", "recipe=un"]).model)

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from normplugins.norms import NormConfig, build_norm, running_statistics
+from normplugins.norms import NormConfig, build_norm
 from normplugins.norms.deferred_residual import DeferredResidual
 from normplugins.runs.compose import compose_config
 from normplugins.training.statistics_probe import StatisticsProbe, is_on, is_probed, measure, running_before
@@ -222,8 +222,3 @@ def test_the_probe_is_refused_if_hooks_see_no_training_pass(refused):
     said = refused("run", "demo", "train.probe=true", "model.checkpoint_activations=true")
     assert "train.probe=true" in said
     assert "model.checkpoint_activations" in said
-
-
-def test_layer_norm_has_no_running_statistics():
-    assert running_statistics(Block("ln")) == {}
-    assert running_before(Block("ln").norm) == {}

@@ -29,10 +29,7 @@ FAULTS = {
 }
 REASONS = {
     "moved-away": "answers 301",
-    "403": "answers 403",
     "404": "answers 404",
-    "429": "answers 429",
-    "503": "answers 503",
     "silence": "cannot be downloaded",
     "broken-off": "bytes are kept",
     "page": "answers with a web page",
@@ -178,14 +175,6 @@ def test_a_complete_part_is_taken_and_a_longer_one_thrown_away(server: Server, t
         folder.mkdir(parents=True)
         (folder / "file.bin.part").write_bytes(held)
         assert fetch("file.bin", [server.url], folder, quiet).read_bytes() == CONTENT
-
-
-def test_missing_file_and_no_server_say_what_to_do(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"answers 404.*NORMPLUGINS_MIRROR"):
-        fetch("file.bin", [server.url + "x"], tmp_path / "corpus" / "raw", quiet)
-    with pytest.raises(UserError, match=r"cannot be downloaded .*NORMPLUGINS_MIRROR"):
-        fetch("file.bin", ["http://127.0.0.1:9/file.bin"], tmp_path / "corpus" / "raw", quiet)
-    assert not list((tmp_path / "corpus" / "raw").iterdir())
 
 
 def test_mirror_goes_first_and_its_changes_are_seen(
