@@ -1,14 +1,18 @@
 """Tiny trained runs that many tests look at."""
 
+import hashlib
 import os
+import shutil
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from normplugins.utils.worker_processes import available_cores
 from tests.helpers.processes import pair  # noqa: F401  (a fixture)
-from tests.helpers.runs import REPOSITORY, TINY, TINY_LM, Trained, command, write_text
+from tests.helpers.runs import REPOSITORY, TINY, TINY_LM, Trained, succeed, write_text
 
 # These files take longest, so they begin first, and no worker waits for one of them at the end.
 LONGEST = ("test_distributed", "test_campaign", "test_gpu_lease", "test_run", "test_every_norm", "test_torch_compile")
@@ -24,7 +28,7 @@ def pytest_xdist_auto_num_workers():
 def pytest_collection_modifyitems(items):
     """Mark the tests of trained runs as slow, and move the longest files to the front, in the order of ``LONGEST``."""
     for item in items:
-        if {"trained", "train_language_model", "tensor_lm", "transformer_lm"} & {*item.fixturenames}:
+        if "train_once" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
@@ -46,12 +50,44 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """``normplugins run demo norm=pn``, tiny, without interruption."""
-    folder = tmp_path_factory.mktemp("trained")
-    status, said = command(["run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY], folder)
-    assert status == 0, said
-    return Trained(folder, folder / "run", said)
+def train_once(tmp_path_factory):
+    """Trains ``normplugins run`` with these arguments, once for all workers of xdist: each has a copy of its own."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    @cache
+    def train(*arguments, mirror=""):
+        run = shared / hashlib.sha256(repr(arguments).encode()).hexdigest()[:12]
+        printed = run.with_suffix(".txt")
+        with FileLock(run.with_suffix(".lock")):
+            if not printed.exists():
+                run.mkdir(exist_ok=True)
+                where = ["tracking=none", "run_dir=run"]
+                said = succeed(["run", *arguments, *where], run, NORMPLUGINS_MIRROR=mirror)
+                printed.write_text(said, encoding="utf-8")
+        own = shutil.copytree(run, tmp_path_factory.mktemp("trained"), dirs_exist_ok=True)
+        return Trained(own, own / "run", printed.read_text(encoding="utf-8"))
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def trained(train_once):
+    """A tiny run with PN, without interruption."""
+    return train_once("demo", "norm=pn", *TINY)
+
+
+@pytest.fixture
+def at_trained(trained, monkeypatch):
+    """Goes to the folder where the command of ``trained`` was given."""
+    monkeypatch.chdir(trained.folder)
+
+
+@pytest.fixture(scope="session")
+def layer_norm(train_once):
+    """The same run with LN."""
+    return train_once("demo", "norm=ln", *TINY)
 
 
 @pytest.fixture(scope="session")
@@ -63,20 +99,9 @@ def made_up_text(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def train_language_model(tmp_path_factory, made_up_text):
+def train_language_model(train_once, made_up_text):
     """Trains ``normplugins run ptb``, tiny, with these overrides; the same ones give the same run."""
-    done = {}
-
-    def train(*overrides):
-        if overrides not in done:
-            folder = tmp_path_factory.mktemp("language_model")
-            arguments = ["run", "ptb", "tracking=none", "run_dir=run", *TINY_LM, *overrides]
-            status, said = command(arguments, folder, NORMPLUGINS_MIRROR=str(made_up_text))
-            assert status == 0, said
-            done[overrides] = Trained(folder, folder / "run", said)
-        return done[overrides]
-
-    return train
+    return partial(train_once, "ptb", *TINY_LM, mirror=str(made_up_text))
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +130,18 @@ def normplugins(capsys):
 
     yield call
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def accepted(normplugins):
+    """Calls a command line that must succeed, and returns its stdout."""
+
+    def call(*arguments):
+        status, said, errors = normplugins(*arguments)
+        assert status == 0, errors
+        return said
+
+    return call
 
 
 @pytest.fixture

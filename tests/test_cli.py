@@ -9,7 +9,7 @@ import pytest
 
 import normplugins as package
 from normplugins.cli import main
-from tests.helpers.runs import MODEL, command, load, write_malicious
+from tests.helpers.runs import MODEL, command, load, succeed, write_malicious
 
 COMMANDS = ["run", "list", "publish", "clean", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
 TINY = [option for item in MODEL for option in ("--" + item.removeprefix("model.").replace("_", "-")).split("=")]
@@ -70,8 +70,7 @@ def test_prepare_prints_the_folder(trained, normplugins):
 
 @pytest.mark.slow
 def test_a_fairseq_tool_prints_its_help(tmp_path):
-    status, said = command(["fairseq", "validate", "--help"], tmp_path)
-    assert status == 0, said
+    said = succeed(["fairseq", "validate", "--help"], tmp_path)
     assert "Traceback" not in said
     assert len(said.splitlines()) > 5
 
@@ -96,8 +95,7 @@ def test_hydra_train_with_the_model_as_a_config_group(data, tmp_path):
         *("optimizer=fused_adam", "lr_scheduler=inverse_sqrt", "optimization.lr=[0.01]", "optimization.max_update=2"),
         *("dataset.max_tokens=1500", "common.cpu=true", f"checkpoint.save_dir={tmp_path}/saved"),
     ]
-    status, said = command(arguments, tmp_path)
-    assert status == 0, said
+    succeed(arguments, tmp_path)
     state = load(tmp_path / "saved" / "checkpoint_last.pt")
     assert state["optimizer_history"][-1]["num_updates"] == 2
     assert "encoder.layers.0.self_attention.norm.running_var" in state["model"]

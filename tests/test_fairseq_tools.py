@@ -11,7 +11,7 @@ from fairseq.models.transformer import TransformerModel
 
 from normplugins.fairseq_tools import AVERAGE, TOOLS
 from tests.helpers.corpora import sentences
-from tests.helpers.runs import command, load
+from tests.helpers.runs import command, load, succeed
 
 SIZES = [f"--{side}-{name}" for side in ("encoder", "decoder") for name in ("layers=1", "embed-dim=8")]
 TRAINING = [
@@ -42,21 +42,20 @@ def test_each_tool_has_a_console_script_and_fairseq_has_no_other():
         (["--num-update-checkpoints", 2], 35),
     ],
 )
-def test_the_last_checkpoints_are_averaged(tmp_path, normplugins, options, mean):
+def test_the_last_checkpoints_are_averaged(tmp_path, accepted, options, mean):
     for epoch in (2, 3, 10):
         write(tmp_path / f"checkpoint{epoch}.pt", epoch)
     for update, value in ((100, 10), (900, 30), (1000, 40)):
         write(tmp_path / f"checkpoint_1_{update}.pt", value)
     write(tmp_path / "checkpoint_best.pt", 1000)
     output = tmp_path / "mean.pt"
-    status, _, errors = normplugins("fairseq", AVERAGE, "--inputs", tmp_path, "--output", output, *options)
-    assert status == 0, errors
+    accepted("fairseq", AVERAGE, "--inputs", tmp_path, "--output", output, *options)
     assert load(output)["model"]["weight"].tolist() == [mean, mean]
 
 
-def test_given_files_are_averaged_and_too_few_are_refused(tmp_path, normplugins, refused):
+def test_given_files_are_averaged_and_too_few_are_refused(tmp_path, accepted, refused):
     paths = [write(tmp_path / f"{value}.pt", value) for value in (1, 3)]
-    assert normplugins("fairseq", AVERAGE, "--inputs", *paths, "--output", tmp_path / "mean.pt")[0] == 0
+    accepted("fairseq", AVERAGE, "--inputs", *paths, "--output", tmp_path / "mean.pt")
     assert load(tmp_path / "mean.pt")["model"]["weight"].tolist() == [2, 2]
     line = refused("fairseq", AVERAGE, "--inputs", tmp_path, "--output", "x.pt", "--num-epoch-checkpoints", 3)
     assert "holds 0 of the 3 checkpoints to average" in line
@@ -64,9 +63,7 @@ def test_given_files_are_averaged_and_too_few_are_refused(tmp_path, normplugins,
 
 def tool(name, *arguments, folder):
     """Run one of fairseq's tools, which must succeed, and return its output."""
-    status, said = command(["fairseq", name, *arguments], folder)
-    assert status == 0, said
-    return said
+    return succeed(["fairseq", name, *arguments], folder)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +153,7 @@ def test_sentences_score_the_same_alone_and_in_batches(language_model, tmp_path)
     losses = []
     for size in ("1", "5"):
         cut = ["--sample-break-mode", "eos", "--tokens-per-sample", "8", "--batch-size", size]
-        status, said = command(["fairseq", "eval-lm", *language_model, *cut], tmp_path)
-        assert status == 0, said
+        said = succeed(["fairseq", "eval-lm", *language_model, *cut], tmp_path)
         losses.append(next(line for line in said.splitlines() if "Loss (base 2)" in line).partition("Loss")[2])
     assert losses[0] == losses[1]
 
@@ -165,8 +161,7 @@ def test_sentences_score_the_same_alone_and_in_batches(language_model, tmp_path)
 def test_a_language_model_continues_text(language_model, tmp_path):
     options = ["--task", "language_modeling", "--sample-break-mode", "eos", "--tokens-per-sample", "8"]
     lengths = ["--prefix-size", "1", "--beam", "2", "--max-len-b", "6", "--skip-invalid-size-inputs-valid-test"]
-    status, said = command(["fairseq", "generate", *language_model, *options, *lengths], tmp_path)
-    assert status == 0, said
+    said = succeed(["fairseq", "generate", *language_model, *options, *lengths], tmp_path)
     texts = {line[2:].partition("\t")[0]: line.split("\t")[-1] for line in said.splitlines() if line.startswith("T-")}
     found = {line[2:].partition("\t")[0]: line.split("\t")[-1] for line in said.splitlines() if line.startswith("H-")}
     assert found

@@ -11,9 +11,8 @@ from benchmarks.measure import fields_of, read
 from benchmarks.step import composed
 from normplugins.corpora import corpus_config, prepare
 from normplugins.export import ENGINES
-from normplugins.runs.folder import read_record, stored_config
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import CORPUS, MODEL, command, tiny_run
+from tests.helpers.runs import CORPUS, MODEL
 
 SMALL = ["hardware=cpu", "corpus.subword_size=60", *MODEL]
 
@@ -38,18 +37,15 @@ def test_rows_of_random_sentences(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_trained_run(trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(trained.folder)
+def test_a_trained_run(trained, layer_norm, tmp_path, at_trained, monkeypatch, capsys):
     with pytest.raises(UserError, match="only a translation run with ln"):
         decode.main(["--run", "run"])
-    status, said = command(tiny_run(trained, norm="ln"), tmp_path)
-    assert status == 0, said
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(layer_norm.folder)
     shared = ["--repeats", "1", "--threads", "1", "--results", str(tmp_path)]
     decode.main([*shared, "--run", "run"], Case(20, 4, 2))
     rows = read(tmp_path / "benchmarks.csv")
     assert fields_of(rows["case"][0])["weights"] == "trained"
-    score = read_record(tmp_path / "run", stored_config(tmp_path / "run"))["metrics"]["sacrebleu"]["score"]
+    score = layer_norm.record["metrics"]["sacrebleu"]["score"]
     table = [line.split("|") for line in (tmp_path / "decoding.md").read_text().splitlines() if line.startswith("| ")]
     for name in ("stock ln", "ln"):
         (line,) = [row for row in table if row[1].strip() == name]

@@ -12,7 +12,7 @@ import pytest
 from normplugins.models.language_model_config import NORM_SEES_THE_FUTURE, SEES_THE_FUTURE
 from normplugins.runs.compose import compose_config
 from normplugins.runs.run import tracking
-from tests.helpers.runs import LINES, TINY_LM, Point, command, differences, eval_lm, files, load, outcome
+from tests.helpers.runs import LINES, TINY_LM, Point, command, differences, eval_lm, files, load, outcome, succeed
 
 KILLS = [
     ("before a checkpoint within an epoch has its name", Point(r"os\.rename \S+checkpoint_last\.pt\.tmp", 3)),
@@ -26,8 +26,7 @@ def test_a_run_killed_anywhere_ends_like_an_uninterrupted_one(tensor_lm, made_up
     for where, point in KILLS:
         status, text = command(arguments, tmp_path, point)
         assert status == -signal.SIGKILL, f"not killed ({where}): {text}"
-    status, text = command(arguments, tmp_path)
-    assert status == 0, text
+    succeed(arguments, tmp_path)
     assert differences(outcome(tensor_lm.folder, tensor_lm.directory), outcome(tmp_path, tmp_path / "run")) == []
     assert set(outcome(tmp_path, tmp_path / "run")["outputs"]) == {"test.logprobs.npy", "test.last.logprobs.npy"}
 
@@ -97,22 +96,21 @@ def test_tracked_runs_carry_the_label_too(tmp_path):
     assert len(NORM_SEES_THE_FUTURE) <= 64, "the longest tag of wandb"
 
 
-def test_a_complete_run_is_not_repeated(tensor_lm, normplugins, at_home):
+def test_a_complete_run_is_not_repeated(tensor_lm, accepted, at_home):
     at_home(tensor_lm.folder)
     before = files(tensor_lm.folder)
-    status, said, _ = normplugins("run", "ptb", "norm=pn", "tracking=none", "run_dir=run", *TINY_LM)
-    assert (status, "already complete" in said) == (0, True)
+    said = accepted("run", "ptb", "norm=pn", "tracking=none", "run_dir=run", *TINY_LM)
+    assert "already complete" in said
     assert SEES_THE_FUTURE in said
     assert files(tensor_lm.folder) == before
 
 
 @pytest.mark.slow
-def test_the_mean_of_an_adaptive_softmax_is_scored_as_by_eval_lm(normplugins, at_home, tmp_path):
+def test_the_mean_of_an_adaptive_softmax_is_scored_as_by_eval_lm(accepted, at_home, tmp_path):
     """wikitext2's recipe on the made-up text, with the mean of two checkpoints."""
     at_home(tmp_path)
     corpus = ["corpus=ptb", "model.adaptive_softmax_cutoff='4,8'", "tracking=none", "run_dir=run"]
-    status, _, errors = normplugins("run", "wikitext2", "model.causal=true", "evaluate.average=2", *corpus, *TINY_LM)
-    assert status == 0, errors
+    accepted("run", "wikitext2", "model.causal=true", "evaluate.average=2", *corpus, *TINY_LM)
     record = json.loads((tmp_path / "run" / "record.json").read_text(encoding="utf-8"))
     assert record["training"]["averaged"] == ["checkpoint2.pt", "checkpoint3.pt"]
     assert record["metrics"]["ppl"]["score"] < 30
@@ -122,14 +120,12 @@ def test_the_mean_of_an_adaptive_softmax_is_scored_as_by_eval_lm(normplugins, at
     assert record["metrics"]["ppl"]["nats"] / math.log(2) == pytest.approx(bits, abs=1e-4)
 
 
-def test_rescoring_slides_a_window(transformer_lm, normplugins, at_home):
+def test_rescoring_slides_a_window(transformer_lm, accepted, at_home):
     at_home(transformer_lm.folder)
     before = files(transformer_lm.directory)
-    status, said, _ = normplugins("evaluate", "run")
-    assert status == 0
+    said = accepted("evaluate", "run")
     assert f"perplexity = {transformer_lm.record['metrics']['ppl']['score']:.2f}" in said
-    status, said, _ = normplugins("evaluate", "run", "evaluate.context=5", "evaluate.segment=16")
-    assert status == 0
+    said = accepted("evaluate", "run", "evaluate.context=5", "evaluate.segment=16")
     signature = r"level:word\|tokens:\d+\|segment:16\|context:5\|partial:counted\|causal:yes"
     assert re.search(rf"^ppl: perplexity = [\d.]+ .*\n  {signature}\n", said, re.MULTILINE)
     assert files(transformer_lm.directory) == before

@@ -14,7 +14,7 @@ from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import TINY_LM, command, differences, files, load
+from tests.helpers.runs import TINY_LM, differences, files, load, succeed
 
 BATCHES = 3
 
@@ -142,8 +142,7 @@ def test_a_run_of_a_language_model_is_scored_and_recorded_so(train_language_mode
     (run.directory / "record.json").unlink()
     again = ["run", "ptb", "tracking=none", "run_dir=run", *TINY_LM]
     overrides = ["norm=bn", "evaluate.recalibrate=2", "model.causal=true"]
-    status, said = command([*again, *overrides], run.folder, NORMPLUGINS_MIRROR=str(made_up_text))
-    assert status == 0, said
+    succeed([*again, *overrides], run.folder, NORMPLUGINS_MIRROR=str(made_up_text))
     assert {name: at for name, at in files(run.directory).items() if name.startswith("checkpoint")} == written
 
 

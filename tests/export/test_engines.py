@@ -7,20 +7,10 @@ import pytest
 from normplugins.export import engines
 from normplugins.runs.check import check_bfloat16
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import Trained, command, tiny_run
-
-
-@pytest.fixture(scope="module")
-def layer_norm(trained, tmp_path_factory):
-    """A tiny trained run with LayerNorm."""
-    folder = tmp_path_factory.mktemp("ln")
-    status, said = command(tiny_run(trained, norm="ln"), folder)
-    assert status == 0, said
-    return Trained(folder, folder / "run", said)
 
 
 @pytest.mark.slow
-def test_ctranslate2(layer_norm, trained, tmp_path, monkeypatch, normplugins, refused):
+def test_ctranslate2(layer_norm, tmp_path, monkeypatch, normplugins, refused):
     pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed")
     monkeypatch.chdir(layer_norm.folder)
     status, said, errors = normplugins("export", "run", tmp_path / "model", "--format", "ctranslate2")
@@ -29,7 +19,7 @@ def test_ctranslate2(layer_norm, trained, tmp_path, monkeypatch, normplugins, re
     about = json.loads((tmp_path / "model" / "normplugins.json").read_text(encoding="utf-8"))
     assert (about["check"]["identical"], about["check"]["bleu_difference"]) == (20, 0.0)
     assert {"model.bin", "config.json", "codes"} <= {path.name for path in (tmp_path / "model").iterdir()}
-    (source,) = trained.data_dir.glob("*/*/tokenized/source.text.*")
+    (source,) = layer_norm.data_dir.glob("*/*/tokenized/source.text.*")
     expected = (layer_norm.directory / "test.hypotheses").read_text(encoding="utf-8")
     status, said, errors = normplugins("translate", "run", source, "--engine", "ctranslate2")
     assert (status, said) == (0, expected)

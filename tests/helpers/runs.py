@@ -122,11 +122,17 @@ def command(arguments: list[str], folder: Path, at: Point | None = None, **env: 
     return started.wait(), started.text
 
 
+def succeed(arguments: list[str], folder: Path, **env: str) -> str:
+    """Run a command that must succeed; return everything that it printed."""
+    status, said = command(arguments, folder, **env)
+    assert status == 0, said
+    return said
+
+
 def eval_lm(checkpoint: Path, bin_dir: Path, folder: Path) -> float:
     """The mean loss in bits of a tiny language model on the test text, with the four decimals of fairseq's eval-lm."""
     cut = ["--sample-break-mode", "none", "--tokens-per-sample", "8", "--batch-size", "3", "--num-workers", "0"]
-    status, said = command(["fairseq", "eval-lm", str(bin_dir), "--path", str(checkpoint), "--cpu", *cut], folder)
-    assert status == 0, said
+    said = succeed(["fairseq", "eval-lm", str(bin_dir), "--path", str(checkpoint), "--cpu", *cut], folder)
     (bits,) = re.findall(r"Loss \(base 2\): ([\d.]+)", said)
     return float(bits)
 

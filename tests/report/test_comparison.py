@@ -53,9 +53,8 @@ def change(path, **entries):
     write_json(path, record | entries)
 
 
-def test_three_seeds(results, normplugins) -> None:
-    status, text, errors = normplugins("compare", "small/ln", "small/bn", "small/pn", "--sentences", "1")
-    assert status == 0, errors
+def test_three_seeds(results, accepted) -> None:
+    text = accepted("compare", "small/ln", "small/bn", "small/pn", "--sentences", "1")
     assert "verdict: worse" in text
     assert "3 seeds" in text
     assert "hierarchical bootstrap" in text
@@ -64,8 +63,8 @@ def test_three_seeds(results, normplugins) -> None:
     assert "one seed" not in text
 
 
-def test_json_holds_the_differences(results, normplugins) -> None:
-    _, text, _ = normplugins("compare", "small/ln", "small/bn", "--json")
+def test_json_holds_the_differences(results, accepted) -> None:
+    text = accepted("compare", "small/ln", "small/bn", "--json")
     found = json.loads(text)
     (contrast,) = found["contrasts"]
     scores = found["scores"]
@@ -76,34 +75,33 @@ def test_json_holds_the_differences(results, normplugins) -> None:
 
 
 @pytest.mark.slow
-def test_one_common_seed_gives_no_verdict(results, normplugins) -> None:
+def test_one_common_seed_gives_no_verdict(results, accepted) -> None:
     for seed in (2, 3):
         (results / f"runs/small/bn/seed{seed}.json").unlink()
-    _, text, _ = normplugins("compare", "small/ln", "small/bn")
+    text = accepted("compare", "small/ln", "small/bn")
     assert "one seed: no verdict" in text
-    _, text, _ = normplugins("compare", "small/ln", "small/bn", "--json")
+    text = accepted("compare", "small/ln", "small/bn", "--json")
     assert json.loads(text)["contrasts"][0]["low"] is None
 
 
-def test_two_seeds_have_no_standard_deviation_and_do_not_say_how_many_would_decide(results, normplugins) -> None:
+def test_two_seeds_have_no_standard_deviation_and_do_not_say_how_many_would_decide(results, accepted) -> None:
     for cell in ("ln", "rms"):
         (results / f"runs/small/{cell}/seed3.json").unlink()
-    _, text, _ = normplugins("compare", "small/ln", "small/rms")
+    text = accepted("compare", "small/ln", "small/rms")
     assert "±" not in text
     assert "verdict: undecided. Run both with at least one more seed" in text
 
 
-def test_a_side_that_diverged_more_often_is_not_called_better(results, normplugins) -> None:
+def test_a_side_that_diverged_more_often_is_not_called_better(results, accepted) -> None:
     path = results / "runs/small/ln/seed3.json"
     path.rename(path.with_name("seed3.diverged.json"))
-    _, text, _ = normplugins("compare", "small/bn", "small/ln")
+    text = accepted("compare", "small/bn", "small/ln")
     assert "1 diverged" in text
     assert text.partition("verdict: ")[2].startswith("undecided;")
 
 
-def test_the_files_of_one_run_and_a_folder_of_runs(results, normplugins) -> None:
-    status, text, errors = normplugins("compare", results / "runs/small/ln/seed1.json", results / "runs/small/bn")
-    assert status == 0, errors
+def test_the_files_of_one_run_and_a_folder_of_runs(results, accepted) -> None:
+    text = accepted("compare", results / "runs/small/ln/seed1.json", results / "runs/small/bn")
     assert "one seed: no verdict" in text
 
 
@@ -144,7 +142,7 @@ def test_names_that_are_no_runs(results, refused) -> None:
     assert "no seed in common" in refused("compare", results / "runs/small/ln/seed1.json", "small/bn")
 
 
-def test_language_models(tmp_path, normplugins, monkeypatch) -> None:
+def test_language_models(tmp_path, accepted, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for cell, offset in (("ln", 0.0), ("bn", 0.2)):
         for seed in (1, 2, 3):
@@ -163,12 +161,11 @@ def test_language_models(tmp_path, normplugins, monkeypatch) -> None:
                 "config": {"task.tokens_per_sample": 10, "evaluate.segment": None},
             }
             write_json(folder / "record.json", record)
-    status, text, errors = normplugins("compare", "runs/ln", "runs/bn")
-    assert status == 0, errors
+    text = accepted("compare", "runs/ln", "runs/bn")
     assert "nats per word (less is better)" in text
     assert "verdict: worse" in text
     assert "approximate randomization p = " in text
-    _, text, _ = normplugins("compare", "runs/ln", "runs/bn", "--json")
+    text = accepted("compare", "runs/ln", "runs/bn", "--json")
     (contrast,) = json.loads(text)["contrasts"]
     assert contrast["mean"] == pytest.approx(0.2, abs=1e-5)
     assert contrast["sentence_variance"] == 0

@@ -2,46 +2,32 @@
 
 import shutil
 
-import pytest
-
 from normplugins.runs import folder
 from tests.helpers.runs import files, tiny_run
 
 GONE = {"checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt", "checkpoint_last.pt"}
 
 
-@pytest.fixture
-def run(trained, tmp_path, monkeypatch):
-    """A copy of a trained run, with its hard links: the best checkpoint is that of an epoch."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(trained.directory, tmp_path / "run", copy_function=shutil.copy2)
-    return tmp_path / "run"
-
-
-def test_a_cleaned_run_is_complete_and_can_be_scored(run, trained, normplugins):
+def test_a_cleaned_run_is_complete_and_can_be_scored(run, trained, accepted):
     before = files(run)
-    status, said, errors = normplugins("clean", "run", "--yes")
-    assert status == 0, errors
+    said = accepted("clean", "run", "--yes")
     assert "checkpoint3.pt, checkpoint_last.pt" in said
     after = files(run)
     assert before.keys() - after.keys() == GONE
     assert after.items() <= before.items()
-    assert "already complete" in normplugins(*tiny_run(trained))[1]
+    assert "already complete" in accepted(*tiny_run(trained))
     for name in ("averaged", "best"):
-        status, said, errors = normplugins(
-            "evaluate", "run", f"evaluate.checkpoint={name}", f"data_dir={trained.data_dir}"
-        )
-        assert status == 0, errors
+        said = accepted("evaluate", "run", f"evaluate.checkpoint={name}", f"data_dir={trained.data_dir}")
         assert f"bleu: BLEU = {trained.record['scores'][name]['test']['bleu']['score']:.2f} " in said
-    assert "no finished run holds a checkpoint that it does not need" in normplugins("clean", "run")[1]
+    assert "no finished run holds a checkpoint that it does not need" in accepted("clean", "run")
 
 
-def test_nothing_is_deleted_without_an_answer(run, refused, normplugins, monkeypatch):
+def test_nothing_is_deleted_without_an_answer(run, refused, accepted, monkeypatch):
     before = files(run)
     assert "can be deleted: confirm it with --yes" in refused("clean", "run")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda _: "")
-    assert normplugins("clean", "run")[1].endswith("nothing was deleted\n")
+    assert accepted("clean", "run").endswith("nothing was deleted\n")
     assert files(run) == before
 
 
@@ -59,13 +45,13 @@ def test_a_run_without_a_sound_checkpoint_to_keep_is_left_alone(run, refused):
     assert files(run).keys() == before.keys() - {averaged.name}
 
 
-def test_unfinished_and_running_runs_are_left_alone(run, refused, normplugins):
+def test_unfinished_and_running_runs_are_left_alone(run, refused, accepted):
     before = files(run)
     with folder.locked(run):
         assert "another run" in refused("clean", "run", "--yes")
-        assert "no finished run" in normplugins("clean", "--runs", ".")[1]
+        assert "no finished run" in accepted("clean", "--runs", ".")
     (run / "record.json").unlink()
     assert "the run in run is not finished" in refused("clean", "run", "--yes")
-    assert "no finished run" in normplugins("clean", "--runs", ".")[1]
+    assert "no finished run" in accepted("clean", "--runs", ".")
     assert files(run).keys() == before.keys() - {"record.json"}
     assert "there is no folder runs" in refused("clean")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from normplugins.evaluation.perplexity import Windows, token_logprobs
-from tests.helpers.runs import command, load
+from tests.helpers.runs import load, succeed
 
 
 @pytest.fixture
@@ -29,16 +29,14 @@ def translations(trained, checkpoint, tmp_path):
     """Return the hypotheses that fairseq's generate prints, with their sentences, and their scores."""
     (data,) = trained.data_dir.glob("demo/*/bin")
     arguments = ["fairseq", "generate", str(data), "--path", str(checkpoint), "--cpu", "--beam", "3", "--nbest", "3"]
-    status, said = command([*arguments, "--max-len-b", "12", "--max-tokens", "200"], tmp_path)
-    assert status == 0, said
+    said = succeed([*arguments, "--max-len-b", "12", "--max-tokens", "200"], tmp_path)
     found = re.findall(r"^H-(\d+)\t(-[\d.]+)\t(.*)$", said, re.MULTILINE)
     assert len(found) == 60
     return [(sentence, text) for sentence, _, text in found], [float(score) for _, score, _ in found]
 
 
-def test_translations_of_fairseq_do_not_change(trained, foldable, normplugins, tmp_path):
-    status, said, _ = normplugins("fold", foldable)
-    assert status == 0
+def test_translations_of_fairseq_do_not_change(trained, foldable, accepted, tmp_path):
+    said = accepted("fold", foldable)
     lines = said.splitlines()
     assert [line.split()[:2] for line in lines[:4]] == [["encoder", "pn"]] * 2 + [["decoder", "ln"]] * 2
     assert "folded into qkv, fc1" in lines[0]
@@ -60,10 +58,9 @@ def test_translations_of_fairseq_do_not_change(trained, foldable, normplugins, t
     assert scores == pytest.approx(scores_before, abs=1e-3)
 
 
-def test_the_loss_of_a_language_model_does_not_change(tensor_lm, normplugins, tmp_path):
+def test_the_loss_of_a_language_model_does_not_change(tensor_lm, accepted, tmp_path):
     model = without_group_scaling(tensor_lm.directory / "checkpoint_best.pt", tmp_path / "lm.pt")
-    status, said, _ = normplugins("fold", model, tmp_path / "new" / "folded.pt")
-    assert status == 0
+    said = accepted("fold", model, tmp_path / "new" / "folded.pt")
     assert "settings: norm=affine" in said
     folded = load(tmp_path / "new" / "folded.pt")
     assert "last_optimizer_state" in load(model)
@@ -73,7 +70,7 @@ def test_the_loss_of_a_language_model_does_not_change(tensor_lm, normplugins, tm
     assert after == pytest.approx(before, abs=1e-4)
 
 
-def test_dtypes_stay_and_a_namespace_of_fairseq_train_is_accepted(foldable, normplugins, tmp_path):
+def test_dtypes_stay_and_a_namespace_of_fairseq_train_is_accepted(foldable, accepted, tmp_path):
     state = load(foldable)
     state["model"] = {name: value.half() if "running" not in name else value for name, value in state["model"].items()}
     state["cfg"]["model"] |= {"_name": "transformer_pn_iwslt_de_en", "decoder_norm": "pnv"}
@@ -82,21 +79,20 @@ def test_dtypes_stay_and_a_namespace_of_fairseq_train_is_accepted(foldable, norm
             state["model"][name.replace("weight", "running_phi")] = torch.rand(16) + 1
     state["cfg"]["model"] = Namespace(**state["cfg"]["model"])
     torch.save(state, foldable)
-    status, said, _ = normplugins("fold", foldable)
-    assert (status, "decoder_norm=none, decoder_final_norm=affine" in said) == (0, True)
+    assert "decoder_norm=none, decoder_final_norm=affine" in accepted("fold", foldable)
     folded = load(tmp_path / "model_folded.pt")
     assert {value.dtype for value in folded["model"].values()} == {torch.float16}
     assert folded["cfg"]["model"].decoder_final_norm == "affine"
 
 
-def test_a_folded_source_and_an_unwritable_destination_are_refused(foldable, normplugins, refused, tmp_path):
+def test_a_folded_source_and_an_unwritable_destination_are_refused(foldable, accepted, refused, tmp_path):
     assert "is the checkpoint to fold" in refused("fold", foldable, foldable)
     (tmp_path / "file").touch()
     assert "could not write" in refused("fold", foldable, tmp_path / "file" / "folded.pt")
     (tmp_path / "folder").mkdir()
     assert "could not write" in refused("fold", foldable, tmp_path / "folder")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "model.pt"]
-    assert normplugins("fold", foldable)[0] == 0
+    accepted("fold", foldable)
     assert "is folded already, from model.pt" in refused("fold", tmp_path / "model_folded.pt")
 
 

@@ -11,15 +11,14 @@ LM = [item for item in TINY_LM if not item.startswith("corpus.")] + ["tracking=n
 
 
 @pytest.mark.slow
-def test_a_language_model_of_own_text_after_a_refusal(normplugins, refused, made_up_text, tmp_path, monkeypatch):
+def test_a_language_model_of_own_text_after_a_refusal(accepted, refused, made_up_text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = [f"corpus.{split}={made_up_text / f'ptb.{split}.txt'}" for split in ("train", "valid")]
     (tmp_path / "bad.txt").write_text("w1 <pad> w2\n", encoding="utf-8")
     (tmp_path / "good.txt").write_text("w1 unseen w2\n" * 9 + "\n", encoding="utf-8")
     arguments = ["run", "custom_lm", "experiment=mine", "norm=pn", *LM, *text]
     assert "bad.txt, line 1: <pad>" in refused(*arguments, "corpus.test=bad.txt")
-    status, said, errors = normplugins(*arguments, "corpus.test=good.txt")  # the same folder, the right settings
-    assert status == 0, errors
+    said = accepted(*arguments, "corpus.test=good.txt")  # the same folder, the right settings
     assert "9 test words that the training text does not have: read as <unk>" in said
     assert "not masked" not in said
     (path,) = (tmp_path / "runs" / "mine").rglob("record.json")
@@ -27,12 +26,12 @@ def test_a_language_model_of_own_text_after_a_refusal(normplugins, refused, made
     assert ppl["signature"] == "level:word|tokens:37|segment:8|context:0|partial:counted|causal:yes"
     assert "holds a run with other settings (corpus.test: good.txt there" in refused(*arguments, "corpus.test=bad.txt")
     subwords = ["corpus.subword=bpe", "corpus.subword_size=4", "run_dir=bpe"]
-    status, said, errors = normplugins(*arguments, "corpus.test=good.txt", *subwords)
-    assert status == 0, errors
+    said = accepted(*arguments, "corpus.test=good.txt", *subwords)
     assert "level:word|bpe:" in said
     assert "|tokens:37|" in said
     (tmp_path / "results").mkdir()
-    assert normplugins("publish", "--force", path.parent)[0] == normplugins("report")[0] == 0
+    accepted("publish", "--force", path.parent)
+    accepted("report")
     page = (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
     assert "## mine" in page
     run_page = next((tmp_path / "results" / "runs").rglob("seed1.md")).read_text(encoding="utf-8")
@@ -40,7 +39,7 @@ def test_a_language_model_of_own_text_after_a_refusal(normplugins, refused, made
 
 
 @pytest.mark.slow
-def test_training_pairs_longer_than_a_batch_are_counted(normplugins, tmp_path, monkeypatch):
+def test_training_pairs_longer_than_a_batch_are_counted(accepted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_user_corpus(tmp_path, 60, valid=9, test=8)
     for language in ("de", "en"):
@@ -51,8 +50,7 @@ def test_training_pairs_longer_than_a_batch_are_counted(normplugins, tmp_path, m
     files = [f"corpus.{split}={split}" for split in ("train", "valid", "test")]
     small = ["corpus.subword_size=60", "hardware=cpu", "hardware.threads=1", "tracking=none", "dataset.max_tokens=80"]
     ends = ["optimization.max_epoch=1", "evaluate.average=1", "evaluate.translate=false", "run_dir=run"]
-    status, said, errors = normplugins("run", "custom", "experiment=long", "norm=ln", *files, *MODEL, *small, *ends)
-    assert status == 0, errors
+    said = accepted("run", "custom", "experiment=long", "norm=ln", *files, *MODEL, *small, *ends)
     assert json.loads((tmp_path / "run" / "record.json").read_text(encoding="utf-8"))["training"]["skipped"] == 7
     assert "7 training examples will be skipped" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
     assert "7 training examples were skipped" in said

@@ -1,7 +1,6 @@
 """``normplugins publish``: what is copied to ``results/``, and what is refused."""
 
 import json
-import shutil
 
 import pytest
 
@@ -19,20 +18,17 @@ def rewrite(run, **changes):
 
 
 @pytest.fixture
-def run(trained, tmp_path, monkeypatch):
+def run(run):
     """A copy of a trained run, whose code was committed, in a folder with an empty folder of results."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "results").mkdir()
-    shutil.copytree(trained.directory, tmp_path / "run")
-    rewrite(tmp_path / "run", git_commit=COMMIT, later=[])
-    return tmp_path / "run"
+    (run.parent / "results").mkdir()
+    rewrite(run, git_commit=COMMIT, later=[])
+    return run
 
 
 @pytest.fixture
-def published(run, normplugins):
+def published(run, accepted):
     """The run after it was published."""
-    status, said, errors = normplugins("publish", "run")
-    assert status == 0, errors
+    said = accepted("publish", "run")
     (path,) = (run.parent / "results").rglob("seed1.json")
     assert said == f"run: published as {path.relative_to(run.parent)}\n"
     return path
@@ -47,31 +43,30 @@ def test_the_record_and_its_translations_are_copied(run, published):
     assert copied.keys() == {kept["file"] for kept in record["translations"].values()}
 
 
-def test_publishing_again_changes_nothing_and_restores_what_is_missing(run, published, normplugins):
+def test_publishing_again_changes_nothing_and_restores_what_is_missing(run, published, accepted):
     before = files(run.parent)
-    assert normplugins("publish", "run")[0] == 0
+    accepted("publish", "run")
     assert files(run.parent) == before
     (published.parent / "seed1.last.tsv.gz").unlink()
-    assert normplugins("publish", "run")[0] == 0
+    accepted("publish", "run")
     assert files(run.parent).keys() == before.keys()
 
 
-def test_another_record_is_replaced_only_with_force(run, published, refused, normplugins):
+def test_another_record_is_replaced_only_with_force(run, published, refused, accepted):
     before = published.read_bytes()
     rewrite(run, finished_at="2027-01-01T00:00:00+00:00")
     assert "is another record of this cell and seed" in refused("publish", "run")
     assert published.read_bytes() == before
-    status, said, _ = normplugins("publish", "run", "--force")
-    assert (status, "published anyway: results/runs" in said) == (0, True)
+    assert "published anyway: results/runs" in accepted("publish", "run", "--force")
     assert published.read_bytes() == (run / "record.json").read_bytes() != before
 
 
 @pytest.mark.parametrize("changes", [{"git_commit": f"{COMMIT}+changes"}, {"later": [{"git_commit": "1+changes"}]}])
-def test_code_that_was_not_committed_is_published_only_with_force(changes, run, refused, normplugins):
+def test_code_that_was_not_committed_is_published_only_with_force(changes, run, refused, accepted):
     rewrite(run, **changes)
     assert "comes from code that is not committed" in refused("publish", "run")
     assert not list((run.parent / "results").iterdir())
-    assert normplugins("publish", "run", "--force")[0] == 0
+    accepted("publish", "run", "--force")
 
 
 @pytest.mark.parametrize("force", [(), ("--force",)])

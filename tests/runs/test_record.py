@@ -18,17 +18,17 @@ SHORT = [
 
 
 @pytest.mark.slow
-def test_a_record_holds_no_absolute_path(normplugins, tmp_path, monkeypatch):
+def test_a_record_holds_no_absolute_path(accepted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = write_user_corpus(tmp_path / "text")
     corpus = [f"corpus.train={text / 'train'}", "corpus.valid_size=10", "corpus.test_size=12", "corpus.subword_size=40"]
     places = [f"data_dir={tmp_path / 'data'}"]
     run = ["run", "custom", "experiment=mine", "norm=ln", *SHORT, *MODEL, *places, *corpus]
-    assert normplugins(*run, f"run_dir={tmp_path / 'learned'}")[0] == 0
+    accepted(*run, f"run_dir={tmp_path / 'learned'}")
     codes = next((tmp_path / "data").rglob("codes"))
     merges = len(codes.read_text(encoding="utf-8").splitlines()) - 1
     own_codes = [f"corpus.codes={codes}", f"corpus.subword_size={merges}"]
-    assert normplugins(*run, *own_codes, f"run_dir={tmp_path / 'given'}")[0] == 0
+    accepted(*run, *own_codes, f"run_dir={tmp_path / 'given'}")
     records = [path.read_text(encoding="utf-8") for path in tmp_path.glob("*/record.json")]
     assert len(records) == 2
     assert not [record for record in records if str(tmp_path) in record or '"/' in record]

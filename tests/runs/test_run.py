@@ -109,11 +109,9 @@ def test_the_comparison_detects_a_bit_of_one_tensor(trained):
         assert [each for each in differences(one, other) if each.startswith(f"/{place}/")]
 
 
-def test_a_complete_run_is_not_repeated(trained, normplugins, monkeypatch):
-    monkeypatch.chdir(trained.folder)
+def test_a_complete_run_is_not_repeated(trained, accepted, at_trained):
     before = files(trained.folder)
-    status, said, _ = normplugins("run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY)
-    assert status == 0
+    said = accepted("run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY)
     assert "already complete" in said
     assert str(trained.record["metrics"]["bleu"]["signature"]) in said
     assert files(trained.folder) == before
@@ -157,20 +155,19 @@ def test_a_run_that_is_not_finite_names_layer_and_update(rate, trained, refused,
 
 
 @pytest.mark.slow
-def test_other_settings_in_the_same_folder_are_refused(trained, refused, normplugins, tmp_path, monkeypatch):
+def test_other_settings_in_the_same_folder_are_refused(trained, refused, accepted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["optimization.max_update=4", "evaluate.max_length_b=5"]
-    assert normplugins(*tiny_run(trained, *short))[0] == 0
+    accepted(*tiny_run(trained, *short))
     before = files(tmp_path / "run")
     line = refused(*tiny_run(trained, *short, "model.dropout=0.5"))
     assert "model.dropout: 0.1 there, 0.5 now" in line
     assert "force=true" in line
     assert files(tmp_path / "run") == before
     # these settings do not change the result
-    status, said, _ = normplugins(*tiny_run(trained, *short, "hardware=auto", "train.checkpoint_minutes=7"))
-    assert (status, "already complete" in said) == (0, True)
-    status, said, _ = normplugins(*tiny_run(trained, *short, "model.dropout=0.5", "force=true"))
-    assert status == 0
+    again = tiny_run(trained, *short, "hardware=auto", "train.checkpoint_minutes=7")
+    assert "already complete" in accepted(*again)
+    said = accepted(*tiny_run(trained, *short, "model.dropout=0.5", "force=true"))
     assert "already complete" not in said
     assert not before.items() & files(tmp_path / "run").items()
 
@@ -266,7 +263,7 @@ def test_the_record_contains_everything_that_the_scores_depend_on(trained):
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_no_partial_file(trained, refused, normplugins, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_partial_file(trained, refused, accepted, tmp_path, monkeypatch):
     """A limit on the size of files stands for a full disk."""
     monkeypatch.chdir(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -278,5 +275,4 @@ def test_a_full_disk_leaves_no_partial_file(trained, refused, normplugins, tmp_p
     assert line.startswith("normplugins: could not write the checkpoint run/checkpoint_last.pt: ")
     assert {path.name for path in (tmp_path / "run").iterdir()} == BEGUN
     short = ["optimization.max_update=2", "evaluate.translate=false"]
-    status, _, errors = normplugins(*tiny_run(trained, *short), "force=true")  # with space on the disk
-    assert status == 0, errors
+    accepted(*tiny_run(trained, *short), "force=true")  # with space on the disk

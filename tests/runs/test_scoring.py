@@ -11,7 +11,7 @@ from normplugins.corpora.multi30k import TEST_PARTS
 from normplugins.utils.files import read_lines, sha256
 from normplugins.utils.json_file import HASH
 from tests.helpers.corpora import write_multi30k
-from tests.helpers.runs import MODEL, Trained, command, files
+from tests.helpers.runs import MODEL, Trained, files, succeed
 from tests.helpers.translations import corpus_bleu, read_translations
 
 SIZES = (9, 8, 5, 7)  # of the four test sets
@@ -32,8 +32,7 @@ def mirror(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory, mirror):
     folder = tmp_path_factory.mktemp("scored")
-    status, said = command(COMMAND, folder, NORMPLUGINS_MIRROR=mirror)
-    assert status == 0, said
+    said = succeed(COMMAND, folder, NORMPLUGINS_MIRROR=mirror)
     return Trained(folder, folder / "run", said)
 
 
@@ -121,8 +120,7 @@ def test_a_line_for_each_further_checkpoint_is_printed(scored):
 @pytest.mark.slow
 def test_evaluate_gives_the_score_of_the_record(scored, mirror):
     name, before = "last", files(scored.directory)
-    status, said = command(["evaluate", "run", f"evaluate.checkpoint={name}"], scored.folder, NORMPLUGINS_MIRROR=mirror)
-    assert status == 0, said
+    said = succeed(["evaluate", "run", f"evaluate.checkpoint={name}"], scored.folder, NORMPLUGINS_MIRROR=mirror)
     scores = scored.record["scores"][name]
     assert f"bleu: BLEU = {scores['test']['bleu']['score']:.2f} " in said
     for test_set in TEST_PARTS:

@@ -80,11 +80,11 @@ def test_cells_are_tasks_of_one_array(cluster, normplugins):
         assert compose_config("demo", overrides).run_dir == f"runs/demo/{norm}/seed{seed}"
 
 
-def test_settings_reach_slurm_and_do_not_change_the_cell(cluster, normplugins):
+def test_settings_reach_slurm_and_do_not_change_the_cell(cluster, accepted):
     settings = ["partition=short", "time=30", "cpus=3", "mem=4G", "parallel=2", "gpus=0"]
     settings += ["setup=['true module x','export A=\"b c\"']", "options=['--mail-type=END']"]
     more = ["run_dir='my runs/$HOME'", *(f"hardware.slurm.{setting}" for setting in settings)]
-    assert normplugins("run", "demo", "norm=pn", *SLURM, *more)[0] == 0
+    accepted("run", "demo", "norm=pn", *SLURM, *more)
     asked = cluster.asked()
     assert (asked["partition"], asked["time"], asked["cpus-per-task"], asked["mem"]) == ("short", "30", "3", "4G")
     assert (asked["mail-type"], asked["array"]) == ("END", "0-0%2")
@@ -96,12 +96,12 @@ def test_settings_reach_slurm_and_do_not_change_the_cell(cluster, normplugins):
 
 
 @pytest.mark.slow
-def test_a_process_has_a_gpu_or_an_equal_share_of_the_cpus(cluster, normplugins):
-    assert normplugins("run", "demo", "norm=pn", "hardware.processes=8", *SLURM)[0] == 0
+def test_a_process_has_a_gpu_or_an_equal_share_of_the_cpus(cluster, accepted):
+    accepted("run", "demo", "norm=pn", "hardware.processes=8", *SLURM)
     assert cluster.asked()["gpus-per-node"] == "8"
     assert cluster.task(0)[1:4] == ["hardware=gpus", "hardware.processes=8", "norm=pn"]
     on_a_cpu = ["hardware.slurm.gpus=0", "hardware.slurm.cpus=8", "hardware.processes=2"]
-    assert normplugins("run", "demo", *SLURM, *on_a_cpu)[0] == 0
+    accepted("run", "demo", *SLURM, *on_a_cpu)
     assert cluster.task(0)[1:3] == ["hardware=cpu", "hardware.threads=4"]
 
 
@@ -144,52 +144,48 @@ def test_wait_is_refused_without_slurm(refused):
     assert "--wait waits for Slurm's jobs" in refused("run", "demo", "--wait", "hardware=cpu")
 
 
-def test_wait_includes_jobs_of_earlier_calls(cluster, normplugins, refused, monkeypatch):
+def test_wait_includes_jobs_of_earlier_calls(cluster, accepted, refused, monkeypatch):
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
-    assert normplugins("run", "demo", "norm=ln", *SLURM)[0] == 0
+    accepted("run", "demo", "norm=ln", *SLURM)
     (cluster.folder / "queue").write_text("7_0\n")
     cluster.fake("squeue", f"/bin/cat {cluster.folder}/queue; : > {cluster.folder}/queue")
     assert "1 of 1 runs are not complete" in refused("run", "demo", "norm=ln", "--wait", *SLURM)
 
 
-def test_a_complete_cell_is_shown_and_not_submitted(trained, cluster, normplugins, monkeypatch):
-    monkeypatch.chdir(trained.folder)
-    status, said, _ = normplugins("run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY, "hardware=slurm")
-    assert (status, "already complete, in run" in said) == (0, True)
+def test_a_complete_cell_is_shown_and_not_submitted(cluster, at_trained, accepted):
+    said = accepted("run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY, "hardware=slurm")
+    assert "already complete, in run" in said
     assert not (cluster.folder / "script").exists()
 
 
 @pytest.mark.slow
-def test_a_cell_that_is_queued_or_running_is_not_submitted_again(cluster, normplugins, refused):
-    assert normplugins("run", "demo", "-m", "norm=ln,bn", *SLURM)[0] == 0
+def test_a_cell_that_is_queued_or_running_is_not_submitted_again(cluster, accepted, refused):
+    accepted("run", "demo", "-m", "norm=ln,bn", *SLURM)
     (cluster.folder / "queue").write_text("3\n7_1\n")  # the job of norm=ln has ended
     cluster.fake("sbatch", f"/bin/cat > {cluster.folder}/script; echo 8")
-    status, said, _ = normplugins("run", "demo", "-m", "norm=bn,ln", "force=true", *SLURM)
-    assert status == 0
+    said = accepted("run", "demo", "-m", "norm=bn,ln", "force=true", *SLURM)
     assert said.splitlines()[:2] == [
         "demo bn seed 1: already queued or running, as job 7_1 (scancel 7_1 ends it)",
         "job 8_0: demo ln seed 1 in runs/demo/ln/seed1, log runs/slurm/8_0.log",
     ]
     (cluster.folder / "queue").write_text("7_1\n8_0\n")
     (cluster.folder / "script").unlink()
-    status, said, _ = normplugins("run", "demo", "-m", "norm=ln,bn", *SLURM)
-    assert (status, said.count("already queued or running")) == (0, 2)
+    assert accepted("run", "demo", "-m", "norm=ln,bn", *SLURM).count("already queued or running") == 2
     assert not (cluster.folder / "script").exists()
     cluster.fake("squeue", "echo squeue: error: no controller >&2; exit 1")
     assert "no controller" in refused("run", "demo", *SLURM)
 
 
-def test_a_requeued_job_with_force_resumes(trained, normplugins, monkeypatch):
-    monkeypatch.chdir(trained.folder)
+def test_a_requeued_job_with_force_resumes(trained, at_trained, accepted, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    status, said, _ = normplugins("run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY, "force=true")
-    assert (status, "already complete" in said) == (0, True)
+    said = accepted("run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY, "force=true")
+    assert "already complete" in said
     assert os.path.relpath(trained.result) in said
 
 
-def test_the_time_limit_requeues_the_task(cluster, normplugins):
+def test_the_time_limit_requeues_the_task(cluster, accepted):
     """The signal that Slurm sends before the time limit reaches the script during the run."""
-    assert normplugins("run", "demo", *SLURM)[0] == 0
+    accepted("run", "demo", *SLURM)
     cluster.fake("scontrol", f'echo "$@" > {cluster.folder}/requeued')
     cluster.fake("python", "kill -USR2 $PPID; exec /bin/sleep 3 > /dev/null 2>&1")
     cluster.run_task(0)

@@ -32,23 +32,21 @@ def hypotheses(trained):
 
 
 def test_the_raw_test_set_gives_the_translations_that_were_scored(
-    trained, normplugins, monkeypatch, source, hypotheses, tmp_path
+    trained, normplugins, accepted, at_trained, source, hypotheses, tmp_path
 ):
-    monkeypatch.chdir(trained.folder)
     status, said, errors = normplugins("translate", "run", source)
     assert (status, errors) == (0, "")
     assert said.splitlines() == hypotheses  # of given tokens, which stay tokens
     for name in ("last", "best"):
-        status, said, _ = normplugins("translate", f"run/checkpoint_{name}.pt", source)
-        assert said == (trained.directory / f"test.{name}.hypotheses").read_text(encoding="utf-8")
+        expected = (trained.directory / f"test.{name}.hypotheses").read_text(encoding="utf-8")
+        assert accepted("translate", f"run/checkpoint_{name}.pt", source) == expected
     packed, output = tmp_path / "test.gz", tmp_path / "new" / "output"
     packed.write_bytes(gzip.compress(source.read_bytes()))
     assert normplugins("translate", "run", packed, "--output", output) == (0, "", "")
     assert output.read_text(encoding="utf-8").splitlines() == hypotheses
 
 
-def test_order_empty_lines_and_unknown_words(trained, normplugins, monkeypatch, source, hypotheses, stdin):
-    monkeypatch.chdir(trained.folder)
+def test_order_empty_lines_and_unknown_words(normplugins, at_trained, source, hypotheses, stdin):
     lines = source.read_text(encoding="utf-8").splitlines()
     stdin(f"{lines[3].upper()}\r\n\n  \n{lines[1]}\nthe 漢字 the 漢\n")
     status, said, errors = normplugins("translate", "run")
@@ -59,8 +57,7 @@ def test_order_empty_lines_and_unknown_words(trained, normplugins, monkeypatch, 
     assert normplugins("translate", "run") == (0, "", "")
 
 
-def test_nbest_and_scores(trained, normplugins, monkeypatch, source, hypotheses):
-    monkeypatch.chdir(trained.folder)
+def test_nbest_and_scores(normplugins, at_trained, source, hypotheses):
     status, said, _ = normplugins("translate", "run", source, "--nbest", 2, "--scores")
     rows = [line.split("\t") for line in said.splitlines()]
     assert (status, [row[0] for row in rows[:4]]) == (0, ["1", "1", "2", "2"])
@@ -68,8 +65,7 @@ def test_nbest_and_scores(trained, normplugins, monkeypatch, source, hypotheses)
     assert all(0 > float(best[1]) >= float(second[1]) for best, second in zip(rows[::2], rows[1::2], strict=True))
 
 
-def test_what_cannot_be_translated(trained, refused, monkeypatch, tmp_path, stdin):
-    monkeypatch.chdir(trained.folder)
+def test_what_cannot_be_translated(refused, at_trained, tmp_path, stdin):
     text = tmp_path / "text"
     text.write_text("fine\n" + "the " * 1100 + "\n", encoding="utf-8")
     line = refused("translate", "run", text, "--output", tmp_path / "output")
@@ -91,8 +87,7 @@ def test_what_cannot_be_translated(trained, refused, monkeypatch, tmp_path, stdi
     assert "cannot read" in refused("translate", "run", tmp_path / "nothing")
 
 
-def test_from_python(trained, monkeypatch, source, hypotheses):
-    monkeypatch.chdir(trained.folder)
+def test_from_python(at_trained, source, hypotheses):
     lines = source.read_text(encoding="utf-8").splitlines()
     run = package.load("run")
     assert run.translate(lines) == hypotheses
@@ -107,8 +102,7 @@ def test_from_python(trained, monkeypatch, source, hypotheses):
         NormTransformerLM.from_pretrained("run")
 
 
-def test_a_missing_mean_is_computed(trained, monkeypatch, source, hypotheses, tmp_path):
-    monkeypatch.chdir(trained.folder)
+def test_a_missing_mean_is_computed(trained, at_trained, source, hypotheses, tmp_path):
     run = shutil.copytree(trained.directory, tmp_path / "run")
     (run / "checkpoint_averaged.pt").unlink()
     assert package.load(run).translate(source.read_text(encoding="utf-8").splitlines()) == hypotheses
@@ -140,17 +134,17 @@ def test_a_line_that_is_scored_alone_does_not_depend_on_the_others(transformer_l
     assert run.unknown == ["neu"]
 
 
-def test_text_is_continued(transformer_lm, normplugins, at_home, stdin, refused):
+def test_text_is_continued(transformer_lm, normplugins, accepted, at_home, stdin, refused):
     at_home(transformer_lm.folder)
     stdin("w1 w2\nw3\n")
     status, said, errors = normplugins("generate", "run", "--max-tokens", 30, "--top-k", 5)
     assert (status, errors) == (0, "")
     assert [line.split()[0] for line in said.splitlines()] == ["w1", "w3"]
-    again = [normplugins("generate", "run", "--prompt", "w1", "--seed", seed)[1] for seed in (3, 3, 4, 5, 6)]
+    again = [accepted("generate", "run", "--prompt", "w1", "--seed", seed) for seed in (3, 3, 4, 5, 6)]
     assert again[0] == again[1]
     assert len(set(again)) > 1
-    greedy = normplugins("generate", "run", "--prompt", "w1 w2", "--temperature", 0)[1]
-    assert greedy == normplugins("generate", "run", "--prompt", "w1 w2", "--top-k", 1)[1]
+    greedy = accepted("generate", "run", "--prompt", "w1 w2", "--temperature", 0)
+    assert greedy == accepted("generate", "run", "--prompt", "w1 w2", "--top-k", 1)
     for most in (0, -5):
         line = refused("generate", "run", "--prompt", "w1", "--max-tokens", most)
         assert line.endswith(f"at most {most} new tokens: at least 1 is needed")

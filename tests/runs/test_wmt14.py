@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 
 from tests.helpers.corpora import wmt14_members, write_wmt14
-from tests.helpers.runs import MODEL, Trained, command
+from tests.helpers.runs import MODEL, Trained, succeed
 
 TINY = [
     *MODEL,
@@ -29,8 +29,7 @@ TINY = [
 @pytest.mark.slow
 def test_from_archives_to_the_record(tmp_path):
     write_wmt14(tmp_path / "data", wmt14_members())
-    status, said = command(["run", "wmt14", *TINY], tmp_path)
-    assert status == 0, said
+    said = succeed(["run", "wmt14", *TINY], tmp_path)
     run = Trained(tmp_path, tmp_path / "run", said)
     record, config = run.record, run.record["config"]
     assert config["optimization.update_freq"] == [4]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import OTHER_CONFIG, PATIENCE, REPOSITORY, TINY, Trained, command, differences, outcome
+from tests.helpers.runs import OTHER_CONFIG, PATIENCE, REPOSITORY, TINY, Trained, command, differences, outcome, succeed
 
 HERE = Path(__file__).parent
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -94,8 +94,7 @@ def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, trained
     (cluster / "bn" / "run" / "checkpoint_last.pt").touch()
     cell = [*CELL, f"data_dir={trained.data_dir}"]
     arguments = ["run", "demo", "-m", "norm=ln,pn,bn", *cell, *JOBS, *OWN_PLACES]
-    status, said = command(arguments, cluster, PYTHONPATH=str(REPOSITORY), SLURM_CONF=os.environ["SLURM_CONF"])
-    assert status == 0, said
+    said = succeed(arguments, cluster, PYTHONPATH=str(REPOSITORY), SLURM_CONF=os.environ["SLURM_CONF"])
     jobs = {
         norm: (job, cluster / log)
         for job, norm, log in re.findall(r"^job (\S+): .* in (\S+)/run, log (\S+)$", said, flags=re.MULTILINE)
@@ -115,8 +114,7 @@ def test_an_array_with_a_killed_a_requeued_and_a_failed_job(slurm: None, trained
     assert not (cluster / "pn/run/record.json").exists()
     subprocess.run(["scontrol", "requeue", killed], check=True)
 
-    status, said = command(["run", "demo", "norm=pn", *cell, *OWN_PLACES], unbroken)
-    assert status == 0, said
+    succeed(["run", "demo", "norm=pn", *cell, *OWN_PLACES], unbroken)
     wait_for_end(failed, "FAILED 1:0")
     assert re.search(r"^normplugins: .* holds a run with other settings", failed_log.read_text(), flags=re.MULTILINE)
     for job, log in ((killed, killed_log), (requeued, requeued_log)):

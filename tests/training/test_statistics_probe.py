@@ -155,13 +155,12 @@ def test_a_residual_computed_before_the_norm_has_no_gradient_of_the_norm_alone()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["ln", "pn"])
-def test_a_run_ends_bitwise_equal_with_and_without_the_probe(trained, normplugins, tmp_path, monkeypatch, norm):
+def test_a_run_ends_bitwise_equal_with_and_without_the_probe(trained, accepted, tmp_path, monkeypatch, norm):
     ends = []
     for on in ("true", "false"):
         (tmp_path / on).mkdir()
         monkeypatch.chdir(tmp_path / on)
-        status, _, errors = normplugins(*run_of(trained, norm, f"train.probe={on}"))
-        assert status == 0, errors
+        accepted(*run_of(trained, norm, f"train.probe={on}"))
         ends.append(load(tmp_path / on / "run/checkpoint_last.pt"))
     probed, plain = (end["extra_state"]["history"] for end in ends)
     assert differences(ends[0]["model"], ends[1]["model"]) == []

@@ -13,7 +13,7 @@ from wandb.proto import wandb_internal_pb2
 from normplugins.runs.display_name import display_name
 from normplugins.training import tracking
 from normplugins.training.tracking import tracked
-from tests.helpers.runs import TINY, command
+from tests.helpers.runs import TINY, succeed
 
 
 def records(path):
@@ -60,8 +60,7 @@ def tracked_run(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tracked")
     arguments = ["run", "demo", "norm=pn", "seed=3", "run_dir=run", *TINY, f"data_dir={trained.data_dir}"]
     nobody = {"HOME": str(folder), "WANDB_API_KEY": "", "WANDB_MODE": "", "NETRC": str(folder / "netrc")}
-    status, said = command(arguments, folder, **nobody)
-    assert status == 0, said
+    said = succeed(arguments, folder, **nobody)
     return folder, said
 
 
