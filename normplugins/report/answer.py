@@ -209,8 +209,8 @@ def _statistics_of_bn(probe: pd.DataFrame) -> str:
     running, batch = (mean_and_range(losses.loc["bn"][column]) for column in ("loss", "train_mode_loss"))
     return (
         f" BN's validation loss (label-smoothed) minus LN's, in bits and over the last {LAST_EPOCHS} epochs, is "
-        f"{running} with running statistics, and {batch} with those of each batch; parentheses have the lowest and the "
-        "highest seed ([all cells](figures.md#train-inference-discrepancy-and-the-gap-in-validation-loss))."
+        f"{running} with running statistics, and {batch} with those of each batch (in parentheses: the lowest and the "
+        "highest seed; [all cells](figures.md#train-inference-discrepancy-and-the-gap-in-validation-loss))."
     )
 
 
