@@ -127,7 +127,7 @@ def describe_progress(results: Path, primary: Sequence[Finding]) -> str:
     runs = f"{progress.published} of {progress.planned} planned runs of Multi30k are published{lost}"
     complete = sum(each.complete for each in primary if each.difference)
     decided = sum(each.decided and each.final for each in primary)
-    verdicts = f"{complete} of {len(primary)} contrasts have all their pairs, and {decided} are decided."
+    verdicts = f"Contrasts: {complete} of {len(primary)} complete, {decided} decided."
     if not progress.left:
         return f"No planned run is left: {runs}. {verdicts}"
     most = max(each.seeds for each in primary)
