@@ -1,4 +1,4 @@
-"""BatchNorm against recorded vectors, and its gradient."""
+"""BatchNorm against recorded vectors, and a batch of one token."""
 
 import numpy as np
 import pytest
@@ -20,18 +20,6 @@ def test_bn_with_both_switches_and_momentum_is_bn_released() -> None:
     vectors = np.load(GOLDEN / "batch_released_0.npz")
     config = NormConfig("bn", momentum=0.05, groups=1, group_scaling=True, padding_filled=True)
     replay(build_norm(config, len(vectors["weight"])), vectors, ("running_mean", "running_var"))
-
-
-@pytest.mark.parametrize("name", ["bn", "bn_released"])
-@pytest.mark.parametrize("training", [True, False])
-def test_gradient_is_exact(name: str, training: bool) -> None:
-    norm = random_affine(build_norm(NormConfig(name), 4).double()).train(training)
-    mask = torch.tensor([[False, False, True], [False, True, True]])
-    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda x, w, b: torch.func.functional_call(norm, {"weight": w, "bias": b}, (x, mask)),
-        (x, norm.weight, norm.bias),
-    )
 
 
 def test_one_token_alone_gives_the_bias() -> None:

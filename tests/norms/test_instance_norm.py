@@ -29,16 +29,6 @@ def test_it_is_the_reference_on_each_sentence(training: bool) -> None:
         assert not y[length:, i].any()
 
 
-def test_gradient_is_exact() -> None:
-    norm = random_affine(build_norm(NormConfig("instance"), 4).double())
-    mask = torch.tensor([[False, False, True], [True, False, False]])
-    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda x, w, b: torch.func.functional_call(norm, {"weight": w, "bias": b}, (x, mask)),
-        (x, norm.weight, norm.bias),
-    )
-
-
 @settings(deadline=None, max_examples=25)
 @given(
     lengths=st.lists(st.integers(0, 4), min_size=1, max_size=3).filter(any),

@@ -1,4 +1,4 @@
-"""Properties of every norm: padding, dtypes, checkpointing, evaluation, and no synchronization with the device."""
+"""Properties of every norm: gradients, padding, dtypes, checkpointing, evaluation, no waiting for the device."""
 
 import copy
 import io
@@ -105,6 +105,29 @@ def test_a_flat_batch_equals_the_same_tokens_in_sentences(name: str) -> None:
         b = step(flat, x.flatten(0, 1), mask.t().flatten(), g.flatten(0, 1))
         assert_close((a.y.flatten(0, 1), a.gx.flatten(0, 1)), (b.y, b.gx))
         assert_close(buffers(flat), buffers(sentences))
+
+
+SCALED = {"group_scaling": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "training"),
+    [
+        (name, changes, training)
+        for name, changes in [*((name, {}) for name in NORMS), ("bn", SCALED), ("pnv", SCALED), ("rms", {"groups": 4})]
+        for training in (True, False)
+        if not (training and updates_in_backward(name))  # their backward is not the gradient of their forward
+    ],
+)
+def test_the_gradient_is_exact(name: str, changes: dict[str, Any], training: bool) -> None:
+    norm, mask = small(name, **changes).double().train(training), padding([3, 1])
+    parameters = dict(norm.named_parameters())
+
+    def forward(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(norm, dict(zip(parameters, values, strict=True)), (x, mask))
+
+    x = torch.randn(3, 2, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(forward, (x, *parameters.values()))
 
 
 @pytest.mark.parametrize("name", TOKEN_NORMS)

@@ -1,4 +1,4 @@
-"""RMSNorm, ScaleNorm and GroupNorm against plain references, and their gradients."""
+"""RMSNorm, ScaleNorm and GroupNorm against plain references; channels that cannot be split."""
 
 import numpy as np
 import pytest
@@ -51,17 +51,6 @@ def test_group_is_the_reference(groups: int) -> None:
 def test_scale_starts_as_rms() -> None:
     x = torch.from_numpy(tokens())
     assert_close(build_norm(NormConfig("scale"), 8).double()(x), build_norm(NormConfig("rms"), 8)(x), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["rms", "scale", "group"])
-def test_gradient_is_exact(name: str) -> None:
-    norm = random_affine(build_norm(NormConfig(name, groups=2), 4).double())
-    mask = torch.tensor([[False, False, True], [False, True, True]])
-    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
-    names, parameters = zip(*norm.named_parameters(), strict=True)
-    assert torch.autograd.gradcheck(
-        lambda x, *p: torch.func.functional_call(norm, dict(zip(names, p, strict=True)), (x, mask)), (x, *parameters)
-    )
 
 
 @pytest.mark.parametrize("name", ["rms", "scale", "group"])
