@@ -24,9 +24,3 @@ def test_evaluation_is_the_fixed_affine_map(name: str) -> None:
     x = torch.randn(4, 2, 6, dtype=torch.float64)
     assert_close(norm(x, mask)[~mask.t()], (scale * x + shift)[~mask.t()], rtol=0, atol=1e-12)
     assert scale.dtype == shift.dtype == build_norm(NormConfig(name, group_scaling=False), 6).fixed_affine()[0].dtype
-
-
-@pytest.mark.parametrize("name", ["pn", "pn_alg2", "pnv", "bn", "bn_released"])
-def test_group_scaling_is_not_affine(name: str) -> None:
-    with pytest.raises(ValueError, match="group scaling divides each token"):
-        build_norm(NormConfig(name, groups=2, group_scaling=True), 6).fixed_affine()

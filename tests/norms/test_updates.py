@@ -147,26 +147,6 @@ def test_warmup_counts_updates() -> None:
     assert norm.num_updates.item() == 4
 
 
-@pytest.mark.parametrize("name", BATCH_NORMS)
-def test_an_update_without_a_token_changes_nothing(name: str) -> None:
-    norm = make(name, warmup_updates=None if name != "pn" else 2)
-    before = buffers(norm)
-    end_update(norm)
-    norm(torch.randn(4, DIM).double(), torch.ones(4, dtype=torch.bool))
-    norm(torch.empty(4, 0, DIM).double(), torch.empty(0, 4, dtype=torch.bool))
-    end_update(norm)
-    assert_close(buffers(norm), before, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", BATCH_NORMS)
-def test_evaluation_leaves_nothing_pending(name: str) -> None:
-    norm = make(name).eval()
-    before = buffers(norm)
-    norm(tokens(9, 0)[0])
-    end_update(norm)
-    assert_close(buffers(norm), before, rtol=0, atol=0)
-
-
 def test_low_precision_changes_the_sums_no_more_than_the_batch() -> None:
     """Sums are kept in float64: a mean far from 0 does not swallow the variance."""
     norm = build_norm(NormConfig("bn", per_update=True, momentum=1.0), DIM)
