@@ -29,7 +29,7 @@ def padding(lengths: list[int], extra: int = 0) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PADDING_FREE)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     lengths=st.lists(st.integers(0, 4), min_size=1, max_size=4).filter(any),
     extra=st.integers(0, 3),

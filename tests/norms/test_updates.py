@@ -40,7 +40,7 @@ def tokens(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BATCH_NORMS)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     cuts=st.lists(st.lists(st.integers(0, 12), max_size=4), min_size=1, max_size=4),
     warmup=st.sampled_from([0, 2, 100]),
