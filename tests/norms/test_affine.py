@@ -1,4 +1,4 @@
-"""Affine, and the affine map that the evaluation of other norms equals."""
+"""Affine and none, and the affine map that the evaluation of other norms equals."""
 
 import pytest
 import torch
@@ -12,6 +12,13 @@ def test_it_scales_and_shifts_each_channel() -> None:
     norm, x = random_affine(build_norm(NormConfig("affine"), 6)), torch.randn(3, 2, 6)
     assert_close(norm(x), x * norm.weight + norm.bias)
     assert norm(x.half()).dtype == torch.float16
+
+
+def test_none_returns_x_and_has_nothing_to_save() -> None:
+    norm, x = build_norm(NormConfig("none"), 6), torch.randn(3, 2, 6)
+    assert torch.equal(norm(x), x)
+    assert torch.equal(norm(x, torch.ones(2, 3, dtype=torch.bool)), x)
+    assert not norm.state_dict()
 
 
 @pytest.mark.parametrize("name", ["affine", "bn", "pnv", "pn_alg2", "weight", "pn", "bn_released"])
