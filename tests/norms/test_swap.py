@@ -58,7 +58,7 @@ def unfused() -> Iterator[None]:
 def test_pytorchs_encoder_computes_the_new_norm_in_evaluation(name: str, batch_first: bool, norm_first: bool) -> None:
     model = encoder(batch_first, norm_first)
     x, mask = batch()
-    x = x if batch_first else x.transpose(0, 1)
+    x, padding = (x, mask) if batch_first else (x.transpose(0, 1), mask.t())
     swap(model, name)
     model(x, src_key_padding_mask=mask)
     model.eval()
@@ -67,6 +67,8 @@ def test_pytorchs_encoder_computes_the_new_norm_in_evaluation(name: str, batch_f
         with unfused():
             torch.testing.assert_close(y, model(x, src_key_padding_mask=mask))
             torch.testing.assert_close(full, model(x))
+        other = model(x.masked_fill(padding[..., None], 99.0), src_key_padding_mask=mask)
+    torch.testing.assert_close(other[~padding], y[~padding])
 
 
 @pytest.mark.parametrize("name", ["ln", "rms"])
