@@ -127,7 +127,7 @@ def describe_progress(results: Path, primary: Sequence[Finding]) -> str:
     runs = f"{progress.published} of {progress.planned} planned runs of Multi30k are published{lost}"
     complete = sum(each.complete for each in primary if each.difference)
     decided = sum(each.decided and each.final for each in primary)
-    verdicts = f"{complete} of {len(primary)} contrasts have all their pairs, and {decided} are decided."
+    verdicts = f"Contrasts: {complete} of {len(primary)} complete, {decided} decided."
     if not progress.left:
         return f"No planned run is left: {runs}. {verdicts}"
     most = max(each.seeds for each in primary)
@@ -209,8 +209,8 @@ def _statistics_of_bn(probe: pd.DataFrame) -> str:
     running, batch = (mean_and_range(losses.loc["bn"][column]) for column in ("loss", "train_mode_loss"))
     return (
         f" BN's validation loss (label-smoothed) minus LN's, in bits and over the last {LAST_EPOCHS} epochs, is "
-        f"{running} with running statistics, and {batch} with those of each batch; parentheses have the lowest and the "
-        "highest seed ([all cells](figures.md#train-inference-discrepancy-and-the-gap-in-validation-loss))."
+        f"{running} with running statistics, and {batch} with those of each batch (in parentheses: the lowest and the "
+        "highest seed; [all cells](figures.md#train-inference-discrepancy-and-the-gap-in-validation-loss))."
     )
 
 

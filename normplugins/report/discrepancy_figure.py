@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from normplugins.report import style
 from normplugins.report.contrasts import CELLS
-from normplugins.report.probe_figures import PN_CELLS
+from normplugins.report.probe_figures import PN_CELLS, of_common_seeds
 from normplugins.report.probe_table import WARMUP, along_training, loss_gaps
 
 PANELS = {
@@ -33,6 +33,8 @@ def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
     shown = shown[[key in gaps for key in zip(shown["cell"], shown["seed"], strict=True)]]
     if shown.empty:
         return None
+    of_pn = shown["cell"].isin([*PN_CELLS])
+    shown = pd.concat([shown[~of_pn], of_common_seeds(shown[of_pn])])
     scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
     rows = [cell for cell in PN_CELLS if (shown["cell"] == cell).any()]  # with group scaling first
     labels = [cell.replace(f"{SCALING}true", ", scaling").replace(f"{SCALING}false", ", no scaling") for cell in rows]

@@ -73,7 +73,7 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
         grid = figure.subplots(len(kinds) * rows, columns, sharex=True, squeeze=False, gridspec_kw=ratios)
         style.heading(figure, f"{name}: {TITLES[column]}", notes)
         for number, kind in enumerate(kinds):
-            quantity = f"minus {name_of_reference}" if number else "loss"
+            quantity = ("minus ln" if name_of_reference == "ln" else "difference") if number else "loss"
             axes = list(grid[number :: len(kinds)].flat)
             for axis in axes[len(panels) :]:  # the last row is not full
                 axis.remove()
@@ -171,8 +171,8 @@ def _notes(cells: Sequence[Cell], shown: Sequence[Cell], reference: str) -> list
     has_grey = reference and len(shown) > FEW
     grey = f"grey, dotted: {COMPARED_WITH[reference]}; " if has_grey else ""
     smoothed = "; loss is label-smoothed" if (runs["label_smoothing"] > 0).any() else ""
-    of_norm = f", {COMPARED_WITH[reference]}" if reference == "usual setting" else ""
-    paired = f"; minus {reference}: of the same seed{of_norm}" if reference else ""
+    difference = "minus ln: of" if reference == "ln" else f"difference: to {COMPARED_WITH.get(reference)}, with"
+    paired = f"; {difference} the same seed" if reference else ""
     notes = [f"{grey}{seeds}{paired}{smoothed}", "losses of the first tenth of the training may lie outside the axes"]
     sizes = zip(runs["train_size"], runs["note"], strict=True)
     texts = dict.fromkeys(size + (f" ({note})" if note else "") for size, note in sizes)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from normplugins.report.contrasts import CELLS, CHECKPOINTS, Contrast, Finding
+from normplugins.report.probe_table import seed_numbers
 
 BATCH_ALONE = ("bn", "pnv", "pn,norm.group_scaling=false", "pn_alg2")
 """The cells that divide by statistics of the batch alone. All others also scale each token by itself."""
@@ -46,8 +47,8 @@ def scaled_tokens(scores: pd.DataFrame) -> str:
     return (
         f"Seen afterwards, and not a test either: the {len(scaled)} cells that scale each token by itself (LN and RMS "
         f"do so alone) score {scaled.min():.2f} to {scaled.max():.2f} BLEU, and the {len(alone)} without such a "
-        f"scaling {alone.min():.2f} to {alone.max():.2f} (means of seeds {', '.join(map(str, common.index))}, which "
-        "all cells have)."
+        f"scaling {alone.min():.2f} to {alone.max():.2f} (means of {seed_numbers(common.index)}, which all "
+        "cells have)."
     )
 
 

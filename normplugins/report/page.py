@@ -61,8 +61,8 @@ FIGURES = """\
 # Measured during training
 
 What the runs of Multi30k recorded during training; the first two figures and the last one repeat figures of the paper.
-[docs/probe.md](../docs/probe.md) defines all quantities. One seed describes one run and says nothing about other seeds.
-A click on a figure opens it as SVG."""
+[docs/probe.md](../docs/probe.md) defines all quantities. Unless a caption says otherwise, lines are medians over seeds,
+and bands reach from the lowest to the highest seed. A click on a figure opens it as SVG."""
 PAGES = (
     "[claims.md](claims.md) gives a verdict on each claim of the paper, and on common claims about these norms. "
     "[figures.md](figures.md) shows what the runs recorded during training, including figures like the paper's. "
@@ -170,7 +170,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     for figure, name, caption, *heads in (
         (over_corpora(results, found, primary), "contrasts-corpora", "Contrasts by corpus",
          "### The contrasts on every corpus", wrapped(CORPORA_TEXT)),
-        (batch_sizes(results), "batch-size", "Test BLEU against tokens a batch", "### Scores against tokens a batch"),
+        (batch_sizes(results), "batch-size", "Test BLEU against tokens per batch", "### Tokens per batch"),
     ):  # fmt: skip
         shown = writer.show(figure, name, caption)
         writer.page += [*heads, *shown] if shown else []

@@ -28,7 +28,6 @@ from normplugins.report.probe_table import (
 )
 from normplugins.report.table import build_table, markdown
 
-LINES = "Lines are medians over seeds, and bands reach from the lowest to the highest seed"
 CONFOUNDED = (
     "The statistics of a transformer and of a ResNet20 cover different numbers of values, and those of fewer values "
     "fluctuate more."
@@ -40,8 +39,7 @@ TEXTS = {
         "The statistics of a batch, with the subscript B, are compared with the running statistics before that batch. "
         "The paper divides the Euclidean norm of their difference by the number d of channels. The relative form "
         "divides it by the norm of the running standard deviations; it is the train-inference discrepancy. Before "
-        f"update {EARLY}, the running statistics still contain a part of their initial values. {CONFOUNDED} "
-        f"{LINES}.",
+        f"update {EARLY}, the running statistics still contain a part of their initial values. {CONFOUNDED}",
     ),
     "backward-fluctuation": (
         "First BatchNorm: backward pass through statistics",
@@ -49,30 +47,30 @@ TEXTS = {
         "are g_μ = mean(γ g) and g_σ² = mean(γ g x̂). The paper divides their Euclidean norm by the number d of "
         "channels. The relative form divides it by the root mean square over tokens of the norm of g. If the "
         "gradients of the tokens are independent and γ is 1, the relative form is about 1/√B: 0.022 for 2,000 tokens. "
-        f"{CONFOUNDED} {LINES}.",
+        f"{CONFOUNDED}",
     ),
     "fluctuation-layers": (
         "All encoder norms: batch statistics against running ones",
         "The paper's measure at every norm of the encoder: the distance of variances for BN, and of quadratic means ψ² "
         "for PN-V and PN. It grows with the scale of a norm's input: compare norms by the relative distance below. "
-        f"The decoders of all these models have LN. {LINES}; pn and bn_released have group scaling. "
+        f"The decoders of all these models have LN; pn and bn_released have group scaling. "
         f"The momentum of bn_released is {MOMENTUM['bn_released']} and that of bn {MOMENTUM['bn']}: they differ in the "
         "number of batches that their running statistics average, and not in group scaling alone.",
     ),
     "fluctuation-layers-relative": (
         "All encoder norms: batch statistics, relative",
         "The relative distance of standard deviations for BN, and of the roots ψ of the quadratic means for PN-V and "
-        f"PN. {LINES}.",
+        "PN.",
     ),
     "backward-fluctuation-layers": (
         "All encoder norms: backward pass through statistics",
         "‖Λ_B‖, divided by the number of channels, at every norm of the encoder, with Λ_B = mean(γ g x̂), which is "
-        f"g_σ² for BN. PN's mean counts padding, as its backward pass does. {LINES}. bn_released is left out, because "
+        "g_σ² for BN. PN's mean counts padding, as its backward pass does. bn_released is left out, because "
         "version 0.2.0 recorded this number of bn_released on another scale (times positions / tokens).",
     ),
     "backward-fluctuation-layers-relative": (
         "All encoder norms: backward pass, relative",
-        f"The same, divided by the root mean square over tokens of the norm of g. {LINES}.",
+        "The same, divided by the root mean square over tokens of the norm of g.",
     ),
     "pn-backward": (
         "PN's backward pass with and without group scaling",
@@ -88,8 +86,8 @@ TEXTS = {
         "line joins the norms of one run, which share its gap. PN uses running statistics in training mode too, so "
         "its gap is 0 up to rounding: the lowest panel shows its discrepancy alone, a row for each cell. The table has "
         "the validation loss minus LN's with the same seeds, in bits: with running statistics, by which the model is "
-        f"judged, and with the statistics of each batch. It is the mean of the last {LAST_EPOCHS} epochs; parentheses "
-        "have the lowest and the highest seed. All losses are label-smoothed.",
+        f"judged, and with the statistics of each batch. It is the mean of the last {LAST_EPOCHS} epochs; the "
+        "lowest and the highest seed are in parentheses. All losses are label-smoothed.",
     ),
     "embedding": (
         "Singular values of the embedding",

@@ -151,7 +151,7 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
             "plan": f"[{plan.name}](../configs/campaign/{plan.name}.yaml)",
             "what it decides": plan.decides,
             "published": f"{done}, {progress.diverged} diverged" if progress.diverged else done,
-            "minutes\na run": "" if math.isnan(each) else f"{each:.0f}",
+            "minutes\nper run": "" if math.isnan(each) else f"{each:.0f}",
             "run-hours\nleft": "unknown" if math.isnan(hours) else f"{hours:.0f}",
         })  # fmt: skip
     notes = [

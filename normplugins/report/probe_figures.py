@@ -83,7 +83,7 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
     # records of version 0.2.0 hold the products of bn_released multiplied by positions/tokens
     norms = {*NORMS} - ({"bn_released"} if name.startswith("backward") else set())
     shown = table[table["cell"].isin(norms) & table["layer"].str.startswith("encoder.")]
-    shown = _of_common_seeds(along_training(shown, EVERY_NORM[name]))
+    shown = of_common_seeds(along_training(shown, EVERY_NORM[name]))
     if shown.empty:
         return None
     place = shown["layer"].str.extract(r"layers\.(?P<layer>\d+)\.(?P<site>\w+)")
@@ -103,7 +103,7 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
 def pn_backward(table: pd.DataFrame) -> Shown | None:
     """Draw nu and the gradients at the norms of PN with and without group scaling; None if there is no such run."""
     shown = table[table["cell"].isin([*PN_CELLS]) & table["layer"].str.startswith("encoder.")]
-    shown = _of_common_seeds(along_training(shown, PN_QUANTITIES, begin=1))
+    shown = of_common_seeds(along_training(shown, PN_QUANTITIES, begin=1))
     norm = shown["cell"].str.split(",").str[0]
     shown = shown.assign(
         row=shown["quantity"].map([*PN_QUANTITIES].index),
@@ -116,7 +116,7 @@ def pn_backward(table: pd.DataFrame) -> Shown | None:
     return None if shown.empty else (_draw(shown, looks, 6.6), shown)
 
 
-def _of_common_seeds(shown: pd.DataFrame) -> pd.DataFrame:
+def of_common_seeds(shown: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the seeds that all cells have, if there are any: a range over more seeds is wider."""
     seeds = [{*each} for _, each in shown.groupby("cell")["seed"]]
     common = set.intersection(*seeds) if seeds else set()

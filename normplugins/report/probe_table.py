@@ -132,9 +132,17 @@ def mean_and_range(bits: pd.Series[Any]) -> str:
 
 def runs_shown(table: pd.DataFrame) -> str:
     """Return the cells, the seeds and, if there are any, the updates of a table, as text for captions."""
-    seeds = table.groupby("cell", sort=False)["seed"].unique()
-    runs = "; ".join(f"{cell} (seed {', '.join(map(str, sorted(found)))})" for cell, found in seeds.items())
+    cells = table.groupby("cell", sort=False)["seed"].unique()
+    runs = "; ".join(f"{cell} ({seed_numbers(seeds)})" for cell, seeds in cells.items())
     return f"{runs}; updates {table['update'].min():,} to {table['update'].max():,}" if "update" in table else runs
+
+
+def seed_numbers(seeds: Iterable[int]) -> str:
+    """Return the numbers of seeds in words: ``seed 1``, ``seeds 1, 3`` or ``seeds 1–9``."""
+    numbers = sorted({*seeds})
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"seeds {numbers[0]}–{numbers[-1]}"
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def _rows(run: tuple[Any, ...], numbers: Mapping[str, Any], width: int | None = None) -> Iterator[tuple[Any, ...]]:

@@ -35,7 +35,7 @@ NO_RUN = {
     **dict.fromkeys(
         ["cut", "note", "train_size", "recipe", "stopped_by", "subwords", "hardware", "machine", "version"], ""
     ),
-    **dict.fromkeys(["updates", "wall_seconds", "valid_ppl"], math.nan),
+    **dict.fromkeys(["updates", "wall_seconds", "valid_ppl", "threads"], math.nan),
     **{"unigram": (), "label_smoothing": 0.0},
 }
 """What is known of a run that diverged if its cell has no completed run."""
@@ -112,7 +112,8 @@ def machine_names(hardware: Mapping[str, Any]) -> tuple[str, str]:
     """Return a short name (``CPU (AMD EPYC)``) and the full name of a record's ``hardware``."""
     device = str(hardware["device"])
     threads = f"{hardware['threads']} thread{'s' if hardware['threads'] != 1 else ''}"
-    host = f"{hardware['cpu']}, {threads}, {hardware['memory_gb']} GB"
+    cores = re.sub(r"^(\d+) x ", r"\1 CPUs of ", str(hardware["cpu"]))
+    host = f"{cores}, {threads}, {hardware['memory_gb']} GB"
     processor = re.sub(r"^\d+ x |\((R|TM|family.*?)\)| Processor\b", "", str(hardware["cpu"])).strip()
     return (f"CPU ({processor})", host) if device == "CPU" else (device, f"{device}; host {host}")
 

@@ -77,7 +77,7 @@ def batch_sizes(results: Path) -> Figure | None:
     with style.drawing():
         figure = style.new_figure(3.4)
         axis = figure.subplots()
-        style.heading(figure, "multi30k: test BLEU against tokens a batch", notes)
+        style.heading(figure, "multi30k: test BLEU against tokens per batch", notes)
         labels = []
         for number, (norm, line) in enumerate(lines):
             mean, color = line["mean"], style.color(norm)
@@ -89,7 +89,7 @@ def batch_sizes(results: Path) -> Figure | None:
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xlabel("tokens a batch, log")
+        axis.set_xlabel("tokens per batch, log")
         axis.set_ylabel("test BLEU, linear")
         style.label_lines(axis, labels)
     return figure

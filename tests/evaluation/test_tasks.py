@@ -22,6 +22,10 @@ def test_sentences_too_long_for_the_model():
     check_corpus(config, _Corpus(train={"source": 9999, "target": 9999}, valid=fits, test=fits))
     with pytest.raises(UserError, match=r"longest target sentence of the test set has 51 subwords"):
         check_corpus(config, _Corpus(valid=fits, test={"source": 9, "target": 51}))
+    config.task.max_source_positions = 90
+    with pytest.raises(UserError, match=r"longest source sentence of the valid set has 100 subwords"):
+        check_corpus(config, _Corpus(valid=fits, test=fits))
+    config.task.max_source_positions = 1024
     with pytest.raises(UserError, match=r"valid set has 101 subwords, more than a batch"):
         check_corpus(config, _Corpus(valid={"source": 101, "target": 5}, test=fits))
 

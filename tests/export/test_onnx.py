@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 from normplugins.norms.registry import has_statistics
 from normplugins.utils.errors import UserError
 from tests.export.search import SEARCH, ours, sentences
-from tests.helpers.models import NORMS, both_stacks, make_model, make_task
+from tests.helpers.models import both_stacks, make_model, make_task
+from tests.helpers.norms import NORMS
 from tests.models.test_fold import randomise
 
 pytest.importorskip("onnx", reason="onnx is not installed")
@@ -22,13 +23,8 @@ MODELS = {norm: both_stacks(norm) for norm in NORMS if norm in ("bn", "pn", "wei
 }
 
 
-FAST = ("pn", "post")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_same_hypotheses(tmp_path, name):
     task = make_task()
     model = randomise(make_model(task=task, encoder_layers=1, decoder_layers=2, **MODELS[name]))

@@ -8,7 +8,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from normplugins.models.transformer import NormTransformer
 from normplugins.norms import sees_sentence
-from tests.helpers.norms import NORMS as NORMS
+from tests.helpers.norms import NORMS
 
 KINDS_OF_NORMS = ("ln", "pn", "instance", "weight")
 """One norm of each kind: over a token, the batch, a sentence, and one that also normalizes weights."""

@@ -15,7 +15,6 @@ from omegaconf.errors import ConfigKeyError
 
 import normplugins
 from normplugins.norms import NormConfig, build_norm
-from normplugins.utils.errors import UserError
 from tests.helpers.models import make_task
 
 SIZES = {"iwslt_de_en": (512, 1024, 4, 0.3), "wmt_en_de": (512, 2048, 8, 0.1), "wmt_en_de_big": (1024, 4096, 16, 0.3)}
@@ -55,17 +54,6 @@ def test_the_command_line_overrides_the_architecture():
     assert (norm.groups, norm.warmup_updates, norm.double_update) == (2, 50, False)
     assert len(model.encoder.layers) == 3
     assert model.decoder.layers[0].self_attention.dropout == 0.2
-
-
-@pytest.mark.slow
-def test_an_option_that_no_norm_reads_is_refused():
-    normplugins.register()
-    with pytest.raises(UserError, match=r"norm_momentum=0\.5 changes nothing about ln: ln reads eps"):
-        from_command_line("--arch", "norm_transformer", "--encoder-norm", "ln", "--norm-momentum", "0.5")
-    with pytest.raises(UserError, match="norm_groups=2 changes nothing about bn and ln while norm_group_scaling is"):
-        from_command_line("--arch", "transformer_bn_iwslt_de_en", "--norm-groups", "2")
-    model = from_command_line("--arch", "transformer_bn_iwslt_de_en", "--norm-groups", "2", "--norm-group-scaling")
-    assert model.encoder.final_norm.groups == 2
 
 
 def test_pre_norm_can_be_switched_off():

@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normplugins.models.attention import (
-    Cache,
     CrossAttention,
     SelfAttention,
     causal_attention_mask,
@@ -46,23 +45,6 @@ def test_each_row_of_the_causal_mask_is_the_padding_mask_of_that_prefix(padding)
         )
 
 
-def test_self_attention_is_multi_head_attention():
-    torch.manual_seed(0)
-    attention, reference = SelfAttention(8, 2, 0.0), torch.nn.MultiheadAttention(8, 2)
-    reference.load_state_dict(
-        {
-            "in_proj_weight": attention.qkv.weight,
-            "in_proj_bias": attention.qkv.bias,
-            "out_proj.weight": attention.out.weight,
-            "out_proj.bias": attention.out.bias,
-        }
-    )
-    x = torch.randn(5, 3, 8)
-    padding = torch.tensor([[False] * 5, [False] * 4 + [True], [True] * 2 + [False] * 3])
-    expected, _ = reference(x, x, x, key_padding_mask=padding)
-    torch.testing.assert_close(attention(x, padding_attention_mask(padding, x.dtype)), expected)
-
-
 def test_cross_attention_takes_a_memory_of_another_width():
     torch.manual_seed(0)
     attention = CrossAttention(8, 6, 2, 0.0)
@@ -80,16 +62,6 @@ def test_cross_attention_takes_a_memory_of_another_width():
         }
     )
     torch.testing.assert_close(attention(x, memory, None), reference(x, memory, memory)[0])
-
-
-def test_cached_steps_equal_the_whole_sequence():
-    torch.manual_seed(0)
-    attention, x = SelfAttention(8, 2, 0.0), torch.randn(5, 3, 8)
-    whole = attention(x, causal_attention_mask(torch.zeros(3, 5, dtype=torch.bool), x.dtype))
-    cache = Cache()
-    steps = [attention(x[t : t + 1], None, cache) for t in range(5)]
-    torch.testing.assert_close(torch.cat(steps), whole)
-    assert cache.k.shape == (3, 2, 5, 4)
 
 
 @pytest.mark.parametrize("training", [True, False])

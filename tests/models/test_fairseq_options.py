@@ -110,11 +110,6 @@ def test_an_option_of_the_task_that_the_model_would_ignore_is_refused(arguments)
         build(arguments)
 
 
-def test_an_activation_that_we_do_not_have_is_refused():
-    with pytest.raises(UserError, match="tanh"):
-        build([*TRANSLATION, "--activation-fn", "tanh"])
-
-
 def generation(*arguments):
     parser = options.get_generation_parser()
     return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, ["data", "--path", "x.pt", *arguments]))

@@ -9,7 +9,6 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
-from torch.nn.functional import cross_entropy
 
 from benchmarks.stock import from_stock
 from normplugins.models.import_checkpoint import import_checkpoint
@@ -70,26 +69,10 @@ def test_a_destination_that_cannot_be_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
-class Malicious:
-    def __reduce__(self):
-        return print, ("this ran",)
-
-
-def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, capsys):
-    refused(read_golden() | {"extra_state": Malicious()}, tmp_path, "bad.pt is refused: .*print")
-    assert "this ran" not in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
 def test_a_file_that_is_no_checkpoint(content, tmp_path):
     (tmp_path / "bad.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"bad\.pt is not a checkpoint"):
-        import_checkpoint(tmp_path / "bad.pt", tmp_path / "out.pt")
-
-
-def test_a_truncated_checkpoint(tmp_path):
-    (tmp_path / "bad.pt").write_bytes((GOLDEN / "checkpoint.pt").read_bytes()[:100_000])
-    with pytest.raises(UserError, match=r"bad\.pt is not a checkpoint, or a damaged one"):
         import_checkpoint(tmp_path / "bad.pt", tmp_path / "out.pt")
 
 
@@ -181,21 +164,6 @@ def test_a_stock_model_and_ours_give_the_same_log_probabilities(embeddings, pre)
     stock = make_stock(**embeddings, **placed(pre))
     ours = from_stock(stock)
     torch.testing.assert_close(log_probs(ours), log_probs(stock), rtol=0, atol=2e-6)
-
-
-@pytest.mark.parametrize("pre", [True, False], ids=("pre", "post"))
-def test_in_training_the_logits_the_loss_and_the_gradients_are_the_same_too(pre):
-    stock = make_stock(share_all_embeddings=True, dropout=0.0, **placed(pre))
-    ours, batch, outputs = from_stock(stock), make_batch(), []
-    for model in (stock, ours):
-        model.train()
-        logits, _ = model(batch["src_tokens"], batch["src_tokens"].ne(1).sum(1), batch["prev_output_tokens"])
-        loss = cross_entropy(logits.flatten(0, 1), batch["target"].flatten(), ignore_index=1)
-        loss.backward()
-        outputs.append((logits[batch["target"].ne(1)], loss))
-    torch.testing.assert_close(*outputs, atol=1e-6, rtol=1e-5)
-    theirs, gradients = stock.decoder.embed_tokens.weight.grad, ours.decoder.embed_tokens.weight.grad
-    torch.testing.assert_close(gradients, theirs, rtol=1e-4, atol=1e-6)
 
 
 def write_checkpoint(path: Path, **changes) -> TransformerModel:

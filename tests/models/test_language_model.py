@@ -15,16 +15,12 @@ from tests.helpers.language_models import (
     make_task,
     train_lm,
 )
-from tests.helpers.models import CAUSAL_NORMS, KINDS_OF_NORMS, NORMS, PAD
+from tests.helpers.models import CAUSAL_NORMS, KINDS_OF_NORMS, PAD
 
 EACH_MODEL = pytest.mark.parametrize("kind", MODELS)
-EACH_NORM = pytest.mark.parametrize("norm", NORMS)
-EACH_KIND_OF_NORM = pytest.mark.parametrize("norm", KINDS_OF_NORMS)
-EACH_CAUSAL_NORM = pytest.mark.parametrize("norm", CAUSAL_NORMS)
+EACH_KIND_OF_NORM = pytest.mark.parametrize("norm", KINDS_OF_NORMS)  # a layer does not ask for its norm
+CAUSAL_KINDS = tuple(norm for norm in KINDS_OF_NORMS if norm in CAUSAL_NORMS)
 PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
-EACH_NORM_PLACED = pytest.mark.parametrize(
-    ("norm", "pre"), [*((norm, True) for norm in NORMS), *((norm, False) for norm in KINDS_OF_NORMS)]
-)  # a layer does not ask for its norm
 
 
 @cache
@@ -54,7 +50,7 @@ def test_no_forward_or_backward_reads_a_value_back_from_the_device(kind, norm):
 
 @pytest.mark.slow
 @EACH_MODEL
-@EACH_CAUSAL_NORM
+@pytest.mark.parametrize("norm", CAUSAL_KINDS)
 def test_a_causal_model_sees_no_later_token_at_evaluation_to_the_bit(kind, norm):
     model = trained(kind, norm)
     tokens = make_segments()[:, :SEGMENT]
@@ -100,7 +96,8 @@ def test_a_causal_model_says_nothing_and_is_used_by_fairseqs_tools(kind, caplog)
 
 @pytest.mark.slow
 @EACH_MODEL
-@EACH_NORM_PLACED
+@EACH_KIND_OF_NORM
+@PLACEMENTS
 def test_two_updates_change_every_parameter_and_leave_numbers(kind, norm, pre):
     before = make_language_model(kind, norm=norm, normalize_before=pre)
     after = train_lm(make_language_model(kind, norm=norm, normalize_before=pre), updates=2).state_dict()
@@ -124,8 +121,9 @@ def test_as_published_the_first_position_sees_the_last_token():
 
 
 @pytest.mark.slow
-@EACH_CAUSAL_NORM
-@PLACEMENTS
+@pytest.mark.parametrize(
+    ("norm", "pre"), [*((norm, True) for norm in CAUSAL_NORMS), *((norm, False) for norm in CAUSAL_KINDS)]
+)
 def test_decoding_step_by_step_is_decoding_at_once(norm, pre):
     model = trained("transformer", norm, pre)
     tokens = make_segments()[:, :SEGMENT]
@@ -138,7 +136,7 @@ def test_decoding_step_by_step_is_decoding_at_once(norm, pre):
 
 
 @EACH_MODEL
-@EACH_NORM
+@EACH_KIND_OF_NORM
 def test_padding_at_the_end_changes_no_prediction(kind, norm):
     model = trained(kind, norm)
     tokens = make_segments()[:, :SEGMENT]

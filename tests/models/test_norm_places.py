@@ -11,8 +11,7 @@ from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep
 from normplugins.utils.errors import UserError
 from tests.helpers.language_models import make_language_model
-from tests.helpers.models import make_batch, make_model, train
-from tests.models.test_placement import forward
+from tests.helpers.models import make_model, train
 
 
 def kinds(stack: nn.Module) -> list[list[str]]:
@@ -89,19 +88,6 @@ def test_queries_and_keys_are_normalized_in_each_head(norm: str) -> None:
     expected = attention.out(torch.einsum("bhts,sbhc->tbhc", weights, v).reshape(5, 3, 16))
     for mode in (True, False):
         torch.testing.assert_close(attention.train(mode)(x, None), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_decoding_with_normalized_keys_is_the_same_step_by_step_and_in_training() -> None:
-    model = make_model(qk_norm="rms", dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
-    torch.testing.assert_close(forward(model.train(), 0), forward(model.eval(), 0), rtol=1e-4, atol=1e-4)
-    batch = make_batch(0)
-    encoder_out = model.encoder(batch["src_tokens"])
-    state: dict = {}
-    for position in range(1, 4):
-        tokens = batch["prev_output_tokens"][:, :position]
-        step = model.decoder.extract_features(tokens, encoder_out, state)
-        whole = model.decoder.extract_features(tokens, encoder_out)
-        torch.testing.assert_close(step[:, 0], whole[:, -1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["pn", "instance"])

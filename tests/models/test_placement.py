@@ -15,13 +15,6 @@ from tests.helpers.models import make_batch, make_model
 NAMES = tuple(PLACEMENTS)
 
 
-def forward(model: nn.Module, seed: int) -> torch.Tensor:
-    """Logits of a batch's real tokens, (N, V)."""
-    batch = make_batch(seed)
-    logits = model(batch["src_tokens"], None, batch["prev_output_tokens"])[0]
-    return logits[batch["prev_output_tokens"] != model.decoder.dictionary.pad()]
-
-
 def connection(name: str) -> Residual:
     cfg = make_model(placement=name, dropout=0.0).decoder.cfg
     residual = Residual(nn.Linear(8, 8), lambda: nn.LayerNorm(8), cfg, cfg.placement_of("decoder_norm"))
@@ -90,9 +83,9 @@ def test_without_a_placement_normalize_before_decides() -> None:
         assert model.decoder.layers[0].feed_forward.pre == before
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_decoding_step_by_step_gives_the_features_of_the_whole(name: str) -> None:
-    model = make_model(placement=name, decoder_norm="rms").eval()
+@pytest.mark.parametrize("changes", [*({"placement": name} for name in NAMES), {"qk_norm": "rms"}], ids=str)
+def test_decoding_step_by_step_gives_the_features_of_the_whole(changes: dict[str, str]) -> None:
+    model = make_model(**changes, decoder_norm="rms").eval()
     batch = make_batch(0)
     encoder_out = model.encoder(batch["src_tokens"])
     whole = model.decoder.extract_features(batch["prev_output_tokens"], encoder_out)

@@ -9,7 +9,6 @@ from normplugins.models.transformer import NormTransformer
 from normplugins.utils.errors import UserError
 from tests.helpers.models import (
     KINDS_OF_NORMS,
-    NORMS,
     PAD,
     both_stacks,
     loss_of,
@@ -21,11 +20,7 @@ from tests.helpers.models import (
 )
 
 PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
-EACH_NORM_PLACED = pytest.mark.parametrize(
-    ("norm", "pre"), [*((norm, True) for norm in NORMS), *((norm, False) for norm in KINDS_OF_NORMS)]
-)  # a layer does not ask for its norm
-EACH_KIND_OF_NORM = pytest.mark.parametrize("norm", KINDS_OF_NORMS)
-EACH_NORM = pytest.mark.parametrize("norm", NORMS)
+EACH_KIND_OF_NORM = pytest.mark.parametrize("norm", KINDS_OF_NORMS)  # a layer does not ask for its norm
 
 
 @cache
@@ -64,7 +59,8 @@ def test_initial_weights_are_drawn_as_published(init, bound):
 
 
 @pytest.mark.slow
-@EACH_NORM_PLACED
+@EACH_KIND_OF_NORM
+@PLACEMENTS
 def test_past_outputs_do_not_depend_on_future_tokens(norm, pre):
     model = trained(norm, pre)
     batch = make_batch()
@@ -76,10 +72,10 @@ def test_past_outputs_do_not_depend_on_future_tokens(norm, pre):
     assert not torch.allclose(before[:, 3:], after[:, 3:])
 
 
-@EACH_NORM_PLACED
+@EACH_KIND_OF_NORM
+@PLACEMENTS
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 def test_padding_the_source_changes_no_output(norm, pre, left):
-    # bn_released fills padding with the batch's channel means at evaluation too, which no real token sees
     model = trained(norm, pre)
     batch = make_batch()
     padding = (3, 0) if left else (0, 3)
@@ -89,7 +85,7 @@ def test_padding_the_source_changes_no_output(norm, pre, left):
     torch.testing.assert_close(before, after)
 
 
-@EACH_NORM
+@EACH_KIND_OF_NORM
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_a_sentence_of_nothing_but_padding_is_finite(norm, training):
     model, batch = make_model(**both_stacks(norm)), make_batch()
@@ -121,7 +117,8 @@ def test_activation_checkpointing_changes_nothing(norm):
 
 
 @pytest.mark.slow
-@EACH_NORM_PLACED
+@EACH_KIND_OF_NORM
+@PLACEMENTS
 def test_two_updates_change_every_parameter_and_leave_numbers(norm, pre):
     before = make_model(**both_stacks(norm), normalize_before=pre)
     after = train(make_model(**both_stacks(norm), normalize_before=pre), updates=2).state_dict()
@@ -129,7 +126,7 @@ def test_two_updates_change_every_parameter_and_leave_numbers(norm, pre):
     assert not [name for name, p in before.named_parameters() if torch.equal(p, after[name])]
 
 
-@pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
+@PLACEMENTS
 def test_a_decoder_refuses_a_norm_that_sees_the_whole_sentence(pre):
     with pytest.raises(UserError, match=r"decoder_norm=instance: .*whole sentence.*encoder_norm=instance"):
         make_model(decoder_norm="instance", normalize_before=pre)
@@ -174,7 +171,7 @@ def test_it_tells_fairseq_how_long_sentences_may_be():
 
 
 @pytest.mark.slow
-@EACH_NORM
+@EACH_KIND_OF_NORM
 def test_in_bfloat16_it_stays_close_to_float32(norm):
     model, batch = copy.deepcopy(trained(norm)), make_batch()
     expected, _ = model(batch["src_tokens"], None, batch["prev_output_tokens"])

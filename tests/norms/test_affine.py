@@ -1,4 +1,4 @@
-"""Affine, and the affine map that the evaluation of other norms equals."""
+"""Affine and none, and the affine map that the evaluation of other norms equals."""
 
 import pytest
 import torch
@@ -14,6 +14,13 @@ def test_it_scales_and_shifts_each_channel() -> None:
     assert norm(x.half()).dtype == torch.float16
 
 
+def test_none_returns_x_and_has_nothing_to_save() -> None:
+    norm, x = build_norm(NormConfig("none"), 6), torch.randn(3, 2, 6)
+    assert torch.equal(norm(x), x)
+    assert torch.equal(norm(x, torch.ones(2, 3, dtype=torch.bool)), x)
+    assert not norm.state_dict()
+
+
 @pytest.mark.parametrize("name", ["affine", "bn", "pnv", "pn_alg2", "weight", "pn", "bn_released"])
 def test_evaluation_is_the_fixed_affine_map(name: str) -> None:
     norm = random_affine(build_norm(NormConfig(name, group_scaling=False), 6)).double()
@@ -24,9 +31,3 @@ def test_evaluation_is_the_fixed_affine_map(name: str) -> None:
     x = torch.randn(4, 2, 6, dtype=torch.float64)
     assert_close(norm(x, mask)[~mask.t()], (scale * x + shift)[~mask.t()], rtol=0, atol=1e-12)
     assert scale.dtype == shift.dtype == build_norm(NormConfig(name, group_scaling=False), 6).fixed_affine()[0].dtype
-
-
-@pytest.mark.parametrize("name", ["pn", "pn_alg2", "pnv", "bn", "bn_released"])
-def test_group_scaling_is_not_affine(name: str) -> None:
-    with pytest.raises(ValueError, match="group scaling divides each token"):
-        build_norm(NormConfig(name, groups=2, group_scaling=True), 6).fixed_affine()

@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -17,7 +15,6 @@ from tests.helpers.norms import buffers, random_affine, set_affine, step
 
 EPS = 1e-3
 SWITCHED = ("bn", "pnv", "pn_alg2")
-BUFFERS = {"running_mean": "mean", "running_var": "var", "running_phi": "phi", "ema_gz": "nu"}
 
 
 def scaled(name: str, groups: int = 3, **changes: Any) -> nn.Module:
@@ -33,20 +30,6 @@ def batch(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return 2 * x + 1, g, torch.arange(5) >= torch.tensor([[5], [2], [0]])
 
 
-@settings(deadline=None)  # on a busy machine a call may wait
-@given(groups=st.integers(1, 4), size=st.integers(1, 5), scale=st.floats(1e-3, 1e3))
-def test_groups_have_quadratic_mean_one_at_any_scale(groups: int, size: int, scale: float) -> None:
-    rows = scale * (1 + torch.rand(6, groups * size, dtype=torch.float64))
-    z = scale_groups(rows, groups, eps=1e-30)
-    torch.testing.assert_close(z.view(6, groups, size).square().mean(-1), torch.ones(6, groups, dtype=torch.float64))
-
-
-def test_eps_is_under_the_root_and_zeros_stay() -> None:
-    rows = torch.tensor([[3.0, 4.0, 0.0, 0.0]])
-    want = torch.tensor([[3.0, 4.0, 0.0, 0.0]]) / (12.5 + 0.5) ** 0.5
-    torch.testing.assert_close(scale_groups(rows, 2, eps=0.5), want)
-
-
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])
 def test_values_and_gradients_match_the_reference(groups: int) -> None:
     x, g, _ = batch(0)
@@ -56,40 +39,6 @@ def test_values_and_gradients_match_the_reference(groups: int) -> None:
     tokens = rows.detach().numpy()
     np.testing.assert_allclose(z.detach(), reference.scale_groups(tokens, groups, EPS), rtol=0, atol=1e-12)
     np.testing.assert_allclose(dx, reference.scale_groups_backward(tokens, dz.numpy(), groups, EPS), rtol=0, atol=1e-12)
-
-
-PLAIN: dict[str, Any] = {
-    "bn": reference.BatchNorm,
-    "pnv": reference.PowerNormV,
-    "pn_alg2": reference.PowerNormAlgorithm2,
-}
-
-
-@pytest.mark.parametrize("kernels", ["auto", "plain"])
-@pytest.mark.parametrize("name", SWITCHED)
-def test_a_norm_with_it_matches_both_references_in_sequence(name: str, kernels: str) -> None:
-    norm, plain = scaled(name, kernels=kernels), PLAIN[name](6, eps=EPS)
-    w, b = norm.weight.detach().numpy(), norm.bias.detach().numpy()
-    for seed in range(4):
-        x, g, mask = batch(seed)
-        real = ~mask.t()
-        done, tokens, gradients = step(norm, x, mask, g), x[real].numpy(), g[real].numpy()
-        z = reference.scale_groups(tokens, 3, EPS)
-        if name == "pn_alg2":
-            y, dz, gw, gb = plain.train(z, w, b, gradients)
-            dx = reference.scale_groups_backward(tokens, dz, 3, EPS)
-            for got, want in ((done.gx[real], dx), (done.gw, gw), (done.gb, gb)):
-                np.testing.assert_allclose(got, want, rtol=0, atol=1e-11)
-        else:
-            y = plain.train(z, w, b)
-        np.testing.assert_allclose(done.y[real], y, rtol=0, atol=1e-12)
-        assert not done.y[~real].any()
-        assert not done.gx[~real].any()
-        for ours, theirs in BUFFERS.items():
-            if hasattr(norm, ours):
-                np.testing.assert_allclose(norm.get_buffer(ours), getattr(plain, theirs), rtol=0, atol=1e-12)
-    y = norm.eval()(x, mask).detach()
-    np.testing.assert_allclose(y[real], plain.evaluate(z, w, b), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("per_update", [False, True])
@@ -111,19 +60,8 @@ def test_a_norm_with_it_matches_the_norm_of_scaled_tokens(name: str, kernels: st
             end_update(whole)
             end_update(second)
         assert_close(buffers(whole), buffers(second))
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("kernels", ["auto", "plain"])
-@pytest.mark.parametrize("name", ["bn", "pnv", "rms"])
-def test_gradient_is_exact(name: str, kernels: str, training: bool) -> None:
-    norm = scaled(name, kernels=kernels).train(training)
-    x, _, mask = batch(0)
-    names, parameters = zip(*norm.named_parameters(), strict=True)
-    assert torch.autograd.gradcheck(
-        lambda x, *p: torch.func.functional_call(norm, dict(zip(names, p, strict=True)), (x, mask)),
-        (x.requires_grad_(), *parameters),
-    )
+    real, z = ~mask.t(), scale_groups(x.view(-1, 6), 3, EPS).view_as(x)
+    assert_close(whole.eval()(x, mask)[real], second.eval()(z, mask)[real])
 
 
 @pytest.mark.parametrize("junk", [1e30, float("inf"), float("nan")])

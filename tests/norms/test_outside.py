@@ -42,14 +42,16 @@ USE = """
 import torch
 from normplugins import register
 from normplugins.norms import known_norms
-assert "outside" in known_norms()
+assert {"outside", "plain"} <= {*known_norms()}
 register()
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
 from normplugins.utils.errors import UserError
 from tests.helpers.language_models import make_language_model, train_lm
 from tests.helpers.models import make_model, train
+from tests.helpers.norms import BATCH_NORMS
 
+assert {"outside", "plain"} <= {*BATCH_NORMS}
 for experiment in ("ptb", "wmt14"):
     config = compose_config(experiment, ["norm=outside", "norm.gain=0.125"])
     check(config)
@@ -57,6 +59,7 @@ for experiment in ("ptb", "wmt14"):
     assert (config.norm.gain, config.model.norm_gain) == (0.125, 0.125)
     assert config.norm.per_update == (experiment == "wmt14")
 assert compose_config("demo", ["norm=outside", "norm.gain=2"]).variant == "outside"
+assert compose_config("demo", ["norm=plain"]).variant == "plain"
 for overrides, message in (
     (["norm=outside", "norm.gain=9"], "gain is 9.0, and must be at most 8"),
     (["norm=outside", "norm.gain=loud"], "norm.gain=loud: a number is needed"),
@@ -83,7 +86,7 @@ assert "the initial gain" in " ".join(parser.format_help().split())
 """
 
 
-def python(code: str, folder: Path) -> str:
+def python(code: str, folder: Path) -> None:
     """Run code in a new process that finds packages in ``folder`` first."""
     path = os.pathsep.join([str(folder), str(REPOSITORY)])
     ran = subprocess.run(
@@ -91,29 +94,16 @@ def python(code: str, folder: Path) -> str:
         env={**os.environ, "PYTHONPATH": path}, cwd=folder, capture_output=True, text=True,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    return ran.stdout
 
 
 @pytest.fixture
-def package(tmp_path: Path) -> Path:
-    """A folder with a module and its entry point, as an installer leaves them."""
+def tree(tmp_path: Path) -> Path:
+    """The repository with one more file of a norm, ``plain``, and a package with another norm, as if installed."""
     (tmp_path / "outside_norm.py").write_text(NORM)
     info = tmp_path / "outside_norm-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-norm\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[normplugins.norms]\noutside = outside_norm\n")
-    return tmp_path
-
-
-@pytest.mark.slow
-def test_a_norm_of_another_package_brings_its_own_settings(package: Path) -> None:
-    """They are options of every command line, typed, range-checked, documented and part of the cell's name."""
-    python(USE, package)
-
-
-@pytest.mark.slow
-def test_a_norm_in_one_file_appears_everywhere(tmp_path: Path) -> None:
-    """In ``make help``, as a make target, in Hydra's group, and in the list that figures, docs and tests ask for."""
     norms = tmp_path / "normplugins" / "norms"
     norms.mkdir(parents=True)
     for source, target in ((REPOSITORY / "normplugins", norms.parent), (REPOSITORY / "normplugins" / "norms", norms)):
@@ -122,15 +112,25 @@ def test_a_norm_in_one_file_appears_everywhere(tmp_path: Path) -> None:
                 (target / path.name).symlink_to(path)
     for name in ("configs", "Makefile", "pyproject.toml", "requirements.txt", "setup.py", "tests"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
-    (norms / "plain.py").write_text(NORM.replace('"outside"', '"plain"').replace("A norm of another package.", "New."))
-    code = (
-        "from tests.helpers.norms import BATCH_NORMS, NORMS; assert 'plain' in NORMS and 'plain' in BATCH_NORMS;"
-        "from normplugins.runs.compose import compose_config; print(compose_config('demo', ['norm=plain']).variant)"
-    )
-    assert python(code, tmp_path) == "plain\n"
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    changes = {'"outside"': '"plain"', "A norm of another package.": "New.", "gain": "start"}  # no setting in common
+    plain = NORM
+    for old, new in changes.items():
+        plain = plain.replace(old, new)
+    (norms / "plain.py").write_text(plain)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_their_settings_are_options_of_every_command_line(tree: Path) -> None:
+    """Typed, range-checked, documented and part of the cell's name; the norms are in the lists that tests use."""
+    python(USE, tree)
+
+
+@pytest.mark.slow
+def test_make_lists_it_and_has_targets_for_it(tree: Path) -> None:
+    (tree / ".venv" / "bin").mkdir(parents=True)
+    (tree / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (tree / ".venv" / "bin" / "python").chmod(0o755)
     for arguments, expected in ((["help"], "plain        New."), (["-n", "iwslt14-plain"], "run iwslt14 norm=plain")):
-        ran = subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        ran = subprocess.run(["make", *arguments], cwd=tree, capture_output=True, text=True, check=True)
         assert expected in ran.stdout

@@ -31,19 +31,13 @@ def test_a_whole_number_is_an_initial_value(name: str, setting: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["dyt", "derf"])
-def test_it_is_the_function_with_an_exact_gradient(name: str) -> None:
+def test_it_is_the_function(name: str) -> None:
     norm = random_affine(build_norm(NormConfig(name), 4).double())
-    parameters = {key: p.detach().requires_grad_() for key, p in norm.named_parameters()}
-    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
-    y = norm(x)
+    x = torch.randn(3, 2, 4, dtype=torch.float64)
     inner = x * norm.alpha + (norm.shift if name == "derf" else 0)
     function = {"dyt": math.tanh, "derf": math.erf}[name]
     expected = norm.weight * inner.detach().apply_(function) + norm.bias
-    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
-    assert torch.autograd.gradcheck(
-        lambda x, *values: torch.func.functional_call(norm, dict(zip(parameters, values, strict=True)), x),
-        (x, *parameters.values()),
-    )
+    torch.testing.assert_close(norm(x), expected, rtol=0, atol=1e-12)
 
 
 def test_the_initial_values_are_settings() -> None:

@@ -1,4 +1,4 @@
-"""PN as released against recorded vectors, PN as Algorithm 2 against a plain reference, and the switches between."""
+"""PN as released against recorded vectors, and the switches between it and Algorithm 2."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm
-from tests.helpers import reference
 from tests.helpers.norms import GOLDEN, buffers, random_affine, replay, step
 
 SWITCHES = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
@@ -56,26 +55,6 @@ def test_pn_with_every_switch_off_is_algorithm_2_bitwise() -> None:
     assert torch.equal(left.eval()(x, mask), right.eval()(x, mask))
 
 
-@pytest.mark.parametrize("alphas", [(0.9, 0.9), (0.7, 0.95)])
-def test_algorithm_2_is_the_reference_on_real_tokens(alphas: tuple[float, float]) -> None:
-    norm = random_affine(build_norm(NormConfig("pn_alg2", alpha_fwd=alphas[0], alpha_bkw=alphas[1]), 6).double())
-    plain = reference.PowerNormAlgorithm2(6, alpha=alphas[0], alpha_backward=alphas[1])
-    w, b = norm.weight.detach().numpy(), norm.bias.detach().numpy()
-    rng = np.random.default_rng(1)
-    for _ in range(6):
-        x, g, mask = rng.normal(1, 2, (5, 3, 6)), rng.normal(0, 1, (5, 3, 6)), rng.random((3, 5)) < 0.3
-        mask[0, 0] = False
-        real = ~mask.T
-        done = step(norm, torch.from_numpy(x), torch.from_numpy(mask), torch.from_numpy(g))
-        y, gx, gw, gb = plain.train(x[real], w, b, g[real])
-        for got, want in ((done.y[real], y), (done.gx[real], gx), (done.gw, gw), (done.gb, gb)):
-            assert_close(got, torch.from_numpy(want), rtol=0, atol=1e-11)
-        assert_close(norm.running_phi, torch.from_numpy(plain.phi), rtol=0, atol=1e-12)
-        assert_close(norm.ema_gz, torch.from_numpy(plain.nu), rtol=0, atol=1e-12)
-    y = norm.eval()(torch.from_numpy(x), torch.from_numpy(mask)).detach()
-    assert_close(y[real], torch.from_numpy(plain.evaluate(x[real], w, b)), rtol=0, atol=1e-12)
-
-
 def test_unscaled_nu_is_the_same_recursion_rescaled() -> None:
     scaled, unscaled = (
         random_affine(build_norm(NormConfig("pn_alg2", alpha_bkw=0.8, unscaled_nu=u), 6).double())
@@ -98,21 +77,6 @@ def test_warmup_without_double_update_takes_the_cumulative_mean_only() -> None:
         assert_close(y, x / (divisor + 1e-5).sqrt())
         expected = means[:t].mean(0) if t < 4 else 0.9 * phi + 0.1 * means[t - 1]
         assert_close(norm.running_phi, expected)
-
-
-def test_evaluation_scales_groups_and_divides_by_the_running_mean() -> None:
-    norm = build_norm(NormConfig("pn", groups=2, warmup_updates=8000), 6).double()
-    norm(torch.randn(9, 6, dtype=torch.float64))
-    norm.eval()
-    x = torch.randn(4, 6, dtype=torch.float64)
-    z = torch.cat([h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() for h in x.chunk(2, -1)], -1)
-    assert_close(norm(x), z / (norm.running_phi + 1e-5).sqrt())
-
-
-def test_gradient_at_evaluation_is_that_of_a_fixed_psi() -> None:
-    norm = random_affine(build_norm(NormConfig("pn", groups=2), 4).double()).eval()
-    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(norm, (x,))
 
 
 def test_two_calls_before_one_backward_work() -> None:

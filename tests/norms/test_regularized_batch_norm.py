@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from normplugins.norms import NormConfig, build_norm
-from tests.helpers.norms import GOLDEN, random_affine, set_affine, step
+from tests.helpers.norms import GOLDEN, set_affine
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("regularized_released_*.npz")), ids=lambda path: path.stem)
@@ -29,18 +29,6 @@ def test_the_released_code_is_reproduced(path: Path) -> None:
         torch.testing.assert_close({key: value.detach() for key, value in found.items()}, wanted, rtol=0, atol=1e-9)
     norm.eval()
     torch.testing.assert_close(norm(x, mask).detach(), vectors["y_eval"], rtol=0, atol=1e-9)
-
-
-def test_without_penalties_it_is_bn() -> None:
-    rbn = random_affine(build_norm(NormConfig("rbn", penalty_mean=0.0, penalty_var=0.0), 5).double())
-    bn = random_affine(build_norm(NormConfig("bn", momentum=0.05), 5).double())
-    for _ in range(3):
-        x, g = torch.randn(2, 3, 4, 5, dtype=torch.float64)
-        mask = torch.arange(3) >= torch.tensor([[3], [2], [1], [3]])
-        ours, theirs = step(rbn, x, mask, g), step(bn, x, mask, g)
-        torch.testing.assert_close(vars(ours), vars(theirs))
-        assert rbn.loss_term.item() == 0
-    torch.testing.assert_close(rbn.running_mean, bn.running_mean)
 
 
 def test_the_term_and_its_gradient_follow_the_equation() -> None:

@@ -171,7 +171,9 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     made = page()
     text, rows = " ".join(made.text.split()), made.rows("Contrasts")
     assert 0 < text.index("## The answer") < text.index("## The numbers")
-    assert re.search(r"13 of \d+ planned runs of Multi30k are published, and 1 diverged\. 0 of \d+ contrasts", text)
+    assert re.search(
+        r"13 of \d+ planned runs of Multi30k are published, and 1 diverged\. Contrasts: 0 of \d+ complete", text
+    )
     assert rows["PN - LN"]["verdict"] == "better so far"
     assert rows["PN - PN without group scaling"]["verdict"] == "one seed: no verdict"
     assert rows["BN - LN"]["seeds"] == "3 of 9"

@@ -16,7 +16,7 @@ def test_the_two_groups_are_compared_by_the_seeds_that_all_cells_have(tmp_path: 
     scores = scores_on_test(read_results(tmp_path))
     said = scaled_tokens(scores)
     assert f"the {len(CELLS) - 4} cells that scale each token" in said
-    assert "means of seeds 1, which" in said
+    assert "means of seed 1, which" in said
 
 
 def test_groups_that_overlap_and_missing_cells_say_nothing(tmp_path: Path) -> None:

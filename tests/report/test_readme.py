@@ -23,7 +23,7 @@ def test_the_part_between_the_marks_follows_from_the_records(tmp_path: Path) -> 
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    assert re.search(r"4 of \d+ planned runs of Multi30k are published\. 0 of \d+ contrasts have all", text)
+    assert re.search(r"4 of \d+ planned runs of Multi30k are published\. Contrasts: 0 of \d+ complete", text)
     assert re.search(r"^\| PN \| `norm=pn` \| \d+\.\d\d \| 2 \| \+\d+\.\d\d \|$", text, re.MULTILINE), (
         "two seeds have no standard deviation"
     )

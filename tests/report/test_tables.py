@@ -167,7 +167,7 @@ def test_an_experiment_of_ones_own_has_its_table(page, tmp_path) -> None:
     assert "words/s" not in row  # the machine may have had other work
     assert row["hardware"] == "CPU (Some)"
     assert "`nrefs:1|case:mixed|eff:no|tok:none|smooth:exp|version:2.6.0`" in made.section("mine")
-    assert "2 x Some Processor, 2 threads, 8 GB" in made.section("mine")
+    assert "2 CPUs of Some Processor, 2 threads, 8 GB" in made.section("mine")
 
 
 def test_the_best_validation_perplexity_is_the_lowest_of_the_curve(page, tmp_path) -> None:

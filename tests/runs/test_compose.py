@@ -172,6 +172,8 @@ def test_hardware_does_not_change_the_cell():
         ("model.encoder_layers=six", ["model.encoder_layers=six: ", "a whole number"]),
         ("norm.groups=six", ["norm.groups=six: ", "a whole number"]),
         ("seed=one", ["seed=one: ", "a whole number"]),
+        ("optimization.max_epoch=null", ["optimization.max_epoch=null: a value is needed"]),
+        ("criterion=cross_entropy", ["criterion=cross_entropy does not fit", "sets its key 'label_smoothing'"]),
         ("evaluate.beam=many", ["evaluate.beam=many: ", "a whole number"]),
         ("train.checkpoint_minutes=few", ["train.checkpoint_minutes=few: ", "a number"]),
         ("corpus.train_size=many", ["corpus.train_size=many: ", "a whole number"]),

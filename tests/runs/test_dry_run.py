@@ -146,4 +146,7 @@ def test_memory_of_a_full_batch(norm):
         assert step.memory["gradients"] == 4 * step.parameters
         assert step.memory["optimizer"] == 8 * step.parameters
         assert step.peak is None
+    settings.precision = "bf16"
+    half = measure(settings, task, batch, 2000, 10, 25).memory["activations"]
+    assert half < 0.7 * steps[2000].memory["activations"]
     assert (steps[200].tokens, steps[2000].tokens) == (200, 250)  # on a CPU, a part of the batch is measured

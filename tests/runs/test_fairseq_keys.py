@@ -25,7 +25,6 @@ TRAINER = [
     "dataset.max_tokens_valid=1000",
     "dataset.batch_size_valid=7",
     "dataset.curriculum=1",
-    "dataset.grouped_shuffling=true",
     "optimization.max_epoch=2",
     "optimization.max_update=5",
     "optimization.clip_norm=1",

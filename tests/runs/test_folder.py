@@ -15,6 +15,23 @@ def test_clear_deletes_only_files_of_the_run(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_requeued_job_clears_a_folder_once(tmp_path, monkeypatch):
+    def cleared(job, restarts):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts) if restarts else monkeypatch.delenv(
+            "SLURM_RESTART_COUNT", raising=False
+        )
+        for name in (folder.CONFIG, "checkpoint_last.pt"):
+            (tmp_path / name).touch()
+        folder.clear(tmp_path)
+        return not (tmp_path / "checkpoint_last.pt").exists()
+
+    assert cleared("7", "1"), "the first attempt ended before it cleared the folder"
+    assert not cleared("7", "2")
+    assert cleared("8", "")
+    assert cleared("8", ""), "the job runs the command a second time"
+
+
 def test_clear_refuses_a_folder_without_a_run(tmp_path):
     (tmp_path / "checkpoint_of_something_else.pt").touch()
     with pytest.raises(UserError, match=r"no run of ours"):

@@ -2,6 +2,7 @@
 
 import re
 import resource
+import shutil
 import signal
 import time
 from importlib.metadata import version
@@ -11,6 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from normplugins.training import checkpoints
 from normplugins.training.history import saved_history
 from tests.helpers.runs import (
     PATIENCE,
@@ -97,6 +99,33 @@ def test_the_last_epoch_of_a_run_ended_by_patience_is_not_averaged(trained, norm
     assert (history["stopped_by"], history["epoch"], history["epochs_without_progress"]) == ("patience", 4, 3)
     assert extra_state["averaged_from"] == ["checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt"]
     assert not list(tmp_path.rglob("checkpoint4.pt"))
+
+
+@pytest.mark.slow
+def test_a_run_that_trains_again_does_not_score_its_old_average(trained, accepted, tmp_path, monkeypatch):
+    shutil.copytree(trained.directory, tmp_path / "run")
+    old = tmp_path / "run" / checkpoints.AVERAGED
+    state = checkpoints.load(old)
+    state["model"] = {name: value + 1 if value.is_floating_point() else value for name, value in state["model"].items()}
+    for path in (tmp_path / "run").glob("checkpoint*.pt"):
+        path.unlink()
+    checkpoints.write(state, old)
+    (tmp_path / "run/record.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    accepted(*tiny_run(trained))
+    assert differences(outcome(trained.folder, trained.directory), outcome(tmp_path, tmp_path / "run")) == []
+
+
+@pytest.mark.slow
+def test_a_run_ends_when_its_rate_is_small_enough(trained, accepted, tmp_path, monkeypatch):
+    ending = ["optimization.stop_min_lr=1", "checkpoint.patience=9", "optimization.max_update=0"]
+    arguments = tiny_run(trained, *ending, "evaluate.translate=false", norm="ln")
+    status, text = command(arguments, tmp_path, Point(r"os\.rename \S+checkpoint_averaged\.pt\.tmp"))
+    assert status == -signal.SIGKILL, text
+    monkeypatch.chdir(tmp_path)
+    accepted(*arguments)
+    history = outcome(tmp_path, tmp_path / "run")["history"]
+    assert (history["stopped_by"], history["epoch"]) == ("stop_min_lr", 1)
 
 
 def test_the_comparison_detects_a_bit_of_one_tensor(trained):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.runs import slurm
+from normplugins.runs import folder, slurm
 from normplugins.runs.compose import compose_config
 from tests.helpers.runs import TINY
 
@@ -177,7 +177,10 @@ def test_a_cell_that_is_queued_or_running_is_not_submitted_again(cluster, accept
 
 
 def test_a_requeued_job_with_force_resumes(trained, at_trained, accepted, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(folder, "CLEARED_BY", "../cleared_by")
+    (trained.folder / "cleared_by").write_text("7\n")
     said = accepted("run", "demo", "norm=pn", "tracking=none", "run_dir=run", *TINY, "force=true")
     assert "already complete" in said
     assert os.path.relpath(trained.result) in said

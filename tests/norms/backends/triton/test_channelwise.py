@@ -65,7 +65,7 @@ def test_the_released_code_is_reproduced() -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(
     on=st.sets(st.sampled_from(SWITCHES)),
     warmup=st.sampled_from([0, 2]),
@@ -87,7 +87,7 @@ def test_combinations_of_the_switches_of_pn(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(
     name=st.sampled_from(["pnv", "pn_alg2", "rms"]),
     width=st.integers(1, 6),
