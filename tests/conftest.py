@@ -50,11 +50,10 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def train_once(tmp_path_factory):
+def train_once(request, tmp_path_factory):
     """Trains ``normplugins run`` with these arguments, once for all workers of xdist: each has a copy of its own."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if hasattr(request.config, "workerinput") else own  # only a worker of xdist has that attribute
 
     @cache
     def train(*arguments, mirror=""):
@@ -66,8 +65,8 @@ def train_once(tmp_path_factory):
                 where = ["tracking=none", "run_dir=run"]
                 said = succeed(["run", *arguments, *where], run, NORMPLUGINS_MIRROR=mirror)
                 printed.write_text(said, encoding="utf-8")
-        own = shutil.copytree(run, tmp_path_factory.mktemp("trained"), dirs_exist_ok=True)
-        return Trained(own, own / "run", printed.read_text(encoding="utf-8"))
+        copy = shutil.copytree(run, tmp_path_factory.mktemp("trained"), dirs_exist_ok=True)
+        return Trained(copy, copy / "run", printed.read_text(encoding="utf-8"))
 
     return train
 
