@@ -1,9 +1,11 @@
 """Compiles the CPU kernels and puts configs/ into the wheel. All other metadata is in pyproject.toml."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
@@ -35,6 +37,8 @@ def kernels(module: str, source: str) -> Extension:
     return Extension(module, [source], depends=HEADERS, extra_compile_args=[*FLAGS, openmp()], optional=True)
 
 
+for old in Path("build").glob("lib*"):  # setuptools would put files into a wheel that have been deleted since
+    shutil.rmtree(old)
 setup(
     # configs/ becomes normplugins/configs in the wheel; a checkout uses the folder where it is (utils/paths.py).
     packages=[*find_packages(include=["normplugins*"]), "normplugins.configs"],

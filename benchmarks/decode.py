@@ -6,6 +6,7 @@ python -m benchmarks.decode [--repeats 3] [--run FOLDER] [--lengths FILE.npz] [h
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from benchmarks.step import BASELINE, composed
 from benchmarks.stock import SeparateProcess, from_stock, stock_model, to_stock
 from benchmarks.texts import MADE_UP, random_batches, text_task
 from benchmarks.translators import Translate, engines, translator
+from normplugins.cli import call
 from normplugins.corpora import PreparedCorpus
 from normplugins.evaluation import bleu
 from normplugins.models.norm_settings import all_norm_names
@@ -215,4 +217,4 @@ def _words(translations: Sequence[Sequence[int]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(main))

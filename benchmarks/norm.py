@@ -5,6 +5,7 @@ python -m benchmarks.norm [--quick] [--norms pn,pn_alg2,bn] [--repeats 30]
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks import page
 from benchmarks.measure import arguments, case_of, machine, rows, take_turns
 from benchmarks.released import ReleasedPowerNorm
+from normplugins.cli import call
 from normplugins.norms import NormConfig, all_settings, build_norm, known_norms
 
 DIRECTIONS = ("forward", "backward", "both")
@@ -140,4 +142,4 @@ def rows_of(case: Case, found: Mapping[tuple[str, str], list[float]], where: Map
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(main))

@@ -5,6 +5,7 @@ python -m benchmarks.prepare [--quick] [--repeats 3]
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 
 from benchmarks import page
 from benchmarks.measure import arguments, case_of, machine, rows
+from normplugins.cli import call
 from normplugins.corpora import corpus_config, prepare
 from normplugins.runs.compose import compose_config
 from normplugins.utils.download import find_in_mirror
@@ -82,4 +84,4 @@ def prepared(config: DictConfig, workers: int) -> tuple[int, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(main))

@@ -6,6 +6,7 @@ python -m benchmarks.side_by_side [--experiment ptb] [--counts 1,2,4,8] [--secon
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any
 from benchmarks.measure import machine, shared_options
 from benchmarks.step import own_update
 from benchmarks.texts import random_batches
+from normplugins.cli import call
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.training.distributed import on_cpu
@@ -87,4 +89,4 @@ def enough_processes(found: Mapping[int, float]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(main))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import cycle, islice
@@ -23,6 +24,7 @@ from benchmarks import page
 from benchmarks.measure import arguments, case_of, machine, rows, take_turns
 from benchmarks.stock import SeparateProcess, stock_trainer
 from benchmarks.texts import MADE_UP, random_batches, text_task
+from normplugins.cli import call
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import run_task
 from normplugins.runs.check import check
@@ -154,4 +156,4 @@ def measure(updates: Mapping[str, Update], batches: Sequence[Batch], repeats: in
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(main))

@@ -9,6 +9,7 @@ our own runs, at the same updates (docs/probe.md). It writes ``vision_statistics
 
 from __future__ import annotations
 
+import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.measure import shared_options
+from normplugins.cli import call
 from normplugins.norms import build_norm
 from normplugins.runs.record import git_commit, hardware, versions
 from normplugins.training.statistics_probe import StatisticsProbe
@@ -169,4 +171,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(main))

@@ -227,7 +227,7 @@ def _register_for_checkpoints() -> None:
             importlib.import_module("normplugins").register()
             if name not in models.ARCH_MODEL_REGISTRY:
                 error = importlib.import_module("normplugins.utils.errors").UserError
-                raise error(f"fairseq has no model '{name}': name the folder that registers it with --user-dir")
+                raise error(f"fairseq has no model '{name}': pass the folder that registers it with --user-dir")
         return original(cfg, task, from_checkpoint)
 
     models.build_model = build_model

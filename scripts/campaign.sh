@@ -6,9 +6,11 @@
 # The paths of PLANs are relative to the clone; the default is multi30k in the order of scripts/campaign_order.yaml, ptb
 # and batch_size. CAMPAIGN_TAG, CAMPAIGN_DIR and CAMPAIGN_JOBS set the tag, the clone and the number of runs at a time.
 set -euo pipefail
+clone=${CAMPAIGN_DIR:-}
+case $clone in "" | /*) ;; *) clone=$PWD/$clone ;; esac
 cd "$(dirname -- "$0")/.."
 tag=${CAMPAIGN_TAG:-v0.2.0}
-clone=${CAMPAIGN_DIR:-$(dirname -- "$PWD")/normplugins-campaign-$tag}
+clone=${clone:-$(dirname -- "$PWD")/normplugins-campaign-$tag}
 commit=$(git rev-parse --verify --quiet "$tag^{commit}") || {  # a checkout without tags
   case $tag in
     v0.2.0) commit=27b379122f059b07a6697e862c4bf8e1f1cbcda4 ;;
@@ -80,8 +82,10 @@ start() {
 # One campaign in the clone, or several, each in a folder of its own that shares the clone's corpora and runs: v0.2.0 and
 # v0.3.0 allow one campaign in a folder. Later versions allow several, so these folders go when the two tags are done.
 run() {
-  local job folder experiment cores=(0) jobs
+  local job folder experiment cores=(0) jobs pin
   cd "$clone"
+  # Linux gives each session an equal share of the processor, so that a nice value alone counts within the session.
+  [ ! -w /proc/self/autogroup ] || echo 19 >/proc/self/autogroup || true
   if command -v taskset >/dev/null; then
     read -ra cores < <(python3 -c 'import os; print(*sorted(os.sched_getaffinity(0)))')
   fi
@@ -98,7 +102,9 @@ run() {
       ln -sfn "$clone/runs/$experiment" "$folder/runs"
     done
     # A campaign skips a run that another one is working on. It has one core, and therefore one thread.
-    (cd "$folder" && exec taskset -c "${cores[job % ${#cores[@]}]}" "$clone/.venv/bin/normplugins" campaign "${plans[@]}") \
+    pin=()
+    ! command -v taskset >/dev/null || pin=(taskset -c "${cores[job % ${#cores[@]}]}")
+    (cd "$folder" && exec ${pin[@]+"${pin[@]}"} "$clone/.venv/bin/normplugins" campaign "${plans[@]}") \
       >>"$folder/campaign.log" 2>&1 &
   done
   wait

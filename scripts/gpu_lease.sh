@@ -23,9 +23,8 @@ prepare() {
   # The machine's Python may itself be in a virtual environment, whose packages the new one does not see.
   site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   echo "import site; site.addsitedir('$site')" >"$("$ours" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
-  wheels=$(find "$pack/wheels" -name '*.whl')
-  # shellcheck disable=SC2086  # one argument a wheel
-  [ -z "$wheels" ] || "$python" -m pip --python "$ours" install --quiet --no-index --no-deps --ignore-installed $wheels
+  find "$pack/wheels" -name '*.whl' -exec \
+    "$python" -m pip --python "$ours" install --quiet --no-index --no-deps --ignore-installed {} +
   cp -r "$pack/source/." .
   for archive in data records; do # records.tar.gz comes from an earlier lease, if it was put into the pack
     [ ! -f "$pack/$archive.tar.gz" ] || tar -xzf "$pack/$archive.tar.gz"

@@ -63,7 +63,7 @@ def _members(path: Path) -> Iterator[Iterator[_Member]]:
         refuse_stream(path)
         yield _zip_members(path) if zipfile.is_zipfile(path) else _tgz_members(path)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, OSError) as error:
-        raise UserError(f"{path} is truncated or no .tgz or .zip archive ({error}); get it again") from None
+        raise UserError(f"{path} is truncated or not a .tgz or .zip archive ({error}); get it again") from None
 
 
 def _zip_members(path: Path) -> Iterator[_Member]:

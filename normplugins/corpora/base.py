@@ -142,7 +142,7 @@ def corpus_config(mapping: Mapping[str, Any]) -> Corpus:
         if key not in others:
             raise UserError(f"unknown corpus setting {key}; known: {', '.join(own)}")
         if value not in (None, others[key]):
-            raise UserError(f"corpus.{key} is set, and changes nothing about {name}")
+            raise UserError(f"corpus.{key} is set, but has no effect on {name}")
     return CORPORA[name](**{key: mapping[key] for key in own if key in mapping})
 
 

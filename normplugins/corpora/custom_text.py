@@ -45,7 +45,7 @@ class CustomText(RunningText):
         if missing := [split for split in SPLITS if getattr(self, split) is None]:
             raise UserError(f"{self.name} needs a file of each split: set corpus.{missing[0]}=FILE")
         if self.level != "word" and self.min_count > 1:
-            raise UserError(f"corpus.min_count is for words, and changes nothing about {self.subword} subwords")
+            raise UserError(f"corpus.min_count is for words and has no effect on {self.subword} subwords")
 
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
         """Return the file of each split."""

@@ -140,7 +140,7 @@ class ParallelCorpus(Corpus):
         if self.subword != "bpe":
             for key, is_set in (("subword_min_count", self.subword_min_count > 1), ("codes", self.codes is not None)):
                 if is_set:
-                    raise UserError(f"corpus.{key} is for BPE, and changes nothing about {self.subword}")
+                    raise UserError(f"corpus.{key} is for BPE and has no effect on {self.subword}")
         if self.codes is not None and (merges := count_merges(self._codes_file())) != self.subword_size:
             raise UserError(
                 f"{self.codes} (corpus.codes) has {merges:,} merges, and corpus.subword_size is "

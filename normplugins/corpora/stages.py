@@ -74,7 +74,7 @@ def run_stage(
         if not changed:
             remove(folder / PROGRESS)
             return record
-        echo(f"{folder / changed[0]} has changed since it was prepared: {folder} is made again")
+        echo(f"{folder / changed[0]} has changed since it was prepared: {folder} is rebuilt")
     with whole_folder(folder, fingerprint[:8], lambda left: (left / PROGRESS).is_file()) as temporary:
         facts = build(temporary)
         files: dict[str, dict[str, Any]] = {

@@ -104,5 +104,5 @@ def count_merges(codes: Path) -> int:
     bad = [number for number, line in enumerate(merges, 2) if len(line.split(" ")) != 2 or line != line.strip(" ")]
     if version != _CODES_VERSION or bad:
         wrong = f"line {bad[0]} is not two pieces" if version == _CODES_VERSION else f"line 1 is not {_CODES_VERSION!r}"
-        raise UserError(f"{codes} is no file of BPE codes as subword-nmt writes them: {wrong}")
+        raise UserError(f"{codes} is not a file of BPE codes as subword-nmt writes them: {wrong}")
     return len(merges)

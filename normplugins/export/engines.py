@@ -135,7 +135,7 @@ def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -
         found = compare(run, translates)
         comparison = describe(found)
         if quantization == "float32" and found["identical"] < MIN_IDENTICAL * found["sentences"]:
-            raise UserError(f"{destination} is not written, because {engine} translates otherwise: {comparison}")
+            raise UserError(f"{destination} is not written, because {engine} translates differently: {comparison}")
         content = {
             "engine": engine,
             "quantization": quantization,

@@ -20,7 +20,7 @@ from normplugins.utils.errors import UserError
 
 ALIGNMENT = "this model returns no attention weights, so words cannot be aligned"
 
-STEPS = "only models of iterative refinement have such steps"
+STEPS = "only iterative-refinement models have such steps"
 
 
 class NormModel(BaseFairseqModel):

@@ -25,7 +25,7 @@ def check_model(cfg: Any) -> None:
             its default and that no norm of the model reads.
     """
     if (settings := MODELS.get(cfg._name)) is None:
-        raise UserError(f"model._name={cfg._name} has no choice of norm. Known: {', '.join(MODELS)}")
+        raise UserError(f"model._name={cfg._name} is not a model of this package. Known: {', '.join(MODELS)}")
     known = sorted(f.name for f in fields(settings))
     if unknown := sorted(str(key) for key in cfg if key not in known):
         raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(known)}")

@@ -48,7 +48,8 @@ class ModelConfig(NormSettings):
     placement: Optional[str] = setting(  # noqa: UP045
         None,
         "where the norms stand around a sublayer: pre, post, sandwich (before it and after it, inside the residual), "
-        "peri (and after the embeddings) or deepnorm; by default normalize_before decides between pre and post",
+        "peri (sandwich, and a norm of the embeddings) or deepnorm; by default normalize_before decides between pre and "
+        "post",
         choices=(None, *PLACEMENTS),
     )
     qk_norm: Optional[str] = setting(  # noqa: UP045
@@ -78,16 +79,15 @@ class ModelConfig(NormSettings):
         """Raise UserError for settings that do not fit together."""
         if self.qk_norm and (has_statistics(self.qk_norm) or sees_sentence(self.qk_norm)):
             raise UserError(
-                f"qk_norm={self.qk_norm}: attention has no padding mask for this norm; take a norm of tokens"
+                f"qk_norm={self.qk_norm}: attention has no padding mask for this norm; use a norm of single tokens, "
+                "such as rms"
             )
         for key in map(final_key, NORM_KEYS):
             name = getattr(self, key, None)
             if name and not self.normalize_before:
                 raise UserError(f"{key}={name} with normalize_before off: only a pre-norm stack ends with a norm")
             if name and any(map(sees_sentence, names_in(name))):
-                raise UserError(
-                    f"{key}={name}: with this norm each position would see what is to be predicted after it"
-                )
+                raise UserError(f"{key}={name}: with this norm each position would see the tokens that it must predict")
 
     def placement_of(self, key: str) -> Placement:
         """Return the placement of the norms in the stack whose norm setting is ``key``."""

@@ -64,7 +64,7 @@ class _Site:
         norm = getattr(self.owner, self.attribute)
         if not hasattr(norm, "fixed_affine"):
             sees_sentence = getattr(norm, "sees_sentence", False)
-            raise ValueError(f"it is computed from each {'sentence' if sees_sentence else 'token'}")
+            raise ValueError(f"it depends on the values of each {'sentence' if sees_sentence else 'token'}")
         scale, shift = norm.fixed_affine()
         return scale.detach(), shift.detach()
 

@@ -12,7 +12,7 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.settings import setting
 
 SEES_THE_FUTURE = "unmasked: every position sees the tokens after it"
-NORM_SEES_THE_FUTURE = "not causal: by its norm every position sees the tokens after it"
+NORM_SEES_THE_FUTURE = "not causal: its norm lets every position see the tokens after it"
 
 
 @dataclass
@@ -39,7 +39,7 @@ class LanguageModelConfig(ModelConfig):
     def check(self) -> None:
         """Raise UserError for settings that do not fit together."""
         if self.tokens_per_sample < 1:
-            raise UserError(f"tokens_per_sample is {self.tokens_per_sample}, and must be at least 1")
+            raise UserError(f"tokens_per_sample is {self.tokens_per_sample}, but must be at least 1")
         dim, heads = self.stack_size("norm")
         if dim % 2 or dim % heads:
             raise UserError(f"embed_dim={dim} must be even and a multiple of attention_heads={heads}")

@@ -121,7 +121,7 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
             break
     else:
         why = ": " + "; ".join(f"{norm} reads {', '.join(read) or 'no setting'}" for norm, read in norms.items())
-    raise UserError(f"{prefix}{name}={value} changes nothing about {' and '.join(norms)}{why}")
+    raise UserError(f"{prefix}{name}={value} has no effect on {' and '.join(norms)}{why}")
 
 
 def refuse_loss_scale(cfg: Any, option: str, instead: str) -> None:

@@ -81,7 +81,7 @@ class RunningNorm(Norm):
     ) -> None:
         super().__init__(dim, settings)
         if settings.sync == "deferred" and not_deferrable:
-            raise ValueError(f"sync=deferred is too late for {type(self).__name__}, which {not_deferrable}")
+            raise ValueError(f"sync=deferred does not work with {type(self).__name__}, which {not_deferrable}")
         self.per_update = settings.per_update or settings.sync == "deferred"
         self._pending = self._nothing_pending()  # sums in float64, by the name of the method that takes them
         self._estimating = False

@@ -143,6 +143,8 @@ def describe_verdict(found: Finding) -> str:
         "worse": f"{system} is worse than {baseline}",
         "equivalent": f"the two are equivalent within ±{MARGIN} BLEU",
     }
+    if found.difference is None and any(found.diverged):
+        return f"No seed has two scores. {found.contrast.name}: {describe_difference(found)}."
     if found.difference is None:
         return "Not run: no seed has both runs."
     if found.seeds == 1:
@@ -163,14 +165,14 @@ def format_p(p: float) -> str:
 
 def describe_difference(found: Finding, p_value: bool = True) -> str:
     """Return the difference with its interval and number of seeds, such as ``+0.38 BLEU [-0.01, +0.76], 9 seeds``."""
+    lost = f"diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
     if found.difference is None:
-        return "not run"
+        return lost or "not run"
     seeds = f"{found.seeds} seeds" if found.complete else f"{found.seeds} of {found.planned} seeds"
     seeds = "one seed, interval over sentences alone" if found.seeds == 1 else seeds
     p = "" if found.seeds == 1 or not p_value else f", p = {format_p(found.difference.p)}"
     p += f", adjusted {format_p(found.p_adjusted)}" if p else ""
-    lost = f", diverged: {found.diverged[0]} and {found.diverged[1]}" if any(found.diverged) else ""
-    return f"{format_interval(found, ' BLEU')}, {seeds}{p}{lost}"
+    return f"{format_interval(found, ' BLEU')}, {seeds}{p}{f', {lost}' if lost else ''}"
 
 
 def paired_runs(results: Path, *findings: Finding) -> str:

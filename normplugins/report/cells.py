@@ -70,6 +70,11 @@ class Cell:
         found = rows.loc[rows["checkpoint"] == (checkpoint or rows["scored_by"]), column].dropna()
         return found if len(found) == len(self.runs) else found.iloc[:0]
 
+    def by_seed(self, metric: str, checkpoint: str = "") -> pd.Series[Any]:
+        """Return a score on the whole test set as :meth:`values` does, indexed by seed."""
+        found = self.values(metric, checkpoint)
+        return found.set_axis(self.rows.loc[found.index, "seed"])
+
     def score(self, metric: str, checkpoint: str = "", test_set: str = WHOLE_TEST_SET) -> str:
         """Return the mean over the seeds and, from ``SPREAD_SEEDS`` seeds on, the sample standard deviation."""
         if not len(self.runs):
@@ -146,8 +151,8 @@ def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str =
     other = baseline(cell, cells)
     if other is None:
         return ""
-    mine, theirs = cell.values(metric, checkpoint), other.values(metric, checkpoint)
-    return "" if mine.empty or theirs.empty else f"{mine.mean() - theirs.mean():+.2f}"
+    paired = (cell.by_seed(metric, checkpoint) - other.by_seed(metric, checkpoint)).dropna()
+    return "" if paired.empty else f"{paired.mean():+.2f}"
 
 
 def duration(seconds: float) -> str:

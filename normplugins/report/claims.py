@@ -61,7 +61,7 @@ def _contrast(name: str, claimed: str, elsewhere: str = "") -> Judge:
     def judge(evidence: Evidence) -> tuple[str, str]:
         found = evidence.findings[name]
         if found.difference is None:
-            return NOT_RUN, f"{name}: {describe_difference(found)}."
+            return UNDECIDED if any(found.diverged) else NOT_RUN, f"{name}: {describe_difference(found)}."
         opposite = "worse" if claimed == "better" else "better"
         verdict = HOLDS if claimed in found.parts else FAILS if {opposite, "equivalent"} & {*found.parts} else UNDECIDED
         sentences = [f"{name}: {describe_difference(found)}.", agreement(found), elsewhere]

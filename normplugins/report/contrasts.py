@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from normplugins.evaluation.significance import RESAMPLES, Difference
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.plans import Plan, plan_of
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
+from normplugins.utils.errors import UserError
 
 EXPERIMENT = "multi30k"
 MARGIN = 0.4
@@ -127,6 +129,12 @@ class Finding:
         return not self.missing
 
     @property
+    def worse(self) -> bool:
+        """Whether the system is worse, or at least ``SPREAD_SEEDS`` runs of it diverged and none is left to compare."""
+        lost = self.difference is None and self.diverged[0] >= SPREAD_SEEDS and not self.diverged[1]
+        return lost or "worse" in self.parts
+
+    @property
     def parts(self) -> list[str]:
         """The words of the verdict, such as ``worse`` and ``equivalent``."""
         return self.verdict.split(", ")
@@ -171,6 +179,18 @@ class ScoredSystems:
         )
         common = ours.keys() & theirs.keys()
         return significance.paired_difference(ours, theirs, sentences=not self.perplexity) if common else None
+
+
+def comparable(systems: Mapping[str, System]) -> dict[str, System]:
+    """Return the systems that can be compared with the first one that has a run, and those without a run."""
+    first = next((system for system in systems.values() if system.runs), None)
+    found = {}
+    for name, system in systems.items():
+        with suppress(UserError):
+            if first and system.runs:
+                check_comparable(system, first)
+            found[name] = system
+    return found
 
 
 def read_cells(results: Path, checkpoint: str, experiment: str, cells: Iterable[str]) -> dict[str, System]:

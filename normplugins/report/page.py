@@ -225,13 +225,8 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
         for budget, shortened in runs[runs["budget"] != ""].groupby("budget"):
             yield Part([shortened_table(corpus, str(budget), shortened)], shortened)
         return
-    every = list(runs["variant"].unique())
-    of_plans = by_plan(experiment, every) if plans else [(Plan(experiment, {}), every)]
-    for plan, cells in of_plans:
-        members = runs[runs["variant"].isin(cells)]
-        if plan.name not in (experiment, "other"):  # only the seeds that the plan compares
-            planned = pd.MultiIndex.from_tuples((cell, seed) for cell in cells for seed in plan.seeds(experiment, cell))
-            members = members[pd.MultiIndex.from_frame(members[["variant", "seed"]]).isin(planned)]
+    of_plans = by_plan(experiment, runs) if plans else [(Plan(experiment, {}), runs)]
+    for plan, members in of_plans:
         names = [experiment] if len(of_plans) == 1 or plan.name == experiment else [experiment, plan.name]
         title, slug = ", ".join(names), "-".join(names)
         details = detail_table(title, slug, members)

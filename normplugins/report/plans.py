@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,11 +26,11 @@ _READINGS = {"reading=code": (), "reading=masked": ("model.causal=true",),
 
 @dataclass(frozen=True)
 class Progress:
-    """How many runs of a plan are published, how many others diverged, and the experiment of each run that is left."""
+    """How many runs of a plan are published, how many others diverged, and the experiment and cell of each one left."""
 
     published: int
     diverged: int
-    left: tuple[str, ...]
+    left: tuple[tuple[str, str], ...]
 
     @property
     def planned(self) -> int:
@@ -71,7 +71,7 @@ class Plan:
                 elif any(any(folder.glob(f"{name}/seed{seed}{DIVERGED}")) for name in names):
                     diverged += 1
                 else:
-                    left.append(experiment)
+                    left.append((experiment, cell))
         return Progress(published, diverged, tuple(left))
 
 
@@ -107,26 +107,30 @@ def plan_of(experiment: str) -> Plan:
     )
 
 
-def by_plan(experiment: str, cells: Sequence[str]) -> list[tuple[Plan, list[str]]]:
-    """Divide the cells of an experiment among the plans, so that a table holds what a plan compares.
+def by_plan(experiment: str, runs: pd.DataFrame) -> list[tuple[Plan, pd.DataFrame]]:
+    """Divide the runs of an experiment among the plans, so that a table holds what a plan compares.
 
     Args:
         experiment: the experiment.
-        cells: the folder names of its runs.
+        runs: its rows in the table of results.
 
     Returns:
-        Each plan with its cells, beginning with the plan of the experiment. A cell belongs to every plan that lists it.
-        A plan is left out if earlier plans have all of its cells. Cells that no plan lists form the plan ``other``.
+        Each plan with the rows of its runs, beginning with the plan of the experiment, which has every seed of its
+        cells. A run belongs to every plan that lists it. A plan is left out if earlier plans have all of its runs. Runs
+        that no plan lists form the plan ``other``.
     """
-    parts: list[tuple[Plan, list[str]]] = []
-    seen: set[str] = set()
+    parts: list[tuple[Plan, pd.DataFrame]] = []
+    left = runs
     for plan in all_plans(experiment):
-        own = [cell for cell in cells if plan.seeds(experiment, cell)]
-        if {*own} - seen:
+        listed = [
+            seed in plan.seeds(experiment, cell) or (plan.name == experiment and (experiment, cell) in plan.cells)
+            for cell, seed in zip(runs["variant"], runs["seed"], strict=True)
+        ]
+        own = runs[listed]
+        if own.index.isin(left.index).any():
             parts.append((plan, own))
-            seen.update(own)
-    others = [cell for cell in cells if cell not in seen]
-    return parts + ([(Plan("other", {}), others)] if others else [])
+            left = left.drop(own.index, errors="ignore")
+    return [*parts, (Plan("other", {}), left)] if len(left) else parts
 
 
 def plan_table(results: Path, found: pd.DataFrame) -> Table:
@@ -137,15 +141,15 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
         found: the records, as :func:`normplugins.report.records.read_results` returns them.
     """
     runs = found[found["diverged"] == ""].drop_duplicates(["experiment", "variant", "seed"])
-    usual = runs.groupby("experiment")["wall_seconds"].median()
+    schedules = [_schedule(*cell) for cell in zip(runs["experiment"], runs["variant"], strict=True)]
+    per_epoch = runs["wall_seconds"] / [epochs for _, epochs in schedules]
+    usual = per_epoch.groupby([name for name, _ in schedules]).median()
     rows = []
     for plan in all_plans():
         progress = plan.progress(results)
-        cells = pd.MultiIndex.from_tuples(plan.cells)
-        own = runs[pd.MultiIndex.from_frame(runs[["experiment", "variant"]]).isin(cells)]
-        times = {**usual, **own.groupby("experiment")["wall_seconds"].median()}
-        hours = sum(times.get(experiment, math.nan) for experiment in progress.left) / 3600
-        each = 60 * hours / len(progress.left) if progress.left else math.nan
+        left = [_schedule(*cell) for cell in progress.left]
+        hours = sum(usual.get(name, math.nan) * epochs for name, epochs in left) / 3600
+        each = 60 * hours / len(left) if left else math.nan
         done = f"{progress.published} of {progress.planned}"
         rows.append({
             "plan": f"[{plan.name}](../configs/campaign/{plan.name}.yaml)",
@@ -156,12 +160,21 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
         })  # fmt: skip
     notes = [
         "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
-        "The run-hours are an estimate: the number of runs that are left, times the median training time of the "
-        "plan's published runs, or else of their experiment's, which includes pauses and other work. Several runs at "
-        "the same time take less. Without a published run, the hours are unknown.",
+        "The run-hours are an estimate: the number of epochs that are left, times the median time of an epoch in the "
+        "published runs of the experiment with the same size of a batch, which includes pauses and other work. Several "
+        "runs at the same time take less. Without such a run, the hours are unknown.",
         "A run that two plans list is counted in both.",
     ]
     return build_table("The plans", rows, texts=["plan", "what it decides"], notes=notes)
+
+
+def _schedule(experiment: str, cell: str) -> tuple[str, int]:
+    """Return a text that names what the time of an epoch depends on, and the number of epochs (1 if none is set)."""
+    given = dict(item.partition("=")[::2] for item in cell.split(",")[1:])
+    path = config_dir() / f"{experiment}.yaml"
+    usual = OmegaConf.select(OmegaConf.load(path), "optimization.max_epoch") if path.exists() else None
+    batches = [f"{key}={given[key]}" for key in ("budget", "dataset.max_tokens", "dataset.batch_size") if key in given]
+    return ",".join([experiment, *batches]), int(given.get("optimization.max_epoch", usual or 1))
 
 
 def _cell_name(overrides: list[str]) -> str:

@@ -18,6 +18,7 @@ from normplugins.report.plans import Plan
 from normplugins.report.probe_figures import PN_CELLS
 from normplugins.report.run_page import run_links
 from normplugins.report.sweeps import FAILS, HOLDS
+from normplugins.runs.inventory import published_records
 
 NU_BOUND = "nu_bound"
 """The plan whose runs measure nu at every update."""
@@ -90,7 +91,9 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
     """
     planned = [cell for _, cell in Plan.named(NU_BOUND).cells]
     rows: dict[str, dict[str, float]] = {}
-    finite, below = True, []
+    lost = [cell for cell in {**PN_CELLS, **dict.fromkeys(planned)}
+            if published_records(evidence.results, EXPERIMENT, cell)[1]]  # fmt: skip
+    finite, below = not lost, []
     for cell in (*PN_CELLS, *planned, *WITHOUT_NU):
         numbers = [evidence.probed(cell, name) for name in ("nu", "largest_nu", "grad_product", "grad_input")]
         nu, every, product, gradient = numbers
@@ -106,14 +109,15 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
         }
         if cell in planned:
             below.append(len(of_every.dropna()) >= SPREAD_SEEDS and bool((of_every <= 1).all()))
-    if not {*rows} - {*WITHOUT_NU}:
+    if not {*rows} - {*WITHOUT_NU} and not lost:
         return NO_PROBE
     holds = all(below) and len(below) == len(planned)
+    also = f", and runs of {' and '.join(lost)} diverged" if lost else ""
     final = not Plan.named(NU_BOUND).progress(evidence.results).left
     return (so_far(HOLDS if holds else UNDECIDED, final) if finite else FAILS), (
         "ν follows ν ← (1 - 0.1 m) ν + 0.1 Λ_B, where m is the mean of x̂² in the batch: it averages Λ_B while m is "
         f"near 1, and can grow where m stays above 20. ν and the gradients are {'finite' if finite else 'not finite'} "
-        "at all measured updates. The claim holds if, in three seeds of each cell of the plan "
+        f"at all measured updates{also}. The claim holds if, in three seeds of each cell of the plan "
         f"{NU_BOUND}, the largest ‖ν‖ of all norms and updates is not larger than the largest ‖Λ_B‖ of the probed "
         "updates, which are eight per decade. The table has the highest quotients of ‖ν‖ and ‖Λ_B‖ over the seeds: "
         "the largest values of the same norm at probed updates, and those of all norms, with ‖ν‖ at every update. The "

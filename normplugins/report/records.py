@@ -14,6 +14,7 @@ import pandas as pd
 
 from normplugins.norms import known_norms
 from normplugins.report.paper import CORPORA, NAMES
+from normplugins.report.plans import shares_batches
 from normplugins.report.readings import CHOICES, MODELS, model_of_variant, recorded_model
 from normplugins.runs.inventory import split_diverged
 from normplugins.runs.record import FORMAT
@@ -133,13 +134,11 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     ends = ("optimization.max_epoch", "optimization.max_update", "checkpoint.patience")
     recipe = [*map(config.get, ends), corpus["counts"].get("test")]
     budget, updates, stopped_by = config.get("budget.name"), int(training["updates"]), str(training["stopped_by"])
-    paper = CORPORA.get(experiment) if budget in (None, "full") else None
+    published = budget in (None, "full") and ",recipe=" not in variant  # a recipe of another paper has another end
+    paper = CORPORA.get(experiment) if published else None
     in_full = paper is None or (stopped_by == paper.ends_by and updates >= paper.ends_at)
-    cell = _settings(variant, model)
-    if config.get("train.batches_per_update"):  # the processes share the batches; only the norm's statistics differ
-        cell["settings"] = re.sub(r"\bprocesses=", PER_REPLICA, cell["settings"])
     return {
-        **cell,
+        **_settings(experiment, variant, model),
         "experiment": experiment,
         "seed": int(record["seed"]),
         "budget": "" if budget in (None, "full") else str(budget),
@@ -182,10 +181,12 @@ def _scores(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"scored_by": str(record["scored_by"]), **row} for row in rows or [NO_SCORE]]
 
 
-def _settings(variant: str, model: str) -> dict[str, str]:
+def _settings(experiment: str, variant: str, model: str) -> dict[str, str]:
     """Split a cell's name into the norm and the settings that the model and the schedule do not already imply."""
     norm, *given = variant.split(",")
     settings = ", ".join(item for item in given if not (model and CHOICES.fullmatch(item)))
+    if shares_batches(experiment):  # the processes share the batches; only the norm's statistics differ
+        settings = re.sub(r"\bprocesses=", PER_REPLICA, settings)
     return {"variant": variant, "norm": norm, "model": model, "settings": settings}
 
 
@@ -203,7 +204,7 @@ def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
         paper = CORPORA.get(experiment)
         language_model = (paper and paper.metric == "ppl") or any(row["model"] for row in known)
         model, budget = model_of_variant(variant) if language_model else ("", "")
-        alike = NO_RUN | _settings(variant, model) | {"budget": budget}
+        alike = NO_RUN | _settings(experiment, variant, model) | {"budget": budget}
     own = {"experiment": experiment, "seed": int(seed), "diverged": str(reason), "scored_by": ""}
     return {**alike, **NO_SCORE, **own, "train_curve": (), "valid_curve": ()}
 

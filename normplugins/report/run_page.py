@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection
 from pathlib import Path
@@ -82,7 +83,9 @@ def command(record: dict[str, Any]) -> str:
         words.append(f"hardware={hardware}")
     if record["hardware"]["device"] == "CPU":  # another number of threads rounds sums differently
         words.append(f"hardware.threads={record['hardware']['threads']}")
-    commit = str(record.get("git_commit") or "").partition("+")[0]
+    commit = str(record.get("git_commit") or "")
+    of_wheel = re.fullmatch(r"v[\w.]+\+g(\w+)", commit)  # as scripts/gpu_pack.sh names the version of its wheel
+    commit = of_wheel[1] if of_wheel else "" if ".dev" in commit else commit.partition("+")[0]
     lines = [f"git checkout {commit}", "make setup"] if commit else []
     return "\n".join([*lines, " \\\n    ".join([f"normplugins run {experiment}", *map(shlex.quote, words)])])
 

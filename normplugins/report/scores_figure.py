@@ -14,7 +14,7 @@ from normplugins.evaluation.significance import LEVEL, Resampled
 from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import style
 from normplugins.report.cells import COMPARED_WITH, SPREAD_SEEDS, group, metric_name, references
-from normplugins.report.contrasts import Contrast, ScoredSystems, read_cells
+from normplugins.report.contrasts import Contrast, ScoredSystems, comparable, read_cells
 from normplugins.report.figures import name_of
 from normplugins.report.records import LOCAL
 from normplugins.runs import scored_runs
@@ -47,7 +47,10 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
         cell: cell.first["variant"] for cell in (*cells, *filter(None, compared_with))
         if metric != "ppl" and LOCAL not in cell.first["settings"].split(", ")
     }  # fmt: skip
-    scored = ScoredSystems(read_cells(folder, checkpoint, experiment, names.values()))
+    systems = comparable(read_cells(folder, checkpoint, experiment, names.values()))
+    others = [name for name in names.values() if name not in systems]
+    names = {cell: name for cell, name in names.items() if name in systems}
+    scored = ScoredSystems(systems)
     scores = [[float(value) for value in cell.values(metric, checkpoint)] for cell in cells]
     intervals = [
         _interval(values, scored.runs.get(names.get(cell, ""), {}).get(cell.first["seed"]))
@@ -66,6 +69,7 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     where = "left, " if any(differences) else ""
     notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *_notes(scores, intervals, where)]
     notes += [f"right: minus {COMPARED_WITH[reference]}, {PAIRED}"] if any(differences) else []
+    notes += [f"not compared, because test sets or signatures differ: {', '.join(others)}"] if others else []
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
     with style.drawing():
         figure = style.new_figure(0.17 * (lines + len(notes) + 2) + 1)

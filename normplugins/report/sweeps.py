@@ -100,16 +100,18 @@ def small_batches(results: Path) -> tuple[str, str]:
     cells = read_sweep(results, BATCH_SIZE, TOKENS).drop_duplicates("cell")
     pairs = cells.pivot(index="value", columns="norm", values="cell").reindex(columns=["bn_released", "ln"]).dropna()
     judged = _find(results, BATCH_SIZE, pairs.itertuples(index=False, name=None))
-    found = {size: each for size, each in zip(pairs.index, judged, strict=True) if each.difference}
+    found = dict(zip(pairs.index, judged, strict=True))
+    found = {size: each for size, each in found.items() if each.difference or any(each.diverged)}
     if len(found) < 2:
         return NOT_RUN, "No two batch sizes have runs of BN as released and LN with the same seed."
     small, large = found[min(found)], found[max(found)]
     verdict = UNDECIDED
     if {"equivalent", "better"} & {*small.parts}:
         verdict = FAILS
-    elif "worse" in small.parts:
-        (_, high), (low, _) = (each.difference.interval for each in (small, large) if each.difference)
-        verdict = HOLDS if high < low else UNDECIDED
+    elif small.difference and large.difference and small.worse:
+        verdict = HOLDS if small.difference.interval[1] < large.difference.interval[0] else UNDECIDED
+    elif small.worse and not large.worse:  # all runs of the smallest size diverged
+        verdict = HOLDS
     differences = "; ".join(f"{size:,.0f} tokens: {describe_difference(each)}" for size, each in found.items())
     return so_far(verdict, not Plan.named(BATCH_SIZE).progress(results).left), (
         f"BN as released - LN at {differences}. The claim holds if BN is worse at the smallest size, with an interval "
@@ -125,12 +127,12 @@ def one_sentence(results: Path) -> tuple[str, str]:
     judged = _find(results, ONE_SENTENCE, [(cells[norm], cells["ln"]) for norm in others])
     found = dict(zip(others, judged, strict=True))
     forms = [each for norm, each in found.items() if norm.startswith("bn")]
-    if not all(each.difference for each in forms):
+    if not all(each.difference or any(each.diverged) for each in forms):
         return NOT_RUN, "LN and both forms of BN need a seed each."
     if any({"equivalent", "better"} & {*each.parts} for each in forms):
         verdict = FAILS
     else:
-        verdict = HOLDS if all("worse" in each.parts for each in forms) else UNDECIDED
+        verdict = HOLDS if all(each.worse for each in forms) else UNDECIDED
     differences = "; ".join(f"{norm} - ln: {describe_difference(each)}" for norm, each in found.items())
     return so_far(verdict, not Plan.named(ONE_SENTENCE).progress(results).left), (
         f"{differences}. The claim holds if both forms of BN are worse than LN. "

@@ -165,7 +165,7 @@ def check_values(config: DictConfig) -> None:
     """Refuse values that are out of range or contradict each other or the model; raises as :func:`check` does."""
     for key, value in flatten(config):
         if any(isinstance(one, float) and not isfinite(one) for one in (value if isinstance(value, list) else [value])):
-            raise UserError(f"{key} is {value}, and must be a finite number")
+            raise UserError(f"{key} is {value}, but must be a finite number")
     slurm = fields(SlurmSettings) if "slurm" in config.hardware else ()
     of_slurm = [(f"hardware.slurm.{each.name}", each) for each in slurm if "help" in each.metadata]
     for key, each in [*declared(SETTINGS_BY_TASK[config.task._name]), *of_slurm]:
@@ -178,9 +178,9 @@ def check_values(config: DictConfig) -> None:
             values = value if isinstance(value, ListConfig) else [value]
             numbers = [least if one is None else one for one in values]
             if not numbers or min(numbers) < least:
-                raise UserError(f"{key} is {value}, and must be at least {least}")
+                raise UserError(f"{key} is {value}, but must be at least {least}")
             if max(numbers) > most:
-                raise UserError(f"{key} is {value}, and must be at most {most}")
+                raise UserError(f"{key} is {value}, but must be at most {most}")
     if "adam_betas" in config.optimizer:
         read_betas(config.optimizer.adam_betas)
     if "max_length_a" in config.evaluate and config.evaluate.max_length_a == config.evaluate.max_length_b == 0:

@@ -79,7 +79,7 @@ def _build(state: Any, source: Path) -> Any:
     name = settings.get("_name") if isinstance(settings, dict) else None
     name = ARCH_MODEL_NAME_REGISTRY.get(name, name)  # fairseq-train stores the name of the architecture
     if name not in MODELS or not isinstance(state.get("model"), Mapping):
-        raise UserError(f"{source} is no checkpoint of {', '.join(MODELS)}, the models whose norms can be folded")
+        raise UserError(f"{source} is not a checkpoint of {', '.join(MODELS)}, the models whose norms can be folded")
     weights: Mapping[str, Tensor] = state["model"]
     task = Namespace()
     for side, stack in (("source", "encoder"), ("target", "decoder")):

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from datetime import datetime, timezone
 from functools import cache
@@ -90,6 +91,8 @@ def uncommitted(commit: object) -> str:
     if commit is None:
         return "code that is in no git repository, or in one that git refuses to read (safe.directory)"
     text = str(commit)
+    if re.fullmatch(r"v[\w.]*\.dev\d+", text):
+        return f"an installed package of no release ({text})"
     return f"code that is not committed ({text[:7]} with changes)" if text.endswith("+changes") else ""
 
 

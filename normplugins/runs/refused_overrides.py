@@ -41,14 +41,14 @@ def refuse_unread_warmup(config: DictConfig, overrides: Sequence[str]) -> None:
         return
     if not config.model.normalize_before:
         raise UserError(
-            f"{key} changes nothing about a post-norm model, which has no norm at the end of its stack: "
+            f"{key} has no effect on a post-norm model, which has no norm at the end of its stack: "
             "leave it out, or set model.normalize_before=true"
         )
     names = all_norm_names(config.model)
     if not any(map(has_final_warmup, names)):
-        raise UserError(f"{key} changes nothing about {' and '.join(names)}: it is the warmup of PN")
+        raise UserError(f"{key} has no effect on {' and '.join(names)}: it is the warmup of PN")
     if config.model.norm_warmup_updates == 0:
-        raise UserError(f"{key} changes nothing while norm.warmup_updates is 0: set norm.warmup_updates to use it")
+        raise UserError(f"{key} has no effect while norm.warmup_updates is 0: set norm.warmup_updates to use it")
 
 
 def _sets(overrides: Sequence[str], key: str) -> bool:

@@ -64,14 +64,14 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # flipped bytes raise errors of many types
         if not _begins_as_checkpoint(path):
-            reason = "it is no checkpoint, or its beginning is damaged"
+            reason = "it is not a checkpoint, or its beginning is damaged"
         elif isinstance(error, pickle.UnpicklingError):
             raise UserError(f"{path} was refused: {why_refused(error)}") from error
         else:
             reason = (str(error) or "it is empty").splitlines()[0].rstrip(".")
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path} is no checkpoint: it holds no model")
+        raise UserError(f"{path} is not a checkpoint: it holds no model")
     epoch, history = re.fullmatch(r"checkpoint(\d+)\.pt", path.name), (state.get("extra_state") or {}).get("history")
     if damage := find_damage(state):
         raise UserError(f"{path} was refused: {damage}")

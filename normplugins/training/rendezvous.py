@@ -56,7 +56,7 @@ class Rendezvous:
             options: dict[str, Any] = {"wait_for_workers": False, "master_listen_fd": listener}
             self.store = TCPStore(address, port, member.size, hosts, timedelta(seconds=seconds), **options)
         except (RuntimeError, OSError) as error:
-            raise _lost(f"{member} does not reach {address}:{port}: {str(error).splitlines()[0]}") from error
+            raise _lost(f"{member} cannot reach {address}:{port}: {str(error).splitlines()[0]}") from error
 
     def __enter__(self) -> "Rendezvous":
         return self
@@ -205,7 +205,7 @@ def _unseen(files: dict[str, int]) -> str:
     deadline = time.monotonic() + UNSEEN_SECONDS
     while wrong := [path for path, size in files.items() if file_sizes(Path(path)) != {path: size}]:
         if time.monotonic() > deadline:
-            return f"{wrong[0]} is another file than for rank 0, or none: all ranks must share a file system"
+            return f"{wrong[0]} differs from rank 0's file or is missing: all ranks must share a file system"
         time.sleep(0.5)
     return ""
 

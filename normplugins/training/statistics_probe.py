@@ -40,7 +40,7 @@ def is_on(config: DictConfig) -> bool:
 def check(config: DictConfig) -> None:
     """Raise UserError if the probe is turned on and its hooks would see no training pass."""
     if OmegaConf.select(config, "train.probe") and (hidden := _hidden_by(config)):
-        raise UserError(f"train.probe=true: it sees nothing with {hidden}=true. Leave one of the two out")
+        raise UserError(f"train.probe=true: with {hidden}=true it sees no training pass: leave one of the two out")
 
 
 def _hidden_by(config: DictConfig) -> str | None:

@@ -45,7 +45,7 @@ def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is truncated or no gzip file ({error}); get it again") from None
+        raise UserError(f"{path} is truncated or not a gzip file ({error}); get it again") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 

@@ -54,10 +54,10 @@ def invalid_value(declared: Field[Any], value: Any, prefix: str = "") -> str | N
     if all(isinstance(each, type) for each in types) and not any(_is_a(value, each) for each in types):
         names = [_TYPE_NAMES.get(each, each.__name__) for each in types if each is not type(None)]
         hint = " (quote it in YAML: 'no')" if isinstance(value, bool) and str in types else ""
-        return f"{name} is {value!r}, and must be {' or '.join(names)}{hint}"
+        return f"{name} is {value!r}, but must be {' or '.join(names)}{hint}"
     for key, words, holds in _BOUNDS:
         if (limit := limits.get(key)) is not None and not holds(value, limit):
-            return f"{name} is {value}, and must be {words} {limit}"
+            return f"{name} is {value}, but must be {words} {limit}"
     return None
 
 

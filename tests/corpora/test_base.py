@@ -40,5 +40,5 @@ def test_a_corpus_of_another_package_is_composed_checked_and_prepared(
     assert isinstance(prepared, PreparedCorpus)
     line = (prepared.folder / "tokenized" / "test.en").read_text(encoding="utf-8").splitlines()[0]
     assert line.endswith(". ! !")
-    with pytest.raises(UserError, match=r"corpus\.volume is 0, and must be at least 1"):
+    with pytest.raises(UserError, match=r"corpus\.volume is 0, but must be at least 1"):
         corpus_config({"name": "shouted", "volume": 0}).check()

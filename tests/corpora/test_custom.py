@@ -110,8 +110,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda en: [en.write_bytes(b""), en.with_suffix(".de").write_bytes(b"")],
         r"0 different pairs with two sides: too few to draw 22",
     ),
-    "gzip": (lambda en: pack(en, gzip.compress(en.read_bytes())[:-40]), r"train\.en\.gz is truncated or no gzip"),
-    "no gzip": (lambda en: pack(en, b"hello\n"), r"train\.en\.gz is truncated or no gzip"),
+    "gzip": (lambda en: pack(en, gzip.compress(en.read_bytes())[:-40]), r"train\.en\.gz is truncated or not a gzip"),
+    "no gzip": (lambda en: pack(en, b"hello\n"), r"train\.en\.gz is truncated or not a gzip"),
     "folder": (lambda en: (en.unlink(), en.mkdir()), r"corpus\.train: cannot read .*train\.en: Is a directory"),
 }
 

@@ -157,9 +157,9 @@ def damaged(data: bytes) -> bytes:
 
 BAD: dict[str, tuple[Any, str]] = {
     "other text": (lambda data: data, r"wiki\.train\.tokens is not the published wikitext2 text: its sha256 is \w{64}"),
-    "truncated": (lambda data: data[:-60], r"wikitext-2-v1\.zip is truncated or no \.tgz or \.zip archive"),
-    "damaged": (damaged, r"wikitext-2-v1\.zip is truncated or no \.tgz or \.zip archive"),
-    "no zip": (lambda data: b"<html>moved</html>", r"wikitext-2-v1\.zip is truncated or no \.tgz or \.zip archive"),
+    "truncated": (lambda data: data[:-60], r"wikitext-2-v1\.zip is truncated or not a \.tgz or \.zip archive"),
+    "damaged": (damaged, r"wikitext-2-v1\.zip is truncated or not a \.tgz or \.zip archive"),
+    "no zip": (lambda data: b"<html>moved</html>", r"wikitext-2-v1\.zip is truncated or not a \.tgz or \.zip archive"),
     "no file": ({"train": b"a\n", "valid": b"a\n"}, r"it has no wiki\.test\.tokens"),
     "utf-8": ({**TEXTS, "valid": b"good\nb\xffd\n"}, r"wiki\.valid\.tokens, line 2: not UTF-8 \(byte 0xff\)"),
     "empty": ({**TEXTS, "test": b" \n"}, r"wiki\.test\.tokens has no word"),

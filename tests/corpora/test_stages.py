@@ -65,7 +65,7 @@ def test_a_changed_file_is_noticed_and_made_again(
     change(path)
     path.touch()
     assert again(original, tmp_path, said.append) == prepared
-    assert said[0] == f"{path} has changed since it was prepared: {path.parent} is made again"
+    assert said[0] == f"{path} has changed since it was prepared: {path.parent} is rebuilt"
     assert tree(prepared.folder) == whole
 
 

@@ -123,11 +123,11 @@ def test_killed_while_tokenizing_it_goes_on_and_ends_the_same(tmp_path: Path) ->
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "broken off": (
         lambda raw: (path := raw / "training-parallel-nc-v12.tgz").write_bytes(path.read_bytes()[:-40]),
-        r"nc-v12\.tgz is truncated or no \.tgz or \.zip archive",
+        r"nc-v12\.tgz is truncated or not a \.tgz or \.zip archive",
     ),
     "one bit": (
         lambda raw: flip(raw / "training-parallel-commoncrawl.tgz"),
-        r"commoncrawl\.tgz is truncated or no \.tgz or \.zip archive",
+        r"commoncrawl\.tgz is truncated or not a \.tgz or \.zip archive",
     ),
     "one side longer": (
         lambda raw: tar(

@@ -141,7 +141,7 @@ def test_a_changed_number_of_updates_ends_the_update(kind):
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_statistics_that_no_norm_keeps_are_refused(kind, setting, said):
-    with pytest.raises(UserError, match=f"{said} changes nothing about rms"):
+    with pytest.raises(UserError, match=f"{said} has no effect on rms"):
         refuse_unread_settings(make(kind, "rms", **setting).decoder.cfg)
     refuse_unread_settings(make(kind, "bn", **setting).decoder.cfg)
 
@@ -149,6 +149,6 @@ def test_statistics_that_no_norm_keeps_are_refused(kind, setting, said):
 def test_one_stack_with_statistics_is_enough_and_each_must_bear_the_setting():
     make_model(encoder_norm="pn_alg2", decoder_norm="ln", norm_sync="deferred", norm_per_update=True)
     with pytest.raises(
-        UserError, match=r"encoder_norm: sync=deferred is too late for BatchNorm, which .*use sync=batch"
+        UserError, match=r"encoder_norm: sync=deferred does not work with BatchNorm, which .*use sync=batch"
     ):
         make_model(encoder_norm="bn", decoder_norm="ln", norm_sync="deferred")

@@ -71,31 +71,31 @@ def refuse_unread(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"norm_momentum": 0.5}, "norm.momentum=0.5 changes nothing about ln: ln reads eps"),
+        ({"norm_momentum": 0.5}, "norm.momentum=0.5 has no effect on ln: ln reads eps"),
         (
             {"encoder_norm": "bn", "norm_alpha_fwd": 0.5},
-            "norm.alpha_fwd=0.5 changes nothing about bn and ln: bn reads eps, sync, per_update, kernels, "
+            "norm.alpha_fwd=0.5 has no effect on bn and ln: bn reads eps, sync, per_update, kernels, "
             "group_scaling, momentum, padding_filled; ln reads eps",
         ),
-        ({"encoder_norm": "bn", "norm_double_update": False}, "norm.double_update=false changes nothing about bn and"),
-        ({"encoder_norm": "rms", "norm_sync": "batch"}, "norm.sync=batch changes nothing about rms and ln"),
+        ({"encoder_norm": "bn", "norm_double_update": False}, "norm.double_update=false has no effect on bn and"),
+        ({"encoder_norm": "rms", "norm_sync": "batch"}, "norm.sync=batch has no effect on rms and ln"),
         (
             {"encoder_norm": "pn", "norm_warmup_updates": 0, "norm_double_update": True},
-            "norm.double_update=true changes nothing about pn and ln while norm.warmup_updates is 0: set "
+            "norm.double_update=true has no effect on pn and ln while norm.warmup_updates is 0: set "
             "norm.warmup_updates to use it",
         ),
         (
             {"encoder_norm": "none", "decoder_norm": "none", "norm_eps": 0.1},
-            "norm.eps=0.1 changes nothing about none: none reads no setting",
+            "norm.eps=0.1 has no effect on none: none reads no setting",
         ),
         (
             {"encoder_norm": "pnv", "norm_groups": 4},
-            "norm.groups=4 changes nothing about pnv and ln while norm.group_scaling is off: "
+            "norm.groups=4 has no effect on pnv and ln while norm.group_scaling is off: "
             "set norm.group_scaling=true to use it",
         ),
         (
             {"encoder_norm": "bn_released", "norm_groups": 4},
-            "norm.groups=4 changes nothing about bn_released and ln: bn_released reads eps, sync,",
+            "norm.groups=4 has no effect on bn_released and ln: bn_released reads eps, sync,",
         ),
     ],
 )

@@ -111,7 +111,7 @@ def test_one_stack_of_two_and_any_sharing(share, pre):
     model, folded, changed, outcomes = fold_copy(make_model, settings | ({share: True} if share else {}))
     assert_same_translation_model(model, folded)
     assert changed == {"encoder_norm": "none" if pre else "affine"}
-    assert {outcome.stays for outcome in outcomes if outcome.norm == "ln"} == {"it is computed from each token"}
+    assert {outcome.stays for outcome in outcomes if outcome.norm == "ln"} == {"it depends on the values of each token"}
 
 
 def test_a_decoder_alone_and_weight_normalized_keys_and_values():
@@ -185,9 +185,9 @@ def test_a_norm_with_group_scaling_is_refused_with_the_reason(norm):
 def test_what_cannot_be_folded_is_refused_with_the_reason(norm):
     reason = {
         **dict.fromkeys(("pn", "bn_released"), "pn: its group scaling divides each token"),
-        "instance": "instance: it is computed from each sentence",
+        "instance": "instance: it depends on the values of each sentence",
         "none": "none: there is nothing to fold",
-    }.get(norm, f"{norm}: it is computed from each token").replace("pn:", f"{norm}:")
+    }.get(norm, f"{norm}: it depends on the values of each token").replace("pn:", f"{norm}:")
     model = make_model(encoder_norm=norm).double()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=reason):

@@ -61,9 +61,9 @@ for experiment in ("ptb", "wmt14"):
 assert compose_config("demo", ["norm=outside", "norm.gain=2"]).variant == "outside"
 assert compose_config("demo", ["norm=plain"]).variant == "plain"
 for overrides, message in (
-    (["norm=outside", "norm.gain=9"], "gain is 9.0, and must be at most 8"),
+    (["norm=outside", "norm.gain=9"], "gain is 9.0, but must be at most 8"),
     (["norm=outside", "norm.gain=loud"], "norm.gain=loud: a number is needed"),
-    (["norm=ln", "norm.gain=1"], "norm.gain=1.0 changes nothing about ln"),
+    (["norm=ln", "norm.gain=1"], "norm.gain=1.0 has no effect on ln"),
     (["norm=inside"], "unknown norm 'inside'. Known: affine, bn, bn_released, "),
 ):
     try:

@@ -92,10 +92,10 @@ def test_each_norm_lists_the_settings_that_it_reads() -> None:
     [
         ({"sync": "all"}, "unknown sync 'all'; known: none, batch, deferred"),
         ({"kernels": "cuda"}, "unknown kernels 'cuda'; known: auto, plain, triton"),
-        ({"eps": 0.0}, "eps is 0.0, and must be above 0"),
-        ({"groups": 0}, "groups is 0, and must be at least 1"),
+        ({"eps": 0.0}, "eps is 0.0, but must be above 0"),
+        ({"groups": 0}, "groups is 0, but must be at least 1"),
         ({"warmup_updates": -1}, "warmup_updates is -1"),
-        ({"alpha_fwd": 1.5}, "alpha_fwd is 1.5, and must be below 1"),
+        ({"alpha_fwd": 1.5}, "alpha_fwd is 1.5, but must be below 1"),
         ({"name": "bn", "momentum": 0.0}, "norm 'bn': momentum is 0.0"),
     ],
 )

@@ -238,7 +238,7 @@ def test_running_statistics_are_live_named_and_in_order() -> None:
 @pytest.mark.parametrize("name", ["bn", "bn_released", "pnv", "weight", "pn"])
 def test_statistics_that_the_forward_needs_cannot_be_deferred(name: str) -> None:
     with pytest.raises(
-        ValueError, match=r"sync=deferred is too late for \w+, which needs this batch's.* use sync=batch"
+        ValueError, match=r"sync=deferred does not work with \w+, which needs this batch's.* use sync=batch"
     ):
         make(name, sync="deferred")
 

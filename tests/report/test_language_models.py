@@ -293,7 +293,7 @@ def test_a_masked_model_whose_norm_sees_the_future_never_passes_for_causal(page,
 
 
 def test_without_a_score_the_label_says_that_a_masked_model_is_not_causal(tmp_path) -> None:
-    label = "not causal: by its norm every position sees the tokens after it"
+    label = "not causal: its norm lets every position see the tokens after it"
     for norm, said in {"instance": label, "ln": ""}.items():
         put(tmp_path, language_model("ptb", f"{norm},reading=masked", 1, None) | {"label": said})
     results = read_results(tmp_path)

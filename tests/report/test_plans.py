@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from normplugins.report import plans
 from normplugins.report.records import read_results
 from tests.helpers.records import put, put_diverged, record
@@ -35,14 +37,15 @@ def test_the_table_counts_the_hours_that_are_left_from_recorded_runs(tmp_path: P
 
 def test_the_cells_of_an_experiment_are_divided_among_its_plans() -> None:
     cells = ["ln", "ln,model.placement=post", "ln,precision=bf16", "pn", "pn,norm.eps=0.1"]
-    parts = {plan.name: names for plan, names in plans.by_plan("multi30k", cells)}
+    runs = pd.DataFrame([(cell, 1) for cell in cells] + [("ln,precision=bf16", 9)], columns=["variant", "seed"])
+    parts = {plan.name: list(rows["variant"]) for plan, rows in plans.by_plan("multi30k", runs)}
     assert parts == {
         "multi30k": ["ln", "pn"],
         "placements": ["ln", "ln,model.placement=post", "pn"],
         "precision": ["ln", "ln,precision=bf16", "pn"],
-        "other": ["pn,norm.eps=0.1"],
+        "other": ["pn,norm.eps=0.1", "ln,precision=bf16"],  # the second has a seed that is in no plan
     }
-    assert [plan.name for plan, _ in plans.by_plan("demo", ["ln"])] == ["other"]
+    assert [plan.name for plan, _ in plans.by_plan("demo", runs[:1])] == ["other"]
 
 
 def test_every_experiment_has_the_plan_of_its_name_or_the_first_with_runs_of_it() -> None:

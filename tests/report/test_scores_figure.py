@@ -93,6 +93,17 @@ def test_several_seeds_have_intervals_over_seeds(tmp_path: Path) -> None:
     assert np.ptp(bars[0]) == pytest.approx(2 * 4.303 / 3**0.5, abs=2e-3), "Student's t with 2 degrees of freedom"
 
 
+def test_a_cell_with_another_test_set_is_drawn_and_not_compared(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, "ln", seed, {1: seed})
+        put_translated(tmp_path, "pn", seed, {1: 5 * seed})
+        corpus = record()["corpus"] | {"sha256": {"tokenized/reference.text.en": "1"}}
+        put_translated(tmp_path, "bn", seed, {1: 9 * seed}, corpus=corpus)
+    figure, texts = drawn(tmp_path)
+    assert "not compared, because test sets or signatures differ: bn" in texts
+    assert [sum(line.get_marker() == "o" for line in axis.lines) for axis in figure.axes] == [3, 1]
+
+
 def test_scores_without_any_interval_are_not_drawn(tmp_path: Path) -> None:
     put(tmp_path, record("demo", "ln"))
     put(tmp_path, record("demo", "pn"))

@@ -55,6 +55,16 @@ def test_the_figure_of_batch_sizes_needs_two_sizes_of_a_norm(tmp_path: Path) -> 
     assert_legible(figure)
 
 
+def test_runs_that_diverged_at_the_smallest_batch_count_as_worse(tmp_path: Path) -> None:
+    put_pair(tmp_path, "", 4)
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, f"ln,{SMALL}", seed, {1: seed}, **BASE)
+        put_diverged(tmp_path, "multi30k", f"bn_released,{SMALL}", seed)
+    verdict, said = small_batches(tmp_path)
+    assert verdict == "holds so far"
+    assert "512 tokens: diverged: 3 and 0" in said
+
+
 def test_bn_fails_at_one_sentence_if_both_forms_of_it_are_worse(tmp_path: Path) -> None:
     cells = {cell.partition(",")[0]: cell for _, cell in Plan.named("one_sentence").cells}
     for seed in (1, 2, 3):

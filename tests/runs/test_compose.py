@@ -119,9 +119,9 @@ def test_the_last_norm_warms_up_for_an_eighth_of_the_learning_rates_warmup(
 @pytest.mark.parametrize(
     ("experiment", "override", "message"),
     [
-        ("ptb", "reading=code", "changes nothing about a post-norm model"),
-        ("demo", "model.normalize_before=false", "changes nothing about a post-norm model"),
-        ("demo", "norm.warmup_updates=0", "changes nothing while norm.warmup_updates is 0"),
+        ("ptb", "reading=code", "has no effect on a post-norm model"),
+        ("demo", "model.normalize_before=false", "has no effect on a post-norm model"),
+        ("demo", "norm.warmup_updates=0", "has no effect while norm.warmup_updates is 0"),
     ],
 )
 def test_the_last_norms_warmup_is_refused_where_nothing_warms_up(experiment, override, message):
@@ -134,7 +134,7 @@ def test_the_last_norms_warmup_is_refused_where_nothing_warms_up(experiment, ove
 
 
 def test_the_last_norms_warmup_is_refused_for_a_norm_that_warms_up_alike_everywhere():
-    with pytest.raises(UserError, match="changes nothing about un and ln: it is the warmup of PN"):
+    with pytest.raises(UserError, match="has no effect on un and ln: it is the warmup of PN"):
         compose_config("demo", ["norm=un", "model.final_norm_warmup_updates=5"])
 
 

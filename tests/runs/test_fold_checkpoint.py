@@ -40,7 +40,7 @@ def test_translations_of_fairseq_do_not_change(trained, foldable, accepted, tmp_
     lines = said.splitlines()
     assert [line.split()[:2] for line in lines[:4]] == [["encoder", "pn"]] * 2 + [["decoder", "ln"]] * 2
     assert "folded into qkv, fc1" in lines[0]
-    assert "stays: it is computed from each token" in lines[2]
+    assert "stays: it depends on the values of each token" in lines[2]
     assert lines[4] == "settings: encoder_norm=none"
     assert lines[-1] == f"written to {tmp_path / 'model_folded.pt'}"
     before, after = (int(number.replace(",", "")) for number in re.findall(r"[\d,]+(?= before| after)", lines[5]))
@@ -99,7 +99,7 @@ def test_a_folded_source_and_an_unwritable_destination_are_refused(foldable, acc
 def test_other_checkpoints_are_refused(trained, foldable, refused, tmp_path):
     line = refused("fold", trained.directory / "checkpoint_averaged.pt", tmp_path / "folded.pt")
     assert "no norm that can be folded. pn: its group scaling" in line
-    assert "ln: it is computed from each token" in line
+    assert "ln: it depends on the values of each token" in line
     state = load(foldable)
     for change in ({"cfg": None}, {"cfg": {"model": {"_name": "transformer"}}}):
         torch.save(state | change, tmp_path / "bad.pt")

@@ -96,14 +96,14 @@ def test_a_rank_that_does_not_come_is_named():
     missing = "rank 2 of 3 has not joined within 1 seconds (hardware.timeout_seconds)"
     assert meet(first({}), other(), None, seconds=1) == [missing, f"rank 1 of 3 ends: {missing}"]
     (said,) = meet(None, other(), seconds=1)
-    assert said.startswith("rank 1 of 2 does not reach 127.0.0.1:")
+    assert said.startswith("rank 1 of 2 cannot reach 127.0.0.1:")
 
 
 @pytest.mark.slow
 def test_a_rank_that_does_not_see_rank_zeros_files_is_refused(tmp_path):
     message = {"files": {str(tmp_path / "checkpoint_last.pt"): 5}}
     reason = (
-        f"{tmp_path}/checkpoint_last.pt is another file than for rank 0, or none: all ranks must share a file system"
+        f"{tmp_path}/checkpoint_last.pt differs from rank 0's file or is missing: all ranks must share a file system"
     )
     assert meet(first(message), other()) == [f"rank 1 refused: {reason}", f"rank 1 of 2: {reason}"]
     (tmp_path / "checkpoint_last.pt").write_bytes(b"1234")
