@@ -36,6 +36,10 @@ def test_runs_at_hand_stand_beside_the_published_ones(tmp_path: Path, capsys: py
     assert tree(results) == before
 
 
+def test_the_folder_of_local_runs_needs_local(refused) -> None:
+    assert "add --local" in refused("report", "--runs", "mine")
+
+
 def test_a_published_run_is_not_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = record("demo", "ln", metrics={"bleu": 34.0})
     put(tmp_path / "results", content)

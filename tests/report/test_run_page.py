@@ -68,6 +68,19 @@ def test_the_page_of_a_record_that_is_gone_goes_too(page, tmp_path: Path) -> Non
     assert [path.parent.name for path in tmp_path.rglob("seed1.md")] == ["ln"]
 
 
+@pytest.mark.parametrize(
+    ("commit", "checkout"),
+    [
+        ("v0.4.0", ["git checkout v0.4.0", "make setup"]),
+        ("v0.5.0.dev0+g0123456789ab", ["git checkout 0123456789ab", "make setup"]),
+        ("v0.5.0.dev0", []),
+    ],
+)
+def test_the_command_of_an_installed_package_names_a_commit_if_it_is_known(commit, checkout) -> None:
+    content = record("multi30k", "ln") | {"git_commit": commit}
+    assert command(content).splitlines()[: len(checkout) + 1] == [*checkout, "normplugins run multi30k \\"]
+
+
 def test_the_command_has_the_settings_as_they_are_typed() -> None:
     content = record("multi30k", f"{CELL},processes=2", 3)
     content["config"] |= {"optimization.lr": [0.01], "norm.group_scaling": False, "hardware.name": "cpu"}

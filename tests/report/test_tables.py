@@ -50,9 +50,14 @@ def test_mean_spread_and_difference_over_seeds(page, tmp_path) -> None:
     rows = page().rows(IWSLT)
     pn, ln = rows["PN (pn)"], rows["LN (ln)"]
     # mean 35.6; deviations -0.6, -0.1, 0.7; sqrt(0.86 / 2) = 0.6557
-    assert (pn[OURS], pn["seeds"], pn["ours - LN"]) == ("35.60 ± 0.66", "3", "+0.50")
+    assert (pn[OURS], pn["seeds"], pn["ours - LN"]) == ("35.60 ± 0.66", "3", "-0.10"), "seed 1 alone has both"
     assert pn["sacreBLEU"] == "34.60 ± 0.66"
     assert (ln[OURS], ln["seeds"], ln["ours - LN"]) == ("35.10", "1", "")
+
+
+def test_a_run_of_another_recipe_is_not_called_cut(page, tmp_path) -> None:
+    put(tmp_path, record("iwslt14", "pn,recipe=un", stopped_by="max_update", updates=100_000))
+    assert "pn, recipe=un" in page().rows(IWSLT)
 
 
 def test_updates_and_hardware_that_differ_between_seeds_are_all_said(page, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from normplugins.runs.record import uncommitted
 from tests.helpers.corpora import write_user_corpus
 from tests.helpers.runs import MODEL
 
@@ -15,6 +16,13 @@ SHORT = [
     "evaluate.average=1",
     "evaluate.max_length_b=5",
 ]
+
+
+def test_code_without_a_commit_is_not_published():
+    assert uncommitted("0123abc+changes")
+    assert uncommitted("v0.5.0.dev0")
+    assert not uncommitted("v0.5.0.dev0+g0123abc")
+    assert not uncommitted("v0.4.0")
 
 
 @pytest.mark.slow
