@@ -36,7 +36,8 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
     if our_models and tool not in WITHOUT_MODELS:
         normplugins.register()
         plugin = str(Path(normplugins.__file__).parent)
-        arguments += [f"common.user_dir={plugin}"] if tool == "hydra-train" else ["--user-dir", plugin]
+        given = any(item.startswith(("--user-dir", "common.user_dir=")) for item in arguments)  # the user's own plugin
+        arguments += [] if given else [f"common.user_dir={plugin}"] if tool == "hydra-train" else ["--user-dir", plugin]
     from normplugins.utils.threads import keep_memory  # imports PyTorch
 
     keep_memory()

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from normplugins.norms.backends.cpu.library import SUFFIX, library, threads_for
+from normplugins.norms.backends.dispatch import is_plain_tensor
 from normplugins.norms.deferred_residual import LEVELS
 
 
@@ -47,7 +48,7 @@ def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 def has_kernel(x: Tensor, p: float) -> bool:
     """Return whether :func:`run_kernel`, rather than PyTorch, computes dropout of x."""
-    here = x.device.type == "cpu" and x.dtype in SUFFIX and 0 < _level(p) < LEVELS
+    here = x.device.type == "cpu" and x.dtype in SUFFIX and is_plain_tensor(x) and 0 < _level(p) < LEVELS
     return here and not torch.compiler.is_compiling() and library("normplugins.models._dropout") is not None
 
 

@@ -183,7 +183,7 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
         norms = [*names_in(self.cfg.decoder_norm), *names_in(self.cfg.decoder_final_norm or self.cfg.decoder_norm)]
         if any(has_statistics(name) or sees_sentence(name) for name in norms):
             return None
-        weight = self.embed_tokens.weight
+        weight = to_autocast_dtype(self.embed_tokens.weight[:0])
         if is_compiled(self.layers) or not uses_varlen_attention(weight, self.cfg.attention_dropout, 0):
             return None
         layout = VarlenLayout.from_padding_mask(padding_mask)

@@ -41,9 +41,9 @@ class GroupNorm(Norm):
                 f"group: {dim} channels cannot be split into {self.groups} equal groups of two or more; change groups"
             )
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Normalize x (T, B, C) or (N, C). Tokens are independent, so padding affects no token."""
-        rows, _ = token_rows(x, padding_mask, self.dim)
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
+        rows, _ = token_rows(x.reshape(-1, x.size(-1)), None, self.dim)
         grouped = rows.view(rows.size(0), self.groups, self.dim // self.groups)
         z = F.layer_norm(grouped, (self.dim // self.groups,), eps=self.eps).view_as(rows)
         return torch.addcmul(self.bias.to(z.dtype), z, self.weight.to(z.dtype)).view(x.shape).to(x.dtype)

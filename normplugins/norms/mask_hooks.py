@@ -3,8 +3,10 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from normplugins.norms.inputs import to_padding_mask
@@ -15,6 +17,8 @@ PADDING_MASKS = ("src_key_padding_mask", "tgt_key_padding_mask", "key_padding_ma
 """names of arguments of a model's forward: boolean masks, True at padding"""
 ATTENTION_MASKS = ("attention_mask", "decoder_attention_mask")
 """names of arguments of a model's forward: masks that are 1 at tokens and 0 at padding"""
+OTHER_INPUTS = {"pixel_values", "input_features", "input_values"}
+"""names of arguments of a model's forward: inputs whose positions a mask of text does not describe"""
 
 
 @contextmanager
@@ -54,28 +58,50 @@ class MaskFromCall:
     def __init__(self, module: nn.Module, argument: str, norms: list[nn.Module]) -> None:
         self.argument = argument
         self.position = list(inspect.signature(module.forward).parameters).index(argument)
-        self.mask: Tensor | None = None  # of the call that is running
-        self.latest: Tensor | None = None  # of the latest call, for activation checkpointing
+        self.running: dict[int, Any] = {}  # the arguments of the calls that are running, by thread (nn.DataParallel)
+        self.latest: list[Any] = []  # of the latest calls in training, of which a backward may recompute one
+        self.recomputed = False
         module.register_forward_pre_hook(self.enter, with_kwargs=True)
         module.register_forward_hook(self.leave, always_call=True)
         for norm in norms:
             norm.register_forward_pre_hook(self.add_mask, with_kwargs=True)
 
-    def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the mask from the arguments of the module's forward."""
         given = args[self.position] if len(args) > self.position else kwargs.get(self.argument)
-        mask = to_padding_mask(None, given) if self.argument in ATTENTION_MASKS else given
-        self.mask = self.latest = mask
+        self.running[get_ident()] = given
+        if module.training and torch.is_grad_enabled() and not recomputing():
+            self.latest = [*([] if self.recomputed else self.latest[-1:]), given]
+            self.recomputed = False
 
     def leave(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         """Drop the mask after the module's forward, also after an error."""
-        self.mask = None
+        self.running.pop(get_ident(), None)
 
     def add_mask(self, norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Add the mask to the arguments of a norm."""
         if not (norm.training or getattr(norm, "sees_sentence", False)):
             return None
-        return _with_mask(args, kwargs, self.latest if recomputing() else self.mask)
+        if get_ident() in self.running:
+            given = self.running[get_ident()]
+        else:
+            given = self._recomputed_mask() if recomputing() and self.latest else None
+        return _with_mask(args, kwargs, to_padding_mask(None, given) if self.argument in ATTENTION_MASKS else given)
+
+    def _recomputed_mask(self) -> Any:
+        """Return the mask of the forward that activation checkpointing recomputes.
+
+        Raises:
+            RuntimeError: several forwards with different masks preceded the backward, so it is not known which.
+        """
+        self.recomputed = True
+        first, last = self.latest[0], self.latest[-1]
+        if first is not last and not (isinstance(first, Tensor) and isinstance(last, Tensor) and first.equal(last)):
+            raise RuntimeError(
+                f"activation checkpointing recomputes a forward, and the last two had another {self.argument}: run the "
+                "backward of each forward before the next one, or turn checkpointing off"
+            )
+        return last
 
 
 def _with_mask(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor | None) -> Any:
@@ -88,11 +114,12 @@ def _with_mask(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor | Non
 def modules_with_mask(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module, str]]:
     """Yield (path, module, argument) for each outermost module whose forward takes exactly one mask.
 
-    A forward with masks of two sequences, source and target, does not tell which norm sees which sequence, so the
-    modules inside it are searched.
+    A forward with two sequences, source and target or text and image, does not tell which norm sees which sequence, so
+    the modules inside it are searched.
     """
-    names = [name for name in inspect.signature(module.forward).parameters if name in PADDING_MASKS + ATTENTION_MASKS]
-    if len(names) == 1:
+    arguments = inspect.signature(module.forward).parameters
+    names = [name for name in arguments if name in PADDING_MASKS + ATTENTION_MASKS]
+    if len(names) == 1 and names[0] != "decoder_attention_mask" and not {*arguments} & OTHER_INPUTS:
         yield path, module, names[0]
         return
     for name, child in module.named_children():

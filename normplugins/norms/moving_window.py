@@ -50,7 +50,7 @@ class Average(NamedTuple):
 
 
 class _WindowBackward(torch.autograd.Function):
-    """y = weight z + bias with z = x scale (in ``mabn`` x scale ratio), with the backward of a norm with windows.
+    """y = weight z + bias (in ``mabn`` weight ratio z + bias), z = x scale, and the backward of a norm with windows.
 
         g = weight ratio dL/dy        dL/dx = scale (g - z average)        dL/dweight = sum(dL/dy z) ratio
 
@@ -161,19 +161,26 @@ class WindowNorm(QuadraticMeanNorm):
     def smooth_projection(self, count: Tensor, projection: Tensor, smooth: Tensor, skipped: Tensor) -> Tensor:
         """Return the average for a batch's mean(g z) (C,) over ``count`` tokens; update the backward's statistics."""
         count, projection = self.synchronize(count, projection)
-        average, _ = self.average_projection(projection.to(self.window_gz.dtype), smooth, skipped)
+        average, new = self.average_projection(projection.to(self.window_gz.dtype), smooth, skipped)
         # a window holds whole batches: a batch with any gradient that is not finite counts as a batch without tokens
-        self.update_after_backward(torch.where(projection.isfinite().all(), count, 0), projection)
+        count = torch.where(projection.isfinite().all(), count, 0)
+        if self.per_update or self._estimating:
+            self.update_after_backward(count, projection)
+        else:  # another forward of this module may have followed the one of this backward
+            self._store(count, new)
         return average
 
     def step_backward(self, count: Tensor, *moments: Tensor) -> None:
-        """Update the backward's statistics with a batch's mean(g z), if the batch has a token."""
+        """Update the backward's statistics with an update's mean(g z), if the update has a token."""
         if self._latest is None:  # no training batch yet
             return
         own = moments[0].to(self.window_gz.dtype)
-        for name, new in self.average_projection(own, self._latest.smooth, self._latest.skipped)[1].items():
+        self._store(count, self.average_projection(own, self._latest.smooth, self._latest.skipped)[1])
+
+    def _store(self, count: Tensor, new: dict[str, Tensor]) -> None:
+        for name, value in new.items():
             buffer = self.get_buffer(name)
-            buffer.copy_(torch.where(count > 0, new, buffer))
+            buffer.copy_(torch.where(count > 0, value, buffer))
 
     def with_row(self, window: Tensor, row: Tensor) -> Tensor:
         """Return the window (window, C) without its oldest row and with ``row`` (C,) appended."""

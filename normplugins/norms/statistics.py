@@ -180,7 +180,10 @@ class RunningNorm(Norm):
             new = self.get_buffer(name)
             if torch.finfo(new.dtype).bits < 32:  # from the old values, because ``new`` is rounded
                 setattr(self, name, old.to(device=new.device, dtype=torch.float32))
-        self._pending = {step: sums.to(self.bias.device) for step, sums in self._pending.items()}
+        self._pending = {
+            step: torch.zeros_like(sums, device=self.bias.device) if sums.is_meta else sums.to(self.bias.device)
+            for step, sums in self._pending.items()
+        }
         return self
 
     def affine(self, rows: Tensor, scale: Tensor) -> Tensor:

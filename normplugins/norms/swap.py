@@ -123,6 +123,8 @@ def swap_norms(
     built = {old.name: _build(old, config, batch_first, settings) for old in found}
     if hasattr(built[found[0].name][0], "wrap_linears"):
         notes.append(f"{config.name} reparametrizes linear maps too: call wrap_linears(sublayer) of each norm")
+    if hasattr(built[found[0].name][0], "loss_term"):
+        notes.append(f"{config.name} has a term in the loss: add loss_term of each norm to the loss of every batch")
     for old in found:
         for parent, attribute in old.places:
             setattr(parent, attribute, built[old.name][0])

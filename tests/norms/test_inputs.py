@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from normplugins.norms import NormConfig, build_norm, sees_sentence
 from tests.helpers.norms import NORMS, TOKEN_NORMS, random_affine
@@ -158,6 +159,26 @@ def test_a_norm_inside_pytorchs_encoder_takes_nested_tensors_at_evaluation(name:
     with torch.no_grad():
         y = encoder(x, src_key_padding_mask=mask)
     torch.testing.assert_close(y[~mask], expected[~mask])
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_the_output_of_a_nested_tensor_can_be_added_to_it(layout: torch.layout) -> None:
+    x = torch.nested.nested_tensor([torch.ones(2, DIM), torch.ones(3, DIM)], layout=layout)
+    total = x + build_norm("bn", DIM).eval()(x)
+    assert [len(each) for each in total.unbind()] == [2, 3]
+
+
+@pytest.mark.parametrize("name", ["ln", "rms", "group", "pnv"])
+def test_a_subclass_of_tensor_is_normalized_by_pytorch(name: str) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.randn(3, 2, DIM)
+        assert build_norm(name, DIM)(x).shape == x.shape
+
+
+def test_norms_of_single_tokens_take_any_number_of_dimensions() -> None:
+    x = torch.randn(2, 3, 4, DIM)
+    torch.testing.assert_close(build_norm("group", DIM)(x).flatten(0, 2), build_norm("group", DIM)(x.flatten(0, 2)))
 
 
 def test_nested_tensors_are_refused_in_training() -> None:

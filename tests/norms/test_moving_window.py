@@ -27,3 +27,15 @@ def test_the_released_code_is_reproduced(path: Path) -> None:
     norm.window_phi.copy_(torch.from_numpy(vectors["initial_window"]))
     norm.num_updates.fill_(int(vectors["meta_start"]))
     replay(norm, vectors, names)
+
+
+def test_the_gradients_of_an_outlier_stay_out_of_the_window_if_another_forward_follows_it() -> None:
+    norm = build_norm("un", 4, window=2, warmup_updates=0, outlier_filtration=True).double()
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    for _ in range(5):
+        norm(x).square().sum().backward()
+    running = norm.ema_gz.clone()
+    of_outlier = norm(x * torch.tensor([100.0, 0.01, 100.0, 0.01]))
+    norm(x)
+    of_outlier.square().sum().backward()
+    torch.testing.assert_close(norm.window_gz[-1], running)

@@ -172,6 +172,50 @@ def test_a_checkpointed_layer_is_recomputed_with_its_mask() -> None:
     torch.testing.assert_close(*gradients)
 
 
+def test_two_forwards_before_a_backward_are_refused_with_checkpointing() -> None:
+    class Checkpointed(nn.TransformerEncoderLayer):
+        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+            y: Tensor = checkpoint(super().forward, *args, **kwargs, use_reentrant=False)
+            return y
+
+    x, mask = batch()
+    stack = nn.TransformerEncoder(Checkpointed(DIM, 2, 32, 0.0, batch_first=True, dtype=torch.float64), 2)
+    swap_norms(stack, "bn")
+    for other in (mask, mask.clone()):
+        (stack(x, src_key_padding_mask=mask).sum() + stack(x, src_key_padding_mask=other).sum()).backward()
+    losses = stack(x, src_key_padding_mask=mask).sum() + stack(x, src_key_padding_mask=~mask.flip(0)).sum()
+    with pytest.raises(RuntimeError, match="the last two had another src_key_padding_mask"):
+        losses.backward()
+
+
+class Reader(nn.Module):
+    """A model of text and another input, with the mask of the text alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other, self.text = nn.LayerNorm(DIM), Sentences()
+
+    def forward(self, pixel_values: Tensor, x: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.other(pixel_values).sum() + self.text(x, attention_mask).sum()
+
+
+class Sentences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(DIM)
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        y: Tensor = self.norm(x)
+        return y
+
+
+def test_the_mask_of_a_text_is_not_given_to_norms_of_another_input() -> None:
+    model = Reader()
+    report = swap_norms(model, "bn", batch_first=True)
+    assert (report.masks, report.counts_padding) == ({"text": "attention_mask"}, ("other",))
+    model.eval()(torch.ones(2, 5, DIM), torch.ones(2, 5, DIM), torch.ones(2, 5))  # no norm reads a mask at evaluation
+
+
 class Tagger(nn.Module):
     """A model without a mask argument that is known, with a norm of its own beside an encoder."""
 

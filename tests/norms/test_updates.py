@@ -267,3 +267,10 @@ def test_reestimation_without_a_batch_in_training_mode_is_refused(name: str, per
     norm = build_norm(name, 4, per_update=per_update).eval()
     with pytest.raises(ValueError, match=r"call model.train\(\)"), reestimate(norm):
         norm(torch.randn(3, 2, 4))
+
+
+@pytest.mark.parametrize("name", ["pn", "un"])
+def test_a_norm_with_pending_sums_leaves_the_meta_device(name: str) -> None:
+    with torch.device("meta"):
+        norm = build_norm(name, 8, per_update=True)
+    assert norm.to_empty(device="cpu").bias.device.type == "cpu"

@@ -39,7 +39,7 @@ def test_each_reading_has_its_rows_with_seeds_spread_and_difference(page, tmp_pa
     assert column(rows, "PN (pn)") == ["48.60 ± 0.66", "104.00", "99.00"]
     assert column(rows, "PN (pn)", "seeds") == ["3", "1", "1"]
     assert column(rows, "LN (ln)") == ["53.00", "110.00", "not run"]
-    assert column(rows, "PN (pn)", "ours - LN") == ["-4.40", "-6.00", ""]
+    assert column(rows, "PN (pn)", "ours - LN") == ["-5.00", "-6.00", ""]
     assert column(rows, "LN (ln)", "ours - LN") == ["", "", ""]
     assert column(rows, "PN (pn)", "paper") == ["47.6 M"] * 3
     assert column(rows, "PN (pn)", "paper - LN") == ["-5.6 S"] * 3

@@ -50,16 +50,17 @@ def fuses_residual(norm: nn.Module, x: Tensor) -> bool:
 def backend_for(kernels: str, x: Tensor | DeferredResidual, training: bool) -> str | None:
     """Return ``cpu`` or ``triton``, or None for the plain code.
 
-    The plain code runs while a compiler traces, because the compiler fuses the operations itself. On a CPU it also
-    handles a batch without tokens. On a GPU the kernels must handle it too: with ``sync=batch`` their backward
-    communicates differently from the plain code, and all processes must communicate alike.
+    The plain code runs while a compiler traces, because the compiler fuses the operations itself, and for subclasses of
+    Tensor such as DTensor, whose memory kernels cannot read. On a CPU it also handles a batch without tokens. On a GPU
+    the kernels must handle it too: with ``sync=batch`` their backward communicates differently from the plain code, and
+    all processes must communicate alike.
 
     Raises:
         ValueError: ``kernels=triton``, and Triton is not installed or x is not on a GPU.
     """
-    if kernels == "plain" or torch.compiler.is_compiling():
-        return None
     tensor = x.residual if isinstance(x, DeferredResidual) else x
+    if kernels == "plain" or torch.compiler.is_compiling() or not is_plain_tensor(tensor):
+        return None
     if kernels == "auto" and tensor.device.type == "cpu" and training and tensor.numel():
         return "cpu" if tensor is x and tensor.size(-1) <= WIDEST and compiled() else None
     if kernels == "triton":
@@ -70,6 +71,11 @@ def backend_for(kernels: str, x: Tensor | DeferredResidual, training: bool) -> s
             raise ValueError(f"{place}; set kernels=auto, or TRITON_INTERPRET=1 to test")
         return "triton"
     return "triton" if tensor.is_cuda and _has_triton() else None
+
+
+def is_plain_tensor(x: Tensor) -> bool:
+    """Whether x is of no other subclass of Tensor than Parameter."""
+    return type(x) in (Tensor, nn.Parameter)
 
 
 @cache

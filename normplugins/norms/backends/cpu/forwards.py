@@ -124,8 +124,9 @@ def _power_norm_v(
 def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None, tokens: int, norm: BatchNorm) -> Done:
     """The equations of batch_norm.py; dL/dx = weight (g - mean(g) - z mean(g z) / sigma^2) / sigma, z = x - mu."""
     run, y, count = partial(run_pass, "forward", x, padding), torch.empty_like(x), x.new_full((), tokens)
-    # sum the differences from one of the tokens: with a large mean, sums of x itself would lose digits of the variance
-    origin = x[0 if padding is None else int((~padding).byte().argmax())]
+    # sum the differences from the mean of a few tokens: with a large mean, sums of x would lose digits of the variance
+    places = torch.arange(len(x)) if padding is None else (~padding).nonzero().squeeze(1)
+    origin = x[places[:: max(1, len(places) // 16)]].mean(0) if len(places) else torch.zeros_like(bias)
     offset, squares = run(("sums", "squares"), centre=origin) / max(tokens, 1)
     mean = origin + offset if tokens else torch.zeros_like(bias)
     var = (squares - offset.square()).clamp_(min=0)
