@@ -105,7 +105,7 @@ def _each_sentence(forward: Forward, norm: Any, x: Tensor) -> Tensor:
         raise ValueError("a norm takes nested tensors at evaluation only; train with padded sentences and a mask")
     sentences = [forward(norm, sentence.unsqueeze(1), None).squeeze(1) for sentence in x.unbind()]
     if x.layout == torch.jagged:  # with the offsets of x, so that the two can be added
-        return torch.nested.nested_tensor_from_jagged(torch.cat(sentences), x.offsets())
+        return torch.nested.nested_tensor_from_jagged(torch.cat(sentences), x.offsets())  # type: ignore[attr-defined]
     return torch.nested.as_nested_tensor(sentences, layout=x.layout)
 
 
