@@ -1,6 +1,7 @@
 """Passes padding masks to norms inside models that call their norms with x alone."""
 
 import inspect
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
@@ -59,7 +60,7 @@ class MaskFromCall:
         self.argument = argument
         self.position = list(inspect.signature(module.forward).parameters).index(argument)
         self.running: dict[int, Any] = {}  # the arguments of the calls that are running, by thread (nn.DataParallel)
-        self.latest: list[Any] = []  # of the latest calls in training, of which a backward may recompute one
+        self.latest: deque[Any] = deque(maxlen=8)  # of the latest calls in training, for a backward that recomputes one
         self.recomputed = False
         module.register_forward_pre_hook(self.enter, with_kwargs=True)
         module.register_forward_hook(self.leave, always_call=True)
@@ -69,21 +70,25 @@ class MaskFromCall:
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the mask from the arguments of the module's forward."""
         given = args[self.position] if len(args) > self.position else kwargs.get(self.argument)
-        self.running[get_ident()] = given
+        self.running[_thread()] = given
         if module.training and torch.is_grad_enabled() and not recomputing():
-            self.latest = [*([] if self.recomputed else self.latest[-1:]), given]
+            if self.recomputed:
+                self.latest.clear()
+            self.latest.append(given)
             self.recomputed = False
 
-    def leave(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+    def leave(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         """Drop the mask after the module's forward, also after an error."""
-        self.running.pop(get_ident(), None)
+        self.running.pop(_thread(), None)
+        if output is None and self.latest:  # an error: no backward will follow
+            self.latest.pop()
 
     def add_mask(self, norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Add the mask to the arguments of a norm."""
         if not (norm.training or getattr(norm, "sees_sentence", False)):
             return None
-        if get_ident() in self.running:
-            given = self.running[get_ident()]
+        if _thread() in self.running:
+            given = self.running[_thread()]
         else:
             given = self._recomputed_mask() if recomputing() and self.latest else None
         return _with_mask(args, kwargs, to_padding_mask(None, given) if self.argument in ATTENTION_MASKS else given)
@@ -95,13 +100,19 @@ class MaskFromCall:
             RuntimeError: several forwards with different masks preceded the backward, so it is not known which.
         """
         self.recomputed = True
-        first, last = self.latest[0], self.latest[-1]
-        if first is not last and not (isinstance(first, Tensor) and isinstance(last, Tensor) and first.equal(last)):
+        *others, last = self.latest
+        if not all(each is last or (isinstance(each, Tensor) and each.equal(last)) for each in others):
             raise RuntimeError(
-                f"activation checkpointing recomputes a forward, and the last two had another {self.argument}: run the "
-                "backward of each forward before the next one, or turn checkpointing off"
+                f"activation checkpointing recomputes one of several forwards, whose {self.argument} differ: run the "
+                "backward of each forward before the next one (and forwards without a backward under torch.no_grad), "
+                "or turn checkpointing off"
             )
         return last
+
+
+def _thread() -> int:
+    """Return the id of this thread, which a compiler cannot trace; 0 while one traces."""
+    return 0 if torch.compiler.is_compiling() else get_ident()
 
 
 def _with_mask(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor | None) -> Any:

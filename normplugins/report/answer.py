@@ -246,7 +246,7 @@ def _checkpoints(findings: Findings) -> str:
         f"{row[0].contrast.name}: " + ", ".join(
             f"{format_interval(each)} with the {name} checkpoint" for name, each in zip(CHECKPOINTS, row, strict=True)
         )
-        for row in every if row[0].difference
+        for row in every if all(each.difference for each in row)
     ]  # fmt: skip
     sentence = f"{'; '.join(shown)}." if shown else "No contrast has all its pairs yet."
     return f"**Does the choice of the checkpoint matter?** {sentence}"

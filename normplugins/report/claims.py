@@ -60,10 +60,11 @@ def _contrast(name: str, claimed: str, elsewhere: str = "") -> Judge:
 
     def judge(evidence: Evidence) -> tuple[str, str]:
         found = evidence.findings[name]
-        if found.difference is None:
-            return UNDECIDED if any(found.diverged) else NOT_RUN, f"{name}: {describe_difference(found)}."
+        if found.difference is None and not any(found.diverged):
+            return NOT_RUN, f"{name}: {describe_difference(found)}."
+        words = {*found.parts, *(["worse"] if found.worse else [])}
         opposite = "worse" if claimed == "better" else "better"
-        verdict = HOLDS if claimed in found.parts else FAILS if {opposite, "equivalent"} & {*found.parts} else UNDECIDED
+        verdict = HOLDS if claimed in words else FAILS if {opposite, "equivalent"} & words else UNDECIDED
         sentences = [f"{name}: {describe_difference(found)}.", agreement(found), elsewhere]
         runs = f"Runs: {paired_runs(evidence.results, found)}."
         return so_far(verdict, found.final), " ".join(filter(None, [*sentences, runs]))

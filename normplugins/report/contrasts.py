@@ -93,6 +93,7 @@ class Finding:
         planned: the number of planned pairs, if there is a plan.
         diverged: the number of runs that diverged, of the system and of the baseline. With a plan, only its seeds
             count here and in ``missing`` and ``stopped_early``.
+        ended: the number of runs with a score, of the system and of the baseline.
         missing: the number of planned pairs without a difference, not counting pairs with a run that diverged.
         stopped_early: the number of runs that ended by early stopping (patience).
         p_adjusted: the p-value adjusted by Holm's method within the family; NaN with fewer than two pairs.
@@ -106,6 +107,7 @@ class Finding:
     difference: Difference | None
     planned: int
     diverged: tuple[int, int] = (0, 0)
+    ended: tuple[int, int] = (0, 0)
     missing: int = 0
     stopped_early: int = 0
     p_adjusted: float = math.nan
@@ -130,9 +132,9 @@ class Finding:
 
     @property
     def worse(self) -> bool:
-        """Whether the system is worse, or at least ``SPREAD_SEEDS`` runs of it diverged and none is left to compare."""
-        lost = self.difference is None and self.diverged[0] >= SPREAD_SEEDS and not self.diverged[1]
-        return lost or "worse" in self.parts
+        """Whether the system is worse, or all its runs (``SPREAD_SEEDS`` or more) diverged and none of the baseline."""
+        lost = self.diverged[0] >= SPREAD_SEEDS and not self.ended[0] and self.ended[1] and not self.diverged[1]
+        return bool(lost) or "worse" in self.parts
 
     @property
     def parts(self) -> list[str]:
@@ -258,7 +260,8 @@ def judge(
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for seed, run in side.runs.items() if seed in counted)  # fmt: skip
         diverged = (len(lost[0]), len(lost[1]))
-        findings.append(Finding(contrast, difference, len(seeds), diverged, len(missing), early))
+        ended = (len(counted & {*sides[0].runs}), len(counted & {*sides[1].runs}))
+        findings.append(Finding(contrast, difference, len(seeds), diverged, ended, len(missing), early))
     p_values = pd.Series([math.nan if each.difference is None else each.difference.p for each in findings])
     complete = pd.Series([each.complete for each in findings], dtype=bool)
     # Complete contrasts are adjusted as if incomplete ones had p = 1, so that later runs cannot increase their

@@ -168,8 +168,12 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
     return build_table("The plans", rows, texts=["plan", "what it decides"], notes=notes)
 
 
+@cache
 def _schedule(experiment: str, cell: str) -> tuple[str, int]:
-    """Return a text that names what the time of an epoch depends on, and the number of epochs (1 if none is set)."""
+    """Return a text that names what the time of an epoch depends on, and the number of epochs.
+
+    The number is 1 if neither the cell nor the experiment's own file sets it.
+    """
     given = dict(item.partition("=")[::2] for item in cell.split(",")[1:])
     path = config_dir() / f"{experiment}.yaml"
     usual = OmegaConf.select(OmegaConf.load(path), "optimization.max_epoch") if path.exists() else None

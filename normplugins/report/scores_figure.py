@@ -59,11 +59,11 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     if not any(intervals):
         return None
     pairs = zip(cells, compared_with, strict=True)
-    differences = [
-        scored.difference(Contrast(names[cell], names[other]), {*cell.runs["seed"]} & {*other.runs["seed"]})
-        if cell in names and other in names and {*cell.runs["seed"]} & {*other.runs["seed"]} else None
-        for cell, other in pairs
-    ]  # fmt: skip
+    differences = []
+    for cell, other in pairs:
+        common = {*cell.runs["seed"]} & {*other.runs["seed"]} if cell in names and other in names else set()
+        contrast = Contrast(names[cell], names[other]) if common and other else None
+        differences.append(scored.difference(contrast, common) if contrast else None)
     labels = [name_of(cell) for cell in cells]
     short = "perplexity" if metric == "ppl" else metric_name(metric)
     where = "left, " if any(differences) else ""

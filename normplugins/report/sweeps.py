@@ -110,13 +110,13 @@ def small_batches(results: Path) -> tuple[str, str]:
         verdict = FAILS
     elif small.difference and large.difference and small.worse:
         verdict = HOLDS if small.difference.interval[1] < large.difference.interval[0] else UNDECIDED
-    elif small.worse and not large.worse:  # all runs of the smallest size diverged
+    elif small.worse and not small.difference and large.difference and not large.worse:  # all runs of small diverged
         verdict = HOLDS
     differences = "; ".join(f"{size:,.0f} tokens: {describe_difference(each)}" for size, each in found.items())
     return so_far(verdict, not Plan.named(BATCH_SIZE).progress(results).left), (
         f"BN as released - LN at {differences}. The claim holds if BN is worse at the smallest size, with an interval "
-        "below the one at the largest. Every size has the same learning rate and number of epochs, so smaller batches "
-        f"make more updates. Runs: {paired_runs(results, *found.values())}."
+        "below the one at the largest, or if all its runs diverged there. Every size has the same learning rate and "
+        f"number of epochs, so smaller batches make more updates. Runs: {paired_runs(results, *found.values())}."
     )
 
 

@@ -72,12 +72,12 @@ def wrong_type(error: BaseException) -> str | None:
     """Return a message for a value of the wrong type, with ``KEY=VALUE`` as typed; None for other errors."""
     reason = str(error.__cause__ or error)
     override = re.search(r"Error merging override (\S+?)=", str(error))
-    if override and "is not Optional" in reason:
-        return f"{override[1]}=null: a value is needed"
+    full_key = re.search(r"full_key: (\S+)", str(error))
+    key = override[1] if override else full_key[1] if full_key else ""
+    if "is not Optional" in reason or "Incompatible value 'None'" in reason:
+        return f"{key}=null: a value is needed"
     found = _WRONG_TYPE.search(reason)
     if not found:
         return None
-    full_key = re.search(r"full_key: (\S+)", str(error))
-    key = override[1] if override else full_key[1] if full_key else ""
     needed = _TYPES.get(found[2], f"a value of type {found[2]}")
     return f"{key}={found[1]}: {needed} is needed" if key else f"'{found[1]}': {needed} is needed"

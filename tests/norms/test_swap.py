@@ -183,8 +183,11 @@ def test_two_forwards_before_a_backward_are_refused_with_checkpointing() -> None
     swap_norms(stack, "bn")
     for other in (mask, mask.clone()):
         (stack(x, src_key_padding_mask=mask).sum() + stack(x, src_key_padding_mask=other).sum()).backward()
-    losses = stack(x, src_key_padding_mask=mask).sum() + stack(x, src_key_padding_mask=~mask.flip(0)).sum()
-    with pytest.raises(RuntimeError, match="the last two had another src_key_padding_mask"):
+    with pytest.raises(AssertionError, match="embedding dimension"):  # a batch that fails is no forward
+        stack(x[..., 1:], src_key_padding_mask=~mask)
+    stack(x, src_key_padding_mask=mask).sum().backward()
+    losses = sum(stack(x, src_key_padding_mask=each).sum() for each in (~mask.flip(0), mask, mask))
+    with pytest.raises(RuntimeError, match="several forwards, whose src_key_padding_mask differ"):
         losses.backward()
 
 

@@ -173,6 +173,7 @@ def test_hardware_does_not_change_the_cell():
         ("norm.groups=six", ["norm.groups=six: ", "a whole number"]),
         ("seed=one", ["seed=one: ", "a whole number"]),
         ("optimization.max_epoch=null", ["optimization.max_epoch=null: a value is needed"]),
+        ("seed=null", ["seed=null: a value is needed"]),
         ("criterion=cross_entropy", ["criterion=cross_entropy does not fit", "sets its key 'label_smoothing'"]),
         ("evaluate.beam=many", ["evaluate.beam=many: ", "a whole number"]),
         ("train.checkpoint_minutes=few", ["train.checkpoint_minutes=few: ", "a number"]),
