@@ -38,7 +38,7 @@ def test_settings_that_the_text_does_not_allow_are_refused(
         ("custom", {"train": None, "train_source": "a.txt"}, "the other side is not"),
         ("custom", {"target": "de"}, "both 'de'"),
         ("custom", {"source": False}, r"corpus.source is False, but must be text \(quote it in YAML: 'no'\)"),
-        ("custom", {"subword": "sentencepiece", "subword_min_count": 2}, "subword_min_count is for BPE, and changes"),
+        ("custom", {"subword": "sentencepiece", "subword_min_count": 2}, "subword_min_count is for BPE and has"),
         ("custom", {"tokenizer": "given", "clean_punctuation": True}, "corpus.clean_punctuation is for raw text"),
         ("custom", {"train_size": 50}, "corpus.train_size is set, but has no effect on custom"),
         ("iwslt14", {"source": "fr"}, "iwslt14 is de-en or en-de, not fr-en"),

@@ -56,7 +56,7 @@ def test_an_unmasked_run_and_a_causal_one(analyze, tensor_lm, transformer_lm, tm
 @pytest.mark.slow
 def test_a_masked_model_whose_norm_sees_the_future_is_labelled_by_its_norm(analyze, train_language_model):
     run = train_language_model("norm=instance", "model.causal=true")
-    assert run.record["label"].startswith("not causal: by its norm")
+    assert run.record["label"].startswith("not causal: its norm")
     found, _ = analyze(run)
     assert (found["model"]["causal"], found["model"]["masked"]) == (False, True)
     assert not found["measured"]["evaluation"]["identical"]

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -242,7 +243,10 @@ def test_delayed_ranks_save_at_the_same_updates(trained, tmp_path):
 
 def listening(pid):
     """Return the addresses at which a process accepts connections over TCP."""
-    sockets = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    sockets = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # the process may close a file at the same time
+            sockets.add(str(path.readlink()))
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
     found = [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
     return [socket.inet_ntoa(bytes.fromhex(address)[::-1]) if len(address) == 8 else address for address in found]
