@@ -105,7 +105,7 @@ def test_other_checkpoints_are_refused(trained, foldable, refused, tmp_path):
         torch.save(state | change, tmp_path / "bad.pt")
         assert "is not a checkpoint of norm_transformer, norm_transformer_lm" in refused("fold", tmp_path / "bad.pt")
     torch.save(state | {"model": None}, tmp_path / "bad.pt")
-    assert "is no checkpoint: it holds no model" in refused("fold", tmp_path / "bad.pt")
+    assert "is not a checkpoint: it holds no model" in refused("fold", tmp_path / "bad.pt")
     del state["model"]["encoder.layers.0.self_attention.sublayer.qkv.bias"]
     torch.save(state, tmp_path / "bad.pt")
     assert "its weights are not those of the norm_transformer" in refused("fold", tmp_path / "bad.pt")
