@@ -23,7 +23,7 @@ from normplugins.report.contrasts import (
     so_far,
 )
 from normplugins.report.group_scaling import scaled_tokens, scaling_effect
-from normplugins.report.plans import Plan
+from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_table import LAST_EPOCHS, losses_minus_ln, mean_and_range
 from normplugins.report.records import WHOLE_TEST_SET
 from normplugins.report.run_page import run_links
@@ -83,7 +83,7 @@ def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.
     return [
         describe_progress(results, primary),
         better,
-        " ".join(filter(None, [_parts(by_name), scaled_tokens(scores)])),
+        " ".join(filter(None, [_parts(by_name), scaled_tokens(scores), _short_runs(results)])),
         worse,
         _others(others),
         _checkpoints(findings),
@@ -226,6 +226,24 @@ def _parts(by_name: Mapping[str, Finding]) -> str:
         effects.append(f"{part}: {marked}. {name}: {describe_difference(found)}.")
     scaling = scaling_effect([*by_name.values()])
     return f"**Which part of PN matters, running statistics or group scaling?** {' '.join([*effects, scaling]).strip()}"
+
+
+def _short_runs(results: Path) -> str:
+    """Return what group scaling changes in the runs of half the epochs; "" without them."""
+    plan = Plan.named(NU_BOUND)
+    scaled, plain, written_scaled, written = (cell for _, cell in plan.cells)
+    contrasts = [Contrast(scaled, plain), Contrast(written_scaled, written)]
+    found = find(results, contrasts=contrasts, plan=plan)
+    if not all(each.difference for each in found):
+        return ""
+    said = "; ".join(
+        f"{CELLS[norm]}: {describe_difference(each)}, {each.verdict_so_far}"
+        for norm, each in zip(("pn", "pn_alg2"), found, strict=True)
+    )
+    return (
+        "Runs of half the epochs, which no protocol preceded ([nu_bound](#multi30k-nu_bound)), have more seeds. With "
+        f"group scaling minus without it, {said}."
+    )
 
 
 def _others(findings: Sequence[Finding]) -> str:

@@ -13,7 +13,7 @@ from normplugins.report import gradients_figure, probe_claims, sweeps
 from normplugins.report.answer import agreement, describe_difference, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding, so_far
-from normplugins.report.plans import Plan
+from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_claims import Evidence
 from normplugins.report.sweeps import FAILS, HOLDS
 from normplugins.report.table import build_table, markdown
@@ -109,7 +109,7 @@ CLAIMS = (
     Claim("PN-V's gradient is smaller than BN's in every channel", f"{HERE} (stronger than the paper's)",
           probe_claims.smaller_gradient),
     Claim("The approximate backward pass keeps gradients bounded", "paper, theory", probe_claims.bounded,
-          plan=probe_claims.NU_BOUND),
+          plan=NU_BOUND),
     Claim("Moving averages approach the batch's statistics", COMMON, probe_claims.averages),
     Claim("Pre-norm has smoother gradients by depth than post-norm, in decoders at initialization", COMMON,
           lambda evidence: gradients_figure.pre_norm(evidence.results, "decoder"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,10 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
     single, compared = len(panels) == 1, any(line.reference for line in lines)
     columns, kinds = (1 if single else 3), (KINDS if compared else KINDS[:1])
     rows = -(-len(panels) // columns)
+    common = common_settings(shown)
+    names = {id(cell): name_of(cell, common) for cell in shown}
     notes = _notes(cells, shown, name_of_reference if compared else "")
+    notes += [f"all: {', '.join(common)}"] if common else []
     with style.drawing():
         figure = style.new_figure((2.2 if single else 1.25) * len(kinds) * rows + 0.5 + 0.17 * len(notes))
         ratios = {"height_ratios": [1.3, 1][: len(kinds)] * rows}
@@ -85,19 +88,29 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
                 if number == len(kinds) - 1 and place + columns >= len(panels):
                     axis.set_xlabel("updates, linear")
                 if number == 0 and not single:
-                    axis.set_title(name_of(members[0].cell), color=members[0].color, fontsize=8.5, fontweight="bold")
+                    name = names[id(members[0].cell)]
+                    axis.set_title(name, color=members[0].color, fontsize=8.5, fontweight="bold")
         if single:  # last, because labels are placed where there is room
             for axis, kind in zip(grid.flat, kinds, strict=True):
                 means = [(line, getattr(line, kind).mean(axis=1)) for line in lines]
                 ends = [(line, float(mean.iloc[-1])) for line, mean in means if len(mean)]
-                style.label_lines(axis, [style.Label(end, name_of(line.cell), line.color) for line, end in ends])
+                style.label_lines(axis, [style.Label(end, names[id(line.cell)], line.color) for line, end in ends])
     return figure
 
 
-def name_of(cell: Cell) -> str:
-    """Return a cell's name in lines that fit into a panel; settings are named by the last part of their keys."""
+def common_settings(cells: Sequence[Cell]) -> list[str]:
+    """Return the settings (``key=value``) that all of these cells have, if there are two or more."""
+    first, *others = [cell.first["settings"].split(", ") for cell in cells]
+    return [item for item in first if "=" in item and others and all(item in each for each in others)]
+
+
+def name_of(cell: Cell, common: Collection[str] = ()) -> str:
+    """Return a cell's name in lines that fit into a panel; settings are named by the last part of their keys.
+
+    ``common`` are settings that are left out.
+    """
     first = cell.first
-    settings = re.sub(r"\w+\.(?=[\w.]+=)", "", first["settings"]).split(", ")
+    settings = [re.sub(r"\w+\.(?=[\w.]+=)", "", item) for item in first["settings"].split(", ") if item not in common]
     parts = [style.fit(part, 1.55, 8.5, "bold") for part in filter(None, [first["norm"], first["model"], *settings])]
     # a name that is too long is broken before its value, and not within a word
     return "\n".join(style.fit(part.replace("\n", "").replace("=", "=\n"), 1.55, 8.5, "bold")

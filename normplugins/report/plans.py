@@ -19,6 +19,8 @@ from normplugins.runs.plan_file import read_plan_file
 from normplugins.utils.paths import config_dir
 from normplugins.utils.terminal import Table
 
+NU_BOUND = "nu_bound"
+"""The plan with PN and PN as written, with and without group scaling, for half of the epochs."""
 _READINGS = {"reading=code": (), "reading=masked": ("model.causal=true",),
              "reading=paper": ("model.causal=true", "model.normalize_before=true")}  # fmt: skip
 """The settings that stand for a reading in the name of a cell."""

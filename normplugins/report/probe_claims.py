@@ -14,14 +14,12 @@ from normplugins.report import probe_table
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Finding, so_far
 from normplugins.report.measured import numbers_table
-from normplugins.report.plans import Plan
+from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_figures import PN_CELLS
 from normplugins.report.run_page import run_links
 from normplugins.report.sweeps import FAILS, HOLDS
 from normplugins.runs.inventory import published_records
 
-NU_BOUND = "nu_bound"
-"""The plan whose runs measure nu at every update."""
 WITHOUT_NU = ("ln", "rms", "bn", "pnv")
 """Cells whose gradients are shown beside those of PN."""
 OPEN = "open"

@@ -15,7 +15,7 @@ from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import style
 from normplugins.report.cells import COMPARED_WITH, SPREAD_SEEDS, group, metric_name, references
 from normplugins.report.contrasts import Contrast, ScoredSystems, comparable, read_cells
-from normplugins.report.figures import name_of
+from normplugins.report.figures import common_settings, name_of
 from normplugins.report.records import LOCAL
 from normplugins.runs import scored_runs
 
@@ -64,12 +64,14 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
         common = {*cell.runs["seed"]} & {*other.runs["seed"]} if cell in names and other in names else set()
         contrast = Contrast(names[cell], names[other]) if common and other else None
         differences.append(scored.difference(contrast, common) if contrast else None)
-    labels = [name_of(cell) for cell in cells]
+    common = common_settings(cells)
+    labels = [name_of(cell, common) for cell in cells]
     short = "perplexity" if metric == "ppl" else metric_name(metric)
     where = "left, " if any(differences) else ""
     notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better", *_notes(scores, intervals, where)]
     notes += [f"right: minus {COMPARED_WITH[reference]}, {PAIRED}"] if any(differences) else []
     notes += [f"not compared, because test sets or signatures differ: {', '.join(others)}"] if others else []
+    notes += [f"all: {', '.join(common)}"] if common else []
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
     with style.drawing():
         figure = style.new_figure(0.17 * (lines + len(notes) + 2) + 1)

@@ -8,8 +8,7 @@ import pytest
 
 from normplugins.report.claims import claims_page, judge_claims
 from normplugins.report.contrasts import find
-from normplugins.report.plans import Plan
-from normplugins.report.probe_claims import NU_BOUND
+from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_table import probe_table
 from tests.helpers.records import put_diverged, put_translated
 

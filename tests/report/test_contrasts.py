@@ -12,6 +12,7 @@ from normplugins.report import answer
 from normplugins.report.contrast_table import contrast_table
 from normplugins.report.contrasts import CELLS, CHECKPOINTS, CONTRASTS, find
 from normplugins.report.forest import CONTRASTS_TITLE, forest, over_corpora
+from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.records import read_results
 from tests.helpers.pictures import assert_legible, written
 from tests.helpers.records import put_diverged, put_translated
@@ -192,6 +193,18 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     assert "In 13 of 13 runs, the last epoch has the lowest validation loss" in text
     assert "Of 14 runs, 1 diverged and 13 stopped early." in text
     assert (results / "contrasts.csv").read_text(encoding="utf-8").count("\n") == 1 + 3 * len(CONTRASTS)
+
+
+@pytest.mark.slow
+def test_the_answer_has_group_scaling_in_runs_of_half_the_epochs(results: Path, page) -> None:
+    assert "Runs of half the epochs" not in page().text
+    for seed in SEEDS:
+        for (_, cell), wrong in zip(Plan.named(NU_BOUND).cells, (1, 40, 2, 30), strict=True):
+            put_translated(results, cell, seed, {1: wrong + seed})
+    text = " ".join(page().text.split())
+    assert re.search(
+        r"scaling minus without it, PN: \+\S+ BLEU \[.*?\], 3 seeds, .*?, better; PN as written: \+", text
+    )
 
 
 @pytest.mark.slow

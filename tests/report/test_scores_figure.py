@@ -78,6 +78,13 @@ def test_a_plan_that_varies_another_setting_compares_each_norm_with_itself(tmp_p
     assert [float(dot.get_xdata()[0]) for dot in dots] == pytest.approx(expected)
 
 
+def test_a_setting_of_all_cells_is_named_once(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        for cell in ("ln,norm.eps=0.1,optimization.max_epoch=8", "pn,optimization.max_epoch=8"):
+            put_translated(tmp_path, cell, seed, {3: 9 * seed})
+    assert drawn(tmp_path)[1].count("max_epoch=8") == 1
+
+
 def test_several_seeds_have_intervals_over_seeds(tmp_path: Path) -> None:
     for norm, ppls in (("ln", (50.0, 51.0, 52.0)), ("pn", (20.0, 20.1, 20.2)), ("bn", (400.0, 390.0, 410.0))):
         for seed, ppl in enumerate(ppls, 1):
