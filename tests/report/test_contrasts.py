@@ -202,9 +202,7 @@ def test_the_answer_has_group_scaling_in_runs_of_half_the_epochs(results: Path, 
         for (_, cell), wrong in zip(Plan.named(NU_BOUND).cells, (1, 40, 2, 30), strict=True):
             put_translated(results, cell, seed, {1: wrong + seed})
     text = " ".join(page().text.split())
-    assert re.search(
-        r"scaling minus without it, PN: \+\S+ BLEU \[.*?\], 3 seeds, .*?, better; PN as written: \+", text
-    )
+    assert re.search(r"scaling minus without it, PN: \+\S+ BLEU \[.*?\], 3 seeds, .*?, better; PN as written: \+", text)
 
 
 @pytest.mark.slow
