@@ -61,9 +61,9 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     pairs = zip(cells, compared_with, strict=True)
     differences = []
     for cell, other in pairs:
-        common = {*cell.runs["seed"]} & {*other.runs["seed"]} if cell in names and other in names else set()
-        contrast = Contrast(names[cell], names[other]) if common and other else None
-        differences.append(scored.difference(contrast, common) if contrast else None)
+        seeds = {*cell.runs["seed"]} & {*other.runs["seed"]} if cell in names and other in names else set()
+        contrast = Contrast(names[cell], names[other]) if seeds and other else None
+        differences.append(scored.difference(contrast, seeds) if contrast else None)
     common = common_settings(cells)
     labels = [name_of(cell, common) for cell in cells]
     short = "perplexity" if metric == "ppl" else metric_name(metric)
