@@ -59,8 +59,9 @@ class MaskFromCall:
     def __init__(self, module: nn.Module, argument: str, norms: list[nn.Module]) -> None:
         self.argument = argument
         self.position = list(inspect.signature(module.forward).parameters).index(argument)
-        self.running: dict[int, Any] = {}  # the arguments of the calls that are running, by thread (nn.DataParallel)
-        self.latest: deque[Any] = deque(maxlen=8)  # of the latest calls in training, for a backward that recomputes one
+        self.norms = norms
+        self.running: dict[int, Any] = {}  # the masks of the calls that are running, by thread (nn.DataParallel)
+        self.latest: deque[Any] = deque(maxlen=8)  # the masks of the latest training calls, for a recomputation
         self.recomputed = False
         module.register_forward_pre_hook(self.enter, with_kwargs=True)
         module.register_forward_hook(self.leave, always_call=True)
@@ -70,11 +71,14 @@ class MaskFromCall:
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the mask from the arguments of the module's forward."""
         given = args[self.position] if len(args) > self.position else kwargs.get(self.argument)
-        self.running[_thread()] = given
+        if not any(map(_reads_mask, self.norms)):  # a mask of another form, as for a static cache, is no error then
+            given = None
+        mask = to_padding_mask(None, given) if self.argument in ATTENTION_MASKS else given
+        self.running[_thread()] = mask
         if module.training and torch.is_grad_enabled() and not recomputing():
             if self.recomputed:
                 self.latest.clear()
-            self.latest.append(given)
+            self.latest.append(mask)
             self.recomputed = False
 
     def leave(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -85,13 +89,13 @@ class MaskFromCall:
 
     def add_mask(self, norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Add the mask to the arguments of a norm."""
-        if not (norm.training or getattr(norm, "sees_sentence", False)):
+        if not _reads_mask(norm):
             return None
         if _thread() in self.running:
-            given = self.running[_thread()]
+            mask = self.running[_thread()]
         else:
-            given = self._recomputed_mask() if recomputing() and self.latest else None
-        return _with_mask(args, kwargs, to_padding_mask(None, given) if self.argument in ATTENTION_MASKS else given)
+            mask = self._recomputed_mask() if recomputing() and self.latest else None
+        return _with_mask(args, kwargs, mask)
 
     def _recomputed_mask(self) -> Any:
         """Return the mask of the forward that activation checkpointing recomputes.
@@ -108,6 +112,10 @@ class MaskFromCall:
                 "or turn checkpointing off"
             )
         return last
+
+
+def _reads_mask(norm: nn.Module) -> bool:
+    return norm.training or bool(getattr(norm, "sees_sentence", False))
 
 
 def _thread() -> int:

@@ -114,14 +114,13 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
     final = not Plan.named(NU_BOUND).progress(evidence.results).left
     return (FAILS if lost or not finite else so_far(HOLDS if holds else UNDECIDED, final)), (
         "ν follows ν ← (1 - 0.1 m) ν + 0.1 Λ_B, where m is the mean of x̂² in the batch: it averages Λ_B while m is "
-        f"near 1, and can grow where m stays above 20. ν and the gradients are "
+        "near 1, and can grow where m stays above 20. ν and the gradients are "
         f"{'finite at all' if finite else 'not finite at some'} measured updates{also}. The claim holds if, in three "
         f"seeds of each cell of the plan {NU_BOUND}, the largest ‖ν‖ of all norms and updates is not larger than the "
         "largest ‖Λ_B‖ of the probed updates, which are eight per decade. The table has the highest quotients of ‖ν‖ "
-        "and ‖Λ_B‖ over the seeds: "
-        "the largest values of the same norm at probed updates, and those of all norms, with ‖ν‖ at every update. The "
-        f"last column has the largest gradient from update {probe_table.EARLY} on, with other norms for "
-        "comparison. This is a bound for these runs; a bound for every input would need a proof.\n\n"
+        "and ‖Λ_B‖ over the seeds: the largest values of the same norm at probed updates, and those of all norms, with "
+        f"‖ν‖ at every update. The last column has the largest gradient from update {probe_table.EARLY} on, with other "
+        "norms for comparison. This is a bound for these runs; a bound for every input would need a proof.\n\n"
         f"{numbers_table('cell', pd.DataFrame(rows).T, '{:#.3g}')}\n\n"
         f"[Figure](figures/pn-backward.png). {evidence.links(*(cell for cell in rows if cell not in WITHOUT_NU))}"
     )

@@ -7,9 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.report.answer import describe_difference, describe_progress, verdict_label
-from normplugins.report.cells import group
+from normplugins.report.cells import difference, group
 from normplugins.report.contrasts import CELLS, EXPERIMENT, Finding
-from normplugins.report.records import WHOLE_TEST_SET
 from normplugins.report.writer import wrapped
 from normplugins.utils.files import whole_file
 
@@ -27,13 +26,9 @@ def readme_part(results: Path, findings: list[Finding], found: pd.DataFrame) -> 
         found: the records, as :func:`normplugins.report.records.read_results` returns them.
     """
     cells = {cell.first["variant"]: cell for cell in group(found[found["experiment"] == EXPERIMENT])}
-    runs = found[(found["experiment"] == EXPERIMENT) & (found["checkpoint"] == found["scored_by"])]
-    runs = runs[(runs["metric"] == "bleu") & (runs["test_set"] == WHOLE_TEST_SET)]
-    by_seed = runs.pivot_table(index="seed", columns="variant", values="value")
-    gains = by_seed.sub(by_seed["ln"], axis=0).mean() if "ln" in by_seed else pd.Series(dtype=float)
     rows = [
         f"| {name} | `norm={variant.replace(',', ' ')}` | {cells[variant].score('bleu')} | {cells[variant].seeds} | "
-        f"{format(gains[variant], '+.2f') if variant != 'ln' and gains.notna().get(variant) else ''} |"
+        f"{difference(cells[variant], cells.values(), 'bleu')} |"
         for variant, name in CELLS.items()
         if variant in cells
     ]

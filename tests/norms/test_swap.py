@@ -155,12 +155,13 @@ def test_each_norm_gets_the_mask_of_its_own_sequence() -> None:
     assert not any(value.any() for key, value in running_statistics(model).items() if key.endswith("mean"))
 
 
-def test_a_checkpointed_layer_is_recomputed_with_its_mask() -> None:
-    class Checkpointed(nn.TransformerEncoderLayer):
-        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-            y: Tensor = checkpoint(super().forward, *args, **kwargs, use_reentrant=False)
-            return y
+class Checkpointed(nn.TransformerEncoderLayer):
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        y: Tensor = checkpoint(super().forward, *args, **kwargs, use_reentrant=False)
+        return y
 
+
+def test_a_checkpointed_layer_is_recomputed_with_its_mask() -> None:
     gradients = []
     x, mask = batch()
     for layer in (nn.TransformerEncoderLayer, Checkpointed):
@@ -173,11 +174,6 @@ def test_a_checkpointed_layer_is_recomputed_with_its_mask() -> None:
 
 
 def test_two_forwards_before_a_backward_are_refused_with_checkpointing() -> None:
-    class Checkpointed(nn.TransformerEncoderLayer):
-        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-            y: Tensor = checkpoint(super().forward, *args, **kwargs, use_reentrant=False)
-            return y
-
     x, mask = batch()
     stack = nn.TransformerEncoder(Checkpointed(DIM, 2, 32, 0.0, batch_first=True, dtype=torch.float64), 2)
     swap_norms(stack, "bn")
