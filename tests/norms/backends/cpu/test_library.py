@@ -1,4 +1,8 @@
-"""Setup compiles the C code; without it there is a warning."""
+"""Setup compiles the C code; without it, or if it is out of date, there is a warning."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,3 +24,22 @@ def test_without_it_a_norm_is_plain_and_a_warning_says_what_to_do(monkeypatch: p
     with pytest.warns(UserWarning, match="_kernels: not compiled; pip install --no-deps --editable"):
         assert backend_for("auto", torch.ones(2, 4), training=True) is None
     library.library.cache_clear()
+
+
+@needs_libraries
+def test_a_library_that_is_older_than_its_source_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = find_spec(LIBRARIES[0])
+    assert found
+    original = Path(str(found.origin))
+    for age in ("older", "newer"):
+        package = tmp_path / f"{age}_library"
+        package.mkdir()
+        library_file, source = package / original.name, package / "kernels.c"
+        library_file.write_bytes(original.read_bytes())
+        source.touch()
+        for path, seconds in (library_file, 1000), (source, 1001 if age == "older" else 999):
+            os.utime(path, (seconds, seconds))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert library.library("newer_library._kernels") is not None
+    with pytest.warns(UserWarning, match="compiled before its source changed; pip install --no-deps --editable"):
+        assert library.library("older_library._kernels") is None
