@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 from normplugins.corpora import CORPORA
 from normplugins.norms import all_settings
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, flatten
-from normplugins.runs.compose import CONFIG_DIR, compose_config, hydra, hydra_overrides
+from normplugins.runs.compose import CONFIG_DIR, compose_config, hydra
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS
+from normplugins.runs.overrides import quote_texts
 from normplugins.runs.settings import SETTINGS_BY_TASK, declared
 from normplugins.utils.terminal import say
 
@@ -45,7 +46,7 @@ def _source(key: str, sources: dict[str, str]) -> str:
 def sources_of(experiment: str, overrides: Sequence[str]) -> dict[str, str]:
     """Return where the value of each key is set: a file, ``default``, ``fairseq's default`` or ``command line``."""
     sources: dict[str, str] = {}
-    overrides = hydra_overrides(overrides)
+    overrides = quote_texts(overrides)
     with hydra():
         loader: Any = GlobalHydra.instance().config_loader()
         parsed = loader.compute_defaults_list(experiment, list(overrides), RunMode.RUN)
@@ -61,7 +62,7 @@ def sources_of(experiment: str, overrides: Sequence[str]) -> dict[str, str]:
                 name = f"default of {default.config_path.replace('/', '=')}"
             sources.update({key: name for key, _ in flatten(loaded.config, resolve=False)})
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
+        key = override.partition("=")[0]
         if not (CONFIG_DIR / key).is_dir():
             sources[key] = "command line"
     return sources

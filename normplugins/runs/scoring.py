@@ -21,7 +21,7 @@ from normplugins.runs import folder, provenance
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
 from normplugins.runs.compose import convert_types
-from normplugins.runs.override_errors import wrong_type
+from normplugins.runs.overrides import wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import copy_file, disk_errors, sha256
