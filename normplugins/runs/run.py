@@ -13,10 +13,9 @@ from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import run_task
 from normplugins.runs import folder, provenance, record
-from normplugins.runs.cell import PATH_KEYS, flatten
+from normplugins.runs.cell import PATH_KEYS, display_name, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.display_name import display_name
 from normplugins.runs.scoring import Files, describe_scores, score_checkpoints, set_up_process
 from normplugins.training import checkpoints, distributed
 from normplugins.training.checkpoint_seal import Identity
