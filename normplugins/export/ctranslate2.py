@@ -24,16 +24,12 @@ OTHERWISE = "use --format onnx (translate: --engine onnx), which takes every nor
 
 
 def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "float32") -> None:
-    """Write a model to an existing folder.
+    """Write a model to an existing folder; the model is on a CPU and in evaluation mode, and is not changed.
 
-    Args:
-        model: the model, on a CPU and in evaluation mode; it is not changed.
-        task: its fairseq task, which has the dictionaries.
-        folder: the folder.
-        quantization: one of ``QUANTIZATIONS["ctranslate2"]``, the type of the stored weights.
+    ``task`` is its fairseq task, and ``quantization`` one of ``QUANTIZATIONS["ctranslate2"]``.
 
     Raises:
-        UserError: CTranslate2 is not installed, or cannot express the model.
+        UserError: CTranslate2 cannot express the model.
     """
     from ctranslate2.specs import TransformerSpec, common_spec
     from ctranslate2.specs.transformer_spec import TransformerDecoderSpec, TransformerEncoderSpec
@@ -64,20 +60,14 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
 
 
 class Engine:
-    """Translates with a model that :func:`write` has written.
+    """Translates with a model that :func:`write` has written, of which only the maximum lengths are read.
 
-    CTranslate2 excludes empty translations by renormalizing the probabilities, so its scores exceed ours by a constant
-    divided by length^penalty.
-
-    Args:
-        folder: the folder.
-        quantization: the type to compute in; float32 is used if CTranslate2 does not support it on this processor.
-            ``computes_in`` names the type that is used.
-        model: the model that was written; only its maximum lengths are read.
-        task: its fairseq task.
+    It computes in float32 if CTranslate2 does not support ``quantization`` on this processor; ``computes_in`` names the
+    type. CTranslate2 excludes empty translations by renormalizing the probabilities, so its scores exceed ours by a
+    constant divided by length^penalty.
 
     Raises:
-        UserError: CTranslate2 is not installed, or the folder cannot be loaded.
+        UserError: the folder cannot be loaded.
     """
 
     def __init__(self, folder: Path, quantization: str, model: Any, task: Any) -> None:
