@@ -243,7 +243,7 @@ def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
 
 def summary(done: dict[str, Any]) -> str:
     """Return the lines printed at the end of a run: loss, metrics with their signatures, and the other checkpoints."""
-    others = {name: scores["test"] for name, scores in done.get("scores", {}).items() if name != done["scored_by"]}
+    others = {name: scores["test"] for name, scores in done["scores"].items() if name != done["scored_by"]}
     lines = [
         f"best validation loss: {done['training']['best_valid_loss']:.3f}",
         *describe_scores(run_task(done["config"]["task._name"]), done["metrics"], others, done["config"]),

@@ -272,15 +272,11 @@ def load(run: str | Path) -> TrainedRun:
     found = [scored] if scored.exists() else find_checkpoint(directory, name, average)  # before the corpus is prepared
     set_up_process(config)
     settings, root = corpus_config(config.corpus), Path(config.data_dir)
-    corpus = open_prepared(settings, root) or prepare(settings, root, _echo)
+    corpus = open_prepared(settings, root) or prepare(settings, root, partial(print, file=sys.stderr))
     provenance.check_corpus(directory, corpus)
     if scored.exists():
         checkpoints.load(scored, folder.identity(directory, corpus))
         return TrainedRun(directory, scored, config, corpus)
     with tempfile.TemporaryDirectory() as scratch:
-        _, checkpoint = ready_checkpoint(directory, name, found, config, corpus, Path(scratch))
+        _, checkpoint = ready_checkpoint(found, config, corpus, Path(scratch))
         return TrainedRun(directory, checkpoint, config, corpus)
-
-
-def _echo(line: str) -> None:
-    print(line, file=sys.stderr)
