@@ -209,10 +209,7 @@ def corpus_digest(manifest: dict[str, Any]) -> str:
 def wandb_id(directory: Path) -> str:
     """Return the run's id in wandb. It is created once, so that a resumed run continues the same wandb run."""
     path = directory / WANDB_ID
-    try:
-        stored = path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        stored = ""
+    stored = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
     if not re.fullmatch(r"[0-9a-f]{16}", stored):
         stored = secrets.token_hex(8)
         write_text(path, [stored])

@@ -32,11 +32,7 @@ class FoundRun:
     """A run in a folder.
 
     Attributes:
-        folder: the run's folder.
-        experiment: the experiment's name.
         cell: the norm and the settings that differ from the experiment's.
-        norm: the norm's name.
-        seed: the seed.
         state: one of ``STATES``. *running*: a process holds the lock; *stopped*: the run has no record; *finished*: it
             has a record; *published*: the record is published too; *diverged*: there is no record, and a campaign
             published that the loss was not finite; *damaged*: the config or the record cannot be read, or the record

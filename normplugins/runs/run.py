@@ -162,14 +162,7 @@ def make_record(
 ) -> dict[str, Any]:
     """Return the record of a run, without absolute paths.
 
-    Args:
-        config: the run's config.
-        manifest: the manifest of the prepared corpus.
-        history: the curves, and the points of the statistics probe.
-        training: the entry ``training``.
-        scored: the entries that :func:`score_checkpoints` returned, with the scores.
-        files: the scored checkpoints, as :func:`score_checkpoints` returned them.
-        work: code, versions and hardware of the run's calls, and the kernels that they used.
+    ``scored`` and ``files`` are what :func:`score_checkpoints` returned, and ``work`` is the run's call history.
     """
     done = {
         "format": record.FORMAT,
