@@ -84,11 +84,7 @@ def norm_node(name: str) -> type:
 
 
 def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Return the config of one run.
-
-    Args:
-        experiment: a primary config's name, such as ``iwslt14``.
-        overrides: Hydra overrides, such as ``norm=pn`` or ``optimization.max_update=100``.
+    """Return the config of one run of an experiment, such as ``iwslt14``, with overrides such as ``norm=pn``.
 
     Raises:
         UserError: the experiment, a group's option or a key is unknown (the known ones are listed), or a value has

@@ -183,10 +183,9 @@ def measure(
     Args:
         config: fairseq's config.
         task: a fairseq task with its dictionaries.
-        batch: makes a batch.
-        full: tokens in a full batch.
-        length: tokens in a typical sentence.
-        longest: tokens in the longest sentence, whose activations may take more memory.
+        batch: makes the batches of this task.
+        full, length, longest: tokens in a full batch, in a typical sentence and in the longest one, whose activations
+            may take more memory.
         tell: called with a description of each step before it begins.
     """
     config.distributed_training.distributed_world_size = 1

@@ -39,10 +39,8 @@ class FoundRun:
             was edited.
         when: time of the record or, without one, of the last change of the config or the log.
         bytes: size of the files in the folder; a file with several hard links counts once.
-        updates: number of updates made.
-        of: maximum number of updates; None if only patience ends training, or if the run has a record.
-        metric: name of the score's metric; empty if there is no score.
-        score: the score of the checkpoint that the recipe is scored by, on the whole test set.
+        of: maximum number of ``updates``; None if only patience ends training, or if the run has a record.
+        metric, score: of the checkpoint that the recipe is scored by, on the whole test set; empty without a score.
     """
 
     folder: Path

@@ -32,11 +32,7 @@ def quote_texts(overrides: Sequence[str], sweep: bool = False) -> list[str]:
 
     Hydra's grammar might read a text as a number or refuse it, as in ``experiment=2026`` and ``data_dir=/a=b (2)``.
     Values that are quoted already, ``null`` and values with an interpolation ``${...}`` do not change. All known keys
-    exist, so none has to be added with ``+``.
-
-    Args:
-        overrides: Hydra overrides, one ``key=value`` each.
-        sweep: whether commas separate the values of several runs, as with ``run -m``.
+    exist, so none has to be added with ``+``. In a ``sweep``, as with ``run -m``, commas separate the values of runs.
     """
     return [_quote(override.lstrip("+"), sweep) for override in overrides]
 

@@ -14,15 +14,9 @@ _AGAIN = "start the run again with force=true"
 def publish(directory: Path, results: Path, force: bool = False, replace: bool = False) -> Path:
     """Copy the record of a run and its translations into ``results``. Identical files are not written again.
 
-    Args:
-        directory: the run's folder.
-        results: the folder of the published results.
-        force: publish a record even if its code is not committed, and replace another record of this cell and seed; a
-            printed line names each of these.
-        replace: replace another record without printing a line.
-
-    Returns:
-        The path of the published record.
+    With ``force``, a record is published even if its code is not committed, and replaces another record of this cell
+    and seed; a printed line names each of these. ``replace`` replaces another record without a line. Returns the path
+    of the published record.
 
     Raises:
         UserError: the run is not finished, its record has an older format, or its record or translations are damaged or

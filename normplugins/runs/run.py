@@ -38,10 +38,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
 
     In a run of several processes, each process calls this function. Rank zero carries out every step, and the other
     ranks only take part in training. If no launcher such as torchrun started this process, it launches the processes of
-    the run itself.
-
-    Returns:
-        The record, as written to ``record.json`` in the run's folder; None on all other ranks.
+    the run itself. Returns the record, as written to ``record.json`` in the run's folder; None on all other ranks.
 
     Raises:
         UserError: anything that the user can correct, such as another process that works in the run's folder, a folder

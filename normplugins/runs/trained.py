@@ -68,13 +68,11 @@ class TrainedRun:
     """The model of a run and how its text is prepared.
 
     Attributes:
-        model: the fairseq model, in evaluation mode.
-        task: its fairseq task.
+        model, task: the fairseq model, in evaluation mode, and its fairseq task.
         config: the run's config.
         record: the run's record; None if the run has not ended.
         checkpoint: the checkpoint's name.
-        corpus: the prepared corpus of the run.
-        pipeline: prepares text as the run's corpus was prepared.
+        corpus, pipeline: the prepared corpus of the run, and what prepares text in the same way.
         translates: True for a translation model, False for a language model.
         label: how a model sees the future, in which case its perplexity is not a language model's; usually empty.
         unknown: words in the text of the last call that the vocabulary cannot spell, in the order of the text.
@@ -161,15 +159,11 @@ class TrainedRun:
     def score(self, lines: Sequence[str], separate: bool = False, where: str = "the text") -> list[LineScore]:
         """Return the log-probability of each line under a language model.
 
-        Args:
-            lines: raw text.
-            separate: score each line alone. Otherwise the lines are one running text, read in windows as when the run
-                was scored, and a line is predicted from the lines before it.
-            where: the name of the text, for messages.
+        With ``separate``, each line is scored alone. Otherwise the lines are one running text, read in windows as when
+        the run was scored, and a line is predicted from the lines before it. ``where`` names the text in messages.
 
         Raises:
-            UserError: the run is of a translation model, or a line contains a symbol of the dictionary such as
-                ``<pad>``.
+            UserError: the run is of a translation model, or a line contains a symbol such as ``<pad>``.
         """
         self._require_language_model("scores no text")
         lines_tokens = self._encode(lines, where)
@@ -256,9 +250,8 @@ class TrainedRun:
 def load(run: str | Path) -> TrainedRun:
     """Load the model of a run.
 
-    Args:
-        run: the folder of a run, which stands for the checkpoint that its record scores; or a checkpoint in it, such as
-            ``checkpoint_last.pt`` or a folded one.
+    ``run`` is the folder of a run, which stands for the checkpoint that its record scores; or a checkpoint in it, such
+    as ``checkpoint_last.pt`` or a folded one.
 
     Raises:
         UserError: the folder holds no such run, its checkpoint is damaged, or its corpus has changed.
