@@ -93,8 +93,8 @@ class Engine:
         for sample in batches(self.model, self.task, dataset, search):
             numbers = sample["id"].tolist()
             longest = max(len(sentences[number]) for number in numbers)
-            most = int(search.max_length_a * longest + search.max_length_b)
-            most = min(most, self.model.max_decoder_positions() - 1)
+            limit = int(search.max_length_a * longest + search.max_length_b)
+            most = min(limit, self.model.max_decoder_positions() - 1)
             results = self.translator.translate_batch(
                 [[source[token] for token in sentences[number].tolist()] for number in numbers],
                 beam_size=search.beam,
@@ -105,13 +105,9 @@ class Engine:
                 return_scores=True,
             )
             for number, result in zip(numbers, results, strict=True):
-                found[number] = [
-                    {
-                        "tokens": torch.tensor([*map(target.index, tokens[:most]), target.eos()]),
-                        "score": torch.tensor(score),
-                    }
-                    for tokens, score in zip(result.hypotheses, result.scores, strict=True)
-                ]
+                for words, score in zip(result.hypotheses, result.scores, strict=True):
+                    tokens = torch.tensor([*map(target.index, words[:most]), target.eos()])
+                    found[number].append({"tokens": tokens, "score": torch.tensor(score)})
         return found
 
 

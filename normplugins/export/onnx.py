@@ -46,18 +46,12 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
     with suppress(ValueError):  # no norm can be folded
         fold(copy)
     copy = copy.float().eval()
-    width = copy.decoder.cfg.decoder_embed_dim // copy.decoder.cfg.decoder_attention_heads
-    heads, layers = copy.decoder.cfg.decoder_attention_heads, len(copy.decoder.layers)
+    cfg, layers = copy.decoder.cfg, len(copy.decoder.layers)
+    heads, width = cfg.decoder_attention_heads, cfg.decoder_embed_dim // cfg.decoder_attention_heads
     tokens = torch.tensor([[task.source_dictionary.pad(), 4, 2], [4, 4, 2]])
     memory, past = torch.randn(layers, 2, 2, heads, 3, width), torch.randn(layers, 2, 4, heads, 2, width)
-    step = (
-        torch.full((2, 3), 4),
-        torch.tensor(3),
-        torch.arange(4).repeat(2)[:6],
-        past,
-        memory,
-        torch.zeros(2, 1, 1, 3),
-    )
+    origins, mask = torch.arange(4).repeat(2)[:6], torch.zeros(2, 1, 1, 3)
+    step = torch.full((2, 3), 4), torch.tensor(3), origins, past, memory, mask
     axes: dict[str, dict[int, str]] = {"tokens": {0: "B", 1: "S"}, "memory": {2: "B", 4: "S"}}
     steps = axes | {"tokens": {0: "B", 1: "n"}, "origins": {0: "N"}, "past": {2: "before", 4: "T"}}
     steps |= {"memory_mask": {0: "B", 3: "S"}, "logits": {0: "N"}, "present": {2: "N", 4: "after"}}
