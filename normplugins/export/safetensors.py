@@ -79,12 +79,9 @@ def tied_weights(model: nn.Module) -> dict[str, str]:
     ties: dict[str, str] = {}
     value: Tensor
     for name, value in model.state_dict().items():
-        if value.numel() == 0:
-            continue
         place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if place in first:
-            ties[name] = first[place]
-        first.setdefault(place, name)
+        if value.numel() and (stored := first.setdefault(place, name)) != name:
+            ties[name] = stored
     return ties
 
 

@@ -41,11 +41,7 @@ RANGES = {
 
 
 def check(config: DictConfig) -> None:
-    """Refuse a config that cannot work or has keys without effect.
-
-    Raises:
-        UserError: the message names the key, its value and what is needed.
-    """
+    """Raise UserError for a config that cannot work or has keys without effect; it says what is needed instead."""
     corpus_config(config.corpus).check()
     check_values(config)
     check_schedule(config)

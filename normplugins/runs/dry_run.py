@@ -62,22 +62,14 @@ class Step:
 
 
 def show_dry_run(config: DictConfig) -> None:
-    """Print the size of a run.
-
-    Raises:
-        UserError: the run would be refused.
-    """
+    """Print the size of a run. Raises UserError if the run would be refused."""
     rows = dry_run_rows(config)
     print(f"{run_title(config)}: dry run. Nothing is downloaded, trained or written.\n")
     print(definitions(rows, terminal_width()))
 
 
 def dry_run_rows(config: DictConfig) -> dict[str, str]:
-    """Check a config, measure a training step, and return the rows of the printed table.
-
-    Raises:
-        UserError: the run would be refused.
-    """
+    """Measure a training step and return the rows to print. Raises UserError if the run would be refused."""
     check(config)
     set_up_process(config)
     size, settings = corpus_size(config), fairseq_config(config)

@@ -23,11 +23,7 @@ from normplugins.utils.terminal import say
 
 
 def show_config(experiment: str, overrides: Sequence[str]) -> None:
-    """Print a line for each key of a run's config: ``key=value``, then its source and its documentation.
-
-    Raises:
-        UserError: as :func:`compose_config` does.
-    """
+    """Print ``key=value`` with source and documentation for each key; raises as :func:`compose_config` does."""
     config = compose_config(experiment, overrides)
     known, sources = dict(docs(config)), sources_of(experiment, overrides)
     for key, value in flatten(config):

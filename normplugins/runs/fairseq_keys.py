@@ -71,11 +71,7 @@ def fairseq_defaults() -> DictConfig:
 
 
 def check_fairseq_keys(config: DictConfig) -> None:
-    """Refuse any key of fairseq's trainer or task that a run does not support, unless the key has its default value.
-
-    Raises:
-        UserError: the message names the key, its value and the reason.
-    """
+    """Raise UserError, with the reason, for a key of fairseq that no run supports and that is not at its default."""
     for key, source in FOLLOWS.items():
         value, needed = OmegaConf.select(config, key), OmegaConf.select(config, source)
         if value is not None and value != needed:

@@ -88,21 +88,13 @@ def published_records(results: Path, experiment: str, cell: str) -> tuple[list[P
 
 
 def find_runs(root: Path, results: Path) -> list[FoundRun]:
-    """Return the runs in the folders under ``root``, by experiment, cell and seed; ``results`` may be missing.
-
-    Raises:
-        UserError: there is no folder ``root``.
-    """
+    """Return the runs under ``root`` by experiment, cell and seed. Raises UserError if there is no such folder."""
     found = [run for folder in _run_folders(root) if (run := read_run(folder, results))]
     return sorted(found, key=lambda run: (run.experiment, run.cell, run.seed, run.folder))
 
 
 def finished_folders(root: Path) -> list[Path]:
-    """Return the folders under ``root`` that hold a record and in which no process works.
-
-    Raises:
-        UserError: there is no folder ``root``.
-    """
+    """Return the folders under ``root`` with a record in which no process works. Raises UserError as find_runs."""
     return sorted(
         folder for folder in _run_folders(root) if (folder / RECORD).exists() and not is_held(folder / "lock")
     )

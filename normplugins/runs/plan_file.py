@@ -32,11 +32,7 @@ class PlanFile:
 
 
 def read_plan_file(path: Path) -> PlanFile:
-    """Read a plan without composing its runs.
-
-    Raises:
-        UserError: the plan cannot be read, or has an unknown key.
-    """
+    """Read a plan without composing its runs. Raises UserError if it cannot be read, or has an unknown key."""
     try:
         content: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PlanFile), OmegaConf.load(path)))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -196,12 +197,10 @@ def average_epochs(directory: Path, count: int | None, run_identity: Identity) -
         return [scored.name]
     paths = checkpoints.epoch_checkpoints(directory)[-count:]
     names = [path.name for path in paths]
-    try:
-        done = checkpoints.averaged_from(scored, run_identity) == names
-    except UserError:
-        done = False
-    if not done:
-        checkpoints.average(paths, scored, run_identity)
+    with suppress(UserError):  # a damaged average
+        if checkpoints.averaged_from(scored, run_identity) == names:
+            return names
+    checkpoints.average(paths, scored, run_identity)
     return names
 
 

@@ -91,11 +91,7 @@ class TrainedRun:
         self.unknown: list[str] = []
 
     def translate(self, lines: Sequence[str], beam: int | None = None) -> list[str]:
-        """Return the translation of each raw line as plain text; an empty line stays empty.
-
-        Raises:
-            UserError: as :meth:`translate_nbest`.
-        """
+        """Return the best translation of each raw line as plain text; raises as :meth:`translate_nbest`."""
         return [found[0].text for found in self.translate_nbest(lines, 1, beam)]
 
     def translate_nbest(
