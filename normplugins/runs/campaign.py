@@ -148,7 +148,10 @@ def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, resu
         try:
             if not planned.unfinished:  # another campaign has published it in the meantime
                 continue
-            print(_overview_or_error(runs, planned), flush=True)
+            try:
+                print(overview(runs, [planned]), flush=True)
+            except UserError as error:  # a damaged record of another run must not stop this one
+                print(error)
             _run_and_publish(planned, results, end, force)
             if planned.unfinished:
                 raise UserError(f"the run ended, but {planned.published} does not hold its record")
@@ -227,14 +230,6 @@ def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
         each = ", ".join(f"{seconds / 60:.1f} minutes a run of {experiment}" for experiment, seconds in usual.items())
         caption += f", about {hours:.1f} hours to go at {each}, one at a time"
     return f"{table}\n\n{paragraph(caption, terminal_width())}"
-
-
-def _overview_or_error(runs: Sequence[Planned], running: Planned) -> str:
-    """Return the table, or why it cannot be made: a damaged record of another run must not stop this one."""
-    try:
-        return overview(runs, [running])
-    except UserError as error:
-        return str(error)
 
 
 @contextmanager

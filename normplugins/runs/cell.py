@@ -46,6 +46,7 @@ EQUIVALENT_VALUES = {
 }
 
 Choices = Mapping[str, Any]
+"""The chosen option of each config group."""
 Composer = Callable[[list[str]], tuple[DictConfig, Choices]]
 
 
@@ -68,12 +69,8 @@ def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
 
     The number of processes is part of the name if updates depend on it, because each process adds its own batches to an
     update or keeps running statistics of its own batches. A name that is too long for a file system is cut and ends
-    with a digest of the full name.
-
-    Args:
-        config: the composed config before interpolations are resolved.
-        choices: the chosen option of each config group.
-        compose: composes the same experiment with other overrides; returns a config and its choices.
+    with a digest of the full name. The interpolations of ``config`` are not resolved yet, and ``compose`` composes the
+    same experiment with other overrides.
     """
     own_norm = f"norm={config.norm.name}"
     groups = _chosen_groups(choices, compose, own_norm)

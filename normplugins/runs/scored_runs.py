@@ -151,6 +151,8 @@ def _sentences(
 ) -> tuple[Array, tuple[str, ...]]:
     kept = record["translations"][checkpoint]
     file = path.parent / kept["file"]
+    if not file.exists():
+        raise UserError(f"{file} is missing, and {path} names it: {REMEDY}")
     statistics, lines = read_translations(file)
     if sha256(file) != kept["sha256"]:
         raise UserError(f"{file} is not the file that {path.name} names (its sha256 differs): {REMEDY}")
