@@ -179,8 +179,7 @@ def make_record(
         **({"statistics_probe": history.probe} if history.probe else {}),
         "config": {key: value for key, value in flatten(config) if key not in PATH_KEYS},
     }
-    found: dict[str, Any] = record.without_absolute_paths(done)
-    return found
+    return record.without_absolute_paths(done)
 
 
 def average_epochs(directory: Path, count: int | None, run_identity: Identity) -> list[str]:

@@ -48,8 +48,7 @@ class ScoredRun:
     @property
     def metrics(self) -> Mapping[str, Any]:
         """The metrics on the whole test set."""
-        found: Mapping[str, Any] = self.record["scores"][self.checkpoint]["test"]
-        return found
+        return self.record["scores"][self.checkpoint]["test"]
 
 
 @dataclass(frozen=True)

@@ -144,10 +144,10 @@ def rescore(directory: Path, overrides: Sequence[str], save: Path | None) -> Non
         say(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
     with tempfile.TemporaryDirectory() as scratch:
         outputs = save or Path(scratch)
-        checkpoint, scored = ready_checkpoint(found, config, corpus, outputs)
-        scores, speed = task.evaluate(config, scored, corpus, outputs / output_name(task, name, average))
+        checkpoint = ready_checkpoint(found, config, corpus, outputs)
+        scores, speed = task.evaluate(config, checkpoint, corpus, outputs / output_name(task, name, average))
     if not (directory / folder.RECORD).exists():
-        say(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
+        say(f"{directory} has no record: its run may not have ended. This is {checkpoints.FILES[name]} as it is now")
     others = {test_set: metrics for test_set, metrics in scores.items() if test_set != "test"}
     for line in describe_scores(task, scores.get("test", {}), others, dict(flatten(config))):
         say(line)
@@ -180,11 +180,10 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
 
 def ready_checkpoint(
     found: Sequence[Path], config: DictConfig, corpus: PreparedCorpus | PreparedText, outputs: Path
-) -> tuple[Path, Path]:
+) -> Path:
     """Check what :func:`find_checkpoint` has found, average it, and re-estimate its statistics if so configured.
 
-    New checkpoints are written to ``outputs``. Returns the checkpoint and the one to score, which differ if
-    ``evaluate.recalibrate`` is set.
+    New checkpoints are written to ``outputs``. Returns the checkpoint to score.
 
     Raises:
         UserError: a checkpoint is damaged or of another run.
@@ -196,7 +195,7 @@ def ready_checkpoint(
         checkpoints.average(found, checkpoint, identity)
     else:
         checkpoints.load(checkpoint, identity)
-    return checkpoint, checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
+    return checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
 
 
 def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Path]:

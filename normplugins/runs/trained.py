@@ -267,5 +267,4 @@ def load(run: str | Path) -> TrainedRun:
         checkpoints.load(scored, folder.identity(directory, corpus))
         return TrainedRun(directory, scored, config, corpus)
     with tempfile.TemporaryDirectory() as scratch:
-        _, checkpoint = ready_checkpoint(found, config, corpus, Path(scratch))
-        return TrainedRun(directory, checkpoint, config, corpus)
+        return TrainedRun(directory, ready_checkpoint(found, config, corpus, Path(scratch)), config, corpus)
