@@ -165,5 +165,5 @@ def declared(settings: type) -> Iterator[tuple[str, Any]]:
     for each in fields(settings):
         if "help" in each.metadata:
             yield each.name, each
-        elif is_dataclass(each.type):
+        elif isinstance(each.type, type) and is_dataclass(each.type):
             yield from ((f"{each.name}.{key}", inner) for key, inner in declared(each.type))
