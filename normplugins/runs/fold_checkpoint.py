@@ -84,7 +84,7 @@ def _build(state: dict[str, Any], source: Path) -> Any:
 
 def _model_section(state: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a checkpoint's model; ``_name`` is its architecture if fairseq-train has written it."""
-    section = (state.get("cfg") or {}).get("model", {})
+    section = (state.get("cfg") or {}).get("model") or {}
     return vars(section) if isinstance(section, Namespace) else section
 
 
