@@ -19,12 +19,9 @@ WITHOUT_MODELS = ("score", AVERAGE)
 
 
 def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> None:
-    """Run ``fairseq-TOOL`` with command-line arguments, as fairseq's own script of that name does.
+    """Run ``fairseq-TOOL``, one of ``TOOLS``, with command-line arguments, as fairseq's own script of that name does.
 
-    Args:
-        tool: one of ``TOOLS``.
-        arguments: the tool's own arguments.
-        our_models: whether to register our models, as ``--user-dir normplugins`` does.
+    With ``our_models``, our models are registered, as ``--user-dir normplugins`` does.
 
     Raises:
         UserError: fairseq refused the arguments or a file, or eval-lm scored no token.

@@ -24,16 +24,12 @@ OTHERWISE = "use --format onnx (translate: --engine onnx), which takes every nor
 
 
 def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "float32") -> None:
-    """Write a model to an existing folder.
+    """Write a model to an existing folder; the model is on a CPU and in evaluation mode, and is not changed.
 
-    Args:
-        model: the model, on a CPU and in evaluation mode; it is not changed.
-        task: its fairseq task, which has the dictionaries.
-        folder: the folder.
-        quantization: one of ``QUANTIZATIONS["ctranslate2"]``, the type of the stored weights.
+    ``task`` is its fairseq task, and ``quantization`` one of ``QUANTIZATIONS["ctranslate2"]``.
 
     Raises:
-        UserError: CTranslate2 is not installed, or cannot express the model.
+        UserError: CTranslate2 cannot express the model.
     """
     from ctranslate2.specs import TransformerSpec, common_spec
     from ctranslate2.specs.transformer_spec import TransformerDecoderSpec, TransformerEncoderSpec
@@ -64,20 +60,14 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
 
 
 class Engine:
-    """Translates with a model that :func:`write` has written.
+    """Translates with a model that :func:`write` has written, of which only the maximum lengths are read.
 
-    CTranslate2 excludes empty translations by renormalizing the probabilities, so its scores exceed ours by a constant
-    divided by length^penalty.
-
-    Args:
-        folder: the folder.
-        quantization: the type to compute in; float32 is used if CTranslate2 does not support it on this processor.
-            ``computes_in`` names the type that is used.
-        model: the model that was written; only its maximum lengths are read.
-        task: its fairseq task.
+    It computes in float32 if CTranslate2 does not support ``quantization`` on this processor; ``computes_in`` names the
+    type. CTranslate2 excludes empty translations by renormalizing the probabilities, so its scores exceed ours by a
+    constant divided by length^penalty.
 
     Raises:
-        UserError: CTranslate2 is not installed, or the folder cannot be loaded.
+        UserError: the folder cannot be loaded.
     """
 
     def __init__(self, folder: Path, quantization: str, model: Any, task: Any) -> None:
@@ -103,8 +93,8 @@ class Engine:
         for sample in batches(self.model, self.task, dataset, search):
             numbers = sample["id"].tolist()
             longest = max(len(sentences[number]) for number in numbers)
-            most = int(search.max_length_a * longest + search.max_length_b)
-            most = min(most, self.model.max_decoder_positions() - 1)
+            limit = int(search.max_length_a * longest + search.max_length_b)
+            most = min(limit, self.model.max_decoder_positions() - 1)
             results = self.translator.translate_batch(
                 [[source[token] for token in sentences[number].tolist()] for number in numbers],
                 beam_size=search.beam,
@@ -115,13 +105,9 @@ class Engine:
                 return_scores=True,
             )
             for number, result in zip(numbers, results, strict=True):
-                found[number] = [
-                    {
-                        "tokens": torch.tensor([*map(target.index, tokens[:most]), target.eos()]),
-                        "score": torch.tensor(score),
-                    }
-                    for tokens, score in zip(result.hypotheses, result.scores, strict=True)
-                ]
+                for words, score in zip(result.hypotheses, result.scores, strict=True):
+                    tokens = torch.tensor([*map(target.index, words[:most]), target.eos()])
+                    found[number].append({"tokens": tokens, "score": torch.tensor(score)})
         return found
 
 

@@ -29,15 +29,8 @@ MIN_IDENTICAL = 0.98
 def export(directory: Path, destination: Path, engine: str, quantization: str, name: str | None = None) -> str:
     """Write a completed run's model to a new folder in an engine's format, and compare its translations with ours.
 
-    Args:
-        directory: the folder of the run.
-        destination: the folder to write; it may exist if it is empty.
-        engine: one of ``ENGINES``.
-        quantization: the type of the stored weights.
-        name: ``averaged``, ``last``, ``best`` or a checkpoint file; None: the one that the recipe scores.
-
-    Returns:
-        The result of the comparison in words.
+    ``name`` is ``averaged``, ``last``, ``best`` or a checkpoint file; None: the one that the recipe scores. Returns the
+    result of the comparison in words.
 
     Raises:
         UserError: as for :func:`normplugins.export.safetensors.export`; or a package is missing, or the engine cannot
@@ -53,23 +46,15 @@ def export(directory: Path, destination: Path, engine: str, quantization: str, n
 def open_engine(run: TrainedRun, directory: Path, engine: str, quantization: str) -> tuple[Engine, str]:
     """Return an engine for a run's model, which is exported to the run's folder ``engines`` first if necessary.
 
-    Args:
-        run: the run.
-        directory: its folder.
-        engine: one of ``ENGINES``.
-        quantization: the type of the stored weights.
-
-    Returns:
-        The engine, and the result of the export's comparison in words, empty if nothing was exported now.
+    Also returns the result of the export's comparison in words, empty if nothing was exported now.
 
     Raises:
         UserError: as for :func:`export`.
     """
     require(engine)
-    place = directory / folder.ENGINES / f"{engine}-{quantization}"
-    about = read_json_or_none(place / ABOUT)
-    comparison = ""
-    if about is None or about.get("weights_sha256") != digest(run.model.state_dict()):
+    place, comparison = directory / folder.ENGINES / f"{engine}-{quantization}", ""
+    about = read_json_or_none(place / ABOUT) or {}
+    if about.get("weights_sha256") != digest(run.model.state_dict()):
         comparison = _write(run, place, engine, quantization)
     return module_of(engine).Engine(place, quantization, run.model, run.task), comparison
 
@@ -81,19 +66,10 @@ def require(engine: str) -> None:
         raise UserError(f"{' and '.join(missing)} not installed: pip install 'normplugins[{engine}]'")
 
 
-def describe(found: dict[str, Any]) -> str:
-    """Return the result of :func:`compare` as one line."""
-    return (
-        f"{found['identical']} of {found['sentences']} test sentences translated as by our beam search; "
-        f"BLEU {found['bleu']:.2f}, ours {found['our_bleu']:.2f}, difference {found['bleu_difference']:+.2f}"
-    )
-
-
 def compare(run: TrainedRun, engine: Engine) -> dict[str, Any]:
-    """Translate the beginning of the run's test set with our beam search and with an engine.
+    """Translate the beginning of the run's test set with our beam search and with an engine, and score both.
 
-    Returns:
-        The numbers of sentences and of identical translations, and BLEU of both on these sentences.
+    Returns the numbers of sentences and of identical translations, and BLEU of both on these sentences.
     """
     run.task.load_dataset("test")
     source, corpus = run.task.dataset("test").src, run.corpus
@@ -133,7 +109,10 @@ def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -
             shutil.copyfile(file, temporary / file.name)
         translates = module.Engine(temporary, quantization, run.model, run.task)
         found = compare(run, translates)
-        comparison = describe(found)
+        comparison = (
+            f"{found['identical']} of {found['sentences']} test sentences translated as by our beam search; "
+            f"BLEU {found['bleu']:.2f}, ours {found['our_bleu']:.2f}, difference {found['bleu_difference']:+.2f}"
+        )
         if quantization == "float32" and found["identical"] < MIN_IDENTICAL * found["sentences"]:
             raise UserError(f"{destination} is not written, because {engine} translates differently: {comparison}")
         content = {

@@ -11,13 +11,11 @@ HUB_METRICS = {"chrf2": "chrf", "ppl": "perplexity"}  # metrics whose names on m
 def model_card(record: dict[str, Any], checkpoint: str) -> str:
     """Return the Markdown text, which begins with the YAML metadata that model hubs read.
 
-    Args:
-        record: the record of a completed run.
-        checkpoint: the file name of the exported checkpoint. A checkpoint that was not scored gets no scores.
+    ``checkpoint`` is the file name of the exported checkpoint. One that was not scored gets no scores.
     """
-    files = record.get("files", {}).get("checkpoints", {})
+    files = record["files"]["checkpoints"]
     name = next((name for name, entry in files.items() if entry["file"] == checkpoint), None)
-    metrics = record.get("scores", {}).get(name, {}).get("test", {})
+    metrics = record["scores"].get(name, {}).get("test", {})
     corpus, title = record["corpus"], f"{record['experiment']} {record['variant']} seed {record['seed']}"
     languages = [corpus[side] for side in ("source", "target") if side in corpus]
     task = "translation" if languages else "text-generation"
@@ -55,11 +53,7 @@ def model_card(record: dict[str, Any], checkpoint: str) -> str:
 
 
 def record_sections(record: dict[str, Any]) -> list[str]:
-    """Return what a record says about corpus, training and environment as Markdown blocks, each section with a heading.
-
-    Args:
-        record: the record of a completed run, of any format.
-    """
+    """Return what a record (of any format) says about corpus, training and environment, as Markdown blocks."""
     corpus, training = record["corpus"], record["training"]
     counts = {f"{split} {unit}": n for split, each in corpus["counts"].items() for unit, n in _numbers(each).items()}
     sums = [f"{digest}  {name}" for key in ("inputs", "sha256") for name, digest in corpus.get(key, {}).items()]

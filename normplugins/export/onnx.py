@@ -35,11 +35,7 @@ _INPUTS = ("tokens", "position", "origins", "past", "memory", "memory_mask")
 def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "float32") -> None:  # noqa: ARG001
     """Write ``encoder.onnx``, ``decoder.onnx`` and the dictionaries to an existing folder; fold norms if possible.
 
-    Args:
-        model: the model, in evaluation mode; it is not changed.
-        task: its fairseq task, which has the dictionaries.
-        folder: the folder.
-        quantization: one of ``QUANTIZATIONS["onnx"]``.
+    The model is in evaluation mode and is not changed; ``task`` is its fairseq task.
 
     Raises:
         UserError: a norm uses an operation that ONNX does not have.
@@ -50,35 +46,25 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
     with suppress(ValueError):  # no norm can be folded
         fold(copy)
     copy = copy.float().eval()
-    width = copy.decoder.cfg.decoder_embed_dim // copy.decoder.cfg.decoder_attention_heads
-    heads, layers = copy.decoder.cfg.decoder_attention_heads, len(copy.decoder.layers)
+    cfg, layers = copy.decoder.cfg, len(copy.decoder.layers)
+    heads, width = cfg.decoder_attention_heads, cfg.decoder_embed_dim // cfg.decoder_attention_heads
     tokens = torch.tensor([[task.source_dictionary.pad(), 4, 2], [4, 4, 2]])
     memory, past = torch.randn(layers, 2, 2, heads, 3, width), torch.randn(layers, 2, 4, heads, 2, width)
-    step = (
-        torch.full((2, 3), 4),
-        torch.tensor(3),
-        torch.arange(4).repeat(2)[:6],
-        past,
-        memory,
-        torch.zeros(2, 1, 1, 3),
-    )
+    origins, mask = torch.arange(4).repeat(2)[:6], torch.zeros(2, 1, 1, 3)
+    step = torch.full((2, 3), 4), torch.tensor(3), origins, past, memory, mask
     axes: dict[str, dict[int, str]] = {"tokens": {0: "B", 1: "S"}, "memory": {2: "B", 4: "S"}}
     steps = axes | {"tokens": {0: "B", 1: "n"}, "origins": {0: "N"}, "past": {2: "before", 4: "T"}}
     steps |= {"memory_mask": {0: "B", 3: "S"}, "logits": {0: "N"}, "present": {2: "N", 4: "after"}}
-    _export(_Encoder(copy), (tokens,), folder / "encoder.onnx", ["tokens"], ["memory"], axes)
-    _export(_Decoder(copy), step, folder / "decoder.onnx", list(_INPUTS), ["logits", "present"], steps)
+    names = {"input_names": ["tokens"], "output_names": ["memory"]}
+    _export(_Encoder(copy), (tokens,), folder / "encoder.onnx", dynamic_axes=axes, **names)
+    names = {"input_names": list(_INPUTS), "output_names": ["logits", "present"]}
+    _export(_Decoder(copy), step, folder / "decoder.onnx", dynamic_axes=steps, **names)
     for side, dictionary in (("source", task.source_dictionary), ("target", task.target_dictionary)):
         dictionary.save(str(folder / f"dict.{side}.txt"))
 
 
 class Engine:
-    """Translates with our beam search and the graphs that :func:`write` has written.
-
-    Args:
-        folder: the folder.
-        quantization: one of ``QUANTIZATIONS["onnx"]``.
-        model: the model that was written, whose settings the search reads.
-        task: its fairseq task.
+    """Translates with our beam search, which reads the model's settings, and the graphs of :func:`write`.
 
     Raises:
         UserError: a graph cannot be loaded.
@@ -188,28 +174,13 @@ def _rms_norm(graph: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:  # 
     return normalized if weight.node().mustBeNone() else graph.op("Mul", normalized, weight)
 
 
-def _export(
-    module: nn.Module,
-    example: tuple[Tensor, ...],
-    path: Path,
-    inputs: list[str],
-    outputs: list[str],
-    axes: dict[str, Any],
-) -> None:
-    # PyTorch's newer exporter (dynamo=True) needs another package, onnxscript.
+def _export(module: nn.Module, example: tuple[Tensor, ...], path: Path, **options: Any) -> None:
+    """Export a module with these options of ``torch.onnx.export``."""
     torch.onnx.register_custom_op_symbolic("aten::rms_norm", _rms_norm, OPSET)  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # it warns about each condition that tracing fixes
-            torch.onnx.export(
-                module.eval(),
-                example,
-                str(path),
-                input_names=inputs,
-                output_names=outputs,
-                dynamic_axes=axes,
-                opset_version=OPSET,
-                dynamo=False,
-            )
+            # PyTorch's newer exporter (dynamo=True) needs another package, onnxscript.
+            torch.onnx.export(module.eval(), example, str(path), opset_version=OPSET, dynamo=False, **options)
     except torch.onnx.errors.OnnxExporterError as error:
         raise UserError(f"ONNX cannot express the model: {str(error).splitlines()[0]}") from error

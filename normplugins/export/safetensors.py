@@ -23,14 +23,8 @@ from normplugins.utils.files import sha256, whole_folder
 def export(directory: Path, destination: Path, checkpoint: str | None = None) -> Path:
     """Write a completed run's model to a new folder, load it again and compare it with the checkpoint.
 
-    Args:
-        directory: the folder of the run.
-        destination: the folder to write; it may exist if it is empty.
-        checkpoint: ``averaged``, ``last``, ``best``, or the name of a checkpoint file in the run's folder, such as a
-            folded one; None: the checkpoint that the recipe scores.
-
-    Returns:
-        The path of the exported checkpoint.
+    The folder may exist if it is empty. ``checkpoint`` is ``averaged``, ``last``, ``best``, or the name of a checkpoint
+    file in the run's folder, such as a folded one; None: the one that the recipe scores. Returns that file's path.
 
     Raises:
         UserError: the run has not ended, one of its files is damaged, or the destination is not empty or cannot be
@@ -85,18 +79,15 @@ def tied_weights(model: nn.Module) -> dict[str, str]:
     ties: dict[str, str] = {}
     value: Tensor
     for name, value in model.state_dict().items():
-        if value.numel() == 0:
-            continue
         place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if place in first:
-            ties[name] = first[place]
-        first.setdefault(place, name)
+        if value.numel() and (stored := first.setdefault(place, name)) != name:
+            ties[name] = stored
     return ties
 
 
 def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
     """Return the path of a checkpoint; if the record names it, it must be the file that was scored."""
-    scored = record.get("files", {}).get("checkpoints", {}).get(name, {})
+    scored = record["files"]["checkpoints"].get(name, {})
     path = directory / scored.get("file", checkpoints.FILES.get(name, name))
     if Path(name).name != name or not path.is_file():
         known = sorted(file.name for file in directory.glob("checkpoint*.pt"))

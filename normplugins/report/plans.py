@@ -52,7 +52,7 @@ class Plan:
     def named(name: str) -> Plan:
         """Return the plan ``configs/campaign/NAME.yaml``. Its runs are not composed, because that would take seconds.
 
-        ``runs.campaign_plan.read_plan`` composes the runs and gives the same names.
+        ``runs.campaign.read_plan`` composes the runs and gives the same names.
         """
         return _read(config_dir() / "campaign" / f"{name}.yaml")
 

@@ -13,42 +13,124 @@ import traceback
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from normplugins.runs import folder, record
-from normplugins.runs.campaign_plan import Planned, read_plan
+from omegaconf import DictConfig
+
+from normplugins.runs import folder, inventory, record
+from normplugins.runs.cell import changed_settings, flatten
+from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
+from normplugins.runs.plan_file import read_plan_file
 from normplugins.runs.publish import publish
 from normplugins.runs.run import run
 from normplugins.utils.errors import InUse, NotFinite, UserError
-from normplugins.utils.json_file import write_json
+from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.terminal import Column, Table, paragraph, terminal, terminal_width
 
-UNFINISHED = ("started", "left")
-"""The states in which a campaign carries out a planned run."""
+_FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
+_REMEDY = "restore it, or delete it to run that seed again"
+_SEEDS = ("seed", "common.seed", "task.seed")  # the keys of a config that hold the seed of the run
 
 
 class TimeIsUp(BaseException):
     """Raised at the campaign's time limit. It is a BaseException, so that ``except Exception`` does not catch it."""
 
 
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """One run of a plan: its overrides except the seed, its flat config, its folder and the path of its record."""
+
+    overrides: tuple[str, ...]
+    settings: dict[str, Any]
+    run_dir: Path
+    published: Path
+
+    def __str__(self) -> str:
+        return "{experiment} {variant} seed {seed}".format(**self.settings)
+
+    @property
+    def diverged(self) -> Path:
+        """The path of the file that is published instead of a record if the loss was not finite."""
+        return inventory.diverged_path(self.published)
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """The published record, if it has the current format and the config of this run."""
+        found = read_json(self.published, _REMEDY) or {}
+        return found if found.get("format") == record.FORMAT and self._has_settings(found["config"]) else None
+
+    def _has_settings(self, published: dict[str, Any]) -> bool:
+        before, planned = (record.without_absolute_paths(each) for each in (published, self.settings))
+        return not changed_settings(before, planned)
+
+    @property
+    def state(self) -> str:
+        """``done``, ``diverged``, ``started`` or ``left``."""
+        if self.record:
+            return "done"
+        lost = read_json(self.diverged, _REMEDY)
+        if lost and ("config" not in lost or self._has_settings(lost["config"])):  # files of 0.3.0 have no config
+            return "diverged"
+        return "started" if (self.run_dir / folder.CONFIG).exists() else "left"
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a campaign carries out this run."""
+        return self.state in ("started", "left")
+
+    @property
+    def progress(self) -> float:
+        """The fraction of its updates that a started run has made, according to its log."""
+        updates, of = inventory.progress(self.run_dir)
+        return updates / of if of else 0.0
+
+
+def read_plan(*paths: Path, results: Path = Path("results")) -> list[Planned]:
+    """Read the runs of one or more plans in order; a run that several blocks list is read once.
+
+    ``results`` is the folder in which their records are published.
+
+    Raises:
+        UserError: a plan cannot be read or has an unknown key, or the config of one of its cells is invalid.
+    """
+    # Two plans may write the same cell differently, so runs are compared by the record they publish.
+    return list({planned.published: planned for path in paths for planned in _read(path, results)}.values())
+
+
+def _read(path: Path, results: Path) -> Iterator[Planned]:
+    plan = read_plan_file(path)
+
+    @cache
+    def composed(experiment: str, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
+        if fixed := [word for word in overrides if word.lstrip("+~").startswith(_FIXED)]:
+            raise UserError(f"{path}: '{fixed[0]}' cannot be set in a plan: its blocks list experiments and seeds")
+        config = compose_config(experiment, overrides)
+        check(config)
+        return config, dict(flatten(config))
+
+    for block in plan.blocks:
+        for seed in block.seeds:
+            for cell in block.cells:
+                overrides = (*plan.overrides, *cell.split())
+                config, settings = composed(block.experiment, overrides)
+                settings = settings | {key: seed for key in _SEEDS if key in settings}
+                run_dir = Path(config.run_dir).with_name(f"seed{seed}")
+                published = inventory.published_path(results, config.experiment, config.variant, seed)
+                yield Planned(overrides, settings, run_dir, published)
+
+
 def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, results: Path, force: bool) -> bool:
-    """Complete the unfinished runs of the plans in order, started ones first, and publish each record.
+    """Complete the unfinished runs of the plans in order, started ones first, and publish each record in ``results``.
 
-    A run is skipped if another process is working in its folder.
-
-    Args:
-        plans: YAML files, such as ``configs/campaign/multi30k.yaml``.
-        minutes: stop after this time, even within a run; None: run to the end.
-        show_only: print the table and run nothing.
-        results: the folder in which the records are published.
-        force: run and publish even if the code is not committed.
-
-    Returns:
-        True if no run is left.
+    A run is skipped if another process is working in its folder. The campaign stops after this number of minutes, even
+    within a run. With ``force``, it runs and publishes even if the code is not committed; with ``show_only`` it only
+    prints the table. Returns True if no run is left.
 
     Raises:
         UserError: a plan is invalid, the code is not committed, or a run failed for a reason other than a loss that is
@@ -61,14 +143,17 @@ def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, resu
         return not _left(runs)
     if not force and (reason := record.uncommitted(record.git_commit())):
         raise UserError(f"the records would come from {reason}: commit it, or run the campaign with --force")
-    failures: dict[Planned, str] = {}
+    failures: list[str] = []
     for planned in sorted(_left(runs), key=lambda each: each.state != "started"):  # stable: then the plan's order
         try:
-            if planned.state not in UNFINISHED:  # another campaign has published it in the meantime
+            if not planned.unfinished:  # another campaign has published it in the meantime
                 continue
-            print(_overview_or_error(runs, planned), flush=True)
+            try:
+                print(overview(runs, [planned]), flush=True)
+            except UserError as error:  # a damaged record of another run must not stop this one
+                print(error)
             _run_and_publish(planned, results, end, force)
-            if planned.state in UNFINISHED:
+            if planned.unfinished:
                 raise UserError(f"the run ended, but {planned.published} does not hold its record")
         except TimeIsUp:
             print(f"the limit of {minutes:g} minutes is reached: run the same command to continue")
@@ -78,17 +163,16 @@ def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, resu
         except Exception as error:  # a failure of any kind must not stop the other runs
             if not isinstance(error, UserError):
                 traceback.print_exc()
-            failures[planned] = str(error)
+            failures.append(f"{planned}: {error}")
             print(f"{planned} failed: {error}")
     print(overview(runs))
     if failures:
-        first, message = next(iter(failures.items()))
-        raise UserError(f"runs that failed: {len(failures)}, the first {first}: {message}")
+        raise UserError(f"runs that failed: {len(failures)}, the first {failures[0]}")
     return not _left(runs)
 
 
 def _left(runs: Sequence[Planned]) -> list[Planned]:
-    return [planned for planned in runs if planned.state in UNFINISHED]
+    return [planned for planned in runs if planned.unfinished]
 
 
 def _run_and_publish(planned: Planned, results: Path, end: float, force: bool) -> None:
@@ -146,14 +230,6 @@ def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
         each = ", ".join(f"{seconds / 60:.1f} minutes a run of {experiment}" for experiment, seconds in usual.items())
         caption += f", about {hours:.1f} hours to go at {each}, one at a time"
     return f"{table}\n\n{paragraph(caption, terminal_width())}"
-
-
-def _overview_or_error(runs: Sequence[Planned], running: Planned) -> str:
-    """Return the table, or why it cannot be made: a damaged record of another run must not stop this one."""
-    try:
-        return overview(runs, [running])
-    except UserError as error:
-        return str(error)
 
 
 @contextmanager

@@ -28,11 +28,9 @@ SEED = 1
 def audit_causality(directory: Path, results: Path, draws: int, segments: int) -> None:
     """Measure how much of the future the model of a run sees, print it and write the record.
 
-    Args:
-        directory: the run's folder.
-        results: folder in which ``causality/<experiment>/<variant>/seed<k>.json`` is written.
-        draws: number of random replacements of each future in evaluation mode.
-        segments: number of segments of the test text in evaluation mode, and of trials in training mode.
+    The record is ``causality/<experiment>/<variant>/seed<k>.json`` in ``results``. Evaluation mode takes this number of
+    ``segments`` of the test text and ``draws`` random replacements of each future; training mode takes ``segments``
+    trials.
 
     Raises:
         UserError: the run is not a finished run of a language model, its checkpoint or its corpus has changed, its text

@@ -35,6 +35,7 @@ _FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_ta
 # An option of this group only sets keys that can also be set one by one, so the cell is named by their values.
 _GROUP_OF_VALUES = "reading"
 _LONGEST_NAME = 120  # a file system allows 255 bytes, and wandb and the record add to the name
+_LONGEST_DISPLAY_NAME = 40  # characters without the seed
 
 # Settings whose default has changed, each with the old and the new value. Both give the same result, so a run that
 # began with the old value may resume with the new one. None: the setting is absent.
@@ -45,6 +46,7 @@ EQUIVALENT_VALUES = {
 }
 
 Choices = Mapping[str, Any]
+"""The chosen option of each config group."""
 Composer = Callable[[list[str]], tuple[DictConfig, Choices]]
 
 
@@ -56,16 +58,10 @@ def changes_result(key: str) -> bool:
 
 @cache
 def _own_settings_without_effect(_norms: tuple[str, ...]) -> set[str]:
-    norms = [name for name, one in all_settings().items() if not one.changes_result]
-    return {
-        *(
-            key
-            for task in SETTINGS_BY_TASK.values()
-            for key, each in declared(task)
-            if not each.metadata["changes_result"]
-        ),
-        *(f"{prefix}{name}" for prefix in ("norm.", "model.norm_") for name in norms),
-    }
+    of_runs = [each for task in SETTINGS_BY_TASK.values() for each in declared(task)]
+    of_norms = [name for name, one in all_settings().items() if not one.changes_result]
+    own = {key for key, each in of_runs if not each.metadata["changes_result"]}
+    return own | {f"{prefix}{name}" for prefix in ("norm.", "model.norm_") for name in of_norms}
 
 
 def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
@@ -73,12 +69,8 @@ def cell_name(config: DictConfig, choices: Choices, compose: Composer) -> str:
 
     The number of processes is part of the name if updates depend on it, because each process adds its own batches to an
     update or keeps running statistics of its own batches. A name that is too long for a file system is cut and ends
-    with a digest of the full name.
-
-    Args:
-        config: the composed config before interpolations are resolved.
-        choices: the chosen option of each config group.
-        compose: composes the same experiment with other overrides; returns a config and its choices.
+    with a digest of the full name. The interpolations of ``config`` are not resolved yet, and ``compose`` composes the
+    same experiment with other overrides.
     """
     own_norm = f"norm={config.norm.name}"
     groups = _chosen_groups(choices, compose, own_norm)
@@ -104,6 +96,36 @@ def is_shortened(name: str) -> bool:
     return len(name.encode()) > _LONGEST_NAME - 4 and bool(re.search(r"-[0-9a-f]{8}$", name))
 
 
+def display_name(variant: str, seed: int) -> str:
+    """Return a short name of a run within its experiment, which shows what differs from the experiment.
+
+    The name has the parts of the cell's name in the same order. A switch is written as the initials of its key, after
+    ``no`` if it is off; the choice of a config group as its option, with ``-recipe`` after a recipe; any other setting
+    as the initials of its key, followed by its value. A key of one word is not shortened.
+    ``pn,norm.group_scaling=false,optimization.lr=0.005`` with seed 1 is ``pn-nogs-lr0.005-s1``. A name that is too long
+    is cut and ends with a digest of the cell's name.
+    """
+    norm, *items = variant.split(",")
+    name = "-".join([norm, *map(_short, items)])
+    if len(name) > _LONGEST_DISPLAY_NAME:
+        digest = hashlib.sha256(variant.encode()).hexdigest()[:8]
+        name = f"{name[: _LONGEST_DISPLAY_NAME - 9].rstrip('-')}-{digest}"
+    return f"{name}-s{seed}"
+
+
+def _short(item: str) -> str:
+    key, equals, value = item.partition("=")
+    words = key.rpartition(".")[2].split("_")
+    name = words[0] if len(words) == 1 else "".join(word[:1] for word in words)
+    if not equals:  # the rest of a cell's name that was cut
+        return item
+    if value in ("true", "false"):
+        return name if value == "true" else f"no{name}"
+    if "." not in key and re.fullmatch(r"[A-Za-z_]+", value):
+        return f"{value}-recipe" if key == "recipe" else value  # recipes have the names of norms
+    return f"{name}{value}"
+
+
 def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]:
     """Describe each setting that can change a result and differs between an old and a new flat config."""
     before, today = (
@@ -114,12 +136,9 @@ def changed_settings(before: dict[str, Any], today: dict[str, Any]) -> list[str]
     if _same_in_any_number_of_processes(before.get("train.batches_per_update"), before.get("norm.sync"), model):
         shares = {"optimization.update_freq", *(key for key in today if key.endswith(".distributed_world_size"))}
         before = {key: today.get(key) if key in shares else value for key, value in before.items()}
-    changed = []
-    for key in filter(changes_result, sorted(before.keys() | today.keys())):
-        old, new = before.get(key), today.get(key)
-        if old != new:
-            changed.append(f"{key}: {old} there, {today.get(key)} now")
-    return changed
+    keys = filter(changes_result, sorted(before.keys() | today.keys()))
+    changed = [key for key in keys if before.get(key) != today.get(key)]
+    return [f"{key}: {before.get(key)} there, {today.get(key)} now" for key in changed]
 
 
 def _same_in_any_number_of_processes(batches_per_update: int | None, sync: str | None, model: Any) -> bool:

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import fields
 from math import inf, isfinite
 
 import torch
@@ -15,7 +14,6 @@ from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import run_task
 from normplugins.models.check import check_model
 from normplugins.models.norm_settings import refuse_loss_scale
-from normplugins.norms import all_settings
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmSettings, declared
@@ -43,14 +41,7 @@ RANGES = {
 
 
 def check(config: DictConfig) -> None:
-    """Refuse a config that cannot work or has keys without effect.
-
-    Raises:
-        UserError: the message names the key, its value and what is needed.
-    """
-    known = {"name", *all_settings()}
-    if unknown := sorted(str(key) for key in config.norm if key not in known):
-        raise UserError(f"unknown key 'norm.{unknown[0]}'. Known in norm: {', '.join(sorted(known))}")
+    """Raise UserError for a config that cannot work or has keys without effect; it says what is needed instead."""
     corpus_config(config.corpus).check()
     check_values(config)
     check_schedule(config)
@@ -73,18 +64,12 @@ def check(config: DictConfig) -> None:
         check_processes(config)
         if config.precision == "bf16":
             check_bfloat16(on_cpu(config))
-    check_float16(config)
+    if config.common.fp16 and on_cpu(config):
+        raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
+    if config.common.fp16:
+        refuse_loss_scale(config.model, "common.fp16=true", instead="precision=bf16")
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
-
-
-def check_float16(config: DictConfig) -> None:
-    """Refuse ``common.fp16`` on a CPU, and with norms that keep a statistic of gradients (which are scaled)."""
-    if not config.common.fp16:
-        return
-    if on_cpu(config):
-        raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
-    refuse_loss_scale(config.model, "common.fp16=true", instead="precision=bf16")
 
 
 def check_bfloat16(cpu: bool) -> None:
@@ -166,9 +151,10 @@ def check_values(config: DictConfig) -> None:
     for key, value in flatten(config):
         if any(isinstance(one, float) and not isfinite(one) for one in (value if isinstance(value, list) else [value])):
             raise UserError(f"{key} is {value}, but must be a finite number")
-    slurm = fields(SlurmSettings) if "slurm" in config.hardware else ()
-    of_slurm = [(f"hardware.slurm.{each.name}", each) for each in slurm if "help" in each.metadata]
-    for key, each in [*declared(SETTINGS_BY_TASK[config.task._name]), *of_slurm]:
+    settings = list(declared(SETTINGS_BY_TASK[config.task._name]))
+    if "slurm" in config.hardware:
+        settings += [(f"hardware.slurm.{key}", each) for key, each in declared(SlurmSettings)]
+    for key, each in settings:
         value = OmegaConf.select(config, key)
         if value is not None and (message := invalid_value(each, value, key.removesuffix(each.name))):
             raise UserError(message)

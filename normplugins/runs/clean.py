@@ -18,16 +18,17 @@ def unneeded(directory: Path) -> list[Path]:
         UserError: the folder holds no finished run, or a checkpoint to keep is missing or damaged.
     """
     config, done = folder.finished_run(directory)
-    scored = done.get("files", {}).get("checkpoints", {})  # records of older versions do not name them
     for name in checkpoints.scored_names(config.evaluate.average):
         if name == "last":
             continue
         path = directory / checkpoints.FILES[name]
         checkpoints.load(path)
-        entry = scored.get(name, {})
-        if entry.get("file") == path.name and entry["sha256"] != sha256(path):
+        scored = done["files"]["checkpoints"][name]
+        if scored["file"] == path.name and scored["sha256"] != sha256(path):
             raise UserError(f"{path} is not the checkpoint that {directory / folder.RECORD} names: nothing is deleted")
-    return _unneeded(directory)
+    patterns = (checkpoints.LAST, "checkpoint*.pt.tmp", "crash.pt")
+    others = [path for pattern in patterns for path in sorted(directory.glob(pattern))]
+    return [*checkpoints.epoch_checkpoints(directory), *others]
 
 
 def freed(paths: list[Path]) -> int:
@@ -40,18 +41,11 @@ def clean(directory: Path) -> int:
     """Delete the files of :func:`unneeded` and return the bytes that this frees.
 
     Raises:
-        UserError: the folder holds no finished run, or another process works in it.
+        UserError: as for :func:`unneeded`, or another process works in the folder.
     """
     with folder.locked(directory):
-        folder.finished_run(directory)
-        paths = _unneeded(directory)
+        paths = unneeded(directory)
         count = freed(paths)
         for path in paths:
             path.unlink()
     return count
-
-
-def _unneeded(directory: Path) -> list[Path]:
-    last = directory / checkpoints.LAST
-    left_over = (path for pattern in ("checkpoint*.pt.tmp", "crash.pt") for path in sorted(directory.glob(pattern)))
-    return [*checkpoints.epoch_checkpoints(directory), *([last] if last.exists() else []), *left_over]

@@ -28,9 +28,7 @@ from normplugins.norms import all_settings, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
-from normplugins.runs.override_errors import explain
-from normplugins.runs.overrides import quote_texts
-from normplugins.runs.refused_overrides import refuse_contradicting_placement, refuse_keys, refuse_unread_warmup
+from normplugins.runs.overrides import explain, quote_texts, refuse_keys, refuse_without_effect
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
 from normplugins.utils.download import own_file
@@ -86,11 +84,7 @@ def norm_node(name: str) -> type:
 
 
 def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Return the config of one run.
-
-    Args:
-        experiment: a primary config's name, such as ``iwslt14``.
-        overrides: Hydra overrides, such as ``norm=pn`` or ``optimization.max_update=100``.
+    """Return the config of one run of an experiment, such as ``iwslt14``, with overrides such as ``norm=pn``.
 
     Raises:
         UserError: the experiment, a group's option or a key is unknown (the known ones are listed), or a value has
@@ -99,8 +93,8 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     if experiment not in experiments():
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()), tuple(CORPORA))
-    refuse_keys([item.lstrip("+") for item in overrides])
-    overrides = hydra_overrides(overrides)
+    refuse_keys(overrides)
+    overrides = quote_texts(overrides)
     where = [item for item in overrides if item.startswith(("hardware=", "tracking="))]
     overrides = [*where, *(item for item in overrides if item not in where)]
     try:
@@ -113,8 +107,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         config = config.copy()
         if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
             raise UserError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
-        refuse_unread_warmup(config, overrides)
-        refuse_contradicting_placement(config, overrides)
+        refuse_without_effect(config, overrides)
         # the name depends on neither hardware nor tracking; with the same ones, the experiment's own config is cached
         config.variant = cell_name(config, choices, lambda others: _compose(experiment, [*where, *others]))
         convert_types(config)
@@ -126,11 +119,6 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(explain(error, experiment, overrides, _compose)) from error
     return config
-
-
-def hydra_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return overrides in the form that Hydra reads: with text values quoted, and without a leading ``+``."""
-    return quote_texts([item.lstrip("+") for item in overrides])  # all known keys exist, so none has to be added
 
 
 def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Choices]:

@@ -34,6 +34,8 @@ from normplugins.utils.terminal import definitions, terminal_width
 COUNTED = {"iwslt14": (160_239, 4_035_591 + 160_239), "wmt14": (4_500_966, 137_628_246)}
 LENGTH, LONGEST = 30, 100  # tokens in a typical and in the longest sentence of an unknown corpus
 CPU_TOKENS = 250  # tokens in the largest batch measured on a CPU: a dry run should take seconds
+MakeBatch = Callable[[int, int], dict[str, Any]]
+"""Makes a batch from a number of sentences and their length in tokens."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +62,22 @@ class Step:
 
 
 def show_dry_run(config: DictConfig) -> None:
-    """Print the size of a run.
-
-    Raises:
-        UserError: the run would be refused.
-    """
+    """Print the size of a run. Raises UserError if the run would be refused."""
     rows = dry_run_rows(config)
     print(f"{run_title(config)}: dry run. Nothing is downloaded, trained or written.\n")
     print(definitions(rows, terminal_width()))
 
 
 def dry_run_rows(config: DictConfig) -> dict[str, str]:
-    """Check a config, measure a training step, and return the rows of the printed table.
-
-    Raises:
-        UserError: the run would be refused.
-    """
+    """Measure a training step and return the rows to print. Raises UserError if the run would be refused."""
     check(config)
     set_up_process(config)
     size, settings = corpus_size(config), fairseq_config(config)
     task, batch = synthetic_task(run_task(config.task._name), settings, size.types)
     full = batch_tokens(config, size)
-    lengths = [min(length, full) for length in (size.length, size.longest)]
     with step("measuring a training step on this machine, with random tokens") as tell:
-        return describe(config, size, measure(settings, task, batch, full, *lengths, tell=tell))
+        measured = measure(settings, task, batch, full, min(size.length, full), min(size.longest, full), tell)
+    return describe(config, size, measured)
 
 
 def batch_tokens(config: DictConfig, size: CorpusSize) -> int:
@@ -155,8 +149,8 @@ def corpus_size(config: DictConfig) -> CorpusSize:
     return CorpusSize(types, pairs, pairs * LENGTH if pairs else None, LENGTH, longest, source)
 
 
-def synthetic_task(task: RunTask, config: DictConfig, types: int) -> tuple[Any, Callable[[int, int], dict[str, Any]]]:
-    """Return a task without a corpus and a function ``batch(sentences, length)`` that makes a random batch.
+def synthetic_task(task: RunTask, config: DictConfig, types: int) -> tuple[Any, MakeBatch]:
+    """Return a task without a corpus, and a function that makes a random batch.
 
     Token frequencies follow Zipf's law, as in real text, because an adaptive softmax takes longer for rare tokens.
     ``types`` counts the symbols of the dictionary, including fairseq's own.
@@ -174,21 +168,16 @@ def synthetic_task(task: RunTask, config: DictConfig, types: int) -> tuple[Any, 
 
 
 def measure(
-    config: DictConfig,
-    task: Any,
-    batch: Callable[[int, int], Any],
-    full: int,
-    *lengths: int,
-    tell: Echo = lambda _: None,
+    config: DictConfig, task: Any, batch: MakeBatch, full: int, length: int, longest: int, tell: Echo = lambda _: None
 ) -> Step:
     """Build the model in one process, train it for two steps and measure the second.
 
     Args:
         config: fairseq's config.
         task: a fairseq task with its dictionaries.
-        batch: makes a batch from a number of sentences and their length in tokens.
-        full: tokens in a full batch.
-        lengths: tokens in a typical sentence, then in other sentences whose activations may take more memory.
+        batch: makes the batches of this task.
+        full, length, longest: tokens in a full batch, in a typical sentence and in the longest one, whose activations
+            may take more memory.
         tell: called with a description of each step before it begins.
     """
     config.distributed_training.distributed_world_size = 1
@@ -196,25 +185,25 @@ def measure(
     trainer = Trainer(config, task, task.build_model(config.model), task.build_criterion(config.criterion))
     model = trainer.model.train()
 
-    def activations(sentences: int, length: int) -> int:
-        sample, _ = trainer._prepare_sample(batch(sentences, length))
+    def activations(sentences: int, tokens: int) -> int:
+        sample, _ = trainer._prepare_sample(batch(sentences, tokens))
         return saved_bytes(model, lambda: trainer.criterion(model, sample))
 
     # The number of bytes is linear in the number of sentences, except that a single sentence needs fewer copies. The
     # constant part is measured with typical sentences only, because long ones take seconds.
-    tell(f"measuring the memory of sentences of {lengths[0]} tokens")
-    two, three = activations(2, lengths[0]), activations(3, lengths[0])
-    fixed, per_sentence = 3 * two - 2 * three, {lengths[0]: three - two}
-    for length in set(lengths[1:]) - {lengths[0]}:
-        tell(f"measuring the memory of sentences of {length} tokens")
-        per_sentence[length] = (activations(2, length) - fixed) // 2
-    saved = fixed + max(max(1, full // length) * bytes_ for length, bytes_ in per_sentence.items())
-    sentences = max(1, (full if trainer.cuda else min(full, CPU_TOKENS)) // lengths[0])
-    tokens = sentences * lengths[0]
+    tell(f"measuring the memory of sentences of {length} tokens")
+    two, three = activations(2, length), activations(3, length)
+    fixed = 3 * two - 2 * three
+    saved = fixed + max(1, full // length) * (three - two)
+    if longest != length:
+        tell(f"measuring the memory of sentences of {longest} tokens")
+        saved = max(saved, fixed + max(1, full // longest) * ((activations(2, longest) - fixed) // 2))
+    sentences = max(1, (full if trainer.cuda else min(full, CPU_TOKENS)) // length)
+    tokens = sentences * length
     # The first step allocates the optimizer's state, for which a single sentence is enough on a CPU.
     for number, count in ((1, sentences if trainer.cuda else 1), (2, sentences)):
-        tell(f"training step {number} of 2, with {count * lengths[0]:,} tokens")
-        sample, _ = trainer._prepare_sample(batch(count, lengths[0]))
+        tell(f"training step {number} of 2, with {count * length:,} tokens")
+        sample, _ = trainer._prepare_sample(batch(count, length))
         begun = _clock(trainer.cuda)
         trainer.task.train_step(sample, model, trainer.criterion, trainer.optimizer, 1)
         gradients = _bytes(parameter.grad for parameter in model.parameters() if parameter.grad is not None)

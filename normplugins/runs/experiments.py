@@ -1,5 +1,7 @@
 """Lists the experiments; each is a primary config file in configs/."""
 
+from itertools import takewhile
+
 from normplugins.utils.paths import config_dir
 
 
@@ -10,9 +12,6 @@ def experiments() -> list[str]:
 
 def summary(experiment: str) -> str:
     """Return the first sentence of the comment at the top of an experiment's file."""
-    comment = []
-    for line in (config_dir() / f"{experiment}.yaml").read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        comment.append(line.lstrip("# "))
-    return f"{' '.join(comment).partition('. ')[0].rstrip('.')}."
+    lines = (config_dir() / f"{experiment}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    return f"{comment.partition('. ')[0].rstrip('.')}."

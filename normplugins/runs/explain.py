@@ -15,18 +15,15 @@ from omegaconf import DictConfig
 from normplugins.corpora import CORPORA
 from normplugins.norms import all_settings
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, flatten
-from normplugins.runs.compose import CONFIG_DIR, compose_config, hydra, hydra_overrides
+from normplugins.runs.compose import CONFIG_DIR, compose_config, hydra
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS
+from normplugins.runs.overrides import quote_texts
 from normplugins.runs.settings import SETTINGS_BY_TASK, declared
 from normplugins.utils.terminal import say
 
 
 def show_config(experiment: str, overrides: Sequence[str]) -> None:
-    """Print a line for each key of a run's config: ``key=value``, then its source and its documentation.
-
-    Raises:
-        UserError: as :func:`compose_config` does.
-    """
+    """Print ``key=value`` with source and documentation for each key; raises as :func:`compose_config` does."""
     config = compose_config(experiment, overrides)
     known, sources = dict(docs(config)), sources_of(experiment, overrides)
     for key, value in flatten(config):
@@ -45,7 +42,7 @@ def _source(key: str, sources: dict[str, str]) -> str:
 def sources_of(experiment: str, overrides: Sequence[str]) -> dict[str, str]:
     """Return where the value of each key is set: a file, ``default``, ``fairseq's default`` or ``command line``."""
     sources: dict[str, str] = {}
-    overrides = hydra_overrides(overrides)
+    overrides = quote_texts(overrides)
     with hydra():
         loader: Any = GlobalHydra.instance().config_loader()
         parsed = loader.compute_defaults_list(experiment, list(overrides), RunMode.RUN)
@@ -61,7 +58,7 @@ def sources_of(experiment: str, overrides: Sequence[str]) -> dict[str, str]:
                 name = f"default of {default.config_path.replace('/', '=')}"
             sources.update({key: name for key, _ in flatten(loaded.config, resolve=False)})
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
+        key = override.partition("=")[0]
         if not (CONFIG_DIR / key).is_dir():
             sources[key] = "command line"
     return sources

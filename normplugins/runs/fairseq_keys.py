@@ -32,18 +32,14 @@ REASONS = {
     r"common\.(amp\w*|memory_efficient_\w+|on_cpu_convert_precision)": (
         "a run's precision is float32, precision=bf16, common.bf16=true, or on a GPU common.fp16=true"
     ),
-    r"\w+\.\w*(tpu|plasma|quantization|parallel|pipeline|batch_buckets|pad_to_fixed|offload|sharded|fsdp)\w*": (
-        "TPUs, plasma, quantization and models that are split over devices are not supported"
-    ),
+    r"\w+\.\w*(tpu|plasma|quantization|parallel|pipeline|batch_buckets|pad_to_fixed|offload|sharded|fsdp)\w*"
+    r"|dataset\.grouped_shuffling|optimization\.skip_remainder_batch": "a run does not support it",
     r"(distributed_training|bmuf)\.\w+|optimization\.use_bmuf": (
         "processes are connected by hardware.processes or torchrun, and use PyTorch's DistributedDataParallel"
     ),
     r"dataset\.((train|valid|combine_valid)_subsets?|dataset_impl|skip_invalid\w+|update_ordered\w+)"
     r"|task\.(load_alignments|left_pad_target|truncate_source|output_dictionary_size|shorten_\w+)": (
         "a run trains on all of the prepared training set, validates on the validation set, and skips no line of it"
-    ),
-    r"dataset\.grouped_shuffling": (
-        "its order depends on the number of processes, and it leaves out the longest batches of an epoch"
     ),
     r"checkpoint\.(reset|optimizer|no_save_optimizer|checkpoint_suffix|load|write)\w*": (
         "a run resumes exactly from its own checkpoints"
@@ -53,7 +49,6 @@ REASONS = {
     r"task\.(sample_break_mode|\w+_target|add_bos_token|max_target_positions)": (
         "perplexity is measured on tokens predicted from the text before, in segments of task.tokens_per_sample"
     ),
-    r"optimization\.skip_remainder_batch": "every batch is trained on; fairseq drops a different batch after a resume",
     r"optimization\.sentence_avg": (
         "losses are means over words: with a mean over sentences, losses and counts of words could not be compared"
     ),
@@ -76,11 +71,7 @@ def fairseq_defaults() -> DictConfig:
 
 
 def check_fairseq_keys(config: DictConfig) -> None:
-    """Refuse any key of fairseq's trainer or task that a run does not support, unless the key has its default value.
-
-    Raises:
-        UserError: the message names the key, its value and the reason.
-    """
+    """Raise UserError, with the reason, for a key of fairseq that no run supports and that is not at its default."""
     for key, source in FOLLOWS.items():
         value, needed = OmegaConf.select(config, key), OmegaConf.select(config, source)
         if value is not None and value != needed:

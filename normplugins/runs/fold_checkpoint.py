@@ -25,12 +25,7 @@ def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
     The weights are computed in float64 and stored in the checkpoint's dtypes. The optimizer state is dropped;
     ``extra_state["folded_from"]`` records the source.
 
-    Args:
-        source: a checkpoint of a model of this package.
-        destination: the file to write; None: NAME_folded.pt beside NAME.pt.
-
-    Returns:
-        The written file.
+    The result is written to ``destination``, or to NAME_folded.pt beside NAME.pt. Returns its path.
 
     Raises:
         UserError: ``source`` is not such a checkpoint, is already folded or has no norm that can be folded, or
@@ -50,8 +45,7 @@ def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
         settings, outcomes = fold(model.double())
     except ValueError as error:
         raise UserError(f"{source} has no norm that can be folded. {error}") from error
-    section = state["cfg"]["model"]
-    (vars(section) if isinstance(section, Namespace) else section).update(settings)
+    _model_section(state).update(settings)
     origin = {
         "checkpoint": source.name,
         "sha256": sha256(source),
@@ -72,24 +66,26 @@ def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
     return destination
 
 
-def _build(state: Any, source: Path) -> Any:
+def _build(state: dict[str, Any], source: Path) -> Any:
     """Build the checkpoint's model in float64."""
-    section = ((state.get("cfg") if isinstance(state, dict) else None) or {}).get("model")
-    settings: Any = vars(section) if isinstance(section, Namespace) else section
-    name = settings.get("_name") if isinstance(settings, dict) else None
-    name = ARCH_MODEL_NAME_REGISTRY.get(name, name)  # fairseq-train stores the name of the architecture
-    if name not in MODELS or not isinstance(state.get("model"), Mapping):
+    settings, weights = _model_section(state), state["model"]
+    name = ARCH_MODEL_NAME_REGISTRY.get(settings.get("_name"), settings.get("_name"))
+    if name not in MODELS:
         raise UserError(f"{source} is not a checkpoint of {', '.join(MODELS)}, the models whose norms can be folded")
-    weights: Mapping[str, Tensor] = state["model"]
-    task = Namespace()
-    for side, stack in (("source", "encoder"), ("target", "decoder")):
-        setattr(task, f"{side}_dictionary", numbered_dictionary(_words(weights, stack)))
+    sources, targets = (numbered_dictionary(_words(weights, stack)) for stack in ("encoder", "decoder"))
+    task = Namespace(source_dictionary=sources, target_dictionary=targets)
     model: nn.Module = MODEL_REGISTRY[name].build_model(Namespace(**settings), task).double()
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{source}: its weights are not those of the {name} that its settings describe") from error
     return model
+
+
+def _model_section(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a checkpoint's model; ``_name`` is its architecture if fairseq-train has written it."""
+    section = (state.get("cfg") or {}).get("model") or {}
+    return vars(section) if isinstance(section, Namespace) else section
 
 
 def _words(weights: Mapping[str, Tensor], stack: str) -> int:

@@ -125,11 +125,7 @@ def _write_config(path: Path, config: DictConfig) -> None:
 
 
 def stored_config(directory: Path) -> DictConfig:
-    """Return the config in a run's folder.
-
-    Raises:
-        UserError: the folder holds no config, or a damaged one.
-    """
+    """Return the config in a run's folder. Raises UserError if there is none, or a damaged one."""
     path = directory / CONFIG
     try:
         stored = OmegaConf.create(path.read_text(encoding="utf-8"))
@@ -146,11 +142,7 @@ def stored_config(directory: Path) -> DictConfig:
 
 
 def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity:
-    """Return what distinguishes the run in a folder from all others; each of its checkpoints stores this identity.
-
-    Raises:
-        UserError: the folder holds no config, or a damaged one.
-    """
+    """Return what distinguishes a run from all others and is stored in its checkpoints; raises as stored_config."""
     config = stored_config(directory)
     scoring = (*RUN_TASKS[config.task._name].RESCORABLE, "variant")  # these may change until the run has a record
     settings = {key: str(value) for key, value in flatten(config) if key not in (*PATH_KEYS, *scoring)}
@@ -168,11 +160,7 @@ def read_state(directory: Path, name: str) -> dict[str, Any] | None:
 
 
 def read_record(directory: Path, config: DictConfig) -> dict[str, Any] | None:
-    """Return the record of the run in a folder, or None if there is none yet.
-
-    Raises:
-        UserError: the record is damaged, has been edited, or belongs to another run.
-    """
+    """Return the record of a run, or None. Raises UserError if it is damaged, has been edited, or is of another run."""
     done = read_state(directory, RECORD)
     if done is None:
         return None
@@ -184,11 +172,7 @@ def read_record(directory: Path, config: DictConfig) -> dict[str, Any] | None:
 
 
 def finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any]]:
-    """Return the config and the record of the finished run in a folder.
-
-    Raises:
-        UserError: there is no run, its record is damaged, or the run is not finished.
-    """
+    """Return the config and the record of a run. Raises UserError if it is missing, damaged or not finished."""
     config = stored_config(directory)
     done = read_record(directory, config)
     if done is None:
@@ -209,10 +193,7 @@ def corpus_digest(manifest: dict[str, Any]) -> str:
 def wandb_id(directory: Path) -> str:
     """Return the run's id in wandb. It is created once, so that a resumed run continues the same wandb run."""
     path = directory / WANDB_ID
-    try:
-        stored = path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        stored = ""
+    stored = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
     if not re.fullmatch(r"[0-9a-f]{16}", stored):
         stored = secrets.token_hex(8)
         write_text(path, [stored])

@@ -32,21 +32,15 @@ class FoundRun:
     """A run in a folder.
 
     Attributes:
-        folder: the run's folder.
-        experiment: the experiment's name.
         cell: the norm and the settings that differ from the experiment's.
-        norm: the norm's name.
-        seed: the seed.
         state: one of ``STATES``. *running*: a process holds the lock; *stopped*: the run has no record; *finished*: it
             has a record; *published*: the record is published too; *diverged*: there is no record, and a campaign
             published that the loss was not finite; *damaged*: the config or the record cannot be read, or the record
             was edited.
         when: time of the record or, without one, of the last change of the config or the log.
         bytes: size of the files in the folder; a file with several hard links counts once.
-        updates: number of updates made.
-        of: maximum number of updates; None if only patience ends training, or if the run has a record.
-        metric: name of the score's metric; empty if there is no score.
-        score: the score of the checkpoint that the recipe is scored by, on the whole test set.
+        of: maximum number of ``updates``; None if only patience ends training, or if the run has a record.
+        metric, score: of the checkpoint that the recipe is scored by, on the whole test set; empty without a score.
     """
 
     folder: Path
@@ -94,21 +88,13 @@ def published_records(results: Path, experiment: str, cell: str) -> tuple[list[P
 
 
 def find_runs(root: Path, results: Path) -> list[FoundRun]:
-    """Return the runs in the folders under ``root``, by experiment, cell and seed; ``results`` may be missing.
-
-    Raises:
-        UserError: there is no folder ``root``.
-    """
+    """Return the runs under ``root`` by experiment, cell and seed. Raises UserError if there is no such folder."""
     found = [run for folder in _run_folders(root) if (run := read_run(folder, results))]
     return sorted(found, key=lambda run: (run.experiment, run.cell, run.seed, run.folder))
 
 
 def finished_folders(root: Path) -> list[Path]:
-    """Return the folders under ``root`` that hold a record and in which no process works.
-
-    Raises:
-        UserError: there is no folder ``root``.
-    """
+    """Return the folders under ``root`` with a record in which no process works. Raises UserError as find_runs."""
     return sorted(
         folder for folder in _run_folders(root) if (folder / RECORD).exists() and not is_held(folder / "lock")
     )

@@ -1,31 +1,45 @@
-"""Quotes the values of text settings, which Hydra's grammar might otherwise read as numbers or refuse."""
+"""Overrides of a config: quotes text, refuses keys that cannot be set or have no effect, explains Hydra's errors."""
 
+import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import get_args, get_type_hints
 
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
 from normplugins.corpora import CORPORA
 from normplugins.models.check import MODELS
+from normplugins.models.norm_settings import all_norm_names
+from normplugins.models.placement import PLACEMENTS
+from normplugins.norms import has_final_warmup
+from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, flatten
 from normplugins.runs.settings import SETTINGS_BY_TASK, declared
+from normplugins.utils.errors import UserError
+from normplugins.utils.paths import config_dir
+
+_WRONG_TYPE = re.compile(r"Value '(.*?)' (?:of type '\w+' )?(?:could not be converted to|is not a valid) (\w+)")
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "bool": "true or false"}
+Compose = Callable[[str, Sequence[str]], tuple[DictConfig, Choices]]
+"""Composes an experiment with overrides: returns the config, and the option of each config group."""
 
 
 def quote_texts(overrides: Sequence[str], sweep: bool = False) -> list[str]:
-    """Quote the values of settings of type ``str``, as in ``experiment=2026`` and ``data_dir=/a=b (2)``.
+    """Return Hydra overrides with the values of text settings quoted, and without a leading ``+``.
 
-    Values that are quoted already, ``null`` and values with an interpolation ``${...}`` do not change.
-
-    Args:
-        overrides: Hydra overrides, one ``key=value`` each.
-        sweep: whether commas separate the values of several runs, as with ``run -m``.
+    Hydra's grammar might read a text as a number or refuse it, as in ``experiment=2026`` and ``data_dir=/a=b (2)``.
+    Values that are quoted already, ``null`` and values with an interpolation ``${...}`` do not change. All known keys
+    exist, so none has to be added with ``+``. In a ``sweep``, as with ``run -m``, commas separate the values of runs.
     """
-    return [_quote(override, sweep) for override in overrides]
+    return [_quote(override.lstrip("+"), sweep) for override in overrides]
 
 
 def _quote(override: str, sweep: bool) -> str:
     key, equals, value = override.partition("=")
-    if not equals or key.lstrip("+") not in text_settings():
+    if not equals or key not in _text_settings():
         return override
     interpolated = re.search(r"\$\\?\{", value)  # Hydra's sweeper escapes the brace
     several = sweep and "," in re.sub(r"\[[^]]*\]|\{[^}]*\}", "", value)  # a comma in brackets does not separate runs
@@ -36,15 +50,112 @@ def _quote(override: str, sweep: bool) -> str:
 
 
 @cache
-def text_settings() -> frozenset[str]:
+def _text_settings() -> frozenset[str]:
     """Return the keys of all settings of the project that may hold text."""
-    return frozenset(key for key, type_ in _typed_settings() if type_ is str or str in get_args(type_))
+    types = [(key, each.type) for task in SETTINGS_BY_TASK.values() for key, each in declared(task)]
+    types += [(f"model.{each.name}", each.type) for model in MODELS.values() for each in fields(model)]
+    types += [(f"corpus.{key}", type_) for corpus in CORPORA.values() for key, type_ in get_type_hints(corpus).items()]
+    return frozenset(key for key, type_ in types if type_ is str or str in get_args(type_))
 
 
-def _typed_settings() -> Iterator[tuple[str, object]]:
-    for settings in SETTINGS_BY_TASK.values():
-        yield from ((key, each.type) for key, each in declared(settings))
-    for model in MODELS.values():
-        yield from ((f"model.{each.name}", each.type) for each in fields(model))
-    for corpus in CORPORA.values():
-        yield from ((f"corpus.{key}", type_) for key, type_ in get_type_hints(corpus).items())
+def refuse_keys(overrides: Sequence[str]) -> None:
+    """Raise UserError for an override that deletes a key, sets the name of the cell, or is one of Hydra's own."""
+    for item in (override.lstrip("+") for override in overrides):
+        if item.startswith(("hydra.", "hydra/")):
+            raise UserError(f"'{item}' is a setting of Hydra itself, which a run does not take: leave it out")
+        if item.startswith(("~", "variant=")):
+            raise UserError(f"'{item}': no key can be deleted, and variant follows from the other keys: leave it out")
+
+
+def refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse an override of the warmup of the stack's final norm, or of pre-norm, that another setting makes useless.
+
+    The recipes always set these keys, so they are refused only if an override sets them.
+
+    Raises:
+        UserError: the message names the key and the other setting.
+    """
+    model, given = config.model, {item.partition("=")[0] for item in overrides}
+    placement, before = model.get("placement"), model.get("normalize_before")
+    if "model.normalize_before" in given and placement in PLACEMENTS and PLACEMENTS[placement].pre_norm != before:
+        shown = f"model.normalize_before={str(before).lower()}"
+        raise UserError(f"{shown} contradicts model.placement={placement}: leave one of them out")
+    key = "model.final_norm_warmup_updates"
+    if key not in given:
+        return
+    names = all_norm_names(model)
+    if not before:
+        raise UserError(
+            f"{key} has no effect on a post-norm model, which has no norm at the end of its stack: "
+            "leave it out, or set model.normalize_before=true"
+        )
+    if not any(map(has_final_warmup, names)):
+        raise UserError(f"{key} has no effect on {' and '.join(names)}: it is the warmup of PN")
+    if model.norm_warmup_updates == 0:
+        raise UserError(f"{key} has no effect while norm.warmup_updates is 0: set norm.warmup_updates to use it")
+
+
+def explain(error: Exception, experiment: str, overrides: Sequence[str], compose: Compose) -> str:
+    """Turn an error of Hydra into one line that names what is wrong and lists the known names."""
+    text = str(error)
+    if message := wrong_type(error):
+        return message
+    if isinstance(error, OverrideParseException):
+        given, equals, value = error.override.partition("=")
+        if not equals:
+            return f"'{given}' is not an override: KEY=VALUE is needed"
+        return f"'{error.override}' cannot be read: quote a value with special characters, as in \"{given}='{value}'\""
+    if group := re.search(r"Could not find '([^']+)'", text):
+        folder, _, name = group[1].rpartition("/")
+        known = {path.stem for path in (config_dir() / folder).glob("*.yaml")}
+        known |= {key.removesuffix(".yaml") for key in ConfigStore.instance().repo.get(folder, {})}
+        return f"unknown {folder} '{name}'. Known: {', '.join(sorted(key for key in known if key[0] != '_'))}"
+    key = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text)
+    if key and isinstance(error, ConfigCompositionException):
+        return _unknown_key(key.group(1) or key.group(2), experiment, overrides, compose)
+    return " ".join(map(str.strip, text.splitlines()[:3]))
+
+
+def _unknown_key(key: str, experiment: str, overrides: Sequence[str], compose: Compose) -> str:
+    if (config_dir() / key).is_dir():
+        return f"the experiment {experiment} has no choice of {key}: leave {key}=NAME out"
+    given = [item.partition("=")[0] for item in overrides]
+    choices = [item for item in overrides if item.partition("=")[0] in FAIRSEQ_COMPONENTS]
+    if choices and not any(each.rpartition(".")[2] == key.rpartition(".")[2] for each in given):
+        return f"{' '.join(choices)} does not fit the experiment {experiment}, which sets its key '{key}'"
+    config, _ = compose(experiment, [item for item in overrides if (config_dir() / item.partition("=")[0]).is_dir()])
+    parent, _, leaf = key.rpartition(".")
+    while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
+        parent, _, leaf = parent.rpartition(".")
+    section = OmegaConf.select(config, parent) if parent else config
+    known = [str(name) for name in section]
+    if key.startswith("hardware.slurm") and parent == "hardware":
+        return f"'{key}' needs hardware=slurm"
+    close = [f"{parent}.{name}" if parent else name for name in difflib.get_close_matches(leaf, known, n=3)]
+    if not parent and (meant := _with_leaf(config, key.rpartition(".")[2])):
+        return f"unknown key '{key}': did you mean {' or '.join(meant)}?"
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"unknown key '{key}': {hint}Known {'in ' + parent if parent else 'at the top'}: {', '.join(sorted(known))}"
+
+
+def _with_leaf(config: DictConfig, leaf: str) -> list[str]:
+    """Return the keys of a config whose last part is ``leaf`` or, if there is none, the model's keys for one stack."""
+    values = dict(flatten(config, resolve=False))
+    exact = [key for key in values if key.rpartition(".")[2] == leaf]
+    found = exact or [key for key in values if re.fullmatch(rf"model\.(encoder|decoder)_{re.escape(leaf)}", key)]
+    return [key for key in found if values[key] not in [f"${{{other}}}" for other in found]]
+
+
+def wrong_type(error: BaseException) -> str | None:
+    """Return a message for a value of the wrong type, with ``KEY=VALUE`` as typed; None for other errors."""
+    reason = str(error.__cause__ or error)
+    override = re.search(r"Error merging override (\S+?)=", str(error))
+    full_key = re.search(r"full_key: (\S+)", str(error))
+    key = override[1] if override else full_key[1] if full_key else ""
+    if "is not Optional" in reason or "Incompatible value 'None'" in reason:
+        return f"{key}=null: a value is needed"
+    found = _WRONG_TYPE.search(reason)
+    if not found:
+        return None
+    needed = _TYPES.get(found[2], f"a value of type {found[2]}")
+    return f"{key}={found[1]}: {needed} is needed" if key else f"'{found[1]}': {needed} is needed"

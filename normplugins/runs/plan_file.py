@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,13 +31,9 @@ class PlanFile:
 
 
 def read_plan_file(path: Path) -> PlanFile:
-    """Read a plan without composing its runs.
-
-    Raises:
-        UserError: the plan cannot be read, or has an unknown key.
-    """
+    """Read a plan without composing its runs. Raises UserError if it cannot be read, or has an unknown key."""
     try:
-        content: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PlanFile), OmegaConf.load(path)))
+        content = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PlanFile), OmegaConf.load(path)))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         needed = "a plan needs blocks, each with experiment, cells and seeds"
         raise UserError(f"{path} cannot be read ({needed}): {' '.join(str(error).split())}") from error

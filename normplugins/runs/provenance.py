@@ -61,7 +61,7 @@ def verify_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> Non
 
 
 def _notes(directory: Path) -> dict[str, Any]:
-    return read_state(directory, PROVENANCE) or {"calls": []}
+    return read_state(directory, PROVENANCE) or {"calls": [], "load": []}
 
 
 def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
@@ -84,7 +84,7 @@ def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpu
     }
     if call not in notes["calls"]:
         notes["calls"].append(call)
-    notes.setdefault("load", []).append({"start": record.load()})
+    notes["load"].append({"start": record.load()})
     write_json(directory / PROVENANCE, notes)
 
 
@@ -103,5 +103,5 @@ def call_history(directory: Path) -> dict[str, Any]:
     """
     notes = _notes(directory)
     first, *later = notes["calls"]
-    hardware = first["hardware"] | {"load": notes.get("load", [])}
+    hardware = first["hardware"] | {"load": notes["load"]}
     return {**first, "hardware": hardware, **({"later": later} if later else {})}

@@ -1,7 +1,6 @@
 """Publishes runs: copies the record of a finished run and its translations into the folder of published results."""
 
 from pathlib import Path
-from typing import Any
 
 from normplugins.runs import folder
 from normplugins.runs.inventory import published_path
@@ -15,15 +14,9 @@ _AGAIN = "start the run again with force=true"
 def publish(directory: Path, results: Path, force: bool = False, replace: bool = False) -> Path:
     """Copy the record of a run and its translations into ``results``. Identical files are not written again.
 
-    Args:
-        directory: the run's folder.
-        results: the folder of the published results.
-        force: publish a record even if its code is not committed, and replace another record of this cell and seed; a
-            printed line names each of these.
-        replace: replace another record without printing a line.
-
-    Returns:
-        The path of the published record.
+    With ``force``, a record is published even if its code is not committed, and replaces another record of this cell
+    and seed; a printed line names each of these. ``replace`` replaces another record without a line. Returns the path
+    of the published record.
 
     Raises:
         UserError: the run is not finished, its record has an older format, or its record or translations are damaged or
@@ -38,7 +31,13 @@ def publish(directory: Path, results: Path, force: bool = False, replace: bool =
     for path, digest in copies.items():
         if not path.is_file() or sha256(path) != digest:
             raise UserError(f"{path} is not the file that {source} names: restore it, or {_AGAIN}")
-    for reason, remedy in _doubts(done, source, target, replace):
+    commits = [call["git_commit"] for call in (done, *done.get("later", []))]
+    doubts = []
+    if reason := next(filter(None, map(uncommitted, commits)), ""):
+        doubts.append((f"{source} comes from {reason}", "commit it and start the run again with force=true"))
+    if target.exists() and not replace and not _same(source, target):
+        doubts.append((f"{target} is another record of this cell and seed", "remove it if it is wrong"))
+    for reason, remedy in doubts:
         if not force:
             raise UserError(f"{reason}: {remedy}, or publish it with --force")
         print(f"published anyway: {reason}")
@@ -47,17 +46,6 @@ def publish(directory: Path, results: Path, force: bool = False, replace: bool =
         if not _same(path, destination):
             copy_file(path, destination)
     return target
-
-
-def _doubts(done: dict[str, Any], source: Path, target: Path, replace: bool) -> list[tuple[str, str]]:
-    """Return the reasons why a record should not be published, each with its remedy."""
-    doubts = []
-    commits = [call["git_commit"] for call in (done, *done.get("later", []))]
-    if reason := next(filter(None, map(uncommitted, commits)), ""):
-        doubts.append((f"{source} comes from {reason}", "commit it and start the run again with force=true"))
-    if target.exists() and not replace and not _same(source, target):
-        doubts.append((f"{target} is another record of this cell and seed", "remove it if it is wrong"))
-    return doubts
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,9 @@ from normplugins.corpora import corpus_config, prepare
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import run_task
 from normplugins.runs import folder, provenance, record
-from normplugins.runs.cell import PATH_KEYS, flatten
+from normplugins.runs.cell import PATH_KEYS, display_name, flatten
 from normplugins.runs.check import check
 from normplugins.runs.compose import fairseq_config
-from normplugins.runs.display_name import display_name
 from normplugins.runs.scoring import Files, describe_scores, score_checkpoints, set_up_process
 from normplugins.training import checkpoints, distributed
 from normplugins.training.checkpoint_seal import Identity
@@ -39,10 +39,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
 
     In a run of several processes, each process calls this function. Rank zero carries out every step, and the other
     ranks only take part in training. If no launcher such as torchrun started this process, it launches the processes of
-    the run itself.
-
-    Returns:
-        The record, as written to ``record.json`` in the run's folder; None on all other ranks.
+    the run itself. Returns the record, as written to ``record.json`` in the run's folder; None on all other ranks.
 
     Raises:
         UserError: anything that the user can correct, such as another process that works in the run's folder, a folder
@@ -163,14 +160,7 @@ def make_record(
 ) -> dict[str, Any]:
     """Return the record of a run, without absolute paths.
 
-    Args:
-        config: the run's config.
-        manifest: the manifest of the prepared corpus.
-        history: the curves, and the points of the statistics probe.
-        training: the entry ``training``.
-        scored: the entries that :func:`score_checkpoints` returned, with the scores.
-        files: the scored checkpoints, as :func:`score_checkpoints` returned them.
-        work: code, versions and hardware of the run's calls, and the kernels that they used.
+    ``scored`` and ``files`` are what :func:`score_checkpoints` returned, and ``work`` is the run's call history.
     """
     done = {
         "format": record.FORMAT,
@@ -189,8 +179,7 @@ def make_record(
         **({"statistics_probe": history.probe} if history.probe else {}),
         "config": {key: value for key, value in flatten(config) if key not in PATH_KEYS},
     }
-    found: dict[str, Any] = record.without_absolute_paths(done)
-    return found
+    return record.without_absolute_paths(done)
 
 
 def average_epochs(directory: Path, count: int | None, run_identity: Identity) -> list[str]:
@@ -207,12 +196,10 @@ def average_epochs(directory: Path, count: int | None, run_identity: Identity) -
         return [scored.name]
     paths = checkpoints.epoch_checkpoints(directory)[-count:]
     names = [path.name for path in paths]
-    try:
-        done = checkpoints.averaged_from(scored, run_identity) == names
-    except UserError:
-        done = False
-    if not done:
-        checkpoints.average(paths, scored, run_identity)
+    with suppress(UserError):  # a damaged average
+        if checkpoints.averaged_from(scored, run_identity) == names:
+            return names
+    checkpoints.average(paths, scored, run_identity)
     return names
 
 
@@ -244,7 +231,7 @@ def tracking(config: DictConfig, directory: Path) -> dict[str, Any]:
 
 def summary(done: dict[str, Any]) -> str:
     """Return the lines printed at the end of a run: loss, metrics with their signatures, and the other checkpoints."""
-    others = {name: scores["test"] for name, scores in done.get("scores", {}).items() if name != done["scored_by"]}
+    others = {name: scores["test"] for name, scores in done["scores"].items() if name != done["scored_by"]}
     lines = [
         f"best validation loss: {done['training']['best_valid_loss']:.3f}",
         *describe_scores(run_task(done["config"]["task._name"]), done["metrics"], others, done["config"]),

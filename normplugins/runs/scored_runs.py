@@ -48,8 +48,7 @@ class ScoredRun:
     @property
     def metrics(self) -> Mapping[str, Any]:
         """The metrics on the whole test set."""
-        found: Mapping[str, Any] = self.record["scores"][self.checkpoint]["test"]
-        return found
+        return self.record["scores"][self.checkpoint]["test"]
 
 
 @dataclass(frozen=True)
@@ -124,11 +123,7 @@ def _records(folder: Path) -> list[Path]:
 
 
 def read_run(path: Path, checkpoint: str | None = None, record: Mapping[str, Any] | None = None) -> ScoredRun:
-    """Read a run: its record, unless that is given, and the translations or log-probabilities beside it.
-
-    Raises:
-        UserError: see :func:`read_system`.
-    """
+    """Read a run: its record, unless given, and its translations or log-probabilities. Raises as read_system."""
     record = record or read_json(path, REMEDY)
     if record is None or "scores" not in record:
         raise UserError(f"{path} holds no scores by checkpoint: {REMEDY}")
@@ -166,11 +161,7 @@ def _sentences(
 
 
 def read_translations(file: Path) -> tuple[Array, tuple[str, ...]]:
-    """Read a file of published translations: the statistics (N, 10) of BLEU, and the translations (N).
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Read published translations: their statistics of BLEU (N, 10), and the lines (N). Raises UserError if damaged."""
     try:
         rows = [line.rsplit("\t", 10) for line in gzip.decompress(file.read_bytes()).decode().split("\n")[:-1]]
         return np.array([row[1:] for row in rows], dtype=np.float64), tuple(row[0] for row in rows)

@@ -21,7 +21,7 @@ from normplugins.runs import folder, provenance
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
 from normplugins.runs.compose import convert_types
-from normplugins.runs.override_errors import wrong_type
+from normplugins.runs.overrides import wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import copy_file, disk_errors, sha256
@@ -121,10 +121,9 @@ def rescore(directory: Path, overrides: Sequence[str], save: Path | None) -> Non
     """Score the test set with a checkpoint of a run, finished or not, and print the scores.
 
     Args:
-        directory: the run's folder, with its ``config.yaml`` and the checkpoint.
-        overrides: changes to the sections ``evaluate`` and ``hardware``, such as ``evaluate.beam=4`` for a translation
-            run or ``evaluate.context=16`` for a language model. ``evaluate.checkpoint`` selects the checkpoint
-            ``averaged``, ``last`` or ``best``; the default is the one that the recipe is scored by.
+        directory: the run's folder.
+        overrides: changes to what :func:`change` accepts, such as ``evaluate.beam=4``. ``evaluate.checkpoint`` selects
+            the checkpoint ``averaged``, ``last`` or ``best``; the default is the one that the recipe is scored by.
         save: a folder for the translations or the tokens' log-probabilities; it is created if needed.
 
     Raises:
@@ -145,10 +144,10 @@ def rescore(directory: Path, overrides: Sequence[str], save: Path | None) -> Non
         say(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
     with tempfile.TemporaryDirectory() as scratch:
         outputs = save or Path(scratch)
-        checkpoint, scored = ready_checkpoint(directory, name, found, config, corpus, outputs)
-        scores, speed = task.evaluate(config, scored, corpus, outputs / output_name(task, name, average))
+        checkpoint = ready_checkpoint(found, config, corpus, outputs)
+        scores, speed = task.evaluate(config, checkpoint, corpus, outputs / output_name(task, name, average))
     if not (directory / folder.RECORD).exists():
-        say(f"{directory} has no record: its run may not have ended, and this is {checkpoint.name} as it is now")
+        say(f"{directory} has no record: its run may not have ended. This is {checkpoints.FILES[name]} as it is now")
     others = {test_set: metrics for test_set, metrics in scores.items() if test_set != "test"}
     for line in describe_scores(task, scores.get("test", {}), others, dict(flatten(config))):
         say(line)
@@ -180,28 +179,23 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
 
 
 def ready_checkpoint(
-    directory: Path,
-    name: str,
-    found: Sequence[Path],
-    config: DictConfig,
-    corpus: PreparedCorpus | PreparedText,
-    outputs: Path,
-) -> tuple[Path, Path]:
-    """Check a checkpoint of a run, or average the epochs' checkpoints; re-estimate its statistics if so configured.
+    found: Sequence[Path], config: DictConfig, corpus: PreparedCorpus | PreparedText, outputs: Path
+) -> Path:
+    """Check what :func:`find_checkpoint` has found, average it, and re-estimate its statistics if so configured.
 
-    ``found`` is what :func:`find_checkpoint` returned for ``name``; new checkpoints are written to ``outputs``. Returns
-    the checkpoint and the one to score, which differ if ``evaluate.recalibrate`` is set.
+    New checkpoints are written to ``outputs``. Returns the checkpoint to score.
 
     Raises:
         UserError: a checkpoint is damaged or of another run.
     """
-    identity, checkpoint = folder.identity(directory, corpus), found[0]
+    checkpoint = found[0]
+    identity = folder.identity(checkpoint.parent, corpus)
     if len(found) > 1:
-        checkpoint = outputs / checkpoints.FILES[name]
-        checkpoints.average(list(found), checkpoint, identity)
+        checkpoint = outputs / checkpoints.AVERAGED
+        checkpoints.average(found, checkpoint, identity)
     else:
         checkpoints.load(checkpoint, identity)
-    return checkpoint, checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
+    return checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
 
 
 def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Path]:

@@ -6,7 +6,7 @@ other keys are fairseq's.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -165,6 +165,5 @@ def declared(settings: type) -> Iterator[tuple[str, Any]]:
     for each in fields(settings):
         if "help" in each.metadata:
             yield each.name, each
-        else:
-            assert isinstance(each.default_factory, type)
-            yield from ((f"{each.name}.{key}", inner) for key, inner in declared(each.default_factory))
+        elif isinstance(each.type, type) and is_dataclass(each.type):
+            yield from ((f"{each.name}.{key}", inner) for key, inner in declared(each.type))

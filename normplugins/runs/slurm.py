@@ -94,11 +94,7 @@ def _submit(name: str, left: Sequence[tuple[str, Sequence[str], DictConfig]], se
 
 
 def queued_runs() -> dict[str, str]:
-    """Return the waiting and running jobs that this module has submitted, by the folder of their run.
-
-    Raises:
-        UserError: ``squeue`` fails.
-    """
+    """Return our waiting and running jobs by the folder of their run. Raises UserError if ``squeue`` fails."""
     submitted: dict[str, str] = {}
     for path in sorted(LOGS.glob("*.json")):
         submitted |= read_json(path, "delete it when its jobs have ended") or {}

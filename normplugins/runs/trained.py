@@ -68,13 +68,11 @@ class TrainedRun:
     """The model of a run and how its text is prepared.
 
     Attributes:
-        model: the fairseq model, in evaluation mode.
-        task: its fairseq task.
+        model, task: the fairseq model, in evaluation mode, and its fairseq task.
         config: the run's config.
         record: the run's record; None if the run has not ended.
         checkpoint: the checkpoint's name.
-        corpus: the prepared corpus of the run.
-        pipeline: prepares text as the run's corpus was prepared.
+        corpus, pipeline: the prepared corpus of the run, and what prepares text in the same way.
         translates: True for a translation model, False for a language model.
         label: how a model sees the future, in which case its perplexity is not a language model's; usually empty.
         unknown: words in the text of the last call that the vocabulary cannot spell, in the order of the text.
@@ -93,11 +91,7 @@ class TrainedRun:
         self.unknown: list[str] = []
 
     def translate(self, lines: Sequence[str], beam: int | None = None) -> list[str]:
-        """Return the translation of each raw line as plain text; an empty line stays empty.
-
-        Raises:
-            UserError: as :meth:`translate_nbest`.
-        """
+        """Return the best translation of each raw line as plain text; raises as :meth:`translate_nbest`."""
         return [found[0].text for found in self.translate_nbest(lines, 1, beam)]
 
     def translate_nbest(
@@ -161,15 +155,11 @@ class TrainedRun:
     def score(self, lines: Sequence[str], separate: bool = False, where: str = "the text") -> list[LineScore]:
         """Return the log-probability of each line under a language model.
 
-        Args:
-            lines: raw text.
-            separate: score each line alone. Otherwise the lines are one running text, read in windows as when the run
-                was scored, and a line is predicted from the lines before it.
-            where: the name of the text, for messages.
+        With ``separate``, each line is scored alone. Otherwise the lines are one running text, read in windows as when
+        the run was scored, and a line is predicted from the lines before it. ``where`` names the text in messages.
 
         Raises:
-            UserError: the run is of a translation model, or a line contains a symbol of the dictionary such as
-                ``<pad>``.
+            UserError: the run is of a translation model, or a line contains a symbol such as ``<pad>``.
         """
         self._require_language_model("scores no text")
         lines_tokens = self._encode(lines, where)
@@ -256,9 +246,8 @@ class TrainedRun:
 def load(run: str | Path) -> TrainedRun:
     """Load the model of a run.
 
-    Args:
-        run: the folder of a run, which stands for the checkpoint that its record scores; or a checkpoint in it, such as
-            ``checkpoint_last.pt`` or a folded one.
+    ``run`` is the folder of a run, which stands for the checkpoint that its record scores; or a checkpoint in it, such
+    as ``checkpoint_last.pt`` or a folded one.
 
     Raises:
         UserError: the folder holds no such run, its checkpoint is damaged, or its corpus has changed.
@@ -272,15 +261,10 @@ def load(run: str | Path) -> TrainedRun:
     found = [scored] if scored.exists() else find_checkpoint(directory, name, average)  # before the corpus is prepared
     set_up_process(config)
     settings, root = corpus_config(config.corpus), Path(config.data_dir)
-    corpus = open_prepared(settings, root) or prepare(settings, root, _echo)
+    corpus = open_prepared(settings, root) or prepare(settings, root, partial(print, file=sys.stderr))
     provenance.check_corpus(directory, corpus)
     if scored.exists():
         checkpoints.load(scored, folder.identity(directory, corpus))
         return TrainedRun(directory, scored, config, corpus)
     with tempfile.TemporaryDirectory() as scratch:
-        _, checkpoint = ready_checkpoint(directory, name, found, config, corpus, Path(scratch))
-        return TrainedRun(directory, checkpoint, config, corpus)
-
-
-def _echo(line: str) -> None:
-    print(line, file=sys.stderr)
+        return TrainedRun(directory, ready_checkpoint(found, config, corpus, Path(scratch)), config, corpus)

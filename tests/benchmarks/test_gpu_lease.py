@@ -14,7 +14,7 @@ import yaml
 from benchmarks.measure import arguments
 from benchmarks.side_by_side import enough_processes, updates_per_second
 from normplugins.cli import parse
-from normplugins.runs.campaign_plan import read_plan
+from normplugins.runs.campaign import read_plan
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep
 from tests.helpers.corpora import tar

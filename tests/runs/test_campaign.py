@@ -11,8 +11,8 @@ import yaml
 
 from normplugins.report.plans import Plan
 from normplugins.runs import folder
-from normplugins.runs.campaign_plan import read_plan
-from normplugins.runs.display_name import display_name
+from normplugins.runs.campaign import read_plan
+from normplugins.runs.cell import display_name
 from normplugins.runs.plan_file import read_plan_file
 from normplugins.utils.json_file import HASH
 from tests.helpers.runs import OTHER_CONFIG, REPOSITORY, TINY, Point, command, differences, files, outcome

@@ -1,4 +1,7 @@
-"""The name of a cell follows from the composed config, however the overrides are written."""
+"""The name of a cell follows from the composed config, however the overrides are written; the short names of runs.
+
+tests/runs/test_campaign.py tests that all cells of a campaign have different short names.
+"""
 
 import itertools
 import re
@@ -8,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from normplugins.runs.cell import changes_result, flatten
+from normplugins.runs.cell import changes_result, display_name, flatten
 from normplugins.runs.compose import compose_config
 from tests.helpers.runs import REPOSITORY
 
@@ -123,3 +126,27 @@ def test_long_names_of_cells_are_cut_and_stay_different(rates):
     assert len(first.encode()) <= 120
     assert re.fullmatch(r"pn,[^/\0\s]*", first)
     assert first != second
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        ("ln", "ln-s1"),
+        ("pn,norm.group_scaling=false", "pn-nogs-s1"),
+        ("pnv,norm.group_scaling=true,optimization.lr=0.005", "pnv-gs-lr0.005-s1"),
+        ("rms,norm.groups=4", "rms-groups4-s1"),
+        ("bn,budget=cpu,model.causal=true", "bn-cpu-causal-s1"),
+        ("ln,dataset.max_tokens=512,lr_scheduler.warmup_updates=4000", "ln-mt512-wu4000-s1"),
+        ("pn,recipe=un", "pn-un-recipe-s1"),
+        ("pn,processes=8", "pn-processes8-s1"),
+    ],
+)
+def test_a_name_says_what_differs(variant, name):
+    assert display_name(variant, 1) == name
+
+
+def test_a_name_of_many_settings_is_cut_and_stays_its_own():
+    one, other = (display_name(f"ln,{','.join(f'model.a{key}=1' for key in range(20))},x.y={n}", 1) for n in (1, 2))
+    assert one != other
+    assert max(len(one), len(other)) <= 43
+    assert one.startswith("ln-a01-a11-")

@@ -10,7 +10,7 @@ import pytest
 import wandb
 from wandb.proto import wandb_internal_pb2
 
-from normplugins.runs.display_name import display_name
+from normplugins.runs.cell import display_name
 from normplugins.training import tracking
 from normplugins.training.tracking import tracked
 from tests.helpers.runs import TINY, succeed
