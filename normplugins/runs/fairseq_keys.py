@@ -32,8 +32,11 @@ REASONS = {
     r"common\.(amp\w*|memory_efficient_\w+|on_cpu_convert_precision)": (
         "a run's precision is float32, precision=bf16, common.bf16=true, or on a GPU common.fp16=true"
     ),
-    r"\w+\.\w*(tpu|plasma|quantization|parallel|pipeline|batch_buckets|pad_to_fixed|offload|sharded|fsdp)\w*"
-    r"|dataset\.grouped_shuffling|optimization\.skip_remainder_batch": "a run does not support it",
+    r"\w+\.\w*(tpu|plasma|quantization|parallel|pipeline|batch_buckets|pad_to_fixed|offload|sharded|fsdp)\w*": (
+        "a run does not support it"
+    ),
+    r"dataset\.grouped_shuffling": "it leaves out the longest batches of an epoch",
+    r"optimization\.skip_remainder_batch": "every batch is trained on",
     r"(distributed_training|bmuf)\.\w+|optimization\.use_bmuf": (
         "processes are connected by hardware.processes or torchrun, and use PyTorch's DistributedDataParallel"
     ),
