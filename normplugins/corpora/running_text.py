@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from normplugins.corpora import subwords
 from normplugins.corpora.base import SPLITS, Corpus, PublishedCorpus, verified
 from normplugins.corpora.binarize import binarize_text
-from normplugins.corpora.stages import Inputs, run_stage, write_manifest
+from normplugins.corpora.stages import Preparation, Prepared
 from normplugins.corpora.symbols import LINE_END, UNKNOWN, refuse_symbols
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import text_lines
@@ -73,13 +73,8 @@ class PublishedText(PublishedCorpus, RunningText):
             deque(lines, maxlen=0)
 
 
-@dataclass(frozen=True)
-class PreparedText:
+class PreparedText(Prepared):
     """Running text ready for fairseq's language_modeling task: ``bin_dir`` has dict.txt and {split}.{bin,idx}."""
-
-    folder: Path
-    bin_dir: Path
-    manifest: dict[str, Any]
 
 
 @dataclass
@@ -93,28 +88,28 @@ class _Text:
 
 def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> PreparedText:
     """Prepare a corpus under ``home/<variant>``; the caller locks ``home``. Raises UserError for bad input."""
-    folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
+    stages = Preparation(corpus, home, echo)
     tools = ["fairseq"] if corpus.level == "word" else ["fairseq", subwords.PACKAGES[corpus.level]]
-    key = inputs.stage_key(tools)
+    key, files = stages.key(tools), stages.files
 
     def learn(to: Path) -> dict[str, Any]:
         echo(f"{corpus.name}: learning {corpus.level} subwords")
-        corpus.learn_subwords(inputs.files, to / subwords.FILES[corpus.level])
+        corpus.learn_subwords(files, to / subwords.FILES[corpus.level])
         return {}
 
     def binarize(to: Path) -> dict[str, Any]:
         echo(f"{corpus.name}: counting words")
-        texts = {split: _count(corpus, inputs.files, split, split_line) for split in SPLITS}
-        facts = _facts(corpus, inputs.files, texts)
+        texts = {split: _count(corpus, files, split, split_line) for split in SPLITS}
+        facts = _facts(corpus, files, texts)
         echo(f"{corpus.name}: binarizing")
-        lines = {split: _tokens(*corpus.open_split(inputs.files, split), split_line) for split in SPLITS}
+        lines = {split: _tokens(*corpus.open_split(files, split), split_line) for split in SPLITS}
         return {**facts, "dictionary_types": binarize_text(texts["train"].counts, lines, to)}
 
     if corpus.level != "word":
-        run_stage(folder / "subword", key, learn, echo)
-    split_line = line_splitter(corpus.level, folder)
-    with inputs.reading():
-        record = run_stage(folder / "bin", key, binarize, echo)
+        stages.run("subword", key, learn)
+    split_line = line_splitter(corpus.level, stages.folder)
+    with stages.reading():
+        record = stages.run("bin", key, binarize)
     facts = record["facts"]
     manifest = {
         "corpus": corpus.name,
@@ -127,8 +122,8 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
         | {f"bin/{name}": file["sha256"] for name, file in record["files"].items()},
         **{name: key[name] for name in ("inputs", "settings", "versions")},
     }
-    write_manifest(folder, manifest, echo)
-    return PreparedText(folder=folder, bin_dir=folder / "bin", manifest=manifest)
+    stages.write_manifest(manifest)
+    return PreparedText(stages.folder, manifest)
 
 
 def line_splitter(level: str, folder: Path) -> Split:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from normplugins.corpora.base import Corpus
 from normplugins.corpora.split_writer import PROGRESS
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
-from normplugins.utils.file_hashes import FileHashes
 from normplugins.utils.files import remove, sha256, whole_file, whole_folder
 from normplugins.utils.json_file import json_digest, read_json_or_none, write_json
 from normplugins.utils.steps import Echo
@@ -21,12 +21,29 @@ MANIFEST = "corpus.json"
 HASHES = ".hashes.json"  # hashes of all files of a corpus, next to the folders of its variants
 
 
-class Inputs:
-    """The input files of a corpus by name, fetched into ``raw`` if necessary."""
+@dataclass
+class Prepared:
+    """A prepared corpus: its folder, whose ``bin_dir`` holds fairseq's data, and the content of its ``corpus.json``."""
 
-    def __init__(self, corpus: Corpus, raw: Path, echo: Echo) -> None:
-        self._raw = raw
-        self.corpus, self.files = corpus, corpus.fetch_files(raw, echo)
+    folder: Path
+    manifest: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.bin_dir = self.folder / "bin"
+
+
+class Preparation:
+    """The preparation of one variant of a corpus under ``home``, in stages with a folder each.
+
+    Attributes:
+        folder: ``home/<variant>``.
+        files: the input files by name, fetched into ``home/raw`` if necessary.
+    """
+
+    def __init__(self, corpus: Corpus, home: Path, echo: Echo) -> None:
+        self.corpus, self.folder, self.echo = corpus, home / corpus.variant(), echo
+        self._raw, self._hashes = home / "raw", _FileHashes(home / HASHES)
+        self.files = corpus.fetch_files(self._raw, echo)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -43,50 +60,57 @@ class Inputs:
                     message = message.replace(str(path), str(mirrored))
             raise UserError(message) from None
 
-    def stage_key(self, tools: list[str]) -> dict[str, Any]:
+    def key(self, tools: list[str]) -> dict[str, Any]:
         """Return everything that the first stage depends on; ``tools`` are Python packages."""
-        hashes = FileHashes(self._raw.parent / HASHES)
-        inputs = {name: hashes.sha256(path) for name, path in self.files.items()}
-        hashes.save()
         return {
             "recipe": self.corpus.RECIPE,
             "settings": self.corpus.settings(),
             "versions": {name: version(name) for name in tools},
             "verified": getattr(self.corpus, "verify", True),
-            "inputs": inputs,
+            "inputs": {name: self._hashes.sha256(path) for name, path in self.files.items()},
         }
 
+    def run(self, stage: str, key: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Return the record of a stage. ``build`` fills its folder unless it is already complete and has the same key.
 
-def run_stage(
-    folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, Any]], echo: Echo = print
-) -> dict[str, Any]:
-    """Return the record of a stage. ``build`` fills the folder unless it is already complete and has the same key.
+        A folder is complete if its files have not changed since the stage ended. If ``build`` records its progress, a
+        killed call leaves its files, and the next call resumes there.
+        """
+        folder, fingerprint = self.folder / stage, json_digest(key)
+        record = read_json_or_none(folder / STAGE)
+        if record and record.get("fingerprint") == fingerprint:
+            changed = self._changed(folder, record["files"])
+            if not changed:
+                remove(folder / PROGRESS)
+                return record
+            self.echo(f"{folder / changed[0]} has changed since it was prepared: {folder} is rebuilt")
+        with whole_folder(folder, fingerprint[:8], lambda left: (left / PROGRESS).is_file()) as temporary:
+            facts = build(temporary)
+            files: dict[str, dict[str, Any]] = {
+                path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in _stage_files(temporary)
+            }
+            record = {"fingerprint": fingerprint, "facts": facts, "files": files}
+            write_json(temporary / STAGE, record)
+        remove(folder / PROGRESS)  # only now, so that a call killed before this could be resumed
+        for name, file in files.items():
+            self._hashes.remember(folder / name, file["sha256"])
+        return record
 
-    A folder is complete if its files have not changed since the stage ended. If ``build`` records its progress, a
-    killed call leaves its files, and the next call resumes there.
-    """
-    fingerprint = json_digest(key)
-    hashes = FileHashes(folder.parents[1] / HASHES)
-    record = read_json_or_none(folder / STAGE)
-    if record and record.get("fingerprint") == fingerprint:
-        changed = _changed(folder, record["files"], hashes)
-        hashes.save()
-        if not changed:
-            remove(folder / PROGRESS)
-            return record
-        echo(f"{folder / changed[0]} has changed since it was prepared: {folder} is rebuilt")
-    with whole_folder(folder, fingerprint[:8], lambda left: (left / PROGRESS).is_file()) as temporary:
-        facts = build(temporary)
-        files: dict[str, dict[str, Any]] = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in _stage_files(temporary)
-        }
-        record = {"fingerprint": fingerprint, "facts": facts, "files": files}
-        write_json(temporary / STAGE, record)
-    remove(folder / PROGRESS)  # only now, so that a call killed before this could be resumed
-    for name, file in files.items():
-        hashes.remember(folder / name, file["sha256"])
-    hashes.save()
-    return record
+    def _changed(self, folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+        if names := {path.name for path in _stage_files(folder)} ^ files.keys():
+            return sorted(names)
+        digests = {name: file["sha256"] for name, file in files.items()}
+        return [name for name in files if not _is_file_with(folder / name, digests[name], self._hashes.sha256)]
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Write ``corpus.json`` if its content has changed, and print its notes."""
+        path, content = self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        if not path.is_file() or path.read_bytes() != content.encode():
+            with whole_file(path) as temporary:
+                temporary.write_text(content, encoding="utf-8")
+        for line in (manifest["note"], *manifest["notes"]):
+            if line:
+                self.echo(f"{manifest['corpus']}: {line}")
 
 
 def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
@@ -104,25 +128,51 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     return changed
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
-    """Write ``corpus.json`` if its content has changed, and print its notes."""
-    path, content = folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    if not path.is_file() or path.read_bytes() != content.encode():
-        with whole_file(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    for line in (manifest["note"], *manifest["notes"]):
-        if line:
-            echo(f"{manifest['corpus']}: {line}")
+class _FileHashes:
+    """SHA-256 digests of files, computed again only if a file's size or modification time has changed.
+
+    The JSON file ``store`` keeps them. If it is missing, damaged or cannot be written, this costs only time.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store: Path = store
+        self._known: dict[str, list[Any]] = read_json_or_none(store) or {}
+
+    def sha256(self, path: Path) -> str:
+        """Return the digest of a file. Raises UserError if the file cannot be read."""
+        known, size_and_time = self._known.get(self._key(path)), _size_and_time(path)
+        if known and known[:2] == size_and_time:
+            return str(known[2])
+        digest = sha256(path)
+        self._store_digest(path, size_and_time, digest)
+        return digest
+
+    def remember(self, path: Path, digest: str) -> None:
+        """Store a digest that has just been computed."""
+        self._store_digest(path, _size_and_time(path), digest)
+
+    def _store_digest(self, path: Path, size_and_time: list[int], digest: str) -> None:
+        self._known[self._key(path)] = [*size_and_time, digest]
+        with suppress(UserError):
+            known = {key: entry for key, entry in self._known.items() if (self._store.parent / key).exists()}
+            write_json(self._store, known)
+
+    def _key(self, path: Path) -> str:
+        folder = self._store.parent
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path.absolute())
+
+
+def _size_and_time(path: Path) -> list[int]:
+    """Return the size in bytes and the modification time in nanoseconds, or an empty list if there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _stage_files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.name not in (STAGE, PROGRESS)]
-
-
-def _changed(folder: Path, files: dict[str, dict[str, Any]], hashes: FileHashes) -> list[str]:
-    if names := {path.name for path in _stage_files(folder)} ^ files.keys():
-        return sorted(names)
-    return [name for name, file in files.items() if not _is_file_with(folder / name, file["sha256"], hashes.sha256)]
 
 
 def _is_file_with(path: Path, digest: str, sha256: Callable[[Path], str]) -> bool:
