@@ -45,7 +45,7 @@ def write_tokens(
     writer.write("test", test, lambda chunk: (chunk, {}), workers=1)
     if bitext.valid is not None:
         writer.write("valid", bitext.numbered("valid", bitext.valid), work["valid"], workers)
-    every = bitext.valid_every if bitext.valid is None else None
+    every = getattr(corpus, "valid_every", None) if bitext.valid is None else None
     writer.write("train", bitext.numbered("train", bitext.train), work["train"], workers, every)
     counts = {split: writer.counts[split] for split in SPLITS}
     notes = [*corpus.language_notes(), *bitext.notes, *corpus.cleaning_notes(counts["train"]["dropped"])]
