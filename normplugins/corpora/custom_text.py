@@ -16,7 +16,6 @@ from normplugins.utils.files import existing_file, iter_byte_lines, iter_lines
 from normplugins.utils.json_file import json_digest
 from normplugins.utils.settings import setting
 from normplugins.utils.steps import Echo
-from normplugins.utils.worker_processes import call_in_subprocess
 
 
 @register
@@ -60,7 +59,7 @@ class CustomText(RunningText):
 
     def learn_subwords(self, files: Mapping[str, Path], model: Path) -> None:
         """Learn the subword model on the training text."""
-        call_in_subprocess(lambda: subwords.learn(self.subword, self.subword_size, 1, [files["train"]], model))
+        subwords.learn(self.subword, self.subword_size, 1, [files["train"]], model)
 
     def notes(self, files: Mapping[str, Path], train: Counter[str], new: Mapping[str, int]) -> list[str]:
         """Report test lines that occur in the training text, and unknown words if that text has no ``<unk>``."""

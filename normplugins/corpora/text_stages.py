@@ -16,7 +16,7 @@ from normplugins.corpora.tokenizer import clean_punctuation, detokenize, squeeze
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import iter_lines, whole_file, write_lines
 from normplugins.utils.steps import Echo
-from normplugins.utils.worker_processes import call_in_subprocess, chunked, map_ordered
+from normplugins.utils.worker_processes import chunked, map_ordered
 
 _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 
@@ -69,16 +69,12 @@ def write_tokens(
 
 def _overlap_notes(test: Sequence[Pair], train: Sequence[Path]) -> list[str]:
     """Report how many test pairs occur in the training text, as pairs and on the source side."""
-    pairs, sources = set(test), {source for source, _ in test}
-    seen_pairs, seen_sources = set[Pair](), set[str]()
-    for pair in zip(*map(iter_lines, train), strict=True):
-        if pair[0] in sources:
-            seen_sources.add(pair[0])
-            if pair in pairs:
-                seen_pairs.add(pair)
-    if not seen_sources:
+    sources = {source for source, _ in test}
+    seen = {pair for pair in zip(*map(iter_lines, train), strict=True) if pair[0] in sources}
+    if not seen:
         return []
-    both, alone = sum(pair in seen_pairs for pair in test), sum(pair[0] in seen_sources for pair in test)
+    seen_sources = {source for source, _ in seen}
+    both, alone = sum(pair in seen for pair in test), sum(source in seen_sources for source, _ in test)
     of_all = f"{both:,} of {len(test):,} test pairs also occur in the training text"
     return [f"{of_all}, {alone:,} counting the source side only"]
 
@@ -144,16 +140,14 @@ def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: in
     echo(f"{corpus.name}: splitting words into subwords")
     split_line = subwords.splitter(corpus.subword, model)
 
-    def split_pairs(pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
-        return [(split_line(source), split_line(target)) for source, target in pairs], {}
-
-    def split_and_clean(pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
-        return corpus.clean(split_pairs(pairs)[0])
+    def split_pairs(clean: bool, pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
+        found = [(split_line(source), split_line(target)) for source, target in pairs]
+        return corpus.clean(found) if clean else (found, {})
 
     for split in SPLITS:
         source, target = (iter_lines(tokens / f"{split}.{language}") for language in (corpus.source, corpus.target))
-        work = split_and_clean if split == "train" and corpus.length_in == "subwords" else split_pairs
-        writer.write(split, zip(source, target, strict=True), work, workers)
+        clean = split == "train" and corpus.length_in == "subwords"
+        writer.write(split, zip(source, target, strict=True), partial(split_pairs, clean), workers)
     counts = writer.counts
     notes = corpus.cleaning_notes(counts["train"]["dropped"])
     if not counts["train"]["pairs"]:
@@ -186,5 +180,4 @@ def _make_model(corpus: ParallelCorpus, tokens: Path, model: Path, echo: Echo) -
         return
     echo(f"{corpus.name}: learning {corpus.subword_size:,} joint {corpus.subword} subwords")
     paths = [tokens / f"train.{language}" for language in (corpus.source, corpus.target)]
-    kind, size, min_count = corpus.subword, corpus.subword_size, corpus.subword_min_count
-    call_in_subprocess(lambda: subwords.learn(kind, size, min_count, paths, model))
+    subwords.learn(corpus.subword, corpus.subword_size, corpus.subword_min_count, paths, model)
