@@ -18,7 +18,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: the disk is full, or the file cannot be written.
     """
-    sealed = {**content, HASH: _digest(content)}
+    sealed = {**content, HASH: json_digest(content)}
     with whole_file(path) as temporary:
         text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(f"{text}\n", encoding="utf-8")
@@ -43,7 +43,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged (no JSON in UTF-8): {remedy}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (no JSON object): {remedy}")
-    if HASH in content and content.pop(HASH) != _digest(content):
+    if HASH in content and content.pop(HASH) != json_digest(content):
         raise UserError(f"{path} has been changed since it was written: {remedy}")
     return content
 
@@ -59,7 +59,3 @@ def read_json_or_none(path: Path) -> dict[str, Any] | None:
 def json_digest(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of ``content`` as JSON, in hexadecimal; it does not depend on the order of the keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return json_digest({key: value for key, value in content.items() if key != HASH})
