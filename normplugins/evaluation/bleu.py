@@ -31,13 +31,7 @@ _HYPHEN_IN_WORD = re.compile(r"(\S)-(\S)")
 
 
 def translate(checkpoint: Path, corpus: PreparedCorpus, search: DictConfig, cpu: bool) -> list[str]:
-    """Translate the test set.
-
-    Args:
-        checkpoint: the model.
-        corpus: the corpus of the test set.
-        search: the config's section ``evaluate``; only its keys ``SEARCH`` are read.
-        cpu: use the CPU even if there is a GPU.
+    """Translate the test set with the model of a checkpoint; ``cpu`` uses the CPU even if there is a GPU.
 
     Returns:
         One line per sentence, in the order of the corpus, with subwords joined: tokens, or plain text if the corpus is
@@ -60,16 +54,11 @@ def search_dataset(
     echo: Echo | None = print,
     begin: Callable[[Tensor], Any] | None = None,
 ) -> list[list[Hypothesis]]:
-    """Translate the sentences of a dataset by beam search.
+    """Translate the sentences of a dataset by beam search with a model in evaluation mode.
 
-    Args:
-        model: a translation model in evaluation mode.
-        task: its fairseq task.
-        dataset: the sentences.
-        search: the config's section ``evaluate``; only its keys ``SEARCH`` are read.
-        title: the title of the progress display.
-        echo: prints the progress, as for :func:`normplugins.utils.steps.progress`.
-        begin: replaces the model's computation; see :attr:`normplugins.evaluation.beam_search.BeamSearch.begin`.
+    Of ``search``, the config's section ``evaluate``, only the keys ``SEARCH`` are read. ``title`` and ``echo`` are
+    those of :func:`normplugins.utils.steps.progress`. ``begin`` replaces the model's computation, see
+    :attr:`normplugins.evaluation.beam_search.BeamSearch.begin`.
 
     Returns:
         The hypotheses of each sentence, best first, in the order of the dataset.
@@ -115,13 +104,9 @@ def batches(model: Any, task: Any, dataset: FairseqDataset, search: DictConfig) 
 def bleu(
     hypotheses: Sequence[str], references: Sequence[str], fields: Mapping[str, str] | None = None, **options: Any
 ) -> Metric:
-    """Compute corpus BLEU with sacreBLEU, with one reference per line.
+    """Compute corpus BLEU with one reference per line and the ``options`` of ``sacrebleu.metrics.BLEU``.
 
-    Args:
-        hypotheses: one line per sentence.
-        references: one line per sentence.
-        fields: additional fields of the signature, such as sacreBLEU's own ``test`` and ``lang``.
-        options: options of ``sacrebleu.metrics.BLEU``.
+    ``fields`` are additional fields of the signature, such as sacreBLEU's own ``test`` and ``lang``.
     """
     result, measured = _measure(sacrebleu.metrics.BLEU(**options), hypotheses, references, fields or {})
     return {
@@ -144,20 +129,16 @@ def _measure(
 
 
 def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False) -> dict[str, dict[str, Metric]]:
-    """Score a translation of the test set.
-
-    Args:
-        translations: the result of :func:`translate`.
-        corpus: the corpus of the test set.
-        compounds: split hyphenated words on both sides, as in the published BLEU on WMT14 en-de.
+    """Score the translations of the test set that :func:`translate` returned.
 
     Returns:
         Metrics by test set: ``test`` is the whole, followed by the corpus's individual test sets if it has several.
-        ``bleu`` is computed on Moses tokens with the case of the training text, as published. With ``compounds`` it is
-        called ``bleu_compound``, since the two cannot be compared. ``sacrebleu``, ``chrf2`` and ``ter`` are computed on
-        plain text with the original references, and ignore case if the training text is lower-cased. A language without
-        spaces is split into words by ``corpus.score_tokenizer``, which the signatures name. The signature of
-        ``sacrebleu`` names the test set if the references are byte for byte one of sacreBLEU's.
+        ``bleu`` is computed on Moses tokens with the case of the training text, as published. With ``compounds``, words
+        are split at hyphens, as in the published BLEU on WMT14 en-de, and it is called ``bleu_compound``, since the two
+        cannot be compared. ``sacrebleu``, ``chrf2`` and ``ter`` are computed on plain text with the original
+        references, and ignore case if the training text is lower-cased. A language without spaces is split into words
+        by ``corpus.score_tokenizer``, which the signatures name. The signature of ``sacrebleu`` names the test set if
+        the references are byte for byte one of sacreBLEU's.
     """
     tokens, reference_tokens = scored_tokens(translations, corpus, compounds)
     text, reference_text = corpus.to_text(translations), read_lines(corpus.reference_text)
@@ -210,16 +191,10 @@ def write_translations(path: Path, lines: Sequence[str], hypotheses: Sequence[st
     """Write the file that is kept with a published record: translations and the statistics of their BLEU.
 
     The file is gzipped text with one line per sentence, in the order of the test set, and columns separated by tabs:
-    the translation, then the sufficient statistics of ``bleu`` or ``bleu_compound`` as whole numbers: length of
-    hypothesis and reference, matches of 1- to 4-grams, and their totals. The BLEU of any set of sentences, resampled or
-    not, follows from the sum of their statistics, without the references, which are other people's text. Equal content
-    gives equal bytes.
-
-    Args:
-        path: the file; it is written atomically.
-        lines: translations (N).
-        hypotheses: their tokenized lines (N), as BLEU reads them.
-        references: the tokenized lines (N) of the references.
+    the translation of ``lines``, then the sufficient statistics of ``bleu`` or ``bleu_compound`` between ``hypotheses``
+    and ``references``, the tokenized lines, as whole numbers: length of hypothesis and reference, matches of 1- to
+    4-grams, and their totals. The BLEU of any set of sentences, resampled or not, follows from the sum of their
+    statistics, without the references, which are other people's text. Equal content gives equal bytes.
 
     Raises:
         UserError: the disk is full, or the file cannot be written.

@@ -19,10 +19,7 @@ FORMAT = 1
 
 
 def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
-    """Load an exported model on the CPU.
-
-    Args:
-        folder: a folder that ``normplugins export`` has written, or a copy of it.
+    """Load, on the CPU, the model that ``normplugins export`` has written to a folder.
 
     Returns:
         The model in evaluation mode, its fairseq task with the dictionaries, and the content of ``config.json``.
@@ -49,9 +46,7 @@ def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
 def build(config: dict[str, Any], dictionaries: list[Path]) -> tuple[Any, Any]:
     """Build the model and the fairseq task of a ``config.json``, with newly initialized weights.
 
-    Args:
-        config: ``task`` and ``model`` hold fairseq's sections of these names.
-        dictionaries: the source and target dictionaries, or the only dictionary of a language model.
+    ``dictionaries`` are those of the source and the target, or the only one of a language model.
     """
     normplugins.register()
     words = [Dictionary.load(str(path)) for path in dictionaries]

@@ -103,11 +103,9 @@ def perplexity(
 
 
 def load_test_text(task: Any, bin_dir: Path) -> tuple[Tensor, Tensor]:
-    """Return the test text of a language model's task.
+    """Return the test text of a language model's task: the token before each token (N,), and the tokens (N,).
 
-    Returns:
-        The inputs (N,), which hold the token before each token of the text, with ``</s>`` before the first one, and the
-        tokens (N,).
+    ``</s>`` is before the first token.
     """
     lines = data_utils.load_indexed_dataset(str(bin_dir / "test"), task.source_dictionary)
     targets = torch.cat([lines[index] for index in range(len(lines))]).long()
@@ -132,14 +130,10 @@ def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool)
 def text_logprobs(
     model: Any, inputs: Tensor, targets: Tensor, windows: Windows, batches: Iterable[tuple[list[int], int]]
 ) -> NDArray[np.float32]:
-    """Return the natural log-probability of each token of a text.
+    """Return the natural log-probability of each token of a text under a language model in evaluation mode.
 
-    Args:
-        model: a language model in evaluation mode.
-        inputs: the token before each token (N,).
-        targets: the tokens (N,).
-        windows: how the text is split.
-        batches: the items of ``windows.batches(N)``, for example with a progress bar.
+    ``inputs`` and ``targets`` are those of :func:`load_test_text`. ``batches`` are the items of ``windows.batches(N)``,
+    for example with a progress bar.
     """
     device = next(model.parameters()).device
     found = np.full(len(targets), np.nan, dtype=np.float32)

@@ -73,13 +73,9 @@ class Difference:
 
 
 def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, seed: int = SEED) -> list[Resampled]:
-    """Score each run on resamples of the sentences; all runs share the same resamples.
+    """Score each run, given by its statistics (N, C), on bootstrap resamples of the sentences.
 
-    Args:
-        runs: the statistics (N, C) of each run, all of one shape.
-        score: computes the score from sums of statistics.
-        resamples: the number of bootstrap resamples.
-        seed: the seed of the resampling. Calls with the same seed and number of sentences use the same resamples.
+    All runs share the same resamples, and so do calls with the same seed and number of sentences.
 
     Raises:
         ValueError: the arrays differ in shape.
@@ -174,10 +170,8 @@ def nats(sums: Array) -> Array:
 def segments(logprobs: NDArray[np.float32], length: int, words: int) -> Array:
     """Return the statistics (N, 2) of a text's segments of ``length`` tokens, for :func:`nats`.
 
-    Args:
-        logprobs: the natural log-probability of each token of the text.
-        length: tokens in a segment; the last one may be shorter.
-        words: the number of words that the perplexity is computed over, which differs from the tokens for subwords.
+    ``logprobs`` has the natural log-probability of each token; the last segment may be shorter. ``words`` is the number
+    of words that the perplexity is computed over, which differs from the number of tokens for subwords.
     """
     begins = np.arange(0, len(logprobs), length)
     counts = np.diff([*begins, len(logprobs)])
