@@ -1,7 +1,7 @@
 """The stages of a preparation: input files, folders that are skipped when complete, and the manifest."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -79,28 +79,22 @@ class Preparation:
         folder, fingerprint = self.folder / stage, json_digest(key)
         record = read_json_or_none(folder / STAGE)
         if record and record.get("fingerprint") == fingerprint:
-            changed = self._changed(folder, record["files"])
+            digests = {name: file["sha256"] for name, file in record["files"].items()}
+            names = {path.name for path in _stage_files(folder)}
+            changed = sorted(names ^ digests.keys()) or _differing(folder, digests, self._hashes.sha256)
             if not changed:
                 remove(folder / PROGRESS)
                 return record
             self.echo(f"{folder / changed[0]} has changed since it was prepared: {folder} is rebuilt")
         with whole_folder(folder, fingerprint[:8], lambda left: (left / PROGRESS).is_file()) as temporary:
             facts = build(temporary)
-            files: dict[str, dict[str, Any]] = {
+            files = {
                 path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in _stage_files(temporary)
             }
             record = {"fingerprint": fingerprint, "facts": facts, "files": files}
             write_json(temporary / STAGE, record)
         remove(folder / PROGRESS)  # only now, so that a call killed before this could be resumed
-        for name, file in files.items():
-            self._hashes.remember(folder / name, file["sha256"])
         return record
-
-    def _changed(self, folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-        if names := {path.name for path in _stage_files(folder)} ^ files.keys():
-            return sorted(names)
-        digests = {name: file["sha256"] for name, file in files.items()}
-        return [name for name in files if not _is_file_with(folder / name, digests[name], self._hashes.sha256)]
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Write ``corpus.json`` if its content has changed, and print its notes."""
@@ -118,11 +112,8 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
 
     The manifest's digests ``text/...`` are skipped: they belong to text inside an input file.
     """
-    changed = [
-        name
-        for name, digest in manifest["sha256"].items()
-        if not name.startswith("text/") and not _is_file_with(folder / name, digest, sha256)
-    ]
+    digests = {name: digest for name, digest in manifest["sha256"].items() if not name.startswith("text/")}
+    changed = _differing(folder, digests, sha256)
     if changed:  # otherwise the next call trusts a file whose size and modification time are as before
         remove(folder.parent / HASHES)
     return changed
@@ -139,44 +130,35 @@ class _FileHashes:
         self._known: dict[str, list[Any]] = read_json_or_none(store) or {}
 
     def sha256(self, path: Path) -> str:
-        """Return the digest of a file. Raises UserError if the file cannot be read."""
-        known, size_and_time = self._known.get(self._key(path)), _size_and_time(path)
+        """Return the digest of a file. Raises UserError or OSError if the file cannot be read."""
+        found = path.stat()
+        known, size_and_time = self._known.get(self._key(path)), [found.st_size, found.st_mtime_ns]
         if known and known[:2] == size_and_time:
             return str(known[2])
         digest = sha256(path)
-        self._store_digest(path, size_and_time, digest)
-        return digest
-
-    def remember(self, path: Path, digest: str) -> None:
-        """Store a digest that has just been computed."""
-        self._store_digest(path, _size_and_time(path), digest)
-
-    def _store_digest(self, path: Path, size_and_time: list[int], digest: str) -> None:
         self._known[self._key(path)] = [*size_and_time, digest]
+        existing = {key: entry for key, entry in self._known.items() if (self._store.parent / key).exists()}
         with suppress(UserError):
-            known = {key: entry for key, entry in self._known.items() if (self._store.parent / key).exists()}
-            write_json(self._store, known)
+            write_json(self._store, existing)
+        return digest
 
     def _key(self, path: Path) -> str:
         folder = self._store.parent
         return str(path.relative_to(folder) if path.is_relative_to(folder) else path.absolute())
 
 
-def _size_and_time(path: Path) -> list[int]:
-    """Return the size in bytes and the modification time in nanoseconds, or an empty list if there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return []
-    return [found.st_size, found.st_mtime_ns]
-
-
 def _stage_files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.name not in (STAGE, PROGRESS)]
 
 
-def _is_file_with(path: Path, digest: str, sha256: Callable[[Path], str]) -> bool:
-    try:
-        return sha256(path) == digest
-    except UserError:
-        return False
+def _differing(folder: Path, digests: Mapping[str, str], digest_of: Callable[[Path], str]) -> list[str]:
+    """Return the names of the files that have another digest or cannot be read."""
+    differing = []
+    for name, digest in digests.items():
+        try:
+            same = digest_of(folder / name) == digest
+        except (UserError, OSError):
+            same = False
+        if not same:
+            differing.append(name)
+    return differing
