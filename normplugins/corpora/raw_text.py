@@ -31,11 +31,7 @@ class TextPipeline:
     to_text: Callable[[Iterable[str]], list[str]]
 
     def encode(self, line: str, where: str, number: int) -> list[str]:
-        """Return the words or subwords of a raw line.
-
-        Raises:
-            UserError: a word would be read as a symbol; the message gives its file ``where`` and its line ``number``.
-        """
+        """Return the words or subwords of a raw line. Raises UserError as :func:`refuse_symbols`."""
         return self.split(refuse_symbols(self.tokenize(line), self.level, where, number))
 
     def join(self, pieces: str) -> str:

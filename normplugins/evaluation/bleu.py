@@ -194,10 +194,8 @@ def write_translations(path: Path, lines: Sequence[str], hypotheses: Sequence[st
     the translation of ``lines``, then the sufficient statistics of ``bleu`` or ``bleu_compound`` between ``hypotheses``
     and ``references``, the tokenized lines, as whole numbers: length of hypothesis and reference, matches of 1- to
     4-grams, and their totals. The BLEU of any set of sentences, resampled or not, follows from the sum of their
-    statistics, without the references, which are other people's text. Equal content gives equal bytes.
-
-    Raises:
-        UserError: the disk is full, or the file cannot be written.
+    statistics, without the references, which are other people's text. Equal content gives equal bytes. Raises UserError
+    if the file cannot be written.
     """
     # effective_order avoids a warning about sentence scores and does not change the statistics.
     metric = sacrebleu.metrics.BLEU(tokenize="none", force=True, effective_order=True)

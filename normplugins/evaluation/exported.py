@@ -21,11 +21,8 @@ FORMAT = 1
 def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     """Load, on the CPU, the model that ``normplugins export`` has written to a folder.
 
-    Returns:
-        The model in evaluation mode, its fairseq task with the dictionaries, and the content of ``config.json``.
-
-    Raises:
-        UserError: a file is missing or damaged, or was written by a newer version.
+    Returns the model in evaluation mode, its fairseq task with the dictionaries, and the content of ``config.json``.
+    Raises UserError for a file that is missing or damaged, or was written by a newer version.
     """
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

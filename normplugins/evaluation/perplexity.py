@@ -37,11 +37,7 @@ class Windows:
     batch_size: int = 32
 
     def check(self, most: int) -> None:
-        """Refuse windows that score no token, or that have more than the ``most`` tokens that a model reads.
-
-        Raises:
-            UserError: the windows are refused; the message names the config key.
-        """
+        """Raise UserError for windows that score no token, or have more than the ``most`` tokens that a model reads."""
         if self.segment > most:
             raise UserError(f"evaluate.segment={self.segment}: the model takes at most {most} tokens")
         if self.context >= self.segment:
@@ -78,7 +74,7 @@ def perplexity(
 
     ``nats`` is the mean negative log-probability of ``tokens`` tokens, and ``score`` its exponential. Tokens are words
     and line ends, even if the model reads subwords: the probability of a word is the product of the probabilities of
-    its subwords.
+    its subwords. Raises UserError if a log-probability is not finite.
 
     Args:
         logprobs: the natural log-probability of each token that the model reads.
@@ -87,9 +83,6 @@ def perplexity(
         partial: whether the tokens of a shorter last window were ``counted`` or ``dropped``.
         subwords: the kind of subwords that the text is split into, if any.
         words: the number of words and line ends of a text in subwords.
-
-    Raises:
-        UserError: a log-probability is not finite.
     """
     tokens = words or len(logprobs)
     nats = -float(logprobs.sum(dtype=np.float64)) / tokens if subwords else -float(logprobs.mean(dtype=np.float64))
@@ -114,11 +107,7 @@ def load_test_text(task: Any, bin_dir: Path) -> tuple[Tensor, Tensor]:
 
 
 def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool) -> NDArray[np.float32]:
-    """Return the natural log-probability of each token of the test text.
-
-    Raises:
-        UserError: the windows do not fit the model.
-    """
+    """Return the natural log-probability of each token of the test text. Raises UserError as :meth:`Windows.check`."""
     model, task = load_model(checkpoint, bin_dir, cpu)
     inputs, targets = load_test_text(task, bin_dir)
     windows.check(model.max_positions())

@@ -53,10 +53,8 @@ def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, dir
 
     The copy is written to ``directory`` unless it exists. Its name is ``checkpoint_recalibrated.pt`` for the checkpoint
     that the recipe scores, and ``checkpoint_last_recalibrated.pt`` or the like for the others. Its
-    ``extra_state["recalibrated"]`` names its source and the number of batches and tokens.
-
-    Raises:
-        UserError: the checkpoint cannot be read, or the copy cannot be written.
+    ``extra_state["recalibrated"]`` names its source and the number of batches and tokens. Raises UserError if the
+    checkpoint cannot be read, or the copy cannot be written.
     """
     if not recalibration_batches(config):
         return checkpoint
@@ -87,9 +85,8 @@ def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, dir
 def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     """Measure the statistics of a checkpoint's model on up to ``evaluate.recalibrate`` batches of one epoch.
 
-    Returns:
-        The statistics by full name, on the CPU, and the numbers of ``batches`` and of ``tokens``. These are source
-        tokens (of a language model: tokens of the text) without padding.
+    Returns the statistics by full name, on the CPU, and the numbers of ``batches`` and of ``tokens``. These are source
+    tokens (of a language model: tokens of the text) without padding.
     """
     model, task = load_model(checkpoint, bin_dir, config.common.cpu)
     for name in running_statistics(model):

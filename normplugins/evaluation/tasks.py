@@ -101,9 +101,8 @@ class Translation(_RunTask):
     ) -> tuple[dict[str, Metrics], dict[str, float]]:
         """Translate and score the test set, and write the file ``output`` with one translation per line.
 
-        Returns:
-            Metrics by test set and name, as they are stored in a record, and the speed; both are empty with
-            ``evaluate.translate=false``.
+        Returns metrics by test set and name, as they are stored in a record, and the speed; both are empty with
+        ``evaluate.translate=false``.
         """
         if not config.evaluate.translate:
             return {}, {}
@@ -220,11 +219,7 @@ RUN_TASKS: dict[str, RunTask] = {"translation": Translation(), "language_modelin
 
 
 def run_task(task: str) -> RunTask:
-    """Return the task of a run by its config's ``task._name``.
-
-    Raises:
-        UserError: the task is unknown.
-    """
+    """Return the task of a run by its config's ``task._name``. Raises UserError if it is unknown."""
     if task not in RUN_TASKS:
         raise UserError(f"unknown task '{task}': runs are of {' or '.join(RUN_TASKS)}")
     return RUN_TASKS[task]

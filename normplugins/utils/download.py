@@ -27,16 +27,10 @@ def fetch(
 ) -> Path:
     """Return ``folder/name`` after taking it from the mirror or downloading it, if necessary.
 
-    Args:
-        name: the name of the file. A file in the mirror replaces a different one in ``folder`` if ``check`` accepts it.
-        addresses: where the file can be downloaded; they are tried in order.
-        folder: where the file is kept; the parent of this folder has the name of the corpus.
-        echo: called with one line for each step.
-        check: raises UserError for a file that is damaged or not the wanted one. It is called before the file is moved
-            to ``folder``. If a downloaded file fails, the next address is tried.
-
-    Raises:
-        UserError: the file cannot be fetched, or ``check`` refuses the mirror's file.
+    The parent of ``folder`` has the name of the corpus. Before a file is moved there, ``check`` raises UserError if it
+    is damaged or not the wanted one. A file in the mirror replaces a different one in ``folder`` if ``check`` accepts
+    it. The addresses are tried in order, until one has a file that ``check`` accepts. Raises UserError if the file
+    cannot be fetched, or ``check`` refuses the mirror's file.
     """
     path = folder / name
     mirrored = find_in_mirror(name, folder.parent.name)

@@ -13,11 +13,7 @@ HASH = "content_sha256"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` together with its hash, atomically.
-
-    Raises:
-        UserError: the disk is full, or the file cannot be written.
-    """
+    """Write ``content`` together with its hash, atomically. Raises UserError if the file cannot be written."""
     sealed = {**content, HASH: json_digest(content)}
     with whole_file(path) as temporary:
         text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
@@ -27,11 +23,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
     """Return the content of a file written by :func:`write_json`, or None if the file does not exist.
 
-    A file without a hash, as older versions wrote it, is accepted. ``remedy`` ends the error message: what the user can
-    do about a damaged file.
-
-    Raises:
-        UserError: the file cannot be read, is not a JSON object, or has been edited.
+    A file without a hash, as older versions wrote it, is accepted. Raises UserError if the file cannot be read, is not
+    a JSON object, or has been edited; ``remedy`` ends the message: what the user can do about it.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
