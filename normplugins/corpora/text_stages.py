@@ -10,13 +10,12 @@ from normplugins.corpora import subwords
 from normplugins.corpora.base import SPLITS
 from normplugins.corpora.languages import has_spaces
 from normplugins.corpora.parallel import Bitext, NumberedPair, Pair, ParallelCorpus
-from normplugins.corpora.split_writer import CHUNK, SplitWriter
+from normplugins.corpora.split_writer import SplitWriter
 from normplugins.corpora.symbols import refuse_symbols
 from normplugins.corpora.tokenizer import clean_punctuation, detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import iter_lines, whole_file, write_lines
+from normplugins.utils.files import iter_lines, read_lines, whole_file, write_lines
 from normplugins.utils.steps import Echo
-from normplugins.utils.worker_processes import chunked, map_ordered
 
 _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 
@@ -33,16 +32,16 @@ def write_tokens(
     bitext = corpus.read(files)
     where = {split: bitext.where.get(split, bitext.where["train"]) for split in SPLITS}
     work = {split: partial(_tokenize, corpus, split, where[split]) for split in SPLITS}
-    chunks = map_ordered(work["test"], chunked(bitext.numbered("test", bitext.test), CHUNK), workers)
-    test = [pair for tokens, _ in chunks for pair in tokens]
+    writer = SplitWriter(to, corpus, echo)
+    writer.write("test", bitext.numbered("test", bitext.test), work["test"], workers)
+    source, target = (read_lines(to / f"test.{language}") for language in (corpus.source, corpus.target))
+    test = list(zip(source, target, strict=True))
     corpus.verify_test(test, where["test"])  # before the training text, which takes much longer
     for side, file in enumerate(where["test"]):
         for number, pair in bitext.numbered("test", test):
             if not pair[side]:
                 raise UserError(f"{file}, line {number} is empty: a test pair must have both sides; remove it")
     _write_references(corpus, bitext, test, to)
-    writer = SplitWriter(to, corpus, echo)
-    writer.write("test", test, lambda chunk: (chunk, {}), workers=1)
     if bitext.valid is not None:
         writer.write("valid", bitext.numbered("valid", bitext.valid), work["valid"], workers)
     every = getattr(corpus, "valid_every", None) if bitext.valid is None else None
