@@ -32,14 +32,13 @@ class RunningText(Corpus):
     DIGESTS: ClassVar[Mapping[str, str]] = {}
     """The published digest of each split's text, as ``sha256:...``; empty for text that is not published."""
 
+    # The user's own text has settings of these names.
+    subword, subword_size, min_count = "none", 0, 1
+
     @property
     def level(self) -> str:
         """``word``, or the kind of subwords that the text is split into."""
-        return "word"
-
-    def learn_subwords(self, files: Mapping[str, Path], model: Path) -> None:
-        """Learn the subword model of a text that is not at word level."""
-        raise NotImplementedError
+        return "word" if self.subword == "none" else self.subword
 
     def notes(self, files: Mapping[str, Path], train: Counter[str], new: Mapping[str, int]) -> list[str]:  # noqa: ARG002
         """Return what the user should know about the text; ``new`` has the number of unknown tokens of each split."""
@@ -86,7 +85,7 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
 
     def learn(to: Path) -> dict[str, Any]:
         echo(f"{corpus.name}: learning {corpus.level} subwords")
-        corpus.learn_subwords(files, to / subwords.FILES[corpus.level])
+        subwords.learn(corpus.level, corpus.subword_size, 1, [files["train"]], to / subwords.FILES[corpus.level])
         return {}
 
     if corpus.level != "word":
@@ -188,8 +187,8 @@ def _count(
     if not counts:
         raise UserError(f"{where} has no word")
     words = words or counts.total()
-    if split == "train" and (least := getattr(corpus, "min_count", 1)) > 1:
-        rare = [word for word, count in counts.items() if count < least and word != UNKNOWN]
+    if split == "train":
+        rare = [word for word, count in counts.items() if count < corpus.min_count and word != UNKNOWN]
         if rare:  # otherwise <unk> would become a type with a count of 0
             counts[UNKNOWN] += sum(counts.pop(word) for word in rare)
     counts[LINE_END] = lines
