@@ -12,6 +12,7 @@ from fairseq import utils
 from fairseq.data import FairseqDataset
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import DictConfig
+from sacrebleu.metrics.bleu import BLEUScore
 from torch import Tensor
 
 from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
@@ -108,24 +109,20 @@ def bleu(
 
     ``fields`` are additional fields of the signature, such as sacreBLEU's own ``test`` and ``lang``.
     """
-    result, measured = _measure(sacrebleu.metrics.BLEU(**options), hypotheses, references, fields or {})
-    return {
-        **measured,
-        "precisions": [round(precision, 2) for precision in result.precisions],
-        "brevity_penalty": round(result.bp, 4),
-        "system_length": result.sys_len,
-        "reference_length": result.ref_len,
-    }
+    return _measure(sacrebleu.metrics.BLEU(**options), hypotheses, references, fields or {})
 
 
-def _measure(
-    metric: Any, hypotheses: Sequence[str], references: Sequence[str], fields: Mapping[str, str]
-) -> tuple[Any, Metric]:
-    """Return sacreBLEU's result, and the score with its signature."""
+def _measure(metric: Any, hypotheses: Sequence[str], references: Sequence[str], fields: Mapping[str, str]) -> Metric:
+    """Return the score of a metric of sacreBLEU with its signature, and the details of BLEU."""
     result, signature = metric.corpus_score(list(hypotheses), [list(references)]), metric.get_signature()
     for name, value in fields.items():
         signature.update(name, value)
-    return result, {"score": result.score, "signature": str(signature)}
+    found = {"score": result.score, "signature": str(signature)}
+    if isinstance(result, BLEUScore):
+        found["precisions"] = [round(precision, 2) for precision in result.precisions]
+        found["brevity_penalty"] = round(result.bp, 4)
+        found["system_length"], found["reference_length"] = result.sys_len, result.ref_len
+    return found
 
 
 def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False) -> dict[str, dict[str, Metric]]:
@@ -158,10 +155,10 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
             name: bleu(tokens[part], reference_tokens[part], fields, tokenize="none", force=True),
             "sacrebleu": bleu(plain, references, known, lowercase=lower, tokenize=corpus.score_tokenizer),
         }
-        _, scores[test_set]["chrf2"] = _measure(sacrebleu.metrics.CHRF(lowercase=lower), plain, references, {})
+        scores[test_set]["chrf2"] = _measure(sacrebleu.metrics.CHRF(lowercase=lower), plain, references, {})
         words = corpus.score_words(plain), corpus.score_words(references)  # TER counts words
         split = {} if has_spaces(corpus.target) else {"words": corpus.score_tokenizer}
-        _, scores[test_set]["ter"] = _measure(sacrebleu.metrics.TER(case_sensitive=not lower), *words, split)
+        scores[test_set]["ter"] = _measure(sacrebleu.metrics.TER(case_sensitive=not lower), *words, split)
     return scores
 
 
