@@ -119,7 +119,7 @@ def terminal(table: Table, width: int | None) -> str:
         left_out = [column.title for index, column in enumerate(table.columns) if index not in shown]
         notes += [f"Not shown in {width} columns: {', '.join(left_out)}."] if left_out else []
     else:
-        text = _stacked(table, width or 0)
+        text = _stacked(table, width)
     notes = [paragraph(f"  {note}", width, "    ") for note in notes]
     above = [part for part in (table.title, table.shared) if part]
     parts = [paragraph(part, width) for part in above] + [text]
@@ -163,9 +163,7 @@ def _column_widths(table: Table, width: int | None) -> list[int]:
     headings = [_longest(column.name.splitlines()) for column in table.columns]
     cells = [[line for row in table.rows for line in row[index].splitlines()] for index in range(len(headings))]
     rooms = [max(heading, _longest(lines)) for heading, lines in zip(headings, cells, strict=True)]
-    if width is None:
-        return rooms
-    free = width - GAP * (len(rooms) - 1)
+    free = (width or UNLIMITED) - GAP * (len(rooms) - 1)
 
     def least(index: int, kind: type[textwrap.TextWrapper]) -> int:
         words = [word for cell in cells[index] for word in wrap(cell, 1, kind=kind).splitlines()]
@@ -184,7 +182,7 @@ def _column_widths(table: Table, width: int | None) -> list[int]:
     return rooms
 
 
-def _stacked(table: Table, width: int) -> str:
+def _stacked(table: Table, width: int | None) -> str:
     blocks = []
     for name, *cells in table.rows:
         named = zip(table.columns[1:], cells, strict=True)
