@@ -147,11 +147,9 @@ def corpus_config(mapping: Mapping[str, Any]) -> Corpus:
 
 
 def register_corpus_nodes(store: Any, with_yaml: Collection[str]) -> None:
-    """Store the defaults of each corpus in Hydra's ConfigStore.
+    """Store the defaults of each corpus in Hydra's ConfigStore, as ``corpus/<name>``.
 
-    A corpus whose name is in ``with_yaml`` has its defaults under ``corpus/_<name>``, for the defaults list of
-    ``configs/corpus/<name>.yaml``. A corpus without such a file, for example one of another package, has them under
-    ``corpus/<name>``.
+    The names in ``with_yaml`` have a file ``configs/corpus/<name>.yaml``, whose defaults list names ``corpus/_<name>``.
     """
     for name, corpus in CORPORA.items():
         store.store(group="corpus", name=f"_{name}" if name in with_yaml else name, node=asdict(corpus()))

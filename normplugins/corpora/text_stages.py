@@ -14,7 +14,7 @@ from normplugins.corpora.split_writer import SplitWriter
 from normplugins.corpora.symbols import refuse_symbols
 from normplugins.corpora.tokenizer import clean_punctuation, detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import iter_lines, read_lines, whole_file, write_lines
+from normplugins.utils.files import iter_lines, read_lines, write_lines, write_text
 from normplugins.utils.steps import Echo
 
 _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
@@ -174,8 +174,7 @@ def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: in
 def _make_model(corpus: ParallelCorpus, tokens: Path, model: Path, echo: Echo) -> None:
     if corpus.codes is not None:
         echo(f"{corpus.name}: taking the subwords of {corpus.codes}")
-        with whole_file(model) as temporary:  # a byte order mark would hide the version of the codes
-            write_lines(temporary, iter_lines(Path(corpus.codes).expanduser()))
+        write_text(model, iter_lines(Path(corpus.codes).expanduser()))  # without a byte order mark
         return
     echo(f"{corpus.name}: learning {corpus.subword_size:,} joint {corpus.subword} subwords")
     paths = [tokens / f"train.{language}" for language in (corpus.source, corpus.target)]

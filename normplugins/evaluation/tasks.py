@@ -20,7 +20,7 @@ from normplugins.corpora.languages import has_spaces
 from normplugins.evaluation import bleu, perplexity
 from normplugins.models.language_model_config import future_label
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import read_lines, whole_file, write_lines
+from normplugins.utils.files import read_lines, whole_file, write_text
 from normplugins.utils.steps import step
 
 Metrics = dict[str, dict[str, Any]]
@@ -109,8 +109,7 @@ class Translation(_RunTask):
         begun = time.perf_counter()
         lines = bleu.translate(checkpoint, corpus, config.evaluate, config.common.cpu)
         seconds = time.perf_counter() - begun
-        with whole_file(output) as temporary:
-            write_lines(temporary, lines)
+        write_text(output, lines)
         speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(lines) / seconds, 2)}
         with step(f"scoring {len(lines):,} translations"):
             return bleu.score(lines, corpus, config.evaluate.split_compounds), speed
