@@ -42,28 +42,34 @@ def translate(checkpoint: Path, corpus: PreparedCorpus, search: DictConfig, cpu:
     task.load_dataset("test")
     kind = corpus.manifest["subword"]["kind"]
     title = f"translating {len(task.dataset('test')):,} sentences with {checkpoint.name}"
-    found = search_dataset(model, task, task.dataset("test"), search, title)
+    found = _search(model, task, task.dataset("test"), search, title, print)
     return [remove_subwords(task.target_dictionary.string(hypotheses[0]["tokens"]), kind) for hypotheses in found]
 
 
-def search_dataset(
+def search_sentences(
+    model: Any, task: Any, sentences: list[Tensor], search: DictConfig, begin: Callable[[Tensor], Any] | None = None
+) -> list[list[Hypothesis]]:
+    """Translate sentences (T,) that end in ``</s>`` by beam search with a model in evaluation mode.
+
+    Of ``search``, the config's section ``evaluate``, only the keys ``SEARCH`` are read. ``begin`` replaces the model's
+    computation, see :attr:`normplugins.evaluation.beam_search.BeamSearch.begin`. Nothing is printed to stdout.
+
+    Returns:
+        The hypotheses of each sentence, best first.
+    """
+    dataset = task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
+    return _search(model, task, dataset, search, "translating", None, begin)
+
+
+def _search(
     model: Any,
     task: Any,
     dataset: FairseqDataset,
     search: DictConfig,
     title: str,
-    echo: Echo | None = print,
+    echo: Echo | None,
     begin: Callable[[Tensor], Any] | None = None,
 ) -> list[list[Hypothesis]]:
-    """Translate the sentences of a dataset by beam search with a model in evaluation mode.
-
-    Of ``search``, the config's section ``evaluate``, only the keys ``SEARCH`` are read. ``title`` and ``echo`` are
-    those of :func:`normplugins.utils.steps.progress`. ``begin`` replaces the model's computation, see
-    :attr:`normplugins.evaluation.beam_search.BeamSearch.begin`.
-
-    Returns:
-        The hypotheses of each sentence, best first, in the order of the dataset.
-    """
     options = GenerationConfig(
         beam=search.beam, lenpen=search.length_penalty, max_len_a=search.max_length_a, max_len_b=search.max_length_b
     )
@@ -79,20 +85,8 @@ def search_dataset(
     return found
 
 
-def search_sentences(
-    model: Any,
-    task: Any,
-    sentences: list[Tensor],
-    search: DictConfig,
-    begin: Callable[[Tensor], Any] | None = None,
-) -> list[list[Hypothesis]]:
-    """Translate sentences (T,) that end in ``</s>`` as :func:`search_dataset` does, but print nothing to stdout."""
-    dataset = task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
-    return search_dataset(model, task, dataset, search, "translating", echo=None, begin=begin)
-
-
 def batches(model: Any, task: Any, dataset: FairseqDataset, search: DictConfig) -> Any:
-    """Return the batches in which :func:`search_dataset` translates a dataset, as an iterator with a length."""
+    """Return the batches in which :func:`search_sentences` translates a dataset, as an iterator with a length."""
     return task.get_batch_iterator(
         dataset=dataset,
         max_tokens=search.max_tokens,
