@@ -51,7 +51,7 @@ class Corpus:
         return [f"{found[name]:,} of {count:,} {name}{unit}" for name, count in published if count != found[name]]
 
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
-        """Return the input files by name, downloaded into ``raw`` if necessary; a generated corpus has none."""
+        """Return the input files by name, fetched into ``raw`` if necessary; a generated corpus has none."""
         return {}
 
     def settings(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class PublishedCorpus(Corpus):
         return self.FILES
 
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:
-        """Return the input files by name, downloaded into ``raw`` if necessary."""
+        """Return the input files by name, as :func:`normplugins.utils.download.fetch` does."""
         files = {}
         for name, addresses in self.addresses().items():
             if self.url:
@@ -147,11 +147,9 @@ def corpus_config(mapping: Mapping[str, Any]) -> Corpus:
 
 
 def register_corpus_nodes(store: Any, with_yaml: Collection[str]) -> None:
-    """Store the defaults of each corpus in Hydra's ConfigStore.
+    """Store the defaults of each corpus in Hydra's ConfigStore, as ``corpus/<name>``.
 
-    A corpus whose name is in ``with_yaml`` has its defaults under ``corpus/_<name>``, for the defaults list of
-    ``configs/corpus/<name>.yaml``. A corpus without such a file, for example one of another package, has them under
-    ``corpus/<name>``.
+    The names in ``with_yaml`` have a file ``configs/corpus/<name>.yaml``, whose defaults list names ``corpus/_<name>``.
     """
     for name, corpus in CORPORA.items():
         store.store(group="corpus", name=f"_{name}" if name in with_yaml else name, node=asdict(corpus()))

@@ -47,24 +47,18 @@ class Custom(ParallelCorpus):
         """Raise UserError for settings that the corpus cannot be prepared with; the text files are not opened."""
         super().check()
         for split in SPLITS:
-            sides = [side for side in SIDES if getattr(self, f"{split}_{side}") or getattr(self, split)]
-            drawn = getattr(self, f"{split}_size", None) or (split == "valid" and self.valid_every)
-            if len(sides) == 1:
-                raise UserError(
-                    f"corpus.{split}_{sides[0]} is set and the other side is not: set both, or corpus.{split}"
-                )
-            given = [each for each in (split, f"{split}_size", f"{split}_every") if getattr(self, each, None)]
-            if drawn and (sides or len(given) > 1):
-                of_files = [] if not sides or split in given else [f"{split}_source"]
-                raise UserError(
-                    f"corpus: {' and '.join([*of_files, *given])} are different ways to give the {split} set: keep one"
-                )
-            if not sides and not drawn and split == "train":
+            files = [key for key in (split, *(f"{split}_{side}" for side in SIDES)) if getattr(self, key)]
+            if len(files) == 1 and files != [split]:
+                raise UserError(f"corpus.{files[0]} is set and the other side is not: set both, or corpus.{split}")
+            ways = files[:1] + [key for key in (f"{split}_size", f"{split}_every") if getattr(self, key, None)]
+            if len(ways) > 1:
+                raise UserError(f"corpus: {' and '.join(ways)} are different ways to give the {split} set: keep one")
+            if not ways and split == "train":
                 raise UserError(
                     "custom needs corpus.train=PREFIX (of PREFIX.de and PREFIX.en), "
                     "or corpus.train_source and train_target"
                 )
-            if not sides and not drawn:
+            if not ways:
                 raise UserError(
                     f"no {split} set: give corpus.{split}=PREFIX, or corpus.{split}_size to draw one from train"
                 )
@@ -114,7 +108,7 @@ class Custom(ParallelCorpus):
         if draw := self._drawn():
             drawn, numbers = self._draw(list(train), pairs, draw, where["train"][0], notes)
             train, pairs = iter(drawn.pop("train")), pairs | drawn
-        return Bitext(train, pairs["test"], where, pairs.get("valid"), self.valid_every, notes=notes, numbers=numbers)
+        return Bitext(train, pairs["test"], where, pairs.get("valid"), notes=notes, numbers=numbers)
 
     def _draw(
         self, train: list[Pair], given: Mapping[str, list[Pair]], sizes: Mapping[str, int], where: str, notes: list[str]

@@ -16,7 +16,6 @@ from normplugins.utils.files import existing_file, iter_byte_lines, iter_lines
 from normplugins.utils.json_file import json_digest
 from normplugins.utils.settings import setting
 from normplugins.utils.steps import Echo
-from normplugins.utils.worker_processes import call_in_subprocess
 
 
 @register
@@ -33,11 +32,6 @@ class CustomText(RunningText):
     )
     subword_size: int = setting(8_000, "merges (bpe) or pieces (sentencepiece)", minimum=1)
     min_count: int = setting(1, "read words that the training text has less often than this as <unk>", minimum=1)
-
-    @property
-    def level(self) -> str:
-        """``word``, or the kind of subwords that the text is split into."""
-        return "word" if self.subword == "none" else self.subword
 
     def check(self) -> None:
         """Raise UserError for settings that the corpus cannot be prepared with; the files are not opened."""
@@ -57,10 +51,6 @@ class CustomText(RunningText):
     def open_split(self, files: Mapping[str, Path], split: str) -> tuple[str, Iterator[bytes]]:
         """Return the file of a split, for messages, and an iterator over its lines."""
         return str(files[split]), iter_byte_lines(files[split])
-
-    def learn_subwords(self, files: Mapping[str, Path], model: Path) -> None:
-        """Learn the subword model on the training text."""
-        call_in_subprocess(lambda: subwords.learn(self.subword, self.subword_size, 1, [files["train"]], model))
 
     def notes(self, files: Mapping[str, Path], train: Counter[str], new: Mapping[str, int]) -> list[str]:
         """Report test lines that occur in the training text, and unknown words if that text has no ``<unk>``."""

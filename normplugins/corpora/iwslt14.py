@@ -58,7 +58,7 @@ class Iwslt14(PublishedCorpus, ParallelCorpus):
             "train": (f"{path}:{source}", f"{path}:{target}"),
             "test": (f"{path}: test set, {self.source}", f"{path}: test set, {self.target}"),
         }
-        return Bitext(pairs(TRAIN, _training_lines), test, where, valid_every=self.valid_every)
+        return Bitext(pairs(TRAIN, _training_lines), test, where)
 
     def adapt_test_line(self, line: str) -> str:
         """Replace typographic apostrophes, which the training text does not have."""

@@ -1,6 +1,5 @@
 """Languages written without spaces between words, and the sacreBLEU tokenizers with which they are scored."""
 
-import re
 from collections.abc import Callable, Sequence
 
 from normplugins.utils.errors import UserError
@@ -12,8 +11,6 @@ _WITHOUT_BLANKS = {
     **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
     **dict.fromkeys(("th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo", "bod"), "char"),
 }
-# When tokens are joined, a space stays only between two ASCII characters, as in "New York" in Japanese text.
-_BLANK_TO_DROP = re.compile(r"(?<![!-~]) | (?![!-~])")
 
 
 def has_spaces(language: str) -> bool:
@@ -45,8 +42,3 @@ def score_words(lines: Sequence[str], tokenizer: str) -> list[str]:
 
     split: Callable[[str], str] = BLEU(tokenize=tokenizer).tokenizer
     return [split(line) for line in lines]
-
-
-def join_tokens(line: str) -> str:
-    """Join a line of tokens into text of a language without spaces."""
-    return _BLANK_TO_DROP.sub("", line)

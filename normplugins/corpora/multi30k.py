@@ -48,16 +48,12 @@ class Multi30k(PublishedCorpus, ParallelCorpus):
     def read(self, files: Mapping[str, Path]) -> Bitext:
         """Read all splits. Raises UserError if the text differs from the published text, unless ``verify`` is off."""
 
-        def side(text: str) -> list[str]:
-            path = files[f"{text}.gz"]
-            return list(text_lines(self._verified_lines(path), str(path)))
-
-        def pairs(part: str) -> list[Pair]:
-            source, target = f"{part}.{self.source}", f"{part}.{self.target}"
-            return list(zip_lines(side(source), side(target), where(part)))
-
         def where(part: str) -> tuple[str, str]:
             return str(files[f"{part}.{self.source}.gz"]), str(files[f"{part}.{self.target}.gz"])
+
+        def pairs(part: str) -> list[Pair]:
+            source, target = (text_lines(self._verified_lines(Path(path)), path) for path in where(part))
+            return list(zip_lines(source, target, where(part)))
 
         train, valid = pairs("train"), pairs("val")
         tests = {name: pairs(part) for name, part in TEST_PARTS.items()}

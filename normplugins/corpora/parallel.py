@@ -30,7 +30,6 @@ _ADDED_LATER: dict[str, Any] = {
     "clean_punctuation": False,
     "split_hyphens": False,
     "length_in": "words",
-    "news_commentary": None,
 }
 
 Pair = tuple[str, str]
@@ -43,8 +42,8 @@ class Bitext:
 
     Attributes:
         train, valid, test: the pairs of each split; the training pairs are read once, and may be streamed from disk.
+        valid: None if the corpus's ``valid_every`` takes the validation set from the clean training pairs.
         where: names of the source and target file of each split, for messages.
-        valid_every: without ``valid``, every n-th clean training pair becomes the validation set.
         test_sets: number of pairs of each test set in ``test``, in order; empty for a single test set.
         notes: what the user should know about how the corpus was read.
         numbers: the line numbers of a split's pairs in its file, where they are not consecutive.
@@ -54,7 +53,6 @@ class Bitext:
     test: list[Pair]
     where: Mapping[str, tuple[str, str]]
     valid: list[Pair] | None = None
-    valid_every: int | None = None
     test_sets: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     numbers: Mapping[str, Iterable[int]] = field(default_factory=dict)
@@ -150,7 +148,8 @@ class ParallelCorpus(Corpus):
             if getattr(self, key) and self.resolved_tokenizer == "given":
                 raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")
         check_score_tokenizer(self.resolved_score_tokenizer)
-        whole = [language for language in (self.source, self.target) if self.is_untokenized(language)]
+        special = [language for language in (self.source, self.target) if not has_spaces(language)]
+        whole = [language for language in special if self.tokenizer_of(language) == "none"]
         if whole and self.max_ratio and self.length_in == "words":
             raise UserError(
                 f"corpus.max_ratio compares numbers of words, and a line of {whole[0]} is left as one word: "
@@ -189,13 +188,11 @@ class ParallelCorpus(Corpus):
         """sacreBLEU's tokenizer for scores on plain text."""
         return self.score_tokenizer or default_score_tokenizer(self.target)
 
-    def is_untokenized(self, language: str) -> bool:
-        """Whether lines of a language go to the subword model untokenized, because it is written without spaces."""
-        return not has_spaces(language) and self.resolved_tokenizer != "given"
-
     def tokenizer_of(self, language: str) -> str:
         """Return ``moses``, ``none`` or ``given`` for one language: Moses has no rules for languages without spaces."""
-        return "none" if self.is_untokenized(language) else self.resolved_tokenizer
+        if self.resolved_tokenizer == "moses" and not has_spaces(language):
+            return "none"
+        return self.resolved_tokenizer
 
     def language_notes(self) -> list[str]:
         """Describe what is done differently for languages that are written without spaces."""
@@ -208,7 +205,7 @@ class ParallelCorpus(Corpus):
                 done.append("not tokenized by Moses")
             if self.clean_punctuation:
                 done.append("its punctuation is not normalized")
-            if self.is_untokenized(language) and self.max_length and self.length_in == "words":
+            if self.tokenizer_of(language) == "none" and self.max_length and self.length_in == "words":
                 done.append("a line counts as one word in corpus.max_length")
             if language == self.target:
                 name = self.resolved_score_tokenizer

@@ -1,7 +1,6 @@
 """Prepares a corpus, from its input files to fairseq's data-bin; complete stages are skipped."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from normplugins.corpora.binarize import binarize
 from normplugins.corpora.languages import has_spaces, score_words
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.running_text import PreparedText, RunningText, prepare_running_text
-from normplugins.corpora.stages import MANIFEST, Inputs, run_stage, write_manifest
+from normplugins.corpora.stages import MANIFEST, Preparation, Prepared
 from normplugins.corpora.subwords import FILES, PACKAGES
 from normplugins.corpora.text_stages import write_subwords, write_tokens
 from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
@@ -25,27 +24,20 @@ from normplugins.utils.steps import Echo, step
 _MODELS = set(FILES.values())
 
 
-@dataclass(frozen=True)
-class PreparedCorpus:
+class PreparedCorpus(Prepared):
     """A corpus ready for fairseq's translation task, and the references for scoring its translations.
 
     ``bin_dir`` has one joined dictionary, stored under the names of both languages. ``reference_tokens`` is the
     tokenized target side of the test set, one line per pair, with the case of the training text. ``reference_text`` is
-    the same side as published, with its original case.
+    the same side as published, with its original case, which is scored with sacreBLEU's ``score_tokenizer``.
     """
 
-    folder: Path
-    bin_dir: Path
-    source: str
-    target: str
-    reference_tokens: Path
-    reference_text: Path
-    manifest: dict[str, Any]
-
-    @property
-    def score_tokenizer(self) -> str:
-        """sacreBLEU's tokenizer for plain text."""
-        return str(self.manifest.get("score_tokenizer", "13a"))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.source, self.target = str(self.manifest["source"]), str(self.manifest["target"])
+        self.reference_tokens = self.folder / "tokenized" / f"reference.tokens.{self.target}"
+        self.reference_text = self.folder / "tokenized" / f"reference.text.{self.target}"
+        self.score_tokenizer = str(self.manifest.get("score_tokenizer", "13a"))
 
     def to_tokens(self, lines: Iterable[str]) -> list[str]:
         """Turn output lines (subwords already joined) into tokens, to score against ``reference_tokens``."""
@@ -107,45 +99,28 @@ def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText |
         ]
         if any(sha256(folder / name) != manifest["sha256"][name] for name in used):
             return None
+        return (PreparedText if isinstance(corpus, RunningText) else PreparedCorpus)(folder, manifest)
     except (KeyError, TypeError, UserError):
         return None
-    if isinstance(corpus, RunningText):
-        return PreparedText(folder=folder, bin_dir=folder / "bin", manifest=manifest)
-    assert isinstance(corpus, ParallelCorpus)
-    return _prepared(corpus, folder, manifest)
 
 
 def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: int | None) -> PreparedCorpus:
-    folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
+    stages = Preparation(corpus, home, echo)
     # With raw text the references are still tokenized, and with given tokens they are still detokenized.
     tools = ["sacremoses", *(["regex"] if corpus.clean_punctuation else []), PACKAGES[corpus.subword], "fairseq"]
-    key = inputs.stage_key(tools)
+    key, folder = stages.key(tools), stages.folder
 
     def binarize_stage(to: Path) -> dict[str, Any]:
         echo(f"{corpus.name}: binarizing")
         return {"dictionary_types": binarize(folder / "subword", to, corpus.source, corpus.target)}
 
-    with inputs.reading():
-        work = partial(write_tokens, corpus, inputs.files, echo, workers)
-        tokens = run_stage(folder / "tokenized", key, work, echo)
+    tokens = stages.run("tokenized", key, partial(write_tokens, corpus, stages.files, echo, workers))
     work = partial(write_subwords, corpus, folder / "tokenized", echo, workers)
-    subwords = run_stage(folder / "subword", {"of": tokens["fingerprint"]}, work, echo)
-    binary = run_stage(folder / "bin", {"of": subwords["fingerprint"]}, binarize_stage, echo)
+    subwords = stages.run("subword", {"of": tokens["fingerprint"]}, work)
+    binary = stages.run("bin", {"of": subwords["fingerprint"]}, binarize_stage)
     manifest = _manifest(corpus, key, {"tokenized": tokens, "subword": subwords, "bin": binary})
-    write_manifest(folder, manifest, echo)
-    return _prepared(corpus, folder, manifest)
-
-
-def _prepared(corpus: ParallelCorpus, folder: Path, manifest: dict[str, Any]) -> PreparedCorpus:
-    return PreparedCorpus(
-        folder=folder,
-        bin_dir=folder / "bin",
-        source=corpus.source,
-        target=corpus.target,
-        reference_tokens=folder / "tokenized" / f"reference.tokens.{corpus.target}",
-        reference_text=folder / "tokenized" / f"reference.text.{corpus.target}",
-        manifest=manifest,
-    )
+    stages.write_manifest(manifest)
+    return PreparedCorpus(folder, manifest)
 
 
 def _manifest(corpus: ParallelCorpus, key: dict[str, Any], records: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from normplugins.corpora import subwords
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.pipeline import PreparedCorpus
 from normplugins.corpora.running_text import PreparedText, RunningText, line_splitter
@@ -32,11 +31,7 @@ class TextPipeline:
     to_text: Callable[[Iterable[str]], list[str]]
 
     def encode(self, line: str, where: str, number: int) -> list[str]:
-        """Return the words or subwords of a raw line.
-
-        Raises:
-            UserError: a word would be read as a symbol; the message gives its file ``where`` and its line ``number``.
-        """
+        """Return the words or subwords of a raw line. Raises UserError as :func:`refuse_symbols`."""
         return self.split(refuse_symbols(self.tokenize(line), self.level, where, number))
 
     def join(self, pieces: str) -> str:
@@ -56,11 +51,12 @@ class TextPipeline:
 
 def text_pipeline(corpus: ParallelCorpus | RunningText, prepared: PreparedCorpus | PreparedText) -> TextPipeline:
     """Return the pipeline of a prepared corpus: it encodes the source language, and decodes the target language."""
+    level = corpus.level if isinstance(corpus, RunningText) else corpus.subword
+    split = line_splitter(level, prepared.folder)
     if isinstance(corpus, RunningText):
-        return TextPipeline(corpus.level, str, line_splitter(corpus.level, prepared.folder), list)
+        return TextPipeline(level, str, split, list)
     assert isinstance(prepared, PreparedCorpus)
-    split = subwords.splitter(corpus.subword, prepared.folder / "subword" / subwords.FILES[corpus.subword])
     # A corpus of given tokens takes tokens and returns tokens.
     to_text = list if corpus.resolved_tokenizer == "given" else partial(PreparedCorpus.to_text, prepared)
     tokenize = partial(tokenize_line, corpus, corpus.source, "test")
-    return TextPipeline(corpus.subword, tokenize, lambda line: split(line).split(), to_text)
+    return TextPipeline(level, tokenize, split, to_text)

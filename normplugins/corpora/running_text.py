@@ -3,15 +3,16 @@
 import hashlib
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from normplugins.corpora import subwords
 from normplugins.corpora.base import SPLITS, Corpus, PublishedCorpus, verified
 from normplugins.corpora.binarize import binarize_text
-from normplugins.corpora.stages import Inputs, run_stage, write_manifest
+from normplugins.corpora.stages import Preparation, Prepared
 from normplugins.corpora.symbols import LINE_END, UNKNOWN, refuse_symbols
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import text_lines
@@ -31,14 +32,13 @@ class RunningText(Corpus):
     DIGESTS: ClassVar[Mapping[str, str]] = {}
     """The published digest of each split's text, as ``sha256:...``; empty for text that is not published."""
 
+    # The user's own text has settings of these names.
+    subword, subword_size, min_count = "none", 0, 1
+
     @property
     def level(self) -> str:
         """``word``, or the kind of subwords that the text is split into."""
-        return "word"
-
-    def learn_subwords(self, files: Mapping[str, Path], model: Path) -> None:
-        """Learn the subword model of a text that is not at word level."""
-        raise NotImplementedError
+        return "word" if self.subword == "none" else self.subword
 
     def notes(self, files: Mapping[str, Path], train: Counter[str], new: Mapping[str, int]) -> list[str]:  # noqa: ARG002
         """Return what the user should know about the text; ``new`` has the number of unknown tokens of each split."""
@@ -73,62 +73,40 @@ class PublishedText(PublishedCorpus, RunningText):
             deque(lines, maxlen=0)
 
 
-@dataclass(frozen=True)
-class PreparedText:
+class PreparedText(Prepared):
     """Running text ready for fairseq's language_modeling task: ``bin_dir`` has dict.txt and {split}.{bin,idx}."""
-
-    folder: Path
-    bin_dir: Path
-    manifest: dict[str, Any]
-
-
-@dataclass
-class _Text:
-    """A split's token counts, its number of words, and the digest of its text."""
-
-    counts: Counter[str]
-    words: int
-    sha256: str
 
 
 def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> PreparedText:
     """Prepare a corpus under ``home/<variant>``; the caller locks ``home``. Raises UserError for bad input."""
-    folder, inputs = home / corpus.variant(), Inputs(corpus, home / "raw", echo)
+    stages = Preparation(corpus, home, echo)
     tools = ["fairseq"] if corpus.level == "word" else ["fairseq", subwords.PACKAGES[corpus.level]]
-    key = inputs.stage_key(tools)
+    key, files = stages.key(tools), stages.files
 
     def learn(to: Path) -> dict[str, Any]:
         echo(f"{corpus.name}: learning {corpus.level} subwords")
-        corpus.learn_subwords(inputs.files, to / subwords.FILES[corpus.level])
+        subwords.learn(corpus.level, corpus.subword_size, 1, [files["train"]], to / subwords.FILES[corpus.level])
         return {}
 
-    def binarize(to: Path) -> dict[str, Any]:
-        echo(f"{corpus.name}: counting words")
-        texts = {split: _count(corpus, inputs.files, split, split_line) for split in SPLITS}
-        facts = _facts(corpus, inputs.files, texts)
-        echo(f"{corpus.name}: binarizing")
-        lines = {split: _tokens(*corpus.open_split(inputs.files, split), split_line) for split in SPLITS}
-        return {**facts, "dictionary_types": binarize_text(texts["train"].counts, lines, to)}
-
     if corpus.level != "word":
-        run_stage(folder / "subword", key, learn, echo)
-    split_line = line_splitter(corpus.level, folder)
-    with inputs.reading():
-        record = run_stage(folder / "bin", key, binarize, echo)
+        stages.run("subword", key, learn)
+    split_line = line_splitter(corpus.level, stages.folder)
+    record = stages.run("bin", key, partial(_binarize, corpus, files, split_line, echo))
     facts = record["facts"]
+    found = {f"{split} {unit}": count for split, counts in facts["counts"].items() for unit, count in counts.items()}
     manifest = {
         "corpus": corpus.name,
         **{name: facts[name] for name in ("counts", "types", "dictionary_types", "unigram_ppl")},
         **({"subword": {"kind": corpus.level}} if corpus.level != "word" else {}),
         "expected": dict(corpus.published()),
-        "note": ", ".join(_differing(corpus, facts)),
+        "note": ", ".join(corpus.count_differences({**found, "types": facts["types"]})),
         "notes": facts["notes"],
         "sha256": {f"text/{split}": digest for split, digest in facts["text_sha256"].items()}
         | {f"bin/{name}": file["sha256"] for name, file in record["files"].items()},
         **{name: key[name] for name in ("inputs", "settings", "versions")},
     }
-    write_manifest(folder, manifest, echo)
-    return PreparedText(folder=folder, bin_dir=folder / "bin", manifest=manifest)
+    stages.write_manifest(manifest)
+    return PreparedText(stages.folder, manifest)
 
 
 def line_splitter(level: str, folder: Path) -> Split:
@@ -155,12 +133,43 @@ def unigram_perplexity(train: Counter[str], split: Counter[str]) -> float | None
     return math.exp(-log_likelihood / split.total())
 
 
-def _tokens(where: str, raw: Iterable[bytes], split_line: Split) -> Iterator[list[str]]:
-    """Yield the words or subwords of each line."""
-    return (split_line(line) for line in text_lines(raw, where))
+def _binarize(
+    corpus: RunningText, files: Mapping[str, Path], split_line: Split, echo: Echo, to: Path
+) -> dict[str, Any]:
+    """Count and binarize the text; return the stage's facts."""
+    echo(f"{corpus.name}: counting words")
+    counts, numbers, digests = dict[str, Counter[str]](), dict[str, dict[str, int]](), dict[str, str]()
+    for split in SPLITS:
+        counts[split], numbers[split], digests[split] = _count(corpus, files, split, split_line)
+    train, held_out = counts["train"], {split: counts[split] for split in ("valid", "test")}
+    new = {split: sum(count for word, count in words.items() if word not in train) for split, words in held_out.items()}
+    unit = "words" if corpus.level == "word" else "subwords"
+    notes = [
+        f"{count:,} {split} {unit} that the training text does not have: read as {UNKNOWN}"
+        for split, count in new.items()
+        if count
+    ]
+    notes += corpus.notes(files, train, new)
+    echo(f"{corpus.name}: binarizing")
+    texts = {split: corpus.open_split(files, split) for split in SPLITS}
+    lines = {split: map(split_line, text_lines(raw, where)) for split, (where, raw) in texts.items()}
+    return {
+        "counts": numbers,
+        "types": len(train),  # as in the published counts: the line end is a type, <s> and <pad> are not
+        # over subwords it would not be a perplexity per word
+        "unigram_ppl": {split: unigram_perplexity(train, words) for split, words in held_out.items()}
+        if corpus.level == "word"
+        else None,
+        "text_sha256": digests,
+        "notes": notes,
+        "dictionary_types": binarize_text(train, lines, to),
+    }
 
 
-def _count(corpus: RunningText, files: Mapping[str, Path], split: str, split_line: Split) -> _Text:
+def _count(
+    corpus: RunningText, files: Mapping[str, Path], split: str, split_line: Split
+) -> tuple[Counter[str], dict[str, int], str]:
+    """Return the counts of a split's tokens, its numbers of lines, words and tokens, and the SHA-256 of its text."""
     where, raw = corpus.open_split(files, split)
     if getattr(corpus, "verify", False):
         raw = verified(where, f"{corpus.name} text", raw, corpus.DIGESTS[split])
@@ -178,39 +187,9 @@ def _count(corpus: RunningText, files: Mapping[str, Path], split: str, split_lin
     if not counts:
         raise UserError(f"{where} has no word")
     words = words or counts.total()
-    if split == "train" and (least := getattr(corpus, "min_count", 1)) > 1:
-        rare = [word for word, count in counts.items() if count < least and word != UNKNOWN]
+    if split == "train":
+        rare = [word for word, count in counts.items() if count < corpus.min_count and word != UNKNOWN]
         if rare:  # otherwise <unk> would become a type with a count of 0
             counts[UNKNOWN] += sum(counts.pop(word) for word in rare)
     counts[LINE_END] = lines
-    return _Text(counts, words, digest.hexdigest())
-
-
-def _facts(corpus: RunningText, files: Mapping[str, Path], texts: dict[str, _Text]) -> dict[str, Any]:
-    counts = {split: text.counts for split, text in texts.items()}
-    unit = "words" if corpus.level == "word" else "subwords"
-    train, held_out = counts["train"], {split: counts[split] for split in ("valid", "test")}
-    new = {split: sum(count for word, count in words.items() if word not in train) for split, words in held_out.items()}
-    return {
-        "counts": {
-            split: {"lines": text.counts[LINE_END], "words": text.words, "tokens": text.counts.total()}
-            for split, text in texts.items()
-        },
-        "types": len(train),  # as in the published counts: the line end is a type, <s> and <pad> are not
-        # over subwords it would not be a perplexity per word
-        "unigram_ppl": {split: unigram_perplexity(train, words) for split, words in held_out.items()}
-        if unit == "words"
-        else None,
-        "text_sha256": {split: text.sha256 for split, text in texts.items()},
-        "notes": [
-            f"{count:,} {split} {unit} that the training text does not have: read as {UNKNOWN}"
-            for split, count in new.items()
-            if count
-        ]
-        + corpus.notes(files, train, new),
-    }
-
-
-def _differing(corpus: RunningText, facts: dict[str, Any]) -> list[str]:
-    found = {f"{split} {unit}": count for split, counts in facts["counts"].items() for unit, count in counts.items()}
-    return corpus.count_differences({**found, "types": facts["types"]})
+    return counts, {"lines": lines, "words": words, "tokens": counts.total()}, digest.hexdigest()

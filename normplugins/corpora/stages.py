@@ -1,17 +1,16 @@
 """The stages of a preparation: input files, folders that are skipped when complete, and the manifest."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from normplugins.corpora.base import Corpus
 from normplugins.corpora.split_writer import PROGRESS
-from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
-from normplugins.utils.file_hashes import FileHashes
 from normplugins.utils.files import remove, sha256, whole_file, whole_folder
 from normplugins.utils.json_file import json_digest, read_json_or_none, write_json
 from normplugins.utils.steps import Echo
@@ -21,72 +20,74 @@ MANIFEST = "corpus.json"
 HASHES = ".hashes.json"  # hashes of all files of a corpus, next to the folders of its variants
 
 
-class Inputs:
-    """The input files of a corpus by name, fetched into ``raw`` if necessary."""
+@dataclass
+class Prepared:
+    """A prepared corpus: its folder, whose ``bin_dir`` holds fairseq's data, and the content of its ``corpus.json``."""
 
-    def __init__(self, corpus: Corpus, raw: Path, echo: Echo) -> None:
-        self._raw = raw
-        self.corpus, self.files = corpus, corpus.fetch_files(raw, echo)
+    folder: Path
+    manifest: dict[str, Any]
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Make UserErrors in this block name the mirror's file instead of its copy, which the next call overwrites.
+    def __post_init__(self) -> None:
+        self.bin_dir = self.folder / "bin"
 
-        No file is removed: a damaged file never gets into ``raw``, and other settings may accept one that fails here.
-        """
-        try:
-            yield
-        except UserError as error:
-            message = str(error)
-            for name, path in self.files.items():
-                if path.parent == self._raw and (mirrored := find_in_mirror(name, self.corpus.name)):
-                    message = message.replace(str(path), str(mirrored))
-            raise UserError(message) from None
 
-    def stage_key(self, tools: list[str]) -> dict[str, Any]:
+class Preparation:
+    """The preparation of one variant of a corpus under ``home``, in stages with a folder each.
+
+    Attributes:
+        folder: ``home/<variant>``.
+        files: the input files by name, with copies of fetched files in ``home/raw``.
+    """
+
+    def __init__(self, corpus: Corpus, home: Path, echo: Echo) -> None:
+        self.corpus, self.folder, self.echo = corpus, home / corpus.variant(), echo
+        self.files, self._hashes = corpus.fetch_files(home / "raw", echo), _FileHashes(home / HASHES)
+
+    def key(self, tools: list[str]) -> dict[str, Any]:
         """Return everything that the first stage depends on; ``tools`` are Python packages."""
-        hashes = FileHashes(self._raw.parent / HASHES)
-        inputs = {name: hashes.sha256(path) for name, path in self.files.items()}
-        hashes.save()
         return {
             "recipe": self.corpus.RECIPE,
             "settings": self.corpus.settings(),
             "versions": {name: version(name) for name in tools},
             "verified": getattr(self.corpus, "verify", True),
-            "inputs": inputs,
+            "inputs": {name: self._hashes.sha256(path) for name, path in self.files.items()},
         }
 
+    def run(self, stage: str, key: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Return the record of a stage. ``build`` fills its folder unless it is already complete and has the same key.
 
-def run_stage(
-    folder: Path, key: dict[str, Any], build: Callable[[Path], dict[str, Any]], echo: Echo = print
-) -> dict[str, Any]:
-    """Return the record of a stage. ``build`` fills the folder unless it is already complete and has the same key.
+        A folder is complete if its files have not changed since the stage ended. If ``build`` records its progress, a
+        killed call leaves its files, and the next call resumes there.
+        """
+        folder, fingerprint = self.folder / stage, json_digest(key)
+        record = read_json_or_none(folder / STAGE)
+        if record and record.get("fingerprint") == fingerprint:
+            digests = {name: file["sha256"] for name, file in record["files"].items()}
+            names = {path.name for path in _stage_files(folder)}
+            changed = sorted(names ^ digests.keys()) or _differing(folder, digests, self._hashes.sha256)
+            if not changed:
+                remove(folder / PROGRESS)
+                return record
+            self.echo(f"{folder / changed[0]} has changed since it was prepared: {folder} is rebuilt")
+        with whole_folder(folder, fingerprint[:8], lambda left: (left / PROGRESS).is_file()) as temporary:
+            facts = build(temporary)
+            files = {
+                path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in _stage_files(temporary)
+            }
+            record = {"fingerprint": fingerprint, "facts": facts, "files": files}
+            write_json(temporary / STAGE, record)
+        remove(folder / PROGRESS)  # only now, so that a call killed before this could be resumed
+        return record
 
-    A folder is complete if its files have not changed since the stage ended. If ``build`` records its progress, a
-    killed call leaves its files, and the next call resumes there.
-    """
-    fingerprint = json_digest(key)
-    hashes = FileHashes(folder.parents[1] / HASHES)
-    record = read_json_or_none(folder / STAGE)
-    if record and record.get("fingerprint") == fingerprint:
-        changed = _changed(folder, record["files"], hashes)
-        hashes.save()
-        if not changed:
-            remove(folder / PROGRESS)
-            return record
-        echo(f"{folder / changed[0]} has changed since it was prepared: {folder} is rebuilt")
-    with whole_folder(folder, fingerprint[:8], lambda left: (left / PROGRESS).is_file()) as temporary:
-        facts = build(temporary)
-        files: dict[str, dict[str, Any]] = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in _stage_files(temporary)
-        }
-        record = {"fingerprint": fingerprint, "facts": facts, "files": files}
-        write_json(temporary / STAGE, record)
-    remove(folder / PROGRESS)  # only now, so that a call killed before this could be resumed
-    for name, file in files.items():
-        hashes.remember(folder / name, file["sha256"])
-    hashes.save()
-    return record
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Write ``corpus.json`` if its content has changed, and print its notes."""
+        path, content = self.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        if not path.is_file() or path.read_bytes() != content.encode():
+            with whole_file(path) as temporary:
+                temporary.write_text(content, encoding="utf-8")
+        for line in (manifest["note"], *manifest["notes"]):
+            if line:
+                self.echo(f"{manifest['corpus']}: {line}")
 
 
 def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
@@ -94,39 +95,53 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
 
     The manifest's digests ``text/...`` are skipped: they belong to text inside an input file.
     """
-    changed = [
-        name
-        for name, digest in manifest["sha256"].items()
-        if not name.startswith("text/") and not _is_file_with(folder / name, digest, sha256)
-    ]
+    digests = {name: digest for name, digest in manifest["sha256"].items() if not name.startswith("text/")}
+    changed = _differing(folder, digests, sha256)
     if changed:  # otherwise the next call trusts a file whose size and modification time are as before
         remove(folder.parent / HASHES)
     return changed
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any], echo: Echo) -> None:
-    """Write ``corpus.json`` if its content has changed, and print its notes."""
-    path, content = folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    if not path.is_file() or path.read_bytes() != content.encode():
-        with whole_file(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    for line in (manifest["note"], *manifest["notes"]):
-        if line:
-            echo(f"{manifest['corpus']}: {line}")
+class _FileHashes:
+    """SHA-256 digests of files, computed again only if a file's size or modification time has changed.
+
+    The JSON file ``store`` keeps them. If it is missing, damaged or cannot be written, this costs only time.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store: Path = store
+        self._known: dict[str, list[Any]] = read_json_or_none(store) or {}
+
+    def sha256(self, path: Path) -> str:
+        """Return the digest of a file. Raises UserError or OSError if the file cannot be read."""
+        found = path.stat()
+        known, size_and_time = self._known.get(self._key(path)), [found.st_size, found.st_mtime_ns]
+        if known and known[:2] == size_and_time:
+            return str(known[2])
+        digest = sha256(path)
+        self._known[self._key(path)] = [*size_and_time, digest]
+        existing = {key: entry for key, entry in self._known.items() if (self._store.parent / key).exists()}
+        with suppress(UserError):
+            write_json(self._store, existing)
+        return digest
+
+    def _key(self, path: Path) -> str:
+        folder = self._store.parent
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path.absolute())
 
 
 def _stage_files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.name not in (STAGE, PROGRESS)]
 
 
-def _changed(folder: Path, files: dict[str, dict[str, Any]], hashes: FileHashes) -> list[str]:
-    if names := {path.name for path in _stage_files(folder)} ^ files.keys():
-        return sorted(names)
-    return [name for name, file in files.items() if not _is_file_with(folder / name, file["sha256"], hashes.sha256)]
-
-
-def _is_file_with(path: Path, digest: str, sha256: Callable[[Path], str]) -> bool:
-    try:
-        return sha256(path) == digest
-    except UserError:
-        return False
+def _differing(folder: Path, digests: Mapping[str, str], digest_of: Callable[[Path], str]) -> list[str]:
+    """Return the names of the files that have another digest or cannot be read."""
+    differing = []
+    for name, digest in digests.items():
+        try:
+            same = digest_of(folder / name) == digest
+        except (UserError, OSError):
+            same = False
+        if not same:
+            differing.append(name)
+    return differing

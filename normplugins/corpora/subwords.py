@@ -9,6 +9,7 @@ from pathlib import Path
 
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import iter_lines, read_lines, whole_file
+from normplugins.utils.worker_processes import call_in_subprocess
 
 PACKAGES = {"bpe": "subword-nmt", "sentencepiece": "sentencepiece"}
 FILES = {"bpe": "codes", "sentencepiece": "sentencepiece.model"}
@@ -24,14 +25,14 @@ def learn(kind: str, size: int, min_count: int, texts: Sequence[Path], model: Pa
     """Learn a joint model on the lines of these files and write it. Raises UserError for too little text.
 
     BPE learns from the counts of words that occur at least ``min_count`` times, and keeps only these in memory while it
-    learns; SentencePiece loads all text.
+    learns; SentencePiece loads all text. A subprocess does both, so that its memory is released.
     """
     lines = chain.from_iterable(map(iter_lines, texts))
     with whole_file(model) as temporary:
         if kind == "sentencepiece":
-            _learn_sentencepiece(size, lines, temporary)
+            call_in_subprocess(lambda: _learn_sentencepiece(size, lines, temporary))
         else:
-            _learn_bpe(size, min_count, lines, temporary)
+            call_in_subprocess(lambda: _learn_bpe(size, min_count, lines, temporary))
 
 
 def _learn_bpe(merges: int, min_count: int, lines: Iterable[str], path: Path) -> None:

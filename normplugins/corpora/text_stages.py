@@ -10,13 +10,12 @@ from normplugins.corpora import subwords
 from normplugins.corpora.base import SPLITS
 from normplugins.corpora.languages import has_spaces
 from normplugins.corpora.parallel import Bitext, NumberedPair, Pair, ParallelCorpus
-from normplugins.corpora.split_writer import CHUNK, SplitWriter
+from normplugins.corpora.split_writer import SplitWriter
 from normplugins.corpora.symbols import refuse_symbols
 from normplugins.corpora.tokenizer import clean_punctuation, detokenize, squeeze, tokenize
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import iter_lines, whole_file, write_lines
+from normplugins.utils.files import iter_lines, read_lines, write_lines, write_text
 from normplugins.utils.steps import Echo
-from normplugins.utils.worker_processes import call_in_subprocess, chunked, map_ordered
 
 _SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 
@@ -33,19 +32,19 @@ def write_tokens(
     bitext = corpus.read(files)
     where = {split: bitext.where.get(split, bitext.where["train"]) for split in SPLITS}
     work = {split: partial(_tokenize, corpus, split, where[split]) for split in SPLITS}
-    chunks = map_ordered(work["test"], chunked(bitext.numbered("test", bitext.test), CHUNK), workers)
-    test = [pair for tokens, _ in chunks for pair in tokens]
+    writer = SplitWriter(to, corpus, echo)
+    writer.write("test", bitext.numbered("test", bitext.test), work["test"], workers)
+    source, target = (read_lines(to / f"test.{language}") for language in (corpus.source, corpus.target))
+    test = list(zip(source, target, strict=True))
     corpus.verify_test(test, where["test"])  # before the training text, which takes much longer
     for side, file in enumerate(where["test"]):
         for number, pair in bitext.numbered("test", test):
             if not pair[side]:
                 raise UserError(f"{file}, line {number} is empty: a test pair must have both sides; remove it")
     _write_references(corpus, bitext, test, to)
-    writer = SplitWriter(to, corpus, echo)
-    writer.write("test", test, lambda chunk: (chunk, {}), workers=1)
     if bitext.valid is not None:
         writer.write("valid", bitext.numbered("valid", bitext.valid), work["valid"], workers)
-    every = bitext.valid_every if bitext.valid is None else None
+    every = getattr(corpus, "valid_every", None) if bitext.valid is None else None
     writer.write("train", bitext.numbered("train", bitext.train), work["train"], workers, every)
     counts = {split: writer.counts[split] for split in SPLITS}
     notes = [*corpus.language_notes(), *bitext.notes, *corpus.cleaning_notes(counts["train"]["dropped"])]
@@ -69,16 +68,12 @@ def write_tokens(
 
 def _overlap_notes(test: Sequence[Pair], train: Sequence[Path]) -> list[str]:
     """Report how many test pairs occur in the training text, as pairs and on the source side."""
-    pairs, sources = set(test), {source for source, _ in test}
-    seen_pairs, seen_sources = set[Pair](), set[str]()
-    for pair in zip(*map(iter_lines, train), strict=True):
-        if pair[0] in sources:
-            seen_sources.add(pair[0])
-            if pair in pairs:
-                seen_pairs.add(pair)
-    if not seen_sources:
+    sources = {source for source, _ in test}
+    seen = {pair for pair in zip(*map(iter_lines, train), strict=True) if pair[0] in sources}
+    if not seen:
         return []
-    both, alone = sum(pair in seen_pairs for pair in test), sum(pair[0] in seen_sources for pair in test)
+    seen_sources = {source for source, _ in seen}
+    both, alone = sum(pair in seen for pair in test), sum(source in seen_sources for source, _ in test)
     of_all = f"{both:,} of {len(test):,} test pairs also occur in the training text"
     return [f"{of_all}, {alone:,} counting the source side only"]
 
@@ -144,16 +139,14 @@ def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: in
     echo(f"{corpus.name}: splitting words into subwords")
     split_line = subwords.splitter(corpus.subword, model)
 
-    def split_pairs(pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
-        return [(split_line(source), split_line(target)) for source, target in pairs], {}
-
-    def split_and_clean(pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
-        return corpus.clean(split_pairs(pairs)[0])
+    def split_pairs(clean: bool, pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
+        found = [(split_line(source), split_line(target)) for source, target in pairs]
+        return corpus.clean(found) if clean else (found, {})
 
     for split in SPLITS:
         source, target = (iter_lines(tokens / f"{split}.{language}") for language in (corpus.source, corpus.target))
-        work = split_and_clean if split == "train" and corpus.length_in == "subwords" else split_pairs
-        writer.write(split, zip(source, target, strict=True), work, workers)
+        clean = split == "train" and corpus.length_in == "subwords"
+        writer.write(split, zip(source, target, strict=True), partial(split_pairs, clean), workers)
     counts = writer.counts
     notes = corpus.cleaning_notes(counts["train"]["dropped"])
     if not counts["train"]["pairs"]:
@@ -181,10 +174,8 @@ def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: in
 def _make_model(corpus: ParallelCorpus, tokens: Path, model: Path, echo: Echo) -> None:
     if corpus.codes is not None:
         echo(f"{corpus.name}: taking the subwords of {corpus.codes}")
-        with whole_file(model) as temporary:  # a byte order mark would hide the version of the codes
-            write_lines(temporary, iter_lines(Path(corpus.codes).expanduser()))
+        write_text(model, iter_lines(Path(corpus.codes).expanduser()))  # without a byte order mark
         return
     echo(f"{corpus.name}: learning {corpus.subword_size:,} joint {corpus.subword} subwords")
     paths = [tokens / f"train.{language}" for language in (corpus.source, corpus.target)]
-    kind, size, min_count = corpus.subword, corpus.subword_size, corpus.subword_min_count
-    call_in_subprocess(lambda: subwords.learn(kind, size, min_count, paths, model))
+    subwords.learn(corpus.subword, corpus.subword_size, corpus.subword_min_count, paths, model)

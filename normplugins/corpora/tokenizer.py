@@ -7,9 +7,11 @@ from typing import Any
 
 import regex
 
-from normplugins.corpora.languages import has_spaces, join_tokens
+from normplugins.corpora.languages import has_spaces
 from normplugins.corpora.symbols import has_symbol
 
+# When tokens of a language without spaces are joined, a space stays only between two ASCII characters: "New York".
+_BLANK_TO_DROP = re.compile(r"(?<![!-~]) | (?![!-~])")
 _FINAL_STOP = re.compile(r"(?<=\S)\.$")
 _TAG_LINE = re.compile(r"<.+>")
 _NON_PRINTING = regex.compile(r"\p{C}")
@@ -69,7 +71,7 @@ def tokenize(line: str, language: str, split_hyphens: bool = False) -> str:
 def detokenize(lines: Iterable[str], language: str) -> list[str]:
     """Return lines of Moses tokens as plain text, unescaped; in a language without spaces, the tokens are joined."""
     if not has_spaces(language):
-        return [_detokenizer("en").unescape_xml(join_tokens(line)) for line in lines]
+        return [_detokenizer("en").unescape_xml(_BLANK_TO_DROP.sub("", line)) for line in lines]
     detokenizer = _detokenizer(language)
     return [str(detokenizer.detokenize(line.split())) for line in lines]
 

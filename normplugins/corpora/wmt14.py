@@ -16,29 +16,14 @@ _MIRROR = "https://huggingface.co/datasets/wmt"  # the same files, packed as .zi
 EUROPARL, COMMON_CRAWL = "training-parallel-europarl-v7.tgz", "training-parallel-commoncrawl.tgz"
 NEWS_COMMENTARY = {version: f"training-parallel-nc-{version}.tgz" for version in ("v9", "v12")}
 VALID, TEST = "dev.tgz", "test-full.tgz"
-ADDRESSES = {
-    EUROPARL: [
-        f"http://statmt.org/wmt13/{EUROPARL}",
-        f"{_MIRROR}/wmt13/resolve/main-zip/training-parallel-europarl-v7.zip",
-    ],
-    COMMON_CRAWL: [
-        f"http://statmt.org/wmt13/{COMMON_CRAWL}",
-        f"{_MIRROR}/wmt13/resolve/main-zip/training-parallel-commoncrawl.zip",
-    ],
-    NEWS_COMMENTARY["v9"]: [
-        f"http://statmt.org/wmt14/{NEWS_COMMENTARY['v9']}",
-        f"{_MIRROR}/wmt14/resolve/main-zip/training-parallel-nc-v9.zip",
-    ],
-    NEWS_COMMENTARY["v12"]: [
-        f"http://data.statmt.org/wmt17/translation-task/{NEWS_COMMENTARY['v12']}",
-        f"{_MIRROR}/wmt17/resolve/main-zip/translation-task/training-parallel-nc-v12.zip",
-    ],
-    VALID: [
-        f"http://data.statmt.org/wmt17/translation-task/{VALID}",
-        f"{_MIRROR}/wmt19/resolve/main-zip/translation-task/dev.zip",
-    ],
-    # Later development sets have the test set of 2014 too.
-    TEST: [f"http://statmt.org/wmt14/{TEST}", f"{_MIRROR}/wmt19/resolve/main-zip/translation-task/dev.zip"],
+_WMT14, _WMT17 = "http://statmt.org/wmt14", "http://data.statmt.org/wmt17/translation-task"
+_PLACES = {  # the folder of each archive, and its copy in the mirror
+    EUROPARL: ("http://statmt.org/wmt13", "wmt13/resolve/main-zip/training-parallel-europarl-v7.zip"),
+    COMMON_CRAWL: ("http://statmt.org/wmt13", "wmt13/resolve/main-zip/training-parallel-commoncrawl.zip"),
+    NEWS_COMMENTARY["v9"]: (_WMT14, "wmt14/resolve/main-zip/training-parallel-nc-v9.zip"),
+    NEWS_COMMENTARY["v12"]: (_WMT17, "wmt17/resolve/main-zip/translation-task/training-parallel-nc-v12.zip"),
+    VALID: (_WMT17, "wmt19/resolve/main-zip/translation-task/dev.zip"),
+    TEST: (_WMT14, "wmt19/resolve/main-zip/translation-task/dev.zip"),  # later ones have the test set of 2014 too
 }
 VALID_FILES = ("newstest2013.en", "newstest2013.de")
 TEST_FILES = ("newstest2014-deen-src.en.sgm", "newstest2014-deen-ref.de.sgm")
@@ -69,7 +54,8 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
 
     def addresses(self) -> Mapping[str, Sequence[str]]:
         """Return the addresses of the five archives."""
-        return {name: ADDRESSES[name] for name in self._members()}
+        places = ((archive, *_PLACES[archive]) for archive in self._members())
+        return {archive: [f"{folder}/{archive}", f"{_MIRROR}/{copy}"] for archive, folder, copy in places}
 
     def check_file(self, path: Path) -> None:
         """Raise UserError for a downloaded archive that is damaged, lacks a file or has another test set."""

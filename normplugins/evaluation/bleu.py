@@ -12,6 +12,7 @@ from fairseq import utils
 from fairseq.data import FairseqDataset
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import DictConfig
+from sacrebleu.metrics.bleu import BLEUScore
 from torch import Tensor
 
 from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
@@ -31,13 +32,7 @@ _HYPHEN_IN_WORD = re.compile(r"(\S)-(\S)")
 
 
 def translate(checkpoint: Path, corpus: PreparedCorpus, search: DictConfig, cpu: bool) -> list[str]:
-    """Translate the test set.
-
-    Args:
-        checkpoint: the model.
-        corpus: the corpus of the test set.
-        search: the config's section ``evaluate``; only its keys ``SEARCH`` are read.
-        cpu: use the CPU even if there is a GPU.
+    """Translate the test set with the model of a checkpoint; ``cpu`` uses the CPU even if there is a GPU.
 
     Returns:
         One line per sentence, in the order of the corpus, with subwords joined: tokens, or plain text if the corpus is
@@ -47,33 +42,34 @@ def translate(checkpoint: Path, corpus: PreparedCorpus, search: DictConfig, cpu:
     task.load_dataset("test")
     kind = corpus.manifest["subword"]["kind"]
     title = f"translating {len(task.dataset('test')):,} sentences with {checkpoint.name}"
-    found = search_dataset(model, task, task.dataset("test"), search, title)
+    found = _search(model, task, task.dataset("test"), search, title, print)
     return [remove_subwords(task.target_dictionary.string(hypotheses[0]["tokens"]), kind) for hypotheses in found]
 
 
-def search_dataset(
+def search_sentences(
+    model: Any, task: Any, sentences: list[Tensor], search: DictConfig, begin: Callable[[Tensor], Any] | None = None
+) -> list[list[Hypothesis]]:
+    """Translate sentences (T,) that end in ``</s>`` by beam search with a model in evaluation mode.
+
+    Of ``search``, the config's section ``evaluate``, only the keys ``SEARCH`` are read. ``begin`` replaces the model's
+    computation, see :attr:`normplugins.evaluation.beam_search.BeamSearch.begin`. Nothing is printed to stdout.
+
+    Returns:
+        The hypotheses of each sentence, best first.
+    """
+    dataset = task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
+    return _search(model, task, dataset, search, "translating", None, begin)
+
+
+def _search(
     model: Any,
     task: Any,
     dataset: FairseqDataset,
     search: DictConfig,
     title: str,
-    echo: Echo | None = print,
+    echo: Echo | None,
     begin: Callable[[Tensor], Any] | None = None,
 ) -> list[list[Hypothesis]]:
-    """Translate the sentences of a dataset by beam search.
-
-    Args:
-        model: a translation model in evaluation mode.
-        task: its fairseq task.
-        dataset: the sentences.
-        search: the config's section ``evaluate``; only its keys ``SEARCH`` are read.
-        title: the title of the progress display.
-        echo: prints the progress, as for :func:`normplugins.utils.steps.progress`.
-        begin: replaces the model's computation; see :attr:`normplugins.evaluation.beam_search.BeamSearch.begin`.
-
-    Returns:
-        The hypotheses of each sentence, best first, in the order of the dataset.
-    """
     options = GenerationConfig(
         beam=search.beam, lenpen=search.length_penalty, max_len_a=search.max_length_a, max_len_b=search.max_length_b
     )
@@ -89,20 +85,8 @@ def search_dataset(
     return found
 
 
-def search_sentences(
-    model: Any,
-    task: Any,
-    sentences: list[Tensor],
-    search: DictConfig,
-    begin: Callable[[Tensor], Any] | None = None,
-) -> list[list[Hypothesis]]:
-    """Translate sentences (T,) that end in ``</s>`` as :func:`search_dataset` does, but print nothing to stdout."""
-    dataset = task.build_dataset_for_inference(sentences, [len(sentence) for sentence in sentences])
-    return search_dataset(model, task, dataset, search, "translating", echo=None, begin=begin)
-
-
 def batches(model: Any, task: Any, dataset: FairseqDataset, search: DictConfig) -> Any:
-    """Return the batches in which :func:`search_dataset` translates a dataset, as an iterator with a length."""
+    """Return the batches in which :func:`search_sentences` translates a dataset, as an iterator with a length."""
     return task.get_batch_iterator(
         dataset=dataset,
         max_tokens=search.max_tokens,
@@ -115,49 +99,37 @@ def batches(model: Any, task: Any, dataset: FairseqDataset, search: DictConfig) 
 def bleu(
     hypotheses: Sequence[str], references: Sequence[str], fields: Mapping[str, str] | None = None, **options: Any
 ) -> Metric:
-    """Compute corpus BLEU with sacreBLEU, with one reference per line.
+    """Compute corpus BLEU with one reference per line and the ``options`` of ``sacrebleu.metrics.BLEU``.
 
-    Args:
-        hypotheses: one line per sentence.
-        references: one line per sentence.
-        fields: additional fields of the signature, such as sacreBLEU's own ``test`` and ``lang``.
-        options: options of ``sacrebleu.metrics.BLEU``.
+    ``fields`` are additional fields of the signature, such as sacreBLEU's own ``test`` and ``lang``.
     """
-    result, measured = _measure(sacrebleu.metrics.BLEU(**options), hypotheses, references, fields or {})
-    return {
-        **measured,
-        "precisions": [round(precision, 2) for precision in result.precisions],
-        "brevity_penalty": round(result.bp, 4),
-        "system_length": result.sys_len,
-        "reference_length": result.ref_len,
-    }
+    return _measure(sacrebleu.metrics.BLEU(**options), hypotheses, references, fields or {})
 
 
-def _measure(
-    metric: Any, hypotheses: Sequence[str], references: Sequence[str], fields: Mapping[str, str]
-) -> tuple[Any, Metric]:
-    """Return sacreBLEU's result, and the score with its signature."""
+def _measure(metric: Any, hypotheses: Sequence[str], references: Sequence[str], fields: Mapping[str, str]) -> Metric:
+    """Return the score of a metric of sacreBLEU with its signature, and the details of BLEU."""
     result, signature = metric.corpus_score(list(hypotheses), [list(references)]), metric.get_signature()
     for name, value in fields.items():
         signature.update(name, value)
-    return result, {"score": result.score, "signature": str(signature)}
+    found = {"score": result.score, "signature": str(signature)}
+    if isinstance(result, BLEUScore):
+        found["precisions"] = [round(precision, 2) for precision in result.precisions]
+        found["brevity_penalty"] = round(result.bp, 4)
+        found["system_length"], found["reference_length"] = result.sys_len, result.ref_len
+    return found
 
 
 def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool = False) -> dict[str, dict[str, Metric]]:
-    """Score a translation of the test set.
-
-    Args:
-        translations: the result of :func:`translate`.
-        corpus: the corpus of the test set.
-        compounds: split hyphenated words on both sides, as in the published BLEU on WMT14 en-de.
+    """Score the translations of the test set that :func:`translate` returned.
 
     Returns:
         Metrics by test set: ``test`` is the whole, followed by the corpus's individual test sets if it has several.
-        ``bleu`` is computed on Moses tokens with the case of the training text, as published. With ``compounds`` it is
-        called ``bleu_compound``, since the two cannot be compared. ``sacrebleu``, ``chrf2`` and ``ter`` are computed on
-        plain text with the original references, and ignore case if the training text is lower-cased. A language without
-        spaces is split into words by ``corpus.score_tokenizer``, which the signatures name. The signature of
-        ``sacrebleu`` names the test set if the references are byte for byte one of sacreBLEU's.
+        ``bleu`` is computed on Moses tokens with the case of the training text, as published. With ``compounds``, words
+        are split at hyphens, as in the published BLEU on WMT14 en-de, and it is called ``bleu_compound``, since the two
+        cannot be compared. ``sacrebleu``, ``chrf2`` and ``ter`` are computed on plain text with the original
+        references, and ignore case if the training text is lower-cased. A language without spaces is split into words
+        by ``corpus.score_tokenizer``, which the signatures name. The signature of ``sacrebleu`` names the test set if
+        the references are byte for byte one of sacreBLEU's.
     """
     tokens, reference_tokens = scored_tokens(translations, corpus, compounds)
     text, reference_text = corpus.to_text(translations), read_lines(corpus.reference_text)
@@ -177,10 +149,10 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
             name: bleu(tokens[part], reference_tokens[part], fields, tokenize="none", force=True),
             "sacrebleu": bleu(plain, references, known, lowercase=lower, tokenize=corpus.score_tokenizer),
         }
-        _, scores[test_set]["chrf2"] = _measure(sacrebleu.metrics.CHRF(lowercase=lower), plain, references, {})
+        scores[test_set]["chrf2"] = _measure(sacrebleu.metrics.CHRF(lowercase=lower), plain, references, {})
         words = corpus.score_words(plain), corpus.score_words(references)  # TER counts words
         split = {} if has_spaces(corpus.target) else {"words": corpus.score_tokenizer}
-        _, scores[test_set]["ter"] = _measure(sacrebleu.metrics.TER(case_sensitive=not lower), *words, split)
+        scores[test_set]["ter"] = _measure(sacrebleu.metrics.TER(case_sensitive=not lower), *words, split)
     return scores
 
 
@@ -210,19 +182,11 @@ def write_translations(path: Path, lines: Sequence[str], hypotheses: Sequence[st
     """Write the file that is kept with a published record: translations and the statistics of their BLEU.
 
     The file is gzipped text with one line per sentence, in the order of the test set, and columns separated by tabs:
-    the translation, then the sufficient statistics of ``bleu`` or ``bleu_compound`` as whole numbers: length of
-    hypothesis and reference, matches of 1- to 4-grams, and their totals. The BLEU of any set of sentences, resampled or
-    not, follows from the sum of their statistics, without the references, which are other people's text. Equal content
-    gives equal bytes.
-
-    Args:
-        path: the file; it is written atomically.
-        lines: translations (N).
-        hypotheses: their tokenized lines (N), as BLEU reads them.
-        references: the tokenized lines (N) of the references.
-
-    Raises:
-        UserError: the disk is full, or the file cannot be written.
+    the translation of ``lines``, then the sufficient statistics of ``bleu`` or ``bleu_compound`` between ``hypotheses``
+    and ``references``, the tokenized lines, as whole numbers: length of hypothesis and reference, matches of 1- to
+    4-grams, and their totals. The BLEU of any set of sentences, resampled or not, follows from the sum of their
+    statistics, without the references, which are other people's text. Equal content gives equal bytes. Raises UserError
+    if the file cannot be written.
     """
     # effective_order avoids a warning about sentence scores and does not change the statistics.
     metric = sacrebleu.metrics.BLEU(tokenize="none", force=True, effective_order=True)

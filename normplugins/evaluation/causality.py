@@ -11,6 +11,7 @@ way, whatever the other rows contain.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -28,20 +29,22 @@ class Change:
 
     def __init__(self) -> None:
         self.identical, self.tokens, self.total, self.max = True, 0, 0.0, 0.0
+        self.true = self.replaced = 0.0  # sums of the log-probabilities before and after the change
 
-    def add(self, delta: Tensor, same: bool) -> None:
-        """Add differences of log-probabilities; ``same`` says whether the features stayed bitwise the same.
+    def add(self, true: Tensor, replaced: Tensor, same: bool) -> None:
+        """Add log-probabilities before and after a change of the inputs. Raises UserError if one is not finite.
 
-        Raises:
-            UserError: a difference is not finite.
+        ``same`` says whether the features stayed bitwise the same.
         """
-        size = delta.double().abs()
+        size = (replaced - true).double().abs()
         if not bool(size.isfinite().all()):
             raise UserError("the model's log-probabilities are not finite: nothing can be measured")
         self.identical &= same
         self.tokens += size.numel()
         self.total += float(size.sum())
         self.max = max(self.max, float(size.max()))
+        self.true += float(true.double().sum())
+        self.replaced += float(replaced.double().sum())
 
     def figures(self) -> dict[str, Any]:
         """Return the change as it is stored in a record."""
@@ -50,43 +53,39 @@ class Change:
         }  # fmt: skip
 
 
+@dataclass
 class Measured:
-    """The measurement of one model in one mode."""
+    """The measurement of one model in one mode.
 
-    def __init__(self) -> None:
-        self.next = Change()
-        """changes of the prediction of the first replaced word"""
-        self.other = Change()
-        """changes in another segment of the batch, in which no token was replaced"""
-        self.repeatable = True
-        """whether the same input gives bitwise the same features twice; if not, a change means nothing"""
-        self.true = self.replaced = 0.0
-        """sums of the log-probabilities of the first replaced words, with the true inputs and with the replaced ones"""
+    Attributes:
+        next: changes of the prediction of the first replaced word.
+        other: changes in another segment of the batch, in which no token was replaced.
+        repeatable: whether the same input gives bitwise the same features twice; if not, a change means nothing.
+    """
+
+    next: Change = field(default_factory=Change)
+    other: Change = field(default_factory=Change)
+    repeatable: bool = True
 
     def compare(
         self, cut: int, features: Tensor, changed: Tensor, before: Tensor, score: Callable[[Tensor], Tensor]
     ) -> None:
         """Compare both passes at the positions before ``cut``, where the replacement begins. Positions count from 0.
 
-        Args:
-            cut: the first replaced position.
-            features: features (B, T, C) of the true inputs.
-            changed: features (B, T, C) after the replacement.
-            before: log-probabilities (B, T) of the targets with the true inputs.
-            score: computes log-probabilities (B, T) from ``changed``; called only if the features differ.
+        ``features`` and ``changed`` are the features (B, T, C) of both passes. ``before`` has the log-probabilities
+        (B, T) of the targets with the true inputs. ``score`` computes those after the replacement from ``changed``, and
+        is called only if the features differ.
         """
         same = torch.equal(features[:, :cut], changed[:, :cut])
-        true, replaced = (each[:, cut - 1] for each in (before, before if same else score(changed)))
-        self.next.add(replaced - true, same)
-        self.true += float(true.double().sum())
-        self.replaced += float(replaced.double().sum())
+        after = before if same else score(changed)
+        self.next.add(before[:, cut - 1], after[:, cut - 1], same)
 
     def figures(self) -> dict[str, Any]:
         """Return the measurement as it is stored in a record."""
         return {
             **self.next.figures(),
-            "ppl_true": _perplexity(self.true, self.next.tokens),
-            "ppl_replaced": _perplexity(self.replaced, self.next.tokens),
+            "ppl_true": _perplexity(self.next.true, self.next.tokens),
+            "ppl_replaced": _perplexity(self.next.replaced, self.next.tokens),
             "other_segment": self.other.figures() if self.other.tokens else None,
             "repeatable": self.repeatable,
         }
@@ -111,14 +110,8 @@ def measure_evaluation(
 ) -> Measured:
     """Measure a language model in evaluation mode, with ``draws`` replacements for each cut of each segment.
 
-    Args:
-        model: the model; it is left in evaluation mode.
-        inputs: word indices (B, T), T at least 2.
-        targets: word indices (B, T).
-        text: word indices (N,) that replacements are drawn from.
-        draws: number of replacements for each cut.
-        generator: random generator of the replacements.
-        size: segments in a batch; it does not affect the numbers.
+    ``inputs`` and ``targets`` are word indices (B, T) with T at least 2. Replacements are drawn from ``text`` (N,). A
+    batch has ``size`` segments, which does not affect the numbers. The model is left in evaluation mode.
     """
     model.eval()
     measured = Measured()
@@ -149,11 +142,9 @@ def measure_training(
     """Measure a language model on one training batch, with its norms in training mode and without dropout.
 
     Each trial replaces the end of one segment, and compares the start of that segment and the whole of another one. The
-    norms' buffers are restored before each pass and at the end.
-
-    Args as in :func:`measure_evaluation`, and:
-        trials: number of trials, which cycle through the segments of the batch and the shuffled cuts.
-        in_warmup: set PN's ``num_updates`` to 0, so that its forward divides by the batch's own statistic.
+    ``trials`` cycle through the segments of the batch and the shuffled cuts. The norms' buffers are restored before
+    each pass and at the end. With ``in_warmup``, PN's ``num_updates`` is set to 0, so that its forward divides by the
+    batch's own statistic. The other arguments are those of :func:`measure_evaluation`.
     """
     batch, length = inputs.shape
     measured = Measured()
@@ -174,7 +165,7 @@ def measure_training(
                 other = (index + batch // 2) % batch
                 true, new = features[other, None], changed[other, None]
                 score = partial(_log_probabilities, model, targets[other, None])
-                measured.other.add(score(new) - score(true), torch.equal(new, true))
+                measured.other.add(score(true), score(new), torch.equal(new, true))
     return measured
 
 

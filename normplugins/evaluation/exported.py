@@ -19,16 +19,10 @@ FORMAT = 1
 
 
 def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
-    """Load an exported model on the CPU.
+    """Load, on the CPU, the model that ``normplugins export`` has written to a folder.
 
-    Args:
-        folder: a folder that ``normplugins export`` has written, or a copy of it.
-
-    Returns:
-        The model in evaluation mode, its fairseq task with the dictionaries, and the content of ``config.json``.
-
-    Raises:
-        UserError: a file is missing or damaged, or was written by a newer version.
+    Returns the model in evaluation mode, its fairseq task with the dictionaries, and the content of ``config.json``.
+    Raises UserError for a file that is missing or damaged, or was written by a newer version.
     """
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -49,9 +43,7 @@ def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
 def build(config: dict[str, Any], dictionaries: list[Path]) -> tuple[Any, Any]:
     """Build the model and the fairseq task of a ``config.json``, with newly initialized weights.
 
-    Args:
-        config: ``task`` and ``model`` hold fairseq's sections of these names.
-        dictionaries: the source and target dictionaries, or the only dictionary of a language model.
+    ``dictionaries`` are those of the source and the target, or the only one of a language model.
     """
     normplugins.register()
     words = [Dictionary.load(str(path)) for path in dictionaries]

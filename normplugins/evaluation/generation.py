@@ -44,17 +44,10 @@ class Sampling:
 def continue_text(
     model: Any, tokens: Tensor, sampling: Sampling, longest: int, context: int, generator: torch.Generator
 ) -> list[int]:
-    """Return the tokens that follow a text, up to the end of its line.
+    """Return up to ``longest`` tokens that follow a text, up to the end of its line.
 
-    Each token is computed from the whole context, without a cache: this works for every language model.
-
-    Args:
-        model: a causal language model in evaluation mode.
-        tokens: the text (N,), beginning with ``</s>``.
-        sampling: how the next token is chosen.
-        longest: the largest number of tokens to return.
-        context: the largest number of tokens that the model reads; older tokens are dropped.
-        generator: random numbers, on the CPU.
+    The causal model is in evaluation mode, and the text ``tokens`` (N,) begins with ``</s>``. Each token is computed
+    from the last ``context`` tokens, without a cache: this works for every language model. The generator is on the CPU.
     """
     dictionary, device = model.decoder.dictionary, next(model.parameters()).device
     text = tokens.tolist()

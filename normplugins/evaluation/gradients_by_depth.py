@@ -23,22 +23,16 @@ SENTENCES, LENGTH = 16, 24
 
 
 def measure_gradients(norm: str, layers: Sequence[int], seeds: int, width: int = WIDTH) -> Iterator[dict[str, Any]]:
-    """Yield the gradient norms of newly initialized transformers on a batch of random sentences.
+    """Yield the gradient norms of newly initialized transformers of each depth in ``layers`` on random sentences.
 
-    Args:
-        norm: the norm of both stacks.
-        layers: numbers of layers of each stack.
-        seeds: how many initializations and batches the norms are averaged over.
-        width: channels; feed-forward layers have twice as many.
+    Both stacks have the same depth, norm and ``width``, and feed-forward layers have twice that width. Raises UserError
+    if the norm is unknown, or a decoder cannot have it.
 
     Yields:
         A row for each placement, number of layers, stack and layer, with the keys ``norm``, ``placement``, ``layers``,
         ``stack``, ``layer`` (from 1), ``gradient``, ``seeds`` and ``width``. The gradient is the Frobenius norm of
         dL/dW of the layer's second feed-forward weight, where L is the mean negative log-likelihood of a token in nats,
-        averaged over the seeds.
-
-    Raises:
-        UserError: the norm is unknown, or a decoder cannot have it.
+        averaged over ``seeds`` initializations and batches.
     """
     for placement in PLACEMENTS:
         for depth in layers:

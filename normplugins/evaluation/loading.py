@@ -10,12 +10,9 @@ import normplugins
 
 
 def load_model(checkpoint: Path, bin_dir: Path, cpu: bool) -> tuple[Any, Any]:
-    """Return the model of a checkpoint, in evaluation mode on its device, and its fairseq task.
+    """Return the model of a checkpoint, in evaluation mode, and its fairseq task, which reads data from ``bin_dir``.
 
-    Args:
-        checkpoint: a fairseq checkpoint.
-        bin_dir: the folder of the binarized corpus.
-        cpu: use the CPU even if there is a GPU.
+    The model is on the GPU if there is one, unless ``cpu`` is True.
     """
     normplugins.register()
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(

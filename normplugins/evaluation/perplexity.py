@@ -37,11 +37,7 @@ class Windows:
     batch_size: int = 32
 
     def check(self, most: int) -> None:
-        """Refuse windows that score no token, or that have more than the ``most`` tokens that a model reads.
-
-        Raises:
-            UserError: the windows are refused; the message names the config key.
-        """
+        """Raise UserError for windows that score no token, or have more than the ``most`` tokens that a model reads."""
         if self.segment > most:
             raise UserError(f"evaluate.segment={self.segment}: the model takes at most {most} tokens")
         if self.context >= self.segment:
@@ -78,7 +74,7 @@ def perplexity(
 
     ``nats`` is the mean negative log-probability of ``tokens`` tokens, and ``score`` its exponential. Tokens are words
     and line ends, even if the model reads subwords: the probability of a word is the product of the probabilities of
-    its subwords.
+    its subwords. Raises UserError if a log-probability is not finite.
 
     Args:
         logprobs: the natural log-probability of each token that the model reads.
@@ -87,9 +83,6 @@ def perplexity(
         partial: whether the tokens of a shorter last window were ``counted`` or ``dropped``.
         subwords: the kind of subwords that the text is split into, if any.
         words: the number of words and line ends of a text in subwords.
-
-    Raises:
-        UserError: a log-probability is not finite.
     """
     tokens = words or len(logprobs)
     nats = -float(logprobs.sum(dtype=np.float64)) / tokens if subwords else -float(logprobs.mean(dtype=np.float64))
@@ -103,11 +96,9 @@ def perplexity(
 
 
 def load_test_text(task: Any, bin_dir: Path) -> tuple[Tensor, Tensor]:
-    """Return the test text of a language model's task.
+    """Return the test text of a language model's task: the token before each token (N,), and the tokens (N,).
 
-    Returns:
-        The inputs (N,), which hold the token before each token of the text, with ``</s>`` before the first one, and the
-        tokens (N,).
+    ``</s>`` is before the first token.
     """
     lines = data_utils.load_indexed_dataset(str(bin_dir / "test"), task.source_dictionary)
     targets = torch.cat([lines[index] for index in range(len(lines))]).long()
@@ -116,11 +107,7 @@ def load_test_text(task: Any, bin_dir: Path) -> tuple[Tensor, Tensor]:
 
 
 def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool) -> NDArray[np.float32]:
-    """Return the natural log-probability of each token of the test text.
-
-    Raises:
-        UserError: the windows do not fit the model.
-    """
+    """Return the natural log-probability of each token of the test text. Raises UserError as :meth:`Windows.check`."""
     model, task = load_model(checkpoint, bin_dir, cpu)
     inputs, targets = load_test_text(task, bin_dir)
     windows.check(model.max_positions())
@@ -132,14 +119,10 @@ def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool)
 def text_logprobs(
     model: Any, inputs: Tensor, targets: Tensor, windows: Windows, batches: Iterable[tuple[list[int], int]]
 ) -> NDArray[np.float32]:
-    """Return the natural log-probability of each token of a text.
+    """Return the natural log-probability of each token of a text under a language model in evaluation mode.
 
-    Args:
-        model: a language model in evaluation mode.
-        inputs: the token before each token (N,).
-        targets: the tokens (N,).
-        windows: how the text is split.
-        batches: the items of ``windows.batches(N)``, for example with a progress bar.
+    ``inputs`` and ``targets`` are those of :func:`load_test_text`. ``batches`` are the items of ``windows.batches(N)``,
+    for example with a progress bar.
     """
     device = next(model.parameters()).device
     found = np.full(len(targets), np.nan, dtype=np.float32)

@@ -39,11 +39,7 @@ def recalibration_batches(config: DictConfig) -> int:
 
 
 def check(config: DictConfig) -> None:
-    """Refuse ``evaluate.recalibrate`` for a model without running statistics.
-
-    Raises:
-        UserError: no norm of the model has running statistics.
-    """
+    """Raise UserError for ``evaluate.recalibrate`` if no norm of the model has running statistics."""
     norms = all_norm_names(config.model)
     if recalibration_batches(config) and not any(map(has_statistics, norms)):
         raise UserError(
@@ -55,18 +51,10 @@ def check(config: DictConfig) -> None:
 def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, directory: Path) -> Path:
     """Return ``checkpoint``, or with ``evaluate.recalibrate`` a copy of it with re-estimated statistics.
 
-    The copy is written unless it exists. Its ``extra_state["recalibrated"]`` names its source and the number of batches
-    and tokens.
-
-    Args:
-        config: the run's config.
-        checkpoint: a checkpoint of the run.
-        bin_dir: the folder of the binarized corpus.
-        directory: the folder for the copy. Its name is ``checkpoint_recalibrated.pt`` for the checkpoint that the
-            recipe scores, and ``checkpoint_last_recalibrated.pt`` or the like for the others.
-
-    Raises:
-        UserError: the checkpoint cannot be read, or the copy cannot be written.
+    The copy is written to ``directory`` unless it exists. Its name is ``checkpoint_recalibrated.pt`` for the checkpoint
+    that the recipe scores, and ``checkpoint_last_recalibrated.pt`` or the like for the others. Its
+    ``extra_state["recalibrated"]`` names its source and the number of batches and tokens. Raises UserError if the
+    checkpoint cannot be read, or the copy cannot be written.
     """
     if not recalibration_batches(config):
         return checkpoint
@@ -97,9 +85,8 @@ def checkpoint_to_score(config: DictConfig, checkpoint: Path, bin_dir: Path, dir
 def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     """Measure the statistics of a checkpoint's model on up to ``evaluate.recalibrate`` batches of one epoch.
 
-    Returns:
-        The statistics by full name, on the CPU, and the numbers of ``batches`` and of ``tokens``. These are source
-        tokens (of a language model: tokens of the text) without padding.
+    Returns the statistics by full name, on the CPU, and the numbers of ``batches`` and of ``tokens``. These are source
+    tokens (of a language model: tokens of the text) without padding.
     """
     model, task = load_model(checkpoint, bin_dir, config.common.cpu)
     for name in running_statistics(model):
@@ -119,12 +106,8 @@ def measure(config: DictConfig, checkpoint: Path, bin_dir: Path) -> tuple[dict[s
 def training_batches(config: DictConfig, task: Any, longest: Any) -> Iterator[dict[str, Any]]:
     """Return the batches of the run's first epoch on one process, in the same order.
 
-    With a curriculum, that epoch is not shuffled, but these batches are.
-
-    Args:
-        config: the run's config.
-        task: its fairseq task.
-        longest: what the model's ``max_positions()`` returns.
+    With a curriculum, that epoch is not shuffled, but these batches are. ``longest`` is the model's
+    ``max_positions()``.
     """
     dataset = config.dataset
     if config.train.bucket_by_length:
@@ -146,10 +129,7 @@ def training_batches(config: DictConfig, task: Any, longest: Any) -> Iterator[di
 def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> dict[str, Any] | None:
     """Return the record's entry on how the running statistics were obtained; None for a model without any.
 
-    Args:
-        config: the run's config.
-        checkpoint: the checkpoint that is scored.
-        made_from: names of the checkpoints that were averaged.
+    ``checkpoint`` is the one that is scored, ``made_from`` names the checkpoints that were averaged.
     """
     norms = [name for name in all_norm_names(config.model) if has_statistics(name)]
     if not norms:

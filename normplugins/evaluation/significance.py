@@ -73,16 +73,10 @@ class Difference:
 
 
 def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, seed: int = SEED) -> list[Resampled]:
-    """Score each run on resamples of the sentences; all runs share the same resamples.
+    """Score each run, given by its statistics (N, C), on bootstrap resamples of the sentences.
 
-    Args:
-        runs: the statistics (N, C) of each run, all of one shape.
-        score: computes the score from sums of statistics.
-        resamples: the number of bootstrap resamples.
-        seed: the seed of the resampling. Calls with the same seed and number of sentences use the same resamples.
-
-    Raises:
-        ValueError: the arrays differ in shape.
+    All runs share the same resamples, and so do calls with the same seed and number of sentences. Raises ValueError if
+    the arrays differ in shape.
     """
     if not runs:
         return []
@@ -101,16 +95,13 @@ def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, se
 def paired_difference(
     system: Mapping[int, Resampled], baseline: Mapping[int, Resampled], sentences: bool = True, seed: int = SEED
 ) -> Difference:
-    """Return the difference of two systems, whose runs are paired by seed.
+    """Return the difference of two systems, whose runs are paired by seed. Raises ValueError without a common seed.
 
     Args:
         system, baseline: the scores of each run by its seed, from one call of :func:`resample`.
         sentences: whether the variance between sentences is part of the interval and the p-value; the protocol leaves
             it out for language models.
         seed: the seed of the hierarchical bootstrap.
-
-    Raises:
-        ValueError: no seed is common to both sides.
     """
     seeds = sorted(system.keys() & baseline.keys())
     if not seeds:
@@ -174,10 +165,8 @@ def nats(sums: Array) -> Array:
 def segments(logprobs: NDArray[np.float32], length: int, words: int) -> Array:
     """Return the statistics (N, 2) of a text's segments of ``length`` tokens, for :func:`nats`.
 
-    Args:
-        logprobs: the natural log-probability of each token of the text.
-        length: tokens in a segment; the last one may be shorter.
-        words: the number of words that the perplexity is computed over, which differs from the tokens for subwords.
+    ``logprobs`` has the natural log-probability of each token; the last segment may be shorter. ``words`` is the number
+    of words that the perplexity is computed over, which differs from the number of tokens for subwords.
     """
     begins = np.arange(0, len(logprobs), length)
     counts = np.diff([*begins, len(logprobs)])
@@ -263,10 +252,7 @@ def seeds_needed(found: Difference, effect: float) -> int | None:
     """Return the number of seeds that detects a true difference of ``effect`` with a power of 80 % at the 5 % level.
 
     Returns None if more than 1,000 seeds are needed, or if no number suffices because the variance between sentences is
-    too large.
-
-    Raises:
-        ValueError: the difference has only one seed, which shows no variance between seeds.
+    too large. Raises ValueError if the difference has only one seed, which shows no variance between seeds.
     """
     if len(found.seeds) < 2:
         raise ValueError("one seed does not show the variance between seeds")

@@ -20,7 +20,7 @@ from normplugins.corpora.languages import has_spaces
 from normplugins.evaluation import bleu, perplexity
 from normplugins.models.language_model_config import future_label
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import read_lines, whole_file, write_lines
+from normplugins.utils.files import read_lines, whole_file, write_text
 from normplugins.utils.steps import step
 
 Metrics = dict[str, dict[str, Any]]
@@ -101,17 +101,15 @@ class Translation(_RunTask):
     ) -> tuple[dict[str, Metrics], dict[str, float]]:
         """Translate and score the test set, and write the file ``output`` with one translation per line.
 
-        Returns:
-            Metrics by test set and name, as they are stored in a record, and the speed; both are empty with
-            ``evaluate.translate=false``.
+        Returns metrics by test set and name, as they are stored in a record, and the speed; both are empty with
+        ``evaluate.translate=false``.
         """
         if not config.evaluate.translate:
             return {}, {}
         begun = time.perf_counter()
         lines = bleu.translate(checkpoint, corpus, config.evaluate, config.common.cpu)
         seconds = time.perf_counter() - begun
-        with whole_file(output) as temporary:
-            write_lines(temporary, lines)
+        write_text(output, lines)
         speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(lines) / seconds, 2)}
         with step(f"scoring {len(lines):,} translations"):
             return bleu.score(lines, corpus, config.evaluate.split_compounds), speed
@@ -220,11 +218,7 @@ RUN_TASKS: dict[str, RunTask] = {"translation": Translation(), "language_modelin
 
 
 def run_task(task: str) -> RunTask:
-    """Return the task of a run by its config's ``task._name``.
-
-    Raises:
-        UserError: the task is unknown.
-    """
+    """Return the task of a run by its config's ``task._name``. Raises UserError if it is unknown."""
     if task not in RUN_TASKS:
         raise UserError(f"unknown task '{task}': runs are of {' or '.join(RUN_TASKS)}")
     return RUN_TASKS[task]

@@ -25,28 +25,22 @@ def fetch(
     echo: Callable[[str], None],
     check: Callable[[Path], None] = lambda _: None,
 ) -> Path:
-    """Return ``folder/name`` after taking it from the mirror or downloading it, if necessary.
+    """Return the mirror's file of this name, or ``folder/name`` after downloading it, if necessary.
 
-    Args:
-        name: the name of the file. A file in the mirror replaces a different one in ``folder`` if ``check`` accepts it.
-        addresses: where the file can be downloaded; they are tried in order.
-        folder: where the file is kept; the parent of this folder has the name of the corpus.
-        echo: called with one line for each step.
-        check: raises UserError for a file that is damaged or not the wanted one. It is called before the file is moved
-            to ``folder``. If a downloaded file fails, the next address is tried.
-
-    Raises:
-        UserError: the file cannot be fetched, or ``check`` refuses the mirror's file.
+    The parent of ``folder`` has the name of the corpus. A copy of the mirror's file is kept in ``folder``, for calls
+    without the mirror. Before a file is moved there, ``check`` raises UserError if it is damaged or not the wanted one.
+    The addresses are tried in order, until one has a file that ``check`` accepts. Raises UserError if the file cannot
+    be fetched, or ``check`` refuses the mirror's file.
     """
     path = folder / name
-    mirrored = find_in_mirror(name, folder.parent.name)
-    if mirrored:
+    if mirrored := find_in_mirror(name, folder.parent.name):
         wanted = sha256(mirrored)
         if not path.exists() or sha256(path) != wanted:
             check(mirrored)
             copy_file(mirrored, path)
             echo(f"{name}: taken from the mirror {mirrored.parent}")
-    elif not path.exists():
+        return mirrored  # errors about its content name the user's own file
+    if not path.exists():
         with disk_errors(path):
             _download(addresses, path, echo, check)
     return path
@@ -85,36 +79,35 @@ def _download(addresses: Sequence[str], path: Path, echo: Callable[[str], None],
         part = path.with_name(f"{path.name}.part{number if number > 1 else ''}")
         try:
             _download_from(url, part, echo)
-        except _DownloadError as error:
+            _accept(url, part, path, check)
+            return
+        except UserError as error:
             failures.append(str(error))
-        else:
-            # checked under its name in another folder, so that an interrupted check leaves no unchecked file in place
-            unchecked = path.parent / "unchecked" / path.name
-            unchecked.parent.mkdir(exist_ok=True)
-            part.replace(unchecked)
-            try:
-                check(unchecked)
-                unchecked.replace(path)
-            except UserError as error:
-                failures.append(f"{url} has another file ({error})")
-            else:
-                for left_over in path.parent.glob(f"{path.name}.part*"):
-                    left_over.unlink()
-                return
-            finally:
-                remove(unchecked.parent)
         if number < len(addresses):
             echo(f"{failures[-1]}; the next address is tried")
     by_hand = f"or put {path.name} into a folder and set {MIRROR} to that folder"
     raise UserError(f"{path.name} cannot be downloaded: {'; '.join(failures)}. Try again later, {by_hand}")
 
 
-class _DownloadError(Exception):
-    """An address does not provide the file; the message names the address and the reason."""
+def _accept(url: str, part: Path, path: Path, check: Callable[[Path], None]) -> None:
+    """Move a complete download to its place ``path`` if ``check`` accepts it."""
+    # checked under its name in another folder, so that an interrupted check leaves no unchecked file in place
+    unchecked = path.parent / "unchecked" / path.name
+    unchecked.parent.mkdir(exist_ok=True)
+    part.replace(unchecked)
+    try:
+        check(unchecked)
+        unchecked.replace(path)
+    except UserError as error:
+        raise UserError(f"{url} has another file ({error})") from None
+    finally:
+        remove(unchecked.parent)
+    for left_over in path.parent.glob(f"{path.name}.part*"):
+        left_over.unlink()
 
 
 def _download_from(url: str, part: Path, echo: Callable[[str], None]) -> None:
-    """Download ``url`` to ``part``, and resume a few times if the connection is lost."""
+    """Download ``url`` to ``part``, and resume a few times if the connection is lost. Raises UserError if it fails."""
     for _ in range(_ATTEMPTS):
         held = _size(part)
         try:
@@ -130,7 +123,7 @@ def _download_from(url: str, part: Path, echo: Callable[[str], None]) -> None:
             break
     if size := _size(part):
         failure += f"; {size:,} bytes are kept, and the same command resumes there"
-    raise _DownloadError(failure)
+    raise UserError(failure)
 
 
 def _size(part: Path) -> int:
@@ -156,9 +149,9 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
             part.unlink()
             return _transfer(url, part, echo)
         if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
-            raise _DownloadError(f"{url} answers {response.status_code} {response.reason}")
+            raise UserError(f"{url} answers {response.status_code} {response.reason}")
         if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise _DownloadError(f"{url} answers with a web page instead of the file")
+            raise UserError(f"{url} answers with a web page instead of the file")
         start = held if resumed else 0
         mark = response.headers.get("ETag", "")
         mark = response.headers.get("Last-Modified", "") if mark.startswith("W/") else mark

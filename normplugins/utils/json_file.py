@@ -13,12 +13,8 @@ HASH = "content_sha256"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` together with its hash, atomically.
-
-    Raises:
-        UserError: the disk is full, or the file cannot be written.
-    """
-    sealed = {**content, HASH: _digest(content)}
+    """Write ``content`` together with its hash, atomically. Raises UserError if the file cannot be written."""
+    sealed = {**content, HASH: json_digest(content)}
     with whole_file(path) as temporary:
         text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(f"{text}\n", encoding="utf-8")
@@ -27,11 +23,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
     """Return the content of a file written by :func:`write_json`, or None if the file does not exist.
 
-    A file without a hash, as older versions wrote it, is accepted. ``remedy`` ends the error message: what the user can
-    do about a damaged file.
-
-    Raises:
-        UserError: the file cannot be read, is not a JSON object, or has been edited.
+    A file without a hash, as older versions wrote it, is accepted. Raises UserError if the file cannot be read, is not
+    a JSON object, or has been edited; ``remedy`` ends the message: what the user can do about it.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -43,7 +36,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged (no JSON in UTF-8): {remedy}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (no JSON object): {remedy}")
-    if HASH in content and content.pop(HASH) != _digest(content):
+    if HASH in content and content.pop(HASH) != json_digest(content):
         raise UserError(f"{path} has been changed since it was written: {remedy}")
     return content
 
@@ -59,7 +52,3 @@ def read_json_or_none(path: Path) -> dict[str, Any] | None:
 def json_digest(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of ``content`` as JSON, in hexadecimal; it does not depend on the order of the keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return json_digest({key: value for key, value in content.items() if key != HASH})

@@ -21,11 +21,7 @@ def config_dir() -> Path:
 
 
 def without_colon(setting: str, folder: str | Path) -> Path:
-    """Return the absolute path of a folder that is passed to fairseq.
-
-    Raises:
-        UserError: the path has a colon, at which fairseq would split it; the message names the ``setting``.
-    """
+    """Return the absolute path of a folder that is passed to fairseq. Raises UserError if it has a colon."""
     path = Path(folder).absolute()
     if ":" in str(path):
         raise UserError(f"{setting}={path}: fairseq splits paths at ':', so name a folder without a colon")

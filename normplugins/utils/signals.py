@@ -10,10 +10,8 @@ from contextlib import contextmanager
 def deferred_signals(*numbers: int) -> Iterator[list[int]]:
     """Defer these signals inside the block, and deliver the first that arrived when the block ends.
 
-    Only the main thread can handle signals; in other threads nothing is deferred.
-
-    Yields:
-        A list to which the number of each signal is added when it arrives.
+    Only the main thread can handle signals; in other threads nothing is deferred. Yields a list to which the number of
+    each signal is added when it arrives.
     """
     arrived: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -22,13 +22,8 @@ LINE_EVERY = 60.0
 def step(title: str, echo: Echo | None = print) -> Iterator[Echo]:
     """Show that a step of unknown length is running: its title and the time that has passed.
 
-    Args:
-        title: what is done, such as ``averaging 5 checkpoints``.
-        echo: prints the plain line at the start, which is left out on a terminal; None for a command whose standard
-            output is data.
-
-    Yields:
-        A function that changes the title on a terminal, for a step that has parts.
+    ``echo`` prints the plain line at the start, which is left out on a terminal; it is None for a command whose
+    standard output is data. Yields a function that changes the title on a terminal, for a step that has parts.
     """
     _line(title, echo)
     text = columns.TextColumn("{task.description}", table_column=Column(no_wrap=False))
@@ -48,12 +43,7 @@ def progress(
 ) -> Iterator[T]:
     """Iterate over ``items`` and show how many are done and how long the rest will take.
 
-    Args:
-        items: what is iterated over.
-        title: what is done with them, such as ``translating the test set``.
-        unit: what the items are, in the plural.
-        total: the number of items, if ``items`` has no length.
-        echo: prints the plain lines, as for :func:`step`.
+    ``total`` is the number of items, if ``items`` has no length. ``echo`` prints the plain lines, as for :func:`step`.
     """
     total = len(items) if total is None and isinstance(items, Sized) else total
     _line(f"{title}: {total:,} {unit}" if total is not None else title, echo)

@@ -14,6 +14,8 @@ import tabulate
 tabulate.MIN_PADDING = 0  # else every heading is two characters wider than its column needs
 GAP = 2
 """Spaces between two columns."""
+UNLIMITED = sys.maxsize
+"""The width of a file or a pipe."""
 NARROWEST = 14
 """The smallest width, in characters, to which a column of text is wrapped."""
 
@@ -84,20 +86,20 @@ def terminal_width() -> int | None:
 
 def paragraph(text: str, width: int | None, indent: str = "") -> str:
     """Return Markdown prose as plain text in lines of ``width`` (None: one line), indented from the second line on."""
-    plain = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", re.sub("[`*]", "", text))
-    return plain if width is None else wrap(plain, width, indent)
+    return wrap(re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", re.sub("[`*]", "", text)), width, indent)
 
 
-def wrap(text: str, width: int, indent: str = "", kind: type[textwrap.TextWrapper] = textwrap.TextWrapper) -> str:
-    """Break a text into lines of ``width`` characters, indented from the second line on; a longer word stays whole."""
-    wrapper = kind(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-    return "\n".join("\n".join(wrapper.wrap(line)) for line in text.splitlines())
+def wrap(
+    text: str, width: int | None, indent: str = "", kind: type[textwrap.TextWrapper] = textwrap.TextWrapper
+) -> str:
+    """Break each line of a text into lines of ``width`` characters, indented from the second on; no word is broken."""
+    wrapper = kind(width or UNLIMITED, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join("\n".join(wrapper.wrap(line)) for line in text.split("\n"))
 
 
 def say(text: str) -> None:
     """Print lines. A line wider than the terminal is wrapped, and indented from its second line on."""
-    width = terminal_width()
-    print(text if width is None else "\n".join(wrap(line, width, "    ") for line in text.splitlines()))
+    print(wrap(text, terminal_width(), "    "))
 
 
 def terminal(table: Table, width: int | None) -> str:
@@ -117,7 +119,7 @@ def terminal(table: Table, width: int | None) -> str:
         left_out = [column.title for index, column in enumerate(table.columns) if index not in shown]
         notes += [f"Not shown in {width} columns: {', '.join(left_out)}."] if left_out else []
     else:
-        text = _stacked(table, width or 0)
+        text = _stacked(table, width)
     notes = [paragraph(f"  {note}", width, "    ") for note in notes]
     above = [part for part in (table.title, table.shared) if part]
     parts = [paragraph(part, width) for part in above] + [text]
@@ -126,12 +128,7 @@ def terminal(table: Table, width: int | None) -> str:
 
 def definitions(rows: Mapping[str, str], width: int | None) -> str:
     """Return names with their descriptions, in two columns or, on a narrow terminal, one below the other."""
-    names = max((len(name) for name in rows), default=0) + GAP
-    if width is None:
-        margin = " " * (names + 2)
-        return "\n".join(
-            f"  {name:<{names}}{text}".replace("\n", f"\n{margin}").rstrip() for name, text in rows.items()
-        )
+    names, width = max((len(name) for name in rows), default=0) + GAP, width or UNLIMITED
     if names + 2 > width / 2:
         return "\n".join(f"{wrap(name, width)}\n{_block(text, width, 4)}" for name, text in rows.items())
     return "\n".join(
@@ -166,9 +163,7 @@ def _column_widths(table: Table, width: int | None) -> list[int]:
     headings = [_longest(column.name.splitlines()) for column in table.columns]
     cells = [[line for row in table.rows for line in row[index].splitlines()] for index in range(len(headings))]
     rooms = [max(heading, _longest(lines)) for heading, lines in zip(headings, cells, strict=True)]
-    if width is None:
-        return rooms
-    free = width - GAP * (len(rooms) - 1)
+    free = (width or UNLIMITED) - GAP * (len(rooms) - 1)
 
     def least(index: int, kind: type[textwrap.TextWrapper]) -> int:
         words = [word for cell in cells[index] for word in wrap(cell, 1, kind=kind).splitlines()]
@@ -187,7 +182,7 @@ def _column_widths(table: Table, width: int | None) -> list[int]:
     return rooms
 
 
-def _stacked(table: Table, width: int) -> str:
+def _stacked(table: Table, width: int | None) -> str:
     blocks = []
     for name, *cells in table.rows:
         named = zip(table.columns[1:], cells, strict=True)

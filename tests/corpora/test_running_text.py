@@ -35,12 +35,13 @@ def ptb_files(folder: Path, **texts: bytes) -> Path:
 
 
 def archive(path: Path, texts: dict[str, bytes] = TEXTS) -> Path:
-    """Write a corpus of WikiText's layout."""
+    """Write a corpus of WikiText's layout; the bytes depend only on its texts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
-        made.writestr("wikitext-2/", b"")
+        made.writestr(zipfile.ZipInfo("wikitext-2/"), b"")
         for split, data in texts.items():
-            made.writestr(f"wikitext-2/wiki.{split}.tokens", data)
+            member = zipfile.ZipInfo(f"wikitext-2/wiki.{split}.tokens")
+            made.writestr(member, data, zipfile.ZIP_DEFLATED)
     return path
 
 
