@@ -131,7 +131,8 @@ class _FileHashes:
 
 
 def _stage_files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.name not in (STAGE, PROGRESS)]
+    # a hidden file is what a killed call left of a file that it was writing
+    return [path for path in sorted(folder.glob("[!.]*")) if path.name not in (STAGE, PROGRESS)]
 
 
 def _differing(folder: Path, digests: Mapping[str, str], digest_of: Callable[[Path], str]) -> list[str]:

@@ -151,6 +151,17 @@ def test_a_killed_stage_with_damaged_progress_starts_over(
     assert tree(again(original, tmp_path).folder) == tree(original / "data" / "custom" / progress.parents[1].name)
 
 
+def test_a_stage_that_was_killed_while_its_record_was_written_is_not_rebuilt_twice(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normplugins.corpora.split_writer.CHUNK", 10)
+    kill_at(r"rename .*stage\.json", 1, lambda: again(original, tmp_path))
+    again(original, tmp_path)
+    lines: list[str] = []
+    again(original, tmp_path, lines.append)
+    assert not [line for line in lines if "has changed" in line]
+
+
 @pytest.mark.parametrize("stream", ["fifo", "/dev/zero", "link loop", "folder"])
 def test_what_is_no_regular_file_is_not_read(tmp_path: Path, stream: str) -> None:
     folder = write_user_corpus(tmp_path / "c")
