@@ -92,8 +92,17 @@ class ModelConfig(NormSettings):
         """Return the placement of the norms in the stack whose norm setting is ``key``."""
         if self.placement != "deepnorm":
             return PLACEMENTS[self.placement or ("pre" if self.normalize_before else "post")]
-        layers, other = self.stack_depths(key)
-        return deepnorm(layers, other, encoder=key == "encoder_norm")
+        other = {"encoder_norm": "decoder_norm", "decoder_norm": "encoder_norm"}.get(key)
+        return deepnorm(self.stack_depth(key), other and self.stack_depth(other), encoder=key == "encoder_norm")
+
+    def stack_depth(self, key: str) -> int:
+        """Return the number of layers of the stack whose norm setting is ``key``."""
+        return getattr(self, f"{key.removesuffix('norm')}layers")
+
+    def stack_size(self, key: str) -> tuple[int, int]:
+        """Return the width and the number of attention heads of a stack; tensor attention has one head."""
+        stack = key.removesuffix("norm")
+        return getattr(self, f"{stack}embed_dim"), getattr(self, f"{stack}attention_heads", 1)
 
     def build_norm(self, key: str, site: str = "attention", layer: int = 0) -> nn.Module:
         """Build the norm at a site of a layer (counted from 0) in the stack whose norm setting is ``key``.
@@ -105,7 +114,7 @@ class ModelConfig(NormSettings):
         Raises:
             UserError: an unknown norm, or a value out of range.
         """
-        (dim, heads), (layers, _), final = self.stack_size(key), self.stack_depths(key), site == "final"
+        (dim, heads), layers, final = self.stack_size(key), self.stack_depth(key), site == "final"
         if final and getattr(self, final_key(key), None):
             key = final_key(key)
         with _naming(key):
@@ -166,8 +175,8 @@ class NormTransformerConfig(ModelConfig):
 
     def check(self) -> None:
         """Raise UserError for settings that do not fit together."""
-        for key in ("encoder_norm", "decoder_norm"):
-            side, (dim, heads) = key.partition("_")[0], self.stack_size(key)
+        for side in ("encoder", "decoder"):
+            dim, heads = self.stack_size(f"{side}_norm")
             if dim % heads:
                 raise UserError(f"{side}_embed_dim={dim} must be a multiple of {side}_attention_heads={heads}")
         if self.share_all_embeddings:
@@ -180,14 +189,3 @@ class NormTransformerConfig(ModelConfig):
                 f"decoder_norm={self.decoder_norm}: with this norm a position sees the whole sentence, and a decoder "
                 f"generates it word by word. Use it in the encoder: encoder_norm={self.decoder_norm} decoder_norm=ln"
             )
-
-    def stack_depths(self, key: str) -> tuple[int, int | None]:
-        """Return the number of layers of a stack and of the other stack."""
-        depths = self.encoder_layers, self.decoder_layers
-        return depths if key == "encoder_norm" else depths[::-1]
-
-    def stack_size(self, key: str) -> tuple[int, int]:
-        """Return the width and the number of attention heads of a stack."""
-        if key == "encoder_norm":
-            return self.encoder_embed_dim, self.encoder_attention_heads
-        return self.decoder_embed_dim, self.decoder_attention_heads

@@ -184,7 +184,7 @@ class Stack(nn.Module):
         cfg = self.cfg
         norm, placement = partial(cfg.build_norm, key), cfg.placement_of(key)
         self.layers = nn.ModuleList()
-        for layer in range(cfg.stack_depths(key)[0]):
+        for layer in range(cfg.stack_depth(key)):
             sublayers = attention(), cross_attention and cross_attention(), feed_forward()
             self.layers.append(Layer(*sublayers, partial(norm, layer=layer), cfg, placement))
         self.embedding_norm = norm("attention") if placement.embeddings else None  # as at attentions
