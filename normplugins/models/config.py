@@ -1,7 +1,6 @@
 """Settings of the models: sizes, dropout probabilities, and which norm stands where."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Optional
@@ -14,6 +13,7 @@ from normplugins.models.norm_settings import (
     NormSettings,
     final_key,
     names_in,
+    naming,
     norm_at,
     norm_config,
 )
@@ -26,15 +26,6 @@ from normplugins.utils.settings import invalid_value, setting
 ACTIVATIONS = ("relu", "gelu", "swish")
 probability = partial(setting, minimum=0, below=1)
 size = partial(setting, minimum=1)
-
-
-@contextmanager
-def _naming(key: str) -> Iterator[None]:
-    """Turn a norm's ValueError into a UserError that names the setting."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"{key}: {error}") from error
 
 
 @dataclass
@@ -117,7 +108,7 @@ class ModelConfig(NormSettings):
         (dim, heads), layers, final = self.stack_size(key), self.stack_depth(key), site == "final"
         if final and getattr(self, final_key(key), None):
             key = final_key(key)
-        with _naming(key):
+        with naming(key):
             config = norm_config(self, norm_at(getattr(self, key), site, layer, layers)).resolve(heads)
             if final and config.warmup_updates and has_final_warmup(config.name):
                 config = config.replace(warmup_updates=self.final_norm_warmup_updates)
@@ -130,7 +121,7 @@ class ModelConfig(NormSettings):
         dim, heads = self.stack_size(key)
 
         def build() -> nn.Module:
-            with _naming("qk_norm"):
+            with naming("qk_norm"):
                 return construct_norm(norm_config(self, self.qk_norm or ""), dim // heads)
 
         return build
