@@ -84,7 +84,8 @@ class ModelConfig(NormSettings):
         if self.placement != "deepnorm":
             return PLACEMENTS[self.placement or ("pre" if self.normalize_before else "post")]
         other = {"encoder_norm": "decoder_norm", "decoder_norm": "encoder_norm"}.get(key)
-        return deepnorm(self.stack_depth(key), other and self.stack_depth(other), encoder=key == "encoder_norm")
+        depth_of_other = self.stack_depth(other) if other else None
+        return deepnorm(self.stack_depth(key), depth_of_other, encoder=key == "encoder_norm")
 
     def stack_depth(self, key: str) -> int:
         """Return the number of layers of the stack whose norm setting is ``key``."""

@@ -30,7 +30,7 @@ SITES = ("attention", "ffn", "final")
 """The places of a stack's norms: at its attentions, at its feed-forward parts, and at its end."""
 
 
-def parse_norms(text: str) -> dict[str | int, str]:
+def parse_norms(text: str) -> dict[Any, str]:
     """Parse a stack's norm setting: return the norm of each site (of ``SITES``) or of each layer, counted from 0.
 
     ``pn`` is the norm of every site, ``{attention:pn,ffn:ln,final:ln}`` names one for each site, and ``[pn,pn,ln]`` one
@@ -44,7 +44,7 @@ def parse_norms(text: str) -> dict[str | int, str]:
         return dict(enumerate(names))
     if not text.startswith("{"):
         return dict.fromkeys(SITES, text)
-    pairs: dict[str | int, str] = dict(name.replace(" ", "").split(":", 1) for name in names if ":" in name)
+    pairs = dict(name.replace(" ", "").split(":", 1) for name in names if ":" in name)
     if not text.endswith("}") or len(pairs) != len(names) or set(pairs) != set(SITES):
         raise UserError(f"{text} does not name the norm of each site; write {{attention:pn,ffn:ln,final:ln}}")
     return pairs
@@ -148,7 +148,7 @@ def refuse_loss_scale(cfg: Any, option: str, instead: str) -> None:
 
 def _settings_read(cfg: Any) -> dict[str, list[str]]:
     """Return norm -> the settings that it reads, for the norms of the model."""
-    read = {}
+    read: dict[str, list[str]] = {}
     for key, names in norm_names(cfg).items():
         with naming(key):
             read |= {name: norm_config(cfg, name).settings_read() for name in names}

@@ -88,7 +88,7 @@ def tracked(
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(options["dir"]) / EVENTS
-        with SummaryWriter(str(folder), purge_step=update + 1 if update else 0) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(folder), purge_step=update + 1 if update else 0) as writer:
             tracker = _TensorBoardTracker(writer, update)
             if not update:
                 tracker.summarize({"config": options["config"]})
