@@ -63,13 +63,8 @@ class NormModel(BaseFairseqModel):
         """Load a model as fairseq does, and return its interface for PyTorch Hub.
 
         For the folder of a run and no ``data_name_or_path``, the default checkpoint is the one with which the run was
-        scored, and text is prepared in the same way as the run's corpus.
-
-        Args:
-            model_name_or_path: the folder with the checkpoint.
-            checkpoint_file: the checkpoint's name in it.
-            data_name_or_path: the folder with the dictionaries; not needed for the folder of a run.
-            options: fairseq's, which override the checkpoint's settings.
+        scored, and text is prepared in the same way as the run's corpus. Otherwise ``data_name_or_path`` is the folder
+        with the dictionaries, and ``options`` override the checkpoint's settings.
 
         Raises:
             UserError: the folder holds no checkpoint of a model of this class.

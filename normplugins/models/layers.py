@@ -114,13 +114,7 @@ def normalize(norm: nn.Module, x: Tensor | DeferredResidual, padding_mask: Tenso
 class Layer(nn.Module):
     """A layer of self-attention of any kind, cross-attention in a decoder with an encoder, and feed-forward.
 
-    Args:
-        attention: self-attention.
-        cross_attention: attention to the encoder's output; None without an encoder.
-        feed_forward: the feed-forward sublayer.
-        norm: builds a norm for the site "attention" or "ffn".
-        cfg: the model's settings.
-        placement: where the norms stand.
+    The function ``norm`` builds a norm for the site "attention" or "ffn".
     """
 
     def __init__(
@@ -193,10 +187,8 @@ class Stack(nn.Module):
     def _run_layers(self, x: Tensor, padding_mask: Tensor | None, layer_args: Sequence[tuple[Any, ...]]) -> Tensor:
         """Apply the norm of the embeddings, if there is one, the layers and, in pre-norm, the final norm.
 
-        Args:
-            x: (T, B, C), or unpadded (N, C).
-            padding_mask: (B, T), True = padding; None with an unpadded x.
-            layer_args: for each layer, its arguments after the padding mask.
+        x is (T, B, C) with a padding_mask (B, T), True = padding, or unpadded (N, C) without one. ``layer_args`` has
+        the further arguments of each layer.
         """
         hidden: Tensor | DeferredResidual = x if self.embedding_norm is None else self.embedding_norm(x, padding_mask)
         for layer, args in zip(self.layers, layer_args, strict=True):
@@ -214,12 +206,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor", fullgraph: bool 
 
     Each kind of layer is compiled once, for all lengths and batch sizes. Embeddings, final norms and the projection to
     the vocabulary are left out, because they have nothing to fuse. Compiling one layer takes a sixth of the time of
-    compiling all six.
-
-    Args:
-        model: a model of this package.
-        backend: a backend of ``torch.compile``.
-        fullgraph: raise an error at a graph break; a norm of another package may have one.
+    compiling all six. ``fullgraph`` raises an error at a graph break, which a norm of another package may have.
     """
     for module in model.modules():
         if isinstance(module, Layer):

@@ -81,6 +81,10 @@ class TranslationStack(Stack):
         """Return the scaled embeddings (..., C) of tokens (...) plus their position embeddings (..., C)."""
         return self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + positions
 
+    def max_positions(self) -> int:
+        """Longest sentence, in tokens."""
+        return self.positions.max_positions
+
 
 class NormTransformerEncoder(TranslationStack, FairseqEncoder):
     """Token and position embeddings, encoder layers and, in pre-norm, a final norm."""
@@ -90,12 +94,7 @@ class NormTransformerEncoder(TranslationStack, FairseqEncoder):
         self._build(cfg, "encoder", embed_tokens, cfg.max_source_positions)
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None, **_unused: Any) -> EncoderOut:  # noqa: ARG002
-        """Encode source sentences.
-
-        Args:
-            src_tokens: token indices (B, S), padded on either side.
-            src_lengths: not needed; fairseq passes it.
-            _unused: the decoder's arguments, which fairseq passes too.
+        """Encode source sentences (B, S), padded on either side.
 
         Returns:
             ``encoder_out`` [(S, B, C)] and ``encoder_padding_mask`` [(B, S), True = padding].
@@ -113,10 +112,6 @@ class NormTransformerEncoder(TranslationStack, FairseqEncoder):
             "encoder_out": [x.index_select(1, new_order)],
             "encoder_padding_mask": [padding_mask.index_select(0, new_order)],
         }
-
-    def max_positions(self) -> int:
-        """Longest source sentence, in tokens."""
-        return self.cfg.max_source_positions
 
 
 class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
@@ -145,8 +140,6 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
             prev_output_tokens: (B, T), the target shifted right; all tokens so far, also with an ``incremental_state``.
             encoder_out: the encoder's result.
             incremental_state: attention caches by name, changed in place; None: teacher forcing.
-            features_only: leave the output projection to the caller.
-            _unused: ``src_lengths`` and the like, which fairseq passes.
         """
         x = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
         return (x if features_only else self.output_layer(x)), {"attn": [None]}
@@ -207,10 +200,6 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
             x = layer.cross_attention.evaluate(x, source)
             x = layer.feed_forward.evaluate(x, layer.feed_forward.sublayer)
         return self.output_layer(x if self.final_norm is None else self.final_norm(x, None))
-
-    def max_positions(self) -> int:
-        """Longest target sentence, in tokens."""
-        return self.cfg.max_target_positions
 
 
 @register_model("norm_transformer", dataclass=NormTransformerConfig)

@@ -37,8 +37,7 @@ def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: 
     update and saves a checkpoint before it ends. Several processes, which can only save together, end at once.
 
     Args:
-        config: the run's config.
-        fairseq_config: the part of it that fairseq's trainer takes.
+        config: the run's config; ``fairseq_config`` is the part of it that fairseq's trainer takes.
         run: the identity of the run, which its checkpoints name.
         title: the title of the progress display.
         tracker: receives the curves in rank zero.
