@@ -8,6 +8,7 @@ from typing import Any, Optional
 from torch import nn
 from typing_extensions import Self
 
+from normplugins.models.dropout import ACTIVATIONS
 from normplugins.models.norm_settings import (
     NORM_KEYS,
     NormSettings,
@@ -23,7 +24,6 @@ from normplugins.norms.registry import construct_norm
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
 
-ACTIVATIONS = ("relu", "gelu", "swish")
 probability = partial(setting, minimum=0, below=1)
 size = partial(setting, minimum=1)
 
@@ -32,7 +32,7 @@ size = partial(setting, minimum=1)
 class ModelConfig(NormSettings):
     """Base class of the models' settings; the norms of all stacks share the ``norm_<setting>`` values."""
 
-    activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
+    activation_fn: str = setting("relu", "activation of feed-forward layers", choices=tuple(ACTIVATIONS))
     final_norm_warmup_updates: int = setting(
         1000, "norm_warmup_updates of PN at the end of a pre-norm stack", minimum=0
     )

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.models.attention import Cache
 from normplugins.models.config import ModelConfig
-from normplugins.models.dropout import add_dropout, dropout, relu_dropout
+from normplugins.models.dropout import ACTIVATIONS, add_dropout
 from normplugins.models.linear import Linear
 from normplugins.models.placement import Placement, initialize
 from normplugins.models.varlen import VarlenLayout
@@ -22,13 +21,6 @@ from normplugins.norms.deferred_residual import DeferredResidual, materialize
 
 NORM_ATTRIBUTES = ("norm", "output_norm", "embedding_norm", "final_norm")
 """The names of the norms in a residual connection and in a stack."""
-
-ACTIVATIONS: dict[str, Callable[[Tensor, float, bool], Tensor]] = {
-    "relu": relu_dropout,
-    "gelu": lambda x, p, training: dropout(F.gelu(x), p, training),
-    "swish": lambda x, p, training: dropout(F.silu(x), p, training),
-}
-"""Name of an activation -> function of x, dropout probability and training that applies it and then dropout."""
 
 
 class FeedForward(nn.Module):
