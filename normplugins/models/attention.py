@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from normplugins.models.linear import Linear
 from normplugins.models.varlen import VarlenLayout, padded_layout, uses_varlen_attention, varlen_attention
 
+BuildNorm = Callable[[], nn.Module | None]
+
 MAX_UNFUSED_QUERIES = 16
 """With at most this many queries per sentence, as in decoding, plain matrix products are 2 to 4 times as fast as fused
 attention on a CPU."""
@@ -73,14 +75,14 @@ def causal_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
 class _Attention(nn.Module):
     """Base of self- and cross-attention with H heads and C channels: dropout of attention weights, output projection.
 
-    ``qk_norm`` builds a norm of C/H channels. It is called once for the queries and once for the keys of all heads.
+    ``qk_norm`` builds a norm of C/H channels, or returns None. It is called once for the queries and once for the keys
+    of all heads.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: BuildNorm = lambda: None) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.q_norm = qk_norm() if qk_norm else None
-        self.k_norm = qk_norm() if qk_norm else None
+        self.q_norm, self.k_norm = qk_norm(), qk_norm()
         self.out = Linear(dim, dim)
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -120,7 +122,7 @@ def _init_projections(linear: nn.Linear, parts: int) -> None:
 class SelfAttention(_Attention):
     """Self-attention; the query, key and value projections are packed into one matrix (3C, C)."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: BuildNorm = lambda: None) -> None:
         super().__init__(dim, heads, dropout, qk_norm)
         self.qkv = Linear(dim, 3 * dim)
         _init_projections(self.qkv, 3)
@@ -152,7 +154,7 @@ class CrossAttention(_Attention):
     """Attention of the target (T, B, C) to the encoder's output (S, B, C'); key and value projections are packed."""
 
     def __init__(
-        self, dim: int, memory_dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None
+        self, dim: int, memory_dim: int, heads: int, dropout: float, qk_norm: BuildNorm = lambda: None
     ) -> None:
         super().__init__(dim, heads, dropout, qk_norm)
         self.q = Linear(dim, dim)

@@ -38,6 +38,5 @@ def check_model(cfg: Any) -> None:
             for layer in range(resolved.stack_depth(key)):
                 for site in SITES:
                     resolved.build_norm(key, site, layer)
-            if build_qk_norm := resolved.build_qk_norm(key):
-                build_qk_norm()
+            resolved.build_qk_norm(key)
     refuse_unread_settings(resolved, prefix="norm.")

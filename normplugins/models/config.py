@@ -1,6 +1,5 @@
 """Settings of the models: sizes, dropout probabilities, and which norm stands where."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Optional
@@ -115,17 +114,13 @@ class ModelConfig(NormSettings):
                 config = config.replace(warmup_updates=self.final_norm_warmup_updates)
             return construct_norm(config, dim)
 
-    def build_qk_norm(self, key: str) -> Callable[[], nn.Module] | None:
-        """Return a function that builds a norm for the queries or keys of one head in a stack; None without qk_norm."""
+    def build_qk_norm(self, key: str) -> nn.Module | None:
+        """Build a norm for the queries or keys of one head in a stack; None without qk_norm. Raises as build_norm."""
         if not self.qk_norm:
             return None
         dim, heads = self.stack_size(key)
-
-        def build() -> nn.Module:
-            with naming("qk_norm"):
-                return construct_norm(norm_config(self, self.qk_norm or ""), dim // heads)
-
-        return build
+        with naming("qk_norm"):
+            return construct_norm(norm_config(self, self.qk_norm), dim // heads)
 
 
 @dataclass

@@ -108,7 +108,7 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
         super().__init__(cfg, dictionary)
         self.positions = SinusoidalPositions(cfg.embed_dim, dictionary.pad(), cfg.max_positions)
         sizes = cfg.embed_dim, cfg.attention_heads, cfg.attention_dropout
-        self._build(lambda: SelfAttention(*sizes, cfg.build_qk_norm("norm")))
+        self._build(lambda: SelfAttention(*sizes, partial(cfg.build_qk_norm, "norm")))
 
     forward = FairseqDecoder.forward  # FairseqIncrementalDecoder's raises NotImplementedError
 

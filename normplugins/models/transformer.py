@@ -52,7 +52,7 @@ class TranslationStack(Stack):
     def _build(self, cfg: NormTransformerConfig, side: str, embed_tokens: nn.Embedding, max_positions: int) -> None:
         key = f"{side}_norm"
         dim, heads = cfg.stack_size(key)
-        of_attention = heads, cfg.attention_dropout, cfg.build_qk_norm(key)
+        of_attention = heads, cfg.attention_dropout, partial(cfg.build_qk_norm, key)
         of_feed_forward = cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(dim, self.dictionary.pad(), max_positions)
