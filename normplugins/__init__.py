@@ -31,11 +31,10 @@ def register() -> None:
     """Register all models, architectures, criterions and optimizers with fairseq; patch its beam search and losses."""
     from normplugins.evaluation import beam_search
     from normplugins.models import base
-    from normplugins.training import criterion, loss_terms, optimizer  # noqa: F401
+    from normplugins.training import criterion, optimizer  # noqa: F401
 
     beam_search.patch_fairseq()
     base.patch_fairseq()
-    loss_terms.patch_fairseq()
 
 
 compat.install()

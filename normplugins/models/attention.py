@@ -14,28 +14,31 @@ from torch.nn import functional as F
 from normplugins.models.linear import Linear
 from normplugins.models.varlen import VarlenLayout, padded_layout, uses_varlen_attention, varlen_attention
 
+BuildNorm = Callable[[], nn.Module | None]
+
 MAX_UNFUSED_QUERIES = 16
 """With at most this many queries per sentence, as in decoding, plain matrix products are 2 to 4 times as fast as fused
 attention on a CPU."""
 
 
 class Cache:
-    """Key-value cache of incremental decoding; keys and values are (B, H, T, C/H)."""
+    """Cache of incremental decoding: keys and values, (B, H, T, C/H) each; None before the first step."""
 
-    k: Tensor | None = None
-    v: Tensor | None = None
+    stored: tuple[Tensor, Tensor] | None = None
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append the keys and values of the last tokens; return all of them."""
-        if self.k is not None and self.v is not None:
-            k, v = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
-        self.k, self.v = k, v
+        if self.stored is not None:
+            old_k, old_v = self.stored
+            k, v = torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2)
+        self.stored = k, v
         return k, v
 
     def reorder(self, order: Tensor) -> None:
         """Replace row i by row ``order[i]``."""
-        if self.k is not None and self.v is not None:
-            self.k, self.v = self.k.index_select(0, order), self.v.index_select(0, order)
+        if self.stored is not None:
+            k, v = self.stored
+            self.stored = k.index_select(0, order), v.index_select(0, order)
 
 
 def cache_of(incremental_state: dict[str, Cache] | None, name: str) -> Cache | None:
@@ -70,21 +73,16 @@ def causal_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Attention(nn.Module):
-    """Base of self- and cross-attention: heads, dropout of attention weights, output projection.
+    """Base of self- and cross-attention with H heads and C channels: dropout of attention weights, output projection.
 
-    Args:
-        dim: C.
-        heads: H.
-        dropout: probability of dropout on attention weights.
-        qk_norm: builds a norm of C/H channels; called once for the queries and once for the keys of all heads. None:
-            attention without such norms.
+    ``qk_norm`` builds a norm of C/H channels, or returns None. It is called once for the queries and once for the keys
+    of all heads.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: BuildNorm = lambda: None) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.q_norm = qk_norm() if qk_norm else None
-        self.k_norm = qk_norm() if qk_norm else None
+        self.q_norm, self.k_norm = qk_norm(), qk_norm()
         self.out = Linear(dim, dim)
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -124,7 +122,7 @@ def _init_projections(linear: nn.Linear, parts: int) -> None:
 class SelfAttention(_Attention):
     """Self-attention; the query, key and value projections are packed into one matrix (3C, C)."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: BuildNorm = lambda: None) -> None:
         super().__init__(dim, heads, dropout, qk_norm)
         self.qkv = Linear(dim, 3 * dim)
         _init_projections(self.qkv, 3)
@@ -156,7 +154,7 @@ class CrossAttention(_Attention):
     """Attention of the target (T, B, C) to the encoder's output (S, B, C'); key and value projections are packed."""
 
     def __init__(
-        self, dim: int, memory_dim: int, heads: int, dropout: float, qk_norm: Callable[[], nn.Module] | None = None
+        self, dim: int, memory_dim: int, heads: int, dropout: float, qk_norm: BuildNorm = lambda: None
     ) -> None:
         super().__init__(dim, heads, dropout, qk_norm)
         self.q = Linear(dim, dim)
@@ -189,12 +187,10 @@ class CrossAttention(_Attention):
             packed = self.queries(x).flatten(0, -2), self.keys_values(memory).flatten(0, 1)
             return self.out(varlen_attention(self.heads, mask, self._p, targets, sources, *packed).view(x.shape))
         (q,) = self._split(self.queries(x), 1)
-        if cache is not None and cache.k is not None and cache.v is not None:
-            k, v = cache.k, cache.v
-        else:
-            k, v = self.project(memory)
-            if cache is not None:
-                cache.extend(k, v)
+        cached = None if cache is None else cache.stored
+        k, v = self.project(memory) if cached is None else cached
+        if cache is not None:
+            cache.stored = k, v
         return self._attend(q, k, v, mask)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Base class of the models: command-line arguments, updates of the norms' statistics, and checks of settings."""
+"""Base class of the models, and the changes to fairseq that they need: checks of settings and the norms' loss terms."""
 
 import argparse
 import typing
@@ -6,12 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fairseq import models
+from fairseq import criterions, models
 from fairseq.models import BaseFairseqModel
 from fairseq.modules.quantization.pq.utils import get_layers
 from fairseq.quantization_utils import Quantizer
 from fairseq.trainer import Trainer
-from torch import nn
+from torch import Tensor, nn
 
 import normplugins
 from normplugins.models.norm_settings import refuse_loss_scale, refuse_unread_settings
@@ -63,13 +63,8 @@ class NormModel(BaseFairseqModel):
         """Load a model as fairseq does, and return its interface for PyTorch Hub.
 
         For the folder of a run and no ``data_name_or_path``, the default checkpoint is the one with which the run was
-        scored, and text is prepared in the same way as the run's corpus.
-
-        Args:
-            model_name_or_path: the folder with the checkpoint.
-            checkpoint_file: the checkpoint's name in it.
-            data_name_or_path: the folder with the dictionaries; not needed for the folder of a run.
-            options: fairseq's, which override the checkpoint's settings.
+        scored, and text is prepared in the same way as the run's corpus. Otherwise ``data_name_or_path`` is the folder
+        with the dictionaries, and ``options`` override the checkpoint's settings.
 
         Raises:
             UserError: the folder holds no checkpoint of a model of this class.
@@ -113,13 +108,15 @@ class NormModel(BaseFairseqModel):
             end_update(self)
 
 
+_build_criterion = criterions.build_criterion
 _build_model = models.build_model
 _set_trainer = Quantizer.set_trainer
 _init_trainer = Trainer.__init__
 
 
 def patch_fairseq() -> None:
-    """Make fairseq's tasks and trainer, and thereby its command lines, check each new model of this package."""
+    """Make fairseq's tasks and trainer, and thereby its command lines, check our models and add their norms' losses."""
+    criterions.build_criterion = build_criterion
     models.build_model = build_model
     Quantizer.set_trainer = set_trainer
     Trainer.__init__ = init_trainer
@@ -164,3 +161,21 @@ def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
         refuse_unread_settings(model.decoder.cfg)
         model.refuse_settings(task.cfg or task.args)
     return model
+
+
+def build_criterion(cfg: Any, task: Any) -> nn.Module:
+    """Build a criterion as fairseq does, and let it add the terms that norms such as ``rbn`` contribute to the loss."""
+    criterion = _build_criterion(cfg, task)
+    criterion.register_forward_hook(_add_loss_terms)
+    return criterion
+
+
+def _add_loss_terms(_criterion: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Any, Any]) -> Any:
+    """Add each norm's ``loss_term`` to the loss of a training batch; the logged loss does not contain them."""
+    loss, *others = output
+    for module in inputs[0].modules():
+        term = getattr(module, "loss_term", None)
+        if term is not None:
+            loss = loss + term if module.training else loss
+            module.loss_term = None  # it holds the batch's graph
+    return loss, *others

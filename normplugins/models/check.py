@@ -35,9 +35,8 @@ def check_model(cfg: Any) -> None:
     resolved = settings.resolve(cfg)
     for key in NORM_KEYS:
         if hasattr(resolved, key):
-            for layer in range(resolved.stack_depths(key)[0]):
+            for layer in range(resolved.stack_depth(key)):
                 for site in SITES:
                     resolved.build_norm(key, site, layer)
-            if build_qk_norm := resolved.build_qk_norm(key):
-                build_qk_norm()
+            resolved.build_qk_norm(key)
     refuse_unread_settings(resolved, prefix="norm.")

@@ -1,7 +1,5 @@
 """Settings of the models: sizes, dropout probabilities, and which norm stands where."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Optional
@@ -9,11 +7,13 @@ from typing import Any, Optional
 from torch import nn
 from typing_extensions import Self
 
+from normplugins.models.dropout import ACTIVATIONS
 from normplugins.models.norm_settings import (
     NORM_KEYS,
     NormSettings,
     final_key,
     names_in,
+    naming,
     norm_at,
     norm_config,
 )
@@ -23,25 +23,15 @@ from normplugins.norms.registry import construct_norm
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
 
-ACTIVATIONS = ("relu", "gelu", "swish")
 probability = partial(setting, minimum=0, below=1)
 size = partial(setting, minimum=1)
-
-
-@contextmanager
-def _naming(key: str) -> Iterator[None]:
-    """Turn a norm's ValueError into a UserError that names the setting."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"{key}: {error}") from error
 
 
 @dataclass
 class ModelConfig(NormSettings):
     """Base class of the models' settings; the norms of all stacks share the ``norm_<setting>`` values."""
 
-    activation_fn: str = setting("relu", "activation of feed-forward layers", choices=ACTIVATIONS)
+    activation_fn: str = setting("relu", "activation of feed-forward layers", choices=tuple(ACTIVATIONS))
     final_norm_warmup_updates: int = setting(
         1000, "norm_warmup_updates of PN at the end of a pre-norm stack", minimum=0
     )
@@ -92,8 +82,18 @@ class ModelConfig(NormSettings):
         """Return the placement of the norms in the stack whose norm setting is ``key``."""
         if self.placement != "deepnorm":
             return PLACEMENTS[self.placement or ("pre" if self.normalize_before else "post")]
-        layers, other = self.stack_depths(key)
-        return deepnorm(layers, other, encoder=key == "encoder_norm")
+        other = {"encoder_norm": "decoder_norm", "decoder_norm": "encoder_norm"}.get(key)
+        depth_of_other = self.stack_depth(other) if other else None
+        return deepnorm(self.stack_depth(key), depth_of_other, encoder=key == "encoder_norm")
+
+    def stack_depth(self, key: str) -> int:
+        """Return the number of layers of the stack whose norm setting is ``key``."""
+        return getattr(self, f"{key.removesuffix('norm')}layers")
+
+    def stack_size(self, key: str) -> tuple[int, int]:
+        """Return the width and the number of attention heads of a stack; tensor attention has one head."""
+        stack = key.removesuffix("norm")
+        return getattr(self, f"{stack}embed_dim"), getattr(self, f"{stack}attention_heads", 1)
 
     def build_norm(self, key: str, site: str = "attention", layer: int = 0) -> nn.Module:
         """Build the norm at a site of a layer (counted from 0) in the stack whose norm setting is ``key``.
@@ -105,26 +105,22 @@ class ModelConfig(NormSettings):
         Raises:
             UserError: an unknown norm, or a value out of range.
         """
-        (dim, heads), (layers, _), final = self.stack_size(key), self.stack_depths(key), site == "final"
+        (dim, heads), layers, final = self.stack_size(key), self.stack_depth(key), site == "final"
         if final and getattr(self, final_key(key), None):
             key = final_key(key)
-        with _naming(key):
+        with naming(key):
             config = norm_config(self, norm_at(getattr(self, key), site, layer, layers)).resolve(heads)
             if final and config.warmup_updates and has_final_warmup(config.name):
                 config = config.replace(warmup_updates=self.final_norm_warmup_updates)
             return construct_norm(config, dim)
 
-    def build_qk_norm(self, key: str) -> Callable[[], nn.Module] | None:
-        """Return a function that builds a norm for the queries or keys of one head in a stack; None without qk_norm."""
+    def build_qk_norm(self, key: str) -> nn.Module | None:
+        """Build a norm for the queries or keys of one head in a stack; None without qk_norm. Raises as build_norm."""
         if not self.qk_norm:
             return None
         dim, heads = self.stack_size(key)
-
-        def build() -> nn.Module:
-            with _naming("qk_norm"):
-                return construct_norm(norm_config(self, self.qk_norm or ""), dim // heads)
-
-        return build
+        with naming("qk_norm"):
+            return construct_norm(norm_config(self, self.qk_norm), dim // heads)
 
 
 @dataclass
@@ -166,8 +162,8 @@ class NormTransformerConfig(ModelConfig):
 
     def check(self) -> None:
         """Raise UserError for settings that do not fit together."""
-        for key in ("encoder_norm", "decoder_norm"):
-            side, (dim, heads) = key.partition("_")[0], self.stack_size(key)
+        for side in ("encoder", "decoder"):
+            dim, heads = self.stack_size(f"{side}_norm")
             if dim % heads:
                 raise UserError(f"{side}_embed_dim={dim} must be a multiple of {side}_attention_heads={heads}")
         if self.share_all_embeddings:
@@ -180,14 +176,3 @@ class NormTransformerConfig(ModelConfig):
                 f"decoder_norm={self.decoder_norm}: with this norm a position sees the whole sentence, and a decoder "
                 f"generates it word by word. Use it in the encoder: encoder_norm={self.decoder_norm} decoder_norm=ln"
             )
-
-    def stack_depths(self, key: str) -> tuple[int, int | None]:
-        """Return the number of layers of a stack and of the other stack."""
-        depths = self.encoder_layers, self.decoder_layers
-        return depths if key == "encoder_norm" else depths[::-1]
-
-    def stack_size(self, key: str) -> tuple[int, int]:
-        """Return the width and the number of attention heads of a stack."""
-        if key == "encoder_norm":
-            return self.encoder_embed_dim, self.encoder_attention_heads
-        return self.decoder_embed_dim, self.decoder_attention_heads

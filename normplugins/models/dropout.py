@@ -12,6 +12,7 @@ kernels of the norm that follows compute the residual sum and its dropout (``lay
 """
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,6 +45,14 @@ def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if training and p > 0 and has_kernel(x, p):
         return _ReluDropout.apply(x, p)
     return F.dropout(F.relu(x), p, training)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor, float, bool], Tensor]] = {
+    "relu": relu_dropout,
+    "gelu": lambda x, p, training: dropout(F.gelu(x), p, training),
+    "swish": lambda x, p, training: dropout(F.silu(x), p, training),
+}
+"""Name of an activation -> function of x, dropout probability and training that applies it and then dropout."""
 
 
 def has_kernel(x: Tensor, p: float) -> bool:

@@ -27,12 +27,8 @@ def to_autocast_dtype(x: Tensor) -> Tensor:
 class SinusoidalPositions(nn.Module):
     """Sinusoidal position embeddings: dim/2 wavelengths from 2 pi to 10,000 x 2 pi, arranged as in tensor2tensor.
 
-    The n-th real token of a sentence gets row ``padding_idx + n``, n = 1, 2, ...; padding gets the zero row.
-
-    Args:
-        dim: width of an embedding, at least 4.
-        padding_idx: index of the padding token in the dictionary.
-        max_positions: longest sequence, in tokens.
+    The n-th real token of a sentence of at most ``max_positions`` tokens gets row ``padding_idx + n``, n = 1, 2, ...;
+    padding gets the zero row. ``dim`` is at least 4.
     """
 
     def __init__(self, dim: int, padding_idx: int, max_positions: int) -> None:

@@ -1,14 +1,11 @@
 """Imports checkpoints of the released PowerNorm code (a fork of fairseq 0.8) and of stock fairseq's transformer."""
 
-import contextlib
-import pickle
 import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq.checkpoint_utils import torch_persistent_save
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
@@ -17,6 +14,7 @@ from torch import Tensor
 from normplugins.models.config import NormTransformerConfig
 from normplugins.models.transformer import NormTransformer
 from normplugins.utils.errors import UserError
+from normplugins.utils.files import whole_file
 
 State = dict[str, Tensor]
 
@@ -83,27 +81,21 @@ def import_checkpoint(source: Path, destination: Path) -> None:
         setattr(task, attribute, numbered_dictionary(len(weight)))
     weights = convert_weights(state["model"], NormTransformer.build_model(settings, task), source)
     padding = {name: getattr(args, name) for name in ("left_pad_source", "left_pad_target") if hasattr(args, name)}
-    namespace = Namespace(task="translation", arch="norm_transformer", data=str(data), **languages, **padding)
-    vars(namespace).update({name: value for name, value in vars(settings).items() if not name.startswith("_")})
+    ours = {name: value for name, value in vars(settings).items() if not name.startswith("_")}
+    namespace = Namespace(task="translation", arch="norm_transformer", data=str(data), **languages, **padding, **ours)
     history: dict[str, Any] = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
     history["num_updates"] = state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0
     checkpoint = {
-        "args": None,
         "cfg": OmegaConf.to_container(convert_namespace_to_omegaconf(namespace), resolve=True, enum_to_str=True),
         "model": weights,
-        "criterion": None,
         "optimizer_history": [history],
-        "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-        "last_optimizer_state": None,
     }
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        torch_persistent_save(checkpoint, str(destination))
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        with contextlib.suppress(OSError):
-            Path(f"{destination}.tmp").unlink()
-        raise UserError(f"cannot write {destination}: {getattr(error, 'strerror', None) or error}") from error
+        with whole_file(destination) as temporary:
+            torch.save(checkpoint, temporary)
+    except RuntimeError as error:  # a full disk
+        raise UserError(f"cannot write {destination}: {error}") from error
 
 
 def _read(source: Path) -> dict[str, Any]:
@@ -114,11 +106,9 @@ def _read(source: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from error
     except Exception as error:  # torch raises many types for files of another format
-        _, code, rest = str(error).partition("GLOBAL ")
-        if code and isinstance(error, pickle.UnpicklingError):
-            name = rest.split(" ")[0]
+        if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{source} is refused: it contains {name}, and loading that could run arbitrary code"
+                f"{source} is refused: loading {named[1]}, which it contains, could run any code"
             ) from error
         raise UserError(f"{source} is not a checkpoint, or a damaged one") from error
     if not isinstance(state, dict) or "model" not in state:

@@ -108,7 +108,7 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
         super().__init__(cfg, dictionary)
         self.positions = SinusoidalPositions(cfg.embed_dim, dictionary.pad(), cfg.max_positions)
         sizes = cfg.embed_dim, cfg.attention_heads, cfg.attention_dropout
-        self._build(lambda: SelfAttention(*sizes, cfg.build_qk_norm("norm")))
+        self._build(lambda: SelfAttention(*sizes, partial(cfg.build_qk_norm, "norm")))
 
     forward = FairseqDecoder.forward  # FairseqIncrementalDecoder's raises NotImplementedError
 
@@ -121,7 +121,6 @@ class NormTransformerLMDecoder(LanguageModelDecoder, FairseqIncrementalDecoder):
             prev_output_tokens: (B, T), at each position the token before the one to predict; all tokens so far, also
                 with an ``incremental_state``.
             incremental_state: attention caches by name, changed in place.
-            _unused: ``src_lengths``, ``encoder_out`` and the like, which fairseq passes.
 
         Raises:
             UserError: there is an ``incremental_state``, but the model's norm sees the whole segment.

@@ -73,14 +73,6 @@ class LanguageModelConfig(ModelConfig):
         """Ranks at which the clusters of the adaptive softmax begin; empty for a full softmax."""
         return [int(cutoff) for cutoff in (self.adaptive_softmax_cutoff or "").split(",") if cutoff.strip()]
 
-    def stack_depths(self, key: str) -> tuple[int, int | None]:  # noqa: ARG002
-        """Return the number of layers, and None, because there is no other stack."""
-        return self.layers, None
-
-    def stack_size(self, key: str) -> tuple[int, int]:  # noqa: ARG002
-        """Return the width and the number of attention heads, 1 in a model with tensor attention."""
-        return self.embed_dim, getattr(self, "attention_heads", 1)
-
 
 @dataclass
 class NormTransformerLMConfig(LanguageModelConfig):

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.models.attention import Cache
 from normplugins.models.config import ModelConfig
-from normplugins.models.dropout import add_dropout, dropout, relu_dropout
+from normplugins.models.dropout import ACTIVATIONS, add_dropout
 from normplugins.models.linear import Linear
 from normplugins.models.placement import Placement, initialize
 from normplugins.models.varlen import VarlenLayout
@@ -22,13 +21,6 @@ from normplugins.norms.deferred_residual import DeferredResidual, materialize
 
 NORM_ATTRIBUTES = ("norm", "output_norm", "embedding_norm", "final_norm")
 """The names of the norms in a residual connection and in a stack."""
-
-ACTIVATIONS: dict[str, Callable[[Tensor, float, bool], Tensor]] = {
-    "relu": relu_dropout,
-    "gelu": lambda x, p, training: dropout(F.gelu(x), p, training),
-    "swish": lambda x, p, training: dropout(F.silu(x), p, training),
-}
-"""Name of an activation -> function of x, dropout probability and training that applies it and then dropout."""
 
 
 class FeedForward(nn.Module):
@@ -114,13 +106,7 @@ def normalize(norm: nn.Module, x: Tensor | DeferredResidual, padding_mask: Tenso
 class Layer(nn.Module):
     """A layer of self-attention of any kind, cross-attention in a decoder with an encoder, and feed-forward.
 
-    Args:
-        attention: self-attention.
-        cross_attention: attention to the encoder's output; None without an encoder.
-        feed_forward: the feed-forward sublayer.
-        norm: builds a norm for the site "attention" or "ffn".
-        cfg: the model's settings.
-        placement: where the norms stand.
+    The function ``norm`` builds a norm for the site "attention" or "ffn".
     """
 
     def __init__(
@@ -184,7 +170,7 @@ class Stack(nn.Module):
         cfg = self.cfg
         norm, placement = partial(cfg.build_norm, key), cfg.placement_of(key)
         self.layers = nn.ModuleList()
-        for layer in range(cfg.stack_depths(key)[0]):
+        for layer in range(cfg.stack_depth(key)):
             sublayers = attention(), cross_attention and cross_attention(), feed_forward()
             self.layers.append(Layer(*sublayers, partial(norm, layer=layer), cfg, placement))
         self.embedding_norm = norm("attention") if placement.embeddings else None  # as at attentions
@@ -193,10 +179,8 @@ class Stack(nn.Module):
     def _run_layers(self, x: Tensor, padding_mask: Tensor | None, layer_args: Sequence[tuple[Any, ...]]) -> Tensor:
         """Apply the norm of the embeddings, if there is one, the layers and, in pre-norm, the final norm.
 
-        Args:
-            x: (T, B, C), or unpadded (N, C).
-            padding_mask: (B, T), True = padding; None with an unpadded x.
-            layer_args: for each layer, its arguments after the padding mask.
+        x is (T, B, C) with a padding_mask (B, T), True = padding, or unpadded (N, C) without one. ``layer_args`` has
+        the further arguments of each layer.
         """
         hidden: Tensor | DeferredResidual = x if self.embedding_norm is None else self.embedding_norm(x, padding_mask)
         for layer, args in zip(self.layers, layer_args, strict=True):
@@ -214,12 +198,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor", fullgraph: bool 
 
     Each kind of layer is compiled once, for all lengths and batch sizes. Embeddings, final norms and the projection to
     the vocabulary are left out, because they have nothing to fuse. Compiling one layer takes a sixth of the time of
-    compiling all six.
-
-    Args:
-        model: a model of this package.
-        backend: a backend of ``torch.compile``.
-        fullgraph: raise an error at a graph break; a norm of another package may have one.
+    compiling all six. ``fullgraph`` raises an error at a graph break, which a norm of another package may have.
     """
     for module in model.modules():
         if isinstance(module, Layer):

@@ -42,8 +42,7 @@ def by_onednn(x: Tensor, weight: Tensor) -> bool:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x weight^T + bias (..., M) by oneDNN, for x (..., K), weight (M, K) and bias (M,); it has no gradient."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return found
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class Linear(nn.Linear):
@@ -55,8 +54,7 @@ class Linear(nn.Linear):
             return super().forward(x)
         if not torch.is_grad_enabled():
             return product(x, self.weight, self.bias)
-        found: Tensor = _Linear.apply(x, self.weight, self.bias)
-        return found
+        return _Linear.apply(x, self.weight, self.bias)
 
 
 class _Linear(torch.autograd.Function):

@@ -1,5 +1,7 @@
 """The names of a model's norms, and their settings ``norm_<setting>``, which all norms of the model share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import make_dataclass, replace
 from typing import Any, Optional
 
@@ -28,19 +30,20 @@ SITES = ("attention", "ffn", "final")
 """The places of a stack's norms: at its attentions, at its feed-forward parts, and at its end."""
 
 
-def parse_norms(text: str) -> str | list[str] | dict[str, str]:
-    """Parse a stack's norm setting: one norm, one for each layer, or one for each site.
+def parse_norms(text: str) -> dict[Any, str]:
+    """Parse a stack's norm setting: return the norm of each site (of ``SITES``) or of each layer, counted from 0.
 
-    ``pn`` is one norm, ``[pn,pn,ln]`` one for each layer, ``{attention:pn,ffn:ln,final:ln}`` one for each site.
+    ``pn`` is the norm of every site, ``{attention:pn,ffn:ln,final:ln}`` names one for each site, and ``[pn,pn,ln]`` one
+    for each layer.
 
     Raises:
         UserError: the text is none of these.
     """
     names = [name.strip() for name in text.strip()[1:-1].split(",")]
     if text.startswith("[") and text.endswith("]"):
-        return names
+        return dict(enumerate(names))
     if not text.startswith("{"):
-        return text
+        return dict.fromkeys(SITES, text)
     pairs = dict(name.replace(" ", "").split(":", 1) for name in names if ":" in name)
     if not text.endswith("}") or len(pairs) != len(names) or set(pairs) != set(SITES):
         raise UserError(f"{text} does not name the norm of each site; write {{attention:pn,ffn:ln,final:ln}}")
@@ -56,19 +59,16 @@ def norm_at(text: str, site: str, layer: int, layers: int) -> str:
         UserError: as :func:`parse_norms`, or the number of norms is not the number of layers.
     """
     norms = parse_norms(text)
-    if isinstance(norms, list):
-        if len(norms) != layers:
-            raise UserError(f"{text} names {len(norms)} norms for {layers} layers")
-        return norms[-1 if site == "final" else layer]
-    return norms if isinstance(norms, str) else norms[site]
+    if site in norms:
+        return norms[site]
+    if len(norms) != layers:
+        raise UserError(f"{text} names {len(norms)} norms for {layers} layers")
+    return norms[layers - 1 if site == "final" else layer]
 
 
 def names_in(text: str) -> list[str]:
     """Return the distinct norms that a stack's norm setting names; raises UserError as :func:`parse_norms` does."""
-    norms = parse_norms(text)
-    if isinstance(norms, str):
-        return [norms]
-    return list(dict.fromkeys(norms if isinstance(norms, list) else norms.values()))
+    return list(dict.fromkeys(parse_norms(text).values()))
 
 
 def norm_names(cfg: Any) -> dict[str, list[str]]:
@@ -80,6 +80,15 @@ def norm_names(cfg: Any) -> dict[str, list[str]]:
 def all_norm_names(cfg: Any) -> list[str]:
     """Return all norms of a model, each once."""
     return list(dict.fromkeys(name for names in norm_names(cfg).values() for name in names))
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Turn a norm's ValueError into a UserError that names the setting."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 def norm_config(cfg: Any, name: str) -> NormConfig:
@@ -139,11 +148,8 @@ def refuse_loss_scale(cfg: Any, option: str, instead: str) -> None:
 
 def _settings_read(cfg: Any) -> dict[str, list[str]]:
     """Return norm -> the settings that it reads, for the norms of the model."""
-    read = {}
+    read: dict[str, list[str]] = {}
     for key, names in norm_names(cfg).items():
-        for name in names:
-            try:
-                read[name] = norm_config(cfg, name).settings_read()
-            except ValueError as error:
-                raise UserError(f"{key}: {error}") from error
+        with naming(key):
+            read |= {name: norm_config(cfg, name).settings_read() for name in names}
     return read

@@ -46,12 +46,9 @@ PLACEMENTS = {
 
 
 def deepnorm(layers: int, other: int | None, encoder: bool = False) -> Placement:
-    """Return DeepNorm for a stack of ``layers`` (Table 2 of the paper).
+    """Return DeepNorm for a stack with this number of ``layers`` (Table 2 of the paper).
 
-    Args:
-        layers: the layers of this stack.
-        other: the layers of the other stack of a translation model, or None in a language model.
-        encoder: whether this stack is the encoder of a translation model.
+    In a translation model, the ``other`` stack has that number of layers, and this one may be the ``encoder``.
     """
     if other is None:
         scale, gain = (2 * layers) ** 0.25, (8 * layers) ** -0.25

@@ -41,12 +41,9 @@ class TensorTransformerDecoder(LanguageModelDecoder):
         self.vocabulary.reset_embeddings(INIT_STD)
 
     def extract_features(self, prev_output_tokens: Tensor, **_unused: Any) -> Features:
-        """Return the states (B, T, C) before the output projection.
+        """Return the states (B, T, C) before the output projection, T <= ``tokens_per_sample``.
 
-        Args:
-            prev_output_tokens: (B, T), at each position the token before the one to predict; T is at most
-                ``tokens_per_sample``.
-            _unused: ``src_lengths``, ``encoder_out`` and the like, which fairseq passes.
+        ``prev_output_tokens`` (B, T) has at each position the token before the one to predict.
 
         Raises:
             UserError: the segment is longer than the model's.

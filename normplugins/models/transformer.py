@@ -52,7 +52,7 @@ class TranslationStack(Stack):
     def _build(self, cfg: NormTransformerConfig, side: str, embed_tokens: nn.Embedding, max_positions: int) -> None:
         key = f"{side}_norm"
         dim, heads = cfg.stack_size(key)
-        of_attention = heads, cfg.attention_dropout, cfg.build_qk_norm(key)
+        of_attention = heads, cfg.attention_dropout, partial(cfg.build_qk_norm, key)
         of_feed_forward = cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(dim, self.dictionary.pad(), max_positions)
@@ -63,8 +63,8 @@ class TranslationStack(Stack):
             partial(CrossAttention, dim, cfg.encoder_embed_dim, *of_attention) if side == "decoder" else None,
         )
 
-    def _embed(self, tokens: Tensor, newest_only: bool = False, layout: VarlenLayout | None = None) -> Tensor:
-        """Embed tokens (B, T) as (T, B, C), scaled token plus position embeddings; only the last if ``newest_only``.
+    def _embed_sentences(self, tokens: Tensor, newest_only: bool = False, layout: VarlenLayout | None = None) -> Tensor:
+        """Embed tokens (B, T) as (T, B, C); only the last token of each sentence if ``newest_only``.
 
         With ``layout``, embed only its positions, unpadded: (N, C).
         """
@@ -74,14 +74,16 @@ class TranslationStack(Stack):
         tokens, numbers = tokens.t(), numbers.t()
         if layout is not None:
             tokens, numbers = layout.unpad(tokens), layout.unpad(numbers)
-        positions = F.embedding(numbers, self.positions.table)
-        x = self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + positions
+        x = self._embed(tokens, F.embedding(numbers, self.positions.table))
         return dropout(to_autocast_dtype(x), self.cfg.dropout, self.training)
 
-    def embed_at(self, tokens: Tensor, position: int) -> Tensor:
-        """Return the embeddings (..., C) of tokens (...) at this position of their sentences, counted from 1."""
-        at = self.positions.table[self.positions.padding_idx + position]
-        return self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + at
+    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Return the scaled embeddings (..., C) of tokens (...) plus their position embeddings (..., C)."""
+        return self.embed_tokens(tokens) * math.sqrt(self.embed_tokens.embedding_dim) + positions
+
+    def max_positions(self) -> int:
+        """Longest sentence, in tokens."""
+        return self.positions.max_positions
 
 
 class NormTransformerEncoder(TranslationStack, FairseqEncoder):
@@ -92,18 +94,13 @@ class NormTransformerEncoder(TranslationStack, FairseqEncoder):
         self._build(cfg, "encoder", embed_tokens, cfg.max_source_positions)
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None, **_unused: Any) -> EncoderOut:  # noqa: ARG002
-        """Encode source sentences.
-
-        Args:
-            src_tokens: token indices (B, S), padded on either side.
-            src_lengths: not needed; fairseq passes it.
-            _unused: the decoder's arguments, which fairseq passes too.
+        """Encode source sentences (B, S), padded on either side.
 
         Returns:
             ``encoder_out`` [(S, B, C)] and ``encoder_padding_mask`` [(B, S), True = padding].
         """
         padding_mask = src_tokens.eq(self.positions.padding_idx)
-        x = self._embed(src_tokens)
+        x = self._embed_sentences(src_tokens)
         attention_mask = padding_attention_mask(padding_mask, x.dtype)
         x = self._run_layers(x, padding_mask, [((attention_mask,),)] * len(self.layers))
         return {"encoder_out": [x], "encoder_padding_mask": [padding_mask]}
@@ -115,10 +112,6 @@ class NormTransformerEncoder(TranslationStack, FairseqEncoder):
             "encoder_out": [x.index_select(1, new_order)],
             "encoder_padding_mask": [padding_mask.index_select(0, new_order)],
         }
-
-    def max_positions(self) -> int:
-        """Longest source sentence, in tokens."""
-        return self.cfg.max_source_positions
 
 
 class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
@@ -147,8 +140,6 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
             prev_output_tokens: (B, T), the target shifted right; all tokens so far, also with an ``incremental_state``.
             encoder_out: the encoder's result.
             incremental_state: attention caches by name, changed in place; None: teacher forcing.
-            features_only: leave the output projection to the caller.
-            _unused: ``src_lengths`` and the like, which fairseq passes.
         """
         x = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
         return (x if features_only else self.output_layer(x)), {"attn": [None]}
@@ -163,19 +154,17 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
         step = incremental_state is not None
         padding_mask = prev_output_tokens.eq(self.positions.padding_idx)
         layout = self._varlen_layout(padding_mask) if self.training and not step else None
-        x = self._embed(prev_output_tokens, newest_only=step, layout=layout)
+        x = self._embed_sentences(prev_output_tokens, newest_only=step, layout=layout)
+        attention_mask = (padding_attention_mask if step else causal_attention_mask)(padding_mask, x.dtype)
         if step:
-            attention_mask, padding_mask = padding_attention_mask(padding_mask, x.dtype), padding_mask[:, -1:]
-        else:
-            attention_mask = causal_attention_mask(padding_mask, x.dtype)
-        mask = padding_mask if layout is None else None
+            padding_mask = padding_mask[:, -1:]
         memory = encoder_out["encoder_out"][0]
         memory_mask = padding_attention_mask(encoder_out["encoder_padding_mask"][0], x.dtype)
         layer_args = []
         for index in range(len(self.layers)):
             own, cross = (cache_of(incremental_state, f"{index}.{kind}") for kind in ("self", "cross"))
             layer_args.append(((attention_mask, own, layout), (memory, memory_mask, cross, layout)))
-        x = self._run_layers(x, mask, layer_args)
+        x = self._run_layers(x, padding_mask if layout is None else None, layer_args)
         return (x if layout is None else layout.pad(x)).transpose(0, 1)
 
     def _varlen_layout(self, padding_mask: Tensor) -> VarlenLayout | None:
@@ -202,7 +191,7 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
             attentions: for each layer a function for its self-attention and one for its attention to the source, which
                 map x (N, C) to a new tensor (N, C).
         """
-        x = self.embed_at(tokens, position)
+        x = self._embed(tokens, self.positions.table[self.positions.padding_idx + position])
         if self.embedding_norm is not None:
             x = self.embedding_norm(x, None)
         layers: Any = self.layers
@@ -211,10 +200,6 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
             x = layer.cross_attention.evaluate(x, source)
             x = layer.feed_forward.evaluate(x, layer.feed_forward.sublayer)
         return self.output_layer(x if self.final_norm is None else self.final_norm(x, None))
-
-    def max_positions(self) -> int:
-        """Longest target sentence, in tokens."""
-        return self.cfg.max_target_positions
 
 
 @register_model("norm_transformer", dataclass=NormTransformerConfig)

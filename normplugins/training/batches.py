@@ -47,11 +47,8 @@ def bucket_by_length(task: Any, subset: str) -> None:
 def prefetched(epoch_itr: Any, **options: bool) -> Iterator[Any]:
     """Yield an iterator over an epoch's batches, and on exit end the thread in which fairseq prepares them.
 
-    If the thread is inside PyTorch when Python exits, the process aborts with the status of SIGABRT.
-
-    Args:
-        epoch_itr: fairseq's ``EpochBatchIterator``.
-        options: arguments of its ``next_epoch_itr``.
+    If the thread is inside PyTorch when Python exits, the process aborts with the status of SIGABRT. ``options`` are
+    arguments of ``next_epoch_itr`` of fairseq's ``EpochBatchIterator``.
     """
     batches = epoch_itr.next_epoch_itr(**options)
     try:

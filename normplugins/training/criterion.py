@@ -69,14 +69,10 @@ def output_weight(model: nn.Module) -> Tensor | None:
         if getattr(model, "find_unused_parameters", False):
             return None
         model = model.module.module
-    if type(model) not in WITH_FEATURES:
+    projection = getattr(model.decoder, "output_projection", None) if type(model) in WITH_FEATURES else None
+    if not isinstance(projection, nn.Linear) or projection.bias is not None or is_parametrized(projection):
         return None
-    projection = getattr(model.decoder, "output_projection", None)
-    if not isinstance(projection, nn.Linear) or is_parametrized(projection):
-        return None
-    if projection.bias is not None or projection.weight.dtype == torch.float16:
-        return None
-    return projection.weight
+    return None if projection.weight.dtype == torch.float16 else projection.weight
 
 
 def smoothed_loss(

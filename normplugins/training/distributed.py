@@ -163,8 +163,7 @@ def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
     if ended.is_failed():
         rank, failure = min(ended.failures.items(), key=lambda item: item[1].timestamp)
         raise _error_of(f"rank {rank} of {processes}", failure)
-    result: T = ended.return_values[0]
-    return result
+    return ended.return_values[0]
 
 
 def _worker(work: Callable[[Any], T], argument: object) -> T:

@@ -20,7 +20,7 @@ from normplugins.norms import running_statistics, using_batch_statistics
 from normplugins.training import checkpoints, distributed, nonfinite, statistics_drift
 from normplugins.training.batches import bucket_by_length, prefetched
 from normplugins.training.checkpoint_seal import Identity
-from normplugins.training.history import History, saved_history
+from normplugins.training.history import History
 from normplugins.training.progress import LOG, Progress
 from normplugins.training.statistics_probe import StatisticsProbe, is_on
 from normplugins.training.tracking import Tracker
@@ -37,8 +37,7 @@ def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: 
     update and saves a checkpoint before it ends. Several processes, which can only save together, end at once.
 
     Args:
-        config: the run's config.
-        fairseq_config: the part of it that fairseq's trainer takes.
+        config: the run's config; ``fairseq_config`` is the part of it that fairseq's trainer takes.
         run: the identity of the run, which its checkpoints name.
         title: the title of the progress display.
         tracker: receives the curves in rank zero.
@@ -81,7 +80,7 @@ class _Training:
         examples = len(trainer.task.dataset(config.dataset.train_subset))
         self.history.skipped = examples - sum(map(len, self.epoch_itr.frozen_batches))
         self.started = time.perf_counter() - self.history.wall_seconds
-        self.saved_at = trainer.cumulative_training_time()
+        self.saved_at, self.saved_update = trainer.cumulative_training_time(), self.history.updates
         master = trainer.is_data_parallel_master
         self.probed = is_on(config)
         self.probe = StatisticsProbe(trainer.get_model(), self.probed and master)
@@ -258,7 +257,7 @@ class _Training:
         checkpoints.save(self.trainer, self.directory / name, extra_state, also)
         if self.trainer.is_data_parallel_master:
             checkpoints.keep_newest(self.directory, self.config.evaluate.average or 1)
-        self.saved_at = self.trainer.cumulative_training_time()
+        self.saved_at, self.saved_update = self.trainer.cumulative_training_time(), history.updates
 
     def stop_not_finite(self, samples: list[dict[str, Any]], reason: str) -> NoReturn:
         """Raise NotFinite with the layer at fault, or with fairseq's ``reason`` if none is found."""
@@ -270,12 +269,8 @@ class _Training:
 
     def not_finite(self, what: str) -> NotFinite:
         """Return a NotFinite error that names the last good checkpoint and settings that may help."""
-        try:
-            saved = saved_history(self.directory, self.identity)
-            last = f"The last good checkpoint is {self.directory / checkpoints.LAST}"
-            left = f"{last} (update {saved.updates})." if saved else "There is no checkpoint yet."
-        except UserError as error:  # the last checkpoint has been damaged since
-            left = f"{error}."
+        last = f"The last good checkpoint is {self.directory / checkpoints.LAST} (update {self.saved_update})."
+        left = last if self.saved_update else "There is no checkpoint yet."
         return NotFinite(f"{what}. {left} A lower optimization.lr or more lr_scheduler.warmup_updates may help.")
 
 

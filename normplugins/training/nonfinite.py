@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from fairseq.trainer import Trainer
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves
 
 
@@ -17,16 +18,15 @@ def locate(trainer: Trainer, samples: Sequence[dict[str, Any]]) -> str | None:
         parameter closest to the loss; None if all gradients are finite too.
     """
     model: nn.Module = trainer.get_model()
+    names = {module: name for name, module in model.named_modules() if name}
     first: list[str] = []
 
-    def hook_of(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not first and any(isinstance(x, Tensor) and not x.isfinite().all() for x in tree_leaves(output)):
-                first.append(name)
+    def look(module: nn.Module, _inputs: Any, output: Any) -> None:
+        broken = (isinstance(x, Tensor) and not x.isfinite().all() for x in tree_leaves(output))
+        if not first and module in names and any(broken):
+            first.append(names[module])
 
-        return hook
-
-    hooks = [module.register_forward_hook(hook_of(name)) for name, module in model.named_modules() if name]
+    hook = register_module_forward_hook(look)
     trainer.zero_grad()
     trainer._set_seed()  # the same dropout masks as in the update
     try:
@@ -36,8 +36,7 @@ def locate(trainer: Trainer, samples: Sequence[dict[str, Any]]) -> str | None:
                 prepared, trainer.model, trainer.criterion, trainer.optimizer, trainer.get_num_updates()
             )
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     if first:
         return f"the output of {first[0]}"
     gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())

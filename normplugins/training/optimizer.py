@@ -127,10 +127,9 @@ class FairseqFusedAdam(FairseqAdam):
     @property
     def optimizer_config(self) -> dict[str, Any]:
         """The arguments of the optimizer, which take precedence over those in a checkpoint."""
-        cfg = self.cfg
-        lr = cfg.lr[0] if isinstance(cfg.lr, Sequence) else cfg.lr
-        betas = read_betas(cfg.adam_betas)
-        return {"lr": lr, "betas": betas, "eps": cfg.adam_eps, "weight_decay": cfg.weight_decay}
+        lr = self.cfg.lr[0] if isinstance(self.cfg.lr, Sequence) else self.cfg.lr
+        betas = read_betas(self.cfg.adam_betas)
+        return {"lr": lr, "betas": betas, "eps": self.cfg.adam_eps, "weight_decay": self.cfg.weight_decay}
 
     def multiply_grads(self, c: float | Tensor) -> None:
         """Multiply all gradients by ``c``."""

@@ -34,10 +34,7 @@ class Rendezvous:
     """A store through which the ranks of a run agree on what to train, before they form a process group.
 
     It is a context manager: a rank that leaves the block with an error reports it to the others, which then end too.
-
-    Args:
-        member: the place of this process in the run.
-        seconds: how long the ranks wait for each other at the start.
+    The ranks wait for each other for this number of seconds at the start.
 
     Raises:
         RankLost: this rank cannot reach the store.
@@ -118,8 +115,7 @@ class Rendezvous:
     def send(self, message: dict[str, Any]) -> None:
         """Tell the other ranks what to train; an empty message means that there is nothing to train.
 
-        Args:
-            message: ``files`` are the sizes of files that all ranks must see, as :func:`file_sizes` returns them.
+        Its ``files`` are the sizes of files that all ranks must see, as :func:`file_sizes` returns them.
 
         Raises:
             UserError: another rank does not see these files.

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -27,41 +28,24 @@ class Tracker:
         """Add final metrics, such as the scores of the test set."""
 
 
-class WandbTracker(Tracker):
-    """Sends metrics to a wandb run."""
-
+class _WandbTracker(Tracker):
     def __init__(self, run: Any) -> None:
         self.run = run
 
     def log(self, prefix: str, metrics: dict[str, Any], update: int) -> None:
-        """Add a point at this update to each of the curves ``prefix/name``."""
         self.run.log({f"{prefix}/{name}": value for name, value in metrics.items()}, step=update)
 
     def summarize(self, metrics: dict[str, Any]) -> None:
-        """Add final metrics to the summary of the run."""
         self.run.summary.update(metrics)
 
 
-class TensorBoardTracker(Tracker):
-    """Writes metrics to event files of TensorBoard.
+class _TensorBoardTracker(Tracker):
+    """Writes numbers as curves, and everything else as text."""
 
-    Args:
-        folder: the folder of the event files.
-        config: the run's config, which is written as text when the run begins.
-        update: the number of updates that the run resumes from, or 0. TensorBoard drops later points that an
-            interrupted run has written, because they are computed again.
-    """
-
-    def __init__(self, folder: Path, config: dict[str, Any], update: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.update = update
-        self.writer: Any = SummaryWriter(str(folder), purge_step=update + 1 if update else 0)
-        if not update:
-            self._add_text("config", config)
+    def __init__(self, writer: Any, update: int) -> None:
+        self.writer, self.update = writer, update
 
     def log(self, prefix: str, metrics: dict[str, Any], update: int) -> None:
-        """Add a point at this update to each of the curves ``prefix/name``; only numbers are written."""
         self.update = update
         for name, value in metrics.items():
             if isinstance(value, int | float) and math.isfinite(value):
@@ -69,16 +53,12 @@ class TensorBoardTracker(Tracker):
         self.writer.flush()  # a checkpoint may follow, after which these points are not computed again
 
     def summarize(self, metrics: dict[str, Any]) -> None:
-        """Write final numbers as points at the last update, and everything else as text."""
         for name, value in metrics.items():
             if isinstance(value, int | float):
                 self.writer.add_scalar(name, value, self.update)
             else:
-                self._add_text(name, value)
-
-    def _add_text(self, name: str, value: Any) -> None:
-        text = json.dumps(value, indent=1, default=str, ensure_ascii=False)
-        self.writer.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), 0)  # a block of Markdown
+                text = json.dumps(value, indent=1, default=str, ensure_ascii=False)
+                self.writer.add_text(name, textwrap.indent(text, "    "), 0)  # a block of Markdown
 
 
 def check_installed(tracking: str) -> None:
@@ -96,36 +76,34 @@ def tracked(
     """Open the tracker of a run, and close it at the end of the block.
 
     Args:
-        options: arguments of ``wandb.init``; TensorBoard uses ``dir`` and ``config``.
-        curves: the run's curves up to now.
+        options: arguments of ``wandb.init``; a ``project`` of None turns wandb off. TensorBoard uses ``dir`` and
+            ``config``.
+        curves: the run's curves up to now. A resumed run that wandb tracks offline logs them again, because wandb
+            writes a new file.
         backend: the name of the tracking config.
-        update: the number of updates that the run resumes from, or 0.
+        update: the number of updates that the run resumes from, or 0. TensorBoard drops later points that an
+            interrupted run has written, because they are computed again.
     """
-    if backend != "tensorboard":
-        with _wandb_run(options, curves) as tracker:
+    if backend == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = Path(options["dir"]) / EVENTS
+        with SummaryWriter(str(folder), purge_step=update + 1 if update else 0) as writer:
+            tracker = _TensorBoardTracker(writer, update)
+            if not update:
+                tracker.summarize({"config": options["config"]})
             yield tracker
-        return
-    board = TensorBoardTracker(Path(options["dir"]) / EVENTS, options["config"], update)
-    try:
-        yield board
-    finally:
-        board.writer.close()
+    elif options["project"] is None or (mode := chosen_mode()) == "disabled":
+        yield Tracker()
+    else:
+        with _wandb_run(options, curves, mode) as run:
+            yield run
 
 
 @contextmanager
-def _wandb_run(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> Iterator[Tracker]:
-    """Open a wandb run, and close it at the end of the block. wandb never prompts and never stops a training run.
-
-    Args:
-        options: arguments of ``wandb.init``; a ``project`` of None turns tracking off.
-        curves: the run's curves up to now. A resumed run that is tracked offline logs them again, because wandb writes
-            a new file.
-    """
-    mode: Any = "disabled" if options["project"] is None else chosen_mode()
-    if mode == "disabled":
-        yield Tracker()
-        return
-    import wandb  # here, because runs without tracking do not need it to be installed
+def _wandb_run(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]], mode: Any) -> Iterator[Tracker]:
+    """Open a wandb run, and close it at the end of the block. wandb never prompts and never stops a training run."""
+    import wandb  # here, because runs without tracking do not need it
 
     settings = wandb.Settings(silent=True, console="off", init_timeout=CONNECT_SECONDS, finish_timeout=UPLOAD_SECONDS)
     try:
@@ -134,7 +112,7 @@ def _wandb_run(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]])
         print(f"wandb: {str(error).splitlines()[0] if str(error) else type(error).__name__}; tracking offline")
         wandb.teardown()  # otherwise the run's id stays in use
         mode, run = "offline", wandb.init(mode="offline", settings=settings, **options)
-    tracker = WandbTracker(run)
+    tracker = _WandbTracker(run)
     if mode == "offline":
         points = [(point["update"], prefix, point) for prefix, curve in curves.items() for point in curve]
         for update, prefix, point in sorted(points, key=lambda item: item[0]):
@@ -154,9 +132,9 @@ def chosen_mode() -> str:
     """
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):  # wandb itself no longer reads it
         return "disabled"
-    import wandb
+    import wandb  # here, because runs without tracking do not need it
 
-    mode: str = wandb.setup(wandb.Settings(silent=True)).settings.mode
+    mode = wandb.setup(wandb.Settings(silent=True)).settings.mode
     if mode in ("offline", "dryrun"):
         return "offline"
     return mode if mode == "disabled" or wandb.login(prompt=False, verify=False) else "offline"

@@ -66,14 +66,12 @@ class Trainer(trainer.Trainer):
     def _prepare_sample(self, sample: Any, is_dummy: bool = False) -> tuple[Any, bool]:
         if sample is None or len(sample) == 0:
             sample = empty(self._dummy_batch)
-        prepared: tuple[Any, bool] = super()._prepare_sample(sample, is_dummy)
-        return prepared
+        return super()._prepare_sample(sample, is_dummy)
 
 
 def empty(batch: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of ``batch`` with 0 sentences, in which tensors (B, T) become (0, T)."""
-    none: dict[str, Any] = utils.apply_to_sample(lambda tensor: tensor[:0], batch)
-    return {**none, "nsentences": 0, "ntokens": 0}
+    return {**utils.apply_to_sample(lambda tensor: tensor[:0], batch), "nsentences": 0, "ntokens": 0}
 
 
 class FP16Optimizer(optim.FP16Optimizer):
