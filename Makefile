@@ -55,7 +55,8 @@ report: setup ## print the tables of all published runs and write results/README
 	$(BIN)/normplugins report
 
 bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; ARGS=--quick: main cases only
-	for what in norm step decode prepare; do $(BIN)/python -m benchmarks.$$what $(ARGS); done
+	for what in norm prepare; do $(BIN)/python -m benchmarks.$$what $(ARGS); done
+	for what in step decode; do $(BIN)/python -m benchmarks.$$what $(filter-out --quick,$(ARGS)); done
 
 # The models of the tests are so small that threads would only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder

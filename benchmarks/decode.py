@@ -19,7 +19,7 @@ import torch
 from omegaconf import DictConfig
 
 from benchmarks import page
-from benchmarks.measure import arguments, case_of, machine, rows, take_turns
+from benchmarks.measure import case_of, machine, parse, parser_with, rows, take_turns
 from benchmarks.step import BASELINE, composed
 from benchmarks.stock import SeparateProcess, from_stock, stock_model, to_stock
 from benchmarks.texts import MADE_UP, random_batches, text_task
@@ -39,6 +39,10 @@ from normplugins.utils.files import read_lines, write_lines
 from normplugins.utils.terminal import Column, Table
 from normplugins.utils.threads import use_threads
 
+PARSER = parser_with(__doc__, "--repeats", "--lengths", "overrides")
+PARSER.add_argument(
+    "--run", type=Path, metavar="FOLDER", help="measure the trained model of a run with ln, on its test set"
+)
 OURS = "ln"
 TRAINED = "decoding.md"
 """The file with the table of a trained model, in the folder of results."""
@@ -78,7 +82,7 @@ class Models:
 
 def main(argv: Sequence[str] | None = None, case: Case | None = None) -> None:
     """Measure the speed of translation; ``case`` replaces the default case."""
-    options = arguments(__doc__, argv)
+    options = parse(PARSER, argv)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     if options.run and options.overrides:
         raise UserError(f"--run measures a run with its own settings: leave out {' '.join(options.overrides)}")

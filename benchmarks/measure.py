@@ -33,36 +33,45 @@ COLUMNS = [
 Call = Callable[[], object]
 
 
-def shared_options(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that all scripts share; the first line of ``description`` describes it."""
+# The options that several benchmarks have. Every benchmark has the first two.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--threads": {"type": int, "default": available_cores(), "help": "default: every core"},
+    "--results": {"type": Path, "default": Path("results")},
+    "--quick": {"action": "store_true", "help": "only the main cases"},
+    "--norms": {"default": "", "metavar": "NAME,...", "help": "default: the benchmark's own choice"},
+    "--repeats": {"type": int, "metavar": "N", "help": "turns of each provider"},
+    "--lengths": {
+        "type": Path,
+        "metavar": "FILE.npz",
+        "help": "random sentences with the lengths of real ones, one array for each language",
+    },
+    "overrides": {"nargs": "*", "help": "Hydra overrides of the experiment"},
+}
+
+
+def parser_with(description: str | None, *names: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that a benchmark uses; the first line of ``description`` describes it."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=available_cores(), help="default: every core")
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    for name in ("--threads", "--results", *names):
+        parser.add_argument(name, **OPTIONS[name])
     return parser
 
 
-def arguments(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the options that all benchmarks share, and set the number of PyTorch's threads.
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the options of a benchmark, and set the number of PyTorch's threads.
 
     Raises:
         UserError: an unknown norm, or a number below 1.
     """
-    parser = shared_options(description)
-    parser.add_argument("--quick", action="store_true", help="only the main case")
-    parser.add_argument("--norms", default="", metavar="NAME,...", help="default: the benchmark's own choice")
-    parser.add_argument("--repeats", type=int, metavar="N", help="turns of each provider")
-    text = "step and decode: random sentences with the lengths of real ones, one array for each language"
-    parser.add_argument("--lengths", type=Path, metavar="FILE.npz", help=text)
-    text = "decode: measure the trained model of a run with ln, on its test set"
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help=text)
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of the experiment")
     options = parser.parse_args(argv)
-    options.norms = tuple(filter(None, options.norms.split(",")))
-    if unknown := [name for name in options.norms if name not in known_norms()]:
-        raise UserError(f"--norms: unknown norm '{unknown[0]}'. Known: {', '.join(known_norms())}")
+    if "norms" in options:
+        options.norms = tuple(filter(None, options.norms.split(",")))
+        if unknown := [name for name in options.norms if name not in known_norms()]:
+            raise UserError(f"--norms: unknown norm '{unknown[0]}'. Known: {', '.join(known_norms())}")
     for name in ("repeats", "threads"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
+        number = getattr(options, name, None)
+        if number is not None and number < 1:
+            raise UserError(f"--{name} {number}: must be at least 1")
     use_threads(options.threads)
     return options
 

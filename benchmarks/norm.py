@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import page
-from benchmarks.measure import arguments, case_of, machine, rows, take_turns
+from benchmarks.measure import case_of, machine, parse, parser_with, rows, take_turns
 from benchmarks.released import ReleasedPowerNorm
 from normplugins.cli import call
 from normplugins.norms import NormConfig, all_settings, build_norm, known_norms
 
+PARSER = parser_with(__doc__, "--quick", "--norms", "--repeats")
 DIRECTIONS = ("forward", "backward", "both")
 BASELINE, RELEASED, COPY = "torch LayerNorm", "released PN", "copy"
 SENTENCE = 32  # positions of a sentence
@@ -47,7 +48,7 @@ class Case:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the main cases, and how the cost of some norms grows with tokens and channels."""
-    options = arguments(__doc__, argv)
+    options = parse(PARSER, argv)
     cuda = torch.cuda.is_available()
     names = options.norms or tuple(name for name in known_norms() if name != "none")
     repeats = options.repeats or 15

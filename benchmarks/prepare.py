@@ -1,6 +1,6 @@
 """Sentence pairs per second in each stage of preparing a corpus, with one process and with one per core.
 
-python -m benchmarks.prepare [--quick] [--repeats 3]
+python -m benchmarks.prepare [--quick] [--repeats 3] [corpus.KEY=VALUE ...]
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from benchmarks import page
-from benchmarks.measure import arguments, case_of, machine, rows
+from benchmarks.measure import case_of, machine, parse, parser_with, rows
 from normplugins.cli import call
 from normplugins.corpora import corpus_config, prepare
 from normplugins.runs.compose import compose_config
 from normplugins.utils.download import find_in_mirror
 
+PARSER = parser_with(__doc__, "--quick", "--repeats", "overrides")
 # A stage begins when the preparation prints its line. Learning subwords always takes one process.
 STAGES = {"tokenizing": "tokenize", "learning": "learn", "splitting": "split", "binarizing": "binarize"}
 ALL, BASELINE = "all", "1 process"
@@ -30,7 +31,7 @@ ALL, BASELINE = "all", "1 process"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the generated corpus and, without ``--quick``, Multi30k if its files need no download."""
-    options = arguments(__doc__, argv)
+    options = parse(PARSER, argv)
     providers = {BASELINE: 1} | ({f"{options.threads} processes": options.threads} if options.threads > 1 else {})
     where = machine(options.threads, cpu=True)
     corpora = ("demo",) if options.quick else ("demo", "multi30k")

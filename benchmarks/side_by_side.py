@@ -14,7 +14,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
-from benchmarks.measure import machine, shared_options
+from benchmarks.measure import machine, parse, parser_with
 from benchmarks.step import own_update
 from benchmarks.texts import random_batches
 from normplugins.cli import call
@@ -24,6 +24,10 @@ from normplugins.training.distributed import on_cpu
 from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.threads import use_threads
 
+PARSER = parser_with(__doc__, "overrides")
+PARSER.add_argument("--experiment", default="ptb")
+PARSER.add_argument("--counts", default="1,2,4,8", help="numbers of processes")
+PARSER.add_argument("--seconds", type=float, default=15.0, help="time of each measurement")
 JSON = "side_by_side.json"
 ENOUGH = 0.95  # as a fraction of the highest total updates per second
 WARM_UP = 5  # updates, in which kernels are compiled and PyTorch allocates its memory
@@ -32,12 +36,7 @@ PATIENCE = 300.0  # seconds that processes wait for each other
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure an experiment, and add its entry to the file of results: rates by number of processes, and ``jobs``."""
-    parser = shared_options(__doc__)
-    parser.add_argument("--experiment", default="ptb")
-    parser.add_argument("--counts", default="1,2,4,8", help="numbers of processes")
-    parser.add_argument("--seconds", type=float, default=15.0, help="time of each measurement")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of the experiment")
-    options = parser.parse_args(argv)
+    options = parse(PARSER, argv)
     config = compose_config(options.experiment, options.overrides)
     check(config)
     where, found = machine(options.threads, on_cpu(config)), {}

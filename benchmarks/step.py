@@ -1,6 +1,6 @@
 """One training update of the IWSLT14 model, ours and stock fairseq's, in target words per second.
 
-python -m benchmarks.step [--quick] [--norms ln,pn,bn] [--repeats 9] [--lengths FILE.npz] [hardware=cpu ...]
+python -m benchmarks.step [--norms ln,pn,bn] [--repeats 9] [--lengths FILE.npz] [hardware=cpu ...]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 import normplugins
 from benchmarks import page
-from benchmarks.measure import arguments, case_of, machine, rows, take_turns
+from benchmarks.measure import case_of, machine, parse, parser_with, rows, take_turns
 from benchmarks.stock import SeparateProcess, stock_trainer
 from benchmarks.texts import MADE_UP, random_batches, text_task
 from normplugins.cli import call
@@ -33,6 +33,7 @@ from normplugins.training.distributed import on_cpu
 from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import UserError
 
+PARSER = parser_with(__doc__, "--norms", "--repeats", "--lengths", "overrides")
 EXPERIMENT, BASELINE = "iwslt14", "stock ln"
 NORMS = ("ln", "pn")
 Batch = dict[str, Any]
@@ -41,7 +42,7 @@ Update = Callable[[Batch], None]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure an update with each norm, and one of stock fairseq."""
-    options = arguments(__doc__, argv)
+    options = parse(PARSER, argv)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     norms = dict.fromkeys(("ln", *(options.norms or NORMS)))
     configs = {}

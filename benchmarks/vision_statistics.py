@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measure import shared_options
+from benchmarks.measure import parse, parser_with
 from normplugins.cli import call
 from normplugins.norms import build_norm
 from normplugins.runs.record import git_commit, hardware, versions
@@ -30,8 +30,11 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
 from normplugins.utils.json_file import write_json
 from normplugins.utils.steps import progress
-from normplugins.utils.threads import use_threads
 
+PARSER = parser_with(__doc__)
+PARSER.add_argument("--archive", type=Path, help="the archive; by default it is fetched to data/cifar10/raw")
+PARSER.add_argument("--updates", type=int, default=1000, help="default: %(default)s")
+PARSER.add_argument("--seed", type=int, default=1)
 NAME = "cifar-10-binary.tar.gz"
 ADDRESSES = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -144,13 +147,8 @@ def measure(images: Tensor, classes: Tensor, updates: int, seed: int = 1) -> lis
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure and write the record."""
-    parser = shared_options(__doc__)
-    parser.add_argument("--archive", type=Path, help="the archive; by default it is fetched to data/cifar10/raw")
-    parser.add_argument("--updates", type=int, default=1000, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(argv)
+    options = parse(PARSER, argv)
     commit = git_commit("benchmarks")  # before the training: the checkout may change meanwhile
-    use_threads(options.threads)
     archive = options.archive or fetch(NAME, ADDRESSES, Path("data/cifar10/raw"), print)
     images, classes = read_images(archive)
     digest = sha256(archive)

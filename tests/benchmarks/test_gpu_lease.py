@@ -7,11 +7,11 @@ import subprocess
 import sys
 import tarfile
 import threading
+from importlib import import_module
 
 import pytest
 import yaml
 
-from benchmarks.measure import arguments
 from benchmarks.side_by_side import enough_processes, updates_per_second
 from normplugins.cli import parse
 from normplugins.runs.campaign import read_plan
@@ -128,8 +128,8 @@ def test_the_program_accepts_the_commands_of_all_pieces(tmp_path, rehearsal):
             parsed = parse(words)
             if words[0] == "run":
                 check(compose_config(parsed.experiment, [*expand_sweep(parsed.overrides)[0], "hardware=cpu"]))
-        elif module in ("benchmarks.norm", "benchmarks.step", "benchmarks.decode"):
-            arguments(None, words)
+        elif module != "pytest":
+            import_module(module).PARSER.parse_args(words)
 
 
 def test_fewer_processes_are_taken_where_more_do_not_pay():

@@ -3,8 +3,19 @@
 import pandas as pd
 import pytest
 
-from benchmarks import page
-from benchmarks.measure import COLUMNS, append, arguments, case_of, fields_of, machine, read, rows, take_turns
+from benchmarks import decode, norm, page, prepare, step
+from benchmarks.measure import (
+    COLUMNS,
+    append,
+    case_of,
+    fields_of,
+    machine,
+    parse,
+    parser_with,
+    read,
+    rows,
+    take_turns,
+)
 from normplugins.utils.errors import UserError
 
 
@@ -74,4 +85,15 @@ def test_the_page_shows_the_newest_row_of_each_case_and_how_the_times_grow(tmp_p
 )
 def test_what_cannot_be_measured_is_refused(given, said):
     with pytest.raises(UserError, match=said):
-        arguments("", given)
+        parse(parser_with("", "--norms", "--repeats"), given)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "given"),
+    [(norm, ["hardware=cpu"]), (step, ["--quick"]), (decode, ["--norms", "pn"]), (prepare, ["--lengths", "a.npz"])],
+    ids=lambda each: getattr(each, "__name__", None),
+)
+def test_an_option_that_a_benchmark_does_not_use_is_refused(benchmark, given, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(given)
+    assert f"unrecognized arguments: {given[0]}" in capsys.readouterr().err
