@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from benchmarks import page
 from benchmarks.measure import case_of, machine, parse, parser_with, rows, take_turns
 from benchmarks.step import BASELINE, composed
-from benchmarks.stock import SeparateProcess, from_stock, stock_model, to_stock
+from benchmarks.stock import from_stock, stock_function, stock_model, to_stock
 from benchmarks.texts import MADE_UP, random_batches, text_task
 from benchmarks.translators import Translate, engines, translator
 from normplugins.cli import call
@@ -167,11 +167,8 @@ def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, list[fl
 
     shared, cpu = (fairseq_config(models.config), models.task.source_dictionary), on_cpu(models.config)
     with ExitStack() as stack:
-        if cpu:
-            theirs: Any = stack.enter_context(SeparateProcess(translator, models.both[BASELINE], *shared))
-        else:
-            theirs = translator(models.both[BASELINE], *shared)
-        calls = {BASELINE: theirs, OURS: translator(models.both[OURS], *shared)}
+        theirs = stack.enter_context(stock_function(cpu, translator, models.both[BASELINE], *shared))
+        calls: dict[str, Translate] = {BASELINE: theirs, OURS: translator(models.both[OURS], *shared)}
         with suppress(UserError):
             check_bfloat16(cpu)
             calls[f"{OURS} bf16"] = translator(models.both[OURS], *shared, bfloat16=True)

@@ -9,7 +9,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 import normplugins
 from benchmarks import page
 from benchmarks.measure import case_of, machine, parse, parser_with, rows, take_turns
-from benchmarks.stock import SeparateProcess, stock_trainer
+from benchmarks.stock import stock_function, stock_trainer
 from benchmarks.texts import MADE_UP, random_batches, text_task
 from normplugins.cli import call
 from normplugins.evaluation import reestimate
@@ -106,19 +106,15 @@ def described(config: DictConfig, types: int, text: str) -> str:
 def update_functions(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[str, Update]]:
     """Yield functions that make one update on a batch: of stock fairseq's model, and of ours with each norm.
 
-    On a CPU stock fairseq runs in a separate process; on a GPU in bfloat16 it is measured in float16 too.
+    On a GPU in bfloat16, stock fairseq is measured in float16 too.
     """
     base = fairseq_config(next(iter(configs.values())))
-    with ExitStack() as stack:
-        if on_cpu(base):
-            updates: dict[str, Update] = {
-                BASELINE: stack.enter_context(SeparateProcess(stock_update, base, task.source_dictionary))
-            }
-        else:
-            updates = {BASELINE: stock_update(base, task.source_dictionary)}
-            if base.common.bf16:
-                base.common.bf16, base.common.fp16 = False, True
-                updates[f"{BASELINE} fp16"] = stock_update(base, task.source_dictionary)
+    cpu, dictionary = on_cpu(base), task.source_dictionary
+    with stock_function(cpu, stock_update, base, dictionary) as baseline:
+        updates: dict[str, Update] = {BASELINE: baseline}
+        if base.common.bf16 and not cpu:
+            base.common.bf16, base.common.fp16 = False, True
+            updates[f"{BASELINE} fp16"] = stock_update(base, dictionary)
         for name, config in configs.items():
             updates[name] = own_update(fairseq_config(config), task)
         yield updates

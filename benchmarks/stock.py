@@ -8,9 +8,10 @@ import pickle
 import signal
 import warnings
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,46 +30,36 @@ SAME = (  # settings that our model and stock fairseq's have under the same name
     *("dropout", "attention_dropout", "activation_dropout"),
     *("share_all_embeddings", "share_decoder_input_output_embed", "max_source_positions", "max_target_positions"),
 )
-_function: Callable[..., Any] | None = None  # in the separate process
+Function = Callable[..., Any]
+_function: Function | None = None  # in the separate process
 
 
-class SeparateProcess:
-    """A function that another process builds and calls. Leaving the context ends the process.
+@contextmanager
+def stock_function(cpu: bool, build: Callable[..., Function], *arguments: Any) -> Iterator[Function]:
+    """Yield the function that ``build(*arguments)`` returns; on a CPU it is built and called in a separate process.
 
     A process of this project keeps the memory that it frees; stock fairseq would gain from that, so on a CPU it runs
-    in a process that has never applied the setting.
-
-    Args:
-        build: returns the function; it is called in that process, and is pickled together with its arguments.
-        arguments: the arguments of ``build``.
+    in a process that has never applied the setting. ``build`` and all arguments are pickled then.
 
     Raises:
-        UserError: ``build`` or the function has raised an error, or the process has ended.
+        UserError: in the separate process, ``build`` or the function has raised an error, or the process has ended.
     """
+    if not cpu:
+        yield build(*arguments)
+        return
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(1, context, _start, (torch.get_num_threads(),)) as executor:
 
-    def __init__(self, build: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
-        context = multiprocessing.get_context("forkserver")
-        threads = torch.get_num_threads()
-        self._executor = ProcessPoolExecutor(1, context, _start, (threads,))
-        self._submit(_build, (build, arguments))
+        def submit(work: Callable[[bytes], Any], given: Any) -> Any:
+            try:  # as plain bytes: multiprocessing would open a file for each tensor, and a model has hundreds
+                return executor.submit(work, pickle.dumps(given)).result()
+            except BrokenProcessPool:
+                raise UserError("the process of stock fairseq has ended; is there too little memory?") from None
+            except Exception as error:
+                raise UserError(f"stock fairseq: {type(error).__name__}: {error}") from error
 
-    def __call__(self, *arguments: Any) -> Any:
-        """Call the function there, and return its result."""
-        return self._submit(_call, arguments)
-
-    def _submit(self, work: Callable[[bytes], Any], given: Any) -> Any:
-        try:  # as plain bytes: multiprocessing would open a file for each tensor, and a model has hundreds
-            return self._executor.submit(work, pickle.dumps(given)).result()
-        except BrokenProcessPool:
-            raise UserError("the process of stock fairseq has ended; is there too little memory?") from None
-        except Exception as error:
-            raise UserError(f"stock fairseq: {type(error).__name__}: {error}") from error
-
-    def __enter__(self) -> SeparateProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        submit(_build, (build, arguments))
+        yield lambda *given: submit(_call, given)
 
 
 def _start(threads: int) -> None:

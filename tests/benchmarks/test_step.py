@@ -6,7 +6,7 @@ import pytest
 from benchmarks import step
 from benchmarks.measure import fields_of, read
 from benchmarks.step import composed, measure, training_batches, update_functions
-from benchmarks.stock import SeparateProcess
+from benchmarks.stock import stock_function
 from normplugins.corpora import corpus_config, prepare
 from normplugins.utils.errors import UserError
 from tests.helpers.runs import CORPUS, MODEL
@@ -75,5 +75,5 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_an_error_in_the_process_of_stock_fairseq_is_raised_here():
-    with pytest.raises(UserError, match="stock fairseq: KeyError: 'x'"):
-        SeparateProcess({}.__getitem__, "x")
+    with pytest.raises(UserError, match="stock fairseq: KeyError: 'x'"), stock_function(True, {}.__getitem__, "x"):
+        pass
