@@ -180,24 +180,26 @@ def measure(models: Models, case: Case, repeats: int) -> tuple[dict[str, list[fl
 
 def comparison_table(models: Models, case: Case, made: pd.DataFrame, found: Mapping[str, list[list[int]]]) -> Table:
     """Return the table of the measured rows ``made`` and of the translations ``found`` by :func:`measure`."""
-    expected = found[BASELINE]
-    if run := models.run:
+    expected, run = found[BASELINE], models.run
+
+    def text(tokens: Sequence[int]) -> str:
+        if run is None:
+            return " ".join(map(str, tokens))
+        return run.pipeline.decode(run.task.target_dictionary.string(torch.tensor(tokens)))
+
+    if run:
         ids = [number for batch in batches_of(models, case) for number in batch["id"].tolist()]
         assert isinstance(run.corpus, PreparedCorpus)
         lines = read_lines(run.corpus.reference_text)
         references = [lines[number] for number in ids]
-        options: dict[str, Any] = {
-            "lowercase": bool(run.corpus.manifest["lowercase"]),
-            "tokenize": run.corpus.score_tokenizer,
-        }
+        options = {"lowercase": bool(run.corpus.manifest["lowercase"]), "tokenize": run.corpus.score_tokenizer}
     else:
-        references, options = _words(expected), {"tokenize": "none", "force": True}
+        references, options = list(map(text, expected)), {"tokenize": "none", "force": True}
     cells = []
     for _, row in made.iterrows():
         tokens = found[row["provider"]]
-        texts = [_text(run, each) for each in tokens] if run else _words(tokens)
         alike = sum(one == other for one, other in zip(tokens, expected, strict=True)) / len(expected)
-        score = bleu.bleu(texts, references, **options)["score"]
+        score = bleu.bleu(list(map(text, tokens)), references, **options)["score"]
         numbers = f"{row['sentences_per_s']:.1f}", f"{1 / row['ratio']:.2f}", f"{100 * alike:.1f} %", f"{score:.2f}"
         cells.append([row["provider"], *numbers])
     heads = ("sentences/s", "speed", "as stock", "BLEU")
@@ -207,14 +209,6 @@ def comparison_table(models: Models, case: Case, made: pd.DataFrame, found: Mapp
         f"BLEU: sacreBLEU against {'the test set' if run else f'the translations of {BASELINE}'}",
     ]
     return Table(f"decode: {models.describe(case)}", [Column("", right=False), *map(Column, heads)], cells, notes)
-
-
-def _text(run: TrainedRun, tokens: Sequence[int]) -> str:
-    return run.pipeline.decode(run.task.target_dictionary.string(torch.tensor(tokens)))
-
-
-def _words(translations: Sequence[Sequence[int]]) -> list[str]:
-    return [" ".join(map(str, tokens)) for tokens in translations]
 
 
 if __name__ == "__main__":
