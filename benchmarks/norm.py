@@ -6,9 +6,8 @@ python -m benchmarks.norm [--quick] [--norms pn,pn_alg2,bn] [--repeats 30]
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -55,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     where = machine(options.threads, cpu=not cuda)
     with page.regenerated(options.results):
         for case in main_cases(cuda, options.quick):
-            page.add(options.results, rows_of(case, measure(case, names, repeats), where))
+            page.add(options.results, rows("norm", str(case), measure(case, names, repeats), BASELINE, where))
         for what, cases in {} if options.quick else growing(cuda).items():
-            measured = [rows_of(case, measure(case, GROWING, repeats, directions=("both",)), where) for case in cases]
-            made = pd.concat(measured)
+            found = {str(case): measure(case, GROWING, repeats, directions=("both",)) for case in cases}
+            made = pd.concat(rows("norm", case, times, BASELINE, where) for case, times in found.items())
             page.add(options.results, made, page.growth_table(what, made))
 
 
@@ -135,11 +134,6 @@ def _calls(module: nn.Module, x: Tensor, g: Tensor, mask: Tensor | None) -> dict
         "backward": lambda: torch.autograd.grad(y, inputs, g, retain_graph=True, allow_unused=True),
         "both": lambda: torch.autograd.grad(forward(), inputs, g, allow_unused=True),
     }
-
-
-def rows_of(case: Case, found: Mapping[tuple[str, str], list[float]], where: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the rows of a case."""
-    return rows("norm", str(case), found, BASELINE, where)
 
 
 if __name__ == "__main__":
