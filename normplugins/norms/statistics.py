@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from normplugins.norms.base import Norm, check_input
-from normplugins.norms.distributed import several_processes, sum_over_processes
+from normplugins.norms.distributed import process_count, sum_over_processes
 from normplugins.norms.settings import RunningSettings
 from normplugins.norms.torch_compile import opaque_copy
 
@@ -106,7 +106,7 @@ class RunningNorm(Norm):
     @property
     def synchronizes(self) -> bool:
         """Whether this batch's statistics are computed over all processes."""
-        return self.sync == "batch" and several_processes()
+        return self.sync == "batch" and process_count() > 1
 
     @property
     def updates_immediately(self) -> bool:
@@ -199,7 +199,7 @@ def _take_pooled(norms: list[RunningNorm]) -> list[tuple[RunningNorm, str, tuple
     """Take all pending sums and return (norm, step, moments) of each; one all-reduce pools the deferred norms."""
     taken = [(norm, step, sums) for norm in norms for step, sums in norm._take_pending().items()]
     deferred = [sums for norm, _, sums in taken if norm.sync == "deferred"]
-    if deferred and several_processes():
+    if deferred and process_count() > 1:
         total = iter(torch.split(sum_over_processes(torch.cat(deferred)), [len(sums) for sums in deferred]))
         taken = [(norm, step, next(total) if norm.sync == "deferred" else sums) for norm, step, sums in taken]
     return [(norm, step, norm._moments(sums)) for norm, step, sums in taken]
