@@ -58,9 +58,10 @@ class BatchNorm(Dispatched, BatchMomentsNorm):
     groups: int
     padding_filled: bool
 
-    def __init__(self, dim: int, settings: BatchNormSettings) -> None:
-        super().__init__(dim, settings)
-        self.accepts_residual_sum = not (settings.group_scaling or settings.padding_filled)
+    @property
+    def has_fast_code(self) -> bool:
+        """Whether both switches are off: the fast code has neither."""
+        return not (self.group_scaling or self.padding_filled)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""

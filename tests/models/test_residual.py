@@ -99,6 +99,6 @@ def test_outside_of_training_nothing_is_left_to_add_up(added):
     model = make_model(encoder_norm="pn", decoder_norm="pnv", dropout=0.3, norm_kernels="triton").eval()
     loss_of(model, make_batch())
     for module in model.modules():
-        module.train(getattr(module, "accepts_residual_sum", False))
+        module.train(getattr(module, "has_fast_code", False))
     loss_of(model, make_batch())
     assert not added

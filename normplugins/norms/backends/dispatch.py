@@ -25,11 +25,16 @@ class Dispatched(nn.Module):
     """Base class of norms with fast code, which ``FORWARDS`` in cpu/forwards.py and triton/forwards.py lists."""
 
     kernels: str
-    accepts_residual_sum = True
+
+    @property
+    def has_fast_code(self) -> bool:
+        """Whether the settings of this norm allow its fast code."""
+        return True
 
     def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x with the code that the setting ``kernels`` selects; raises as :func:`backend_for` does."""
-        if backend := backend_for(self.kernels, x, self.training):
+        backend = backend_for(self.kernels, x, self.training)
+        if backend and self.has_fast_code:
             forwards: dict[type, Callable[..., Tensor]] = import_module(f"{__package__}.{backend}.forwards").FORWARDS
             if fast := forwards.get(type(self)):
                 return fast(self, x, padding_mask)
@@ -42,7 +47,7 @@ class Dispatched(nn.Module):
 
 def fuses_residual(norm: nn.Module, x: Tensor) -> bool:
     """Whether ``norm`` is in training and would compute a :class:`DeferredResidual` sum like x within its own pass."""
-    if not (norm.training and isinstance(norm, Dispatched) and norm.accepts_residual_sum):
+    if not (norm.training and isinstance(norm, Dispatched) and norm.has_fast_code):
         return False
     return backend_for(norm.kernels, x, training=True) == "triton"
 

@@ -34,11 +34,9 @@ def forward(
 ) -> Tensor:
     """Normalize x (T, B, C) or (N, C) in training with ``compute``; padding_mask (B, T) or (N,). RMSNorm: x (..., C).
 
-    PN-V and BN with synchronized statistics, and BN with group scaling or filled padding, fall back to the plain code.
+    PN-V and BN with synchronized statistics fall back to the plain code.
     """
     if isinstance(norm, PowerNormV | BatchNorm) and norm.synchronizes:
-        return norm.plain(x, padding_mask)
-    if isinstance(norm, BatchNorm) and (norm.group_scaling or norm.padding_filled):
         return norm.plain(x, padding_mask)
     if isinstance(norm, RMSNorm):
         rows, real = token_rows(x.reshape(-1, x.size(-1)), None, norm.dim)

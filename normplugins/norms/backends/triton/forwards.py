@@ -24,14 +24,13 @@ def forward(
 
     If x is a DeferredResidual, the sum is computed in a pass over x that the norm makes anyway. The kernels treat
     RMSNorm as group scaling without psi, with one channel group per tile; for elements of e bytes it moves 2 N C e
-    bytes forward and 3 N C e backward, in 3 launches. Groups of more than ``WIDEST`` channels, and BN with a switch on,
-    fall back to the plain code.
+    bytes forward and 3 N C e backward, in 3 launches. Groups of more than ``WIDEST`` channels fall back to the plain
+    code.
     """
     alone, groups = isinstance(norm, RMSNorm), norm.groups
     if not alone and not norm.group_scaling:
         groups = 0
-    switched = isinstance(norm, BatchNorm) and (groups or norm.padding_filled)
-    if switched or cut_tiles(norm.dim, groups).columns > WIDEST:
+    if cut_tiles(norm.dim, groups).columns > WIDEST:
         return norm.plain(materialize(x), padding_mask)
     source = Source.of(x)
     rows = source.x.view(-1, source.x.size(-1)) if alone else source.x
