@@ -63,12 +63,10 @@ class Source:
 
     def read(self) -> "Source":
         """Return the source for the passes after the first."""
-        return Source(self.value, seed=self.seed, dropped=self.dropped)
+        return Source(self.value)
 
     def arguments(self) -> dict[str, object]:
         """Return the arguments of a forward kernel that belong to the input."""
-        if self.update is None:
-            return {"x": self.x}
         return {"x": self.x, "update": self.update, "total": self.total, "seed": self.seed, "DROPPED": self.dropped}
 
 
