@@ -10,12 +10,7 @@ from normplugins.norms.group_scaling import check_groups
 
 
 def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
-    """Check the input of a norm.
-
-    Args:
-        x: (T, B, C) or (N, C); without ``flat``, (..., C).
-        dim: C.
-        flat: whether the norm flattens x to rows (N, C).
+    """Check the input of a norm of C = ``dim`` channels: x (T, B, C) or (N, C); without ``flat``, (..., C).
 
     Raises:
         ValueError: x has another shape.

@@ -49,9 +49,6 @@ class BatchNorm(Dispatched, BatchMomentsNorm):
 
     ``weight`` and ``bias`` (C,) start at 1 and 0. Buffers ``running_mean`` and ``running_var`` (C,) start at 0 and 1.
     The output at padding is 0 unless padding is filled.
-
-    Raises:
-        ValueError: the groups of group scaling do not divide dim.
     """
 
     group_scaling: bool

@@ -36,9 +36,6 @@ class PowerNormV(Dispatched, QuadraticMeanNorm):
 
     ``weight`` and ``bias`` (C,) start at 1 and 0. Buffer ``running_phi`` (C,) is psi^2 and starts at 1. The output at
     padding is 0.
-
-    Raises:
-        ValueError: the groups of group scaling do not divide dim.
     """
 
     alpha_fwd: float
