@@ -54,6 +54,7 @@ $(foreach e,$(EXPERIMENTS),$(eval $e-%: setup ; $(BIN)/normplugins run $e norm=$
 report: setup ## print the tables of all published runs and write results/README.md
 	$(BIN)/normplugins report
 
+# step and decode have no other cases than the main ones
 bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; ARGS=--quick: main cases only
 	for what in norm prepare; do $(BIN)/python -m benchmarks.$$what $(ARGS); done
 	for what in step decode; do $(BIN)/python -m benchmarks.$$what $(filter-out --quick,$(ARGS)); done
