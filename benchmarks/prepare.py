@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,9 @@ def prepared(config: DictConfig, workers: int) -> tuple[int, dict[str, float]]:
             own.mkdir()
             (own / "raw").symlink_to(raw)
         manifest = prepare(corpus_config(config.corpus), Path(folder), echo, workers).manifest
-        end = time.perf_counter()
-    ends = [*(begun for _, begun in marks[1:]), end]
-    stages = {stage: after - begun for (stage, begun), after in zip(marks, ends, strict=True)}
-    return sum(count["pairs"] for count in manifest["counts"].values()), stages | {ALL: end - marks[0][1]}
+        marks.append(("", time.perf_counter()))
+    stages = {stage: after - begun for (stage, begun), (_, after) in pairwise(marks)}
+    return sum(count["pairs"] for count in manifest["counts"].values()), stages | {ALL: marks[-1][1] - marks[0][1]}
 
 
 if __name__ == "__main__":
