@@ -25,6 +25,19 @@ class WindowSettings(RunningSettings, EpsSettings):
     )
 
 
+class Scales(NamedTuple):
+    """The values that a forward saves for its backward."""
+
+    scale: Tensor
+    """(C,): 1 / sqrt(the quadratic mean that the norm divides by + eps)"""
+    ratio: Tensor
+    """(C,): the root of that quadratic mean divided by the root of the running one, within bounds"""
+    smooth: Tensor
+    """scalar: whether averages over the windows are used rather than the batch's own values"""
+    skipped: Tensor
+    """scalar: whether the batch is an outlier that must not enter the windows"""
+
+
 class Average(NamedTuple):
     """The result of adding a batch to the window."""
 
@@ -33,9 +46,7 @@ class Average(NamedTuple):
     row: Tensor
     """(C,): the new row of the window"""
     smooth: Tensor
-    """scalar: whether averages over the windows are used rather than the batch's own values"""
     skipped: Tensor
-    """scalar: whether the batch is an outlier that must not enter the windows"""
 
 
 class _WindowBackward(torch.autograd.Function):
@@ -99,7 +110,7 @@ class WindowNorm(QuadraticMeanNorm):
         for name in ("window_phi", "window_gz"):
             self.register_buffer(name, self.running_phi.new_zeros(settings.window, dim))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
-        self._latest: tuple[Tensor, ...] | None = None  # what _scales returned, for a recomputation
+        self._latest: Scales | None = None  # of the latest forward, for its recomputation
 
     def average(self, phi: Tensor) -> Average:
         """Return the result of adding a batch's quadratic mean phi (C,) to the window; no statistic is changed."""
@@ -127,12 +138,7 @@ class WindowNorm(QuadraticMeanNorm):
             y = self.affine(rows, torch.rsqrt(self.running_phi + self.eps))
         return zero_padding(y, real).view(x.shape).to(x.dtype)
 
-    def _scales(self, count: Tensor, phi: Tensor) -> tuple[Tensor, ...]:
-        """Update the running statistics; return what the backward needs: scale, ratio, smooth and skipped.
-
-        The scale (C,) is 1 / sqrt(the quadratic mean that the norm divides by + eps). The ratio (C,) is the root of
-        that quadratic mean divided by the root of the running one, within bounds.
-        """
+    def _scales(self, count: Tensor, phi: Tensor) -> Scales:
         if recomputing() and self._latest is not None:
             return self._latest
         average = self.average(torch.where(count > 0, phi, self.running_phi.to(phi.dtype)))
@@ -140,7 +146,7 @@ class WindowNorm(QuadraticMeanNorm):
         ratio = (torch.rsqrt(self.running_phi + self.eps) / scale).clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
         with_ratio = average.smooth & (self.num_updates >= max(self.ratio_from, self.warmup_updates))
         ratio = torch.where(with_ratio, ratio, torch.ones_like(ratio))
-        self._latest = tuple(opaque_copy(each) for each in (scale, ratio, average.smooth, average.skipped))
+        self._latest = Scales(*(opaque_copy(each) for each in (scale, ratio, average.smooth, average.skipped)))
         self.update_running_stats(count, phi)
         return self._latest
 
@@ -169,8 +175,7 @@ class WindowNorm(QuadraticMeanNorm):
         if self._latest is None:  # no training batch yet
             return
         own = moments[0].to(self.window_gz.dtype)
-        _, _, smooth, skipped = self._latest
-        self._store(count, self.average_projection(own, smooth, skipped)[1])
+        self._store(count, self.average_projection(own, self._latest.smooth, self._latest.skipped)[1])
 
     def _store(self, count: Tensor, new: dict[str, Tensor]) -> None:
         for name, value in new.items():
