@@ -11,18 +11,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from omegaconf import OmegaConf
 
 from normplugins.report import style
 from normplugins.report.answer import describe_difference, paired_runs
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Contrast, Finding, find, so_far
-from normplugins.report.plans import Plan
+from normplugins.report.plans import Plan, experiment_setting
 from normplugins.report.run_page import run_links
 from normplugins.runs.inventory import diverged_path, published_path, published_records
 from normplugins.runs.scored_runs import REMEDY
 from normplugins.utils.json_file import read_json
-from normplugins.utils.paths import config_dir
 
 HOLDS, FAILS = "holds", "does not hold"
 """The verdicts on a claim, besides ``UNDECIDED`` and ``NOT_RUN``."""
@@ -47,7 +45,7 @@ def read_sweep(results: Path, plan: str, key: str) -> pd.DataFrame:
         A row for each run: its ``cell``, ``norm``, ``value`` of the setting, ``bleu``, and whether it ``diverged``.
     """
     rows: list[tuple[Any, ...]] = []
-    usual = np.ravel(OmegaConf.select(OmegaConf.load(config_dir() / f"{EXPERIMENT}.yaml"), key))[0]
+    usual = np.ravel(experiment_setting(EXPERIMENT, key))[0]
     for (_, cell), seeds in Plan.named(plan).cells.items():
         norm, *settings = cell.split(",")
         value = float(dict(item.partition("=")[::2] for item in settings).get(key, usual))

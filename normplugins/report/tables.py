@@ -81,26 +81,25 @@ def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
         rows += [Row(_name_of(cell), cell) for cell in others]
     notes = [corpus.note, *([SEES_THE_FUTURE] if corpus.metric == "ppl" else [])]
     title = f"{corpus.title} ({corpus.experiment})"
-    return _table(title, corpus.experiment, rows, cells, _metrics(cells, corpus.metric), notes, corpus)
+    return _table(title, corpus.experiment, rows, cells, corpus.metric, notes, corpus)
 
 
 def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> Table:
     """Return the runs of one shortened schedule, a row for each norm and its settings."""
-    cells = group(results)
     schedule = (
         f"Shortened: the published schedule takes {corpus.ends_at:,} updates, and the learning rate may differ too. No "
         "number here belongs beside the paper's."
     )
     title = f"{corpus.title} ({corpus.experiment}), shortened schedules (budget={budget})"
-    rows = [Row(cell.label, cell) for cell in cells]
-    slug = f"{corpus.experiment}-budget-{budget}"
-    return _table(title, slug, rows, cells, _metrics(cells, corpus.metric), [schedule])
+    return experiment_table(title, f"{corpus.experiment}-budget-{budget}", results, corpus.metric, [schedule])
 
 
-def experiment_table(title: str, slug: str, results: pd.DataFrame) -> Table:
-    """Return runs of an experiment that is not in the paper: the score of every checkpoint."""
+def experiment_table(
+    title: str, slug: str, results: pd.DataFrame, metric: str = "", notes: Sequence[str] = ()
+) -> Table:
+    """Return runs without the paper's numbers: the score of every checkpoint, by ``metric`` or their first metric."""
     cells = group(results)
-    return _table(title, slug, [Row(cell.label, cell) for cell in cells], cells, _metrics(cells), [])
+    return _table(title, slug, [Row(cell.label, cell) for cell in cells], cells, metric, notes)
 
 
 def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
@@ -134,12 +133,12 @@ def _table(
     slug: str,
     rows: Sequence[Row],
     cells: Sequence[Cell],
-    metrics: Sequence[str],
+    metric: str,
     notes: Sequence[str],
     corpus: PaperCorpus | None = None,
 ) -> Table:
     """Build any table except that of details; optional columns that are empty or the same in all rows are left out."""
-    metric, *others = metrics
+    metric, *others = metrics = _metrics(cells, metric)
     perplexity = corpus is not None and corpus.metric == "ppl"
     scored, *also = ["", "last"] if perplexity else CHECKPOINTS if corpus else _checkpoints(cells) or [""]
     numbers = {"": "", **corpus.numbers} if corpus else {}  # "" stands for a row that is not in the paper
