@@ -57,12 +57,6 @@ RELEASED = Contrast("bn_released", "ln")
 def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.DataFrame) -> list[str]:
     """Return the answer in about ten plain sentences, as Markdown.
 
-    Args:
-        results: the folder of the records.
-        findings: the findings of each checkpoint.
-        found: the records, as :func:`normplugins.report.records.read_results` returns them.
-        probe: what :func:`normplugins.report.probe_table.probe_table` returns.
-
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
     """

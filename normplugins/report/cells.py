@@ -35,11 +35,7 @@ COMPARED_WITH = {"ln": "ln with the same other settings", "usual setting": "the 
 
 
 class Cell:
-    """Runs that differ only in the seed and the machine.
-
-    Args:
-        rows: their rows in the table of results.
-    """
+    """Runs that differ only in the seed and the machine, made from their rows in the table of results."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.rows = rows

@@ -135,18 +135,13 @@ Judged = tuple[Claim, str, str]
 """A claim, its verdict, and the evidence as Markdown."""
 
 
-def judge_claims(results: Path, findings: Sequence[Finding], probe: pd.DataFrame) -> list[Judged]:
+def judge_claims(results: Path, primary: Sequence[Finding], probe: pd.DataFrame) -> list[Judged]:
     """Judge all claims.
-
-    Args:
-        results: the folder of the results.
-        findings: what the records say about the contrasts of the protocol.
-        probe: what :func:`normplugins.report.probe_table.probe_table` returns.
 
     Raises:
         UserError: a record or a table is damaged.
     """
-    evidence = Evidence(results, {each.contrast.name: each for each in findings}, probe)
+    evidence = Evidence(results, {each.contrast.name: each for each in primary}, probe)
     return [(claim, *claim.judge(evidence)) for claim in CLAIMS]
 
 

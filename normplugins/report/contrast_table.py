@@ -25,7 +25,7 @@ TEXTS, DETAILS = ("contrast", "verdict"), (P, NO_PENALTY, POWER, "diverged", "st
 
 
 def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
-    """Return the table of all contrasts; ``found`` holds the records, as ``read_results`` returns them."""
+    """Return the table of all contrasts."""
     runs = planned_cells(found).drop_duplicates(["variant", "seed"])
     ended = runs[runs["diverged"] == ""]
     scores = scores_on_test(found)

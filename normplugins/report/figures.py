@@ -51,11 +51,7 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
 
     A line is the mean over seeds, and a band around it reaches from the lowest to the highest seed. Runs shorter than
     a tenth of the longest one would be a dot at the edge, so the figure only names them.
-
-    Args:
-        results: the rows of one experiment and budget, with at least one curve.
-        name: what the title calls them.
-        column: ``train_curve`` or ``valid_curve``.
+    ``results`` are the rows of one experiment and budget, with at least one curve; the title calls them ``name``.
     """
     cells = [cell for cell in group(results) if len(cell.runs) and any(cell.runs[column])]
     longest = max(cell.runs["updates"].max() for cell in cells)

@@ -77,9 +77,7 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
     The files are the pages ``README.md``, ``claims.md`` and ``figures.md``, ``results.csv``, ``contrasts.csv``, a LaTeX
     table of each part of an experiment in ``tables/``, and figures in ``figures/``, as PNG and SVG.
 
-    Args:
-        results: the folder that holds ``runs/<experiment>/<variant>/seed<k>.json``.
-        echo: called with each table, as plain text, and with the name of each file written.
+    ``echo`` is called with each table, as plain text, and with the name of each file written.
 
     Raises:
         UserError: there is no such folder, a record is broken (the message names it), or a file cannot be written.
@@ -96,11 +94,8 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
 def report_local(runs: Path, results: Path) -> None:
     """Print the tables of the experiments of the finished local runs, and draw their loss curves.
 
-    The figures are written to ``figures/`` in the folder of the runs, and nothing is written to ``results``.
-
-    Args:
-        runs: the folder of the runs.
-        results: the folder of the published records; it may be missing.
+    The figures are written to ``figures/`` in the folder of the runs, and nothing is written to ``results``, which may
+    be missing.
 
     Raises:
         UserError: no run is finished, a record is broken, or a figure cannot be written.

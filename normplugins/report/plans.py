@@ -114,14 +114,9 @@ def plan_of(experiment: str) -> Plan:
 def by_plan(experiment: str, runs: pd.DataFrame) -> list[tuple[Plan, pd.DataFrame]]:
     """Divide the runs of an experiment among the plans, so that a table holds what a plan compares.
 
-    Args:
-        experiment: the experiment.
-        runs: its rows in the table of results.
-
-    Returns:
-        Each plan with the rows of its runs, beginning with the plan of the experiment, which has every seed of its
-        cells. A run belongs to every plan that lists it. A plan is left out if earlier plans have all of its runs. Runs
-        that no plan lists form the plan ``other``.
+    Each plan has the rows of its runs, beginning with the plan of the experiment, which has every seed of its cells. A
+    run belongs to every plan that lists it. A plan is left out if earlier plans have all of its runs. Runs that no plan
+    lists form the plan ``other``.
     """
     parts: list[tuple[Plan, pd.DataFrame]] = []
     left = runs
@@ -138,12 +133,7 @@ def by_plan(experiment: str, runs: pd.DataFrame) -> list[tuple[Plan, pd.DataFram
 
 
 def plan_table(results: Path, found: pd.DataFrame) -> Table:
-    """Return a table of the plans: what each decides, how many of its runs are published, and the hours that are left.
-
-    Args:
-        results: the folder of the records.
-        found: the records, as :func:`normplugins.report.records.read_results` returns them.
-    """
+    """Return a table of the plans: what each decides, how many of its runs are published, and the hours left."""
     runs = found[found["diverged"] == ""].drop_duplicates(["experiment", "variant", "seed"])
     schedules = [_schedule(*cell) for cell in zip(runs["experiment"], runs["variant"], strict=True)]
     per_epoch = runs["wall_seconds"] / [epochs for _, epochs in schedules]

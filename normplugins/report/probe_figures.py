@@ -60,10 +60,7 @@ Shown = tuple[Figure, pd.DataFrame]
 def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str) -> Shown | None:
     """Draw statistics of the first norm of runs with ``bn`` and of a ResNet20; None if there is no run with ``bn``.
 
-    Args:
-        table: the numbers of the transformers.
-        vision: what :func:`normplugins.report.probe_table.vision_table` returns; it may be empty.
-        name: a key of ``FIRST_NORM``.
+    ``vision`` is what :func:`normplugins.report.probe_table.vision_table` returns, ``name`` a key of ``FIRST_NORM``.
     """
     texts = table[(table["cell"] == "bn") & (table["layer"] == FIRST)]
     both = pd.concat([texts.assign(line=TRANSFORMER), vision.assign(line=RESNET)])
@@ -126,12 +123,9 @@ def of_common_seeds(shown: pd.DataFrame) -> pd.DataFrame:
 def _draw(shown: pd.DataFrame, looks: Mapping[str, tuple[str, Any]], height: float, share: bool = True) -> Figure:
     """Draw panels: a line is a median over runs and norms, and a band reaches from the lowest to the highest value.
 
-    Args:
-        shown: rows of the table with their ``line``, the ``row`` and the ``column`` of their panel, its ``title``, and
-            the ``label`` of the panels of the row.
-        looks: the color and the dashes of each line.
-        height: the figure's height in inches.
-        share: whether the panels of a row share one axis.
+    Each of the rows ``shown`` has its ``line``, the ``row`` and the ``column`` of its panel, the panel's ``title``, and
+    the ``label`` of the panels of that row. ``looks`` has the color and the dashes of each line, ``height`` is in
+    inches, and with ``share`` the panels of a row share one axis.
     """
     with style.drawing():
         figure = style.new_figure(height)

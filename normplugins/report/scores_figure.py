@@ -30,7 +30,7 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     Args:
         results: the rows of one experiment and budget.
         name: what the title calls them.
-        folder: the folder of the results, with the published translations; local runs have none there.
+        folder: the folder of the published results, which has no translations of local runs.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.

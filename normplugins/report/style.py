@@ -174,12 +174,7 @@ def few_log_labels(axis: Axis) -> None:
 
 
 def spread(positions: Sequence[float], gap: float) -> np.ndarray:
-    """Return positions that keep their order, are at least ``gap`` apart, and have moved as little as possible.
-
-    Args:
-        positions: heights (N).
-        gap: the least distance between two of them, in the same unit.
-    """
+    """Return positions (N) that keep their order, are at least ``gap`` apart, and have moved as little as possible."""
     order = np.argsort(positions, kind="stable")
     steps = np.arange(len(order)) * gap
     blocks: list[tuple[float, int]] = []  # mean and number of neighbours that touch: isotonic regression

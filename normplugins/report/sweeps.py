@@ -34,15 +34,10 @@ MIN_SCORE_FRACTION = 0.5
 
 
 def read_sweep(results: Path, plan: str, key: str) -> pd.DataFrame:
-    """Return the published runs of a plan of Multi30k, sorted by the value of a setting.
+    """Return the published runs of a plan of Multi30k, sorted by the value of the setting ``key``.
 
-    Args:
-        results: the folder of the records.
-        plan: the name of the plan.
-        key: the setting; a cell that does not name it has the experiment's value.
-
-    Returns:
-        A row for each run: its ``cell``, ``norm``, ``value`` of the setting, ``bleu``, and whether it ``diverged``.
+    A row is a run: its ``cell``, ``norm``, ``value`` of the setting (the experiment's if the cell does not name it),
+    ``bleu``, and whether it ``diverged``.
     """
     rows: list[tuple[Any, ...]] = []
     usual = np.ravel(experiment_setting(EXPERIMENT, key))[0]
