@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from normplugins.norms import NormConfig
 from normplugins.report import probe_table, style
 from normplugins.report.contrasts import CELLS
-from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import distance_from_ln, spectrum
-from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
+from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, discrepancy, every_norm, first_norm, pn_backward
 from normplugins.report.probe_table import EARLY, LAST_EPOCHS, WARMUP
 from normplugins.report.table import build_table, markdown
 
