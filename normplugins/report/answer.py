@@ -1,7 +1,5 @@
 """States in sentences what the records say about the questions of ``docs/protocol.md``."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writes results/causality.md and its figure: how much of the future each recorded language model sees."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

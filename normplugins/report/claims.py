@@ -1,7 +1,5 @@
 """The claims of the paper and common claims about norms, each with a verdict that follows from the records."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The contrasts of ``docs/protocol.md`` as a table and as CSV."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from normplugins.report.answer import (

@@ -1,7 +1,5 @@
 """The contrasts of ``docs/protocol.md``, and what the published records say about each of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Draws the loss curves of an experiment, and below them how each cell differs from LN or from its usual setting."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence

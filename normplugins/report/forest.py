@@ -1,7 +1,5 @@
 """Draws contrasts as a forest plot: a difference with its interval for each contrast, or contrast and corpus."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Gradient norms at initialization for each placement: results/gradients_by_depth.csv, its figure, and its verdict."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

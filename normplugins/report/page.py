@@ -1,7 +1,5 @@
 """Writes the table of results as Markdown, LaTeX and CSV, draws the figures, and prints the tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The paper's figures, drawn from the records: their names, titles, captions and order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple

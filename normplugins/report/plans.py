@@ -1,7 +1,5 @@
 """The campaign's plans in ``configs/campaign/``, and how many of their runs are published."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator
@@ -51,7 +49,7 @@ class Plan:
 
     @staticmethod
     @cache  # a report asks for the plans dozens of times
-    def named(name: str) -> Plan:
+    def named(name: str) -> "Plan":
         """Return the plan ``configs/campaign/NAME.yaml``. Its runs are not composed, because that would take seconds.
 
         ``runs.campaign_plan.read_plan`` composes the runs and gives the same names.

@@ -3,8 +3,6 @@
 ``table`` is what :func:`normplugins.report.probe_table.probe_table` returns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

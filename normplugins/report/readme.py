@@ -1,7 +1,5 @@
 """Rewrites the part of README.md that is generated from the records: the state of the campaign and the scores."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Reads the records of runs into one table of results: a row for each run, checkpoint, test set and metric."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

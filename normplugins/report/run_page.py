@@ -1,7 +1,5 @@
 """The page of a published run, beside its record: scores, settings, training, corpus, environment, the command."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Collection

@@ -1,7 +1,5 @@
 """Draws the final scores of an experiment with their 95 % intervals, and beside them differences between cells."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The look of every figure: colors of the norms, text that stays on the canvas, labels beside lines, PNG and SVG."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

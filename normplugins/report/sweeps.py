@@ -1,7 +1,5 @@
 """What the records say about plans that vary one setting: batch sizes, weight decay, learning rates, precision."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from pathlib import Path

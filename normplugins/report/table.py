@@ -1,7 +1,5 @@
 """Writes a table as Markdown and as LaTeX; ``utils/terminal.py`` has the table itself and prints it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace

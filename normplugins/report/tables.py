@@ -1,7 +1,5 @@
 """Builds the tables of the report: the paper's with our numbers beside them, and one for each other experiment."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

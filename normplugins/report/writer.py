@@ -1,7 +1,5 @@
 """Collects the parts of a report: text of pages and of the terminal, and the files of tables and figures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
