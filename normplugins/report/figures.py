@@ -55,13 +55,13 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
     longest = max(cell.runs["updates"].max() for cell in cells)
     shown = [cell for cell in cells if cell.runs["updates"].max() >= longest / 10]
     name_of_reference, lines = _lines(shown, column)
-    in_grey = {id(line.reference) for line in lines}
-    panels = [lines] if len(lines) <= FEW else [[line] for line in lines if id(line.cell) not in in_grey]
+    in_grey = {line.reference for line in lines}
+    panels = [lines] if len(lines) <= FEW else [[line] for line in lines if line.cell not in in_grey]
     single, compared = len(panels) == 1, any(line.reference for line in lines)
     columns, kinds = (1 if single else 3), (KINDS if compared else KINDS[:1])
     rows = -(-len(panels) // columns)
     common = common_settings(shown)
-    names = {id(cell): name_of(cell, common) for cell in shown}
+    names = {cell: name_of(cell, common) for cell in shown}
     notes = _notes(cells, shown, name_of_reference if compared else "")
     notes += [f"all: {', '.join(common)}"] if common else []
     with style.drawing():
@@ -82,13 +82,13 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
                 if number == len(kinds) - 1 and place + columns >= len(panels):
                     axis.set_xlabel("updates, linear")
                 if number == 0 and not single:
-                    name = names[id(members[0].cell)]
-                    axis.set_title(name, color=members[0].color, fontsize=8.5, fontweight="bold")
+                    (line,) = members
+                    axis.set_title(names[line.cell], color=line.color, fontsize=8.5, fontweight="bold")
         if single:  # last, because labels are placed where there is room
             for axis, kind in zip(grid.flat, kinds, strict=True):
                 means = [(line, getattr(line, kind).mean(axis=1)) for line in lines]
                 ends = [(line, float(mean.iloc[-1])) for line, mean in means if len(mean)]
-                style.label_lines(axis, [style.Label(end, names[id(line.cell)], line.color) for line, end in ends])
+                style.label_lines(axis, [style.Label(end, names[line.cell], line.color) for line, end in ends])
     return figure
 
 
@@ -112,13 +112,13 @@ def name_of(cell: Cell, common: Collection[str] = ()) -> str:
 
 
 def _lines(cells: Sequence[Cell], column: str) -> tuple[str, list[Line]]:
-    losses = {id(cell): _seeds(cell, column) for cell in cells}
+    losses = {cell: _seeds(cell, column) for cell in cells}
     name, compared_with = references(cells)
     counts: Counter[str] = Counter()
     lines = []
     for cell, reference in zip(cells, compared_with, strict=True):
-        own, other = losses[id(cell)], reference or (cell if cell in compared_with else None)  # a reference lies at 0
-        differences = _paired(own, losses[id(other)]) if other else own.iloc[:0]
+        own, other = losses[cell], reference or (cell if cell in compared_with else None)  # a reference lies at 0
+        differences = _paired(own, losses[other]) if other else own.iloc[:0]
         norm = cell.first["norm"]
         lines.append(Line(cell, reference, own, differences, style.DASHES[counts[norm] % len(style.DASHES)]))
         counts[norm] += 1
@@ -142,9 +142,8 @@ def _seeds(cell: Cell, column: str) -> pd.DataFrame:
 
 def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]) -> None:
     """Draw lines with their bands, and behind them their reference if it has no line of its own in this panel."""
-    behind = [
-        line for line in lines if any(line.cell is member.reference for member in members) and line not in members
-    ]
+    references = {line.reference for line in members}
+    behind = [line for line in lines if line.cell in references and line not in members]
     for line in [*behind, *members]:
         table = getattr(line, kind)
         dashes = line.dashes if len(members) > 1 else "-"
