@@ -12,7 +12,7 @@ from normplugins.report.records import CELL, WHOLE_TEST_SET
 
 SPREAD_SEEDS = 3
 """The smallest number of seeds for which a standard deviation is reported."""
-NOT_IN_FULL, NOT_SCORED, ALL_DIVERGED = "not in full", "not scored", "diverged"
+NOT_SCORED, ALL_DIVERGED = "not scored", "diverged"
 METRICS = {  # a short name for headings, and what follows it in notes
     "bleu": ("BLEU", " (tokenized)"),
     "bleu_compound": ("BLEU, compounds split", " (tokenized)"),

@@ -8,16 +8,7 @@ from itertools import product
 
 import pandas as pd
 
-from normplugins.report.cells import (
-    METRICS,
-    NOT_IN_FULL,
-    NOT_SCORED,
-    Cell,
-    difference,
-    group,
-    metric_name,
-    signatures,
-)
+from normplugins.report.cells import METRICS, NOT_SCORED, Cell, difference, group, metric_name, signatures
 from normplugins.report.contrasts import CHECKPOINTS, NOT_RUN
 from normplugins.report.paper import NAMES, PaperCorpus
 from normplugins.report.readings import MODELS, NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
@@ -27,7 +18,7 @@ from normplugins.utils.terminal import Table
 
 ON_PLAIN_TEXT = ("chrf2", "ter")
 """Metrics that only the second table of an experiment shows."""
-OTHER_CORPUS = "another corpus"
+OTHER_CORPUS, NOT_IN_FULL = "another corpus", "not in full"
 COUNTED = (
     "ppl: by words, over every test token, `<eos>` included; ppl, full segments: the published count, which drops the "
     "last, partial segment."
