@@ -24,7 +24,6 @@ from normplugins.report.group_scaling import scaled_tokens, scaling_effect
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_table import LAST_EPOCHS, losses_minus_ln, mean_and_range
 from normplugins.report.records import WHOLE_TEST_SET
-from normplugins.report.run_page import run_links
 
 Findings = Mapping[str, Sequence[Finding]]
 """The findings of each checkpoint, in the order of the contrasts."""
@@ -165,15 +164,6 @@ def describe_difference(found: Finding, p_value: bool = True) -> str:
     p = "" if found.seeds == 1 or not p_value else f", p = {format_p(found.difference.p)}"
     p += f", adjusted {format_p(found.p_adjusted)}" if p else ""
     return f"{format_interval(found, ' BLEU')}, {seeds}{p}{f', {lost}' if lost else ''}"
-
-
-def paired_runs(results: Path, *findings: Finding) -> str:
-    """Return Markdown links to the pages of the runs that these findings compare: the seeds that both sides have."""
-    used: dict[str, set[int]] = {}
-    for found in findings:
-        for cell in (found.contrast.system, found.contrast.baseline):
-            used.setdefault(cell, set()).update(found.difference.seeds if found.difference else ())
-    return "; ".join(run_links(results, EXPERIMENT, cell, seeds=seeds) for cell, seeds in used.items() if seeds)
 
 
 def agreement(found: Finding) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.report import gradients_figure, probe_claims, sweeps
-from normplugins.report.answer import agreement, describe_difference, paired_runs
+from normplugins.report.answer import agreement, describe_difference
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding, so_far
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_claims import Evidence
-from normplugins.report.sweeps import FAILS, HOLDS
+from normplugins.report.sweeps import FAILS, HOLDS, paired_runs
 from normplugins.report.table import build_table, markdown
 from normplugins.runs.inventory import published_records
 

@@ -146,11 +146,11 @@ def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]
     behind = [line for line in lines if line.cell in references and line not in members]
     for line in [*behind, *members]:
         table = getattr(line, kind)
-        dashes = line.dashes if len(members) > 1 else "-"
-        look: dict[str, Any] = {"linestyle": dashes, "marker": "o" if len(table) == 1 else ""}
-        color, width = (style.GREY, 1) if line in behind else (line.color, 1.5)
-        look |= {"linestyle": ":"} if line in behind else {}
-        axis.plot(table.mean(axis=1), color=color, linewidth=width, **look)
+        color, width, dashes = line.color, 1.5, line.dashes if len(members) > 1 else "-"
+        if line in behind:
+            color, width, dashes = style.GREY, 1, ":"
+        marker = "o" if len(table) == 1 else ""
+        axis.plot(table.mean(axis=1), color=color, linewidth=width, linestyle=dashes, marker=marker)
         if table.shape[1] > 1:
             band = (table.min(axis=1), table.max(axis=1))
             axis.fill_between(table.index, *band, color=color, alpha=0.25, linewidth=0)

@@ -213,8 +213,7 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
     runs = results[results["experiment"] == experiment]
     if corpus := paper.CORPORA.get(experiment):
         full = runs[runs["budget"] == ""]
-        details = detail_table(corpus.title, experiment, full)
-        yield Part([paper_table(corpus, runs), *([details] if details else [])], full)
+        yield Part([paper_table(corpus, runs), *detail_table(corpus.title, experiment, full)], full)
         for budget, shortened in runs[runs["budget"] != ""].groupby("budget"):
             yield Part([shortened_table(corpus, str(budget), shortened)], shortened)
         return
@@ -222,5 +221,4 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
     for plan, members in of_plans:
         names = [experiment] if len(of_plans) == 1 or plan.name == experiment else [experiment, plan.name]
         title, slug = ", ".join(names), "-".join(names)
-        details = detail_table(title, slug, members)
-        yield Part([experiment_table(title, slug, members), *([details] if details else [])], members, plan)
+        yield Part([experiment_table(title, slug, members), *detail_table(title, slug, members)], members, plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +47,8 @@ class Evidence:
 
     def complete(self, *cells: str) -> bool:
         """Whether every planned run of these cells is published or has diverged."""
-        plan = Plan.named(EXPERIMENT)
-        seeds = {key: seeds for key, seeds in plan.cells.items() if key in [(EXPERIMENT, cell) for cell in cells]}
-        return not replace(plan, cells=seeds).progress(self.results).left
+        left = Plan.named(EXPERIMENT).progress(self.results).left
+        return not {(EXPERIMENT, cell) for cell in cells} & {*left}
 
     def probed(self, cell: str, number: str, begin: int = 0, end: float = math.inf) -> pd.Series[float]:
         """Return a quantity of the encoder norms or the model, at updates in this range (NaN: not finite).

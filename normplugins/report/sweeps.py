@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from normplugins.report import style
-from normplugins.report.answer import describe_difference, paired_runs
+from normplugins.report.answer import describe_difference
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Contrast, Finding, find, so_far
 from normplugins.report.plans import Plan, experiment_setting
@@ -198,6 +198,15 @@ def bfloat16(results: Path) -> tuple[str, str]:
         f"these runs, and the two precisions were run with different versions of the code ({code}), so a difference "
         f"could come from either. Runs: {paired_runs(results, *found)}."
     )
+
+
+def paired_runs(results: Path, *findings: Finding) -> str:
+    """Return Markdown links to the pages of the runs that these findings compare: the seeds that both sides have."""
+    used: dict[str, set[int]] = {}
+    for found in findings:
+        for cell in (found.contrast.system, found.contrast.baseline):
+            used.setdefault(cell, set()).update(found.difference.seeds if found.difference else ())
+    return "; ".join(run_links(results, EXPERIMENT, cell, seeds=seeds) for cell, seeds in used.items() if seeds)
 
 
 def _outcome(runs: pd.DataFrame) -> str:

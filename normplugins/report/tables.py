@@ -91,16 +91,16 @@ def experiment_table(
     return _table(title, slug, [Row(cell.label, cell) for cell in cells], cells, metric, notes)
 
 
-def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
-    """Return the scores on each test set, chrF2 and TER, or None if no record holds any of them."""
+def detail_table(name: str, slug: str, results: pd.DataFrame) -> list[Table]:
+    """Return the table of the scores on each test set, chrF2 and TER; an empty list if no record holds any of them."""
     cells = [cell for cell in group(results) if (cell.rows["metric"] != "").any()]
     if not cells:
-        return None
+        return []
     metric = _metrics(cells)[0]
     test_sets = sorted(set(results.loc[results["metric"] == metric, "test_set"]) - {WHOLE_TEST_SET})
     also = [other for other in ON_PLAIN_TEXT if (results["metric"] == other).any()]
     if not test_sets and not also:
-        return None
+        return []
     rows = [
         {
             "norm": _name_of(cell),
@@ -114,7 +114,7 @@ def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
     notes = [f"Scores of the {scored} checkpoint.", *signatures(cells, also)]
     parts = " and ".join(filter(None, ["each test set" if test_sets else "", ", ".join(map(_name, also))]))
     details = ["seeds", *(map(_name, also) if test_sets else ())]
-    return build_table(f"{name}: {parts}", rows, TEXTS, details, notes, f"{slug}-details")
+    return [build_table(f"{name}: {parts}", rows, TEXTS, details, notes, f"{slug}-details")]
 
 
 def _table(
