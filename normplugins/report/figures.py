@@ -146,7 +146,8 @@ def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]
     behind = [line for line in lines if line.cell in references and line not in members]
     for line in [*behind, *members]:
         table = getattr(line, kind)
-        color, width, dashes = line.color, 1.5, line.dashes if len(members) > 1 else "-"
+        color, width = line.color, 1.5
+        dashes = line.dashes if len(members) > 1 else "-"
         if line in behind:
             color, width, dashes = style.GREY, 1, ":"
         marker = "o" if len(table) == 1 else ""

@@ -22,7 +22,7 @@ COLORS = dict(zip(PLACEMENTS, (style.GREY, "#D55E00", "#0072B2", "#44AA99", "#CC
 
 
 def write_gradients(results: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
-    """Add a norm's rows to the table, in place of its older rows, draw the figure of all norms; return written files.
+    """Add a norm's rows to the table, in place of older ones, draw the figure of all norms, return the written files.
 
     ``rows`` are what :func:`normplugins.evaluation.gradients_by_depth.measure_gradients` yields.
 

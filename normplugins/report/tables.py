@@ -127,7 +127,8 @@ def _table(
     corpus: PaperCorpus | None = None,
 ) -> Table:
     """Build any table except that of details; optional columns that are empty or the same in all rows are left out."""
-    metric, *others = metrics = _metrics(cells, metric)
+    metrics = _metrics(cells, metric)
+    metric, *others = metrics
     perplexity = corpus is not None and corpus.metric == "ppl"
     scored, *also = ["", "last"] if perplexity else CHECKPOINTS if corpus else _checkpoints(cells) or [""]
     numbers = {"": "", **corpus.numbers} if corpus else {}  # "" stands for a row that is not in the paper
