@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from normplugins.runs.experiments import experiments
 from normplugins.utils.paths import config_dir
 
-ACTIVATE = """\
-# Completion of normplugins. To activate it: eval "$(normplugins completion {shell})"
-"""
 ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
 # The shell splits COMP_WORDS at "=", so the words are taken from the line itself. Bash replaces only what follows "=".
 SCRIPT = """\
-_normplugins() {{
+# Completion of normplugins. To activate it: eval "$(normplugins completion {shell})"
+{first}_normplugins() {{
     local line="${{COMP_LINE:0:COMP_POINT}}" choices="" before="" choice command=""
     local word="${{line##* }}" rest="${{line#* }}"
     local key="${{word%%=*}}"
@@ -58,18 +56,14 @@ def execute(options: argparse.Namespace) -> None:
     settings = {key: each.type for key, each in declared(RunSettings)}
     values |= {key: ["true", "false"] for key, type_ in settings.items() if type_ is bool}
     keys = [f"{key}=" for key in (*values, *settings, *(f"norm.{name}" for name in all_settings()))]
-    words = {name: _options(parser) for name, parser in _commands(options.parser).items()}
+    (commands,) = (each.choices for each in options.parser._actions if isinstance(each, argparse._SubParsersAction))
+    words = {name: _options(parser) for name, parser in commands.items()}
     for name in ("run", "prepare"):
         words[name] += [*experiments(), *dict.fromkeys(keys)]
     words["norms"] += known_norms()
-    script = SCRIPT.format(values=_cases(values), commands=shlex.quote(" ".join(words)), options=_cases(words))
-    print(ACTIVATE.format(shell=options.shell) + (ZSH if options.shell == "zsh" else "") + script, end="")
-
-
-def _commands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
-    """Return the parsers of the subcommands of a parser by name."""
-    found = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return next(found, {})
+    first = ZSH if options.shell == "zsh" else ""
+    cases = {"values": _cases(values), "options": _cases(words), "commands": shlex.quote(" ".join(words))}
+    print(SCRIPT.format(shell=options.shell, first=first, **cases), end="")
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:

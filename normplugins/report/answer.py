@@ -1,7 +1,5 @@
 """States in sentences what the records say about the questions of ``docs/protocol.md``."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +24,6 @@ from normplugins.report.group_scaling import scaled_tokens, scaling_effect
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_table import LAST_EPOCHS, losses_minus_ln, mean_and_range
 from normplugins.report.records import WHOLE_TEST_SET
-from normplugins.report.run_page import run_links
 
 Findings = Mapping[str, Sequence[Finding]]
 """The findings of each checkpoint, in the order of the contrasts."""
@@ -56,12 +53,6 @@ RELEASED = Contrast("bn_released", "ln")
 
 def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.DataFrame) -> list[str]:
     """Return the answer in about ten plain sentences, as Markdown.
-
-    Args:
-        results: the folder of the records.
-        findings: the findings of each checkpoint.
-        found: the records, as :func:`normplugins.report.records.read_results` returns them.
-        probe: what :func:`normplugins.report.probe_table.probe_table` returns.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
@@ -173,15 +164,6 @@ def describe_difference(found: Finding, p_value: bool = True) -> str:
     p = "" if found.seeds == 1 or not p_value else f", p = {format_p(found.difference.p)}"
     p += f", adjusted {format_p(found.p_adjusted)}" if p else ""
     return f"{format_interval(found, ' BLEU')}, {seeds}{p}{f', {lost}' if lost else ''}"
-
-
-def paired_runs(results: Path, *findings: Finding) -> str:
-    """Return Markdown links to the pages of the runs that these findings compare: the seeds that both sides have."""
-    used: dict[str, set[int]] = {}
-    for found in findings:
-        for cell in (found.contrast.system, found.contrast.baseline):
-            used.setdefault(cell, set()).update(found.difference.seeds if found.difference else ())
-    return "; ".join(run_links(results, EXPERIMENT, cell, seeds=seeds) for cell, seeds in used.items() if seeds)
 
 
 def agreement(found: Finding) -> str:

@@ -1,7 +1,5 @@
 """Writes results/causality.md and its figure: how much of the future each recorded language model sees."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from normplugins.report.readings import CHOICES, MODELS, language_model
 from normplugins.report.records import REMEDY, machine_names, norm_rank
 from normplugins.report.table import build_table, markdown
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import whole_file
+from normplugins.utils.files import write_text
 from normplugins.utils.json_file import read_json
 from normplugins.utils.terminal import Table
 
@@ -42,8 +40,7 @@ def write_page(results: Path) -> list[Path]:
     sources = [f"- {name}: {text}" for name in ("Corpus", "Hardware", "Versions") for text in found[name].unique()]
     image = f"![Change of the log-probabilities by mode]({FIGURE.as_posix()}.png)"
     parts = [HEAD, markdown(causality_table(found)), image, "\n".join(sources)]
-    with whole_file(results / PAGE) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(results / PAGE, ["\n\n".join(parts)])
     return [*figures, results / PAGE]
 
 

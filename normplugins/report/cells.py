@@ -12,7 +12,7 @@ from normplugins.report.records import CELL, WHOLE_TEST_SET
 
 SPREAD_SEEDS = 3
 """The smallest number of seeds for which a standard deviation is reported."""
-NOT_IN_FULL, NOT_SCORED, ALL_DIVERGED = "not in full", "not scored", "diverged"
+NOT_SCORED, ALL_DIVERGED = "not scored", "diverged"
 METRICS = {  # a short name for headings, and what follows it in notes
     "bleu": ("BLEU", " (tokenized)"),
     "bleu_compound": ("BLEU, compounds split", " (tokenized)"),
@@ -35,11 +35,7 @@ COMPARED_WITH = {"ln": "ln with the same other settings", "usual setting": "the 
 
 
 class Cell:
-    """Runs that differ only in the seed and the machine.
-
-    Args:
-        rows: their rows in the table of results.
-    """
+    """Runs that differ only in the seed and the machine, made from their rows in the table of results."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.rows = rows

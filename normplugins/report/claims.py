@@ -1,21 +1,19 @@
 """The claims of the paper and common claims about norms, each with a verdict that follows from the records."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from normplugins.report import gradients_figure, probe_claims, sweeps
-from normplugins.report.answer import agreement, describe_difference, paired_runs
+from normplugins.report.answer import agreement, describe_difference
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding, so_far
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_claims import Evidence
-from normplugins.report.sweeps import FAILS, HOLDS
+from normplugins.report.sweeps import FAILS, HOLDS, paired_runs
 from normplugins.report.table import build_table, markdown
 from normplugins.runs.inventory import published_records
 
@@ -46,11 +44,6 @@ class Claim:
     command: str = ""
     plan: str = EXPERIMENT
 
-    def section(self, verdict: str, evidence: str) -> str:
-        """Return the part of the page on this claim."""
-        command = self.command or f"normplugins campaign configs/campaign/{self.plan}.yaml"
-        return f"## {self.text}\n\nVerdict: **{verdict}**. Source: {self.source}. Command: `{command}`.\n\n{evidence}"
-
 
 def _contrast(name: str, claimed: str, elsewhere: str = "") -> Judge:
     """Return a judge that looks at a contrast of the protocol; ``claimed`` is ``better`` or ``worse``.
@@ -72,16 +65,16 @@ def _contrast(name: str, claimed: str, elsewhere: str = "") -> Judge:
     return judge
 
 
-def _not_run(why: str, plan: str, experiments: Collection[str]) -> Judge:
-    """Return a judge that says "not run", or "undecided" once such a run is published, because no rule exists yet."""
-
-    def judge(evidence: Evidence) -> tuple[str, str]:
-        cells = [(name, cell) for name, cell in Plan.named(plan).cells if name in experiments]
-        if any(published_records(evidence.results, name, cell)[0] for name, cell in cells):
-            return UNDECIDED, f"Runs are published, and no rule judges them: see [README.md](README.md). {why}"
-        return NOT_RUN, why
-
-    return judge
+def _perplexities(evidence: Evidence) -> tuple[str, str]:
+    """Return "not run", or "undecided" once a run is published, because no rule exists yet."""
+    why = (
+        "The schedules need a GPU. The paper's language-model code was never released, so the command runs three "
+        "readings of it."
+    )
+    cells = [(name, cell) for name, cell in Plan.named(GPU).cells if name in ("ptb", "wikitext103")]
+    if any(published_records(evidence.results, name, cell)[0] for name, cell in cells):
+        return UNDECIDED, f"Runs are published, and no rule judges them: see [README.md](README.md). {why}"
+    return NOT_RUN, why
 
 
 def _diverges(evidence: Evidence) -> tuple[str, str]:
@@ -94,6 +87,8 @@ def _diverges(evidence: Evidence) -> tuple[str, str]:
     return so_far(verdict, evidence.complete(cell)), counted
 
 
+GPU = "gpu"
+"""The plan of the runs that need a GPU."""
 COMMON, HERE = "common claim", "this project"
 CLAIMS = (
     Claim("PN beats LN in translation (here: Multi30k)", "paper, Table 1", _contrast("PN - LN", "better")),
@@ -127,9 +122,7 @@ CLAIMS = (
           lambda evidence: sweeps.weight_decay(evidence.results), plan=sweeps.WEIGHT_DECAY),
     Claim("A norm allows a larger learning rate", COMMON, lambda evidence: sweeps.learning_rates(evidence.results),
           plan=sweeps.LEARNING_RATE),
-    Claim("PN lowers perplexity by 5.6 (PTB) and 3.0 (WikiText-103)", "paper, Table 2",
-          _not_run("The schedules need a GPU. The paper's language-model code was never released, so the command runs "
-                   "three readings of it.", "gpu", ("ptb", "wikitext103")), plan="gpu"),
+    Claim("PN lowers perplexity by 5.6 (PTB) and 3.0 (WikiText-103)", "paper, Table 2", _perplexities, plan=GPU),
     Claim(f"Training in bfloat16 changes BLEU by less than {MARGIN}", HERE,
           lambda evidence: sweeps.bfloat16(evidence.results), plan=sweeps.PRECISION),
 )  # fmt: skip
@@ -140,27 +133,25 @@ Judged = tuple[Claim, str, str]
 """A claim, its verdict, and the evidence as Markdown."""
 
 
-def judge_claims(results: Path, findings: Sequence[Finding], probe: pd.DataFrame) -> list[Judged]:
+def judge_claims(results: Path, primary: Sequence[Finding], probe: pd.DataFrame) -> list[Judged]:
     """Judge all claims.
-
-    Args:
-        results: the folder of the results.
-        findings: what the records say about the contrasts of the protocol.
-        probe: what :func:`normplugins.report.probe_table.probe_table` returns.
 
     Raises:
         UserError: a record or a table is damaged.
     """
-    evidence = Evidence(results, {each.contrast.name: each for each in findings}, probe)
+    evidence = Evidence(results, {each.contrast.name: each for each in primary}, probe)
     return [(claim, *claim.judge(evidence)) for claim in CLAIMS]
 
 
 def claims_page(judged: Sequence[Judged]) -> str:
     """Return the page of all claims, as Markdown."""
     rows = [{"claim": claim.text, "source": claim.source, "verdict": verdict} for claim, verdict, _ in judged]
-    sections = [claim.section(verdict, evidence) for claim, verdict, evidence in judged]
-    table = markdown(build_table("", rows, texts=["claim", "source", "verdict"]))
-    return "\n\n".join([HEAD, table, *sections]) + "\n"
+    parts = [HEAD, markdown(build_table("", rows, texts=["claim", "source", "verdict"]))]
+    for claim, verdict, evidence in judged:
+        command = claim.command or f"normplugins campaign configs/campaign/{claim.plan}.yaml"
+        about = f"Verdict: **{verdict}**. Source: {claim.source}. Command: `{command}`."
+        parts += [f"## {claim.text}", about, evidence]
+    return "\n\n".join(parts) + "\n"
 
 
 def links_of_figure(judged: Sequence[Judged], name: str) -> list[str]:

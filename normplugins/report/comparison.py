@@ -1,7 +1,5 @@
 """Compares recorded runs with a baseline, as text for a terminal and as JSON."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict

@@ -1,18 +1,9 @@
 """The contrasts of ``docs/protocol.md`` as a table and as CSV."""
 
-from __future__ import annotations
-
 import pandas as pd
 
-from normplugins.report.answer import (
-    Findings,
-    format_interval,
-    format_p,
-    planned_cells,
-    scores_on_test,
-    verdict_label,
-    without_penalty,
-)
+from normplugins.report import answer
+from normplugins.report.answer import Findings
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import CHECKPOINTS, MARGIN, UNDECIDED
 from normplugins.report.table import build_table
@@ -25,10 +16,10 @@ TEXTS, DETAILS = ("contrast", "verdict"), (P, NO_PENALTY, POWER, "diverged", "st
 
 
 def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
-    """Return the table of all contrasts; ``found`` holds the records, as ``read_results`` returns them."""
-    runs = planned_cells(found).drop_duplicates(["variant", "seed"])
+    """Return the table of all contrasts."""
+    runs = answer.planned_cells(found).drop_duplicates(["variant", "seed"])
     ended = runs[runs["diverged"] == ""]
-    scores = scores_on_test(found)
+    scores = answer.scores_on_test(found)
     rows = []
     for first, *others in zip(*(findings[name] for name in CHECKPOINTS), strict=True):
         needed = ""
@@ -36,14 +27,14 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
             needed = "none" if first.seeds_needed is None else str(first.seeds_needed)
         rows.append({
             "contrast": first.contrast.name,
-            "averaged [95 %]": format_interval(first),
-            P: f"{format_p(first.difference.p)} ({format_p(first.p_adjusted)})"
+            "averaged [95 %]": answer.format_interval(first),
+            P: f"{answer.format_p(first.difference.p)} ({answer.format_p(first.p_adjusted)})"
             if first.difference and first.seeds > 1 else "",
             **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
                for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
-            NO_PENALTY: without_penalty(first, scores),
+            NO_PENALTY: answer.without_penalty(first, scores),
             "seeds": f"{first.seeds} of {first.planned}",
-            "verdict": verdict_label(first),
+            "verdict": answer.verdict_label(first),
             POWER: needed,
             "diverged": " and ".join(map(str, first.diverged)),
             "stopped\nearly": str(first.stopped_early),

@@ -1,7 +1,5 @@
 """The contrasts of ``docs/protocol.md``, and what the published records say about each of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
@@ -153,11 +151,7 @@ def so_far(verdict: str, final: bool) -> str:
 
 
 class ScoredSystems:
-    """Systems whose runs are all scored on the same resamples of the test sentences.
-
-    Args:
-        systems: the systems by the names that contrasts use for them; a system without runs has no scores.
-        resamples: the number of bootstrap resamples.
+    """Systems, by the names that contrasts use for them, whose runs are all scored on the same resamples of sentences.
 
     Raises:
         UserError: two systems cannot be compared.
@@ -214,13 +208,7 @@ def find(
 ) -> list[Finding]:
     """Return what the published records of an experiment say about each contrast.
 
-    Args:
-        results: the folder whose ``runs`` holds the published records.
-        checkpoint: one of ``CHECKPOINTS``.
-        experiment: the experiment.
-        resamples: the number of bootstrap resamples of the test sentences.
-        contrasts: the contrasts; p-values are adjusted within each family of them.
-        plan: the plan that says how many pairs there will be; by default the experiment's plan.
+    ``plan`` says how many pairs there will be; it is the experiment's own plan by default.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.

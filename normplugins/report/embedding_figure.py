@@ -1,7 +1,5 @@
 """Draws the singular values of the embeddings of trained runs, which ``normplugins analyze embedding`` has measured."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

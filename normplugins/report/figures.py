@@ -1,7 +1,5 @@
 """Draws the loss curves of an experiment, and below them how each cell differs from LN or from its usual setting."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -51,23 +49,19 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
 
     A line is the mean over seeds, and a band around it reaches from the lowest to the highest seed. Runs shorter than
     a tenth of the longest one would be a dot at the edge, so the figure only names them.
-
-    Args:
-        results: the rows of one experiment and budget, with at least one curve.
-        name: what the title calls them.
-        column: ``train_curve`` or ``valid_curve``.
+    ``results`` are the rows of one experiment and budget, with at least one curve; the title calls them ``name``.
     """
     cells = [cell for cell in group(results) if len(cell.runs) and any(cell.runs[column])]
     longest = max(cell.runs["updates"].max() for cell in cells)
     shown = [cell for cell in cells if cell.runs["updates"].max() >= longest / 10]
     name_of_reference, lines = _lines(shown, column)
-    in_grey = {id(line.reference) for line in lines}
-    panels = [lines] if len(lines) <= FEW else [[line] for line in lines if id(line.cell) not in in_grey]
+    in_grey = {line.reference for line in lines}
+    panels = [lines] if len(lines) <= FEW else [[line] for line in lines if line.cell not in in_grey]
     single, compared = len(panels) == 1, any(line.reference for line in lines)
     columns, kinds = (1 if single else 3), (KINDS if compared else KINDS[:1])
     rows = -(-len(panels) // columns)
     common = common_settings(shown)
-    names = {id(cell): name_of(cell, common) for cell in shown}
+    names = {cell: name_of(cell, common) for cell in shown}
     notes = _notes(cells, shown, name_of_reference if compared else "")
     notes += [f"all: {', '.join(common)}"] if common else []
     with style.drawing():
@@ -88,13 +82,13 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
                 if number == len(kinds) - 1 and place + columns >= len(panels):
                     axis.set_xlabel("updates, linear")
                 if number == 0 and not single:
-                    name = names[id(members[0].cell)]
-                    axis.set_title(name, color=members[0].color, fontsize=8.5, fontweight="bold")
+                    (line,) = members
+                    axis.set_title(names[line.cell], color=line.color, fontsize=8.5, fontweight="bold")
         if single:  # last, because labels are placed where there is room
             for axis, kind in zip(grid.flat, kinds, strict=True):
                 means = [(line, getattr(line, kind).mean(axis=1)) for line in lines]
                 ends = [(line, float(mean.iloc[-1])) for line, mean in means if len(mean)]
-                style.label_lines(axis, [style.Label(end, names[id(line.cell)], line.color) for line, end in ends])
+                style.label_lines(axis, [style.Label(end, names[line.cell], line.color) for line, end in ends])
     return figure
 
 
@@ -118,13 +112,13 @@ def name_of(cell: Cell, common: Collection[str] = ()) -> str:
 
 
 def _lines(cells: Sequence[Cell], column: str) -> tuple[str, list[Line]]:
-    losses = {id(cell): _seeds(cell, column) for cell in cells}
+    losses = {cell: _seeds(cell, column) for cell in cells}
     name, compared_with = references(cells)
     counts: Counter[str] = Counter()
     lines = []
     for cell, reference in zip(cells, compared_with, strict=True):
-        own, other = losses[id(cell)], reference or (cell if cell in compared_with else None)  # a reference lies at 0
-        differences = _paired(own, losses[id(other)]) if other else own.iloc[:0]
+        own, other = losses[cell], reference or (cell if cell in compared_with else None)  # a reference lies at 0
+        differences = _paired(own, losses[other]) if other else own.iloc[:0]
         norm = cell.first["norm"]
         lines.append(Line(cell, reference, own, differences, style.DASHES[counts[norm] % len(style.DASHES)]))
         counts[norm] += 1
@@ -148,16 +142,16 @@ def _seeds(cell: Cell, column: str) -> pd.DataFrame:
 
 def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]) -> None:
     """Draw lines with their bands, and behind them their reference if it has no line of its own in this panel."""
-    behind = [
-        line for line in lines if any(line.cell is member.reference for member in members) and line not in members
-    ]
+    references = {line.reference for line in members}
+    behind = [line for line in lines if line.cell in references and line not in members]
     for line in [*behind, *members]:
         table = getattr(line, kind)
+        color, width = line.color, 1.5
         dashes = line.dashes if len(members) > 1 else "-"
-        look: dict[str, Any] = {"linestyle": dashes, "marker": "o" if len(table) == 1 else ""}
-        color, width = (style.GREY, 1) if line in behind else (line.color, 1.5)
-        look |= {"linestyle": ":"} if line in behind else {}
-        axis.plot(table.mean(axis=1), color=color, linewidth=width, **look)
+        if line in behind:
+            color, width, dashes = style.GREY, 1, ":"
+        marker = "o" if len(table) == 1 else ""
+        axis.plot(table.mean(axis=1), color=color, linewidth=width, linestyle=dashes, marker=marker)
         if table.shape[1] > 1:
             band = (table.min(axis=1), table.max(axis=1))
             axis.fill_between(table.index, *band, color=color, alpha=0.25, linewidth=0)

@@ -1,7 +1,5 @@
 """Draws contrasts as a forest plot: a difference with its interval for each contrast, or contrast and corpus."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +24,9 @@ CORPORA_TEXT = (
 
 
 def forest(title: str, findings: Sequence[Finding], names: Sequence[str] = ()) -> Figure | None:
-    """Return a forest plot of the averaged checkpoint; None if no contrast has a difference.
+    """Return a forest plot of the averaged checkpoint, a finding in each row; None if no contrast has a difference.
 
-    Args:
-        title: the title above the plot.
-        findings: one finding a row.
-        names: the names of the rows; the contrasts' own by default.
+    ``names`` are those of the rows; by default, each row has the name of its contrast.
     """
     names = names or [_broken(each.contrast.name) for each in findings]
     rows = [(each, name, each.difference.mean, each.difference.interval)
@@ -77,11 +72,6 @@ def forest(title: str, findings: Sequence[Finding], names: Sequence[str] = ()) -
 
 def over_corpora(results: Path, found: pd.DataFrame, primary: Sequence[Finding]) -> Figure | None:
     """Return a forest plot with a row for each contrast and corpus; None unless two corpora have runs.
-
-    Args:
-        results: the folder of the records.
-        found: the records, as :func:`normplugins.report.records.read_results` returns them.
-        primary: the findings of Multi30k.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.

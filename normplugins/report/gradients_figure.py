@@ -1,7 +1,5 @@
 """Gradient norms at initialization for each placement: results/gradients_by_depth.csv, its figure, and its verdict."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,14 +22,9 @@ COLORS = dict(zip(PLACEMENTS, (style.GREY, "#D55E00", "#0072B2", "#44AA99", "#CC
 
 
 def write_gradients(results: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
-    """Add a norm's rows to the table, in place of its older rows, and draw the figure of all norms.
+    """Add a norm's rows to the table, in place of older ones, draw the figure of all norms, return the written files.
 
-    Args:
-        results: the folder of the results.
-        rows: what :func:`normplugins.evaluation.gradients_by_depth.measure_gradients` yields.
-
-    Returns:
-        The written files: the table, and the figure as PNG and SVG.
+    ``rows`` are what :func:`normplugins.evaluation.gradients_by_depth.measure_gradients` yields.
 
     Raises:
         UserError: the table cannot be read.
@@ -76,12 +69,7 @@ def draw(found: pd.DataFrame) -> Figure:
 
 
 def pre_norm(results: Path, stack: str) -> tuple[str, str]:
-    """Judge whether pre-norm has smoother gradients by depth than post-norm; return the verdict and the evidence.
-
-    Args:
-        results: the folder of the results.
-        stack: ``encoder`` or ``decoder``.
-    """
+    """Judge whether pre-norm has smoother gradients by depth than post-norm; return the verdict and the evidence."""
     table = read_measured(results / TABLE, COLUMNS)
     table = table[table["placement"].isin(["pre", "post"]) & (table["stack"] == stack)]
     if table["placement"].nunique() < 2:

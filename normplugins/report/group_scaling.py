@@ -1,7 +1,5 @@
 """What the records say about scaling each token by itself, beside the contrasts of the protocol."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -32,12 +32,7 @@ def add_measured(
 ) -> pd.DataFrame:
     """Add rows to a table, in place of older rows with the same keys; write the table and return it.
 
-    Args:
-        path: the file of the table.
-        columns: its columns.
-        keys: the columns that identify a measurement, by which the rows are sorted; ``norm`` and ``cell`` are in the
-            order of the norms.
-        rows: the new rows.
+    The rows are sorted by the keys; ``norm`` and ``cell`` are in the order of the norms.
 
     Raises:
         UserError: the table cannot be read.

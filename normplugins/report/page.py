@@ -1,7 +1,5 @@
 """Writes the table of results as Markdown, LaTeX and CSV, draws the figures, and prints the tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -77,9 +75,7 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
     The files are the pages ``README.md``, ``claims.md`` and ``figures.md``, ``results.csv``, ``contrasts.csv``, a LaTeX
     table of each part of an experiment in ``tables/``, and figures in ``figures/``, as PNG and SVG.
 
-    Args:
-        results: the folder that holds ``runs/<experiment>/<variant>/seed<k>.json``.
-        echo: called with each table, as plain text, and with the name of each file written.
+    ``echo`` is called with each table, as plain text, and with the name of each file written.
 
     Raises:
         UserError: there is no such folder, a record is broken (the message names it), or a file cannot be written.
@@ -96,11 +92,8 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
 def report_local(runs: Path, results: Path) -> None:
     """Print the tables of the experiments of the finished local runs, and draw their loss curves.
 
-    The figures are written to ``figures/`` in the folder of the runs, and nothing is written to ``results``.
-
-    Args:
-        runs: the folder of the runs.
-        results: the folder of the published records; it may be missing.
+    The figures are written to ``figures/`` in the folder of the runs, and nothing is written to ``results``, which may
+    be missing.
 
     Raises:
         UserError: no run is finished, a record is broken, or a figure cannot be written.
@@ -220,8 +213,7 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
     runs = results[results["experiment"] == experiment]
     if corpus := paper.CORPORA.get(experiment):
         full = runs[runs["budget"] == ""]
-        details = detail_table(corpus.title, experiment, full)
-        yield Part([paper_table(corpus, runs), *([details] if details else [])], full)
+        yield Part([paper_table(corpus, runs), *detail_table(corpus.title, experiment, full)], full)
         for budget, shortened in runs[runs["budget"] != ""].groupby("budget"):
             yield Part([shortened_table(corpus, str(budget), shortened)], shortened)
         return
@@ -229,5 +221,4 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
     for plan, members in of_plans:
         names = [experiment] if len(of_plans) == 1 or plan.name == experiment else [experiment, plan.name]
         title, slug = ", ".join(names), "-".join(names)
-        details = detail_table(title, slug, members)
-        yield Part([experiment_table(title, slug, members), *([details] if details else [])], members, plan)
+        yield Part([experiment_table(title, slug, members), *detail_table(title, slug, members)], members, plan)

@@ -1,7 +1,5 @@
 """The numbers that the PowerNorm paper reports, and how well each of them is known."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

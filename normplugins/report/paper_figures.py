@@ -1,7 +1,5 @@
 """The paper's figures, drawn from the records: their names, titles, captions and order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,22 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normplugins.norms import NormConfig
-from normplugins.report import style
+from normplugins.report import probe_table, style
 from normplugins.report.contrasts import CELLS
-from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.embedding_figure import distance_from_ln, spectrum
-from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, every_norm, first_norm, pn_backward
-from normplugins.report.probe_table import (
-    EARLY,
-    FIRST_SHOWN,
-    LAST_EPOCHS,
-    WARMUP,
-    losses_minus_ln,
-    mean_and_range,
-    runs_shown,
-    vision_shown,
-    vision_table,
-)
+from normplugins.report.probe_figures import EVERY_NORM, FIRST_NORM, discrepancy, every_norm, first_norm, pn_backward
+from normplugins.report.probe_table import EARLY, LAST_EPOCHS, WARMUP
 from normplugins.report.table import build_table, markdown
 
 CONFOUNDED = (
@@ -113,20 +100,16 @@ class Drawing(NamedTuple):
     table: str = ""
 
 
-def paper_figures(results: Path, table: pd.DataFrame) -> Iterator[Drawing]:
+def paper_figures(results: Path, probe: pd.DataFrame) -> Iterator[Drawing]:
     """Yield the figures in the order of the page.
-
-    Args:
-        results: the folder of the results.
-        table: what :func:`normplugins.report.probe_table.probe_table` returns.
 
     Raises:
         UserError: a table is damaged.
     """
-    vision = vision_table(results)
-    found = {name: first_norm(table, vision, name) for name in FIRST_NORM}
-    found |= {name: every_norm(table, name) for name in EVERY_NORM}
-    found |= {"pn-backward": pn_backward(table), "discrepancy": discrepancy(table), "embedding": spectrum(results)}
+    vision = probe_table.vision_table(results)
+    found = {name: first_norm(probe, vision, name) for name in FIRST_NORM}
+    found |= {name: every_norm(probe, name) for name in EVERY_NORM}
+    found |= {"pn-backward": pn_backward(probe), "discrepancy": discrepancy(probe), "embedding": spectrum(results)}
     for name, (title, text) in TEXTS.items():
         drawn = found[name]
         if drawn is None:
@@ -135,11 +118,11 @@ def paper_figures(results: Path, table: pd.DataFrame) -> Iterator[Drawing]:
         figure, shown = drawn
         with style.drawing():
             style.heading(figure, title)
-        span = f", updates {FIRST_SHOWN} to {vision['update'].max():,}" if len(vision) else ""
-        more = f" {vision_shown(results)}{span}." if name in FIRST_NORM else ""
+        span = f", updates {probe_table.FIRST_SHOWN} to {vision['update'].max():,}" if len(vision) else ""
+        more = f" {probe_table.vision_shown(results)}{span}." if name in FIRST_NORM else ""
         more += _medians(shown) if name in EVERY_NORM else f" {distance_from_ln(shown)}" if name == "embedding" else ""
-        below = _losses(table) if name == "discrepancy" else ""
-        yield Drawing(name, title, f"{text} Runs: {runs_shown(shown)}.{more}", figure, below)
+        below = _losses(probe) if name == "discrepancy" else ""
+        yield Drawing(name, title, f"{text} Runs: {probe_table.runs_shown(shown)}.{more}", figure, below)
 
 
 def _medians(shown: pd.DataFrame) -> str:
@@ -149,12 +132,12 @@ def _medians(shown: pd.DataFrame) -> str:
     return f" Medians over all norms from update {WARMUP:,} on: {values}." if values else ""
 
 
-def _losses(table: pd.DataFrame) -> str:
+def _losses(probe: pd.DataFrame) -> str:
     """Return the validation losses minus LN's as a Markdown table; "" without any."""
-    losses = losses_minus_ln(table).rename(columns=LOSSES)
+    losses = probe_table.losses_minus_ln(probe).rename(columns=LOSSES)
     rows = [
         {"cell": cell, "seeds": str(len(losses.loc[cell])),
-         **{name: mean_and_range(losses.loc[cell][name]) for name in LOSSES.values()}}
+         **{name: probe_table.mean_and_range(losses.loc[cell][name]) for name in LOSSES.values()}}
         for cell in CELLS if cell in losses.index
     ]  # fmt: skip
     return markdown(build_table("", rows, texts=["cell"])) if rows else ""

@@ -1,13 +1,12 @@
 """The campaign's plans in ``configs/campaign/``, and how many of their runs are published."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -49,12 +48,19 @@ class Plan:
     decides: str = ""
 
     @staticmethod
-    def named(name: str) -> Plan:
+    @cache  # a report asks for the plans dozens of times
+    def named(name: str) -> "Plan":
         """Return the plan ``configs/campaign/NAME.yaml``. Its runs are not composed, because that would take seconds.
 
         ``runs.campaign.read_plan`` composes the runs and gives the same names.
         """
-        return _read(config_dir() / "campaign" / f"{name}.yaml")
+        content = read_plan_file(config_dir() / "campaign" / f"{name}.yaml")
+        cells: dict[tuple[str, str], tuple[int, ...]] = {}
+        for block in content.blocks:
+            for text in block.cells:
+                key = (block.experiment, _cell_name([*content.overrides, *text.split()]))
+                cells[key] = tuple(dict.fromkeys([*cells.get(key, ()), *block.seeds]))
+        return Plan(name, cells, content.decides)
 
     def seeds(self, experiment: str, cell: str) -> tuple[int, ...]:
         """Return the planned seeds of a cell; a cell that is not in the plan has none."""
@@ -77,22 +83,16 @@ class Plan:
         return Progress(published, diverged, tuple(left))
 
 
-@cache  # a report asks for the plans dozens of times
-def _read(path: Path) -> Plan:
-    content = read_plan_file(path)
-    cells: dict[tuple[str, str], tuple[int, ...]] = {}
-    for block in content.blocks:
-        for text in block.cells:
-            key = (block.experiment, _cell_name([*content.overrides, *text.split()]))
-            cells[key] = tuple(dict.fromkeys([*cells.get(key, ()), *block.seeds]))
-    return Plan(path.stem, cells, content.decides)
-
-
 @cache
+def experiment_setting(experiment: str, key: str) -> Any:
+    """Return the value of a setting in an experiment's own file; None without it, and for a user's experiment."""
+    path = config_dir() / f"{experiment}.yaml"
+    return OmegaConf.select(OmegaConf.load(path), key) if path.exists() else None
+
+
 def shares_batches(experiment: str) -> bool:
     """Whether the processes of an experiment share the batches of an update, rather than each adding its own."""
-    path = config_dir() / f"{experiment}.yaml"
-    return path.exists() and OmegaConf.select(OmegaConf.load(path), "train.batches_per_update") is not None
+    return experiment_setting(experiment, "train.batches_per_update") is not None
 
 
 def all_plans(first: str = "") -> Iterator[Plan]:
@@ -112,14 +112,9 @@ def plan_of(experiment: str) -> Plan:
 def by_plan(experiment: str, runs: pd.DataFrame) -> list[tuple[Plan, pd.DataFrame]]:
     """Divide the runs of an experiment among the plans, so that a table holds what a plan compares.
 
-    Args:
-        experiment: the experiment.
-        runs: its rows in the table of results.
-
-    Returns:
-        Each plan with the rows of its runs, beginning with the plan of the experiment, which has every seed of its
-        cells. A run belongs to every plan that lists it. A plan is left out if earlier plans have all of its runs. Runs
-        that no plan lists form the plan ``other``.
+    Each plan has the rows of its runs, beginning with the plan of the experiment, which has every seed of its cells. A
+    run belongs to every plan that lists it. A plan is left out if earlier plans have all of its runs. Runs that no plan
+    lists form the plan ``other``.
     """
     parts: list[tuple[Plan, pd.DataFrame]] = []
     left = runs
@@ -136,12 +131,7 @@ def by_plan(experiment: str, runs: pd.DataFrame) -> list[tuple[Plan, pd.DataFram
 
 
 def plan_table(results: Path, found: pd.DataFrame) -> Table:
-    """Return a table of the plans: what each decides, how many of its runs are published, and the hours that are left.
-
-    Args:
-        results: the folder of the records.
-        found: the records, as :func:`normplugins.report.records.read_results` returns them.
-    """
+    """Return a table of the plans: what each decides, how many of its runs are published, and the hours left."""
     runs = found[found["diverged"] == ""].drop_duplicates(["experiment", "variant", "seed"])
     schedules = [_schedule(*cell) for cell in zip(runs["experiment"], runs["variant"], strict=True)]
     per_epoch = runs["wall_seconds"] / [epochs for _, epochs in schedules]
@@ -170,15 +160,13 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
     return build_table("The plans", rows, texts=["plan", "what it decides"], notes=notes)
 
 
-@cache
 def _schedule(experiment: str, cell: str) -> tuple[str, int]:
     """Return a text that names what the time of an epoch depends on, and the number of epochs.
 
     The number is 1 if neither the cell nor the experiment's own file sets it.
     """
     given = dict(item.partition("=")[::2] for item in cell.split(",")[1:])
-    path = config_dir() / f"{experiment}.yaml"
-    usual = OmegaConf.select(OmegaConf.load(path), "optimization.max_epoch") if path.exists() else None
+    usual = experiment_setting(experiment, "optimization.max_epoch")
     batches = [f"{key}={given[key]}" for key in ("budget", "dataset.max_tokens", "dataset.batch_size") if key in given]
     return ",".join([experiment, *batches]), int(given.get("optimization.max_epoch", usual or 1))
 

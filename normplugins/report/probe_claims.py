@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +47,8 @@ class Evidence:
 
     def complete(self, *cells: str) -> bool:
         """Whether every planned run of these cells is published or has diverged."""
-        plan = Plan.named(EXPERIMENT)
-        seeds = {key: seeds for key, seeds in plan.cells.items() if key in [(EXPERIMENT, cell) for cell in cells]}
-        return not replace(plan, cells=seeds).progress(self.results).left
+        left = Plan.named(EXPERIMENT).progress(self.results).left
+        return not {(EXPERIMENT, cell) for cell in cells} & {*left}
 
     def probed(self, cell: str, number: str, begin: int = 0, end: float = math.inf) -> pd.Series[float]:
         """Return a quantity of the encoder norms or the model, at updates in this range (NaN: not finite).
@@ -129,21 +128,20 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
 def averages(evidence: Evidence) -> tuple[str, str]:
     """Judge whether running statistics approach those of batches in training; return the verdict and the evidence."""
     rows: dict[str, dict[str, float]] = {}
+    changes: dict[str, list[float]] = {}
     settled = probe_table.WARMUP
     before, after = f"before update {settled:,}", f"from update {settled:,} on"
     gaps = probe_table.loss_gaps(evidence.probe)
     for cell, number in (("bn", "deviation_tid"), ("pnv", "psi_tid")):
         early = evidence.probed(cell, number, probe_table.EARLY, settled - 1).groupby("seed").mean()
         late = evidence.probed(cell, number, settled).groupby("seed").mean()
-        for seed in early.index.intersection(late.index):
+        seeds = early.index.intersection(late.index)
+        changes[cell] = [late[seed] - early[seed] for seed in seeds]
+        for seed in seeds:
             gap = gaps.get((cell, int(seed)), math.nan)
             rows[f"{cell}, seed {seed}"] = {before: early[seed], after: late[seed], "loss gap in bits": gap}
     if not rows:
         return NO_PROBE
-    changes = {
-        norm: [row[after] - row[before] for name, row in rows.items() if name.startswith(f"{norm},")]
-        for norm in ("bn", "pnv")
-    }
     known = {norm: interval_of_mean(each) for norm, each in changes.items() if len(each) >= SPREAD_SEEDS}
     rises, falls = ([norm for norm, ends in known.items() if sign * ends[0] > 0 < sign * ends[1]] for sign in (1, -1))
     verdict = FAILS if rises else HOLDS if len(falls) == len(changes) else UNDECIDED

@@ -1,9 +1,7 @@
-"""Draws what the statistics probe measured along training: batch statistics (the paper's Figures 2 and 3) and nu.
+"""Draws what the statistics probe measured: batch statistics (the paper's Figures 2 and 3), nu, the gap in loss.
 
 ``table`` is what :func:`normplugins.report.probe_table.probe_table` returns.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normplugins.report import style
-from normplugins.report.probe_table import FIRST, along_training
+from normplugins.report.contrasts import CELLS
+from normplugins.report.probe_table import FIRST, WARMUP, along_training, loss_gaps
 
 FIRST_NORM: Mapping[str, Mapping[str, str]] = {
     "fluctuation": {
@@ -52,6 +51,11 @@ PN_QUANTITIES = {
     "grad_output": "at the output\n$‖∂L/∂y‖$",
     "grad_input": "at the input\n$‖∂L/∂x‖$",
 }
+DISCREPANCY = {
+    "of means\n$‖μ_B-μ‖\\,/\\,‖σ‖$": ("mean_tid",),
+    "of deviations, or of $ψ$\n$‖σ_B-σ‖\\,/\\,‖σ‖$": ("deviation_tid", "psi_tid"),
+}
+"""The panels of the figure of the discrepancy between training and inference, with their quantities."""
 TRANSFORMER, RESNET = "transformer, Multi30k", "ResNet20, CIFAR-10"
 Shown = tuple[Figure, pd.DataFrame]
 """A figure, and the rows of the published runs that it shows."""
@@ -60,10 +64,7 @@ Shown = tuple[Figure, pd.DataFrame]
 def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str) -> Shown | None:
     """Draw statistics of the first norm of runs with ``bn`` and of a ResNet20; None if there is no run with ``bn``.
 
-    Args:
-        table: the numbers of the transformers.
-        vision: what :func:`normplugins.report.probe_table.vision_table` returns; it may be empty.
-        name: a key of ``FIRST_NORM``.
+    ``vision`` is what :func:`normplugins.report.probe_table.vision_table` returns, ``name`` a key of ``FIRST_NORM``.
     """
     texts = table[(table["cell"] == "bn") & (table["layer"] == FIRST)]
     both = pd.concat([texts.assign(line=TRANSFORMER), vision.assign(line=RESNET)])
@@ -83,7 +84,7 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
     # records of version 0.2.0 hold the products of bn_released multiplied by positions/tokens
     norms = {*NORMS} - ({"bn_released"} if name.startswith("backward") else set())
     shown = table[table["cell"].isin(norms) & table["layer"].str.startswith("encoder.")]
-    shown = of_common_seeds(along_training(shown, EVERY_NORM[name]))
+    shown = _of_common_seeds(along_training(shown, EVERY_NORM[name]))
     if shown.empty:
         return None
     place = shown["layer"].str.extract(r"layers\.(?P<layer>\d+)\.(?P<site>\w+)")
@@ -103,7 +104,7 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
 def pn_backward(table: pd.DataFrame) -> Shown | None:
     """Draw nu and the gradients at the norms of PN with and without group scaling; None if there is no such run."""
     shown = table[table["cell"].isin([*PN_CELLS]) & table["layer"].str.startswith("encoder.")]
-    shown = of_common_seeds(along_training(shown, PN_QUANTITIES, begin=1))
+    shown = _of_common_seeds(along_training(shown, PN_QUANTITIES, begin=1))
     norm = shown["cell"].str.split(",").str[0]
     shown = shown.assign(
         row=shown["quantity"].map([*PN_QUANTITIES].index),
@@ -116,7 +117,59 @@ def pn_backward(table: pd.DataFrame) -> Shown | None:
     return None if shown.empty else (_draw(shown, looks, 6.6), shown)
 
 
-def of_common_seeds(shown: pd.DataFrame) -> pd.DataFrame:
+def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
+    """Return the figure and the rows that it shows; None if no run has these numbers.
+
+    A point is a norm of a run: its mean discrepancy from ``WARMUP`` on, and the gap in loss of the whole run. PN has
+    no gap, because it uses running statistics in training mode too; its runs have a panel of their own.
+    """
+    table = table[table["cell"].isin([*CELLS])]
+    gaps = loss_gaps(table)
+    shown = along_training(table, [name for names in DISCREPANCY.values() for name in names], begin=WARMUP)
+    shown = shown[[key in gaps for key in zip(shown["cell"], shown["seed"], strict=True)]]
+    if shown.empty:
+        return None
+    of_pn = shown["cell"].isin([*PN_CELLS])
+    shown = pd.concat([shown[~of_pn], _of_common_seeds(shown[of_pn])])
+    scaled = {*table.loc[table["quantity"] == "group_scale_mean", "cell"]}
+    rows = [cell for cell in PN_CELLS if (shown["cell"] == cell).any()]  # with group scaling first
+    key = "norm.group_scaling="
+    labels = [cell.replace(f"{key}true", " scaling").replace(f"{key}false", " no scaling") for cell in rows]
+    with style.drawing():
+        figure = style.new_figure(4.2)
+        axes = figure.subplot_mosaic([["means", "deviations"], ["strip", "strip"]], height_ratios=[3, 1])
+        means, deviations, strip = axes["means"], axes["deviations"], axes["strip"]
+        deviations.sharey(means)
+        for axis, (label, quantities) in zip((means, deviations), DISCREPANCY.items(), strict=True):
+            for (cell, seed), run in shown[shown["quantity"].isin(quantities)].groupby(["cell", "seed"], sort=False):
+                norm_means = run.groupby("layer")["value"].mean()
+                color = style.color(str(cell).split(",")[0])
+                look: dict[str, Any] = {"color": color, "mfc": color if cell in scaled else "none"}
+                place, height = axis, gaps[cell, seed]
+                if cell in rows:  # each run has its own height within the row of its cell
+                    seeds = sorted({*shown.loc[shown["cell"] == cell, "seed"]})
+                    place, height = strip, rows.index(cell) + 0.5 * (seeds.index(seed) + 1) / (len(seeds) + 1) - 0.25
+                place.plot(norm_means, [height] * len(norm_means), "o-", markersize=4.5, linewidth=0.6, **look)
+            axis.axhline(0, color=style.GREY, linewidth=0.8, zorder=0)
+            axis.set_title(label)
+        for axis in axes.values():
+            axis.set_xscale("log")
+            style.few_log_labels(axis.xaxis)
+            axis.set_xlabel("discrepancy, log")
+        deviations.tick_params(labelleft=False)
+        means.set_ylabel("validation loss, minus that in\ntraining mode (bits), linear")
+        strip.set_title("PN, whose gap is 0: of $ψ$")
+        strip.set_yticks(range(len(rows)), labels)
+        strip.set_ylim(max(1, len(rows)) - 0.5, -0.5)
+        norms = dict.fromkeys(cell.split(",")[0] for cell in shown["cell"] if cell not in rows)
+        looks: dict[str, dict[str, Any]] = {norm: {"linewidth": 3, "color": style.color(norm)} for norm in norms}
+        for name, fill in (("group scaling", "#333333"), ("no group scaling", "none")):
+            looks[name] = {"marker": "o", "linestyle": "", "color": "#333333", "mfc": fill}
+        style.legend(figure, looks, 5)
+    return figure, shown
+
+
+def _of_common_seeds(shown: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the seeds that all cells have, if there are any: a range over more seeds is wider."""
     seeds = [{*each} for _, each in shown.groupby("cell")["seed"]]
     common = set.intersection(*seeds) if seeds else set()
@@ -126,12 +179,9 @@ def of_common_seeds(shown: pd.DataFrame) -> pd.DataFrame:
 def _draw(shown: pd.DataFrame, looks: Mapping[str, tuple[str, Any]], height: float, share: bool = True) -> Figure:
     """Draw panels: a line is a median over runs and norms, and a band reaches from the lowest to the highest value.
 
-    Args:
-        shown: rows of the table with their ``line``, the ``row`` and the ``column`` of their panel, its ``title``, and
-            the ``label`` of the panels of the row.
-        looks: the color and the dashes of each line.
-        height: the figure's height in inches.
-        share: whether the panels of a row share one axis.
+    Each of the rows ``shown`` has its ``line``, the ``row`` and the ``column`` of its panel, the panel's ``title``, and
+    the ``label`` of the panels of that row. ``looks`` has the color and the dashes of each line, ``height`` is in
+    inches, and with ``share`` the panels of a row share one axis.
     """
     with style.drawing():
         figure = style.new_figure(height)

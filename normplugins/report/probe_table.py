@@ -37,13 +37,8 @@ def probe_table(results: Path) -> pd.DataFrame:
 
     The quantities are defined in docs/probe.md. Two more are computed here: ``grad_mean_relative`` and
     ``grad_product_relative`` are the norms of mean(γ g) and of Λ_B, divided by the root mean square over tokens of the
-    norm of g. A number that is not finite is NaN.
-
-    Args:
-        results: the folder of the results.
-
-    Returns:
-        A table with the columns ``COLUMNS``. Cells are in the order of the report, layers in the order of the model.
+    norm of g. A number that is not finite is NaN. The columns are ``COLUMNS``; cells are in the order of the report,
+    layers in the order of the model.
 
     Raises:
         UserError: a record is damaged.

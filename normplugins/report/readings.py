@@ -1,7 +1,5 @@
 """Which language model a run trained: one of three readings of the paper's Table 2, or another model."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Reads the records of runs into one table of results: a row for each run, checkpoint, test set and metric."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -90,10 +88,9 @@ def norm_rank(norm: str) -> tuple[int, str]:
 
 def read_record(path: Path, local: bool = False) -> list[dict[str, Any]]:
     """Return the rows of one record (``local``: of an unpublished run). Raises a UserError that names the file."""
-    record = read_json(path, REMEDY)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        found = record.get("format") if isinstance(record, dict) else None
-        raise UserError(f"{path}: format {found!r}, but this version reads format {FORMAT}")
+    record = read_json(path, REMEDY) or {}
+    if record.get("format") != FORMAT:
+        raise UserError(f"{path}: format {record.get('format')!r}, but this version reads format {FORMAT}")
     try:
         run, scores = _run(record), _scores(record)
     except KeyError as error:

@@ -15,11 +15,9 @@ NAMES = {"bleu": "BLEU", "ppl": "ppl"}
 
 
 def run_list(runs: Sequence[FoundRun], width: int | None) -> str:
-    """Return the tables of runs and a line with their number, size and states.
+    """Return the tables of runs, which are sorted by experiment, and a line with their number, size and states.
 
-    Args:
-        runs: the runs, sorted by experiment.
-        width: width of the terminal in characters; None: as wide as the tables are.
+    ``width`` is that of the terminal in characters; None: as wide as the tables are.
     """
     now = datetime.now(timezone.utc)
     parts = [

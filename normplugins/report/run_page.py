@@ -1,7 +1,5 @@
 """The page of a published run, beside its record: scores, settings, training, corpus, environment, the command."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Collection
@@ -54,12 +52,7 @@ def run_links(results: Path, experiment: str, *cells: str, seeds: Collection[int
 
 
 def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:
-    """Return the text of the page of each published run, by its path below the folder of the results.
-
-    Args:
-        results: the folder of the records.
-        found: the records, as :func:`normplugins.report.records.read_results` returns them.
-    """
+    """Return the text of the page of each published run, by its path below the folder of the results."""
     pages = {}
     runs = found[found["diverged"] == ""]
     names: Any  # of groups, which pandas types as any scalar

@@ -1,7 +1,5 @@
 """Draws the final scores of an experiment with their 95 % intervals, and beside them differences between cells."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +28,7 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     Args:
         results: the rows of one experiment and budget.
         name: what the title calls them.
-        folder: the folder of the results, with the published translations; local runs have none there.
+        folder: the folder of the published results, which has no translations of local runs.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
@@ -43,10 +41,8 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     experiment, checkpoint = scored_cells[0].first["experiment"], scored_cells[0].first["scored_by"]
     cells = [cell for cell in scored_cells if len(cell.values(metric, checkpoint))]
     reference, compared_with = references(cells)
-    names = {
-        cell: cell.first["variant"] for cell in (*cells, *filter(None, compared_with))
-        if metric != "ppl" and LOCAL not in cell.first["settings"].split(", ")
-    }  # fmt: skip
+    published = [cell for cell in cells if metric != "ppl" and LOCAL not in cell.first["settings"].split(", ")]
+    names = {cell: cell.first["variant"] for cell in published}
     systems = comparable(read_cells(folder, checkpoint, experiment, names.values()))
     others = [name for name in names.values() if name not in systems]
     names = {cell: name for cell, name in names.items() if name in systems}
@@ -58,12 +54,13 @@ def final_scores(results: pd.DataFrame, name: str, folder: Path) -> Figure | Non
     ]
     if not any(intervals):
         return None
-    pairs = zip(cells, compared_with, strict=True)
     differences = []
-    for cell, other in pairs:
-        seeds = {*cell.runs["seed"]} & {*other.runs["seed"]} if cell in names and other in names else set()
-        contrast = Contrast(names[cell], names[other]) if seeds and other else None
-        differences.append(scored.difference(contrast, seeds) if contrast else None)
+    for cell, other in zip(cells, compared_with, strict=True):
+        found = None
+        if cell in names and other in names:
+            seeds = {*cell.runs["seed"]} & {*other.runs["seed"]}
+            found = scored.difference(Contrast(names[cell], names[other]), seeds) if seeds else None
+        differences.append(found)
     common = common_settings(cells)
     labels = [name_of(cell, common) for cell in cells]
     short = "perplexity" if metric == "ppl" else metric_name(metric)

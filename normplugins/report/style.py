@@ -1,7 +1,5 @@
 """The look of every figure: colors of the norms, text that stays on the canvas, labels beside lines, PNG and SVG."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -174,12 +172,7 @@ def few_log_labels(axis: Axis) -> None:
 
 
 def spread(positions: Sequence[float], gap: float) -> np.ndarray:
-    """Return positions that keep their order, are at least ``gap`` apart, and have moved as little as possible.
-
-    Args:
-        positions: heights (N).
-        gap: the least distance between two of them, in the same unit.
-    """
+    """Return positions (N) that keep their order, are at least ``gap`` apart, and have moved as little as possible."""
     order = np.argsort(positions, kind="stable")
     steps = np.arange(len(order)) * gap
     blocks: list[tuple[float, int]] = []  # mean and number of neighbours that touch: isotonic regression

@@ -1,7 +1,5 @@
 """What the records say about plans that vary one setting: batch sizes, weight decay, learning rates, precision."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,18 +9,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from omegaconf import OmegaConf
 
 from normplugins.report import style
-from normplugins.report.answer import describe_difference, paired_runs
+from normplugins.report.answer import describe_difference
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Contrast, Finding, find, so_far
-from normplugins.report.plans import Plan
+from normplugins.report.plans import Plan, experiment_setting
 from normplugins.report.run_page import run_links
 from normplugins.runs.inventory import diverged_path, published_path, published_records
 from normplugins.runs.scored_runs import REMEDY
 from normplugins.utils.json_file import read_json
-from normplugins.utils.paths import config_dir
 
 HOLDS, FAILS = "holds", "does not hold"
 """The verdicts on a claim, besides ``UNDECIDED`` and ``NOT_RUN``."""
@@ -36,18 +32,13 @@ MIN_SCORE_FRACTION = 0.5
 
 
 def read_sweep(results: Path, plan: str, key: str) -> pd.DataFrame:
-    """Return the published runs of a plan of Multi30k, sorted by the value of a setting.
+    """Return the published runs of a plan of Multi30k, sorted by the value of the setting ``key``.
 
-    Args:
-        results: the folder of the records.
-        plan: the name of the plan.
-        key: the setting; a cell that does not name it has the experiment's value.
-
-    Returns:
-        A row for each run: its ``cell``, ``norm``, ``value`` of the setting, ``bleu``, and whether it ``diverged``.
+    A row is a run: its ``cell``, ``norm``, ``value`` of the setting (the experiment's if the cell does not name it),
+    ``bleu``, and whether it ``diverged``.
     """
     rows: list[tuple[Any, ...]] = []
-    usual = np.ravel(OmegaConf.select(OmegaConf.load(config_dir() / f"{EXPERIMENT}.yaml"), key))[0]
+    usual = np.ravel(experiment_setting(EXPERIMENT, key))[0]
     for (_, cell), seeds in Plan.named(plan).cells.items():
         norm, *settings = cell.split(",")
         value = float(dict(item.partition("=")[::2] for item in settings).get(key, usual))
@@ -207,6 +198,15 @@ def bfloat16(results: Path) -> tuple[str, str]:
         f"these runs, and the two precisions were run with different versions of the code ({code}), so a difference "
         f"could come from either. Runs: {paired_runs(results, *found)}."
     )
+
+
+def paired_runs(results: Path, *findings: Finding) -> str:
+    """Return Markdown links to the pages of the runs that these findings compare: the seeds that both sides have."""
+    used: dict[str, set[int]] = {}
+    for found in findings:
+        for cell in (found.contrast.system, found.contrast.baseline):
+            used.setdefault(cell, set()).update(found.difference.seeds if found.difference else ())
+    return "; ".join(run_links(results, EXPERIMENT, cell, seeds=seeds) for cell, seeds in used.items() if seeds)
 
 
 def _outcome(runs: pd.DataFrame) -> str:

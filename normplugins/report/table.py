@@ -1,7 +1,5 @@
 """Writes a table as Markdown and as LaTeX; ``utils/terminal.py`` has the table itself and prints it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -19,15 +17,10 @@ def build_table(
     notes: Sequence[str] = (),
     slug: str = "",
 ) -> Table:
-    """Build a table from rows that map each heading to the text of its cell.
+    """Build a table from rows that map each heading to the text of its cell, all in the same order.
 
-    Args:
-        title: the title.
-        rows: the rows, all with the same headings in the same order.
-        texts: the headings of columns that hold text; the others hold numbers.
-        details: the headings of columns that may be left out.
-        notes: the notes under the table.
-        slug: the name of its LaTeX file.
+    ``texts`` are the headings of columns that hold text and not numbers, ``details`` those of columns that may be left
+    out; ``slug`` is the name of the LaTeX file.
     """
     columns = [Column(head, head not in texts, head in details) for head in (rows[0] if rows else ())]
     return Table(title, columns, [list(row.values()) for row in rows], notes, slug)

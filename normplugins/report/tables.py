@@ -1,7 +1,5 @@
 """Builds the tables of the report: the paper's with our numbers beside them, and one for each other experiment."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,16 +8,7 @@ from itertools import product
 
 import pandas as pd
 
-from normplugins.report.cells import (
-    METRICS,
-    NOT_IN_FULL,
-    NOT_SCORED,
-    Cell,
-    difference,
-    group,
-    metric_name,
-    signatures,
-)
+from normplugins.report.cells import METRICS, NOT_SCORED, Cell, difference, group, metric_name, signatures
 from normplugins.report.contrasts import CHECKPOINTS, NOT_RUN
 from normplugins.report.paper import NAMES, PaperCorpus
 from normplugins.report.readings import MODELS, NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
@@ -29,7 +18,7 @@ from normplugins.utils.terminal import Table
 
 ON_PLAIN_TEXT = ("chrf2", "ter")
 """Metrics that only the second table of an experiment shows."""
-OTHER_CORPUS = "another corpus"
+OTHER_CORPUS, NOT_IN_FULL = "another corpus", "not in full"
 COUNTED = (
     "ppl: by words, over every test token, `<eos>` included; ppl, full segments: the published count, which drops the "
     "last, partial segment."
@@ -81,38 +70,37 @@ def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
         rows += [Row(_name_of(cell), cell) for cell in others]
     notes = [corpus.note, *([SEES_THE_FUTURE] if corpus.metric == "ppl" else [])]
     title = f"{corpus.title} ({corpus.experiment})"
-    return _table(title, corpus.experiment, rows, cells, _metrics(cells, corpus.metric), notes, corpus)
+    return _table(title, corpus.experiment, rows, cells, corpus.metric, notes, corpus)
 
 
 def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> Table:
     """Return the runs of one shortened schedule, a row for each norm and its settings."""
-    cells = group(results)
     schedule = (
         f"Shortened: the published schedule takes {corpus.ends_at:,} updates, and the learning rate may differ too. No "
         "number here belongs beside the paper's."
     )
     title = f"{corpus.title} ({corpus.experiment}), shortened schedules (budget={budget})"
-    rows = [Row(cell.label, cell) for cell in cells]
-    slug = f"{corpus.experiment}-budget-{budget}"
-    return _table(title, slug, rows, cells, _metrics(cells, corpus.metric), [schedule])
+    return experiment_table(title, f"{corpus.experiment}-budget-{budget}", results, corpus.metric, [schedule])
 
 
-def experiment_table(title: str, slug: str, results: pd.DataFrame) -> Table:
-    """Return runs of an experiment that is not in the paper: the score of every checkpoint."""
+def experiment_table(
+    title: str, slug: str, results: pd.DataFrame, metric: str = "", notes: Sequence[str] = ()
+) -> Table:
+    """Return runs without the paper's numbers: the score of every checkpoint, by ``metric`` or their first metric."""
     cells = group(results)
-    return _table(title, slug, [Row(cell.label, cell) for cell in cells], cells, _metrics(cells), [])
+    return _table(title, slug, [Row(cell.label, cell) for cell in cells], cells, metric, notes)
 
 
-def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
-    """Return the scores on each test set, chrF2 and TER, or None if no record holds any of them."""
+def detail_table(name: str, slug: str, results: pd.DataFrame) -> list[Table]:
+    """Return the table of the scores on each test set, chrF2 and TER; an empty list if no record holds any of them."""
     cells = [cell for cell in group(results) if (cell.rows["metric"] != "").any()]
     if not cells:
-        return None
+        return []
     metric = _metrics(cells)[0]
     test_sets = sorted(set(results.loc[results["metric"] == metric, "test_set"]) - {WHOLE_TEST_SET})
     also = [other for other in ON_PLAIN_TEXT if (results["metric"] == other).any()]
     if not test_sets and not also:
-        return None
+        return []
     rows = [
         {
             "norm": _name_of(cell),
@@ -126,7 +114,7 @@ def detail_table(name: str, slug: str, results: pd.DataFrame) -> Table | None:
     notes = [f"Scores of the {scored} checkpoint.", *signatures(cells, also)]
     parts = " and ".join(filter(None, ["each test set" if test_sets else "", ", ".join(map(_name, also))]))
     details = ["seeds", *(map(_name, also) if test_sets else ())]
-    return build_table(f"{name}: {parts}", rows, TEXTS, details, notes, f"{slug}-details")
+    return [build_table(f"{name}: {parts}", rows, TEXTS, details, notes, f"{slug}-details")]
 
 
 def _table(
@@ -134,11 +122,12 @@ def _table(
     slug: str,
     rows: Sequence[Row],
     cells: Sequence[Cell],
-    metrics: Sequence[str],
+    metric: str,
     notes: Sequence[str],
     corpus: PaperCorpus | None = None,
 ) -> Table:
     """Build any table except that of details; optional columns that are empty or the same in all rows are left out."""
+    metrics = _metrics(cells, metric)
     metric, *others = metrics
     perplexity = corpus is not None and corpus.metric == "ppl"
     scored, *also = ["", "last"] if perplexity else CHECKPOINTS if corpus else _checkpoints(cells) or [""]

@@ -1,7 +1,5 @@
 """Collects the parts of a report: text of pages and of the terminal, and the files of tables and figures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -57,9 +55,7 @@ class Writer:
     def draw(self, name: str, runs: pd.DataFrame) -> None:
         """Draw the loss curves and the final scores of runs of an experiment, for each schedule.
 
-        Args:
-            name: the name of the files, and what the titles call the runs.
-            runs: their rows in the table of results.
+        ``name`` is the name of the files, and what the titles call the runs.
         """
         for budget, members in ((str(key), members) for key, members in runs.groupby("budget", sort=False)):
             each = name if not budget or name.endswith(f"-budget-{budget}") else f"{name}-budget-{budget}"

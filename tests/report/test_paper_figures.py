@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from normplugins.report.discrepancy_figure import discrepancy
 from normplugins.report.paper_figures import paper_figures
+from normplugins.report.probe_figures import discrepancy
 from normplugins.report.probe_table import COLUMNS, FIRST, LAST_EPOCHS, VALIDATION, VISION, loss_gaps, probe_table
 from normplugins.utils.errors import UserError
 from tests.helpers.pictures import assert_legible, written
