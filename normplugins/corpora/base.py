@@ -51,7 +51,7 @@ class Corpus:
         return [f"{found[name]:,} of {count:,} {name}{unit}" for name, count in published if count != found[name]]
 
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
-        """Return the input files by name, fetched into ``raw`` if necessary; a generated corpus has none."""
+        """Return the input files by name, downloaded into ``raw`` if necessary; a generated corpus has none."""
         return {}
 
     def settings(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class PublishedCorpus(Corpus):
         return self.FILES
 
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:
-        """Return the input files by name, as :func:`normplugins.utils.download.fetch` does."""
+        """Return the input files by name, downloaded into ``raw`` if necessary."""
         files = {}
         for name, addresses in self.addresses().items():
             if self.url:

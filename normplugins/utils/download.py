@@ -25,22 +25,22 @@ def fetch(
     echo: Callable[[str], None],
     check: Callable[[Path], None] = lambda _: None,
 ) -> Path:
-    """Return the mirror's file of this name, or ``folder/name`` after downloading it, if necessary.
+    """Return ``folder/name`` after taking it from the mirror or downloading it, if necessary.
 
-    The parent of ``folder`` has the name of the corpus. A copy of the mirror's file is kept in ``folder``, for calls
-    without the mirror. Before a file is moved there, ``check`` raises UserError if it is damaged or not the wanted one.
-    The addresses are tried in order, until one has a file that ``check`` accepts. Raises UserError if the file cannot
-    be fetched, or ``check`` refuses the mirror's file.
+    The parent of ``folder`` has the name of the corpus. Before a file is moved there, ``check`` raises UserError if it
+    is damaged or not the wanted one. A file in the mirror replaces a different one in ``folder`` if ``check`` accepts
+    it. The addresses are tried in order, until one has a file that ``check`` accepts. Raises UserError if the file
+    cannot be fetched, or ``check`` refuses the mirror's file.
     """
     path = folder / name
-    if mirrored := find_in_mirror(name, folder.parent.name):
+    mirrored = find_in_mirror(name, folder.parent.name)
+    if mirrored:
         wanted = sha256(mirrored)
         if not path.exists() or sha256(path) != wanted:
             check(mirrored)
             copy_file(mirrored, path)
             echo(f"{name}: taken from the mirror {mirrored.parent}")
-        return mirrored  # errors about its content name the user's own file
-    if not path.exists():
+    elif not path.exists():
         with disk_errors(path):
             _download(addresses, path, echo, check)
     return path
