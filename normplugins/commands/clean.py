@@ -39,7 +39,9 @@ def execute(options: argparse.Namespace) -> None:
         if not options.yes and not _confirmed(total):
             print("nothing was deleted")
             return
-        print(f"deleted: {decimal(sum(map(clean, plan)))}. The averaged and the best checkpoints stay")
+        deleted: list[int] = []
+        refused += run_each(plan, lambda run: deleted.append(clean(run)), raise_first=len(plan) == 1)
+        print(f"deleted: {decimal(sum(deleted))}. The averaged and the best checkpoints stay")
     else:
         print("no finished run holds a checkpoint that it does not need")
     if refused:

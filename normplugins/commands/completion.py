@@ -11,7 +11,7 @@ ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
 # The shell splits COMP_WORDS at "=", so the words are taken from the line itself. Bash replaces only what follows "=".
 SCRIPT = """\
 # Completion of normplugins. To activate it: eval "$(normplugins completion {shell})"
-{first}_normplugins() {{
+{activate}_normplugins() {{
     local line="${{COMP_LINE:0:COMP_POINT}}" choices="" before="" choice command=""
     local word="${{line##* }}" rest="${{line#* }}"
     local key="${{word%%=*}}"
@@ -61,9 +61,9 @@ def execute(options: argparse.Namespace) -> None:
     for name in ("run", "prepare"):
         words[name] += [*experiments(), *dict.fromkeys(keys)]
     words["norms"] += known_norms()
-    first = ZSH if options.shell == "zsh" else ""
+    activate = ZSH if options.shell == "zsh" else ""
     cases = {"values": _cases(values), "options": _cases(words), "commands": shlex.quote(" ".join(words))}
-    print(SCRIPT.format(shell=options.shell, first=first, **cases), end="")
+    print(SCRIPT.format(shell=options.shell, activate=activate, **cases), end="")
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:

@@ -147,9 +147,9 @@ def corpus_config(mapping: Mapping[str, Any]) -> Corpus:
 
 
 def register_corpus_nodes(store: Any, with_yaml: Collection[str]) -> None:
-    """Store the defaults of each corpus in Hydra's ConfigStore, as ``corpus/<name>``.
+    """Store the defaults of each corpus in Hydra's ConfigStore, as ``corpus/<name>`` or ``corpus/_<name>``.
 
-    The names in ``with_yaml`` have a file ``configs/corpus/<name>.yaml``, whose defaults list names ``corpus/_<name>``.
+    A corpus in ``with_yaml`` has a file ``configs/corpus/<name>.yaml``, whose defaults list names ``corpus/_<name>``.
     """
     for name, corpus in CORPORA.items():
         store.store(group="corpus", name=f"_{name}" if name in with_yaml else name, node=asdict(corpus()))

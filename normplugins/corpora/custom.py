@@ -50,6 +50,7 @@ class Custom(ParallelCorpus):
             files = [key for key in (split, *(f"{split}_{side}" for side in SIDES)) if getattr(self, key)]
             if len(files) == 1 and files != [split]:
                 raise UserError(f"corpus.{files[0]} is set and the other side is not: set both, or corpus.{split}")
+            # files[0] names the prefix, or the file of the source side
             ways = files[:1] + [key for key in (f"{split}_size", f"{split}_every") if getattr(self, key, None)]
             if len(ways) > 1:
                 raise UserError(f"corpus: {' and '.join(ways)} are different ways to give the {split} set: keep one")

@@ -27,9 +27,10 @@ _MODELS = set(FILES.values())
 class PreparedCorpus(Prepared):
     """A corpus ready for fairseq's translation task, and the references for scoring its translations.
 
-    ``bin_dir`` has one joined dictionary, stored under the names of both languages. ``reference_tokens`` is the
-    tokenized target side of the test set, one line per pair, with the case of the training text. ``reference_text`` is
-    the same side as published, with its original case, which is scored with sacreBLEU's ``score_tokenizer``.
+    ``bin_dir`` has one joined dictionary, stored under the names of both languages, ``source`` and ``target``.
+    ``reference_tokens`` is the tokenized target side of the test set, one line per pair, with the case of the training
+    text. ``reference_text`` is the same side as published, with its original case, which is scored with sacreBLEU's
+    ``score_tokenizer``.
     """
 
     def __post_init__(self) -> None:

@@ -31,7 +31,10 @@ class TextPipeline:
     to_text: Callable[[Iterable[str]], list[str]]
 
     def encode(self, line: str, where: str, number: int) -> list[str]:
-        """Return the words or subwords of a raw line. Raises UserError as :func:`refuse_symbols`."""
+        """Return the words or subwords of a raw line.
+
+        ``where`` and ``number`` are the file and the line that the UserErrors of :func:`refuse_symbols` name.
+        """
         return self.split(refuse_symbols(self.tokenize(line), self.level, where, number))
 
     def join(self, pieces: str) -> str:

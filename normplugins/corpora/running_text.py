@@ -32,7 +32,7 @@ class RunningText(Corpus):
     DIGESTS: ClassVar[Mapping[str, str]] = {}
     """The published digest of each split's text, as ``sha256:...``; empty for text that is not published."""
 
-    # The user's own text has settings of these names.
+    # The values for published text; the user's own text has settings of these names.
     subword, subword_size, min_count = "none", 0, 1
 
     @property

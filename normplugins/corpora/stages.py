@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from normplugins.corpora.base import Corpus
+from normplugins.corpora.file_hashes import FileHashes
 from normplugins.corpora.split_writer import PROGRESS
 from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
@@ -42,7 +43,7 @@ class Preparation:
 
     def __init__(self, corpus: Corpus, home: Path, echo: Echo) -> None:
         self.corpus, self.folder, self.echo = corpus, home / corpus.variant(), echo
-        self._raw, self._hashes = home / "raw", _FileHashes(home / HASHES)
+        self._raw, self._hashes = home / "raw", FileHashes(home / HASHES)
         self.files = corpus.fetch_files(self._raw, echo)
 
     @contextmanager
@@ -62,12 +63,14 @@ class Preparation:
 
     def key(self, tools: list[str]) -> dict[str, Any]:
         """Return everything that the first stage depends on; ``tools`` are Python packages."""
+        inputs = {name: self._hashes.sha256(path) for name, path in self.files.items()}
+        self._hashes.save()
         return {
             "recipe": self.corpus.RECIPE,
             "settings": self.corpus.settings(),
             "versions": {name: version(name) for name in tools},
             "verified": getattr(self.corpus, "verify", True),
-            "inputs": {name: self._hashes.sha256(path) for name, path in self.files.items()},
+            "inputs": inputs,
         }
 
     def run(self, stage: str, key: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -82,18 +85,22 @@ class Preparation:
             digests = {name: file["sha256"] for name, file in record["files"].items()}
             names = {path.name for path in _stage_files(folder)}
             changed = sorted(names ^ digests.keys()) or _differing(folder, digests, self._hashes.sha256)
+            self._hashes.save()
             if not changed:
                 remove(folder / PROGRESS)
                 return record
             self.echo(f"{folder / changed[0]} has changed since it was prepared: {folder} is rebuilt")
         with whole_folder(folder, fingerprint[:8], lambda left: (left / PROGRESS).is_file()) as temporary:
             facts = build(temporary)
-            files = {
+            files: dict[str, dict[str, Any]] = {
                 path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in _stage_files(temporary)
             }
             record = {"fingerprint": fingerprint, "facts": facts, "files": files}
             write_json(temporary / STAGE, record)
         remove(folder / PROGRESS)  # only now, so that a call killed before this could be resumed
+        for name, file in files.items():
+            self._hashes.remember(folder / name, file["sha256"])
+        self._hashes.save()
         return record
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
@@ -119,34 +126,6 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     return changed
 
 
-class _FileHashes:
-    """SHA-256 digests of files, computed again only if a file's size or modification time has changed.
-
-    The JSON file ``store`` keeps them. If it is missing, damaged or cannot be written, this costs only time.
-    """
-
-    def __init__(self, store: Path) -> None:
-        self._store: Path = store
-        self._known: dict[str, list[Any]] = read_json_or_none(store) or {}
-
-    def sha256(self, path: Path) -> str:
-        """Return the digest of a file. Raises UserError or OSError if the file cannot be read."""
-        found = path.stat()
-        known, size_and_time = self._known.get(self._key(path)), [found.st_size, found.st_mtime_ns]
-        if known and known[:2] == size_and_time:
-            return str(known[2])
-        digest = sha256(path)
-        self._known[self._key(path)] = [*size_and_time, digest]
-        existing = {key: entry for key, entry in self._known.items() if (self._store.parent / key).exists()}
-        with suppress(UserError):
-            write_json(self._store, existing)
-        return digest
-
-    def _key(self, path: Path) -> str:
-        folder = self._store.parent
-        return str(path.relative_to(folder) if path.is_relative_to(folder) else path.absolute())
-
-
 def _stage_files(folder: Path) -> list[Path]:
     # a hidden file is what a killed call left of a file that it was writing
     return [path for path in sorted(folder.glob("[!.]*")) if path.name not in (STAGE, PROGRESS)]
@@ -158,7 +137,7 @@ def _differing(folder: Path, digests: Mapping[str, str], digest_of: Callable[[Pa
     for name, digest in digests.items():
         try:
             same = digest_of(folder / name) == digest
-        except (UserError, OSError):
+        except UserError:
             same = False
         if not same:
             differing.append(name)

@@ -174,7 +174,8 @@ def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: in
 def _make_model(corpus: ParallelCorpus, tokens: Path, model: Path, echo: Echo) -> None:
     if corpus.codes is not None:
         echo(f"{corpus.name}: taking the subwords of {corpus.codes}")
-        write_text(model, iter_lines(Path(corpus.codes).expanduser()))  # without a byte order mark
+        # line by line, without a byte order mark, which would hide the version of the codes
+        write_text(model, iter_lines(Path(corpus.codes).expanduser()))
         return
     echo(f"{corpus.name}: learning {corpus.subword_size:,} joint {corpus.subword} subwords")
     paths = [tokens / f"train.{language}" for language in (corpus.source, corpus.target)]

@@ -12,18 +12,18 @@ from normplugins.corpora.tokenizer import squeeze
 from normplugins.utils.files import text_lines
 from normplugins.utils.settings import setting
 
-_MIRROR = "https://huggingface.co/datasets/wmt"  # the same files, packed as .zip
+_HUGGING_FACE = "https://huggingface.co/datasets/wmt"  # the same files, packed as .zip
 EUROPARL, COMMON_CRAWL = "training-parallel-europarl-v7.tgz", "training-parallel-commoncrawl.tgz"
 NEWS_COMMENTARY = {version: f"training-parallel-nc-{version}.tgz" for version in ("v9", "v12")}
 VALID, TEST = "dev.tgz", "test-full.tgz"
 _WMT14, _WMT17 = "http://statmt.org/wmt14", "http://data.statmt.org/wmt17/translation-task"
-_PLACES = {  # the folder of each archive, and its copy in the mirror
+_PLACES = {  # the publisher's folder of each archive, and the copy at Hugging Face
     EUROPARL: ("http://statmt.org/wmt13", "wmt13/resolve/main-zip/training-parallel-europarl-v7.zip"),
     COMMON_CRAWL: ("http://statmt.org/wmt13", "wmt13/resolve/main-zip/training-parallel-commoncrawl.zip"),
     NEWS_COMMENTARY["v9"]: (_WMT14, "wmt14/resolve/main-zip/training-parallel-nc-v9.zip"),
     NEWS_COMMENTARY["v12"]: (_WMT17, "wmt17/resolve/main-zip/translation-task/training-parallel-nc-v12.zip"),
     VALID: (_WMT17, "wmt19/resolve/main-zip/translation-task/dev.zip"),
-    TEST: (_WMT14, "wmt19/resolve/main-zip/translation-task/dev.zip"),  # later ones have the test set of 2014 too
+    TEST: (_WMT14, "wmt19/resolve/main-zip/translation-task/dev.zip"),  # later years have the test set of 2014 too
 }
 VALID_FILES = ("newstest2013.en", "newstest2013.de")
 TEST_FILES = ("newstest2014-deen-src.en.sgm", "newstest2014-deen-ref.de.sgm")
@@ -55,7 +55,7 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
     def addresses(self) -> Mapping[str, Sequence[str]]:
         """Return the addresses of the five archives."""
         places = ((archive, *_PLACES[archive]) for archive in self._members())
-        return {archive: [f"{folder}/{archive}", f"{_MIRROR}/{copy}"] for archive, folder, copy in places}
+        return {archive: [f"{folder}/{archive}", f"{_HUGGING_FACE}/{copy}"] for archive, folder, copy in places}
 
     def check_file(self, path: Path) -> None:
         """Raise UserError for a downloaded archive that is damaged, lacks a file or has another test set."""

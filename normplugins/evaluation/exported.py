@@ -43,7 +43,8 @@ def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
 def build(config: dict[str, Any], dictionaries: list[Path]) -> tuple[Any, Any]:
     """Build the model and the fairseq task of a ``config.json``, with newly initialized weights.
 
-    ``dictionaries`` are those of the source and the target, or the only one of a language model.
+    Its sections ``task`` and ``model`` are needed. ``dictionaries`` are those of the source and the target, or the only
+    one of a language model.
     """
     normplugins.register()
     words = [Dictionary.load(str(path)) for path in dictionaries]

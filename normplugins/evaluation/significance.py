@@ -75,8 +75,8 @@ class Difference:
 def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, seed: int = SEED) -> list[Resampled]:
     """Score each run, given by its statistics (N, C), on bootstrap resamples of the sentences.
 
-    All runs share the same resamples, and so do calls with the same seed and number of sentences. Raises ValueError if
-    the arrays differ in shape.
+    ``score`` computes a score from sums of these statistics. All runs share the same resamples, and so do calls with
+    the same seed and number of sentences. Raises ValueError if the arrays differ in shape.
     """
     if not runs:
         return []

@@ -60,11 +60,11 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
 
 
 class Engine:
-    """Translates with a model that :func:`write` has written, of which only the maximum lengths are read.
+    """Translates with the model that :func:`write` has written to ``folder``.
 
-    It computes in float32 if CTranslate2 does not support ``quantization`` on this processor; ``computes_in`` names the
-    type. CTranslate2 excludes empty translations by renormalizing the probabilities, so its scores exceed ours by a
-    constant divided by length^penalty.
+    Only the maximum lengths are read from ``model``. The engine computes in float32 if CTranslate2 does not support
+    ``quantization`` on this processor; ``computes_in`` names the type. CTranslate2 excludes empty translations by
+    renormalizing the probabilities, so its scores exceed ours by a constant divided by length^penalty.
 
     Raises:
         UserError: the folder cannot be loaded.

@@ -64,7 +64,9 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
 
 
 class Engine:
-    """Translates with our beam search, which reads the model's settings, and the graphs of :func:`write`.
+    """Translates with our beam search and the graphs that :func:`write` has written to ``folder``.
+
+    The search reads the settings of ``model``.
 
     Raises:
         UserError: a graph cannot be loaded.

@@ -28,7 +28,7 @@ from normplugins.norms import all_settings, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
-from normplugins.runs.overrides import explain, quote_texts, refuse_keys, refuse_without_effect
+from normplugins.runs.overrides import explain_error, hydra_overrides, refuse_keys, refuse_without_effect
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
 from normplugins.utils.download import own_file
@@ -94,7 +94,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()), tuple(CORPORA))
     refuse_keys(overrides)
-    overrides = quote_texts(overrides)
+    overrides = hydra_overrides(overrides)
     where = [item for item in overrides if item.startswith(("hardware=", "tracking="))]
     overrides = [*where, *(item for item in overrides if item not in where)]
     try:
@@ -117,7 +117,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     except TypeError as error:  # Hydra raises it, for example, if a group is set to a list of numbers
         raise UserError(f"an override has a value of the wrong kind ({error}): {' '.join(overrides)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(explain(error, experiment, overrides, _compose)) from error
+        raise UserError(explain_error(error, experiment, overrides, _compose)) from error
     return config
 
 
@@ -214,10 +214,10 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
         UserError: an override cannot be parsed.
     """
     try:
-        parsed = OverridesParser.create().parse_overrides(quote_texts(overrides, sweep=True))
+        parsed = OverridesParser.create().parse_overrides(hydra_overrides(overrides, sweep=True))
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
-        raise UserError(explain(error, "", overrides, _compose)) from error
+        raise UserError(explain_error(error, "", overrides, _compose)) from error
     return [list(job) for job in jobs]
 
 

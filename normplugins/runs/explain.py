@@ -17,7 +17,7 @@ from normplugins.norms import all_settings
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, flatten
 from normplugins.runs.compose import CONFIG_DIR, compose_config, hydra
 from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS
-from normplugins.runs.overrides import quote_texts
+from normplugins.runs.overrides import hydra_overrides
 from normplugins.runs.settings import SETTINGS_BY_TASK, declared
 from normplugins.utils.terminal import say
 
@@ -42,7 +42,7 @@ def _source(key: str, sources: dict[str, str]) -> str:
 def sources_of(experiment: str, overrides: Sequence[str]) -> dict[str, str]:
     """Return where the value of each key is set: a file, ``default``, ``fairseq's default`` or ``command line``."""
     sources: dict[str, str] = {}
-    overrides = quote_texts(overrides)
+    overrides = hydra_overrides(overrides)
     with hydra():
         loader: Any = GlobalHydra.instance().config_loader()
         parsed = loader.compute_defaults_list(experiment, list(overrides), RunMode.RUN)

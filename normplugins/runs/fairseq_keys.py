@@ -35,8 +35,10 @@ REASONS = {
     r"\w+\.\w*(tpu|plasma|quantization|parallel|pipeline|batch_buckets|pad_to_fixed|offload|sharded|fsdp)\w*": (
         "a run does not support it"
     ),
-    r"dataset\.grouped_shuffling": "it leaves out the longest batches of an epoch",
-    r"optimization\.skip_remainder_batch": "every batch is trained on",
+    r"dataset\.grouped_shuffling": (
+        "its order depends on the number of processes, and it leaves out the longest batches of an epoch"
+    ),
+    r"optimization\.skip_remainder_batch": "every batch is trained on; fairseq drops a different batch after a resume",
     r"(distributed_training|bmuf)\.\w+|optimization\.use_bmuf": (
         "processes are connected by hardware.processes or torchrun, and use PyTorch's DistributedDataParallel"
     ),
@@ -74,7 +76,11 @@ def fairseq_defaults() -> DictConfig:
 
 
 def check_fairseq_keys(config: DictConfig) -> None:
-    """Raise UserError, with the reason, for a key of fairseq that no run supports and that is not at its default."""
+    """Raise UserError, with the reason, for a key of fairseq with a value that no run supports.
+
+    These are keys that follow from another setting, an unknown ``ddp_backend``, and any other unsupported key that is
+    not at its default.
+    """
     for key, source in FOLLOWS.items():
         value, needed = OmegaConf.select(config, key), OmegaConf.select(config, source)
         if value is not None and value != needed:

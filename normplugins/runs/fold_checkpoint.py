@@ -85,7 +85,9 @@ def _build(state: dict[str, Any], source: Path) -> Any:
 def _model_section(state: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a checkpoint's model; ``_name`` is its architecture if fairseq-train has written it."""
     section = (state.get("cfg") or {}).get("model") or {}
-    return vars(section) if isinstance(section, Namespace) else section
+    if isinstance(section, Namespace):
+        return vars(section)
+    return section if isinstance(section, dict) else {}
 
 
 def _words(weights: Mapping[str, Tensor], stack: str) -> int:

@@ -142,7 +142,10 @@ def stored_config(directory: Path) -> DictConfig:
 
 
 def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity:
-    """Return what distinguishes a run from all others and is stored in its checkpoints; raises as stored_config."""
+    """Return what distinguishes the run in a folder from all others; each of its checkpoints stores this identity.
+
+    Raises as :func:`stored_config` does.
+    """
     config = stored_config(directory)
     scoring = (*RUN_TASKS[config.task._name].RESCORABLE, "variant")  # these may change until the run has a record
     settings = {key: str(value) for key, value in flatten(config) if key not in (*PATH_KEYS, *scoring)}
@@ -172,7 +175,11 @@ def read_record(directory: Path, config: DictConfig) -> dict[str, Any] | None:
 
 
 def finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any]]:
-    """Return the config and the record of a run. Raises UserError if it is missing, damaged or not finished."""
+    """Return the config and the record of the finished run in a folder.
+
+    Raises:
+        UserError: there is no run, its record is damaged, or the run is not finished.
+    """
     config = stored_config(directory)
     done = read_record(directory, config)
     if done is None:
@@ -193,7 +200,10 @@ def corpus_digest(manifest: dict[str, Any]) -> str:
 def wandb_id(directory: Path) -> str:
     """Return the run's id in wandb. It is created once, so that a resumed run continues the same wandb run."""
     path = directory / WANDB_ID
-    stored = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+    try:
+        stored = path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        stored = ""
     if not re.fullmatch(r"[0-9a-f]{16}", stored):
         stored = secrets.token_hex(8)
         write_text(path, [stored])

@@ -39,8 +39,10 @@ class FoundRun:
             was edited.
         when: time of the record or, without one, of the last change of the config or the log.
         bytes: size of the files in the folder; a file with several hard links counts once.
-        of: maximum number of ``updates``; None if only patience ends training, or if the run has a record.
-        metric, score: of the checkpoint that the recipe is scored by, on the whole test set; empty without a score.
+        updates: number of updates made.
+        of: maximum number of updates; None if only patience ends training, or if the run has a record.
+        metric: name of the score's metric; empty if there is no score.
+        score: the score of the checkpoint that the recipe is scored by, on the whole test set.
     """
 
     folder: Path
@@ -88,13 +90,17 @@ def published_records(results: Path, experiment: str, cell: str) -> tuple[list[P
 
 
 def find_runs(root: Path, results: Path) -> list[FoundRun]:
-    """Return the runs under ``root`` by experiment, cell and seed. Raises UserError if there is no such folder."""
+    """Return the runs under ``root`` by experiment, cell and seed; ``results`` may be missing.
+
+    Raises:
+        UserError: there is no folder ``root``.
+    """
     found = [run for folder in _run_folders(root) if (run := read_run(folder, results))]
     return sorted(found, key=lambda run: (run.experiment, run.cell, run.seed, run.folder))
 
 
 def finished_folders(root: Path) -> list[Path]:
-    """Return the folders under ``root`` with a record in which no process works. Raises UserError as find_runs."""
+    """Return the folders under ``root`` with a record in which no process works; raises as :func:`find_runs` does."""
     return sorted(
         folder for folder in _run_folders(root) if (folder / RECORD).exists() and not is_held(folder / "lock")
     )

@@ -23,11 +23,11 @@ from normplugins.utils.paths import config_dir
 
 _WRONG_TYPE = re.compile(r"Value '(.*?)' (?:of type '\w+' )?(?:could not be converted to|is not a valid) (\w+)")
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "bool": "true or false"}
-Compose = Callable[[str, Sequence[str]], tuple[DictConfig, Choices]]
+ComposeExperiment = Callable[[str, Sequence[str]], tuple[DictConfig, Choices]]
 """Composes an experiment with overrides: returns the config, and the option of each config group."""
 
 
-def quote_texts(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+def hydra_overrides(overrides: Sequence[str], sweep: bool = False) -> list[str]:
     """Return Hydra overrides with the values of text settings quoted, and without a leading ``+``.
 
     Hydra's grammar might read a text as a number or refuse it, as in ``experiment=2026`` and ``data_dir=/a=b (2)``.
@@ -68,9 +68,10 @@ def refuse_keys(overrides: Sequence[str]) -> None:
 
 
 def refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse an override of the warmup of the stack's final norm, or of pre-norm, that another setting makes useless.
+    """Refuse ``model.normalize_before`` if it contradicts the placement, and a final warmup that no norm reads.
 
-    The recipes always set these keys, so they are refused only if an override sets them.
+    The recipes always set ``model.normalize_before`` and ``model.final_norm_warmup_updates``, so they are refused only
+    if an override sets them.
 
     Raises:
         UserError: the message names the key and the other setting.
@@ -95,7 +96,7 @@ def refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:
         raise UserError(f"{key} has no effect while norm.warmup_updates is 0: set norm.warmup_updates to use it")
 
 
-def explain(error: Exception, experiment: str, overrides: Sequence[str], compose: Compose) -> str:
+def explain_error(error: Exception, experiment: str, overrides: Sequence[str], compose: ComposeExperiment) -> str:
     """Turn an error of Hydra into one line that names what is wrong and lists the known names."""
     text = str(error)
     if message := wrong_type(error):
@@ -116,7 +117,7 @@ def explain(error: Exception, experiment: str, overrides: Sequence[str], compose
     return " ".join(map(str.strip, text.splitlines()[:3]))
 
 
-def _unknown_key(key: str, experiment: str, overrides: Sequence[str], compose: Compose) -> str:
+def _unknown_key(key: str, experiment: str, overrides: Sequence[str], compose: ComposeExperiment) -> str:
     if (config_dir() / key).is_dir():
         return f"the experiment {experiment} has no choice of {key}: leave {key}=NAME out"
     given = [item.partition("=")[0] for item in overrides]

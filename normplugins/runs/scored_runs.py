@@ -123,7 +123,7 @@ def _records(folder: Path) -> list[Path]:
 
 
 def read_run(path: Path, checkpoint: str | None = None, record: Mapping[str, Any] | None = None) -> ScoredRun:
-    """Read a run: its record, unless given, and its translations or log-probabilities. Raises as read_system."""
+    """Read a run: its record, unless given, and its translations or probabilities; raises as :func:`read_system`."""
     record = record or read_json(path, REMEDY)
     if record is None or "scores" not in record:
         raise UserError(f"{path} holds no scores by checkpoint: {REMEDY}")

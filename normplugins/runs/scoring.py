@@ -122,8 +122,9 @@ def rescore(directory: Path, overrides: Sequence[str], save: Path | None) -> Non
 
     Args:
         directory: the run's folder.
-        overrides: changes to what :func:`change` accepts, such as ``evaluate.beam=4``. ``evaluate.checkpoint`` selects
-            the checkpoint ``averaged``, ``last`` or ``best``; the default is the one that the recipe is scored by.
+        overrides: changes to the keys in ``CHANGEABLE`` and in the task's ``RESCORABLE``, such as ``evaluate.beam=4``.
+            ``evaluate.checkpoint`` selects the checkpoint ``averaged``, ``last`` or ``best``; the default is the one
+            that the recipe is scored by.
         save: a folder for the translations or the tokens' log-probabilities; it is created if needed.
 
     Raises:

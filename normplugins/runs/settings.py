@@ -161,7 +161,7 @@ SETTINGS_BY_TASK: dict[str, type[RunSettings]] = {
 
 
 def declared(settings: type) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the dataclass field of every setting, including the settings in sections."""
+    """Yield the dotted key and the dataclass field of every setting with documentation, also of those in sections."""
     for each in fields(settings):
         if "help" in each.metadata:
             yield each.name, each

@@ -91,7 +91,10 @@ class TrainedRun:
         self.unknown: list[str] = []
 
     def translate(self, lines: Sequence[str], beam: int | None = None) -> list[str]:
-        """Return the best translation of each raw line as plain text; raises as :meth:`translate_nbest`."""
+        """Return the best translation of each raw line as plain text; an empty line stays empty.
+
+        Raises as :meth:`translate_nbest` does.
+        """
         return [found[0].text for found in self.translate_nbest(lines, 1, beam)]
 
     def translate_nbest(

@@ -92,8 +92,13 @@ def paragraph(text: str, width: int | None, indent: str = "") -> str:
 def wrap(
     text: str, width: int | None, indent: str = "", kind: type[textwrap.TextWrapper] = textwrap.TextWrapper
 ) -> str:
-    """Break each line of a text into lines of ``width`` characters, indented from the second on; no word is broken."""
-    wrapper = kind(width or UNLIMITED, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    """Break each line of a text into lines of ``width`` characters, indented from the second on.
+
+    A longer word stays whole, except in cells of tables (``kind``). If ``width`` is None, the text is not changed.
+    """
+    if width is None:
+        return text
+    wrapper = kind(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return "\n".join("\n".join(wrapper.wrap(line)) for line in text.split("\n"))
 
 
@@ -128,7 +133,8 @@ def terminal(table: Table, width: int | None) -> str:
 
 def definitions(rows: Mapping[str, str], width: int | None) -> str:
     """Return names with their descriptions, in two columns or, on a narrow terminal, one below the other."""
-    names, width = max((len(name) for name in rows), default=0) + GAP, width or UNLIMITED
+    names = max((len(name) for name in rows), default=0) + GAP
+    width = width or UNLIMITED
     if names + 2 > width / 2:
         return "\n".join(f"{wrap(name, width)}\n{_block(text, width, 4)}" for name, text in rows.items())
     return "\n".join(

@@ -101,7 +101,7 @@ def test_other_checkpoints_are_refused(trained, foldable, refused, tmp_path):
     assert "no norm that can be folded. pn: its group scaling" in line
     assert "ln: it depends on the values of each token" in line
     state = load(foldable)
-    for change in ({"cfg": None}, {"cfg": {"model": {"_name": "transformer"}}}):
+    for change in ({"cfg": None}, {"cfg": {"model": {"_name": "transformer"}}}, {"cfg": {"model": "resnet50"}}):
         torch.save(state | change, tmp_path / "bad.pt")
         assert "is not a checkpoint of norm_transformer, norm_transformer_lm" in refused("fold", tmp_path / "bad.pt")
     torch.save(state | {"model": None}, tmp_path / "bad.pt")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normplugins.utils.terminal import Column, Table, definitions, terminal
+from normplugins.utils.terminal import Column, Table, definitions, say, terminal
 
 NUMBER = re.compile(r"\d[\d,.]*\d|\d")
 number = st.one_of(
@@ -51,3 +51,9 @@ def test_names_with_texts_fit_the_terminal():
         assert max(map(len, shown.splitlines())) <= width
         assert NUMBER.findall(shown) == ["4,096", "1", "4,096", "36,669,440"]
     assert definitions(rows, None).count("\n") == 1
+
+
+def test_lines_for_a_file_are_not_changed(capsys):
+    line = "a\tb  c  \n\n    d"
+    say(line)
+    assert capsys.readouterr().out == f"{line}\n"
