@@ -55,7 +55,7 @@ report: setup ## print the tables of all published runs and write results/README
 	$(BIN)/normplugins report
 
 # step and decode have no other cases than the main ones
-bench: setup ## speed beside the baselines: norms, a training update, translating, preparing; ARGS=--quick: main cases only
+bench: setup ## speed beside the baselines: norms, preparing, a training update, translating; ARGS=--quick: main cases only
 	for what in norm prepare; do $(BIN)/python -m benchmarks.$$what $(ARGS); done
 	for what in step decode; do $(BIN)/python -m benchmarks.$$what $(filter-out --quick,$(ARGS)); done
 

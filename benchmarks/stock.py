@@ -39,7 +39,7 @@ def stock_function(cpu: bool, build: Callable[..., Function], *arguments: Any) -
     """Yield the function that ``build(*arguments)`` returns; on a CPU it is built and called in a separate process.
 
     A process of this project keeps the memory that it frees; stock fairseq would gain from that, so on a CPU it runs
-    in a process that has never applied the setting. ``build`` and all arguments are pickled then.
+    in a process that has never applied the setting. There, ``build`` and all arguments are pickled.
 
     Raises:
         UserError: in the separate process, ``build`` or the function has raised an error, or the process has ended.

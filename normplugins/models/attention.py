@@ -15,6 +15,7 @@ from normplugins.models.linear import Linear
 from normplugins.models.varlen import VarlenLayout, padded_layout, uses_varlen_attention, varlen_attention
 
 BuildNorm = Callable[[], nn.Module | None]
+"""Builds a norm for queries or keys; returns None for attention without such norms."""
 
 MAX_UNFUSED_QUERIES = 16
 """With at most this many queries per sentence, as in decoding, plain matrix products are 2 to 4 times as fast as fused
@@ -75,7 +76,7 @@ def causal_attention_mask(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
 class _Attention(nn.Module):
     """Base of self- and cross-attention with H heads and C channels: dropout of attention weights, output projection.
 
-    ``qk_norm`` builds a norm of C/H channels, or returns None. It is called once for the queries and once for the keys
+    ``qk_norm`` builds a norm of C/H channels. It is called once for the queries and once for the keys
     of all heads.
     """
 

@@ -108,7 +108,7 @@ def _read(source: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many types for files of another format
         if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{source} is refused: loading {named[1]}, which it contains, could run any code"
+                f"{source} is refused: it contains {named[1]}, and loading that could run arbitrary code"
             ) from error
         raise UserError(f"{source} is not a checkpoint, or a damaged one") from error
     if not isinstance(state, dict) or "model" not in state:

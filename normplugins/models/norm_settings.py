@@ -30,7 +30,7 @@ SITES = ("attention", "ffn", "final")
 """The places of a stack's norms: at its attentions, at its feed-forward parts, and at its end."""
 
 
-def parse_norms(text: str) -> dict[Any, str]:
+def parse_norms(text: str) -> dict[str | int, str]:
     """Parse a stack's norm setting: return the norm of each site (of ``SITES``) or of each layer, counted from 0.
 
     ``pn`` is the norm of every site, ``{attention:pn,ffn:ln,final:ln}`` names one for each site, and ``[pn,pn,ln]`` one
@@ -44,10 +44,11 @@ def parse_norms(text: str) -> dict[Any, str]:
         return dict(enumerate(names))
     if not text.startswith("{"):
         return dict.fromkeys(SITES, text)
-    pairs = dict(name.replace(" ", "").split(":", 1) for name in names if ":" in name)
-    if not text.endswith("}") or len(pairs) != len(names) or set(pairs) != set(SITES):
+    pairs = (name.replace(" ", "").partition(":") for name in names if ":" in name)
+    norms: dict[str | int, str] = {site: norm for site, _, norm in pairs}
+    if not text.endswith("}") or len(norms) != len(names) or set(norms) != set(SITES):
         raise UserError(f"{text} does not name the norm of each site; write {{attention:pn,ffn:ln,final:ln}}")
-    return pairs
+    return norms
 
 
 def norm_at(text: str, site: str, layer: int, layers: int) -> str:

@@ -48,7 +48,8 @@ PLACEMENTS = {
 def deepnorm(layers: int, other: int | None, encoder: bool = False) -> Placement:
     """Return DeepNorm for a stack with this number of ``layers`` (Table 2 of the paper).
 
-    In a translation model, the ``other`` stack has that number of layers, and this one may be the ``encoder``.
+    ``other`` is the number of layers of the other stack, None in a language model; ``encoder`` says whether this stack
+    is the encoder.
     """
     if other is None:
         scale, gain = (2 * layers) ** 0.25, (8 * layers) ** -0.25

@@ -151,7 +151,9 @@ def so_far(verdict: str, final: bool) -> str:
 
 
 class ScoredSystems:
-    """Systems, by the names that contrasts use for them, whose runs are all scored on the same resamples of sentences.
+    """Systems by the names that contrasts use for them. All their runs are scored on the same resamples of sentences.
+
+    A system without runs has no scores.
 
     Raises:
         UserError: two systems cannot be compared.
@@ -208,7 +210,8 @@ def find(
 ) -> list[Finding]:
     """Return what the published records of an experiment say about each contrast.
 
-    ``plan`` says how many pairs there will be; it is the experiment's own plan by default.
+    ``plan`` says how many pairs there will be; it is the experiment's own plan by default. p-values are adjusted within
+    each family of the ``contrasts``.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.

@@ -22,7 +22,7 @@ COLORS = dict(zip(PLACEMENTS, (style.GREY, "#D55E00", "#0072B2", "#44AA99", "#CC
 
 
 def write_gradients(results: Path, rows: Iterable[dict[str, Any]]) -> list[Path]:
-    """Add a norm's rows to the table, in place of older ones, draw the figure of all norms, return the written files.
+    """Replace a norm's rows in the table and draw the figure of all norms; return the written files.
 
     ``rows`` are what :func:`normplugins.evaluation.gradients_by_depth.measure_gradients` yields.
 
@@ -69,7 +69,10 @@ def draw(found: pd.DataFrame) -> Figure:
 
 
 def pre_norm(results: Path, stack: str) -> tuple[str, str]:
-    """Judge whether pre-norm has smoother gradients by depth than post-norm; return the verdict and the evidence."""
+    """Judge whether pre-norm has smoother gradients by depth than post-norm in a stack, ``encoder`` or ``decoder``.
+
+    Returns the verdict and the evidence.
+    """
     table = read_measured(results / TABLE, COLUMNS)
     table = table[table["placement"].isin(["pre", "post"]) & (table["stack"] == stack)]
     if table["placement"].nunique() < 2:

@@ -21,7 +21,7 @@ from normplugins.report.records import LOCAL, read_results, summarize
 from normplugins.report.run_page import run_pages
 from normplugins.report.sweeps import batch_sizes
 from normplugins.report.table import markdown
-from normplugins.report.tables import detail_table, experiment_table, paper_table, shortened_table
+from normplugins.report.tables import detail_tables, experiment_table, paper_table, shortened_table
 from normplugins.report.writer import Writer, wrapped
 from normplugins.runs.inventory import RECORD, find_runs
 from normplugins.utils.errors import UserError
@@ -213,7 +213,7 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
     runs = results[results["experiment"] == experiment]
     if corpus := paper.CORPORA.get(experiment):
         full = runs[runs["budget"] == ""]
-        yield Part([paper_table(corpus, runs), *detail_table(corpus.title, experiment, full)], full)
+        yield Part([paper_table(corpus, runs), *detail_tables(corpus.title, experiment, full)], full)
         for budget, shortened in runs[runs["budget"] != ""].groupby("budget"):
             yield Part([shortened_table(corpus, str(budget), shortened)], shortened)
         return
@@ -221,4 +221,4 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
     for plan, members in of_plans:
         names = [experiment] if len(of_plans) == 1 or plan.name == experiment else [experiment, plan.name]
         title, slug = ", ".join(names), "-".join(names)
-        yield Part([experiment_table(title, slug, members), *detail_table(title, slug, members)], members, plan)
+        yield Part([experiment_table(title, slug, members), *detail_tables(title, slug, members)], members, plan)

@@ -85,7 +85,7 @@ class Plan:
 
 @cache
 def experiment_setting(experiment: str, key: str) -> Any:
-    """Return the value of a setting in an experiment's own file; None without it, and for a user's experiment."""
+    """Return the value of a setting in an experiment's own file; None if the file does not exist or does not set it."""
     path = config_dir() / f"{experiment}.yaml"
     return OmegaConf.select(OmegaConf.load(path), key) if path.exists() else None
 

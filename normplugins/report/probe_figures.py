@@ -117,11 +117,12 @@ def pn_backward(table: pd.DataFrame) -> Shown | None:
     return None if shown.empty else (_draw(shown, looks, 6.6), shown)
 
 
-def discrepancy(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame] | None:
-    """Return the figure and the rows that it shows; None if no run has these numbers.
+def discrepancy(table: pd.DataFrame) -> Shown | None:
+    """Draw the discrepancy between the statistics of training and inference against the gap in validation loss.
 
     A point is a norm of a run: its mean discrepancy from ``WARMUP`` on, and the gap in loss of the whole run. PN has
-    no gap, because it uses running statistics in training mode too; its runs have a panel of their own.
+    no gap, because it uses running statistics in training mode too; its runs have a panel of their own. Returns None if
+    no run has these numbers.
     """
     table = table[table["cell"].isin([*CELLS])]
     gaps = loss_gaps(table)

@@ -15,9 +15,10 @@ NAMES = {"bleu": "BLEU", "ppl": "ppl"}
 
 
 def run_list(runs: Sequence[FoundRun], width: int | None) -> str:
-    """Return the tables of runs, which are sorted by experiment, and a line with their number, size and states.
+    """Return the tables of runs and a line with their number, size and states.
 
-    ``width`` is that of the terminal in characters; None: as wide as the tables are.
+    The runs must be sorted by experiment. ``width`` is that of the terminal in characters; None: as wide as the tables
+    are.
     """
     now = datetime.now(timezone.utc)
     parts = [

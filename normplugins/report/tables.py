@@ -86,13 +86,16 @@ def shortened_table(corpus: PaperCorpus, budget: str, results: pd.DataFrame) -> 
 def experiment_table(
     title: str, slug: str, results: pd.DataFrame, metric: str = "", notes: Sequence[str] = ()
 ) -> Table:
-    """Return runs without the paper's numbers: the score of every checkpoint, by ``metric`` or their first metric."""
+    """Return a table of runs without numbers of the paper, with the score of every checkpoint.
+
+    ``metric`` is the main metric; by default, it is the first that the runs have.
+    """
     cells = group(results)
     return _table(title, slug, [Row(cell.label, cell) for cell in cells], cells, metric, notes)
 
 
-def detail_table(name: str, slug: str, results: pd.DataFrame) -> list[Table]:
-    """Return the table of the scores on each test set, chrF2 and TER; an empty list if no record holds any of them."""
+def detail_tables(name: str, slug: str, results: pd.DataFrame) -> list[Table]:
+    """Return a list with the table of the scores on each test set, chrF2 and TER, empty if no record holds any."""
     cells = [cell for cell in group(results) if (cell.rows["metric"] != "").any()]
     if not cells:
         return []

@@ -43,7 +43,7 @@ def scored(directory: Path, average: int | None, recalibrate: int | None = None)
 def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
     """Load a checkpoint on the CPU without running any code that the file names, and check its content.
 
-    It must belong to ``run``; checkpoints of older versions do not name their run and are accepted.
+    With ``run``, it must belong to that run; checkpoints of older versions do not name their run and are accepted.
 
     Raises:
         UserError: the file names code to run, cannot be read, has changed since it was written, has values that are

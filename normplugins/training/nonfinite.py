@@ -22,8 +22,9 @@ def locate(trainer: Trainer, samples: Sequence[dict[str, Any]]) -> str | None:
     first: list[str] = []
 
     def look(module: nn.Module, _inputs: Any, output: Any) -> None:
-        broken = (isinstance(x, Tensor) and not x.isfinite().all() for x in tree_leaves(output))
-        if not first and module in names and any(broken):
+        if first or module not in names:
+            return
+        if any(isinstance(x, Tensor) and not x.isfinite().all() for x in tree_leaves(output)):
             first.append(names[module])
 
     hook = register_module_forward_hook(look)

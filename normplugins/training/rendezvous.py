@@ -34,7 +34,7 @@ class Rendezvous:
     """A store through which the ranks of a run agree on what to train, before they form a process group.
 
     It is a context manager: a rank that leaves the block with an error reports it to the others, which then end too.
-    The ranks wait for each other for this number of seconds at the start.
+    The ranks wait for each other for ``seconds`` at the start; ``member`` is the place of this process among them.
 
     Raises:
         RankLost: this rank cannot reach the store.

@@ -40,7 +40,7 @@ class _WandbTracker(Tracker):
 
 
 class _TensorBoardTracker(Tracker):
-    """Writes numbers as curves, and everything else as text."""
+    """Writes numbers as curves; a summary's other values are written as text, and logged ones are left out."""
 
     def __init__(self, writer: Any, update: int) -> None:
         self.writer, self.update = writer, update

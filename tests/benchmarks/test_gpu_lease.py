@@ -12,6 +12,7 @@ from importlib import import_module
 import pytest
 import yaml
 
+from benchmarks.measure import parse as parse_options
 from benchmarks.side_by_side import enough_processes, updates_per_second
 from normplugins.cli import parse
 from normplugins.runs.campaign import read_plan
@@ -129,7 +130,7 @@ def test_the_program_accepts_the_commands_of_all_pieces(tmp_path, rehearsal):
             if words[0] == "run":
                 check(compose_config(parsed.experiment, [*expand_sweep(parsed.overrides)[0], "hardware=cpu"]))
         elif module != "pytest":
-            import_module(module).PARSER.parse_args(words)
+            parse_options(import_module(module).PARSER, words)
 
 
 def test_fewer_processes_are_taken_where_more_do_not_pay():

@@ -3,7 +3,7 @@
 The setting ``kernels`` of a norm selects:
 
 ``auto``    in training on a CPU the compiled kernels of cpu/, on a GPU the kernels of triton/, and in all other cases,
-            or if the kernels are not installed, the plain code
+            or if the kernels are not installed or older than their source, the plain code
 ``plain``   the plain code, which is the reference
 ``triton``  the kernels of triton/; on a CPU they run in Triton's interpreter, for tests
 """

@@ -11,7 +11,7 @@ from torch import Tensor
 
 SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 """The suffix of a C function's name, by dtype."""
-COMPILE = "pip install --no-deps --editable . does it"
+COMPILE = "pip install --no-deps --editable . compiles it"
 MIN_ELEMENTS_PER_THREAD = 1 << 15  # with fewer, waking another thread does not pay
 
 
@@ -25,7 +25,7 @@ def library(module: str) -> ctypes.CDLL | None:
     compiled = Path(found.origin) if found and found.origin else None
     if compiled is None:
         why = f"not compiled; {COMPILE}"
-    elif any(source.stat().st_mtime > compiled.stat().st_mtime for source in compiled.parent.glob("*.[ch]")):
+    elif any(source.stat().st_mtime > compiled.stat().st_mtime for source in compiled.parent.glob("[!.]*.[ch]")):
         why = f"compiled before its source changed; {COMPILE}"  # C would misread the arguments of newer Python code
     else:
         try:

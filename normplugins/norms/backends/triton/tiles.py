@@ -23,7 +23,7 @@ WIDEST = 8192  # the most channels of a tile, which must hold all channels of a 
 TILE = 2048  # elements, 16 per thread: a pass then has some 32 KB per multiprocessor in flight
 SUM_TILE = {"ROWS": 128, "COLUMNS": 16}  # tile of a sum over programs
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
-# Arguments for whose values Triton does not compile a kernel anew
+# Arguments that differ between batches: Triton must not compile a kernel again for particular values of them
 UNSPECIALIZED = ["tokens", "sentences", "padding_sentence", "padding_time", "programs", "warmup_updates"]
 # Threads per multiprocessor: they leave 96 and 128 registers per thread, as many as the compiler uses for pn without
 # spilling. A forward that computes a residual sum uses 94 to 125.
