@@ -107,7 +107,7 @@ def describe(config: DictConfig, size: CorpusSize, step: Step) -> dict[str, str]
         "parameters": f"{step.parameters:,}",
         "dictionary": f"{size.types:,} types",
         "training text": f"{known} ({size.source})",
-        "an update": f"at most {batch * batches:,} tokens: {batches} batches of {batch:,} in {processes} process(es)",
+        "an update": f"at most {batch * batches:,} tokens (batches of {batch:,}: {batches}; processes: {processes})",
         "an epoch": epoch,
         "the end": f"after {' or '.join(text for text, is_set in limits.items() if is_set)}",
         "memory": f"{total} a process: {purposes}",

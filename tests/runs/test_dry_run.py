@@ -45,7 +45,7 @@ def test_a_plan_of_a_prepared_translation_agrees_with_its_run(trained):
     assert ", 300 sentences or segments (counted" in rows["training text"]
     assert record["corpus"]["counts"]["train"]["pairs"] == 300
     assert 0.6 * first_epoch(record) < updates_of_an_epoch(rows) <= first_epoch(record)  # the difference is padding
-    assert rows["an update"].startswith("at most 1,500 tokens: 1 batches of 1,500 in 1 process")
+    assert rows["an update"].startswith("at most 1,500 tokens (batches of 1,500: 1; processes: 1)")
     assert files(trained.folder) == before
 
 
@@ -66,7 +66,7 @@ def test_wmt14_has_524288_tokens_an_update_on_any_number_of_gpus(processes, batc
     config = compose("wmt14", f"hardware.processes={processes}")
     assert list(config.optimization.update_freq) == [batches]
     update = describe(config, SIZE, STEP)["an update"]
-    assert update == f"at most 524,288 tokens: 128 batches of 4,096 in {processes} process(es)"
+    assert update == f"at most 524,288 tokens (batches of 4,096: 128; processes: {processes})"
 
 
 def test_the_rows_of_a_plan():
