@@ -14,8 +14,6 @@ import tabulate
 tabulate.MIN_PADDING = 0  # else every heading is two characters wider than its column needs
 GAP = 2
 """Spaces between two columns."""
-UNLIMITED = sys.maxsize
-"""The width of a file or a pipe."""
 NARROWEST = 14
 """The smallest width, in characters, to which a column of text is wrapped."""
 
@@ -134,16 +132,15 @@ def terminal(table: Table, width: int | None) -> str:
 def definitions(rows: Mapping[str, str], width: int | None) -> str:
     """Return names with their descriptions, in two columns or, on a narrow terminal, one below the other."""
     names = max((len(name) for name in rows), default=0) + GAP
-    width = width or UNLIMITED
-    if names + 2 > width / 2:
+    if width is not None and names + 2 > width / 2:
         return "\n".join(f"{wrap(name, width)}\n{_block(text, width, 4)}" for name, text in rows.items())
     return "\n".join(
         f"  {name:<{names}}{_block(text, width, names + 2).lstrip()}".rstrip() for name, text in rows.items()
     )
 
 
-def _block(text: str, width: int, indent: int) -> str:
-    return textwrap.indent(wrap(text, max(1, width - indent)), " " * indent)
+def _block(text: str, width: int | None, indent: int) -> str:
+    return textwrap.indent(wrap(text, None if width is None else max(1, width - indent)), " " * indent)
 
 
 def format_table(table: Table, rooms: Sequence[int] = (), style: str = "simple") -> str:
@@ -169,7 +166,9 @@ def _column_widths(table: Table, width: int | None) -> list[int]:
     headings = [_longest(column.name.splitlines()) for column in table.columns]
     cells = [[line for row in table.rows for line in row[index].splitlines()] for index in range(len(headings))]
     rooms = [max(heading, _longest(lines)) for heading, lines in zip(headings, cells, strict=True)]
-    free = (width or UNLIMITED) - GAP * (len(rooms) - 1)
+    if width is None:
+        return rooms
+    free = width - GAP * (len(rooms) - 1)
 
     def least(index: int, kind: type[textwrap.TextWrapper]) -> int:
         words = [word for cell in cells[index] for word in wrap(cell, 1, kind=kind).splitlines()]
