@@ -38,6 +38,8 @@ NO_RUN = {
     **{"unigram": (), "label_smoothing": 0.0},
 }
 """What is known of a run that diverged if its cell has no completed run."""
+EMPTY = ["experiment", "variant", "seed", "budget", *SCORE, "value", "scored_by", "diverged"]
+"""The columns of a table without a run."""
 Curve = tuple[tuple[float, float], ...]
 
 
@@ -62,7 +64,7 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
             *(models.index(row["model"]) if row["model"] else -1, row["settings"], row["seed"]),
         )
     )
-    return pd.DataFrame(rows, columns=None if rows else ["experiment", "variant", "budget", "metric", "diverged"])
+    return pd.DataFrame(rows, columns=None if rows else EMPTY)
 
 
 def summarize(results: pd.DataFrame) -> pd.DataFrame:
