@@ -222,8 +222,11 @@ def _name_of(cell: Cell) -> str:
 
 
 def _checkpoints(cells: Sequence[Cell]) -> list[str]:
+    """Return the checkpoints of a table, beginning with the one by which most of its cells are scored."""
     found = {name for cell in cells for column in ("scored_by", "checkpoint") for name in cell.rows[column]}
-    return [name for name in CHECKPOINTS if name in found]
+    scored_by = [cell.first["scored_by"] for cell in cells]
+    first = max(CHECKPOINTS, key=scored_by.count)
+    return [name for name in (first, *(name for name in CHECKPOINTS if name != first)) if name in found]
 
 
 def _metrics(cells: Sequence[Cell], first: str = "") -> list[str]:
