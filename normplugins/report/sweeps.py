@@ -30,8 +30,8 @@ def read_sweep(found: pd.DataFrame, plan: str, key: str) -> pd.DataFrame:
     ``bleu``, and whether it ``diverged``. ``found`` is the table of results.
     """
     found = found[found["experiment"] == EXPERIMENT].set_index(["variant", "seed"])
-    scores = found[(found["metric"] == "bleu") & (found["test_set"] == WHOLE_TEST_SET)]
-    scores = scores.loc[scores["checkpoint"] == scores["scored_by"], "value"]
+    whole = (found["metric"] == "bleu") & (found["test_set"] == WHOLE_TEST_SET)
+    scores = found.loc[whole & (found["checkpoint"] == found["scored_by"]), "value"]
     lost = found["diverged"].groupby(level=[0, 1]).first() != ""
     rows: list[tuple[Any, ...]] = []
     usual = np.ravel(experiment_setting(EXPERIMENT, key))[0]
