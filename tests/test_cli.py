@@ -34,6 +34,13 @@ def test_help_lists_the_commands(capsys):
     assert [name for name in COMMANDS if not re.search(rf"^ +{name}\b", said, re.MULTILINE)] == []
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_help_has_a_default_without_a_meaning(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    assert "None" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments", [[], ["nope"], ["report", "--nope"], ["fairseq", "nope"], ["prepare"]])
 def test_invalid_command_lines(arguments, capsys):
     with pytest.raises(SystemExit) as end:

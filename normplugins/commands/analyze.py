@@ -25,10 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gradients.add_argument("--norm", default="ln", metavar="NAME", help=text)
     text = "numbers of layers of each stack (default: %(default)s)"
     gradients.add_argument("--layers", default="6,12,18", metavar="N,N", help=text)
-    text = "how many initializations are averaged (default: %(default)s)"
-    gradients.add_argument("--seeds", type=int, default=3, metavar="N", help=text)
-    text = "channels of the models, a multiple of 4 (default: %(default)s)"
-    gradients.add_argument("--width", type=int, default=512, metavar="N", help=text)
     add_results(gradients)
     text = "measure the singular values of the embeddings of trained runs"
     embedding = analyses.add_parser("embedding", help=text, description=f"M{text[1:]}. It only reads the runs.")
@@ -61,11 +57,7 @@ def _gradients(options: argparse.Namespace) -> list[Path]:
     depths = [int(text) if text.strip().isdecimal() else 0 for text in options.layers.split(",")]
     if not all(depths) or len({*depths}) < len(depths):
         raise UserError(f"--layers {options.layers}: give different numbers of layers, such as 6,12,18")
-    if options.seeds < 1:
-        raise UserError(f"--seeds {options.seeds}: give a number of initializations, such as 3")
-    if options.width < 4 or options.width % 4:
-        raise UserError(f"--width {options.width}: give a multiple of 4, such as 512")
-    rows = measure_gradients(options.norm, depths, options.seeds, width=options.width)
+    rows = measure_gradients(options.norm, depths)
     title = f"gradients with {options.norm}, {len(PLACEMENTS)} placements"
     layers = 2 * sum(depths) * len(PLACEMENTS)
     return write_gradients(options.results, list(progress(rows, title, "layers", total=layers)))

@@ -15,14 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sentences", type=int, default=0, metavar="N", help="show the N sentences that differ most")
     text = "the folder of prepared corpora, for source and reference (default: %(default)s)"
     parser.add_argument("--data", type=Path, default="data", metavar="DIR", help=text)
-    parser.add_argument("--json", action="store_true", help="print JSON")
     add_results(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
     """Print the comparison."""
-    import json
-
     from normplugins.report import comparison
     from normplugins.runs.scored_runs import read_system
     from normplugins.utils.errors import UserError
@@ -36,9 +33,6 @@ def execute(options: argparse.Namespace) -> None:
     if options.sentences and not comparison.can_show_sentences(systems[0]):
         raise UserError("--sentences needs translations, and these runs have none")
     found = comparison.compare(systems)
-    if options.json:
-        print(json.dumps(comparison.as_json(systems, found), indent=1, ensure_ascii=False))
-        return
     width = terminal_width()
     print(comparison.as_text(systems, found, width))
     for system in systems[1:] if options.sentences else []:

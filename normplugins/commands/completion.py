@@ -60,7 +60,6 @@ def execute(options: argparse.Namespace) -> None:
     words = {name: _options(parser) for name, parser in commands.items()}
     for name in ("run", "prepare"):
         words[name] += [*experiments(), *dict.fromkeys(keys)]
-    words["norms"] += known_norms()
     activate = ZSH if options.shell == "zsh" else ""
     cases = {"values": _cases(values), "options": _cases(words), "commands": shlex.quote(" ".join(words))}
     print(SCRIPT.format(shell=options.shell, activate=activate, **cases), end="")

@@ -10,8 +10,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     text = "show only runs whose EXPERIMENT/CELL/seedN contains it; * and ? as in a shell"
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help=text)
-    parser.add_argument("--experiment", metavar="NAME", help="show only runs of this experiment")
-    parser.add_argument("--norm", metavar="NAME", help="show only runs with this norm")
     text = "show only runs that are running, stopped, finished, published, diverged or damaged"
     parser.add_argument("--state", help=text)
     parser.add_argument("--json", action="store_true", help="print a JSON list, with folders, bytes and times")
@@ -33,12 +31,8 @@ def execute(options: argparse.Namespace) -> None:
 
     def wanted(run: FoundRun) -> bool:
         name = f"{run.experiment}/{run.cell}/seed{run.seed}"
-        return (
-            options.experiment in (None, run.experiment)
-            and options.norm in (None, run.norm)
-            and options.state in (None, run.state)
-            and (not options.patterns or any(fnmatchcase(name, f"*{pattern}*") for pattern in options.patterns))
-        )
+        fits = not options.patterns or any(fnmatchcase(name, f"*{pattern}*") for pattern in options.patterns)
+        return fits and options.state in (None, run.state)
 
     found = find_runs(options.runs, options.results)
     shown = [run for run in found if wanted(run)]

@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
-from normplugins.commands._arguments import add_results, add_runs_folder
+from normplugins.commands._arguments import add_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     text = "print the tables of the local runs, beside the published ones, and write nothing to results/"
     parser.add_argument("--local", action="store_true", help=text)
-    add_runs_folder(parser)
-    parser.set_defaults(runs=None)
+    text = "with --local: the folder in which runs are looked for (default: runs)"
+    parser.add_argument("--runs", type=Path, metavar="DIR", help=text)
     add_results(parser)
 
 

@@ -22,7 +22,7 @@ TYPES = 1004  # 1,000 words, and fairseq's own four symbols
 SENTENCES, LENGTH = 16, 24
 
 
-def measure_gradients(norm: str, layers: Sequence[int], seeds: int, width: int = WIDTH) -> Iterator[dict[str, Any]]:
+def measure_gradients(norm: str, layers: Sequence[int], seeds: int = 3, width: int = WIDTH) -> Iterator[dict[str, Any]]:
     """Yield the gradient norms of newly initialized transformers of each depth in ``layers`` on random sentences.
 
     Both stacks have the same depth, norm and ``width``, and feed-forward layers have twice that width. Raises UserError

@@ -53,7 +53,7 @@ def model_card(record: dict[str, Any], checkpoint: str) -> str:
 
 
 def record_sections(record: dict[str, Any]) -> list[str]:
-    """Return what a record (of any format) says about corpus, training and environment, as Markdown blocks."""
+    """Return what a record says about corpus, training and environment, as Markdown blocks."""
     corpus, training = record["corpus"], record["training"]
     counts = {f"{split} {unit}": n for split, each in corpus["counts"].items() for unit, n in _numbers(each).items()}
     sums = [f"{digest}  {name}" for key in ("inputs", "sha256") for name, digest in corpus.get(key, {}).items()]

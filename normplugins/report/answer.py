@@ -20,7 +20,7 @@ from normplugins.report.contrasts import (
     find,
     so_far,
 )
-from normplugins.report.group_scaling import scaled_tokens, scaling_effect
+from normplugins.report.group_scaling import scaled_tokens
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_table import LAST_EPOCHS, losses_minus_ln, mean_and_range
 from normplugins.report.records import WHOLE_TEST_SET
@@ -67,7 +67,7 @@ def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.
     (released,) = find(results, contrasts=[RELEASED])
     worse += (
         " That is textbook BN. The BN of the released code, most likely the paper's, scales each token first: "
-        f"{RELEASED.name} {describe_difference(released, p_value=False)}, which is no contrast of the protocol."
+        f"{RELEASED.name}: {describe_difference(released, p_value=False)}, which is no contrast of the protocol."
     )
     worse += _statistics_of_bn(probe)
     others = [each for name, each in by_name.items() if name not in QUESTIONS and name not in PARTS]
@@ -206,8 +206,7 @@ def _parts(by_name: Mapping[str, Finding]) -> str:
         effect = " and ".join(EFFECTS[word] for word in found.parts if word in EFFECTS)
         marked = so_far(effect, found.final) if effect else found.verdict_so_far
         effects.append(f"{part}: {marked}. {name}: {describe_difference(found)}.")
-    scaling = scaling_effect([*by_name.values()])
-    return f"**Which part of PN matters, running statistics or group scaling?** {' '.join([*effects, scaling]).strip()}"
+    return f"**Which part of PN matters, running statistics or group scaling?** {' '.join(effects)}"
 
 
 def _short_runs(results: Path) -> str:

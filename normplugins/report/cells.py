@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from normplugins.evaluation.student import interval_of_mean
 from normplugins.report.records import CELL, WHOLE_TEST_SET
 
 SPREAD_SEEDS = 3
@@ -142,13 +143,20 @@ def references(cells: Sequence[Cell]) -> tuple[str, list[Cell | None]]:
     return "ln", [baseline(cell, cells) for cell in cells]
 
 
-def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str = "") -> str:
-    """Return the difference from the LN cell that differs only in the norm and its settings; "" if there is none."""
+def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str = "", interval: bool = False) -> str:
+    """Return the mean difference from the LN cell that differs only in the norm and its settings; "" if there is none.
+
+    With ``interval``, the 95 % interval over the common seeds follows, if there are two or more.
+    """
     other = baseline(cell, cells)
     if other is None:
         return ""
     paired = (cell.by_seed(metric, checkpoint) - other.by_seed(metric, checkpoint)).dropna()
-    return "" if paired.empty else f"{paired.mean():+.2f}"
+    mean = "" if paired.empty else f"{paired.mean():+.2f}"
+    if not interval or len(paired) < 2:
+        return mean
+    low, high = interval_of_mean(list(paired))
+    return f"{mean} [{low:+.2f}, {high:+.2f}]"
 
 
 def duration(seconds: float) -> str:

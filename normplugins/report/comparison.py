@@ -1,10 +1,8 @@
-"""Compares recorded runs with a baseline, as text for a terminal and as JSON."""
+"""Compares recorded runs with a baseline, as text for a terminal."""
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -54,29 +52,6 @@ def _tests(
         else:
             tests = {"approximate_randomization": significance.randomization(first, second, significance.nats)}
         yield finding, finding.difference, tests
-
-
-def as_json(systems: Sequence[System], findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return a comparison as values that JSON can hold; NaN becomes null."""
-    first = systems[0].first
-    contrasts = [
-        {"system": finding.contrast.system, **asdict(difference), "p_adjusted": finding.p_adjusted,
-         "verdict": finding.verdict, "tests_of_first_seed": tests, "seeds_needed": finding.seeds_needed}
-        for finding, difference, tests in _tests(systems, findings)
-    ]  # fmt: skip
-    return {
-        "checkpoint": first.checkpoint,
-        "metric": "nats per word" if first.metric == "ppl" else first.metric,
-        "signature": first.metrics[first.metric]["signature"],
-        "baseline": systems[0].name,
-        "scores": {
-            system.name: {seed: {name: each["score"] for name, each in run.metrics.items()}
-                          for seed, run in system.runs.items()}
-            for system in systems
-        },
-        "diverged": {system.name: sorted(system.diverged) for system in systems},
-        "contrasts": [{key: None if value != value else value for key, value in each.items()} for each in contrasts],
-    }  # fmt: skip
 
 
 def as_text(systems: Sequence[System], findings: Sequence[Finding], width: int | None) -> str:

@@ -61,8 +61,10 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         )
     if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
         notes.append("With one seed, the interval is over sentences alone and leaves out the spread between seeds.")
-    table = build_table("Contrasts", rows, TEXTS, DETAILS, notes, slug="contrasts")
-    return table.folded(("", "0 and 0", "0"))
+    for column, none in (("diverged", "0 and 0"), ("stopped\nearly", "0")):
+        if all(row[column] == none for row in rows):
+            rows = [row | {column: ""} for row in rows]
+    return build_table("Contrasts", rows, TEXTS, DETAILS, notes, slug="contrasts").folded()
 
 
 def as_csv(findings: Findings) -> str:

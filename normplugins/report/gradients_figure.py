@@ -12,9 +12,9 @@ from normplugins.models.placement import PLACEMENTS
 from normplugins.report import style
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import NOT_RUN, UNDECIDED
+from normplugins.report.evidence import FAILS, HOLDS
 from normplugins.report.measured import add_measured, numbers_table, read_measured
 from normplugins.report.records import norm_rank
-from normplugins.report.sweeps import FAILS, HOLDS
 
 TABLE, FIGURE = "gradients_by_depth.csv", Path("figures") / "gradients_by_depth"
 COLUMNS = ["norm", "placement", "layers", "stack", "layer", "gradient", "seeds", "width"]

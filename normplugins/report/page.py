@@ -163,7 +163,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     for figure, name, caption, *heads in (
         (over_corpora(results, found, primary), "contrasts-corpora", "Contrasts by corpus",
          "### The contrasts on every corpus", wrapped(CORPORA_TEXT)),
-        (batch_sizes(results), "batch-size", "Test BLEU against tokens per batch", "### Tokens per batch"),
+        (batch_sizes(found), "batch-size", "Test BLEU against tokens per batch", "### Tokens per batch"),
     ):  # fmt: skip
         shown = writer.show(figure, name, caption)
         writer.page += [*heads, *shown] if shown else []
@@ -174,7 +174,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     gradients = read_measured(results / gradients_figure.TABLE, gradients_figure.COLUMNS)
     if len(gradients):  # a claim and a page of docs/ show it
         writer.show(gradients_figure.draw(gradients), gradients_figure.FIGURE.name, "")
-    judged = judge_claims(results, primary, probe)
+    judged = judge_claims(results, primary, probe, found)
     writer.write("claims.md", claims_page(judged))
     page = [FIGURES]
     for name, title, text, figure, below in paper_figures(results, probe):

@@ -1,10 +1,6 @@
 """Judges the claims about batch statistics and gradients, by what the statistics probe measured during training."""
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,53 +8,13 @@ import pandas as pd
 from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import probe_table
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Finding, so_far
+from normplugins.report.contrasts import NOT_RUN, UNDECIDED, so_far
+from normplugins.report.evidence import FAILS, HOLDS, OPEN, Evidence
 from normplugins.report.measured import numbers_table
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_figures import PN_CELLS
-from normplugins.report.run_page import run_links
-from normplugins.report.sweeps import FAILS, HOLDS
-from normplugins.runs.inventory import published_records
 
-WITHOUT_NU = ("ln", "rms", "bn", "pnv")
-"""Cells whose gradients are shown beside those of PN."""
-OPEN = "open"
-"""The verdict on a claim that these measurements cannot decide."""
 NO_PROBE = NOT_RUN, "No record has the statistics probe."
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The evidence by which claims are judged.
-
-    Attributes:
-        results: the folder of the results.
-        findings: the primary findings by the name of the contrast.
-        probe: the numbers of the statistics probe in the runs of Multi30k.
-    """
-
-    results: Path
-    findings: dict[str, Finding]
-    probe: pd.DataFrame
-
-    def links(self, *cells: str) -> str:
-        """Return Markdown links to the pages of these cells' runs."""
-        return f"Runs: {run_links(self.results, EXPERIMENT, *cells)}."
-
-    def complete(self, *cells: str) -> bool:
-        """Whether every planned run of these cells is published or has diverged."""
-        left = Plan.named(EXPERIMENT).progress(self.results).left
-        return not {(EXPERIMENT, cell) for cell in cells} & {*left}
-
-    def probed(self, cell: str, number: str, begin: int = 0, end: float = math.inf) -> pd.Series[float]:
-        """Return a quantity of the encoder norms or the model, at updates in this range (NaN: not finite).
-
-        The result is indexed by seed and layer.
-        """
-        found = self.probe[(self.probe["cell"] == cell) & (self.probe["quantity"] == number)]
-        measured = found["layer"].str.startswith("encoder.") | (found["layer"] == probe_table.VALIDATION)
-        found = found[found["update"].between(begin, end) & measured]
-        return found.set_index(["seed", "layer"])["value"]
 
 
 def smaller_gradient(evidence: Evidence) -> tuple[str, str]:
@@ -87,41 +43,37 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
     Returns the verdict and the evidence.
     """
     planned = [cell for _, cell in Plan.named(NU_BOUND).cells]
+    every = dict.fromkeys([*PN_CELLS, *planned])
+    lost = [cell for cell in every if evidence.seeds(cell, diverged=True)]
+    finite = all(
+        np.isfinite(evidence.probed(cell, name)).all()
+        for cell in every for name in ("nu", "largest_nu", "grad_product", "grad_input")
+    )  # fmt: skip
     rows: dict[str, dict[str, float]] = {}
-    lost = [cell for cell in {**PN_CELLS, **dict.fromkeys(planned)}
-            if published_records(evidence.results, EXPERIMENT, cell)[1]]  # fmt: skip
-    finite, below = True, []
-    for cell in (*PN_CELLS, *planned, *WITHOUT_NU):
-        numbers = [evidence.probed(cell, name) for name in ("nu", "largest_nu", "grad_product", "grad_input")]
-        nu, every, product, gradient = numbers
-        if gradient.empty:
+    below = []
+    for cell in planned:
+        largest, product = (evidence.probed(cell, name) for name in ("largest_nu", "grad_product"))
+        if product.empty:
             continue
-        finite &= cell in WITHOUT_NU or all(bool(np.isfinite(each).all()) for each in numbers)
-        of_each = nu.groupby(["seed", "layer"]).max() / product.groupby(["seed", "layer"]).max()
-        of_every = (every.groupby("seed").max() / product.groupby("seed").max()).dropna()
-        rows[cell] = {
-            "each norm, probed updates": of_each.max(),
-            "all norms, every update": of_every.max(),
-            "‖∂L/∂x‖": evidence.probed(cell, "grad_input", probe_table.EARLY).max(),
-        }
-        if cell in planned:
-            below.append(len(of_every) >= SPREAD_SEEDS and bool((of_every <= 1).all()))
-    if not {*rows} - {*WITHOUT_NU} and not lost:
-        return NO_PROBE
+        quotients = (largest.groupby("seed").max() / product.groupby("seed").max()).dropna()
+        gradient = evidence.probed(cell, "grad_input", probe_table.EARLY)
+        rows[cell] = {"‖ν‖ / ‖Λ_B‖": quotients.max(), "‖∂L/∂x‖": gradient.max()}
+        below.append(len(quotients) >= SPREAD_SEEDS and bool((quotients <= 1).all()))
+    if not rows and not lost and finite:
+        return NOT_RUN, f"No run of the plan {NU_BOUND} has the statistics probe."
     holds = all(below) and len(below) == len(planned)
     also = f", and runs of {' and '.join(lost)} diverged" if lost else ""
-    final = not Plan.named(NU_BOUND).progress(evidence.results).left
-    return (FAILS if lost or not finite else so_far(HOLDS if holds else UNDECIDED, final)), (
+    verdict = so_far(HOLDS if holds else UNDECIDED, evidence.ended(NU_BOUND))
+    return (FAILS if lost or not finite else verdict), (
         "ν follows ν ← (1 - 0.1 m) ν + 0.1 Λ_B, where m is the mean of x̂² in the batch: it averages Λ_B while m is "
-        "near 1, and can grow where m stays above 20. ν and the gradients are "
+        "near 1, and can grow where m stays above 20. In all runs of PN, ν and the gradients are "
         f"{'finite at all' if finite else 'not finite at some'} measured updates{also}. The claim holds if, in three "
         f"seeds of each cell of the plan {NU_BOUND}, the largest ‖ν‖ of all norms and updates is not larger than the "
-        "largest ‖Λ_B‖ of the probed updates, which are eight per decade. The table has the highest quotients of ‖ν‖ "
-        "and ‖Λ_B‖ over the seeds: the largest values of the same norm at probed updates, and those of all norms, with "
-        f"‖ν‖ at every update. The last column has the largest gradient from update {probe_table.EARLY} on, with other "
-        "norms for comparison. This is a bound for these runs; a bound for every input would need a proof.\n\n"
+        "largest ‖Λ_B‖ of the probed updates, which are eight per decade. The table has the highest quotient of the "
+        f"two over the seeds, and the largest gradient from update {probe_table.EARLY} on. This is a bound for these "
+        "runs; a bound for every input would need a proof.\n\n"
         f"{numbers_table('cell', pd.DataFrame(rows).T, '{:#.3g}')}\n\n"
-        f"[Figure](figures/pn-backward.png). {evidence.links(*(cell for cell in rows if cell not in WITHOUT_NU))}"
+        f"[Figure](figures/pn-backward.png). {evidence.links(*rows)}"
     )
 
 

@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from normplugins.norms import sees_sentence
-
 NOT_KNOWN = (
     "It is not known which model the paper's Table 2 is about, because its language-model code was never released. "
     "There are three readings. `reading=code` is the published code of the tensorized transformer, on which "
@@ -66,30 +64,18 @@ def language_model(name: str, pre_norm: bool, masked: bool, causal: bool) -> str
     return model if causal else _not_causal(model)
 
 
-def recorded_model(config: Mapping[str, Any], ppl: Mapping[str, Any] | None, label: str) -> str:
-    """Return the language model of a run's record, or "" for a translation model.
+def recorded_model(config: Mapping[str, Any], seen: bool) -> str:
+    """Return the language model of a run with this config, or "" for a translation model.
 
-    The recorded settings decide, not the cell's name. They say whether attention is masked. Whether the norm leaves the
-    model causal is read from the signature of the perplexity or, without a score, from the record's label.
+    The recorded settings decide, not the cell's name. They say whether attention is masked; ``seen`` says whether
+    attention or the norm lets a position see the tokens after it.
 
     Raises:
         KeyError: the settings do not say whether a language model sees the future.
         ValueError: there is no language model with the recorded name.
     """
-    if ppl is None and config.get("task._name") != "language_modeling":
+    if config.get("task._name") != "language_modeling":
         return ""
     name = str(config["model._name"])
     masked = name != "tensor_transformer_lm" or bool(config["model.causal"])
-    seen = "causal:no" in str(ppl.get("signature")).split("|") if ppl else label.startswith("not causal")
     return language_model(name, bool(config.get("model.normalize_before")), masked, not seen)
-
-
-def model_of_variant(variant: str) -> tuple[str, str]:
-    """Return the language model and the budget that a cell's name stands for, for a run without a recorded config."""
-    norm, *items = variant.split(",")
-    given = dict(item.partition("=")[::2] for item in items)
-    reading = given.get("reading", "code")
-    pre_norm = given.get("model.normalize_before") == "true" or reading == "paper"
-    masked = given.get("model.causal") == "true" or reading != "code"
-    name = "norm_transformer_lm" if given.get("architecture") == "transformer" else "tensor_transformer_lm"
-    return language_model(name, pre_norm, masked, not sees_sentence(norm)), given.get("budget", "")

@@ -1,19 +1,19 @@
 """Reads the records of runs into one table of results: a row for each run, checkpoint, test set and metric."""
 
-import hashlib
-import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from normplugins.norms import known_norms
+from normplugins.models.norm_settings import names_in
+from normplugins.norms import known_norms, sees_sentence
 from normplugins.report.paper import CORPORA, NAMES
 from normplugins.report.plans import shares_batches
-from normplugins.report.readings import CHOICES, MODELS, model_of_variant, recorded_model
+from normplugins.report.readings import CHOICES, MODELS, recorded_model
 from normplugins.runs.inventory import split_diverged
 from normplugins.runs.record import FORMAT
 from normplugins.utils.errors import UserError
@@ -24,20 +24,20 @@ LOCAL = "local"
 """The mark, among a run's settings, that the run is not published."""
 WHOLE_TEST_SET = "test"
 """The name of the whole test set. A corpus with several test sets has a further name for each of them."""
-CELL = ["experiment", "norm", "model", "budget", "settings", "cut", "note", "train_size", "recipe"]
+CELL = ["experiment", "norm", "model", "budget", "settings", "cut", "note", "train_size"]
 """Columns that runs must have in common to be averaged."""
 PER_REPLICA = "norm.processes="
 """Setting of a norm with per-replica statistics, in runs whose processes share the batches of an update."""
 SCORE = ["checkpoint", "test_set", "metric"]
 NO_SCORE = {**dict.fromkeys([*SCORE, "signature"], ""), "value": math.nan, "brevity": math.nan}
 NO_RUN = {
-    **dict.fromkeys(
-        ["cut", "note", "train_size", "recipe", "stopped_by", "subwords", "hardware", "machine", "version"], ""
-    ),
+    **dict.fromkeys(["cut", "note", "train_size", "stopped_by", "subwords", "hardware", "machine", "version"], ""),
     **dict.fromkeys(["updates", "wall_seconds", "valid_ppl", "threads"], math.nan),
     **{"unigram": (), "label_smoothing": 0.0},
 }
 """What is known of a run that diverged if its cell has no completed run."""
+EMPTY = ["experiment", "variant", "seed", "budget", *SCORE, "value", "scored_by", "diverged"]
+"""The columns of a table without a run."""
 Curve = tuple[tuple[float, float], ...]
 
 
@@ -46,7 +46,7 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
 
     A run without scores has one row with an empty metric. So does a run that diverged (``seed<k>.diverged.json``); its
     column ``diverged`` holds the reason. Rows are in the order in which tables show them. Local runs form separate
-    cells, with ``LOCAL`` as the last of their settings.
+    cells, with ``LOCAL`` after their settings. Of several with the same seed each is a cell, named by its folder.
 
     Raises:
         UserError: a record is broken, has an unknown format, lacks a field, or contradicts its path.
@@ -54,7 +54,7 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
     ended, diverged = split_diverged(sorted((results / "runs").glob("*/*/seed*.json")))
     rows = [row for path in ended for row in read_record(path)]
     rows += [_diverged(path, rows) for path in diverged]
-    rows += [row for path in local for row in read_record(path, local=True)]
+    rows += _local_rows(local)
     models = list(MODELS)
     rows.sort(
         key=lambda row: (
@@ -62,14 +62,18 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
             *(models.index(row["model"]) if row["model"] else -1, row["settings"], row["seed"]),
         )
     )
-    return pd.DataFrame(rows, columns=None if rows else ["experiment", "variant", "budget", "metric", "diverged"])
+    return pd.DataFrame(rows, columns=None if rows else EMPTY)
 
 
 def summarize(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean, sample standard deviation and number of seeds of each cell's scores."""
+    """Return the mean, sample standard deviation and number of seeds of each cell's scores.
+
+    As in the tables, a score that a run of the cell lacks has no mean.
+    """
     runs = results.drop_duplicates([*CELL, "seed"])
     seeds = runs.groupby(CELL, sort=False).agg(
         diverged=("diverged", lambda reasons: int((reasons != "").sum())),
+        ended=("diverged", lambda reasons: int((reasons == "").sum())),
         updates_min=("updates", "min"),
         updates_max=("updates", "max"),
         hardware=("hardware", lambda names: "; ".join(dict.fromkeys(filter(None, names)))),
@@ -77,7 +81,9 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     scores = results.groupby([*CELL, *SCORE], sort=False).agg(
         mean=("value", "mean"), deviation=("value", "std"), seeds=("value", "count")
     )
-    return scores.reset_index().merge(seeds.reset_index(), on=CELL, how="left")
+    summary = scores.reset_index().merge(seeds.reset_index(), on=CELL, how="left")
+    summary.loc[summary["seeds"] < summary["ended"], ["mean", "deviation"]] = math.nan
+    return summary.drop(columns="ended")
 
 
 def norm_rank(norm: str) -> tuple[int, str]:
@@ -116,6 +122,16 @@ def machine_names(hardware: Mapping[str, Any]) -> tuple[str, str]:
     return (f"CPU ({processor})", host) if device == "CPU" else (device, f"{device}; host {host}")
 
 
+def _local_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    records = {path: read_record(path, local=True) for path in paths}
+    runs = {path: tuple(rows[0][key] for key in ("experiment", "variant", "seed")) for path, rows in records.items()}
+    count = Counter(runs.values())
+    for path in [path for path, run in runs.items() if count[run] > 1]:
+        for row in records[path]:
+            row["settings"] += f", in {path.parent}"
+    return [row for rows in records.values() for row in rows]
+
+
 def _run(record: dict[str, Any]) -> dict[str, Any]:
     norm, variant, experiment = str(record["norm"]), str(record["variant"]), str(record["experiment"])
     if variant.split(",")[0] != norm:
@@ -123,25 +139,23 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     training, corpus, config = record["training"], record["corpus"], record["config"]
     hardware, machine = machine_names(record["hardware"])
     ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
-    model = recorded_model(config, record["metrics"].get("ppl"), str(record.get("label") or ""))
+    ppl, label = record["metrics"].get("ppl"), str(record.get("label") or "")
+    seen = "causal:no" in str(ppl.get("signature")).split("|") if ppl else label.startswith("not causal")
+    model = recorded_model(config, seen)
     unigram, size = corpus.get("unigram_ppl"), corpus["counts"].get("train", {})
     known = bool(unigram) and None not in unigram.values()  # None: the unigram model gives a word no probability
     units = [unit for unit in ("pairs", "tokens") if size.get(unit) is not None]  # of parallel and of running text
-    # parts of experiments' recipes that have changed between versions: the end of training, and the test set
-    ends = ("optimization.max_epoch", "optimization.max_update", "checkpoint.patience")
-    recipe = [*map(config.get, ends), corpus["counts"].get("test")]
-    budget, updates, stopped_by = config.get("budget.name"), int(training["updates"]), str(training["stopped_by"])
-    published = budget in (None, "full") and ",recipe=" not in variant  # a recipe of another paper has another end
+    budget, updates, stopped_by = _budget(config), int(training["updates"]), str(training["stopped_by"])
+    published = not budget and ",recipe=" not in variant  # a recipe of another paper has another end
     paper = CORPORA.get(experiment) if published else None
     in_full = paper is None or (stopped_by == paper.ends_by and updates >= paper.ends_at)
     return {
         **_settings(experiment, variant, model),
         "experiment": experiment,
         "seed": int(record["seed"]),
-        "budget": "" if budget in (None, "full") else str(budget),
+        "budget": budget,
         "note": str(corpus.get("note") or ""),
         "train_size": next((f"{int(size[unit]):,} training {unit}" for unit in units), ""),
-        "recipe": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8],
         "updates": updates,
         "stopped_by": stopped_by,
         "cut": "" if in_full else f"cut at {updates:,} updates",
@@ -190,20 +204,23 @@ def _settings(experiment: str, variant: str, model: str) -> dict[str, str]:
 def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the row of a run that diverged; it joins the cell of the completed runs of its name, if there are any."""
     try:
-        experiment, variant, seed, reason = (
-            (read_json(path, REMEDY) or {})[key] for key in ("experiment", "variant", "seed", "diverged")
+        experiment, variant, seed, reason, config = (
+            (read_json(path, REMEDY) or {})[key] for key in ("experiment", "variant", "seed", "diverged", "config")
         )
-    except (KeyError, TypeError) as error:
+        model = recorded_model(config, any(map(sees_sentence, names_in(config.get("model.norm", "")))))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not say which run diverged and how ({error}). Remove it") from error
-    known = [row for row in rows if row["experiment"] == experiment]
-    alike = next((row for row in known if row["variant"] == variant), None)
+    alike = next((row for row in rows if (row["experiment"], row["variant"]) == (experiment, variant)), None)
     if alike is None:
-        paper = CORPORA.get(experiment)
-        language_model = (paper and paper.metric == "ppl") or any(row["model"] for row in known)
-        model, budget = model_of_variant(variant) if language_model else ("", "")
-        alike = NO_RUN | _settings(experiment, variant, model) | {"budget": budget}
+        alike = NO_RUN | _settings(experiment, variant, model) | {"budget": _budget(config)}
     own = {"experiment": experiment, "seed": int(seed), "diverged": str(reason), "scored_by": ""}
     return {**alike, **NO_SCORE, **own, "train_curve": (), "valid_curve": ()}
+
+
+def _budget(config: Mapping[str, Any]) -> str:
+    """Return the name of a shortened schedule, or "" for the full one."""
+    name = config.get("budget.name")
+    return "" if name in (None, "full") else str(name)
 
 
 def _curve(points: list[dict[str, Any]]) -> Curve:

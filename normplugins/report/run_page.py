@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from normplugins.report.records import REMEDY, WHOLE_TEST_SET, machine_names
 from normplugins.report.table import build_table, markdown
 from normplugins.runs.cell import is_shortened
 from normplugins.runs.experiments import experiments
-from normplugins.runs.inventory import published_path, published_records
+from normplugins.runs.inventory import published_path
 from normplugins.utils.json_file import read_json
 
 MOST_POINTS = 25
@@ -35,20 +34,6 @@ MAIN = ("optimization.lr", "lr_scheduler.warmup_updates", "dataset.max_tokens", 
 """The settings that the page of every run shows."""
 CUSTOM = ("corpus.source", "corpus.target", *(f"corpus.{split}{end}" for split in ("train", "valid", "test")
                                              for end in ("", "_source", "_target", "_size")))  # fmt: skip
-
-
-def run_links(results: Path, experiment: str, *cells: str, seeds: Collection[int] | None = None) -> str:
-    """Return Markdown links to the pages of the completed runs of these cells (and of these seeds)."""
-    texts = []
-    for cell in dict.fromkeys(cells):
-        ended = {int(path.stem.removeprefix("seed")): path for path in published_records(results, experiment, cell)[0]}
-        links = [
-            f"[{seed}](<{path.relative_to(results).with_suffix('.md').as_posix()}>)"
-            for seed, path in sorted(ended.items())
-            if seeds is None or seed in seeds
-        ]
-        texts += [f"{cell} seed {', '.join(links)}"] if links else []
-    return "; ".join(texts)
 
 
 def run_pages(results: Path, found: pd.DataFrame) -> dict[str, str]:

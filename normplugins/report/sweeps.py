@@ -1,8 +1,6 @@
-"""What the records say about plans that vary one setting: batch sizes, weight decay, learning rates, precision."""
+"""What the records say about plans that vary one setting: batch sizes, weight decay, learning rates."""
 
 import math
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,47 +11,42 @@ from matplotlib.ticker import NullLocator
 from normplugins.report import style
 from normplugins.report.answer import describe_difference
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Contrast, Finding, find, so_far
+from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, so_far
+from normplugins.report.evidence import FAILS, HOLDS, Evidence, links_of_pairs
 from normplugins.report.plans import Plan, experiment_setting
-from normplugins.report.run_page import run_links
-from normplugins.runs.inventory import diverged_path, published_path, published_records
-from normplugins.runs.scored_runs import REMEDY
-from normplugins.utils.json_file import read_json
+from normplugins.report.records import WHOLE_TEST_SET
 
-HOLDS, FAILS = "holds", "does not hold"
-"""The verdicts on a claim, besides ``UNDECIDED`` and ``NOT_RUN``."""
 TOKENS, DECAY, RATE = "dataset.max_tokens", "optimizer.weight_decay", "optimization.lr"
-BATCH_SIZE, ONE_SENTENCE, WEIGHT_DECAY, LEARNING_RATE, PRECISION = (
-    "batch_size", "one_sentence", "weight_decay", "learning_rate", "precision"
-)  # fmt: skip
+BATCH_SIZE, ONE_SENTENCE, WEIGHT_DECAY, LEARNING_RATE = "batch_size", "one_sentence", "weight_decay", "learning_rate"
 """The plans in ``configs/campaign/``."""
 MIN_SCORE_FRACTION = 0.5
 """A learning rate works if no run diverges and each reaches this fraction of the best score of its norm."""
 
 
-def read_sweep(results: Path, plan: str, key: str) -> pd.DataFrame:
+def read_sweep(found: pd.DataFrame, plan: str, key: str) -> pd.DataFrame:
     """Return the published runs of a plan of Multi30k, sorted by the value of the setting ``key``.
 
     A row is a run: its ``cell``, ``norm``, ``value`` of the setting (the experiment's if the cell does not name it),
-    ``bleu``, and whether it ``diverged``.
+    ``bleu``, and whether it ``diverged``. ``found`` is the table of results.
     """
+    found = found[found["experiment"] == EXPERIMENT].set_index(["variant", "seed"])
+    whole = (found["metric"] == "bleu") & (found["test_set"] == WHOLE_TEST_SET)
+    scores = found.loc[whole & (found["checkpoint"] == found["scored_by"]), "value"]
+    lost = found["diverged"].groupby(level=[0, 1]).first() != ""
     rows: list[tuple[Any, ...]] = []
     usual = np.ravel(experiment_setting(EXPERIMENT, key))[0]
     for (_, cell), seeds in Plan.named(plan).cells.items():
         norm, *settings = cell.split(",")
         value = float(dict(item.partition("=")[::2] for item in settings).get(key, usual))
-        for path in (published_path(results, EXPERIMENT, cell, seed) for seed in seeds):
-            if record := read_json(path, REMEDY):
-                rows.append((cell, norm, value, record["metrics"].get("bleu", {}).get("score", math.nan), False))
-            elif diverged_path(path).exists():
-                rows.append((cell, norm, value, math.nan, True))
+        runs = [(cell, seed) for seed in seeds if (cell, seed) in lost.index]
+        rows += [(cell, norm, value, scores.get(run, math.nan), lost[run]) for run in runs]
     swept = pd.DataFrame(rows, columns=["cell", "norm", "value", "bleu", "diverged"])
     return swept.sort_values("value", kind="stable")
 
 
-def batch_sizes(results: Path) -> Figure | None:
+def batch_sizes(found: pd.DataFrame) -> Figure | None:
     """Return a figure of the scores against the tokens per batch; None unless a norm has runs with two sizes."""
-    swept = read_sweep(results, BATCH_SIZE, TOKENS)
+    swept = read_sweep(found, BATCH_SIZE, TOKENS)
     cells = swept.dropna(subset="bleu").groupby(["norm", "value"], sort=False)["bleu"]
     points = cells.agg(["mean", "min", "max", "count"]).reset_index()
     lines = [(str(norm), line) for norm, line in points.groupby("norm", sort=False) if len(line) > 1]
@@ -86,11 +79,11 @@ def batch_sizes(results: Path) -> Figure | None:
     return figure
 
 
-def small_batches(results: Path) -> tuple[str, str]:
+def small_batches(evidence: Evidence) -> tuple[str, str]:
     """Judge whether BN (as released) falls behind LN at small batches; return the verdict and the evidence."""
-    cells = read_sweep(results, BATCH_SIZE, TOKENS).drop_duplicates("cell")
+    cells = read_sweep(evidence.found, BATCH_SIZE, TOKENS).drop_duplicates("cell")
     pairs = cells.pivot(index="value", columns="norm", values="cell").reindex(columns=["bn_released", "ln"]).dropna()
-    judged = _find(results, BATCH_SIZE, pairs.itertuples(index=False, name=None))
+    judged = evidence.compare(BATCH_SIZE, pairs.itertuples(index=False, name=None))
     found = dict(zip(pairs.index, judged, strict=True))
     found = {size: each for size, each in found.items() if each.difference or any(each.diverged)}
     if len(found) < 2:
@@ -104,18 +97,19 @@ def small_batches(results: Path) -> tuple[str, str]:
     elif small.worse and not small.difference and large.difference and not large.worse:  # all runs of small diverged
         verdict = HOLDS
     differences = "; ".join(f"{size:,.0f} tokens: {describe_difference(each)}" for size, each in found.items())
-    return so_far(verdict, not Plan.named(BATCH_SIZE).progress(results).left), (
-        f"BN as released - LN at {differences}. The claim holds if BN is worse at the smallest size, with an interval "
-        "below the one at the largest, or if all its runs diverged there. Every size has the same learning rate and "
-        f"number of epochs, so smaller batches make more updates. Runs: {paired_runs(results, *found.values())}."
+    return so_far(verdict, evidence.ended(BATCH_SIZE)), (
+        f"BN as released - LN at {differences}. The claim holds if BN is worse and not equivalent at the smallest "
+        "size, with an interval below the one at the largest, or if all its runs diverged there. Every size has the "
+        "same learning rate and number of epochs, so smaller batches make more updates. "
+        f"{links_of_pairs(*found.values())}"
     )
 
 
-def one_sentence(results: Path) -> tuple[str, str]:
+def one_sentence(evidence: Evidence) -> tuple[str, str]:
     """Judge whether BN falls behind LN when a batch has one sentence; return the verdict and the evidence."""
     cells = {cell.partition(",")[0]: cell for _, cell in Plan.named(ONE_SENTENCE).cells}
     others = [norm for norm in cells if norm != "ln"]
-    judged = _find(results, ONE_SENTENCE, [(cells[norm], cells["ln"]) for norm in others])
+    judged = evidence.compare(ONE_SENTENCE, [(cells[norm], cells["ln"]) for norm in others])
     found = dict(zip(others, judged, strict=True))
     forms = [each for norm, each in found.items() if norm.startswith("bn")]
     if not all(each.difference or any(each.diverged) for each in forms):
@@ -125,18 +119,18 @@ def one_sentence(results: Path) -> tuple[str, str]:
     else:
         verdict = HOLDS if all(each.worse for each in forms) else UNDECIDED
     differences = "; ".join(f"{norm} - ln: {describe_difference(each)}" for norm, each in found.items())
-    return so_far(verdict, not Plan.named(ONE_SENTENCE).progress(results).left), (
-        f"{differences}. The claim holds if both forms of BN are worse than LN. "
-        f"Runs: {paired_runs(results, *found.values())}."
+    return so_far(verdict, evidence.ended(ONE_SENTENCE)), (
+        f"{differences}. The claim holds if both forms of BN are worse than LN and not equivalent to it. "
+        f"{links_of_pairs(*found.values())}"
     )
 
 
-def weight_decay(results: Path) -> tuple[str, str]:
+def weight_decay(evidence: Evidence) -> tuple[str, str]:
     """Judge whether weight decay equals a control with a matched learning rate; return the verdict and the evidence."""
     cells = [cell for _, cell in Plan.named(WEIGHT_DECAY).cells]
     decayed, control = (next(cell for cell in cells if key in cell) for key in (DECAY, RATE))
     plain = next(cell for cell in cells if "," not in cell)
-    matched, alone = _find(results, WEIGHT_DECAY, [(decayed, control), (decayed, plain)])
+    matched, alone = evidence.compare(WEIGHT_DECAY, [(decayed, control), (decayed, plain)])
     if matched.difference is None:
         return NOT_RUN, "No seed has both the run with weight decay and its control with a matched learning rate."
     verdict = {"equivalent": HOLDS, "better": FAILS, "worse": FAILS}.get(matched.parts[-1], UNDECIDED)
@@ -146,13 +140,13 @@ def weight_decay(results: Path) -> tuple[str, str]:
         f"Weight decay minus the control with a matched learning rate: {describe_difference(matched)}. Weight decay "
         f"minus the unchanged recipe: {describe_difference(alone)}. The claim holds if weight decay and its control "
         "are equivalent, and weight decay differs from the unchanged recipe. "
-        f"Runs: {paired_runs(results, matched, alone)}."
+        f"{links_of_pairs(matched, alone)}"
     )
 
 
-def learning_rates(results: Path) -> tuple[str, str]:
+def learning_rates(evidence: Evidence) -> tuple[str, str]:
     """Judge whether LN trains at a larger learning rate than no norm; return the verdict and the evidence."""
-    swept = read_sweep(results, LEARNING_RATE, RATE)
+    swept = read_sweep(evidence.found, LEARNING_RATE, RATE)
     tried: dict[str, dict[Any, pd.DataFrame]] = {
         norm: dict(iter(swept[swept["norm"] == norm].groupby("value"))) for norm in ("ln", "none")
     }
@@ -170,51 +164,14 @@ def learning_rates(results: Path) -> tuple[str, str]:
         verdict = HOLDS if largest["ln"] > largest["none"] else FAILS
     else:
         verdict = UNDECIDED  # too few seeds, different rates, or both work at the largest rate
-    return so_far(verdict, not Plan.named(LEARNING_RATE).progress(results).left), (
+    return so_far(verdict, evidence.ended(LEARNING_RATE)), (
         f"{'. '.join(summaries)}. These are norms of the encoder; the decoder has LN. A rate works if no run diverges "
         f"and each reaches {MIN_SCORE_FRACTION:.0%} of the best score of its norm. "
-        f"Runs: {run_links(results, EXPERIMENT, *swept['cell'])}."
+        f"{evidence.links(*swept['cell'])}"
     )
-
-
-def bfloat16(results: Path) -> tuple[str, str]:
-    """Judge whether training in bfloat16 changes the BLEU of LN and PN; return the verdict and the evidence."""
-    found = _find(results, PRECISION, [(f"{norm},precision=bf16", norm) for norm in ("ln", "pn")])
-    if any(each.difference is None for each in found):
-        return NOT_RUN, "LN and PN need a seed each that was trained in both precisions."
-    parts = [each.parts for each in found]
-    verdict = HOLDS if all("equivalent" in each for each in parts) else UNDECIDED
-    if any({"better", "worse"} & {*each} and "equivalent" not in each for each in parts):
-        verdict = FAILS
-    verdicts = ". ".join(f"{each.contrast.name}: {describe_difference(each)}, {each.verdict}" for each in found)
-    versions = {
-        cell: ", ".join(sorted({(read_json(path, REMEDY) or {})["versions"]["normplugins"]
-                                for path in published_records(results, EXPERIMENT, cell)[0]}))
-        for each in found for cell in (each.contrast.system, each.contrast.baseline)
-    }  # fmt: skip
-    code = "; ".join(f"{cell}: {version}" for cell, version in versions.items())
-    return so_far(verdict, all(each.final for each in found)), (
-        f"{verdicts}. The claim holds if both differences are equivalent within ±{MARGIN} BLEU. No protocol preceded "
-        f"these runs, and the two precisions were run with different versions of the code ({code}), so a difference "
-        f"could come from either. Runs: {paired_runs(results, *found)}."
-    )
-
-
-def paired_runs(results: Path, *findings: Finding) -> str:
-    """Return Markdown links to the pages of the runs that these findings compare: the seeds that both sides have."""
-    used: dict[str, set[int]] = {}
-    for found in findings:
-        for cell in (found.contrast.system, found.contrast.baseline):
-            used.setdefault(cell, set()).update(found.difference.seeds if found.difference else ())
-    return "; ".join(run_links(results, EXPERIMENT, cell, seeds=seeds) for cell, seeds in used.items() if seeds)
 
 
 def _outcome(runs: pd.DataFrame) -> str:
     score = f"BLEU {runs['bleu'].mean():.2f}" if runs["bleu"].notna().any() else ""
     lost = f"{runs['diverged'].sum()} diverged" if runs["diverged"].any() else ""
     return ", ".join(filter(None, [score, lost]))
-
-
-def _find(results: Path, plan: str, pairs: Iterable[tuple[str, str]]) -> list[Finding]:
-    contrasts = [Contrast(system, baseline) for system, baseline in pairs]
-    return find(results, contrasts=contrasts, plan=Plan.named(plan))

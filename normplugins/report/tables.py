@@ -24,6 +24,8 @@ COUNTED = (
     "last, partial segment."
 )
 BEST = "The checkpoint with the best validation loss is scored; *last*: the last checkpoint."
+OURS_MINUS_LN = "ours\n- LN"
+INTERVAL = "ours - LN: the mean over the seeds that both have, and its 95 % interval by Student's t over these seeds."
 TEXTS = ("norm", "stopped by", "hardware")
 """The columns that hold text rather than numbers."""
 
@@ -138,7 +140,7 @@ def _table(
     footnotes = list(dict.fromkeys(corpus.footnotes.values())) if corpus else []
     main = ",\n".join(filter(None, ["ours" if corpus else "", _name(metric), scored]))
     optional: dict[str, Callable[[Cell], str]] = {
-        **({"ours\n- LN": lambda cell: difference(cell, cells, metric, scored)} if corpus else {}),
+        **({OURS_MINUS_LN: lambda cell: difference(cell, cells, metric, scored, interval=True)} if corpus else {}),
         **{name if corpus else f"{_name(metric)},\n{name}": partial(Cell.score, metric=metric, checkpoint=name)
            for name in also},
         "brevity\npenalty": lambda cell: cell.brevity(metric),
@@ -170,9 +172,11 @@ def _table(
         return found | {heading: get(row.cell) if row.cell else "" for heading, get in optional.items()}
 
     texts = [columns(row) for row in rows]
+    intervals = any("[" in row.get(OURS_MINUS_LN, "") for row in texts)
     below = [
         *(f"[{number}] {text}" for number, text in enumerate(footnotes, 1)),
         *notes,
+        *([INTERVAL] if intervals else []),
         *([BEST] if perplexity and cells else []),
         *_language_model_notes(cells),
         *_seeds_note(cells),
@@ -222,8 +226,11 @@ def _name_of(cell: Cell) -> str:
 
 
 def _checkpoints(cells: Sequence[Cell]) -> list[str]:
+    """Return the checkpoints of a table, beginning with the one by which most of its cells are scored."""
     found = {name for cell in cells for column in ("scored_by", "checkpoint") for name in cell.rows[column]}
-    return [name for name in CHECKPOINTS if name in found]
+    scored_by = [cell.first["scored_by"] for cell in cells]
+    first = max(CHECKPOINTS, key=scored_by.count)
+    return [name for name in (first, *(name for name in CHECKPOINTS if name != first)) if name in found]
 
 
 def _metrics(cells: Sequence[Cell], first: str = "") -> list[str]:

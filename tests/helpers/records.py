@@ -171,12 +171,15 @@ def put_run(runs: Path, content: dict[str, Any], finished: bool = True, log: str
     return run
 
 
-def put_diverged(results: Path, experiment: str, variant: str, seed: int) -> None:
+def put_diverged(
+    results: Path, experiment: str, variant: str, seed: int, config: Mapping[str, Any] | None = None
+) -> None:
     """Write what ``normplugins campaign`` publishes of a run whose loss was not finite."""
     path = results / "runs" / experiment / variant / f"seed{seed}.diverged.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     reason = "update 7: the loss is not finite"
-    path.write_text(json.dumps({"experiment": experiment, "variant": variant, "seed": seed, "diverged": reason}))
+    content = {"experiment": experiment, "variant": variant, "seed": seed, "diverged": reason, "config": config or {}}
+    path.write_text(json.dumps(content))
 
 
 REFERENCES = [f"sentence number {n} of a test set with a few words" for n in range(60)]

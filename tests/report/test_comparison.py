@@ -63,25 +63,12 @@ def test_three_seeds(results, accepted) -> None:
     assert "one seed" not in text
 
 
-def test_json_holds_the_differences(results, accepted) -> None:
-    text = accepted("compare", "small/ln", "small/bn", "--json")
-    found = json.loads(text)
-    (contrast,) = found["contrasts"]
-    scores = found["scores"]
-    by_seed = [scores["small/bn"][str(seed)]["bleu"] - scores["small/ln"][str(seed)]["bleu"] for seed in SEEDS]
-    assert contrast["by_seed"] == pytest.approx(by_seed)
-    assert contrast["low"] < contrast["mean"] < contrast["high"] < 0
-    assert set(contrast["tests_of_first_seed"]) == {"paired_bootstrap", "approximate_randomization"}
-
-
 @pytest.mark.slow
 def test_one_common_seed_gives_no_verdict(results, accepted) -> None:
     for seed in (2, 3):
         (results / f"runs/small/bn/seed{seed}.json").unlink()
     text = accepted("compare", "small/ln", "small/bn")
     assert "one seed: no verdict" in text
-    text = accepted("compare", "small/ln", "small/bn", "--json")
-    assert json.loads(text)["contrasts"][0]["low"] is None
 
 
 def test_two_seeds_have_no_standard_deviation_and_do_not_say_how_many_would_decide(results, accepted) -> None:
@@ -162,10 +149,6 @@ def test_language_models(tmp_path, accepted, monkeypatch) -> None:
             }
             write_json(folder / "record.json", record)
     text = accepted("compare", "runs/ln", "runs/bn")
-    assert "nats per word (less is better)" in text
+    assert "difference: +0.2000 nats per word (less is better)" in text
     assert "verdict: worse" in text
     assert "approximate randomization p = " in text
-    text = accepted("compare", "runs/ln", "runs/bn", "--json")
-    (contrast,) = json.loads(text)["contrasts"]
-    assert contrast["mean"] == pytest.approx(0.2, abs=1e-5)
-    assert contrast["sentence_variance"] == 0

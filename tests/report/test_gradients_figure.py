@@ -1,4 +1,4 @@
-"""``normplugins analyze gradients`` with tiny models: its table, which grows by norm, and its figure."""
+"""``normplugins analyze gradients`` with small models: its table, which grows by norm, and its figure."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.helpers.pictures import assert_legible, written
 def test_norms_are_added_to_the_table_and_replaced_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = [[norm, "post", 2, "decoder", 1, 7.0, 1, 8] for norm in ("ln", "pn")]
     pd.DataFrame(old, columns=COLUMNS).to_csv(tmp_path / TABLE, index=False)
-    arguments = ["--norm", "pn", "--width", "8", "--layers", "2", "--seeds", "1", "--results", str(tmp_path)]
+    arguments = ["--norm", "pn", "--layers", "2", "--results", str(tmp_path)]
     assert main(["analyze", "gradients", *arguments]) == 0
     said = capsys.readouterr().out
     assert "gradients with pn, 5 placements: 20 layers" in said

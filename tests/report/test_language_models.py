@@ -21,10 +21,6 @@ def column(rows: dict[str, dict[str, str]], norm: str, heading: str = OURS) -> l
     return [rows.get(f"{norm}, {reading}", {}).get(heading, "") for reading in READINGS]
 
 
-def best_valid(content) -> float:
-    return min(point["ppl"] for point in content["curves"]["valid"])
-
-
 def test_each_reading_has_its_rows_with_seeds_spread_and_difference(page, tmp_path) -> None:
     for seed, ppl in enumerate((48.0, 48.5, 49.3), 1):
         put(tmp_path, language_model("ptb", "pn", seed, ppl))
@@ -32,9 +28,11 @@ def test_each_reading_has_its_rows_with_seeds_spread_and_difference(page, tmp_pa
     put(tmp_path, language_model("ptb", "pn,reading=masked", 1, 104.0))
     put(tmp_path, language_model("ptb", "ln,reading=masked", 1, 110.0))
     put(tmp_path, language_model("ptb", "pn,reading=paper", 1, 99.0))
+    put(tmp_path, language_model("ptb", "pn_alg2,reading=masked", 1, 105.0))
     rows = page().rows("PTB")
     norms = ("LN (ln)", "BN (bn)", "BN (bn_released)", "PN-V (pnv)", "PN (pn)")
-    assert list(rows) == [f"{norm}, {reading}" for reading in READINGS for norm in norms]
+    published = [f"{norm}, {reading}" for reading in READINGS for norm in norms]
+    assert list(rows) == [*published[:10], f"pn_alg2, {MASKED}", *published[10:]]
     # mean 48.6; deviations -0.6, -0.1, 0.7; sqrt(0.86 / 2) = 0.6557
     assert column(rows, "PN (pn)") == ["48.60 ± 0.66", "104.00", "99.00"]
     assert column(rows, "PN (pn)", "seeds") == ["3", "1", "1"]
@@ -42,32 +40,22 @@ def test_each_reading_has_its_rows_with_seeds_spread_and_difference(page, tmp_pa
     assert column(rows, "PN (pn)", "ours - LN") == ["-5.00", "-6.00", ""]
     assert column(rows, "LN (ln)", "ours - LN") == ["", "", ""]
     assert column(rows, "PN (pn)", "paper") == ["47.6 M"] * 3
+    assert column(rows, "pn_alg2", "paper") == ["", "", ""], "it is not in the paper"
     assert column(rows, "PN (pn)", "paper - LN") == ["-5.6 S"] * 3
     # the factory's published count is 0.25 lower
     assert column(rows, "PN (pn)", "ppl, full segments")[:2] == ["48.35 ± 0.66", "103.75"]
 
 
-@pytest.mark.parametrize(
-    ("name", "reading"), [("", "masked"), (",reading=masked", "paper"), (",reading=paper", "code")]
-)
-def test_the_config_and_not_the_cells_name_chooses_the_row(page, tmp_path, name, reading) -> None:
-    put(tmp_path, language_model("ptb", f"ln,reading={reading}", 1, 77.0) | {"variant": f"ln{name}"})
-    rows = page().rows("PTB")
-    (found,) = [label for label, row in rows.items() if row[OURS] == "77.00"]
-    assert found.partition(":")[0] == f"LN (ln), reading={reading}"
-
-
-def test_a_pre_norm_model_without_a_mask_is_none_of_the_readings(page, tmp_path) -> None:
+def test_the_config_and_not_the_cells_name_chooses_the_row(page, tmp_path) -> None:
+    for seed, (name, reading) in enumerate(
+        (("", "masked"), (",reading=masked", "paper"), (",reading=paper", "code")), 1
+    ):
+        put(tmp_path, language_model("ptb", f"ln,reading={reading}", seed, 70.0 + seed) | {"variant": f"ln{name}"})
+    put(tmp_path, language_model("ptb", "ln,model.causal=true", 2, 81.0))
     put(tmp_path, language_model("ptb", "ln,model.normalize_before=true", 1, 44.0))
     rows = page().rows("PTB")
-    assert "44.00" not in column(rows, "LN (ln)")
-    assert rows["ln, pre-norm, unmasked: sees the future"][OURS] == "44.00"
-
-
-def test_two_names_of_one_reading_are_one_cell(page, tmp_path) -> None:
-    put(tmp_path, language_model("ptb", "ln,reading=masked", 1, 100.0))
-    put(tmp_path, language_model("ptb", "ln,model.causal=true", 2, 110.0))
-    assert page().rows("PTB")[f"LN (ln), {MASKED}"][OURS] == "105.00"
+    assert column(rows, "LN (ln)") == ["73.00", "76.00", "72.00"]
+    assert rows["ln, pre-norm, unmasked: sees the future"][OURS] == "44.00", "none of the readings"
 
 
 def test_the_last_checkpoint_stands_beside_the_one_that_is_scored(page, tmp_path) -> None:
@@ -77,7 +65,7 @@ def test_the_last_checkpoint_stands_beside_the_one_that_is_scored(page, tmp_path
     made = page()
     row, other = made.rows("PTB")[f"LN (ln), {CODE}"], next(iter(made.rows("wikitext2").values()))
     assert (row[OURS], row["last"]) == ("53.00", "54.50")
-    assert (other["ppl, best"], other["ppl, last"]) == ("53.00", "54.50")
+    assert list(other.items())[1:3] == [("ppl, best", "53.00"), ("ppl, last", "54.50")]
 
 
 def test_nothing_is_claimed_of_the_papers_own_model(page) -> None:
@@ -88,25 +76,11 @@ def test_nothing_is_claimed_of_the_papers_own_model(page) -> None:
     assert "not known" in made.terminal
 
 
-@pytest.mark.slow
-def test_best_validation_perplexity_is_each_models_own(page, tmp_path) -> None:
-    code = language_model("ptb", "ln", floor=5.0)
-    masked = language_model("ptb", "ln,reading=masked", floor=6.0)
-    for content in (code, masked):
-        put(tmp_path, content)
-    found = column(page().rows("PTB"), "LN (ln)", "best valid ppl")
-    assert found == [f"{best_valid(code):.2f}", f"{best_valid(masked):.2f}", ""]
-    assert best_valid(code) < best_valid(masked)
-
-
 @pytest.mark.parametrize(
     ("variant", "updates", "stopped_by", "label", "reading"),
     [
-        ("ln,architecture=transformer", 20_000, "max_update", "ln, causal transformer", ""),
         ("ln,architecture=transformer,reading=paper", 20_000, "max_update", "ln, causal transformer, pre-norm", ""),
-        ("ln,model.dropout=0.1", 20_000, "max_update", f"ln, {CODE}, model.dropout=0.1", CODE),
         ("ln,model.dropout=0.1,reading=masked", 20_000, "max_update", f"ln, {MASKED}, model.dropout=0.1", MASKED),
-        ("ln", 9_000, "max_epoch", f"ln, {CODE}, cut at 9,000 updates", CODE),
         ("ln,reading=paper", 9_000, "max_update", f"ln, {PAPER}, cut at 9,000 updates", PAPER),
     ],
 )
@@ -120,14 +94,6 @@ def test_what_is_not_the_published_recipe_has_a_row_of_its_own(
     assert column(rows, "LN (ln)") == ["not in full" if each == reading else "not run" for each in READINGS]
 
 
-def test_a_norm_that_is_not_in_the_paper_has_no_number_of_it(page, tmp_path) -> None:
-    put(tmp_path, language_model("ptb", "pn_alg2", 1, 49.0))
-    put(tmp_path, language_model("ptb", "pn_alg2,reading=masked", 1, 105.0))
-    rows = page().rows("PTB")
-    assert column(rows, "pn_alg2") == ["49.00", "105.00", ""]
-    assert column(rows, "pn_alg2", "paper") == ["", "", ""]
-
-
 def test_the_difference_to_ln_is_taken_between_one_kind_of_model_only(page, tmp_path) -> None:
     put(tmp_path, language_model("ptb", "ln", 1, 53.0))
     put(tmp_path, language_model("ptb", "pn,reading=masked", 1, 104.0))
@@ -139,43 +105,24 @@ def test_the_difference_to_ln_is_taken_between_one_kind_of_model_only(page, tmp_
     assert rows["pn, causal transformer"]["ours - LN"] == "-5.00"
 
 
-@pytest.mark.slow
 def test_shortened_schedules_have_a_table_of_their_own(page, tmp_path) -> None:
-    variants = ("ln,budget=cpu", "ln,budget=cpu,reading=masked", "ln,budget=cpu,reading=paper")
-    contents = [
-        language_model("ptb", variant, 1, 250.0 + 50 * place, updates=1_500, floor=7 + place / 4)
-        for place, variant in enumerate(variants)
-    ]
-    for content in contents:
-        put(tmp_path, content)
-    put(tmp_path, language_model("ptb", "ln,architecture=transformer,budget=cpu", 1, 230.0, updates=1_500))
-    put(tmp_path, language_model("ptb", "pn,budget=cpu", 1, 240.0, updates=1_200))
+    for seed, ppl in enumerate((250.0, 252.0), 1):
+        put(tmp_path, language_model("ptb", "ln,budget=cpu", seed, ppl, updates=1_500))
+    put(tmp_path, language_model("ptb", "ln,budget=cpu,reading=masked", 1, 300.0, updates=1_500))
+    put(tmp_path, language_model("ptb", "ln,budget=cpu,model.dropout=0.1", 1, 240.0, updates=1_500))
+    put(tmp_path, language_model("ptb", "ln,architecture=transformer,budget=cpu", 1, 230.0, updates=1_200))
     made = page()
-    rows = {name.partition(", shortened")[0]: row for name, row in made.rows(SHORT_PTB).items()}
-    assert set(rows) == {*(f"ln, {reading}" for reading in READINGS), "ln, causal transformer", f"pn, {CODE}"}
-    assert column(rows, "ln", "ppl, best") == ["250.00", "300.00", "350.00"]
-    assert column(rows, "ln", "best valid ppl") == [f"{best_valid(content):.2f}" for content in contents]
-    assert (rows[f"ln, {CODE}"]["updates"], rows[f"pn, {CODE}"]["updates"]) == ("1,500", "1,200")
-    assert rows["ln, causal transformer"]["ppl, best"] == "230.00"
+    rows = {name: (row["ppl, best"], row["seeds"], row["updates"]) for name, row in made.rows(SHORT_PTB).items()}
+    assert rows == {
+        f"ln, {CODE}, shortened to 1,500 updates": ("251.00", "2", "1,500"),
+        f"ln, {CODE}, model.dropout=0.1, shortened to 1,500 updates": ("240.00", "1", "1,500"),
+        f"ln, {MASKED}, shortened to 1,500 updates": ("300.00", "1", "1,500"),
+        "ln, causal transformer, shortened to 1,200 updates": ("230.00", "1", "1,200"),
+    }
     section = made.section(SHORT_PTB)
     assert "the published schedule takes 20,000 updates" in section
     assert "perplexity 620.5 on test and 650.2 on valid" in section
-    full = made.rows("PTB")
-    assert column(full, "LN (ln)") == ["not in full"] * 3
-    assert len(full) == 15
-
-
-def test_seeds_of_a_shortened_schedule_are_averaged_and_other_settings_are_not(page, tmp_path) -> None:
-    for seed, ppl in enumerate((250.0, 252.0), 1):
-        put(tmp_path, language_model("ptb", "ln,budget=cpu", seed, ppl, updates=1_500))
-    put(tmp_path, language_model("ptb", "ln,budget=cpu,model.dropout=0.1", 1, 240.0, updates=1_500))
-    rows = page().rows(SHORT_PTB)
-    row, other = (
-        rows[f"ln, {CODE}, shortened to 1,500 updates"],
-        rows[f"ln, {CODE}, model.dropout=0.1, shortened to 1,500 updates"],
-    )
-    assert (row["ppl, best"], row["seeds"]) == ("251.00", "2")
-    assert other["ppl, best"] == "240.00"
+    assert column(made.rows("PTB"), "LN (ln)") == ["not in full", "not in full", "not run"]
 
 
 def test_a_table_with_numbers_that_see_the_future_says_so_in_two_sentences(page, tmp_path) -> None:
@@ -201,14 +148,10 @@ def test_a_corpus_of_running_text_has_tokens(page, tmp_path) -> None:
     assert "pairs" not in made.section("PTB")
 
 
-@pytest.mark.slow
 def test_another_experiment_shows_both_counts_with_their_signatures_and_plain_labels(page, tmp_path) -> None:
-    put(tmp_path, language_model("wikitext2", "pn", 1, 60.0, floor=4.0))
+    put(tmp_path, language_model("wikitext2", "pn", 1, 60.0))
     put(tmp_path, language_model("wikitext2", "pn,reading=masked", 1, 120.0))
-    put(
-        tmp_path,
-        language_model("wikitext2", "pn,architecture=transformer,budget=cpu", 1, 300.0, updates=900, floor=4.0),
-    )
+    put(tmp_path, language_model("wikitext2", "pn,architecture=transformer,budget=cpu", 1, 300.0, updates=900))
     made = page()
     rows = made.rows("wikitext2")
     assert {name: (row["ppl, best"], row["ppl, full segments"]) for name, row in rows.items()} == {
@@ -221,9 +164,6 @@ def test_another_experiment_shows_both_counts_with_their_signatures_and_plain_la
     assert f"- ppl (reading=code: sees the future): {counted}:no`" in section
     assert f"- ppl (reading=masked; causal transformer): {counted}:yes`" in section
     assert section.count("partial:dropped") == 2
-    for name in ("wikitext2", "wikitext2-budget-cpu"):
-        assert f"(figures/{name}.png)" in section
-        assert (tmp_path / "figures" / f"{name}.png").is_file()
 
 
 def test_a_run_that_was_not_scored_says_so(page, tmp_path) -> None:
@@ -241,12 +181,14 @@ def test_the_page_on_causality_is_linked_where_it_is(page, tmp_path) -> None:
     assert "(causality.md)" in page().section("Table 2")
 
 
-def test_a_run_that_diverged_does_not_hide_the_scores_of_the_others(page, tmp_path) -> None:
-    put(tmp_path, language_model("wikitext2", "ln", 1, 60.0))
-    put_diverged(tmp_path, "wikitext2", "pn", 1)
-    rows = page().rows("wikitext2")
+@pytest.mark.parametrize(("experiment", "reading"), [("wikitext2", "code"), ("my_text", "masked")])
+def test_the_config_of_a_run_that_diverged_chooses_its_row(page, tmp_path, experiment, reading) -> None:
+    config = language_model(experiment, f"pn,reading={reading}")["config"] | {"model.norm": "pn"}
+    put(tmp_path, language_model(experiment, "ln", 1, 60.0))
+    put_diverged(tmp_path, experiment, "pn", 1, config)
+    rows = page().rows(experiment)
     assert "60.00" in rows[f"ln, {CODE}"].values()
-    assert "diverged" in rows[f"pn, {CODE}"].values()
+    assert "diverged" in rows[f"pn, {CODE if reading == 'code' else MASKED}"].values()
 
 
 def test_the_command_of_a_run_names_what_chooses_its_column(page, tmp_path) -> None:
@@ -277,45 +219,39 @@ def test_a_masked_model_whose_norm_sees_the_future_never_passes_for_causal(page,
     for kind, ppl in kinds.items():
         put(tmp_path, language_model("ptb", "instance" + kind, 1, ppl))
         put(tmp_path, language_model("ptb", "ln" + kind, 1, ppl + 100))
-        short = ",".join(["instance", *sorted(["budget=cpu", *filter(None, kind.split(","))])])
-        put(tmp_path, language_model("ptb", short, 1, ppl, updates=1_500))
-    made = page()
-    rows = {name: row for name, row in made.rows("PTB").items() if name.startswith("instance")}
+    rows = {name: row for name, row in page().rows("PTB").items() if name.startswith("instance")}
     assert {name: (row[OURS], row["ours - LN"]) for name, row in rows.items()} == {
         "instance, reading=code: sees the future": ("60.00", "-100.00"),
         "instance, reading=masked, but its norm sees the future": ("70.00", ""),
         "instance, masked transformer, but its norm sees the future": ("80.00", ""),
         "instance, reading=paper, but its norm sees the future": ("90.00", ""),
     }
-    assert {name.partition(", shortened")[0] for name in made.rows(SHORT_PTB)} == set(rows)
-    results = read_results(tmp_path)
-    assert results.loc[results["norm"] == "instance", "model"].str.contains("sees the future").all()
 
 
-def test_without_a_score_the_label_says_that_a_masked_model_is_not_causal(tmp_path) -> None:
+def test_without_a_score_the_label_or_the_norm_says_that_a_masked_model_is_not_causal(tmp_path) -> None:
     label = "not causal: its norm lets every position see the tokens after it"
     for norm, said in {"instance": label, "ln": ""}.items():
-        put(tmp_path, language_model("ptb", f"{norm},reading=masked", 1, None) | {"label": said})
+        content = language_model("ptb", f"{norm},reading=masked", 1, None) | {"label": said}
+        put(tmp_path, content)
+        put_diverged(tmp_path, "wikitext2", norm, 1, content["config"] | {"model.norm": norm})
     results = read_results(tmp_path)
-    models = dict(zip(results["norm"], results["model"], strict=True))
-    assert models == {"instance": "reading=masked, but its norm sees the future", "ln": "reading=masked"}
+    models = dict(zip(results["norm"] + results["diverged"].str[:6], results["model"], strict=True))
+    seen = "reading=masked, but its norm sees the future"
+    assert models == {"instance": seen, "ln": MASKED, "instanceupdate": seen, "lnupdate": MASKED}
 
 
-@pytest.mark.parametrize("width", [80, 100, 120])
-def test_both_tables_fit_a_terminal_with_every_number_whole(tmp_path, width) -> None:
-    for kind in ("", ",reading=masked", ",reading=paper", ",architecture=transformer"):
+def test_both_tables_fit_a_terminal_with_every_number_whole(tmp_path) -> None:
+    for kind in ("", ",architecture=transformer"):
         for seed, ppl in enumerate((251.25, 257.0, 262.75), 1):
             for norm in ("ln", "bn_released", "pn"):
                 put(tmp_path, language_model("ptb", norm + kind, seed, ppl))
                 extras = ",".join(sorted(["budget=cpu", *filter(None, kind.split(","))]))
                 put(tmp_path, language_model("ptb", f"{norm},{extras}", seed, ppl, updates=1_500))
     results = read_results(tmp_path)
-    full = terminal(paper_table(CORPORA["ptb"], results), width)
-    short = terminal(shortened_table(CORPORA["ptb"], "cpu", results[results["budget"] != ""]), width)
+    full = terminal(paper_table(CORPORA["ptb"], results), 80)
+    short = terminal(shortened_table(CORPORA["ptb"], "cpu", results[results["budget"] != ""]), 80)
     for text in (full, short):
         lines = [line for line in text.splitlines() if "level:" not in line]
-        assert max(map(len, lines)) <= width
-        assert "the future" in text
+        assert max(map(len, lines)) <= 80
         assert "…" not in text
-    assert full.count("257.00 ± 5.75") == 12
-    assert short.count("257.00 ± 5.75") == 12
+        assert text.count("257.00 ± 5.75") == 6

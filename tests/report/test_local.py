@@ -36,6 +36,16 @@ def test_runs_at_hand_stand_beside_the_published_ones(tmp_path: Path, capsys: py
     assert tree(results) == before
 
 
+def test_local_runs_of_one_cell_and_seed_have_a_row_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place, bleu in (("a", 30.0), ("b", 31.0)):
+        put_run(tmp_path / "runs" / place, record("demo", "ln", metrics={"bleu": bleu}))
+    report_local(tmp_path / "runs", tmp_path / "results")
+    said = capsys.readouterr().out
+    assert "not scored" not in said
+    assert re.search(r"ln, local, in \S+/a/demo/ln/seed1 .*30\.00\s", said)
+    assert re.search(r"ln, local, in \S+/b/demo/ln/seed1 .*31\.00\s", said)
+
+
 def test_the_folder_of_local_runs_needs_local(refused) -> None:
     assert "add --local" in refused("report", "--runs", "mine")
 

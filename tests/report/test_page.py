@@ -56,10 +56,15 @@ def test_the_tables_are_written_as_csv_and_latex_too(page, tmp_path: Path) -> No
     for seed, bleu in enumerate((35.0, 35.5, 36.0), 1):
         put(tmp_path, record("multi30k", "bn_released", seed, {"bleu": bleu}))
     put_diverged(tmp_path, "multi30k", "bn_released", 4)
+    put(tmp_path, record("multi30k", "ln", 1, {"bleu": 34.0}))
+    put(tmp_path, record("multi30k", "ln", 2, {"bleu": 35.0, "ter": 45.0}))
     page()
-    table = pd.read_csv(tmp_path / "results.csv").set_index("metric").loc["bleu"]
-    assert (table["mean"], table["seeds"], table["diverged"], table["norm"]) == (35.5, 3, 1, "bn_released")
-    assert table["deviation"] == pytest.approx(0.5)
+    table = pd.read_csv(tmp_path / "results.csv").set_index(["norm", "metric"])
+    row = table.loc["bn_released", "bleu"]
+    assert (row["mean"], row["seeds"], row["diverged"]) == (35.5, 3, 1)
+    assert row["deviation"] == pytest.approx(0.5)
+    assert (table["mean"]["ln", "bleu"], table["seeds"]["ln", "ter"]) == (34.5, 1)
+    assert pd.isna(table["mean"]["ln", "ter"]), "not scored in the table, because a run lacks it"
     latex = (tmp_path / "tables" / "multi30k.tex").read_text()
     assert r"\toprule" in latex
     assert r"bn\_released" in latex

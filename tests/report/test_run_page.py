@@ -7,6 +7,7 @@ import pytest
 from normplugins.report.claims import claims_page, judge_claims
 from normplugins.report.contrasts import find
 from normplugins.report.probe_table import probe_table
+from normplugins.report.records import read_results
 from normplugins.report.run_page import command
 from normplugins.runs.cell import join_cell_name
 from tests.helpers.records import put, put_diverged, put_translated, record, scored
@@ -38,7 +39,9 @@ def test_a_page_stands_beside_each_record(page, tmp_path: Path) -> None:
 def test_the_claims_link_to_the_pages(tmp_path: Path) -> None:
     for norm in ("pn", "ln"):
         put_translated(tmp_path, norm, 1, {})
-    claims = claims_page(judge_claims(tmp_path, find(tmp_path, resamples=100), probe_table(tmp_path)))
+    claims = claims_page(
+        judge_claims(tmp_path, find(tmp_path, resamples=100), probe_table(tmp_path), read_results(tmp_path))
+    )
     assert "pn seed [1](<runs/multi30k/pn/seed1.md>)" in claims
 
 

@@ -2,13 +2,21 @@
 
 from pathlib import Path
 
+import pandas as pd
+
+from normplugins.report.evidence import Evidence
 from normplugins.report.plans import Plan
+from normplugins.report.records import read_results
 from normplugins.report.sweeps import batch_sizes, learning_rates, one_sentence, small_batches, weight_decay
 from tests.helpers.pictures import assert_legible, written
 from tests.helpers.records import put, put_diverged, put_translated, record, scored
 
 SMALL = "dataset.max_tokens=512,lr_scheduler.warmup_updates=4000"
 BASE = {"config": {"dataset.max_tokens": 2048, "evaluate.average": 5}}
+
+
+def evidence(results: Path) -> Evidence:
+    return Evidence(results, {}, pd.DataFrame(), read_results(results))
 
 
 def put_pair(results: Path, settings: str, wrong: int, seeds: int = 3) -> None:
@@ -21,11 +29,12 @@ def put_pair(results: Path, settings: str, wrong: int, seeds: int = 3) -> None:
 
 def test_bn_fails_at_small_batches_if_it_is_worse_there_than_elsewhere(tmp_path: Path) -> None:
     put_pair(tmp_path, SMALL, 40)
-    assert small_batches(tmp_path)[0] == "not run"
+    assert small_batches(evidence(tmp_path))[0] == "not run"
     put_pair(tmp_path, "", 4)
-    verdict, said = small_batches(tmp_path)
+    verdict, said = small_batches(evidence(tmp_path))
     assert verdict == "holds so far", "the plan has more sizes"
     assert "512 tokens: -" in said
+    assert "worse and not equivalent at the smallest size" in said
     assert "2,048 tokens: -" in said
     assert f"runs/multi30k/bn_released,{SMALL}/seed3.md" in said
 
@@ -33,21 +42,21 @@ def test_bn_fails_at_small_batches_if_it_is_worse_there_than_elsewhere(tmp_path:
 def test_one_seed_does_not_decide_about_small_batches(tmp_path: Path) -> None:
     put_pair(tmp_path, SMALL, 40, seeds=1)
     put_pair(tmp_path, "", 4, seeds=1)
-    assert small_batches(tmp_path)[0] == "undecided so far"
+    assert small_batches(evidence(tmp_path))[0] == "undecided so far"
 
 
 def test_bn_that_is_not_worse_at_small_batches_does_not_fail(tmp_path: Path) -> None:
     put_pair(tmp_path, SMALL, 0)
     put_pair(tmp_path, "", 4)
-    assert small_batches(tmp_path)[0] == "does not hold so far"
+    assert small_batches(evidence(tmp_path))[0] == "does not hold so far"
 
 
 def test_the_figure_of_batch_sizes_needs_two_sizes_of_a_norm(tmp_path: Path) -> None:
     put_pair(tmp_path, "", 4)
-    assert batch_sizes(tmp_path) is None
+    assert batch_sizes(read_results(tmp_path)) is None
     put_pair(tmp_path, SMALL, 40)
     put_diverged(tmp_path, "multi30k", f"pnv,{SMALL}", 1)
-    figure = batch_sizes(tmp_path)
+    figure = batch_sizes(read_results(tmp_path))
     assert figure is not None
     texts = written(figure)
     for text in ("512", "2,048", "ln", "bn_released", "runs that diverged and are not shown: 1"):
@@ -60,7 +69,7 @@ def test_runs_that_diverged_at_the_smallest_batch_count_as_worse(tmp_path: Path)
     for seed in (1, 2, 3):
         put_translated(tmp_path, f"ln,{SMALL}", seed, {1: seed}, **BASE)
         put_diverged(tmp_path, "multi30k", f"bn_released,{SMALL}", seed)
-    verdict, said = small_batches(tmp_path)
+    verdict, said = small_batches(evidence(tmp_path))
     assert verdict == "holds so far"
     assert "512 tokens: diverged: 3 and 0" in said
 
@@ -70,34 +79,34 @@ def test_bn_fails_at_one_sentence_if_both_forms_of_it_are_worse(tmp_path: Path) 
     for seed in (1, 2, 3):
         put_translated(tmp_path, cells["ln"], seed, {1: seed}, **BASE)
         put_translated(tmp_path, cells["bn"], seed, {1: 40 + seed}, **BASE)
-    assert one_sentence(tmp_path)[0] == "not run"
+    assert one_sentence(evidence(tmp_path))[0] == "not run"
     for seed in (1, 2, 3):
         put_translated(tmp_path, cells["bn_released"], seed, {1: 30 + seed}, **BASE)
-    verdict, said = one_sentence(tmp_path)
+    verdict, said = one_sentence(evidence(tmp_path))
     assert verdict == "holds so far", "the plan has other norms"
     assert "pn - ln: not run" in said
     for seed in (1, 2, 3):
         put_translated(tmp_path, cells["bn_released"], seed, {1: seed}, **BASE)
-    assert one_sentence(tmp_path)[0] == "does not hold so far"
+    assert one_sentence(evidence(tmp_path))[0] == "does not hold so far"
 
 
 def test_weight_decay_is_compared_with_a_control_of_a_matched_rate(tmp_path: Path) -> None:
-    assert weight_decay(tmp_path)[0] == "not run"
+    assert weight_decay(evidence(tmp_path))[0] == "not run"
     for seed in (1, 2, 3):
         put_translated(tmp_path, "ln,optimizer.weight_decay=0.05", seed, {1: 1})
         put_translated(tmp_path, "ln,optimization.lr=0.0075", seed, {1: 1})
-    verdict, said = weight_decay(tmp_path)
+    verdict, said = weight_decay(evidence(tmp_path))
     assert verdict == "undecided so far", "whether weight decay has an effect is not known"
     assert "Weight decay minus the unchanged recipe: not run" in said
     for seed in (1, 2, 3):
         put_translated(tmp_path, "ln", seed, {1: 1})
-    assert weight_decay(tmp_path)[0] == "undecided", "weight decay has no effect"
+    assert weight_decay(evidence(tmp_path))[0] == "undecided", "weight decay has no effect"
     for seed in (1, 2, 3):
         put_translated(tmp_path, "ln", seed, {1: 60 - seed})
-    assert weight_decay(tmp_path)[0] == "holds"
+    assert weight_decay(evidence(tmp_path))[0] == "holds"
     for seed in (1, 2, 3):
         put_translated(tmp_path, "ln,optimizer.weight_decay=0.05", seed, {1: 29 + seed})
-    assert weight_decay(tmp_path)[0] == "does not hold"
+    assert weight_decay(evidence(tmp_path))[0] == "does not hold"
 
 
 def put_rates(results: Path, norm: str, scores: dict[str, float | None], seeds: int = 3) -> None:
@@ -114,9 +123,9 @@ def put_rates(results: Path, norm: str, scores: dict[str, float | None], seeds: 
 
 def test_a_norm_allows_a_larger_rate_if_its_largest_one_is_larger(tmp_path: Path) -> None:
     put_rates(tmp_path, "ln", {"0.005": 35.0, "0.01": 34.0, "0.02": 3.0})
-    assert learning_rates(tmp_path)[0] == "not run"
+    assert learning_rates(evidence(tmp_path))[0] == "not run"
     put_rates(tmp_path, "none", {"0.005": 33.0, "0.01": None, "0.02": None})
-    verdict, said = learning_rates(tmp_path)
+    verdict, said = learning_rates(evidence(tmp_path))
     assert verdict == "holds so far", "the plan has a larger rate, too"
     assert "none: 0.005 (BLEU 33.00), 0.01 (3 diverged)" in said
     assert "largest rate that works: 0.01. none" in said
@@ -125,13 +134,13 @@ def test_a_norm_allows_a_larger_rate_if_its_largest_one_is_larger(tmp_path: Path
 def test_rates_that_both_work_or_single_seeds_decide_nothing(tmp_path: Path) -> None:
     for norm in ("ln", "none"):
         put_rates(tmp_path, norm, {"0.005": 35.0, "0.01": 34.0})
-    assert learning_rates(tmp_path)[0] == "undecided so far"
+    assert learning_rates(evidence(tmp_path))[0] == "undecided so far"
     put_rates(tmp_path, "ln", {"0.02": 34.0}, seeds=1)
     put_rates(tmp_path, "none", {"0.02": None}, seeds=1)
-    assert learning_rates(tmp_path)[0] == "undecided so far"
+    assert learning_rates(evidence(tmp_path))[0] == "undecided so far"
 
 
 def test_without_a_norm_the_rate_can_be_as_large(tmp_path: Path) -> None:
     for norm in ("ln", "none"):
         put_rates(tmp_path, norm, {"0.005": 35.0, "0.01": 34.0, "0.02": 30.0, "0.04": 1.0})
-    assert learning_rates(tmp_path)[0] == "does not hold"
+    assert learning_rates(evidence(tmp_path))[0] == "does not hold"

@@ -5,7 +5,7 @@ import pytest
 from normplugins.norms import known_norms
 from normplugins.report.cells import duration
 from normplugins.report.paper import CORPORA
-from tests.helpers.records import CPU, GPU, put, put_diverged, record, scored, translated
+from tests.helpers.records import CPU, GPU, language_model, put, put_diverged, record, scored, translated
 
 IWSLT, OURS = "IWSLT14 de-en", "ours, BLEU, averaged"
 
@@ -47,12 +47,18 @@ def test_mean_spread_and_difference_over_seeds(page, tmp_path) -> None:
     for seed, bleu in enumerate((35.0, 35.5, 36.3), 1):
         put(tmp_path, iwslt("pn", bleu, seed))
     put(tmp_path, iwslt("ln", 35.1))
-    rows = page().rows(IWSLT)
-    pn, ln = rows["PN (pn)"], rows["LN (ln)"]
+    put(tmp_path, iwslt("bn", 30.1))
+    put(tmp_path, iwslt("ln", 35.2, 2))
+    made = page()
+    rows = made.rows(IWSLT)
+    bn, pn, ln = rows["BN (bn)"], rows["PN (pn)"], rows["LN (ln)"]
     # mean 35.6; deviations -0.6, -0.1, 0.7; sqrt(0.86 / 2) = 0.6557
-    assert (pn[OURS], pn["seeds"], pn["ours - LN"]) == ("35.60 ± 0.66", "3", "-0.10"), "seed 1 alone has both"
-    assert pn["sacreBLEU"] == "34.60 ± 0.66"
-    assert (ln[OURS], ln["seeds"], ln["ours - LN"]) == ("35.10", "1", "")
+    assert (pn[OURS], pn["seeds"], pn["sacreBLEU"]) == ("35.60 ± 0.66", "3", "34.60 ± 0.66")
+    # the differences of seeds 1 and 2, -0.1 and +0.3, have the standard error 0.2; t(1) = 12.706
+    assert pn["ours - LN"] == "+0.10 [-2.44, +2.64]"
+    assert bn["ours - LN"] == "-5.00", "one seed has no interval"
+    assert "its 95 % interval by Student's t over these seeds" in made.section(IWSLT)
+    assert (ln[OURS], ln["seeds"], ln["ours - LN"]) == ("35.15", "2", "")
 
 
 def test_a_run_of_another_recipe_is_not_called_cut(page, tmp_path) -> None:
@@ -206,23 +212,12 @@ def test_runs_that_diverged_are_counted_in_their_row(page, tmp_path) -> None:
     put(tmp_path, iwslt("pn", 35.0, 1))
     put_diverged(tmp_path, "iwslt14", "pn", 2)
     put_diverged(tmp_path, "iwslt14", "pn_alg2", 1)
-    put_diverged(tmp_path, "ptb", "bn,reading=masked", 1)
+    put_diverged(tmp_path, "ptb", "bn,reading=masked", 1, language_model("ptb", "bn,reading=masked")["config"])
     made = page()
     rows = made.rows(IWSLT)
     assert (rows["PN (pn)"][OURS], rows["PN (pn)"]["seeds"]) == ("35.00", "1 (1 of 2 diverged)")
     assert (rows["pn_alg2"][OURS], rows["pn_alg2"]["seeds"]) == ("diverged", "0 (1 of 1 diverged)")
     assert made.rows("PTB")["BN (bn), reading=masked"]["ours, ppl"] == "diverged"
-
-
-@pytest.mark.slow
-def test_runs_of_other_recipes_are_not_averaged(page, tmp_path) -> None:
-    changed = record("multi30k", "ln", 2, {"bleu": 20.0})
-    changed["config"]["optimization.max_epoch"] = 10
-    put(tmp_path, changed)
-    put(tmp_path, record("multi30k", "ln", 1, {"bleu": 35.0}))
-    section = page().section("multi30k")
-    assert "20.00" in section
-    assert "35.00" in section
 
 
 def test_durations_are_for_people() -> None:
