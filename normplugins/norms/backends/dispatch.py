@@ -60,13 +60,19 @@ def backend_for(kernels: str, x: Tensor, training: bool) -> str | None:
     if kernels == "auto" and x.device.type == "cpu" and training and x.numel():
         return "cpu" if x.size(-1) <= WIDEST and compiled() else None
     if kernels == "triton":
-        if not _has_triton():
-            raise ValueError("kernels=triton: Triton is not installed; install it, or set kernels=auto")
-        if not x.is_cuda and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
-            place = f"kernels=triton needs x on a GPU, not on {x.device}"
-            raise ValueError(f"{place}; set kernels=auto, or TRITON_INTERPRET=1 to test")
+        if reason := why_not_triton(x.is_cuda):
+            raise ValueError(reason)
         return "triton"
     return "triton" if x.is_cuda and _has_triton() else None
+
+
+def why_not_triton(on_gpu: bool) -> str | None:
+    """Return why ``kernels=triton`` cannot work here, for tensors on a GPU or not, and what to do; None if it works."""
+    if not _has_triton():
+        return "kernels=triton: Triton is not installed; install it, or set kernels=auto"
+    if not on_gpu and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
+        return "kernels=triton needs a GPU; set kernels=auto, or TRITON_INTERPRET=1 to test"
+    return None
 
 
 def is_plain_tensor(x: Tensor) -> bool:
