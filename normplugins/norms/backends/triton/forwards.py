@@ -29,10 +29,10 @@ def forward(
         groups = 0
     if cut_tiles(norm.dim, groups).columns > WIDEST:
         return norm.plain(x, padding_mask)
+    check_input(x, norm.dim, flat=not alone)
     x = x.contiguous()
     rows = x.detach().view(-1, x.size(-1)) if alone else x.detach()
     padding_mask = None if alone else padding_mask
-    check_input(rows, norm.dim)
     as_tokens = isinstance(norm, PowerNorm) and norm.padding_in_backward
     layout = Layout(rows.shape, rows.device, rows.dtype, padding_mask, norm.eps, groups, as_tokens)
     y, bias = torch.empty_like(x), getattr(norm, "bias", None)

@@ -58,10 +58,8 @@ def test_unsupported_settings_use_plain_code() -> None:
         assert torch.equal(ours(x), plain(x))
 
 
-@pytest.mark.parametrize("name", ["pn", "pnv", "bn"])
-def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["pn", "rms"])
+def test_an_x_of_other_channels_is_refused(name: str) -> None:
     norm = build_norm(NormConfig(name, kernels="triton"), 4).to(DEVICE)
-    with pytest.raises(ValueError, match=r"a norm of 4 channels takes \(T, B, 4\)"):
-        norm(torch.ones(2, 8, device=DEVICE))
-    with pytest.raises(ValueError, match=r"padding mask \(5, 3\) does not fit x \(5, 3, 4\)"):
-        norm(torch.ones(5, 3, 4, device=DEVICE), torch.zeros(5, 3, dtype=torch.bool, device=DEVICE))
+    with pytest.raises(ValueError, match=r"a norm of 4 channels takes .*, not \(3, 2, 8\)"):
+        norm(torch.ones(3, 2, 8, device=DEVICE))
