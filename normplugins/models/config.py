@@ -18,8 +18,7 @@ from normplugins.models.norm_settings import (
     norm_config,
 )
 from normplugins.models.placement import PLACEMENTS, Placement, deepnorm
-from normplugins.norms import has_final_warmup, has_statistics, sees_sentence
-from normplugins.norms.registry import construct_norm
+from normplugins.norms import build_norm, has_final_warmup, has_statistics, sees_sentence
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import invalid_value, setting
 
@@ -112,7 +111,7 @@ class ModelConfig(NormSettings):
             config = norm_config(self, norm_at(getattr(self, key), site, layer, layers)).resolve(heads)
             if final and config.warmup_updates and has_final_warmup(config.name):
                 config = config.replace(warmup_updates=self.final_norm_warmup_updates)
-            return construct_norm(config, dim)
+            return build_norm(config, dim)
 
     def build_qk_norm(self, key: str) -> nn.Module | None:
         """Build a norm for the queries or keys of one head in a stack; None without qk_norm. Raises as build_norm."""
@@ -120,7 +119,7 @@ class ModelConfig(NormSettings):
             return None
         dim, heads = self.stack_size(key)
         with naming("qk_norm"):
-            return construct_norm(norm_config(self, self.qk_norm), dim // heads)
+            return build_norm(norm_config(self, self.qk_norm), dim // heads)
 
 
 @dataclass

@@ -7,8 +7,7 @@ each mask, so seeding, checkpoints and activation checkpointing work as usual; t
 same seed. An element is dropped with probability p rounded to a multiple of 1/65536, and the others are divided by the
 exact probability of being kept, so the mean does not change.
 
-On other devices, in half precision and in compiled models, these functions use PyTorch's operations. On a GPU, the
-kernels of the norm that follows compute the residual sum and its dropout (``layers.Residual``).
+On other devices, in float16 and in compiled models, these functions use PyTorch's operations.
 """
 
 import ctypes
@@ -22,7 +21,9 @@ from torch.nn import functional as F
 
 from normplugins.norms.backends.cpu.library import SUFFIX, library, threads_for
 from normplugins.norms.backends.dispatch import is_plain_tensor
-from normplugins.norms.deferred_residual import LEVELS
+
+LEVELS = 1 << 16
+"""An element is dropped with a probability that is a multiple of 1 / LEVELS."""
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:

@@ -16,8 +16,6 @@ from normplugins.models.dropout import ACTIVATIONS, add_dropout
 from normplugins.models.linear import Linear
 from normplugins.models.placement import Placement, initialize
 from normplugins.models.varlen import VarlenLayout
-from normplugins.norms.backends.dispatch import fuses_residual
-from normplugins.norms.deferred_residual import DeferredResidual, materialize
 
 NORM_ATTRIBUTES = ("norm", "output_norm", "embedding_norm", "final_norm")
 """The names of the norms in a residual connection and in a stack."""
@@ -45,12 +43,7 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """A sublayer with its residual connection, dropout and one or two norms, as placement.py describes.
-
-    On a GPU, the norm after the sum may compute the sum inside its own kernel: in post-norm this connection's norm, in
-    pre-norm the norm of the next connection or the stack's final norm. In pre-norm, the result is then a
-    ``DeferredResidual``.
-    """
+    """A sublayer with its residual connection, dropout and one or two norms, as placement.py describes."""
 
     def __init__(
         self, sublayer: nn.Module, norm: Callable[[], nn.Module], cfg: ModelConfig, placement: Placement
@@ -63,21 +56,19 @@ class Residual(nn.Module):
             wrap_linears(sublayer)
         self.pre, self.scale, self.dropout = placement.pre_norm, placement.scale, cfg.dropout
 
-    def forward(
-        self, x: Tensor | DeferredResidual, padding_mask: Tensor | None, *args: Tensor | Cache | VarlenLayout | None
-    ) -> Tensor | DeferredResidual:
+    def forward(self, x: Tensor, padding_mask: Tensor | None, *args: Tensor | Cache | VarlenLayout | None) -> Tensor:
         """Apply the sublayer to x (T, B, C), with padding_mask (B, T), True = padding; ``args`` go to the sublayer.
 
-        An unpadded x is (N, C) and has no mask. The result has the shape of x. In pre-norm, both may be deferred sums.
+        An unpadded x is (N, C) and has no mask. The result has the shape of x.
         """
         if self.pre:
-            y = self.sublayer(normalize(self.norm, x, padding_mask), *args)
+            y = self.sublayer(self.norm(x, padding_mask), *args)
             if self.output_norm is not None:
                 y = self.output_norm(y, padding_mask)
-            return self._add(materialize(x), y)
-        x = materialize(x)
+            return add_dropout(x, y, self.dropout, self.training)
         y = self.sublayer(x, *args)
-        return normalize(self.norm, self._add(x if self.scale == 1 else self.scale * x, y), padding_mask)
+        total = add_dropout(x if self.scale == 1 else self.scale * x, y, self.dropout, self.training)
+        return self.norm(total, padding_mask)
 
     def evaluate(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """Compute the connection at evaluation, with the function ``sublayer`` instead of the module's own sublayer.
@@ -89,18 +80,6 @@ class Residual(nn.Module):
             y = self.output_norm(y, None)
         y.add_(x, alpha=self.scale)
         return y if self.pre else self.norm(y, None)
-
-    def _add(self, x: Tensor, y: Tensor) -> Tensor | DeferredResidual:
-        if self.training and x.dtype == y.dtype and fuses_residual(self.norm, x):
-            return DeferredResidual(x, y, self.dropout)
-        return add_dropout(x, y, self.dropout, self.training)
-
-
-def normalize(norm: nn.Module, x: Tensor | DeferredResidual, padding_mask: Tensor | None) -> Tensor:
-    """Return ``norm(x, padding_mask)``; a deferred sum x then has its value, whether or not the norm fused it."""
-    if isinstance(x, DeferredResidual) and not fuses_residual(norm, x.residual):
-        x = x.value
-    return norm(x, padding_mask)
 
 
 class Layer(nn.Module):
@@ -125,27 +104,13 @@ class Layer(nn.Module):
         self.feed_forward = Residual(feed_forward, partial(norm, "ffn"), cfg, placement)
 
     def forward(
-        self,
-        x: Tensor | DeferredResidual,
-        padding_mask: Tensor | None,
-        args: tuple[Any, ...],
-        cross_args: tuple[Any, ...] = (),
-    ) -> Tensor | DeferredResidual:
+        self, x: Tensor, padding_mask: Tensor | None, args: tuple[Any, ...], cross_args: tuple[Any, ...] = ()
+    ) -> Tensor:
         """Apply the layer; x and padding_mask are as in :class:`Residual`, the rest goes to the two attentions."""
         x = self.self_attention(x, padding_mask, *args)
         if self.cross_attention is not None:
             x = self.cross_attention(x, padding_mask, *cross_args)
         return self.feed_forward(x, padding_mask)
-
-
-def run_layer(layer: nn.Module, *args: Any, recompute: bool) -> Tensor | DeferredResidual:
-    """Call a layer; with ``recompute`` in training, save only its inputs and run it again in the backward pass.
-
-    The result is then a tensor, not a deferred sum, because the next layer saves it.
-    """
-    if recompute and layer.training and torch.is_grad_enabled():
-        return checkpoint(lambda *args: materialize(layer(*args)), *args, use_reentrant=False)
-    return layer(*args)
 
 
 class Stack(nn.Module):
@@ -180,12 +145,18 @@ class Stack(nn.Module):
         """Apply the norm of the embeddings, if there is one, the layers and, in pre-norm, the final norm.
 
         x is (T, B, C) with a padding_mask (B, T), True = padding, or unpadded (N, C) without one. ``layer_args`` has
-        the further arguments of each layer.
+        the further arguments of each layer. With ``checkpoint_activations`` in training, only the inputs of a layer are
+        saved, and the backward pass runs it again.
         """
-        hidden: Tensor | DeferredResidual = x if self.embedding_norm is None else self.embedding_norm(x, padding_mask)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x, padding_mask)
+        recompute = self.cfg.checkpoint_activations and torch.is_grad_enabled()
         for layer, args in zip(self.layers, layer_args, strict=True):
-            hidden = run_layer(layer, hidden, padding_mask, *args, recompute=self.cfg.checkpoint_activations)
-        return materialize(hidden) if self.final_norm is None else normalize(self.final_norm, hidden, padding_mask)
+            if recompute and layer.training:
+                x = checkpoint(layer, x, padding_mask, *args, use_reentrant=False)
+            else:
+                x = layer(x, padding_mask, *args)
+        return x if self.final_norm is None else self.final_norm(x, padding_mask)
 
     def reorder_incremental_state(self, incremental_state: dict[str, Cache], new_order: Tensor) -> None:
         """Reorder a decoder's caches for fairseq's beam search: row i of each becomes row ``new_order[i]``."""

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normplugins.norms.deferred_residual import DeferredResidual, materialize
-
 Forward = Callable[..., Tensor]
 
 
@@ -23,22 +21,16 @@ def accept_masks(norm_class: Any) -> None:
         return
 
     def accepting(
-        norm: Any,
-        x: Tensor | DeferredResidual,
-        padding_mask: Tensor | None = None,
-        *,
-        attention_mask: Tensor | None = None,
+        norm: Any, x: Tensor, padding_mask: Tensor | None = None, *, attention_mask: Tensor | None = None
     ) -> Tensor:
-        if type(norm).forward is not accepting:  # a subclass has done the rest and calls super().forward
-            return forward(norm, x, padding_mask)
         if attention_mask is not None:
             padding_mask = to_padding_mask(padding_mask, attention_mask)
         if padding_mask is not None:
             _check_mask(norm, x.shape, padding_mask)
-        if isinstance(x, Tensor) and x.is_nested:
+        if x.is_nested:
             return _each_sentence(forward, norm, x)
         if norm.batch_first:
-            return _batch_first(forward, norm, materialize(x), padding_mask)
+            return _batch_first(forward, norm, x, padding_mask)
         return forward(norm, x, padding_mask)
 
     update_wrapper(accepting, forward, assigned=("__module__", "__name__", "__qualname__", "__doc__"))

@@ -247,20 +247,11 @@ def build_norm(config: NormConfig | str, dim: int, *, batch_first: bool | None =
     read = config.settings_read()
     if unread := sorted({key for key, value in settings.items() if value is not None} - {*read}):
         raise ValueError(f"norm {config.name!r} does not read {unread[0]}; it reads: {', '.join(read) or 'no setting'}")
-    norm: Any = construct_norm(config, dim)
+    entry = _NORMS[config.name]
+    norm: Any = entry.module(dim, entry.settings(**_values(config), **entry.fixed))
     norm.batch_first = batch_first
     prevent_fusion(norm)
     return cast(nn.Module, norm)
-
-
-def construct_norm(config: NormConfig, dim: int) -> nn.Module:
-    """Build a norm as :func:`build_norm` does, for layers that always call their norms and never fuse them.
-
-    Without the hook of :func:`~normplugins.norms.inputs.prevent_fusion`, a call takes about 1.5 microseconds less.
-    """
-    values = _values(config)
-    entry = _NORMS[config.name]
-    return entry.module(dim, entry.settings(**values, **entry.fixed))
 
 
 def _has_effect(setting: Field[Any], values: Mapping[str, Any]) -> bool:

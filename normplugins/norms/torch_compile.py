@@ -1,6 +1,6 @@
 """A workaround for running statistics under ``torch.compile``.
 
-A compiled backward recomputes what it can from the forward's inputs. PyTorch 2.6 to 2.13 does not notice that the
+A compiled backward recomputes what it can from the forward's inputs. PyTorch 2.10 to 2.13 does not notice that the
 forward has updated the inputs that are buffers: 1 / psi would be recomputed from the psi *after* the update. Opaque
 operators are never recomputed, so the values of running statistics that a backward needs pass through one.
 """

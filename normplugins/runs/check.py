@@ -14,6 +14,7 @@ from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import run_task
 from normplugins.models.check import check_model
 from normplugins.models.norm_settings import refuse_loss_scale
+from normplugins.norms.backends.dispatch import why_not_triton
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmSettings, declared
@@ -57,6 +58,8 @@ def check(config: DictConfig) -> None:
     check_model(config.model)
     if config.train.compile:
         check_compiling(config)
+    if config.norm.kernels == "triton":
+        check_triton(config)
     check_fairseq_keys(config)
     if config.precision == "bf16" and (config.common.bf16 or config.common.fp16):
         raise UserError("precision=bf16 keeps the weights in float32: leave out common.bf16 and common.fp16")
@@ -123,6 +126,13 @@ def check_schedule(config: DictConfig) -> None:
         )
     if name == "cosine" and rates[0] <= scheduler.min_lr:
         raise UserError(f"optimization.lr={rates}: lr_scheduler={name} needs more than lr_scheduler.min_lr")
+
+
+def check_triton(config: DictConfig) -> None:
+    """Refuse ``norm.kernels=triton`` without Triton or a GPU; a job of Slurm is checked where it runs."""
+    here = config.dry_run or config.hardware.name != "slurm"
+    if here and (reason := why_not_triton(on_gpu=not on_cpu(config))):
+        raise UserError(f"norm.{reason}")
 
 
 def check_compiling(config: DictConfig) -> None:

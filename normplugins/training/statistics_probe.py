@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from normplugins.models.layers import NORM_ATTRIBUTES
 from normplugins.norms.batch_moments import BatchMomentsNorm
-from normplugins.norms.deferred_residual import DeferredResidual, materialize
 from normplugins.norms.group_scaling import scale_groups
 from normplugins.norms.statistics import token_rows
 from normplugins.utils.errors import UserError
@@ -92,8 +91,7 @@ def _watch_first_pass(name: str, norm: nn.Module, found: dict[str, dict[str, Ten
     """Register hooks that measure the next forward and backward pass of ``norm`` into ``found[name]``.
 
     The norm gets a view of its input. The view's gradient comes from the norm alone, without the gradient of a residual
-    connection that also uses the input. If the norm computes a :class:`DeferredResidual` in its own pass, the view is
-    of the residual. Its gradient has both parts, and the part from other uses of the sum is subtracted.
+    connection that also uses the input.
     """
     running: dict[str, Tensor] = {}
     entered: list[Tensor] = []
@@ -102,13 +100,7 @@ def _watch_first_pass(name: str, norm: nn.Module, found: dict[str, dict[str, Ten
         if entered:
             return None
         running.update(running_before(norm))
-        x = args[0]
-        if isinstance(x, DeferredResidual) and x.update is not None:
-            x.residual = x.residual.view_as(x.residual)
-            entered.append(x.residual)
-            return None
-        x = materialize(x)
-        entered.append(x.view_as(x))
+        entered.append(args[0].view_as(args[0]))
         return (entered[0], *args[1:])
 
     def after_forward(_norm: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
@@ -118,25 +110,13 @@ def _watch_first_pass(name: str, norm: nn.Module, found: dict[str, dict[str, Ten
         x, mask = args[0], args[1] if len(args) > 1 else None
         if not (y.requires_grad and entered[0].requires_grad):
             return
-        gradients: dict[str, Tensor | None] = {}
-        deferred = isinstance(x, DeferredResidual)
-        if deferred:
-            x.value.register_hook(partial(operator.setitem, gradients, "value"))
+        gradients: dict[str, Tensor] = {}
         y.register_hook(partial(operator.setitem, gradients, "y"))
-        fused = deferred and x.value.grad_fn is y.grad_fn
-        value, output = materialize(x).detach(), y.detach()
+        value, output = x.detach(), y.detach()
 
-        def after_backward(gradient: Tensor) -> None:
-            grad_y, grad_value = gradients.get("y"), gradients.get("value")
-            if grad_y is None:
-                return
-            grad_x: Tensor | None = gradient
-            if fused and grad_value is not None:
-                grad_x = gradient - grad_value
-            elif deferred and not fused:  # the sum is computed before the norm, and no gradient is the norm's alone
-                grad_x = None
-            found[name] = measure(norm, value, mask, output, grad_y, grad_x, running)
-            gradients.clear()
+        def after_backward(grad_x: Tensor) -> None:
+            if (grad_y := gradients.pop("y", None)) is not None:
+                found[name] = measure(norm, value, mask, output, grad_y, grad_x, running)
 
         entered[0].register_hook(after_backward)
 
@@ -156,7 +136,7 @@ def measure(
     padding_mask: Tensor | None,
     y: Tensor,
     grad_y: Tensor,
-    grad_x: Tensor | None,
+    grad_x: Tensor,
     running: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """Compute the numbers of docs/probe.md for one pass of a norm, over the tokens of its batch.
@@ -169,7 +149,7 @@ def measure(
         padding_mask: (B, T) or (N,), True where padding.
         y: norm(x), in the shape of ``x``.
         grad_y: gradient with respect to ``y``.
-        grad_x: the norm's part of the gradient with respect to ``x``, or None if that is not known.
+        grad_x: the norm's part of the gradient with respect to ``x``.
         running: what :func:`running_before` returned before this pass.
 
     Returns:
@@ -204,8 +184,7 @@ def measure(
     found |= _distances(mean, updates_with, square, running)
     g = _tokens(grad_y, padding_mask)
     found["grad_output"] = torch.linalg.vector_norm(g)
-    if grad_x is not None:
-        found["grad_input"] = torch.linalg.vector_norm(_tokens(grad_x, padding_mask))
+    found["grad_input"] = torch.linalg.vector_norm(_tokens(grad_x, padding_mask))
     g = g.double()
     sum_g, sum_gg, sum_gz = g.sum(0), g.square().sum(0), (g * z).sum(0)
     # ||dL/dz||^2 of PN-V and of BN for this z and g

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
-from torch.torch_version import TorchVersion
 
 from normplugins.norms import NormConfig, build_norm
 from tests.helpers.norms import Step, buffers, random_affine, step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def skip_without_triton() -> None:
-    """Skip a test, or at the top of a module all its tests, if Triton or its interpreter does not work here."""
-    triton = pytest.importorskip("triton", reason="Triton is not installed")
-    old = TorchVersion(triton.__version__) < "3.7" and TorchVersion(np.__version__) >= "2.4"
-    if old and not torch.cuda.is_available():
-        pytest.skip("Triton's interpreter before 3.7 needs NumPy < 2.4", allow_module_level=True)
 
 
 def kernels(name: str, dim: int, **settings: object) -> nn.Module:

@@ -49,7 +49,7 @@ def test_settings_that_the_norm_does_not_read_are_refused(name: str, settings: d
 @pytest.mark.parametrize("name", [name for name in NORMS if name != "none"])
 def test_an_input_of_other_channels_or_of_whole_numbers_is_refused(name: str) -> None:
     norm = build_norm(name, DIM)
-    with pytest.raises((ValueError, RuntimeError)):
+    with pytest.raises((ValueError, RuntimeError), match="3, 2, 1"):
         norm(torch.randn(3, 2, 1))
     with pytest.raises((TypeError, RuntimeError)):
         norm(torch.ones(3, 2, DIM, dtype=torch.int64))
@@ -176,11 +176,6 @@ def test_a_subclass_of_tensor_is_normalized_by_pytorch(name: str) -> None:
         assert build_norm(name, DIM)(x).shape == x.shape
 
 
-def test_norms_of_single_tokens_take_any_number_of_dimensions() -> None:
-    x = torch.randn(2, 3, 4, DIM)
-    torch.testing.assert_close(build_norm("group", DIM)(x).flatten(0, 2), build_norm("group", DIM)(x.flatten(0, 2)))
-
-
 def test_nested_tensors_are_refused_in_training() -> None:
     with pytest.raises(ValueError, match="nested tensors at evaluation only"):
         build_norm("bn", DIM)(torch.nested.nested_tensor([torch.ones(2, DIM), torch.ones(3, DIM)]))
@@ -188,18 +183,7 @@ def test_nested_tensors_are_refused_in_training() -> None:
 
 def test_token_norms_take_any_number_of_dimensions() -> None:
     x = torch.randn(2, 3, 4, DIM, dtype=torch.float64)
-    for name in set(TOKEN_NORMS) - {"group"}:
+    for name in TOKEN_NORMS:
         for batch_first in (True, False):
             norm = norm_in_double(name, batch_first)
             torch.testing.assert_close(norm(x), norm(x.flatten(0, 2)).view_as(x))
-
-
-def test_a_subclass_may_call_the_forward_of_its_base() -> None:
-    class Doubled(type(build_norm("instance", DIM))):  # type: ignore[misc]
-        def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-            y: Tensor = super().forward(x, padding_mask)
-            return 2 * y
-
-    x, mask = batch()
-    norm = build_norm("instance", DIM).double()
-    torch.testing.assert_close(Doubled(DIM, norm.settings).double()(x, mask), 2 * norm(x, mask))

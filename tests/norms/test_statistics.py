@@ -339,12 +339,3 @@ def test_state_survives_saving_and_copying(name: str) -> None:
         twin = copy.deepcopy(norm)
         assert_close(vars(step(other, x, None, g)), vars(step(twin, x, None, g)), rtol=0, atol=0)
         assert_close(buffers(other), buffers(twin), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", BATCH_NORMS)
-def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
-    norm = small(name)
-    with pytest.raises(ValueError, match=r"8 channels takes \(T, B, 8\) or \(N, 8\), not \(4, 3, 6\)"):
-        norm(torch.randn(4, 3, 6))
-    with pytest.raises(ValueError, match=r"padding mask \(4, 3\) does not fit x \(4, 3, 8\)"):
-        norm(torch.randn(4, 3, 8), torch.zeros(4, 3, dtype=torch.bool))

@@ -70,3 +70,11 @@ def test_one_number_stands_for_a_list_of_one():
 
 def test_betas_may_be_a_text_as_in_fairseq():
     check(compose_config("demo", ["hardware=cpu", "optimizer.adam_betas='(0.9, 0.98)'"]))
+
+
+@pytest.mark.parametrize("overrides", [["hardware=cpu"], ["hardware=cpu", "dry_run=true"]])
+def test_kernels_of_triton_need_a_gpu_or_the_interpreter(monkeypatch, overrides):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(UserError, match=r"^norm\.kernels=triton.* set kernels=auto"):
+        check(compose_config("demo", ["norm=pn", "norm.kernels=triton", *overrides]))
+    check(compose_config("demo", ["norm=pn", "norm.kernels=triton", "hardware=slurm"]))  # checked again in the job

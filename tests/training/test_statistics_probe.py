@@ -1,7 +1,6 @@
 """The statistics probe: what it measures, and runs with it, which train bitwise as without it."""
 
 import math
-import os
 from itertools import pairwise
 
 import pytest
@@ -10,11 +9,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from normplugins.norms import NormConfig, build_norm
-from normplugins.norms.deferred_residual import DeferredResidual
 from normplugins.runs.compose import compose_config
 from normplugins.training.statistics_probe import StatisticsProbe, is_on, is_probed, measure, running_before
 from tests.helpers.runs import TINY, differences, load
-from tests.helpers.triton import skip_without_triton
 
 GRID = [1, 2, 3, 4, 6, 7, 10, 13, 18, 24, 32, 42, 56, 75, 100, 133, 178, 237, 316, 422, 562, 750, 1000]
 
@@ -104,53 +101,6 @@ def test_hooks_are_removed_if_an_update_fails():
         fail()
     assert not model.norm._forward_hooks
     assert model.norm._forward_pre_hooks == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["pn", "pnv", "bn", "rms"])
-@pytest.mark.parametrize("used_again", [True, False])
-def test_a_deferred_residual_is_computed_in_the_norms_own_pass(name, used_again):
-    """The kernel draws the same dropout masks, and dL/dx is the norm's part of the sum's gradient."""
-    skip_without_triton()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("Triton has been imported without its interpreter")
-    norm = build_norm(NormConfig(name, groups=2, kernels="triton"), 8).to(device)
-    same = build_norm(NormConfig(name, groups=2, kernels="triton"), 8).to(device)
-    torch.manual_seed(0)
-    residual, update, g, other = torch.randn(4, 5, 3, 8, device=device)
-    running = running_before(same)
-
-    def forward(norm, probe):
-        torch.manual_seed(1)
-        leaf = residual.clone().requires_grad_()
-        total = DeferredResidual(leaf, update.clone().requires_grad_(), 0.3)
-        with probe.watch(1) as points:
-            y = norm(total, None)
-            loss = (y * g).sum() + ((total.value * other).sum() if used_again else 0)
-            loss.backward()
-        return points, total.value.detach(), y.detach(), leaf.grad
-
-    points, value, y, gradient = forward(norm, StatisticsProbe(nn.ModuleDict({"norm": norm}), on=True))
-    _, plain_value, plain_y, plain_gradient = forward(same, StatisticsProbe(same, on=False))
-    assert torch.equal(value, plain_value)
-    assert torch.equal(y, plain_y)
-    assert torch.equal(gradient, plain_gradient)
-    part = gradient - other if used_again else gradient
-    want = measure(same, value, None, y, g, part, running)
-    got = points[0]["layers"]["norm"]
-    assert {key: float(number) for key, number in want.items()} == pytest.approx(got, rel=1e-5, abs=1e-7)
-
-
-def test_a_residual_computed_before_the_norm_has_no_gradient_of_the_norm_alone():
-    model = Block("pnv")
-    model.norm.kernels = "plain"
-    x, mask = inputs()
-    with StatisticsProbe(model, on=True).watch(1) as points:
-        y = model.norm(DeferredResidual(x, x.detach(), 0.0), mask)
-        y.sum().backward()
-    assert "grad_output" in points[0]["layers"]["norm"]
-    assert "grad_input" not in points[0]["layers"]["norm"]
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from normplugins.norms.backends.cpu.kernels import WIDEST, compiled
-from normplugins.norms.deferred_residual import DeferredResidual, materialize
 
 
 class Dispatched(nn.Module):
@@ -31,28 +30,21 @@ class Dispatched(nn.Module):
         """Whether the settings of this norm allow its fast code."""
         return True
 
-    def forward(self, x: Tensor | DeferredResidual, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normalize x with the code that the setting ``kernels`` selects; raises as :func:`backend_for` does."""
         backend = backend_for(self.kernels, x, self.training)
         if backend and self.has_fast_code:
             forwards: dict[type, Callable[..., Tensor]] = import_module(f"{__package__}.{backend}.forwards").FORWARDS
             if fast := forwards.get(type(self)):
                 return fast(self, x, padding_mask)
-        return self.plain(materialize(x), padding_mask)
+        return self.plain(x, padding_mask)
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Compute ``forward`` with PyTorch operations; the reference of the fast code."""
         raise NotImplementedError
 
 
-def fuses_residual(norm: nn.Module, x: Tensor) -> bool:
-    """Whether ``norm`` is in training and would compute a :class:`DeferredResidual` sum like x within its own pass."""
-    if not (norm.training and isinstance(norm, Dispatched) and norm.has_fast_code):
-        return False
-    return backend_for(norm.kernels, x, training=True) == "triton"
-
-
-def backend_for(kernels: str, x: Tensor | DeferredResidual, training: bool) -> str | None:
+def backend_for(kernels: str, x: Tensor, training: bool) -> str | None:
     """Return ``cpu`` or ``triton``, or None for the plain code.
 
     The plain code runs while a compiler traces, because the compiler fuses the operations itself, and for subclasses of
@@ -63,19 +55,24 @@ def backend_for(kernels: str, x: Tensor | DeferredResidual, training: bool) -> s
     Raises:
         ValueError: ``kernels=triton``, and Triton is not installed or x is not on a GPU.
     """
-    tensor = x.residual if isinstance(x, DeferredResidual) else x
-    if kernels == "plain" or torch.compiler.is_compiling() or not is_plain_tensor(tensor):
+    if kernels == "plain" or torch.compiler.is_compiling() or not is_plain_tensor(x):
         return None
-    if kernels == "auto" and tensor.device.type == "cpu" and training and tensor.numel():
-        return "cpu" if tensor is x and tensor.size(-1) <= WIDEST and compiled() else None
+    if kernels == "auto" and x.device.type == "cpu" and training and x.numel():
+        return "cpu" if x.size(-1) <= WIDEST and compiled() else None
     if kernels == "triton":
-        if not _has_triton():
-            raise ValueError("kernels=triton: Triton is not installed; install it, or set kernels=auto")
-        if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
-            place = f"kernels=triton needs x on a GPU, not on {tensor.device}"
-            raise ValueError(f"{place}; set kernels=auto, or TRITON_INTERPRET=1 to test")
+        if reason := why_not_triton(x.is_cuda):
+            raise ValueError(reason)
         return "triton"
-    return "triton" if tensor.is_cuda and _has_triton() else None
+    return "triton" if x.is_cuda and _has_triton() else None
+
+
+def why_not_triton(on_gpu: bool) -> str | None:
+    """Return why ``kernels=triton`` cannot work here, for tensors on a GPU or not, and what to do; None if it works."""
+    if not _has_triton():
+        return "kernels=triton: Triton is not installed; install it, or set kernels=auto"
+    if not on_gpu and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
+        return "kernels=triton needs a GPU; set kernels=auto, or TRITON_INTERPRET=1 to test"
+    return None
 
 
 def is_plain_tensor(x: Tensor) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.backends.cpu.kernels import run_pass
+from normplugins.norms.base import check_input
 from normplugins.norms.batch_norm import BatchNorm
 from normplugins.norms.power_norm import PowerNorm
 from normplugins.norms.power_norm_v import PowerNormV
@@ -39,7 +40,8 @@ def forward(
     if isinstance(norm, PowerNormV | BatchNorm) and norm.synchronizes:
         return norm.plain(x, padding_mask)
     if isinstance(norm, RMSNorm):
-        rows, real = token_rows(x.reshape(-1, x.size(-1)), None, norm.dim)
+        check_input(x, norm.dim, flat=False)
+        rows, real = token_rows(x.reshape(-1, norm.dim), None, norm.dim)
     else:
         rows, real = token_rows(x, padding_mask, norm.dim)
     padding = None if real is None else ~real.view(-1)

@@ -25,7 +25,7 @@ def library(module: str) -> ctypes.CDLL | None:
     compiled = Path(found.origin) if found and found.origin else None
     if compiled is None:
         why = f"not compiled; {COMPILE}"
-    elif any(source.stat().st_mtime > compiled.stat().st_mtime for source in compiled.parent.glob("[!.]*.[ch]")):
+    elif any(source.stat().st_mtime > compiled.stat().st_mtime for source in _sources(compiled.parent)):
         why = f"compiled before its source changed; {COMPILE}"  # C would misread the arguments of newer Python code
     else:
         try:
@@ -34,6 +34,11 @@ def library(module: str) -> ctypes.CDLL | None:
             why = str(error)
     warnings.warn(f"training on this CPU will be slower without {module}: {why}", stacklevel=2)
     return None
+
+
+def _sources(folder: Path) -> list[Path]:
+    """Return the C files in the folder of a library, and the header that all libraries include."""
+    return [*folder.glob("[!.]*.[ch]"), *Path(__file__).parent.glob("simd.h")]
 
 
 def threads_for(x: Tensor) -> int:

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.backends.triton.channelwise import backward, end_backward
-from normplugins.norms.backends.triton.residual import Source
 from normplugins.norms.backends.triton.tiles import BACKWARD_THREADS, Layout
 from normplugins.norms.distributed import sum_over_processes
 from normplugins.norms.power_norm import PowerNorm
@@ -43,45 +42,37 @@ class Statistics:
 
 
 class Backward(torch.autograd.Function):
-    """Attach the backward to y, the normalized ``source``, and to the residual sum if there is one; return both."""
+    """Attach the backward to y, the normalized x."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,  # noqa: ARG004  (its gradient is what counts)
-        update: Tensor | None,
+        x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        done: tuple[Tensor, Layout, Source, Statistics],
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return y, of x's dtype, and the sum if there is an update."""
-        y, layout, source, used = done
+        done: tuple[Tensor, Layout, Statistics],
+    ) -> Tensor:
+        """Return y; x is contiguous."""
+        y, layout, used = done
         mean, psi2 = used.mean, used.psi2
         if used.count is None and used.approximate is None and any(ctx.needs_input_grad):
             # the backward needs these values, which later updates change
             mean, psi2 = (None if each is None else each.clone() for each in (mean, psi2))
-        ctx.save_for_backward(source.value, source.seed, weight, bias, mean, psi2, used.psi2_backward, used.count)
-        ctx.layout, ctx.dropped = layout, source.dropped
-        ctx.norm, ctx.synchronizes = used.approximate, used.synchronizes
-        ctx.set_materialize_grads(False)  # in post-norm, the sum has no other gradient
-        return y, None if update is None else source.value
+        ctx.save_for_backward(x, weight, bias, mean, psi2, used.psi2_backward, used.count)
+        ctx.layout, ctx.norm, ctx.synchronizes = layout, used.approximate, used.synchronizes
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor | None, arriving: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return dL/dx, dL/dupdate, dL/dweight and dL/dbias from dL/dy and the other gradient of the sum."""
-        x, seed, weight, bias, mean, psi2, psi2_backward, count = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        """Return dL/dx, dL/dweight and dL/dbias from dL/dy."""
+        x, weight, bias, mean, psi2, psi2_backward, count = ctx.saved_tensors
         layout, norm = ctx.layout, ctx.norm
         dx = torch.empty_like(x)
-        dupdate = None if seed is None else torch.empty_like(x)
         grad_weight, grad_bias = torch.empty_like(weight), None if bias is None else torch.empty_like(bias)
-        wanted = {
-            "dx": dx, "dupdate": dupdate, "arriving": None if arriving is None else arriving.contiguous(),
-            "seed": seed, "DROPPED": ctx.dropped,
-        }  # fmt: skip
         given = {
-            "g": torch.zeros_like(x) if g is None else g.contiguous(), "x": x, "weight": weight, "mean": mean,
-            "psi2": psi2, "psi2_backward": psi2 if norm is None else psi2_backward, **layout.scaling(),
+            "g": g.contiguous(), "x": x, "weight": weight, "mean": mean, "psi2": psi2,
+            "psi2_backward": psi2 if norm is None else psi2_backward, **layout.scaling(),
         }  # fmt: skip
         nu, nu_scale, new_weight = None, 1.0, 1.0
         means: Any = None
@@ -97,7 +88,7 @@ class Backward(torch.autograd.Function):
             means = None if norm.updates_immediately else layout.empty(1, layout.dim)
         sums = layout.table(2 if norm is None else 3, BACKWARD_THREADS)
         layout.over_tokens(
-            backward, sums.size(1), **given, sums=sums, nu=nu, NU_SCALE=nu_scale, **({} if exact else wanted)
+            backward, sums.size(1), **given, dx=None if exact else dx, sums=sums, nu=nu, NU_SCALE=nu_scale
         )
         layout.over_channels(
             end_backward, sums=sums, grad_weight=grad_weight, grad_bias=grad_bias, weight=weight, psi2=psi2,
@@ -107,8 +98,7 @@ class Backward(torch.autograd.Function):
         if exact:
             nu, *shift = sum_over_processes(means) if ctx.synchronizes else means
             programs = layout.programs(BACKWARD_THREADS)
-            layout.over_tokens(backward, programs, **given, **wanted, nu=nu, shift=shift[0] if shift else None)
+            layout.over_tokens(backward, programs, **given, dx=dx, nu=nu, shift=shift[0] if shift else None)
         elif means is not None:
             norm.update_nu(means.new_full((), layout.tokens) if count is None else count, means[0])
-        of_update = (dx if dupdate is None else dupdate) if ctx.needs_input_grad[1] else None
-        return dx, of_update, grad_weight, grad_bias, None
+        return dx, grad_weight, grad_bias, None

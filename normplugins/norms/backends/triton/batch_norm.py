@@ -11,10 +11,11 @@ deviations (Welford), which are merged by their counts, first within a program, 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from normplugins.norms.backends.triton.autograd import Statistics
-from normplugins.norms.backends.triton.residual import Source, load_sum
 from normplugins.norms.backends.triton.tiles import (
+    FORWARD_THREADS,
     UNSPECIALIZED,
     Layout,
     block_channels,
@@ -27,13 +28,13 @@ from normplugins.norms.statistics import recomputing
 
 
 @torch.no_grad()
-def update_batch_norm(norm: BatchNorm, source: Source, layout: Layout) -> Statistics:
+def update_batch_norm(norm: BatchNorm, x: Tensor, layout: Layout) -> Statistics:
     """Update the running statistics; return the statistics of the batch's real tokens."""
     local = norm.updates_immediately and not recomputing()
-    parts = layout.table(2, source.threads)
+    parts = layout.table(2, FORWARD_THREADS)
     counts, programs = layout.empty(parts.size(1)), parts.size(1)
     count, (mean, var) = layout.empty(), layout.empty(2, norm.dim)
-    layout.over_tokens(_moments, programs, **source.arguments(), parts=parts, counts=counts)
+    layout.over_tokens(_moments, programs, x=x, parts=parts, counts=counts)
     layout.over_channels(
         _end_statistics, parts=parts, counts=counts, count=count, mean=mean, var=var,
         running_mean=norm.running_mean, running_var=norm.running_var, programs=programs,
@@ -53,10 +54,6 @@ def _moments(
     counts,  # (P,) receives the number of real tokens
     tokens, padding, sentences, padding_sentence, padding_time,
     T: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
-    update=None,  # (N, C), total and seed: as in channelwise.forward
-    total=None,
-    seed=None,
-    DROPPED: tl.constexpr = 0,
 ):  # fmt: skip
     """Compute mean and squared deviations of each program's real tokens, channel by channel, in one pass."""
     block, program = tl.program_id(0), tl.program_id(1)
@@ -65,15 +62,10 @@ def _moments(
     mean = tl.zeros((ROWS, COLUMNS), T)
     squares = tl.zeros((ROWS, COLUMNS), T)
     for start in tl.range(program * ROWS, tokens, tl.num_programs(1) * ROWS):
-        token, exists, real = tile_tokens(start, tokens, padding, sentences, padding_sentence, padding_time, ROWS)
+        token, _exists, real = tile_tokens(start, tokens, padding, sentences, padding_sentence, padding_time, ROWS)
         at = token[:, None] * C + channels[None, :]
         there = real[:, None] & inside[None, :]
-        if update is None:
-            value = tl.load(x + at, mask=there, other=0.0).to(T)
-        else:
-            padded = exists[:, None] & inside[None, :]
-            value = load_sum(x, update, total, seed, at, padded, start, DROPPED, T, ROWS, COLUMNS)
-            value = tl.where(there, value, 0.0)
+        value = tl.load(x + at, mask=there, other=0.0).to(T)
         seen += real.to(T)
         deviation = tl.where(there, value - mean, 0.0)
         mean += deviation * (1.0 / tl.maximum(seen, 1.0))[:, None]

@@ -12,15 +12,12 @@ batch's psi (``pn_alg2``: psi again). PN-V and BN pass the batch's psi = psi', a
 the norms' own files.
 
 HBM traffic, for N tokens of C channels of e bytes: a pass of the forward reads x, N C e, and writes y, N C e, unless it
-only computes sums; a pass of the backward reads g and x, and writes dL/dx unless it only computes sums. If x is
-residual + dropout(update), the first pass of the forward and the last one of the backward handle it: see
-``residual.py``.
+only computes sums; a pass of the backward reads g and x, and writes dL/dx unless it only computes sums.
 """
 
 import triton
 import triton.language as tl
 
-from normplugins.norms.backends.triton.residual import dropout, load_sum
 from normplugins.norms.backends.triton.tiles import (
     UNSPECIALIZED,
     add_up,
@@ -53,15 +50,10 @@ def forward(
     updates=None,  # PN's update count, or None: no warmup
     updates_before=None,  # scalar: the count before the step; the pass with sums writes it, the one without reads it
     warmup_updates=0,
-    update=None,  # (N, C): its sum with x, after dropout, stands for x
-    total=None,  # (N, C) receives this sum
-    seed=None,  # scalar, or None: nothing is dropped
-    DROPPED: tl.constexpr = 0,
 ):  # fmt: skip
     """Compute y = weight z / sqrt(psi2 + EPS) + bias and the sums of z^2. Padding is not counted, and its y is 0.
 
-    With PADDING_AS_TOKENS, padding is normalized like tokens but still not counted. Only then, or to compute x +
-    dropout(update), is x read at padding.
+    With PADDING_AS_TOKENS, padding is normalized like tokens but still not counted. Only then is x read at padding.
 
     Only the device knows whether PN is in its warmup. If it is, the pass with sums writes no y, and the pass without
     sums writes y with the batch's psi2. Otherwise the pass without sums ends immediately.
@@ -92,10 +84,7 @@ def forward(
         at = token[:, None] * C + channels[None, :]
         there = exists[:, None] & inside[None, :]
         read = exists if PADDING_AS_TOKENS else real
-        if update is None:
-            z = tl.load(x + at, mask=read[:, None] & there, other=0.0).to(T)
-        else:
-            z = load_sum(x, update, total, seed, at, there, start, DROPPED, T, ROWS, COLUMNS)
+        z = tl.load(x + at, mask=read[:, None] & there, other=0.0).to(T)
         if mean is not None:
             z -= centre[None, :]
         if GROUP_SCALING:
@@ -131,17 +120,12 @@ def backward(
     nu=None,  # (C,), or None: a fixed psi
     shift=None,  # (C,)
     sums=None,  # (2 or 3, P, C) receives the sums of g z, g and, with nu, z^2; or None: write dx only
-    arriving=None,  # (N, C): another gradient of x, to be added to dx
-    dupdate=None,  # (N, C) receives the gradient of the update in x
-    seed=None,  # scalar, or None: nothing was dropped
-    DROPPED: tl.constexpr = 0,
     NU_SCALE: tl.constexpr = 1.0,
 ):  # fmt: skip
     """Compute dL/dz = (weight g - NU_SCALE nu z / sqrt(psi2 + EPS) - shift) / sqrt(psi2_backward + EPS) and the sums.
 
     With group scaling, z = r x, dL/dx = r (dL/dz - z mean(z dL/dz)) with the mean over the group. Padding is neither
-    read nor counted, and its dL/dx is 0; with PADDING_AS_TOKENS it is treated like tokens. The other gradient of x,
-    ``arriving``, is then added, and dropout of the result is the gradient of the update.
+    read nor counted, and its dL/dx is 0; with PADDING_AS_TOKENS it is treated like tokens.
     """
     program = tl.program_id(1)
     channels, inside = block_channels(C, WIDTH, COLUMNS)
@@ -185,13 +169,7 @@ def backward(
                 dz = tl.where(there, dz + constant[None, :], 0.0)
             if GROUP_SCALING:
                 dz = rms * (dz - z * (tl.sum(z * dz, axis=1) / WIDTH)[:, None])
-            there = exists[:, None] & inside[None, :]
-            if arriving is not None:
-                dz += tl.load(arriving + at, mask=there, other=0.0).to(T)
-            tl.store(dx + at, dz.to(dx.dtype.element_ty), mask=there)
-            if dupdate is not None:
-                dz = dropout(dz, seed, start, DROPPED, ROWS, COLUMNS)
-                tl.store(dupdate + at, dz.to(dupdate.dtype.element_ty), mask=there)
+            tl.store(dx + at, dz.to(dx.dtype.element_ty), mask=exists[:, None] & inside[None, :])
     if sums is not None:
         table = tl.num_programs(1) * C
         row = sums + program * C + channels

@@ -18,24 +18,31 @@ from torch import Tensor
 
 from normplugins.norms.backends.triton.autograd import Statistics
 from normplugins.norms.backends.triton.channelwise import forward
-from normplugins.norms.backends.triton.residual import Source
-from normplugins.norms.backends.triton.tiles import UNSPECIALIZED, Layout, add_up, block_channels, count_up, load_vector
+from normplugins.norms.backends.triton.tiles import (
+    FORWARD_THREADS,
+    UNSPECIALIZED,
+    Layout,
+    add_up,
+    block_channels,
+    count_up,
+    load_vector,
+)
 from normplugins.norms.power_norm import PowerNorm
 from normplugins.norms.power_norm_v import PowerNormV
 from normplugins.norms.statistics import recomputing
 
 
-def update_power_norm(norm: PowerNorm, source: Source, layout: Layout, y: Tensor) -> Statistics:
+def update_power_norm(norm: PowerNorm, x: Tensor, layout: Layout, y: Tensor) -> Statistics:
     """Update psi^2 of PN, write y, and return the statistics that the backward needs."""
     given = _psi2(norm._scale, norm) if recomputing() and norm._scale is not None else None
-    squares, counts = _sums(source, layout)
+    squares, counts = _sums(layout)
     warmup: dict[str, Any] = {}
     if norm.warmup_updates and given is None:
         before = torch.empty_like(norm.num_updates)
         warmup = {"warmup_updates": norm.warmup_updates, "updates": norm.num_updates, "updates_before": before}
-    common = {**layout.scaling(), **warmup, "y": y, "weight": norm.weight, "bias": norm.bias}
+    common = {**layout.scaling(), **warmup, "x": x, "y": y, "weight": norm.weight, "bias": norm.bias}
     layout.over_tokens(
-        forward, squares.size(0), **source.arguments(), **common, squares=squares, counts=counts,
+        forward, squares.size(0), **common, squares=squares, counts=counts,
         psi2=norm.running_phi if given is None else given,
     )  # fmt: skip
     psi2, scale = layout.empty(2, norm.dim)
@@ -48,20 +55,18 @@ def update_power_norm(norm: PowerNorm, source: Source, layout: Layout, y: Tensor
     else:
         psi2, batch = (_psi2(each, norm) for each in norm.update_quadratic_mean(count, batch))
     if warmup:
-        source = source.read()
-        layout.over_tokens(forward, layout.programs(source.threads), **source.arguments(), **common, psi2=psi2)
+        layout.over_tokens(forward, squares.size(0), **common, psi2=psi2)
     psi2_backward = batch if norm.batch_backward else psi2
     return Statistics(psi2=psi2, count=count, approximate=norm, psi2_backward=psi2_backward)
 
 
 @torch.no_grad()
-def update_power_norm_v(norm: PowerNormV, source: Source, layout: Layout) -> Statistics:
+def update_power_norm_v(norm: PowerNormV, x: Tensor, layout: Layout) -> Statistics:
     """Update psi^2 of PN-V; return the statistics of the batch's real tokens."""
-    squares, counts = _sums(source, layout)
+    squares, counts = _sums(layout)
     layout.over_tokens(
-        forward, squares.size(0), **source.arguments(), **layout.scaling(), weight=norm.weight, squares=squares,
-        counts=counts,
-    )  # fmt: skip
+        forward, squares.size(0), **layout.scaling(), x=x, weight=norm.weight, squares=squares, counts=counts
+    )
     local, count, psi2 = _end(norm, layout, squares, counts, norm.momentum)
     if not local:
         count, psi2 = norm.synchronize(count, psi2)
@@ -69,9 +74,9 @@ def update_power_norm_v(norm: PowerNormV, source: Source, layout: Layout) -> Sta
     return Statistics(psi2=psi2, count=count, synchronizes=norm.synchronizes)
 
 
-def _sums(source: Source, layout: Layout) -> tuple[Tensor, Tensor | None]:
+def _sums(layout: Layout) -> tuple[Tensor, Tensor | None]:
     """Return empty tables for the sums of squares (P, C) and, with padding, the numbers of tokens (P,)."""
-    squares = layout.table(1, source.threads)[0]
+    squares = layout.table(1, FORWARD_THREADS)[0]
     return squares, None if layout.padding is None else layout.empty(squares.size(0))
 
 

@@ -26,8 +26,8 @@ TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 # Arguments that differ between batches: Triton must not compile a kernel again for particular values of them
 UNSPECIALIZED = ["tokens", "sentences", "padding_sentence", "padding_time", "programs", "warmup_updates"]
 # Threads per multiprocessor: they leave 96 and 128 registers per thread, as many as the compiler uses for pn without
-# spilling. A forward that computes a residual sum uses 94 to 125.
-FORWARD_THREADS, SUM_THREADS, BACKWARD_THREADS = 640, 512, 512
+# spilling
+FORWARD_THREADS, BACKWARD_THREADS = 640, 512
 
 
 @triton.jit

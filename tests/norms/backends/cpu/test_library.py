@@ -30,16 +30,18 @@ def test_without_it_a_norm_is_plain_and_a_warning_says_what_to_do(monkeypatch: p
 def test_a_library_that_is_older_than_its_source_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = find_spec(LIBRARIES[0])
     assert found
-    original = Path(str(found.origin))
-    for age in ("older", "newer"):
-        package = tmp_path / f"{age}_library"
+    original, header = Path(str(found.origin)), tmp_path / "simd.h"  # all libraries include this header
+    for name, source_time, library_time in [("newer", 999, 1001), ("older", 1002, 1001), ("header", 998, 999)]:
+        package = tmp_path / f"{name}_library"
         package.mkdir()
         library_file, source = package / original.name, package / "kernels.c"
         library_file.write_bytes(original.read_bytes())
-        source.touch()
-        for path, seconds in (library_file, 1000), (source, 1001 if age == "older" else 999):
+        for path, seconds in (source, source_time), (library_file, library_time), (header, 1000):
+            path.touch()
             os.utime(path, (seconds, seconds))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
     assert library.library("newer_library._kernels") is not None
-    with pytest.warns(UserWarning, match="compiled before its source changed; pip install --no-deps --editable"):
-        assert library.library("older_library._kernels") is None
+    for name in ("older", "header"):
+        with pytest.warns(UserWarning, match="compiled before its source changed; pip install --no-deps --editable"):
+            assert library.library(f"{name}_library._kernels") is None

@@ -1,7 +1,5 @@
 """Compiles the kernels of a training step of each norm for a GPU, which need not be present, without running them.
 
-Each norm is compiled for a tensor and for a deferred residual sum.
-
     python -m tests.norms.backends.triton.compile_for_gpu [90 for an H100, 80 for an A100, ...]
 
 Prints a line for each.
@@ -18,7 +16,6 @@ from triton.runtime.jit import JITFunction
 
 from normplugins.norms import NormConfig, build_norm
 from normplugins.norms.backends.triton.forwards import forward
-from normplugins.norms.deferred_residual import DeferredResidual
 
 NORMS = [
     NormConfig("pn"),
@@ -55,11 +52,8 @@ def main(architecture: int) -> None:
     JITFunction.run = run
     for config in NORMS:
         norm, mask = build_norm(config, 512), torch.zeros(3, 4, dtype=torch.bool)
-        x, update = (torch.zeros(4, 3, 512, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+        x = torch.zeros(4, 3, 512, dtype=torch.bfloat16, requires_grad=True)
         forward(norm, x, mask).sum().backward()
-        total = DeferredResidual(x, update, 0.1)
-        y = forward(norm, total, mask)
-        (y + total.value).sum().backward()
 
 
 if __name__ == "__main__":

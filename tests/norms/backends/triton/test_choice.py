@@ -25,7 +25,7 @@ def test_triton_is_chosen_by_name_and_on_a_gpu() -> None:
 def test_an_error_without_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     norm = build_norm(NormConfig("pn_alg2", kernels="triton"), 4)
-    with pytest.raises(ValueError, match="kernels=triton needs x on a GPU, not on cpu; set kernels=auto"):
+    with pytest.raises(ValueError, match="kernels=triton needs a GPU; set kernels=auto"):
         norm(torch.ones(2, 4))
 
 
@@ -58,10 +58,8 @@ def test_unsupported_settings_use_plain_code() -> None:
         assert torch.equal(ours(x), plain(x))
 
 
-@pytest.mark.parametrize("name", ["pn", "pnv", "bn"])
-def test_shapes_that_do_not_fit_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["pn", "rms"])
+def test_an_x_of_other_channels_is_refused(name: str) -> None:
     norm = build_norm(NormConfig(name, kernels="triton"), 4).to(DEVICE)
-    with pytest.raises(ValueError, match=r"a norm of 4 channels takes \(T, B, 4\)"):
-        norm(torch.ones(2, 8, device=DEVICE))
-    with pytest.raises(ValueError, match=r"padding mask \(5, 3\) does not fit x \(5, 3, 4\)"):
-        norm(torch.ones(5, 3, 4, device=DEVICE), torch.zeros(5, 3, dtype=torch.bool, device=DEVICE))
+    with pytest.raises(ValueError, match=r"a norm of 4 channels takes .*, not \(3, 2, 8\)"):
+        norm(torch.ones(3, 2, 8, device=DEVICE))
