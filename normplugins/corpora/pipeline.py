@@ -9,7 +9,7 @@ from normplugins.corpora.base import SPLITS, Corpus
 from normplugins.corpora.binarize import binarize
 from normplugins.corpora.languages import has_spaces, score_words
 from normplugins.corpora.parallel import ParallelCorpus
-from normplugins.corpora.running_text import PreparedText, RunningText, prepare_running_text
+from normplugins.corpora.running_text import RunningText, prepare_running_text
 from normplugins.corpora.stages import MANIFEST, Preparation, Prepared
 from normplugins.corpora.subwords import FILES, PACKAGES
 from normplugins.corpora.text_stages import write_subwords, write_tokens
@@ -60,9 +60,7 @@ class PreparedCorpus(Prepared):
         return detokenize(lines, self.target)
 
 
-def prepare(
-    corpus: Corpus, root: Path, echo: Echo = print, workers: int | None = None
-) -> PreparedCorpus | PreparedText:
+def prepare(corpus: Corpus, root: Path, echo: Echo = print, workers: int | None = None) -> Prepared:
     """Prepare a corpus under ``root/<name>/<variant>`` and return it.
 
     Stages that are complete for the same settings and input files are not repeated. The bytes written do not depend on
@@ -85,7 +83,7 @@ def prepare(
             return _prepare_parallel(corpus, home, echo_and_show, workers)
 
 
-def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText | None:
+def open_prepared(corpus: Corpus, root: Path) -> Prepared | None:
     """Return a corpus that has been prepared under ``root``, or None; its input files are not needed.
 
     An exception is the file ``corpus.codes``, whose content is a part of the folder's name. Only the dictionaries and
@@ -100,7 +98,7 @@ def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText |
         ]
         if any(sha256(folder / name) != manifest["sha256"][name] for name in used):
             return None
-        return (PreparedText if isinstance(corpus, RunningText) else PreparedCorpus)(folder, manifest)
+        return (Prepared if isinstance(corpus, RunningText) else PreparedCorpus)(folder, manifest)
     except (KeyError, TypeError, UserError):
         return None
 

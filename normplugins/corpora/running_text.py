@@ -73,11 +73,7 @@ class PublishedText(PublishedCorpus, RunningText):
             deque(lines, maxlen=0)
 
 
-class PreparedText(Prepared):
-    """Running text ready for fairseq's language_modeling task: ``bin_dir`` has dict.txt and {split}.{bin,idx}."""
-
-
-def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> PreparedText:
+def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepared:
     """Prepare a corpus under ``home/<variant>``; the caller locks ``home``. Raises UserError for bad input."""
     stages = Preparation(corpus, home, echo)
     tools = ["fairseq"] if corpus.level == "word" else ["fairseq", subwords.PACKAGES[corpus.level]]
@@ -107,7 +103,7 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
         **{name: key[name] for name in ("inputs", "settings", "versions")},
     }
     stages.write_manifest(manifest)
-    return PreparedText(stages.folder, manifest)
+    return Prepared(stages.folder, manifest)
 
 
 def line_splitter(level: str, folder: Path) -> Split:

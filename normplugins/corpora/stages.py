@@ -24,7 +24,10 @@ HASHES = ".hashes.json"  # hashes of all files of a corpus, next to the folders 
 
 @dataclass
 class Prepared:
-    """A prepared corpus: its folder, whose ``bin_dir`` holds fairseq's data, and the content of its ``corpus.json``."""
+    """A prepared corpus: its folder, whose ``bin_dir`` holds fairseq's data, and the content of its ``corpus.json``.
+
+    The ``bin_dir`` of running text has dict.txt and {split}.{bin,idx}, for fairseq's language_modeling task.
+    """
 
     folder: Path
     manifest: dict[str, Any]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
+from normplugins.corpora import Prepared, PreparedCorpus, corpus_config, prepare
 from normplugins.corpora.subwords import FILES as SUBWORD_FILES
 from normplugins.evaluation.exported import CONFIG, FORMAT, WEIGHTS, build, load_exported
 from normplugins.export.model_card import model_card
@@ -97,19 +97,19 @@ def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
     return path
 
 
-def _dictionaries(corpus: PreparedCorpus | PreparedText) -> list[Path]:
+def _dictionaries(corpus: Prepared) -> list[Path]:
     if isinstance(corpus, PreparedCorpus):
         return [corpus.bin_dir / f"dict.{language}.txt" for language in (corpus.source, corpus.target)]
     return [corpus.bin_dir / "dict.txt"]
 
 
-def subword_model(corpus: PreparedCorpus | PreparedText) -> list[Path]:
+def subword_model(corpus: Prepared) -> list[Path]:
     """Return the files of a corpus's subword model."""
     kind = corpus.manifest.get("subword", {}).get("kind")
     return [corpus.folder / "subword" / SUBWORD_FILES[kind]] if kind else []
 
 
-def preprocessing(corpus: PreparedCorpus | PreparedText) -> dict[str, Any]:
+def preprocessing(corpus: Prepared) -> dict[str, Any]:
     """Return how raw text becomes the model's input."""
     keys = ("corpus", "source", "target", "lowercase", "tokenizer", "subword", "settings")
     files = [path.name for path in subword_model(corpus)]

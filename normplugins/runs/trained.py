@@ -19,15 +19,7 @@ from fairseq.hub_utils import GeneratorHubInterface
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from normplugins.corpora import (
-    ParallelCorpus,
-    PreparedCorpus,
-    PreparedText,
-    RunningText,
-    corpus_config,
-    open_prepared,
-    prepare,
-)
+from normplugins.corpora import ParallelCorpus, Prepared, RunningText, corpus_config, open_prepared, prepare
 from normplugins.corpora.raw_text import TextPipeline, text_pipeline
 from normplugins.evaluation import bleu, perplexity
 from normplugins.evaluation.beam_search import Hypothesis
@@ -78,9 +70,7 @@ class TrainedRun:
         unknown: words in the text of the last call that the vocabulary cannot spell, in the order of the text.
     """
 
-    def __init__(
-        self, directory: Path, checkpoint: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText
-    ) -> None:
+    def __init__(self, directory: Path, checkpoint: Path, config: DictConfig, corpus: Prepared) -> None:
         self.config, self.checkpoint, self.corpus = config, checkpoint.name, corpus
         self.record: dict[str, Any] | None = folder.read_record(directory, config)
         self.model, self.task = load_model(checkpoint, corpus.bin_dir, config.common.cpu)

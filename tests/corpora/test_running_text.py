@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fairseq.data import Dictionary, data_utils
 
-from normplugins.corpora import PreparedText, prepare
+from normplugins.corpora import Prepared, prepare
 from normplugins.corpora.running_text import unigram_perplexity
 from normplugins.utils.errors import UserError
 from tests.helpers.corpora import config, kill_at, quiet, text, tree
@@ -45,7 +45,7 @@ def archive(path: Path, texts: dict[str, bytes] = TEXTS) -> Path:
     return path
 
 
-def small(root: Path, name: str = "ptb", **texts: bytes) -> PreparedText:
+def small(root: Path, name: str = "ptb", **texts: bytes) -> Prepared:
     if name == "ptb":
         ptb_files(root / "ptb" / "raw", **texts)
     else:
@@ -53,7 +53,7 @@ def small(root: Path, name: str = "ptb", **texts: bytes) -> PreparedText:
     return prepare(config(name, **UNCHECKED), root, quiet)
 
 
-def stored(prepared: PreparedText, split: str) -> list[list[int]]:
+def stored(prepared: Prepared, split: str) -> list[list[int]]:
     words = Dictionary.load(str(prepared.bin_dir / "dict.txt"))
     return [line.tolist() for line in data_utils.load_indexed_dataset(str(prepared.bin_dir / split), words)]
 
