@@ -113,8 +113,7 @@ def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: i
         echo(f"{corpus.name}: binarizing")
         return {"dictionary_types": binarize(folder / "subword", to, corpus.source, corpus.target)}
 
-    with stages.reading():
-        tokens = stages.run("tokenized", key, partial(write_tokens, corpus, stages.files, echo, workers))
+    tokens = stages.run("tokenized", key, partial(write_tokens, corpus, stages.files, echo, workers))
     work = partial(write_subwords, corpus, folder / "tokenized", echo, workers)
     subwords = stages.run("subword", {"of": tokens["fingerprint"]}, work)
     binary = stages.run("bin", {"of": subwords["fingerprint"]}, binarize_stage)

@@ -87,8 +87,7 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
     if corpus.level != "word":
         stages.run("subword", key, learn)
     split_line = line_splitter(corpus.level, stages.folder)
-    with stages.reading():
-        record = stages.run("bin", key, partial(_binarize, corpus, files, split_line, echo))
+    record = stages.run("bin", key, partial(_binarize, corpus, files, split_line, echo))
     facts = record["facts"]
     found = {f"{split} {unit}": count for split, counts in facts["counts"].items() for unit, count in counts.items()}
     manifest = {
