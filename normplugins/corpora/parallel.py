@@ -42,7 +42,7 @@ class Bitext:
 
     Attributes:
         train, test: the pairs of each split; the training pairs are read once, and may be streamed from disk.
-        valid: the validation pairs, or None if the corpus's ``valid_every`` takes them from the clean training pairs.
+        valid: the validation pairs, or None if IWSLT14's ``valid_every`` takes them from the clean training pairs.
         where: names of the source and target file of each split, for messages.
         test_sets: number of pairs of each test set in ``test``, in order; empty for a single test set.
         notes: what the user should know about how the corpus was read.

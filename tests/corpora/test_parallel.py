@@ -35,6 +35,8 @@ def test_settings_that_the_text_does_not_allow_are_refused(
         ("custom", {"valid_size": None}, "no valid set"),
         ("custom", {"test_size": 0}, "corpus.test_size is 0, but must be at least 1"),
         ("custom", {"train": None}, "custom needs corpus.train=PREFIX"),
+        ("custom", {"train_source": "q.de"}, "corpus: train and train_source are different ways to give the train set"),
+        ("custom", {"train_target": "q.en"}, "corpus: train and train_target are different ways to give the train set"),
         ("custom", {"train": None, "train_source": "a.txt"}, "the other side is not"),
         ("custom", {"target": "de"}, "both 'de'"),
         ("custom", {"source": False}, r"corpus.source is False, but must be text \(quote it in YAML: 'no'\)"),
