@@ -145,27 +145,25 @@ class TrainedRun:
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             return bleu.search_sentences(self.model, self.task, sentences, search)
 
-    def score(self, lines: Sequence[str], separate: bool = False, where: str = "the text") -> list[LineScore]:
+    def score(self, lines: Sequence[str], where: str = "the text") -> list[LineScore]:
         """Return the log-probability of each line under a language model.
 
-        With ``separate``, each line is scored alone. Otherwise the lines are one running text, read in windows as when
-        the run was scored, and a line is predicted from the lines before it. ``where`` names the text in messages.
+        The lines are one running text, read in windows as when the run was scored, and a line is predicted from the
+        lines before it. ``where`` names the text in messages.
 
         Raises:
             UserError: the run is of a translation model, or a line contains a symbol such as ``<pad>``.
         """
         self._require_language_model("scores no text")
         lines_tokens = self._encode(lines, where)
-        how, end = windows(self.config), torch.tensor([self.task.source_dictionary.eos()])
+        how = windows(self.config)
         how.check(self.model.max_positions())
-        texts = lines_tokens if separate else [torch.cat(lines_tokens)] if lines_tokens else []
-        measure = partial(perplexity.text_logprobs, self.model)
-        found = []
-        for text in progress(texts, "scoring", echo=None) if separate else texts:
-            batches = list(how.batches(len(text)))
-            shown = batches if separate else progress(batches, "scoring", echo=None)
-            found.append(measure(torch.cat([end, text[:-1]]), text, how, shown))
-        logprobs = np.concatenate(found) if found else np.zeros(0, np.float32)
+        if not lines:
+            return []
+        text = torch.cat(lines_tokens)
+        inputs = torch.cat([torch.tensor([self.task.source_dictionary.eos()]), text[:-1]])
+        batches = progress(list(how.batches(len(text))), "scoring", echo=None)
+        logprobs = perplexity.text_logprobs(self.model, inputs, text, how, batches)
         ends = np.cumsum([0, *map(len, lines_tokens)])
         return [
             LineScore(float(logprobs[begin:end].sum(dtype=np.float64)), int(end - begin), len(line.split()) + 1)
