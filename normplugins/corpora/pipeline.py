@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from normplugins.corpora.base import SPLITS, Corpus
+from normplugins.corpora.base import Corpus
 from normplugins.corpora.binarize import binarize
 from normplugins.corpora.languages import has_spaces, score_words
 from normplugins.corpora.parallel import ParallelCorpus
@@ -125,16 +125,15 @@ def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: i
 def _manifest(corpus: ParallelCorpus, key: dict[str, Any], records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     tokens, subwords, binary = (record["facts"] for record in records.values())
     name = corpus.resolved_score_tokenizer
-    pairs = subwords["pairs"]  # fewer than tokens["counts"] if pairs are cleaned by their subwords
+    pairs = {split: count["pairs"] for split, count in tokens["counts"].items()}
     return {
         "corpus": corpus.name,
         "source": corpus.source,
         "target": corpus.target,
-        "counts": {split: count | {"pairs": pairs[split]} for split, count in tokens["counts"].items()},
+        "counts": tokens["counts"],
         **({"test_sets": sets} if (sets := tokens.get("test_sets")) else {}),  # only if there are several
-        "expected": {split: corpus.published().get(split) for split in SPLITS},
         "note": ", ".join(corpus.count_differences(pairs, " pairs")),
-        "notes": [*tokens["notes"], *subwords["notes"]],
+        "notes": tokens["notes"],
         "lowercase": corpus.lowercase,
         "tokenizer": corpus.tokenizer_of(corpus.target),
         **({"score_tokenizer": name} if name != "13a" else {}),

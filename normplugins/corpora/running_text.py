@@ -94,7 +94,6 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
         "corpus": corpus.name,
         **{name: facts[name] for name in ("counts", "types", "dictionary_types", "unigram_ppl")},
         **({"subword": {"kind": corpus.level}} if corpus.level != "word" else {}),
-        "expected": dict(corpus.published()),
         "note": ", ".join(corpus.count_differences({**found, "types": facts["types"]})),
         "notes": facts["notes"],
         "sha256": {f"text/{split}": digest for split, digest in facts["text_sha256"].items()}

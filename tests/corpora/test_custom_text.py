@@ -20,9 +20,7 @@ def own(folder: Path, test: list[str] = TEST, train_text: list[str] = TRAIN, **s
     for name, lines in {"train": train_text, "valid": ["ab cd"], "test": test}.items():
         (folder / f"{name}.txt").write_bytes(text(lines))
     files = {split: str(folder / f"{split}.txt") for split in ("train", "valid", "test")}
-    prepared = prepare(config("custom_lm", **files, **settings), folder / "data", quiet)
-    assert isinstance(prepared, Prepared)
-    return prepared
+    return prepare(config("custom_lm", **files, **settings), folder / "data", quiet)
 
 
 def stored(prepared: Prepared, split: str) -> list[str]:

@@ -31,13 +31,12 @@ def test_settings_that_the_text_does_not_allow_are_refused(
     [
         ("custom", {"subword": "words"}, "unknown corpus.subword 'words'; known: bpe, sentencepiece"),
         ("custom", {"tokenizer": "mosses"}, "unknown corpus.tokenizer"),
-        ("custom", {"length_in": "lines"}, "unknown corpus.length_in 'lines'; known: words, subwords"),
         ("custom", {"valid_size": None}, "no valid set"),
         ("custom", {"test_size": 0}, "corpus.test_size is 0, but must be at least 1"),
         ("custom", {"train": None}, "custom needs corpus.train=PREFIX"),
+        ("custom", {"train": None, "train_source": "a.txt"}, "the other side is not"),
         ("custom", {"train_source": "q.de"}, "corpus: train and train_source are different ways to give the train set"),
         ("custom", {"train_target": "q.en"}, "corpus: train and train_target are different ways to give the train set"),
-        ("custom", {"train": None, "train_source": "a.txt"}, "the other side is not"),
         ("custom", {"target": "de"}, "both 'de'"),
         ("custom", {"source": False}, r"corpus.source is False, but must be text \(quote it in YAML: 'no'\)"),
         ("custom", {"subword": "sentencepiece", "subword_min_count": 2}, "subword_min_count is for BPE and has"),
@@ -68,7 +67,7 @@ def test_an_unknown_corpus_lists_the_known_ones() -> None:
 
 
 def test_the_config_of_an_older_run_is_read_with_the_settings_of_all_corpora_in_it() -> None:
-    older = {"seed": 1, "train_size": None, "verify": True, "news_commentary": None, "expected_train": 29000}
+    older = {"seed": 1, "train_size": None, "verify": True, "length_in": "words", "expected_train": 29000}
     for name in ("multi30k", "demo", "custom"):
         assert corpus_config({"name": name, "subword_size": 70, **older}).subword_size == 70  # type: ignore[attr-defined]
 
