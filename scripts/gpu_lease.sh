@@ -30,7 +30,7 @@ prepare() {
     [ ! -f "$pack/$archive.tar.gz" ] || tar -xzf "$pack/$archive.tar.gz"
   done
   [ ! -f "$pack/train_lengths.npz" ] || cp "$pack/train_lengths.npz" .
-  "$ours" -c 'import benchmarks.decode, hypothesis, pytest, xdist' # ends here if a package is missing
+  "$ours" -c 'import benchmarks.decode, hypothesis, pytest, sacremoses, xdist' # ends here if a package is missing
   touch .ready
 }
 

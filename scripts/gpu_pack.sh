@@ -14,7 +14,7 @@ rm -rf "$pack"
 mkdir -p "$pack/wheels" "$pack/source" "$pack/build"
 
 echo "wheels: this project and what it imports (PyTorch, Triton, NumPy and sacreBLEU are on the machine)"
-needed=$(sed -nE "s/^((antlr4-python3-runtime|bitarray|hydra-core|omegaconf|sacremoses|subword-nmt)==[^ ;]*).*/\1/p" requirements.txt)
+needed=$(sed -nE "s/^((antlr4-python3-runtime|bitarray|hydra-core|joblib|omegaconf|sacremoses|subword-nmt)==[^ ;]*).*/\1/p" requirements.txt)
 filelock=$(sed -nE "s/^(filelock==[^ ;]*).*python_full_version >= .*/\1/p" requirements.txt | tail -1)
 wheel() { "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$pack/wheels" "$@"; }
 # shellcheck disable=SC2086  # one argument a package

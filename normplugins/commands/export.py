@@ -30,6 +30,6 @@ def execute(options: argparse.Namespace) -> None:
         print(f"{options.format} model written to {options.folder}\n{found}")
         return
     if options.quantization:
-        raise UserError("--quantization: safetensors keeps the types of the checkpoint; leave it out")
+        raise UserError("--quantization: safetensors holds float32 weights; leave it out")
     path = safetensors.export(options.run, options.folder, options.checkpoint)
     print(f"{path.name} written to {options.folder}")

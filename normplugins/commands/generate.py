@@ -14,7 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, default=100, metavar="N", help=text)
     text = "below 1 prefers probable tokens; 0 always takes the most probable one (default: %(default)s)"
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help=text)
-    parser.add_argument("--top-k", type=int, metavar="K", help="sample only from the K most probable tokens")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of sampling (default: %(default)s)")
 
 
@@ -26,7 +25,7 @@ def execute(options: argparse.Namespace) -> None:
 
     if options.prompt is not None and options.file is not None:
         raise UserError("--prompt and FILE are both given: give one of them")
-    sampling = Sampling(options.temperature, options.top_k, options.seed)
+    sampling = Sampling(options.temperature, options.seed)
     sampling.check()
     run = load(options.run)
     prompts, where = ([options.prompt], "--prompt") if options.prompt is not None else read_text(options.file)

@@ -9,8 +9,6 @@ from normplugins.commands._arguments import add_trained, report_unknown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_trained(parser, "runs/ptb/ln/seed1")
-    text = "score each line alone; without this, the lines are one text, and each is predicted from those before it"
-    parser.add_argument("--separate", action="store_true", help=text)
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -22,7 +20,7 @@ def execute(options: argparse.Namespace) -> None:
 
     run = load(options.run)
     lines, where = read_text(options.file)
-    found = run.score(lines, options.separate, where)
+    found = run.score(lines, where)
     report_unknown(run.unknown)
     rows = [f"{one.logprob:.4f}\t{one.tokens}\t{line}" for one, line in zip(found, lines, strict=True)]
     write_text(options.output, ["logprob_nats\ttokens\tline", *rows])

@@ -4,8 +4,8 @@ from normplugins.corpora import custom, custom_text, demo, iwslt14, multi30k, pt
 from normplugins.corpora.base import CORPORA, Corpus, corpus_config, register, register_corpus_nodes
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.pipeline import PreparedCorpus, open_prepared, prepare
-from normplugins.corpora.running_text import PreparedText, RunningText
-from normplugins.corpora.stages import changed_files
+from normplugins.corpora.running_text import RunningText
+from normplugins.corpora.stages import Prepared, changed_files
 from normplugins.corpora.subwords import remove_subwords
 from normplugins.corpora.tokenizer import detokenize
 
@@ -13,8 +13,8 @@ __all__ = [
     "CORPORA",
     "Corpus",
     "ParallelCorpus",
+    "Prepared",
     "PreparedCorpus",
-    "PreparedText",
     "RunningText",
     "changed_files",
     "corpus_config",

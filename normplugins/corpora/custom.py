@@ -40,20 +40,18 @@ class Custom(ParallelCorpus):
     test_target: str | None = setting(None, "file of the test text's target side")
     valid_size: int | None = setting(None, "validation pairs to draw from the training text without files", minimum=1)
     test_size: int | None = setting(None, "test pairs to draw from the training text without files", minimum=1)
-    valid_every: int | None = setting(None, "every n-th clean training pair becomes the validation set", minimum=2)
     seed: int = setting(1, "seed for drawing pairs")
 
     def check(self) -> None:
         """Raise UserError for settings that the corpus cannot be prepared with; the text files are not opened."""
         super().check()
         for split in SPLITS:
-            files = [key for key in (split, *(f"{split}_{side}" for side in SIDES)) if getattr(self, key)]
-            if len(files) == 1 and files != [split]:
-                raise UserError(f"corpus.{files[0]} is set and the other side is not: set both, or corpus.{split}")
-            # files[0] names the prefix, or the file of the source side
-            ways = files[:1] + [key for key in (f"{split}_size", f"{split}_every") if getattr(self, key, None)]
+            sides = [key for key in (f"{split}_{side}" for side in SIDES) if getattr(self, key)]
+            ways = [key for key in (split, *sides[:1], f"{split}_size") if getattr(self, key, None)]
             if len(ways) > 1:
                 raise UserError(f"corpus: {' and '.join(ways)} are different ways to give the {split} set: keep one")
+            if len(sides) == 1:
+                raise UserError(f"corpus.{sides[0]} is set and the other side is not: set both, or corpus.{split}")
             if not ways and split == "train":
                 raise UserError(
                     "custom needs corpus.train=PREFIX (of PREFIX.de and PREFIX.en), "
@@ -75,9 +73,8 @@ class Custom(ParallelCorpus):
 
     def _drawn(self) -> dict[str, int]:
         """Return the size, in pairs, of each split that is drawn from the training text."""
-        sizes = {"valid": None if self.valid_every else self.valid_size, "test": self.test_size}
-        given = {name.partition("_")[0] for name in self.files()}
-        return {split: size for split, size in sizes.items() if size and split not in given}
+        sizes = {"valid": self.valid_size, "test": self.test_size}
+        return {split: size for split, size in sizes.items() if size}
 
     def fetch_files(self, raw: Path, echo: Echo) -> dict[str, Path]:  # noqa: ARG002
         """Return the files of each split that has files, by the names ``<split>.source`` and ``<split>.target``."""

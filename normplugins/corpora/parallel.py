@@ -29,7 +29,6 @@ _ADDED_LATER: dict[str, Any] = {
     "codes": None,
     "clean_punctuation": False,
     "split_hyphens": False,
-    "length_in": "words",
 }
 
 Pair = tuple[str, str]
@@ -42,7 +41,7 @@ class Bitext:
 
     Attributes:
         train, test: the pairs of each split; the training pairs are read once, and may be streamed from disk.
-        valid: the validation pairs, or None if the corpus's ``valid_every`` takes them from the clean training pairs.
+        valid: the validation pairs, or None if IWSLT14's ``valid_every`` takes them from the clean training pairs.
         where: names of the source and target file of each split, for messages.
         test_sets: number of pairs of each test set in ``test``, in order; empty for a single test set.
         notes: what the user should know about how the corpus was read.
@@ -106,13 +105,8 @@ class ParallelCorpus(Corpus):
         False, "normalize punctuation and drop non-printing characters in training and validation text, as Moses does"
     )
     split_hyphens: bool = setting(False, "split well-kept into well @-@ kept, as Moses' tokenizer -a does")
-    length_in: str = setting(
-        "words",
-        "unit of max_length and max_ratio; with subwords, the model is learned before the pairs are dropped",
-        choices=("words", "subwords"),
-    )
-    max_length: int | None = setting(None, "drop training pairs with a longer side", minimum=1)
-    max_ratio: float | None = setting(None, "drop training pairs with a larger length ratio", minimum=1)
+    max_length: int | None = setting(None, "drop training pairs with a side of more words", minimum=1)
+    max_ratio: float | None = setting(None, "drop training pairs with a larger ratio of words", minimum=1)
     score_tokenizer: str | None = setting(
         None,
         "sacreBLEU's tokenizer for scores on plain text; null: by the target language, 13a if it has blanks",
@@ -150,18 +144,16 @@ class ParallelCorpus(Corpus):
         check_score_tokenizer(self.resolved_score_tokenizer)
         special = [language for language in (self.source, self.target) if not has_spaces(language)]
         whole = [language for language in special if self.tokenizer_of(language) == "none"]
-        if whole and self.max_ratio and self.length_in == "words":
+        if whole and self.max_ratio:
             raise UserError(
                 f"corpus.max_ratio compares numbers of words, and a line of {whole[0]} is left as one word: "
-                "set corpus.length_in=subwords, or corpus.max_ratio=null"
+                "set corpus.max_ratio=null"
             )
         if whole and self.subword == "bpe" and self.subword_min_count > 1:
             raise UserError(
                 f"corpus.subword_min_count={self.subword_min_count} would learn from few lines of {whole[0]}: each is "
                 "left as one word. Set it to 1"
             )
-        if getattr(self, "valid_every", None) and self.length_in != "words":
-            raise UserError("corpus.valid_every counts pairs that are clean by their words: set corpus.length_in=words")
 
     def adapt_test_line(self, line: str) -> str:
         """Return the form of a published test line that is tokenized, by default the line itself."""
@@ -205,7 +197,7 @@ class ParallelCorpus(Corpus):
                 done.append("not tokenized by Moses")
             if self.clean_punctuation:
                 done.append("its punctuation is not normalized")
-            if self.tokenizer_of(language) == "none" and self.max_length and self.length_in == "words":
+            if self.tokenizer_of(language) == "none" and self.max_length:
                 done.append("a line counts as one word in corpus.max_length")
             if language == self.target:
                 name = self.resolved_score_tokenizer
@@ -241,7 +233,7 @@ class ParallelCorpus(Corpus):
         return f"{self.source}-{self.target}-{self.subword}{self.subword_size}-{json_digest(self.settings())[:8]}"
 
     def clean(self, pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
-        """Apply Moses' clean-corpus-n.perl to tokens or subwords.
+        """Apply Moses' clean-corpus-n.perl to tokens.
 
         Returns the pairs that are kept, and the number of pairs dropped as ``empty`` and as ``over`` a limit.
         """
@@ -265,6 +257,5 @@ class ParallelCorpus(Corpus):
         if over := dropped.get("over"):
             limits = {"length": self.max_length, "ratio": self.max_ratio}
             exceeded = " or ".join(f"{name} {limit}" for name, limit in limits.items() if limit)
-            unit = "" if self.length_in == "words" else " in subwords"
-            notes.append(f"{over:,} training pairs over {exceeded}{unit} dropped")
+            notes.append(f"{over:,} training pairs over {exceeded} dropped")
         return notes

@@ -5,11 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from normplugins.corpora.base import SPLITS, Corpus
+from normplugins.corpora.base import Corpus
 from normplugins.corpora.binarize import binarize
 from normplugins.corpora.languages import has_spaces, score_words
 from normplugins.corpora.parallel import ParallelCorpus
-from normplugins.corpora.running_text import PreparedText, RunningText, prepare_running_text
+from normplugins.corpora.running_text import RunningText, prepare_running_text
 from normplugins.corpora.stages import MANIFEST, Preparation, Prepared
 from normplugins.corpora.subwords import FILES, PACKAGES
 from normplugins.corpora.text_stages import write_subwords, write_tokens
@@ -60,9 +60,7 @@ class PreparedCorpus(Prepared):
         return detokenize(lines, self.target)
 
 
-def prepare(
-    corpus: Corpus, root: Path, echo: Echo = print, workers: int | None = None
-) -> PreparedCorpus | PreparedText:
+def prepare(corpus: Corpus, root: Path, echo: Echo = print, workers: int | None = None) -> Prepared:
     """Prepare a corpus under ``root/<name>/<variant>`` and return it.
 
     Stages that are complete for the same settings and input files are not repeated. The bytes written do not depend on
@@ -85,7 +83,7 @@ def prepare(
             return _prepare_parallel(corpus, home, echo_and_show, workers)
 
 
-def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText | None:
+def open_prepared(corpus: Corpus, root: Path) -> Prepared | None:
     """Return a corpus that has been prepared under ``root``, or None; its input files are not needed.
 
     An exception is the file ``corpus.codes``, whose content is a part of the folder's name. Only the dictionaries and
@@ -100,7 +98,7 @@ def open_prepared(corpus: Corpus, root: Path) -> PreparedCorpus | PreparedText |
         ]
         if any(sha256(folder / name) != manifest["sha256"][name] for name in used):
             return None
-        return (PreparedText if isinstance(corpus, RunningText) else PreparedCorpus)(folder, manifest)
+        return (Prepared if isinstance(corpus, RunningText) else PreparedCorpus)(folder, manifest)
     except (KeyError, TypeError, UserError):
         return None
 
@@ -115,8 +113,7 @@ def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: i
         echo(f"{corpus.name}: binarizing")
         return {"dictionary_types": binarize(folder / "subword", to, corpus.source, corpus.target)}
 
-    with stages.reading():
-        tokens = stages.run("tokenized", key, partial(write_tokens, corpus, stages.files, echo, workers))
+    tokens = stages.run("tokenized", key, partial(write_tokens, corpus, stages.files, echo, workers))
     work = partial(write_subwords, corpus, folder / "tokenized", echo, workers)
     subwords = stages.run("subword", {"of": tokens["fingerprint"]}, work)
     binary = stages.run("bin", {"of": subwords["fingerprint"]}, binarize_stage)
@@ -128,16 +125,15 @@ def _prepare_parallel(corpus: ParallelCorpus, home: Path, echo: Echo, workers: i
 def _manifest(corpus: ParallelCorpus, key: dict[str, Any], records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     tokens, subwords, binary = (record["facts"] for record in records.values())
     name = corpus.resolved_score_tokenizer
-    pairs = subwords["pairs"]  # fewer than tokens["counts"] if pairs are cleaned by their subwords
+    pairs = {split: count["pairs"] for split, count in tokens["counts"].items()}
     return {
         "corpus": corpus.name,
         "source": corpus.source,
         "target": corpus.target,
-        "counts": {split: count | {"pairs": pairs[split]} for split, count in tokens["counts"].items()},
+        "counts": tokens["counts"],
         **({"test_sets": sets} if (sets := tokens.get("test_sets")) else {}),  # only if there are several
-        "expected": {split: corpus.published().get(split) for split in SPLITS},
         "note": ", ".join(corpus.count_differences(pairs, " pairs")),
-        "notes": [*tokens["notes"], *subwords["notes"]],
+        "notes": tokens["notes"],
         "lowercase": corpus.lowercase,
         "tokenizer": corpus.tokenizer_of(corpus.target),
         **({"score_tokenizer": name} if name != "13a" else {}),

@@ -6,7 +6,8 @@ from functools import partial
 
 from normplugins.corpora.parallel import ParallelCorpus
 from normplugins.corpora.pipeline import PreparedCorpus
-from normplugins.corpora.running_text import PreparedText, RunningText, line_splitter
+from normplugins.corpora.running_text import RunningText, line_splitter
+from normplugins.corpora.stages import Prepared
 from normplugins.corpora.subwords import remove_subwords
 from normplugins.corpora.symbols import refuse_symbols
 from normplugins.corpora.text_stages import tokenize_line
@@ -52,7 +53,7 @@ class TextPipeline:
         return [word.replace(_MARK, "") for word in self.join(" ".join(marked)).split() if _MARK in word]
 
 
-def text_pipeline(corpus: ParallelCorpus | RunningText, prepared: PreparedCorpus | PreparedText) -> TextPipeline:
+def text_pipeline(corpus: ParallelCorpus | RunningText, prepared: Prepared) -> TextPipeline:
     """Return the pipeline of a prepared corpus: it encodes the source language, and decodes the target language."""
     level = corpus.level if isinstance(corpus, RunningText) else corpus.subword
     split = line_splitter(level, prepared.folder)

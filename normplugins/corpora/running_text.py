@@ -73,11 +73,7 @@ class PublishedText(PublishedCorpus, RunningText):
             deque(lines, maxlen=0)
 
 
-class PreparedText(Prepared):
-    """Running text ready for fairseq's language_modeling task: ``bin_dir`` has dict.txt and {split}.{bin,idx}."""
-
-
-def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> PreparedText:
+def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepared:
     """Prepare a corpus under ``home/<variant>``; the caller locks ``home``. Raises UserError for bad input."""
     stages = Preparation(corpus, home, echo)
     tools = ["fairseq"] if corpus.level == "word" else ["fairseq", subwords.PACKAGES[corpus.level]]
@@ -91,15 +87,13 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
     if corpus.level != "word":
         stages.run("subword", key, learn)
     split_line = line_splitter(corpus.level, stages.folder)
-    with stages.reading():
-        record = stages.run("bin", key, partial(_binarize, corpus, files, split_line, echo))
+    record = stages.run("bin", key, partial(_binarize, corpus, files, split_line, echo))
     facts = record["facts"]
     found = {f"{split} {unit}": count for split, counts in facts["counts"].items() for unit, count in counts.items()}
     manifest = {
         "corpus": corpus.name,
         **{name: facts[name] for name in ("counts", "types", "dictionary_types", "unigram_ppl")},
         **({"subword": {"kind": corpus.level}} if corpus.level != "word" else {}),
-        "expected": dict(corpus.published()),
         "note": ", ".join(corpus.count_differences({**found, "types": facts["types"]})),
         "notes": facts["notes"],
         "sha256": {f"text/{split}": digest for split, digest in facts["text_sha256"].items()}
@@ -107,7 +101,7 @@ def prepare_running_text(corpus: RunningText, home: Path, echo: Echo) -> Prepare
         **{name: key[name] for name in ("inputs", "settings", "versions")},
     }
     stages.write_manifest(manifest)
-    return PreparedText(stages.folder, manifest)
+    return Prepared(stages.folder, manifest)
 
 
 def line_splitter(level: str, folder: Path) -> Split:

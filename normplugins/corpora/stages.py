@@ -1,8 +1,7 @@
 """The stages of a preparation: input files, folders that are skipped when complete, and the manifest."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 from normplugins.corpora.base import Corpus
 from normplugins.corpora.file_hashes import FileHashes
 from normplugins.corpora.split_writer import PROGRESS
-from normplugins.utils.download import find_in_mirror
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import remove, sha256, whole_file, whole_folder
 from normplugins.utils.json_file import json_digest, read_json_or_none, write_json
@@ -24,7 +22,10 @@ HASHES = ".hashes.json"  # hashes of all files of a corpus, next to the folders 
 
 @dataclass
 class Prepared:
-    """A prepared corpus: its folder, whose ``bin_dir`` holds fairseq's data, and the content of its ``corpus.json``."""
+    """A prepared corpus: its folder, whose ``bin_dir`` holds fairseq's data, and the content of its ``corpus.json``.
+
+    The ``bin_dir`` of running text has dict.txt and {split}.{bin,idx}, for fairseq's language_modeling task.
+    """
 
     folder: Path
     manifest: dict[str, Any]
@@ -43,23 +44,8 @@ class Preparation:
 
     def __init__(self, corpus: Corpus, home: Path, echo: Echo) -> None:
         self.corpus, self.folder, self.echo = corpus, home / corpus.variant(), echo
-        self._raw, self._hashes = home / "raw", FileHashes(home / HASHES)
-        self.files = corpus.fetch_files(self._raw, echo)
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Make UserErrors in this block name the mirror's file instead of its copy, which the next call overwrites.
-
-        No file is removed: a damaged file never gets into ``raw``, and other settings may accept one that fails here.
-        """
-        try:
-            yield
-        except UserError as error:
-            message = str(error)
-            for name, path in self.files.items():
-                if path.parent == self._raw and (mirrored := find_in_mirror(name, self.corpus.name)):
-                    message = message.replace(str(path), str(mirrored))
-            raise UserError(message) from None
+        self._hashes = FileHashes(home / HASHES)
+        self.files = corpus.fetch_files(home / "raw", echo)
 
     def key(self, tools: list[str]) -> dict[str, Any]:
         """Return everything that the first stage depends on; ``tools`` are Python packages."""

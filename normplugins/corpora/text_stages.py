@@ -93,7 +93,7 @@ def _tokenize(
     tokens = [
         (tokenize_side(0, source, number), tokenize_side(1, target, number)) for number, (source, target) in pairs
     ]
-    if split == "train" and corpus.length_in == "words":
+    if split == "train":
         return corpus.clean(tokens)
     if split == "valid":
         kept = [pair for pair in tokens if all(pair)]
@@ -128,10 +128,7 @@ def _write_references(corpus: ParallelCorpus, bitext: Bitext, test: list[Pair], 
 
 
 def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: int | None, to: Path) -> dict[str, Any]:
-    """Write the subword model, and every split of the folder ``tokens`` in subwords; return the stage's facts.
-
-    With ``length_in=subwords`` the training pairs are cleaned here.
-    """
+    """Write the subword model, and every split of the folder ``tokens`` in subwords; return the stage's facts."""
     writer = SplitWriter(to, corpus, echo)
     model = to / subwords.FILES[corpus.subword]
     if not model.exists():  # otherwise a killed call has made it
@@ -139,22 +136,16 @@ def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: in
     echo(f"{corpus.name}: splitting words into subwords")
     split_line = subwords.splitter(corpus.subword, model)
 
-    def split_pairs(clean: bool, pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
-        found = [(split_line(source), split_line(target)) for source, target in pairs]
-        return corpus.clean(found) if clean else (found, {})
+    def split_pairs(pairs: list[Pair]) -> tuple[list[Pair], dict[str, int]]:
+        return [(split_line(source), split_line(target)) for source, target in pairs], {}
 
     for split in SPLITS:
         source, target = (iter_lines(tokens / f"{split}.{language}") for language in (corpus.source, corpus.target))
-        clean = split == "train" and corpus.length_in == "subwords"
-        writer.write(split, zip(source, target, strict=True), partial(split_pairs, clean), workers)
+        writer.write(split, zip(source, target, strict=True), split_pairs, workers)
     counts = writer.counts
-    notes = corpus.cleaning_notes(counts["train"]["dropped"])
-    if not counts["train"]["pairs"]:
-        raise UserError("; ".join(["no training pair is left", *notes]))
     return {
         "subword": {
             "model": model.name,
-            "learned": subwords.count_merges(model) if corpus.subword == "bpe" else corpus.subword_size,
             "subwords": {
                 f"{split}.{language}": count
                 for split in SPLITS
@@ -166,8 +157,6 @@ def write_subwords(corpus: ParallelCorpus, tokens: Path, echo: Echo, workers: in
             split: {"source": counts[split]["longest"][0] + 1, "target": counts[split]["longest"][1] + 1}
             for split in SPLITS
         },
-        "pairs": {split: counts[split]["pairs"] for split in SPLITS},
-        "notes": notes,
     }
 
 

@@ -11,7 +11,6 @@ way, whatever the other rows contain.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,75 +23,35 @@ from normplugins.utils.errors import UserError
 MOST_LOGPROBS = 2**26  # log-probabilities held at once: 256 MB
 
 
-class Change:
+class Measured:
     """|Δ log p| in nats, and whether the features stayed bitwise the same."""
 
     def __init__(self) -> None:
         self.identical, self.tokens, self.total, self.max = True, 0, 0.0, 0.0
-        self.true = self.replaced = 0.0  # sums of the log-probabilities before and after the change
 
-    def add(self, true: Tensor, replaced: Tensor, same: bool) -> None:
-        """Add log-probabilities before and after a change of the inputs. Raises UserError if one is not finite.
+    def compare(
+        self, cut: int, features: Tensor, changed: Tensor, before: Tensor, score: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Compare both passes before position ``cut``, where the replacement begins. Positions count from 0.
 
-        ``same`` says whether the features stayed bitwise the same.
+        ``features`` and ``changed`` are the features (B, T, C) of both passes. ``before`` has the log-probabilities
+        (B, T) of the targets with the true inputs. ``score`` computes those after the replacement from ``changed``, and
+        is called only if the features differ. Raises UserError if a log-probability is not finite.
         """
-        size = (replaced - true).double().abs()
+        same = torch.equal(features[:, :cut], changed[:, :cut])
+        after = before if same else score(changed)
+        size = (after - before)[:, cut - 1].double().abs()
         if not bool(size.isfinite().all()):
             raise UserError("the model's log-probabilities are not finite: nothing can be measured")
         self.identical &= same
         self.tokens += size.numel()
         self.total += float(size.sum())
         self.max = max(self.max, float(size.max()))
-        self.true += float(true.double().sum())
-        self.replaced += float(replaced.double().sum())
-
-    def figures(self) -> dict[str, Any]:
-        """Return the change as it is stored in a record."""
-        return {
-            "mean": self.total / self.tokens, "max": self.max, "identical": self.identical, "tokens": self.tokens
-        }  # fmt: skip
-
-
-@dataclass
-class Measured:
-    """The measurement of one model in one mode.
-
-    Attributes:
-        next: changes of the prediction of the first replaced word.
-        other: changes in another segment of the batch, in which no token was replaced.
-        repeatable: whether the same input gives bitwise the same features twice; if not, a change means nothing.
-    """
-
-    next: Change = field(default_factory=Change)
-    other: Change = field(default_factory=Change)
-    repeatable: bool = True
-
-    def compare(
-        self, cut: int, features: Tensor, changed: Tensor, before: Tensor, score: Callable[[Tensor], Tensor]
-    ) -> None:
-        """Compare both passes at the positions before ``cut``, where the replacement begins. Positions count from 0.
-
-        ``features`` and ``changed`` are the features (B, T, C) of both passes. ``before`` has the log-probabilities
-        (B, T) of the targets with the true inputs. ``score`` computes those after the replacement from ``changed``, and
-        is called only if the features differ.
-        """
-        same = torch.equal(features[:, :cut], changed[:, :cut])
-        after = before if same else score(changed)
-        self.next.add(before[:, cut - 1], after[:, cut - 1], same)
 
     def figures(self) -> dict[str, Any]:
         """Return the measurement as it is stored in a record."""
-        return {
-            **self.next.figures(),
-            "ppl_true": _perplexity(self.next.true, self.next.tokens),
-            "ppl_replaced": _perplexity(self.next.replaced, self.next.tokens),
-            "other_segment": self.other.figures() if self.other.tokens else None,
-            "repeatable": self.repeatable,
-        }
-
-
-def _perplexity(logprobs: float, tokens: int) -> float:
-    return math.exp(min(-logprobs / tokens, 709.0))
+        mean = self.total / self.tokens
+        return {"mean": mean, "max": self.max, "identical": self.identical, "tokens": self.tokens}
 
 
 def draw_replacements(tokens: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
@@ -120,7 +79,6 @@ def measure_evaluation(
             score = partial(_log_probabilities, model, wanted)
             features = _features(model, part)
             before = score(features)
-            measured.repeatable &= torch.equal(_features(model, part), features)
             for _ in range(draws):
                 drawn = draw_replacements(part, text, generator)
                 for cut in range(1, inputs.size(1)):
@@ -141,10 +99,10 @@ def measure_training(
 ) -> Measured:
     """Measure a language model on one training batch, with its norms in training mode and without dropout.
 
-    Each trial replaces the end of one segment, and compares the start of that segment and the whole of another one. The
-    ``trials`` cycle through the segments of the batch and the shuffled cuts. The norms' buffers are restored before
-    each pass and at the end. With ``in_warmup``, PN's ``num_updates`` is set to 0, so that its forward divides by the
-    batch's own statistic. The other arguments are those of :func:`measure_evaluation`.
+    Each trial replaces the end of one segment, and compares the start of that segment. The ``trials`` cycle through the
+    segments of the batch and the shuffled cuts. The norms' buffers are restored before each pass and at the end. With
+    ``in_warmup``, PN's ``num_updates`` is set to 0, so that its forward divides by the batch's own statistic. The other
+    arguments are those of :func:`measure_evaluation`.
     """
     batch, length = inputs.shape
     measured = Measured()
@@ -152,7 +110,6 @@ def measure_training(
     cuts = torch.cat([torch.randperm(length - 1, generator=generator) for _ in range(rounds)]) + 1
     with _adaptive_embeddings_as_table(model), _norms_in_training_mode(model, in_warmup) as run:
         features = run(inputs)
-        measured.repeatable = torch.equal(run(inputs), features)
         for trial, cut in enumerate(cuts[:trials].tolist()):
             index = trial * max(1, batch // trials) % batch
             tokens = inputs.clone()
@@ -161,11 +118,6 @@ def measure_training(
             score = partial(_log_probabilities, model, targets[index, None])
             true = features[index, None]
             measured.compare(cut, true, changed[index, None], score(true), score)
-            if batch > 1:
-                other = (index + batch // 2) % batch
-                true, new = features[other, None], changed[other, None]
-                score = partial(_log_probabilities, model, targets[other, None])
-                measured.other.add(score(true), score(new), torch.equal(new, true))
     return measured
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_model
 
 import normplugins
 from normplugins.evaluation.tasks import run_task
@@ -28,26 +28,16 @@ def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config["normplugins_format"] != FORMAT:
             raise UserError(f"{folder / CONFIG} was written by another version of normplugins: update this one")
-        model, task = build(config, [folder / name for name in config["dictionaries"]])
-        weights = load_file(folder / WEIGHTS)
-        weights |= {alias: weights[name] for alias, name in config["tied_weights"].items()}
-        model.load_state_dict(weights)
+        normplugins.register()
+        words = [Dictionary.load(str(folder / name)) for name in config["dictionaries"]]
+        settings = OmegaConf.create(config["task"])
+        task = run_task(settings._name).bare_task(settings, *words)
+        model = task.build_model(OmegaConf.create(config["model"]), from_checkpoint=True)
+        load_model(model, folder / WEIGHTS)
     except FileNotFoundError as error:
-        raise UserError(f"{folder} is no exported model: there is no {Path(str(error.filename)).name}") from error
+        missing = Path(error.filename or WEIGHTS).name  # safetensors names no file
+        raise UserError(f"{folder} is no exported model: there is no {missing}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder} is damaged ({reason}): export the run again") from error
     return model.eval(), task, config
-
-
-def build(config: dict[str, Any], dictionaries: list[Path]) -> tuple[Any, Any]:
-    """Build the model and the fairseq task of a ``config.json``, with newly initialized weights.
-
-    Its sections ``task`` and ``model`` are needed. ``dictionaries`` are those of the source and the target, or the only
-    one of a language model.
-    """
-    normplugins.register()
-    words = [Dictionary.load(str(path)) for path in dictionaries]
-    settings = OmegaConf.create(config["task"])
-    task = run_task(settings._name).bare_task(settings, *words)
-    return task.build_model(OmegaConf.create(config["model"]), from_checkpoint=True), task

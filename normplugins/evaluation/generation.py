@@ -15,29 +15,24 @@ class Sampling:
 
     Attributes:
         temperature: divides the log-probabilities before sampling; 0 takes the most probable token.
-        top_k: sample only from the most probable tokens; None: from all.
         seed: seed of the random numbers.
     """
 
     temperature: float = 1.0
-    top_k: int | None = None
     seed: int = 1
 
     def check(self) -> None:
         """Raise UserError for values out of range."""
         if not 0 <= self.temperature < float("inf"):
             raise UserError(f"a temperature of {self.temperature}: 0 or a positive number is needed")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top-k of {self.top_k}: at least 1 is needed")
 
     def choose(self, logprobs: Tensor, generator: torch.Generator) -> int:
         """Return the next token, given natural log-probabilities (V,) of all tokens; the generator is on the CPU."""
         if self.temperature == 0:
             return int(logprobs.argmax())
-        values, tokens = logprobs.topk(min(self.top_k or len(logprobs), len(logprobs)))
         # The largest value is subtracted first: with a small temperature, all weights would otherwise underflow to 0.
-        weights = ((values - values[0]).double() / self.temperature).exp()
-        return int(tokens[torch.multinomial(weights, 1, generator=generator)])
+        weights = ((logprobs - logprobs.max()).double() / self.temperature).exp()
+        return int(torch.multinomial(weights, 1, generator=generator))
 
 
 @torch.no_grad()

@@ -5,8 +5,6 @@ from typing import Any
 
 import yaml
 
-HUB_METRICS = {"chrf2": "chrf", "ppl": "perplexity"}  # metrics whose names on model hubs differ from a record's
-
 
 def model_card(record: dict[str, Any], checkpoint: str) -> str:
     """Return the Markdown text, which begins with the YAML metadata that model hubs read.
@@ -26,7 +24,6 @@ def model_card(record: dict[str, Any], checkpoint: str) -> str:
         "pipeline_tag": task,
         **({"language": languages} if languages else {}),
         "tags": [task, "fairseq", "normalization", record["norm"]],
-        **({"model-index": [_index(title, task, corpus["corpus"], metrics)]} if metrics else {}),
     }
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n# {title}\n",
@@ -78,14 +75,6 @@ def record_sections(record: dict[str, Any]) -> list[str]:
         *([f"Calls that resumed the run with another commit, machine or versions: {len(record['later'])}."]
           if record.get("later") else []),
     ]  # fmt: skip
-
-
-def _index(title: str, task: str, corpus: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    results = [
-        {"type": HUB_METRICS.get(key, key), "name": key, "value": each["score"]} for key, each in metrics.items()
-    ]
-    dataset = {"name": corpus, "type": corpus, "split": "test"}
-    return {"name": title, "results": [{"task": {"type": task}, "dataset": dataset, "metrics": results}]}
 
 
 def key_values(rows: dict[str, Any]) -> str:

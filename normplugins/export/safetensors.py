@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors.torch import save_model
 
-from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
+from normplugins.corpora import Prepared, PreparedCorpus
 from normplugins.corpora.subwords import FILES as SUBWORD_FILES
-from normplugins.evaluation.exported import CONFIG, FORMAT, WEIGHTS, build, load_exported
+from normplugins.evaluation.exported import CONFIG, FORMAT, WEIGHTS, load_exported
 from normplugins.export.model_card import model_card
-from normplugins.runs import folder, provenance
+from normplugins.runs import folder
 from normplugins.runs.record import without_absolute_paths
+from normplugins.runs.trained import load
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256, whole_folder
@@ -27,16 +27,14 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
     file in the run's folder, such as a folded one; None: the one that the recipe scores. Returns that file's path.
 
     Raises:
-        UserError: the run has not ended, one of its files is damaged, or the destination is not empty or cannot be
-            written.
+        UserError: the run has not ended, one of its files is damaged, its corpus has changed, or the destination is not
+            empty or cannot be written.
     """
     require_empty(destination)
-    config, record = folder.finished_run(directory)
+    _, record = folder.finished_run(directory)
     path = checkpoint_path(directory, record, checkpoint or record["scored_by"])
-    corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
-    provenance.check_corpus(directory, corpus)
-    state = checkpoints.load(path, folder.identity(directory, corpus))
-    dictionaries = _dictionaries(corpus)
+    run, fairseq_config = load(path), checkpoints.load(path)["cfg"]
+    model, dictionaries = run.model.cpu(), _dictionaries(run.corpus)
     settings: dict[str, Any] = {
         "normplugins_format": FORMAT,
         "experiment": record["experiment"],
@@ -44,19 +42,15 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         "seed": record["seed"],
         "checkpoint": {"file": path.name, "sha256": sha256(path)},
         "norm": {key: value for key, value in record["config"].items() if key.startswith("norm.")},
-        "task": without_absolute_paths(state["cfg"]["task"]),
-        "model": without_absolute_paths(state["cfg"]["model"]),
+        "task": without_absolute_paths(fairseq_config["task"]),
+        "model": without_absolute_paths(fairseq_config["model"]),
         "dictionaries": [file.name for file in dictionaries],
-        "preprocessing": preprocessing(corpus),
+        "preprocessing": preprocessing(run.corpus),
     }
-    model, _ = build(settings, dictionaries)
-    model.load_state_dict(state["model"])
-    settings["tied_weights"] = ties = tied_weights(model)
     with whole_folder(destination) as temporary:
-        weights = {name: value.contiguous() for name, value in state["model"].items() if name not in ties}
-        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_model(model, str(temporary / WEIGHTS), metadata={"format": "pt"})
         (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it readable only for its owner
-        for file in (*dictionaries, *subword_model(corpus)):
+        for file in (*dictionaries, *subword_model(run.corpus)):
             shutil.copyfile(file, temporary / file.name)
         text = json.dumps(settings, indent=1, ensure_ascii=False, default=str)
         (temporary / CONFIG).write_text(f"{text}\n", encoding="utf-8")
@@ -73,18 +67,6 @@ def require_empty(destination: Path) -> None:
         raise UserError(f"{destination} exists and is not empty: name another folder to write")
 
 
-def tied_weights(model: nn.Module) -> dict[str, str]:
-    """Map each further name of a stored tensor, such as a shared embedding, to the name under which it is stored."""
-    first: dict[tuple[Any, ...], str] = {}
-    ties: dict[str, str] = {}
-    value: Tensor
-    for name, value in model.state_dict().items():
-        place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if value.numel() and (stored := first.setdefault(place, name)) != name:
-            ties[name] = stored
-    return ties
-
-
 def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
     """Return the path of a checkpoint; if the record names it, it must be the file that was scored."""
     scored = record["files"]["checkpoints"].get(name, {})
@@ -97,19 +79,19 @@ def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
     return path
 
 
-def _dictionaries(corpus: PreparedCorpus | PreparedText) -> list[Path]:
+def _dictionaries(corpus: Prepared) -> list[Path]:
     if isinstance(corpus, PreparedCorpus):
         return [corpus.bin_dir / f"dict.{language}.txt" for language in (corpus.source, corpus.target)]
     return [corpus.bin_dir / "dict.txt"]
 
 
-def subword_model(corpus: PreparedCorpus | PreparedText) -> list[Path]:
+def subword_model(corpus: Prepared) -> list[Path]:
     """Return the files of a corpus's subword model."""
     kind = corpus.manifest.get("subword", {}).get("kind")
     return [corpus.folder / "subword" / SUBWORD_FILES[kind]] if kind else []
 
 
-def preprocessing(corpus: PreparedCorpus | PreparedText) -> dict[str, Any]:
+def preprocessing(corpus: Prepared) -> dict[str, Any]:
     """Return how raw text becomes the model's input."""
     keys = ("corpus", "source", "target", "lowercase", "tokenizer", "subword", "settings")
     files = [path.name for path in subword_model(corpus)]

@@ -71,24 +71,15 @@ def causality_table(found: pd.DataFrame) -> Table:
     rows = []
     for (mode, *names), seeds in found.groupby(["mode", "run", "model", "norm"], sort=False):
         warming = " (norm still in warmup)" if mode == MODES["training"] and seeds["warming"].any() else ""
-        identical, other = bool(seeds["identical"].all()), bool(seeds["other_identical"].all())
+        identical = bool(seeds["identical"].all())
         rows.append({
-            "mode": f"{mode}{warming}{'' if seeds['repeatable'].all() else ' [1]'}",
+            "mode": f"{mode}{warming}",
             **dict(zip(("run", "model", "norm"), map(str, names), strict=True)),
             "seeds": str(len(seeds)),
             "mean\n|Δ log p|,\nnats": _change(seeds["mean"].mean(), identical),
             "max": _change(seeds["max"].max(), identical),
-            "ppl,\ntrue future": _ppl(seeds["ppl_true"].mean()),
-            "ppl,\nreplaced future": _ppl(seeds["ppl_replaced"].mean()),
-            "mean in\nanother segment": _change(seeds["other_mean"].mean(), other),
-            "whole text:\nppl at last\npositions": _ppl(seeds["last"].mean(skipna=False)),
-            "whole text:\nppl elsewhere": _ppl(seeds["others"].mean(skipna=False)),
         })  # fmt: skip
-    unsure = (
-        "[1] Reading the same input twice did not give the same bits on this device, so small changes mean nothing."
-    )
-    notes = [] if found["repeatable"].all() else [unsure]
-    return build_table("", rows, ("mode", "run", "model", "norm"), notes=notes)
+    return build_table("", rows, ("mode", "run", "model", "norm"))
 
 
 def draw(found: pd.DataFrame) -> Figure:
@@ -136,18 +127,7 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         measured = record["measured"][key]
         if measured is None and key == "training_in_warmup":
             continue
-        other = measured["other_segment"] or {}
-        places = (record["by_place"] or {}) if key == "evaluation" else {}
-        numbers = ("mean", "max", "identical", "ppl_true", "ppl_replaced", "repeatable")
-        rows.append({
-            **common,
-            "mode": mode,
-            **{name: measured[name] for name in numbers},
-            "other_mean": other.get("mean", math.nan),
-            "other_identical": bool(other.get("identical")),
-            "last": places.get("last", math.nan),
-            "others": places.get("others", math.nan),
-        })  # fmt: skip
+        rows.append({**common, "mode": mode, **{name: measured[name] for name in ("mean", "max", "identical")}})
     return rows
 
 
@@ -155,10 +135,4 @@ def _change(value: float, identical: bool) -> str:
     """Return |Δ log p| as text. "0 (bitwise)" means that no bit changed; "0 (rounded)", that the rounded value is 0."""
     if identical:
         return "0 (bitwise)"
-    return "" if pd.isna(value) else f"{value:.2g}" if value else "0 (rounded)"
-
-
-def _ppl(value: float) -> str:
-    if pd.isna(value):
-        return ""
-    return f"{value:.4g}" if value < 100 else f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"
+    return f"{value:.2g}" if value else "0 (rounded)"

@@ -6,9 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from normplugins.evaluation.causality import Measured, measure_evaluation, measure_training, warmups
@@ -89,7 +87,6 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
             "checkpoint": trained.checkpoint,
             "updates": run["training"]["updates"],
             "git_commit": run.get("git_commit"),
-            "ppl": run["metrics"]["ppl"]["score"],
             "budget": config.budget.name if "budget" in config else "full",
             "batch": [batch, segment],
         },
@@ -103,7 +100,6 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
         },
         "warmup": {"updates": warmup[0][0], "of": warmup[0][1]} if warmup else None,
         "warming": any(updates < of for updates, of in warmup),
-        "by_place": _perplexity_by_position(directory, config, len(text)),
         "measured": measured,
         "seconds": round(time.perf_counter() - begun, 1),
         "git_commit": record.git_commit(),
@@ -121,25 +117,5 @@ def _figures(title: str, measure: Callable[[torch.Generator], Measured]) -> dict
     with step(f"measuring the model in {title}"):
         figures = measure(torch.Generator().manual_seed(SEED)).figures()
     size = f"mean {figures['mean']:.3g}, max {figures['max']:.3g} nats"
-    say(
-        f"{title}: |change of log p| {'0, to the bit' if figures['identical'] else size}; "
-        f"ppl {figures['ppl_true']:.4g} with the true future, {figures['ppl_replaced']:.4g} with a replaced one"
-    )
+    say(f"{title}: |change of log p| {'0, to the bit' if figures['identical'] else size}")
     return figures
-
-
-def _perplexity_by_position(directory: Path, config: DictConfig, tokens: int) -> dict[str, float] | None:
-    """Return the run's own perplexity at the last position of its segments, and at the other positions.
-
-    The last position has no future that a model could see. Returns None if the run's log-probabilities are missing, or
-    if they were computed in windows that differ from its training segments.
-    """
-    path, segment = directory / "test.logprobs.npy", config.task.tokens_per_sample
-    if not path.exists() or config.evaluate.context or config.evaluate.segment not in (None, segment):
-        return None
-    logprobs = np.load(path).astype(np.float64)
-    whole = len(logprobs) // segment
-    if len(logprobs) != tokens or not whole:
-        return None
-    nats = -logprobs[: whole * segment].reshape(whole, segment)
-    return {"last": float(np.exp(nats[:, -1].mean())), "others": float(np.exp(nats[:, :-1].mean())), "segments": whole}

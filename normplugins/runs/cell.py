@@ -41,6 +41,7 @@ _LONGEST_DISPLAY_NAME = 40  # characters without the seed
 # began with the old value may resume with the new one. None: the setting is absent.
 EQUIVALENT_VALUES = {
     "precision": (None, "float32"),
+    "corpus.length_in": ("words", None),
     "corpus.seed": (1, None),
     "corpus.verify": (True, None),
 }

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from normplugins.corpora import PreparedCorpus, PreparedText
+from normplugins.corpora import Prepared
 from normplugins.evaluation.tasks import RUN_TASKS
 from normplugins.runs import inventory
 from normplugins.runs.cell import PATH_KEYS, changed_settings, flatten
@@ -141,7 +141,7 @@ def stored_config(directory: Path) -> DictConfig:
     return stored
 
 
-def identity(directory: Path, corpus: PreparedCorpus | PreparedText) -> Identity:
+def identity(directory: Path, corpus: Prepared) -> Identity:
     """Return what distinguishes the run in a folder from all others; each of its checkpoints stores this identity.
 
     Raises as :func:`stored_config` does.

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from normplugins.corpora import PreparedCorpus, PreparedText, changed_files
+from normplugins.corpora import Prepared, changed_files
 from normplugins.runs import record
 from normplugins.runs.folder import PROVENANCE, RECORD, SCORES, corpus_digest, has_begun, read_state
 from normplugins.training.checkpoints import LAST
@@ -17,7 +17,7 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
 
 
-def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool:
+def check_corpus(directory: Path, corpus: Prepared) -> bool:
     """Check that the run in a folder was trained on this corpus; return False if the folder does not name a corpus.
 
     A run names its corpus in its provenance or in its record.
@@ -38,7 +38,7 @@ def check_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> bool
     return digest is not None
 
 
-def verify_corpus(directory: Path, corpus: PreparedCorpus | PreparedText) -> None:
+def verify_corpus(directory: Path, corpus: Prepared) -> None:
     """Compare the content of all prepared files with the manifest before a result is recorded.
 
     Raises:
@@ -64,7 +64,7 @@ def _notes(directory: Path) -> dict[str, Any]:
     return read_state(directory, PROVENANCE) or {"calls": [], "load": []}
 
 
-def record_call_start(directory: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText) -> None:
+def record_call_start(directory: Path, config: DictConfig, corpus: Prepared) -> None:
     """Record the code, kernels, versions, hardware and corpus of this call, and the load of the machine at its start.
 
     Calls that differ only in the load share one entry.

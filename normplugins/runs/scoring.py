@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
+from normplugins.corpora import Prepared, corpus_config, prepare
 from normplugins.evaluation.reestimate import checkpoint_to_score
 from normplugins.evaluation.tasks import RunTask, run_task
 from normplugins.runs import folder, provenance
@@ -41,9 +41,7 @@ def set_up_process(config: DictConfig) -> None:
     logging.getLogger("fairseq").setLevel(logging.WARNING)
 
 
-def score_checkpoints(
-    config: DictConfig, corpus: PreparedCorpus | PreparedText, directory: Path
-) -> tuple[dict[str, Any], Files]:
+def score_checkpoints(config: DictConfig, corpus: Prepared, directory: Path) -> tuple[dict[str, Any], Files]:
     """Score each checkpoint on each test set and write the outputs to the run's folder.
 
     Scores that exist are not computed again, and checkpoints with the same content are scored once.
@@ -179,9 +177,7 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
     return name
 
 
-def ready_checkpoint(
-    found: Sequence[Path], config: DictConfig, corpus: PreparedCorpus | PreparedText, outputs: Path
-) -> Path:
+def ready_checkpoint(found: Sequence[Path], config: DictConfig, corpus: Prepared, outputs: Path) -> Path:
     """Check what :func:`find_checkpoint` has found, average it, and re-estimate its statistics if so configured.
 
     New checkpoints are written to ``outputs``. Returns the checkpoint to score.

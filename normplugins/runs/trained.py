@@ -19,15 +19,7 @@ from fairseq.hub_utils import GeneratorHubInterface
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from normplugins.corpora import (
-    ParallelCorpus,
-    PreparedCorpus,
-    PreparedText,
-    RunningText,
-    corpus_config,
-    open_prepared,
-    prepare,
-)
+from normplugins.corpora import ParallelCorpus, Prepared, RunningText, corpus_config, open_prepared, prepare
 from normplugins.corpora.raw_text import TextPipeline, text_pipeline
 from normplugins.evaluation import bleu, perplexity
 from normplugins.evaluation.beam_search import Hypothesis
@@ -78,9 +70,7 @@ class TrainedRun:
         unknown: words in the text of the last call that the vocabulary cannot spell, in the order of the text.
     """
 
-    def __init__(
-        self, directory: Path, checkpoint: Path, config: DictConfig, corpus: PreparedCorpus | PreparedText
-    ) -> None:
+    def __init__(self, directory: Path, checkpoint: Path, config: DictConfig, corpus: Prepared) -> None:
         self.config, self.checkpoint, self.corpus = config, checkpoint.name, corpus
         self.record: dict[str, Any] | None = folder.read_record(directory, config)
         self.model, self.task = load_model(checkpoint, corpus.bin_dir, config.common.cpu)
@@ -155,27 +145,25 @@ class TrainedRun:
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             return bleu.search_sentences(self.model, self.task, sentences, search)
 
-    def score(self, lines: Sequence[str], separate: bool = False, where: str = "the text") -> list[LineScore]:
+    def score(self, lines: Sequence[str], where: str = "the text") -> list[LineScore]:
         """Return the log-probability of each line under a language model.
 
-        With ``separate``, each line is scored alone. Otherwise the lines are one running text, read in windows as when
-        the run was scored, and a line is predicted from the lines before it. ``where`` names the text in messages.
+        The lines are one running text, read in windows as when the run was scored, and a line is predicted from the
+        lines before it. ``where`` names the text in messages.
 
         Raises:
             UserError: the run is of a translation model, or a line contains a symbol such as ``<pad>``.
         """
         self._require_language_model("scores no text")
         lines_tokens = self._encode(lines, where)
-        how, end = windows(self.config), torch.tensor([self.task.source_dictionary.eos()])
+        how = windows(self.config)
         how.check(self.model.max_positions())
-        texts = lines_tokens if separate else [torch.cat(lines_tokens)] if lines_tokens else []
-        measure = partial(perplexity.text_logprobs, self.model)
-        found = []
-        for text in progress(texts, "scoring", echo=None) if separate else texts:
-            batches = list(how.batches(len(text)))
-            shown = batches if separate else progress(batches, "scoring", echo=None)
-            found.append(measure(torch.cat([end, text[:-1]]), text, how, shown))
-        logprobs = np.concatenate(found) if found else np.zeros(0, np.float32)
+        if not lines:
+            return []
+        text = torch.cat(lines_tokens)
+        inputs = torch.cat([torch.tensor([self.task.source_dictionary.eos()]), text[:-1]])
+        batches = progress(list(how.batches(len(text))), "scoring", echo=None)
+        logprobs = perplexity.text_logprobs(self.model, inputs, text, how, batches)
         ends = np.cumsum([0, *map(len, lines_tokens)])
         return [
             LineScore(float(logprobs[begin:end].sum(dtype=np.float64)), int(end - begin), len(line.split()) + 1)

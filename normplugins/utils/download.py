@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from normplugins import __version__
 from normplugins.utils.errors import UserError
-from normplugins.utils.files import copy_file, disk_errors, remove, sha256
+from normplugins.utils.files import copy_file, disk_errors, remove
 
 MIRROR = "NORMPLUGINS_MIRROR"
 _ATTEMPTS = 3
@@ -25,22 +25,20 @@ def fetch(
     echo: Callable[[str], None],
     check: Callable[[Path], None] = lambda _: None,
 ) -> Path:
-    """Return ``folder/name`` after taking it from the mirror or downloading it, if necessary.
+    """Return ``folder/name``; if there is no such file, take it from the mirror or else download it.
 
     The parent of ``folder`` has the name of the corpus. Before a file is moved there, ``check`` raises UserError if it
-    is damaged or not the wanted one. A file in the mirror replaces a different one in ``folder`` if ``check`` accepts
-    it. The addresses are tried in order, until one has a file that ``check`` accepts. Raises UserError if the file
-    cannot be fetched, or ``check`` refuses the mirror's file.
+    is damaged or not the wanted one. The addresses are tried in order, until one has a file that ``check`` accepts.
+    Raises UserError if the file cannot be fetched, or ``check`` refuses the mirror's file.
     """
     path = folder / name
-    mirrored = find_in_mirror(name, folder.parent.name)
-    if mirrored:
-        wanted = sha256(mirrored)
-        if not path.exists() or sha256(path) != wanted:
-            check(mirrored)
-            copy_file(mirrored, path)
-            echo(f"{name}: taken from the mirror {mirrored.parent}")
-    elif not path.exists():
+    if path.exists():
+        return path
+    if mirrored := find_in_mirror(name, folder.parent.name):
+        check(mirrored)
+        copy_file(mirrored, path)
+        echo(f"{name}: taken from the mirror {mirrored.parent}")
+    else:
         with disk_errors(path):
             _download(addresses, path, echo, check)
     return path
@@ -52,7 +50,7 @@ def own_file(path: str) -> Path:
 
 
 def find_in_mirror(name: str, corpus: str) -> Path | None:
-    """Return ``name`` under ``$NORMPLUGINS_MIRROR``: in the corpus's folder, at the top, or in one other folder."""
+    """Return ``name`` under ``$NORMPLUGINS_MIRROR``: in the corpus's folder, at the top, or in any other folder."""
     mirror = os.environ.get(MIRROR)
     if not mirror:
         return None
@@ -62,13 +60,7 @@ def find_in_mirror(name: str, corpus: str) -> Path | None:
     for path in (root / corpus / name, root / name):
         if path.is_file():
             return path
-    found = sorted(path for path in root.rglob(name) if path.is_file())
-    if len(found) > 1:
-        places = ", ".join(str(path.parent) for path in found)
-        raise UserError(
-            f"{name} lies in several folders of the mirror ({places}): put the right one in {root / corpus}"
-        )
-    return found[0] if found else None
+    return next((path for path in sorted(root.rglob(name)) if path.is_file()), None)
 
 
 def _download(addresses: Sequence[str], path: Path, echo: Callable[[str], None], check: Callable[[Path], None]) -> None:

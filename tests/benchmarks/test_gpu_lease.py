@@ -101,6 +101,16 @@ def test_a_piece_runs_once_and_leaves_small_files(lease):
 
 
 @pytest.mark.slow
+def test_the_first_call_ends_at_a_missing_package(lease, tmp_path):
+    root = shutil.copytree(lease[0], tmp_path / "lease", ignore=shutil.ignore_patterns("gpu_work"))
+    missing = "raise ModuleNotFoundError('there is no joblib')"  # which only sacremoses needs, and only to tokenize
+    (root / "gpu_pack" / "source" / "joblib.py").write_text(missing)
+    status, said = call_script(root, "4", PYTHON=sys.executable, LEASE_REHEARSAL="1")
+    assert status == 1
+    assert said.endswith("there is no joblib\n")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rehearsal", ["", "1"])
 def test_the_program_accepts_the_commands_of_all_pieces(tmp_path, rehearsal):
     """A stand-in for Python notes every module that it is to run, and Python computes what the script asks for."""

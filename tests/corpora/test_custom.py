@@ -16,17 +16,17 @@ from normplugins.utils.files import read_lines
 from tests.helpers.corpora import custom, quiet, text, tree, write_user_corpus
 
 
-def test_every_nth_clean_pair_is_validation_and_long_or_uneven_pairs_are_dropped(tmp_path: Path) -> None:
+def test_long_or_uneven_pairs_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     source = [f"ein wort {n}" for n in range(1, 11)] + ["a b c d", "x " * 30, ""]
     target = [f"one word {n}" for n in range(1, 11)] + ["a b", "x " * 30, "lost"]
-    for split, count in (("train", 13), ("test", 3)):
+    for split, count in (("train", 13), ("valid", 2), ("test", 3)):
         (tmp_path / "c" / f"{split}.de").write_bytes(text(source[:count]))
         (tmp_path / "c" / f"{split}.en").write_bytes(text(target[:count]))
-    settings = {"test": str(tmp_path / "c" / "test"), "valid_every": 4, "valid_size": None, "test_size": None}
+    files = {split: str(tmp_path / "c" / split) for split in ("valid", "test")}
+    settings = {**files, "valid_size": None, "test_size": None, "subword_size": 20}
     prepared = prepare(custom(tmp_path / "c", max_length=20, max_ratio=1.5, **settings), tmp_path / "data", quiet)
-    assert read_lines(prepared.folder / "tokenized" / "valid.de") == ["ein wort 4", "ein wort 8"]
-    assert read_lines(prepared.folder / "tokenized" / "train.de")[-1] == "ein wort 10"
+    assert read_lines(prepared.folder / "tokenized" / "train.de") == source[:10]
     assert prepared.manifest["notes"] == [
         "1 training pairs with an empty side dropped",
         "2 training pairs over length 20 or ratio 1.5 dropped",
@@ -88,7 +88,6 @@ def test_a_relative_path_is_another_corpus_in_another_folder(tmp_path: Path, mon
     ("settings", "message"),
     [
         ({"valid": "dev"}, "valid and valid_size are different ways to give the valid set"),
-        ({"valid_every": 4}, "valid_size and valid_every are different ways to give the valid set"),
         ({"test_source": "a", "test_target": "b"}, "test_source and test_size are different ways to give the test set"),
     ],
 )

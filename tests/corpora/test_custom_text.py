@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fairseq.data import Dictionary, data_utils
 
-from normplugins.corpora import PreparedText, prepare
+from normplugins.corpora import Prepared, prepare
 from normplugins.utils.errors import UserError
 from tests.helpers.corpora import config, quiet, text
 
@@ -16,16 +16,14 @@ TRAIN = ["ab cd ab", "", "ab cd ef", "ab"]
 TEST = ["ab new words", "", "ab", " ".join(["cd"] * 4000)]
 
 
-def own(folder: Path, test: list[str] = TEST, train_text: list[str] = TRAIN, **settings: Any) -> PreparedText:
+def own(folder: Path, test: list[str] = TEST, train_text: list[str] = TRAIN, **settings: Any) -> Prepared:
     for name, lines in {"train": train_text, "valid": ["ab cd"], "test": test}.items():
         (folder / f"{name}.txt").write_bytes(text(lines))
     files = {split: str(folder / f"{split}.txt") for split in ("train", "valid", "test")}
-    prepared = prepare(config("custom_lm", **files, **settings), folder / "data", quiet)
-    assert isinstance(prepared, PreparedText)
-    return prepared
+    return prepare(config("custom_lm", **files, **settings), folder / "data", quiet)
 
 
-def stored(prepared: PreparedText, split: str) -> list[str]:
+def stored(prepared: Prepared, split: str) -> list[str]:
     words = Dictionary.load(str(prepared.bin_dir / "dict.txt"))
     return [words.string(line) for line in data_utils.load_indexed_dataset(str(prepared.bin_dir / split), words)]
 

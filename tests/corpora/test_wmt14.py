@@ -31,20 +31,16 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normplugins.corpora.split_writer.CHUNK", 30)
 
 
-# fairseq's own script, beside what the released one does already: it cleans by subwords, and drops more.
-FAIRSEQ = {"length_in": "subwords", "max_length": 250, "max_ratio": 1.5}
-
-
 def small(preset: str = "wmt14", **overrides: object) -> ParallelCorpus:
     return config(preset, **{"subword_size": 60, "verify": False} | overrides)
 
 
-def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_fairseq_publishes_it(tmp_path: Path) -> None:
+def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_published(tmp_path: Path) -> None:
     files = wmt14_members()
     part = files["training-parallel-commoncrawl.tgz"]
     part["commoncrawl.de-en.en"] += text(["A „soft\u00adly“ well-kept  house ,\u2028 “isn’t it”?", "short", ""])
-    part["commoncrawl.de-en.de"] += text(["Ein gut-gepflegtes «Haus»…", "ein zwei drei vier fünf sechs sieben", "leer"])
-    prepared = prepare(small(**FAIRSEQ), write_wmt14(tmp_path, files), quiet)
+    part["commoncrawl.de-en.de"] += text(["Ein gut-gepflegtes «Haus»…", "ein zwei drei vier fünf", "leer"])
+    prepared = prepare(small(max_ratio=4), write_wmt14(tmp_path, files), quiet)
     tokens = prepared.folder / "tokenized"
     # punctuation made plain, a blank in place of what does not print, hyphens split
     dirty = read_lines(tokens / "train.en")[2 * WMT14_PAIRS]
@@ -61,20 +57,17 @@ def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_fairseq_pub
     joined = [line.replace(" @-@ ", "-") for line in read_lines(tokens / "test.de")]
     assert read_lines(prepared.reference_tokens) == joined != read_lines(tokens / "test.de")
     assert prepared.to_tokens(read_lines(tokens / "test.de")) == joined
-    # all three parts, one after the other, cased, before cleaning; clean by their subwords after it
+    # all three parts, one after the other, cased
     assert read_lines(tokens / "train.de")[0] == sentences(WMT14_PAIRS, 0)[0][0].replace(",", " ,").replace(".", " .")
-    assert len(read_lines(tokens / "train.en")) == 3 * WMT14_PAIRS + 3
+    assert len(read_lines(tokens / "train.en")) == 3 * WMT14_PAIRS + 1
     counts = {split: count["pairs"] for split, count in prepared.manifest["counts"].items()}
-    assert counts == {"train": len(read_lines(prepared.folder / "subword" / "train.en")), "valid": 6, "test": 5}
-    assert prepared.manifest["notes"][0] == "1 training pairs with an empty side dropped"
-    assert prepared.manifest["notes"][1].endswith("training pairs over length 250 or ratio 1.5 in subwords dropped")
+    assert counts == {"train": 3 * WMT14_PAIRS + 1, "valid": 6, "test": 5}
+    assert prepared.manifest["notes"] == [
+        "1 training pairs with an empty side dropped",
+        "1 training pairs over length 80 or ratio 4 dropped",
+    ]
     assert prepared.manifest["note"] == "6 of 3,000 valid pairs, 5 of 3,003 test pairs"
     assert (prepared.source, prepared.target) == ("en", "de")
-    for source, target in zip(
-        *(read_lines(prepared.folder / "subword" / f"train.{s}") for s in ("en", "de")), strict=True
-    ):
-        short, long = sorted((len(source.split()), len(target.split())))
-        assert 0 < long <= 1.5 * short
 
 
 def test_by_default_it_is_what_the_released_script_makes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ OF_THE_BATCH = tuple(name for name in BATCH_NORMS if not name.startswith("pn_") 
 TEXT = torch.randint(2, 20, (500,), generator=torch.Generator().manual_seed(1))
 CAUSAL = [("tensor", {"causal": True}), ("transformer", {})]
 PLACED = [("tensor", {"causal": True}, False), ("transformer", {}, True)]  # post-norm and pre-norm
-IN_BOTH = ("ln", "pn", "bn")
+IN_BOTH = ("ln", "pn", "bn", "instance")
 WARMING = [norm for norm in NORMS if "warmup_updates" in NormConfig(norm).settings_read()]
 
 
@@ -47,10 +47,8 @@ def trained(model, trials=8, warming=False):
 
 def is_zero(figures):
     """Whether nothing changed in any bit; if so, the sizes must be 0."""
-    assert figures["repeatable"]
     if figures["identical"]:
         assert figures["max"] == figures["mean"] == 0
-        assert figures["ppl_true"] == figures["ppl_replaced"]
     return figures["identical"]
 
 
@@ -80,7 +78,6 @@ def test_a_model_that_reads_later_inputs_is_found_and_one_that_reads_its_own_is_
     assert figures["mean"] == pytest.approx(5) == figures["max"]
     assert figures["tokens"] == 2 * 5 * (SEGMENT - 1)
     assert not figures["identical"]
-    assert torch.tensor(figures["ppl_replaced"] / figures["ppl_true"]).log() == pytest.approx(5, abs=1e-4)
     assert not is_zero(evaluated(Reader(3)))
     assert is_zero(evaluated(Reader(0)))
 
@@ -111,24 +108,12 @@ def test_an_adaptive_softmax_is_measured_too():
 @pytest.mark.parametrize(("norm", "kind", "settings", "pre"), placed(sorted({*NORMS} - {*OF_THE_BATCH, "instance"})))
 def test_norms_that_leak_nothing_in_training(norm, kind, settings, pre):
     settings = settings | {"norm_warmup_updates": 0}  # pn's has its own test
-    figures = trained(train_lm(make_language_model(kind, norm=norm, normalize_before=pre, **settings)))
-    assert is_zero(figures)
-    assert figures["other_segment"] == {"mean": 0, "max": 0, "identical": True, "tokens": 8 * SEGMENT}
+    assert is_zero(trained(train_lm(make_language_model(kind, norm=norm, normalize_before=pre, **settings))))
 
 
-@pytest.mark.parametrize(("norm", "kind", "settings", "pre"), placed(OF_THE_BATCH))
-def test_batch_statistics_leak_within_the_segment_and_to_others(norm, kind, settings, pre):
-    figures = trained(train_lm(make_language_model(kind, norm=norm, normalize_before=pre, **settings)))
-    assert is_seen(figures)
-    assert is_seen({**figures, **figures["other_segment"]})
-
-
-@pytest.mark.parametrize(("kind", "settings"), CAUSAL)
-@pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
-def test_a_norm_of_sentences_leaks_within_the_segment_alone(kind, settings, pre):
-    figures = trained(train_lm(make_language_model(kind, norm="instance", normalize_before=pre, **settings)))
-    assert is_seen(figures)
-    assert figures["other_segment"]["identical"]
+@pytest.mark.parametrize(("norm", "kind", "settings", "pre"), placed((*OF_THE_BATCH, "instance")))
+def test_statistics_of_a_batch_or_a_segment_leak_in_training(norm, kind, settings, pre):
+    assert is_seen(trained(train_lm(make_language_model(kind, norm=norm, normalize_before=pre, **settings))))
 
 
 @pytest.mark.parametrize(("kind", "settings"), CAUSAL)
@@ -142,12 +127,6 @@ def test_pn_leaks_during_its_warmup_alone(kind, settings):
     assert is_seen(trained(fresh))
 
 
-def test_attention_of_the_published_model_reaches_no_other_segment():
-    figures = trained(make_language_model("tensor", norm="ln", causal=False))
-    assert is_seen(figures)
-    assert figures["other_segment"]["identical"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "warming"),
@@ -156,7 +135,7 @@ def test_attention_of_the_published_model_reaches_no_other_segment():
 def test_the_model_is_left_as_it_was(norm, warming):
     model = train_lm(make_language_model("transformer", norm=norm, dropout=0.4)).eval()
     before = copy.deepcopy(model.state_dict())
-    assert trained(model, warming=warming)["repeatable"], "dropout, or statistics that moved"
+    assert trained(model, warming=warming) == trained(model, warming=warming), "dropout, or statistics that moved"
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module.training for module in model.modules())
 
@@ -165,12 +144,6 @@ def test_the_same_seed_gives_the_same_figures():
     model = train_lm(make_language_model("tensor", norm="bn", causal=False))
     assert evaluated(model) == evaluated(model)
     assert trained(model) == trained(model)
-
-
-def test_one_segment_has_no_other():
-    segments, model = make_segments(batch=1), make_language_model("transformer", norm="bn")
-    figures = measure_training(model, segments[:, :-1], segments[:, 1:], TEXT, 3, seeded()).figures()
-    assert figures["other_segment"] is None
 
 
 def test_more_trials_than_cuts_and_segments_take_them_in_turn():

@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from normplugins.evaluation.exported import load_exported
 from normplugins.export.safetensors import export
@@ -32,17 +33,26 @@ def test_the_round_trip_is_equal_to_the_bit(run, tmp_path, monkeypatch, name):
 
 def test_tied_weights_are_stored_once_and_stay_tied(run, tmp_path):
     export(run, tmp_path / "model")
-    model, _, config = load_exported(tmp_path / "model")
-    assert config["tied_weights"]
+    model = load_exported(tmp_path / "model")[0]
     assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    assert len(weights) < len(model.state_dict())
+    # older versions kept the first of the names
+    first = {value.data_ptr(): name for name, value in reversed(model.state_dict().items())}
+    state = model.state_dict()
+    save_file({name: state[name] for name in first.values()}, path)
+    assert load_file(path).keys() != weights.keys()
+    found = load_exported(tmp_path / "model")[0].state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
 
 
 def test_the_card_is_made_from_the_record(run, trained, tmp_path):
     export(run, tmp_path / "model")
     _, header, text = (tmp_path / "model" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     metrics = trained.record["metrics"]
-    (result,) = yaml.safe_load(header)["model-index"][0]["results"]
-    assert {each["name"]: each["value"] for each in result["metrics"]} == {k: m["score"] for k, m in metrics.items()}
+    assert yaml.safe_load(header)["pipeline_tag"] == "translation"
+    assert all(f"| {name} | {metric['score']:.2f} |" in text for name, metric in metrics.items())
     assert metrics["sacrebleu"]["signature"].replace("|", "\\|") in text
     assert all(digest in text for digest in trained.record["corpus"]["sha256"].values())
     assert str(trained.folder) not in text + (tmp_path / "model" / "config.json").read_text(encoding="utf-8")
@@ -70,14 +80,19 @@ def test_a_damaged_export_is_refused(run, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(Exception, match="damaged"):
         load_exported(tmp_path / "model")
+    weights.unlink()
+    with pytest.raises(Exception, match=r"there is no model\.safetensors"):
+        load_exported(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"normplugins_format": 9}), encoding="utf-8")
     with pytest.raises(Exception, match="another version"):
         load_exported(tmp_path / "model")
 
 
-def test_a_language_model(transformer_lm, tmp_path, at_home):
-    at_home(transformer_lm.folder)
-    source = export(transformer_lm.directory, tmp_path / "model")
+def test_a_language_model_needs_no_input_file(transformer_lm, tmp_path, monkeypatch):
+    home = shutil.copytree(transformer_lm.folder, tmp_path / "home")
+    shutil.rmtree(home / "data" / "ptb" / "raw")
+    monkeypatch.chdir(home)
+    source = export(home / "run", tmp_path / "model")
     found = load_exported(tmp_path / "model")[0].state_dict()
     assert all(torch.equal(found[key], value) for key, value in load(source)["model"].items())

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -34,12 +33,11 @@ def test_an_unmasked_run_and_a_causal_one(analyze, tensor_lm, transformer_lm, tm
         "masked": False,
         "normalize_before": False,
     }
-    assert unmasked["run"]["ppl"] == tensor_lm.record["metrics"]["ppl"]["score"]
     assert unmasked["probe"] == {"draws": 1, "segments": 3, "trials": 3, "seed": 1, "batch": [6, 8]}
     assert unmasked["warmup"] == {"updates": 24, "of": 6}
     assert not unmasked["measured"]["evaluation"]["identical"]
-    assert unmasked["measured"]["training"]["other_segment"]["identical"], "PN's warmup has ended"
-    assert not unmasked["measured"]["training_in_warmup"]["other_segment"]["identical"]
+    in_training, in_warmup = (unmasked["measured"][mode]["mean"] for mode in ("training", "training_in_warmup"))
+    assert in_training != in_warmup, "PN's warmup has ended"
     assert {"git_commit", "hardware", "versions", "date", "seconds"} <= unmasked.keys()
     assert f"written: {tmp_path / 'causality.md'}" in said
 
@@ -60,22 +58,6 @@ def test_a_masked_model_whose_norm_sees_the_future_is_labelled_by_its_norm(analy
     found, _ = analyze(run)
     assert (found["model"]["causal"], found["model"]["masked"]) == (False, True)
     assert not found["measured"]["evaluation"]["identical"]
-
-
-def test_the_last_positions_perplexity_is_the_runs_own(analyze, tensor_lm):
-    places = analyze(tensor_lm)[0]["by_place"]
-    logprobs = np.load(tensor_lm.directory / "test.logprobs.npy").astype(float)
-    last = [logprobs[index] for index in range(7, len(logprobs), 8)]
-    assert places["segments"] == len(last)
-    assert places["last"] == pytest.approx(np.exp(-np.mean(last)))
-
-
-def test_a_run_without_saved_log_probabilities_has_no_such_number(analyze, tensor_lm, tmp_path):
-    moved = tmp_path / "run"
-    shutil.copytree(tensor_lm.directory, moved)
-    (moved / "test.logprobs.npy").unlink()
-    run = type(tensor_lm)(tensor_lm.folder, moved, "")
-    assert analyze(run)[0]["by_place"] is None
 
 
 def test_what_cannot_be_analyzed(refused, tensor_lm, tmp_path):
