@@ -1,13 +1,13 @@
 """Writes the table of results as Markdown, LaTeX and CSV, draws the figures, and prints the tables."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from normplugins.report import answer, gradients_figure, paper
-from normplugins.report.claims import Judged, claims_page, judge_claims, links_of_figure, links_of_plan
+from normplugins.report.claims import claims_page, judge_claims
 from normplugins.report.contrast_table import as_csv, contrast_table
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT, find
 from normplugins.report.forest import CONTRASTS_TITLE, CORPORA_TEXT, forest, over_corpora
@@ -118,10 +118,11 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     writer = Writer(results, terminal_width(), results)
     writer.page.append(TITLE)
     multi30k = any((results / "runs" / EXPERIMENT).glob("*/seed*.json"))
-    judged = _answer(results, found, writer) if multi30k else []
+    if multi30k:
+        _answer(results, found, writer)
     writer.page.append(HEAD)
     for experiment in found.loc[~found["experiment"].isin(list(paper.CORPORA)), "experiment"].unique():
-        _add(writer, experiment, found, "##", judged)
+        _add(writer, experiment, found, "##")
     writer.page.append("## The paper beside ours")
     writer.say(PAPER)
     for title, corpora in paper.TABLES.items():
@@ -150,8 +151,8 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     writer.tell(echo)
 
 
-def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
-    """Begin the page with what the records say about the contrasts; write the other pages, and return the claims."""
+def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
+    """Begin the page with what the records say about the contrasts, and write the other pages and figures."""
     findings, probe = {checkpoint: find(results, checkpoint) for checkpoint in CHECKPOINTS}, probe_table(results)
     primary = findings[CHECKPOINTS[0]]
     writer.page.append("## The answer")
@@ -174,20 +175,18 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> list[Judged]:
     gradients = read_measured(results / gradients_figure.TABLE, gradients_figure.COLUMNS)
     if len(gradients):  # a claim and a page of docs/ show it
         writer.show(gradients_figure.draw(gradients), gradients_figure.FIGURE.name, "")
-    judged = judge_claims(results, primary, probe)
-    writer.write("claims.md", claims_page(judged))
+    writer.write("claims.md", claims_page(judge_claims(results, primary, probe)))
     page = [FIGURES]
     for name, title, text, figure, below in paper_figures(results, probe):
-        page += [f"## {title}", wrapped(text), *links_of_figure(judged, name)]
+        page += [f"## {title}", wrapped(text)]
         page += [*writer.show(figure, name, title), *filter(None, [below])]
     writer.write("figures.md", "\n\n".join(page) + "\n")
-    return judged
 
 
-def _add(writer: Writer, experiment: str, found: pd.DataFrame, heading: str, judged: Sequence[Judged] = ()) -> None:
-    """Add the tables of an experiment with the details under them, the figures, and links to claims and runs' pages."""
+def _add(writer: Writer, experiment: str, found: pd.DataFrame, heading: str) -> None:
+    """Add the tables of an experiment with the details under them, the figures, and a link to the runs' pages."""
     for part in parts_of(experiment, found):
-        texts = [wrapped(part.plan.decides), *links_of_plan(judged, part.plan.name)] if part.plan else []
+        texts = [wrapped(part.plan.decides)] if part.plan else []
         for number, table in enumerate(part.tables):
             writer.table(table, f"{heading}{'#' * number}", texts if number == 0 else ())
         writer.draw(part.tables[0].slug, part.runs)
