@@ -102,7 +102,7 @@ def report_local(runs: Path, results: Path) -> None:
     if not done:
         raise UserError(f"no run in {runs} is finished: normplugins list --runs {runs} shows their states")
     found = read_results(results, [run.folder / RECORD for run in done if run.state == "finished"])
-    writer = Writer(runs, terminal_width(), results)
+    writer = Writer(runs, terminal_width())
     for experiment in dict.fromkeys(run.experiment for run in done):
         if experiment in paper.CORPORA:
             writer.say(MARKS)
@@ -115,7 +115,7 @@ def report_local(runs: Path, results: Path) -> None:
 
 def _report(results: Path, echo: Callable[[str], None]) -> None:
     found = read_results(results)
-    writer = Writer(results, terminal_width(), results)
+    writer = Writer(results, terminal_width())
     writer.page.append(TITLE)
     multi30k = any((results / "runs" / EXPERIMENT).glob("*/seed*.json"))
     if multi30k:

@@ -29,9 +29,8 @@ def wrapped(text: str) -> str:
 class Writer:
     """Collects the parts of the page and of the terminal's text, and writes the files of each table."""
 
-    def __init__(self, folder: Path, width: int | None, results: Path) -> None:
-        """Write into ``folder``; ``results`` has the published records and their translations."""
-        self.folder, self.width, self.results = folder, width, results
+    def __init__(self, folder: Path, width: int | None) -> None:
+        self.folder, self.width = folder, width
         self.page: list[str] = []
         self.printed: list[str] = []
         self.written: list[Path] = []
@@ -59,8 +58,7 @@ class Writer:
         """
         for budget, members in ((str(key), members) for key, members in runs.groupby("budget", sort=False)):
             each = name if not budget or name.endswith(f"-budget-{budget}") else f"{name}-budget-{budget}"
-            scores = final_scores(members, each, self.results)
-            self.page += self.show(scores, f"{each}-scores", f"Scores of {each} with intervals")
+            self.page += self.show(final_scores(members, each), f"{each}-scores", f"Scores of {each} with intervals")
             for column, (ending, title) in CURVES.items():
                 if any(members[column]):
                     self.page += self.show(curves(members, each, column), f"{each}{ending}", f"{title} of {each}")
