@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from normplugins.report import answer, gradients_figure, paper
+from normplugins.report import answer, gradients_figure, paper, style
 from normplugins.report.claims import claims_page, judge_claims
 from normplugins.report.contrast_table import as_csv, contrast_table
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT, find
@@ -148,6 +148,7 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
     writer.write("README.md", "\n\n".join(writer.page) + "\n")
     if len(found):
         writer.write_each("runs/*/*/seed*.md", run_pages(results, found))
+    writer.remove_stale()
     writer.tell(echo)
 
 
@@ -174,7 +175,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
         writer.written.append(readme)
     gradients = read_measured(results / gradients_figure.TABLE, gradients_figure.COLUMNS)
     if len(gradients):  # a claim and a page of docs/ show it
-        writer.show(gradients_figure.draw(gradients), gradients_figure.FIGURE.name, "")
+        writer.written += style.write(gradients_figure.draw(gradients), results / gradients_figure.FIGURE)
     writer.write("claims.md", claims_page(judge_claims(results, primary, probe)))
     page = [FIGURES]
     for name, title, text, figure, below in paper_figures(results, probe):

@@ -33,10 +33,8 @@ COLORS = (
 )
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 """Line styles that tell lines of one color apart."""
-FORMATS: dict[str, dict[str, None]] = {  # with the metadata to leave out, which would change from day to day
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-}
+FORMATS = {"png": "Software", "svg": "Creator"}
+"""The formats of a figure's files, with the name that each has for what made a file."""
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -81,17 +79,19 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
-def write(figure: Figure, stem: Path) -> list[Path]:
+def write(figure: Figure, stem: Path, maker: str | None = None) -> list[Path]:
     """Write ``stem.png`` and ``stem.svg`` and return their paths. The same figure gives the same bytes.
+
+    The metadata of both files name the ``maker``.
 
     Raises:
         OSError: a file cannot be written.
     """
     paths = []
-    for kind, metadata in FORMATS.items():
+    for kind, made_by in FORMATS.items():
         path = stem.with_name(f"{stem.name}.{kind}")  # with_suffix would cut a name that has a dot
         with drawing(), whole_file(path) as temporary:
-            figure.savefig(temporary, format=kind, metadata=metadata)
+            figure.savefig(temporary, format=kind, metadata={made_by: maker, "Date": None})  # no date: the same bytes
         paths.append(path)
     return paths
 

@@ -1,6 +1,7 @@
 """What ``report`` writes and prints as a whole."""
 
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -83,6 +84,21 @@ def test_a_second_call_writes_the_same_bytes_and_leaves_nothing_else(tmp_path: P
         "runs/iwslt14/ln/seed1.json",
         "runs/iwslt14/ln/seed1.md",
     }
+
+
+def test_files_of_runs_that_are_gone_are_removed_and_files_of_others_stay(tmp_path: Path) -> None:
+    for norm in ("ln", "pn"):
+        put(tmp_path, record(norm, norm, floor=4.0))
+    report(tmp_path, echo=quiet)
+    shutil.rmtree(tmp_path / "runs" / "ln")
+    others = ("figures/speed.png", "figures/mine.svg", "tables/mine.tex", "figures.md")
+    for name in others:
+        (tmp_path / name).write_text("not of the report")
+    report(tmp_path, echo=quiet)
+    left = {name for name in tree(tmp_path) if name.startswith(("figures", "tables"))}
+    written = {f"figures/{name}.{kind}" for name in ("pn", "pn-training") for kind in ("png", "svg")}
+    written |= {f"tables/{name}.tex" for name in ("pn", "iwslt14", "wmt14", "ptb", "wikitext103")}
+    assert left == {*others, *written}
 
 
 def test_numbers_stand_right_in_the_source_too(page, tmp_path: Path) -> None:
