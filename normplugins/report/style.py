@@ -120,12 +120,17 @@ def fit(text: str, inches: float, size: float, weight: str = "normal") -> str:
 
 
 def heading(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
-    """Put a title above the axes and notes below them, broken into lines so that nothing is cut at the edge."""
+    """Put a title above the axes and notes below them, broken into lines so that nothing is cut at the edge.
+
+    Call it after :func:`legend`, which then stands below the notes.
+    """
     inches = figure.get_size_inches()[0] - 0.35
     figure.suptitle(fit(title, inches, 10, "bold"), fontsize=10, fontweight="bold")
-    if notes:
-        # the notes are set as the shared x label, because the layout keeps room for it at the lower edge
-        text = "\n".join(fit(note, inches, 8.5) for note in notes)
+    text = "\n".join(fit(note, inches, 8.5) for note in notes)
+    # the layout keeps room at the lower edge for a legend or a shared x label, but not for both
+    if figure.legends:
+        figure.legends[0].set_title(text, {"size": 8.5})
+    elif text:
         figure.supxlabel(text, fontsize=8.5, x=0.02, ha="left", color="#333333")
 
 
@@ -164,8 +169,8 @@ def log_axes(axis: Axes) -> None:
 def few_log_labels(axis: Axis) -> None:
     """Label a logarithmic axis at a few values, even if it spans less than a power of ten."""
     low, high = axis.get_view_interval()
-    few = (1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,)
-    subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high < 3 * low else few
+    by_span = {3: (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), 5: (1, 1.5, 2, 3, 5, 7), 20: (1, 2, 5), 200: (1, 3)}
+    subs = next((subs for span, subs in by_span.items() if high < span * low), (1,))
     axis.set_major_locator(LogLocator(subs=subs, numticks=4))
     axis.set_major_formatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-"))
     axis.set_minor_formatter(NullFormatter())

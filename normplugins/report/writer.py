@@ -86,7 +86,7 @@ class Writer:
                 if path.is_file() and MARK.encode() in path.read_bytes():
                     path.unlink()
 
-    def show(self, figure: Figure | None, name: str, caption: str) -> list[str]:
+    def show(self, figure: Figure | None, name: str, caption: str = "") -> list[str]:
         """Write a figure as PNG and as SVG, and return the Markdown that shows it; an empty list without a figure."""
         if figure is None:
             return []
