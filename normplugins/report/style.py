@@ -129,7 +129,7 @@ def heading(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
     text = "\n".join(fit(note, inches, 8.5) for note in notes)
     # the layout keeps room at the lower edge for a legend or a shared x label, but not for both
     if figure.legends:
-        figure.legends[0].set_title(text, {"size": 8.5})
+        figure.legends[0].set_title(text)
     elif text:
         figure.supxlabel(text, fontsize=8.5, x=0.02, ha="left", color="#333333")
 
@@ -137,7 +137,9 @@ def heading(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
 def legend(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int) -> None:
     """Add a legend below the axes; ``looks`` maps names to arguments of :class:`matplotlib.lines.Line2D`."""
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5, title_fontsize=8.5
+    )
 
 
 def dot(axis: Axes, row: int, value: float, interval: tuple[float, float] | None, color: str, several: bool) -> None:
