@@ -194,7 +194,7 @@ def _statistics_of_bn(probe: pd.DataFrame) -> str:
     return (
         f" BN's validation loss (label-smoothed) minus LN's, in bits and over the last {LAST_EPOCHS} epochs, is "
         f"{running} with running statistics, and {batch} with those of each batch (in parentheses: the lowest and the "
-        "highest seed; [all cells](figures.md#train-inference-discrepancy-and-the-gap-in-validation-loss))."
+        "highest seed; [all cells](#validation-loss-minus-that-of-ln))."
     )
 
 

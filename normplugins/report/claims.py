@@ -1,6 +1,5 @@
 """The claims of the paper and common claims about norms, each with a verdict that follows from the records."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,18 +145,3 @@ def claims_page(judged: Sequence[Judged]) -> str:
         about = f"Verdict: **{verdict}**. Source: {claim.source}. Command: `{command}`."
         parts += [f"## {claim.text}", about, evidence]
     return "\n\n".join(parts) + "\n"
-
-
-def links_of_figure(judged: Sequence[Judged], name: str) -> list[str]:
-    """Return links to the claims whose evidence shows a figure, with their verdicts, as Markdown."""
-    return [_link(claim, verdict) for claim, verdict, evidence in judged if f"figures/{name}." in evidence]
-
-
-def links_of_plan(judged: Sequence[Judged], plan: str) -> list[str]:
-    """Return links to the claims that the runs of an exploratory plan judge, with their verdicts, as Markdown."""
-    return [_link(claim, verdict) for claim, verdict, _ in judged if claim.plan == plan != EXPERIMENT]
-
-
-def _link(claim: Claim, verdict: str) -> str:
-    anchor = re.sub(r"[^\w -]", "", claim.text.lower()).replace(" ", "-")
-    return f"Claim: [{claim.text}](claims.md#{anchor}), **{verdict}**."

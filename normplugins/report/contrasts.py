@@ -1,19 +1,17 @@
 """The contrasts of ``docs/protocol.md``, and what the published records say about each of them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from normplugins.evaluation import significance
-from normplugins.evaluation.significance import RESAMPLES, Difference
+from normplugins.evaluation.significance import RESAMPLES, Difference, Resampled
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.plans import Plan, plan_of
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
-from normplugins.utils.errors import UserError
 
 EXPERIMENT = "multi30k"
 MARGIN = 0.4
@@ -150,56 +148,6 @@ def so_far(verdict: str, final: bool) -> str:
     return verdict if final else f"{verdict} so far"
 
 
-class ScoredSystems:
-    """Systems by the names that contrasts use for them. All their runs are scored on the same resamples of sentences.
-
-    A system without runs has no scores.
-
-    Raises:
-        UserError: two systems cannot be compared.
-    """
-
-    def __init__(self, systems: Mapping[str, System], resamples: int = RESAMPLES) -> None:
-        scored = [system for system in systems.values() if system.runs]
-        for system in scored[1:]:
-            check_comparable(system, scored[0])
-        metric = scored[0].first.metric if scored else "bleu"
-        self.perplexity = metric == "ppl"
-        statistics = [run.statistics for system in scored for run in system.runs.values()]
-        drawn = iter(significance.resample(statistics, METRICS[metric], resamples))
-        self.runs = {name: {seed: next(drawn) for seed in system.runs} for name, system in systems.items()}
-
-    def difference(self, contrast: Contrast, planned: Set[int] = frozenset()) -> Difference | None:
-        """Return the difference over the planned seeds, or over all if none is planned; None without a common seed."""
-        ours, theirs = (
-            {seed: run for seed, run in self.runs[name].items() if not planned or seed in planned}
-            for name in (contrast.system, contrast.baseline)
-        )
-        common = ours.keys() & theirs.keys()
-        return significance.paired_difference(ours, theirs, sentences=not self.perplexity) if common else None
-
-
-def comparable(systems: Mapping[str, System]) -> dict[str, System]:
-    """Return the systems that can be compared with the first one that has a run, and those without a run."""
-    first = next((system for system in systems.values() if system.runs), None)
-    found = {}
-    for name, system in systems.items():
-        with suppress(UserError):
-            if first and system.runs:
-                check_comparable(system, first)
-            found[name] = system
-    return found
-
-
-def read_cells(results: Path, checkpoint: str, experiment: str, cells: Iterable[str]) -> dict[str, System]:
-    """Read the published runs of cells of an experiment, with a system for each cell.
-
-    Raises:
-        UserError: a record or its translations are damaged.
-    """
-    return {cell: read_published(experiment, cell, results, checkpoint) for cell in dict.fromkeys(cells)}
-
-
 def find(
     results: Path,
     checkpoint: str = CHECKPOINTS[0],
@@ -218,7 +166,7 @@ def find(
     """
     plan = plan or plan_of(experiment)
     cells = [cell for contrast in contrasts for cell in (contrast.system, contrast.baseline)]
-    systems = read_cells(results, checkpoint, experiment, cells)
+    systems = {cell: read_published(experiment, cell, results, checkpoint) for cell in dict.fromkeys(cells)}
     planned = [{*plan.seeds(experiment, each.system)} & {*plan.seeds(experiment, each.baseline)} for each in contrasts]
     return judge(contrasts, systems, planned, resamples)
 
@@ -240,10 +188,17 @@ def judge(
     Raises:
         UserError: two systems cannot be compared.
     """
-    scored = ScoredSystems(systems, resamples)
+    scored = [system for system in systems.values() if system.runs]
+    for system in scored[1:]:
+        check_comparable(system, scored[0])
+    metric = scored[0].first.metric if scored else "bleu"
+    perplexity = metric == "ppl"
+    statistics = [run.statistics for system in scored for run in system.runs.values()]
+    drawn = iter(significance.resample(statistics, METRICS[metric], resamples))  # the same sentences for every run
+    runs = {name: {seed: next(drawn) for seed in system.runs} for name, system in systems.items()}
     findings = []
     for contrast, seeds in zip(contrasts, planned, strict=True):
-        difference = scored.difference(contrast, seeds)
+        difference = _difference(runs[contrast.system], runs[contrast.baseline], seeds, perplexity)
         sides = systems[contrast.system], systems[contrast.baseline]
         counted = seeds or {seed for side in sides for seed in (*side.runs, *side.diverged)}
         lost = [counted & {*side.diverged} for side in sides]
@@ -260,8 +215,19 @@ def judge(
     adjusted = _holm(p_values.where(complete, 1.0), contrasts).where(complete, _holm(p_values, contrasts))
     lowest = _holm(p_values.where(complete, 0.0), contrasts)  # what later runs can reduce p-values to
     final = complete & ((lowest < significance.LEVEL) == (adjusted < significance.LEVEL))
-    return [_with_verdict(replace(each, p_adjusted=p, final=is_final), scored.perplexity)
+    return [_with_verdict(replace(each, p_adjusted=p, final=is_final), perplexity)
             for each, p, is_final in zip(findings, adjusted, final, strict=True)]  # fmt: skip
+
+
+def _difference(
+    system: Mapping[int, Resampled], baseline: Mapping[int, Resampled], planned: Set[int], perplexity: bool
+) -> Difference | None:
+    """Return the difference over the planned seeds, or over all if none is planned; None without a common seed."""
+    ours, theirs = (
+        {seed: run for seed, run in side.items() if not planned or seed in planned} for side in (system, baseline)
+    )
+    common = ours.keys() & theirs.keys()
+    return significance.paired_difference(ours, theirs, sentences=not perplexity) if common else None
 
 
 def _holm(p_values: pd.Series, contrasts: Sequence[Contrast]) -> pd.Series:

@@ -34,7 +34,7 @@ def spectrum(results: Path) -> tuple[Figure, pd.DataFrame] | None:
     norms = list(dict.fromkeys(cell.split(",")[0] for cell in cells if cell != "ln")) if "ln" in cells else []
     columns, rows = 3, -(-len(norms) // 3)
     with style.drawing():
-        figure = style.new_figure(2.6 + 1.6 * rows)
+        figure = style.new_figure(3 + 1.6 * rows)
         grid = figure.add_gridspec(1 + rows, columns)
         whole = figure.add_subplot(grid[0, :])
         for cell in cells:
@@ -61,28 +61,6 @@ def spectrum(results: Path) -> tuple[Figure, pd.DataFrame] | None:
             looks: dict[str, Any] = {name: {"color": "#333333", "linestyle": line} for name, line in named.items()}
             style.legend(figure, looks | {"each seed of ln": {"color": style.GREY, "linewidth": 0.8}}, 3)
     return figure, table
-
-
-def distance_from_ln(table: pd.DataFrame) -> str:
-    """Return how far the relative singular values of each cell's runs are from LN's, in one sentence; "" without LN.
-
-    ``table`` holds the rows of the figure.
-    """
-    values = _relative(table)
-    if "ln" not in values or values["ln"].shape[1] < 2:
-        return ""
-    lns: Any = values["ln"]
-    distances: dict[str, float] = {}
-    for cell in table["cell"].unique():
-        runs = values[cell]
-        baselines = {seed: lns[[k for k in lns if cell != "ln" or k != seed]].mean(axis=1) for seed in runs}
-        each = [(runs[seed] / base - 1).abs().mean() for seed, base in baselines.items()]
-        distances[cell] = 100 * sum(each) / len(each)
-    texts = ", ".join(f"{cell} {distance:.1f} %" for cell, distance in distances.items() if cell != "ln")
-    return (
-        "Mean distance of a run from the mean of LN, over all values: "
-        f"{texts}; of a seed of LN from the mean of its other seeds, {distances['ln']:.1f} %."
-    )
 
 
 def _relative(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from normplugins.report import style
 from normplugins.report.cells import COMPARED_WITH, Cell, group, references
+from normplugins.report.probe_table import seed_numbers
 from normplugins.report.readings import MODELS
 
 TITLES = {"train_curve": "training loss", "valid_curve": "validation loss"}
@@ -51,7 +52,9 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
     a tenth of the longest one would be a dot at the edge, so the figure only names them.
     ``results`` are the rows of one experiment and budget, with at least one curve; the title calls them ``name``.
     """
-    cells = [cell for cell in group(results) if len(cell.runs) and any(cell.runs[column])]
+    lacking = [f"{cell.label} ({seed_numbers(without['seed'])})" for cell in group(results)
+               if len(without := cell.runs[~cell.runs[column].map(bool)])]  # fmt: skip
+    cells = [cell for cell in group(results[results[column].map(bool)]) if len(cell.runs)]
     longest = max(cell.runs["updates"].max() for cell in cells)
     shown = [cell for cell in cells if cell.runs["updates"].max() >= longest / 10]
     name_of_reference, lines = _lines(shown, column)
@@ -63,6 +66,7 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
     common = common_settings(shown)
     names = {cell: name_of(cell, common) for cell in shown}
     notes = _notes(cells, shown, name_of_reference if compared else "")
+    notes += [f"without a curve: {'; '.join(lacking)}"] if lacking else []
     notes += [f"all: {', '.join(common)}"] if common else []
     with style.drawing():
         figure = style.new_figure((2.2 if single else 1.25) * len(kinds) * rows + 0.5 + 0.17 * len(notes))

@@ -73,7 +73,7 @@ def first_norm(table: pd.DataFrame, vision: pd.DataFrame, name: str) -> Shown | 
     both = both.assign(row=number // 2, column=number % 2, title=both["quantity"].map(FIRST_NORM[name]), label="")
     shown = both[both["line"] == TRANSFORMER]
     looks = {TRANSFORMER: (style.color("bn"), "-"), RESNET: ("#000000", style.DASHES[1])}
-    return None if shown.empty else (_draw(both, looks, 4.7, share=False), shown)
+    return None if shown.empty else (_draw(both, looks, 5.2, share=False), shown)
 
 
 def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
@@ -98,7 +98,7 @@ def every_norm(table: pd.DataFrame, name: str) -> Shown | None:
         line=shown["cell"],
     )
     looks = {norm: (style.color(norm), dashes) for norm, dashes in NORMS.items()}
-    return _draw(shown, looks, 6.2), shown
+    return _draw(shown, looks, 6.4), shown
 
 
 def pn_backward(table: pd.DataFrame) -> Shown | None:
@@ -114,7 +114,7 @@ def pn_backward(table: pd.DataFrame) -> Shown | None:
         line=shown["cell"].map(PN_CELLS),
     )
     looks = {"with group scaling": ("#0072B2", "-"), "without group scaling": ("#D55E00", style.DASHES[1])}
-    return None if shown.empty else (_draw(shown, looks, 6.6), shown)
+    return None if shown.empty else (_draw(shown, looks, 6.9), shown)
 
 
 def discrepancy(table: pd.DataFrame) -> Shown | None:
@@ -137,7 +137,7 @@ def discrepancy(table: pd.DataFrame) -> Shown | None:
     key = "norm.group_scaling="
     labels = [cell.replace(f"{key}true", " scaling").replace(f"{key}false", " no scaling") for cell in rows]
     with style.drawing():
-        figure = style.new_figure(4.2)
+        figure = style.new_figure(4.8)
         axes = figure.subplot_mosaic([["means", "deviations"], ["strip", "strip"]], height_ratios=[3, 1])
         means, deviations, strip = axes["means"], axes["deviations"], axes["strip"]
         deviations.sharey(means)

@@ -9,10 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from normplugins.report.contrasts import EXPERIMENT
+from normplugins.report.contrasts import CELLS, EXPERIMENT
 from normplugins.report.records import REMEDY, norm_rank
+from normplugins.report.table import build_table
 from normplugins.runs.inventory import split_diverged
 from normplugins.utils.json_file import read_json
+from normplugins.utils.terminal import Table
 
 COLUMNS = ["experiment", "cell", "seed", "update", "layer", "quantity", "value"]
 FIRST = "encoder.layers.0.self_attention.norm"
@@ -74,7 +76,7 @@ def vision_table(results: Path) -> pd.DataFrame:
 
 
 def vision_shown(results: Path) -> str:
-    """Return which run of a ResNet20 the figures show, as text for captions.
+    """Return which run of a ResNet20 the figures show, as text for notes.
 
     Raises:
         UserError: the file of the run is damaged.
@@ -117,6 +119,25 @@ def losses_minus_ln(table: pd.DataFrame) -> pd.DataFrame:
     return losses.sub(lns, axis=0, level="seed").dropna(subset="loss").drop(index="ln")
 
 
+def loss_table(probe: pd.DataFrame) -> Table:
+    """Return the table of the validation losses of each cell minus LN's; it has no row without LN."""
+    headings = {"loss": "running statistics", "train_mode_loss": "batch statistics"}
+    losses = losses_minus_ln(probe).rename(columns=headings)
+    rows = [
+        {"cell": cell, "seeds": str(len(losses.loc[cell])),
+         **{name: mean_and_range(losses.loc[cell][name]) for name in headings.values()}}
+        for cell in CELLS if cell in losses.index
+    ]  # fmt: skip
+    notes = [
+        f"In bits per token, with the same seeds, as the mean of the last {LAST_EPOCHS} epochs. The lowest and the "
+        "highest seed are in parentheses. All losses are label-smoothed.",
+        "A model is judged with running statistics; the last column has its loss with the statistics of each batch.",
+    ]
+    return build_table(
+        "Validation loss minus that of LN", rows, texts=["cell"], notes=notes, slug=f"{EXPERIMENT}-validation-loss"
+    )
+
+
 def mean_and_range(bits: pd.Series[Any]) -> str:
     """Return the mean over seeds with the lowest and the highest seed, such as ``+0.027 (+0.007 to +0.052)``."""
     if bits.isna().all():
@@ -126,9 +147,9 @@ def mean_and_range(bits: pd.Series[Any]) -> str:
 
 
 def runs_shown(table: pd.DataFrame) -> str:
-    """Return the cells, the seeds and, if there are any, the updates of a table, as text for captions."""
-    cells = table.groupby("cell", sort=False)["seed"].unique()
-    runs = "; ".join(f"{cell} ({seed_numbers(seeds)})" for cell, seeds in cells.items())
+    """Return the cells, the seeds and, if there are any, the updates of a table, as text for notes."""
+    cells = table.groupby("cell", sort=False)["seed"].agg(seed_numbers)
+    runs = "; ".join(f"{', '.join(names.index)} ({seeds})" for seeds, names in cells.groupby(cells, sort=False))
     return f"{runs}; updates {table['update'].min():,} to {table['update'].max():,}" if "update" in table else runs
 
 

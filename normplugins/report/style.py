@@ -33,10 +33,8 @@ COLORS = (
 )
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 """Line styles that tell lines of one color apart."""
-FORMATS: dict[str, dict[str, None]] = {  # with the metadata to leave out, which would change from day to day
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-}
+FORMATS = {"png": "Software", "svg": "Creator"}
+"""The formats of a figure's files, with the name that each has for what made a file."""
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -81,17 +79,19 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
-def write(figure: Figure, stem: Path) -> list[Path]:
+def write(figure: Figure, stem: Path, maker: str | None = None) -> list[Path]:
     """Write ``stem.png`` and ``stem.svg`` and return their paths. The same figure gives the same bytes.
+
+    The metadata of both files name the ``maker``.
 
     Raises:
         OSError: a file cannot be written.
     """
     paths = []
-    for kind, metadata in FORMATS.items():
+    for kind, made_by in FORMATS.items():
         path = stem.with_name(f"{stem.name}.{kind}")  # with_suffix would cut a name that has a dot
         with drawing(), whole_file(path) as temporary:
-            figure.savefig(temporary, format=kind, metadata=metadata)
+            figure.savefig(temporary, format=kind, metadata={made_by: maker, "Date": None})  # no date: the same bytes
         paths.append(path)
     return paths
 
@@ -120,19 +120,26 @@ def fit(text: str, inches: float, size: float, weight: str = "normal") -> str:
 
 
 def heading(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
-    """Put a title above the axes and notes below them, broken into lines so that nothing is cut at the edge."""
+    """Put a title above the axes and notes below them, broken into lines so that nothing is cut at the edge.
+
+    Call it after :func:`legend`, which then stands below the notes.
+    """
     inches = figure.get_size_inches()[0] - 0.35
     figure.suptitle(fit(title, inches, 10, "bold"), fontsize=10, fontweight="bold")
-    if notes:
-        # the notes are set as the shared x label, because the layout keeps room for it at the lower edge
-        text = "\n".join(fit(note, inches, 8.5) for note in notes)
+    text = "\n".join(fit(note, inches, 8.5) for note in notes)
+    # the layout keeps room at the lower edge for a legend or a shared x label, but not for both
+    if figure.legends:
+        figure.legends[0].set_title(text)
+    elif text:
         figure.supxlabel(text, fontsize=8.5, x=0.02, ha="left", color="#333333")
 
 
 def legend(figure: Figure, looks: Mapping[str, Mapping[str, Any]], columns: int) -> None:
     """Add a legend below the axes; ``looks`` maps names to arguments of :class:`matplotlib.lines.Line2D`."""
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5, title_fontsize=8.5
+    )
 
 
 def dot(axis: Axes, row: int, value: float, interval: tuple[float, float] | None, color: str, several: bool) -> None:
@@ -164,8 +171,8 @@ def log_axes(axis: Axes) -> None:
 def few_log_labels(axis: Axis) -> None:
     """Label a logarithmic axis at a few values, even if it spans less than a power of ten."""
     low, high = axis.get_view_interval()
-    few = (1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,)
-    subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high < 3 * low else few
+    by_span = {3: (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), 5: (1, 1.5, 2, 3, 5, 7), 20: (1, 2, 5), 200: (1, 3)}
+    subs = next((subs for span, subs in by_span.items() if high < span * low), (1,))
     axis.set_major_locator(LogLocator(subs=subs, numticks=4))
     axis.set_major_formatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-"))
     axis.set_minor_formatter(NullFormatter())

@@ -14,6 +14,7 @@ from normplugins.report.contrasts import CELLS, CHECKPOINTS, CONTRASTS, find
 from normplugins.report.forest import CONTRASTS_TITLE, forest, over_corpora
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.records import read_results
+from normplugins.utils.errors import UserError
 from tests.helpers.pictures import assert_legible, written
 from tests.helpers.records import put_diverged, put_translated
 from tests.helpers.runs import REPOSITORY
@@ -253,6 +254,13 @@ def test_a_record_without_translations_is_in_no_contrast(results: Path) -> None:
     assert found(results)["PN as written - PN without group scaling"].verdict == "not run"
 
 
+def test_broken_translations_are_named(results: Path) -> None:
+    path = results / "runs/multi30k/ln/seed1.averaged.tsv.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"seed1\.averaged\.tsv\.gz"):
+        find(results)
+
+
 @pytest.mark.slow
 def test_the_contrasts_of_a_second_corpus_stand_beside_the_first(results: Path) -> None:
     primary = find(results, resamples=200)
@@ -269,3 +277,7 @@ def test_the_contrasts_of_a_second_corpus_stand_beside_the_first(results: Path) 
     assert "PN - LN, multi30k" in texts
     assert "PN - LN, jaen" in texts
     assert "better so far, 2 seeds" in texts
+    assert "below the dotted line: exploratory contrasts" in texts
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    first = [name.endswith("jaen") for name in names].index(True)
+    assert first - 0.5 in {line.get_ydata()[0] for line in figure.axes[0].lines}, "the dotted line"

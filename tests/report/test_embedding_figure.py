@@ -47,7 +47,7 @@ def test_runs_are_added_to_the_table_and_replaced_in_it(tmp_path: Path, capsys: 
     found = spectrum(tmp_path)
     assert found is not None
     figure, shown = found
-    assert runs_shown(shown) == "ln (seeds 1, 2); pn (seed 1); pn,norm.group_scaling=false (seed 1)"
+    assert runs_shown(shown) == "ln (seeds 1, 2); pn, pn,norm.group_scaling=false (seed 1)"
     assert "no group scaling" in written(figure)
     assert figure.axes[1].get_title() == "pn"
     ratios = figure.axes[1].lines

@@ -14,7 +14,7 @@ from normplugins.report import style
 from normplugins.report.figures import curves
 from normplugins.report.records import read_results
 from tests.helpers.pictures import assert_legible, written
-from tests.helpers.records import language_model, put, record
+from tests.helpers.records import language_model, put, put_diverged, record
 
 
 def results_of(tmp_path: Path, *variants: str, **changes) -> pd.DataFrame:
@@ -105,6 +105,19 @@ def test_a_run_far_shorter_than_the_others_is_only_named(tmp_path: Path) -> None
     figure = curves(results_of(tmp_path, "ln", updates=20_000), "demo")
     assert lines_of(figure, "bn", lower=False) == []
     assert "too short to draw: bn, optimization.max_update=100" in written(figure)
+
+
+def test_a_run_without_a_curve_is_named_and_hides_no_other(tmp_path: Path) -> None:
+    put(tmp_path, raised("pn", 1, 0.3))
+    put(tmp_path, record("demo", "pn", 2))
+    put(tmp_path, record("demo", "bn", 1))
+    put_diverged(tmp_path, "demo", "ln", 1)
+    figure = curves(read_results(tmp_path), "demo")
+    assert all(len(line) for line in lines_of(figure, "pn", lower=False))
+    assert "without a curve: " in written(figure)
+    assert "pn (seed 2)" in written(figure)
+    assert "bn (seed 1)" in written(figure)
+    assert "one seed: each line is one run" in written(figure)
 
 
 def test_one_point_is_visible(tmp_path: Path) -> None:

@@ -2,16 +2,27 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from normplugins.report.paper_figures import paper_figures
+from normplugins.report.paper_figures import TITLES, paper_figures
 from normplugins.report.probe_figures import discrepancy
-from normplugins.report.probe_table import COLUMNS, FIRST, LAST_EPOCHS, VALIDATION, VISION, loss_gaps, probe_table
+from normplugins.report.probe_table import (
+    COLUMNS,
+    FIRST,
+    LAST_EPOCHS,
+    VALIDATION,
+    VISION,
+    loss_gaps,
+    loss_table,
+    probe_table,
+)
 from normplugins.utils.errors import UserError
 from tests.helpers.pictures import assert_legible, written
+from tests.helpers.runs import REPOSITORY
 
 UPDATES = (1, 10, 100, 1000)
 LAYERS = (FIRST, "encoder.layers.0.feed_forward.norm", "encoder.final_norm", "decoder.final_norm")
@@ -58,10 +69,8 @@ def test_each_number_of_the_probe_is_a_row(tmp_path: Path) -> None:
     assert loss_gaps(table) == {("bn", 2): 0.25, ("pn,norm.group_scaling=false", 1): 0.25}
 
 
-def test_without_records_every_figure_is_not_run(tmp_path: Path) -> None:
-    drawings = list(paper_figures(tmp_path, probe_table(tmp_path)))
-    assert len({drawing.name for drawing in drawings}) == len(drawings) >= 6
-    assert all(drawing.figure is None and "not run" in drawing.text for drawing in drawings)
+def test_without_records_no_figure_is_drawn(tmp_path: Path) -> None:
+    assert list(paper_figures(tmp_path, probe_table(tmp_path))) == []
 
 
 @pytest.mark.slow
@@ -69,41 +78,39 @@ def test_every_figure_of_the_probe_is_drawn_says_what_it_shows_and_cuts_no_text(
     for cell in OF_CELLS:
         publish(tmp_path, cell)
     publish(tmp_path, "bn", 2)
-    drawings = {drawing.name: drawing for drawing in paper_figures(tmp_path, probe_table(tmp_path))}
-    for name, (_, title, text, figure, _) in drawings.items():
-        if name != "embedding":
-            assert figure is not None
-            assert figure.get_suptitle().replace("\n", " ") == title
-            assert "(seed" in text
-            assert_legible(figure)
-    assert "bn (seeds 1, 2); updates 10 to 1,000. ResNet20 on CIFAR-10: not run" in drawings["fluctuation"].text
-    pn = drawings["pn-backward"].figure
-    assert pn is not None
-    assert list(pn.axes[0].lines[0].get_ydata()) == [0.01] * len(UPDATES)
+    figures = dict(paper_figures(tmp_path, probe_table(tmp_path)))
+    assert {*TITLES} - {*figures} == {"embedding"}
+    for name, figure in figures.items():
+        assert figure.get_suptitle().replace("\n", " ") == TITLES[name]
+        assert "(seed" in written(figure)
+        assert_legible(figure)
+    texts = written(figures["fluctuation"])
+    assert "runs: bn (seeds 1, 2); updates 10 to 1,000 ResNet20 on CIFAR-10: not run" in texts
+    assert list(figures["pn-backward"].axes[0].lines[0].get_ydata()) == [0.01] * len(UPDATES)
     points = [{"update": update, "loss": 1.0, **OF_ALL, **MOMENTS, "tokens": 131072} for update in UPDATES]
     corpus = {"images": 10_000, "published": False}
     (tmp_path / VISION).write_text(json.dumps({"seed": 1, "updates": 1000, "points": points, "corpus": corpus}))
-    beside = next(paper_figures(tmp_path, probe_table(tmp_path)))
-    assert (
-        "10,000 images of CIFAR-10 (a subset, not from the official archive), seed 1, updates 10 to 1,000."
-        in beside.text
-    )
-    assert beside.figure is not None
-    assert "ResNet20" in written(beside.figure)
-    assert [len(axis.lines) for axis in beside.figure.axes] == [2] * 4
+    _, beside = next(paper_figures(tmp_path, probe_table(tmp_path)))
+    texts = written(beside)
+    assert "10,000 images of CIFAR-10 (a subset, not from the official archive), seed 1, updates 10 to 1,000" in texts
+    assert [len(axis.lines) for axis in beside.axes] == [2] * 4
 
 
-@pytest.mark.slow
+def test_the_page_of_figures_shows_every_figure_under_its_title_in_order() -> None:
+    text = (REPOSITORY / "docs" / "figures.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [*TITLES.values()]
+    images = re.findall(r"^!\[(.*)\]\(\.\./results/figures/(.*)\.png\)$", text, re.MULTILINE)
+    assert images == [(title, name) for name, title in TITLES.items()]
+
+
 def test_losses_are_compared_with_those_of_ln_with_the_same_seed(tmp_path: Path) -> None:
+    assert loss_table(probe_table(tmp_path)).rows == []
     for seed, loss in ((1, 4.0), (2, 5.0)):
         publish(tmp_path, "ln", seed, loss)
         publish(tmp_path, "bn", seed, loss + seed)
     publish(tmp_path, "bn", 3, 99.0)  # LN has no such seed
-    table = next(
-        drawing.table for drawing in paper_figures(tmp_path, probe_table(tmp_path)) if drawing.name == "discrepancy"
-    )
-    row = [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]]
-    assert row == ["bn", "2", "+1.500 (+1.000 to +2.000)", "+1.250 (+0.750 to +1.750)"]
+    rows = loss_table(probe_table(tmp_path)).rows
+    assert rows == [["bn", "2", "+1.500 (+1.000 to +2.000)", "+1.250 (+0.750 to +1.750)"]]
 
 
 def test_the_norms_of_pn_have_a_row_each_because_their_gap_is_0(tmp_path: Path) -> None:
