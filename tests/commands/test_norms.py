@@ -21,4 +21,4 @@ def test_the_settings_of_a_norm_are_described(norm, accepted):
 
 
 def test_an_unknown_norm_is_refused(refused):
-    assert "unknown norm 'nope'. Known: affine, bn" in refused("norms", "nope")
+    assert "unknown norm 'nope'. Known: bn" in refused("norms", "nope")

@@ -49,8 +49,7 @@ def test_translation(added, pre):
     """PN in the encoder, BN in the decoder; the norm at the decoder's end, LN, adds nothing up."""
     settings = {
         "encoder_norm": "pn",
-        "decoder_norm": "bn",
-        "decoder_final_norm": "ln" if pre else None,
+        "decoder_norm": "{attention:bn,ffn:bn,final:ln}" if pre else "bn",
         "norm_groups": 2,
         "norm_warmup_updates": 1,
         "normalize_before": pre,
