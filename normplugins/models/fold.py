@@ -114,7 +114,7 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
                 result, after = {"into": ", ".join(dict.fromkeys(site.label for site in group))}, "none"
             except ValueError as error:
                 result, after = {"stays": str(error)}, name
-            outcomes.append(Outcome(key, group == [end], name, len(group), **result))
+            outcomes.append(Outcome(key, group is not sites, name, len(group), **result))
             became.append(after)
         inside, last = became[0], became[-1]
         settings[key] = inside if last == inside else f"{{attention:{inside},ffn:{inside},final:{last}}}"
