@@ -86,9 +86,9 @@ def swap_norms(
     built = {id(old.module): _build(model, old, config, batch_first, settings) for old in found}
     _warn(config.name, built[id(found[0].module)][0])
     for parent in list(model.modules()):
-        for attribute, module in parent._modules.items():  # a norm may be in several places
-            if id(module) in built:
-                setattr(parent, attribute, built[id(module)][0])
+        for attribute, child in parent._modules.items():  # a norm may be in several places
+            if id(child) in built:
+                setattr(parent, attribute, built[id(child)][0])
     masks: dict[str, str] = {}
     for path, module, argument, olds in sources:
         MaskFromCall(module, argument, [built[id(old.module)][0] for old in olds])
