@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 
 from fairseq import criterions, models
 from fairseq.models import BaseFairseqModel
-from fairseq.modules.quantization.pq.utils import get_layers
-from fairseq.quantization_utils import Quantizer
 from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
@@ -110,7 +108,6 @@ class NormModel(BaseFairseqModel):
 
 _build_criterion = criterions.build_criterion
 _build_model = models.build_model
-_set_trainer = Quantizer.set_trainer
 _init_trainer = Trainer.__init__
 
 
@@ -118,7 +115,6 @@ def patch_fairseq() -> None:
     """Make fairseq's tasks and trainer, and thereby its command lines, check our models and add their norms' losses."""
     criterions.build_criterion = build_criterion
     models.build_model = build_model
-    Quantizer.set_trainer = set_trainer
     Trainer.__init__ = init_trainer
 
 
@@ -135,27 +131,19 @@ def init_trainer(trainer: Trainer, cfg: Any, task: Any, model: Any, *arguments: 
     _init_trainer(trainer, cfg, task, model, *arguments, **options)
 
 
-def set_trainer(quantizer: Any, trainer: Any) -> None:
-    """Set up quantization (``--quantization-config-path``) as fairseq does; check that its config fits the model.
-
-    Raises:
-        UserError: a pattern of ``layers_to_quantize`` matches no layer; fairseq would train without quantization.
-    """
-    model = trainer.get_model()
-    for pattern in quantizer.layers_to_quantize:
-        if not get_layers(model, pattern):
-            names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-            raise UserError(f"layers_to_quantize: '{pattern}' matches no layer; one of them is called {names[0]}")
-    _set_trainer(quantizer, trainer)
-
-
 def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
     """Build a model as fairseq does, and check the settings unless they come ``from_checkpoint``.
 
     Raises:
-        UserError: a setting of the task that the model would ignore, or a norm's setting that is not at its default
-            and that no norm of the model reads.
+        UserError: a setting of the task that the model would ignore, a norm's setting that is not at its default and
+            that no norm of the model reads, or a checkpoint's setting that no longer exists.
     """
+    for key in ("decoder_final_norm", "final_norm") if from_checkpoint else ():
+        if name := getattr(cfg, key, None):
+            raise UserError(
+                f"{key}={name}: this version has no such setting. A folded checkpoint can be folded again from its "
+                f"source; otherwise name the norm in the stack's own setting, {{attention:pn,ffn:pn,final:{name}}}"
+            )
     model = _build_model(cfg, task, from_checkpoint)
     if isinstance(model, NormModel) and not from_checkpoint:
         refuse_unread_settings(model.decoder.cfg)

@@ -7,7 +7,6 @@ from normplugins.models.config import ModelConfig, NormTransformerConfig
 from normplugins.models.language_model_config import NormTransformerLMConfig, TensorTransformerLMConfig
 from normplugins.models.norm_settings import NORM_KEYS, SITES, refuse_unread_settings
 from normplugins.utils.errors import UserError
-from normplugins.utils.settings import invalid_value
 
 MODELS: dict[str, type[ModelConfig]] = {
     "norm_transformer": NormTransformerConfig,
@@ -29,14 +28,11 @@ def check_model(cfg: Any) -> None:
     known = sorted(f.name for f in fields(settings))
     if unknown := sorted(str(key) for key in cfg if key not in known):
         raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(known)}")
-    for each in fields(settings):
-        if each.metadata and (message := invalid_value(each, cfg.get(each.name, each.default), prefix="model.")):
-            raise UserError(message)
-    resolved = settings.resolve(cfg)
+    resolved = settings.resolve(cfg, prefix="model.")
     for key in NORM_KEYS:
         if hasattr(resolved, key):
             for layer in range(resolved.stack_depth(key)):
-                for site in SITES:
+                for site in SITES if resolved.normalize_before else SITES[:2]:
                     resolved.build_norm(key, site, layer)
             resolved.build_qk_norm(key)
     refuse_unread_settings(resolved, prefix="norm.")

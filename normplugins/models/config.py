@@ -11,7 +11,7 @@ from normplugins.models.dropout import ACTIVATIONS
 from normplugins.models.norm_settings import (
     NORM_KEYS,
     NormSettings,
-    final_key,
+    check_sites,
     names_in,
     naming,
     norm_at,
@@ -46,8 +46,10 @@ class ModelConfig(NormSettings):
     checkpoint_activations: bool = setting(False, "recompute each layer in the backward pass to save memory")
 
     @classmethod
-    def resolve(cls, cfg: Any) -> Self:
+    def resolve(cls, cfg: Any, prefix: str = "") -> Self:
         """Read settings from an OmegaConf node or an argparse Namespace; absent settings get their defaults.
+
+        Error messages put ``prefix`` before the name of a setting that is out of range.
 
         Raises:
             UserError: settings out of range, or that do not fit together.
@@ -55,7 +57,7 @@ class ModelConfig(NormSettings):
         declared = [f for f in fields(cls) if not f.name.startswith("_")]
         values: dict[str, Any] = {f.name: getattr(cfg, f.name, f.default) for f in declared}
         for f in declared:
-            if values[f.name] is not None and (message := invalid_value(f, values[f.name])):
+            if message := invalid_value(f, values[f.name], prefix):
                 raise UserError(message)
         if values["placement"]:
             values["normalize_before"] = PLACEMENTS[values["placement"]].pre_norm
@@ -70,12 +72,9 @@ class ModelConfig(NormSettings):
                 f"qk_norm={self.qk_norm}: attention has no padding mask for this norm; use a norm of single tokens, "
                 "such as rms"
             )
-        for key in map(final_key, NORM_KEYS):
-            name = getattr(self, key, None)
-            if name and not self.normalize_before:
-                raise UserError(f"{key}={name} with normalize_before off: only a pre-norm stack ends with a norm")
-            if name and any(map(sees_sentence, names_in(name))):
-                raise UserError(f"{key}={name}: with this norm each position would see the tokens that it must predict")
+        for key in NORM_KEYS:
+            if hasattr(self, key):
+                check_sites(key, getattr(self, key), self.normalize_before)
 
     def placement_of(self, key: str) -> Placement:
         """Return the placement of the norms in the stack whose norm setting is ``key``."""
@@ -97,16 +96,14 @@ class ModelConfig(NormSettings):
     def build_norm(self, key: str, site: str = "attention", layer: int = 0) -> nn.Module:
         """Build the norm at a site of a layer (counted from 0) in the stack whose norm setting is ``key``.
 
-        The site is one of ``SITES``; "final" is the end of the stack. The stacks share the ``norm_<setting>`` values,
-        and each norm reads those that it has. The default number of channel groups is the stack's number of heads. If
-        the final norm is PN and has a warmup, the warmup is ``final_norm_warmup_updates``.
+        The site is one of ``SITES``; "final" is the end of a pre-norm stack. The stacks share the ``norm_<setting>``
+        values, and each norm reads those that it has. The default number of channel groups is the stack's number of
+        heads. If the final norm is PN and has a warmup, the warmup is ``final_norm_warmup_updates``.
 
         Raises:
             UserError: an unknown norm, or a value out of range.
         """
         (dim, heads), layers, final = self.stack_size(key), self.stack_depth(key), site == "final"
-        if final and getattr(self, final_key(key), None):
-            key = final_key(key)
         with naming(key):
             config = norm_config(self, norm_at(getattr(self, key), site, layer, layers)).resolve(heads)
             if final and config.warmup_updates and has_final_warmup(config.name):
@@ -137,11 +134,6 @@ class NormTransformerConfig(ModelConfig):
     dropout: float = probability(0.1, "dropout on embeddings and on each sublayer's output")
     attention_dropout: float = probability(0.0, "dropout on attention weights")
     activation_dropout: float = probability(0.0, "dropout after the activation of feed-forward layers")
-    ffn_init: str = setting(
-        "xavier",
-        "initialization of feed-forward layers: xavier, as in the released code, or linear, as in fairseq >= 0.10",
-        choices=("xavier", "linear"),
-    )
     normalize_before: bool = setting(
         True, "pre-norm: normalize the input of each sublayer, and the output of each stack"
     )
@@ -149,9 +141,6 @@ class NormTransformerConfig(ModelConfig):
         "ln", "norm of the encoder; or of each layer, [pn,pn,ln], or of each site, {attention:pn,ffn:ln,final:ln}"
     )
     decoder_norm: str = setting("ln", "norm of the decoder, in the same ways")
-    decoder_final_norm: Optional[str] = setting(  # noqa: UP045
-        None, "norm at the end of a pre-norm decoder; by default decoder_norm"
-    )
     share_all_embeddings: bool = setting(
         False, "share encoder, decoder and output embeddings (needs a joined dictionary)"
     )

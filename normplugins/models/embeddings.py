@@ -16,6 +16,8 @@ from normplugins.utils.errors import UserError
 CLUSTER_WEIGHTS = r"decoder\.vocabulary\.adaptive_input\.embeddings\.\d+\.0\.weight"
 """The names of the embeddings of an adaptive input in a checkpoint, as a regular expression."""
 
+_FACTOR = 1.0  # every cluster's embeddings are as wide as the model
+
 
 def to_autocast_dtype(x: Tensor) -> Tensor:
     """Convert x to the dtype of ``torch.autocast``, which does not convert embeddings; outside autocast, return x."""
@@ -96,14 +98,20 @@ class _AdaptiveSoftmax(AdaptiveSoftmax):
 
 
 class _AdaptiveInput(AdaptiveInput):
-    """fairseq's adaptive input; the parameters of a cluster without a word in the batch get a zero gradient."""
+    """fairseq's adaptive input, without its waits of the host for the device.
+
+    Every cluster embeds every word. The parameters of a cluster without a word in the batch thus have a zero gradient,
+    as DistributedDataParallel requires.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the embeddings (B, T, C) of words (B, T)."""
-        *starts, _ = self.cutoff
-        present = torch.bucketize(input.contiguous(), input.new_tensor(starts), right=True).unique().tolist()
-        absent = [band for index, band in enumerate(self.embeddings) if index not in present]
-        return super().forward(input) + sum(band(input.new_empty(0)).sum() for band in absent)
+        result: Any = 0
+        for start, end, band in zip((0, *self.cutoff), self.cutoff, self.embeddings, strict=False):
+            embedded = band((input - start).clamp(0, end - start - 1))
+            outside = (input < start) | (input >= end)
+            result = result + embedded.masked_fill(outside[..., None], 0)
+        return result
 
 
 class Vocabulary(nn.Module):
@@ -129,8 +137,8 @@ class Vocabulary(nn.Module):
             )
         self.adaptive_input: Any = None
         if cfg.adaptive_input:
-            factor = cfg.adaptive_softmax_factor
-            self.adaptive_input = _AdaptiveInput(size, self.padding_idx, cfg.embed_dim, factor, cfg.embed_dim, cutoffs)
+            dim = cfg.embed_dim
+            self.adaptive_input = _AdaptiveInput(size, self.padding_idx, dim, _FACTOR, dim, cutoffs)
         else:
             self.embeddings = self._table(size - self.num_unused, cfg.embed_dim)
         if not cutoffs:
@@ -174,7 +182,7 @@ class Vocabulary(nn.Module):
             cfg.embed_dim,
             cfg.cutoffs,
             dropout=0.0,  # the decoder has already applied dropout to its output
-            factor=cfg.adaptive_softmax_factor,
+            factor=_FACTOR,
             adaptive_inputs=self.adaptive_input if tied else None,
             tie_proj=tied,
         )

@@ -1,16 +1,17 @@
 """Folds norms that are fixed affine maps at evaluation into the linear maps that read their output.
 
 Since W (a x + b) + c = (W a) x + (W b + c), the norm of a pre-norm sublayer folds into the sublayer's first linear map,
-and the final norm of an encoder into the key and value projections of every decoder layer. A norm whose output has
-another reader, or a reader without a bias, becomes ``affine``, y = a x + b, without statistics:
+and the final norm of an encoder into the key and value projections of every decoder layer. A norm stays if its output
+has another reader, or a reader without a bias:
 
 - post-norm, and the norm of the embeddings: the output is also the residual;
 - a norm of a sublayer's output: the residual is added to it;
 - at a decoder's end: the output projection shares the embeddings, or has no bias;
-- pre-norm tensor attention: its linear maps have no biases; all norms of its layers become ``affine``.
+- tensor attention: its linear maps have no biases.
 
-Weight-normalized linear maps (``weight``) become plain ones. A norm with statistics sets padding to zero; a folded one
-does not, which changes nothing because attention masks padding.
+The norms of a stack's sublayers have one setting, so they are folded together or not at all. Weight-normalized linear
+maps (``weight``) become plain ones. A norm with statistics sets padding to zero; a folded one does not, which changes
+nothing because attention masks padding.
 """
 
 from dataclasses import dataclass, replace
@@ -21,10 +22,10 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from normplugins.models.attention import CrossAttention, SelfAttention
 from normplugins.models.layers import FeedForward, Residual
-from normplugins.models.norm_settings import final_key, norm_names, unread_settings
+from normplugins.models.norm_settings import SITES, norm_at, unread_settings
 from normplugins.models.tensor_attention import TensorAttention
 from normplugins.models.transformer import NormTransformer
-from normplugins.norms import NormConfig, build_norm
+from normplugins.norms import build_norm
 
 FIRST = {SelfAttention: "qkv", CrossAttention: "q", FeedForward: "fc1", TensorAttention: "qkv"}
 """Sublayer -> its linear map that reads the output of the norm."""
@@ -51,7 +52,7 @@ class _Site:
     """The norm ``owner.attribute`` and its ``readers``, the linear maps that read its output.
 
     A reader is a module with the names of its weight and bias. There are none if one of the maps cannot absorb the
-    norm.
+    norm; then ``label`` says why, and otherwise how the readers are called.
     """
 
     owner: nn.Module
@@ -60,28 +61,26 @@ class _Site:
     label: str
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
-        """Return the norm's scale and shift (C,) in float64; raise ValueError with the reason if it has none."""
+        """Return the norm's scale and shift (C,) (float64); raise ValueError with the reason if it cannot be folded."""
         norm = getattr(self.owner, self.attribute)
         if not hasattr(norm, "fixed_affine"):
             sees_sentence = getattr(norm, "sees_sentence", False)
             raise ValueError(f"it depends on the values of each {'sentence' if sees_sentence else 'token'}")
         scale, shift = norm.fixed_affine()
+        if not self.readers:
+            raise ValueError(self.label)
         return scale.detach(), shift.detach()
 
-    def fold(self, scale: Tensor, shift: Tensor, into: str) -> None:
-        """Replace the norm by ``affine`` with this scale and shift, or fold these into the readers and put ``none``."""
-        norm = build_norm(NormConfig(name=into), len(scale)).to(scale)
-        if into == "affine":
-            norm.load_state_dict({"weight": scale, "bias": shift})
-        else:
-            for module, weight, bias in self.readers:
-                old = getattr(module, weight).detach()
-                getattr(module, bias).detach().add_(old @ shift)
-                if is_parametrized(module, weight):  # the setter splits the weight into g and v
-                    setattr(module, weight, old * scale)
-                else:
-                    old.mul_(scale)
-        setattr(self.owner, self.attribute, norm)
+    def fold(self, scale: Tensor, shift: Tensor) -> None:
+        """Fold this scale and shift into the readers, and put ``none`` in place of the norm."""
+        for module, weight, bias in self.readers:
+            old = getattr(module, weight).detach()
+            getattr(module, bias).detach().add_(old @ shift)
+            if is_parametrized(module, weight):  # the setter splits the weight into g and v
+                setattr(module, weight, old * scale)
+            else:
+                old.mul_(scale)
+        setattr(self.owner, self.attribute, build_norm("none", len(scale)))
 
 
 def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
@@ -97,57 +96,52 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
         ValueError: none of the norms can be folded; the message says why, for each.
     """
     cfg = model.decoder.cfg
-    names = norm_names(cfg)
     outcomes, plans = [], []
     settings: dict[str, Any] = {}
-    for key, groups in _norm_sites(model).items():
+    for key, (sites, end) in _norm_sites(model).items():
+        text, layers = getattr(cfg, key), cfg.stack_depth(key)
+        norms = list(dict.fromkeys(norm_at(text, site, layer, layers) for site in SITES[:2] for layer in range(layers)))
+        groups = [(sites, norms[0]), *([([end], norm_at(text, "final", 0, layers))] if end else [])]
         became = []
-        for sites, end in zip(groups, (False, True), strict=False):  # a post-norm stack has no final norm
-            used = names.get(final_key(key), names[key]) if end else names[key]
-            name = getattr(cfg, key) if len(used) > 1 else used[0]
-            into = "none" if all(site.readers for site in sites) else "affine"
+        for group, name in groups:
             try:
-                if len(used) > 1:
+                if len(norms) > 1:
+                    name = text
                     raise ValueError("the stack's layers have different norms")
-                if name in ("none", into):
-                    raise ValueError("there is nothing to fold" if name == "none" else "it is affine already")
-                plans += [(site, *site.fixed_affine(), into) for site in sites]
-                labels = ", ".join(dict.fromkeys(site.label for site in sites))
-                result = {"into": labels if into == "none" else into}
+                if name == "none":
+                    raise ValueError("there is nothing to fold")
+                plans += [(site, *site.fixed_affine()) for site in group]
+                result, after = {"into": ", ".join(dict.fromkeys(site.label for site in group))}, "none"
             except ValueError as error:
-                into, result = name, {"stays": str(error)}
-            outcomes.append(Outcome(key, end, name, len(sites), **result))
-            became.append(into)
-        settings[key], last = became[0], became[-1]
-        if hasattr(cfg, final_key(key)):
-            settings[final_key(key)] = last if last != became[0] else None
-        elif last != became[0]:  # an encoder, whose final norm has no setting of its own
-            settings[key] = f"{{attention:{became[0]},ffn:{became[0]},final:{last}}}"
+                result, after = {"stays": str(error)}, name
+            outcomes.append(Outcome(key, group is not sites, name, len(group), **result))
+            became.append(after)
+        inside, last = became[0], became[-1]
+        settings[key] = inside if last == inside else f"{{attention:{inside},ffn:{inside},final:{last}}}"
     if not plans:
         raise ValueError("; ".join(dict.fromkeys(f"{outcome.norm}: {outcome.stays}" for outcome in outcomes)))
     for site, *_ in plans:
         _remove_weight_normalization(site.owner)
-    for site, scale, shift, into in plans:
-        site.fold(scale, shift, into)
+    for site, scale, shift in plans:
+        site.fold(scale, shift)
     settings |= unread_settings(replace(cfg, **settings))
     return {key: value for key, value in settings.items() if value != getattr(cfg, key)}, outcomes
 
 
-def _norm_sites(model: Any) -> dict[str, list[list[_Site]]]:
+def _norm_sites(model: Any) -> dict[str, tuple[list[_Site], _Site | None]]:
     """Map the setting of each stack's norm to the norms of its sublayers and, in pre-norm, its final norm."""
-    decoder = model.decoder
+    decoder, no_bias = model.decoder, "the output projection shares the embeddings or has no bias"
     if isinstance(model, NormTransformer):
         keys_and_values = [(layer.cross_attention.sublayer.kv, "weight", "bias") for layer in decoder.layers]
         encoder_end = _Site(model.encoder, "final_norm", tuple(keys_and_values), "kv of every decoder layer")
-        ends = {"encoder_norm": encoder_end, "decoder_norm": _Site(decoder, "final_norm", (), "")}
+        ends = {"encoder_norm": encoder_end, "decoder_norm": _Site(decoder, "final_norm", (), no_bias)}
     else:
         vocabulary = decoder.vocabulary
         untied = decoder.adaptive_softmax is None and vocabulary.output is not vocabulary.embeddings
         output = ((vocabulary, "output", "output_bias"),)
-        ends = {"norm": _Site(decoder, "final_norm", output if untied else (), "output")}
+        ends = {"norm": _Site(decoder, "final_norm", output if untied else (), "output" if untied else no_bias)}
     return {
-        key: [_sublayer_norms(end.owner), *([[end]] if end.owner.final_norm is not None else [])]
-        for key, end in ends.items()
+        key: (_sublayer_norms(end.owner), None if end.owner.final_norm is None else end) for key, end in ends.items()
     }
 
 
@@ -157,12 +151,16 @@ def _sublayer_norms(stack: nn.Module) -> list[_Site]:
         if isinstance(residual, Residual):
             first = FIRST[type(residual.sublayer)]
             linear = getattr(residual.sublayer, first)
-            takes_it = residual.pre and linear.bias is not None
-            sites.append(_Site(residual, "norm", ((linear, "weight", "bias"),) if takes_it else (), first))
+            if not residual.pre:
+                sites.append(_Site(residual, "norm", (), "its output is also the residual"))
+            elif linear.bias is None:
+                sites.append(_Site(residual, "norm", (), f"{first}, which reads it, has no bias"))
+            else:
+                sites.append(_Site(residual, "norm", ((linear, "weight", "bias"),), first))
             if residual.output_norm is not None:
-                sites.append(_Site(residual, "output_norm", (), ""))
+                sites.append(_Site(residual, "output_norm", (), "a residual is added to its output"))
     if stack.embedding_norm is not None:
-        sites.append(_Site(stack, "embedding_norm", (), ""))
+        sites.append(_Site(stack, "embedding_norm", (), "its output is also the residual"))
     return sites
 
 

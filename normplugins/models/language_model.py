@@ -47,7 +47,7 @@ class LanguageModelDecoder(Stack, FairseqDecoder):
         cfg = self.cfg
         sizes = cfg.embed_dim, cfg.ffn_embed_dim, cfg.activation_fn
         # dropout after the activation too, as published
-        self._build_layers("norm", attention, partial(FeedForward, *sizes, cfg.dropout, "xavier"))
+        self._build_layers("norm", attention, partial(FeedForward, *sizes, cfg.dropout))
 
     def _features(self, x: Tensor, padding_mask: Tensor, attention_args: Sequence[tuple[Any, ...]]) -> Features:
         """Apply the layers and dropout to x (B, T, C); ``attention_args`` holds each attention's further arguments."""

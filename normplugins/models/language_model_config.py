@@ -27,12 +27,10 @@ class LanguageModelConfig(ModelConfig):
     norm: str = setting(
         "ln", "norm of every sublayer; or of each layer, [pn,pn,ln], or of each site, {attention:pn,ffn:ln,final:ln}"
     )
-    final_norm: Optional[str] = setting(None, "norm at the end of a pre-norm stack; by default norm")  # noqa: UP045
     tie_embeddings: bool = setting(True, "predict with the input embeddings (with an adaptive softmax: adaptive_input)")
     adaptive_softmax_cutoff: Optional[str] = setting(  # noqa: UP045
         None, "adaptive softmax: the ranks at which its clusters of rarer words begin, such as 20000,40000"
     )
-    adaptive_softmax_factor: float = setting(1.0, "each cluster's embeddings are this many times narrower", minimum=1)
     adaptive_input: bool = setting(False, "embed the input in the adaptive softmax's clusters too")
     tokens_per_sample: int = II("task.tokens_per_sample")
 
@@ -41,8 +39,10 @@ class LanguageModelConfig(ModelConfig):
         if self.tokens_per_sample < 1:
             raise UserError(f"tokens_per_sample is {self.tokens_per_sample}, but must be at least 1")
         dim, heads = self.stack_size("norm")
-        if dim % 2 or dim % heads:
-            raise UserError(f"embed_dim={dim} must be even and a multiple of attention_heads={heads}")
+        if dim % 2:
+            raise UserError(f"embed_dim={dim} must be even")
+        if dim % heads:
+            raise UserError(f"embed_dim={dim} must be a multiple of attention_heads={heads}")
         super().check()
         try:
             cutoffs = self.cutoffs

@@ -24,18 +24,16 @@ NORM_ATTRIBUTES = ("norm", "output_norm", "embedding_norm", "final_norm")
 class FeedForward(nn.Module):
     """Two linear maps, dim -> inner -> dim, with an activation and dropout between them.
 
-    ``init="xavier"`` initializes as the released code does (Xavier-uniform weights, zero biases); ``init="linear"``
-    keeps torch.nn.Linear's own initialization, as fairseq has done since 0.10.
+    The initial weights are Xavier-uniform and the biases zero, as in the released code.
     """
 
-    def __init__(self, dim: int, inner: int, activation: str, dropout: float, init: str) -> None:
+    def __init__(self, dim: int, inner: int, activation: str, dropout: float) -> None:
         super().__init__()
         self.activation, self.dropout = ACTIVATIONS[activation], dropout
         self.fc1, self.fc2 = Linear(dim, inner), Linear(inner, dim)
-        if init == "xavier":
-            for linear in (self.fc1, self.fc2):
-                nn.init.xavier_uniform_(linear.weight)
-                nn.init.zeros_(linear.bias)
+        for linear in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token of x (T, B, C), and return (T, B, C)."""

@@ -21,20 +21,15 @@ NormSettings: Any = make_dataclass("NormSettings", _NORM_FIELDS, bases=(FairseqD
 """Base class of a model's settings: every setting of a norm as ``norm_<setting>``. None: the norm's own default."""
 
 
-def final_key(key: str) -> str:
-    """Return the setting that may name another norm for the end of a stack: decoder_final_norm for decoder_norm."""
-    return f"{key.removesuffix('norm')}final_norm"
-
-
 SITES = ("attention", "ffn", "final")
-"""The places of a stack's norms: at its attentions, at its feed-forward parts, and at its end."""
+"""The places of a stack's norms: at its attentions, at its feed-forward parts, and at the end of a pre-norm stack."""
 
 
 def parse_norms(text: str) -> dict[str | int, str]:
     """Parse a stack's norm setting: return the norm of each site (of ``SITES``) or of each layer, counted from 0.
 
-    ``pn`` is the norm of every site, ``{attention:pn,ffn:ln,final:ln}`` names one for each site, and ``[pn,pn,ln]`` one
-    for each layer.
+    ``pn`` is the norm of every site, ``{attention:pn,ffn:ln,final:ln}`` names one for each site (without ``final`` in a
+    post-norm stack), and ``[pn,pn,ln]`` one for each layer.
 
     Raises:
         UserError: the text is none of these.
@@ -46,9 +41,25 @@ def parse_norms(text: str) -> dict[str | int, str]:
         return dict.fromkeys(SITES, text)
     pairs = (name.replace(" ", "").partition(":") for name in names if ":" in name)
     norms: dict[str | int, str] = {site: norm for site, _, norm in pairs}
-    if not text.endswith("}") or len(norms) != len(names) or set(norms) != set(SITES):
-        raise UserError(f"{text} does not name the norm of each site; write {{attention:pn,ffn:ln,final:ln}}")
+    if not text.endswith("}") or len(norms) != len(names) or {*norms, "final"} != {*SITES}:
+        raise _incomplete(text)
     return norms
+
+
+def check_sites(key: str, text: str, pre_norm: bool) -> None:
+    """Raise UserError if the norm setting ``key`` of a stack names its end in post-norm, or does not in pre-norm."""
+    named = "final" in parse_norms(text)
+    if text.startswith("{") and named and not pre_norm:
+        raise UserError(f"{key}={text} names a norm for the end of the stack, and only a pre-norm stack ends with one")
+    if text.startswith("{") and pre_norm and not named:
+        raise _incomplete(f"{key}={text}")
+
+
+def _incomplete(text: str) -> UserError:
+    return UserError(
+        f"{text} does not name the norm of each site; write {{attention:pn,ffn:ln,final:ln}}, or for a post-norm stack "
+        "{attention:pn,ffn:ln}"
+    )
 
 
 def norm_at(text: str, site: str, layer: int, layers: int) -> str:
@@ -73,9 +84,8 @@ def names_in(text: str) -> list[str]:
 
 
 def norm_names(cfg: Any) -> dict[str, list[str]]:
-    """Return setting -> its norms, for each norm setting of a model: its stacks, other final norms, and ``qk_norm``."""
-    keys = [*(name for key in NORM_KEYS for name in (key, final_key(key))), "qk_norm"]
-    return {key: names_in(text) for key in keys if (text := getattr(cfg, key, None))}
+    """Return setting -> its norms, for each norm setting of a model: those of its stacks, and ``qk_norm``."""
+    return {key: names_in(text) for key in (*NORM_KEYS, "qk_norm") if (text := getattr(cfg, key, None))}
 
 
 def all_norm_names(cfg: Any) -> list[str]:
@@ -114,7 +124,8 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
 
     Args:
         cfg: the model's settings.
-        prefix: the prefix under which the user sets these settings: ``norm_`` or ``norm.``.
+        prefix: the prefix under which the user sets these settings: ``norm.``, or ``norm_`` in fairseq's tools, whose
+            options the message names too.
 
     Raises:
         UserError: there is such a setting, or as :func:`unread_settings` does. The message says what the norms read.
@@ -124,14 +135,19 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
         return
     name, value, norms = key.removeprefix("norm_"), str(getattr(cfg, key)).lower(), _settings_read(cfg)
     settings = all_settings()
+
+    def written(name: str, value: str = "") -> str:
+        option = f" (--norm-{name.replace('_', '-')})" if prefix == "norm_" else ""
+        return f"{prefix}{name}{value}{option}"
+
     for switch in settings[name].switches:
         if key not in unread_settings(replace(cfg, **{f"norm_{switch}": settings[switch].type(1)})):
             off, on = ("off", "=true") if settings[switch].type is bool else ("0", "")
-            why = f" while {prefix}{switch} is {off}: set {prefix}{switch}{on} to use it"
+            why = f" while {prefix}{switch} is {off}: set {written(switch, on)} to use it"
             break
     else:
         why = ": " + "; ".join(f"{norm} reads {', '.join(read) or 'no setting'}" for norm, read in norms.items())
-    raise UserError(f"{prefix}{name}={value} has no effect on {' and '.join(norms)}{why}")
+    raise UserError(f"{written(name, f'={value}')} has no effect on {' and '.join(norms)}{why}")
 
 
 def refuse_loss_scale(cfg: Any, option: str, instead: str) -> None:

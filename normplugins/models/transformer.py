@@ -53,7 +53,7 @@ class TranslationStack(Stack):
         key = f"{side}_norm"
         dim, heads = cfg.stack_size(key)
         of_attention = heads, cfg.attention_dropout, partial(cfg.build_qk_norm, key)
-        of_feed_forward = cfg.activation_fn, cfg.activation_dropout, cfg.ffn_init
+        of_feed_forward = cfg.activation_fn, cfg.activation_dropout
         self.cfg, self.embed_tokens = cfg, embed_tokens
         self.positions = SinusoidalPositions(dim, self.dictionary.pad(), max_positions)
         self._build_layers(
@@ -169,8 +169,7 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
 
     def _varlen_layout(self, padding_mask: Tensor) -> VarlenLayout | None:
         """Return the layout of the real tokens if the layers can skip padding: on a CPU, with per-token norms only."""
-        norms = [*names_in(self.cfg.decoder_norm), *names_in(self.cfg.decoder_final_norm or self.cfg.decoder_norm)]
-        if any(has_statistics(name) or sees_sentence(name) for name in norms):
+        if any(has_statistics(name) or sees_sentence(name) for name in names_in(self.cfg.decoder_norm)):
             return None
         weight = to_autocast_dtype(self.embed_tokens.weight[:0])
         if is_compiled(self.layers) or not uses_varlen_attention(weight, self.cfg.attention_dropout, 0):

@@ -14,10 +14,7 @@ EPS = ("eps", "variance_epsilon", "epsilon")
 
 @dataclass
 class ForeignNorm:
-    """A norm of another package, which computes weight z + bias, where z is x normalized with eps.
-
-    ``places`` lists (parent module, attribute) of each place where the model holds the norm.
-    """
+    """A norm of another package, which computes weight z + bias, where z is x normalized with eps."""
 
     name: str
     module: nn.Module
@@ -25,26 +22,20 @@ class ForeignNorm:
     weight: Tensor | None
     bias: Tensor | None
     eps: float | None
-    places: list[tuple[nn.Module, str]]
 
 
 def find_norms(model: nn.Module, only: Callable[[str], bool] | None) -> tuple[list[ForeignNorm], dict[str, str]]:
     """Return the norms to replace and, for each norm that cannot be replaced, its name and the reason."""
-    found: dict[int, ForeignNorm] = {}
+    found: list[ForeignNorm] = []
     left: dict[str, str] = {}
-    for path, parent in model.named_modules():
-        for attribute, module in parent._modules.items():  # named_children() would list a module only once
-            name = f"{path}.{attribute}" if path else attribute
-            if module is None or not _named_as_norm(module) or (only and not only(name)):
-                continue
-            if id(module) in found:  # one norm in two places
-                found[id(module)].places.append((parent, attribute))
-                continue
-            try:
-                found[id(module)] = _read(name, module, parent, attribute)
-            except ValueError as error:
-                left[name] = str(error)
-    return list(found.values()), left
+    for name, module in model.named_modules():
+        if not name or not _named_as_norm(module) or (only and not only(name)):
+            continue
+        try:
+            found.append(_read(name, module))
+        except ValueError as error:
+            left[name] = str(error)
+    return found, left
 
 
 def _named_as_norm(module: nn.Module) -> bool:
@@ -52,7 +43,7 @@ def _named_as_norm(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _read(name: str, module: nn.Module, parent: nn.Module, attribute: str) -> ForeignNorm:
+def _read(name: str, module: nn.Module) -> ForeignNorm:
     """Test what a norm computes and describe it; raise ValueError unless it normalizes over a token's channels."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     shape: tuple[int, ...] = tuple(getattr(module, "normalized_shape", ()) or getattr(weight, "shape", ()))
@@ -62,7 +53,7 @@ def _read(name: str, module: nn.Module, parent: nn.Module, attribute: str) -> Fo
     if eps is None and isinstance(module, nn.RMSNorm):  # PyTorch's default; it normalizes half precision in float32
         double = weight is not None and weight.dtype == torch.float64
         eps = torch.finfo(torch.float64 if double else torch.float32).eps
-    norm = ForeignNorm(name, module, shape[0], weight, bias, eps, [(parent, attribute)])
+    norm = ForeignNorm(name, module, shape[0], weight, bias, eps)
     if type(module) not in (nn.LayerNorm, nn.RMSNorm):
         norm.weight = _tested_weight(norm)
     return norm

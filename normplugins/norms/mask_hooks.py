@@ -1,7 +1,6 @@
 """Passes padding masks to norms inside models that call their norms with x alone."""
 
 import inspect
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
@@ -15,7 +14,7 @@ from normplugins.norms.registry import is_norm
 from normplugins.norms.statistics import recomputing
 
 PADDING_MASKS = ("src_key_padding_mask", "tgt_key_padding_mask", "key_padding_mask", "padding_mask")
-"""names of arguments of a model's forward: boolean masks, True at padding"""
+"""names of arguments of a model's forward: masks that are True at padding, or floating-point and negative there"""
 ATTENTION_MASKS = ("attention_mask", "decoder_attention_mask")
 """names of arguments of a model's forward: masks that are 1 at tokens and 0 at padding"""
 OTHER_INPUTS = {"pixel_values", "input_features", "input_values"}
@@ -28,7 +27,7 @@ def using_padding_mask(
 ) -> Iterator[None]:
     """Inside this context, pass the mask to every norm of this package in ``model`` that is called with x alone.
 
-    With activation checkpointing, run the backward pass inside this context too, because it calls the norms again.
+    With activation checkpointing, run forward and backward inside it, because the backward pass calls the norms again.
 
     Args:
         model: the model, with norms from ``build_norm`` or ``swap_norms``.
@@ -61,57 +60,42 @@ class MaskFromCall:
         self.position = list(inspect.signature(module.forward).parameters).index(argument)
         self.norms = norms
         self.running: dict[int, Any] = {}  # the masks of the calls that are running, by thread (nn.DataParallel)
-        self.latest: deque[Any] = deque(maxlen=8)  # the masks of the latest training calls, for a recomputation
-        self.recomputed = False
+        self.masked = False  # whether a call has had a mask
         module.register_forward_pre_hook(self.enter, with_kwargs=True)
         module.register_forward_hook(self.leave, always_call=True)
         for norm in norms:
             norm.register_forward_pre_hook(self.add_mask, with_kwargs=True)
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the mask from the arguments of the module's forward."""
         given = args[self.position] if len(args) > self.position else kwargs.get(self.argument)
         if not any(map(_reads_mask, self.norms)):  # a mask of another form, as for a static cache, is no error then
             given = None
-        mask = to_padding_mask(None, given) if self.argument in ATTENTION_MASKS else given
-        self.running[_thread()] = mask
-        if module.training and torch.is_grad_enabled() and not recomputing():
-            if self.recomputed:
-                self.latest.clear()
-            self.latest.append(mask)
-            self.recomputed = False
+        if self.argument in ATTENTION_MASKS:
+            given = to_padding_mask(None, given)
+        elif isinstance(given, Tensor) and given.is_floating_point():  # PyTorch adds it to the scores of attention
+            given = given < 0
+        self.running[_thread()] = given
+        self.masked |= given is not None
 
-    def leave(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+    def leave(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         """Drop the mask after the module's forward, also after an error."""
         self.running.pop(_thread(), None)
-        if output is None and self.latest:  # an error: no backward will follow
-            self.latest.pop()
 
     def add_mask(self, norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Add the mask to the arguments of a norm."""
-        if not _reads_mask(norm):
-            return None
-        if _thread() in self.running:
-            mask = self.running[_thread()]
-        else:
-            mask = self._recomputed_mask() if recomputing() and self.latest else None
-        return _with_mask(args, kwargs, mask)
-
-    def _recomputed_mask(self) -> Any:
-        """Return the mask of the forward that activation checkpointing recomputes.
+        """Add the mask to the arguments of a norm.
 
         Raises:
-            RuntimeError: several forwards with different masks preceded the backward, so it is not known which.
+            RuntimeError: activation checkpointing calls the norm again after the module's forward, without a mask.
         """
-        self.recomputed = True
-        *others, last = self.latest
-        if not all(each is last or (isinstance(each, Tensor) and each.equal(last)) for each in others):
+        if not _reads_mask(norm) or _has_mask(args, kwargs):
+            return None
+        if self.masked and recomputing() and _thread() not in self.running:
             raise RuntimeError(
-                f"activation checkpointing recomputes one of several forwards, whose {self.argument} differ: run the "
-                "backward of each forward before the next one (and forwards without a backward under torch.no_grad), "
-                "or turn checkpointing off"
+                f"the backward pass calls this norm again, without the {self.argument} of the forward pass: with "
+                "activation checkpointing, run forward and backward inside using_padding_mask(model, padding_mask)"
             )
-        return last
+        return _with_mask(args, kwargs, self.running.get(_thread()))
 
 
 def _reads_mask(norm: nn.Module) -> bool:
@@ -123,9 +107,13 @@ def _thread() -> int:
     return 0 if torch.compiler.is_compiling() else get_ident()
 
 
+def _has_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return len(args) > 1 or bool(kwargs.keys() & {"padding_mask", "attention_mask"})
+
+
 def _with_mask(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor | None) -> Any:
     """Return the arguments with the mask added, or None if there is no mask or they already contain one."""
-    if mask is None or len(args) > 1 or kwargs.keys() & {"padding_mask", "attention_mask"}:
+    if mask is None or _has_mask(args, kwargs):
         return None
     return args, {**kwargs, "padding_mask": mask}
 

@@ -1,8 +1,7 @@
 """Replaces every LayerNorm and RMSNorm of a model by another norm."""
 
-import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,57 +14,22 @@ from normplugins.norms.registry import NormConfig, build_norm, has_statistics, i
 
 
 @dataclass(frozen=True)
-class ReplacedNorm:
-    """A norm that :func:`swap_norms` replaced: its name in the model, its class, and what became of its weights."""
-
-    name: str
-    was: str
-    kept: tuple[str, ...]
-    """weights and settings that the new norm takes over from the old one"""
-    new: tuple[str, ...]
-    """weights and settings that the old norm does not have; they have their initial values or defaults"""
-    dropped: tuple[str, ...]
-    """weights that the new norm does not have, or has in another shape"""
-
-    def fate(self) -> str:
-        """What became of the weights, in words."""
-        parts = {"kept": self.kept, "new": self.new, "dropped": self.dropped}
-        return "; ".join(f"{what} {', '.join(names)}" for what, names in parts.items() if names) or "no weights"
-
-
-@dataclass(frozen=True)
 class SwapReport:
-    """What :func:`swap_norms` did; ``print`` shows it."""
+    """What :func:`swap_norms` did with each norm, by its name in the model."""
 
-    norm: str
-    replaced: tuple[ReplacedNorm, ...]
+    replaced: dict[str, str]
+    """what the new norm kept of the old one, and from where it takes the padding mask if it reads one"""
     left: dict[str, str]
-    """norms that were not replaced: name -> the reason"""
-    masks: dict[str, str]
-    """where padding masks come from: name of a module inside the model, "" for the model -> argument of its forward"""
-    counts_padding: tuple[str, ...]
-    """norms with statistics that get no mask, so that padding counts as tokens"""
-    notes: tuple[str, ...]
+    """why the norm was not replaced"""
 
     def __str__(self) -> str:
-        alike: dict[tuple[str, str, str], list[str]] = {}  # norms of several layers share a line: layers.*.norm1
-        for each in self.replaced:
-            alike.setdefault((re.sub(r"\b\d+\.", "*.", each.name), each.was, each.fate()), []).append(each.name)
-        lines = [f"{self.norm} in place of {len(self.replaced)} norm{'s' if len(self.replaced) > 1 else ''}:"]
-        for (pattern, was, fate), names in alike.items():
-            many = len(names) > 1
-            lines.append(f"  {pattern if many else names[0]} ({f'{len(names)} x ' if many else ''}{was}): {fate}")
-        lines += [f"left: {name}: {reason}" for name, reason in self.left.items()]
-        for path, argument in self.masks.items():
-            lines.append(f"padding mask: {argument} of {path or 'the model'}; a call without it has no padding")
-        if self.counts_padding:
-            lines.append(
-                f"padding counts as tokens in {', '.join(self.counts_padding)}: no mask argument is known; "
-                "call the model inside using_padding_mask(model, padding_mask)"
-            )
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-    __repr__ = __str__
+        alike: dict[str, list[str]] = {}
+        for name, kept in self.replaced.items():
+            alike.setdefault(kept, []).append(name)
+        lines = []
+        for kept, (name, *others) in alike.items():
+            lines.append(f"{name}{f' and {len(others)} more' if others else ''}: {kept}")
+        return "\n".join([*lines, *(f"{name} is left: {reason}" for name, reason in self.left.items())])
 
 
 def swap_norms(
@@ -97,11 +61,11 @@ def swap_norms(
         settings: settings of the new norm.
 
     Returns:
-        What was replaced and what was left, which weights were kept, and where padding masks come from.
+        What was replaced and what was left; ``print`` shows it.
 
     Raises:
-        ValueError: there is nothing to replace, a setting is invalid, the layout of x matters but is not known, or a
-            norm that sees whole sentences would be in a decoder. The model is unchanged.
+        ValueError: there is nothing to replace, a setting is invalid, or the layout of x matters but is not known. The
+            model is unchanged.
     """
     config = NormConfig(norm, **settings) if isinstance(norm, str) else norm.replace(**settings)
     found, left = find_norms(model, only)
@@ -110,7 +74,6 @@ def swap_norms(
         reasons += "".join(f"; {name}: {reason}" for name, reason in left.items())
         raise ValueError(f"{type(model).__name__} has no LayerNorm or RMSNorm inside that can be replaced{reasons}")
     batch_first = _layout(model) if batch_first is None else batch_first
-    notes = _notes(model, config, [old.name for old in found])
     reads_mask = has_statistics(config.name) or sees_sentence(config.name)
     sources = []
     for path, module, argument in modules_with_mask(model) if reads_mask else ():
@@ -120,54 +83,45 @@ def swap_norms(
     if batch_first is None and (sources or sees_sentence(config.name)):
         raise ValueError("whether x is (B, T, C) or (T, B, C) is not known; pass batch_first=True or batch_first=False")
 
-    built = {old.name: _build(old, config, batch_first, settings) for old in found}
-    if hasattr(built[found[0].name][0], "wrap_linears"):
-        notes.append(f"{config.name} reparametrizes linear maps too: call wrap_linears(sublayer) of each norm")
-    if hasattr(built[found[0].name][0], "loss_term"):
-        notes.append(f"{config.name} has a term in the loss: add loss_term of each norm to the loss of every batch")
-    for old in found:
-        for parent, attribute in old.places:
-            setattr(parent, attribute, built[old.name][0])
-    for _, module, argument, olds in sources:
-        MaskFromCall(module, argument, [built[old.name][0] for old in olds])
+    built = {id(old.module): _build(model, old, config, batch_first, settings) for old in found}
+    _warn(config.name, built[id(found[0].module)][0])
+    for parent in list(model.modules()):
+        for attribute, child in parent._modules.items():  # a norm may be in several places
+            if id(child) in built:
+                setattr(parent, attribute, built[id(child)][0])
+    masks: dict[str, str] = {}
+    for path, module, argument, olds in sources:
+        MaskFromCall(module, argument, [built[id(old.module)][0] for old in olds])
+        masks |= {old.name: f"; padding mask: {argument} of {path or 'the model'}" for old in olds}
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder) and any(map(is_norm, module.layers.modules())):
             module.use_nested_tensor = False
-    masked = {old.name for *_, olds in sources for old in olds}
-    return SwapReport(
-        norm=config.name,
-        replaced=tuple(replaced for _, replaced in built.values()),
-        left=left,
-        masks={path: argument for path, _, argument, _ in sources},
-        counts_padding=tuple(name for name in built if name not in masked) if reads_mask else (),
-        notes=tuple(notes),
-    )
+    no_mask = "; padding counts as tokens outside using_padding_mask" if reads_mask else ""
+    replaced = {old.name: built[id(old.module)][1] + masks.get(old.name, no_mask) for old in found}
+    return SwapReport(replaced, left)
 
 
 @torch.no_grad()
 def _build(
-    old: ForeignNorm, config: NormConfig, batch_first: bool | None, settings: dict[str, Any]
-) -> tuple[nn.Module, ReplacedNorm]:
-    """Build the replacement of ``old`` on its device and in its dtype, and copy the weights that fit."""
-    needs_eps = config.eps is None and "eps" in config.settings_read()
-    given = settings | ({"eps": old.eps} if needs_eps and old.eps is not None else {})
+    model: nn.Module, old: ForeignNorm, config: NormConfig, batch_first: bool | None, settings: dict[str, Any]
+) -> tuple[nn.Module, str]:
+    """Build the replacement of ``old`` on its device and in its dtype, copy what fits, and say what that was."""
+    keeps_eps = config.eps is None and "eps" in config.settings_read() and old.eps is not None
+    given = settings | ({"eps": old.eps} if keeps_eps else {})
     new = build_norm(config, old.dim, batch_first=batch_first, **given)
-    like = next((each for module in (old.module, old.places[0][0]) for each in module.parameters()), None)
+    parent = model.get_submodule(old.name.rpartition(".")[0])
+    like = next((each for module in (old.module, parent) for each in module.parameters()), None)
     if like is not None:
         new.to(like.device, like.dtype)
     new.train(old.module.training)
-    state: dict[str, list[str]] = {"kept": [], "new": [], "dropped": []}
+    kept = []
     for key in ("weight", "bias"):
         theirs, ours = getattr(old, key), getattr(new, key)
         if theirs is not None and ours is not None and theirs.shape == ours.shape:
             ours.copy_(theirs).requires_grad_(getattr(old.module, key).requires_grad)
-            state["kept"].append(key)
-        else:
-            state["dropped"] += [key] if theirs is not None else []
-            state["new"] += [key] if ours is not None else []
-    if needs_eps:
-        state["new" if old.eps is None else "kept"].append("eps")
-    return new, ReplacedNorm(old.name, type(old.module).__name__, **{key: tuple(each) for key, each in state.items()})
+            kept.append(key)
+    kept += ["eps"] if keeps_eps else []
+    return new, f"kept {', '.join(kept) or 'nothing'}"
 
 
 def _layout(model: nn.Module) -> bool | None:
@@ -178,29 +132,15 @@ def _layout(model: nn.Module) -> bool | None:
     return layouts.pop() if len(layouts) == 1 else None
 
 
-def _notes(model: nn.Module, config: NormConfig, names: list[str]) -> list[str]:
-    """Return what a user must know about this norm in this model; raise ValueError if the model must not have it."""
-    in_decoder = [name for name in names if any(name.startswith(part) for part in _causal_parts(model))]
-    notes = []
-    if sees_sentence(config.name):
-        note = f"with {config.name} each position sees its whole sentence, whatever the attention mask hides"
-        if in_decoder:
-            raise ValueError(f"{in_decoder[0]} is in a decoder, and {note}; swap the norms of an encoder only")
-        warnings.warn(f"{note}: it is not for a model that predicts the next token", stacklevel=3)
-        notes.append(note)
-    elif has_statistics(config.name) and in_decoder:
-        notes.append("in training the statistics are over all tokens of the batch, also later ones than a decoder sees")
-    return notes
-
-
-def _causal_parts(model: nn.Module) -> Iterator[str]:
-    """Yield name prefixes of the modules inside a decoder, as far as attributes of the model tell."""
-    for path, module in model.named_modules():
-        if (
-            isinstance(module, nn.TransformerDecoderLayer | nn.TransformerDecoder)
-            or getattr(module, "is_decoder", False) is True
-        ):
-            yield f"{path}." if path else ""
-        if getattr(module, "is_causal", False) is True:  # an attention of Hugging Face's models
-            parent, dot, _ = path.rpartition(".")
-            yield parent + dot
+def _warn(name: str, norm: nn.Module) -> None:
+    """Warn of what a user must know about this norm in any model."""
+    if sees_sentence(name):
+        warnings.warn(
+            f"with {name} each position sees its whole sentence, whatever the attention mask hides: it is not for a "
+            "model that predicts the next token",
+            stacklevel=3,
+        )
+    if hasattr(norm, "wrap_linears"):
+        warnings.warn(f"{name} reparametrizes linear maps: call wrap_linears(sublayer) of each norm", stacklevel=3)
+    if hasattr(norm, "loss_term"):
+        warnings.warn(f"{name} has a term in the loss: add loss_term of each norm to every batch's loss", stacklevel=3)

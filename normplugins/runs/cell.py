@@ -37,13 +37,15 @@ _GROUP_OF_VALUES = "reading"
 _LONGEST_NAME = 120  # a file system allows 255 bytes, and wandb and the record add to the name
 _LONGEST_DISPLAY_NAME = 40  # characters without the seed
 
-# Settings whose default has changed, each with the old and the new value. Both give the same result, so a run that
-# began with the old value may resume with the new one. None: the setting is absent.
+# Settings whose default has changed, or that are gone, each with the old and the new value. Both give the same result,
+# so a run that began with the old value may resume with the new one. None: the setting is absent.
 EQUIVALENT_VALUES = {
     "precision": (None, "float32"),
     "corpus.length_in": ("words", None),
     "corpus.seed": (1, None),
     "corpus.verify": (True, None),
+    "model.ffn_init": ("xavier", None),
+    "model.adaptive_softmax_factor": (1.0, None),
 }
 
 Choices = Mapping[str, Any]

@@ -71,7 +71,7 @@ def test_settings_that_no_norm_reads_are_refused_of_a_new_model_and_not_of_a_che
     save(make_model(task=task, **settings), settings, tmp_path / "checkpoint.pt")
     (reloaded,), _ = load_model_ensemble([str(tmp_path / "checkpoint.pt")], task=task)
     assert reloaded.decoder.cfg.norm_momentum == 0.5
-    with pytest.raises(UserError, match=r"norm_momentum=0\.5 has no effect on ln: ln reads eps"):
+    with pytest.raises(UserError, match=r"norm_momentum=0\.5 \(--norm-momentum\) has no effect on ln: ln reads eps"):
         task.build_model(OmegaConf.create({"_name": "norm_transformer", **settings}))
 
 

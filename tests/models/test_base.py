@@ -137,7 +137,10 @@ def test_a_changed_number_of_updates_ends_the_update(kind):
 
 @pytest.mark.parametrize(
     ("setting", "said"),
-    [({"norm_sync": "batch"}, "norm_sync=batch"), ({"norm_per_update": True}, "norm_per_update=true")],
+    [
+        ({"norm_sync": "batch"}, r"norm_sync=batch \(--norm-sync\)"),
+        ({"norm_per_update": True}, r"norm_per_update=true \(--norm-per-update\)"),
+    ],
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_statistics_that_no_norm_keeps_are_refused(kind, setting, said):

@@ -113,7 +113,7 @@ def test_a_setting_that_no_norm_reads_is_refused(changes, message):
         {"encoder_norm": "pnv", "norm_groups": 4, "norm_group_scaling": True},
         {"encoder_norm": "none", "norm_eps": 1e-3},
         {"decoder_norm": "pn", "norm_warmup_updates": 5},
-        {"decoder_final_norm": "bn", "norm_momentum": 0.5},
+        {"decoder_norm": "{attention:ln,ffn:ln,final:bn}", "norm_momentum": 0.5},
         {"encoder_norm": "pnv", "decoder_norm": "rms", "norm_groups": 2},
     ],
 )
@@ -134,7 +134,6 @@ def test_an_unknown_norm_lists_the_known_ones(side):
         ({"decoder_attention_heads": 0}, "decoder_attention_heads is 0"),
         ({"encoder_norm": "pn", "norm_groups": 3}, "encoder_norm: .*3"),
         ({"activation_fn": "tanhh"}, "unknown activation_fn 'tanhh'; known: relu, gelu, swish"),
-        ({"ffn_init": "zeros"}, "unknown ffn_init 'zeros'; known: xavier, linear"),
         ({"decoder_embed_dim": 32}, "share_all_embeddings needs"),
     ],
 )
@@ -154,23 +153,7 @@ def test_settings_come_from_omegaconf_as_from_a_namespace_and_default_where_abse
 
 
 def test_the_norm_at_a_decoders_end_may_be_another():
-    changes = {"decoder_norm": "pn", "decoder_final_norm": "pn_alg2", "norm_unscaled_nu": True}
+    changes = {"decoder_norm": "{attention:pn,ffn:pn,final:pn_alg2}", "norm_unscaled_nu": True}
     assert build("decoder", **changes).warmup_updates == 8000
     assert build("decoder", final=True, **changes).warmup_updates == 0
     assert isinstance(build("encoder", final=True, **changes), LayerNorm)
-    changes = {"decoder_norm": "none", "decoder_final_norm": "affine"}
-    model = make_model(**changes)
-    assert [name for name in model.decoder.state_dict() if "norm" in name] == ["final_norm.weight", "final_norm.bias"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"decoder_final_norm": "nope"}, "decoder_final_norm: unknown norm 'nope'"),
-        ({"decoder_final_norm": "instance"}, "decoder_final_norm=instance: .* each position would see"),
-        ({"decoder_final_norm": "affine", "normalize_before": False}, "only a pre-norm stack ends with a norm"),
-    ],
-)
-def test_a_norm_at_the_end_that_cannot_be(changes, match):
-    with pytest.raises(UserError, match=match):
-        build("decoder", final=True, **changes)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from fairseq.modules import SinusoidalPositionalEmbedding
+from fairseq.modules import AdaptiveInput, SinusoidalPositionalEmbedding
 
 from normplugins.models.embeddings import SinusoidalPositions, positions_from_the_end
 from normplugins.utils.errors import UserError
@@ -38,7 +38,7 @@ def test_positions_from_the_end_of_a_shorter_segment_are_its_last_ones():
     torch.testing.assert_close(positions_from_the_end(3, 8), positions_from_the_end(5, 8)[2:])
 
 
-ADAPTIVE = {"adaptive_softmax_cutoff": "6,12", "adaptive_softmax_factor": 2.0, "size": 24}
+ADAPTIVE = {"adaptive_softmax_cutoff": "6,12", "size": 24}
 EACH_MODEL = pytest.mark.parametrize("kind", MODELS)
 
 
@@ -61,6 +61,17 @@ def test_tied_embeddings_are_one_matrix():
     assert untied.output is not untied.embeddings
     count = [sum(p.numel() for p in vocabulary.parameters()) for vocabulary in (tied, untied)]
     assert count[1] - count[0] == 18 * 16
+
+
+def test_embedding_in_clusters_reads_no_value_back_from_the_device():
+    vocabulary = make_language_model("transformer", adaptive_input=True, **ADAPTIVE).decoder.vocabulary.to("meta")
+    vocabulary.embed(torch.zeros(2, 3, dtype=torch.long, device="meta"))  # reading one raises
+
+
+def test_embeddings_in_clusters_are_those_of_fairseqs_own_module():
+    embed = make_language_model("transformer", adaptive_input=True, **ADAPTIVE).decoder.vocabulary.adaptive_input
+    words = torch.arange(24).view(4, 6)
+    torch.testing.assert_close(embed(words), AdaptiveInput.forward(embed, words))
 
 
 def test_padding_has_no_embedding():
@@ -136,5 +147,5 @@ def test_adaptive_input_and_softmax_share_their_embeddings_when_tied():
         )
         for tied in (True, False)
     ]
-    shared = 6 * 16 + 6 * 8 + 12 * 4 + (8 + 4) * 16
+    shared = 24 * 16 + 2 * 16 * 16
     assert counts[1] - counts[0] == shared

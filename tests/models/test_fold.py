@@ -15,13 +15,11 @@ FOLDABLE = {
     "pnv": {},
     "pn_alg2": {},
     "weight": {},
-    "affine": {},
     **{name: {} for name in ("un", "mabn", "renorm", "rbn")},
     "pn": {"norm_group_scaling": False},
     "bn_released": {"norm_group_scaling": False},
 }
 CLOSE = {"rtol": 0, "atol": 1e-5}
-PLACEMENTS = pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
 
 
 def randomise(model: nn.Module) -> nn.Module:
@@ -48,8 +46,11 @@ def fold_copy(make, settings: dict) -> tuple[nn.Module, nn.Module, dict, list]:
     changed, outcomes = fold(double)
     folded = make(**(settings | changed))
     folded.load_state_dict(double.state_dict())
-    assert not [name for name in folded.state_dict() if "running_" in name or "original" in name]
     return model, folded.eval(), changed, outcomes
+
+
+def assert_folded(layers: nn.Module) -> None:
+    assert not [name for name in layers.state_dict() if "norm." in name or "original" in name]
 
 
 def translation_log_probs(model: nn.Module, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -75,49 +76,50 @@ def test_pre_norm_translation(norm):
     settings = {"encoder_norm": norm, "decoder_norm": norm, **FOLDABLE[norm]}
     model, folded, changed, outcomes = fold_copy(make_model, settings)
     assert_same_translation_model(model, folded)
-    norms = {"encoder_norm": "none", "decoder_norm": "none", "decoder_final_norm": "affine"}
-    assert {key: changed[key] for key in norms} == norms
+    assert_folded(nn.ModuleList([folded.encoder, folded.decoder.layers]))
+    assert (changed["encoder_norm"], changed["decoder_norm"]) == ("none", f"{{attention:none,ffn:none,final:{norm}}}")
     assert [(outcome.key, outcome.end, outcome.count) for outcome in outcomes] == [
         *(("encoder_norm", False, 4), ("encoder_norm", True, 1)),
         *(("decoder_norm", False, 6), ("decoder_norm", True, 1)),
     ]
-    last = ("", "it is affine already") if norm == "affine" else ("affine", "")
     assert [outcome.into for outcome in outcomes[:3]] == ["qkv, fc1", "kv of every decoder layer", "qkv, q, fc1"]
-    assert (outcomes[3].into, outcomes[3].stays) == last
+    assert outcomes[3].stays == "the output projection shares the embeddings or has no bias"
 
 
-@pytest.mark.parametrize("norm", [norm for norm in FOLDABLE if norm != "affine"])
-def test_post_norm_translation(norm):
-    settings = {"encoder_norm": norm, "decoder_norm": norm, "normalize_before": False, **FOLDABLE[norm]}
+@pytest.mark.parametrize(
+    ("placement", "reason"),
+    [
+        ("post", "its output is also the residual"),
+        ("deepnorm", "its output is also the residual"),
+        ("sandwich", "a residual is added to its output"),
+        ("peri", "a residual is added to its output"),
+    ],
+)
+def test_norms_in_other_places_stay_with_the_reason(placement, reason):
+    settings = {"encoder_norm": "bn", "decoder_norm": "pnv", "placement": placement}
+    if placement in ("post", "deepnorm"):
+        with pytest.raises(ValueError, match=f"bn: {reason}; pnv: {reason}"):
+            fold(make_model(**settings).double())
+        return
     model, folded, changed, outcomes = fold_copy(make_model, settings)
     assert_same_translation_model(model, folded)
-    assert (changed["encoder_norm"], changed["decoder_norm"]) == ("affine", "affine")
-    assert [(outcome.count, outcome.into) for outcome in outcomes] == [(4, "affine"), (6, "affine")]
+    assert changed == {"encoder_norm": "{attention:bn,ffn:bn,final:none}"}
+    assert [outcome.stays for outcome in outcomes[:3]] == [reason, "", reason]
 
 
-@pytest.mark.parametrize("placement", ["sandwich", "peri", "deepnorm"])
-def test_other_placements(placement):
-    settings = {"encoder_norm": "bn", "decoder_norm": "pnv", "placement": placement}
-    model, folded, changed, _ = fold_copy(make_model, settings)
-    assert_same_translation_model(model, folded)
-    ends = {} if placement == "deepnorm" else {"encoder_norm": "{attention:affine,ffn:affine,final:none}"}
-    assert changed == {"encoder_norm": "affine", "decoder_norm": "affine"} | ends
-
-
-@PLACEMENTS
 @pytest.mark.parametrize("share", ["share_all_embeddings", "share_decoder_input_output_embed", ""])
-def test_one_stack_of_two_and_any_sharing(share, pre):
-    settings = {"encoder_norm": "bn", "decoder_norm": "ln", "normalize_before": pre, "share_all_embeddings": False}
+def test_one_stack_of_two_and_any_sharing(share):
+    settings = {"encoder_norm": "bn", "decoder_norm": "ln", "share_all_embeddings": False}
     model, folded, changed, outcomes = fold_copy(make_model, settings | ({share: True} if share else {}))
     assert_same_translation_model(model, folded)
-    assert changed == {"encoder_norm": "none" if pre else "affine"}
+    assert changed == {"encoder_norm": "none"}
     assert {outcome.stays for outcome in outcomes if outcome.norm == "ln"} == {"it depends on the values of each token"}
 
 
 def test_a_decoder_alone_and_weight_normalized_keys_and_values():
     model, folded, changed, _ = fold_copy(make_model, {"encoder_norm": "rms", "decoder_norm": "pnv"})
     assert_same_translation_model(model, folded)
-    assert changed == {"decoder_norm": "none", "decoder_final_norm": "affine"}
+    assert changed == {"decoder_norm": "{attention:none,ffn:none,final:pnv}"}
     model, folded, changed, _ = fold_copy(make_model, {"encoder_norm": "pnv", "decoder_norm": "weight"})
     assert_same_translation_model(model, folded)
 
@@ -130,29 +132,34 @@ OUTPUTS = {
 }
 
 
-@PLACEMENTS
 @pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize("kind", ["transformer", "tensor"])
 @pytest.mark.parametrize("norm", ["bn", "pn_alg2", "weight"])
-def test_language_models(norm, kind, output, pre):
-    settings = {"norm": norm, "normalize_before": pre, **OUTPUTS[output]}
-    model, folded, changed, _ = fold_copy(lambda **each: make_language_model(kind, **each), settings)
+def test_language_models(norm, output):
+    settings = {"norm": norm, "normalize_before": True, **OUTPUTS[output]}
+    model, folded, changed, _ = fold_copy(lambda **each: make_language_model("transformer", **each), settings)
+    assert_same_language_model(model, folded)
+    assert_folded(folded.decoder.layers)
+    state, short = {}, make_segments(4)[2:, :4]
+    with torch.no_grad():
+        steps = [folded(short[:, : t + 1], incremental_state=state)[0] for t in range(4)]
+        assert_close(torch.cat(steps, dim=1), model(short)[0], **CLOSE)
+    assert changed["norm"] == ("none" if output == "untied" else f"{{attention:none,ffn:none,final:{norm}}}")
+
+
+def assert_same_language_model(model: nn.Module, folded: nn.Module) -> None:
     tokens = make_segments(4)[:, :-1]
     tokens[1, -3:] = PAD
     with torch.no_grad():
         wanted, given = (log_probs(each, tokens)[tokens.ne(PAD)] for each in (model, folded))
-        assert_close(given, wanted, **CLOSE)
-        if kind == "transformer":
-            state, short = {}, tokens[2:, :4]
-            steps = [folded(short[:, : t + 1], incremental_state=state)[0] for t in range(4)]
-            assert_close(torch.cat(steps, dim=1), model(short)[0], **CLOSE)
-    layers, end = {
-        ("transformer", "untied"): ("none", None),
-        ("tensor", "untied"): ("affine", "none"),
-    }.get((kind, output), ("none", "affine") if kind == "transformer" else ("affine", None))
-    if not pre:
-        layers, end = "affine", None
-    assert (changed["norm"], changed.get("final_norm")) == (layers, end)
+    assert_close(given, wanted, **CLOSE)
+
+
+def test_only_the_last_norm_of_a_tensor_transformer_is_folded():
+    settings = {"norm": "bn", "normalize_before": True, "tie_embeddings": False}
+    model, folded, changed, outcomes = fold_copy(lambda **each: make_language_model("tensor", **each), settings)
+    assert_same_language_model(model, folded)
+    assert changed == {"norm": "{attention:bn,ffn:bn,final:none}"}
+    assert [outcome.stays for outcome in outcomes] == ["qkv, which reads it, has no bias", ""]
 
 
 def test_other_settings_go_when_nothing_reads_them_any_more():
@@ -160,14 +167,15 @@ def test_other_settings_go_when_nothing_reads_them_any_more():
     _, _, changed, _ = fold_copy(make_model, settings)
     assert changed == {"encoder_norm": "none", "norm_unscaled_nu": None, "norm_sync": "none", "norm_alpha_fwd": 0.9}
     settings = {"encoder_norm": "pn_alg2", "decoder_norm": "pnv", "norm_per_update": True}
-    _, _, changed, _ = fold_copy(make_model, settings | {"decoder_final_norm": "ln"})
-    assert changed == {"encoder_norm": "none", "decoder_norm": "none", "norm_per_update": False}
+    _, _, changed, _ = fold_copy(make_model, settings | {"decoder_norm": "{attention:pnv,ffn:pnv,final:ln}"})
+    decoder = "{attention:none,ffn:none,final:ln}"
+    assert changed == {"encoder_norm": "none", "decoder_norm": decoder, "norm_per_update": False}
 
 
 def test_a_norm_of_each_token_at_a_decoders_end_stays():
-    model, folded, changed, outcomes = fold_copy(make_model, {"decoder_norm": "bn", "decoder_final_norm": "rms"})
+    model, folded, changed, outcomes = fold_copy(make_model, {"decoder_norm": "{attention:bn,ffn:bn,final:rms}"})
     assert_same_translation_model(model, folded)
-    assert changed == {"decoder_norm": "none"}
+    assert changed == {"decoder_norm": "{attention:none,ffn:none,final:rms}"}
     assert [(outcome.norm, outcome.into != "") for outcome in outcomes] == [
         *(("ln", False), ("ln", False)),
         *(("bn", True), ("rms", False)),
@@ -193,9 +201,3 @@ def test_what_cannot_be_folded_is_refused_with_the_reason(norm):
     with pytest.raises(ValueError, match=reason):
         fold(model)
     assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
-
-
-def test_post_norm_affine_is_what_folding_would_make():
-    model = make_model(encoder_norm="affine", decoder_norm="none", normalize_before=False).double()
-    with pytest.raises(ValueError, match="affine: it is affine already; none: there is nothing"):
-        fold(model)

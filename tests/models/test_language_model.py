@@ -172,6 +172,7 @@ def test_dropout_is_drawn_in_training_alone(kind):
         ("transformer", {"norm": "pnn"}, r"pnn.*bn.*pn_alg2"),
         ("transformer", {"attention_heads": 3}, "embed_dim=16 .*attention_heads=3"),
         ("transformer", {"embed_dim": 7}, "embed_dim=7"),
+        ("tensor", {"embed_dim": 7}, "embed_dim=7 must be even$"),
         ("tensor", {"cores": 0}, "cores is 0"),
         ("tensor", {"head_dim": 0}, "head_dim is 0"),
         ("tensor", {"activation_fn": "tanh"}, "tanh.*relu"),

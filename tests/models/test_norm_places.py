@@ -31,9 +31,10 @@ def test_each_layer_has_its_norm_and_the_end_that_of_the_last() -> None:
 
 
 def test_each_site_has_its_norm() -> None:
-    model = make_model(encoder_norm="{attention:bn,ffn:rms,final:scale}")
-    assert kinds(model.encoder) == [[name_of("bn"), name_of("rms")]] * len(model.encoder.layers)
-    assert type(model.encoder.final_norm).__name__ == name_of("scale")
+    for sites, end in (("{attention:bn,ffn:rms,final:scale}", "scale"), ("{attention:bn,ffn:rms}", None)):
+        model = make_model(encoder_norm=sites, normalize_before=end is not None)
+        assert kinds(model.encoder) == [[name_of("bn"), name_of("rms")]] * len(model.encoder.layers)
+        assert type(model.encoder.final_norm).__name__ == (name_of(end) if end else "NoneType")
     assert kinds(make_language_model("transformer", norm="[pn,ln]", layers=2).decoder) == [
         [name_of("pn")] * 2,
         [name_of("ln")] * 2,
@@ -44,7 +45,7 @@ def test_each_site_has_its_norm() -> None:
     ("norms", "message"),
     [
         ("[pn,ln]", "names 2 norms for 3 layers"),
-        ("{attention:pn,ffn:ln}", "does not name the norm of each site"),
+        ("{attention:pn,ffn:ln}", r"encoder_norm=.* does not name the norm of each site"),
         ("[pn,nope,ln]", "unknown norm 'nope'"),
         ("[pn,ln", "unknown norm"),
     ],
@@ -64,9 +65,17 @@ def test_on_the_command_line_they_need_no_quotes_and_are_part_of_the_cells_name(
     assert [compose_config("multi30k", job).model.encoder_norm for job in jobs] == ["[pn,pn,ln]"] * 2
 
 
-def test_a_decoder_accepts_no_norm_of_whole_sentences_anywhere() -> None:
+@pytest.mark.parametrize("norms", ["{attention:ln,ffn:instance,final:ln}", "{attention:ln,ffn:ln,final:instance}"])
+def test_a_decoder_accepts_no_norm_of_whole_sentences_anywhere(norms: str) -> None:
     with pytest.raises(UserError, match="a decoder generates it word by word"):
-        make_model(decoder_norm="{attention:ln,ffn:instance,final:ln}")
+        make_model(decoder_norm=norms)
+
+
+def test_a_post_norm_stack_has_no_norm_at_its_end() -> None:
+    with pytest.raises(UserError, match=r"encoder_norm=.* only a pre-norm stack ends with one"):
+        make_model(encoder_norm="{attention:ln,ffn:ln,final:pn}", normalize_before=False)
+    with pytest.raises(UserError, match=r"norm=.* only a pre-norm stack ends with one"):
+        make_language_model("transformer", norm="{attention:ln,ffn:ln,final:instance}")
 
 
 def test_a_stack_of_different_norms_trains_and_is_not_folded() -> None:

@@ -1,4 +1,4 @@
-"""Affine and none, and the affine map that the evaluation of other norms equals."""
+"""None, and the affine map that the evaluation of other norms equals."""
 
 import pytest
 import torch
@@ -8,12 +8,6 @@ from normplugins.norms import NormConfig, build_norm
 from tests.helpers.norms import random_affine, step
 
 
-def test_it_scales_and_shifts_each_channel() -> None:
-    norm, x = random_affine(build_norm(NormConfig("affine"), 6)), torch.randn(3, 2, 6)
-    assert_close(norm(x), x * norm.weight + norm.bias)
-    assert norm(x.half()).dtype == torch.float16
-
-
 def test_none_returns_x_and_has_nothing_to_save() -> None:
     norm, x = build_norm(NormConfig("none"), 6), torch.randn(3, 2, 6)
     assert torch.equal(norm(x), x)
@@ -21,7 +15,7 @@ def test_none_returns_x_and_has_nothing_to_save() -> None:
     assert not norm.state_dict()
 
 
-@pytest.mark.parametrize("name", ["affine", "bn", "pnv", "pn_alg2", "weight", "pn", "bn_released"])
+@pytest.mark.parametrize("name", ["bn", "pnv", "pn_alg2", "weight", "pn", "bn_released"])
 def test_evaluation_is_the_fixed_affine_map(name: str) -> None:
     norm = random_affine(build_norm(NormConfig(name, group_scaling=False), 6)).double()
     mask = torch.tensor([[False] * 4, [False, False, True, True]])

@@ -64,7 +64,7 @@ for overrides, message in (
     (["norm=outside", "norm.gain=9"], "gain is 9.0, but must be at most 8"),
     (["norm=outside", "norm.gain=loud"], "norm.gain=loud: a number is needed"),
     (["norm=ln", "norm.gain=1"], "norm.gain=1.0 has no effect on ln"),
-    (["norm=inside"], "unknown norm 'inside'. Known: affine, bn, bn_released, "),
+    (["norm=inside"], "unknown norm 'inside'. Known: bn, bn_released, "),
 ):
     try:
         check(compose_config("demo", overrides))

@@ -225,3 +225,5 @@ def test_the_files_of_an_experiment_on_own_text_are_in_the_mirror_or_in_data(tmp
     assert configs[0]["variant"] == configs[1]["variant"] == "pn"
     there, here = map(without_absolute_paths, configs)
     assert changed_settings(there, here) == [], "a published record stands for the run on every machine"
+    gone = {"model.ffn_init": "xavier", "model.decoder_final_norm": None, "model.adaptive_softmax_factor": 1.0}
+    assert changed_settings(here | gone, here) == [], "and in every version"
