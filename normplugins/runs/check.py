@@ -13,7 +13,6 @@ from normplugins.corpora import corpus_config
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import run_task
 from normplugins.models.check import check_model
-from normplugins.models.norm_settings import refuse_loss_scale
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmSettings, declared
@@ -58,16 +57,10 @@ def check(config: DictConfig) -> None:
     if config.train.compile:
         check_compiling(config)
     check_fairseq_keys(config)
-    if config.precision == "bf16" and (config.common.bf16 or config.common.fp16):
-        raise UserError("precision=bf16 keeps the weights in float32: leave out common.bf16 and common.fp16")
     if not config.dry_run:  # a dry run may be for another machine
         check_processes(config)
         if config.precision == "bf16":
             check_bfloat16(on_cpu(config))
-    if config.common.fp16 and on_cpu(config):
-        raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
-    if config.common.fp16:
-        refuse_loss_scale(config.model, "common.fp16=true", instead="precision=bf16")
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
 

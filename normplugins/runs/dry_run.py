@@ -210,14 +210,11 @@ def measure(
         trainer.optimizer.step()
         trainer.zero_grad()
         seconds = _clock(trainer.cuda) - begun
-    own = {id(parameter) for parameter in model.parameters()}
-    # In half precision the optimizer has float32 copies of the parameters and of their gradients.
-    copies = [parameter for parameter in trainer.optimizer.params if id(parameter) not in own]
     state = (value for each in trainer.optimizer.optimizer.state.values() for value in each.values())
     memory = {
         "parameters": _bytes([*model.parameters(), *model.buffers()]),
         "gradients": gradients,
-        "optimizer": _bytes(value for value in state if isinstance(value, Tensor)) + 2 * _bytes(copies),
+        "optimizer": _bytes(value for value in state if isinstance(value, Tensor)),
         "activations": saved,
     }
     parameters = sum(parameter.numel() for parameter in model.parameters())

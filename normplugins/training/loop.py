@@ -149,8 +149,6 @@ class _Training:
                 "optimization.update_freq, or train.batches_per_update where that is set: an update then has as many "
                 "tokens as before"
             ) from error
-        if figures is None:  # fairseq skipped the batch after an overflow in half precision
-            return
         if not math.isfinite(figures["loss"]):
             self.stop_not_finite(samples, "the loss is not finite")
         history.updates = self.trainer.get_num_updates()

@@ -10,9 +10,8 @@ from normplugins.runs.fairseq_keys import SUPPORTED, check_fairseq_keys
 from normplugins.utils.errors import UserError
 from tests.helpers.runs import TINY
 
-# One value, other than the default, of each supported key; common.fp16 and its keys need a GPU.
+# One value, other than the default, of each supported key.
 TRAINER = [
-    "common.bf16=true",
     "common.empty_cache_freq=1",
     "common.all_gather_list_size=20000",
     "distributed_training.ddp_backend=legacy_ddp",
@@ -34,7 +33,6 @@ TRAINER = [
     "checkpoint.patience=3",
 ]
 TRANSLATION = ["task.left_pad_source=false", "task.max_source_positions=512", "task.max_target_positions=512"]
-ON_GPU = "common.fp16 common.min_loss_scale common.threshold_loss_scale common.fp16_no_flatten_grads"
 SET_BY_TINY_RUNS = "common.log_interval common.cpu dataset.max_tokens dataset.batch_size"
 SET_ELSEWHERE = "common.seed distributed_training.distributed_world_size"
 
@@ -64,8 +62,8 @@ def test_the_runs_below_try_every_supported_key():
     tried = {item.partition("=")[0] for item in TRAINER} | {
         item.partition("=")[0].replace("task.", "translation.") for item in TRANSLATION
     }
-    tried |= {"language_modeling.tokens_per_sample", *f"{ON_GPU} {SET_BY_TINY_RUNS} {SET_ELSEWHERE}".split()}
-    assert {key for key in dotted(SUPPORTED) if not key.startswith("common.fp16_")} <= tried
+    tried |= {"language_modeling.tokens_per_sample", *f"{SET_BY_TINY_RUNS} {SET_ELSEWHERE}".split()}
+    assert dotted(SUPPORTED) <= tried
 
 
 @pytest.mark.slow
@@ -94,7 +92,9 @@ def test_all_supported_keys_together_train_and_score_a_model(accepted, trained, 
         ("demo", "task.source_lang=xx", "follows from another setting"),
         ("demo", "dataset.train_subset=valid", "trains on all of the prepared training set"),
         ("demo", "checkpoint.reset_optimizer=true", "resumes exactly"),
-        ("demo", "common.amp=true", "precision"),
+        ("demo", "common.bf16=true", "precision=bf16"),
+        ("demo", "common.fp16=true", "precision=bf16"),
+        ("demo", "common.fp16_init_scale=4", "precision=bf16"),
         ("demo", "common.seed=5", "follows from seed=1"),
         ("demo", "optimizer.lr=[0.5]", r"follows from optimization.lr=\[0.005\]"),
         ("ptb", "criterion.sentence_avg=true", "follows from optimization.sentence_avg"),
@@ -108,4 +108,4 @@ def test_a_refused_key(experiment, override, reason):
 
 
 def test_a_key_that_follows_another_key_changes_with_it():
-    check(compose_config("ptb", ["hardware=cpu", "seed=7", "common.bf16=true", "dataset.data_buffer_size=3"]))
+    check(compose_config("ptb", ["hardware=cpu", "seed=7", "dataset.data_buffer_size=3"]))
