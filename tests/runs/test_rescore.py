@@ -69,18 +69,14 @@ def test_a_data_folder_that_fairseq_would_split_is_refused(trained, refused, at_
     assert refused("translate", run, tmp_path / "text").endswith(message)
 
 
-def test_a_missing_mean_is_computed_and_the_run_stays_unchanged(trained, accepted, refused, at_trained, tmp_path):
+def test_a_missing_checkpoint_is_refused(trained, refused, at_trained, tmp_path):
     run = shutil.copytree(trained.directory, tmp_path / "run")
     (run / "checkpoint_averaged.pt").unlink()
-    before = files(run)
-    said = accepted("evaluate", run, "evaluate.checkpoint=averaged")
-    assert next(line for line in said.splitlines() if line.startswith("bleu: ")) in trained.output.splitlines()
-    assert files(run) == before
-    for path in run.glob("checkpoint?.pt"):
-        path.unlink()
-    (run / "checkpoint_last.pt").unlink()
-    for name in ("averaged", "last"):
-        assert f"checkpoint_{name}.pt is missing in" in refused("evaluate", run, f"evaluate.checkpoint={name}")
+    (run / "checkpoint_best.pt").unlink()
+    for name in ("averaged", "best"):
+        line = refused("evaluate", run, f"evaluate.checkpoint={name}")
+        assert f"checkpoint_{name}.pt is missing in" in line
+        assert "evaluate.checkpoint=last" in line
 
 
 def test_the_checkpoint_is_a_setting_of_evaluate_only(trained, refused, tmp_path, monkeypatch):
