@@ -82,18 +82,13 @@ def refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:
         shown = f"model.normalize_before={str(before).lower()}"
         raise UserError(f"{shown} contradicts model.placement={placement}: leave one of them out")
     key = "model.final_norm_warmup_updates"
-    if key not in given:
-        return
-    names = all_norm_names(model)
-    if not before:
+    if key in given and not (
+        before and model.norm_warmup_updates != 0 and any(map(has_final_warmup, all_norm_names(model)))
+    ):
         raise UserError(
-            f"{key} has no effect on a post-norm model, which has no norm at the end of its stack: "
-            "leave it out, or set model.normalize_before=true"
+            f"{key} has no effect here: it is the warmup of the PN at the end of a pre-norm stack, and needs "
+            "norm.warmup_updates above 0"
         )
-    if not any(map(has_final_warmup, names)):
-        raise UserError(f"{key} has no effect on {' and '.join(names)}: it is the warmup of PN")
-    if model.norm_warmup_updates == 0:
-        raise UserError(f"{key} has no effect while norm.warmup_updates is 0: set norm.warmup_updates to use it")
 
 
 def explain_error(error: Exception, experiment: str, overrides: Sequence[str], compose: ComposeExperiment) -> str:

@@ -80,7 +80,7 @@ def test_what_cannot_be_translated(refused, at_trained, tmp_path, stdin):
         assert refused("translate", "run", text, "--beam", beam).endswith(f"a beam of {beam}: at least 1 is needed")
     for name in ("config.yaml", "train.log"):
         line = refused("translate", f"run/{name}", text)
-        assert f"run/{name} cannot be read as a checkpoint: it is not a checkpoint" in line
+        assert f"run/{name} was refused: it is damaged or no checkpoint" in line
         assert "cp " not in line
     assert "holds no run" in refused("translate", tmp_path, text)
     assert "this is a translation run" in refused("score", "run", text)
