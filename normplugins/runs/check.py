@@ -16,7 +16,6 @@ from normplugins.models.check import check_model
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmSettings, declared
-from normplugins.training import statistics_probe
 from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
 from normplugins.training.optimizer import read_betas
 from normplugins.training.tracking import check_installed
@@ -165,5 +164,4 @@ def check_values(config: DictConfig) -> None:
     if "max_length_a" in config.evaluate and config.evaluate.max_length_a == config.evaluate.max_length_b == 0:
         raise UserError("evaluate.max_length_a and evaluate.max_length_b are 0: a translation needs at least 1 token")
     reestimate.check(config)
-    statistics_probe.check(config)
     run_task(config.task._name).check(config)

@@ -187,7 +187,10 @@ def convert_types(config: DictConfig) -> None:
     if "slurm" in config.hardware:
         types["hardware"] = SlurmHardwareSettings
     own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])
-    given = OmegaConf.to_container(OmegaConf.masked_copy(config, list(types)))  # plain, so that added keys are refused
+    # plain, so that added keys are refused
+    given: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(types)))
+    if given["train"].get("probe", True) is None:  # in the configs of older runs
+        del given["train"]["probe"]
     typed: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(own), given))
     config.update(typed)
 

@@ -26,6 +26,7 @@ def test_a_run_without_newer_settings_is_scored(trained, accepted, at_trained, t
     config = OmegaConf.load(old / "config.yaml")
     for key in ("translate", "split_compounds", "recalibrate"):
         del config.evaluate[key]
+    config.train.probe = None
     OmegaConf.save(config, old / "config.yaml")
     unseal(old / "checkpoint_averaged.pt")
     before = files(old)
