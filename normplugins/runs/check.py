@@ -42,6 +42,7 @@ def check(config: DictConfig) -> None:
     """Raise UserError for a config that cannot work or has keys without effect; it says what is needed instead."""
     corpus_config(config.corpus).check()
     check_values(config)
+    check_fairseq_keys(config)
     check_schedule(config)
     check_installed(config.tracking.name)
     if not re.fullmatch(r"\w[\w.-]*", config.experiment):
@@ -55,7 +56,6 @@ def check(config: DictConfig) -> None:
     check_model(config.model)
     if config.train.compile:
         check_compiling(config)
-    check_fairseq_keys(config)
     if not config.dry_run:  # a dry run may be for another machine
         check_processes(config)
         if config.precision == "bf16":
@@ -103,8 +103,6 @@ def check_schedule(config: DictConfig) -> None:
     """Refuse a learning-rate schedule that fairseq cannot build."""
     scheduler, rates, last = config.lr_scheduler, list(config.optimization.lr), config.optimization.max_update or 0
     name, warmup = scheduler._name, scheduler.get("warmup_updates", 0)
-    if name == "reduce_lr_on_plateau":
-        raise UserError(f"lr_scheduler={name}: its rate would not survive a resume: choose another schedule")
     if name in ("inverse_sqrt", "cosine") and len(rates) > 1:
         raise UserError(f"optimization.lr={rates}: lr_scheduler={name} needs a single number")
     if name == "inverse_sqrt" and warmup < 1:

@@ -27,7 +27,7 @@ from normplugins.models.norm_settings import norm_config, unread_settings
 from normplugins.norms import all_settings, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.runs.experiments import experiments
-from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
+from normplugins.runs.fairseq_keys import COMPONENTS, FAIRSEQ_SECTIONS, check_component, fairseq_defaults
 from normplugins.runs.overrides import explain_error, hydra_overrides, refuse_keys, refuse_without_effect
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
@@ -94,6 +94,9 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()), tuple(CORPORA))
     refuse_keys(overrides)
+    for group, _, name in (item.lstrip("+").partition("=") for item in overrides):
+        if group in COMPONENTS and not name.startswith("{"):
+            check_component(group, name)
     overrides = hydra_overrides(overrides)
     where = [item for item in overrides if item.startswith(("hardware=", "tracking="))]
     overrides = [*where, *(item for item in overrides if item not in where)]

@@ -24,6 +24,12 @@ SUPPORTED = {
     "language_modeling": "tokens_per_sample",
 }
 """The keys that may be set, by section; the keys of a task are listed under the task's name."""
+COMPONENTS = {
+    "criterion": ("adaptive_loss", "cross_entropy", "label_smoothed_cross_entropy", "label_smoothed_nll"),
+    "optimizer": ("adam", "fused_adam"),
+    "lr_scheduler": ("cosine", "fixed", "inverse_sqrt", "step"),
+}
+"""The components that a run supports, by config group."""
 REASONS = {
     r"task\.(data|seed|batch_size\w*|data_buffer_size|(source|target)_lang|train_subset|dataset_impl"
     r"|required_seq_len_multiple)|checkpoint\.save_dir|bmuf\.distributed_world_size"
@@ -73,12 +79,20 @@ def fairseq_defaults() -> DictConfig:
     return OmegaConf.create({section: getattr(defaults, section) for section in FAIRSEQ_SECTIONS})
 
 
+def check_component(group: str, name: str) -> None:
+    """Raise UserError if the config group of a component has an option that no run supports."""
+    if name not in COMPONENTS[group]:
+        raise UserError(f"{group}={name}: a run does not support it. Known: {', '.join(COMPONENTS[group])}")
+
+
 def check_fairseq_keys(config: DictConfig) -> None:
-    """Raise UserError, with the reason, for a key of fairseq with a value that no run supports.
+    """Raise UserError, with the reason, for a component or a key of fairseq with a value that no run supports.
 
     These are keys that follow from another setting, an unknown ``ddp_backend``, and any other unsupported key that is
     not at its default.
     """
+    for group in COMPONENTS:
+        check_component(group, config[group]._name)
     for key, source in FOLLOWS.items():
         value, needed = OmegaConf.select(config, key), OmegaConf.select(config, source)
         if value is not None and value != needed:

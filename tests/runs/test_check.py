@@ -40,7 +40,6 @@ from normplugins.utils.errors import UserError
         ("demo", ["optimization.lr=[inf]"], "optimization.lr is .inf., but must be a finite number"),
         ("demo", ["lr_scheduler.warmup_updates=0"], "warmup_updates=0: lr_scheduler=inverse_sqrt needs at least"),
         ("demo", ["optimization.lr=[1e-3,2e-3]"], "lr_scheduler=inverse_sqrt needs a single number"),
-        ("demo", ["lr_scheduler=reduce_lr_on_plateau"], "its rate would not survive a resume"),
         ("demo", ["hardware=slurm", "hardware.slurm.parallel=0"], "slurm.parallel is 0, but must be at least 1"),
         ("demo", ["lr_scheduler=cosine"], "optimization.max_update=0: lr_scheduler=cosine needs more than"),
         ("demo", ["model.placement=deepnorm", "model.normalize_before=true"], "contradicts model.placement=deepnorm"),

@@ -1,14 +1,19 @@
-"""Every key of fairseq's trainer and tasks either works or is refused with a reason."""
+"""Every key and component of fairseq's trainer and tasks either works or is refused with a reason."""
+
+from math import isfinite
 
 import pytest
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
+from normplugins.evaluation.tasks import run_task
 from normplugins.runs.check import check
-from normplugins.runs.compose import compose_config, fairseq_defaults
-from normplugins.runs.fairseq_keys import SUPPORTED, check_fairseq_keys
+from normplugins.runs.compose import compose_config, fairseq_config, fairseq_defaults
+from normplugins.runs.dry_run import synthetic_task
+from normplugins.runs.fairseq_keys import COMPONENTS, SUPPORTED, check_fairseq_keys
+from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import TINY
+from tests.helpers.runs import TINY, TINY_LM
 
 # One value, other than the default, of each supported key.
 TRAINER = [
@@ -64,6 +69,27 @@ def test_the_runs_below_try_every_supported_key():
     }
     tried |= {"language_modeling.tokens_per_sample", *f"{SET_BY_TINY_RUNS} {SET_ELSEWHERE}".split()}
     assert dotted(SUPPORTED) <= tried
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in COMPONENTS.items() for name in names])
+def test_every_supported_component_trains(group, name):
+    of_text = name in ("cross_entropy", "adaptive_loss", "fixed")  # they do not fit the experiments of translation
+    overrides = list(TINY_LM if of_text else TINY)
+    if name == "adaptive_loss":
+        overrides += ["model.adaptive_softmax_cutoff='5,9'", "distributed_training.ddp_backend=legacy_ddp"]
+    config = compose_config("ptb" if of_text else "demo", [*overrides, f"{group}={name}"])
+    check(config)
+    settings = fairseq_config(config)
+    task, batch = synthetic_task(run_task(config.task._name), settings, 50)
+    trainer = Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
+    assert all(isfinite(trainer.train_step([batch(5, 8)])["loss"]) for _ in range(2))
+
+
+@pytest.mark.parametrize("component", ["criterion=nat_loss", "lr_scheduler=reduce_lr_on_plateau", "optimizer=cpu_adam"])
+def test_every_other_component_is_refused(component):
+    for override in (component, component.replace("=", "._name=")):
+        with pytest.raises(UserError, match=rf"{component}: a run does not support it\. Known: "):
+            check(compose_config("demo", ["hardware=cpu", override]))
 
 
 @pytest.mark.slow
