@@ -28,7 +28,13 @@ from normplugins.norms import all_settings, known_norms
 from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
 from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import COMPONENTS, FAIRSEQ_SECTIONS, check_component, fairseq_defaults
-from normplugins.runs.overrides import explain_error, hydra_overrides, refuse_keys, refuse_without_effect
+from normplugins.runs.overrides import (
+    explain_error,
+    hydra_overrides,
+    parse_overrides,
+    refuse_keys,
+    refuse_without_effect,
+)
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
 from normplugins.utils.download import own_file
@@ -37,7 +43,7 @@ from normplugins.utils.paths import config_dir
 
 CONFIG_DIR = config_dir()
 # These keys take a list with a number for each epoch; a single number stands for a list of one.
-ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
+ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)$")
 # Warmups, which a recipe or a comparison may set for all norms: norms without a warmup ignore them.
 WARMUP = re.compile(r"(pn_warmup_updates|model\.final_norm_warmup_updates)=\d+$")
 # Hydra copies the whole store, with all nodes of fairseq, whenever it composes a config, but only reads the copy.
@@ -129,10 +135,7 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
     given = [ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides]
     if member := launched():
         given.append(f"distributed_training.distributed_world_size={member.size}")
-    parsed = OverridesParser.create().parse_overrides(given)
-    for each in parsed:
-        if each.is_sweep_override():
-            raise UserError(f"'{each.input_line}' has several values, but this is one run: a multirun (-m) takes them")
+    parsed = parse_overrides(given)
     chosen = [each for each in parsed if _chooses_option(each)]
     groups = tuple(str(each.input_line) for each in chosen)
     config, choices = _compose_groups(experiment, groups, tuple(known_norms()))

@@ -8,6 +8,8 @@ from functools import cache
 from typing import get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
@@ -56,6 +58,20 @@ def _text_settings() -> frozenset[str]:
     types += [(f"model.{each.name}", each.type) for model in MODELS.values() for each in fields(model)]
     types += [(f"corpus.{key}", type_) for corpus in CORPORA.values() for key, type_ in get_type_hints(corpus).items()]
     return frozenset(key for key, type_ in types if type_ is str or str in get_args(type_))
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Return the parsed overrides of one run.
+
+    Raises:
+        UserError: an override has several values.
+        HydraException: an override cannot be parsed.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for each in parsed:
+        if each.is_sweep_override():
+            raise UserError(f"'{each.input_line}' has several values, but this is one run: a multirun (-m) takes them")
+    return parsed
 
 
 def refuse_keys(overrides: Sequence[str]) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from normplugins.corpora import PreparedCorpus, PreparedText, corpus_config, prepare
 from normplugins.evaluation.reestimate import checkpoint_to_score
@@ -21,7 +21,7 @@ from normplugins.runs import folder, provenance
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
 from normplugins.runs.compose import convert_types
-from normplugins.runs.overrides import wrong_type
+from normplugins.runs.overrides import hydra_overrides, parse_overrides, wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import copy_file, disk_errors, sha256
@@ -166,11 +166,12 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
                 f"'{override}' does not change how a trained run is scored. KEY=VALUE of: {', '.join(changeable)}"
             )
     try:
-        config.merge_with_dotlist(list(overrides))
+        for override in parse_overrides(hydra_overrides(overrides)):
+            OmegaConf.update(config, override.key_or_group, override.value())
         OmegaConf.resolve(config)
         name: str | None = config.evaluate.pop("checkpoint", None)
         convert_types(config)
-    except (YAMLError, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         text = " ".join(str(error).split())
         raise UserError(wrong_type(error) or f"{' '.join(overrides)} cannot be read: {text}") from error
     if not isinstance(config.common.cpu, bool):

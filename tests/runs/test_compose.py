@@ -188,6 +188,7 @@ def test_hardware_does_not_change_the_cell():
         ("variant=foo", ["'variant=foo'", "leave it out"]),
         ("=3", []),
         ("seed=1,2", ["'seed=1,2' has several values", "-m"]),
+        ("optimization.lr=1e-3,2e-3", ["'optimization.lr=1e-3,2e-3' has several values"]),
         ("norm=ln,pn", ["'norm=ln,pn' has several values", "-m"]),
     ],
 )

@@ -46,6 +46,7 @@ def test_a_run_without_newer_settings_is_scored(trained, accepted, at_trained, t
         (["evaluate.beems=2"], ["evaluate.beems", "beam", "length_penalty"]),
         (["evaluate.beam"], ["evaluate.beam"]),
         (["evaluate.beam=many"], ["evaluate.beam", "many"]),
+        (["evaluate.beam=1,2"], ["'evaluate.beam=1,2' has several values"]),
         (["evaluate.beam=${"], ["evaluate.beam=${ cannot be read"]),
         (["evaluate.beam=${x}"], ["evaluate.beam=${x} cannot be read"]),
         (["common.cpu=fals"], ["common.cpu=fals: true or false is needed"]),
@@ -68,6 +69,13 @@ def test_a_data_folder_that_fairseq_would_split_is_refused(trained, refused, at_
     config.data_dir = str(place)
     OmegaConf.save(config, run / "config.yaml")
     assert refused("translate", run, tmp_path / "text").endswith(message)
+
+
+def test_a_folder_may_be_named_like_a_number(trained, accepted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "010").symlink_to(trained.data_dir)
+    said = accepted("evaluate", trained.directory, "data_dir=010")
+    assert next(line for line in said.splitlines() if line.startswith("bleu: ")) in trained.output.splitlines()
 
 
 def test_a_missing_checkpoint_is_refused(trained, refused, at_trained, tmp_path):
