@@ -16,7 +16,7 @@ def unneeded(directory: Path) -> list[Path]:
     The averaged and the best checkpoint are kept. Both are loaded first, so that nothing is deleted if one is damaged.
 
     Raises:
-        UserError: the folder holds no finished run, the record has an older format, or a checkpoint to keep is missing or
+        UserError: the folder holds no finished run or an older format of record, or a checkpoint to keep is missing or
             damaged.
     """
     config, done = folder.finished_run(directory)

@@ -6,7 +6,9 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,8 @@ def scored(directory: Path, average: int | None, recalibrate: int | None = None)
 def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
     """Load a checkpoint on the CPU without running any code that the file names, and check its content.
 
-    With ``run``, it must belong to that run; checkpoints of older versions do not name their run and are accepted.
+    With ``run``, it must belong to that run; checkpoints of older versions do not name their run and are accepted with
+    a warning, one for each folder.
 
     Raises:
         UserError: the file names code to run, cannot be read, has changed since it was written, has values that are
@@ -71,7 +74,15 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
         raise UserError(f"{path} was refused: it is the checkpoint of epoch {history.get('epoch')}")
     if run and (difference := find_difference(state, run)):
         raise UserError(f"{path} was refused: it is of another run ({difference})")
+    if run and not identity_of(state):
+        _warn_of_no_run(path.parent)
     return state
+
+
+@cache
+def _warn_of_no_run(directory: Path) -> None:
+    text = f"warning: the checkpoints in {directory} name no run, so it is not checked that they belong to this one"
+    print(text, file=sys.stderr)  # standard output may be a translation
 
 
 def _resume_hint(path: Path, run: Identity | None) -> str:

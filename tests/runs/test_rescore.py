@@ -20,7 +20,7 @@ def test_scores_are_printed_and_the_run_stays_unchanged(trained, accepted, at_tr
     assert (trained.result.read_bytes(), (trained.directory / "test.hypotheses").read_bytes()) == before
 
 
-def test_a_run_without_newer_settings_is_scored(trained, accepted, at_trained, tmp_path):
+def test_a_run_without_newer_settings_is_scored_with_a_warning(trained, normplugins, accepted, at_trained, tmp_path):
     old = tmp_path / "old"
     shutil.copytree(trained.directory, old)
     config = OmegaConf.load(old / "config.yaml")
@@ -30,7 +30,8 @@ def test_a_run_without_newer_settings_is_scored(trained, accepted, at_trained, t
     OmegaConf.save(config, old / "config.yaml")
     unseal(old / "checkpoint_averaged.pt")
     before = files(old)
-    said = accepted("evaluate", old)
+    _, said, errors = normplugins("evaluate", old)
+    assert errors.count(f"the checkpoints in {old} name no run") == 1
     assert next(line for line in said.splitlines() if line.startswith("bleu: ")) in trained.output.splitlines()
     said = accepted("evaluate", old, "evaluate.recalibrate=3")
     assert re.search(r"re-estimated the running statistics on 3 batches \([\d,]+ tokens\)", said)
