@@ -102,7 +102,7 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     refuse_keys(overrides)
     for group, _, name in (item.lstrip("+").partition("=") for item in overrides):
         if group in COMPONENTS and not name.startswith("{"):
-            check_component(group, name)
+            check_component(group, name.strip("'\""))
     overrides = hydra_overrides(overrides)
     where = [item for item in overrides if item.startswith(("hardware=", "tracking="))]
     overrides = [*where, *(item for item in overrides if item not in where)]
@@ -140,6 +140,11 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
     groups = tuple(str(each.input_line) for each in chosen)
     config, choices = _compose_groups(experiment, groups, tuple(known_norms()))
     if values := [each for each in parsed if each not in chosen]:
+        for each in values:
+            if isinstance(OmegaConf.select(config, each.key_or_group), DictConfig) and not isinstance(
+                each.value(), dict
+            ):
+                raise UserError(f"{each.input_line}: {each.key_or_group} is a section, whose keys are set one by one")
         config = config.copy()
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config, choices

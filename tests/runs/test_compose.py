@@ -172,6 +172,8 @@ def test_hardware_does_not_change_the_cell():
         ("model.encoder_layers=six", ["model.encoder_layers=six: ", "a whole number"]),
         ("norm.groups=six", ["norm.groups=six: ", "a whole number"]),
         ("seed=one", ["seed=one: ", "a whole number"]),
+        ("train=3", ["train=3: train is a section, whose keys are set one by one"]),
+        ("optimization=null", ["optimization=null: optimization is a section"]),
         ("optimization.max_epoch=null", ["optimization.max_epoch=null: a value is needed"]),
         ("seed=null", ["seed=null: a value is needed"]),
         ("criterion=cross_entropy", ["criterion=cross_entropy does not fit", "sets its key 'label_smoothing'"]),
