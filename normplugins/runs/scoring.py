@@ -166,8 +166,8 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
                 f"'{override}' does not change how a trained run is scored. KEY=VALUE of: {', '.join(changeable)}"
             )
     try:
-        for override in parse_overrides(hydra_overrides(overrides)):
-            OmegaConf.update(config, override.key_or_group, override.value())
+        for parsed in parse_overrides(hydra_overrides(overrides)):
+            OmegaConf.update(config, parsed.key_or_group, parsed.value())
         OmegaConf.resolve(config)
         name: str | None = config.evaluate.pop("checkpoint", None)
         convert_types(config)

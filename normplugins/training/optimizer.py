@@ -62,10 +62,14 @@ class FusedAdam(torch.optim.Optimizer):
 
     def _update(self, group: dict[str, Any], step: int, device: torch.device, parameters: list[Tensor]) -> None:
         beta1, beta2 = group["betas"]
+        means, squares = (
+            [self.state[parameter][name] for parameter in parameters] for name in ("exp_avg", "exp_avg_sq")
+        )
         torch._fused_adamw_(
             parameters,
             [parameter.grad for parameter in parameters if parameter.grad is not None],
-            *([self.state[parameter][name] for parameter in parameters] for name in ("exp_avg", "exp_avg_sq")),
+            means,
+            squares,
             max_exp_avg_sqs=[],
             state_steps=[torch.full((), step, dtype=torch.float32, device=device)] * len(parameters),
             lr=group["lr"],
