@@ -25,7 +25,7 @@ from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import run_task
 from normplugins.models.norm_settings import norm_config, unread_settings
 from normplugins.norms import all_settings, known_norms
-from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
+from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
 from normplugins.runs.experiments import experiments
 from normplugins.runs.fairseq_keys import COMPONENTS, FAIRSEQ_SECTIONS, check_component, fairseq_defaults
 from normplugins.runs.overrides import (
@@ -140,11 +140,11 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
     groups = tuple(str(each.input_line) for each in chosen)
     config, choices = _compose_groups(experiment, groups, tuple(known_norms()))
     if values := [each for each in parsed if each not in chosen]:
+        leaves = [key for key, _ in flatten(config, resolve=False)]
         for each in values:
-            if isinstance(OmegaConf.select(config, each.key_or_group), DictConfig) and not isinstance(
-                each.value(), dict
-            ):
-                raise UserError(f"{each.input_line}: {each.key_or_group} is a section, whose keys are set one by one")
+            section = each.key_or_group
+            if not isinstance(each.value(), dict) and any(key.startswith(f"{section}.") for key in leaves):
+                raise UserError(f"{each.input_line}: {section} is a section, whose keys are set one by one")
         config = config.copy()
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config, choices

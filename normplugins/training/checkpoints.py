@@ -101,7 +101,7 @@ def _resume_hint(path: Path, run: Identity | None) -> str:
 
 def why_refused(error: Exception) -> str:
     """Return why PyTorch did not load a file. PyTorch's own message advises to unpickle it nevertheless."""
-    if named := re.search(r"GLOBAL (\S+)", str(error)):
+    if named := re.search(r"GLOBAL ((?:\w+\.)+\w+)", str(error)):  # a text that begins with c names no module
         return f"it names {named.group(1)}, code that would run on loading. Use checkpoints whose origin you know"
     return "it is damaged or no checkpoint"
 
