@@ -97,24 +97,18 @@ def described(config: DictConfig, types: int, text: str) -> str:
         tokens=config.dataset.max_tokens,
         types=types,
         text=text,
-        dtype="bfloat16" if config.common.bf16 else "float16" if config.common.fp16 else "float32",
+        dtype="float32",  # of stock fairseq
         **({"settings": settings} if settings else {}),
     )
 
 
 @contextmanager
 def update_functions(configs: Mapping[str, DictConfig], task: Any) -> Iterator[dict[str, Update]]:
-    """Yield functions that make one update on a batch: of stock fairseq's model, and of ours with each norm.
-
-    On a GPU in bfloat16, stock fairseq is measured in float16 too.
-    """
+    """Yield functions that make one update on a batch: of stock fairseq's model, and of ours with each norm."""
     base = fairseq_config(next(iter(configs.values())))
     cpu, dictionary = on_cpu(base), task.source_dictionary
     with stock_function(cpu, stock_update, base, dictionary) as baseline:
         updates: dict[str, Update] = {BASELINE: baseline}
-        if base.common.bf16 and not cpu:
-            base.common.bf16, base.common.fp16 = False, True
-            updates[f"{BASELINE} fp16"] = stock_update(base, dictionary)
         for name, config in configs.items():
             updates[name] = own_update(fairseq_config(config), task)
         yield updates
@@ -136,7 +130,7 @@ def updating(trainer: FairseqTrainer) -> Update:
 
     def update(batch: Batch) -> None:
         figures = trainer.train_step([batch], raise_oom=True)
-        assert figures is None or math.isfinite(figures["loss"])  # None: fp16 has overflowed
+        assert math.isfinite(figures["loss"])
         trainer.get_model().set_num_updates(trainer.get_num_updates())  # the norms update their statistics
 
     return update

@@ -25,8 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg", action="store_true", help=text)
     text = "run every combination of settings that are given as lists, such as norm=ln,pn seed=1,2,3"
     parser.add_argument("-m", "--multirun", action="store_true", help=text)
-    text = "with hardware=slurm: wait until the submitted jobs have ended"
-    parser.add_argument("--wait", action="store_true", help=text)
     add_overrides(parser, "norm=pn, seed=2, or dry_run=true to see the size of the run first")
 
 
@@ -64,10 +62,8 @@ def execute(options: argparse.Namespace) -> int:
     if slurm:
         from normplugins.runs.slurm import submit
 
-        submit(options.experiment, jobs, configs, options.wait)
+        submit(options.experiment, jobs, configs)
         return 0
-    if options.wait and not any(config.hardware.name == "slurm" for config in configs):
-        raise UserError("--wait waits for Slurm's jobs: it needs hardware=slurm")
 
     def run_one(job: tuple[int, DictConfig]) -> None:
         number, config = job

@@ -127,7 +127,7 @@ def init_trainer(trainer: Trainer, cfg: Any, task: Any, model: Any, *arguments: 
     common = getattr(cfg, "common", cfg)  # fairseq also takes a Namespace of the command line's arguments
     scaled = next((name for name in ("fp16", "amp") if getattr(common, name, False)), None)
     if scaled and isinstance(model, NormModel):
-        refuse_loss_scale(model.decoder.cfg, f"--{scaled}", instead="fairseq-hydra-train with common.bf16=true")
+        refuse_loss_scale(model.decoder.cfg, f"--{scaled}")
     _init_trainer(trainer, cfg, task, model, *arguments, **options)
 
 

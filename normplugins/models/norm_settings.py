@@ -150,16 +150,16 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
     raise UserError(f"{written(name, f'={value}')} has no effect on {' and '.join(norms)}{why}")
 
 
-def refuse_loss_scale(cfg: Any, option: str, instead: str) -> None:
+def refuse_loss_scale(cfg: Any, option: str) -> None:
     """Refuse ``option``, which changes the scale of the loss, with a norm that keeps a statistic of scaled gradients.
 
     Raises:
-        UserError: the model has such a norm; the message advises to use ``instead``.
+        UserError: the model has such a norm; the message advises to train in bfloat16.
     """
     if kept := [name for name in all_norm_names(cfg) if updates_in_backward(name)]:
         raise UserError(
             f"{option} changes the scale of the loss, and {kept[0]} keeps a statistic of scaled gradients between "
-            f"updates: {instead} has no scale"
+            "updates: fairseq-hydra-train with common.bf16=true has no scale"
         )
 
 

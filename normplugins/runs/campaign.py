@@ -197,18 +197,22 @@ def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
     cells: dict[tuple[str, str], dict[str, list[str]]] = {}
     took: dict[str, list[float]] = defaultdict(list)  # seconds of each finished run, by experiment
     to_go: dict[str, float] = defaultdict(float)  # number of runs left, started ones in part, by experiment
+    ended = 0
     for planned in runs:
         experiment, variant, seed = (str(planned.settings[key]) for key in ("experiment", "variant", "seed"))
         row = cells.setdefault((experiment, variant), {"done": [], "running": [], "left": []})
-        if done := planned.record:
+        done = planned.record  # read once, because reading it computes its hash
+        state = "done" if done else planned.state
+        ended += state in ("done", "diverged")
+        if done:
             row["done"].append(seed)
             decoding = done.get("decoding", {}).get("seconds", 0.0)
             took[experiment].append(done["training"]["wall_seconds"] + decoding)
-        elif planned.state == "diverged":
+        elif state == "diverged":
             row["done"].append(f"{seed} (diverged)")
         else:
             to_go[experiment] += 1 - planned.progress
-            if planned in running or planned.state == "started":
+            if planned in running or state == "started":
                 row["running"].append(f"{seed} ({planned.progress:.0%})")
             else:
                 row["left"].append(seed)
@@ -223,7 +227,7 @@ def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
     columns = [Column(heading, right=False) for heading in ("cell", "done", "running", "left")]
     above = ", ".join(filter(None, shared))
     table = terminal(Table("", columns, rows, shared=f"Every cell: {above}" if above else ""), terminal_width())
-    caption = f"{len(runs) - len(_left(runs))} of {len(runs)} runs done"
+    caption = f"{ended} of {len(runs)} runs done"
     if to_go and to_go.keys() <= took.keys():
         usual = {experiment: mean(took[experiment]) for experiment in to_go}
         hours = sum(count * usual[experiment] for experiment, count in to_go.items()) / 3600

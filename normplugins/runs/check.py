@@ -13,12 +13,10 @@ from normplugins.corpora import corpus_config
 from normplugins.evaluation import reestimate
 from normplugins.evaluation.tasks import run_task
 from normplugins.models.check import check_model
-from normplugins.models.norm_settings import refuse_loss_scale
 from normplugins.norms.backends.dispatch import why_not_triton
 from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmSettings, declared
-from normplugins.training import statistics_probe
 from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
 from normplugins.training.optimizer import read_betas
 from normplugins.training.tracking import check_installed
@@ -45,6 +43,7 @@ def check(config: DictConfig) -> None:
     """Raise UserError for a config that cannot work or has keys without effect; it says what is needed instead."""
     corpus_config(config.corpus).check()
     check_values(config)
+    check_fairseq_keys(config)
     check_schedule(config)
     check_installed(config.tracking.name)
     if not re.fullmatch(r"\w[\w.-]*", config.experiment):
@@ -60,17 +59,10 @@ def check(config: DictConfig) -> None:
         check_compiling(config)
     if config.norm.kernels == "triton":
         check_triton(config)
-    check_fairseq_keys(config)
-    if config.precision == "bf16" and (config.common.bf16 or config.common.fp16):
-        raise UserError("precision=bf16 keeps the weights in float32: leave out common.bf16 and common.fp16")
     if not config.dry_run:  # a dry run may be for another machine
         check_processes(config)
         if config.precision == "bf16":
             check_bfloat16(on_cpu(config))
-    if config.common.fp16 and on_cpu(config):
-        raise UserError("common.fp16=true needs a GPU; common.bf16=true works on a CPU too")
-    if config.common.fp16:
-        refuse_loss_scale(config.model, "common.fp16=true", instead="precision=bf16")
     if not (config.checkpoint.patience > 0 or config.optimization.max_epoch or config.optimization.max_update):
         raise UserError("nothing ends this run: set checkpoint.patience, optimization.max_epoch or .max_update")
 
@@ -114,8 +106,6 @@ def check_schedule(config: DictConfig) -> None:
     """Refuse a learning-rate schedule that fairseq cannot build."""
     scheduler, rates, last = config.lr_scheduler, list(config.optimization.lr), config.optimization.max_update or 0
     name, warmup = scheduler._name, scheduler.get("warmup_updates", 0)
-    if name == "reduce_lr_on_plateau":
-        raise UserError(f"lr_scheduler={name}: its rate would not survive a resume: choose another schedule")
     if name in ("inverse_sqrt", "cosine") and len(rates) > 1:
         raise UserError(f"optimization.lr={rates}: lr_scheduler={name} needs a single number")
     if name == "inverse_sqrt" and warmup < 1:
@@ -182,5 +172,4 @@ def check_values(config: DictConfig) -> None:
     if "max_length_a" in config.evaluate and config.evaluate.max_length_a == config.evaluate.max_length_b == 0:
         raise UserError("evaluate.max_length_a and evaluate.max_length_b are 0: a translation needs at least 1 token")
     reestimate.check(config)
-    statistics_probe.check(config)
     run_task(config.task._name).check(config)

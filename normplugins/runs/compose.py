@@ -25,10 +25,16 @@ from normplugins.corpora import CORPORA, corpus_config, register_corpus_nodes
 from normplugins.evaluation.tasks import run_task
 from normplugins.models.norm_settings import norm_config, unread_settings
 from normplugins.norms import all_settings, known_norms
-from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name
+from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, cell_name, flatten
 from normplugins.runs.experiments import experiments
-from normplugins.runs.fairseq_keys import FAIRSEQ_SECTIONS, fairseq_defaults
-from normplugins.runs.overrides import explain_error, hydra_overrides, refuse_keys, refuse_without_effect
+from normplugins.runs.fairseq_keys import COMPONENTS, FAIRSEQ_SECTIONS, check_component, fairseq_defaults
+from normplugins.runs.overrides import (
+    explain_error,
+    hydra_overrides,
+    parse_overrides,
+    refuse_keys,
+    refuse_without_effect,
+)
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmHardwareSettings
 from normplugins.training.distributed import launched, share_batches
 from normplugins.utils.download import own_file
@@ -37,7 +43,7 @@ from normplugins.utils.paths import config_dir
 
 CONFIG_DIR = config_dir()
 # These keys take a list with a number for each epoch; a single number stands for a list of one.
-ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)")
+ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)$")
 # Warmups, which a recipe or a comparison may set for all norms: norms without a warmup ignore them.
 WARMUP = re.compile(r"(pn_warmup_updates|model\.final_norm_warmup_updates)=\d+$")
 # Hydra copies the whole store, with all nodes of fairseq, whenever it composes a config, but only reads the copy.
@@ -94,6 +100,9 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()), tuple(CORPORA))
     refuse_keys(overrides)
+    for group, _, name in (item.lstrip("+").partition("=") for item in overrides):
+        if group in COMPONENTS and not name.startswith("{"):
+            check_component(group, name.strip("'\""))
     overrides = hydra_overrides(overrides)
     where = [item for item in overrides if item.startswith(("hardware=", "tracking="))]
     overrides = [*where, *(item for item in overrides if item not in where)]
@@ -126,14 +135,16 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
     given = [ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides]
     if member := launched():
         given.append(f"distributed_training.distributed_world_size={member.size}")
-    parsed = OverridesParser.create().parse_overrides(given)
-    for each in parsed:
-        if each.is_sweep_override():
-            raise UserError(f"'{each.input_line}' has several values, but this is one run: a multirun (-m) takes them")
+    parsed = parse_overrides(given)
     chosen = [each for each in parsed if _chooses_option(each)]
     groups = tuple(str(each.input_line) for each in chosen)
     config, choices = _compose_groups(experiment, groups, tuple(known_norms()))
     if values := [each for each in parsed if each not in chosen]:
+        leaves = [key for key, _ in flatten(config, resolve=False)]
+        for each in values:
+            section = each.key_or_group
+            if not isinstance(each.value(), dict) and any(key.startswith(f"{section}.") for key in leaves):
+                raise UserError(f"{each.input_line}: {section} is a section, whose keys are set one by one")
         config = config.copy()
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config, choices
@@ -187,7 +198,10 @@ def convert_types(config: DictConfig) -> None:
     if "slurm" in config.hardware:
         types["hardware"] = SlurmHardwareSettings
     own = make_dataclass("OwnSections", [(name, type_, MISSING) for name, type_ in types.items()])
-    given = OmegaConf.to_container(OmegaConf.masked_copy(config, list(types)))  # plain, so that added keys are refused
+    # plain, so that added keys are refused
+    given: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(types)))
+    if given["train"].get("probe", True) is None:  # in the configs of older runs
+        del given["train"]["probe"]
     typed: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(own), given))
     config.update(typed)
 

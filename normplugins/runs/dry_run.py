@@ -32,7 +32,7 @@ from normplugins.utils.terminal import definitions, terminal_width
 # the end of each sentence, on the side that has more. IWSLT14: fairseq's recipe. WMT14: fairseq's log of the same three
 # corpora with a joint BPE of 32,000 (WMT16 en-de): 4,500,966 pairs, 132,886,171 en, 137,628,246 de.
 COUNTED = {"iwslt14": (160_239, 4_035_591 + 160_239), "wmt14": (4_500_966, 137_628_246)}
-LENGTH, LONGEST = 30, 100  # tokens in a typical and in the longest sentence of an unknown corpus
+LENGTH = 30  # tokens in a typical sentence of an unknown corpus
 CPU_TOKENS = 250  # tokens in the largest batch measured on a CPU: a dry run should take seconds
 MakeBatch = Callable[[int, int], dict[str, Any]]
 """Makes a batch from a number of sentences and their length in tokens."""
@@ -46,7 +46,6 @@ class CorpusSize:
     sentences: int | None  # in an epoch
     tokens: int | None  # in an epoch on the side with more tokens, including the end of each sentence
     length: int  # tokens in a typical sentence
-    longest: int  # tokens in the longest sentence
     source: str  # where these numbers come from
 
 
@@ -76,12 +75,12 @@ def dry_run_rows(config: DictConfig) -> dict[str, str]:
     task, batch = synthetic_task(run_task(config.task._name), settings, size.types)
     full = batch_tokens(config, size)
     with step("measuring a training step on this machine, with random tokens") as tell:
-        measured = measure(settings, task, batch, full, min(size.length, full), min(size.longest, full), tell)
+        measured = measure(settings, task, batch, full, min(size.length, full), tell)
     return describe(config, size, measured)
 
 
 def batch_tokens(config: DictConfig, size: CorpusSize) -> int:
-    """Return the largest number of tokens in a batch."""
+    """Return the number of tokens in a full batch: the largest one, or of typical sentences if they are counted."""
     sentences = config.dataset.batch_size or math.inf
     return int(min(config.dataset.max_tokens or math.inf, sentences * size.length))
 
@@ -90,6 +89,8 @@ def describe(config: DictConfig, size: CorpusSize, step: Step) -> dict[str, str]
     """Return the rows of the printed table: what follows from the config, the corpus and the measured step."""
     batch, processes = batch_tokens(config, size), world_size(config)
     batches = int(config.optimization.update_freq[0]) * processes
+    # a limit in sentences is one in tokens only if the sentences are segments of a running text
+    limited = batch == config.dataset.max_tokens or config.task._name == "language_modeling"
     known = f"{size.tokens:,} tokens, {size.sentences:,} sentences or segments" if size.tokens else "size unknown"
     limits = {
         f"update {config.optimization.max_update:,}": config.optimization.max_update,
@@ -101,13 +102,15 @@ def describe(config: DictConfig, size: CorpusSize, step: Step) -> dict[str, str]
     epoch = ""
     if size.tokens:
         took = timedelta(seconds=round(size.tokens / step.tokens * step.seconds / processes))
-        epoch = f"at least {math.ceil(size.tokens / (batch * batches)):,} updates, {took} at the measured speed"
+        updates = f"{'at least' if limited else 'about'} {math.ceil(size.tokens / (batch * batches)):,} updates"
+        epoch = f"{updates}, {took} at the measured speed"
     device = f"CPU, threads: {torch.get_num_threads()}" if on_cpu(config) else torch.cuda.get_device_name()
     rows = {
         "parameters": f"{step.parameters:,}",
         "dictionary": f"{size.types:,} types",
         "training text": f"{known} ({size.source})",
-        "an update": f"at most {batch * batches:,} tokens (batches of {batch:,}: {batches}; processes: {processes})",
+        "an update": f"{'at most' if limited else 'about'} {batch * batches:,} tokens "
+        f"(batches of {batch:,}: {batches}; processes: {processes})",
         "an epoch": epoch,
         "the end": f"after {' or '.join(text for text, is_set in limits.items() if is_set)}",
         "memory": f"{total} a process: {purposes}",
@@ -133,20 +136,19 @@ def corpus_size(config: DictConfig) -> CorpusSize:
         tokens, types = published.get("train tokens"), published.get("types", 10_000) + 2  # <s> and <pad>
         if manifest:
             tokens, types = manifest["counts"]["train"]["tokens"], manifest["dictionary_types"]
-        return CorpusSize(types, math.ceil(tokens / segment) if tokens else None, tokens, segment, segment, source)
+        return CorpusSize(types, math.ceil(tokens / segment) if tokens else None, tokens, segment, source)
     assert isinstance(corpus, ParallelCorpus)
     if manifest:
         pairs, subwords = manifest["counts"]["train"]["pairs"], manifest["subword"]["subwords"]
         tokens = max(subwords[f"train.{language}"] for language in (corpus.source, corpus.target)) + pairs
-        longest, types = max(manifest["longest"]["train"].values()), manifest["dictionary_types"]
-        return CorpusSize(types, pairs, tokens, round(tokens / pairs), longest, source)
+        return CorpusSize(manifest["dictionary_types"], pairs, tokens, round(tokens / pairs), source)
     types = math.ceil((corpus.subword_size + 4) / 8) * 8  # including fairseq's symbols, padded to a multiple of 8
-    longest, pairs = corpus.max_length or LONGEST, corpus.published().get("train", getattr(corpus, "train_size", None))
+    pairs = corpus.published().get("train", getattr(corpus, "train_size", None))
     if corpus.name in COUNTED:
         pairs, tokens = COUNTED[corpus.name]
-        return CorpusSize(types, pairs, tokens, round(tokens / pairs), longest, source)
+        return CorpusSize(types, pairs, tokens, round(tokens / pairs), source)
     source = f"{source}, with {LENGTH} tokens a sentence"
-    return CorpusSize(types, pairs, pairs * LENGTH if pairs else None, LENGTH, longest, source)
+    return CorpusSize(types, pairs, pairs * LENGTH if pairs else None, LENGTH, source)
 
 
 def synthetic_task(task: RunTask, config: DictConfig, types: int) -> tuple[Any, MakeBatch]:
@@ -168,7 +170,7 @@ def synthetic_task(task: RunTask, config: DictConfig, types: int) -> tuple[Any, 
 
 
 def measure(
-    config: DictConfig, task: Any, batch: MakeBatch, full: int, length: int, longest: int, tell: Echo = lambda _: None
+    config: DictConfig, task: Any, batch: MakeBatch, full: int, length: int, tell: Echo = lambda _: None
 ) -> Step:
     """Build the model in one process, train it for two steps and measure the second.
 
@@ -176,8 +178,7 @@ def measure(
         config: fairseq's config.
         task: a fairseq task with its dictionaries.
         batch: makes the batches of this task.
-        full, length, longest: tokens in a full batch, in a typical sentence and in the longest one, whose activations
-            may take more memory.
+        full, length: tokens in a full batch and in a typical sentence.
         tell: called with a description of each step before it begins.
     """
     config.distributed_training.distributed_world_size = 1
@@ -189,15 +190,10 @@ def measure(
         sample, _ = trainer._prepare_sample(batch(sentences, tokens))
         return saved_bytes(model, lambda: trainer.criterion(model, sample))
 
-    # The number of bytes is linear in the number of sentences, except that a single sentence needs fewer copies. The
-    # constant part is measured with typical sentences only, because long ones take seconds.
+    # The number of bytes is linear in the number of sentences, except that a single sentence needs fewer copies.
     tell(f"measuring the memory of sentences of {length} tokens")
     two, three = activations(2, length), activations(3, length)
-    fixed = 3 * two - 2 * three
-    saved = fixed + max(1, full // length) * (three - two)
-    if longest != length:
-        tell(f"measuring the memory of sentences of {longest} tokens")
-        saved = max(saved, fixed + max(1, full // longest) * ((activations(2, longest) - fixed) // 2))
+    saved = 3 * two - 2 * three + max(1, full // length) * (three - two)
     sentences = max(1, (full if trainer.cuda else min(full, CPU_TOKENS)) // length)
     tokens = sentences * length
     # The first step allocates the optimizer's state, for which a single sentence is enough on a CPU.
@@ -210,14 +206,11 @@ def measure(
         trainer.optimizer.step()
         trainer.zero_grad()
         seconds = _clock(trainer.cuda) - begun
-    own = {id(parameter) for parameter in model.parameters()}
-    # In half precision the optimizer has float32 copies of the parameters and of their gradients.
-    copies = [parameter for parameter in trainer.optimizer.params if id(parameter) not in own]
     state = (value for each in trainer.optimizer.optimizer.state.values() for value in each.values())
     memory = {
         "parameters": _bytes([*model.parameters(), *model.buffers()]),
         "gradients": gradients,
-        "optimizer": _bytes(value for value in state if isinstance(value, Tensor)) + 2 * _bytes(copies),
+        "optimizer": _bytes(value for value in state if isinstance(value, Tensor)),
         "activations": saved,
     }
     parameters = sum(parameter.numel() for parameter in model.parameters())

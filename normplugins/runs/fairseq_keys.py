@@ -14,8 +14,7 @@ from normplugins.utils.errors import UserError
 FAIRSEQ_SECTIONS = ("common", "distributed_training", "dataset", "optimization", "checkpoint", "bmuf", "ema")
 DDP_BACKENDS = ("pytorch_ddp", "c10d", "legacy_ddp", "no_c10d")
 SUPPORTED = {
-    "common": "log_interval seed cpu bf16 fp16 fp16_init_scale fp16_scale_window fp16_scale_tolerance min_loss_scale "
-    "threshold_loss_scale fp16_no_flatten_grads empty_cache_freq all_gather_list_size",
+    "common": "log_interval seed cpu empty_cache_freq all_gather_list_size",
     "distributed_training": "distributed_world_size ddp_backend bucket_cap_mb find_unused_parameters",
     "dataset": "num_workers max_tokens batch_size required_batch_size_multiple required_seq_len_multiple "
     "data_buffer_size max_tokens_valid batch_size_valid curriculum",
@@ -25,13 +24,18 @@ SUPPORTED = {
     "language_modeling": "tokens_per_sample",
 }
 """The keys that may be set, by section; the keys of a task are listed under the task's name."""
+COMPONENTS = {
+    "criterion": ("adaptive_loss", "cross_entropy", "label_smoothed_cross_entropy", "label_smoothed_nll"),
+    "optimizer": ("adam", "fused_adam"),
+    "lr_scheduler": ("cosine", "fixed", "inverse_sqrt", "step"),
+}
+"""The components that a run supports, by config group."""
 REASONS = {
     r"task\.(data|seed|batch_size\w*|data_buffer_size|(source|target)_lang|train_subset|dataset_impl"
     r"|required_seq_len_multiple)|checkpoint\.save_dir|bmuf\.distributed_world_size"
-    r"|distributed_training\.(\w*fp16|tpu)": "it follows from another setting, which has to be set instead",
-    r"common\.(amp\w*|memory_efficient_\w+|on_cpu_convert_precision)": (
-        "a run's precision is float32, precision=bf16, common.bf16=true, or on a GPU common.fp16=true"
-    ),
+    r"|distributed_training\.tpu": "it follows from another setting, which has to be set instead",
+    r"common\.((amp|bf16|fp16|memory_efficient)\w*|\w+_loss_scale|on_cpu_convert_precision)"
+    r"|distributed_training\.\w*fp16": ("the precision of a run is float32, or that of precision=bf16"),
     r"\w+\.\w*(tpu|plasma|quantization|parallel|pipeline|batch_buckets|pad_to_fixed|offload|sharded|fsdp)\w*": (
         "a run does not support it"
     ),
@@ -75,12 +79,20 @@ def fairseq_defaults() -> DictConfig:
     return OmegaConf.create({section: getattr(defaults, section) for section in FAIRSEQ_SECTIONS})
 
 
+def check_component(group: str, name: str) -> None:
+    """Raise UserError if the config group of a component has an option that no run supports."""
+    if name not in COMPONENTS[group]:
+        raise UserError(f"{group}={name}: a run does not support it. Known: {', '.join(COMPONENTS[group])}")
+
+
 def check_fairseq_keys(config: DictConfig) -> None:
-    """Raise UserError, with the reason, for a key of fairseq with a value that no run supports.
+    """Raise UserError, with the reason, for a component or a key of fairseq with a value that no run supports.
 
     These are keys that follow from another setting, an unknown ``ddp_backend``, and any other unsupported key that is
     not at its default.
     """
+    for group in COMPONENTS:
+        check_component(group, config[group]._name)
     for key, source in FOLLOWS.items():
         value, needed = OmegaConf.select(config, key), OmegaConf.select(config, source)
         if value is not None and value != needed:

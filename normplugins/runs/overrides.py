@@ -8,6 +8,8 @@ from functools import cache
 from typing import get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
@@ -58,6 +60,20 @@ def _text_settings() -> frozenset[str]:
     return frozenset(key for key, type_ in types if type_ is str or str in get_args(type_))
 
 
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Return the parsed overrides of one run.
+
+    Raises:
+        UserError: an override has several values.
+        HydraException: an override cannot be parsed.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for each in parsed:
+        if each.is_sweep_override():
+            raise UserError(f"'{each.input_line}' has several values, but this is one run: a multirun (-m) takes them")
+    return parsed
+
+
 def refuse_keys(overrides: Sequence[str]) -> None:
     """Raise UserError for an override that deletes a key, sets the name of the cell, or is one of Hydra's own."""
     for item in (override.lstrip("+") for override in overrides):
@@ -82,18 +98,13 @@ def refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:
         shown = f"model.normalize_before={str(before).lower()}"
         raise UserError(f"{shown} contradicts model.placement={placement}: leave one of them out")
     key = "model.final_norm_warmup_updates"
-    if key not in given:
-        return
-    names = all_norm_names(model)
-    if not before:
+    if key in given and not (
+        before and model.norm_warmup_updates != 0 and any(map(has_final_warmup, all_norm_names(model)))
+    ):
         raise UserError(
-            f"{key} has no effect on a post-norm model, which has no norm at the end of its stack: "
-            "leave it out, or set model.normalize_before=true"
+            f"{key} has no effect here: it is the warmup of the PN at the end of a pre-norm stack, and needs "
+            "norm.warmup_updates above 0"
         )
-    if not any(map(has_final_warmup, names)):
-        raise UserError(f"{key} has no effect on {' and '.join(names)}: it is the warmup of PN")
-    if model.norm_warmup_updates == 0:
-        raise UserError(f"{key} has no effect while norm.warmup_updates is 0: set norm.warmup_updates to use it")
 
 
 def explain_error(error: Exception, experiment: str, overrides: Sequence[str], compose: ComposeExperiment) -> str:

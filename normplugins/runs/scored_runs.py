@@ -188,31 +188,28 @@ def _segments(
 
 
 def check_comparable(system: System, baseline: System) -> None:
-    """Raise UserError, with the reason, unless all runs of both sides were scored alike on the same sentences."""
+    """Raise UserError, with what differs, unless all runs of both sides were scored alike on the same sentences."""
     first = baseline.first
+    here = _scored_how(first)
     for run in (*baseline.runs.values(), *system.runs.values()):
-        where = f"{run.path} cannot be compared with {first.path}"
-        if run.metric != first.metric:
-            raise UserError(f"{where}: it has {run.metric}, and the other {first.metric}")
-        if run.checkpoint != first.checkpoint:
-            raise UserError(f"{where}: it is scored by the checkpoint '{run.checkpoint}', the other by "
-                            f"'{first.checkpoint}'. Set --checkpoint to one that both have")  # fmt: skip
-        if run.test_set != first.test_set:
-            names = sorted(name for name in run.test_set.keys() | first.test_set.keys()
-                           if run.test_set.get(name) != first.test_set.get(name))  # fmt: skip
-            raise UserError(f"{where}: the test sets or references differ ({', '.join(names)})")
-        signatures = [each.metrics[each.metric]["signature"] for each in (run, first)]
-        if signatures[0] != signatures[1]:
-            raise UserError(f"{where}: the signatures differ ({signatures[0]} and {signatures[1]})")
-        types = [each.record.get("corpus", {}).get("dictionary_types") for each in (run, first)]
-        if run.metric == "ppl" and types[0] != types[1] and "level:word|tokens" in signatures[0]:
-            sizes = " and ".join(map(str, types))
-            raise UserError(f"{where}: their vocabularies have {sizes} words, and all other words count as <unk>")
-        if run.statistics.shape != first.statistics.shape:
-            raise UserError(
-                f"{where}: {len(run.statistics):,} sentences or segments there, {len(first.statistics):,} here. "
-                "Language models need the same evaluate.segment, and both their log-probabilities or neither"
-            )
+        there = _scored_how(run)
+        if differing := [key for key in {**here, **there} if there.get(key) != here.get(key)]:
+            text = "; ".join(f"{key} is {there.get(key)} there and {here.get(key)} here" for key in differing)
+            raise UserError(f"{run.path} cannot be compared with {first.path}: {text}")
+
+
+def _scored_how(run: ScoredRun) -> dict[str, Any]:
+    """Return what must be the same for two runs whose scores are compared."""
+    signature = run.metrics[run.metric]["signature"]
+    of_words = "level:word|tokens" in signature  # every word outside the vocabulary counts as <unk>
+    return {
+        "metric": run.metric,
+        "--checkpoint": run.checkpoint,
+        "signature": signature,
+        **{f"the hash of {name}": digest[:16] for name, digest in run.test_set.items()},
+        "the number of words in the vocabulary": run.record["corpus"].get("dictionary_types") if of_words else None,
+        "the number of sentences or segments": len(run.statistics),
+    }
 
 
 def read_test_text(run: ScoredRun, data: Path, side: str) -> list[str] | None:

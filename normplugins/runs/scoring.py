@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from normplugins.corpora import Prepared, corpus_config, prepare
 from normplugins.evaluation.reestimate import checkpoint_to_score
@@ -21,7 +21,7 @@ from normplugins.runs import folder, provenance
 from normplugins.runs.cell import flatten
 from normplugins.runs.check import check_values
 from normplugins.runs.compose import convert_types
-from normplugins.runs.overrides import wrong_type
+from normplugins.runs.overrides import hydra_overrides, parse_overrides, wrong_type
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import copy_file, disk_errors, sha256
@@ -132,7 +132,7 @@ def rescore(directory: Path, overrides: Sequence[str], save: Path | None) -> Non
     config = folder.stored_config(directory)
     task, average = run_task(config.task._name), config.evaluate.average
     name = change(config, overrides, task) or checkpoints.scored_names(average)[0]
-    found = find_checkpoint(directory, name, average)
+    checkpoint = find_checkpoint(directory, name, average)
     if save:
         with disk_errors(save):
             save.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,8 @@ def rescore(directory: Path, overrides: Sequence[str], save: Path | None) -> Non
         say(f"{directory} does not name the corpus of its run: cannot check that it was {corpus.folder}")
     with tempfile.TemporaryDirectory() as scratch:
         outputs = save or Path(scratch)
-        checkpoint = ready_checkpoint(found, config, corpus, outputs)
+        checkpoints.load(checkpoint, folder.identity(directory, corpus))
+        checkpoint = checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
         scores, speed = task.evaluate(config, checkpoint, corpus, outputs / output_name(task, name, average))
     if not (directory / folder.RECORD).exists():
         say(f"{directory} has no record: its run may not have ended. This is {checkpoints.FILES[name]} as it is now")
@@ -163,11 +164,12 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
                 f"'{override}' does not change how a trained run is scored. KEY=VALUE of: {', '.join(changeable)}"
             )
     try:
-        config.merge_with_dotlist(list(overrides))
+        for parsed in parse_overrides(hydra_overrides(overrides)):
+            OmegaConf.update(config, parsed.key_or_group, parsed.value())
         OmegaConf.resolve(config)
         name: str | None = config.evaluate.pop("checkpoint", None)
         convert_types(config)
-    except (YAMLError, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         text = " ".join(str(error).split())
         raise UserError(wrong_type(error) or f"{' '.join(overrides)} cannot be read: {text}") from error
     if not isinstance(config.common.cpu, bool):
@@ -177,26 +179,8 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
     return name
 
 
-def ready_checkpoint(found: Sequence[Path], config: DictConfig, corpus: Prepared, outputs: Path) -> Path:
-    """Check what :func:`find_checkpoint` has found, average it, and re-estimate its statistics if so configured.
-
-    New checkpoints are written to ``outputs``. Returns the checkpoint to score.
-
-    Raises:
-        UserError: a checkpoint is damaged or of another run.
-    """
-    checkpoint = found[0]
-    identity = folder.identity(checkpoint.parent, corpus)
-    if len(found) > 1:
-        checkpoint = outputs / checkpoints.AVERAGED
-        checkpoints.average(found, checkpoint, identity)
-    else:
-        checkpoints.load(checkpoint, identity)
-    return checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
-
-
-def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Path]:
-    """Return the file of a checkpoint, or the epochs' checkpoints to average if their mean does not exist.
+def find_checkpoint(directory: Path, name: str, average: int | None) -> Path:
+    """Return the file of a checkpoint in a run's folder.
 
     Raises:
         UserError: the name is not ``averaged``, ``last`` or ``best``, or the run's folder does not hold the file.
@@ -204,11 +188,13 @@ def find_checkpoint(directory: Path, name: str, average: int | None) -> list[Pat
     if name not in checkpoints.FILES:
         raise UserError(f"{CHECKPOINT}={name}: {', '.join(checkpoints.FILES)} are known")
     path = directory / checkpoints.FILES[name]
-    if name == "averaged" and not path.exists():
-        if not average:
-            raise UserError(f"{CHECKPOINT}=averaged: the run in {directory} averages nothing (evaluate.average=null)")
-        if epochs := checkpoints.epoch_checkpoints(directory):
-            return epochs[-average:]
+    if name == "averaged" and not average and not path.exists():
+        raise UserError(f"{CHECKPOINT}=averaged: the run in {directory} averages nothing (evaluate.average=null)")
     if not path.exists():
-        raise UserError(f"{path.name} is missing in {directory}: its run has not finished, or it was cleaned")
-    return [path]
+        raise UserError(f"{missing(path)}{f'. {CHECKPOINT}=last scores the newest one' if name != 'last' else ''}")
+    return path
+
+
+def missing(checkpoint: Path) -> str:
+    """Return the message that a run's folder lacks this checkpoint."""
+    return f"{checkpoint.name} is missing in {checkpoint.parent}: its run has not finished, or it was cleaned"

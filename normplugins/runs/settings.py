@@ -34,8 +34,8 @@ class TrainSettings:
         "epoch 316 batches instead of 343",
     )
     compile: bool = setting(False, "compile the layers with torch.compile, which draws other dropout masks")
-    probe: bool | None = neutral(
-        None, "record statistics of the norms in training; null: unless compile or checkpoint_activations prevents it"
+    probe: bool = neutral(
+        True, "record statistics of the norms in training; off with compile and with model.checkpoint_activations"
     )
 
 

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.locks import hold_lock
 
 LOGS = Path("runs/slurm")
-POLL_SECONDS = 10
 _NOT_FOR_THE_JOB = re.compile(r"[+~]*(hardware=|hardware\.slurm[.=])")
 _SCRIPT = """\
 #!/bin/bash
@@ -38,15 +36,13 @@ wait $!
 """
 
 
-def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[DictConfig], wait: bool = False) -> None:
+def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[DictConfig]) -> None:
     """Submit a job array with a task for each cell that is not complete and not in the queue; print each cell's state.
 
-    ``cells`` are the overrides of each cell, and ``configs`` its composed and checked config. With ``wait``, return
-    when all jobs have ended.
+    ``cells`` are the overrides of each cell, and ``configs`` its composed and checked config.
 
     Raises:
-        UserError: the cells differ in ``hardware``, Slurm is not installed here, Slurm refuses the jobs or, with
-            ``wait``, a job ended before its run was complete.
+        UserError: the cells differ in ``hardware``, Slurm is not installed here, or Slurm refuses the jobs.
     """
     settings = configs[0].hardware.get("slurm")
     if any(config.hardware.get("slurm") != settings or config.hardware.name != "slurm" for config in configs):
@@ -55,7 +51,7 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
         raise UserError(f"hardware.slurm.gpus={settings.gpus}: to use {settings.gpus} GPUs, set hardware.processes")
     if shutil.which("sbatch") is None:
         raise UserError("hardware=slurm: there is no sbatch command here. Call this on a login node of the cluster")
-    jobs, left = [], []  # ids of jobs to wait for; cells to submit
+    left = []
     with hold_lock(LOGS / "lock", lambda holder: print(f"waiting for process {holder}, which submits jobs")):
         queued = queued_runs()
         for overrides, config in zip(cells, configs, strict=True):
@@ -64,22 +60,14 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
                 print(f"{title}: already complete, in {config.run_dir} (force=true runs it again)")
             elif found := queued.get(os.path.realpath(config.run_dir)):
                 print(f"{title}: already queued or running, as job {found} (scancel {found} ends it)")
-                jobs.append(found)
             else:
                 left.append((title, [experiment, *job_overrides(overrides, config)], config))
         if left:
-            jobs.append(_submit(experiment, left, settings))
-    if wait and jobs:
-        try:
-            _wait_for(",".join(jobs))
-        except KeyboardInterrupt as interrupt:
-            raise UserError("no longer waiting; the jobs continue") from interrupt
-        if lost := [config.run_dir for config in configs if not folder.completed(config)]:
-            raise UserError(f"the jobs have ended, and {len(lost)} of {len(configs)} runs are not complete: {lost[0]}")
+            _submit(experiment, left, settings)
 
 
-def _submit(name: str, left: Sequence[tuple[str, Sequence[str], DictConfig]], settings: DictConfig) -> str:
-    """Submit a job array with a task for each (title, arguments, config) in ``left``; return its job id."""
+def _submit(name: str, left: Sequence[tuple[str, Sequence[str], DictConfig]], settings: DictConfig) -> None:
+    """Submit a job array with a task for each (title, arguments, config) in ``left``."""
     text = script(name, [arguments for _, arguments, _ in left], settings)
     done = subprocess.run(["sbatch", "--parsable"], input=text, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -90,7 +78,6 @@ def _submit(name: str, left: Sequence[tuple[str, Sequence[str], DictConfig]], se
     for task, (title, _, config) in enumerate(left):
         print(f"job {job}_{task}: {title} in {config.run_dir}, log {LOGS}/{job}_{task}.log")
     print(f"{len(left)} submitted: squeue --job {job} shows which wait and run, scancel {job} ends them")
-    return job
 
 
 def queued_runs() -> dict[str, str]:
@@ -135,13 +122,3 @@ def script(name: str, cells: Sequence[Sequence[str]], settings: DictConfig) -> s
         setup="\n".join(settings.setup),
         python=shlex.quote(sys.executable),
     )
-
-
-def _wait_for(jobs: str) -> None:
-    """Wait until all of these jobs (comma-separated ids) have left the queue; a requeued job is still in it."""
-    while True:
-        queue = subprocess.run(["squeue", "--noheader", "--jobs", jobs], capture_output=True, text=True, check=False)
-        forgotten = "Invalid job id" in queue.stderr  # the only job ended long ago
-        if forgotten or (queue.returncode == 0 and not queue.stdout.strip()):
-            return
-        time.sleep(POLL_SECONDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +29,7 @@ from normplugins.evaluation.tasks import windows
 from normplugins.runs import folder, provenance
 from normplugins.runs.check import check_bfloat16
 from normplugins.runs.run import run_label
-from normplugins.runs.scoring import find_checkpoint, ready_checkpoint, set_up_process
+from normplugins.runs.scoring import missing, set_up_process
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import progress
@@ -241,21 +240,20 @@ def load(run: str | Path) -> TrainedRun:
     as ``checkpoint_last.pt`` or a folded one.
 
     Raises:
-        UserError: the folder holds no such run, its checkpoint is damaged, or its corpus has changed.
+        UserError: the folder holds no such run, its checkpoint is missing or damaged, or its corpus has changed.
     """
     path = Path(run)
     directory = path.parent if path.is_file() else path
     config = folder.stored_config(directory)
-    average = config.evaluate.average
-    scored = path if path.is_file() else checkpoints.scored(directory, average, recalibration_batches(config))
-    name = checkpoints.scored_names(average)[0]
-    found = [scored] if scored.exists() else find_checkpoint(directory, name, average)  # before the corpus is prepared
+    of_record = checkpoints.scored(directory, config.evaluate.average, recalibration_batches(config))
+    scored = path if path.is_file() else of_record
+    if not scored.exists():  # before the corpus is prepared
+        raise UserError(
+            f"{missing(scored)}. The newest checkpoint is loaded by its path {directory / checkpoints.LAST}"
+        )
     set_up_process(config)
     settings, root = corpus_config(config.corpus), Path(config.data_dir)
     corpus = open_prepared(settings, root) or prepare(settings, root, partial(print, file=sys.stderr))
     provenance.check_corpus(directory, corpus)
-    if scored.exists():
-        checkpoints.load(scored, folder.identity(directory, corpus))
-        return TrainedRun(directory, scored, config, corpus)
-    with tempfile.TemporaryDirectory() as scratch:
-        return TrainedRun(directory, ready_checkpoint(found, config, corpus, Path(scratch)), config, corpus)
+    checkpoints.load(scored, folder.identity(directory, corpus))
+    return TrainedRun(directory, scored, config, corpus)

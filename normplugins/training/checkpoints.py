@@ -3,11 +3,12 @@
 import contextlib
 import math
 import os
-import pickle
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def scored(directory: Path, average: int | None, recalibrate: int | None = None)
 def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
     """Load a checkpoint on the CPU without running any code that the file names, and check its content.
 
-    With ``run``, it must belong to that run; checkpoints of older versions do not name their run and are accepted.
+    With ``run``, it must belong to that run; checkpoints of older versions do not name their run and are accepted with
+    a warning, one for each folder.
 
     Raises:
         UserError: the file names code to run, cannot be read, has changed since it was written, has values that are
@@ -59,14 +61,10 @@ def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
 def _load(path: Path, run: Identity | None) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
     except Exception as error:  # flipped bytes raise errors of many types
-        if not _begins_as_checkpoint(path):
-            reason = "it is not a checkpoint, or its beginning is damaged"
-        elif isinstance(error, pickle.UnpicklingError):
-            raise UserError(f"{path} was refused: {why_refused(error)}") from error
-        else:
-            reason = (str(error) or "it is empty").splitlines()[0].rstrip(".")
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
+        raise UserError(f"{path} was refused: {why_refused(error)}") from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a checkpoint: it holds no model")
     epoch, history = re.fullmatch(r"checkpoint(\d+)\.pt", path.name), (state.get("extra_state") or {}).get("history")
@@ -76,16 +74,15 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
         raise UserError(f"{path} was refused: it is the checkpoint of epoch {history.get('epoch')}")
     if run and (difference := find_difference(state, run)):
         raise UserError(f"{path} was refused: it is of another run ({difference})")
+    if run and not identity_of(state):
+        _warn_of_no_run(path.parent)
     return state
 
 
-def _begins_as_checkpoint(path: Path) -> bool:
-    """Whether a file begins as a zip file or as a pickle of an older PyTorch; True if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(2).startswith((b"PK", b"\x80"))
-    except OSError:
-        return True
+@cache
+def _warn_of_no_run(directory: Path) -> None:
+    text = f"warning: the checkpoints in {directory} name no run, so it is not checked that they belong to this one"
+    print(text, file=sys.stderr)  # standard output may be a translation
 
 
 def _resume_hint(path: Path, run: Identity | None) -> str:
@@ -102,9 +99,9 @@ def _resume_hint(path: Path, run: Identity | None) -> str:
     return "No other checkpoint in the folder is sound: force=true starts the run again"
 
 
-def why_refused(error: pickle.UnpicklingError) -> str:
-    """Return why PyTorch refused to unpickle a file. PyTorch's own message advises to unpickle it nevertheless."""
-    if named := re.search(r"GLOBAL (\S+)", str(error)):
+def why_refused(error: Exception) -> str:
+    """Return why PyTorch did not load a file. PyTorch's own message advises to unpickle it nevertheless."""
+    if named := re.search(r"GLOBAL ((?:\w+\.)+\w+)", str(error)):  # a text that begins with c names no module
         return f"it names {named.group(1)}, code that would run on loading. Use checkpoints whose origin you know"
     return "it is damaged or no checkpoint"
 

@@ -106,14 +106,10 @@ def share_batches(config: DictConfig, overrides: Sequence[str]) -> None:
             f"optimization.update_freq follows from train.batches_per_update={batches} and the number of processes: "
             "set that, or set it to null"
         )
-    if rest := batches % processes:
-        divisors = [number for number in range(1, batches + 1) if batches % number == 0]
-        near = [n for n in divisors if n < processes][-1:] + [n for n in divisors if n > processes][:1]
-        multiples = [n for n in (batches - rest, batches - rest + processes) if n]
+    if batches % processes:
         raise UserError(
             f"train.batches_per_update={batches} cannot be shared evenly by {processes} processes: "
-            f"{' or '.join(map(str, near))} processes would do, or train.batches_per_update="
-            f"{' or '.join(map(str, multiples))}"
+            "it must be a multiple of their number"
         )
     config.optimization.update_freq = [batches // processes]
 

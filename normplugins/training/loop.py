@@ -107,13 +107,17 @@ class _Training:
             if self.history.updates:
                 self.progress.line(f"resuming from update {self.history.updates} (epoch {self.history.epoch})")
             if skipped := self.history.skipped:
-                limit = f"a batch (dataset.max_tokens={self.config.dataset.max_tokens})"
-                self.progress.line(
-                    f"{skipped:,} training examples will be skipped: longer than {limit} or the model takes"
-                )
-            while self.history.stopped_by is None and not self.stopping:
+                most = self.config.dataset.max_tokens
+                limit = f"a batch (dataset.max_tokens={most}) or the model takes" if most else "the model takes"
+                self.progress.line(f"{skipped:,} training examples will be skipped: longer than {limit}")
+            while not self.ended():
                 self.train_epoch()
-                self.epoch_itr = self.trainer.get_train_iterator(self.epoch_itr.next_epoch_idx, load_dataset=False)
+                if not self.ended():
+                    self.epoch_itr = self.trainer.get_train_iterator(self.epoch_itr.next_epoch_idx, load_dataset=False)
+
+    def ended(self) -> bool:
+        """Whether the run has ended, or a signal ends this process."""
+        return self.history.stopped_by is not None or bool(self.stopping)
 
     def train_epoch(self) -> None:
         """Train to the end of the epoch or to ``max_update``, validate and save."""
@@ -149,8 +153,6 @@ class _Training:
                 "optimization.update_freq, or train.batches_per_update where that is set: an update then has as many "
                 "tokens as before"
             ) from error
-        if figures is None:  # fairseq skipped the batch after an overflow in half precision
-            return
         if not math.isfinite(figures["loss"]):
             self.stop_not_finite(samples, "the loss is not finite")
         history.updates = self.trainer.get_num_updates()

@@ -14,23 +14,21 @@ from torch import Tensor
 
 from normplugins.utils.errors import UserError
 
-FUSED_DTYPES = (torch.float32, torch.float64)  # parameters of other dtypes are updated in float32
-
 
 class FusedAdam(torch.optim.Optimizer):
     """Adam with decoupled weight decay, equal to fairseq 0.12.2's up to rounding (arXiv 1412.6980, 1711.05101).
 
-    With m and v the running means of a gradient g and of g², both in float32 (float64 for float64 parameters), t = 1,
-    2, ... the number of updates in which the parameter had a gradient, and c1 = 1 - beta1^t, c2 = 1 - beta2^t:
+    With m and v the running means of a gradient g and of g², t = 1, 2, ... the number of updates in which the parameter
+    had a gradient, and c1 = 1 - beta1^t, c2 = 1 - beta2^t:
 
         p <- p - lr * weight_decay * p
         p <- p - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)
 
     PyTorch's kernel divides by sqrt(v / c2) + eps instead, and therefore gets eps / sqrt(c2). State and settings have
-    the layout of fairseq's Adam: each optimizer resumes from the other's checkpoints.
+    the layout of fairseq's Adam: each optimizer resumes from the other's checkpoints. All parameters are of one dtype;
+    for a model in half precision, fairseq passes float32 copies of its parameters.
     """
 
-    supports_memory_efficient_fp16 = True  # half-precision parameters with float32 state
     supports_flat_params = True
 
     def __init__(
@@ -45,48 +43,31 @@ class FusedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        """Update every parameter that has a gradient; a ``closure`` is not supported.
-
-        Raises:
-            ValueError: a gradient is sparse, or a group asks for amsgrad.
-        """
+        """Update every parameter that has a gradient; a ``closure`` is not supported."""
         for group in self.param_groups:
-            if group.get("amsgrad"):
-                raise ValueError("fused_adam has no amsgrad: use optimizer=adam")
             by_kernel: dict[Any, list[Tensor]] = defaultdict(list)  # the parameters of one call of the kernel
             for parameter in group["params"]:
-                if parameter.grad is not None:  # other dtypes one at a time, because their float32 copies take memory
-                    kind = parameter.dtype if parameter.dtype in FUSED_DTYPES else parameter
-                    by_kernel[self._count_update(parameter), parameter.device, kind].append(parameter)
-            for (step, device, _), parameters in by_kernel.items():
+                if parameter.grad is not None:
+                    by_kernel[self._count_update(parameter), parameter.device].append(parameter)
+            for (step, device), parameters in by_kernel.items():
                 self._update(group, step, device, parameters)
 
     def _count_update(self, parameter: Tensor) -> int:
-        """Increment the update count of a parameter and return it; create or convert its state if necessary."""
-        state, of_state = self.state[parameter], parameter.dtype if parameter.dtype in FUSED_DTYPES else torch.float32
-        state["step"] = state.get("step", 0) + 1
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in state:  # a checkpoint may hold it on the CPU and in half precision
-                state[name] = state[name].to(parameter.device, of_state).contiguous()
-            else:
-                state[name] = torch.zeros(parameter.shape, dtype=of_state, device=parameter.device)
+        """Increment the update count of a parameter and return it; create its state if necessary."""
+        state = self.state[parameter]
+        if not state:
+            state |= {"step": 0, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+        state["step"] += 1
         return int(state["step"])
 
     def _update(self, group: dict[str, Any], step: int, device: torch.device, parameters: list[Tensor]) -> None:
-        states = [self.state[parameter] for parameter in parameters]
-        means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if any(gradient.is_sparse for gradient in gradients):
-            raise ValueError("fused_adam takes no sparse gradients")
-        # The kernel needs contiguous tensors of one dtype: other parameters are copied, updated and copied back.
-        updated, gradients = (
-            [tensor.to(mean.dtype).contiguous() for tensor, mean in zip(tensors, means, strict=True)]
-            for tensors in (parameters, gradients)
-        )
         beta1, beta2 = group["betas"]
+        means, squares = (
+            [self.state[parameter][name] for parameter in parameters] for name in ("exp_avg", "exp_avg_sq")
+        )
         torch._fused_adamw_(
-            updated,
-            gradients,
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
             means,
             squares,
             max_exp_avg_sqs=[],
@@ -99,9 +80,6 @@ class FusedAdam(torch.optim.Optimizer):
             amsgrad=False,
             maximize=False,
         )
-        for parameter, copy in zip(parameters, updated, strict=True):
-            if copy is not parameter:
-                parameter.copy_(copy)
 
 
 # The first call of each of these methods would import torch._dynamo, which takes a second, only to tell torch.compile

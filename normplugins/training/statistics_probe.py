@@ -12,14 +12,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from normplugins.models.layers import NORM_ATTRIBUTES
 from normplugins.norms.batch_moments import BatchMomentsNorm
 from normplugins.norms.group_scaling import scale_groups
 from normplugins.norms.statistics import token_rows
-from normplugins.utils.errors import UserError
 
 PER_DECADE = 8
 """The number of probed updates between an update and ten times that update."""
@@ -31,21 +30,8 @@ def is_probed(update: int) -> bool:
 
 
 def is_on(config: DictConfig) -> bool:
-    """Whether ``train.probe`` of a run's config is true or, if it is null, whether the probe's hooks can work."""
-    asked: bool | None = OmegaConf.select(config, "train.probe")
-    return not _hidden_by(config) if asked is None else asked
-
-
-def check(config: DictConfig) -> None:
-    """Raise UserError if the probe is turned on and its hooks would see no training pass."""
-    if OmegaConf.select(config, "train.probe") and (hidden := _hidden_by(config)):
-        raise UserError(f"train.probe=true: with {hidden}=true it sees no training pass: leave one of the two out")
-
-
-def _hidden_by(config: DictConfig) -> str | None:
-    """Return the setting, if any, that compiles layers or runs them twice, which hides training passes from hooks."""
-    keys = ("train.compile", "model.checkpoint_activations")
-    return next((key for key in keys if OmegaConf.select(config, key)), None)
+    """Whether a run has the probe: unless its layers are compiled or run twice, which hides passes from hooks."""
+    return bool(config.train.probe and not config.train.compile and not config.model.get("checkpoint_activations"))
 
 
 class StatisticsProbe:

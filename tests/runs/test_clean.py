@@ -3,7 +3,7 @@
 import shutil
 
 from normplugins.runs import folder
-from tests.helpers.runs import files, tiny_run
+from tests.helpers.runs import change_json, files, tiny_run
 
 GONE = {"checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt", "checkpoint_last.pt"}
 
@@ -50,6 +50,8 @@ def test_unfinished_and_running_runs_are_left_alone(run, refused, accepted):
     with folder.locked(run):
         assert "another run" in refused("clean", "run", "--yes")
         assert "no finished run" in accepted("clean", "--runs", ".")
+    change_json(run / "record.json", format=1, files={})
+    assert "run/record.json has the format 1" in refused("clean", "run", "--yes")
     (run / "record.json").unlink()
     assert "the run in run is not finished" in refused("clean", "run", "--yes")
     assert "no finished run" in accepted("clean", "--runs", ".")

@@ -1,18 +1,22 @@
-"""Every key of fairseq's trainer and tasks either works or is refused with a reason."""
+"""Every key and component of fairseq's trainer and tasks either works or is refused with a reason."""
+
+from math import isfinite
 
 import pytest
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
+from normplugins.evaluation.tasks import run_task
 from normplugins.runs.check import check
-from normplugins.runs.compose import compose_config, fairseq_defaults
-from normplugins.runs.fairseq_keys import SUPPORTED, check_fairseq_keys
+from normplugins.runs.compose import compose_config, fairseq_config, fairseq_defaults
+from normplugins.runs.dry_run import synthetic_task
+from normplugins.runs.fairseq_keys import COMPONENTS, SUPPORTED, check_fairseq_keys
+from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import TINY
+from tests.helpers.runs import TINY, TINY_LM
 
-# One value, other than the default, of each supported key; common.fp16 and its keys need a GPU.
+# One value, other than the default, of each supported key.
 TRAINER = [
-    "common.bf16=true",
     "common.empty_cache_freq=1",
     "common.all_gather_list_size=20000",
     "distributed_training.ddp_backend=legacy_ddp",
@@ -34,7 +38,6 @@ TRAINER = [
     "checkpoint.patience=3",
 ]
 TRANSLATION = ["task.left_pad_source=false", "task.max_source_positions=512", "task.max_target_positions=512"]
-ON_GPU = "common.fp16 common.min_loss_scale common.threshold_loss_scale common.fp16_no_flatten_grads"
 SET_BY_TINY_RUNS = "common.log_interval common.cpu dataset.max_tokens dataset.batch_size"
 SET_ELSEWHERE = "common.seed distributed_training.distributed_world_size"
 
@@ -64,8 +67,29 @@ def test_the_runs_below_try_every_supported_key():
     tried = {item.partition("=")[0] for item in TRAINER} | {
         item.partition("=")[0].replace("task.", "translation.") for item in TRANSLATION
     }
-    tried |= {"language_modeling.tokens_per_sample", *f"{ON_GPU} {SET_BY_TINY_RUNS} {SET_ELSEWHERE}".split()}
-    assert {key for key in dotted(SUPPORTED) if not key.startswith("common.fp16_")} <= tried
+    tried |= {"language_modeling.tokens_per_sample", *f"{SET_BY_TINY_RUNS} {SET_ELSEWHERE}".split()}
+    assert dotted(SUPPORTED) <= tried
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in COMPONENTS.items() for name in names])
+def test_every_supported_component_trains(group, name):
+    of_text = name in ("cross_entropy", "adaptive_loss", "fixed")  # they do not fit the experiments of translation
+    overrides = list(TINY_LM if of_text else TINY)
+    if name == "adaptive_loss":
+        overrides += ["model.adaptive_softmax_cutoff='5,9'", "distributed_training.ddp_backend=legacy_ddp"]
+    config = compose_config("ptb" if of_text else "demo", [*overrides, f"{group}={name}"])
+    check(config)
+    settings = fairseq_config(config)
+    task, batch = synthetic_task(run_task(config.task._name), settings, 50)
+    trainer = Trainer(settings, task, task.build_model(settings.model), task.build_criterion(settings.criterion))
+    assert all(isfinite(trainer.train_step([batch(5, 8)])["loss"]) for _ in range(2))
+
+
+@pytest.mark.parametrize("component", ["criterion=nat_loss", "lr_scheduler=reduce_lr_on_plateau", "optimizer=cpu_adam"])
+def test_every_other_component_is_refused(component):
+    for override in (component, component.replace("=", "._name=")):
+        with pytest.raises(UserError, match=rf"{component}: a run does not support it\. Known: "):
+            check(compose_config("demo", ["hardware=cpu", override]))
 
 
 @pytest.mark.slow
@@ -94,7 +118,9 @@ def test_all_supported_keys_together_train_and_score_a_model(accepted, trained, 
         ("demo", "task.source_lang=xx", "follows from another setting"),
         ("demo", "dataset.train_subset=valid", "trains on all of the prepared training set"),
         ("demo", "checkpoint.reset_optimizer=true", "resumes exactly"),
-        ("demo", "common.amp=true", "precision"),
+        ("demo", "common.bf16=true", "precision=bf16"),
+        ("demo", "common.fp16=true", "precision=bf16"),
+        ("demo", "common.fp16_init_scale=4", "precision=bf16"),
         ("demo", "common.seed=5", "follows from seed=1"),
         ("demo", "optimizer.lr=[0.5]", r"follows from optimization.lr=\[0.005\]"),
         ("ptb", "criterion.sentence_avg=true", "follows from optimization.sentence_avg"),
@@ -108,4 +134,4 @@ def test_a_refused_key(experiment, override, reason):
 
 
 def test_a_key_that_follows_another_key_changes_with_it():
-    check(compose_config("ptb", ["hardware=cpu", "seed=7", "common.bf16=true", "dataset.data_buffer_size=3"]))
+    check(compose_config("ptb", ["hardware=cpu", "seed=7", "dataset.data_buffer_size=3"]))

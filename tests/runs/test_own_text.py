@@ -39,7 +39,20 @@ def test_a_language_model_of_own_text_after_a_refusal(accepted, refused, made_up
 
 
 @pytest.mark.slow
-def test_training_pairs_longer_than_a_batch_are_counted(accepted, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("batch", "longer_than"),
+    [
+        (["dataset.max_tokens=80"], "a batch (dataset.max_tokens=80) or the model takes"),
+        (
+            ["dataset.max_tokens=null", "dataset.batch_size=9"]
+            + [f"{section}.max_{side}_positions=80" for section in ("task", "model") for side in ("source", "target")],
+            "the model takes",
+        ),
+    ],
+)
+def test_training_pairs_longer_than_a_batch_or_the_model_takes_are_counted(
+    accepted, tmp_path, monkeypatch, batch, longer_than
+):
     monkeypatch.chdir(tmp_path)
     write_user_corpus(tmp_path, 60, valid=9, test=8)
     for language in ("de", "en"):
@@ -48,9 +61,10 @@ def test_training_pairs_longer_than_a_batch_are_counted(accepted, tmp_path, monk
         lines[:7] = [" ".join([line] * 12) for line in lines[:7]]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     files = [f"corpus.{split}={split}" for split in ("train", "valid", "test")]
-    small = ["corpus.subword_size=60", "hardware=cpu", "hardware.threads=1", "tracking=none", "dataset.max_tokens=80"]
+    small = ["corpus.subword_size=60", "hardware=cpu", "hardware.threads=1", "tracking=none", *batch]
     ends = ["optimization.max_epoch=1", "evaluate.average=1", "evaluate.translate=false", "run_dir=run"]
     said = accepted("run", "custom", "experiment=long", "norm=ln", *files, *MODEL, *small, *ends)
     assert json.loads((tmp_path / "run" / "record.json").read_text(encoding="utf-8"))["training"]["skipped"] == 7
-    assert "7 training examples will be skipped" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+    log = (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+    assert f"7 training examples will be skipped: longer than {longer_than}\n" in log
     assert "7 training examples were skipped" in said

@@ -20,16 +20,18 @@ def test_scores_are_printed_and_the_run_stays_unchanged(trained, accepted, at_tr
     assert (trained.result.read_bytes(), (trained.directory / "test.hypotheses").read_bytes()) == before
 
 
-def test_a_run_without_newer_settings_is_scored(trained, accepted, at_trained, tmp_path):
+def test_a_run_without_newer_settings_is_scored_with_a_warning(trained, normplugins, accepted, at_trained, tmp_path):
     old = tmp_path / "old"
     shutil.copytree(trained.directory, old)
     config = OmegaConf.load(old / "config.yaml")
     for key in ("translate", "split_compounds", "recalibrate"):
         del config.evaluate[key]
+    config.train.probe = None
     OmegaConf.save(config, old / "config.yaml")
     unseal(old / "checkpoint_averaged.pt")
     before = files(old)
-    said = accepted("evaluate", old)
+    _, said, errors = normplugins("evaluate", old)
+    assert errors.count(f"the checkpoints in {old} name no run") == 1
     assert next(line for line in said.splitlines() if line.startswith("bleu: ")) in trained.output.splitlines()
     said = accepted("evaluate", old, "evaluate.recalibrate=3")
     assert re.search(r"re-estimated the running statistics on 3 batches \([\d,]+ tokens\)", said)
@@ -45,6 +47,7 @@ def test_a_run_without_newer_settings_is_scored(trained, accepted, at_trained, t
         (["evaluate.beems=2"], ["evaluate.beems", "beam", "length_penalty"]),
         (["evaluate.beam"], ["evaluate.beam"]),
         (["evaluate.beam=many"], ["evaluate.beam", "many"]),
+        (["evaluate.beam=1,2"], ["'evaluate.beam=1,2' has several values"]),
         (["evaluate.beam=${"], ["evaluate.beam=${ cannot be read"]),
         (["evaluate.beam=${x}"], ["evaluate.beam=${x} cannot be read"]),
         (["common.cpu=fals"], ["common.cpu=fals: true or false is needed"]),
@@ -69,18 +72,21 @@ def test_a_data_folder_that_fairseq_would_split_is_refused(trained, refused, at_
     assert refused("translate", run, tmp_path / "text").endswith(message)
 
 
-def test_a_missing_mean_is_computed_and_the_run_stays_unchanged(trained, accepted, refused, at_trained, tmp_path):
+def test_a_folder_may_be_named_like_a_number(trained, accepted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "010").symlink_to(trained.data_dir)
+    said = accepted("evaluate", trained.directory, "data_dir=010")
+    assert next(line for line in said.splitlines() if line.startswith("bleu: ")) in trained.output.splitlines()
+
+
+def test_a_missing_checkpoint_is_refused(trained, refused, at_trained, tmp_path):
     run = shutil.copytree(trained.directory, tmp_path / "run")
     (run / "checkpoint_averaged.pt").unlink()
-    before = files(run)
-    said = accepted("evaluate", run, "evaluate.checkpoint=averaged")
-    assert next(line for line in said.splitlines() if line.startswith("bleu: ")) in trained.output.splitlines()
-    assert files(run) == before
-    for path in run.glob("checkpoint?.pt"):
-        path.unlink()
-    (run / "checkpoint_last.pt").unlink()
-    for name in ("averaged", "last"):
-        assert f"checkpoint_{name}.pt is missing in" in refused("evaluate", run, f"evaluate.checkpoint={name}")
+    (run / "checkpoint_best.pt").unlink()
+    for name in ("averaged", "best"):
+        line = refused("evaluate", run, f"evaluate.checkpoint={name}")
+        assert f"checkpoint_{name}.pt is missing in" in line
+        assert "evaluate.checkpoint=last" in line
 
 
 def test_the_checkpoint_is_a_setting_of_evaluate_only(trained, refused, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.runs import folder, slurm
+from normplugins.runs import folder
 from normplugins.runs.compose import compose_config
 from tests.helpers.runs import TINY
 
@@ -130,26 +130,6 @@ def test_errors_of_slurm_are_one_line(cluster, refused):
     assert "no such partition" in refused("run", "demo", *SLURM)
     (cluster.bin / "sbatch").unlink()
     assert "no sbatch" in refused("run", "demo", *SLURM)
-
-
-def test_wait_names_jobs_that_ended_before_their_runs(cluster, refused, monkeypatch):
-    monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
-    cluster.fake("squeue", f"[ -e {cluster.folder}/asked ] || echo 7_0; : > {cluster.folder}/asked")
-    assert "the jobs have ended, and 2 of 2 runs are not complete: runs/demo/" in refused(
-        "run", "demo", "-m", "norm=ln,bn", "--wait", *SLURM
-    )
-
-
-def test_wait_is_refused_without_slurm(refused):
-    assert "--wait waits for Slurm's jobs" in refused("run", "demo", "--wait", "hardware=cpu")
-
-
-def test_wait_includes_jobs_of_earlier_calls(cluster, accepted, refused, monkeypatch):
-    monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
-    accepted("run", "demo", "norm=ln", *SLURM)
-    (cluster.folder / "queue").write_text("7_0\n")
-    cluster.fake("squeue", f"/bin/cat {cluster.folder}/queue; : > {cluster.folder}/queue")
-    assert "1 of 1 runs are not complete" in refused("run", "demo", "norm=ln", "--wait", *SLURM)
 
 
 def test_a_complete_cell_is_shown_and_not_submitted(cluster, at_trained, accepted):

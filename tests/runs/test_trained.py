@@ -80,7 +80,7 @@ def test_what_cannot_be_translated(refused, at_trained, tmp_path, stdin):
         assert refused("translate", "run", text, "--beam", beam).endswith(f"a beam of {beam}: at least 1 is needed")
     for name in ("config.yaml", "train.log"):
         line = refused("translate", f"run/{name}", text)
-        assert f"run/{name} cannot be read as a checkpoint: it is not a checkpoint" in line
+        assert f"run/{name} was refused: it is damaged or no checkpoint" in line
         assert "cp " not in line
     assert "holds no run" in refused("translate", tmp_path, text)
     assert "this is a translation run" in refused("score", "run", text)
@@ -102,10 +102,10 @@ def test_from_python(at_trained, source, hypotheses):
         NormTransformerLM.from_pretrained("run")
 
 
-def test_a_missing_mean_is_computed(trained, at_trained, source, hypotheses, tmp_path):
+def test_a_missing_mean_is_refused(trained, refused, at_trained, source, tmp_path):
     run = shutil.copytree(trained.directory, tmp_path / "run")
     (run / "checkpoint_averaged.pt").unlink()
-    assert package.load(run).translate(source.read_text(encoding="utf-8").splitlines()) == hypotheses
+    assert f"by its path {run}/checkpoint_last.pt" in refused("translate", run, source)
 
 
 def test_scores_of_the_test_text_are_the_records(transformer_lm, normplugins, at_home, made_up_text):

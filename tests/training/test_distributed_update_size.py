@@ -21,18 +21,11 @@ def test_each_process_gets_an_equal_share(processes, each):
     assert share(processes, 128) == [each]
 
 
-@pytest.mark.parametrize(
-    ("processes", "batches", "words"),
-    [
-        (3, 128, ["128 cannot", "by 3 processes", "2 or 4 processes", "batches_per_update=126 or 129"]),
-        (256, 128, ["by 256 processes", "128 processes would do", "batches_per_update=256"]),
-        (2, 1, ["by 2 processes", "1 processes", "batches_per_update=2"]),
-    ],
-)
-def test_the_error_of_an_uneven_share_names_numbers_that_work(processes, batches, words):
-    with pytest.raises(UserError) as error:
+@pytest.mark.parametrize(("processes", "batches"), [(3, 128), (256, 128), (2, 1)])
+def test_an_uneven_share_is_refused(processes, batches):
+    message = f"{batches} cannot be shared evenly by {processes} processes: it must be a multiple of their number"
+    with pytest.raises(UserError, match=message):
         share(processes, batches)
-    assert all(word in str(error.value) for word in words), error.value
 
 
 def test_update_freq_can_be_set_without_batches_per_update():
