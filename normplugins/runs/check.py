@@ -43,7 +43,6 @@ def check(config: DictConfig) -> None:
     """Raise UserError for a config that cannot work or has keys without effect; it says what is needed instead."""
     corpus_config(config.corpus).check()
     check_values(config)
-    check_fairseq_keys(config)
     check_schedule(config)
     check_installed(config.tracking.name)
     if not re.fullmatch(r"\w[\w.-]*", config.experiment):
@@ -59,6 +58,7 @@ def check(config: DictConfig) -> None:
         check_compiling(config)
     if config.norm.kernels == "triton":
         check_triton(config)
+    check_fairseq_keys(config)
     if not config.dry_run:  # a dry run may be for another machine
         check_processes(config)
         if config.precision == "bf16":
