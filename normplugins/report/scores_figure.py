@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import style
-from normplugins.report.cells import group, metric_name
+from normplugins.report.cells import SPREAD_SEEDS, group, metric_name
 from normplugins.report.figures import common_settings, name_of
 from normplugins.runs.scored_runs import METRICS
 
@@ -33,7 +33,7 @@ def final_scores(results: pd.DataFrame, name: str) -> Figure | None:
     labels = [name_of(cell, common) for cell in scores]
     short = "perplexity" if metric == "ppl" else metric_name(metric)
     notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better"]
-    notes += ["| each seed; ━●━ their mean with its 95 % t interval over seeds"]
+    notes += [f"| each seed; ● their mean, ━ its 95 % t interval over seeds (from {SPREAD_SEEDS} seeds on)"]
     notes += ["○ one seed"] if 1 in counts else []
     notes += [f"all: {', '.join(common)}"] if common else []
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
@@ -43,7 +43,7 @@ def final_scores(results: pd.DataFrame, name: str) -> Figure | None:
         style.heading(figure, f"{name}: test {short}, {checkpoint} checkpoint", notes)
         for row, (cell, values) in enumerate(scores.items()):
             color, several = style.color(cell.first["norm"]), len(values) > 1
-            interval = interval_of_mean(values) if several else None
+            interval = interval_of_mean(values) if len(values) >= SPREAD_SEEDS else None
             style.dot(axis, row, float(np.mean(values)), interval, color, several)
             if several:
                 axis.plot(values, [row] * len(values), "|", color=color, markersize=9)
@@ -55,5 +55,5 @@ def final_scores(results: pd.DataFrame, name: str) -> Figure | None:
         if logarithmic:
             axis.set_xscale("log")
         else:
-            axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     return figure

@@ -27,7 +27,7 @@ def put_scores(results: Path, cells: dict[str, tuple[float, ...]]) -> None:
             put(results, record("demo", cell, seed, {"bleu": bleu}))
 
 
-def test_a_cell_has_a_mark_for_each_seed_and_an_interval_from_two_seeds_on(tmp_path: Path) -> None:
+def test_a_cell_has_a_mark_for_each_seed_and_an_interval_from_three_seeds_on(tmp_path: Path) -> None:
     put_scores(tmp_path, {"ln": (35.0, 36.0), "pn": (35.0, 35.5, 37.0), "pn,norm.group_scaling=false": (33.0,)})
     figure, texts = drawn(tmp_path)
     assert "95 % t interval over seeds" in texts
@@ -39,9 +39,10 @@ def test_a_cell_has_a_mark_for_each_seed_and_an_interval_from_two_seeds_on(tmp_p
     assert [float(line.get_xdata()[0]) for line in dots] == pytest.approx([35.5, 35 + 2.5 / 3, 33.0])
     assert [line.get_markerfacecolor() for line in dots] == [style.color("ln"), style.color("pn"), "white"]
     assert [list(line.get_xdata()) for line in lines if line.get_marker() == "|"] == [[35.0, 36.0], [35.0, 35.5, 37.0]]
-    first, second = [line.get_xdata() for line in lines if line.get_marker() == "None"]
-    assert np.ptp(first) == pytest.approx(12.706, abs=1e-3), "Student's t with 1 degree of freedom"
-    assert np.mean(second) == pytest.approx(35 + 2.5 / 3)
+    (interval,) = [line.get_xdata() for line in lines if line.get_marker() == "None"]
+    error = np.std([35.0, 35.5, 37.0], ddof=1) / np.sqrt(3)
+    assert np.ptp(interval) == pytest.approx(2 * 4.303 * error, abs=1e-3), "Student's t with 2 degrees of freedom"
+    assert np.mean(interval) == pytest.approx(35 + 2.5 / 3)
     assert_legible(figure)
 
 
