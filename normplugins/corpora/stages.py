@@ -77,7 +77,15 @@ class Preparation:
                 return record
             self.echo(f"{folder / changed[0]} has changed since it was prepared: {folder} is rebuilt")
         with whole_folder(folder, fingerprint[:8], lambda left: (left / PROGRESS).is_file()) as temporary:
-            facts = build(temporary)
+            try:
+                facts = build(temporary)
+            except UserError as error:
+                fetched = [
+                    path for path in self.files.values() if path.parent.name == "raw" and str(path) in str(error)
+                ]
+                if not fetched:
+                    raise
+                raise UserError(f"{error}; delete {fetched[0]} to fetch it again") from error
             files: dict[str, dict[str, Any]] = {
                 path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in _stage_files(temporary)
             }

@@ -138,6 +138,8 @@ def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
         UserError: a setting of the task that the model would ignore, a norm's setting that is not at its default and
             that no norm of the model reads, or a checkpoint's setting that no longer exists.
     """
+    if from_checkpoint and (factor := getattr(cfg, "adaptive_softmax_factor", 1.0)) != 1.0:
+        raise UserError(f"adaptive_softmax_factor={factor}: this version has no such setting, and uses 1")
     for key in ("decoder_final_norm", "final_norm") if from_checkpoint else ():
         if name := getattr(cfg, key, None):
             raise UserError(

@@ -16,8 +16,6 @@ from normplugins.utils.errors import UserError
 CLUSTER_WEIGHTS = r"decoder\.vocabulary\.adaptive_input\.embeddings\.\d+\.0\.weight"
 """The names of the embeddings of an adaptive input in a checkpoint, as a regular expression."""
 
-_FACTOR = 1.0  # every cluster's embeddings are as wide as the model
-
 
 def to_autocast_dtype(x: Tensor) -> Tensor:
     """Convert x to the dtype of ``torch.autocast``, which does not convert embeddings; outside autocast, return x."""
@@ -138,7 +136,7 @@ class Vocabulary(nn.Module):
         self.adaptive_input: Any = None
         if cfg.adaptive_input:
             dim = cfg.embed_dim
-            self.adaptive_input = _AdaptiveInput(size, self.padding_idx, dim, _FACTOR, dim, cutoffs)
+            self.adaptive_input = _AdaptiveInput(size, self.padding_idx, dim, 1.0, dim, cutoffs)
         else:
             self.embeddings = self._table(size - self.num_unused, cfg.embed_dim)
         if not cutoffs:
@@ -182,7 +180,7 @@ class Vocabulary(nn.Module):
             cfg.embed_dim,
             cfg.cutoffs,
             dropout=0.0,  # the decoder has already applied dropout to its output
-            factor=_FACTOR,
+            factor=1.0,
             adaptive_inputs=self.adaptive_input if tied else None,
             tie_proj=tied,
         )

@@ -107,7 +107,7 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
             try:
                 if len(norms) > 1:
                     name = text
-                    raise ValueError("the stack's layers have different norms")
+                    raise ValueError("the stack has different norms")
                 if name == "none":
                     raise ValueError("there is nothing to fold")
                 plans += [(site, *site.fixed_affine()) for site in group]

@@ -47,11 +47,8 @@ def parse_norms(text: str) -> dict[str | int, str]:
 
 
 def check_sites(key: str, text: str, pre_norm: bool) -> None:
-    """Raise UserError if the norm setting ``key`` of a stack names its end in post-norm, or does not in pre-norm."""
-    named = "final" in parse_norms(text)
-    if text.startswith("{") and named and not pre_norm:
-        raise UserError(f"{key}={text} names a norm for the end of the stack, and only a pre-norm stack ends with one")
-    if text.startswith("{") and pre_norm and not named:
+    """Raise UserError if the norm setting ``key`` of a stack does not name the norm at its end in pre-norm."""
+    if pre_norm and text.startswith("{") and "final" not in parse_norms(text):
         raise _incomplete(f"{key}={text}")
 
 
@@ -118,7 +115,7 @@ def unread_settings(cfg: Any) -> dict[str, Any]:
 
 
 def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
-    """Refuse a norm setting that is not at its default and that no norm of the model reads.
+    """Refuse a norm setting that is not at its default and that no norm of the model reads, or a norm without a place.
 
     Do not call it for the settings of a checkpoint, which may have been written when such settings were accepted.
 
@@ -128,8 +125,14 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
             options the message names too.
 
     Raises:
-        UserError: there is such a setting, or as :func:`unread_settings` does. The message says what the norms read.
+        UserError: there is such a setting, or a post-norm stack names a norm for its end, or as :func:`unread_settings`
+            does. The message says what the norms read.
     """
+    for stack in NORM_KEYS if not cfg.normalize_before else ():
+        text = getattr(cfg, stack, "")
+        if text.startswith("{") and "final" in (norms := parse_norms(text)):
+            sites = ",".join(f"{site}:{norms[site]}" for site in SITES[:2])
+            raise UserError(f"{stack}={text}: only a pre-norm stack ends with a norm; write {stack}={{{sites}}}")
     key = next((key for key, default in unread_settings(cfg).items() if getattr(cfg, key) != default), None)
     if key is None:
         return

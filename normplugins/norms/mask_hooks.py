@@ -92,7 +92,7 @@ class MaskFromCall:
             return None
         if self.masked and recomputing() and _thread() not in self.running:
             raise RuntimeError(
-                f"the backward pass calls this norm again, without the {self.argument} of the forward pass: with "
+                f"the backward pass calls this norm again, and its forward pass may have had a {self.argument}: with "
                 "activation checkpointing, run forward and backward inside using_padding_mask(model, padding_mask)"
             )
         return _with_mask(args, kwargs, self.running.get(_thread()))

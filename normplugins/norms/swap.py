@@ -58,6 +58,7 @@ def swap_norms(
         batch_first: whether x is (B, T, C) rather than (T, B, C). By default, as in the model's PyTorch attention or
             recurrent modules, and True for Hugging Face's models.
         only: a function of a norm's name in the model, such as ``layers.0.norm1``; if it returns False, the norm stays.
+            A norm that the model holds in several places has the first of its names.
         settings: settings of the new norm.
 
     Returns:

@@ -146,14 +146,14 @@ def references(cells: Sequence[Cell]) -> tuple[str, list[Cell | None]]:
 def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str = "", interval: bool = False) -> str:
     """Return the mean difference from the LN cell that differs only in the norm and its settings; "" if there is none.
 
-    With ``interval``, the 95 % interval over the common seeds follows, if there are two or more.
+    With ``interval``, the 95 % interval over the common seeds follows, from ``SPREAD_SEEDS`` seeds on.
     """
     other = baseline(cell, cells)
     if other is None:
         return ""
     paired = (cell.by_seed(metric, checkpoint) - other.by_seed(metric, checkpoint)).dropna()
     mean = "" if paired.empty else f"{paired.mean():+.2f}"
-    if not interval or len(paired) < 2:
+    if not interval or len(paired) < SPREAD_SEEDS:
         return mean
     low, high = interval_of_mean(list(paired))
     return f"{mean} [{low:+.2f}, {high:+.2f}]"

@@ -20,7 +20,7 @@ TITLES = {"train_curve": "training loss", "valid_curve": "validation loss"}
 KINDS = ("losses", "differences")
 """What the panels show: names of attributes of :class:`Line`."""
 FEW = 4
-"""Up to this many lines share a panel. With more cells, each cell has its own panel, and LN is drawn in grey."""
+"""Up to this many lines share a panel. With more cells, each cell has its own panel, and LN is drawn in gray."""
 STEEP = 0.1
 """The axis limits ignore this fraction of training at its start, where steep losses would flatten the rest."""
 
@@ -58,8 +58,8 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
     longest = max(cell.runs["updates"].max() for cell in cells)
     shown = [cell for cell in cells if cell.runs["updates"].max() >= longest / 10]
     name_of_reference, lines = _lines(shown, column)
-    in_grey = {line.reference for line in lines}
-    panels = [lines] if len(lines) <= FEW else [[line] for line in lines if line.cell not in in_grey]
+    in_gray = {line.reference for line in lines}
+    panels = [lines] if len(lines) <= FEW else [[line] for line in lines if line.cell not in in_gray]
     single, compared = len(panels) == 1, any(line.reference for line in lines)
     columns, kinds = (1 if single else 3), (KINDS if compared else KINDS[:1])
     rows = -(-len(panels) // columns)
@@ -179,12 +179,12 @@ def _notes(cells: Sequence[Cell], shown: Sequence[Cell], reference: str) -> list
     if counts[-1] > 1:
         seeds = f"lines: mean over seeds ({' to '.join(map(str, sorted({counts[0], counts[-1]})))})"
         seeds += "; bands: lowest to highest seed"
-    has_grey = reference and len(shown) > FEW
-    grey = f"grey, dotted: {COMPARED_WITH[reference]}; " if has_grey else ""
+    has_gray = reference and len(shown) > FEW
+    gray = f"gray, dotted: {COMPARED_WITH[reference]}; " if has_gray else ""
     smoothed = "; loss is label-smoothed" if (runs["label_smoothing"] > 0).any() else ""
     difference = "minus ln: of" if reference == "ln" else f"difference: to {COMPARED_WITH.get(reference)}, with"
     paired = f"; {difference} the same seed" if reference else ""
-    notes = [f"{grey}{seeds}{paired}{smoothed}", "losses of the first tenth of the training may lie outside the axes"]
+    notes = [f"{gray}{seeds}{paired}{smoothed}", "losses of the first tenth of the training may lie outside the axes"]
     sizes = zip(runs["train_size"], runs["note"], strict=True)
     texts = dict.fromkeys(size + (f" ({note})" if note else "") for size, note in sizes)
     notes.append("; ".join(filter(None, [*texts, *dict.fromkeys(runs["hardware"])])))

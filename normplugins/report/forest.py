@@ -102,7 +102,7 @@ def _said(found: Finding) -> str:
 
 
 def _notes(every: Sequence[Finding], shown: Sequence[Finding], clipped: bool) -> list[str]:
-    notes = [f"right of 0: the first of the two is better; grey: ±{MARGIN} BLEU"]
+    notes = [f"right of 0: the first of the two is better; gray: ±{MARGIN} BLEU"]
     if any(each.seeds > 1 for each in shown):
         notes.append("━●━ several seeds: 95 % intervals over seeds and sentences, not adjusted; | each seed")
     if any(each.seeds == 1 for each in shown):

@@ -67,7 +67,7 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
 
     The files are the pages ``README.md`` and ``claims.md``, a page for each run, ``results.csv``, ``contrasts.csv``, a
     LaTeX table of each part of an experiment in ``tables/``, and figures in ``figures/``, as PNG and SVG. Files of
-    earlier reports that are not among them are removed.
+    earlier reports that are not among them are removed if this version or a later one wrote them.
 
     ``echo`` is called with each table, as plain text, and with the name of each file written.
 

@@ -37,7 +37,7 @@ EVERY_NORM = {
 }
 """The quantities of the figures of all norms, by the name of the figure."""
 NORMS = {"bn": "-", "bn_released": style.DASHES[1], "pnv": style.DASHES[2], "pn": "-", "pn_alg2": style.DASHES[3]}
-"""The norms of these figures with their dashes, which distinguish lines that are equally bright in grey print."""
+"""The norms of these figures with their dashes, which distinguish lines that are equally bright in gray print."""
 SITES = {"self_attention": "self-attention", "feed_forward": "feed-forward"}
 PN_CELLS = {
     "pn": "with group scaling",

@@ -6,7 +6,7 @@ import pandas as pd
 
 from normplugins.report.answer import describe_difference, describe_progress, verdict_label
 from normplugins.report.cells import difference, group
-from normplugins.report.contrasts import CELLS, EXPERIMENT, Finding
+from normplugins.report.contrasts import CELLS, EXPERIMENT, MARGIN, Finding
 from normplugins.report.writer import wrapped
 from normplugins.utils.files import whole_file
 
@@ -32,7 +32,8 @@ def readme_part(results: Path, primary: list[Finding], found: pd.DataFrame) -> s
     versions = {version for name in CELLS if name in cells for version in cells[name].runs["version"]} - {""}
     how = (
         "Differences use the seeds that both norms have. Brackets are 95 % intervals over seeds and sentences, not "
-        "adjusted; verdicts use Holm's method. ± is the sample standard deviation."
+        f"adjusted; verdicts use Holm's method; *equivalent*: within ±{MARGIN} BLEU. ± is the sample standard "
+        "deviation."
     )
     code = [f"Version of the code: {', '.join(sorted(versions))}."] if versions else []
     return "\n".join([

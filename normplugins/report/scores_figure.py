@@ -33,7 +33,8 @@ def final_scores(results: pd.DataFrame, name: str) -> Figure | None:
     labels = [name_of(cell, common) for cell in scores]
     short = "perplexity" if metric == "ppl" else metric_name(metric)
     notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better"]
-    notes += [f"| each seed; ● their mean, ━ its 95 % t interval over seeds (from {SPREAD_SEEDS} seeds on)"]
+    intervals = f", ━ its 95 % t interval over seeds (from {SPREAD_SEEDS} seeds on)"
+    notes += [f"| each seed; ● their mean{intervals if max(counts) >= SPREAD_SEEDS else ''}"]
     notes += ["○ one seed"] if 1 in counts else []
     notes += [f"all: {', '.join(common)}"] if common else []
     lines = sum(max(2, label.count("\n") + 1) for label in labels)

@@ -21,9 +21,7 @@ def unneeded(directory: Path) -> list[Path]:
     """
     config, done = folder.finished_run(directory)
     if done.get("format") != FORMAT:
-        raise UserError(
-            f"{directory / folder.RECORD} has the format {done.get('format')}: only {FORMAT} can be cleaned"
-        )
+        raise UserError(f"{directory / folder.RECORD} has the format {done.get('format')}: clean needs format {FORMAT}")
     for name in checkpoints.scored_names(config.evaluate.average):
         if name == "last":
             continue

@@ -100,9 +100,6 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         raise UserError(f"unknown experiment '{experiment}'. Known: {', '.join(experiments())}")
     register_nodes(tuple(known_norms()), tuple(CORPORA))
     refuse_keys(overrides)
-    for group, _, name in (item.lstrip("+").partition("=") for item in overrides):
-        if group in COMPONENTS and not name.startswith("{"):
-            check_component(group, name.strip("'\""))
     overrides = hydra_overrides(overrides)
     where = [item for item in overrides if item.startswith(("hardware=", "tracking="))]
     overrides = [*where, *(item for item in overrides if item not in where)]
@@ -137,6 +134,9 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
         given.append(f"distributed_training.distributed_world_size={member.size}")
     parsed = parse_overrides(given)
     chosen = [each for each in parsed if _chooses_option(each)]
+    for each in chosen:
+        if each.key_or_group in COMPONENTS:
+            check_component(each.key_or_group, str(each.value()))
     groups = tuple(str(each.input_line) for each in chosen)
     config, choices = _compose_groups(experiment, groups, tuple(known_norms()))
     if values := [each for each in parsed if each not in chosen]:

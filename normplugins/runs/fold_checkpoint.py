@@ -36,10 +36,10 @@ def fold_checkpoint(source: Path, destination: Path | None = None) -> Path:
     if destination.resolve() == source.resolve():
         raise UserError(f"{destination} is the checkpoint to fold: name another file to write")
     state = checkpoints.load(source)
-    model = _build(state, source)
     extra = state.get("extra_state") or {}
     if "folded_from" in extra:
         raise UserError(f"{source} is folded already, from {extra['folded_from']['checkpoint']}")
+    model = _build(state, source)
     cfg, before = model.decoder.cfg, _count(model)
     try:
         settings, outcomes = fold(model.double())

@@ -191,10 +191,11 @@ def find_checkpoint(directory: Path, name: str, average: int | None) -> Path:
     if name == "averaged" and not average and not path.exists():
         raise UserError(f"{CHECKPOINT}=averaged: the run in {directory} averages nothing (evaluate.average=null)")
     if not path.exists():
-        raise UserError(f"{missing(path)}{f'. {CHECKPOINT}=last scores the newest one' if name != 'last' else ''}")
+        raise UserError(missing(path, f"{CHECKPOINT}=last scores the newest one"))
     return path
 
 
-def missing(checkpoint: Path) -> str:
-    """Return the message that a run's folder lacks this checkpoint."""
-    return f"{checkpoint.name} is missing in {checkpoint.parent}: its run has not finished, or it was cleaned"
+def missing(checkpoint: Path, newest: str) -> str:
+    """Return the message that a run's folder lacks a checkpoint, with ``newest`` if it has the last one."""
+    advice = f". {newest}" if checkpoint.with_name(checkpoints.LAST).exists() else ""
+    return f"{checkpoint.name} is missing in {checkpoint.parent}: its run has not finished, or it was cleaned{advice}"

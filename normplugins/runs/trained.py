@@ -248,9 +248,7 @@ def load(run: str | Path) -> TrainedRun:
     of_record = checkpoints.scored(directory, config.evaluate.average, recalibration_batches(config))
     scored = path if path.is_file() else of_record
     if not scored.exists():  # before the corpus is prepared
-        raise UserError(
-            f"{missing(scored)}. The newest checkpoint is loaded by its path {directory / checkpoints.LAST}"
-        )
+        raise UserError(missing(scored, f"The newest one is loaded by its path {directory / checkpoints.LAST}"))
     set_up_process(config)
     settings, root = corpus_config(config.corpus), Path(config.data_dir)
     corpus = open_prepared(settings, root) or prepare(settings, root, partial(print, file=sys.stderr))

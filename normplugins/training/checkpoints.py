@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -61,6 +62,8 @@ def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
 def _load(path: Path, run: Identity | None) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except OSError as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
     except Exception as error:  # flipped bytes raise errors of many types
@@ -103,7 +106,8 @@ def why_refused(error: Exception) -> str:
     """Return why PyTorch did not load a file. PyTorch's own message advises to unpickle it nevertheless."""
     if named := re.search(r"GLOBAL ((?:\w+\.)+\w+)", str(error)):  # a text that begins with c names no module
         return f"it names {named.group(1)}, code that would run on loading. Use checkpoints whose origin you know"
-    return "it is damaged or no checkpoint"
+    first = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0].rstrip(".")
+    return "it is damaged or no checkpoint" + (f" ({first})" if first else "")
 
 
 def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequence[str] = ()) -> None:

@@ -99,7 +99,7 @@ class FairseqFusedAdam(FairseqAdam):
         FairseqOptimizer.__init__(self, cfg)
         for name in ("use_old_adam", "fp16_adam_stats", "tpu"):
             if getattr(cfg, name, False):
-                raise UserError(f"{name} has no effect on optimizer=fused_adam: use optimizer=adam")
+                raise UserError(f"{name} is no setting of fused_adam: leave it out")
         self._optimizer = FusedAdam(params, **self.optimizer_config)
 
     @property

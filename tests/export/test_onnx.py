@@ -15,9 +15,10 @@ pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 from normplugins.export.onnx import Engine, write
 
-# Norms with statistics fold into scale and shift before the export, which tests/models/test_fold.py tests for each.
+# In pre-norm, norms with statistics fold into linear maps before the export, which tests/models/test_fold.py tests.
 MODELS = {norm: both_stacks(norm) for norm in NORMS if norm in ("bn", "pn", "weight") or not has_statistics(norm)} | {
     "post": {"encoder_norm": "bn", "decoder_norm": "pn_alg2", "normalize_before": False},
+    "post, moving windows": {"encoder_norm": "mabn", "decoder_norm": "un", "normalize_before": False},
     "peri": {"placement": "peri", "qk_norm": "rms", "activation_fn": "gelu"},
     "deepnorm": {"placement": "deepnorm", "decoder_attention_heads": 4, "share_all_embeddings": False},
 }

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from normplugins.models.fold import fold
-from normplugins.models.norm_settings import all_norm_names
+from normplugins.models.norm_settings import all_norm_names, refuse_unread_settings
 from normplugins.norms import NormConfig, build_norm
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, expand_sweep
@@ -72,10 +72,13 @@ def test_a_decoder_accepts_no_norm_of_whole_sentences_anywhere(norms: str) -> No
 
 
 def test_a_post_norm_stack_has_no_norm_at_its_end() -> None:
-    with pytest.raises(UserError, match=r"encoder_norm=.* only a pre-norm stack ends with one"):
-        make_model(encoder_norm="{attention:ln,ffn:ln,final:pn}", normalize_before=False)
-    with pytest.raises(UserError, match=r"norm=.* only a pre-norm stack ends with one"):
-        make_language_model("transformer", norm="{attention:ln,ffn:ln,final:instance}")
+    """Checkpoints whose settings name one still load: only new models are refused."""
+    model = make_model(encoder_norm="{attention:ln,ffn:rms,final:pn}", normalize_before=False)
+    with pytest.raises(UserError, match=r"only a pre-norm stack .* write encoder_norm={attention:ln,ffn:rms}"):
+        refuse_unread_settings(model.decoder.cfg)
+    model = make_language_model("transformer", norm="{attention:ln,ffn:ln,final:instance}")
+    with pytest.raises(UserError, match=r"only a pre-norm stack .* write norm={attention:ln,ffn:ln}"):
+        refuse_unread_settings(model.decoder.cfg)
 
 
 def test_a_stack_of_different_norms_trains_and_is_not_folded() -> None:

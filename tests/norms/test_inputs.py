@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from normplugins.norms import NormConfig, build_norm, sees_sentence
+from normplugins.norms.inputs import accept_masks
 from tests.helpers.norms import NORMS, TOKEN_NORMS, random_affine
 
 DIM = 16
@@ -187,3 +188,19 @@ def test_token_norms_take_any_number_of_dimensions() -> None:
         for batch_first in (True, False):
             norm = norm_in_double(name, batch_first)
             torch.testing.assert_close(norm(x), norm(x.flatten(0, 2)).view_as(x))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_norm_may_call_the_forward_of_the_norm_that_it_extends(batch_first: bool) -> None:
+    class Doubled(type(build_norm("instance", DIM))):  # type: ignore[misc]
+        def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+            y: Tensor = super().forward(x, padding_mask)
+            return 2 * y
+
+    accept_masks(Doubled)
+    x, mask = batch()
+    norm = build_norm("instance", DIM).double()
+    doubled = Doubled(DIM, norm.settings).double()
+    doubled.batch_first = batch_first
+    y = doubled(x.transpose(0, 1), mask).transpose(0, 1) if batch_first else doubled(x, mask)
+    torch.testing.assert_close(y, 2 * norm(x, mask))

@@ -53,7 +53,7 @@ def test_many_cells_have_a_panel_each_and_every_norm_is_named(tmp_path: Path) ->
     figure = curves(results_of(tmp_path, *norms, *long), "demo", "train_curve")
     texts = written(figure)
     assert [norm for norm in norms if norm not in texts] == []
-    assert "grey, dotted: ln" in texts
+    assert "gray, dotted: ln" in texts
     assert_legible(figure)
 
 

@@ -49,16 +49,17 @@ def test_mean_spread_and_difference_over_seeds(page, tmp_path) -> None:
     put(tmp_path, iwslt("ln", 35.1))
     put(tmp_path, iwslt("bn", 30.1))
     put(tmp_path, iwslt("ln", 35.2, 2))
+    put(tmp_path, iwslt("ln", 35.9, 3))
     made = page()
     rows = made.rows(IWSLT)
     bn, pn, ln = rows["BN (bn)"], rows["PN (pn)"], rows["LN (ln)"]
     # mean 35.6; deviations -0.6, -0.1, 0.7; sqrt(0.86 / 2) = 0.6557
     assert (pn[OURS], pn["seeds"], pn["sacreBLEU"]) == ("35.60 ± 0.66", "3", "34.60 ± 0.66")
-    # the differences of seeds 1 and 2, -0.1 and +0.3, have the standard error 0.2; t(1) = 12.706
-    assert pn["ours - LN"] == "+0.10 [-2.44, +2.64]"
+    # the differences -0.1, +0.3 and +0.4 have the standard error sqrt(0.14 / 2 / 3) = 0.1528; t(2) = 4.303
+    assert pn["ours - LN"] == "+0.20 [-0.46, +0.86]"
     assert bn["ours - LN"] == "-5.00", "one seed has no interval"
     assert "its 95 % interval by Student's t over these seeds" in made.section(IWSLT)
-    assert (ln[OURS], ln["seeds"], ln["ours - LN"]) == ("35.15", "2", "")
+    assert (ln[OURS], ln["seeds"], ln["ours - LN"]) == ("35.40 ± 0.44", "3", "")
 
 
 def test_a_run_of_another_recipe_is_not_called_cut(page, tmp_path) -> None:

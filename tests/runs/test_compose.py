@@ -139,9 +139,9 @@ def test_the_last_norms_warmup_is_refused_for_a_norm_that_warms_up_alike_everywh
 
 
 def test_every_key_of_the_trainer_can_be_overridden():
-    config = compose_config("demo", ["optimization.update_freq=[2]", "common.fp16=true", "dataset.curriculum=1"])
+    config = compose_config("demo", ["optimization.update_freq=[2]", "checkpoint.patience=7", "dataset.curriculum=1"])
     passed = fairseq_config(config)
-    assert (list(passed.optimization.update_freq), passed.common.fp16, passed.dataset.curriculum) == ([2], True, 1)
+    assert (list(passed.optimization.update_freq), passed.checkpoint.patience, passed.dataset.curriculum) == ([2], 7, 1)
 
 
 @pytest.mark.slow

@@ -157,3 +157,12 @@ def test_the_way_out_can_be_pasted_into_a_shell(tmp_path):
     command = re.search(r"checkpoint: (cp .*), then the same command", str(refusal.value))[1]
     subprocess.run(command, shell=True, check=True)
     assert checkpoints.load(folder / checkpoints.LAST)["model"]["weight"].tolist() == [1, 1]
+
+
+def test_a_machine_without_memory_is_no_damage(tmp_path, monkeypatch):
+    def out_of_memory(*_arguments, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", out_of_memory)
+    with pytest.raises(MemoryError):
+        load(tmp_path / "checkpoint_last.pt")
