@@ -130,8 +130,8 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
     """
     for stack in NORM_KEYS if not cfg.normalize_before else ():
         text = getattr(cfg, stack, "")
-        if text.startswith("{") and "final" in (norms := parse_norms(text)):
-            sites = ",".join(f"{site}:{norms[site]}" for site in SITES[:2])
+        if text.startswith("{") and "final" in (named := parse_norms(text)):
+            sites = ",".join(f"{site}:{named[site]}" for site in SITES[:2])
             raise UserError(f"{stack}={text}: only a pre-norm stack ends with a norm; write {stack}={{{sites}}}")
     key = next((key for key, default in unread_settings(cfg).items() if getattr(cfg, key) != default), None)
     if key is None:
