@@ -9,7 +9,7 @@ import pandas as pd
 from normplugins.report import gradients_figure, probe_claims, sweeps
 from normplugins.report.answer import agreement, describe_difference
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, Finding, so_far
+from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding, so_far
 from normplugins.report.evidence import FAILS, HOLDS, Evidence, links_of_pairs
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.table import build_table, markdown
@@ -56,7 +56,8 @@ def _contrast(name: str, claimed: str, elsewhere: str = "") -> Judge:
         words = {*found.parts, *(["worse"] if found.worse else [])}
         opposite = "worse" if claimed == "better" else "better"
         verdict = HOLDS if claimed in words else FAILS if {opposite, "equivalent"} & words else UNDECIDED
-        sentences = [f"{name}: {describe_difference(found)}.", agreement(found), elsewhere]
+        small = f"The interval lies within ±{MARGIN} BLEU, the gain that the paper claims." * ("equivalent" in words)
+        sentences = [f"{name}: {describe_difference(found)}.", agreement(found) or small, elsewhere]
         return so_far(verdict, found.final), " ".join(filter(None, [*sentences, links_of_pairs(found)]))
 
     return judge

@@ -52,6 +52,15 @@ def test_scores_decide(tmp_path: Path, verdicts) -> None:
     assert found["PN beats PN-V with group scaling"] == "not run"
 
 
+def test_an_equivalent_contrast_says_how_small_the_difference_is(tmp_path: Path, page) -> None:
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, "pn", seed, {})
+        put_translated(tmp_path, "rms,norm.groups=4", seed, {})
+    said = page().partition("\n## Running statistics add to the scaling of each token\n")[2].partition("\n## ")[0]
+    assert "**does not hold so far**" in said
+    assert "The interval lies within ±0.4 BLEU" in said
+
+
 def test_a_contrast_names_the_runs_that_it_compares(tmp_path: Path, page) -> None:
     for seed in (1, 2):
         put_translated(tmp_path, "pn", seed, {})
