@@ -45,7 +45,8 @@ class Preparation:
     def __init__(self, corpus: Corpus, home: Path, echo: Echo) -> None:
         self.corpus, self.folder, self.echo = corpus, home / corpus.variant(), echo
         self._hashes = FileHashes(home / HASHES)
-        self.files = corpus.fetch_files(home / "raw", echo)
+        self._raw = home / "raw"
+        self.files = corpus.fetch_files(self._raw, echo)
 
     def key(self, tools: list[str]) -> dict[str, Any]:
         """Return everything that the first stage depends on; ``tools`` are Python packages."""
@@ -80,12 +81,10 @@ class Preparation:
             try:
                 facts = build(temporary)
             except UserError as error:
-                fetched = [
-                    path for path in self.files.values() if path.parent.name == "raw" and str(path) in str(error)
-                ]
-                if not fetched:
-                    raise
-                raise UserError(f"{error}; delete {fetched[0]} to fetch it again") from error
+                for path in self.files.values():
+                    if path.parent == self._raw and str(path) in str(error):
+                        raise UserError(f"{error}; delete {path} to fetch it again") from error
+                raise
             files: dict[str, dict[str, Any]] = {
                 path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in _stage_files(temporary)
             }

@@ -56,8 +56,10 @@ def _contrast(name: str, claimed: str, elsewhere: str = "") -> Judge:
         words = {*found.parts, *(["worse"] if found.worse else [])}
         opposite = "worse" if claimed == "better" else "better"
         verdict = HOLDS if claimed in words else FAILS if {opposite, "equivalent"} & words else UNDECIDED
-        small = f"The interval lies within ±{MARGIN} BLEU, the gain that the paper claims." * ("equivalent" in words)
-        sentences = [f"{name}: {describe_difference(found)}.", agreement(found) or small, elsewhere]
+        says = agreement(found)
+        if not says and "equivalent" in words:
+            says = f"The interval lies within ±{MARGIN} BLEU, the gain that the paper claims."
+        sentences = [f"{name}: {describe_difference(found)}.", says, elsewhere]
         return so_far(verdict, found.final), " ".join(filter(None, [*sentences, links_of_pairs(found)]))
 
     return judge

@@ -118,11 +118,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_text_is_one_clear_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     spoil, message = BAD[name]
-    folder, root = write_user_corpus(tmp_path / "c"), tmp_path / "data"
+    folder, root = write_user_corpus(tmp_path / "raw"), tmp_path / "data"  # not the folder of fetched files
     spoil(folder / "train.en")
     with pytest.raises(UserError, match=message) as raised:
         prepare(custom(folder), root, quiet)
     assert "\n" not in str(raised.value)
+    assert "to fetch it again" not in str(raised.value), "the user's own file"
     assert not [path for path in tree(root) if not path.endswith((".lock", ".hashes.json"))]
 
 
