@@ -30,7 +30,7 @@ def execute(options: argparse.Namespace) -> None:
     if options.sentences < 0:
         raise UserError(f"--sentences {options.sentences}: give a number of sentences, such as 5")
     systems = [read_system(name, options.results, options.checkpoint) for name in options.runs]
-    if options.sentences and not comparison.can_show_sentences(systems[0]):
+    if options.sentences and not systems[0].first.lines:
         raise UserError("--sentences needs translations, and these runs have none")
     found = comparison.compare(systems)
     width = terminal_width()

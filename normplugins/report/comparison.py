@@ -1,7 +1,7 @@
 """Compares recorded runs with a baseline, as text for a terminal."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,11 @@ from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference
 from normplugins.report.cells import SPREAD_SEEDS, mean_and_spread, metric_name
 from normplugins.report.contrasts import MARGIN, UNDECIDED, Contrast, Finding, judge
-from normplugins.runs import scored_runs
-from normplugins.runs.scored_runs import System, read_test_text
+from normplugins.report.table import build_table
+from normplugins.runs.scored_runs import ScoredRun, System, read_test_text
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import progress
-from normplugins.utils.terminal import Column, Table, paragraph, terminal
+from normplugins.utils.terminal import Table, paragraph, terminal
 
 
 def compare(systems: Sequence[System]) -> list[Finding]:
@@ -34,55 +34,46 @@ def compare(systems: Sequence[System]) -> list[Finding]:
     return judge(contrasts, {system.name: system for system in systems}, [set()] * len(others))
 
 
-def _tests(
-    systems: Sequence[System], findings: Sequence[Finding]
-) -> Iterator[tuple[Finding, Difference, dict[str, float]]]:
-    """Yield each finding with its difference and, by name, the p-values of other tests on the first common seed."""
+def as_text(systems: Sequence[System], findings: Sequence[Finding], width: int | None) -> str:
+    """Return the scores and the contrasts as text of at most ``width`` columns (None: no limit)."""
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     baseline, *others = systems
+    blocks = [terminal(_scores(systems), width)]
     pairs = list(zip(others, findings, strict=True))
     for other, finding in progress(pairs, "testing", "comparisons", echo=None):
         assert finding.difference is not None  # compare() has refused systems without a common seed
         seed = finding.difference.seeds[0]
-        first, second = other.runs[seed].statistics, baseline.runs[seed].statistics
-        if baseline.first.metric != "ppl":
-            tests = significance.sacrebleu_tests(first, second)
-        elif len(first) == 1:  # a perplexity without its log-probabilities
-            tests = {}
-        else:
-            tests = {"approximate_randomization": significance.randomization(first, second, significance.nats)}
-        yield finding, finding.difference, tests
-
-
-def as_text(systems: Sequence[System], findings: Sequence[Finding], width: int | None) -> str:
-    """Return the scores and the contrasts as text of at most ``width`` columns (None: no limit)."""
-    blocks = [terminal(_scores(systems), width)]
-    for finding, difference, tests in _tests(systems, findings):
-        title = paragraph(f"{finding.contrast.system} - {finding.contrast.baseline}", width)
-        lines = _lines(finding, difference, tests, systems[0].first.metric)
+        tests = _tests(other.runs[seed], baseline.runs[seed])
+        lines = _lines(finding, finding.difference, tests, baseline.first.metric)
+        title = paragraph(f"{other.name} - {baseline.name}", width)
         blocks.append("\n".join([title, *(paragraph(f"  {line}", width, "    ") for line in lines)]))
     return "\n\n".join(blocks)
 
 
+def _tests(system: ScoredRun, baseline: ScoredRun) -> dict[str, float]:
+    """Return the p-values of other tests between two runs, by name."""
+    first, second = system.statistics, baseline.statistics
+    if baseline.metric != "ppl":
+        return significance.sacrebleu_tests(first, second)
+    if len(first) == 1:  # a perplexity without its log-probabilities
+        return {}
+    return {"approximate_randomization": significance.randomization(first, second, significance.nats)}
+
+
 def _scores(systems: Sequence[System]) -> Table:
-    first = systems[0].first
-    columns = [
-        Column("run", right=False),
-        *(Column(metric_name(metric), detail=metric != first.metric) for metric in first.metrics),
-        Column("seeds"),
-    ]
-    rows = []
+    first, rows = systems[0].first, []
     for system in systems:
-        cells = []
+        row = {"run": system.name}
         for name in first.metrics:
             scores = [run.metrics[name]["score"] for run in system.runs.values() if name in run.metrics]
-            cells.append(mean_and_spread(scores) if scores else "")
+            row[metric_name(name)] = mean_and_spread(scores) if scores else ""
         diverged = f" ({len(system.diverged)} diverged)" if system.diverged else ""
-        rows.append([system.name, *cells, f"{len(system.runs)}{diverged}"])
+        rows.append(row | {"seeds": f"{len(system.runs)}{diverged}"})
     notes = [f"{metric_name(first.metric)}: {first.metrics[first.metric]['signature']}"]
     if any(len(each.runs) >= SPREAD_SEEDS for each in systems):
         notes.append("a ± b: mean and sample standard deviation over the seeds.")
-    return Table(f"Test scores of the checkpoint '{first.checkpoint}'", columns, rows, notes)
+    details = [metric_name(name) for name in first.metrics if name != first.metric]
+    return build_table(f"Test scores of the checkpoint '{first.checkpoint}'", rows, ["run"], details, notes)
 
 
 def _lines(finding: Finding, difference: Difference, tests: dict[str, float], metric: str) -> list[str]:
@@ -147,8 +138,3 @@ def sentences(system: System, baseline: System, count: int, data: Path, width: i
         lines += [(baseline.name, other.lines[index]), (system.name, run.lines[index])]
         blocks.append("\n".join([head, *(paragraph(f"  {name}: {line}", width, "    ") for name, line in lines)]))
     return "\n\n".join(blocks)
-
-
-def can_show_sentences(system: System) -> bool:
-    """Whether the runs have translations."""
-    return scored_runs.METRICS[system.first.metric] is significance.bleu and bool(system.first.lines)
