@@ -125,26 +125,19 @@ CLAIMS = (
 """The claims in the order of the page."""
 
 
-Judged = tuple[Claim, str, str]
-"""A claim, its verdict, and the evidence as Markdown."""
-
-
-def judge_claims(results: Path, primary: Sequence[Finding], probe: pd.DataFrame, found: pd.DataFrame) -> list[Judged]:
-    """Judge all claims; ``found`` is the table of results.
+def claims_page(results: Path, primary: Sequence[Finding], probe: pd.DataFrame, found: pd.DataFrame) -> str:
+    """Judge all claims, and return their page as Markdown.
 
     Raises:
         UserError: a record or a table is damaged.
     """
     evidence = Evidence(results, {each.contrast.name: each for each in primary}, probe, found)
-    return [(claim, *claim.judge(evidence)) for claim in CLAIMS]
-
-
-def claims_page(judged: Sequence[Judged]) -> str:
-    """Return the page of all claims, as Markdown."""
-    rows = [{"claim": claim.text, "source": claim.source, "verdict": verdict} for claim, verdict, _ in judged]
-    parts = [HEAD, markdown(build_table("", rows, texts=["claim", "source", "verdict"]))]
-    for claim, verdict, evidence in judged:
+    rows, sections = [], []
+    for claim in CLAIMS:
+        verdict, why = claim.judge(evidence)
+        rows.append({"claim": claim.text, "source": claim.source, "verdict": verdict})
         command = claim.command or f"normplugins campaign configs/campaign/{claim.plan}.yaml"
         about = f"Verdict: **{verdict}**. Source: {claim.source}. Command: `{command}`."
-        parts += [f"## {claim.text}", about, evidence]
-    return "\n\n".join(parts) + "\n"
+        sections += [f"## {claim.text}", about, why]
+    table = markdown(build_table("", rows, texts=["claim", "source", "verdict"]))
+    return "\n\n".join([HEAD, table, *sections]) + "\n"

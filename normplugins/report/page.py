@@ -1,13 +1,13 @@
 """Writes the table of results as Markdown, LaTeX and CSV, draws the figures, and prints the tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from normplugins.report import answer, gradients_figure, paper, style
-from normplugins.report.claims import claims_page, judge_claims
+from normplugins.report.claims import claims_page
 from normplugins.report.contrast_table import as_csv, contrast_table
 from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT, find
 from normplugins.report.forest import CONTRASTS_TITLE, CORPORA_TEXT, forest, over_corpora
@@ -62,14 +62,12 @@ PAGES = (
 DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
 
 
-def report(results: Path, echo: Callable[[str], None] = print) -> None:
+def report(results: Path) -> None:
     """Print the tables of every run recorded under ``results``, and write them there.
 
     The files are the pages ``README.md`` and ``claims.md``, a page for each run, ``results.csv``, ``contrasts.csv``, a
     LaTeX table of each part of an experiment in ``tables/``, and figures in ``figures/``, as PNG and SVG. Files of
     earlier reports that are not among them are removed if this version or a later one wrote them.
-
-    ``echo`` is called with each table, as plain text, and with the name of each file written.
 
     Raises:
         UserError: there is no such folder, a record is broken (the message names it), or a file cannot be written.
@@ -79,8 +77,8 @@ def report(results: Path, echo: Callable[[str], None] = print) -> None:
             f"there is no folder {results}, where a checkout has its published runs: name one with --results DIR, or "
             "show the local runs with --local"
         )
-    with hold_lock(results / ".lock", lambda holder: echo(f"waiting for process {holder}, which writes {results}")):
-        _report(results, echo)
+    with hold_lock(results / ".lock", lambda holder: print(f"waiting for process {holder}, which writes {results}")):
+        _report(results)
 
 
 def report_local(runs: Path, results: Path) -> None:
@@ -104,10 +102,10 @@ def report_local(runs: Path, results: Path) -> None:
             writer.printed += [terminal(table, writer.width) for table in part.tables]
             writer.draw(part.tables[0].slug, part.runs)
     writer.say(f'Runs marked "{LOCAL}" are not published: `normplugins publish RUN` does that.')
-    writer.tell(print)
+    writer.tell()
 
 
-def _report(results: Path, echo: Callable[[str], None]) -> None:
+def _report(results: Path) -> None:
     found = read_results(results)
     writer = Writer(results, terminal_width())
     writer.page.append(TITLE)
@@ -137,13 +135,12 @@ def _report(results: Path, echo: Callable[[str], None]) -> None:
         writer.printed.append("\n".join(paragraph(f"  {line}", writer.width) for line in lines))
     if multi30k:
         writer.page += ["## What is still to run", markdown(plan_table(results, found))]
-    if len(found):
-        writer.write("results.csv", summarize(found).to_csv(index=False))
     writer.write("README.md", "\n\n".join(writer.page) + "\n")
     if len(found):
+        writer.write("results.csv", summarize(found).to_csv(index=False))
         writer.write_each("runs/*/*/seed*.md", run_pages(results, found))
     writer.remove_stale()
-    writer.tell(echo)
+    writer.tell()
 
 
 def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
@@ -173,7 +170,7 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     gradients = read_measured(results / gradients_figure.TABLE, gradients_figure.COLUMNS)
     if len(gradients):  # a claim and a page of docs/ show it
         writer.written += style.write(gradients_figure.draw(gradients), results / gradients_figure.FIGURE)
-    writer.write("claims.md", claims_page(judge_claims(results, primary, probe, found)))
+    writer.write("claims.md", claims_page(results, primary, probe, found))
     for name, figure in paper_figures(results, probe):
         writer.show(figure, name)
 
@@ -181,9 +178,8 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
 def _add(writer: Writer, experiment: str, found: pd.DataFrame, heading: str) -> None:
     """Add the tables of an experiment with the details under them, the figures, and a link to the runs' pages."""
     for part in parts_of(experiment, found):
-        texts = [wrapped(part.plan.decides)] if part.plan else []
         for number, table in enumerate(part.tables):
-            writer.table(table, f"{heading}{'#' * number}", texts if number == 0 else ())
+            writer.table(table, f"{heading}{'#' * number}", "" if number else part.decides)
         writer.draw(part.tables[0].slug, part.runs)
         if len(part.runs):
             folder = f"runs/{experiment}/"
@@ -192,11 +188,11 @@ def _add(writer: Writer, experiment: str, found: pd.DataFrame, heading: str) -> 
 
 
 class Part(NamedTuple):
-    """Runs of an experiment that belong together: their tables, the runs, and their plan, if they have one."""
+    """Runs of an experiment that belong together: their tables, the runs, and what their plan decides."""
 
     tables: list[Table]
     runs: pd.DataFrame
-    plan: Plan | None = None
+    decides: str = ""
 
 
 def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iterator[Part]:
@@ -215,4 +211,5 @@ def parts_of(experiment: str, results: pd.DataFrame, plans: bool = True) -> Iter
     for plan, members in of_plans:
         names = [experiment] if len(of_plans) == 1 or plan.name == experiment else [experiment, plan.name]
         title, slug = ", ".join(names), "-".join(names)
-        yield Part([experiment_table(title, slug, members), *detail_tables(title, slug, members)], members, plan)
+        tables = [experiment_table(title, slug, members), *detail_tables(title, slug, members)]
+        yield Part(tables, members, plan.decides)

@@ -1,6 +1,8 @@
 """The tables of a report as a test reads them: rows of cells, from the page."""
 
 import re
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,10 @@ class Page:
     """results/README.md, taken apart."""
 
     def __init__(self, results: Path) -> None:
-        self.printed: list[str] = []
-        report(results, echo=self.printed.append)
+        with redirect_stdout(StringIO()) as printed:
+            report(results)
+        self.terminal = printed.getvalue()
         self.text = (results / "README.md").read_text(encoding="utf-8")
-
-    @property
-    def terminal(self) -> str:
-        return "\n".join(self.printed)
 
     def section(self, heading: str) -> str:
         """The text under the first heading that begins with these words, up to the next heading."""

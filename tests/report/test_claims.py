@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.report.claims import claims_page, judge_claims
+from normplugins.report.claims import claims_page
 from normplugins.report.contrasts import find
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_table import probe_table
@@ -25,9 +25,7 @@ def probe(**numbers: float) -> list[dict]:
 
 @pytest.fixture
 def page(tmp_path: Path):
-    return lambda: claims_page(
-        judge_claims(tmp_path, find(tmp_path, resamples=200), probe_table(tmp_path), read_results(tmp_path))
-    )
+    return lambda: claims_page(tmp_path, find(tmp_path, resamples=200), probe_table(tmp_path), read_results(tmp_path))
 
 
 @pytest.fixture
@@ -67,6 +65,7 @@ def test_a_contrast_names_the_runs_that_it_compares(tmp_path: Path, page) -> Non
     put_translated(tmp_path, "rms,norm.groups=4", 1, {1: 9})
     said = page().partition("\n## Running statistics add to the scaling of each token\n")[2].partition("\n## ")[0]
     assert re.findall(r"([\w,.=]+) seed \[(\d)\]", said) == [("pn", "1"), ("rms,norm.groups=4", "1")]
+    assert "pn seed [1](<runs/multi30k/pn/seed1.md>)" in said
 
 
 def test_the_probe_decides(tmp_path: Path, verdicts) -> None:
@@ -136,13 +135,10 @@ def test_divergence_and_gradients_decide(tmp_path: Path, verdicts) -> None:
     assert found["Pre-norm has smoother gradients by depth than post-norm, in decoders at initialization"] == "not run"
 
 
-@pytest.mark.parametrize(("share", "verdict"), [(0.9, "does not hold"), (1.0, "open")])
-def test_three_seeds_of_both_norms_decide_about_gradients_in_all_channels(tmp_path, page, verdicts, share, verdict):
-    for seed in (1, 2, 3):
-        for norm in ("bn", "pnv"):
-            put_translated(tmp_path, norm, seed, {}, statistics_probe=probe(pnv_bound_smaller=share))
-    assert verdicts()["PN-V's gradient is smaller than BN's in every channel"] == verdict
-    assert ("90 to 90 % of the channels" in page()) == (share < 1)
+def test_gradients_that_are_smaller_in_all_measured_channels_leave_the_claim_open(tmp_path: Path, verdicts) -> None:
+    for norm in ("bn", "pnv"):
+        put_translated(tmp_path, norm, 1, {}, statistics_probe=probe(pnv_bound_smaller=1.0))
+    assert verdicts()["PN-V's gradient is smaller than BN's in every channel"] == "open"
 
 
 def test_the_gap_in_loss_is_the_one_of_the_figure(tmp_path: Path, page) -> None:

@@ -9,7 +9,6 @@ import pytest
 from normplugins.report.page import report
 from normplugins.report.records import read_results
 from normplugins.utils.errors import UserError
-from tests.helpers.corpora import quiet
 from tests.helpers.records import put, record, scored
 
 
@@ -32,7 +31,7 @@ def test_broken_json_is_named(tmp_path: Path, text: str) -> None:
     path = put(tmp_path, record())
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=re.escape(str(path))):
-        report(tmp_path, echo=quiet)
+        report(tmp_path)
     assert not (tmp_path / "README.md").exists()
 
 
@@ -40,32 +39,23 @@ def test_broken_json_is_named(tmp_path: Path, text: str) -> None:
     "keys",
     [
         ("experiment",),
-        ("variant",),
-        ("norm",),
-        ("seed",),
-        ("metrics",),
         ("metrics", "bleu", "score"),
         ("training", "updates"),
-        ("training", "stopped_by"),
-        ("corpus", "counts"),
-        ("hardware", "device"),
-        ("curves",),
         ("curves", "valid"),
-        ("scores",),
         ("scored_by",),
     ],
 )
 def test_a_missing_field_is_named_with_its_file(tmp_path: Path, keys: tuple[str, ...]) -> None:
     path = edited(tmp_path, *keys)
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{keys[-1]}"):
-        report(tmp_path, echo=quiet)
+        report(tmp_path)
 
 
 @pytest.mark.parametrize("version", [3, "1", None])
 def test_an_unknown_format_is_refused(tmp_path: Path, version: object) -> None:
     path = edited(tmp_path, "format", to=version)
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*format {re.escape(repr(version))}"):
-        report(tmp_path, echo=quiet)
+        report(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -73,20 +63,17 @@ def test_an_unknown_format_is_refused(tmp_path: Path, version: object) -> None:
     [
         (("metrics", "bleu", "score"), "35.9"),
         (("metrics", "bleu", "score"), float("nan")),
-        (("metrics", "bleu"), 35.9),
         (("training",), None),
         (("training", "updates"), "many"),
-        (("curves", "train"), 3),
         (("curves", "train"), [{"update": 50, "loss": None}]),
         (("corpus", "counts"), [1]),
-        (("corpus", "counts", "train", "pairs"), "all"),
         (("norm",), "bn"),
     ],
 )
 def test_a_field_of_the_wrong_kind_is_refused(tmp_path: Path, keys: tuple[str, ...], value: object) -> None:
     path = edited(tmp_path, *keys, to=value)
     with pytest.raises(UserError, match=re.escape(str(path))):
-        report(tmp_path, echo=quiet)
+        report(tmp_path)
 
 
 def test_a_copied_record_does_not_count_twice(tmp_path: Path) -> None:
@@ -94,7 +81,7 @@ def test_a_copied_record_does_not_count_twice(tmp_path: Path) -> None:
     copy = path.with_name("seed2.json")
     copy.write_bytes(path.read_bytes())
     with pytest.raises(UserError, match=re.escape(str(copy))):
-        report(tmp_path, echo=quiet)
+        report(tmp_path)
 
 
 def test_unfinished_files_are_not_read(tmp_path: Path) -> None:

@@ -4,10 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.report.claims import claims_page, judge_claims
-from normplugins.report.contrasts import find
-from normplugins.report.probe_table import probe_table
-from normplugins.report.records import read_results
 from normplugins.report.run_page import command
 from normplugins.runs.cell import join_cell_name
 from tests.helpers.records import put, put_diverged, put_translated, record, scored
@@ -34,15 +30,6 @@ def test_a_page_stands_beside_each_record(page, tmp_path: Path) -> None:
     epochs = [line for line in text.partition("## Loss")[2].partition("##")[0].splitlines() if line.startswith("|")]
     assert len(epochs) == 2 + 12
     assert "|    12 |  1,200 |" in epochs[-1]
-
-
-def test_the_claims_link_to_the_pages(tmp_path: Path) -> None:
-    for norm in ("pn", "ln"):
-        put_translated(tmp_path, norm, 1, {})
-    claims = claims_page(
-        judge_claims(tmp_path, find(tmp_path, resamples=100), probe_table(tmp_path), read_results(tmp_path))
-    )
-    assert "pn seed [1](<runs/multi30k/pn/seed1.md>)" in claims
 
 
 def test_a_cell_whose_name_is_cut_inside_a_value_is_marked(page, tmp_path: Path) -> None:

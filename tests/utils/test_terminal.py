@@ -44,6 +44,19 @@ def test_every_number_that_is_shown_is_whole_and_has_its_name(table, width):
         assert len(line) <= width or len(re.split(r"\s|[,.=](?=[a-z])", line.strip())) == 1, line
 
 
+def test_a_narrow_terminal_breaks_long_names_before_it_leaves_out_a_number():
+    columns = [Column("norm", right=False), Column("BLEU"), Column("chrF2", detail=True)]
+    name = "pnv, norm.group_scaling=true"
+    table = Table("demo", columns, [[name, "36.50 ± 0.25", "55.00 ± 0.25"], ["pn", "36.00", "54.00"]], [])
+    text = terminal(table, 50)
+    assert max(map(len, text.splitlines())) <= 50
+    assert "36.50 ± 0.25" in text
+    assert "55.00 ± 0.25" in text
+    names = [line.split("  ")[0].strip() for line in text.splitlines()[4:]]
+    assert "".join(names).replace(" ", "") == f"{name}pn".replace(" ", "")
+    assert "55.00" not in terminal(table, 30)
+
+
 def test_names_with_texts_fit_the_terminal():
     rows = {"an update": "at most 4,096 tokens: 1 batches of 4,096", "a long name of a row": "36,669,440 parameters"}
     for width in (20, 40, 60, 80):
