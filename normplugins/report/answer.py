@@ -140,10 +140,9 @@ def describe_verdict(found: Finding) -> str:
         return "Not run: no seed has both runs."
     if found.seeds == 1:
         return f"No verdict with one seed. {found.contrast.name}: {describe_difference(found)}."
-    parts = [words[part] for part in found.parts if part in words]
-    text = " and ".join(parts)[:1].upper() + " and ".join(parts)[1:] if parts else "Undecided"
-    text = so_far(text, found.final)
-    if not parts and found.p_adjusted < significance.LEVEL:
+    said = " and ".join(words[part] for part in found.parts if part in words)
+    text = so_far(said[:1].upper() + said[1:] if said else "Undecided", found.final)
+    if not said and found.p_adjusted < significance.LEVEL:
         text += ", because the side that scored better has more runs that diverged"
     return f"{text}. {found.contrast.name}: {describe_difference(found)}. {agreement(found)}".strip()
 
@@ -160,10 +159,10 @@ def describe_difference(found: Finding, p_value: bool = True) -> str:
     if found.difference is None:
         return lost or "not run"
     seeds = f"{found.seeds} seeds" if found.complete else f"{found.seeds} of {found.planned} seeds"
-    seeds = "one seed, interval over sentences alone" if found.seeds == 1 else seeds
-    p = "" if found.seeds == 1 or not p_value else f", p = {format_p(found.difference.p)}"
-    p += f", adjusted {format_p(found.p_adjusted)}" if p else ""
-    return f"{format_interval(found, ' BLEU')}, {seeds}{p}{f', {lost}' if lost else ''}"
+    parts = [format_interval(found, " BLEU"), seeds if found.seeds > 1 else "one seed, interval over sentences alone"]
+    if p_value and found.seeds > 1:
+        parts += [f"p = {format_p(found.difference.p)}", f"adjusted {format_p(found.p_adjusted)}"]
+    return ", ".join(filter(None, [*parts, lost]))
 
 
 def agreement(found: Finding) -> str:

@@ -55,31 +55,21 @@ class Cell:
     def values(
         self, metric: str, checkpoint: str = "", test_set: str = WHOLE_TEST_SET, column: str = "value"
     ) -> pd.Series[Any]:
-        """Return a score of every run, or an empty series if a run lacks it.
+        """Return a score of every run by seed, or an empty series if a run lacks it.
 
-        Args:
-            metric: a key of the records' ``metrics``.
-            checkpoint: its name; empty for the checkpoint that the recipe is scored by.
-            test_set: the whole test set, or one of the sets that it consists of.
-            column: ``value``, or ``brevity`` for BLEU's brevity penalty.
+        An empty ``checkpoint`` stands for the one that the recipe is scored by. ``column`` is ``value``, or ``brevity``
+        for BLEU's brevity penalty.
         """
-        rows = self.rows[(self.rows["metric"] == metric) & (self.rows["test_set"] == test_set)]
+        rows = self.rows[(self.rows["metric"] == metric) & (self.rows["test_set"] == test_set)].set_index("seed")
         found = rows.loc[rows["checkpoint"] == (checkpoint or rows["scored_by"]), column].dropna()
         return found if len(found) == len(self.runs) else found.iloc[:0]
-
-    def by_seed(self, metric: str, checkpoint: str = "") -> pd.Series[Any]:
-        """Return a score on the whole test set as :meth:`values` does, indexed by seed."""
-        found = self.values(metric, checkpoint)
-        return found.set_axis(self.rows.loc[found.index, "seed"])
 
     def score(self, metric: str, checkpoint: str = "", test_set: str = WHOLE_TEST_SET) -> str:
         """Return the mean over the seeds and, from ``SPREAD_SEEDS`` seeds on, the sample standard deviation."""
         if not len(self.runs):
             return ALL_DIVERGED
         found = self.values(metric, checkpoint, test_set)
-        if found.empty:
-            return NOT_SCORED
-        return mean_and_spread(found)
+        return NOT_SCORED if found.empty else mean_and_spread(found)
 
     @property
     def seeds(self) -> str:
@@ -151,7 +141,7 @@ def difference(cell: Cell, cells: Iterable[Cell], metric: str, checkpoint: str =
     other = baseline(cell, cells)
     if other is None:
         return ""
-    paired = (cell.by_seed(metric, checkpoint) - other.by_seed(metric, checkpoint)).dropna()
+    paired = (cell.values(metric, checkpoint) - other.values(metric, checkpoint)).dropna()
     mean = "" if paired.empty else f"{paired.mean():+.2f}"
     if not interval or len(paired) < SPREAD_SEEDS:
         return mean
@@ -172,9 +162,10 @@ def signatures(cells: Sequence[Cell], metrics: Iterable[str]) -> list[str]:
 
     Rows of a language model are named by the model if they all have the same signature.
     """
-    rows = pd.concat([cell.rows.assign(label=cell.label) for cell in cells]) if cells else pd.DataFrame()
-    lines = []
-    for metric in metrics if cells else ():
+    if not cells:
+        return []
+    rows, lines = pd.concat([cell.rows.assign(label=cell.label) for cell in cells]), []
+    for metric in metrics:
         found = rows[(rows["metric"] == metric) & (rows["signature"] != "")]
         alike = (found["model"] != "") & (found.groupby("model")["signature"].transform("nunique") == 1)
         names = found["model"].where(alike, found["label"]).groupby(found["signature"], sort=False)

@@ -89,11 +89,11 @@ def _mixed_hardware(findings: Findings, ended: pd.DataFrame) -> str:
     """Return in how many pairs the two runs come from different processors or numbers of threads."""
     pairs = [(each.contrast, seed) for each in findings[CHECKPOINTS[0]] if each.difference
              for seed in each.difference.seeds]  # fmt: skip
-    counts = []
-    for column in ("hardware", "threads"):
-        runs = dict(zip(zip(ended["variant"], ended["seed"], strict=True), ended[column], strict=True))
-        counts.append(sum(runs[one.system, seed] != runs[one.baseline, seed] for one, seed in pairs))
-    processors, threads = counts
+    runs = ended.set_index(["variant", "seed"])
+    processors, threads = (
+        sum(runs[column][one.system, seed] != runs[column][one.baseline, seed] for one, seed in pairs)
+        for column in ("hardware", "threads")
+    )
     return (
         f"In {processors} of {len(pairs)} pairs the processors of the two runs differ, and in {threads} the numbers of "
         "threads. Either changes the rounding, and so gives another model from the same seed (amendments 11 and 18 of "

@@ -88,9 +88,9 @@ class Finding:
         difference: the difference of test BLEU; None if the two cells have no seed in common.
         planned: the number of planned pairs, if there is a plan.
         diverged: the number of runs that diverged, of the system and of the baseline. With a plan, only its seeds
-            count here and in ``missing`` and ``stopped_early``.
+            count here and in ``stopped_early``.
         ended: the number of runs with a score, of the system and of the baseline.
-        missing: the number of planned pairs without a difference, not counting pairs with a run that diverged.
+        complete: whether every planned pair has a difference or a run that diverged.
         stopped_early: the number of runs that ended by early stopping (patience).
         p_adjusted: the p-value adjusted by Holm's method within the family; NaN with fewer than two pairs.
         verdict: by the protocol's rule, such as ``better`` or ``worse, equivalent``; ``not run`` without a pair.
@@ -104,7 +104,7 @@ class Finding:
     planned: int
     diverged: tuple[int, int] = (0, 0)
     ended: tuple[int, int] = (0, 0)
-    missing: int = 0
+    complete: bool = True
     stopped_early: int = 0
     p_adjusted: float = math.nan
     verdict: str = NOT_RUN
@@ -120,11 +120,6 @@ class Finding:
     def decided(self) -> bool:
         """Whether the rule gives a verdict other than undecided."""
         return self.verdict not in NO_VERDICT
-
-    @property
-    def complete(self) -> bool:
-        """Whether every planned pair has a difference or a run that diverged."""
-        return not self.missing
 
     @property
     def worse(self) -> bool:
@@ -179,11 +174,8 @@ def judge(
 ) -> list[Finding]:
     """Return a finding for each contrast, by the rule of the protocol.
 
-    Args:
-        contrasts: the contrasts; p-values are adjusted within each family of them.
-        systems: the systems by the names that the contrasts use for them.
-        planned: the seeds of the planned pairs of each contrast; empty without a plan.
-        resamples: the number of bootstrap resamples of the test sentences.
+    p-values are adjusted within each family of the contrasts. ``systems`` have the names that the contrasts use for
+    them; ``planned`` has the seeds of each contrast's planned pairs, and is empty without a plan.
 
     Raises:
         UserError: two systems cannot be compared.
@@ -202,12 +194,12 @@ def judge(
         sides = systems[contrast.system], systems[contrast.baseline]
         counted = seeds or {seed for side in sides for seed in (*side.runs, *side.diverged)}
         lost = [counted & {*side.diverged} for side in sides]
-        missing = seeds - {*(difference.seeds if difference else ())} - lost[0] - lost[1]
+        complete = seeds <= {*(difference.seeds if difference else ())}.union(*lost)
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for seed, run in side.runs.items() if seed in counted)  # fmt: skip
         diverged = (len(lost[0]), len(lost[1]))
         ended = (len(counted & {*sides[0].runs}), len(counted & {*sides[1].runs}))
-        findings.append(Finding(contrast, difference, len(seeds), diverged, ended, len(missing), early))
+        findings.append(Finding(contrast, difference, len(seeds), diverged, ended, complete, early))
     p_values = pd.Series([math.nan if each.difference is None else each.difference.p for each in findings])
     complete = pd.Series([each.complete for each in findings], dtype=bool)
     # Complete contrasts are adjusted as if incomplete ones had p = 1, so that later runs cannot increase their

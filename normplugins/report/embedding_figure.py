@@ -28,7 +28,9 @@ def spectrum(results: Path) -> tuple[Figure, pd.DataFrame] | None:
     table = table[table["embedding"] == "encoder.embed_tokens"]
     if table.empty:
         return None
-    values = _relative(table)[table[["cell", "seed"]].drop_duplicates().itertuples(index=False, name=None)]
+    values = table.pivot(index="index", columns=["cell", "seed"], values="singular_value")
+    values /= values.max()  # relative to the largest one of a run
+    values = values[table[["cell", "seed"]].drop_duplicates().itertuples(index=False, name=None)]
     means = values.T.groupby(level="cell", sort=False).mean().T
     cells = [str(cell) for cell in means]
     norms = list(dict.fromkeys(cell.split(",")[0] for cell in cells if cell != "ln")) if "ln" in cells else []
@@ -61,12 +63,6 @@ def spectrum(results: Path) -> tuple[Figure, pd.DataFrame] | None:
             looks: dict[str, Any] = {name: {"color": "#333333", "linestyle": line} for name, line in named.items()}
             style.legend(figure, looks | {"each seed of ln": {"color": style.GREY, "linewidth": 0.8}}, 3)
     return figure, table
-
-
-def _relative(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the singular values divided by the largest one of their run, by index; a column for each run."""
-    values = table.pivot(index="index", columns=["cell", "seed"], values="singular_value")
-    return values / values.max()
 
 
 def _in_groups(cell: str) -> bool:

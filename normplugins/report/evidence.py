@@ -20,14 +20,7 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 
 @dataclass(frozen=True)
 class Evidence:
-    """The evidence by which claims are judged.
-
-    Attributes:
-        results: the folder of the results.
-        findings: the primary findings by the name of the contrast.
-        probe: the numbers of the statistics probe in the runs of Multi30k.
-        found: the table of results.
-    """
+    """The evidence by which claims are judged; ``findings`` are the primary ones, by the name of the contrast."""
 
     results: Path
     findings: Mapping[str, Finding]

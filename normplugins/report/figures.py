@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from normplugins.report import style
 from normplugins.report.cells import COMPARED_WITH, Cell, group, references
@@ -159,7 +160,8 @@ def _panel(axis: Axes, members: Sequence[Line], kind: str, lines: Sequence[Line]
         if table.shape[1] > 1:
             band = (table.min(axis=1), table.max(axis=1))
             axis.fill_between(table.index, *band, color=color, alpha=0.25, linewidth=0)
-    style.count_updates(axis)
+    axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _limit(axes: Sequence[Axes], tables: Sequence[pd.DataFrame], longest: float) -> None:

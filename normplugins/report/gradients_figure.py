@@ -69,10 +69,7 @@ def draw(found: pd.DataFrame) -> Figure:
 
 
 def pre_norm(results: Path, stack: str) -> tuple[str, str]:
-    """Judge whether pre-norm has smoother gradients by depth than post-norm in a stack, ``encoder`` or ``decoder``.
-
-    Returns the verdict and the evidence.
-    """
+    """Judge whether pre-norm has smoother gradients by depth than post-norm in a stack; return verdict and evidence."""
     table = read_measured(results / TABLE, COLUMNS)
     table = table[table["placement"].isin(["pre", "post"]) & (table["stack"] == stack)]
     if table["placement"].nunique() < 2:

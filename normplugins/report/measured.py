@@ -54,7 +54,6 @@ def add_measured(
 
 def numbers_table(index: str, numbers: pd.DataFrame, form: str) -> str:
     """Return numbers as a Markdown table; ``index`` is the heading of the rows' names, NaN is an empty cell."""
-    texts = numbers.map(lambda value: "" if pd.isna(value) else form.format(value))
-    texts.insert(0, index, list(numbers.index))
+    texts = numbers.map(lambda value: "" if pd.isna(value) else form.format(value)).reset_index(names=index)
     rows: list[Any] = texts.to_dict("records")
     return markdown(build_table("", rows, texts=[index]))

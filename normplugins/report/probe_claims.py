@@ -12,7 +12,7 @@ from normplugins.report.contrasts import NOT_RUN, UNDECIDED, so_far
 from normplugins.report.evidence import FAILS, HOLDS, OPEN, Evidence
 from normplugins.report.measured import numbers_table
 from normplugins.report.plans import NU_BOUND, Plan
-from normplugins.report.probe_figures import PN_CELLS
+from normplugins.report.probe_figures import FIRST_NORM, PN_CELLS
 
 NO_PROBE = NOT_RUN, "No record has the statistics probe."
 
@@ -38,10 +38,7 @@ def smaller_gradient(evidence: Evidence) -> tuple[str, str]:
 
 
 def bounded(evidence: Evidence) -> tuple[str, str]:
-    """Judge whether nu stays below the products that feed it, and gradients stay finite.
-
-    Returns the verdict and the evidence.
-    """
+    """Judge whether nu stays below the products that feed it and gradients stay finite; return verdict and evidence."""
     planned = [cell for _, cell in Plan.named(NU_BOUND).cells]
     every = dict.fromkeys([*PN_CELLS, *planned])
     lost = [cell for cell in every if evidence.seeds(cell, diverged=True)]
@@ -120,12 +117,7 @@ def fluctuation(evidence: Evidence) -> tuple[str, str]:
     if texts[texts["quantity"] == "mean_tid"].empty or images.empty:
         return NOT_RUN, "It needs runs of Multi30k with BN, and the same measurement of a ResNet20."
     last = min(texts["update"].max(), images["update"].max())
-    names = {
-        "mean_distance": "means, the paper's measure",
-        "mean_tid": "means, relative",
-        "variance_distance": "variances, the paper's measure",
-        "deviation_tid": "deviations, relative",
-    }
+    names = {quantity: title.partition("\n")[0] for quantity, title in FIRST_NORM["fluctuation"].items()}
     medians = pd.DataFrame({
         model: probe_table.along_training(each[each["update"] <= last], [*names, "tokens"], probe_table.EARLY)
         .groupby("quantity")["value"].median()

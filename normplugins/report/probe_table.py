@@ -16,7 +16,7 @@ from normplugins.runs.inventory import split_diverged
 from normplugins.utils.json_file import read_json
 from normplugins.utils.terminal import Table
 
-COLUMNS = ["experiment", "cell", "seed", "update", "layer", "quantity", "value"]
+COLUMNS = ["cell", "seed", "update", "layer", "quantity", "value"]
 FIRST = "encoder.layers.0.self_attention.norm"
 """The first norm of the transformer."""
 VALIDATION = "validation"
@@ -49,7 +49,7 @@ def probe_table(results: Path) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for path in sorted(ended, key=lambda path: (norm_rank(path.parent.name.split(",")[0]), path.parts[-2:])):
         record = read_json(path, REMEDY) or {}
-        run = (EXPERIMENT, path.parent.name, int(path.stem.removeprefix("seed")))
+        run = (path.parent.name, int(path.stem.removeprefix("seed")))
         config = record.get("config", {})
         for point in record.get("statistics_probe") or []:
             for layer, numbers in point["layers"].items():
@@ -71,7 +71,7 @@ def vision_table(results: Path) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for point in record.get("points", []):
         numbers = {name: value for name, value in point.items() if name not in ("update", "loss")}
-        rows += _rows(("cifar10", "bn", record["seed"], point["update"], FIRST), numbers, RESNET_CHANNELS)
+        rows += _rows(("bn", record["seed"], point["update"], FIRST), numbers, RESNET_CHANNELS)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -55,11 +55,11 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
     rows = [row for path in ended for row in read_record(path)]
     rows += [_diverged(path, rows) for path in diverged]
     rows += _local_rows(local)
-    models = list(MODELS)
+    models = ["", *MODELS]
     rows.sort(
         key=lambda row: (
             *(row["experiment"], norm_rank(row["norm"]), row["budget"]),
-            *(models.index(row["model"]) if row["model"] else -1, row["settings"], row["seed"]),
+            *(models.index(row["model"]), row["settings"], row["seed"]),
         )
     )
     return pd.DataFrame(rows, columns=None if rows else EMPTY)
@@ -100,7 +100,7 @@ def read_record(path: Path, local: bool = False) -> list[dict[str, Any]]:
     try:
         run, scores = _run(record), _scores(record)
     except KeyError as error:
-        raise UserError(f"{path} lacks the field {error.args[0]}. Remove it, or run that seed again") from error
+        raise UserError(f"{path} lacks the field {error.args[0]}: {REMEDY}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} holds a field of the wrong kind: {error}") from error
     named = (path.parent.parent.name, path.parent.name, path.stem)

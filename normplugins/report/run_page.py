@@ -81,7 +81,7 @@ def _override(item: str, config: dict[str, Any]) -> str:
 
 def _page(record: dict[str, Any], rows: pd.DataFrame) -> str:
     norm, *items = record["variant"].split(",")
-    training, first, config = record["training"], rows.iloc[0], record["config"]
+    training, config = record["training"], record["config"]
     others = f"`{'`, `'.join(items)}`" if items else "nothing else"
     differs = f"The norm is `{norm}`. The run differs from its experiment in {others}."
     if is_shortened(record["variant"]):
@@ -102,7 +102,7 @@ def _page(record: dict[str, Any], rows: pd.DataFrame) -> str:
         f"## Settings\n\n{differs} These are the main settings; the record holds all, under `config`.",
         key_values({key: config[key] for key in MAIN if config.get(key) is not None}),
         "## Scores",
-        _scores(rows, first["scored_by"]),
+        _scores(rows),
         "One run: a single seed does not rank two norms.",
         "## Loss by epoch",
         _curve(record["curves"]),
@@ -111,8 +111,8 @@ def _page(record: dict[str, Any], rows: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _scores(rows: pd.DataFrame, scored_by: str) -> str:
-    scored = rows[rows["metric"] != ""]
+def _scores(rows: pd.DataFrame) -> str:
+    scored, scored_by = rows[rows["metric"] != ""], rows["scored_by"].iloc[0]
     if scored.empty:
         return "This run was not scored."
     first, checkpoints = scored["metric"].iloc[0], list(dict.fromkeys([scored_by, *scored["checkpoint"]]))

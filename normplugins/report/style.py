@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from normplugins.report.records import norm_rank
 from normplugins.utils.files import whole_file
@@ -147,12 +147,6 @@ def dot(axis: Axes, row: int, value: float, interval: tuple[float, float] | None
     if interval is not None:
         axis.plot(interval, [row, row], color=color, linewidth=2.8 if several else 1, solid_capstyle="butt")
     axis.plot(value, row, "o", color=color, markersize=6, mfc=color if several else "white")
-
-
-def count_updates(axis: Axes) -> None:
-    """Label an x axis of updates with a few whole numbers, which fit into narrow panels."""
-    axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def log_axes(axis: Axes) -> None:

@@ -27,7 +27,7 @@ def read_sweep(found: pd.DataFrame, plan: str, key: str) -> pd.DataFrame:
     """Return the published runs of a plan of Multi30k, sorted by the value of the setting ``key``.
 
     A row is a run: its ``cell``, ``norm``, ``value`` of the setting (the experiment's if the cell does not name it),
-    ``bleu``, and whether it ``diverged``. ``found`` is the table of results.
+    ``bleu``, and whether it ``diverged``.
     """
     found = found[found["experiment"] == EXPERIMENT].set_index(["variant", "seed"])
     whole = (found["metric"] == "bleu") & (found["test_set"] == WHOLE_TEST_SET)

@@ -190,14 +190,15 @@ def _table(
 
 def _seeds_note(cells: Sequence[Cell]) -> list[str]:
     """Return warnings if the cells of a table have different seeds, or only one seed."""
-    seeds = [frozenset(cell.runs["seed"]) for cell in cells]
-    differ = "Rows are means over different seeds: do not subtract them."
-    notes, ones = [differ] if len({*filter(None, seeds)}) > 1 else [], [*map(len, seeds)].count(1)
-    if len(cells) < 2 or not ones:
-        return notes
-    which = "Every row has" if ones == len(cells) else f"{ones} of {len(cells)} rows have"
-    says = f"{which} one seed only, and one seed gives no verdict: another seed can reverse the order of two rows."
-    return [*notes, says]
+    seeds, notes = [frozenset(cell.runs["seed"]) for cell in cells], []
+    if len({*filter(None, seeds)}) > 1:
+        notes.append("Rows are means over different seeds: do not subtract them.")
+    ones = sum(len(each) == 1 for each in seeds)
+    if ones and len(cells) > 1:
+        which = "Every row has" if ones == len(cells) else f"{ones} of {len(cells)} rows have"
+        says = "one seed only, and one seed gives no verdict: another seed can reverse the order of two rows."
+        notes.append(f"{which} {says}")
+    return notes
 
 
 def _versions_note(cells: Sequence[Cell]) -> list[str]:
@@ -230,7 +231,7 @@ def _checkpoints(cells: Sequence[Cell]) -> list[str]:
     found = {name for cell in cells for column in ("scored_by", "checkpoint") for name in cell.rows[column]}
     scored_by = [cell.first["scored_by"] for cell in cells]
     first = max(CHECKPOINTS, key=scored_by.count)
-    return [name for name in (first, *(name for name in CHECKPOINTS if name != first)) if name in found]
+    return [name for name in sorted(CHECKPOINTS, key=lambda name: name != first) if name in found]
 
 
 def _metrics(cells: Sequence[Cell], first: str = "") -> list[str]:
