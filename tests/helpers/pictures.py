@@ -1,7 +1,7 @@
 """Measures the texts of a drawn figure."""
 
+from functools import lru_cache
 from itertools import combinations
-from weakref import WeakKeyDictionary
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -10,17 +10,10 @@ from matplotlib.transforms import Bbox
 
 from normplugins.report import style
 
-_MEASURED: WeakKeyDictionary[Figure, list[tuple[str, Bbox]]] = WeakKeyDictionary()
 
-
+@lru_cache(maxsize=1)  # a test asks several times about the figure that it has drawn
 def boxes(figure: Figure) -> list[tuple[str, Bbox]]:
-    """Each text that is drawn, and the pixels that it covers; a figure is drawn once."""
-    if figure not in _MEASURED:
-        _MEASURED[figure] = _measure(figure)
-    return _MEASURED[figure]
-
-
-def _measure(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Each text that is drawn, and the pixels that it covers."""
     with style.drawing():  # an annotation is measured without its leader
         canvas = FigureCanvasAgg(figure)
         canvas.draw()

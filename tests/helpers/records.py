@@ -35,7 +35,6 @@ def record(
     hardware: dict[str, Any] = CPU,
     floor: float | None = None,
     corpus: str = "multi30k",
-    words_per_second: float = 1500.0,
     wall_seconds: float = 900.0,
     brevity: float = 0.98,
 ) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def record(
             "epochs": epochs,
             "stopped_by": stopped_by,
             "best_valid_loss": valid[-1]["loss"],
-            "words_per_second": words_per_second,
+            "words_per_second": 1500.0,
             "wall_seconds": wall_seconds,
             "parameters": 1_000_000,
             "averaged": ["checkpoint12.pt"],

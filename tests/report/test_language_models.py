@@ -4,11 +4,8 @@ import re
 
 import pytest
 
-from normplugins.report.paper import CORPORA
 from normplugins.report.records import read_results
-from normplugins.report.tables import paper_table, shortened_table
 from normplugins.utils.errors import UserError
-from normplugins.utils.terminal import terminal
 from tests.helpers.records import language_model, put, put_diverged, scored
 
 CODE, MASKED, PAPER = READINGS = ("reading=code: sees the future", "reading=masked", "reading=paper")
@@ -166,14 +163,6 @@ def test_another_experiment_shows_both_counts_with_their_signatures_and_plain_la
     assert section.count("partial:dropped") == 2
 
 
-def test_a_run_that_was_not_scored_says_so(page, tmp_path) -> None:
-    put(tmp_path, language_model("ptb", "ln", ppl=None))
-    put(tmp_path, language_model("ptb", "pn,budget=cpu", ppl=None, updates=100))
-    made = page()
-    assert made.rows("PTB")[f"LN (ln), {CODE}"][OURS] == "not scored"
-    assert "not scored" in made.rows(SHORT_PTB)[f"pn, {CODE}, shortened to 100 updates"].values()
-
-
 def test_the_page_on_causality_is_linked_where_it_is(page, tmp_path) -> None:
     put(tmp_path, language_model("ptb", "ln"))
     assert "causality.md" not in page().text
@@ -238,20 +227,3 @@ def test_without_a_score_the_label_or_the_norm_says_that_a_masked_model_is_not_c
     models = dict(zip(results["norm"] + results["diverged"].str[:6], results["model"], strict=True))
     seen = "reading=masked, but its norm sees the future"
     assert models == {"instance": seen, "ln": MASKED, "instanceupdate": seen, "lnupdate": MASKED}
-
-
-def test_both_tables_fit_a_terminal_with_every_number_whole(tmp_path) -> None:
-    for kind in ("", ",architecture=transformer"):
-        for seed, ppl in enumerate((251.25, 257.0, 262.75), 1):
-            for norm in ("ln", "bn_released", "pn"):
-                put(tmp_path, language_model("ptb", norm + kind, seed, ppl))
-                extras = ",".join(sorted(["budget=cpu", *filter(None, kind.split(","))]))
-                put(tmp_path, language_model("ptb", f"{norm},{extras}", seed, ppl, updates=1_500))
-    results = read_results(tmp_path)
-    full = terminal(paper_table(CORPORA["ptb"], results), 80)
-    short = terminal(shortened_table(CORPORA["ptb"], "cpu", results[results["budget"] != ""]), 80)
-    for text in (full, short):
-        lines = [line for line in text.splitlines() if "level:" not in line]
-        assert max(map(len, lines)) <= 80
-        assert "…" not in text
-        assert text.count("257.00 ± 5.75") == 6

@@ -22,6 +22,7 @@ from normplugins.report.probe_table import (
 )
 from normplugins.utils.errors import UserError
 from tests.helpers.pictures import assert_legible, written
+from tests.helpers.records import put, record
 from tests.helpers.runs import REPOSITORY
 
 UPDATES = (1, 10, 100, 1000)
@@ -39,19 +40,17 @@ OF_CELLS: dict[str, dict[str, Any]] = {
 
 
 def publish(results: Path, cell: str, seed: int = 1, loss: float = 4.5) -> None:
-    """Write the parts of a record that the figures read."""
+    """Write a record with the parts that the figures read."""
     layers = dict.fromkeys(LAYERS, OF_ALL | OF_CELLS[cell])
     epochs = range(UPDATES[-1], UPDATES[-1] + LAST_EPOCHS)
     valid = [{"update": update, "loss": loss, "train_mode_loss": loss - 0.25} for update in epochs]
     valid.append({"update": 10, "loss": 9.0})
-    content = {
+    content = record("multi30k", cell, seed) | {
         "statistics_probe": [{"update": update, "layers": layers} for update in UPDATES],
         "curves": {"valid": valid},
         "config": {"model.encoder_embed_dim": 8, "model.decoder_embed_dim": 8},
     }
-    path = results / "runs" / "multi30k" / cell / f"seed{seed}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    put(results, content)
 
 
 def test_each_number_of_the_probe_is_a_row(tmp_path: Path) -> None:
