@@ -73,10 +73,11 @@ class Plan:
             # where processes share the batches of an update, a run with any number of them is a run of the plan
             names = [cell, f"{cell},processes=*"] if shares_batches(experiment) else [cell]
             folder = results / "runs" / experiment
+            files = {path.name for name in names for path in folder.glob(f"{name}/seed*.json")}
             for seed in seeds:
-                if any(any(folder.glob(f"{name}/seed{seed}.json")) for name in names):
+                if f"seed{seed}.json" in files:
                     published += 1
-                elif any(any(folder.glob(f"{name}/seed{seed}{DIVERGED}")) for name in names):
+                elif f"seed{seed}{DIVERGED}" in files:
                     diverged += 1
                 else:
                     left.append((experiment, cell))

@@ -180,15 +180,6 @@ def test_the_config_of_a_run_that_diverged_chooses_its_row(page, tmp_path, exper
     assert "diverged" in rows[f"pn, {CODE if reading == 'code' else MASKED}"].values()
 
 
-def test_the_command_of_a_run_names_what_chooses_its_column(page, tmp_path) -> None:
-    put(tmp_path, language_model("ptb", "ln,budget=cpu,model.causal=true", updates=100))
-    page()
-    text = (tmp_path / "runs/ptb/ln,budget=cpu,model.causal=true/seed1.md").read_text()
-    command = " ".join(text.replace("\\\n", "").split())
-    assert "normplugins run ptb norm=ln budget=cpu model.causal=true seed=1" in command
-    assert "| ppl " in text
-
-
 @pytest.mark.parametrize("key", ["model._name", "model.causal"])
 def test_a_model_that_may_see_the_future_or_not_is_refused(page, tmp_path, key) -> None:
     content = language_model("ptb", "ln")

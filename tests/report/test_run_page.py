@@ -6,7 +6,7 @@ import pytest
 
 from normplugins.report.run_page import command
 from normplugins.runs.cell import join_cell_name
-from tests.helpers.records import put, put_diverged, put_translated, record, scored
+from tests.helpers.records import language_model, put, put_diverged, put_translated, record, scored
 
 CELL = "pn,norm.group_scaling=false,optimization.lr=0.01"
 
@@ -80,6 +80,11 @@ def test_the_command_has_the_settings_as_they_are_typed() -> None:
         *("normplugins run multi30k", "norm=pn", "norm.group_scaling=false", "'optimization.lr=[0.01]'"),
         *("hardware.processes=2", "seed=3", "hardware=cpu", f"hardware.threads={content['hardware']['threads']}"),
     ]
+
+
+def test_the_command_names_options_of_groups_too() -> None:
+    words = command(language_model("ptb", "ln,budget=cpu,model.causal=true")).replace("\\\n", "").split()
+    assert words[2:-1] == ["ptb", "norm=ln", "budget=cpu", "model.causal=true", "seed=1"]
 
 
 def test_the_command_of_a_user_s_own_text_names_its_files() -> None:
