@@ -194,12 +194,12 @@ def judge(
         sides = systems[contrast.system], systems[contrast.baseline]
         counted = seeds or {seed for side in sides for seed in (*side.runs, *side.diverged)}
         lost = [counted & {*side.diverged} for side in sides]
-        complete = seeds <= {*(difference.seeds if difference else ())}.union(*lost)
+        known = {*(difference.seeds if difference else ())}.union(*lost)
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for seed, run in side.runs.items() if seed in counted)  # fmt: skip
         diverged = (len(lost[0]), len(lost[1]))
         ended = (len(counted & {*sides[0].runs}), len(counted & {*sides[1].runs}))
-        findings.append(Finding(contrast, difference, len(seeds), diverged, ended, complete, early))
+        findings.append(Finding(contrast, difference, len(seeds), diverged, ended, seeds <= known, early))
     p_values = pd.Series([math.nan if each.difference is None else each.difference.p for each in findings])
     complete = pd.Series([each.complete for each in findings], dtype=bool)
     # Complete contrasts are adjusted as if incomplete ones had p = 1, so that later runs cannot increase their

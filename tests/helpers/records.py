@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -187,7 +186,7 @@ REFERENCES = [f"sentence number {n} of a test set with a few words" for n in ran
 def put_translated(
     results: Path, variant: str, seed: int, damaged: Mapping[int, int], experiment: str = "multi30k", **changes: Any
 ) -> Path:
-    """Write a record with the translations of all three checkpoints.
+    """Write a record whose three checkpoints have the same translations.
 
     Args:
         results: the folder of the results.
@@ -209,12 +208,7 @@ def put_translated(
     content = scored(content | {"metrics": scores}, others)
     content["corpus"] |= {"sha256": {"tokenized/reference.text.en": "0"}}
     path = put(results, content)
-    kept = {}
-    for checkpoint in ("averaged", "last", "best"):
-        file = path.with_name(f"seed{seed}.{checkpoint}.tsv.gz")
-        if kept:  # the same translations
-            shutil.copy(path.with_name(f"seed{seed}.averaged.tsv.gz"), file)
-        else:
-            write_translations(file, lines, lines, REFERENCES)
-        kept[checkpoint] = {"file": file.name, "sha256": sha256(file)}
-    return put(results, content | {"translations": kept} | changes)
+    file = path.with_name(f"seed{seed}.averaged.tsv.gz")
+    write_translations(file, lines, lines, REFERENCES)
+    kept = {"file": file.name, "sha256": sha256(file)}
+    return put(results, content | {"translations": dict.fromkeys(("averaged", "last", "best"), kept)} | changes)

@@ -19,12 +19,17 @@ def evidence(results: Path) -> Evidence:
     return Evidence(results, {}, pd.DataFrame(), read_results(results))
 
 
+def put_seeds(results: Path, cell: str, *wrong: int) -> None:
+    """Write runs with the seeds 1, 2, ... and these numbers of wrong sentences."""
+    for seed, count in enumerate(wrong, 1):
+        put_translated(results, cell, seed, {1: count}, **BASE)
+
+
 def put_pair(results: Path, settings: str, wrong: int, seeds: int = 3) -> None:
-    """LN without a wrong sentence, and BN as released with about so many."""
+    """LN with few wrong sentences, and BN as released with so many more."""
     end = f",{settings}" if settings else ""
-    for seed in range(1, seeds + 1):
-        put_translated(results, f"ln{end}", seed, {1: seed}, **BASE)
-        put_translated(results, f"bn_released{end}", seed, {1: wrong + seed}, **BASE)
+    put_seeds(results, f"ln{end}", *range(1, seeds + 1))
+    put_seeds(results, f"bn_released{end}", *range(wrong + 1, wrong + seeds + 1))
 
 
 def test_bn_fails_at_small_batches_if_it_is_worse_there_than_elsewhere(tmp_path: Path) -> None:
@@ -66,8 +71,8 @@ def test_the_figure_of_batch_sizes_needs_two_sizes_of_a_norm(tmp_path: Path) -> 
 
 def test_runs_that_diverged_at_the_smallest_batch_count_as_worse(tmp_path: Path) -> None:
     put_pair(tmp_path, "", 4)
+    put_seeds(tmp_path, f"ln,{SMALL}", 1, 2, 3)
     for seed in (1, 2, 3):
-        put_translated(tmp_path, f"ln,{SMALL}", seed, {1: seed}, **BASE)
         put_diverged(tmp_path, "multi30k", f"bn_released,{SMALL}", seed)
     verdict, said = small_batches(evidence(tmp_path))
     assert verdict == "holds so far"
@@ -76,36 +81,29 @@ def test_runs_that_diverged_at_the_smallest_batch_count_as_worse(tmp_path: Path)
 
 def test_bn_fails_at_one_sentence_if_both_forms_of_it_are_worse(tmp_path: Path) -> None:
     cells = {cell.partition(",")[0]: cell for _, cell in Plan.named("one_sentence").cells}
-    for seed in (1, 2, 3):
-        put_translated(tmp_path, cells["ln"], seed, {1: seed}, **BASE)
-        put_translated(tmp_path, cells["bn"], seed, {1: 40 + seed}, **BASE)
+    put_seeds(tmp_path, cells["ln"], 1, 2, 3)
+    put_seeds(tmp_path, cells["bn"], 41, 42, 43)
     assert one_sentence(evidence(tmp_path))[0] == "not run"
-    for seed in (1, 2, 3):
-        put_translated(tmp_path, cells["bn_released"], seed, {1: 30 + seed}, **BASE)
+    put_seeds(tmp_path, cells["bn_released"], 31, 32, 33)
     verdict, said = one_sentence(evidence(tmp_path))
     assert verdict == "holds so far", "the plan has other norms"
     assert "pn - ln: not run" in said
-    for seed in (1, 2, 3):
-        put_translated(tmp_path, cells["bn_released"], seed, {1: seed}, **BASE)
+    put_seeds(tmp_path, cells["bn_released"], 1, 2, 3)
     assert one_sentence(evidence(tmp_path))[0] == "does not hold so far"
 
 
 def test_weight_decay_is_compared_with_a_control_of_a_matched_rate(tmp_path: Path) -> None:
     assert weight_decay(evidence(tmp_path))[0] == "not run"
-    for seed in (1, 2, 3):
-        put_translated(tmp_path, "ln,optimizer.weight_decay=0.05", seed, {1: 1})
-        put_translated(tmp_path, "ln,optimization.lr=0.0075", seed, {1: 1})
+    put_seeds(tmp_path, "ln,optimizer.weight_decay=0.05", 1, 1, 1)
+    put_seeds(tmp_path, "ln,optimization.lr=0.0075", 1, 1, 1)
     verdict, said = weight_decay(evidence(tmp_path))
     assert verdict == "undecided so far", "whether weight decay has an effect is not known"
     assert "Weight decay minus the unchanged recipe: not run" in said
-    for seed in (1, 2, 3):
-        put_translated(tmp_path, "ln", seed, {1: 1})
+    put_seeds(tmp_path, "ln", 1, 1, 1)
     assert weight_decay(evidence(tmp_path))[0] == "undecided", "weight decay has no effect"
-    for seed in (1, 2, 3):
-        put_translated(tmp_path, "ln", seed, {1: 60 - seed})
+    put_seeds(tmp_path, "ln", 59, 58, 57)
     assert weight_decay(evidence(tmp_path))[0] == "holds"
-    for seed in (1, 2, 3):
-        put_translated(tmp_path, "ln,optimizer.weight_decay=0.05", seed, {1: 29 + seed})
+    put_seeds(tmp_path, "ln,optimizer.weight_decay=0.05", 30, 31, 32)
     assert weight_decay(evidence(tmp_path))[0] == "does not hold"
 
 
