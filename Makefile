@@ -31,7 +31,7 @@ setup: $(READY) ## install everything into .venv; does nothing if that is done
 pip_install = @echo "pip install $(1)"; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) $(1) \
 	>$(VENV)/pip.log 2>&1 || { status=$$?; cat $(VENV)/pip.log; exit $$status; }
 
-$(READY): requirements.txt pyproject.toml setup.py $(wildcard normplugins/*/*.[ch] normplugins/*/*/*.[ch] normplugins/*/*/*/*.[ch])
+$(READY): requirements.txt pyproject.toml setup.py $(shell find normplugins -name '*.[ch]')
 	@"$(PYTHON)" -c 'import sys; first, end = (tuple(map(int, bound.strip("<>=").split("."))) for bound in "$(REQUIRES_PYTHON)".split(",")); \
 	sys.exit(0 if first <= sys.version_info[:2] < end else "Python $(REQUIRES_PYTHON) is needed, but $(PYTHON) is {}.{}: make PYTHON=python3.12 ...".format(*sys.version_info))'
 	@command -v c++ >/dev/null || { echo "a C++ compiler is needed to build fairseq and the CPU kernels (Debian: apt install g++)"; exit 1; }

@@ -13,11 +13,7 @@ from setuptools import Extension, find_packages, setup
 # 64-bit numbers as 16-bit ones, which needs -fno-strict-aliasing.
 FLAGS = ["-O3", "-std=gnu11", "-fno-trapping-math", "-fno-strict-aliasing"]
 COMPILER = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
-HEADERS = [
-    "normplugins/norms/backends/cpu/simd.h",
-    "normplugins/norms/backends/cpu/passes.h",
-    "normplugins/models/dropout.h",
-]
+HEADERS = [str(header) for header in Path("normplugins").rglob("*.h")]
 
 
 def openmp() -> str:

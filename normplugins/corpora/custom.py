@@ -17,8 +17,6 @@ from normplugins.utils.settings import setting
 from normplugins.utils.steps import Echo
 
 SIDES = ("source", "target")
-
-
 _DRAW = 2
 """Version of the drawing: increased when the same text and seed give different splits, which then get a new folder."""
 
@@ -101,21 +99,18 @@ class Custom(ParallelCorpus):
             source, target = (iter_lines(files[f"{split}.{side}"]) for side in SIDES)
             return zip_lines(source, target, where[split])
 
-        train, notes, numbers = load("train"), list[str](), dict[str, list[int]]()
-        pairs = {split: list(load(split)) for split in where if split != "train"}
-        if draw := self._drawn():
-            drawn, numbers = self._draw(list(train), pairs, draw, where["train"][0], notes)
-            train, pairs = iter(drawn.pop("train")), pairs | drawn
-        return Bitext(train, pairs["test"], where, pairs.get("valid"), notes=notes, numbers=numbers)
+        given = {split: list(load(split)) for split in where if split != "train"}
+        if self._drawn():
+            return self._draw(list(load("train")), given, where)
+        return Bitext(load("train"), given["test"], where, given["valid"])
 
-    def _draw(
-        self, train: list[Pair], given: Mapping[str, list[Pair]], sizes: Mapping[str, int], where: str, notes: list[str]
-    ) -> tuple[dict[str, list[Pair]], dict[str, list[int]]]:
+    def _draw(self, train: list[Pair], given: Mapping[str, list[Pair]], where: Mapping[str, tuple[str, str]]) -> Bitext:
         """Draw pairs at random without replacement; no drawn pair occurs in another split.
 
         At most one copy of a pair is drawn, and pairs of other splits, drawn or given, are removed from the training
-        text. Returns the pairs of the drawn splits and of the training text, and their line numbers.
+        text.
         """
+        sizes = self._drawn()
         key = random.Random(self.seed).random  # the only method with the same values in every Python version
         order = sorted((key(), number) for number, pair in enumerate(train, 1) if all(map(str.strip, pair)))
         held_out = {self._as_compared(pair) for pairs in given.values() for pair in pairs}
@@ -128,19 +123,20 @@ class Custom(ParallelCorpus):
                 held_out.add(compared)
                 numbers[split].append(number)
         else:
-            found = sum(map(len, numbers.values()))
+            found, others = sum(map(len, numbers.values())), " that no other split has" if given else ""
             raise UserError(
-                f"{where} has {found:,} different pairs with two sides{' that no other split has' if given else ''}: "
+                f"{where['train'][0]} has {found:,} different pairs with two sides{others}: "
                 f"too few to draw {sum(sizes.values()):,} for {' and '.join(sizes)} and to keep one to train on"
             )
         drawn = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
-        notes.append(f"{drawn} pairs drawn with seed {self.seed}")
+        notes = [f"{drawn} pairs drawn with seed {self.seed}"]
         numbers = {split: sorted(chosen) for split, chosen in numbers.items()}
         # pairs with an empty side stay: cleaning drops and counts them
         numbers["train"] = [n for n, pair in enumerate(train, 1) if self._as_compared(pair) not in held_out]
         if copies := len(train) - sum(map(len, numbers.values())):
             notes.append(f"{copies:,} training pairs dropped: copies of pairs in {' or '.join({**given, **sizes})}")
-        return {split: [train[n - 1] for n in kept] for split, kept in numbers.items()}, numbers
+        splits = {**given, **{split: [train[n - 1] for n in kept] for split, kept in numbers.items()}}
+        return Bitext(splits["train"], splits["test"], where, splits["valid"], notes=notes, numbers=numbers)
 
     def _as_compared(self, pair: Pair) -> str:
         """Return a pair in the form that is compared: whitespace squeezed, and lower-cased if the corpus is."""

@@ -60,7 +60,6 @@ def text_pipeline(corpus: ParallelCorpus | RunningText, prepared: Prepared) -> T
     if isinstance(corpus, RunningText):
         return TextPipeline(level, str, split, list)
     assert isinstance(prepared, PreparedCorpus)
-    # A corpus of given tokens takes tokens and returns tokens.
-    to_text = list if corpus.resolved_tokenizer == "given" else partial(PreparedCorpus.to_text, prepared)
     tokenize = partial(tokenize_line, corpus, corpus.source, "test")
-    return TextPipeline(level, tokenize, split, to_text)
+    # A corpus of given tokens takes tokens and returns tokens.
+    return TextPipeline(level, tokenize, split, list if corpus.resolved_tokenizer == "given" else prepared.to_text)

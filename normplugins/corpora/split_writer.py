@@ -18,7 +18,6 @@ _ECHO_EVERY = 250_000  # pairs
 
 Work = Callable[[list[Any]], tuple[list[Pair], dict[str, int]]]
 """Turns a chunk of pairs, numbered or not, into the pairs to write and the number of dropped pairs by reason."""
-_Counted = tuple[Pair, tuple[int, int]]  # with the number of words of both sides
 
 
 class SplitWriter:
@@ -53,12 +52,9 @@ class SplitWriter:
         if counts["read"] and split == "train":
             self._echo(f"{self._name}: going on after {counts['read']:,} pairs")
 
-        def count_words(chunk: list[Any]) -> tuple[int, list[_Counted], dict[str, int]]:
-            kept, dropped = work(chunk)
-            return len(chunk), [(pair, (len(pair[0].split()), len(pair[1].split()))) for pair in kept], dropped
-
         chunks = chunked(islice(pairs, counts["read"], None), CHUNK)
-        for read, kept, dropped in map_ordered(count_words, chunks, workers):
+        for kept, dropped in map_ordered(work, chunks, workers):
+            read = len(kept) + sum(dropped.values())
             if valid_every:
                 number = counts["pairs"] + valid["pairs"] + 1
                 self._append("valid", [pair for n, pair in enumerate(kept, number) if n % valid_every == 0])
@@ -70,15 +66,15 @@ class SplitWriter:
             if counts["read"] // _ECHO_EVERY > (counts["read"] - read) // _ECHO_EVERY:
                 self._echo(f"{self._name}: {counts['read']:,} {split} pairs processed")
 
-    def _append(self, split: str, pairs: list[_Counted]) -> None:
+    def _append(self, split: str, pairs: list[Pair]) -> None:
         counts = self.counts[split]
         counts["pairs"] += len(pairs)
         for side, language in enumerate(self._languages):
-            lengths = [length[side] for _, length in pairs]
+            lengths = [len(pair[side].split()) for pair in pairs]
             counts["words"][side] += sum(lengths)
             counts["longest"][side] = max([counts["longest"][side], *lengths])
             with (self._folder / f"{split}.{language}").open("ab") as file:
-                file.write("".join(f"{pair[side]}\n" for pair, _ in pairs).encode())
+                file.write("".join(f"{pair[side]}\n" for pair in pairs).encode())
 
     def _save_progress(self) -> None:
         sizes = {path.name: path.stat().st_size for path in self._paths}

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from normplugins.corpora.base import Corpus
-from normplugins.corpora.file_hashes import FileHashes
+from normplugins.corpora.file_hashes import stored_sha256
 from normplugins.corpora.split_writer import PROGRESS
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import remove, sha256, whole_file, whole_folder
@@ -44,20 +45,18 @@ class Preparation:
 
     def __init__(self, corpus: Corpus, home: Path, echo: Echo) -> None:
         self.corpus, self.folder, self.echo = corpus, home / corpus.variant(), echo
-        self._hashes = FileHashes(home / HASHES)
+        self._sha256 = partial(stored_sha256, store=home / HASHES)
         self._raw = home / "raw"
         self.files = corpus.fetch_files(self._raw, echo)
 
     def key(self, tools: list[str]) -> dict[str, Any]:
         """Return everything that the first stage depends on; ``tools`` are Python packages."""
-        inputs = {name: self._hashes.sha256(path) for name, path in self.files.items()}
-        self._hashes.save()
         return {
             "recipe": self.corpus.RECIPE,
             "settings": self.corpus.settings(),
             "versions": {name: version(name) for name in tools},
             "verified": getattr(self.corpus, "verify", True),
-            "inputs": inputs,
+            "inputs": {name: self._sha256(path) for name, path in self.files.items()},
         }
 
     def run(self, stage: str, key: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -71,8 +70,7 @@ class Preparation:
         if record and record.get("fingerprint") == fingerprint:
             digests = {name: file["sha256"] for name, file in record["files"].items()}
             names = {path.name for path in _stage_files(folder)}
-            changed = sorted(names ^ digests.keys()) or _differing(folder, digests, self._hashes.sha256)
-            self._hashes.save()
+            changed = sorted(names ^ digests.keys()) or _differing(folder, digests, self._sha256)
             if not changed:
                 remove(folder / PROGRESS)
                 return record
@@ -91,9 +89,6 @@ class Preparation:
             record = {"fingerprint": fingerprint, "facts": facts, "files": files}
             write_json(temporary / STAGE, record)
         remove(folder / PROGRESS)  # only now, so that a call killed before this could be resumed
-        for name, file in files.items():
-            self._hashes.remember(folder / name, file["sha256"])
-        self._hashes.save()
         return record
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:

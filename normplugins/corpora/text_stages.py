@@ -1,6 +1,6 @@
 """The stages that write text: raw pairs to tokens, and tokens to subwords."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,9 +31,13 @@ def write_tokens(
     echo(f"{corpus.name}: tokenizing")
     bitext = corpus.read(files)
     where = {split: bitext.where.get(split, bitext.where["train"]) for split in SPLITS}
-    work = {split: partial(_tokenize, corpus, split, where[split]) for split in SPLITS}
     writer = SplitWriter(to, corpus, echo)
-    writer.write("test", bitext.numbered("test", bitext.test), work["test"], workers)
+
+    def write(split: str, pairs: Iterable[Pair], valid_every: int | None = None) -> None:
+        work = partial(_tokenize, corpus, split, where[split])
+        writer.write(split, bitext.numbered(split, pairs), work, workers, valid_every)
+
+    write("test", bitext.test)
     source, target = (read_lines(to / f"test.{language}") for language in (corpus.source, corpus.target))
     test = list(zip(source, target, strict=True))
     corpus.verify_test(test, where["test"])  # before the training text, which takes much longer
@@ -43,10 +47,9 @@ def write_tokens(
                 raise UserError(f"{file}, line {number} is empty: a test pair must have both sides; remove it")
     _write_references(corpus, bitext, test, to)
     if bitext.valid is not None:
-        writer.write("valid", bitext.numbered("valid", bitext.valid), work["valid"], workers)
-    every = getattr(corpus, "valid_every", None) if bitext.valid is None else None
-    writer.write("train", bitext.numbered("train", bitext.train), work["train"], workers, every)
-    counts = {split: writer.counts[split] for split in SPLITS}
+        write("valid", bitext.valid)
+    write("train", bitext.train, getattr(corpus, "valid_every", None))
+    counts = writer.counts
     notes = [*corpus.language_notes(), *bitext.notes, *corpus.cleaning_notes(counts["train"]["dropped"])]
     if empty := counts["valid"]["dropped"].get("empty"):
         notes.append(f"{empty:,} validation pairs with an empty side dropped")

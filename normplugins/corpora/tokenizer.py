@@ -41,19 +41,17 @@ def _detokenizer(language: str) -> Any:
     return MosesDetokenizer(language)
 
 
-@lru_cache(maxsize=8)
-def _punctuation_rules(language: str) -> list[tuple[re.Pattern[str], str]]:
+@lru_cache
+def _punctuation_normalizer(language: str) -> Any:
     from sacremoses import MosesPunctNormalizer
 
-    rules = MosesPunctNormalizer(lang=language, perl_parity=True).substitutions
-    return [(re.compile(pattern), by) for pattern, by in rules]  # about 50 rules
+    return MosesPunctNormalizer(lang=language, perl_parity=True)
 
 
 def clean_punctuation(line: str, language: str) -> str:
     """Apply Moses' normalize-punctuation.perl and remove-non-printing-char.perl to a raw line."""
     if _NEEDS_NORMALIZING.search(line):
-        for pattern, by in _punctuation_rules(language):
-            line = pattern.sub(by, line)
+        line = _punctuation_normalizer(language).normalize(line)
     return str(_NON_PRINTING.sub(" ", line))  # a space, as in Moses; sacremoses only deletes the character
 
 

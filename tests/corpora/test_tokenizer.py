@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normplugins.corpora import detokenize
 from normplugins.corpora.iwslt14 import ARCHIVE, TEST_SHA256
 from normplugins.corpora.text_stages import tokenize_line
-from normplugins.corpora.tokenizer import squeeze, tokenize
+from normplugins.corpora.tokenizer import detokenize, squeeze, tokenize
 from tests.helpers.corpora import config
 
 

@@ -11,7 +11,8 @@ import pytest
 import sacrebleu
 from omegaconf import OmegaConf
 
-from normplugins.corpora import corpus_config, detokenize, prepare
+from normplugins.corpora import corpus_config, prepare
+from normplugins.corpora.tokenizer import detokenize
 from normplugins.evaluation.bleu import TEST_SETS, bleu, score, split_compounds, translate, write_translations
 from normplugins.evaluation.tasks import run_task
 from normplugins.training import checkpoints

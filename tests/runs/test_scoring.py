@@ -6,8 +6,8 @@ from itertools import accumulate, pairwise
 import pytest
 import sacrebleu
 
-from normplugins.corpora import detokenize
 from normplugins.corpora.multi30k import TEST_PARTS
+from normplugins.corpora.tokenizer import detokenize
 from normplugins.utils.files import read_lines, sha256
 from normplugins.utils.json_file import HASH
 from tests.helpers.corpora import write_multi30k
