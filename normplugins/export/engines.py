@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from normplugins.corpora import PreparedCorpus
 from normplugins.evaluation import bleu
 from normplugins.export import ENGINES, QUANTIZATIONS
-from normplugins.export.safetensors import checkpoint_path, preprocessing, require_empty, subword_model
+from normplugins.export.safetensors import load_finished, preprocessing, subword_model
 from normplugins.runs import folder
-from normplugins.runs.trained import Engine, TrainedRun, load
+from normplugins.runs.trained import Engine, TrainedRun
 from normplugins.training.checkpoint_seal import digest
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, whole_folder
@@ -37,9 +37,7 @@ def export(directory: Path, destination: Path, engine: str, quantization: str, n
             express the model or translates differently from our beam search.
     """
     require(engine)
-    require_empty(destination)
-    _, record = folder.finished_run(directory)
-    run = load(checkpoint_path(directory, record, name or record["scored_by"]))
+    run, _ = load_finished(directory, destination, name)
     return _write(run, destination, engine, quantization)
 
 

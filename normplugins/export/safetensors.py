@@ -14,7 +14,7 @@ from normplugins.evaluation.exported import CONFIG, FORMAT, WEIGHTS, load_export
 from normplugins.export.model_card import model_card
 from normplugins.runs import folder
 from normplugins.runs.record import without_absolute_paths
-from normplugins.runs.trained import load
+from normplugins.runs.trained import TrainedRun, load
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256, whole_folder
@@ -30,10 +30,9 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
         UserError: the run has not ended, one of its files is damaged, its corpus has changed, or the destination is not
             empty or cannot be written.
     """
-    require_empty(destination)
-    _, record = folder.finished_run(directory)
-    path = checkpoint_path(directory, record, checkpoint or record["scored_by"])
-    run, fairseq_config = load(path), checkpoints.load(path)["cfg"]
+    run, record = load_finished(directory, destination, checkpoint)
+    path = directory / run.checkpoint
+    fairseq_config = torch.load(path, weights_only=True, mmap=True)["cfg"]  # mapped: no tensor is read again
     model, dictionaries = run.model.cpu(), _dictionaries(run.corpus)
     settings: dict[str, Any] = {
         "normplugins_format": FORMAT,
@@ -61,14 +60,15 @@ def export(directory: Path, destination: Path, checkpoint: str | None = None) ->
     return path
 
 
-def require_empty(destination: Path) -> None:
-    """Raise UserError if a folder to write exists and is not empty."""
+def load_finished(directory: Path, destination: Path, checkpoint: str | None) -> tuple[TrainedRun, dict[str, Any]]:
+    """Load a checkpoint of a completed run; return it with the run's record.
+
+    Raises UserError as :func:`export` does. A checkpoint that the record names must be the file that was scored.
+    """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UserError(f"{destination} exists and is not empty: name another folder to write")
-
-
-def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
-    """Return the path of a checkpoint; if the record names it, it must be the file that was scored."""
+    _, record = folder.finished_run(directory)
+    name = checkpoint or record["scored_by"]
     scored = record["files"]["checkpoints"].get(name, {})
     path = directory / scored.get("file", checkpoints.FILES.get(name, name))
     if Path(name).name != name or not path.is_file():
@@ -76,7 +76,7 @@ def checkpoint_path(directory: Path, record: dict[str, Any], name: str) -> Path:
         raise UserError(f"{directory} has no checkpoint '{name}': {', '.join([*checkpoints.FILES, *known])}")
     if scored and sha256(path) != scored["sha256"]:
         raise UserError(f"{path} is not the checkpoint that was scored: it has changed since the run ended")
-    return path
+    return load(path), record
 
 
 def _dictionaries(corpus: Prepared) -> list[Path]:
