@@ -1,4 +1,4 @@
-"""A new corpus is one class: found by its name, with its own settings, read by its own method."""
+"""A new corpus is one class: found by its name, with its own settings, read by its own method; and other addresses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from normplugins.corpora.parallel import Bitext
 from normplugins.runs.compose import compose_config
 from normplugins.utils.errors import UserError
 from normplugins.utils.settings import setting
-from tests.helpers.corpora import quiet, sentences
+from tests.helpers.corpora import config, quiet, sentences
 
 
 @dataclass
@@ -42,3 +42,11 @@ def test_a_corpus_of_another_package_is_composed_checked_and_prepared(
     assert line.endswith(". ! !")
     with pytest.raises(UserError, match=r"corpus\.volume is 0, but must be at least 1"):
         corpus_config({"name": "shouted", "volume": 0}).check()
+
+
+@pytest.mark.parametrize("url", ["https://host/files/", "https://host/files/wikitext-2-v1.zip"])
+def test_another_address_takes_the_place_of_the_published_ones(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr("normplugins.corpora.base.fetch", lambda name, addresses, *_: asked.append(addresses))
+    config("wikitext2", url=url).fetch_files(Path("raw"), quiet)
+    assert asked == [["https://host/files/wikitext-2-v1.zip"]]

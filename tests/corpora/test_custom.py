@@ -6,7 +6,6 @@ import gzip
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -84,18 +83,6 @@ def test_a_relative_path_is_another_corpus_in_another_folder(tmp_path: Path, mon
     assert variants[0] != variants[1]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"valid": "dev"}, "valid and valid_size are different ways to give the valid set"),
-        ({"test_source": "a", "test_target": "b"}, "test_source and test_size are different ways to give the test set"),
-    ],
-)
-def test_a_split_is_given_in_one_way(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        custom(tmp_path, **settings).check()
-
-
 def pack(path: Path, data: bytes) -> None:
     path.with_name(f"{path.name}.gz").write_bytes(data)
     path.unlink()
@@ -110,8 +97,6 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         r"0 different pairs with two sides: too few to draw 22",
     ),
     "gzip": (lambda en: pack(en, gzip.compress(en.read_bytes())[:-40]), r"train\.en\.gz is truncated or not a gzip"),
-    "no gzip": (lambda en: pack(en, b"hello\n"), r"train\.en\.gz is truncated or not a gzip"),
-    "folder": (lambda en: (en.unlink(), en.mkdir()), r"corpus\.train: cannot read .*train\.en: Is a directory"),
 }
 
 

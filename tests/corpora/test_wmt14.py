@@ -1,9 +1,10 @@
-"""WMT14 from archives of the upstream layout: what is made of them, refused about them, and left by a kill."""
+"""WMT14 from archives of the upstream layout: what is made of them, and refused about them."""
 
 from __future__ import annotations
 
 import hashlib
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from normplugins.utils.files import read_lines
 from tests.helpers.corpora import (
     WMT14_PAIRS,
     config,
-    kill_at,
     quiet,
     sentences,
     tar,
@@ -35,82 +35,56 @@ def small(preset: str = "wmt14", **overrides: object) -> ParallelCorpus:
     return config(preset, **{"subword_size": 60, "verify": False} | overrides)
 
 
-def test_the_parts_come_in_order_and_each_kind_of_text_is_treated_as_published(tmp_path: Path) -> None:
+def test_by_default_the_text_is_what_the_released_script_makes(tmp_path: Path) -> None:
     files = wmt14_members()
     part = files["training-parallel-commoncrawl.tgz"]
-    part["commoncrawl.de-en.en"] += text(["A „soft\u00adly“ well-kept  house ,\u2028 “isn’t it”?", "short", ""])
-    part["commoncrawl.de-en.de"] += text(["Ein gut-gepflegtes «Haus»…", "ein zwei drei vier fünf", "leer"])
-    prepared = prepare(small(max_ratio=4), write_wmt14(tmp_path, files), quiet)
+    lengths = {"en": ["word " * 80, "word " * 81, "word " * 9, "word " * 10, ""]}
+    lengths["de"] = ["Wort " * 80, "Wort " * 80, "Wort", "Wort", "leer"]
+    part["commoncrawl.de-en.en"] += text(["A „soft\u00adly“ well-kept  house ,\u2028 “isn’t it”?", *lengths["en"]])
+    part["commoncrawl.de-en.de"] += text(["Ein gut-gepflegtes «Haus»…", *lengths["de"]])
+    for language, line in (("en", "It’s „soft\u00adly“ well-kept"), ("de", "Ein’s «gut-gepflegtes»")):
+        files["dev.tgz"][f"dev/newstest2013.{language}"] += text([line])
+    prepared = prepare(small(), write_wmt14(tmp_path, files), quiet)
     tokens = prepared.folder / "tokenized"
+    # all three parts, one after the other, cased
+    assert read_lines(tokens / "train.de")[0] == sentences(WMT14_PAIRS, 0)[0][0].replace(",", " ,").replace(".", " .")
+    english, german = (
+        read_lines(tokens / f"train.{language}")[2 * WMT14_PAIRS : -WMT14_PAIRS] for language in ("en", "de")
+    )
     # punctuation made plain, a blank in place of what does not print, hyphens split
-    dirty = read_lines(tokens / "train.en")[2 * WMT14_PAIRS]
-    assert dirty == "A &quot; soft ly &quot; well @-@ kept house , &quot; isn &apos;t it &quot; ?"
-    assert read_lines(tokens / "train.de")[2 * WMT14_PAIRS] == "Ein gut @-@ gepflegtes &quot; Haus &quot; ..."
+    assert english[0] == "A &quot; soft ly &quot; well @-@ kept house , &quot; isn &apos;t it &quot; ?"
+    assert german[0] == "Ein gut @-@ gepflegtes &quot; Haus &quot; ..."
+    assert [len(line.split()) for line in english[1:]] == [80, 9]
+    # validation text is cleaned as training text is
+    assert read_lines(tokens / "valid.en")[-1] == "It &apos;s &quot; soft ly &quot; well @-@ kept"
+    assert read_lines(tokens / "valid.de")[-1] == "Ein &apos; s &quot; gut @-@ gepflegtes &quot;"  # as German has it
     # the test set: its own apostrophes, made straight; in the reference text as written
     assert read_lines(tokens / "test.en")[0] == "en it &apos;s a well @-@ kept test &amp; no more than it &apos;s"
     assert read_lines(prepared.reference_text)[0] == "de it’s a well-kept test & no more than it’s"
-    assert (
-        read_lines(prepared.folder / "tokenized" / "source.text.en")[0]
-        == "en it’s a well-kept test & no more than it’s"
-    )
+    assert read_lines(tokens / "source.text.en")[0] == "en it’s a well-kept test & no more than it’s"
     # scored with hyphens whole, as released
     joined = [line.replace(" @-@ ", "-") for line in read_lines(tokens / "test.de")]
     assert read_lines(prepared.reference_tokens) == joined != read_lines(tokens / "test.de")
     assert prepared.to_tokens(read_lines(tokens / "test.de")) == joined
-    # all three parts, one after the other, cased
-    assert read_lines(tokens / "train.de")[0] == sentences(WMT14_PAIRS, 0)[0][0].replace(",", " ,").replace(".", " .")
-    assert len(read_lines(tokens / "train.en")) == 3 * WMT14_PAIRS + 1
     counts = {split: count["pairs"] for split, count in prepared.manifest["counts"].items()}
-    assert counts == {"train": 3 * WMT14_PAIRS + 1, "valid": 6, "test": 5}
+    assert counts == {"train": 3 * WMT14_PAIRS + 3, "valid": 7, "test": 5}
     assert prepared.manifest["notes"] == [
         "1 training pairs with an empty side dropped",
-        "1 training pairs over length 80 or ratio 4 dropped",
+        "2 training pairs over length 80 or ratio 9.0 dropped",
     ]
-    assert prepared.manifest["note"] == "6 of 3,000 valid pairs, 5 of 3,003 test pairs"
-    assert (prepared.source, prepared.target) == ("en", "de")
-
-
-def test_by_default_it_is_what_the_released_script_makes(tmp_path: Path) -> None:
-    files = wmt14_members()
-    part = files["training-parallel-commoncrawl.tgz"]
-    part["commoncrawl.de-en.en"] += text(["A „soft\u00adly“ well-kept house", "word " * 80, "word " * 81, "word " * 9])
-    part["commoncrawl.de-en.de"] += text(["Ein «gut-gepflegtes» Haus", "Wort " * 80, "Wort " * 80, "Wort"])
-    for language, line in (("en", "It’s „soft\u00adly“ well-kept"), ("de", "Ein’s «gut-gepflegtes»")):
-        files["dev.tgz"][f"dev/newstest2013.{language}"] += text([line])
-    root = write_wmt14(tmp_path, files)
-    prepared = prepare(small(), root, quiet)
-    tokens = prepared.folder / "tokenized"
-    added = read_lines(tokens / "train.en")[2 * WMT14_PAIRS : -WMT14_PAIRS]
-    assert added[0] == "A &quot; soft ly &quot; well @-@ kept house"
-    assert [len(line.split()) for line in added[1:]] == [80, 9]
-    assert prepared.manifest["notes"] == ["1 training pairs over length 80 or ratio 9.0 dropped"]
-    # validation text is cleaned as training text is
-    assert read_lines(tokens / "valid.en")[-1] == "It &apos;s &quot; soft ly &quot; well @-@ kept"
-    assert read_lines(tokens / "valid.de")[-1] == "Ein &apos; s &quot; gut @-@ gepflegtes &quot;"  # as German has it
+    assert prepared.manifest["note"] == "7 of 3,000 valid pairs, 5 of 3,003 test pairs"
     assert "training-parallel-nc-v12.tgz" in prepared.manifest["inputs"]
 
 
-def test_as_fairseq_has_it_tokens_alone_and_one_to_eighty_words(tmp_path: Path) -> None:
+def test_as_fairseq_has_it_punctuation_and_hyphens_stay(tmp_path: Path) -> None:
     files = wmt14_members("v9")
     part = files["training-parallel-commoncrawl.tgz"]
-    part["commoncrawl.de-en.en"] += text(["A „well-kept“ house", "word " * 80, "word " * 81, "word " * 9, "word " * 10])
-    part["commoncrawl.de-en.de"] += text(["Ein „gut-gepflegtes“ Haus", "Wort " * 80, "Wort " * 80, "Wort", "Wort"])
+    part["commoncrawl.de-en.en"] += text(["A „well-kept“ house"])
+    part["commoncrawl.de-en.de"] += text(["Ein „gut-gepflegtes“ Haus"])
     prepared = prepare(small("wmt14_fairseq"), write_wmt14(tmp_path, files), quiet)
-    tokens = prepared.folder / "tokenized"
-    added = read_lines(tokens / "train.en")[2 * WMT14_PAIRS : -WMT14_PAIRS]
-    assert [len(line.split()) for line in added] == [5, 80, 9]
-    assert "well-kept" in added[0].split()
-    assert "„" in added[0]
+    (added,) = read_lines(prepared.folder / "tokenized" / "train.en")[2 * WMT14_PAIRS : -WMT14_PAIRS]
+    assert added == "A „ well-kept “ house"
     assert {"well-kept", "’"} <= set(read_lines(prepared.reference_tokens)[0].split())
-    assert prepared.manifest["notes"] == ["2 training pairs over length 80 or ratio 9.0 dropped"]
-
-
-def test_killed_while_tokenizing_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    whole = tree(prepare(small(), write_wmt14(tmp_path / "fresh", wmt14_members()), quiet).folder)
-    root, said = write_wmt14(tmp_path / "killed", wmt14_members()), list[str]()
-    kill_at(r"os.rename .*\.tokenized.*progress", 6, lambda: prepare(small(), root, quiet, workers=2))
-    assert tree(prepare(small(), root, said.append).folder) == whole
-    assert "wmt14: going on after 60 pairs" in said
 
 
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -152,6 +126,19 @@ def test_a_bad_archive_is_named_and_the_good_ones_are_kept(
     kept = tree(tmp_path / "data" / "wmt14" / "raw")
     assert kept.items() <= tree(mirror / "raw").items()
     assert len(kept) == {"broken off": 2, "one bit": 1, "one side longer": 5}[name]  # those before the damaged one
+
+
+def test_a_mirror_may_pack_the_files_as_zip(tmp_path: Path) -> None:
+    members = wmt14_members()
+    for root in ("tgz", "zip"):
+        write_wmt14(tmp_path / root, members)
+    for name, files in members.items():
+        with zipfile.ZipFile(tmp_path / "zip" / "wmt14" / "raw" / name, "w", zipfile.ZIP_DEFLATED) as packed:
+            for member, content in files.items():
+                packed.writestr(member, content)
+    one, other = (prepare(small(), tmp_path / root, quiet) for root in ("tgz", "zip"))
+    texts = {name: data for name, data in tree(one.folder).items() if not name.endswith(".json")}
+    assert texts.items() <= tree(other.folder).items()
 
 
 def test_another_test_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
