@@ -6,21 +6,16 @@ from normplugins.utils.errors import UserError
 
 UNKNOWN, LINE_END = "<unk>", "</s>"  # as in fairseq's dictionary, which also has <s> and <pad>
 _SYMBOLS = {
-    "word": ("<s>", "<pad>", LINE_END),  # not <unk>, which published text at word level contains
-    "bpe": ("<s>", "<pad>", LINE_END, UNKNOWN, "@@"),
-    "sentencepiece": ("<pad>", "▁"),  # it splits its own symbols <s>, </s> and <unk> like other text
-}
-_FOUND = {
-    "word": re.compile(rf"(?<!\S)(?:{'|'.join(_SYMBOLS['word'])})(?!\S)"),
+    "word": re.compile(rf"(?<!\S)(?:<s>|<pad>|{LINE_END})(?!\S)"),  # not <unk>, which published text contains
     # A BPE piece may span the rest of its word, and only a piece that does not end the word is marked with @@.
-    "bpe": re.compile(rf"(?:{'|'.join(_SYMBOLS['bpe'])})(?!\S)"),
-    "sentencepiece": re.compile("|".join(_SYMBOLS["sentencepiece"])),
+    "bpe": re.compile(rf"(?:<s>|<pad>|{LINE_END}|{UNKNOWN}|@@)(?!\S)"),
+    "sentencepiece": re.compile("<pad>|▁"),  # it splits its own symbols <s>, </s> and <unk> like other text
 }
 
 
 def has_symbol(line: str) -> bool:
     """Whether a word of this line would be read as a symbol after BPE."""
-    return bool(_FOUND["bpe"].search(line))
+    return bool(_SYMBOLS["bpe"].search(line))
 
 
 def refuse_symbols(line: str, level: str, where: str, number: int) -> str:
@@ -29,7 +24,7 @@ def refuse_symbols(line: str, level: str, where: str, number: int) -> str:
     ``level`` is ``word`` or the kind of subwords that the line is split into; ``where`` and ``number`` are its file and
     its line number.
     """
-    if any(symbol in line for symbol in _SYMBOLS[level]) and (found := _FOUND[level].search(line)):
+    if found := _SYMBOLS[level].search(line):
         kind, remedy = "fairseq's dictionary", "remove it from the file"
         if not found[0].startswith("<"):
             other = "sentencepiece" if level == "bpe" else "bpe"

@@ -10,37 +10,29 @@ from normplugins.utils.errors import UserError
 
 
 @pytest.mark.slow
-def test_ctranslate2(layer_norm, tmp_path, monkeypatch, normplugins, refused):
-    pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed")
-    monkeypatch.chdir(layer_norm.folder)
-    status, said, errors = normplugins("export", "run", tmp_path / "model", "--format", "ctranslate2")
+@pytest.mark.parametrize(
+    ("engine", "package", "norm"), [("ctranslate2", "ctranslate2", "ln"), ("onnx", "onnxruntime", "pn")]
+)
+def test_it_translates_as_our_beam_search(engine, package, norm, request, tmp_path, monkeypatch, normplugins):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    run = request.getfixturevalue({"ln": "layer_norm", "pn": "trained"}[norm])
+    monkeypatch.chdir(run.folder)
+    status, said, errors = normplugins("export", "run", tmp_path / "model", "--format", engine)
     assert (status, errors) == (0, "")
     assert "20 of 20 test sentences translated as by our beam search" in said
     about = json.loads((tmp_path / "model" / "normplugins.json").read_text(encoding="utf-8"))
     assert (about["check"]["identical"], about["check"]["bleu_difference"]) == (20, 0.0)
-    assert {"model.bin", "config.json", "codes"} <= {path.name for path in (tmp_path / "model").iterdir()}
-    (source,) = layer_norm.data_dir.glob("*/*/tokenized/source.text.*")
-    expected = (layer_norm.directory / "test.hypotheses").read_text(encoding="utf-8")
-    status, said, errors = normplugins("translate", "run", source, "--engine", "ctranslate2")
+    assert (tmp_path / "model" / "codes").is_file()
+    (source,) = run.data_dir.glob("*/*/tokenized/source.text.*")
+    expected = (run.directory / "test.hypotheses").read_text(encoding="utf-8")
+    translate = ("translate", "run", source, "--engine", engine)
+    status, said, errors = normplugins(*translate)
     assert (status, said) == (0, expected)
-    assert errors.startswith("ctranslate2: 20 of 20")
-    assert normplugins("translate", "run", source, "--engine", "ctranslate2") == (0, expected, "")  # not exported again
-    status, said, errors = normplugins("translate", "run", source, "--engine", "ctranslate2", "--quantization", "int8")
-    assert (status, len(said.splitlines())) == (0, 20)
-
-
-@pytest.mark.slow
-def test_onnx(trained, tmp_path, monkeypatch, normplugins):
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    monkeypatch.chdir(trained.folder)
-    status, said, errors = normplugins("export", "run", tmp_path / "model", "--format", "onnx")
-    assert (status, errors) == (0, "")
-    assert "20 of 20 test sentences" in said
-    (source,) = trained.data_dir.glob("*/*/tokenized/source.text.*")
-    expected = (trained.directory / "test.hypotheses").read_text(encoding="utf-8")
-    status, said, errors = normplugins("translate", "run", source, "--engine", "onnx")
-    assert (status, said) == (0, expected)
-    assert errors.startswith("onnx: 20 of 20")
+    assert errors.startswith(f"{engine}: 20 of 20")
+    assert normplugins(*translate) == (0, expected, "")  # not exported again
+    if engine == "ctranslate2":
+        status, said, errors = normplugins(*translate, "--quantization", "int8")
+        assert (status, len(said.splitlines())) == (0, 20)
 
 
 @pytest.mark.slow
