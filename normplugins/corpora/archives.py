@@ -6,9 +6,8 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from normplugins.utils.files import refuse_stream, text_lines
 _SEGMENT_TAG = re.compile(r'<seg id="[0-9]*">\s*|\s*</seg>\s*')
 _BLOCK = 1 << 20  # bytes
 _BUFFER = 1 << 16  # bytes; reading lines from zip files is slow without a buffer
-_Member = tuple[str, Callable[[], Any]]
-"""A file's name without its folder, and a function that opens it."""
+_Member = tuple[str, Any]  # a file's name without its folder, and the opened file
 
 
 def read_members(path: Path, names: Collection[str], discard: bool = False) -> dict[str, list[str]]:
@@ -29,12 +27,11 @@ def read_members(path: Path, names: Collection[str], discard: bool = False) -> d
     """
     found: dict[str, list[str]] = {}
     with _members(path) as members:
-        for name, open_member in members:
+        for name, file in members:
             if name in names:
-                with io.BufferedReader(open_member(), _BUFFER) as file:
-                    found[name] = [] if discard else list(text_lines(file, f"{path}:{name}"))
-                    while file.read(_BLOCK):  # a zip file's checksum is compared at the end of the member
-                        pass
+                found[name] = [] if discard else list(text_lines(file, f"{path}:{name}"))
+                while file.read(_BLOCK):  # a zip file's checksum is compared at the end of the member
+                    pass
     if missing := [name for name in names if name not in found]:
         raise UserError(f"{path} is not the published archive: it has no {', '.join(missing)}")
     return found
@@ -43,10 +40,9 @@ def read_members(path: Path, names: Collection[str], discard: bool = False) -> d
 def iter_member(path: Path, name: str) -> Iterator[bytes]:
     """Yield the lines of one file in an archive, with their line endings, as it is unpacked."""
     with _members(path) as members:
-        for found, open_member in members:
+        for found, file in members:
             if found == name:
-                with io.BufferedReader(open_member(), _BUFFER) as file:
-                    yield from file
+                yield from file
                 return
     raise UserError(f"{path} is not the published archive: it has no {name}")
 
@@ -70,13 +66,14 @@ def _zip_members(path: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if not member.is_dir():
-                yield member.filename.rpartition("/")[2], partial(archive.open, member)
+                opened: Any = archive.open(member)
+                yield member.filename.rpartition("/")[2], io.BufferedReader(opened, _BUFFER)
 
 
 def _tgz_members(path: Path) -> Iterator[_Member]:
     with gzip.open(path) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
         for member in archive:
             if member.isfile():
-                yield member.name.rpartition("/")[2], partial(archive.extractfile, member)
+                yield member.name.rpartition("/")[2], archive.extractfile(member)
         while packed.read(_BLOCK):  # gzip verifies the checksum at the end of the stream
             pass
