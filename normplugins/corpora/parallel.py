@@ -142,8 +142,7 @@ class ParallelCorpus(Corpus):
             if getattr(self, key) and self.resolved_tokenizer == "given":
                 raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")
         check_score_tokenizer(self.resolved_score_tokenizer)
-        special = [language for language in (self.source, self.target) if not has_spaces(language)]
-        whole = [language for language in special if self.tokenizer_of(language) == "none"]
+        whole = [language for language in self.without_blanks if self.tokenizer_of(language) == "none"]
         if whole and self.max_ratio:
             raise UserError(
                 f"corpus.max_ratio compares numbers of words, and a line of {whole[0]} is left as one word: "
@@ -169,6 +168,11 @@ class ParallelCorpus(Corpus):
             )
 
     @property
+    def without_blanks(self) -> list[str]:
+        """The languages of the pair that are written without spaces between words."""
+        return [language for language in (self.source, self.target) if not has_spaces(language)]
+
+    @property
     def resolved_tokenizer(self) -> str:
         """``moses``, ``none`` or ``given``: the value of ``tokenizer``, with ``auto`` resolved."""
         if self.tokenizer != "auto":
@@ -189,9 +193,7 @@ class ParallelCorpus(Corpus):
     def language_notes(self) -> list[str]:
         """Describe what is done differently for languages that are written without spaces."""
         notes = []
-        for language in (self.source, self.target):
-            if has_spaces(language):
-                continue
+        for language in self.without_blanks:
             done = ["lower-cased in its Latin letters too"] if self.lowercase else []
             if self.resolved_tokenizer == "moses":
                 done.append("not tokenized by Moses")
@@ -225,8 +227,9 @@ class ParallelCorpus(Corpus):
         if self.codes is not None:  # identified by content; nothing is learned, so subword_min_count has no effect
             values["codes"] = sha256(self._codes_file())
             values.pop("subword_min_count", None)
-        special = [language for language in (self.source, self.target) if not has_spaces(language)]
-        return values | {"tokenizer": self.resolved_tokenizer} | ({"without_blanks": special} if special else {})
+        if self.without_blanks:
+            values["without_blanks"] = self.without_blanks
+        return values | {"tokenizer": self.resolved_tokenizer}
 
     def variant(self) -> str:
         """Return a readable folder name that ends in a digest of all settings."""
