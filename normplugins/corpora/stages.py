@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from normplugins.corpora.base import Corpus
-from normplugins.corpora.file_hashes import stored_sha256
 from normplugins.corpora.split_writer import PROGRESS
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import remove, sha256, whole_file, whole_folder
@@ -45,7 +45,7 @@ class Preparation:
 
     def __init__(self, corpus: Corpus, home: Path, echo: Echo) -> None:
         self.corpus, self.folder, self.echo = corpus, home / corpus.variant(), echo
-        self._sha256 = partial(stored_sha256, store=home / HASHES)
+        self._sha256 = partial(_stored_sha256, store=home / HASHES)
         self._raw = home / "raw"
         self.files = corpus.fetch_files(self._raw, echo)
 
@@ -130,3 +130,23 @@ def _differing(folder: Path, digests: Mapping[str, str], digest_of: Callable[[Pa
         if not same:
             differing.append(name)
     return differing
+
+
+def _stored_sha256(path: Path, store: Path) -> str:
+    """Return a file's digest: the one in the JSON file ``store`` unless its size or modification time has changed.
+
+    A store that is missing, damaged or cannot be written costs only time. Raises UserError if the file cannot be read.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    key = str(path.relative_to(store.parent) if path.is_relative_to(store.parent) else path.absolute())
+    known = read_json_or_none(store) or {}
+    *size_and_time, digest = known.get(key, [""])
+    if size_and_time != [found.st_size, found.st_mtime_ns]:
+        digest = sha256(path)
+        existing = {name: entry for name, entry in known.items() if (store.parent / name).exists()}
+        with suppress(UserError):
+            write_json(store, {**existing, key: [found.st_size, found.st_mtime_ns, digest]})
+    return str(digest)
