@@ -17,7 +17,7 @@ SMALL = {"subword_size": 40, "verify": False}
 
 def test_the_published_recipe_is_followed(tmp_path: Path) -> None:
     said: list[str] = []
-    tar(tmp_path / "iwslt14" / "raw" / ARCHIVE, iwslt_members(60))
+    tar(tmp_path / "iwslt14" / "raw" / ARCHIVE, iwslt_members())
     prepared = prepare(config("iwslt14", **SMALL), tmp_path, said.append)
     texts = prepared.folder / "tokenized"
     # 60 sentences, a title and a description; every 23rd of the 62 is validation
