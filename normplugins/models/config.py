@@ -73,8 +73,12 @@ class ModelConfig(NormSettings):
                 "such as rms"
             )
         for key in NORM_KEYS:
-            if hasattr(self, key):
-                check_sites(key, getattr(self, key), self.normalize_before)
+            if not hasattr(self, key):
+                continue
+            check_sites(key, getattr(self, key), self.normalize_before)
+            stack, (dim, heads) = key.removesuffix("norm"), self.stack_size(key)
+            if dim % heads:
+                raise UserError(f"{stack}embed_dim={dim} must be a multiple of {stack}attention_heads={heads}")
 
     def placement_of(self, key: str) -> Placement:
         """Return the placement of the norms in the stack whose norm setting is ``key``."""
@@ -150,15 +154,11 @@ class NormTransformerConfig(ModelConfig):
 
     def check(self) -> None:
         """Raise UserError for settings that do not fit together."""
-        for side in ("encoder", "decoder"):
-            dim, heads = self.stack_size(f"{side}_norm")
-            if dim % heads:
-                raise UserError(f"{side}_embed_dim={dim} must be a multiple of {side}_attention_heads={heads}")
+        super().check()
         if self.share_all_embeddings:
             if self.encoder_embed_dim != self.decoder_embed_dim:
                 raise UserError("share_all_embeddings needs encoder_embed_dim and decoder_embed_dim to be equal")
             self.share_decoder_input_output_embed = True
-        super().check()
         if any(map(sees_sentence, names_in(self.decoder_norm))):
             raise UserError(
                 f"decoder_norm={self.decoder_norm}: with this norm a position sees the whole sentence, and a decoder "

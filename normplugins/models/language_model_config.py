@@ -38,11 +38,8 @@ class LanguageModelConfig(ModelConfig):
         """Raise UserError for settings that do not fit together."""
         if self.tokens_per_sample < 1:
             raise UserError(f"tokens_per_sample is {self.tokens_per_sample}, but must be at least 1")
-        dim, heads = self.stack_size("norm")
-        if dim % 2:
-            raise UserError(f"embed_dim={dim} must be even")
-        if dim % heads:
-            raise UserError(f"embed_dim={dim} must be a multiple of attention_heads={heads}")
+        if self.embed_dim % 2:
+            raise UserError(f"embed_dim={self.embed_dim} must be even")
         super().check()
         try:
             cutoffs = self.cutoffs

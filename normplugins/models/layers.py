@@ -162,16 +162,16 @@ class Stack(nn.Module):
             cache.reorder(new_order)
 
 
-def compile_layers(model: nn.Module, backend: str = "inductor", fullgraph: bool = False) -> None:
+def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
     """Compile the layers of ``model`` in place at its first batch; parameters, buffers and names do not change.
 
     Each kind of layer is compiled once, for all lengths and batch sizes. Embeddings, final norms and the projection to
     the vocabulary are left out, because they have nothing to fuse. Compiling one layer takes a sixth of the time of
-    compiling all six. ``fullgraph`` raises an error at a graph break, which a norm of another package may have.
+    compiling all six.
     """
     for module in model.modules():
         if isinstance(module, Layer):
-            module.compile(backend=backend, dynamic=True, fullgraph=fullgraph)
+            module.compile(backend=backend, dynamic=True)
 
 
 def is_compiled(layers: nn.ModuleList) -> bool:

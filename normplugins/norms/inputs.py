@@ -25,8 +25,7 @@ def accept_masks(norm_class: Any) -> None:
     ) -> Tensor:
         if type(norm).forward is not accepting:  # a subclass has done the rest and calls super().forward
             return forward(norm, x, padding_mask)
-        if attention_mask is not None:
-            padding_mask = to_padding_mask(padding_mask, attention_mask)
+        padding_mask = to_padding_mask(padding_mask, attention_mask)
         if padding_mask is not None:
             _check_mask(norm, x.shape, padding_mask)
         if x.is_nested:

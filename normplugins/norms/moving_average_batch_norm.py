@@ -49,12 +49,7 @@ class MovingAverageBatchNorm(WindowNorm):
         mean = self.with_row(self.window_phi, phi).mean(0)
         return Average(torch.where(smooth, mean, phi), phi, smooth, torch.zeros_like(smooth))
 
-    def average_projection(
-        self,
-        own: Tensor,
-        smooth: Tensor,
-        skipped: Tensor,  # noqa: ARG002
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def average_projection(self, own: Tensor, smooth: Tensor, skipped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
         """Return m (C,) and the new window."""
         window = self.with_row(self.window_gz, own)
         return torch.where(smooth, window.mean(0), own), {"window_gz": window}
