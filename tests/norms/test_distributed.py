@@ -21,7 +21,7 @@ NORMS = {
     "pn past its warmup": NormConfig("pn", groups=2, warmup_updates=4),
     "pn never warming up": NormConfig("pn", groups=2, warmup_updates=0, batch_backward=False),
     "pn_alg2": NormConfig("pn_alg2"),
-    **{f"{name} scaled": NormConfig(name, groups=2, group_scaling=True) for name in ("pn_alg2",)},
+    "pn_alg2 scaled": NormConfig("pn_alg2", groups=2, group_scaling=True),
 }
 DEFERRABLE = ("pn never warming up", "pn_alg2", "pn_alg2 scaled")
 

@@ -38,8 +38,6 @@ def test_a_name_with_settings_builds_what_a_config_builds() -> None:
         ("ln", {"momentum": 0.5}, "norm 'ln' does not read momentum; it reads: eps"),
         ("none", {"eps": 0.5}, "norm 'none' does not read eps; it reads: no setting"),
         ("pnv", {"groups": 2}, "norm 'pnv' does not read groups; it reads: .*group_scaling"),
-        ("pn", {"group": 2}, "unknown norm setting 'group'"),
-        ("pm", {}, "unknown norm 'pm'; known norms: bn"),
     ],
 )
 def test_settings_that_the_norm_does_not_read_are_refused(name: str, settings: dict[str, float], message: str) -> None:

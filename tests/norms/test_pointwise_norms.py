@@ -1,13 +1,11 @@
 """Dynamic Tanh and Derf: functions of each number, with learnt scalars."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
 from normplugins.norms import NormConfig, build_norm
-from tests.helpers.norms import GOLDEN, random_affine, replay
+from tests.helpers.norms import GOLDEN, replay
 
 
 @pytest.mark.parametrize(
@@ -28,19 +26,3 @@ def test_the_released_code_is_reproduced(name: str, file: str, scalars: list[str
 def test_a_whole_number_is_an_initial_value(name: str, setting: str) -> None:
     norm = build_norm(NormConfig(name, **{setting: 1}), 4)
     assert norm.get_parameter(setting.removesuffix("_init")).tolist() == [1.0]
-
-
-@pytest.mark.parametrize("name", ["dyt", "derf"])
-def test_it_is_the_function(name: str) -> None:
-    norm = random_affine(build_norm(NormConfig(name), 4).double())
-    x = torch.randn(3, 2, 4, dtype=torch.float64)
-    inner = x * norm.alpha + (norm.shift if name == "derf" else 0)
-    function = {"dyt": math.tanh, "derf": math.erf}[name]
-    expected = norm.weight * inner.detach().apply_(function) + norm.bias
-    torch.testing.assert_close(norm(x), expected, rtol=0, atol=1e-12)
-
-
-def test_the_initial_values_are_settings() -> None:
-    assert build_norm(NormConfig("dyt"), 4).alpha.item() == 0.5
-    norm = build_norm(NormConfig("derf", alpha_init=0.8, shift_init=-0.1), 4)
-    torch.testing.assert_close((norm.alpha.item(), norm.shift.item()), (0.8, -0.1), rtol=1e-6, atol=0)

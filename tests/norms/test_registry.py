@@ -16,7 +16,6 @@ from normplugins.norms import (
     known_norms,
     register_norm,
     registry,
-    sees_sentence,
     setting,
 )
 from normplugins.norms.__main__ import settings_table
@@ -154,13 +153,6 @@ def test_one_module_serves_several_names_and_faulty_registrations_are_refused(mo
             register_norm(name, settings, **more)(Shift)
 
 
-def test_a_norm_with_a_fixed_setting_still_has_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_NORMS", dict(registry._NORMS))
-    bn = registry._NORMS["bn"]
-    register_norm("bn_per_batch", bn.settings, fixed={"per_update": False})(bn.module)
-    assert registry.has_statistics("bn_per_batch")
-
-
 def test_the_default_that_is_the_number_of_heads_is_no_shared_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_NORMS", {})
 
@@ -171,18 +163,6 @@ def test_the_default_that_is_the_number_of_heads_is_no_shared_default(monkeypatc
     register_norm("blocks", BlockSettings)(nn.Identity)
     assert all_settings()["blocks"].default is None
     assert NormConfig("blocks").resolve(8).blocks == 8
-
-
-def test_every_setting_is_documented_and_plain() -> None:
-    for name, one in all_settings().items():
-        assert one.type in (int, float, str, bool), name
-        assert len(one.help) > 10, name
-    assert all(known_norms().values())
-
-
-def test_instance_alone_sees_its_sentence() -> None:
-    assert [name for name in known_norms() if sees_sentence(name)] == ["instance"]
-    assert not sees_sentence("no such norm")
 
 
 def test_the_documentation_lists_every_norm_and_setting() -> None:

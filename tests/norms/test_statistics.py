@@ -103,17 +103,6 @@ def test_an_empty_batch_changes_no_statistic(name: str, shape: tuple[int, int, i
     assert_close(buffers(norm), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in NORMS if name != "instance"])
-def test_a_flat_batch_equals_the_same_tokens_in_sentences(name: str) -> None:
-    flat, sentences, mask = small(name).double(), small(name).double(), padding([3, 1, 4])
-    for _ in range(3):
-        x, g = torch.randn(2, 4, 3, 8, dtype=torch.float64)
-        a = step(sentences, x, mask, g)
-        b = step(flat, x.flatten(0, 1), mask.t().flatten(), g.flatten(0, 1))
-        assert_close((a.y.flatten(0, 1), a.gx.flatten(0, 1)), (b.y, b.gx))
-        assert_close(buffers(flat), buffers(sentences))
-
-
 SCALED = {"group_scaling": True}
 
 
@@ -235,23 +224,14 @@ def test_statistics_stay_in_float32(name: str, dtype: torch.dtype, weights: str)
     for p, q in zip(full.parameters(), low.parameters(), strict=True):
         assert q.dtype == (dtype if weights == "low" else torch.float32)
         p.data.copy_(q)
-    for _ in range(4):
-        x, g = torch.randn(2, 4, 3, 8).to(dtype)
+    for scale in (1, 1, 1e4, 1e4):  # float16 ends at 65,504: the squares are out of its range
+        x, g = (torch.randn(2, 4, 3, 8).clamp(-3, 3) * torch.tensor([scale, 1]).view(2, 1, 1, 1)).to(dtype)
         a, b = step(full, x.float(), padding([3, 1, 4]), g.float()), step(low, x, padding([3, 1, 4]), g)
         assert b.y.dtype == b.gx.dtype == dtype
         assert_close((b.y, b.gx), (a.y.to(dtype), a.gx.to(dtype)))
         assert_close(buffers(low), buffers(full))
         assert all(v.dtype == torch.float32 for k, v in buffers(low).items() if k != "num_updates")
     assert low.eval()(x).dtype == dtype
-
-
-@pytest.mark.parametrize("name", BATCH_NORMS)
-def test_large_half_precision_values_do_not_overflow_the_statistics(name: str) -> None:
-    norm = small(name).half()
-    for _ in range(3):
-        x = torch.randn(5, 8).clamp(-3, 3) * 1e4  # float16 ends at 65,504: the squares are out of its range
-        assert norm(x.half()).isfinite().all()
-    assert all(b.isfinite().all() for b in norm.buffers())
 
 
 @pytest.mark.parametrize("name", BATCH_NORMS)

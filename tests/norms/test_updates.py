@@ -105,20 +105,6 @@ def test_a_batch_is_one_step_of_the_reference_on_its_real_tokens(name: str) -> N
     np.testing.assert_allclose(y[real], plain.evaluate(x[real].numpy(), *affine), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
-def test_an_update_is_one_step_of_the_reference_on_all_its_tokens(name: str) -> None:
-    norm, plain = make(name), REFERENCES[name][0](DIM)
-    affine = [p.detach().numpy() for p in norm.parameters()]
-    for update in range(4):
-        parts = [tokens(count, 10 * update + count) for count in (7, 1, 4)]
-        for x, g, padding in parts:
-            step(norm, x, padding, g)
-        end_update(norm)
-        x, g = (np.concatenate([part[i][~part[2]].numpy() for part in parts]) for i in (0, 1))
-        plain.train(x, *affine, *([g] if name == "pn_alg2" else []))
-        assert_statistics_of(norm, plain)
-
-
 @pytest.mark.parametrize("changes", [{"name": "pn_alg2"}, {"name": "pn", "warmup_updates": 0, "batch_backward": False}])
 def test_where_the_forward_needs_no_batch_micro_batches_are_one_batch(changes: dict[str, object]) -> None:
     """psi and nu stay as they are until the update ends: outputs and gradients too are the same."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from normplugins.norms import NormConfig, all_settings, build_norm, end_update
+from normplugins.norms import NormConfig, build_norm, end_update
 from normplugins.norms.backends.dispatch import backend_for
 from tests.helpers.compiler import needs_libraries
 from tests.helpers.norms import buffers, random_affine, step
@@ -98,9 +98,3 @@ def test_it_is_selected_for_training_on_a_cpu_only() -> None:
     assert backend_for("auto", x, False) is None
     assert backend_for("auto", x.to("meta"), True) is None
     assert backend_for("auto", x[:0], True) is None
-
-
-def test_norms_with_the_setting_kernels() -> None:
-    assert all_settings()["kernels"].defaults.keys() == {*NAMES, "bn_released"}
-    with pytest.raises(ValueError, match="unknown kernels 'quick'; known: auto, plain, triton"):
-        build_norm(NormConfig("pn", kernels="quick"), 8)
